@@ -1,0 +1,34 @@
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+.PHONY: help demo test lint bench serve fmt lock
+
+help: ## what one can do here
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## set up, then run the main job on a real model (under a minute after the install)
+	@scripts/setup demo
+	@$(PY) -m tokenworks demo $(ARGS)
+
+test: ## set up, then pass the tests
+	@scripts/setup dev
+	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+lint: ## ruff, mypy strict, import layers, the tidy test
+	@scripts/setup dev
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) -m mypy && .venv/bin/lint-imports --no-cache
+
+bench: ## ratios against Envoy and sglang-router, and settlement, in one run (minutes)
+	@scripts/setup dev
+	@scripts/setup-peers
+	@$(PY) -m bench $(ARGS)
+
+serve: ## set up, then serve on 127.0.0.1:8080 from ./data
+	@scripts/setup run
+	@$(PY) -m tokenworks --data-dir data init
+	@$(PY) -m tokenworks --data-dir data serve $(ARGS)
+
+fmt: ## format and fix what can be fixed
+	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
+
+lock: ## renew the locks (needs uv)
+	@scripts/lock --upgrade

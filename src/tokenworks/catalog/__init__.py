@@ -1,0 +1,38 @@
+"""What is sold and what it costs: offerings, rate cards and the pure function that rates."""
+
+from tokenworks.catalog.errors import CatalogueFaulty, ContentChanged, OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.file import read_catalogue
+from tokenworks.catalog.model import (
+    INPUT_CLASSES,
+    TOKEN_CLASSES,
+    BucketSpec,
+    Catalogue,
+    Counts,
+    Offering,
+    RateCard,
+    Weights,
+)
+from tokenworks.catalog.rating import Share, amount, split
+from tokenworks.catalog.service import Offerings, SoldOffering, seed_catalogue
+
+__all__ = [
+    "INPUT_CLASSES",
+    "TOKEN_CLASSES",
+    "BucketSpec",
+    "Catalogue",
+    "CatalogueFaulty",
+    "ContentChanged",
+    "Counts",
+    "Offering",
+    "OfferingNotActive",
+    "OfferingNotFound",
+    "Offerings",
+    "RateCard",
+    "Share",
+    "SoldOffering",
+    "Weights",
+    "amount",
+    "read_catalogue",
+    "seed_catalogue",
+    "split",
+]

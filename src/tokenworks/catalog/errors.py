@@ -1,0 +1,19 @@
+"""Facts about the catalogue."""
+
+from tokenworks.kernel import Conflict, Invalid, NotFound
+
+
+class CatalogueFaulty(Invalid):
+    """The file is refused as a whole; its text names line and reason."""
+
+
+class OfferingNotFound(NotFound):
+    """No such offering."""
+
+
+class OfferingNotActive(Conflict):
+    """It is in study or retired: it can't be ordered."""
+
+
+class ContentChanged(Conflict):
+    """A version's stored content does not match its hash: somebody wrote to the table by hand."""

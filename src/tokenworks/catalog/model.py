@@ -1,0 +1,209 @@
+"""What is sold and what it costs: frozen, validated, pure.
+
+A rate card says what one token of each class costs in a bucket's own unit (thousandths of a token, call or
+credit; nano money), per class of models. Weights are integers, so that rating a record never rounds.
+"""
+
+import hashlib
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Annotated, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from tokenworks.kernel import Invalid, parse_money
+
+# Disjoint classes in the order in which a record is split between buckets; they add up to the provider's total.
+TOKEN_CLASSES: Final = (
+    "fresh_input",
+    "cached_input",
+    "cache_write",
+    "audio_input",
+    "output",
+    "reasoning",
+    "audio_output",
+)
+INPUT_CLASSES: Final = frozenset({"fresh_input", "cached_input", "cache_write", "audio_input"})
+WEIGHT_MAX: Final = 10**12
+QUANTITY_MAX: Final = 10**15
+Weight = Annotated[int, Field(strict=True, ge=0, le=WEIGHT_MAX)]
+Name = Annotated[str, Field(min_length=1, max_length=100)]
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Pattern = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Counts(NamedTuple):
+    """Tokens of one attempt by class: the disjoint parts of what the provider reported."""
+
+    fresh_input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    audio_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio_output: int = 0
+
+
+class Weights(NamedTuple):
+    """What one request and one token of each class cost, in the bucket's unit."""
+
+    request: int
+    fresh_input: int
+    cached_input: int
+    cache_write: int
+    audio_input: int
+    output: int
+    reasoning: int
+    audio_output: int
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
+
+
+class Rate(_Frozen):
+    """The weights of one class of models. `models` are shell patterns of model names; the first match wins."""
+
+    model_class: Slug
+    models: tuple[Pattern, ...] = Field(min_length=1, max_length=1000)
+    request: Weight = 0
+    fresh_input: Weight
+    cached_input: Weight
+    cache_write: Weight
+    audio_input: Weight
+    output: Weight
+    reasoning: Weight
+    audio_output: Weight
+
+    def weights(self) -> Weights:
+        return Weights(
+            self.request,
+            self.fresh_input,
+            self.cached_input,
+            self.cache_write,
+            self.audio_input,
+            self.output,
+            self.reasoning,
+            self.audio_output,
+        )
+
+
+class RateCard(_Frozen):
+    """Immutable; its version is the hash of its content."""
+
+    id: Slug
+    effective_from: datetime
+    sample: bool = False
+    source: str = Field(min_length=1, max_length=500)
+    rates: tuple[Rate, ...] = Field(min_length=1, max_length=100)
+
+    @field_validator("effective_from")
+    @classmethod
+    def _aware(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("a time needs its zone, such as 2026-01-01T00:00:00+08:00")
+        return value
+
+    @model_validator(mode="after")
+    def _unique(self) -> Self:
+        names = [rate.model_class for rate in self.rates]
+        if len(set(names)) != len(names):
+            raise ValueError("a model class has one rate in a card")
+        return self
+
+    def version(self) -> str:
+        return _hash("rate", self)
+
+    def rate_for(self, model: str) -> Rate | None:
+        """The rate of a model, or None where this card does not sell it."""
+        for rate in self.rates:
+            if any(fnmatchcase(model, pattern) for pattern in rate.models):
+                return rate
+        return None
+
+
+class BucketSpec(_Frozen):
+    """A bucket that an order creates. `quantity` is in whole tokens, calls, prompts or credits."""
+
+    unit: Literal["token", "call", "prompt", "credit"]
+    quantity: int = Field(strict=True, gt=0, le=QUANTITY_MAX)
+    priority: int = Field(default=10, ge=0, le=1000)
+    model_classes: tuple[Pattern, ...] = Field(default=("*",), min_length=1, max_length=100)
+    window: Literal["5h", "week", "month"] | None = None
+
+
+class Offering(_Frozen):
+    """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included."""
+
+    id: Slug
+    name: Name
+    name_zh: Name
+    carrier: Name
+    kind: Literal["plan", "pay_as_you_go", "trial"]
+    status: Literal["in_study", "active", "retired"] = "active"
+    audiences: tuple[
+        Literal[
+            "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
+        ],
+        ...,
+    ] = Field(min_length=1)
+    price: str
+    first_price: str | None = None
+    currency: Literal["CNY"] = "CNY"
+    cycle: Literal["calendar_month", "anniversary_month", "once"]
+    validity_days: int | None = Field(default=None, gt=0, le=3660)
+    rate_card: Slug
+    buckets: tuple[BucketSpec, ...] = Field(min_length=1, max_length=20)
+    samples: tuple[Name, ...] = Field(default=(), max_length=50)
+    source: str = Field(min_length=1, max_length=500)
+
+    @field_validator("price", "first_price", mode="before")
+    @classmethod
+    def _exact(cls, value: object) -> object:
+        if value is None:
+            return None
+        try:
+            parse_money(value)  # type: ignore[arg-type]
+        except Invalid as error:
+            raise ValueError(str(error)) from None
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.cycle != "once" and self.validity_days is not None:
+            raise ValueError("validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle")
+        if self.kind == "plan" and self.cycle == "once":
+            raise ValueError("a plan renews: give it cycle: calendar_month or anniversary_month")
+        if self.status == "active" and any(bucket.window for bucket in self.buckets):
+            raise ValueError("windowed allowances can't be sold yet: give the offering status: in_study")
+        return self
+
+    def version(self, rate_version: str) -> str:
+        return _hash("offering", self, rate_version)
+
+
+class Catalogue(_Frozen):
+    """A catalogue file as a whole."""
+
+    catalogue: Slug
+    rate_cards: tuple[RateCard, ...] = Field(min_length=1, max_length=1000)
+    offerings: tuple[Offering, ...] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        for what, ids in (("rate card", [c.id for c in self.rate_cards]), ("offering", [o.id for o in self.offerings])):
+            twice = {id_ for id_ in ids if ids.count(id_) > 1}
+            if twice:
+                raise ValueError(f"{what} {sorted(twice)[0]} is there twice")
+        return self
+
+
+def _hash(kind: str, content: BaseModel, *more: str) -> str:
+    """The first 128 bits of SHA-256 over the canonical content: enough for a name, and checked when loaded."""
+    digest = hashlib.sha256("\n".join([canonical(content), *more]).encode()).hexdigest()
+    return f"{kind}-{digest[:32]}"
+
+
+def canonical(content: BaseModel) -> str:
+    """One text for one content: what is stored and what is hashed."""
+    return content.model_dump_json()

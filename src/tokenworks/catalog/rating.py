@@ -1,0 +1,58 @@
+"""The pure function that rates token classes, and splits a record between buckets at whole tokens."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from tokenworks.catalog.model import Counts, Weights
+
+NO_COUNTS = Counts()
+# One request (by its flat weight) and then the token classes, in declared order.
+_REQUEST = 0
+
+
+class Share(NamedTuple):
+    """What one bucket pays of a record: `amount` in its unit, for `requests` (0 or 1) and `counts` tokens."""
+
+    amount: int
+    requests: int
+    counts: Counts
+
+
+def amount(weights: Weights, counts: Counts) -> int:
+    """What a whole attempt costs in a bucket's unit. Exact: integers in, integer out."""
+    return (
+        weights[0]
+        + weights[1] * counts[0]
+        + weights[2] * counts[1]
+        + weights[3] * counts[2]
+        + weights[4] * counts[3]
+        + weights[5] * counts[4]
+        + weights[6] * counts[5]
+        + weights[7] * counts[6]
+    )
+
+
+def split(buckets: Iterable[tuple[Weights, int]], counts: Counts) -> tuple[list[Share], int, Counts]:
+    """Draw a record from `(weights, available)` buckets in order; whole tokens, classes in declared order.
+
+    Returns the share of each bucket and what no bucket could pay: the request (0 or 1) and tokens by class.
+    Each share's amount is at most what was available, and shares and the rest add up to `counts`.
+    """
+    left = [1, *counts]
+    shares = []
+    for weights, available in buckets:
+        taken = [0] * len(left)
+        free = available
+        for at, weight in enumerate(weights):
+            if not left[at]:
+                continue
+            whole = left[at] if not weight else min(left[at], free // weight)
+            taken[at] = whole
+            left[at] -= whole
+            free -= whole * weight
+            if left[at]:
+                break
+        shares.append(Share(available - free, taken[_REQUEST], Counts(*taken[1:])))
+        if not any(left):
+            break
+    return shares, left[_REQUEST], Counts(*left[1:])

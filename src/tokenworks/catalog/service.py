@@ -1,0 +1,65 @@
+"""Loading a catalogue and reading what is on sale."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+from tokenworks.catalog import store
+from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.file import read_catalogue
+from tokenworks.catalog.model import Catalogue, Offering, RateCard
+
+SEED_NAME = "seed.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class SoldOffering:
+    """An offering at the version that is sold: the version pins its content and its rate card."""
+
+    offering: Offering
+    offering_version: str
+    rate_version: str
+
+
+def seed_catalogue() -> Catalogue:
+    """The catalogue that ships with the product: real tariffs with their sources, samples marked."""
+    text = files("tokenworks.catalog").joinpath(SEED_NAME).read_text(encoding="utf-8")
+    return read_catalogue(text, SEED_NAME)
+
+
+class Offerings:
+    def __init__(self, connection: store.Connection) -> None:
+        self._connection = connection
+
+    def load(self, catalogue: Catalogue) -> int:
+        """Make every offering of the file the current version. Returns how many versions are new.
+
+        Versions are immutable: what was sold before keeps its own. All or nothing.
+        """
+        with self._connection.transaction():
+            versions = {card.id: store.add_rate_card(self._connection, card) for card in catalogue.rate_cards}
+            new = sum(store.add_offering(self._connection, o, versions[o.rate_card]) for o in catalogue.offerings)
+            store.tell(self._connection, f"catalogue {catalogue.catalogue}")
+        return new
+
+    def list(self) -> list[SoldOffering]:
+        return [SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)]
+
+    def on_sale(self, offering_id: str) -> SoldOffering:
+        """Raises `OfferingNotFound` or `OfferingNotActive`."""
+        found = store.find_offering(self._connection, offering_id=offering_id)
+        if found is None:
+            raise OfferingNotFound(f"there is no offering {offering_id!r}: `tokenworks offering list` shows them")
+        version, rate, offering = found
+        if offering.status != "active":
+            raise OfferingNotActive(f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered")
+        return SoldOffering(offering, version, rate)
+
+    def sold(self, offering_version: str) -> SoldOffering:
+        """By version, whatever its state: for what was sold."""
+        found = store.find_offering(self._connection, version=offering_version)
+        if found is None:
+            raise OfferingNotFound(f"there is no offering version {offering_version!r}")
+        return SoldOffering(found[2], found[0], found[1])
+
+    def rate_cards(self) -> dict[str, RateCard]:
+        return store.rate_cards(self._connection)

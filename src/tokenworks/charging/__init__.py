@@ -1,0 +1,41 @@
+"""Accounts, buckets, grants, usage records, postings. The only writer of balances."""
+
+from tokenworks.charging.client import RecorderClient
+from tokenworks.charging.errors import AccountNotFound, JournalCorrupt, JournalFailed, NothingLeft, RecorderAway
+from tokenworks.charging.grants import HostGrants
+from tokenworks.charging.journal import Journal
+from tokenworks.charging.ledger import Ledger
+from tokenworks.charging.model import Bucket, Finish, Need, Part, RateLookup, Start
+from tokenworks.charging.port import DatabaseThread, RecorderLedger
+from tokenworks.charging.recorder import Recorder, WorkerConnection
+from tokenworks.charging.settlement import Settler
+from tokenworks.charging.slices import AccountSlices, Hold, Slices
+from tokenworks.charging.verify import Finding, verify
+
+__all__ = [
+    "AccountNotFound",
+    "AccountSlices",
+    "Bucket",
+    "DatabaseThread",
+    "Finding",
+    "Finish",
+    "Hold",
+    "HostGrants",
+    "Journal",
+    "JournalCorrupt",
+    "JournalFailed",
+    "Ledger",
+    "Need",
+    "NothingLeft",
+    "Part",
+    "RateLookup",
+    "Recorder",
+    "RecorderAway",
+    "RecorderClient",
+    "RecorderLedger",
+    "Settler",
+    "Slices",
+    "Start",
+    "WorkerConnection",
+    "verify",
+]

@@ -1,0 +1,313 @@
+"""The worker's end of the socket to the host's recorder: records out, acknowledgements and slices in.
+
+One message per turn of the loop. What is not acknowledged is kept and sent again to the next recorder; a waiter is
+called once its record is on disk, and never otherwise.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from tokenworks.catalog import Counts
+from tokenworks.charging import wire
+from tokenworks.charging.errors import RecorderAway
+from tokenworks.charging.grants import terms_from_wire
+from tokenworks.charging.model import Finish, Need, Start
+from tokenworks.charging.slices import ASKS_MAX, AccountSlices, Hold, Slices
+from tokenworks.kernel import Clock
+
+log = structlog.get_logger()
+
+RECONNECT_S: Final = 0.02
+UNACKED_MESSAGES_MAX: Final = 100_000
+REASKS_MAX: Final = 20
+
+Waiter = Callable[[Any], None]
+HoldWaiter = Callable[[Hold | None, int], None]
+"""(hold, verdict): the hold, or None and why."""
+
+
+class _Message:
+    """A journal message that is not acknowledged: its frame, what it used (for a new recorder), who waits for it."""
+
+    __slots__ = ("data", "number", "used", "waiters")
+
+    def __init__(self, number: int, data: bytes, used: list[tuple[str, str, str, int]], waiters: list[tuple[Waiter, Any]]) -> None:
+        self.number = number
+        self.data = data
+        self.used = used
+        self.waiters = waiters
+
+
+class _Asking:
+    __slots__ = ("account", "cap_id", "callback", "model", "need", "tries")
+
+    def __init__(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter) -> None:
+        self.account = account
+        self.cap_id = cap_id
+        self.model = model
+        self.need = need
+        self.callback = callback
+        self.tries = 0
+
+
+class RecorderClient(asyncio.Protocol):
+    def __init__(
+        self,
+        path: str,
+        worker_id: str,
+        slices: Slices,
+        clock: Clock,
+        *,
+        on_publish: Callable[[str, Any], None],
+        on_die: Callable[[], None],
+    ) -> None:
+        self._path = path
+        self._worker_id = worker_id
+        self._slices = slices
+        self._clock = clock
+        self._on_publish = on_publish
+        self._on_die = on_die
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._reader = wire.FrameReader()
+        self.ready = False
+        self._closed = False
+        self._number = 0
+        self._unacked: deque[_Message] = deque()
+        self._ops: list[Any] = []
+        self._used: list[tuple[str, str, str, int]] = []
+        self._waiters: list[tuple[Waiter, Any]] = []
+        self._asks: list[int] = []
+        self._gives: list[Any] = []
+        self._requests: list[Any] = []
+        self._flush_scheduled = False
+        self._asking: dict[int, _Asking] = {}
+        self._ask_number = 0
+        self._asked: dict[int, tuple[str, Any, Waiter]] = {}
+        self._request_number = 0
+
+    # Connection.
+
+    def connect(self) -> None:
+        self._loop.create_task(self._connect())
+
+    async def _connect(self) -> None:
+        while not self._closed:
+            try:
+                await self._loop.create_unix_connection(lambda: self, self._path)
+                return
+            except OSError:
+                await asyncio.sleep(RECONNECT_S)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        self._reader = wire.FrameReader()
+        transport.write(wire.frame(wire.HELLO, wire.encode([self._worker_id, os.getpid()])))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.ready = False
+        if not self._closed:
+            self.connect()
+
+    def close(self) -> None:
+        self._closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    @property
+    def open_messages(self) -> int:
+        return len(self._unacked) + bool(self._ops)
+
+    # What the data plane says.
+
+    def begin(self, start: Start) -> None:
+        """An attempt begins: written, not waited for. Raises `RecorderAway` where too much is not acknowledged."""
+        if len(self._unacked) >= UNACKED_MESSAGES_MAX:
+            raise RecorderAway("the recorder is away for too long: nothing new is begun")
+        self._ops.append((wire.START, *start))
+        self._schedule()
+
+    def progress(self, usage_id: str, counts: Counts, first_byte_ms: int | None, now_ms: int) -> None:
+        self._ops.append((wire.PROGRESS, usage_id, counts, first_byte_ms, now_ms))
+        self._schedule()
+
+    def drop(self, usage_id: str) -> None:
+        """The attempt gave nothing: it leaves no record."""
+        self._ops.append((wire.DROP, usage_id))
+        self._schedule()
+
+    def finish(self, account_id: str, finish: Finish, waiter: Waiter, argument: Any) -> None:
+        """`waiter(argument)` is called once the record is on disk."""
+        self._ops.append((wire.FINISH, *finish))
+        for part in finish.parts:
+            self._used.append((account_id, part.bucket_id, part.grant_id, part.amount))
+        self._waiters.append((waiter, argument))
+        self._schedule()
+
+    def ask(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter) -> Any:
+        """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns a handle
+        for `forget`."""
+        asking = _Asking(account, cap_id, model, need, callback)
+        if len(self._asking) >= ASKS_MAX:
+            self._loop.call_soon(callback, None, wire.AWAY)
+            return None
+        account.asking += 1
+        self._ask(asking)
+        return asking
+
+    def forget(self, asking: Any) -> None:
+        """The client is gone: nobody waits for this answer."""
+        if asking is not None:
+            asking.callback = None
+
+    def _ask(self, asking: _Asking) -> None:
+        self._ask_number += 1
+        self._asking[self._ask_number] = asking
+        self._asks.append(self._ask_number)
+        self._schedule()
+
+    def request(self, name: str, argument: Any, waiter: Waiter) -> None:
+        """Ask the wiring something; `waiter(answer)`."""
+        self._request_number += 1
+        self._asked[self._request_number] = (name, argument, waiter)
+        self._requests.append(self._request_number)
+        self._schedule()
+
+    def released(self, account: AccountSlices) -> None:
+        """Something was released: what closing slices have free goes back."""
+        given = self._slices.take_closing(account)
+        if given:
+            self._gives.append([0, account.account_id, given])
+            self._schedule()
+
+    # One message per turn.
+
+    def _schedule(self) -> None:
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        out = []
+        if self._ops:
+            self._number += 1
+            data = wire.frame(wire.JOURNAL, wire.encode([self._number, self._ops]))
+            self._unacked.append(_Message(self._number, data, self._used, self._waiters))
+            self._ops, self._used, self._waiters = [], [], []
+            out.append(data)
+        if not self.ready:
+            return
+        # Records go first: what they used is used before anything is given back or asked for.
+        if self._gives:
+            out.append(wire.frame(wire.GIVE, wire.encode(self._gives)))
+            self._gives = []
+        if self._asks:
+            asks = [self._ask_row(number) for number in self._asks if number in self._asking]
+            self._asks = []
+            out.append(wire.frame(wire.ASK, wire.encode(asks)))
+        if self._requests:
+            rows = [[number, *self._asked[number][:2]] for number in self._requests if number in self._asked]
+            self._requests = []
+            out.append(wire.frame(wire.REQUEST, wire.encode(rows)))
+        if out and self._transport is not None:
+            self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    def _ask_row(self, number: int) -> list[Any]:
+        asking = self._asking[number]
+        free = {s.terms.bucket_id: s.free for s in asking.account.all() if not s.closing and s.free}
+        return [number, asking.account.account_id, asking.cap_id, asking.model, asking.need, free]
+
+    # What the recorder says.
+
+    def data_received(self, data: bytes) -> None:
+        for kind, body in self._reader.feed(data):
+            content = wire.decode(body)
+            if kind == wire.ACK:
+                self._acknowledged(content[0])
+            elif kind == wire.SLICE:
+                for account_id, grant_id, terms, amount, spend_until_ns in content:
+                    self._slices.receive(account_id, grant_id, terms_from_wire(terms), amount, spend_until_ns)
+            elif kind == wire.ANSWER:
+                for number, verdict in content:
+                    self._answered(number, verdict)
+            elif kind == wire.RECALL:
+                number, account_id, bucket_ids, closing = content
+                self._gives.append([number, account_id, self._slices.recall(account_id, bucket_ids, closing)])
+                self._schedule()
+            elif kind == wire.REPLY:
+                asked = self._asked.pop(content[0], None)
+                if asked is not None:
+                    self._guarded(asked[2], content[1])
+            elif kind == wire.PUBLISH:
+                self._on_publish(content[0], content[1])
+            elif kind == wire.WELCOME:
+                self._welcome(content[0])
+            elif kind == wire.DIE:
+                self._on_die()
+
+    def _acknowledged(self, number: int) -> None:
+        unacked = self._unacked
+        while unacked and unacked[0].number <= number:
+            message = unacked.popleft()
+            for waiter, argument in message.waiters:
+                self._guarded(waiter, argument)
+
+    @staticmethod
+    def _guarded(waiter: Waiter, argument: Any) -> None:
+        try:
+            waiter(argument)
+        except Exception:  # one waiter's failure must not wedge those behind it
+            log.exception("client.waiter_failed")
+
+    def _answered(self, number: int, verdict: int) -> None:
+        asking = self._asking.pop(number, None)
+        if asking is None:
+            return
+        account = self._slices.account(asking.account.account_id)
+        asking.account = account
+        hold = None
+        if asking.callback is not None:
+            hold = self._slices.hold(account, asking.cap_id, asking.model, asking.need, self._clock.boot_ns())
+            if hold is None and verdict == wire.ENOUGH:
+                asking.tries += 1
+                if asking.tries < REASKS_MAX:
+                    self._ask(asking)
+                    return
+                verdict = wire.ELSEWHERE
+        account.asking = max(0, account.asking - 1)
+        if asking.callback is not None:
+            try:
+                asking.callback(hold, wire.ENOUGH if hold is not None else verdict)
+            except Exception:  # as above
+                log.exception("client.waiter_failed")
+
+    def _welcome(self, last_number: int) -> None:
+        """A recorder: tell it what we have as of the last message it knows, then send it the rest."""
+        self._acknowledged(last_number)
+        outstanding: dict[tuple[str, str, str], int] = {}
+        for account_id, bucket_id, grant_id, amount in self._slices.outstanding():
+            outstanding[account_id, bucket_id, grant_id] = amount
+        for used in [used for message in self._unacked for used in message.used] + self._used:
+            key = used[:3]
+            outstanding[key] = outstanding.get(key, 0) + used[3]
+        assert self._transport is not None
+        rows = [[*key, amount] for key, amount in outstanding.items()]
+        self._gives.clear()
+        self._transport.write(
+            wire.frame(wire.STATE, wire.encode(rows)) + b"".join(message.data for message in self._unacked)
+        )
+        self.ready = True
+        self._asks = list(self._asking)
+        self._requests = list(self._asked)
+        self._schedule()
+
+
+__all__ = ["HoldWaiter", "RecorderClient"]

@@ -1,0 +1,465 @@
+"""The host's grants: asked of the ledger, sliced to workers, recalled, renewed, closed. Runs in the recorder's loop.
+
+Invariant, per bucket: amount = used + free + the sum of the workers' slices; none of them is ever negative.
+Asks of one account are served one after the other, so what is gathered for one is not promised to another.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol
+
+from tokenworks.charging import wire
+from tokenworks.charging.model import CAP_RATE, BucketTerms, Granted, Need, RateLookup, cost, cover
+from tokenworks.kernel import Clock, Unavailable
+
+RECALL_WAIT_S: Final = 0.3
+TERMS_FRESH_S: Final = 2.0
+# An empty account that is hammered costs the database this often, no more.
+RELOAD_S: Final = 0.1
+NS_PER_S: Final = 1_000_000_000
+ASK_QUEUE_MAX: Final = 100_000
+
+
+class LedgerPort(Protocol):
+    """What the grants need of the database; every call may raise `Unavailable`."""
+
+    async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]: ...
+    async def granted_elsewhere(self, account_id: str) -> int: ...
+    async def grant(self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float) -> Granted | None: ...
+    async def close_grant(self, account_id: str, grant_id: str) -> None: ...
+
+
+class HostBucket:
+    """One bucket as this host knows it, and the host's grant of it."""
+
+    __slots__ = (
+        "active_s", "amount", "closing", "free", "grant_id", "remaining", "slices", "spend_until_ns", "terms", "used",
+    )  # fmt: skip
+
+    def __init__(self, terms: BucketTerms, remaining: int) -> None:
+        self.terms = terms
+        self.remaining = remaining
+        self.grant_id: str | None = None
+        self.amount = 0
+        self.used = 0
+        self.free = 0
+        self.slices: dict[str, int] = {}
+        self.spend_until_ns = 0
+        self.active_s = 0.0
+        self.closing = False
+
+    def check(self) -> None:
+        assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())  # noqa: PT018
+        assert self.amount == self.used + self.free + sum(self.slices.values()), (
+            f"grant {self.grant_id}: {self.amount} != {self.used} + {self.free} + {self.slices}"
+        )
+
+
+class Ask:
+    """A worker that could not hold: what for, and what it had free of each bucket when it asked."""
+
+    __slots__ = ("cap_id", "free", "model", "need", "number", "worker_id")
+
+    def __init__(self, worker_id: str, number: int, cap_id: str | None, model: str, need: Need, free: dict[str, int]) -> None:
+        self.worker_id = worker_id
+        self.number = number
+        self.cap_id = cap_id
+        self.model = model
+        self.need = need
+        self.free = free
+
+
+class HostAccount:
+    __slots__ = ("account_id", "asks", "buckets", "loaded_s", "lock", "serving")
+
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        # Gathering, renewing and closing exclude each other: a bucket that is being closed refuses nobody.
+        self.lock = asyncio.Lock()
+        self.buckets: dict[str, HostBucket] = {}
+        self.asks: deque[Ask] = deque()
+        self.loaded_s = -1e9
+        self.serving = False
+
+    def ordered(self) -> list[HostBucket]:
+        return sorted((b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order())
+
+
+Send = Callable[[str, int, Any], bool]
+"""(worker, frame kind, content) -> whether the worker is there."""
+
+
+class HostGrants:
+    def __init__(
+        self, ledger: LedgerPort, lookup: RateLookup, send: Send, clock: Clock, *, spend_for_s: float, idle_s: float,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._ledger = ledger
+        self._lookup = lookup
+        self._send = send
+        self._clock = clock
+        self._spend_for_s = spend_for_s
+        self._idle_s = idle_s
+        self._on_fatal = on_fatal
+        self.accounts: dict[str, HostAccount] = {}
+        self.open = False  # until every worker that may hold slices was heard
+        self.draining = False
+        self._recalls: dict[int, tuple[set[str], asyncio.Event]] = {}
+        self._recall_number = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # What workers say.
+
+    def ask(self, account_id: str, ask: Ask) -> None:
+        account = self._account(account_id)
+        if len(account.asks) >= ASK_QUEUE_MAX:
+            self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
+            return
+        account.asks.append(ask)
+        self._serve(account)
+
+    def give(self, worker_id: str, recall_number: int, account_id: str, given: Iterable[tuple[str, str, int]]) -> None:
+        """A worker gives back what it has free, on a recall or on its own."""
+        account = self.accounts.get(account_id)
+        for bucket_id, grant_id, amount in given:
+            bucket = account.buckets.get(bucket_id) if account else None
+            if bucket is None or bucket.grant_id != grant_id:
+                continue
+            left = bucket.slices.get(worker_id, 0) - amount
+            assert left >= 0, f"worker {worker_id} gave back more than it had"
+            if left:
+                bucket.slices[worker_id] = left
+            else:
+                bucket.slices.pop(worker_id, None)
+            bucket.free += amount
+            bucket.check()
+            if account is not None:
+                for ask in account.asks:
+                    if ask.worker_id == worker_id and bucket_id in ask.free:
+                        ask.free[bucket_id] = max(0, ask.free[bucket_id] - amount)
+        if recall_number in self._recalls:
+            waiting, event = self._recalls[recall_number]
+            waiting.discard(worker_id)
+            if not waiting:
+                event.set()
+
+    def used(self, worker_id: str | None, account_id: str, bucket_id: str, grant_id: str, amount: int) -> None:
+        """A record was journaled: quantity moves from the worker's slice (or, for a lost worker, the rest) to used."""
+        account = self.accounts.get(account_id)
+        bucket = account.buckets.get(bucket_id) if account else None
+        assert bucket is not None, f"bucket {bucket_id} was used but is not here"
+        assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
+        if worker_id is None:
+            bucket.free -= amount
+        else:
+            bucket.slices[worker_id] = bucket.slices.get(worker_id, 0) - amount
+            if not bucket.slices[worker_id]:
+                del bucket.slices[worker_id]
+        bucket.used += amount
+        bucket.active_s = self._now_s()
+        bucket.check()
+
+    def worker_lost(self, worker_id: str) -> None:
+        """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
+        for account in self.accounts.values():
+            account.asks = deque(ask for ask in account.asks if ask.worker_id != worker_id)
+            for bucket in account.buckets.values():
+                bucket.free += bucket.slices.pop(worker_id, 0)
+                bucket.check()
+        for waiting, event in self._recalls.values():
+            waiting.discard(worker_id)
+            if not waiting:
+                event.set()
+
+    def adopt(self, account_id: str, bucket_id: str, grant_id: str, amount: int, used: int) -> None:
+        """A grant that this host's journal had open before: `used` is settled and unsettled together."""
+        account = self._account(account_id)
+        terms = BucketTerms(bucket_id, account_id, "balance", "", 0, None, (), CAP_RATE)
+        bucket = account.buckets[bucket_id] = HostBucket(terms, 0)
+        bucket.grant_id, bucket.amount, bucket.used, bucket.free = grant_id, amount, used, amount - used
+        # Terms are unknown until the account is loaded; until then nothing is sliced, and the lease is not ours to use.
+        bucket.closing = True
+        bucket.check()
+
+    def adopt_slice(self, worker_id: str, account_id: str, bucket_id: str, grant_id: str, outstanding: int) -> bool:
+        """What a worker that outlived the last recorder still has. False where that can't be."""
+        account = self.accounts.get(account_id)
+        bucket = account.buckets.get(bucket_id) if account else None
+        if bucket is None or bucket.grant_id != grant_id or bucket.free < outstanding:
+            return False
+        if outstanding:
+            bucket.free -= outstanding
+            bucket.slices[worker_id] = bucket.slices.get(worker_id, 0) + outstanding
+        bucket.check()
+        return True
+
+    def start(self) -> None:
+        """Every worker was heard: serve."""
+        self.open = True
+        for account in list(self.accounts.values()):
+            self._serve(account)
+
+    def account_changed(self, account_id: str) -> None:
+        """The ledger says that buckets of this account changed (ordered, closing, expired, frozen)."""
+        account = self.accounts.get(account_id)
+        if account is not None:
+            account.loaded_s = -1e9
+            if self.open:
+                self._spawn(self._reload(account))
+
+    # Serving asks.
+
+    def _account(self, account_id: str) -> HostAccount:
+        account = self.accounts.get(account_id)
+        if account is None:
+            account = self.accounts[account_id] = HostAccount(account_id)
+        return account
+
+    def _spawn(self, coroutine: Any) -> None:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_fatal(error)  # an invariant is broken: the next recorder starts from the journal
+
+    def _serve(self, account: HostAccount) -> None:
+        if self.open and not account.serving and account.asks:
+            account.serving = True
+            self._spawn(self._serve_asks(account))
+
+    async def _serve_asks(self, account: HostAccount) -> None:
+        try:
+            while account.asks:
+                ask = account.asks[0]
+                try:
+                    async with account.lock:
+                        verdict = await self._gather(account, ask)
+                except Unavailable:
+                    verdict = wire.AWAY
+                if account.asks and account.asks[0] is ask:
+                    account.asks.popleft()
+                    self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
+        finally:
+            account.serving = False
+
+    async def _load(self, account: HostAccount, *, fresh: bool) -> None:
+        now_s = self._now_s()
+        if now_s - account.loaded_s < (RELOAD_S if fresh else TERMS_FRESH_S):
+            return
+        found = {terms.bucket_id: (terms, remaining) for terms, remaining in await self._ledger.load_terms(account.account_id)}
+        account.loaded_s = now_s
+        for bucket_id, (terms, remaining) in found.items():
+            bucket = account.buckets.get(bucket_id)
+            if bucket is None:
+                account.buckets[bucket_id] = HostBucket(terms, remaining)
+            else:
+                bucket.terms, bucket.remaining = terms, remaining
+                if bucket.closing and not self.draining:
+                    bucket.closing = False
+        for bucket_id, bucket in list(account.buckets.items()):
+            if bucket_id not in found:
+                bucket.closing, bucket.remaining = True, 0
+                if bucket.grant_id is None:
+                    del account.buckets[bucket_id]
+
+    async def _reload(self, account: HostAccount) -> None:
+        async with account.lock:
+            try:
+                await self._load(account, fresh=True)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                if bucket.closing:
+                    await self._close(account, bucket)
+
+    async def _gather(self, account: HostAccount, ask: Ask) -> int:
+        await self._load(account, fresh=False)
+        verdict = await self._cover(account, ask)
+        if verdict == wire.NOTHING_LEFT:
+            # Say so on fresh terms only: something may have been ordered a moment ago.
+            await self._load(account, fresh=True)
+            verdict = await self._cover(account, ask)
+            if verdict == wire.NOTHING_LEFT and await self._ledger.granted_elsewhere(account.account_id):
+                return wire.ELSEWHERE
+        return verdict
+
+    async def _cover(self, account: HostAccount, ask: Ask) -> int:
+        silent = False
+        if ask.cap_id is not None:
+            cap = account.buckets.get(ask.cap_id)
+            if cap is None:
+                return wire.NOTHING_LEFT
+            rate = cap.terms.hold_rate(self._lookup, ask.model)
+            assert rate is not None
+            have, silent = await self._ensure(account, cap, ask, cost(rate, ask.need))
+            if have < cost(rate, ask.need):
+                return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
+        left = ask.need
+        for bucket in account.ordered():
+            if bucket.closing:
+                continue
+            rate = bucket.terms.hold_rate(self._lookup, ask.model)
+            if rate is None:
+                continue
+            have, unheard = await self._ensure(account, bucket, ask, cost(rate, left))
+            silent = silent or unheard
+            _, left = cover(rate, have, left)
+            if not any(left):
+                return wire.ENOUGH
+        return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
+
+    async def _ensure(self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int) -> tuple[int, bool]:
+        """Bring the asking worker's slice up to `want` where that can be. Returns what it has, and whether a
+        worker did not answer a recall in time."""
+        own = ask.free.get(bucket.terms.bucket_id, 0)
+        bucket.active_s = self._now_s()
+        expired = self._clock.boot_ns() >= bucket.spend_until_ns
+        silent = False
+        if want - own > bucket.free or expired:
+            await self._extend(bucket, max(0, want - own - bucket.free), expired=expired)
+        if want - own > bucket.free and any(w != ask.worker_id for w in bucket.slices):
+            silent = not await self._recall(account, [bucket], {w for w in bucket.slices if w != ask.worker_id}, closing=False)
+        own = ask.free.get(bucket.terms.bucket_id, 0)
+        short = max(0, want - own)
+        if bucket.grant_id is None or bucket.closing or self._clock.boot_ns() >= bucket.spend_until_ns:
+            return 0, silent
+        # Some more than asked, so that the next requests need no ask; a recall gets it back if it is needed elsewhere.
+        give = min(bucket.free, short + min(bucket.free // 4, 32 * want))
+        if give or expired:
+            bucket.free -= give
+            bucket.slices[ask.worker_id] = bucket.slices.get(ask.worker_id, 0) + give
+            if not self._send(
+                ask.worker_id, wire.SLICE,
+                [[account.account_id, bucket.grant_id, _terms_wire(bucket.terms), give, bucket.spend_until_ns]],
+            ):  # fmt: skip
+                bucket.free += bucket.slices.pop(ask.worker_id)
+                return 0, silent
+            ask.free[bucket.terms.bucket_id] = own + give
+        bucket.check()
+        return own + give, silent
+
+    async def _extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
+        """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
+        if bucket.closing or (not bucket.remaining and (bucket.grant_id is None or not expired)):
+            return
+        cushion = min(bucket.remaining // 8, 64 * short)
+        asked_ns = self._clock.boot_ns()
+        granted = await self._ledger.grant(
+            bucket.terms.account_id, bucket.terms.bucket_id, bucket.grant_id, short + cushion, self._spend_for_s
+        )
+        if granted is None:
+            if bucket.grant_id is None:
+                bucket.remaining = 0
+            else:
+                bucket.closing = True
+            return
+        bucket.grant_id = granted.grant_id
+        bucket.amount += granted.added
+        bucket.free += granted.added
+        bucket.remaining = granted.remaining
+        # Measured from before we asked, on our own clock: never longer than the ledger thinks.
+        bucket.spend_until_ns = asked_ns + int(granted.spend_for_s * NS_PER_S)
+        bucket.check()
+
+    async def _recall(self, account: HostAccount, buckets: list[HostBucket], workers: set[str], *, closing: bool) -> bool:
+        """Ask workers for what they have free. Whether all of them answered in time."""
+        self._recall_number += 1
+        number = self._recall_number
+        content = [number, account.account_id, [b.terms.bucket_id for b in buckets], closing]
+        waiting = {worker for worker in workers if self._send(worker, wire.RECALL, content)}
+        if not waiting:
+            return True
+        event = asyncio.Event()
+        self._recalls[number] = (waiting, event)
+        try:
+            await asyncio.wait_for(event.wait(), RECALL_WAIT_S)
+        except TimeoutError:
+            return False
+        finally:
+            del self._recalls[number]
+        return True
+
+    # Leases: renewed while in use, closed when idle.
+
+    async def tend(self) -> None:
+        """Renew what is in use, close what is idle or closing. Called about once a second."""
+        for account in list(self.accounts.values()):
+            if account.lock.locked():
+                continue
+            async with account.lock:
+                for bucket in list(account.buckets.values()):
+                    await self._tend(account, bucket)
+            if not account.buckets and not account.asks and not account.serving:
+                self.accounts.pop(account.account_id, None)
+
+    async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
+        if bucket.grant_id is None:
+            if self._now_s() - account.loaded_s > self._idle_s:
+                account.buckets.pop(bucket.terms.bucket_id, None)
+            return
+        now_s, now_ns = self._now_s(), self._clock.boot_ns()
+        if bucket.closing or now_s - bucket.active_s > self._idle_s:
+            await self._close(account, bucket)
+        elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
+            with contextlib.suppress(Unavailable):
+                await self._extend(bucket, 0, expired=True)
+            if bucket.closing:
+                return
+            for worker_id in list(bucket.slices):
+                self._send(
+                    worker_id, wire.SLICE,
+                    [[account.account_id, bucket.grant_id, _terms_wire(bucket.terms), 0, bucket.spend_until_ns]],
+                )  # fmt: skip
+
+    async def _close(self, account: HostAccount, bucket: HostBucket) -> None:
+        """Get everything back and close the grant (under the account's lock).
+
+        What requests hold comes back when they end: until then the grant stays open, and an idle one usable.
+        """
+        if bucket.grant_id is None:
+            return
+        if bucket.slices:
+            await self._recall(account, [bucket], set(bucket.slices), closing=bucket.closing)
+        if bucket.slices:
+            bucket.active_s = self._now_s()
+            return
+        bucket.check()
+        try:
+            await self._ledger.close_grant(account.account_id, bucket.grant_id)
+        except Unavailable:
+            return
+        account.buckets.pop(bucket.terms.bucket_id, None)
+        account.loaded_s = -1e9
+
+    async def drain(self) -> bool:
+        """Close every grant that nobody holds. Whether none is left."""
+        self.draining = True
+        for account in list(self.accounts.values()):
+            async with account.lock:
+                for bucket in list(account.buckets.values()):
+                    bucket.closing = True
+                    await self._close(account, bucket)
+        return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
+
+    def _now_s(self) -> float:
+        return self._clock.boot_ns() / NS_PER_S
+
+
+def _terms_wire(terms: BucketTerms) -> list[Any]:
+    return [
+        terms.bucket_id, terms.account_id, terms.kind, terms.unit, terms.priority, terms.valid_until_ms,
+        list(terms.model_classes), terms.rate_version,
+    ]  # fmt: skip
+
+
+def terms_from_wire(row: list[Any]) -> BucketTerms:
+    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])
+
+
+__all__ = ["Ask", "HostAccount", "HostBucket", "HostGrants", "LedgerPort", "terms_from_wire"]

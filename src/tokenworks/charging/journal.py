@@ -1,0 +1,259 @@
+"""The journal: append-only, pre-zeroed segments of frames, durable before anybody is told.
+
+A segment starts with a header (magic, journal id, first sequence). A frame is length u32, sequence u64,
+CRC-32C u32 (Castagnoli, as in RFC 3720 B.4) over sequence and payload, payload. Segments are opened with
+O_DSYNC, so a write that returned is on disk, and `flock`ed for their life. Every recorder begins a new segment:
+what an earlier one left is only read. The first frame of a segment is a checkpoint that says all that is still
+open, so that recovery reads the segments from the settled sequence on and no further back.
+"""
+
+import contextlib
+import fcntl
+import os
+import struct
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+from uuid import UUID
+
+import google_crc32c
+
+from tokenworks.charging.errors import JournalBusy, JournalCorrupt, JournalFailed
+from tokenworks.kernel import uuid7
+
+MAGIC: Final = b"TWJRNL01"
+HEADER: Final = struct.Struct("<8s16sQ")
+FRAME: Final = struct.Struct("<IQI")
+SEGMENT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
+SEGMENT_BYTES_MIN: Final = 64 * 1024
+PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
+_SEQ_AHEAD_MAX: Final = 1_000_000
+_ZEROS: Final = bytes(1024 * 1024)
+
+
+class Frame(NamedTuple):
+    seq: int
+    payload: bytes
+
+
+def crc(seq: int, payload: bytes) -> int:
+    return int(google_crc32c.extend(google_crc32c.value(seq.to_bytes(8, "little")), payload))
+
+
+def pack(seq: int, payload: bytes) -> bytes:
+    return FRAME.pack(len(payload), seq, crc(seq, payload)) + payload
+
+
+class Journal:
+    """One host's journal, held by one recorder at a time. Raises `JournalBusy` where another has it."""
+
+    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES_DEFAULT) -> None:
+        self.folder = folder
+        self.segment_bytes = max(segment_bytes, SEGMENT_BYTES_MIN)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise JournalBusy(f"another recorder has the journal in {folder}") from None
+        self.journal_id = self._read_or_make_id()
+        self.next_seq = 1
+        self.failed = False
+        self.commits = 0
+        self.last_commit_s = 0.0
+        self._file = -1
+        self._at = 0
+        self._segment_end = 0
+        self._preparing = False
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+
+    def _read_or_make_id(self) -> UUID:
+        path = self.folder / "id"
+        with contextlib.suppress(FileNotFoundError):
+            return UUID(path.read_text().strip())
+        journal_id = uuid7()
+        half = path.with_suffix(".new")
+        with half.open("w") as out:
+            out.write(f"{journal_id}\n")
+            out.flush()
+            os.fsync(out.fileno())
+        half.rename(path)
+        sync_folder(self.folder)
+        return journal_id
+
+    def segments(self) -> list[tuple[int, Path]]:
+        """(first sequence, path) in order."""
+        return sorted((int(path.stem), path) for path in self.folder.glob("*.seg"))
+
+    def replay(self, from_seq: int) -> Iterator[Frame]:
+        """Frames from the segment that contains `from_seq` on. Sets where new frames continue.
+
+        A cut tail is the end of a segment. An invalid frame with valid ones after it raises `JournalCorrupt`,
+        and so do segments that don't join.
+        """
+        segments = self.segments()
+        start = max((at for at, (first, _) in enumerate(segments) if first <= from_seq), default=0)
+        expected: int | None = None
+        for first, path in segments[start:]:
+            if expected is not None and first != expected:
+                raise JournalCorrupt(f"{path} begins at {first}, but the segment before it ends at {expected - 1}")
+            expected = first
+            for frame in read_segment(path, self.journal_id, first):
+                expected = frame.seq + 1
+                yield frame
+        self.next_seq = expected if expected is not None else 1
+
+    def begin_segment(self, checkpoint: bytes, room_bytes: int = 0) -> None:
+        """A fresh file with the checkpoint as its first frame and room for what follows, durable when this returns."""
+        first = self.next_seq
+        path = self.folder / f"{first:020d}.seg"
+        frame = pack(first, checkpoint)
+        size = max(self.segment_bytes, HEADER.size + len(frame) + room_bytes)
+        half = path.with_suffix(".new")
+        try:
+            ready = self.folder / "next.zeroed"
+            if size == self.segment_bytes and ready.exists() and ready.stat().st_size == size:
+                ready.rename(half)
+            else:
+                self._make_zeroed(half, size)
+            with half.open("r+b") as out:
+                out.write(HEADER.pack(MAGIC, self.journal_id.bytes, first) + frame)
+                out.flush()
+                os.fsync(out.fileno())
+            # A segment of the same name holds nothing but a checkpoint that never was acknowledged past it.
+            half.rename(path)
+            sync_folder(self.folder)
+            file = os.open(path, os.O_WRONLY | os.O_DSYNC | os.O_CLOEXEC)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self.failed = True
+            raise JournalFailed(f"{path} can't be made: {error}") from error
+        if self._file >= 0:
+            os.close(self._file)
+        self._file, self._at, self._segment_end = file, HEADER.size + len(frame), size
+        self.next_seq = first + 1
+        self._preparing = False
+
+    def append(self, payload: bytes) -> int:
+        """Queue a frame for the next commit. Returns its sequence."""
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        data = pack(seq, payload)
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        return seq
+
+    @property
+    def has_pending(self) -> bool:
+        return bool(self._pending)
+
+    def has_room(self, payload_bytes: int) -> bool:
+        """Whether one more frame fits this segment."""
+        return self._at + self._pending_bytes + FRAME.size + payload_bytes <= self._segment_end
+
+    @property
+    def wants_next(self) -> bool:
+        """Whether it is time to zero the next segment in the background; true once a segment."""
+        if self._preparing or self._at < self._segment_end // 2:
+            return False
+        self._preparing = True
+        return True
+
+    def prepare_next(self) -> None:
+        """Zero the next segment's file ahead of its use. Runs in a thread; a failure shows when it is begun."""
+        with contextlib.suppress(OSError):
+            self._make_zeroed(self.folder / "next.half", self.segment_bytes)
+            (self.folder / "next.half").rename(self.folder / "next.zeroed")
+
+    @staticmethod
+    def _make_zeroed(path: Path, size: int) -> None:
+        with path.open("wb") as out:
+            for at in range(0, size, len(_ZEROS)):
+                out.write(_ZEROS[: min(len(_ZEROS), size - at)])
+            out.flush()
+            os.fsync(out.fileno())
+
+    def commit(self) -> None:
+        """Put everything queued on disk. Raises `JournalFailed`, after which nothing is written any more."""
+        if not self._pending:
+            return
+        if self.failed:
+            raise JournalFailed("the journal failed before; it is not written again")
+        data = b"".join(self._pending)
+        began_s = time.monotonic()
+        try:
+            written = os.pwrite(self._file, data, self._at)
+            if written != len(data):
+                raise OSError(f"{written} of {len(data)} bytes written")
+        except OSError as error:
+            self.failed = True
+            raise JournalFailed(f"a commit of the journal failed: {error}") from error
+        self._at += len(data)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self.commits += 1
+        self.last_commit_s = time.monotonic() - began_s
+
+    def delete_settled(self, settled_seq: int, older_than_s: float, now_s: float) -> int:
+        """Delete segments that are settled to their end and untouched for long. Returns how many."""
+        deleted = 0
+        segments = self.segments()
+        for (_, path), (next_first, _) in zip(segments, segments[1:], strict=False):
+            if next_first - 1 <= settled_seq and now_s - path.stat().st_mtime > older_than_s:
+                path.unlink()
+                deleted += 1
+            else:
+                break
+        return deleted
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+        os.close(self._lock)
+
+
+def read_segment(path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
+    """The frames of one segment, up to its end or a cut tail."""
+    data = path.read_bytes()
+    if len(data) < HEADER.size:
+        raise JournalCorrupt(f"{path} is shorter than its header")
+    magic, id_bytes, header_first = HEADER.unpack_from(data)
+    if magic != MAGIC or id_bytes != journal_id.bytes or header_first != first:
+        raise JournalCorrupt(f"{path} is not a segment of journal {journal_id}, or its header is damaged")
+    at, expected = HEADER.size, first
+    end = len(data.rstrip(b"\0"))
+    while True:
+        frame = _frame_at(data, at, expected, expected)
+        if frame is None:
+            break
+        yield frame
+        at += FRAME.size + len(frame.payload)
+        expected += 1
+    # Nothing valid may follow what is not valid.
+    for later in range(at + 1, end - FRAME.size + 1):
+        found = _frame_at(data, later, expected, expected + _SEQ_AHEAD_MAX)
+        if found is not None:
+            raise JournalCorrupt(f"{path}: the frame at byte {at} is damaged, but {found.seq} after it is whole")
+
+
+def _frame_at(data: bytes, at: int, seq_min: int, seq_max: int) -> Frame | None:
+    if at + FRAME.size > len(data):
+        return None
+    length, seq, check = FRAME.unpack_from(data, at)
+    if not length or not seq_min <= seq <= seq_max or length > len(data) - at - FRAME.size:
+        return None
+    payload = data[at + FRAME.size : at + FRAME.size + length]
+    return Frame(seq, payload) if crc(seq, payload) == check else None
+
+
+def sync_folder(folder: Path) -> None:
+    """A new name is durable when its folder is."""
+    file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)

@@ -1,0 +1,153 @@
+"""The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from tokenworks.catalog import BucketSpec
+from tokenworks.charging import store
+from tokenworks.charging.errors import AccountNotFound
+from tokenworks.charging.model import CAP_RATE, Bucket, BucketTerms, Granted
+from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
+from tokenworks.kernel.units import QUANTITY_MAX
+
+EXPIRE_BATCH: Final = 500
+# Thousandths of a token, call or credit.
+PER_UNIT: Final = 1000
+
+
+class Ledger:
+    """Charging on one database connection (autocommit). Not for two threads at once."""
+
+    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def open_account(self) -> UUID:
+        account_id = uuid7()
+        store.add_account(self._connection, account_id)
+        return account_id
+
+    def issue(
+        self,
+        *,
+        account_id: UUID,
+        product_id: UUID,
+        specs: Sequence[BucketSpec],
+        rate_version: str,
+        valid_from: datetime,
+        valid_until: datetime | None,
+        price_nano: int,
+        currency: str,
+    ) -> tuple[list[UUID], UUID | None]:
+        """A product's buckets and, where it costs something, the entry that puts its price on the phone bill.
+
+        Runs in the caller's transaction. Returns the buckets' ids and the money entry's.
+        """
+        bucket_ids = [
+            store.add_bucket(
+                self._connection,
+                account_id=account_id,
+                product_id=product_id,
+                kind="balance",
+                unit=spec.unit,
+                total=spec.quantity * PER_UNIT,
+                priority=spec.priority,
+                valid_from=valid_from,
+                valid_until=valid_until,
+                model_classes=spec.model_classes,
+                rate_version=rate_version,
+            )
+            for spec in specs
+        ]
+        entry_id = store.post(
+            self._connection,
+            account_id,
+            "order",
+            str(product_id),
+            [("receivable", currency, None, price_nano), ("customer_liability", currency, None, -price_nano)],
+        )
+        store.tell_account(self._connection, account_id)
+        return bucket_ids, entry_id
+
+    def add_cap(self, account_id: UUID, cap_tokens: int) -> UUID:
+        """A cap is a bucket that counts tokens beside the balance, so it holds under concurrency as the balance does."""
+        if not 0 < cap_tokens <= QUANTITY_MAX // PER_UNIT // 1000:
+            raise Invalid("a cap is a positive number of tokens")
+        bucket_id = store.add_bucket(
+            self._connection,
+            account_id=account_id,
+            product_id=None,
+            kind="cap",
+            unit="token",
+            total=cap_tokens * PER_UNIT,
+            priority=0,
+            valid_from=self._clock.now(),
+            valid_until=None,
+            model_classes=["*"],
+            rate_version=CAP_RATE,
+        )
+        store.tell_account(self._connection, account_id)
+        return bucket_id
+
+    def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
+        """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
+        return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
+
+    def expire_due(self) -> int:
+        """Expire what is past its validity. Returns how many buckets."""
+        total = 0
+        while done := store.expire_due(self._connection, self._clock.now(), EXPIRE_BATCH):
+            total += done
+            if done < EXPIRE_BATCH:
+                break
+        return total
+
+    def buckets(self, account_id: UUID) -> list[Bucket]:
+        """Raises `AccountNotFound`."""
+        if store.account_state(self._connection, account_id) is None:
+            raise AccountNotFound(f"there is no account {account_id}")
+        return store.buckets(self._connection, account_id)
+
+    def usage(self, account_id: UUID, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Usage records since a time, newest first."""
+        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        return store.usage(self._connection, account_id, floor, limit)
+
+    # What a host's recorder needs.
+
+    def register_journal(self, journal_id: UUID, host: str) -> int:
+        return store.register_journal(self._connection, journal_id, host)
+
+    def open_grants(self, journal_id: UUID) -> list[tuple[str, str, str, int, int]]:
+        return store.open_grants(self._connection, journal_id)
+
+    def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
+        return store.load_terms(self._connection, UUID(account_id), self._clock.now())
+
+    def granted_elsewhere(self, account_id: str, journal_id: UUID) -> int:
+        return store.granted_elsewhere(self._connection, UUID(account_id), journal_id)
+
+    def owns_upstream_id(self, account_id: str, upstream_id: str) -> str | None:
+        return store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
+
+    def grant(
+        self, *, account_id: str, bucket_id: str, journal_id: UUID, grant_id: str | None, amount: int, spend_for_s: float
+    ) -> Granted | None:
+        assert amount >= 0
+        return store.grant(
+            self._connection,
+            account_id=UUID(account_id),
+            bucket_id=UUID(bucket_id),
+            journal_id=journal_id,
+            grant_id=None if grant_id is None else UUID(grant_id),
+            amount=amount,
+            spend_for_s=spend_for_s,
+            now=self._clock.now(),
+        )
+
+    def close_grant(self, account_id: str, grant_id: str, journal_id: UUID, settled_seq: int) -> None:
+        store.close_grant(
+            self._connection, UUID(account_id), UUID(grant_id), journal_id, settled_seq, self._clock.now()
+        )

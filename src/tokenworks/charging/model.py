@@ -1,0 +1,185 @@
+"""The words of charging, frozen and pure: holds, records, buckets as people see them.
+
+Quantities are integers in the bucket's unit (thousandths of a token, call or credit).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple
+from uuid import UUID
+
+from tokenworks.catalog import Counts, Weights
+
+# A cap counts every token as one, whatever it costs; requests are free.
+CAP_RATE: Final = "cap"
+CAP_WEIGHTS: Final = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
+
+State = Literal["complete", "interrupted"]
+CountedBy = Literal["provider", "progress", "estimate"]
+ClosingReason = Literal["expire", "withdraw"]
+RateLookup = Callable[[str, str], tuple[str, Weights] | None]
+"""(rate version, model) -> (model class, weights), or None where the card does not sell the model."""
+
+
+class Need(NamedTuple):
+    """What a request may cost at most: one request, tokens in and tokens out."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+
+
+class HoldRate(NamedTuple):
+    """The most that a request, an input token and an output token can cost in one bucket."""
+
+    request: int
+    input_token: int
+    output_token: int
+    weights: Weights
+
+
+class Part(NamedTuple):
+    """What one bucket pays of a record. `counts` is None where the part pays for the whole record."""
+
+    bucket_id: str
+    grant_id: str
+    rate_version: str
+    unit: str
+    kind: str
+    amount: int
+    requests: int
+    counts: Counts | None
+
+
+class Start(NamedTuple):
+    """An attempt's beginning, as the journal keeps it. Ids are 32 hex digits, times milliseconds since 1970."""
+
+    usage_id: str
+    account_id: str
+    request_id: str
+    attempt_no: int
+    key_id: str
+    member_id: str
+    protocol: str
+    model: str
+    deployment: str
+    started_ms: int
+    held: list[tuple[str, str, str, str, str, int, Weights]]
+    """(bucket_id, grant_id, rate_version, unit, kind, amount, weights) of each part, in order."""
+
+
+class Finish(NamedTuple):
+    """An attempt's end: with its `Start` it makes the usage record."""
+
+    usage_id: str
+    state: State
+    reason: str
+    counted_by: CountedBy
+    ended_ms: int
+    first_byte_ms: int | None
+    latency_ms: int
+    counts: Counts
+    provider_total: int | None
+    parts: list[Part]
+    loss: tuple[int, Counts] | None
+    flags: list[str]
+    upstream_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class BucketTerms:
+    """What never changes in a bucket."""
+
+    bucket_id: str
+    account_id: str
+    kind: str
+    unit: str
+    priority: int
+    valid_until_ms: int | None
+    model_classes: tuple[str, ...]
+    rate_version: str
+
+    def order(self) -> tuple[int, int, str]:
+        """Spent by priority, then expiry, then id."""
+        return (self.priority, self.valid_until_ms or 2**62, self.bucket_id)
+
+    def hold_rate(self, lookup: RateLookup, model: str) -> HoldRate | None:
+        """What a request for `model` costs at most in this bucket, or None where it may not pay for it."""
+        if self.kind == "cap":
+            weights = CAP_WEIGHTS
+        else:
+            found = lookup(self.rate_version, model)
+            if found is None or ("*" not in self.model_classes and found[0] not in self.model_classes):
+                return None
+            weights = found[1]
+        return HoldRate(weights.request, max(weights[1:5]), max(weights[5:8]), weights)
+
+
+def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
+    """How much of `need` a bucket with `available` can hold: the quantity, and what is left to hold elsewhere.
+
+    Whole requests and tokens only; the request first, then input, then output.
+    """
+    requests = need.requests if not rate.request else min(need.requests, available // rate.request)
+    taken = requests * rate.request
+    if requests < need.requests:
+        return taken, Need(need.requests - requests, need.input_tokens, need.output_tokens)
+    inputs = need.input_tokens if not rate.input_token else min(need.input_tokens, (available - taken) // rate.input_token)
+    taken += inputs * rate.input_token
+    if inputs < need.input_tokens:
+        return taken, Need(0, need.input_tokens - inputs, need.output_tokens)
+    outputs = (
+        need.output_tokens if not rate.output_token else min(need.output_tokens, (available - taken) // rate.output_token)
+    )
+    taken += outputs * rate.output_token
+    return taken, Need(0, 0, need.output_tokens - outputs)
+
+
+def cost(rate: HoldRate, need: Need) -> int:
+    """What holding all of `need` takes of one bucket."""
+    return need.requests * rate.request + need.input_tokens * rate.input_token + need.output_tokens * rate.output_token
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """A bucket as people see it. `left` is what can still be spent: the remainder and what open grants have not used."""
+
+    bucket_id: UUID
+    product_id: UUID | None
+    kind: str
+    unit: str
+    total: int
+    remaining: int
+    granted: int
+    granted_used: int
+    used: int
+    expired: int
+    withdrawn: int
+    priority: int
+    valid_from: datetime
+    valid_until: datetime | None
+    model_classes: tuple[str, ...]
+    rate_version: str
+    closing: str | None
+
+    @property
+    def left(self) -> int:
+        return self.remaining + self.granted - self.granted_used
+
+    @property
+    def spent(self) -> int:
+        return self.used + self.granted_used
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """The ledger's answer to a grant: what was added to which grant, and what the bucket has left."""
+
+    grant_id: str
+    added: int
+    remaining: int
+    spend_for_s: float
+
+
+UsageRow = dict[str, Any]

@@ -1,0 +1,105 @@
+"""The ledger for an event loop: calls run in one thread with its own connection."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+from uuid import UUID
+
+import psycopg
+
+from tokenworks.charging import store
+from tokenworks.charging.ledger import Ledger
+from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.charging.settlement import Settler
+from tokenworks.kernel import Clock, Unavailable
+
+Result = TypeVar("Result")
+
+
+class DatabaseThread:
+    """One thread, one connection. A call that finds the connection broken is not repeated: it may have committed."""
+
+    def __init__(self, connect: Callable[[], store.Connection], name: str) -> None:
+        self._connect = connect
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self._connection: store.Connection | None = None
+        self.answered = False
+
+    async def run(self, call: Callable[[store.Connection], Result]) -> Result:
+        """Raises `Unavailable` where the database does not answer."""
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
+
+    def _call(self, call: Callable[[store.Connection], Result]) -> Result:
+        try:
+            if self._connection is None or self._connection.closed:
+                self._connection = self._connect()
+            result = call(self._connection)
+        except (psycopg.OperationalError, psycopg.InterfaceError, Unavailable) as error:
+            self.answered = False
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            raise Unavailable(f"the database does not answer: {error}".splitlines()[0]) from error
+        self.answered = True
+        return result
+
+    def close(self) -> None:
+        def bye() -> None:
+            if self._connection is not None:
+                self._connection.close()
+
+        self._executor.submit(bye)
+        self._executor.shutdown()
+
+
+class RecorderLedger:
+    """The ledger as `HostGrants` needs it, for one journal."""
+
+    def __init__(self, thread: DatabaseThread, settler: Settler, clock: Clock, journal_id: UUID, written_seq: Callable[[], int]) -> None:
+        self._thread = thread
+        self._settler = settler
+        self._clock = clock
+        self._journal_id = journal_id
+        self._written_seq = written_seq
+        self._settled = asyncio.Event()
+
+    def settled(self, _seq: int) -> None:
+        """In the loop: the settler got on."""
+        self._settled.set()
+
+    async def _run(self, call: Callable[[Ledger], Result]) -> Result:
+        return await self._thread.run(lambda connection: call(Ledger(connection, self._clock)))
+
+    async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
+        return await self._run(lambda ledger: ledger.load_terms(account_id))
+
+    async def granted_elsewhere(self, account_id: str) -> int:
+        return await self._run(lambda ledger: ledger.granted_elsewhere(account_id, self._journal_id))
+
+    async def grant(self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float) -> Granted | None:
+        return await self._run(
+            lambda ledger: ledger.grant(
+                account_id=account_id,
+                bucket_id=bucket_id,
+                journal_id=self._journal_id,
+                grant_id=grant_id,
+                amount=amount,
+                spend_for_s=spend_for_s,
+            )
+        )
+
+    async def close_grant(self, account_id: str, grant_id: str) -> None:
+        """Settle everything that was written so far, then close."""
+        target = self._written_seq()
+        while self._settler.settled_seq < target:
+            self._settled.clear()
+            self._settler.hurry()
+            try:
+                await asyncio.wait_for(self._settled.wait(), 2.0)
+            except TimeoutError:
+                raise Unavailable("settlement does not get on: the grant is closed later") from None
+        await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
+
+
+__all__ = ["DatabaseThread", "RecorderLedger"]

@@ -1,0 +1,301 @@
+"""The worker's side: slices of the host's grants, and the holds of requests in flight. No round trip, no I/O.
+
+Invariant: a slice is never negative, and free + held + what this worker reported as used or gave back is what it was
+ever given.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from tokenworks.catalog import Counts, split
+from tokenworks.charging.model import BucketTerms, HoldRate, Need, Part, RateLookup, cost, cover
+
+ASKS_MAX: Final = 10_000
+NO_NEED: Final = Need(0, 0, 0)
+_UNKNOWN: Final = object()
+
+
+class Slice:
+    """The part of one grant that this worker may spend."""
+
+    __slots__ = ("closing", "free", "grant_id", "held", "rates", "spend_until_ns", "terms")
+
+    def __init__(self, terms: BucketTerms, grant_id: str) -> None:
+        self.terms = terms
+        self.grant_id = grant_id
+        self.free = 0
+        self.held = 0
+        self.spend_until_ns = 0
+        self.closing = False
+        self.rates: dict[str, HoldRate | None] = {}
+
+
+HeldPart = tuple[Slice, int, HoldRate]
+
+
+class Hold:
+    """What one request in flight reserves: parts of slices in order, and of its key's cap."""
+
+    __slots__ = ("account", "cap", "parts")
+
+    def __init__(self, account: "AccountSlices", parts: list[HeldPart], cap: HeldPart | None) -> None:
+        self.account = account
+        self.parts = parts
+        self.cap = cap
+
+    def wire(self) -> list[tuple[str, str, str, str, str, int, list[int]]]:
+        """For `Start.held`."""
+        return [
+            (s.terms.bucket_id, s.grant_id, s.terms.rate_version, s.terms.unit, s.terms.kind, amount, rate.weights)  # type: ignore[misc]
+            for s, amount, rate in (self.parts if self.cap is None else [*self.parts, self.cap])
+        ]
+
+
+Waiter = Callable[[int], None]
+
+
+class AccountSlices:
+    """One account's slices in this worker: balance in spending order, caps by bucket."""
+
+    __slots__ = ("account_id", "asking", "balance", "caps", "waiting")
+
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        self.balance: list[Slice] = []
+        self.caps: dict[str, Slice] = {}
+        self.waiting: deque[tuple[str | None, str, Need, Waiter]] = deque()
+        self.asking = 0
+
+    def all(self) -> list[Slice]:
+        return [*self.balance, *self.caps.values()]
+
+    def find(self, bucket_id: str) -> Slice | None:
+        cap = self.caps.get(bucket_id)
+        if cap is not None:
+            return cap
+        for slice_ in self.balance:
+            if slice_.terms.bucket_id == bucket_id:
+                return slice_
+        return None
+
+
+class Slices:
+    """All accounts of this worker. `lookup` rates a model by a rate version."""
+
+    def __init__(self, lookup: RateLookup) -> None:
+        self._lookup = lookup
+        self.accounts: dict[str, AccountSlices] = {}
+
+    def account(self, account_id: str) -> AccountSlices:
+        account = self.accounts.get(account_id)
+        if account is None:
+            account = self.accounts[account_id] = AccountSlices(account_id)
+        return account
+
+    def _rate(self, slice_: Slice, model: str) -> HoldRate | None:
+        rate = slice_.rates.get(model, _UNKNOWN)
+        if rate is _UNKNOWN:
+            rate = slice_.terms.hold_rate(self._lookup, model)
+            # A card that this worker does not know yet comes with the next snapshot.
+            if rate is not None and len(slice_.rates) < 1000:
+                slice_.rates[model] = rate
+        return rate  # type: ignore[return-value]
+
+    def hold(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, now_ns: int) -> Hold | None:
+        """Reserve all of `need` by priority, expiry and id, or nothing."""
+        cap: HeldPart | None = None
+        if cap_id is not None:
+            cap_slice = account.caps.get(cap_id)
+            if cap_slice is None or cap_slice.closing or now_ns >= cap_slice.spend_until_ns:
+                return None
+            cap_rate = self._rate(cap_slice, model)
+            assert cap_rate is not None
+            amount = cost(cap_rate, need)
+            if cap_slice.free < amount:
+                return None
+            cap = (cap_slice, amount, cap_rate)
+        parts: list[HeldPart] = []
+        left = need
+        for slice_ in account.balance:
+            if slice_.closing or now_ns >= slice_.spend_until_ns:
+                continue
+            rate = slice_.rates.get(model) or self._rate(slice_, model)
+            if rate is None:
+                continue
+            amount = left.requests * rate.request + left.input_tokens * rate.input_token + left.output_tokens * rate.output_token
+            if slice_.free >= amount:
+                parts.append((slice_, amount, rate))
+                left = NO_NEED
+                break
+            amount, left = cover(rate, slice_.free, left)
+            if amount:
+                parts.append((slice_, amount, rate))
+        if any(left):
+            return None
+        for slice_, amount, _ in parts:
+            slice_.free -= amount
+            slice_.held += amount
+        if cap is not None:
+            cap[0].free -= cap[1]
+            cap[0].held += cap[1]
+        return Hold(account, parts, cap)
+
+    def release(self, hold: Hold) -> None:
+        """The request cost nothing."""
+        for slice_, amount, _ in hold.parts:
+            slice_.held -= amount
+            slice_.free += amount
+        if hold.cap is not None:
+            hold.cap[0].held -= hold.cap[1]
+            hold.cap[0].free += hold.cap[1]
+        hold.parts = []
+        hold.cap = None
+
+    def commit(self, hold: Hold, counts: Counts, now_ns: int) -> tuple[list[Part], tuple[int, Counts] | None]:
+        """Charge an attempt: what each bucket pays, and what nobody could pay (the operator's loss), or None.
+
+        Beyond the hold an attempt draws on what is free in the account's slices here; beyond that it is loss.
+        """
+        first = hold.parts[0] if hold.parts else None
+        if first is not None and len(hold.parts) == 1:
+            slice_, held, rate = first
+            w = rate.weights
+            amount = (
+                w[0] + w[1] * counts[0] + w[2] * counts[1] + w[3] * counts[2] + w[4] * counts[3]
+                + w[5] * counts[4] + w[6] * counts[5] + w[7] * counts[6]
+            )  # fmt: skip
+            if amount <= held:
+                slice_.held -= held
+                slice_.free += held - amount
+                terms = slice_.terms
+                parts = [Part(terms.bucket_id, slice_.grant_id, terms.rate_version, terms.unit, "balance", amount, 1, None)]
+                if hold.cap is not None:
+                    parts.append(self._commit_cap(hold.cap, counts))
+                hold.parts = []
+                hold.cap = None
+                return parts, None
+        return self._commit_split(hold, counts, now_ns)
+
+    def _commit_split(self, hold: Hold, counts: Counts, now_ns: int) -> tuple[list[Part], tuple[int, Counts] | None]:
+        drawable = list(hold.parts)
+        held_by = {id(slice_): amount for slice_, amount, _ in hold.parts}
+        drawn: list[tuple[Slice, HoldRate, int]] = [(slice_, rate, amount) for slice_, amount, rate in drawable]
+        model_rates = hold.parts[0][2] if hold.parts else None
+        # Beyond the hold: what is free in the slices it was drawn from, then in the others.
+        for slice_, _, rate in drawable:
+            drawn.append((slice_, rate, slice_.free))
+        if model_rates is not None:
+            for slice_ in hold.account.balance:
+                if id(slice_) in held_by or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
+                    continue
+                rates = [rate for rate in slice_.rates.values() if rate is not None and rate.weights == model_rates.weights]
+                if rates:
+                    drawn.append((slice_, rates[0], slice_.free))
+        shares, requests_left, counts_left = split([(rate.weights, amount) for _, rate, amount in drawn], counts)
+        for slice_, amount, _ in hold.parts:
+            slice_.held -= amount
+            slice_.free += amount
+        merged: dict[str, Part] = {}
+        for (slice_, _, _), share in zip(drawn, shares, strict=False):
+            if not share.amount and not share.requests and not any(share.counts):
+                continue
+            slice_.free -= share.amount
+            assert slice_.free >= 0, "a slice was overdrawn"
+            terms = slice_.terms
+            before = merged.get(terms.bucket_id)
+            if before is None:
+                merged[terms.bucket_id] = Part(
+                    terms.bucket_id, slice_.grant_id, terms.rate_version, terms.unit, "balance",
+                    share.amount, share.requests, share.counts,
+                )  # fmt: skip
+            else:
+                assert before.counts is not None
+                both = Counts(*(a + b for a, b in zip(before.counts, share.counts, strict=True)))
+                merged[terms.bucket_id] = before._replace(
+                    amount=before.amount + share.amount, requests=before.requests + share.requests, counts=both
+                )
+        parts = list(merged.values())
+        if hold.cap is not None:
+            parts.append(self._commit_cap(hold.cap, counts))
+        hold.parts = []
+        hold.cap = None
+        loss = (requests_left, counts_left) if requests_left or any(counts_left) else None
+        return parts, loss
+
+    @staticmethod
+    def _commit_cap(cap: HeldPart, counts: Counts) -> Part:
+        slice_, held, rate = cap
+        slice_.held -= held
+        slice_.free += held
+        (share,), _, _ = split([(rate.weights, slice_.free)], counts)
+        slice_.free -= share.amount
+        assert slice_.free >= 0, "a cap's slice was overdrawn"
+        terms = slice_.terms
+        return Part(terms.bucket_id, slice_.grant_id, terms.rate_version, terms.unit, "cap", share.amount, 0, share.counts)
+
+    # What the recorder says.
+
+    def receive(self, account_id: str, grant_id: str, terms: BucketTerms, amount: int, spend_until_ns: int) -> None:
+        """More of a grant, or (amount 0) a renewal of its lease."""
+        account = self.account(account_id)
+        slice_ = account.find(terms.bucket_id)
+        if slice_ is None or slice_.grant_id != grant_id:
+            if slice_ is not None:
+                assert not slice_.free and not slice_.held, "a new grant while the old one is still spent from"
+                self._drop(account, slice_)
+            if not amount:
+                return
+            slice_ = Slice(terms, grant_id)
+            if terms.kind == "cap":
+                account.caps[terms.bucket_id] = slice_
+            else:
+                account.balance.append(slice_)
+                account.balance.sort(key=lambda s: s.terms.order())
+        slice_.free += amount
+        slice_.closing = False
+        slice_.spend_until_ns = spend_until_ns
+
+    def recall(self, account_id: str, bucket_ids: list[str], closing: bool) -> list[tuple[str, str, int]]:
+        """Give back what is free; `closing` slices give back what is released later, too."""
+        account = self.accounts.get(account_id)
+        given: list[tuple[str, str, int]] = []
+        if account is None:
+            return given
+        for bucket_id in bucket_ids:
+            slice_ = account.find(bucket_id)
+            if slice_ is None:
+                continue
+            slice_.closing = slice_.closing or closing
+            given.append((bucket_id, slice_.grant_id, slice_.free))
+            slice_.free = 0
+            if not slice_.held:
+                self._drop(account, slice_)
+        return given
+
+    def take_closing(self, account: AccountSlices) -> list[tuple[str, str, int]]:
+        """What closing slices have free by now."""
+        given = []
+        for slice_ in account.all():
+            if slice_.closing and (slice_.free or not slice_.held):
+                given.append((slice_.terms.bucket_id, slice_.grant_id, slice_.free))
+                slice_.free = 0
+                if not slice_.held:
+                    self._drop(account, slice_)
+        return given
+
+    def outstanding(self) -> list[tuple[str, str, str, int]]:
+        """(account, bucket, grant, free + held) of every slice."""
+        return [
+            (account.account_id, s.terms.bucket_id, s.grant_id, s.free + s.held)
+            for account in self.accounts.values()
+            for s in account.all()
+        ]
+
+    def _drop(self, account: AccountSlices, slice_: Slice) -> None:
+        if slice_.terms.kind == "cap":
+            account.caps.pop(slice_.terms.bucket_id, None)
+        else:
+            account.balance.remove(slice_)
+        if not account.balance and not account.caps and not account.waiting:
+            self.accounts.pop(account.account_id, None)

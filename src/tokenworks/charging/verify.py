@@ -1,0 +1,162 @@
+"""The auditor's pass: recompute every invariant from the tables, and name the rows that break one.
+
+It streams; it holds no table in memory, and it reads one snapshot (REPEATABLE READ), so that it can run beside
+a server that settles.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, Final, NamedTuple
+
+from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
+from tokenworks.charging import store
+from tokenworks.charging.model import CAP_WEIGHTS
+
+FINDINGS_MAX: Final = 1000
+FETCH_ROWS: Final = 5000
+
+
+class Finding(NamedTuple):
+    """One broken invariant: which, where, and by how much."""
+
+    invariant: str
+    where: str
+    detail: str
+
+
+# Each statement returns (where, detail) of the rows that break its invariant.
+_CHECKS: Final[dict[str, str]] = {
+    "bucket: total = remaining + granted + used + expired + withdrawn": """
+        SELECT 'bucket ' || bucket_id, format('%s <> %s + %s + %s + %s + %s', total, remaining, granted, used, expired, withdrawn)
+        FROM bucket WHERE total <> remaining + granted + used + expired + withdrawn
+            OR least(remaining, granted, used, expired, withdrawn) < 0""",
+    "bucket: granted is the sum of its open grants": """
+        SELECT 'bucket ' || b.bucket_id, format('granted %s, open grants %s', b.granted, coalesce(g.amount, 0))
+        FROM bucket b LEFT JOIN (SELECT account_id, bucket_id, sum(amount) AS amount FROM grants WHERE state = 'open'
+                                 GROUP BY 1, 2) g USING (account_id, bucket_id)
+        WHERE b.granted <> coalesce(g.amount, 0)""",
+    "bucket: used is what its closed grants used": """
+        SELECT 'bucket ' || b.bucket_id, format('used %s, closed grants %s', b.used, coalesce(g.used, 0))
+        FROM bucket b LEFT JOIN (SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'closed'
+                                 GROUP BY 1, 2) g USING (account_id, bucket_id)
+        WHERE b.used <> coalesce(g.used, 0)""",
+    "grant: used is the sum of the usage parts drawn from it, and at most its amount": """
+        WITH part AS (SELECT account_id, (p->>1)::uuid AS grant_id, sum((p->>5)::bigint) AS amount
+                      FROM usage, jsonb_array_elements(parts) p GROUP BY 1, 2)
+        SELECT 'grant ' || coalesce(g.grant_id, part.grant_id),
+               format('used %s of %s, usage parts %s', g.used, g.amount, coalesce(part.amount, 0))
+        FROM grants g FULL JOIN part USING (account_id, grant_id)
+        WHERE g.used IS DISTINCT FROM coalesce(part.amount, 0) OR g.used > g.amount""",
+    "entry: its postings sum to zero per unit": """
+        SELECT 'entry ' || entry_id, format('%s %s', sum(amount), unit) FROM posting
+        GROUP BY account_id, entry_id, unit HAVING sum(amount) <> 0""",
+    "entry: every entry has postings or moved nothing, every posting has its entry": """
+        SELECT 'posting of entry ' || p.entry_id, 'has no entry' FROM posting p
+        LEFT JOIN entry e USING (account_id, entry_id) WHERE e.entry_id IS NULL""",
+    "postings: a bucket's liability is its total less what was used, expired or withdrawn": """
+        WITH posted AS (SELECT account_id, bucket_id, sum(amount) AS amount FROM posting
+                        WHERE ledger_account = 'customer_liability' AND bucket_id IS NOT NULL GROUP BY 1, 2),
+             open AS (SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'open' GROUP BY 1, 2)
+        SELECT 'bucket ' || coalesce(b.bucket_id, posted.bucket_id),
+               format('liability posted %s, bucket says %s', posted.amount,
+                      b.total - b.used - coalesce(open.used, 0) - b.expired - b.withdrawn)
+        FROM (SELECT * FROM bucket WHERE kind = 'balance') b FULL JOIN posted USING (account_id, bucket_id)
+            LEFT JOIN open USING (account_id, bucket_id)
+        WHERE posted.amount IS DISTINCT FROM b.total - b.used - coalesce(open.used, 0) - b.expired - b.withdrawn""",
+    "phone bill: a line is the receivable of its entry": """
+        SELECT 'phone_bill_line ' || line_id, format('%s on the bill, %s posted', l.amount_nano, coalesce(p.amount, 0))
+        FROM phone_bill_line l LEFT JOIN posting p ON p.account_id = l.account_id AND p.entry_id = l.entry_id
+            AND p.ledger_account = 'receivable' AND p.unit = l.currency
+        WHERE l.amount_nano <> coalesce(p.amount, 0)""",
+    "phone bill: every receivable is on a line": """
+        SELECT 'entry ' || p.entry_id, format('%s receivable, no line', p.amount) FROM posting p
+        LEFT JOIN phone_bill_line l ON l.account_id = p.account_id AND l.entry_id = p.entry_id
+        WHERE p.ledger_account = 'receivable' AND l.line_id IS NULL""",
+    "phone bill: a line is its product's price": """
+        SELECT 'phone_bill_line ' || line_id, format('%s on the bill, price %s', l.amount_nano, o.content::jsonb->>'price')
+        FROM phone_bill_line l JOIN product p USING (product_id) JOIN offering o USING (offering_version)
+        WHERE l.amount_nano <> (coalesce(CASE WHEN l.cycle_no = 1 THEN o.content::jsonb->>'first_price' END,
+                                         o.content::jsonb->>'price')::numeric * 1000000000)""",
+    "product: every cycle has its line": """
+        SELECT 'product ' || p.product_id, format('cycle %s, %s lines', p.cycle_no, count(l.line_id)) FROM product p
+        LEFT JOIN phone_bill_line l USING (product_id) GROUP BY p.product_id, p.cycle_no HAVING count(l.line_id) <> p.cycle_no""",
+    "usage: settled once, at a sequence that its journal has settled": """
+        SELECT 'usage ' || usage_id, format('sequence %s of journal %s', seq, u.journal_id) FROM usage u
+        LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",
+    "usage: its parts are of its account's buckets, at the bucket's rate version": """
+        SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u, jsonb_array_elements(parts) p
+        LEFT JOIN bucket b ON b.bucket_id = (p->>0)::uuid
+        WHERE b.account_id IS DISTINCT FROM u.account_id OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
+    "usage: the provider's total is the sum of its classes": """
+        SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
+            fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output) FROM usage
+        WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <>
+            fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output""",
+}
+
+
+def verify(connection: store.Connection, cards: dict[str, RateCard], progress: Callable[[str, int], None] | None = None) -> list[Finding]:
+    """Every broken invariant, at most `FINDINGS_MAX`. `cards` are the rate cards by version. Changes nothing.
+
+    `progress(what, done)` is called as it goes on.
+    """
+    findings: list[Finding] = []
+    with connection.transaction():
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        for at, (invariant, statement) in enumerate(_CHECKS.items(), 1):
+            rows = connection.execute(f"{statement} LIMIT {FINDINGS_MAX}".encode())
+            findings += [Finding(invariant, str(where), str(detail)) for where, detail in rows]
+            if progress:
+                progress(invariant, at)
+        for finding in _rerate(connection, cards):
+            findings.append(finding)
+            if len(findings) >= FINDINGS_MAX:
+                break
+        if progress:
+            progress("usage: rated anew", len(_CHECKS) + 1)
+    return findings[:FINDINGS_MAX]
+
+
+def steps() -> int:
+    """How many steps `progress` counts to."""
+    return len(_CHECKS) + 1
+
+
+def _rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
+    """Each part costs what its card says for the tokens it paid; parts and loss together are the record."""
+    invariant = "usage: rated anew, it costs the same, and its parts and loss are its tokens"
+    weights: dict[tuple[str, str], Weights | None] = {}
+    columns = ", ".join(TOKEN_CLASSES)
+    with connection.cursor("rerate") as cursor:
+        cursor.itersize = FETCH_ROWS
+        cursor.execute(f"SELECT usage_id, model, parts, loss, {columns} FROM usage".encode())
+        for usage_id, model, parts, loss, *classes in cursor:
+            counts = Counts(*classes)
+            problem = _problem(parts, loss, model, counts, cards, weights)
+            if problem:
+                yield Finding(invariant, f"usage {usage_id}", problem)
+
+
+def _problem(
+    parts: list[Any], loss: Any, model: str, counts: Counts, cards: dict[str, RateCard], known: dict[tuple[str, str], Weights | None]
+) -> str | None:
+    paid = [0] * (len(counts) + 1)
+    for _, _, rate_version, _, kind, cost, requests, part_counts in parts:
+        key = (rate_version, model)
+        if key not in known:
+            card = cards.get(rate_version)
+            rate = card.rate_for(model) if card else None
+            known[key] = CAP_WEIGHTS if kind == "cap" else (rate.weights() if rate else None)
+        weights = known[key]
+        if weights is None:
+            return f"no rate for {model} in {rate_version}"
+        tokens = counts if part_counts is None else Counts(*part_counts)
+        expected = amount(weights, tokens) - weights.request * (1 - requests)
+        if expected != cost:
+            return f"a part says {cost}, its rate says {expected}"
+        if kind == "balance":
+            paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
+    if loss is not None:
+        paid = [a + b for a, b in zip(paid, [loss[0], *loss[1]], strict=True)]
+    if paid != [1, *counts]:
+        return f"parts and loss pay for {paid}, the record is {[1, *counts]}"
+    return None

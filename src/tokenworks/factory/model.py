@@ -1,0 +1,131 @@
+"""Models and the places that serve them: frozen, pure."""
+
+import re
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Annotated, Final, Literal, Self, get_args
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Protocol = Literal["chat", "completions", "embeddings", "responses", "messages"]
+PROTOCOLS: Final[tuple[Protocol, ...]] = get_args(Protocol)
+PROTOCOL_PATHS: Final[dict[Protocol, str]] = {
+    "chat": "/v1/chat/completions",
+    "completions": "/v1/completions",
+    "embeddings": "/v1/embeddings",
+    "responses": "/v1/responses",
+    "messages": "/v1/messages",
+}
+CONTEXT_TOKENS_DEFAULT: Final = 131_072
+OUTPUT_TOKENS_DEFAULT: Final = 4_096
+ENV_PREFIX: Final = "TOKENWORKS_UPSTREAM_"
+MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
+
+_VERSIONED = re.compile(r"/v\d+$")
+# Metadata services outside the link-local range (Alibaba Cloud), and addresses that are nobody's.
+_NEVER: Final = tuple(
+    ip_network(net)
+    for net in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "0.0.0.0/8", "::/128", "224.0.0.0/4", "ff00::/8")
+)  # fmt: skip
+
+
+class Price(BaseModel):
+    """What the operator pays, in nano yuan per token of each class. None where it is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    fresh_input_nano: int | None = Field(default=None, ge=0, strict=True)
+    cached_input_nano: int | None = Field(default=None, ge=0, strict=True)
+    cache_write_nano: int | None = Field(default=None, ge=0, strict=True)
+    audio_input_nano: int | None = Field(default=None, ge=0, strict=True)
+    output_nano: int | None = Field(default=None, ge=0, strict=True)
+    reasoning_nano: int | None = Field(default=None, ge=0, strict=True)
+    audio_output_nano: int | None = Field(default=None, ge=0, strict=True)
+
+
+class Deployment(BaseModel):
+    """A place that serves a model over HTTP. Its credential is a reference, never the secret itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    model: Annotated[str, Field(pattern=MODEL_PATTERN)]
+    upstream_model: Annotated[str, Field(min_length=1, max_length=500)]
+    base_url: Annotated[str, Field(max_length=500)]
+    protocols: tuple[Protocol, ...] = Field(min_length=1)
+    credential: str | None = None
+    allow_private: bool = False
+    region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")] | None = None
+    price: Price = Price()
+    context_tokens: int = Field(default=CONTEXT_TOKENS_DEFAULT, gt=0, le=100_000_000)
+    max_output_tokens: int = Field(default=OUTPUT_TOKENS_DEFAULT, gt=0, le=10_000_000)
+
+    @field_validator("base_url")
+    @classmethod
+    def _url(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("a base URL is http://host[:port][/path] or https://…")
+        if parts.username is not None or parts.password is not None:
+            raise ValueError("no credential in the URL: name a TOKENWORKS_UPSTREAM_* variable or a file in secrets_dir")
+        if parts.query or parts.fragment or any(c.isspace() or ord(c) < 33 or ord(c) > 126 for c in value):
+            raise ValueError("a base URL has no query, no fragment and no spaces")
+        if any(part in {".", ".."} for part in parts.path.split("/")) or "//" in parts.path or "%" in parts.path:
+            raise ValueError("a base URL's path is plain: no //, no .., no %")
+        _ = parts.port
+        return value.rstrip("/")
+
+    @field_validator("credential")
+    @classmethod
+    def _credential(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        kind, _, name = value.partition(":")
+        if kind == "env" and re.fullmatch(ENV_PREFIX + r"[A-Z0-9_]{1,60}", name):
+            return value
+        if kind == "file" and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) and not name.startswith("pepper"):
+            return value
+        raise ValueError(f"a credential is a variable {ENV_PREFIX}* or the name of a file in secrets_dir")
+
+    @model_validator(mode="after")
+    def _literal_address(self) -> Self:
+        try:
+            address = ip_address(self.host.strip("[]"))
+        except ValueError:
+            return self
+        reason = address_refusal(address, allow_private=self.allow_private)
+        if reason:
+            raise ValueError(reason)
+        return self
+
+    @property
+    def host(self) -> str:
+        return urlsplit(self.base_url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        parts = urlsplit(self.base_url)
+        return parts.port or (443 if parts.scheme == "https" else 80)
+
+    @property
+    def tls(self) -> bool:
+        return self.base_url.startswith("https://")
+
+    def path(self, endpoint: str) -> str:
+        """The upstream's path for `/v1/…`. A base URL may end in /v1 (or /v4), as SDKs take it, or not."""
+        base = urlsplit(self.base_url).path
+        return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
+
+
+def address_refusal(address: IPv4Address | IPv6Address, *, allow_private: bool) -> str | None:
+    """Why a deployment may not be at this address, or None. Checked again on the resolved address at connect."""
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        address = mapped
+    if any(address.version == net.version and address in net for net in _NEVER):
+        return f"{address} is link-local or nobody's address: a deployment is never there"
+    if (address.is_loopback or address.is_private or not address.is_global) and not allow_private:
+        return f"{address} is loopback or private: add --allow-private if the deployment is really there"
+    return None
+
+
+def parse_address(text: str) -> IPv4Address | IPv6Address:
+    return ip_address(text.partition("%")[0])

@@ -1,0 +1,60 @@
+"""Asking a deployment which protocols it speaks, without making it produce a token."""
+
+import http.client
+import socket
+import ssl
+from typing import Final
+
+from tokenworks.factory.errors import ProtocolsUnknown
+from tokenworks.factory.model import PROTOCOL_PATHS, Deployment, Protocol, address_refusal, parse_address
+
+PROBE_TIMEOUT_S: Final = 10.0
+# "There is no such route" in its variants. Any other answer to an empty request means that somebody was asked.
+_ABSENT: Final = frozenset({404, 405, 501})
+
+
+def probe_protocols(deployment: Deployment, credential: str | None) -> tuple[Protocol, ...]:
+    """The protocols whose route answers an empty request with anything but 404, 405 or 501.
+
+    Raises `ProtocolsUnknown` where nobody answers, or the address is refused.
+    """
+    spoken = []
+    for protocol, endpoint in PROTOCOL_PATHS.items():
+        try:
+            status = _post_empty(deployment, deployment.path(endpoint), credential)
+        except (OSError, http.client.HTTPException) as error:
+            raise ProtocolsUnknown(
+                f"{deployment.base_url} does not answer ({error}): start it first, or say what it speaks with --protocol"
+            ) from None
+        if status not in _ABSENT:
+            spoken.append(protocol)
+    if not spoken:
+        raise ProtocolsUnknown(f"{deployment.base_url} speaks none of {', '.join(PROTOCOL_PATHS)}: is the URL right?")
+    return tuple(spoken)
+
+
+def _post_empty(deployment: Deployment, path: str, credential: str | None) -> int:
+    found = socket.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
+    address = str(found[0][4][0])
+    reason = address_refusal(parse_address(address), allow_private=deployment.allow_private)
+    if reason:
+        raise ProtocolsUnknown(reason)
+    connection: http.client.HTTPConnection
+    if deployment.tls:
+        connection = http.client.HTTPSConnection(
+            deployment.host, deployment.port, timeout=PROBE_TIMEOUT_S, context=ssl.create_default_context()
+        )
+    else:
+        connection = http.client.HTTPConnection(deployment.host, deployment.port, timeout=PROBE_TIMEOUT_S)
+    headers = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
+    if credential:
+        headers |= {"authorization": f"Bearer {credential}", "x-api-key": credential}
+    try:
+        # The checked address, not a second look-up of the name (TLS still checks the name).
+        connection.sock = socket.create_connection((address, deployment.port), PROBE_TIMEOUT_S)
+        if isinstance(connection, http.client.HTTPSConnection):
+            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=deployment.host)
+        connection.request("POST", path, b"{}", headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()

@@ -1,0 +1,63 @@
+"""The SQL of deployments and aliases."""
+
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from tokenworks.factory.model import Deployment
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+def add_deployment(connection: Connection, deployment_id: UUID, deployment: Deployment) -> bool:
+    with connection.transaction():
+        row = connection.execute(
+            """INSERT INTO deployment (deployment_id, name, content) VALUES (%s, %s, %s::jsonb)
+               ON CONFLICT (name) WHERE removed_at IS NULL DO NOTHING RETURNING 1""",
+            (deployment_id, deployment.name, deployment.model_dump_json()),
+        ).fetchone()
+        if row is not None:
+            tell(connection, f"deployment {deployment.name}")
+    return row is not None
+
+
+def remove_deployment(connection: Connection, name: str) -> bool:
+    with connection.transaction():
+        row = connection.execute(
+            "UPDATE deployment SET removed_at = now() WHERE name = %s AND removed_at IS NULL RETURNING 1", (name,)
+        ).fetchone()
+        if row is not None:
+            tell(connection, f"deployment {name}")
+    return row is not None
+
+
+def deployments(connection: Connection) -> list[Deployment]:
+    rows = connection.execute("SELECT content FROM deployment WHERE removed_at IS NULL ORDER BY name")
+    return [Deployment.model_validate(content) for (content,) in rows]
+
+
+def set_alias(connection: Connection, alias: str, model: str) -> None:
+    with connection.transaction():
+        connection.execute(
+            """INSERT INTO model_alias (alias, model) VALUES (%s, %s)
+               ON CONFLICT (alias) DO UPDATE SET model = excluded.model""",
+            (alias, model),
+        )
+        tell(connection, f"alias {alias}")
+
+
+def remove_alias(connection: Connection, alias: str) -> bool:
+    with connection.transaction():
+        row = connection.execute("DELETE FROM model_alias WHERE alias = %s RETURNING 1", (alias,)).fetchone()
+        if row is not None:
+            tell(connection, f"alias {alias}")
+    return row is not None
+
+
+def aliases(connection: Connection) -> dict[str, str]:
+    return dict(connection.execute("SELECT alias, model FROM model_alias ORDER BY alias").fetchall())
+
+
+def tell(connection: Connection, what: str) -> None:
+    connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (what,))

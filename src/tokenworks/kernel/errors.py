@@ -1,0 +1,33 @@
+"""The error tree. Names are facts; the message says what to do. HTTP status and exit code are decided at the edge.
+
+TokenworksError
+  Invalid       what came in is not what this takes; nothing changed
+  NotFound      there is no such thing (or it is not yours)
+  Conflict      it is there, in a state that does not allow this; nothing changed
+  Refused       understood and not allowed; nothing changed, nothing charged
+  Unavailable   not now: something this needs does not answer
+"""
+
+
+class TokenworksError(Exception):
+    """The root: everything that we raise on purpose. Its text is one clear sentence."""
+
+
+class Invalid(TokenworksError):
+    pass
+
+
+class NotFound(TokenworksError):
+    pass
+
+
+class Conflict(TokenworksError):
+    pass
+
+
+class Refused(TokenworksError):
+    pass
+
+
+class Unavailable(TokenworksError):
+    pass

@@ -1,0 +1,103 @@
+"""Subscribers, members, orders, products: frozen, pure; and the arithmetic of cycles."""
+
+import re
+from calendar import monthrange
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Final
+from uuid import UUID
+
+from tokenworks.kernel import Invalid
+
+# Carriers' months are Chinese months: UTC+8, no daylight saving.
+BILLING_ZONE: Final = timezone(timedelta(hours=8))
+_E164 = re.compile(r"\+[1-9]\d{6,14}")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    subscriber_id: UUID
+    account_id: UUID
+    phone: str
+    name: str | None
+    created_at: datetime
+
+    @property
+    def phone_masked(self) -> str:
+        """For logs and lists: country code and the last four digits at most."""
+        return f"{self.phone[:3]}{'*' * max(0, len(self.phone) - 7)}{self.phone[-4:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What an order left in the inventory."""
+
+    product_id: UUID
+    order_id: UUID
+    offering_id: str
+    offering_version: str
+    state: str
+    renews: bool
+    cycle_no: int
+    started_at: datetime
+    cycle_start: datetime
+    cycle_end: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """A line of the phone bill so far."""
+
+    line_id: UUID
+    product_id: UUID
+    cycle_no: int
+    cycle_start: datetime
+    description: str
+    amount_nano: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """`new` is False where the idempotency key had been used for the same order before."""
+
+    order_id: UUID
+    product_id: UUID
+    offering_id: str
+    offering_version: str
+    ordered_at: datetime
+    amount_nano: int
+    currency: str
+    new: bool
+
+
+def parse_phone(text: str) -> str:
+    """A phone number in E.164 (ITU-T E.164: + and at most 15 digits). Raises `Invalid`."""
+    phone = re.sub(r"[\s()-]", "", text)
+    if not _E164.fullmatch(phone):
+        raise Invalid("a phone number is E.164: + and country code and number, such as +8613800000001")
+    return phone
+
+
+def add_months(start: datetime, months: int) -> datetime:
+    """The same day and time `months` later in the billing zone; the last day where a month is shorter."""
+    local = start.astimezone(BILLING_ZONE)
+    year, month = divmod(local.month - 1 + months, 12)
+    year += local.year
+    day = min(local.day, monthrange(year, month + 1)[1])
+    return local.replace(year=year, month=month + 1, day=day)
+
+
+def next_month(at: datetime) -> datetime:
+    """The first instant of the next calendar month in the billing zone."""
+    local = at.astimezone(BILLING_ZONE).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return add_months(local, 1)
+
+
+def cycle_end(cycle: str, started_at: datetime, cycle_no: int, cycle_start: datetime, validity_days: int | None) -> datetime | None:
+    """When a cycle ends. An anniversary is counted from the first start, so that the 31st comes back after February."""
+    if cycle == "calendar_month":
+        return next_month(cycle_start)
+    if cycle == "anniversary_month":
+        return add_months(started_at, cycle_no)
+    return None if validity_days is None else cycle_start + timedelta(days=validity_days)

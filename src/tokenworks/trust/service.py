@@ -1,0 +1,81 @@
+"""Issuing, finding and revoking keys."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.trust import store
+from tokenworks.trust.errors import KeyNotFound
+from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
+
+KEY_NAME_CHARS_MAX: Final = 100
+KEY_MODELS_MAX: Final = 200
+_ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
+
+
+class Keys:
+    """API keys on one database. `peppers` by version; the highest is used for new keys."""
+
+    def __init__(self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock, environment: str) -> None:
+        if not _ENVIRONMENT.fullmatch(environment):
+            raise Invalid(f"an environment is up to 12 small letters and digits, not {environment!r}")
+        self._connection = connection
+        self._peppers = peppers
+        self._clock = clock
+        self._environment = environment
+
+    def issue(
+        self,
+        *,
+        account_id: UUID,
+        member_id: UUID,
+        name: str,
+        models: Sequence[str] | None = None,
+        cap_bucket_id: UUID | None = None,
+        expires_at: datetime | None = None,
+    ) -> tuple[UUID, str]:
+        """A new key: its id and its text, which is shown this once and can't be had again.
+
+        Raises `Invalid` on a name or list that is too long, or an expiry that has passed.
+        """
+        if not name or len(name) > KEY_NAME_CHARS_MAX:
+            raise Invalid(f"a key's name has 1 to {KEY_NAME_CHARS_MAX} characters")
+        if models is not None and not 0 < len(models) <= KEY_MODELS_MAX:
+            raise Invalid(f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all")
+        if expires_at is not None and expires_at <= self._clock.now():
+            raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
+        text = format_key(self._environment, secrets.randbits(178))
+        version = max(self._peppers)
+        key_id = uuid7()
+        store.add_key(
+            self._connection,
+            key_id=key_id,
+            account_id=account_id,
+            member_id=member_id,
+            mac=key_mac(self._peppers[version], text),
+            pepper_version=version,
+            hint=f"{text[: text.rindex('_') + 1]}…{text[-4:]}",
+            name=name,
+            models=models,
+            cap_bucket_id=cap_bucket_id,
+            expires_at=expires_at,
+        )
+        return key_id, text
+
+    def find(self, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
+        """The live keys among these MACs."""
+        return store.find_keys(self._connection, macs)
+
+    def list(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
+        return store.list_keys(self._connection, account_id, caps)
+
+    def revoke(self, key_id: UUID) -> bool:
+        """Stop a key everywhere. False where it was revoked already. Raises `KeyNotFound`."""
+        revoked = store.revoke(self._connection, key_id)
+        if not revoked and not store.exists(self._connection, key_id):
+            raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
+        return revoked
