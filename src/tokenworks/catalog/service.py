@@ -41,7 +41,7 @@ class Offerings:
             store.tell(self._connection, f"catalogue {catalogue.catalogue}")
         return new
 
-    def list(self) -> list[SoldOffering]:
+    def all(self) -> list[SoldOffering]:
         return [SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)]
 
     def on_sale(self, offering_id: str) -> SoldOffering:

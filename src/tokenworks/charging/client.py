@@ -8,7 +8,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import structlog
 
@@ -105,8 +105,7 @@ class RecorderClient(asyncio.Protocol):
                 await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
         self._reader = wire.FrameReader()
         transport.write(wire.frame(wire.HELLO, wire.encode([self._worker_id, os.getpid()])))
 

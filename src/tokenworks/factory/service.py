@@ -45,7 +45,7 @@ class Deployments:
         if not store.remove_deployment(self._connection, name):
             raise DeploymentNotFound(f"there is no deployment {name!r}: `tokenworks deployment list` shows them")
 
-    def list(self) -> list[Deployment]:
+    def all(self) -> list[Deployment]:
         return store.deployments(self._connection)
 
     def set_alias(self, alias: str, model: str) -> None:

@@ -52,7 +52,7 @@ class Subscriptions:
             raise SubscriberNotFound("there is no such subscriber: `tokenworks subscriber list` shows them")
         return found
 
-    def list(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
+    def all(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
         return store.subscribers(self._connection, after, min(limit, LIST_MAX))
 
     def owner_of(self, subscriber: Subscriber) -> UUID:

@@ -70,7 +70,7 @@ class Keys:
         """The live keys among these MACs."""
         return store.find_keys(self._connection, macs)
 
-    def list(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
+    def of_account(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
         return store.list_keys(self._connection, account_id, caps)
 
     def revoke(self, key_id: UUID) -> bool:

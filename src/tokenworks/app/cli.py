@@ -1,0 +1,542 @@
+"""The command line. Errors are one clear sentence on stderr with exit code 1, usage errors 2, never a traceback."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+import click
+import psycopg
+from rich.progress import Progress
+
+from tokenworks import __version__
+from tokenworks.app import views
+from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.database import check_schema, connect, database, migrate
+from tokenworks.app.output import console, print_json, print_table
+from tokenworks.app.settings import Effective, Settings, load_settings, shown
+from tokenworks.catalog import read_catalogue, seed_catalogue
+from tokenworks.factory import PROTOCOLS, make_deployment, probe_protocols, read_credential
+from tokenworks.kernel import Invalid, TokenworksError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+USAGE_LIMIT_DEFAULT: Final = 50
+
+_json: Callable[[Command], Command] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+_subscriber: Callable[[Command], Command] = click.option(
+    "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
+)
+
+
+class Context:
+    """The options before the command; settings and connections are made when they are needed."""
+
+    def __init__(self, data_dir: str | None) -> None:
+        self._data_dir = data_dir
+
+    def effective(self, **options: Any) -> Effective:
+        return load_settings({"data_dir": self._data_dir} | options)
+
+    def settings(self, **options: Any) -> Settings:
+        return self.effective(**options).settings
+
+    @contextlib.contextmanager
+    def works(self) -> Iterator[Works]:
+        settings = self.settings()
+        if not settings.database_url and not settings.data_dir.exists():
+            raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
+        with database(settings) as url, contextlib.closing(connect(url)) as connection:
+            check_schema(connection)
+            yield make_works(settings, connection)
+
+
+pass_context = click.make_pass_decorator(Context)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tokenworks")
+@click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
+@click.pass_context
+def cli(context: click.Context, data_dir: str | None) -> None:
+    """Tokenworks sells AI tokens, meters them and charges them exactly."""
+    context.obj = Context(data_dir)
+
+
+@cli.command()
+@click.option("--catalogue", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A catalogue file instead of the seed.")
+@_json
+@pass_context
+def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
+    """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
+    from tokenworks.trust import ensure_pepper  # noqa: PLC0415
+
+    settings = context.settings()
+    content = seed_catalogue() if catalogue is None else read_catalogue(catalogue.read_text(encoding="utf-8"), str(catalogue))
+    settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_pepper(settings.secrets)
+    with _status("Starting the database"), database(settings) as url:
+        revision = migrate(url)
+        with contextlib.closing(connect(url)) as connection:
+            new = make_works(settings, connection).offerings.load(content)
+    result = {"data_dir": settings.data_dir, "schema": revision, "offerings": len(content.offerings), "new_versions": new}
+    if as_json:
+        print_json(result)
+    else:
+        click.echo(f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions).")
+
+
+@cli.command()
+@click.option("--listen", help="The public port, HOST:PORT.")
+@click.option("--admin-listen", help="The admin port, HOST:PORT.")
+@click.option("--workers", type=int, help="Data-plane processes.")
+@pass_context
+def serve(context: Context, listen: str | None, admin_listen: str | None, workers: int | None) -> None:
+    """Serve until SIGTERM or Ctrl-C."""
+    from tokenworks.app.logs import configure_logs  # noqa: PLC0415
+    from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
+
+    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers)
+    configure_logs(settings.log_level, settings.log_format, "supervisor")
+
+    def ready(public: str, admin: str) -> None:
+        scheme = "https" if settings.tls_key else "http"
+        click.echo(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
+        sys.stdout.flush()
+
+    sys.exit(Supervisor(settings).run(ready))
+
+
+@cli.group()
+def config() -> None:
+    """Settings."""
+
+
+@config.command("show")
+@_json
+@pass_context
+def config_show(context: Context, as_json: bool) -> None:
+    """The effective settings and where each came from; secrets are masked."""
+    effective = context.effective()
+    rows = [
+        {"name": name, "value": shown(name, getattr(effective.settings, name)), "from": effective.origins[name]}
+        for name in Settings.model_fields
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table("Settings", ["name", "value", "from"], [(r["name"], r["value"], r["from"]) for r in rows])
+
+
+@cli.group()
+def deployment() -> None:
+    """Places that serve models."""
+
+
+@deployment.command("add")
+@click.option("--name", required=True)
+@click.option("--model", required=True, help="The model's name for clients.")
+@click.option("--base-url", required=True, help="http(s)://host[:port][/v1], as an SDK takes it.")
+@click.option("--upstream-model", help="The model's name there (default: the same).")
+@click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOLS), help="What it speaks; left out, it is asked.")
+@click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
+@click.option("--api-key-file", help="The file in secrets_dir with its credential.")
+@click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
+@click.option("--region", help="Where it is, such as cn-sh.")
+@click.option("--context-tokens", type=int, help="Its context length.")
+@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option("--price", "prices", multiple=True, metavar="CLASS=NANO", help="Price paid, nano yuan per token of a class, such as output=8000.")
+@_json
+@pass_context
+def deployment_add(
+    context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
+    api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
+    max_output_tokens: int | None, prices: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
+    if api_key_env and api_key_file:
+        raise click.UsageError("--api-key-env and --api-key-file exclude each other")
+    credential = f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}" if api_key_file else None
+    fields: dict[str, Any] = {
+        "name": name,
+        "model": model,
+        "upstream_model": upstream_model or model,
+        "base_url": base_url,
+        "protocols": protocols or tuple(PROTOCOLS),
+        "credential": credential,
+        "allow_private": allow_private,
+        "region": region,
+        "price": _prices(prices),
+    }
+    fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
+    fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
+    made = make_deployment(**fields)
+    settings = context.settings()
+    if not protocols:
+        secret = read_credential(credential, settings.secrets) if credential else None
+        made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
+    with context.works() as works:
+        works.deployments.add(made)
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        click.echo(f"Deployment {name} serves {model} over {', '.join(made.protocols)}.")
+
+
+def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
+    prices = {}
+    for pair in pairs:
+        name, equals, nano = pair.partition("=")
+        if not equals or not nano.isdigit():
+            raise click.UsageError(f"--price is CLASS=NANO, not {pair!r}")
+        prices[f"{name}_nano"] = int(nano)
+    return prices
+
+
+@deployment.command("list")
+@_json
+@pass_context
+def deployment_list(context: Context, as_json: bool) -> None:
+    """All deployments."""
+    with context.works() as works:
+        found = works.deployments.all()
+    if as_json:
+        print_json([d.model_dump(mode="json") for d in found])
+    else:
+        rows = [(d.name, d.model, d.upstream_model, d.base_url, ", ".join(d.protocols), d.credential or "none") for d in found]
+        print_table("Deployments", ["name", "model", "upstream model", "base URL", "protocols", "credential"], rows)
+
+
+@deployment.command("remove")
+@click.argument("name")
+@_json
+@pass_context
+def deployment_remove(context: Context, name: str, as_json: bool) -> None:
+    """Send it nothing more; what it serves goes on to its end."""
+    with context.works() as works:
+        works.deployments.remove(name)
+    _said({"removed": name}, f"Deployment {name} is removed.", as_json)
+
+
+@cli.group()
+def alias() -> None:
+    """Other names of models."""
+
+
+@alias.command("add")
+@click.option("--alias", "name", required=True, help="The name that clients may use.")
+@click.option("--model", required=True, help="The model it stands for.")
+@_json
+@pass_context
+def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
+    """Let clients name a model otherwise."""
+    with context.works() as works:
+        works.deployments.set_alias(name, model)
+    _said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
+
+
+@alias.command("list")
+@_json
+@pass_context
+def alias_list(context: Context, as_json: bool) -> None:
+    """All aliases."""
+    with context.works() as works:
+        found = works.deployments.aliases()
+    if as_json:
+        print_json(found)
+    else:
+        print_table("Aliases", ["alias", "model"], found.items())
+
+
+@alias.command("remove")
+@click.argument("name")
+@_json
+@pass_context
+def alias_remove(context: Context, name: str, as_json: bool) -> None:
+    """Forget an alias."""
+    with context.works() as works:
+        works.deployments.remove_alias(name)
+    _said({"removed": name}, f"Alias {name} is removed.", as_json)
+
+
+@cli.group()
+def offering() -> None:
+    """What is sold."""
+
+
+@offering.command("list")
+@_json
+@pass_context
+def offering_list(context: Context, as_json: bool) -> None:
+    """All offerings: price, buckets, state."""
+    with context.works() as works:
+        found = works.offerings.all()
+    if as_json:
+        print_json(
+            [{"offering_version": s.offering_version, "rate_version": s.rate_version, **s.offering.model_dump(mode="json")} for s in found]
+        )
+    else:
+        views.print_offerings(found)
+
+
+@offering.command("load")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@_json
+@pass_context
+def offering_load(context: Context, file: Path, as_json: bool) -> None:
+    """Load a catalogue file. A faulty one is refused as a whole, with the line and the reason."""
+    content = read_catalogue(file.read_text(encoding="utf-8"), str(file))
+    with context.works() as works:
+        new = works.offerings.load(content)
+    _said({"offerings": len(content.offerings), "new_versions": new}, f"{len(content.offerings)} offerings, {new} new versions.", as_json)
+
+
+@cli.group()
+def subscriber() -> None:
+    """Who is billed."""
+
+
+@subscriber.command("create")
+@click.option("--phone", required=True, help="E.164, such as +8613800000001.")
+@click.option("--name")
+@_json
+@pass_context
+def subscriber_create(context: Context, phone: str, name: str | None, as_json: bool) -> None:
+    """Register a subscriber by phone number."""
+    with context.works() as works:
+        made = works.subscriptions.register(phone, name)
+    _said(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
+
+
+@subscriber.command("list")
+@_json
+@pass_context
+def subscriber_list(context: Context, as_json: bool) -> None:
+    """All subscribers."""
+    with context.works() as works:
+        found = works.subscriptions.all()
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(s.subscriber_id, s.phone_masked, s.name, f"{s.created_at:%Y-%m-%d}") for s in found]
+        print_table("Subscribers", ["id", "phone", "name", "since"], rows)
+
+
+@subscriber.command("show")
+@_subscriber
+@_json
+@pass_context
+def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
+    """A subscriber with products and phone-bill lines."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        products = works.subscriptions.products(found)
+        lines = works.subscriptions.bill_so_far(found)
+    if as_json:
+        print_json({"subscriber": found, "products": products, "bill_lines": lines})
+    else:
+        click.echo(f"{found.subscriber_id}  {found.phone_masked}  {found.name or ''}")
+        views.print_products(products)
+        views.print_bill(lines)
+
+
+@cli.group()
+def order() -> None:
+    """Orders and products."""
+
+
+@order.command("place")
+@_subscriber
+@click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
+@click.option("--idempotency-key", help="The same key again gives the same order.")
+@_json
+@pass_context
+def order_place(context: Context, subscriber: str, offering: str, idempotency_key: str | None, as_json: bool) -> None:
+    """Order an offering onto the phone bill."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        made = works.subscriptions.order(found, offering, idempotency_key)
+    again = "" if made.new else " (ordered before with this key)"
+    _said(made, f"Order {made.order_id}: product {made.product_id}, {made.amount_nano / 1e9:.2f} {made.currency}{again}.", as_json)
+
+
+@order.command("cancel")
+@click.option("--product", required=True, type=click.UUID)
+@_json
+@pass_context
+def order_cancel(context: Context, product: UUID, as_json: bool) -> None:
+    """End a product now; what is unused is withdrawn."""
+    with context.works() as works:
+        pending = works.subscriptions.cancel(product)
+    more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
+    _said({"product_id": product, "pending_buckets": pending}, f"Product {product} is cancelled{more}.", as_json)
+
+
+@cli.group()
+def key() -> None:
+    """API keys."""
+
+
+@key.command("create")
+@_subscriber
+@click.option("--name", default="default")
+@click.option("--model", "models", multiple=True, help="Allow only this model (again for more).")
+@click.option("--cap-tokens", type=int, help="The most that this key may ever use.")
+@click.option("--expires-in-days", type=click.IntRange(1, 36_500))
+@_json
+@pass_context
+def key_create(
+    context: Context, subscriber: str, name: str, models: tuple[str, ...], cap_tokens: int | None, expires_in_days: int | None, as_json: bool
+) -> None:
+    """Issue a key. Its text is shown this once and can't be had again."""
+    with context.works() as works:
+        key_id, text = views.issue_key(works, subscriber, name, models, cap_tokens, expires_in_days)
+    if as_json:
+        print_json({"key_id": key_id, "key": text})
+    else:
+        click.echo(f"{text}\nThis is shown once. Key id {key_id}.")
+
+
+@key.command("list")
+@_subscriber
+@_json
+@pass_context
+def key_list(context: Context, subscriber: str, as_json: bool) -> None:
+    """A subscriber's keys."""
+    with context.works() as works:
+        found = views.keys_of(works, works.subscriptions.find(subscriber).account_id)
+    if as_json:
+        print_json(found)
+    else:
+        views.print_keys(found)
+
+
+@key.command("revoke")
+@click.argument("key_id", type=click.UUID)
+@_json
+@pass_context
+def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
+    """Stop a key everywhere, at once."""
+    with context.works() as works:
+        revoked = works.keys.revoke(key_id)
+    _said({"key_id": key_id, "revoked": revoked}, f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.", as_json)
+
+
+@cli.command()
+@_subscriber
+@_json
+@pass_context
+def balance(context: Context, subscriber: str, as_json: bool) -> None:
+    """What is left, bucket by bucket."""
+    with context.works() as works:
+        found = works.ledger.buckets(works.subscriptions.find(subscriber).account_id)
+    if as_json:
+        print_json([views.bucket_json(bucket) for bucket in found])
+    else:
+        views.print_buckets("Balance", found)
+
+
+@cli.command()
+@_subscriber
+@click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
+@click.option("--limit", type=click.IntRange(1, 1000), default=USAGE_LIMIT_DEFAULT, show_default=True)
+@_json
+@pass_context
+def usage(context: Context, subscriber: str, since: str | None, limit: int, as_json: bool) -> None:
+    """Usage records, newest first."""
+    at = _since(since)
+    with context.works() as works:
+        found = works.ledger.usage(works.subscriptions.find(subscriber).account_id, at, limit)
+    if as_json:
+        print_json(found)
+    else:
+        views.print_usage("Usage", found)
+
+
+def _since(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    units = {"m": 60, "h": 3600, "d": 86_400}
+    if text[:-1].isdigit() and text[-1:] in units:
+        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"--since is a time such as 2026-11-23T08:00 or a span such as 24h, not {text!r}") from None
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+@cli.group()
+def ledger() -> None:
+    """The books."""
+
+
+@ledger.command("verify")
+@_json
+@pass_context
+def ledger_verify(context: Context, as_json: bool) -> None:
+    """Recompute every invariant from the tables; exit 1 with the offending rows where one is broken."""
+    from tokenworks.charging.verify import steps, verify  # noqa: PLC0415
+
+    with context.works() as works:
+        with Progress(transient=True, disable=as_json or not console.is_terminal) as bar:
+            task = bar.add_task("Verifying", total=steps())
+            findings = verify(works.connection, works.offerings.rate_cards(), lambda _what, done: bar.update(task, completed=done))
+        counts = views.ledger_counts(works.connection)
+    if as_json:
+        print_json({"ok": not findings, "checked": counts, "findings": [f._asdict() for f in findings]})
+    else:
+        views.print_verified(counts, findings)
+    sys.exit(1 if findings else 0)
+
+
+@cli.command()
+@click.option("--keep", is_flag=True, help="Go on serving and say how to connect.")
+@pass_context
+def demo(context: Context, keep: bool) -> None:
+    """The main job on a real model: sell a plan, serve prompts, charge them exactly, prove it."""
+    from tokenworks.app.demo import run_demo  # noqa: PLC0415
+
+    data_dir = context._data_dir or os.environ.get("TOKENWORKS_DATA_DIR")
+    sys.exit(run_demo(Path(data_dir) if data_dir else None, keep=keep))
+
+
+def _said(value: Any, text: str, as_json: bool) -> None:
+    if as_json:
+        print_json(value)
+    else:
+        click.echo(text)
+
+
+@contextlib.contextmanager
+def _status(what: str) -> Iterator[None]:
+    if console.is_terminal:
+        with console.status(what):
+            yield
+    else:
+        yield
+
+
+def main() -> None:
+    """The entry point: errors that we raise on purpose become one sentence."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except TokenworksError as error:
+        click.echo(f"tokenworks: {error}", err=True)
+        sys.exit(1)
+    except psycopg.Error as error:
+        click.echo(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        click.echo(f"tokenworks: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        sys.exit(1)
+
+

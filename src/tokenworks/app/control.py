@@ -1,0 +1,209 @@
+"""The control plane: an ordinary FastAPI app behind the gateway, the admin port, and the host's scheduled jobs."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final
+
+import structlog
+import uvicorn
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from tokenworks import __version__
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database import connect, database, ensure_usage_months
+from tokenworks.app.logs import configure_logs
+from tokenworks.app.settings import Settings
+from tokenworks.gateway import BUCKETS_MS, HISTOGRAMS, Reading
+from tokenworks.kernel import Invalid, NotFound, TokenworksError, Unavailable
+
+log = structlog.get_logger()
+
+JOBS_S: Final = 20.0
+_JOBS_LOCK: Final = 7461002
+STALE_S: Final = 5.0
+
+
+def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
+    """What people and other systems ask over the public port, outside /v1."""
+    app = FastAPI(title="Tokenworks", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.exception_handler(TokenworksError)
+    async def refused(_request: Request, error: TokenworksError) -> JSONResponse:
+        status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, Invalid) else 503 if isinstance(error, Unavailable) else 409
+        return JSONResponse({"title": type(error).__name__, "detail": str(error), "status": status}, status, media_type="application/problem+json")
+
+    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
+    async def root() -> dict[str, str]:
+        return {"service": "tokenworks", "version": __version__}
+
+    @app.get("/catalogue/offerings", summary="What is on sale: id, names, price, buckets, source")
+    def offerings() -> list[dict[str, Any]]:
+        with contextlib.closing(connect(url())) as connection:
+            return [
+                {"offering_version": sold.offering_version, "rate_version": sold.rate_version, **sold.offering.model_dump(mode="json")}
+                for sold in make_works(settings, connection).offerings.all()
+            ]
+
+    return app
+
+
+class HostMetrics:
+    """Reads the workers' files and the recorder's report when it is asked."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def readings(self) -> list[tuple[str, Reading]]:
+        found = []
+        for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
+            with contextlib.suppress(OSError, ValueError):
+                found.append((path.stem.removeprefix("worker-"), Reading(path)))
+        return found
+
+    def recorder(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            path = self._settings.run_dir / "recorder.json"
+            report: dict[str, Any] = json.loads(path.read_text())
+            report["age_seconds"] = time.time() - path.stat().st_mtime
+            return report
+        return {}
+
+    def not_ready(self) -> list[str]:
+        reasons = []
+        recorder = self.recorder()
+        if not recorder or recorder["age_seconds"] > STALE_S:
+            reasons.append("the recorder does not report")
+        elif not recorder["database_ok"]:
+            reasons.append("the database does not answer")
+        elif not recorder["settling_ok"]:
+            reasons.append("settlement fails")
+        now_ms = time.monotonic() * 1000
+        alive = [reading for _, reading in self.readings() if now_ms - reading.heartbeat_ms < STALE_S * 1000]
+        if not any(reading.counters["recorder_ready"] for reading in alive):
+            reasons.append("no worker is ready")
+        return reasons
+
+    def collect(self) -> Iterator[Any]:
+        readings = self.readings()
+        if readings:
+            for name in readings[0][1].counters:
+                gauge = name in {"connections_open", "requests_open", "upstream_open", "upstream_idle", "unacknowledged", "recorder_ready", "snapshot_age_ms"}
+                family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"])
+                for worker, reading in readings:
+                    family.add_metric([worker], reading.counters[name])
+                yield family
+            for name in HISTOGRAMS:
+                family = HistogramMetricFamily(f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"])
+                for worker, reading in readings:
+                    counts, count, total = reading.histograms[name]
+                    cumulative, buckets = 0, []
+                    for bound, at in zip(BUCKETS_MS, counts, strict=False):
+                        cumulative += at
+                        buckets.append((str(bound), cumulative))
+                    family.add_metric([worker], [*buckets, ("+Inf", count)], total)
+                yield family
+        for name, value in self.recorder().items():
+            if name != "pid":
+                yield GaugeMetricFamily(f"tokenworks_recorder_{name}", f"{name.replace('_', ' ')}, as the recorder reports it", value=value)
+
+
+def make_admin_app(metrics: HostMetrics) -> FastAPI:
+    app = FastAPI(title="Tokenworks admin", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    registry = CollectorRegistry()
+    registry.register(metrics)  # type: ignore[arg-type]
+
+    @app.get("/healthz")
+    def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    def readyz() -> PlainTextResponse:
+        reasons = metrics.not_ready()
+        return PlainTextResponse(("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n", 503 if reasons else 200)
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app
+
+
+def run_jobs(settings: Settings, url: str) -> int:
+    """Partitions for the coming months, cycles that are due, buckets that expire. On one host at a time."""
+    with contextlib.closing(connect(url)) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
+        if row is None or not row[0]:
+            return 0
+        ensure_usage_months(connection)
+        return make_works(settings, connection).subscriptions.run_cycles()
+
+
+async def _jobs(settings: Settings, url: str) -> None:
+    while True:
+        try:
+            done = await asyncio.to_thread(run_jobs, settings, url)
+            if done:
+                log.info("jobs.cycles", products=done)
+        except Exception as error:  # a job that fails is tried again; the control plane goes on
+            log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        await asyncio.sleep(JOBS_S)
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield  # the process has its own
+
+
+async def serve(settings: Settings, url: str, control: socket.socket, admin: socket.socket, supervisor: int) -> None:
+    loop = asyncio.get_running_loop()
+
+    @contextlib.asynccontextmanager
+    async def _quiet(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+
+    servers = []
+    for app in (make_control_app(lambda: url, settings), make_admin_app(HostMetrics(settings))):
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
+            timeout_graceful_shutdown=3, proxy_headers=False,
+        )  # fmt: skip
+        servers.append(_Server(config))
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    def supervisor_gone() -> None:
+        loop.remove_reader(supervisor)
+        stop()
+
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop)
+    loop.add_reader(supervisor, supervisor_gone)
+    jobs = loop.create_task(_jobs(settings, url))
+    await asyncio.gather(servers[0].serve(sockets=[control]), servers[1].serve(sockets=[admin]))
+    jobs.cancel()
+
+
+def main() -> None:
+    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
+    control_fd, admin_fd, supervisor_fd = (int(arg) for arg in sys.argv[1:4])
+    configure_logs(settings.log_level, settings.log_format, "control")
+    with database(settings) as url:
+        asyncio.run(serve(settings, url, socket.socket(fileno=control_fd), socket.socket(fileno=admin_fd), supervisor_fd))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""Structured logs to stderr. What is logged never holds a prompt, a key, a code or a whole phone number."""
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final
+
+import structlog
+
+# Belt and braces: whatever a message quotes, keys and phone numbers are cut out of it.
+_KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
+_PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
+_BEARER: Final = re.compile(r"(?i)(bearer\s+|x-api-key:\s*)\S+")
+
+
+def masked(text: str) -> str:
+    text = _KEY.sub("twk_…", text)
+    text = _BEARER.sub(r"\1…", text)
+    return _PHONE.sub(r"\1****\2", text)
+
+
+def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in event.items():
+        if isinstance(value, str):
+            event[name] = masked(value)
+    return event
+
+
+def configure_logs(level: str, form: str, process: str) -> None:
+    as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            _mask,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=f'{{"process": "{process}", "event": "%(message)s"}}')

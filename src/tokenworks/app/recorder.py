@@ -1,0 +1,282 @@
+"""The recorder process: the host's charging agent, with the host's ear for changes (snapshot, keys, accounts)."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tokenworks.app.database import check_schema, connect, database
+from tokenworks.app.logs import configure_logs
+from tokenworks.app.settings import Settings
+from tokenworks.catalog import Offerings, RateCard, Weights
+from tokenworks.charging import (
+    DatabaseThread,
+    HostGrants,
+    Journal,
+    JournalCorrupt,
+    Ledger,
+    Recorder,
+    RecorderLedger,
+    Settler,
+    WorkerConnection,
+)
+from tokenworks.factory import Deployments
+from tokenworks.gateway import snapshot_to_wire
+from tokenworks.kernel import SystemClock, TokenworksError, Unavailable
+from tokenworks.trust import Keys, load_peppers
+
+log = structlog.get_logger()
+
+POLL_S: Final = 0.5
+TEND_S: Final = 1.0
+STATUS_S: Final = 1.0
+DRAIN_S: Final = 10.0
+EXIT_FATAL: Final = 70
+EXIT_CORRUPT: Final = 78
+ATTEMPTS_TO_CONNECT_S: Final = 0.25
+
+
+class Feed:
+    """Polls the change sequence twice a second and tells the workers: that is the truth, there is no other."""
+
+    def __init__(self, thread: DatabaseThread, recorder: Recorder, settings: Settings) -> None:
+        self._thread = thread
+        self._recorder = recorder
+        self._settings = settings
+        self._xmin = "0"
+        self._seen: set[int] = set()
+        self._number = 0
+        self.cards: dict[str, RateCard] = {}
+        self._rates: dict[tuple[str, str], tuple[str, Weights] | None] = {}
+        self.ok = False
+
+    def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
+        key = (rate_version, model)
+        if key not in self._rates:
+            card = self.cards.get(rate_version)
+            rate = card.rate_for(model) if card else None
+            if card is None:
+                return None
+            if len(self._rates) > 100_000:
+                self._rates.clear()
+            self._rates[key] = None if rate is None else (rate.model_class, rate.weights())
+        return self._rates[key]
+
+    async def run(self) -> None:
+        while True:
+            with contextlib.suppress(Unavailable):
+                await self.poll()
+            await asyncio.sleep(POLL_S)
+
+    async def poll(self) -> None:
+        first = not self._number
+
+        def read(connection: Any) -> tuple[str, list[tuple[int, str, str]]]:
+            # Whatever was not visible at the last poll has a transaction id from that poll's xmin on.
+            row = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change").fetchone()
+            if first:
+                return row[0], []
+            rows = connection.execute("SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (self._xmin,)).fetchall()
+            return row[0], rows
+
+        try:
+            xmin, rows = await self._thread.run(read)
+        except Unavailable:
+            self.ok = False
+            raise
+        self.ok = True
+        changes = [row for row in rows if row[0] not in self._seen]
+        self._seen = {row[0] for row in rows}
+        self._xmin = xmin
+        kinds = {kind for _, kind, _ in changes}
+        if first or "snapshot" in kinds:
+            await self._publish_snapshot()
+        keys = [ref for _, kind, ref in changes if kind == "key"]
+        accounts = [ref for _, kind, ref in changes if kind in {"account", "freeze"}]
+        for account_id in accounts:
+            self._recorder.grants.account_changed(account_id)
+        self._recorder.publish("alive", {"keys": keys, "accounts": [ref for _, kind, ref in changes if kind == "freeze"]}, keep=False)
+
+    async def _publish_snapshot(self) -> None:
+        def read(connection: Any) -> tuple[Any, Any, Any]:
+            deployments = Deployments(connection)
+            return deployments.all(), deployments.aliases(), Offerings(connection).rate_cards()
+
+        found, aliases, self.cards = await self._thread.run(read)
+        self._number += 1
+        # A number that grows over restarts of the recorder, too.
+        number = int(asyncio.get_running_loop().time() * 1000) * 1000 + self._number % 1000
+        self._recorder.publish("snapshot", snapshot_to_wire(number, found, aliases, self.cards), keep=True)
+
+
+async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    clock = SystemClock()
+    peppers = load_peppers(settings.secrets)
+
+    def fatal(error: BaseException) -> None:
+        log.critical("recorder.fatal", error=f"{type(error).__name__}: {error}", exc_info=error)
+        sys.stderr.flush()
+        os._exit(EXIT_FATAL)
+
+    try:
+        journal = Journal(settings.journal, settings.journal_segment_bytes)
+    except TokenworksError as error:
+        log.critical("recorder.journal", error=str(error))
+        return EXIT_FATAL
+    workers_dir = settings.run_dir / "workers"
+    lookups = DatabaseThread(lambda: connect(url), "lookups")
+    ledger_thread = DatabaseThread(lambda: connect(url), "ledger")
+
+    async def answer(name: str, argument: Any) -> Any:
+        if name == "keys":
+            macs: list[bytes] = argument
+            found = await lookups.run(lambda c: Keys(c, peppers, clock, settings.environment).find(macs))
+            return [
+                [mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
+                 None if k.cap_bucket_id is None else k.cap_bucket_id.hex, k.expires_at_ms]
+                for mac, k in found.items()
+            ]  # fmt: skip
+        if name == "owns":
+            account_id, upstream_id = argument
+            for _, start, finish in recorder.unsettled():
+                if start[1] == account_id and finish[12] == upstream_id:
+                    return start[8]
+            return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
+        raise Unavailable(f"nothing answers {name}")
+
+    recorder = Recorder(journal, workers_dir, answer, on_fatal=fatal)
+    # Nothing is recovered before the database says how far it has settled.
+    while True:
+        try:
+            settled_seq, grants_open = await ledger_thread.run(
+                lambda c: (check_schema(c), Ledger(c, clock).register_journal(journal.journal_id, socket.gethostname()), Ledger(c, clock).open_grants(journal.journal_id))[1:]
+            )
+            break
+        except Unavailable as error:
+            log.warning("recorder.waits_for_database", error=str(error))
+            await asyncio.sleep(ATTEMPTS_TO_CONNECT_S)
+    try:
+        unsettled = recorder.recover(settled_seq)
+    except JournalCorrupt as error:
+        log.critical("recorder.journal_corrupt", error=str(error))
+        return EXIT_CORRUPT
+
+    ledger: RecorderLedger
+
+    def settled(seq: int) -> None:
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(ledger.settled, seq)
+
+    settler = Settler(lambda: connect(url), journal.journal_id, settled_seq, settled)
+    ledger = RecorderLedger(ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1)
+    feed = Feed(lookups, recorder, settings)
+    recorder.settler = settler
+    recorder.grants = grants = HostGrants(
+        ledger, feed.rate, recorder.send, clock, spend_for_s=settings.grant_spend_s, idle_s=settings.grant_idle_s, on_fatal=fatal
+    )
+    used: dict[str, int] = {}
+    for _, _, finish in unsettled:
+        for part in finish[9]:
+            used[part[1]] = used.get(part[1], 0) + part[5]
+    for account_id, bucket_id, grant_id, amount, settled_used in grants_open:
+        grants.adopt(account_id, bucket_id, grant_id, amount, settled_used + used.get(grant_id, 0))
+    for item in unsettled:
+        settler.put(*item)
+    settler.advance(journal.next_seq - 1)
+    recorder.begin()
+    settler.start()
+    with contextlib.suppress(Unavailable):
+        await feed.poll()
+    log.info("recorder.serves", journal=str(journal.journal_id), unsettled=len(unsettled), open_grants=len(grants_open))
+
+    server = await loop.create_unix_server(lambda: WorkerConnection(recorder), sock=listener)
+    for sig in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(sig, stop.set)
+    loop.add_reader(supervisor, stop.set)
+    tasks = [loop.create_task(feed.run()), loop.create_task(_tend(recorder, settings)), loop.create_task(_report(recorder, feed, settings))]
+    await stop.wait()
+    loop.remove_reader(supervisor)
+    # The workers leave first: everything that they still say is heard.
+    deadline_s = loop.time() + settings.drain_s + DRAIN_S
+    while recorder.workers and loop.time() < deadline_s:
+        await asyncio.sleep(0.02)
+    for task in tasks:
+        task.cancel()
+    server.close()
+    closed = False
+    while loop.time() < deadline_s and not closed:
+        closed = await grants.drain()
+        if not closed:
+            await asyncio.sleep(0.05)
+    all_settled = await loop.run_in_executor(None, settler.stop, DRAIN_S)
+    _write_status(recorder, feed, settings)
+    journal.close()
+    log.info("recorder.left", all_settled=all_settled, all_grants_closed=closed)
+    return 0
+
+
+async def _tend(recorder: Recorder, settings: Settings) -> None:
+    while True:
+        await asyncio.sleep(TEND_S)
+        try:
+            await recorder.tend(settings.journal_retain_s)
+        except Exception as error:  # an invariant is broken: stop, the next recorder starts from the journal
+            recorder.fatal(error)
+
+
+async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
+    while True:
+        _write_status(recorder, feed, settings)
+        await asyncio.sleep(STATUS_S)
+
+
+def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
+    """What the control plane shows as metrics: a small file, replaced whole."""
+    settler = recorder.settler
+    grants = [bucket for account in recorder.grants.accounts.values() for bucket in account.buckets.values() if bucket.grant_id]
+    status = {
+        "pid": os.getpid(),
+        "database_ok": int(feed.ok),
+        "settling_ok": int(settler.failing_since_s is None),
+        "journal_commits": recorder.journal.commits,
+        "journal_commit_seconds": recorder.commit_ns_total / 1e9,
+        "journal_last_commit_seconds": recorder.journal.last_commit_s,
+        "written_seq": recorder.journal.next_seq - 1,
+        "settled_seq": settler.settled_seq,
+        "unsettled_records": settler.backlog,
+        "settled_records": settler.applied,
+        "settle_batches": settler.batches,
+        "settle_cpu_seconds": settler.cpu_ns / 1e9,
+        "open_attempts": len(recorder.attempts),
+        "workers": len(recorder.workers),
+        "open_grants": len(grants),
+        "granted": sum(bucket.amount - bucket.used for bucket in grants),
+    }
+    path = settings.run_dir / "recorder.json"
+    half = path.with_suffix(".new")
+    half.write_text(json.dumps(status))
+    half.replace(path)
+
+
+def main() -> None:
+    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
+    listener_fd, supervisor_fd = int(sys.argv[1]), int(sys.argv[2])
+    configure_logs(settings.log_level, settings.log_format, "recorder")
+    listener = socket.socket(fileno=listener_fd)
+    # Its own hold on the embedded database: what is in the journal is settled even after the supervisor's death.
+    with database(settings) as url:
+        code = uvloop.run(serve(settings, url, listener, supervisor_fd))
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The supervisor: binds the sockets and hands them down, starts what a host needs, restarts what dies, drains.
+
+Children hold the read end of a pipe whose write end only the supervisor has: its end of file means drain. They also
+hold the data directory's lock, so that a new server starts when the last one of the old is gone.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from types import FrameType
+from typing import Final
+
+import structlog
+
+from tokenworks.app.database import check_schema, connect, database, ensure_usage_months
+from tokenworks.app.settings import Settings, parse_address
+from tokenworks.gateway import heartbeat_ms
+from tokenworks.kernel import Conflict, Invalid, Unavailable
+from tokenworks.trust import load_peppers
+
+log = structlog.get_logger()
+
+BACKLOG: Final = 4096
+CHECK_S: Final = 0.05
+RESTART_S_MAX: Final = 5.0
+STEADY_S: Final = 10.0
+LOCK_WAIT_S: Final = 45.0
+START_GRACE_S: Final = 30.0
+# glibc gives heap back per request otherwise: a 98 kB body cost 43 µs instead of 4.6.
+_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_TOP_PAD_": "16777216", "MALLOC_MMAP_THRESHOLD_": "67108864"}
+_CORRUPT: Final = 78
+
+
+class _Child:
+    """One process that has to run: how to start it, and since when it runs."""
+
+    def __init__(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], stats: Path | None = None) -> None:
+        self.name = name
+        self.stats = stats
+        self._start = start
+        self.process: subprocess.Popen[bytes] | None = None
+        self.started_s = 0.0
+        self.deaths = 0
+        self.due_s = 0.0
+
+    def start(self) -> None:
+        self.process = self._start()
+        self.started_s = time.monotonic()
+
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def signal(self, number: int) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stopping = False
+        self._lock = -1
+        self._children: list[_Child] = []
+        self._pipe_read = self._pipe_write = -1
+
+    def run(self, on_ready: Callable[[str, str], None] | None = None) -> int:
+        """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
+        settings = self._settings
+        check_exposure(settings)
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
+        settings.run_dir.chmod(0o700)
+        for old in settings.run_dir.glob("worker-*.stats"):
+            old.unlink()
+        (settings.run_dir / "recorder.json").unlink(missing_ok=True)
+        load_peppers(settings.secrets)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        with database(settings) as url:
+            with contextlib.closing(connect(url)) as connection:
+                check_schema(connection)
+                ensure_usage_months(connection)
+                check_durability(settings, connection)
+            public = bind(settings.listen)
+            admin = bind(settings.admin_listen)
+            recorder = bind_unix(settings.run_dir / "recorder.sock")
+            control = bind_unix(settings.run_dir / "control.sock")
+            self._pipe_read, self._pipe_write = os.pipe()
+            self._make_children(public, admin, recorder, control)
+            for child in self._children:
+                child.start()
+            if on_ready is not None:
+                on_ready(_shown(public), _shown(admin))
+            self._watch()
+            self._drain()
+        return 0
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(self._settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        said = False
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline_s or self._supervised():
+                    raise Conflict(f"{self._settings.data_dir} is served already: stop that server first") from None
+                if not said:
+                    log.info("supervisor.waits", why="an earlier server of this data directory is still draining")
+                    said = True
+                time.sleep(0.05)
+            else:
+                break
+        (self._settings.data_dir / "serve.pid").write_text(f"{os.getpid()}\n")
+
+    def _supervised(self) -> bool:
+        """Whether the lock's holder has a living supervisor (and does not merely drain)."""
+        with contextlib.suppress(OSError, ValueError):
+            pid = int((self._settings.data_dir / "serve.pid").read_text())
+            cmdline = Path(f"/proc/{pid}/cmdline").read_bytes()
+            return pid != os.getpid() and b"tokenworks" in cmdline
+        return False
+
+    def _make_children(self, public: socket.socket, admin: socket.socket, recorder: socket.socket, control: socket.socket) -> None:
+        settings = self._settings
+        self._children = [
+            _Child("recorder", lambda: self._spawn("recorder", settings, recorder)),
+            _Child("control", lambda: self._spawn("control", settings, control, admin)),
+        ]
+        # A worker has no business with the database: it does not even know where it is.
+        without_database = settings.model_copy(update={"database_url": None})
+        for number in range(settings.workers):
+            self._children.append(
+                _Child(
+                    f"worker-{number}",
+                    lambda number=number: self._spawn("worker", without_database, public, args=[str(number)]),  # type: ignore[misc]
+                    settings.run_dir / f"worker-{number}.stats",
+                )
+            )
+
+    def _spawn(self, module: str, settings: Settings, *sockets: socket.socket, args: list[str] | None = None) -> "subprocess.Popen[bytes]":
+        fds = [sock.fileno() for sock in sockets]
+        return subprocess.Popen(
+            [sys.executable, "-m", f"tokenworks.app.{module}", *(args or []), *map(str, fds), str(self._pipe_read)],
+            env=os.environ | _MALLOC | {"TOKENWORKS_CHILD": settings.model_dump_json()},
+            pass_fds=[*fds, self._pipe_read, self._lock],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+        self._stopping = True
+
+    def _watch(self) -> None:
+        while not self._stopping:
+            now_s = time.monotonic()
+            for child in self._children:
+                if child.alive():
+                    self._check_heartbeat(child, now_s)
+                elif child.process is not None:
+                    code = child.process.wait()
+                    child.process = None
+                    child.deaths = 0 if now_s - child.started_s > STEADY_S else child.deaths + 1
+                    pause_s = 0.0 if child.deaths < 2 else min(RESTART_S_MAX, 0.1 * 2**child.deaths)
+                    child.due_s = now_s + pause_s
+                    log.warning("supervisor.child_died", child=child.name, code=code, restart_in_s=pause_s)
+                    if code == _CORRUPT:
+                        log.critical("supervisor.journal_corrupt", action="nothing is served from a damaged journal: see the runbook")
+                        self._stopping = True
+                elif now_s >= child.due_s:
+                    child.start()
+            time.sleep(CHECK_S)
+
+    def _check_heartbeat(self, child: _Child, now_s: float) -> None:
+        if child.stats is None:
+            return
+        beat_s = heartbeat_ms(child.stats) / 1000
+        # A heartbeat from before its start is its predecessor's.
+        last_s = beat_s if beat_s > child.started_s else child.started_s + START_GRACE_S
+        if now_s - last_s > self._settings.worker_silence_s:
+            log.error("supervisor.child_silent", child=child.name, silence_s=round(now_s - last_s, 1))
+            child.signal(signal.SIGKILL)
+
+    def _drain(self) -> None:
+        """Workers first, then who records what they still say."""
+        log.info("supervisor.drains")
+        workers = [child for child in self._children if child.name.startswith("worker")]
+        others = [child for child in self._children if child not in workers]
+        self._end(workers, self._settings.drain_s + 5)
+        self._end(others, 30)
+        os.close(self._pipe_write)
+        (self._settings.data_dir / "serve.pid").unlink(missing_ok=True)
+
+    @staticmethod
+    def _end(children: list[_Child], timeout_s: float) -> None:
+        for child in children:
+            child.signal(signal.SIGTERM)
+        deadline_s = time.monotonic() + timeout_s
+        while any(child.alive() for child in children) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        for child in children:
+            if child.alive():
+                log.error("supervisor.child_killed", child=child.name)
+                child.signal(signal.SIGKILL)
+            if child.process is not None:
+                child.process.wait()
+
+
+def bind(address: str) -> socket.socket:
+    """A listening TCP socket. Raises `Unavailable` where the address is taken."""
+    host, port = parse_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    try:
+        sock.bind((host, port))
+    except OSError as error:
+        raise Unavailable(f"can't listen on {address}: {error.strerror}; choose another with --listen or --admin-listen") from None
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A listening Unix socket of mode 0600."""
+    path.unlink(missing_ok=True)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        sock.bind(str(path))
+    except OSError as error:
+        raise Unavailable(f"{path}: {error}; a shorter data directory may help") from None
+    finally:
+        os.umask(before)
+    sock.listen(BACKLOG)
+    sock.setblocking(False)
+    return sock
+
+
+def _shown(sock: socket.socket) -> str:
+    host, port = sock.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def check_exposure(settings: Settings) -> None:
+    """Plain HTTP stays on loopback unless told otherwise."""
+    if settings.tls_key is not None or settings.allow_plain_http:
+        return
+    host, _ = parse_address(settings.listen)
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return
+    if host != "localhost":
+        raise Invalid(f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or set allow_plain_http = true behind a proxy")
+
+
+def check_durability(settings: Settings, connection: object) -> None:
+    """Outside dev, a commit has to be on disk when it is answered."""
+    row = connection.execute("SELECT current_setting('synchronous_commit'), current_setting('fsync')").fetchone()  # type: ignore[attr-defined]
+    if settings.environment != "dev" and (row[0] not in {"on", "remote_apply"} or row[1] != "on"):
+        raise Invalid(f"the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = \"dev\" both must be on")

@@ -1,0 +1,167 @@
+"""A worker process: one event loop, one gateway."""
+
+import asyncio
+import fcntl
+import gc
+import os
+import signal
+import socket
+import ssl
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tokenworks.app.logs import configure_logs
+from tokenworks.app.settings import Settings
+from tokenworks.charging import RecorderClient, Slices
+from tokenworks.factory import CredentialMissing, read_credential
+from tokenworks.gateway import ClientConnection, Gateway, KeyCache, Stats, snapshot_from_wire
+from tokenworks.kernel import SystemClock, uuid7
+from tokenworks.trust import load_peppers
+
+log = structlog.get_logger()
+
+EXIT_FENCED: Final = 71
+TICK_S: Final = 1.0
+
+
+class Worker:
+    def __init__(self, settings: Settings, number: int, supervisor: int) -> None:
+        self.settings = settings
+        self.worker_id = uuid7().hex
+        self.supervisor = supervisor
+        self.loop = asyncio.get_running_loop()
+        clock = SystemClock()
+        self.stats = Stats(settings.run_dir / f"worker-{number}.stats", os.getpid())
+        self.gateway = Gateway(settings, clock, self.stats, str(settings.run_dir / "control.sock"), tls=settings.tls_key is not None)
+        self.gateway.slices = Slices(lambda version, model: self.gateway.snapshot.rate(version, model))
+        self.lock = self._lock(settings.run_dir / "workers")
+        self.gateway.client = RecorderClient(
+            str(settings.run_dir / "recorder.sock"),
+            self.worker_id,
+            self.gateway.slices,
+            clock,
+            on_publish=self._published,
+            on_die=self._fenced,
+        )
+        self.gateway.keys = KeyCache(
+            load_peppers(settings.secrets),
+            lambda macs, answered: self.gateway.client.request("keys", macs, answered),
+            settings.key_cache_max,
+            settings.key_lookups_per_s,
+        )
+        self.stop = asyncio.Event()
+
+    def _lock(self, folder: Path) -> int:
+        """Held as long as this process lives: how a new recorder knows who is gone."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = os.open(folder / f"{self.worker_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+
+    def _fenced(self) -> None:
+        log.error("worker.fenced")
+        os._exit(EXIT_FENCED)
+
+    def _published(self, name: str, content: Any) -> None:
+        gateway = self.gateway
+        if name == "alive":
+            gateway.database_ok_s = self.loop.time()
+            for mac in content["keys"]:
+                gateway.keys.forget(bytes.fromhex(mac))
+            for account_id in content["accounts"]:
+                gateway.keys.forget_account(account_id)
+        elif name == "snapshot":
+            credentials: dict[str, str | None] = {}
+            snapshot = snapshot_from_wire(content, credentials, gateway.snapshot)
+            broken = set()
+            for place in snapshot.places:
+                reference = place.deployment.credential
+                if reference is None:
+                    continue
+                try:
+                    snapshot.credentials[reference] = read_credential(reference, self.settings.secrets)
+                except CredentialMissing as error:
+                    broken.add(place.name)
+                    log.error("worker.credential_missing", deployment=place.name, error=str(error))
+            gateway.swap(snapshot, frozenset(broken))
+            gc.collect()
+            gc.freeze()
+
+    def _tls(self) -> ssl.SSLContext | None:
+        if self.settings.tls_certificate is None or self.settings.tls_key is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.settings.tls_certificate, self.settings.tls_key)
+        context.set_alpn_protocols(["http/1.1"])
+        return context
+
+    async def run(self, listener: socket.socket) -> None:
+        gateway = self.gateway
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(sig, self.stop.set)
+        self.loop.add_reader(self.supervisor, self._supervisor_gone)
+        gateway.client.connect()
+        self.stats.beat()
+        context = self._tls()
+        ticking = self.loop.create_task(self._tick(context))
+        # Connections wait in the socket's queue until this worker can answer them.
+        while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():
+            await asyncio.sleep(0.01)
+        server = await self.loop.create_server(lambda: ClientConnection(gateway), sock=listener, ssl=context, backlog=4096)
+        await self.stop.wait()
+        server.close()
+        gateway.drain()
+        deadline_s = self.loop.time() + self.settings.drain_s
+        while not gateway.idle and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        # Who is still served now is cut, and charged for what was produced.
+        for connection in list(gateway.connections):
+            connection.abort()
+        deadline_s = self.loop.time() + 2
+        while not gateway.idle and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        gateway.client.close()
+        ticking.cancel()
+
+    def _supervisor_gone(self) -> None:
+        self.loop.remove_reader(self.supervisor)
+        self.stop.set()
+
+    async def _tick(self, context: ssl.SSLContext | None) -> None:
+        loaded = self._certificate_times()
+        while True:
+            await asyncio.sleep(TICK_S)
+            self.gateway.tick()
+            if context is not None and self._certificate_times() != loaded:
+                loaded = self._certificate_times()
+                try:
+                    context.load_cert_chain(self.settings.tls_certificate, self.settings.tls_key)  # type: ignore[arg-type]
+                    log.info("worker.certificate_reloaded")
+                except (OSError, ssl.SSLError) as error:
+                    log.error("worker.certificate", error=str(error))
+
+    def _certificate_times(self) -> list[float]:
+        paths = (self.settings.tls_certificate, self.settings.tls_key)
+        return [path.stat().st_mtime for path in paths if path is not None and path.exists()]
+
+
+async def serve(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:
+    await Worker(settings, number, supervisor).run(listener)
+
+
+def main() -> None:
+    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
+    number, listener_fd, supervisor_fd = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+    configure_logs(settings.log_level, settings.log_format, f"worker-{number}")
+    # Long collections stop all streams; what lives long is frozen out of them.
+    gc.set_threshold(50_000, 20, 100)
+    uvloop.run(serve(settings, number, socket.socket(fileno=listener_fd), supervisor_fd))
+
+
+if __name__ == "__main__":
+    main()

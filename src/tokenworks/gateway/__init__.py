@@ -1,0 +1,24 @@
+"""The data plane: relay, metering, holds."""
+
+from tokenworks.gateway.errors import CODES
+from tokenworks.gateway.gateway import Gateway
+from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.server import ClientConnection
+from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
+from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Reading, Stats, heartbeat_ms
+
+__all__ = [
+    "BUCKETS_MS",
+    "CODES",
+    "COUNTERS",
+    "HISTOGRAMS",
+    "ClientConnection",
+    "Gateway",
+    "KeyCache",
+    "Reading",
+    "Snapshot",
+    "Stats",
+    "heartbeat_ms",
+    "snapshot_from_wire",
+    "snapshot_to_wire",
+]

@@ -1,0 +1,378 @@
+"""What each protocol's request says that moves price or state, and what its usage says was produced.
+
+Bodies are read at their top level only: values that are not needed stay bytes. What would move price or upstream state
+and is not priced here is refused by name (`_REFUSED`); unknown harmless fields pass.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tokenworks.catalog import Counts
+from tokenworks.gateway.errors import Refusal
+
+TOKENS_MAX: Final = 10**12
+CHOICES_MAX: Final = 128
+_top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_any: Final = msgspec.json.Decoder()
+_encode: Final = msgspec.json.encode
+
+RawBody = dict[str, msgspec.Raw]
+
+
+class BodyError(Exception):
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.message)
+        self.refusal = refusal
+
+
+def _invalid(message: str, param: str | None = None, code: str = "invalid_body") -> BodyError:
+    return BodyError(Refusal(400, code, message, param=param))
+
+
+class Parsed(NamedTuple):
+    """A request's body as the gateway needs it. `changes` are top-level fields to write before it goes upstream."""
+
+    fields: RawBody
+    canonical: bool
+    model: str
+    stream: bool
+    output_tokens: int | None
+    output_field: str
+    choices: int
+    add_usage: bool
+    upstream_object: str | None
+
+
+def parse_body(body: bytes, protocol: str) -> Parsed:
+    """Raises `BodyError`."""
+    try:
+        fields = _top.decode(body)
+    except msgspec.DecodeError as error:
+        raise _invalid(f"the body is not a JSON object: {error}", code="bad_request") from None
+    model = _field(fields, "model", str)
+    if not model or len(model) > 200:
+        raise _invalid("name a model", "model")
+    stream = bool(_field(fields, "stream", bool, default=False))
+    return _DIALECTS[protocol](fields, _is_canonical(fields, len(body)), model, stream)
+
+
+def _is_canonical(fields: RawBody, length: int) -> bool:
+    """Whether the body has its fields once, and nothing between them but the usual separators.
+
+    A field that is there twice could mean one thing to us and another upstream. Two layouts (compact, and Python's
+    default) leave no room for it; any other body is written anew from what we read.
+    """
+    content = 2
+    for name, value in fields.items():
+        content += len(name) + 2 + len(value)
+    count = len(fields)
+    return length in {content + 2 * count - 1, content + 4 * count - 2}
+
+
+def render_body(parsed: Parsed, body: bytes, changes: dict[str, Any]) -> bytes:
+    """The body for upstream: as it came where nothing changes."""
+    if not changes and parsed.canonical:
+        return body
+    fields: dict[str, Any] = dict(parsed.fields)
+    fields.update(changes)
+    return _encode(fields)
+
+
+def _field(fields: RawBody, name: str, kind: type, default: Any = None) -> Any:
+    raw = fields.get(name)
+    if raw is None:
+        return default
+    try:
+        value = _any.decode(raw)
+    except msgspec.DecodeError as error:
+        raise _invalid(f"{name}: {error}", name) from None
+    if value is None:
+        return default
+    if type(value) is not kind:
+        raise _invalid(f"{name} is of the wrong type", name)
+    return value
+
+
+def _tokens(fields: RawBody, name: str) -> int | None:
+    value = _field(fields, name, int)
+    if value is not None and not 0 < value <= TOKENS_MAX:
+        raise _invalid(f"{name} is a positive number of tokens", name)
+    return value  # type: ignore[no-any-return]
+
+
+def _choices(fields: RawBody, name: str) -> int:
+    value = _field(fields, name, int, default=1)
+    if not 0 < value <= CHOICES_MAX:
+        raise _invalid(f"{name} is 1 to {CHOICES_MAX}", name)
+    return int(value)
+
+
+# Fields that move price or upstream state and are not priced here; a value among those given is harmless.
+_REFUSED: Final[dict[str, dict[str, tuple[Any, ...]]]] = {
+    "chat": {
+        "web_search_options": (None,), "service_tier": (None, "auto", "default", "standard"), "store": (None, False),
+        "prediction": (None,), "audio": (None,), "plugins": (None, []), "search_parameters": (None,),
+        "extra_body": (None, {}), "models": (None, []), "route": (None,), "provider": (None, {}),
+    },
+    "completions": {"service_tier": (None, "auto", "default", "standard")},
+    "embeddings": {"service_tier": (None, "auto", "default", "standard")},
+    "messages": {
+        "service_tier": (None, "auto", "standard_only"), "container": (None,), "mcp_servers": (None, []), "speed": (None, "standard"),
+        "inference_geo": (None,),
+    },
+    "responses": {
+        "service_tier": (None, "auto", "default", "standard"), "background": (None, False), "conversation": (None,),
+        "prompt": (None,), "include_obfuscation": (None, False),
+    },
+}  # fmt: skip
+_CLIENT_TOOLS: Final = frozenset({"function", "custom"})
+# Anthropic's own tools that run at the client; those that run at the vendor cost extra and are refused.
+_CLIENT_TOOLS_ANTHROPIC: Final = ("bash_", "text_editor_", "computer_", "memory_")
+
+
+def _refuse_unpriced(fields: RawBody, protocol: str) -> None:
+    for name, harmless in _REFUSED[protocol].items():
+        raw = fields.get(name)
+        if raw is not None:
+            value = _any.decode(raw)
+            if not any(value == harm and type(value) is type(harm) for harm in harmless):
+                raise _invalid(f"{name} would move the price or the upstream's state, and is not sold here", name, "unpriced_field")
+
+
+def _refuse_server_tools(fields: RawBody, protocol: str) -> None:
+    raw = fields.get("tools")
+    if raw is None:
+        return
+    tools = _any.decode(raw)
+    for tool in tools if isinstance(tools, list) else ():
+        kind = tool.get("type", "function" if protocol != "messages" else "custom") if isinstance(tool, dict) else None
+        if kind in _CLIENT_TOOLS or (
+            protocol == "messages" and (kind is None or str(kind).startswith(_CLIENT_TOOLS_ANTHROPIC))
+        ):
+            continue
+        raise _invalid(f"tools of type {kind!r} run at the vendor and are not sold here", "tools", "unpriced_field")
+
+
+def _stream_options(fields: RawBody, *, stream: bool) -> bool:
+    """Whether the gateway has to ask for usage. Refuses what it can't read."""
+    options = _field(fields, "stream_options", dict, default={})
+    return stream and options.get("include_usage") is not True
+
+
+def _chat(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
+    _refuse_unpriced(fields, "chat")
+    _refuse_server_tools(fields, "chat")
+    if "messages" not in fields:
+        raise _invalid("messages is missing", "messages")
+    newer = _tokens(fields, "max_completion_tokens")
+    older = _tokens(fields, "max_tokens")
+    if newer is not None and older is not None:
+        raise _invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
+    return Parsed(
+        fields, canonical, model, stream, newer if newer is not None else older,
+        "max_completion_tokens" if newer is not None else "max_tokens", _choices(fields, "n"),
+        _stream_options(fields, stream=stream), None,
+    )  # fmt: skip
+
+
+def _completions(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
+    _refuse_unpriced(fields, "completions")
+    prompt = _field_any(fields, "prompt")
+    prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+    choices = max(_choices(fields, "n"), _choices(fields, "best_of")) * prompts
+    return Parsed(
+        fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens", choices,
+        _stream_options(fields, stream=stream), None,
+    )  # fmt: skip
+
+
+def _field_any(fields: RawBody, name: str) -> Any:
+    raw = fields.get(name)
+    if raw is None:
+        raise _invalid(f"{name} is missing", name)
+    return _any.decode(raw)
+
+
+def _embeddings(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
+    _refuse_unpriced(fields, "embeddings")
+    if "input" not in fields:
+        raise _invalid("input is missing", "input")
+    if stream:
+        raise _invalid("embeddings are not streamed", "stream")
+    return Parsed(fields, canonical, model, stream=False, output_tokens=0, output_field="", choices=1, add_usage=False, upstream_object=None)
+
+
+def _messages(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
+    _refuse_unpriced(fields, "messages")
+    _refuse_server_tools(fields, "messages")
+    if "messages" not in fields:
+        raise _invalid("messages is missing", "messages")
+    return Parsed(fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens", 1, add_usage=False, upstream_object=None)
+
+
+def _responses(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
+    _refuse_unpriced(fields, "responses")
+    _refuse_server_tools(fields, "responses")
+    if "input" not in fields:
+        raise _invalid("input is missing", "input")
+    previous = _field(fields, "previous_response_id", str)
+    return Parsed(
+        fields, canonical, model, stream, _tokens(fields, "max_output_tokens"), "max_output_tokens", 1, add_usage=False,
+        upstream_object=previous,
+    )  # fmt: skip
+
+
+_DIALECTS: Final[dict[str, Callable[[RawBody, bool, str, bool], Parsed]]] = {
+    "chat": _chat,
+    "completions": _completions,
+    "embeddings": _embeddings,
+    "messages": _messages,
+    "responses": _responses,
+}
+
+
+# Usage
+
+
+class Usage(NamedTuple):
+    """What a provider reported, in disjoint classes. `flags` says what did not add up."""
+
+    counts: Counts
+    total: int
+    flags: tuple[str, ...]
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+    cache_write_tokens: int | None = None
+    cache_creation_tokens: int | None = None
+    audio_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+class _OpenAI(msgspec.Struct):
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    total_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+    # DeepSeek names its cache hits here.
+    prompt_cache_hit_tokens: int | None = None
+
+
+class _Anthropic(msgspec.Struct):
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cache_creation_input_tokens: int | None = None
+    cache_read_input_tokens: int | None = None
+
+
+_openai = msgspec.json.Decoder(_OpenAI)
+_anthropic = msgspec.json.Decoder(_Anthropic)
+_NO_DETAILS: Final = _Details()
+
+
+def openai_usage(raw: bytes | msgspec.Raw) -> Usage | None:
+    """Usage of chat, completions, embeddings and responses; None where there is none.
+
+    Cached, written and audio tokens are parts of the input, reasoning and audio of the output. A part beyond its whole
+    is cut to it and flagged; a total that is none of the sums it could be is flagged.
+    """
+    try:
+        usage = _openai.decode(raw)
+    except msgspec.DecodeError:
+        return None
+    prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
+    completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
+    if prompt is None and completion is None:
+        return None
+    given = usage.prompt_tokens_details or usage.input_tokens_details or _NO_DETAILS
+    made = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
+    flags: list[str] = []
+    prompt, completion = _whole(prompt, flags), _whole(completion, flags)
+    cached = _whole(given.cached_tokens if given.cached_tokens is not None else usage.prompt_cache_hit_tokens, flags)
+    written = _whole(given.cache_write_tokens if given.cache_write_tokens is not None else given.cache_creation_tokens, flags)
+    audio_in, audio_out, reasoning = _whole(given.audio_tokens, flags), _whole(made.audio_tokens, flags), _whole(made.reasoning_tokens, flags)
+    total = usage.total_tokens
+    if total is not None and reasoning and total == prompt + completion + reasoning:
+        completion += reasoning  # some vendors report reasoning beside the completion
+    left = prompt
+    cached, left = _part(cached, left, flags)
+    written, left = _part(written, left, flags)
+    audio_in, fresh = _part(audio_in, left, flags)
+    reasoning, left = _part(reasoning, completion, flags)
+    audio_out, output = _part(audio_out, left, flags)
+    counts = Counts(fresh, cached, written, audio_in, output, reasoning, audio_out)
+    if total is None:
+        total = sum(counts)
+    elif total != prompt + completion:
+        flags.append("inconsistent")
+    return Usage(counts, total, tuple(dict.fromkeys(flags)))
+
+
+def anthropic_usage(raw: bytes | msgspec.Raw, before: Usage | None = None) -> Usage | None:
+    """Usage of messages: input, cache reads and cache writes are disjoint already. A stream reports twice; what the
+    end says replaces what the beginning said."""
+    try:
+        usage = _anthropic.decode(raw)
+    except msgspec.DecodeError:
+        return before
+    flags = list(before.flags) if before else []
+    old = before.counts if before else Counts()
+    if usage.input_tokens is None and usage.output_tokens is None and before is None:
+        return None
+    counts = Counts(
+        fresh_input=old.fresh_input if usage.input_tokens is None else _whole(usage.input_tokens, flags),
+        cached_input=old.cached_input if usage.cache_read_input_tokens is None else _whole(usage.cache_read_input_tokens, flags),
+        cache_write=old.cache_write if usage.cache_creation_input_tokens is None else _whole(usage.cache_creation_input_tokens, flags),
+        output=old.output if usage.output_tokens is None else _whole(usage.output_tokens, flags),
+    )
+    return Usage(counts, sum(counts), tuple(dict.fromkeys(flags)))
+
+
+def _whole(value: int | None, flags: list[str]) -> int:
+    if value is None:
+        return 0
+    if 0 <= value <= TOKENS_MAX:
+        return value
+    flags.append("inconsistent")
+    return 0
+
+
+def _part(part: int, whole: int, flags: list[str]) -> tuple[int, int]:
+    if part > whole:
+        flags.append("inconsistent")
+        part = whole
+    return part, whole - part
+
+
+class _Body(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_body = msgspec.json.Decoder(_Body)
+
+
+def body_usage(body: bytes, protocol: str) -> tuple[Usage | None, str | None]:
+    """Usage and id of a response that is not streamed."""
+    try:
+        read = _body.decode(body)
+    except msgspec.DecodeError:
+        return None, None
+    usage = anthropic_usage(read.usage) if protocol == "messages" else openai_usage(read.usage)
+    return usage, object_id(read.id)
+
+
+def object_id(raw: msgspec.Raw) -> str | None:
+    try:
+        value = _any.decode(raw)
+    except msgspec.DecodeError:
+        return None
+    return value if isinstance(value, str) and 0 < len(value) <= 200 else None

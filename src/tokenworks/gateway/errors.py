@@ -1,0 +1,132 @@
+"""Refusals on the data plane: facts, with the status and words each protocol has for them. HTTP is decided here."""
+
+import json
+from typing import Final, NamedTuple
+
+
+class Refusal(NamedTuple):
+    """Why a request is refused. `code` is stable and documented; `message` says what to do."""
+
+    status: int
+    code: str
+    message: str
+    retry_after_s: int | None = None
+    param: str | None = None
+
+
+# OpenAI's and Anthropic's names for a kind of error, by status.
+_OPENAI_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "invalid_request_error",
+    429: "rate_limit_error",
+}
+_ANTHROPIC_TYPES: Final = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+REASONS: Final = {
+    200: "OK",
+    400: "Bad Request",
+    401: "Unauthorized",
+    402: "Payment Required",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    417: "Expectation Failed",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+}
+# Every code that this room refuses with, for the reference (a test compares them).
+CODES: Final = {
+    "bad_request": "400: not HTTP/1.1 as we take it, or not JSON",
+    "ambiguous_path": "400: a path with //, dot segments or encoded separators",
+    "invalid_body": "400: the body lacks what the protocol needs, or has it in a wrong type",
+    "unpriced_field": "400: a field that would move price or upstream state and is not priced here",
+    "foreign_object": "400: an upstream object that this account did not receive",
+    "invalid_api_key": "401: no key, a typo, unknown, revoked or expired",
+    "nothing_left": "402: what the account (or the key's cap) has left does not cover the request",
+    "model_not_allowed": "403: this key may not use the model",
+    "model_not_found": "404: no deployment serves this model in this protocol",
+    "not_found": "404: no such route",
+    "method_not_allowed": "405: the route does not take this method",
+    "request_timeout": "408: the request did not arrive in time",
+    "body_too_large": "413: the body is larger than body_bytes_max",
+    "expectation_failed": "417: an Expect header other than 100-continue",
+    "too_many_requests": "429: over the admission limit; Retry-After says when",
+    "headers_too_large": "431: more than header_bytes_max or header_count_max",
+    "upstream_error": "502: every deployment that was tried failed",
+    "no_deployment": "503: no deployment can take the request now",
+    "recorder_away": "503: the host's recorder does not answer",
+    "database_away": "503: the database does not answer, and nothing is left that was granted",
+    "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",
+    "draining": "503: this server is going down",
+    "upstream_timeout": "504: the deployment did not answer in time",
+    "http_version": "505: another version than HTTP/1.0 or 1.1",
+}
+
+
+def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
+    """The refusal in the client's own protocol: Anthropic's for messages, OpenAI's for the rest."""
+    message = refusal.message
+    if protocol == "messages":
+        kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
+        return json.dumps(
+            {"type": "error", "error": {"type": kind, "message": message, "code": refusal.code}, "request_id": request_id}
+        ).encode()
+    kind = _OPENAI_TYPES.get(refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error")
+    return json.dumps({"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}).encode()
+
+
+def error_response(refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False) -> bytes:
+    """A whole response."""
+    body = error_body(refusal, protocol, request_id)
+    lines = [
+        f"HTTP/1.1 {refusal.status} {REASONS.get(refusal.status, 'Error')}",
+        "content-type: application/json",
+        f"content-length: {len(body)}",
+        f"x-request-id: {request_id}",
+    ]
+    if refusal.retry_after_s is not None:
+        lines.append(f"retry-after: {refusal.retry_after_s}")
+    if refusal.status == 401:
+        lines.append('www-authenticate: Bearer realm="tokenworks"')
+    if refusal.status == 402:
+        # SDKs retry what they don't know; nothing changes until somebody pays.
+        lines.append("x-should-retry: false")
+    if close:
+        lines.append("connection: close")
+    text = "\r\n".join(lines).encode() + b"\r\n\r\n"
+    return text if head else text + body
+
+
+def error_event(refusal: Refusal, protocol: str, request_id: str) -> bytes:
+    """The refusal inside a stream that has begun."""
+    body = error_body(refusal, protocol, request_id)
+    if protocol == "messages":
+        return b"event: error\ndata: " + body + b"\n\n"
+    if protocol == "responses":
+        error = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
+        return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
+    return b"data: " + body + b"\n\n"

@@ -1,0 +1,285 @@
+"""A worker's data plane: what all its connections share, and where each request goes."""
+
+import asyncio
+import time
+from typing import Any, Final, Protocol
+
+from tokenworks.charging import RecorderClient, Slices
+from tokenworks.factory import PROTOCOL_PATHS, Deployment, Place
+from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.exchange import Exchange
+from tokenworks.gateway.head import Head
+from tokenworks.gateway.health import HealthCheck
+from tokenworks.gateway.ids import IdSource
+from tokenworks.gateway.keys import KeyCache, KeyEntry
+from tokenworks.gateway.models import model_body, models_body
+from tokenworks.gateway.passthrough import ControlExchange
+from tokenworks.gateway.server import ClientConnection
+from tokenworks.gateway.snapshot import Snapshot
+from tokenworks.gateway.stats import Stats
+from tokenworks.gateway.upstream import Pool
+from tokenworks.gateway.wheel import Wheel
+from tokenworks.kernel import Clock
+
+_PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
+_COUNT_PATH: Final = "/v1/messages/count_tokens"
+_KNOWN_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH, "/v1/models"})
+NO_KEY: Final = Refusal(401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key")
+BAD_KEY: Final = Refusal(401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong")
+
+
+class Limits(Protocol):
+    """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
+
+    header_bytes_max: int
+    header_count_max: int
+    body_bytes_max: int
+    response_bytes_max: int
+    event_bytes_max: int
+    write_buffer_bytes: int
+    connections_max: int
+    control_connections_max: int
+    requests_max: int
+    key_requests_max: int
+    upstream_idle_max: int
+    header_timeout_s: int
+    body_timeout_s: int
+    idle_timeout_s: int
+    write_timeout_s: int
+    upstream_connect_timeout_s: int
+    upstream_first_byte_timeout_s: int
+    upstream_idle_timeout_s: int
+    request_timeout_s: int
+    attempts_max: int
+    health_check_s: int
+    input_bytes_per_token: int
+    progress_tokens: int
+    key_max_stale_s: int
+
+
+class Gateway:
+    """Everything is handed in; `client`, `keys` and `slices` are wired by the app."""
+
+    def __init__(self, settings: Limits, clock: Clock, stats: Stats, control_path: str, *, tls: bool) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.stats = stats
+        self.tls = tls
+        self.loop = asyncio.get_running_loop()
+        self.wheel = Wheel(int(self.loop.time()))
+        self.ids = IdSource()
+        self.snapshot = Snapshot(0, (), {}, {}, {})
+        self.slices: Slices
+        self.client: RecorderClient
+        self.keys: KeyCache
+        self.connections: set[ClientConnection] = set()
+        self.exchanges: set[Exchange] = set()
+        self.control_open = 0
+        self.broken_credentials: frozenset[str] = frozenset()
+        self.draining = False
+        self.database_ok_s = self.loop.time()
+        self._pools: dict[Deployment, Pool] = {}
+        self.control_pool = Pool(
+            None, self.wheel, idle_max=16, connect_timeout_s=settings.upstream_connect_timeout_s, unix_path=control_path
+        )
+        self._checked_s = 0.0
+
+    # Routes.
+
+    def dispatch(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+        path = head.path
+        protocol = _PROTOCOL_OF.get(path)
+        if protocol is not None or path == _COUNT_PATH:
+            if head.method != b"POST":
+                conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes POST"), protocol or "messages")
+                return
+            self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+        elif path.startswith("/v1/") or path == "/v1":
+            self._models(conn, head)
+        elif path in {"/healthz", "/readyz"}:
+            self._health(conn, path)
+        else:
+            self._control(conn, head, body)
+
+    def _metered(self, conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
+        counters = self.stats.c
+        counters["requests"] += 1
+        if counters["requests_open"] >= self.settings.requests_max:
+            conn.refuse(Refusal(429, "too_many_requests", "this server has all the requests that it takes at once", 1), protocol)
+            return
+        if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
+            conn.refuse(Refusal(503, "database_away", "keys can't be checked: the database has been away for too long", 5), protocol)
+            return
+        exchange = Exchange(self, conn, head, body, protocol, free=free)
+        conn.exchange = exchange
+        counters["requests_open"] += 1
+        self.exchanges.add(exchange)
+        self._identify(head, exchange.identified, exchange.refuse)
+
+    def _identify(self, head: Head, identified: Any, refuse: Any) -> None:
+        now_s = time.monotonic()
+        keys = self.keys
+        entry: KeyEntry | None = head.key
+        if entry is not None and now_s < entry.fresh_until_s:
+            identified(entry)
+            return
+        text = head.raw_key
+        if text is None:
+            refuse(NO_KEY)
+            return
+        entry = keys.get(text, now_s)
+        if entry is not None:
+            head.key = entry
+            identified(entry)
+        elif not keys.well_formed(text):
+            refuse(BAD_KEY)
+        elif not keys.look_up(text, identified):
+            refuse(Refusal(503, "database_away", "too many unknown keys are asked for: try again", 1))
+
+    def refuse_early(self, head: Head) -> Refusal | None:
+        """What can be said before a body is read: nobody sends megabytes without a key."""
+        if head.path in _PROTOCOL_OF or head.path == _COUNT_PATH:
+            if head.raw_key is None:
+                return NO_KEY
+            if not self.keys.well_formed(head.raw_key):
+                return BAD_KEY
+        return None
+
+    def _models(self, conn: ClientConnection, head: Head) -> None:
+        path = head.path
+        known = path in _KNOWN_PATHS or path.startswith("/v1/models/")
+        if not known or path in _PROTOCOL_OF or path == _COUNT_PATH:
+            conn.refuse(Refusal(404, "not_found", f"there is no {path} here"), "messages" if b"anthropic-version" in head.headers else "chat")
+            return
+        if head.method not in {b"GET", b"HEAD"}:
+            conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))
+            return
+        protocol = "messages" if b"anthropic-version" in head.headers else "chat"
+
+        def refuse(refusal: Refusal) -> None:
+            conn.refuse(refusal, protocol)
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            if user is None:
+                refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
+            elif not user.known:
+                refuse(Refusal(401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"))
+            elif path == "/v1/models":
+                self._json(conn, 200, models_body(self.snapshot, user), head)
+            else:
+                name = path.removeprefix("/v1/models/").replace("%3A", ":").replace("%3a", ":")
+                body = model_body(self.snapshot, user, name)
+                if body is None:
+                    refuse(Refusal(404, "model_not_found", f"there is no model {name} here: GET /v1/models lists them"))
+                else:
+                    self._json(conn, 200, body, head)
+
+        self._identify(head, identified, refuse)
+
+    def _health(self, conn: ClientConnection, path: str) -> None:
+        reasons = self.not_ready() if path == "/readyz" else []
+        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n"
+        status = b"503 Service Unavailable" if reasons else b"200 OK"
+        conn.write(
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
+            % (status, len(text), self.ids.next().encode(), text.encode())
+        )
+        conn.done()
+
+    def not_ready(self) -> list[str]:
+        """Why this worker can't serve, if so."""
+        reasons = []
+        if not self.client.ready:
+            reasons.append("the recorder does not answer")
+        if not self.snapshot.number:
+            reasons.append("no snapshot yet")
+        if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
+            reasons.append("the database has been away for too long")
+        if self.draining:
+            reasons.append("draining")
+        return reasons
+
+    def _json(self, conn: ClientConnection, status: int, body: bytes, head: Head) -> None:
+        close = b"" if conn.keep_alive else b"connection: close\r\n"
+        conn.write(
+            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
+            % (status, len(body), self.ids.next().encode(), close, b"" if head.method == b"HEAD" else body)
+        )
+        conn.done()
+
+    def _control(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+        if self.control_open >= self.settings.control_connections_max:
+            conn.refuse(Refusal(429, "too_many_requests", "too many requests to the control plane at once", 1))
+            return
+        self.control_open += 1
+        exchange = ControlExchange(self, conn, head, body)
+        conn.exchange = exchange
+        exchange.run()
+
+    # What exchanges share.
+
+    def pool(self, place: Place) -> Pool:
+        pool = self._pools.get(place.deployment)
+        if pool is None:
+            pool = self._pools[place.deployment] = Pool(
+                place.deployment,
+                self.wheel,
+                idle_max=self.settings.upstream_idle_max,
+                connect_timeout_s=self.settings.upstream_connect_timeout_s,
+            )
+        return pool
+
+    def exchange_ended(self, exchange: Exchange) -> None:
+        self.exchanges.discard(exchange)
+        self.stats.c["requests_open"] -= 1
+        user = getattr(exchange, "user", None)
+        if user is not None:
+            user.in_flight -= 1
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        name = f"refused_{refusal.status}"
+        counters = self.stats.c
+        counters[name if name in counters else "refused_other"] += 1
+
+    def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
+        """A new snapshot; running requests keep the one that they began with."""
+        self.snapshot = snapshot
+        self.broken_credentials = broken_credentials
+        live = {place.deployment for place in snapshot.places}
+        for deployment in [d for d in self._pools if d not in live]:
+            self._pools.pop(deployment).close_idle()
+
+    # Time.
+
+    def tick(self) -> None:
+        """Once a second: time-outs, health, heartbeat."""
+        now_s = self.loop.time()
+        self.wheel.tick(int(now_s))
+        oldest_s = now_s - self.settings.request_timeout_s
+        for exchange in [e for e in self.exchanges if e.began_s < oldest_s]:
+            exchange.timed_out_whole()
+        if now_s - self._checked_s >= self.settings.health_check_s:
+            self._checked_s = now_s
+            for place in self.snapshot.places:
+                if (place.failures and not place.open(now_s)) or now_s - place.last_used_s > 6 * self.settings.health_check_s:
+                    HealthCheck(self, place).run()
+        counters = self.stats.c
+        counters["connections_open"] = len(self.connections)
+        counters["upstream_open"] = sum(len(pool.open) for pool in self._pools.values())
+        counters["upstream_idle"] = sum(len(pool.idle) for pool in self._pools.values())
+        counters["unacknowledged"] = self.client.open_messages
+        counters["recorder_ready"] = int(self.client.ready)
+        counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
+        self.stats.beat()
+
+    def drain(self) -> None:
+        """No new connections; those that idle are closed, the others when their response is written."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.close_if_idle()
+
+    @property
+    def idle(self) -> bool:
+        return not self.exchanges and not self.client.open_messages

@@ -1,0 +1,130 @@
+"""The keys that a worker remembers: bounded, with negative entries, told of changes, look-ups rate-limited."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tokenworks.trust import is_key, key_mac
+
+NEGATIVE_FOR_S: Final = 5.0
+POSITIVE_FOR_S: Final = 60.0
+
+
+class KeyEntry:
+    """A key that was found, or (`known` False) not."""
+
+    __slots__ = ("account_id", "cap_id", "expires_s", "fresh_until_s", "in_flight", "key_id", "known", "mac", "member_id", "models", "text")
+
+    def __init__(self, text: str, mac: bytes) -> None:
+        self.text = text
+        self.mac = mac
+        self.known = False
+        self.key_id = ""
+        self.account_id = ""
+        self.member_id = ""
+        self.models: frozenset[str] | None = None
+        self.cap_id: str | None = None
+        self.expires_s: float | None = None
+        self.fresh_until_s = 0.0
+        self.in_flight = 0
+
+
+Waiter = Callable[[KeyEntry | None], None]
+"""Called with the entry, or None where nobody could say."""
+
+
+class KeyCache:
+    """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, cap, expiry)
+    for those that live, or None where the database does not answer."""
+
+    def __init__(
+        self, peppers: dict[int, bytes], ask: Callable[[list[bytes], Callable[[Any], None]], None], size_max: int, lookups_per_s: int
+    ) -> None:
+        self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
+        self._ask = ask
+        self._size_max = size_max
+        self._lookups_per_s = lookups_per_s
+        self._by_text: dict[str, KeyEntry] = {}
+        self._by_mac: dict[bytes, KeyEntry] = {}
+        self._waiting: dict[str, list[Waiter]] = {}
+        self._allowance = float(lookups_per_s)
+        self._allowance_s = time.monotonic()
+        self.generation = 0
+        """Changes whenever an entry is forgotten, so that memos of entries are looked up again."""
+
+    def get(self, text: str, now_s: float) -> KeyEntry | None:
+        """A fresh entry, or None: look it up."""
+        entry = self._by_text.get(text)
+        if entry is None or now_s >= entry.fresh_until_s:
+            return None
+        return entry
+
+    @staticmethod
+    def well_formed(text: str) -> bool:
+        return is_key(text)
+
+    def look_up(self, text: str, waiter: Waiter) -> bool:
+        """Ask for a key. False where too many are asked for: the client should come again."""
+        waiting = self._waiting.get(text)
+        if waiting is not None:
+            waiting.append(waiter)
+            return True
+        now_s = time.monotonic()
+        self._allowance = min(self._lookups_per_s, self._allowance + (now_s - self._allowance_s) * self._lookups_per_s)
+        self._allowance_s = now_s
+        if self._allowance < 1:
+            return False
+        self._allowance -= 1
+        self._waiting[text] = [waiter]
+        macs = [key_mac(pepper, text) for pepper in self._peppers]
+        self._ask(macs, lambda rows: self._answered(text, macs, rows))
+        return True
+
+    def _answered(self, text: str, macs: Sequence[bytes], rows: Any) -> None:
+        entry: KeyEntry | None = None
+        if rows is not None:
+            entry = self._store(text, macs[0], rows)
+        else:
+            # Nobody could say. What is known stays good for as long as it may be stale; that is checked elsewhere.
+            entry = self._by_text.get(text)
+        for waiter in self._waiting.pop(text, ()):
+            waiter(entry)
+
+    def _store(self, text: str, mac: bytes, rows: Any) -> KeyEntry:
+        entry = self._by_text.get(text)
+        if entry is None:
+            entry = KeyEntry(text, mac)
+        now_s = time.monotonic()
+        entry.known = bool(rows)
+        if rows:
+            mac, entry.key_id, entry.account_id, entry.member_id, models, entry.cap_id, expires_ms = rows[0]
+            entry.mac = mac
+            entry.models = None if models is None else frozenset(models)
+            entry.expires_s = None if expires_ms is None else expires_ms / 1000
+        entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows else NEGATIVE_FOR_S)
+        if text not in self._by_text:
+            while len(self._by_text) >= self._size_max:
+                self._drop(self._by_text[next(iter(self._by_text))])
+            self._by_text[text] = entry
+        self._by_mac[entry.mac] = entry
+        return entry
+
+    def _drop(self, entry: KeyEntry) -> None:
+        self._by_text.pop(entry.text, None)
+        self._by_mac.pop(entry.mac, None)
+        entry.fresh_until_s = 0.0
+        entry.known = False
+        self.generation += 1
+
+    def forget(self, mac: bytes) -> None:
+        """It changed: look it up again."""
+        entry = self._by_mac.get(mac)
+        if entry is not None:
+            self._drop(entry)
+
+    def forget_account(self, account_id: str) -> None:
+        for entry in [entry for entry in self._by_text.values() if entry.account_id == account_id]:
+            self._drop(entry)
+
+    def __len__(self) -> int:
+        return len(self._by_text)

@@ -1,0 +1,53 @@
+"""`GET /v1/models`: entries with the fields of both OpenAI and Anthropic, so that both SDKs' strict parsing passes."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.snapshot import Snapshot
+
+CREATED: Final = 1_767_225_600  # 2026-01-01, for want of a better one
+
+
+def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
+    model = snapshot.resolve(name)
+    deployments = [place.deployment for place in snapshot.places if place.deployment.model == model]
+    return {
+        "id": name,
+        "object": "model",
+        "type": "model",
+        "created": CREATED,
+        "created_at": datetime.fromtimestamp(CREATED, UTC).isoformat().replace("+00:00", "Z"),
+        "display_name": name,
+        "owned_by": "tokenworks",
+        "context_window": max((d.context_tokens for d in deployments), default=0),
+        "max_output_tokens": max((d.max_output_tokens for d in deployments), default=0),
+        "protocols": sorted({protocol for d in deployments for protocol in d.protocols}),
+    }
+
+
+def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
+    names = sorted({*snapshot.models, *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models)})
+    if user.models is None:
+        return names
+    return [name for name in names if name in user.models or snapshot.resolve(name) in user.models]
+
+
+def models_body(snapshot: Snapshot, user: KeyEntry) -> bytes:
+    """The models that this key may use."""
+    entries = [_entry(name, snapshot) for name in _names(snapshot, user)]
+    return json.dumps(
+        {
+            "object": "list",
+            "data": entries,
+            "has_more": False,
+            "first_id": entries[0]["id"] if entries else None,
+            "last_id": entries[-1]["id"] if entries else None,
+        }
+    ).encode()
+
+
+def model_body(snapshot: Snapshot, user: KeyEntry, name: str) -> bytes | None:
+    """One of them, or None."""
+    return json.dumps(_entry(name, snapshot)).encode() if name in _names(snapshot, user) else None

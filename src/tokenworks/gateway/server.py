@@ -1,0 +1,288 @@
+"""A client's connection: heads and bodies in, responses out, with limits, time-outs and back-pressure.
+
+llhttp reads heads and chunked bodies; a body with a length is taken by its length, so nothing that a header says can
+swallow it. A request that comes while one is served waits in a bounded buffer and is answered in order.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final, cast
+
+import httptools
+
+from tokenworks.gateway.errors import Refusal, error_response
+from tokenworks.gateway.head import Head, HeadError, Sink, parse_head
+
+if TYPE_CHECKING:
+    from tokenworks.gateway.gateway import Gateway
+
+_HEAD, _BODY, _CHUNKED, _BUSY, _CLOSED = range(5)
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class ClientConnection(asyncio.Protocol):
+    __slots__ = (
+        "_body", "_body_left", "_buffer", "_gateway", "_head", "_memo", "_memo_bytes", "_parser", "_sink", "_state", "deadline_s",
+        "exchange", "peer", "transport", "wheel_s", "write_paused",
+    )  # fmt: skip
+
+    def __init__(self, gateway: "Gateway") -> None:
+        self._gateway = gateway
+        self.transport: asyncio.Transport | None = None
+        self.peer = ""
+        self.exchange: Any = None
+        self.write_paused = False
+        self._buffer = b""
+        self._state = _HEAD
+        self._head: Head | None = None
+        self._memo: Head | None = None
+        self._memo_bytes = b""
+        self._parser: Any = None
+        self._sink: Sink | None = None
+        self._body: list[bytes] = []
+        self._body_left = 0
+        self.deadline_s = 0
+        self.wheel_s = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        gateway = self._gateway
+        peer = transport.get_extra_info("peername")
+        self.peer = peer[0] if isinstance(peer, tuple) else ""
+        gateway.stats.c["connections"] += 1
+        if len(gateway.connections) >= gateway.settings.connections_max:
+            self._state = _CLOSED
+            transport.abort()
+            return
+        gateway.connections.add(self)
+        transport.set_write_buffer_limits(high=gateway.settings.write_buffer_bytes)
+        gateway.wheel.set(self, gateway.settings.header_timeout_s)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._state = _CLOSED
+        self.transport = None
+        self._gateway.connections.discard(self)
+        self._gateway.wheel.remove(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.client_gone()
+
+    def eof_received(self) -> bool:
+        # Half-closed: who only sends and still reads is answered; who is idle is gone.
+        return self._state == _BUSY and self.exchange is not None
+
+    # In.
+
+    def data_received(self, data: bytes) -> None:
+        state = self._state
+        if state == _BODY:
+            self._take_body(data)
+        elif state == _CHUNKED:
+            self._take_chunked(data)
+        elif state == _HEAD:
+            if self._buffer:
+                data = self._buffer + data
+            self._take_head(data)
+        elif state == _BUSY:
+            self._buffer += data
+            if len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
+                self.transport.pause_reading()
+
+    def _take_head(self, data: bytes) -> None:
+        gateway = self._gateway
+        end = data.find(b"\r\n\r\n")
+        if end < 0:
+            if data[:2] == b"\r\n":
+                data = data[2:]
+            if len(data) > gateway.settings.header_bytes_max:
+                self.refuse(Refusal(431, "headers_too_large", f"the headers are over {gateway.settings.header_bytes_max} bytes"))
+            elif data and not 0x41 <= data[0] <= 0x5A:
+                self.refuse(Refusal(400, "bad_request", "this is not HTTP/1.1"))
+            else:
+                if data and not self._buffer:
+                    gateway.wheel.set(self, gateway.settings.header_timeout_s)
+                self._buffer = data
+            return
+        end += 4
+        if end > gateway.settings.header_bytes_max:
+            self.refuse(Refusal(431, "headers_too_large", f"the headers are over {gateway.settings.header_bytes_max} bytes"))
+            return
+        raw, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        self._buffer = b""
+        if raw == self._memo_bytes and self._memo is not None:
+            head = self._memo
+        else:
+            try:
+                head, self._parser, self._sink = parse_head(raw, gateway.settings.header_count_max)
+            except HeadError as error:
+                self.refuse(error.refusal)
+                return
+            if head.chunked:
+                self._memo, self._memo_bytes = None, b""
+            else:
+                self._parser = self._sink = None
+                self._memo, self._memo_bytes = head, raw
+        self._head = head
+        if head.body_length > gateway.settings.body_bytes_max:
+            self.refuse(Refusal(413, "body_too_large", f"a body is at most {gateway.settings.body_bytes_max} bytes"))
+            return
+        if head.chunked:
+            self._state = _CHUNKED
+            self._body_left = gateway.settings.body_bytes_max
+            self._expect_body(head, rest)
+            self._take_chunked(rest)
+        elif len(rest) == head.body_length:
+            self._ready(head, rest)
+        elif len(rest) > head.body_length:
+            self._buffer = rest[head.body_length :]
+            self._ready(head, rest[: head.body_length])
+        else:
+            self._state = _BODY
+            self._body = [rest] if rest else []
+            self._body_left = head.body_length - len(rest)
+            self._expect_body(head, rest)
+
+    def _expect_body(self, head: Head, rest: bytes) -> None:
+        refusal = self._gateway.refuse_early(head)
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self._gateway.wheel.set(self, self._gateway.settings.body_timeout_s)
+        if head.expect and not rest and self.transport is not None:
+            self.transport.write(CONTINUE)
+
+    def _take_body(self, data: bytes) -> None:
+        left = self._body_left
+        if len(data) < left:
+            self._body.append(data)
+            self._body_left = left - len(data)
+            return
+        if len(data) > left:
+            self._buffer = data[left:]
+            data = data[:left]
+        self._body.append(data)
+        body = b"".join(self._body)
+        self._body = []
+        assert self._head is not None
+        self._ready(self._head, body)
+
+    def _take_chunked(self, data: bytes) -> None:
+        if self._state != _CHUNKED:
+            return
+        assert self._sink is not None
+        assert self._head is not None
+        try:
+            if data:
+                self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.refuse(Refusal(400, "bad_request", "the chunked body is malformed"))
+            return
+        if sum(map(len, self._sink.body)) > self._gateway.settings.body_bytes_max:
+            self.refuse(Refusal(413, "body_too_large", f"a body is at most {self._gateway.settings.body_bytes_max} bytes"))
+        elif self._sink.complete:
+            body = b"".join(self._sink.body)
+            self._parser = self._sink = None
+            # What follows a chunked body was read by its parser: the connection ends with this answer.
+            self._head.keep_alive = False
+            self._ready(self._head, body)
+        elif len(self._sink.body) > 64:
+            self._sink.body[:] = [b"".join(self._sink.body)]
+
+    def _ready(self, head: Head, body: bytes) -> None:
+        self._state = _BUSY
+        self._gateway.wheel.clear(self)
+        if self._buffer and len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
+            self.transport.pause_reading()
+        self._gateway.dispatch(self, head, body)
+
+    # Out.
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._head is not None and self._head.keep_alive and not self._gateway.draining
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.write(data)
+
+    def refuse(self, refusal: Refusal, protocol: str = "chat", request_id: str | None = None) -> None:
+        """Answer with an error. Where the request was not read to its end, the connection ends, too."""
+        gateway = self._gateway
+        gateway.count_refusal(refusal)
+        close = self._state != _BUSY or not self.keep_alive
+        head = self._head is not None and self._head.method == b"HEAD"
+        self.write(error_response(refusal, protocol, request_id or gateway.ids.next(), close=close, head=head))
+        if close:
+            self._end()
+        else:
+            self.done()
+
+    def done(self) -> None:
+        """The response is written: the next request, or the end."""
+        self.exchange = None
+        if self._state == _CLOSED:
+            return
+        if not self.keep_alive:
+            self._end()
+            return
+        self._state = _HEAD
+        gateway = self._gateway
+        gateway.wheel.set(self, gateway.settings.idle_timeout_s)
+        if self._buffer:
+            assert self.transport is not None
+            self.transport.resume_reading()
+            asyncio.get_running_loop().call_soon(self._next)
+
+    def _next(self) -> None:
+        if self._state == _HEAD and self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._take_head(data)
+
+    def _end(self) -> None:
+        self._state = _CLOSED
+        self._buffer = b""
+        self._body = []
+        self._gateway.wheel.set(self, 5)  # what is written may take so long to leave
+        if self.transport is not None:
+            if self.transport.get_write_buffer_size():
+                self.transport.close()
+            else:
+                # Let the client read the answer before a reset for its unread bytes could destroy it.
+                if self.transport.can_write_eof():
+                    self.transport.write_eof()
+                asyncio.get_running_loop().call_later(0.05, self._abort)
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def abort(self) -> None:
+        """The response can't be finished: the client must not take it for whole."""
+        self._state = _CLOSED
+        if self.transport is not None:
+            self.transport.abort()
+
+    def timed_out(self) -> None:
+        if self.transport is None:
+            return
+        if self._state in {_BODY, _CHUNKED} or (self._state == _HEAD and self._buffer):
+            self.refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
+        else:
+            self.transport.abort()
+
+    def close_if_idle(self) -> None:
+        """Draining: who waits for nothing is let go."""
+        if self._state == _HEAD and not self._buffer and self.transport is not None:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+        self._gateway.wheel.set(self, self._gateway.settings.write_timeout_s)
+        if self.exchange is not None:
+            self.exchange.pause()
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self._state == _BUSY:
+            self._gateway.wheel.clear(self)
+        if self.exchange is not None:
+            self.exchange.resume()

@@ -1,0 +1,81 @@
+"""What the data plane knows, as one immutable object that is swapped whole; a request pins the one it began with."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from tokenworks.catalog import RateCard, Weights
+from tokenworks.factory import Deployment, Place, carry_over
+
+RATES_MEMO_MAX: Final = 100_000
+
+
+class Snapshot:
+    """Deployments by model and protocol, aliases, rate cards by version."""
+
+    __slots__ = ("_memo", "aliases", "by_name", "cards", "credentials", "models", "number", "places", "routes")
+
+    def __init__(
+        self,
+        number: int,
+        deployments: Iterable[Deployment],
+        aliases: Mapping[str, str],
+        cards: Mapping[str, RateCard],
+        credentials: Mapping[str, str | None],
+        before: "Snapshot | None" = None,
+    ) -> None:
+        self.number = number
+        self.aliases = dict(aliases)
+        self.cards = dict(cards)
+        self.credentials = dict(credentials)
+        self.places = carry_over(before.places if before else (), [Place(d) for d in deployments])
+        self.by_name = {place.name: place for place in self.places}
+        self.routes: dict[tuple[str, str], list[Place]] = {}
+        for place in self.places:
+            for protocol in place.deployment.protocols:
+                self.routes.setdefault((place.deployment.model, protocol), []).append(place)
+        self.models = sorted({place.deployment.model for place in self.places})
+        self._memo: dict[tuple[str, str], tuple[str, Weights] | None] = {}
+
+    def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
+        """(model class, weights) of a model in a rate card."""
+        key = (rate_version, model)
+        if key in self._memo:
+            return self._memo[key]
+        card = self.cards.get(rate_version)
+        if card is None:
+            return None
+        rate = card.rate_for(model)
+        found = None if rate is None else (rate.model_class, rate.weights())
+        if len(self._memo) < RATES_MEMO_MAX:
+            self._memo[key] = found
+        return found
+
+    def resolve(self, model: str) -> str:
+        """The model that a name stands for."""
+        return self.aliases.get(model, model)
+
+
+def snapshot_to_wire(
+    number: int, deployments: Iterable[Deployment], aliases: Mapping[str, str], cards: Mapping[str, RateCard]
+) -> dict[str, Any]:
+    return {
+        "number": number,
+        "deployments": [d.model_dump_json() for d in deployments],
+        "aliases": dict(aliases),
+        "cards": {version: card.model_dump_json() for version, card in cards.items()},
+    }
+
+
+def snapshot_from_wire(content: dict[str, Any], credentials: Mapping[str, str | None], before: Snapshot | None) -> Snapshot:
+    known = before.cards if before else {}
+    return Snapshot(
+        content["number"],
+        [Deployment.model_validate_json(text) for text in content["deployments"]],
+        content["aliases"],
+        {
+            version: known.get(version) or RateCard.model_validate_json(text)
+            for version, text in content["cards"].items()
+        },
+        credentials,
+        before,
+    )

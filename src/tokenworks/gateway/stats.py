@@ -1,0 +1,99 @@
+"""A worker's counters in a shared file, so that another process reads them without asking, dead worker or not."""
+
+import mmap
+import struct
+import time
+from pathlib import Path
+from typing import Final
+
+COUNTERS: Final = (
+    "connections_open",
+    "connections",
+    "requests",
+    "requests_open",
+    "chunks",
+    "refused_400",
+    "refused_401",
+    "refused_402",
+    "refused_403",
+    "refused_404",
+    "refused_408",
+    "refused_413",
+    "refused_429",
+    "refused_431",
+    "refused_other",
+    "refused_502",
+    "refused_503",
+    "refused_504",
+    "attempts",
+    "attempts_failed",
+    "complete",
+    "interrupted",
+    "tokens_input",
+    "tokens_output",
+    "loss_tokens",
+    "upstream_open",
+    "upstream_idle",
+    "unacknowledged",
+    "recorder_ready",
+    "snapshot_age_ms",
+)
+BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
+HISTOGRAMS: Final = ("first_byte_ms", "latency_ms", "commit_ms")
+_PER_HISTOGRAM: Final = len(BUCKETS_MS) + 3  # buckets, above, count, sum
+_VALUES: Final = 3 + len(COUNTERS) + len(HISTOGRAMS) * _PER_HISTOGRAM  # heartbeat, pid, alive first
+_FORMAT: Final = struct.Struct(f"<{_VALUES}q")
+
+
+class Stats:
+    """Plain integers in memory, written to the file once a second with the heartbeat (monotonic milliseconds)."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        self.c = dict.fromkeys(COUNTERS, 0)
+        self.h = {name: [0] * _PER_HISTOGRAM for name in HISTOGRAMS}
+        self._pid = pid
+        with path.open("w+b") as file:
+            file.truncate(_FORMAT.size)
+            self._map = mmap.mmap(file.fileno(), _FORMAT.size)
+
+    def observe(self, histogram: str, value_ms: int) -> None:
+        row = self.h[histogram]
+        for at, bound in enumerate(BUCKETS_MS):
+            if value_ms <= bound:
+                row[at] += 1
+                break
+        else:
+            row[-3] += 1
+        row[-2] += 1
+        row[-1] += value_ms
+
+    def beat(self) -> None:
+        values = [int(time.monotonic() * 1000), self._pid, 1, *self.c.values()]
+        for row in self.h.values():
+            values += row
+        _FORMAT.pack_into(self._map, 0, *values)
+
+
+class Reading:
+    """What a worker's file says."""
+
+    def __init__(self, path: Path) -> None:
+        values = _FORMAT.unpack(path.read_bytes())
+        self.heartbeat_ms, self.pid = values[0], values[1]
+        self.counters = dict(zip(COUNTERS, values[3:], strict=False))
+        at = 3 + len(COUNTERS)
+        self.histograms: dict[str, tuple[list[int], int, int]] = {}
+        for name in HISTOGRAMS:
+            row = values[at : at + _PER_HISTOGRAM]
+            self.histograms[name] = (list(row[:-2]), row[-2], row[-1])
+            at += _PER_HISTOGRAM
+
+
+def heartbeat_ms(path: Path) -> int:
+    """The last heartbeat in a file, 0 where there is none yet."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(8)
+    except FileNotFoundError:
+        return 0
+    return int.from_bytes(data, "little") if len(data) == 8 else 0

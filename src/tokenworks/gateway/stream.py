@@ -1,0 +1,252 @@
+"""Metering a stream without reading it: whole events pass as they came, and only those that matter are decoded.
+
+A chunk that ends between events and has neither usage nor an end in it is forwarded after two substring searches. What
+must not pass yet is held back: a partial event, and everything from the terminal event on.
+"""
+
+from typing import Any, Final
+
+import msgspec
+
+from tokenworks.catalog import Counts
+from tokenworks.gateway.dialects import Usage, anthropic_usage, object_id, openai_usage
+
+_DONE: Final = b"[DONE]"
+
+
+class _ChatChunk(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    choices: list[Any] | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Inner(msgspec.Struct):
+    id: msgspec.Raw = msgspec.Raw(b"null")
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Event(msgspec.Struct):
+    type: str = ""
+    message: _Inner | None = None
+    response: _Inner | None = None
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_chat_chunk = msgspec.json.Decoder(_ChatChunk)
+_event = msgspec.json.Decoder(_Event)
+
+
+class EventTooLarge(Exception):
+    """An event beyond `event_bytes_max`."""
+
+
+class StreamMeter:
+    """One stream. `feed` returns what may pass now; `held` is what waits for the record."""
+
+    __slots__ = ("_drop_usage", "_event_bytes_max", "_rest", "failed", "held", "progress", "terminal", "upstream_id", "usage")
+
+    def __init__(self, *, drop_usage: bool, event_bytes_max: int) -> None:
+        self._drop_usage = drop_usage
+        self._event_bytes_max = event_bytes_max
+        self._rest = b""
+        self.held = b""
+        self.terminal = False
+        self.failed = False
+        self.usage: Usage | None = None
+        self.progress = 0
+        """Events with content so far. Each has at least one token, so it is a lower bound of the output."""
+        self.upstream_id: str | None = None
+
+    def feed(self, data: bytes) -> bytes:
+        if self.terminal:
+            self.held += data
+            if len(self.held) > self._event_bytes_max:
+                raise EventTooLarge
+            return b""
+        if self._rest:
+            data = self._rest + data
+            self._rest = b""
+        elif data.endswith(b"\n\n") and not self._matters(data):
+            self._count(data)
+            return data
+        return self._slow(data)
+
+    def _matters(self, data: bytes) -> bool:
+        raise NotImplementedError
+
+    def _count(self, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _event(self, event: bytes, payload: bytes) -> bool:
+        """Look at one event. False: it does not pass (the usage event that only we asked for)."""
+        raise NotImplementedError
+
+    def _slow(self, data: bytes) -> bytes:
+        out = []
+        at = 0
+        while True:
+            end, after = _event_end(data, at)
+            if end < 0:
+                break
+            event = data[at:after]
+            if self._matters(event):
+                passes = self._event(event, _payload(data[at:end]))
+                if self.terminal:
+                    self.held = data[at:]
+                    return b"".join(out)
+                if not passes:
+                    at = after
+                    continue
+            self._count(event)
+            out.append(event)
+            at = after
+        self._rest = data[at:]
+        if len(self._rest) > self._event_bytes_max:
+            raise EventTooLarge
+        return b"".join(out)
+
+    def finish(self) -> bytes:
+        """The upstream ended: what is left passes after the record, too."""
+        if self._rest:
+            if self._matters(self._rest):
+                self._event(self._rest, _payload(self._rest))
+            self.held, self._rest = self._rest + self.held, b""
+        return self.held
+
+    def counts(self) -> Counts:
+        """What is known to have been produced so far."""
+        return Counts(output=self.progress)
+
+
+def _event_end(data: bytes, at: int) -> tuple[int, int]:
+    """(end of the event, start of the next) or (-1, -1). Events end with an empty line: LF LF or CR LF CR LF."""
+    lf = data.find(b"\n\n", at)
+    crlf = data.find(b"\r\n\r\n", at)
+    if crlf >= 0 and (lf < 0 or crlf < lf):
+        return crlf, crlf + 4
+    return (lf, lf + 2) if lf >= 0 else (-1, -1)
+
+
+def _payload(event: bytes) -> bytes:
+    """The data lines of an event, joined (WHATWG HTML, 9.2.6)."""
+    lines = [line[5:].removeprefix(b" ") for line in event.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data:")]
+    return b"\n".join(lines)
+
+
+class ChatMeter(StreamMeter):
+    """Chat completions and completions: `data: {…}` events, a usage event without choices, `[DONE]`."""
+
+    __slots__ = ()
+
+    def _matters(self, data: bytes) -> bool:
+        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null') + data.count(b'"usage": null'):
+            return True
+        return _DONE in data or b'"error"' in data or self.upstream_id is None
+
+    def _count(self, data: bytes) -> None:
+        # Content is escaped inside a JSON string, so `"content":"` with bare quotes is never part of a text.
+        self.progress += (
+            data.count(b'content":"') + data.count(b'content": "') + data.count(b'"text":"') + data.count(b'"text": "')
+            + data.count(b'"arguments":"') + data.count(b'"arguments": "')
+            - data.count(b'content":""') - data.count(b'content": ""') - data.count(b'"text":""') - data.count(b'"text": ""')
+            - data.count(b'"arguments":""') - data.count(b'"arguments": ""')
+        )  # fmt: skip
+
+    def _event(self, event: bytes, payload: bytes) -> bool:
+        if payload.strip() == _DONE:
+            self.terminal = True
+            return True
+        try:
+            chunk = _chat_chunk.decode(payload)
+        except msgspec.DecodeError:
+            return True
+        if self.upstream_id is None:
+            self.upstream_id = object_id(chunk.id) or ""
+        if bytes(chunk.error) != b"null":
+            self.failed = True
+        usage = openai_usage(chunk.usage)
+        if usage is not None:
+            self.usage = usage
+            return bool(chunk.choices) or not self._drop_usage
+        return True
+
+
+class MessagesMeter(StreamMeter):
+    """Anthropic's messages: usage at the start and at the end, `message_stop`."""
+
+    __slots__ = ()
+
+    def _matters(self, data: bytes) -> bool:
+        return b'"usage"' in data or b"message_stop" in data or b"event: error" in data
+
+    def _count(self, data: bytes) -> None:
+        self.progress += data.count(b"event: content_block_delta")
+
+    def _event(self, event: bytes, payload: bytes) -> bool:
+        try:
+            read = _event.decode(payload)
+        except msgspec.DecodeError:
+            return True
+        if read.type == "message_start" and read.message is not None:
+            self.upstream_id = object_id(read.message.id)
+            self.usage = anthropic_usage(read.message.usage, self.usage)
+        elif read.type == "message_delta":
+            self.usage = anthropic_usage(read.usage, self.usage)
+        elif read.type == "message_stop":
+            self.terminal = True
+        elif read.type == "error":
+            self.failed = True
+        return True
+
+    def counts(self) -> Counts:
+        if self.usage is None:
+            return Counts(output=self.progress)
+        return self.usage.counts._replace(output=max(self.progress, 0))
+
+
+class ResponsesMeter(StreamMeter):
+    """OpenAI's responses: the last event carries the usage."""
+
+    __slots__ = ()
+
+    def _matters(self, data: bytes) -> bool:
+        return (
+            b"response.completed" in data
+            or b"response.incomplete" in data
+            or b"response.failed" in data
+            or b"event: error" in data
+            or self.upstream_id is None
+        )
+
+    def _count(self, data: bytes) -> None:
+        self.progress += (
+            data.count(b"event: response.output_text.delta")
+            + data.count(b"event: response.reasoning_text.delta")
+            + data.count(b"event: response.reasoning_summary_text.delta")
+            + data.count(b"event: response.function_call_arguments.delta")
+            + data.count(b"event: response.refusal.delta")
+        )
+
+    def _event(self, event: bytes, payload: bytes) -> bool:
+        try:
+            read = _event.decode(payload)
+        except msgspec.DecodeError:
+            return True
+        if read.response is not None:
+            self.upstream_id = object_id(read.response.id) or self.upstream_id or ""
+        elif self.upstream_id is None and read.type:
+            self.upstream_id = ""
+        if read.type in {"response.completed", "response.incomplete", "response.failed"}:
+            self.terminal = True
+            self.failed = read.type == "response.failed"
+            if read.response is not None:
+                self.usage = openai_usage(read.response.usage)
+        elif read.type == "error":
+            self.failed = True
+        return True
+
+
+def make_meter(protocol: str, *, drop_usage: bool, event_bytes_max: int) -> StreamMeter:
+    kind = {"messages": MessagesMeter, "responses": ResponsesMeter}.get(protocol, ChatMeter)
+    return kind(drop_usage=drop_usage, event_bytes_max=event_bytes_max)

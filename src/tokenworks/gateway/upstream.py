@@ -1,0 +1,300 @@
+"""Connections to deployments: pooled per deployment, addresses checked at connect, TLS with certificate checks."""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import Any, Final, Protocol, cast
+
+import httptools
+
+from tokenworks.factory import Deployment, address_refusal, parse_address
+from tokenworks.gateway.wheel import Wheel
+
+RESOLVE_FOR_S: Final = 30.0
+HEADERS_MAX: Final = 200
+HEADER_BYTES_MAX: Final = 131_072
+
+
+class UpstreamUser(Protocol):
+    """Who uses a connection: told of the response as it comes."""
+
+    def upstream_head(self, connection: "UpstreamConnection") -> None: ...
+    def upstream_data(self, connection: "UpstreamConnection", data: bytes) -> None: ...
+    def upstream_end(self, connection: "UpstreamConnection") -> None: ...
+    def upstream_failed(self, connection: "UpstreamConnection", reason: str) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection. A response at a time; after each it goes back to its pool, or closes."""
+
+    __slots__ = (
+        "_body", "_complete", "_head_done", "_reported", "deadline_s", "headers", "no_body", "on_body", "on_header", "parser",
+        "pool", "reused", "status", "transport", "user", "wheel_s",
+    )  # fmt: skip
+
+    def __init__(self, pool: "Pool") -> None:
+        self.pool = pool
+        self.transport: asyncio.Transport | None = None
+        self.user: UpstreamUser | None = None
+        self.headers: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self.on_header = self.headers.__setitem__
+        self.on_body = self._body.append
+        self.parser: Any = None
+        self.status = 0
+        self._head_done = False
+        self._complete = False
+        self._reported = False
+        self.no_body = False
+        self.reused = False
+        self.deadline_s = 0
+        self.wheel_s = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+
+    def begin(self, user: UpstreamUser, data: bytes, timeout_s: int, *, no_body: bool = False) -> None:
+        """Send a request."""
+        assert self.transport is not None
+        self.user = user
+        self.headers.clear()
+        self._body.clear()
+        self.parser = httptools.HttpResponseParser(self)
+        self._head_done = self._complete = self._reported = False
+        self.no_body = no_body
+        self.pool.wheel.set(self, timeout_s)
+        self.transport.write(data)
+
+    def on_headers_complete(self) -> None:
+        self._head_done = True
+        self.status = self.parser.get_status_code()
+
+    def on_message_complete(self) -> None:
+        self._complete = True
+
+    def data_received(self, data: bytes) -> None:
+        user = self.user
+        if user is None:
+            # Unsolicited bytes would be read as the next response.
+            self.abort()
+            return
+        try:
+            self.parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(f"not HTTP: {type(error).__name__}")
+            return
+        if not self._head_done:
+            if len(self.headers) > HEADERS_MAX:
+                self._fail("too many headers")
+            return
+        if not self._reported:
+            if 100 <= self.status < 200:
+                # An interim response looks like a whole one: read on with a fresh parser.
+                self._interim(data)
+                return
+            self._reported = True
+            user.upstream_head(self)
+            if self.user is not user:
+                return
+        if self._body:
+            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+            self._body.clear()
+            user.upstream_data(self, body)
+            if self.user is not user:
+                return
+        if self._complete or self.no_body:
+            self._end(user)
+
+    def _interim(self, data: bytes) -> None:
+        _, found, rest = data.partition(b"\r\n\r\n")
+        if self.status == 101 or not found:
+            self._fail("an interim response that we did not ask for")
+            return
+        self.headers.clear()
+        self._body.clear()
+        self._head_done = self._complete = False
+        self.parser = httptools.HttpResponseParser(self)
+        if rest:
+            self.data_received(rest)
+
+    def _end(self, user: UpstreamUser) -> None:
+        self.user = None
+        self.pool.wheel.clear(self)
+        reusable = self._complete and not self.no_body and self.parser.should_keep_alive()
+        if reusable:
+            self.pool.give_back(self)
+        else:
+            self.abort()
+        user.upstream_end(self)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self.pool.lost(self)
+        user, self.user = self.user, None
+        if user is None:
+            return
+        if self._reported and b"content-length" not in self.headers and b"transfer-encoding" not in self.headers:
+            user.upstream_end(self)  # a body that ends with the connection
+        else:
+            user.upstream_failed(self, "the connection broke" if self._reported else "the connection closed before a response")
+
+    def timed_out(self) -> None:
+        self._fail("timeout")
+
+    def _fail(self, reason: str) -> None:
+        user, self.user = self.user, None
+        self.abort()
+        if user is not None:
+            user.upstream_failed(self, reason)
+
+    def abort(self) -> None:
+        """Let go of it: the request it carries is cancelled upstream."""
+        self.user = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def pause(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+            self.pool.wheel.clear(self)
+
+    def resume(self, timeout_s: int) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            self.pool.wheel.set(self, timeout_s)
+
+
+Connected = Callable[[UpstreamConnection | None, str], None]
+
+
+class Pool:
+    """Idle connections to one deployment, newest first, and making new ones."""
+
+    def __init__(self, deployment: Deployment | None, wheel: Wheel, *, idle_max: int, connect_timeout_s: int, unix_path: str | None = None) -> None:
+        self.deployment = deployment
+        self.wheel = wheel
+        self._unix_path = unix_path
+        self._idle_max = idle_max
+        self._connect_timeout_s = connect_timeout_s
+        self.idle: deque[UpstreamConnection] = deque()
+        self.open: set[UpstreamConnection] = set()
+        self._addresses: list[tuple[int, Any]] = []
+        self._resolved_s = -1e9
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._tls: ssl.SSLContext | None = None
+        self.closed = False
+
+    def take(self) -> UpstreamConnection | None:
+        """An idle connection, or None."""
+        while self.idle:
+            connection = self.idle.pop()
+            if connection.transport is not None and not connection.transport.is_closing():
+                connection.reused = True
+                self.wheel.clear(connection)
+                return connection
+        return None
+
+    def give_back(self, connection: UpstreamConnection) -> None:
+        if self.closed or len(self.idle) >= self._idle_max or connection.transport is None or connection.transport.is_closing():
+            connection.abort()
+        else:
+            self.idle.append(connection)
+
+    def lost(self, connection: UpstreamConnection) -> None:
+        self.wheel.remove(connection)
+        self.open.discard(connection)
+        if connection in self.idle:
+            self.idle.remove(connection)
+
+    def connect(self, connected: Connected) -> None:
+        """Make a connection; `connected(connection, "")` or `connected(None, reason)`."""
+        task = asyncio.get_running_loop().create_task(self._connect(connected))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, connected: Connected) -> None:
+        try:
+            async with asyncio.timeout(self._connect_timeout_s):
+                connection = await self._open()
+        except TimeoutError:
+            connected(None, "timeout")
+            return
+        except (OSError, ssl.SSLError, ValueError) as error:
+            self._resolved_s = -1e9
+            connected(None, f"can't connect: {error}")
+            return
+        connected(connection, "")
+
+    async def _open(self) -> UpstreamConnection:
+        loop = asyncio.get_running_loop()
+        connection: UpstreamConnection
+        if self._unix_path is not None:
+            _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(self), self._unix_path)
+            self.open.add(connection)
+            return connection
+        deployment = self.deployment
+        assert deployment is not None
+        error: OSError | None = None
+        for family, address in await self._resolve(deployment):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sock.setblocking(False)
+            try:
+                await loop.sock_connect(sock, address)
+                # Checked once more on what we are really connected to.
+                peer = sock.getpeername()[0]
+                reason = address_refusal(parse_address(peer), allow_private=deployment.allow_private)
+                if reason:
+                    raise OSError(reason)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                _, connection = await loop.create_connection(
+                    lambda: UpstreamConnection(self),
+                    sock=sock,
+                    ssl=self._tls_context() if deployment.tls else None,
+                    server_hostname=deployment.host if deployment.tls else None,
+                )
+            except OSError as failed:
+                sock.close()
+                error = failed
+                continue
+            self.open.add(connection)
+            return connection
+        raise error or OSError("no address")
+
+    async def _resolve(self, deployment: Deployment) -> list[tuple[int, Any]]:
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._resolved_s < RESOLVE_FOR_S:
+            return self._addresses
+        try:
+            literal = ip_address(deployment.host)
+            family = socket.AF_INET if literal.version == 4 else socket.AF_INET6
+            found: list[tuple[int, Any]] = [(family, (deployment.host, deployment.port))]
+        except ValueError:
+            infos = await loop.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
+            found = [(info[0], info[4]) for info in infos]
+        allowed = []
+        reason: str | None = None
+        for family, address in found:
+            reason = address_refusal(parse_address(address[0]), allow_private=deployment.allow_private)
+            if reason is None:
+                allowed.append((family, address))
+        if not allowed:
+            raise OSError(reason or f"{deployment.host} has no address")
+        self._addresses, self._resolved_s = allowed, loop.time()
+        return allowed
+
+    def _tls_context(self) -> ssl.SSLContext:
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+            self._tls.set_alpn_protocols(["http/1.1"])
+        return self._tls
+
+    def close_idle(self) -> None:
+        self.closed = True
+        while self.idle:
+            self.idle.pop().abort()

@@ -1,0 +1,65 @@
+"""Time-outs for tens of thousands of connections at almost no cost: one tick a second, deadlines moved lazily."""
+
+from typing import Protocol
+
+
+class Timed(Protocol):
+    """Something with a deadline in whole seconds (0: none). `wheel_s` is the wheel's own."""
+
+    deadline_s: int
+    wheel_s: int
+
+    def timed_out(self) -> None: ...
+
+
+class Wheel:
+    """A deadline that moves later costs one attribute write; it is looked at again when its old second comes."""
+
+    __slots__ = ("_slots", "now_s")
+
+    def __init__(self, now_s: int) -> None:
+        self.now_s = now_s
+        self._slots: dict[int, set[Timed]] = {}
+
+    def set(self, timed: Timed, seconds: int) -> None:
+        """Call `timed_out` after `seconds` to `seconds` + 1."""
+        at = self.now_s + seconds + 1
+        timed.deadline_s = at
+        if timed.wheel_s == 0 or at < timed.wheel_s:
+            self._put(timed, at)
+
+    def _put(self, timed: Timed, at: int) -> None:
+        if timed.wheel_s:
+            slot = self._slots.get(timed.wheel_s)
+            if slot is not None:
+                slot.discard(timed)
+        timed.wheel_s = at
+        self._slots.setdefault(at, set()).add(timed)
+
+    def clear(self, timed: Timed) -> None:
+        timed.deadline_s = 0
+
+    def remove(self, timed: Timed) -> None:
+        """It is gone: nothing keeps it alive any longer."""
+        timed.deadline_s = 0
+        if timed.wheel_s:
+            slot = self._slots.get(timed.wheel_s)
+            if slot is not None:
+                slot.discard(timed)
+            timed.wheel_s = 0
+
+    def tick(self, now_s: int) -> None:
+        while self.now_s < now_s:
+            self.now_s += 1
+            for timed in self._slots.pop(self.now_s, ()):
+                timed.wheel_s = 0
+                if not timed.deadline_s:
+                    continue
+                if timed.deadline_s > self.now_s:
+                    self._put(timed, timed.deadline_s)
+                else:
+                    timed.deadline_s = 0
+                    timed.timed_out()
+
+    def __len__(self) -> int:
+        return sum(len(slot) for slot in self._slots.values())

@@ -1,0 +1,300 @@
+"""An upstream that keeps its own count: an independent witness for sums, and a source of every kind of trouble.
+
+It speaks chat, completions, embeddings, messages and responses. What it does is told by a JSON object in the request's
+`user` field (messages: `metadata.user_id`): tokens, gap_ms, prompt, cached, reasoning, fail, status, cut_after,
+no_usage, no_done, pad. Run: python -m tests.support.upstream PORT
+"""
+
+import asyncio
+import json
+import sys
+
+import httptools
+import uvloop
+
+
+class State:
+    def __init__(self):
+        self.number = 0
+        self.complete = {}  # id -> usage, for what was sent to its end
+        self.started = {}  # id -> [tokens produced so far, prompt]
+        self.requests = 0
+        self.bodies = []
+        self.heads = []
+        self.open = 0
+
+
+class Server(asyncio.Protocol):
+    def __init__(self, state):
+        self.state = state
+        self.transport = None
+        self.task = None
+        self._reset()
+
+    def _reset(self):
+        self.headers = {}
+        self.on_header = self.headers.__setitem__
+        self.body = []
+        self.on_body = self.body.append
+        self.url = b""
+        self.parser = httptools.HttpRequestParser(self)
+
+    def on_url(self, url):
+        self.url += url
+
+    def connection_made(self, transport):
+        self.transport = transport
+        self.state.open += 1
+
+    def connection_lost(self, exc):
+        self.state.open -= 1
+        if self.task is not None:
+            self.task.cancel()
+
+    def data_received(self, data):
+        self.parser.feed_data(data)
+
+    def on_message_complete(self):
+        self.task = asyncio.ensure_future(self.answer(self.parser.get_method().decode(), self.url.decode(), b"".join(self.body)))
+
+    def send(self, body, status=200, kind="application/json", more=""):
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.transport.write(
+            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{more}content-length: {len(body)}\r\n\r\n".encode() + body
+        )
+        self._reset()
+
+    async def answer(self, method, url, body):
+        state = self.state
+        if url == "/count":
+            self.send({"complete": state.complete, "started": state.started, "requests": state.requests, "open": state.open})
+            return
+        if url == "/last":
+            self.send({"bodies": state.bodies[-5:], "heads": state.heads[-5:]})
+            return
+        if url.endswith("/models"):
+            self.send({"object": "list", "data": [{"id": "stub"}]})
+            return
+        if url.startswith("/v1/messages/count_tokens"):
+            self.send({"input_tokens": 7})
+            return
+        state.requests += 1
+        try:
+            request = json.loads(body)
+        except ValueError:
+            self.send({"error": {"message": "bad json"}}, 400)
+            return
+        state.bodies.append(request)
+        state.heads.append({k.decode(): v.decode() for k, v in self.headers.items()} | {":path": url})
+        if "model" not in request:
+            self.send({"error": {"message": "model is missing", "type": "invalid_request_error"}}, 400)
+            return
+        told = request.get("user") or (request.get("metadata") or {}).get("user_id") or (request.get("metadata") or {}).get("told") or "{}"
+        told = json.loads(told) if told.startswith("{") else {}
+        path = url.partition("?")[0]
+        if told.get("status"):
+            await asyncio.sleep(told.get("wait_ms", 0) / 1000)
+            self.send({"error": {"message": "told to"}}, told["status"], more=told.get("more", ""))
+            return
+        if told.get("fail") == "close":
+            self.transport.abort()
+            return
+        if told.get("fail") == "hang":
+            await asyncio.sleep(3600)
+        if told.get("fail") == "garbage":
+            self.transport.write(b"\x00\x01garbage\r\n\r\n")
+            return
+        state.number += 1
+        limit = request.get("max_completion_tokens") or request.get("max_tokens") or request.get("max_output_tokens") or 16
+        tokens = min(told.get("tokens", 5), limit)
+        prompt = told.get("prompt", 11)
+        wait = told.get("wait_ms", 0) / 1000
+        if wait:
+            await asyncio.sleep(wait)
+        protocol = {
+            "/v1/chat/completions": Chat, "/v1/completions": Completions, "/v1/messages": Messages, "/v1/responses": Responses,
+            "/v1/embeddings": Embeddings,
+        }[path](f"up-{state.number}-{id(state) % 997}", prompt, told, pad=told.get("pad", 0))  # fmt: skip
+        state.started[protocol.id] = [0, prompt]
+        if not request.get("stream"):
+            state.started[protocol.id][0] = tokens
+            self.send(protocol.whole(tokens))
+            state.complete[protocol.id] = protocol.usage(tokens)
+            return
+        wants = protocol.always_usage or (request.get("stream_options") or {}).get("include_usage")
+        await self.stream(protocol, tokens, told, wants and not told.get("no_usage"))
+
+    async def stream(self, protocol, tokens, told, usage):
+        state = self.state
+        gap = told.get("gap_ms", 0) / 1000
+        out = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
+        first = protocol.begin()
+        out += b"%x\r\n%b\r\n" % (len(first), first)
+        for at in range(tokens):
+            if told.get("cut_after") == at:
+                self.transport.write(out)
+                await asyncio.sleep(0)
+                self.transport.close()
+                return
+            if told.get("stall_after") == at:
+                self.transport.write(out)
+                await asyncio.sleep(3600)
+            event = protocol.token(at)
+            out += b"%x\r\n%b\r\n" % (len(event), event)
+            state.started[protocol.id][0] = at + 1
+            if gap:
+                self.transport.write(out)
+                out = b""
+                await asyncio.sleep(gap)
+        end = protocol.end(tokens, usage, done=not told.get("no_done"))
+        out += (b"%x\r\n%b\r\n" % (len(end), end) if end else b"") + b"0\r\n\r\n"
+        self.transport.write(out)
+        state.complete[protocol.id] = protocol.usage(tokens)
+        self._reset()
+
+
+class Base:
+    always_usage = False
+
+    def __init__(self, id_, prompt, told, pad):
+        self.id = id_
+        self.prompt = prompt
+        self.told = told
+        self.text = "x" * pad + "tok "
+
+    def begin(self):
+        return b""
+
+
+def sse(content, event=None):
+    return (f"event: {event}\n" if event else "").encode() + b"data: " + json.dumps(content).encode() + b"\n\n"
+
+
+class Chat(Base):
+    def usage(self, tokens):
+        told = self.told
+        usage = {"prompt_tokens": self.prompt, "completion_tokens": tokens, "total_tokens": self.prompt + tokens}
+        if "cached" in told:
+            usage["prompt_tokens_details"] = {"cached_tokens": told["cached"]}
+        if "reasoning" in told:
+            usage["completion_tokens_details"] = {"reasoning_tokens": told["reasoning"]}
+        return usage | told.get("usage", {})
+
+    def whole(self, tokens):
+        body = {
+            "id": self.id, "object": "chat.completion", "created": 1, "model": "stub",
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text * tokens}}],
+        }  # fmt: skip
+        return body if self.told.get("no_usage") else body | {"usage": self.usage(tokens)}
+
+    def chunk(self, choices, **more):
+        return sse({"id": self.id, "object": "chat.completion.chunk", "created": 1, "model": "stub", "choices": choices} | more)
+
+    def begin(self):
+        return self.chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+
+    def token(self, at):
+        return self.chunk([{"index": 0, "delta": {"content": self.text}, "finish_reason": None}])
+
+    def end(self, tokens, usage, done):
+        out = self.chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+        if usage:
+            out += self.chunk([], usage=self.usage(tokens))
+        return out + (b"data: [DONE]\n\n" if done else b"")
+
+
+class Completions(Chat):
+    def whole(self, tokens):
+        return {"id": self.id, "object": "text_completion", "created": 1, "model": "stub",
+                "choices": [{"index": 0, "text": self.text * tokens, "finish_reason": "stop", "logprobs": None}], "usage": self.usage(tokens)}  # fmt: skip
+
+    def begin(self):
+        return b""
+
+    def token(self, at):
+        return self.chunk([{"index": 0, "text": self.text, "finish_reason": None}])
+
+    def end(self, tokens, usage, done):
+        more = {"usage": self.usage(tokens)} if usage else {}
+        return self.chunk([{"index": 0, "text": "", "finish_reason": "stop"}], **more) + (b"data: [DONE]\n\n" if done else b"")
+
+
+class Embeddings(Base):
+    def usage(self, tokens):
+        return {"prompt_tokens": self.prompt, "total_tokens": self.prompt}
+
+    def whole(self, tokens):
+        return {"object": "list", "model": "stub", "data": [{"object": "embedding", "index": 0, "embedding": [0.0, 1.0]}],
+                "usage": self.usage(tokens)}  # fmt: skip
+
+
+class Messages(Base):
+    always_usage = True
+
+    def usage(self, tokens):
+        return {
+            "input_tokens": self.prompt, "output_tokens": tokens,
+            "cache_read_input_tokens": self.told.get("cached", 0), "cache_creation_input_tokens": self.told.get("written", 0),
+        }  # fmt: skip
+
+    def message(self, content, stop, usage):
+        return {"id": self.id, "type": "message", "role": "assistant", "model": "stub", "content": content, "stop_reason": stop,
+                "stop_sequence": None, "usage": usage}  # fmt: skip
+
+    def whole(self, tokens):
+        return self.message([{"type": "text", "text": self.text * tokens}], "end_turn", self.usage(tokens))
+
+    def begin(self):
+        return sse({"type": "message_start", "message": self.message([], None, self.usage(1))}, "message_start") + sse(
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start"
+        )
+
+    def token(self, at):
+        return sse({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": self.text}}, "content_block_delta")
+
+    def end(self, tokens, usage, done):
+        return (
+            sse({"type": "content_block_stop", "index": 0}, "content_block_stop")
+            + sse({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": tokens}}, "message_delta")
+            + (sse({"type": "message_stop"}, "message_stop") if done else b"")
+        )
+
+
+class Responses(Base):
+    always_usage = True
+
+    def usage(self, tokens):
+        return {"input_tokens": self.prompt, "output_tokens": tokens, "total_tokens": self.prompt + tokens,
+                "input_tokens_details": {"cached_tokens": self.told.get("cached", 0)},
+                "output_tokens_details": {"reasoning_tokens": self.told.get("reasoning", 0)}}  # fmt: skip
+
+    def response(self, status, text, usage):
+        output = [{"id": "msg", "type": "message", "role": "assistant", "status": "completed",
+                   "content": [{"type": "output_text", "text": text, "annotations": []}]}] if text else []  # fmt: skip
+        return {"id": self.id, "object": "response", "created_at": 1, "status": status, "model": "stub", "output": output,
+                "parallel_tool_calls": True, "tool_choice": "auto", "tools": [], "usage": usage}  # fmt: skip
+
+    def whole(self, tokens):
+        return self.response("completed", self.text * tokens, self.usage(tokens))
+
+    def begin(self):
+        return sse({"type": "response.created", "sequence_number": 0, "response": self.response("in_progress", "", None)}, "response.created")
+
+    def token(self, at):
+        return sse({"type": "response.output_text.delta", "sequence_number": at + 1, "item_id": "msg", "output_index": 0, "content_index": 0,
+                    "delta": self.text, "logprobs": []}, "response.output_text.delta")  # fmt: skip
+
+    def end(self, tokens, usage, done):
+        return sse({"type": "response.completed", "sequence_number": tokens + 1,
+                    "response": self.response("completed", self.text * tokens, self.usage(tokens))}, "response.completed")  # fmt: skip
+
+
+async def main(port):
+    state = State()
+    server = await asyncio.get_running_loop().create_server(lambda: Server(state), "127.0.0.1", port)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 0))
