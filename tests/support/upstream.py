@@ -129,7 +129,7 @@ class Server(asyncio.Protocol):
         gap = told.get("gap_ms", 0) / 1000
         out = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
         first = protocol.begin()
-        out += b"%x\r\n%b\r\n" % (len(first), first)
+        out += b"%x\r\n%b\r\n" % (len(first), first) if first else b""
         for at in range(tokens):
             if told.get("cut_after") == at:
                 self.transport.write(out)

@@ -337,6 +337,10 @@ class Recorder:
 
     # The wiring's own requests and news.
 
+    def unsettled(self) -> list[tuple[int, list[Any], list[Any]]]:
+        """(sequence, start, finish) of records that the database does not have yet, newest last."""
+        return [*self.settler.queued(), *self._records]
+
     def publish(self, name: str, content: Any, *, keep: bool) -> None:
         """Tell every worker; what is kept is told to those who come later, too."""
         if keep:
@@ -348,8 +352,8 @@ class Recorder:
     async def _reply(self, connection: WorkerConnection, number: int, name: str, argument: Any) -> None:
         try:
             answer = await self._answer(name, argument)
-        except TokenworksError as error:
-            log.warning("recorder.request_failed", name=name, error=str(error))
+        except Exception as error:  # whoever asks gets an answer, and goes on with what it knows
+            log.warning("recorder.request_failed", name=name, error=f"{type(error).__name__}: {error}".splitlines()[0])
             answer = None
         connection.send(wire.REPLY, [number, answer])
 

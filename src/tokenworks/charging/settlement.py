@@ -87,6 +87,14 @@ class Settler:
         """Everything up to `seq` is on disk and was put."""
         self.written_seq = seq
 
+    def queued(self) -> list[tuple[int, list[Any], list[Any]]]:
+        """What is not settled yet. The thread may take from it meanwhile."""
+        while True:
+            try:
+                return list(self._queue)
+            except RuntimeError:  # it changed while it was read
+                continue
+
     @property
     def backlog(self) -> int:
         return len(self._queue)

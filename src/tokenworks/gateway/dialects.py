@@ -14,6 +14,8 @@ from tokenworks.gateway.errors import Refusal
 
 TOKENS_MAX: Final = 10**12
 CHOICES_MAX: Final = 128
+# What a decoder raises on bytes that are not JSON, not UTF-8, or nested without end.
+UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any: Final = msgspec.json.Decoder()
 _encode: Final = msgspec.json.encode
@@ -49,7 +51,7 @@ def parse_body(body: bytes, protocol: str) -> Parsed:
     """Raises `BodyError`."""
     try:
         fields = _top.decode(body)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise _invalid(f"the body is not a JSON object: {error}", code="bad_request") from None
     model = _field(fields, "model", str)
     if not model or len(model) > 200:
@@ -80,14 +82,18 @@ def render_body(parsed: Parsed, body: bytes, changes: dict[str, Any]) -> bytes:
     return _encode(fields)
 
 
+def _decode(raw: msgspec.Raw, name: str) -> Any:
+    try:
+        return _any.decode(raw)
+    except UNREADABLE as error:
+        raise _invalid(f"{name}: {error}", name) from None
+
+
 def _field(fields: RawBody, name: str, kind: type, default: Any = None) -> Any:
     raw = fields.get(name)
     if raw is None:
         return default
-    try:
-        value = _any.decode(raw)
-    except msgspec.DecodeError as error:
-        raise _invalid(f"{name}: {error}", name) from None
+    value = _decode(raw, name)
     if value is None:
         return default
     if type(value) is not kind:
@@ -136,7 +142,7 @@ def _refuse_unpriced(fields: RawBody, protocol: str) -> None:
     for name, harmless in _REFUSED[protocol].items():
         raw = fields.get(name)
         if raw is not None:
-            value = _any.decode(raw)
+            value = _decode(raw, name)
             if not any(value == harm and type(value) is type(harm) for harm in harmless):
                 raise _invalid(f"{name} would move the price or the upstream's state, and is not sold here", name, "unpriced_field")
 
@@ -145,7 +151,7 @@ def _refuse_server_tools(fields: RawBody, protocol: str) -> None:
     raw = fields.get("tools")
     if raw is None:
         return
-    tools = _any.decode(raw)
+    tools = _decode(raw, "tools")
     for tool in tools if isinstance(tools, list) else ():
         kind = tool.get("type", "function" if protocol != "messages" else "custom") if isinstance(tool, dict) else None
         if kind in _CLIENT_TOOLS or (
@@ -192,7 +198,7 @@ def _field_any(fields: RawBody, name: str) -> Any:
     raw = fields.get(name)
     if raw is None:
         raise _invalid(f"{name} is missing", name)
-    return _any.decode(raw)
+    return _decode(raw, name)
 
 
 def _embeddings(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -286,7 +292,7 @@ def openai_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     """
     try:
         usage = _openai.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
@@ -321,7 +327,7 @@ def anthropic_usage(raw: bytes | msgspec.Raw, before: Usage | None = None) -> Us
     end says replaces what the beginning said."""
     try:
         usage = _anthropic.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return before
     flags = list(before.flags) if before else []
     old = before.counts if before else Counts()
@@ -364,7 +370,7 @@ def body_usage(body: bytes, protocol: str) -> tuple[Usage | None, str | None]:
     """Usage and id of a response that is not streamed."""
     try:
         read = _body.decode(body)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None, None
     usage = anthropic_usage(read.usage) if protocol == "messages" else openai_usage(read.usage)
     return usage, object_id(read.id)
@@ -373,6 +379,6 @@ def body_usage(body: bytes, protocol: str) -> tuple[Usage | None, str | None]:
 def object_id(raw: msgspec.Raw) -> str | None:
     try:
         value = _any.decode(raw)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None
     return value if isinstance(value, str) and 0 < len(value) <= 200 else None

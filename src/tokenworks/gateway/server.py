@@ -8,12 +8,15 @@ import asyncio
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
+import structlog
 
 from tokenworks.gateway.errors import Refusal, error_response
 from tokenworks.gateway.head import Head, HeadError, Sink, parse_head
 
 if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway
+
+log = structlog.get_logger()
 
 _HEAD, _BODY, _CHUNKED, _BUSY, _CLOSED = range(5)
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -192,7 +195,11 @@ class ClientConnection(asyncio.Protocol):
         self._gateway.wheel.clear(self)
         if self._buffer and len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
             self.transport.pause_reading()
-        self._gateway.dispatch(self, head, body)
+        try:
+            self._gateway.dispatch(self, head, body)
+        except Exception:  # a defect of ours costs this client its connection, and nobody else anything
+            log.exception("server.dispatch_failed", path=head.path)
+            self.abort()
 
     # Out.
 
@@ -204,12 +211,14 @@ class ClientConnection(asyncio.Protocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.write(data)
 
-    def refuse(self, refusal: Refusal, protocol: str = "chat", request_id: str | None = None) -> None:
+    def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
         """Answer with an error. Where the request was not read to its end, the connection ends, too."""
         gateway = self._gateway
         gateway.count_refusal(refusal)
         close = self._state != _BUSY or not self.keep_alive
         head = self._head is not None and self._head.method == b"HEAD"
+        if protocol is None:
+            protocol = "messages" if self._head is not None and self._head.path.startswith("/v1/messages") else "chat"
         self.write(error_response(refusal, protocol, request_id or gateway.ids.next(), close=close, head=head))
         if close:
             self._end()

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.dialects import Usage, anthropic_usage, object_id, openai_usage
+from tokenworks.gateway.dialects import UNREADABLE, Usage, anthropic_usage, object_id, openai_usage
 
 _DONE: Final = b"[DONE]"
 
@@ -159,7 +159,7 @@ class ChatMeter(StreamMeter):
             return True
         try:
             chunk = _chat_chunk.decode(payload)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return True
         if self.upstream_id is None:
             self.upstream_id = object_id(chunk.id) or ""
@@ -186,7 +186,7 @@ class MessagesMeter(StreamMeter):
     def _event(self, event: bytes, payload: bytes) -> bool:
         try:
             read = _event.decode(payload)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return True
         if read.type == "message_start" and read.message is not None:
             self.upstream_id = object_id(read.message.id)
@@ -231,7 +231,7 @@ class ResponsesMeter(StreamMeter):
     def _event(self, event: bytes, payload: bytes) -> bool:
         try:
             read = _event.decode(payload)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return True
         if read.response is not None:
             self.upstream_id = object_id(read.response.id) or self.upstream_id or ""

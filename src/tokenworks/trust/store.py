@@ -30,8 +30,10 @@ def add_key(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models,
                                 cap_bucket_id, expires_at)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
-        (key_id, account_id, member_id, mac, pepper_version, hint, name, models, cap_bucket_id, expires_at),
+        (key_id, account_id, member_id, mac, pepper_version, hint, name, None if models is None else list(models), cap_bucket_id, expires_at),
     )
+    # Who was told that it is unknown, a moment ago, looks again.
+    connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (mac.hex(),))
 
 
 def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:

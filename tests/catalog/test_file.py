@@ -1,0 +1,70 @@
+import pytest
+
+from tokenworks.catalog import CatalogueFaulty, read_catalogue, seed_catalogue
+
+GOOD = """catalogue: test
+rate_cards:
+  - id: flat
+    effective_from: 2026-01-01T00:00:00+08:00
+    source: test
+    rates:
+      - {model_class: standard, models: ["*"], fresh_input: 1000, cached_input: 1000, cache_write: 1000, audio_input: 1000, output: 1000, reasoning: 1000, audio_output: 1000}
+offerings:
+  - id: plan
+    name: Plan
+    name_zh: 套餐
+    carrier: test
+    kind: plan
+    audiences: [person]
+    price: "9.9"
+    cycle: calendar_month
+    rate_card: flat
+    buckets:
+      - {unit: token, quantity: 1000}
+    source: test
+"""
+
+
+def test_a_good_file_is_read():
+    assert read_catalogue(GOOD, "good.yaml").offerings[0].id == "plan"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "reason"),
+    [
+        ('price: "9.9"', "price: 9.9", 15, "decimal in quotes"),
+        ('price: "9.9"', 'price: "9.9999999999"', 15, "at most 9 decimals"),
+        ("quantity: 1000", "quantity: 1000.5", 19, "valid integer"),
+        ("quantity: 1000", "quantity: -1", 19, "greater than 0"),
+        ("rate_card: flat", "rate_card: other", 17, "names no rate card"),
+        ("kind: plan", "kind: plan\n    colour: red", 14, "Extra inputs"),
+        ("kind: plan", "kind: plan\n    kind: trial", 14, "there twice"),
+        ("cycle: calendar_month", "cycle: once", 9, "a plan renews"),
+        ("effective_from: 2026-01-01T00:00:00+08:00", "effective_from: 2026-01-01", 4, "needs its zone"),
+        ("{unit: token, quantity: 1000}", "{unit: prompt, quantity: 10, window: 5h}", 9, "windowed allowances"),
+        ("output: 1000,", "output: 1.5,", 7, "valid integer"),
+        ("    source: test\n    rates", "    source: [\n    rates", 7, "expected"),
+    ],
+)
+def test_a_faulty_file_is_refused_with_line_and_reason(old, new, line, reason):
+    text = GOOD.replace(old, new)
+    assert text != GOOD
+    with pytest.raises(CatalogueFaulty) as caught:
+        read_catalogue(text, "bad.yaml")
+    assert str(caught.value).startswith(f"bad.yaml:{line}:"), str(caught.value)
+    assert reason in str(caught.value)
+
+
+def test_the_seed_has_the_tariffs_with_their_sources():
+    offerings = {o.id: o for o in seed_catalogue().offerings}
+    expected = {
+        "ctc-light": ("9.9", 10_000_000), "ctc-standard": ("29.9", 40_000_000), "ctc-premium": ("49.9", 80_000_000),
+        "ctc-basic": ("39.9", 15_000_000), "ctc-professional": ("159.9", 70_000_000), "ctc-flagship": ("299.9", 150_000_000),
+        "shanghai-telecom-payg": ("1", 250_000), "shanghai-mobile-payg": ("1", 400_000), "unicom-lite": ("15", 6_000_000),
+        "unicom-pro": ("30", 12_000_000), "unicom-max": ("45", 18_000_000), "sample-trial": ("0", 10_000),
+    }  # fmt: skip
+    for id_, (price, quantity) in expected.items():
+        assert (offerings[id_].price, offerings[id_].buckets[0].quantity) == (price, quantity)
+    assert all(o.source for o in offerings.values())
+    assert "price" in offerings["sample-trial"].samples
+    assert offerings["tianyi-coding-lite"].status == "in_study"

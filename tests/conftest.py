@@ -1,0 +1,92 @@
+"""Real PostgreSQL always: one embedded cluster a session, a database a test made from a migrated template."""
+
+import contextlib
+import itertools
+import os
+import tempfile
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.support.server import Server, StubUpstream
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database import connect, migrate
+from tokenworks.app.embedded import Embedded
+from tokenworks.app.settings import load_settings
+from tokenworks.catalog import seed_catalogue
+from tokenworks.kernel import ManualClock
+from tokenworks.trust import ensure_pepper
+
+_numbers = itertools.count()
+FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+
+
+@pytest.fixture(autouse=True)
+def _no_outside_settings(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("TOKENWORKS_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture(scope="session")
+def session_dir():
+    with tempfile.TemporaryDirectory(prefix="tokenworks-test-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def cluster(session_dir):
+    """The URL of a server with a migrated, seeded template database."""
+    with Embedded(session_dir / "pg", FAST).use() as url:
+        admin = url.replace("/tokenworks?", "/postgres?")
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute("CREATE DATABASE template_works")
+        template = url.replace("/tokenworks?", "/template_works?")
+        migrate(template)
+        settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
+        ensure_pepper(settings.secrets)
+        with contextlib.closing(connect(template)) as connection:
+            make_works(settings, connection).offerings.load(seed_catalogue())
+        yield url
+
+
+@pytest.fixture
+def database_url(cluster):
+    """A fresh database with schema and seed catalogue."""
+    name = f"works_{os.getpid()}_{next(_numbers)}"
+    admin = cluster.replace("/tokenworks?", "/postgres?")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_works")
+    yield cluster.replace("/tokenworks?", f"/{name}?")
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def clock():
+    from datetime import UTC, datetime
+
+    return ManualClock(datetime.now(UTC).replace(microsecond=0))
+
+
+@pytest.fixture
+def works(database_url, session_dir, clock):
+    """All rooms on a fresh database, with a clock that stands still."""
+    settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
+    with contextlib.closing(connect(database_url)) as connection:
+        yield make_works(settings, connection, clock)
+
+
+@pytest.fixture(scope="session")
+def upstream():
+    with StubUpstream() as stub:
+        yield stub
+
+
+@pytest.fixture(scope="session")
+def server(session_dir, upstream):
+    """One running server for the tests that don't kill it: two workers, the stub as `stub`."""
+    with Server(session_dir / "server", workers=2) as running:
+        running.add_deployment("stub", "stub", upstream.url)
+        yield running

@@ -1,0 +1,80 @@
+"""Many clients on one account: never below zero, no false refusal, every refusal in protocol."""
+
+import asyncio
+import json
+
+from tests.support.server import Server
+
+HOLD = 600  # tokens that each request may take at most, estimate included
+
+
+async def _stream(server, key, told, max_tokens):
+    """(status, body) of a streamed chat, read to its end."""
+    reader, writer = await asyncio.open_connection(server.host, server.port)
+    body = json.dumps({
+        "model": "stub", "stream": True, "max_tokens": max_tokens, "user": json.dumps(told), "messages": [{"role": "user", "content": "hi"}],
+    }).encode()  # fmt: skip
+    writer.write(
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n"
+        f"content-length: {len(body)}\r\n\r\n".encode() + body
+    )
+    data = await asyncio.wait_for(reader.read(), 60)
+    writer.close()
+    return int(data[9:12]), data
+
+
+async def _all(server, key, count, told, max_tokens):
+    return await asyncio.gather(*[_stream(server, key, told, max_tokens) for _ in range(count)])
+
+
+def test_200_streams_on_balance_for_about_50(tmp_path, upstream):
+    with Server(tmp_path, workers=2) as server:
+        server.add_deployment("stub", "stub", upstream.url)
+        subscriber, key = server.subscriber("sample-trial")
+        # A hold is the estimate of the input (a body of about 150 bytes, and 64) and max_tokens: about 190 in all.
+        results = asyncio.run(_all(server, key, 200, {"tokens": 60, "prompt": 11, "gap_ms": 20}, 60))
+        statuses = [status for status, _ in results]
+        assert set(statuses) <= {200, 402}, statuses
+        served, refused = statuses.count(200), statuses.count(402)
+        for status, data in results:
+            if status == 200:
+                assert data.endswith(b"0\r\n\r\n")
+                assert b"[DONE]" in data
+            else:
+                assert b'"code": "nothing_left"' in data
+        records = server.usage(subscriber, served)
+        assert len(records) == served
+        assert 40 <= served <= 60
+        assert refused == 200 - served
+        bucket = server.buckets(subscriber)[0]
+        assert bucket.left == bucket.total - served * 71_000 >= 0
+        # What the streams did not use is left, wherever it is granted: whoever comes now is served, on either worker.
+        again = asyncio.run(_all(server, key, 20, {"tokens": 1, "prompt": 11}, 60))
+        assert [status for status, _ in again] == [200] * 20
+        server.usage(subscriber, served + 20)
+        assert server.findings() == []
+
+
+def test_the_last_tokens_move_between_workers(tmp_path, upstream):
+    """One worker has them all; the other gets what it needs, until a hold is really not covered."""
+    with Server(tmp_path, workers=3) as server:
+        server.add_deployment("stub", "stub", upstream.url)
+        subscriber, key = server.subscriber("sample-trial")
+        spent = 0
+        while True:
+            status, data = asyncio.run(_stream(server, key, {"tokens": 100, "prompt": 50}, 100))
+            if status == 402:
+                break
+            assert status == 200, data
+            spent += 150_000
+        records = server.usage(subscriber, spent // 150_000)
+        assert sum(part[5] for r in records for part in r["parts"]) == spent
+        left = server.buckets(subscriber)[0].left
+        assert left == 10_000_000 - spent
+        body = len(json.dumps({
+            "model": "stub", "stream": True, "max_tokens": 100, "user": json.dumps({"tokens": 100, "prompt": 50}),
+            "messages": [{"role": "user", "content": "hi"}],
+        }))  # fmt: skip
+        hold = 1000 * (body // 2 + 64 + 100)
+        assert left < hold, f"refused with {left} left, a hold is {hold}"
+        assert server.findings() == []

@@ -1,0 +1,219 @@
+"""Real processes for tests: a server, an upstream, and the operator's commands."""
+
+import contextlib
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database import connect, database
+from tokenworks.app.settings import load_settings
+from tokenworks.app.views import issue_key
+from tokenworks.charging import verify
+
+ROOT = Path(__file__).parents[2]
+PHONES = iter(range(13_900_000_000, 13_999_999_999))
+
+
+def until(ready, timeout_s=30.0, what="it"):
+    """Poll a condition; not a sleep in place of one."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = ready()
+        if value:
+            return value
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        time.sleep(0.02)
+
+
+class StubUpstream:
+    """`tests.support.upstream` as a process: what it says it sent is the truth that the ledger is held against."""
+
+    def __enter__(self):
+        self.process = subprocess.Popen([sys.executable, "-m", "tests.support.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.port = int(self.process.stdout.readline())
+        self.url = f"http://127.0.0.1:{self.port}/v1"
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def get(self, path):
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        connection.request("GET", path)
+        body = json.loads(connection.getresponse().read())
+        connection.close()
+        return body
+
+    def count(self):
+        return self.get("/count")
+
+
+class Server:
+    """`tokenworks init` and `serve` in a data directory of its own."""
+
+    def __init__(self, data_dir, workers=1, env=None, **settings):
+        self.data_dir = Path(data_dir)
+        self.workers = workers
+        self.env = {"TOKENWORKS_EMBEDDED_FSYNC": "false", "TOKENWORKS_JOURNAL_SEGMENT_BYTES": "1048576"} | {
+            f"TOKENWORKS_{name.upper()}": str(value) for name, value in settings.items()
+        } | (env or {})  # fmt: skip
+        self.process = None
+        self.stack = contextlib.ExitStack()
+
+    def environ(self):
+        return {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")} | self.env
+
+    def cli(self, *args, check=True):
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), *args],
+            capture_output=True, text=True, env=self.environ(), cwd=ROOT, timeout=60,
+        )  # fmt: skip
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    def __enter__(self):
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        self.cli("init")
+        self.settings = load_settings({"data_dir": str(self.data_dir)}, self.env).settings
+        # Our own hold on the database, so that the tests may look while the server is down.
+        url = self.stack.enter_context(database(self.settings))
+        self.url = url
+        self.connection = self.stack.enter_context(contextlib.closing(connect(url)))
+        self.works = make_works(self.settings, self.connection)
+        self.start()
+        return self
+
+    def start(self, listen="127.0.0.1:0"):
+        self.log = (self.data_dir / "serve.log").open("ab")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), "serve", "--workers", str(self.workers),
+             "--listen", listen, "--admin-listen", "127.0.0.1:0"],
+            stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environ(), cwd=ROOT, start_new_session=True,
+        )  # fmt: skip
+        line = self.process.stdout.readline()
+        assert line, (self.data_dir / "serve.log").read_text()[-3000:]
+        self.public, self.admin = re.findall(r"https?://([^/\s]+)", line)
+        self.host, port = self.public.rsplit(":", 1)
+        self.port = int(port)
+        until(self.ready, what="the server to be ready")
+
+    def ready(self):
+        if self.process.poll() is not None:
+            raise AssertionError(self.log_text()[-3000:])
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            host, port = self.admin.rsplit(":", 1)
+            connection = http.client.HTTPConnection(host, int(port), timeout=5)
+            connection.request("GET", "/readyz")
+            status = connection.getresponse().status
+            connection.close()
+            return status == 200
+        return False
+
+    def log_text(self):
+        return (self.data_dir / "serve.log").read_text()
+
+    def stop(self, sig=signal.SIGTERM):
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.send_signal(sig)
+            self.process.wait(60)
+            self.process.stdout.close()
+            self.process = None
+            self.log.close()
+
+    def __exit__(self, *_):
+        self.stop()
+        self.stack.close()
+
+    # What an operator does.
+
+    def subscriber(self, offering="ctc-light", **key):
+        """(subscriber, key text) of a new subscriber with a plan."""
+        made = self.works.subscriptions.register(f"+86{next(PHONES)}")
+        if offering:
+            self.works.subscriptions.order(made, offering)
+        return made, self.key(made, **key)
+
+    def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None):
+        return issue_key(self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days)[1]
+
+    def add_deployment(self, name, model, url, *more, wait=True):
+        self.cli("deployment", "add", "--name", name, "--model", model, "--base-url", url, "--allow-private", *more)
+        if wait:
+            _, text = self.subscriber(None)
+            until(lambda: f'"{model}"' in self.get("/v1/models", text)[1].decode(), what=f"model {model}")
+
+    # What a client does.
+
+
+    def open(self):
+        sock = socket.create_connection((self.host, self.port), timeout=30)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def request(self, method, path, key=None, body=None, headers=None):
+        """(status, body, headers)"""
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        sent = dict(headers or {})
+        if key is not None:
+            sent["authorization"] = f"Bearer {key}"
+        payload = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        if payload is not None:
+            sent.setdefault("content-type", "application/json")
+        connection.request(method, path, payload, sent)
+        answer = connection.getresponse()
+        content = answer.read()
+        connection.close()
+        return answer.status, content, {name.lower(): value for name, value in answer.getheaders()}
+
+    def get(self, path, key=None, headers=None):
+        return self.request("GET", path, key, None, headers)
+
+    def chat(self, key, told=None, headers=None, **body):
+        body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 50} | body
+        if told is not None:
+            body["user"] = json.dumps(told)
+        return self.request("POST", "/v1/chat/completions", key, body, headers)
+
+    # What an auditor does.
+
+    def usage(self, subscriber, count=None):
+        """Usage records; waits for `count` of them to be settled."""
+
+        def read():
+            found = self.works.ledger.usage(subscriber.account_id, limit=1000)
+            return found if count is None or len(found) >= count else None
+
+        found = read() if count is None else until(read, what=f"{count} usage records")
+        return found
+
+    def findings(self):
+        return verify(self.connection, self.works.offerings.rate_cards())
+
+    def buckets(self, subscriber):
+        return self.works.ledger.buckets(subscriber.account_id)
+
+    def processes(self):
+        """(name, pid) of this server's children."""
+        found = []
+        for path in Path("/proc").iterdir():
+            if not path.name.isdigit():
+                continue
+            with contextlib.suppress(OSError):
+                command = (path / "cmdline").read_bytes().decode().split("\0")
+                environ = (path / "environ").read_bytes()
+                if "-m" in command and str(self.data_dir).encode() in environ:
+                    module = command[command.index("-m") + 1]
+                    if module.startswith("tokenworks.app."):
+                        found.append((module.removeprefix("tokenworks.app."), int(path.name)))
+        return found
