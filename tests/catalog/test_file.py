@@ -41,7 +41,12 @@ def test_a_good_file_is_read():
         ("kind: plan", "kind: plan\n    kind: trial", 14, "there twice"),
         ("cycle: calendar_month", "cycle: once", 9, "a plan renews"),
         ("effective_from: 2026-01-01T00:00:00+08:00", "effective_from: 2026-01-01", 4, "needs its zone"),
-        ("{unit: token, quantity: 1000}", "{unit: prompt, quantity: 10, window: 5h}", 9, "windowed allowances"),
+        (
+            "{unit: token, quantity: 1000}",
+            "{unit: prompt, quantity: 10, window: 5h}",
+            9,
+            "windowed allowances",
+        ),
         ("output: 1000,", "output: 1.5,", 7, "valid integer"),
         ("    source: test\n    rates", "    source: [\n    rates", 7, "expected"),
     ],

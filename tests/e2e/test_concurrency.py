@@ -16,7 +16,8 @@ async def _stream(server, key, told, max_tokens):
     }).encode()  # fmt: skip
     writer.write(
         f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\nconnection: close\r\n"
-        f"content-length: {len(body)}\r\n\r\n".encode() + body
+        f"content-length: {len(body)}\r\n\r\n".encode()
+        + body
     )
     data = await asyncio.wait_for(reader.read(), 60)
     writer.close()

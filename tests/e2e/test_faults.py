@@ -7,6 +7,7 @@ import os
 import random
 import re
 import signal
+import time
 
 import pytest
 
@@ -33,12 +34,21 @@ class Load:
             tokens = rng.randrange(1, 40)
             stream = rng.random() < 0.7
             told = {"tokens": tokens, "prompt": rng.randrange(1, 60), "gap_ms": rng.choice([0, 1, 5])}
-            body = json.dumps({"model": "stub", "stream": stream, "max_tokens": 50, "user": json.dumps(told), "messages": []}).encode()
+            body = json.dumps(
+                {
+                    "model": "stub",
+                    "stream": stream,
+                    "max_tokens": 50,
+                    "user": json.dumps(told),
+                    "messages": [],
+                }
+            ).encode()
             try:
                 reader, writer = await asyncio.open_connection(self.server.host, self.server.port)
                 writer.write(
                     f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {self.key}\r\nconnection: close\r\n"
-                    f"content-length: {len(body)}\r\n\r\n".encode() + body
+                    f"content-length: {len(body)}\r\n\r\n".encode()
+                    + body
                 )
                 data = await asyncio.wait_for(reader.read(), 60)
                 writer.close()
@@ -47,7 +57,11 @@ class Load:
                 await asyncio.sleep(0.01)
                 continue
             head, _, rest = data.partition(b"\r\n\r\n")
-            whole = rest.endswith(b"0\r\n\r\n") and b"[DONE]" in rest if stream else len(rest) == int((re.findall(rb"content-length: (\d+)", head) or [b"-1"])[0])
+            whole = (
+                rest.endswith(b"0\r\n\r\n") and b"[DONE]" in rest
+                if stream
+                else len(rest) == int((re.findall(rb"content-length: (\d+)", head) or [b"-1"])[0])
+            )
             if data[9:12] == b"200" and whole and b"event: error" not in rest:
                 self.finished.append(re.findall(rb"x-request-id: (\w+)", head)[0].decode())
             else:
@@ -64,7 +78,8 @@ class Load:
 
 def check(server, subscriber, upstream, load, *, interrupted):
     """The sums, against the upstream's own count and what the clients saw."""
-    until(lambda: _quiet(server), what="open attempts and records to be settled")
+    since = time.time() + 0.5
+    until(lambda: _quiet(server, since), what="open attempts and records to be settled")
     rows = server.connection.execute(
         """SELECT upstream_id, request_id, state, fresh_input + cached_input, output, usage_id, reason FROM usage WHERE account_id = %s""",
         (subscriber.account_id,),
@@ -85,10 +100,16 @@ def check(server, subscriber, upstream, load, *, interrupted):
         assert any(row[2] == "interrupted" for row in rows)
 
 
-def _quiet(server):
+def _quiet(server, since):
+    """The recorder says so, in a report that is younger than the question."""
     with contextlib.suppress(OSError, ValueError):
-        report = json.loads((server.settings.run_dir / "recorder.json").read_text())
-        return report["open_attempts"] == 0 and report["unsettled_records"] == 0 and report["settled_seq"] >= report["written_seq"] - 1
+        path = server.settings.run_dir / "recorder.json"
+        report = json.loads(path.read_text())
+        return path.stat().st_mtime > since and (
+            report["open_attempts"] == 0
+            and report["unsettled_records"] == 0
+            and report["settled_seq"] >= report["written_seq"] - 1
+        )
     return False
 
 
@@ -167,17 +188,35 @@ def test_open_attempts_of_a_dead_worker_end_as_interrupted_within_seconds(tmp_pa
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber()
         sock = server.open()
-        body = json.dumps({"model": "stub", "stream": True, "max_tokens": 50, "user": json.dumps({"stall_after": 12, "tokens": 40}), "messages": []}).encode()
-        sock.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        body = json.dumps(
+            {
+                "model": "stub",
+                "stream": True,
+                "max_tokens": 50,
+                "user": json.dumps({"stall_after": 12, "tokens": 40}),
+                "messages": [],
+            }
+        ).encode()
+        sock.sendall(
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
         seen = b""
         while seen.count(b"tok ") < 12:
             seen += sock.recv(65536)
-        until(lambda: json.loads((server.settings.run_dir / "recorder.json").read_text())["open_attempts"] == 1, what="the attempt to be known")
+        until(
+            lambda: json.loads((server.settings.run_dir / "recorder.json").read_text())["open_attempts"] == 1,
+            what="the attempt to be known",
+        )
         for name, pid in server.processes():
             if name == "worker":
                 os.kill(pid, signal.SIGKILL)
         record = server.usage(subscriber, 1)[0]
-        assert (record["state"], record["reason"], record["counted_by"]) == ("interrupted", "worker_lost", "progress")
+        assert (record["state"], record["reason"], record["counted_by"]) == (
+            "interrupted",
+            "worker_lost",
+            "progress",
+        )
         assert 0 < record["output"] <= 12
         bucket = server.buckets(subscriber)[0]
         assert bucket.left == bucket.total - 1000 * record["output"]
@@ -191,7 +230,10 @@ def test_a_silent_worker_is_killed_and_replaced(tmp_path):
         _, key = server.subscriber()
         before = [pid for name, pid in server.processes() if name == "worker"]
         os.kill(before[0], signal.SIGSTOP)
-        until(lambda: [pid for name, pid in server.processes() if name == "worker"] not in ([], before), what="another worker")
+        until(
+            lambda: [pid for name, pid in server.processes() if name == "worker"] not in ([], before),
+            what="another worker",
+        )
         until(lambda: server.chat(key)[0] == 200, what="service")
 
 
@@ -203,7 +245,9 @@ def test_draining_finishes_what_runs_and_closes_the_grants(tmp_path):
         async def run():
             from tests.e2e.test_concurrency import _stream
 
-            streams = [asyncio.create_task(_stream(server, key, {"tokens": 40, "gap_ms": 10}, 50)) for _ in range(10)]
+            streams = [
+                asyncio.create_task(_stream(server, key, {"tokens": 40, "gap_ms": 10}, 50)) for _ in range(10)
+            ]
             while upstream.count()["requests"] < 10:
                 await asyncio.sleep(0.01)
             server.process.send_signal(signal.SIGTERM)

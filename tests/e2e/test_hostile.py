@@ -13,7 +13,13 @@ from tests.support.server import Server, until
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory, upstream):
     with Server(
-        tmp_path_factory.mktemp("hostile"), workers=1, header_timeout_s=1, body_timeout_s=1, idle_timeout_s=2, body_bytes_max=100_000, connections_max=3000
+        tmp_path_factory.mktemp("hostile"),
+        workers=1,
+        header_timeout_s=1,
+        body_timeout_s=1,
+        idle_timeout_s=2,
+        body_bytes_max=100_000,
+        connections_max=3000,
     ) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber()
@@ -21,7 +27,11 @@ def hostile(tmp_path_factory, upstream):
         assert server.chat(key)[0] == 200  # the next client is served
         assert len(server.usage(subscriber, 1)) >= 1
         assert server.findings() == []
-        assert not [line for line in server.log_text().splitlines() if "Traceback" in line or "exception" in line.lower()]
+        assert not [
+            line
+            for line in server.log_text().splitlines()
+            if "Traceback" in line or "exception" in line.lower()
+        ]
 
 
 def talk(server, data, timeout=10, half_close=False):
@@ -114,7 +124,11 @@ def test_a_field_given_twice_means_the_same_upstream_as_here(hostile, upstream):
     server, _, key = hostile
     body = b'{"model":"stub","messages":[{"role":"user","content":"twice"}],"max_tokens":5,"max_tokens":7,"n":1,"n":2}'
     assert server.request("POST", "/v1/chat/completions", key, body)[0] == 200
-    sent = next(b for b in reversed(upstream.get("/last")["bodies"]) if b.get("messages") and b["messages"][0]["content"] == "twice")
+    sent = next(
+        b
+        for b in reversed(upstream.get("/last")["bodies"])
+        if b.get("messages") and b["messages"][0]["content"] == "twice"
+    )
     assert (sent["max_tokens"], sent["n"]) == (7, 2)
 
 
@@ -132,7 +146,9 @@ def test_a_chunked_body_too_large_is_refused(hostile):
 
 def test_a_malformed_chunk_is_refused(hostile):
     server, _, key = hostile
-    assert talk(server, head(key, "transfer-encoding: chunked") + b"zz\r\nhello\r\n").startswith(b"HTTP/1.1 400")
+    assert talk(server, head(key, "transfer-encoding: chunked") + b"zz\r\nhello\r\n").startswith(
+        b"HTTP/1.1 400"
+    )
 
 
 def test_a_chunked_body_is_read_and_its_trailers_are_not_headers(hostile):
@@ -152,7 +168,17 @@ def test_a_body_sent_by_the_byte(hostile):
 
 def test_an_offer_to_upgrade_does_not_swallow_the_body(hostile):
     server, _, key = hostile
-    answer = talk(server, head(key, "connection: Upgrade, HTTP2-Settings", "upgrade: h2c", "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA", length=len(BODY)) + BODY)
+    answer = talk(
+        server,
+        head(
+            key,
+            "connection: Upgrade, HTTP2-Settings",
+            "upgrade: h2c",
+            "http2-settings: AAMAAABkAAQCAAAAAAIAAAAA",
+            length=len(BODY),
+        )
+        + BODY,
+    )
     assert answer.startswith(b"HTTP/1.1 200"), answer
 
 
@@ -170,7 +196,9 @@ def test_pipelined_requests_are_answered_in_order(hostile):
     one = head(key, length=len(BODY)) + BODY
     answer = talk(server, one + b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n" + one)
     assert answer.count(b"HTTP/1.1 200") == 3
-    assert answer.index(b"chat.completion") < answer.index(b"\r\n\r\nok\n") < answer.rindex(b"chat.completion")
+    assert (
+        answer.index(b"chat.completion") < answer.index(b"\r\n\r\nok\n") < answer.rindex(b"chat.completion")
+    )
 
 
 def test_http_1_0_gets_an_answer_and_the_end(hostile):
@@ -212,26 +240,48 @@ def test_a_client_that_leaves_at_any_byte_costs_nothing_it_did_not_get(hostile, 
 
 def test_a_client_that_leaves_mid_stream_is_charged_for_what_was_produced(hostile, upstream):
     server, subscriber, key = hostile
-    body = json.dumps({"model": "stub", "messages": [], "max_tokens": 50, "stream": True, "user": json.dumps({"tokens": 50, "gap_ms": 20})}).encode()
+    body = json.dumps(
+        {
+            "model": "stub",
+            "messages": [],
+            "max_tokens": 50,
+            "stream": True,
+            "user": json.dumps({"tokens": 50, "gap_ms": 20}),
+        }
+    ).encode()
     known = {r["usage_id"] for r in server.usage(subscriber)}
     with server.open() as sock:
         sock.sendall(head(key, length=len(body)) + body)
         seen = b""
         while seen.count(b"tok ") < 5:
             seen += sock.recv(65536)
-    record = until(lambda: next((r for r in server.usage(subscriber) if r["usage_id"] not in known), None), what="the record")
+    record = until(
+        lambda: next((r for r in server.usage(subscriber) if r["usage_id"] not in known), None),
+        what="the record",
+    )
     assert (record["state"], record["reason"]) == ("interrupted", "client_gone")
     assert 5 <= record["output"] <= 50
     produced = upstream.count()["started"][record["upstream_id"]][0]
     assert record["output"] <= produced
-    until(lambda: upstream.count()["started"][record["upstream_id"]][0] < 50, what="the upstream to be cancelled")
+    until(
+        lambda: upstream.count()["started"][record["upstream_id"]][0] < 50,
+        what="the upstream to be cancelled",
+    )
 
 
 def test_a_slow_reader_pauses_its_upstream_and_is_let_go(tmp_path, upstream):
     with Server(tmp_path, workers=1, write_timeout_s=1, write_buffer_bytes=4096) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-premium")
-        body = json.dumps({"model": "stub", "messages": [], "max_tokens": 50_000, "stream": True, "user": json.dumps({"tokens": 50_000, "pad": 2000, "gap_ms": 0.01})}).encode()
+        body = json.dumps(
+            {
+                "model": "stub",
+                "messages": [],
+                "max_tokens": 50_000,
+                "stream": True,
+                "user": json.dumps({"tokens": 50_000, "pad": 2000, "gap_ms": 0.01}),
+            }
+        ).encode()
         with server.open() as sock:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.sendall(head(key, length=len(body)) + body)
@@ -253,10 +303,32 @@ def test_forged_forwarding_headers_do_not_pass(hostile, upstream):
     assert headers["x-request-id"] != "mine"
 
 
-@pytest.mark.parametrize("url", ["http://169.254.169.254/v1", "http://[fe80::1]/v1", "http://0.0.0.0/v1", "http://[::ffff:169.254.1.1]/", "http://100.100.100.200/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://169.254.169.254/v1",
+        "http://[fe80::1]/v1",
+        "http://0.0.0.0/v1",
+        "http://[::ffff:169.254.1.1]/",
+        "http://100.100.100.200/",
+    ],
+)
 def test_a_deployment_at_a_link_local_address_is_refused(hostile, url):
     server, _, _ = hostile
-    done = server.cli("deployment", "add", "--name", "evil", "--model", "m", "--base-url", url, "--allow-private", "--protocol", "chat", check=False)
+    done = server.cli(
+        "deployment",
+        "add",
+        "--name",
+        "evil",
+        "--model",
+        "m",
+        "--base-url",
+        url,
+        "--allow-private",
+        "--protocol",
+        "chat",
+        check=False,
+    )
     assert done.returncode == 1
     assert "never there" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -264,13 +336,36 @@ def test_a_deployment_at_a_link_local_address_is_refused(hostile, url):
 
 def test_a_private_deployment_needs_to_be_allowed(hostile, upstream):
     server, _, _ = hostile
-    done = server.cli("deployment", "add", "--name", "evil", "--model", "m", "--base-url", upstream.url, "--protocol", "chat", check=False)
+    done = server.cli(
+        "deployment",
+        "add",
+        "--name",
+        "evil",
+        "--model",
+        "m",
+        "--base-url",
+        upstream.url,
+        "--protocol",
+        "chat",
+        check=False,
+    )
     assert (done.returncode, "--allow-private" in done.stderr) == (1, True)
 
 
 def test_a_name_that_resolves_to_a_private_address_is_refused_at_connect(hostile, upstream):
     server, _, _ = hostile
-    server.cli("deployment", "add", "--name", "by-name", "--model", "by-name", "--base-url", f"http://localhost:{upstream.port}/v1", "--protocol", "chat")
+    server.cli(
+        "deployment",
+        "add",
+        "--name",
+        "by-name",
+        "--model",
+        "by-name",
+        "--base-url",
+        f"http://localhost:{upstream.port}/v1",
+        "--protocol",
+        "chat",
+    )
     _, key = server.subscriber()
     until(lambda: b"by-name" in server.get("/v1/models", key)[1], what="the deployment")
     requests = upstream.count()["requests"]
@@ -282,7 +377,19 @@ def test_a_name_that_resolves_to_a_private_address_is_refused_at_connect(hostile
 def test_two_deployments_fail_over_before_the_first_byte(hostile, upstream):
     server, subscriber, key = hostile
     server.add_deployment("good", "pair", upstream.url)
-    server.cli("deployment", "add", "--name", "bad", "--model", "pair", "--base-url", "http://127.0.0.1:9/v1", "--protocol", "chat", "--allow-private")
+    server.cli(
+        "deployment",
+        "add",
+        "--name",
+        "bad",
+        "--model",
+        "pair",
+        "--base-url",
+        "http://127.0.0.1:9/v1",
+        "--protocol",
+        "chat",
+        "--allow-private",
+    )
     time.sleep(0)
     until(lambda: len(server.works.deployments.all()) >= 3)
     assert [server.chat(key, model="pair")[0] for _ in range(8)] == [200] * 8

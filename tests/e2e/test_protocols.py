@@ -35,7 +35,12 @@ def test_a_request_is_metered_class_by_class(server, protocol, stream):
     assert (record["state"], record["counted_by"], record["protocol"]) == ("complete", "provider", protocol)
     assert record["parts"][0][5] == 1000 * sum(counts.values())
     if stream:
-        ends = {"chat": b"[DONE]", "completions": b"[DONE]", "messages": b"message_stop", "responses": b"response.completed"}
+        ends = {
+            "chat": b"[DONE]",
+            "completions": b"[DONE]",
+            "messages": b"message_stop",
+            "responses": b"response.completed",
+        }
         assert ends[protocol] in content
         # We asked for usage, the client did not: it does not see it.
         assert protocol not in {"chat"} or b'"choices": []' not in content
@@ -58,7 +63,9 @@ def test_embeddings(server):
 
 def test_counting_tokens_costs_nothing(server):
     subscriber, key = server.subscriber()
-    status, content, _ = server.request("POST", "/v1/messages/count_tokens", key, {"model": "stub", "messages": []})
+    status, content, _ = server.request(
+        "POST", "/v1/messages/count_tokens", key, {"model": "stub", "messages": []}
+    )
     assert (status, json.loads(content)) == (200, {"input_tokens": 7})
     server.chat(key)
     assert len(server.usage(subscriber, 1)) == 1
@@ -80,7 +87,11 @@ def test_no_maximum_means_the_deployments_and_it_is_sent(server, upstream):
     _, key = server.subscriber()
     body = {"model": "stub", "messages": [{"role": "user", "content": "no maximum"}]}
     assert server.request("POST", "/v1/chat/completions", key, body)[0] == 200
-    sent = next(b for b in reversed(upstream.get("/last")["bodies"]) if b.get("messages") and b["messages"][0]["content"] == "no maximum")
+    sent = next(
+        b
+        for b in reversed(upstream.get("/last")["bodies"])
+        if b.get("messages") and b["messages"][0]["content"] == "no maximum"
+    )
     assert sent["max_tokens"] == 4096
 
 
@@ -124,7 +135,9 @@ def test_a_refusal_is_in_protocol_and_costs_nothing(server, name, change, status
 
 
 def test_anthropic_errors_have_anthropics_shape(server):
-    status, content, headers = server.request("POST", "/v1/messages", "nonsense", {"model": "stub", "messages": []})
+    status, content, headers = server.request(
+        "POST", "/v1/messages", "nonsense", {"model": "stub", "messages": []}
+    )
     error = json.loads(content)
     assert status == 401
     assert (error["type"], error["error"]["type"]) == ("error", "authentication_error")
@@ -144,9 +157,13 @@ def test_a_foreign_response_id_is_refused_and_ones_own_works(server):
     body = {"model": "stub", "input": "hi", "max_output_tokens": 5}
     _, content, _ = server.request("POST", "/v1/responses", key, body)
     response_id = json.loads(content)["id"]
-    status, content, _ = server.request("POST", "/v1/responses", other_key, body | {"previous_response_id": response_id})
+    status, content, _ = server.request(
+        "POST", "/v1/responses", other_key, body | {"previous_response_id": response_id}
+    )
     assert (status, json.loads(content)["error"]["code"]) == (400, "foreign_object")
-    assert server.request("POST", "/v1/responses", key, body | {"previous_response_id": response_id})[0] == 200
+    assert (
+        server.request("POST", "/v1/responses", key, body | {"previous_response_id": response_id})[0] == 200
+    )
 
 
 def test_the_providers_own_error_passes_and_costs_nothing(server):
@@ -159,7 +176,17 @@ def test_the_providers_own_error_passes_and_costs_nothing(server):
     assert len(server.usage(subscriber, 1)) == 1
 
 
-@pytest.mark.parametrize(("told", "status"), [({"status": 500}, 502), ({"status": 503}, 502), ({"status": 401}, 502), ({"fail": "close"}, 502), ({"fail": "garbage"}, 502), ({"status": 429}, 429)])
+@pytest.mark.parametrize(
+    ("told", "status"),
+    [
+        ({"status": 500}, 502),
+        ({"status": 503}, 502),
+        ({"status": 401}, 502),
+        ({"fail": "close"}, 502),
+        ({"fail": "garbage"}, 502),
+        ({"status": 429}, 429),
+    ],
+)
 def test_a_failed_attempt_costs_nothing(server, told, status):
     subscriber, key = server.subscriber()
     got, content, headers = server.chat(key, told)

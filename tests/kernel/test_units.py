@@ -10,7 +10,9 @@ def test_money_survives_being_written_and_read(nano):
     assert parse_money(format_money(nano).replace(",", "")).amount_nano == nano
 
 
-@pytest.mark.parametrize("text", ["", "1.", ".5", "1e3", "-1", "1.0000000001", "nan", 49.9, None, "1,000", " 1", "٣"])
+@pytest.mark.parametrize(
+    "text", ["", "1.", ".5", "1e3", "-1", "1.0000000001", "nan", 49.9, None, "1,000", " 1", "٣"]
+)
 def test_what_is_not_a_decimal_is_refused(text):
     with pytest.raises(Invalid):
         parse_money(text)

@@ -37,7 +37,9 @@ class StubUpstream:
     """`tests.support.upstream` as a process: what it says it sent is the truth that the ledger is held against."""
 
     def __enter__(self):
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.support.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.upstream"], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        )
         self.port = int(self.process.stdout.readline())
         self.url = f"http://127.0.0.1:{self.port}/v1"
         return self
@@ -71,7 +73,9 @@ class Server:
         self.stack = contextlib.ExitStack()
 
     def environ(self):
-        return {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")} | self.env
+        return {
+            name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
+        } | self.env
 
     def cli(self, *args, check=True):
         done = subprocess.run(
@@ -145,16 +149,19 @@ class Server:
         return made, self.key(made, **key)
 
     def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None):
-        return issue_key(self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days)[1]
+        return issue_key(
+            self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days
+        )[1]
 
     def add_deployment(self, name, model, url, *more, wait=True):
-        self.cli("deployment", "add", "--name", name, "--model", model, "--base-url", url, "--allow-private", *more)
+        self.cli(
+            "deployment", "add", "--name", name, "--model", model, "--base-url", url, "--allow-private", *more
+        )
         if wait:
             _, text = self.subscriber(None)
             until(lambda: f'"{model}"' in self.get("/v1/models", text)[1].decode(), what=f"model {model}")
 
     # What a client does.
-
 
     def open(self):
         sock = socket.create_connection((self.host, self.port), timeout=30)

@@ -55,19 +55,29 @@ class Server(asyncio.Protocol):
         self.parser.feed_data(data)
 
     def on_message_complete(self):
-        self.task = asyncio.ensure_future(self.answer(self.parser.get_method().decode(), self.url.decode(), b"".join(self.body)))
+        self.task = asyncio.ensure_future(
+            self.answer(self.parser.get_method().decode(), self.url.decode(), b"".join(self.body))
+        )
 
     def send(self, body, status=200, kind="application/json", more=""):
         body = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.transport.write(
-            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{more}content-length: {len(body)}\r\n\r\n".encode() + body
+            f"HTTP/1.1 {status} X\r\ncontent-type: {kind}\r\n{more}content-length: {len(body)}\r\n\r\n".encode()
+            + body
         )
         self._reset()
 
     async def answer(self, method, url, body):
         state = self.state
         if url == "/count":
-            self.send({"complete": state.complete, "started": state.started, "requests": state.requests, "open": state.open})
+            self.send(
+                {
+                    "complete": state.complete,
+                    "started": state.started,
+                    "requests": state.requests,
+                    "open": state.open,
+                }
+            )
             return
         if url == "/last":
             self.send({"bodies": state.bodies[-5:], "heads": state.heads[-5:]})
@@ -89,7 +99,12 @@ class Server(asyncio.Protocol):
         if "model" not in request:
             self.send({"error": {"message": "model is missing", "type": "invalid_request_error"}}, 400)
             return
-        told = request.get("user") or (request.get("metadata") or {}).get("user_id") or (request.get("metadata") or {}).get("told") or "{}"
+        told = (
+            request.get("user")
+            or (request.get("metadata") or {}).get("user_id")
+            or (request.get("metadata") or {}).get("told")
+            or "{}"
+        )
         told = json.loads(told) if told.startswith("{") else {}
         path = url.partition("?")[0]
         if told.get("status"):
@@ -105,7 +120,12 @@ class Server(asyncio.Protocol):
             self.transport.write(b"\x00\x01garbage\r\n\r\n")
             return
         state.number += 1
-        limit = request.get("max_completion_tokens") or request.get("max_tokens") or request.get("max_output_tokens") or 16
+        limit = (
+            request.get("max_completion_tokens")
+            or request.get("max_tokens")
+            or request.get("max_output_tokens")
+            or 16
+        )
         tokens = min(told.get("tokens", 5), limit)
         prompt = told.get("prompt", 11)
         wait = told.get("wait_ms", 0) / 1000
@@ -167,13 +187,19 @@ class Base:
 
 
 def sse(content, event=None):
-    return (f"event: {event}\n" if event else "").encode() + b"data: " + json.dumps(content).encode() + b"\n\n"
+    return (
+        (f"event: {event}\n" if event else "").encode() + b"data: " + json.dumps(content).encode() + b"\n\n"
+    )
 
 
 class Chat(Base):
     def usage(self, tokens):
         told = self.told
-        usage = {"prompt_tokens": self.prompt, "completion_tokens": tokens, "total_tokens": self.prompt + tokens}
+        usage = {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": tokens,
+            "total_tokens": self.prompt + tokens,
+        }
         if "cached" in told:
             usage["prompt_tokens_details"] = {"cached_tokens": told["cached"]}
         if "reasoning" in told:
@@ -188,10 +214,21 @@ class Chat(Base):
         return body if self.told.get("no_usage") else body | {"usage": self.usage(tokens)}
 
     def chunk(self, choices, **more):
-        return sse({"id": self.id, "object": "chat.completion.chunk", "created": 1, "model": "stub", "choices": choices} | more)
+        return sse(
+            {
+                "id": self.id,
+                "object": "chat.completion.chunk",
+                "created": 1,
+                "model": "stub",
+                "choices": choices,
+            }
+            | more
+        )
 
     def begin(self):
-        return self.chunk([{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}])
+        return self.chunk(
+            [{"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}]
+        )
 
     def token(self, at):
         return self.chunk([{"index": 0, "delta": {"content": self.text}, "finish_reason": None}])
@@ -216,7 +253,9 @@ class Completions(Chat):
 
     def end(self, tokens, usage, done):
         more = {"usage": self.usage(tokens)} if usage else {}
-        return self.chunk([{"index": 0, "text": "", "finish_reason": "stop"}], **more) + (b"data: [DONE]\n\n" if done else b"")
+        return self.chunk([{"index": 0, "text": "", "finish_reason": "stop"}], **more) + (
+            b"data: [DONE]\n\n" if done else b""
+        )
 
 
 class Embeddings(Base):
@@ -245,17 +284,30 @@ class Messages(Base):
         return self.message([{"type": "text", "text": self.text * tokens}], "end_turn", self.usage(tokens))
 
     def begin(self):
-        return sse({"type": "message_start", "message": self.message([], None, self.usage(1))}, "message_start") + sse(
-            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}, "content_block_start"
+        return sse(
+            {"type": "message_start", "message": self.message([], None, self.usage(1))}, "message_start"
+        ) + sse(
+            {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+            "content_block_start",
         )
 
     def token(self, at):
-        return sse({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": self.text}}, "content_block_delta")
+        return sse(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": self.text}},
+            "content_block_delta",
+        )
 
     def end(self, tokens, usage, done):
         return (
             sse({"type": "content_block_stop", "index": 0}, "content_block_stop")
-            + sse({"type": "message_delta", "delta": {"stop_reason": "end_turn", "stop_sequence": None}, "usage": {"output_tokens": tokens}}, "message_delta")
+            + sse(
+                {
+                    "type": "message_delta",
+                    "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+                    "usage": {"output_tokens": tokens},
+                },
+                "message_delta",
+            )
             + (sse({"type": "message_stop"}, "message_stop") if done else b"")
         )
 
@@ -278,7 +330,14 @@ class Responses(Base):
         return self.response("completed", self.text * tokens, self.usage(tokens))
 
     def begin(self):
-        return sse({"type": "response.created", "sequence_number": 0, "response": self.response("in_progress", "", None)}, "response.created")
+        return sse(
+            {
+                "type": "response.created",
+                "sequence_number": 0,
+                "response": self.response("in_progress", "", None),
+            },
+            "response.created",
+        )
 
     def token(self, at):
         return sse({"type": "response.output_text.delta", "sequence_number": at + 1, "item_id": "msg", "output_index": 0, "content_index": 0,

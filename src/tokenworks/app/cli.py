@@ -67,7 +67,11 @@ def cli(context: click.Context, data_dir: str | None) -> None:
 
 
 @cli.command()
-@click.option("--catalogue", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A catalogue file instead of the seed.")
+@click.option(
+    "--catalogue",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A catalogue file instead of the seed.",
+)
 @_json
 @pass_context
 def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
@@ -75,18 +79,29 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     from tokenworks.trust import ensure_pepper  # noqa: PLC0415
 
     settings = context.settings()
-    content = seed_catalogue() if catalogue is None else read_catalogue(catalogue.read_text(encoding="utf-8"), str(catalogue))
+    content = (
+        seed_catalogue()
+        if catalogue is None
+        else read_catalogue(catalogue.read_text(encoding="utf-8"), str(catalogue))
+    )
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ensure_pepper(settings.secrets)
     with _status("Starting the database"), database(settings) as url:
         revision = migrate(url)
         with contextlib.closing(connect(url)) as connection:
             new = make_works(settings, connection).offerings.load(content)
-    result = {"data_dir": settings.data_dir, "schema": revision, "offerings": len(content.offerings), "new_versions": new}
+    result = {
+        "data_dir": settings.data_dir,
+        "schema": revision,
+        "offerings": len(content.offerings),
+        "new_versions": new,
+    }
     if as_json:
         print_json(result)
     else:
-        click.echo(f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions).")
+        click.echo(
+            f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions)."
+        )
 
 
 @cli.command()
@@ -104,7 +119,9 @@ def serve(context: Context, listen: str | None, admin_listen: str | None, worker
 
     def ready(public: str, admin: str) -> None:
         scheme = "https" if settings.tls_key else "http"
-        click.echo(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
+        click.echo(
+            f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics"
+        )
         sys.stdout.flush()
 
     sys.exit(Supervisor(settings).run(ready))
@@ -122,7 +139,11 @@ def config_show(context: Context, as_json: bool) -> None:
     """The effective settings and where each came from; secrets are masked."""
     effective = context.effective()
     rows = [
-        {"name": name, "value": shown(name, getattr(effective.settings, name)), "from": effective.origins[name]}
+        {
+            "name": name,
+            "value": shown(name, getattr(effective.settings, name)),
+            "from": effective.origins[name],
+        }
         for name in Settings.model_fields
     ]
     if as_json:
@@ -141,14 +162,26 @@ def deployment() -> None:
 @click.option("--model", required=True, help="The model's name for clients.")
 @click.option("--base-url", required=True, help="http(s)://host[:port][/v1], as an SDK takes it.")
 @click.option("--upstream-model", help="The model's name there (default: the same).")
-@click.option("--protocol", "protocols", multiple=True, type=click.Choice(PROTOCOLS), help="What it speaks; left out, it is asked.")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice(PROTOCOLS),
+    help="What it speaks; left out, it is asked.",
+)
 @click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
 @click.option("--region", help="Where it is, such as cn-sh.")
 @click.option("--context-tokens", type=int, help="Its context length.")
 @click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
-@click.option("--price", "prices", multiple=True, metavar="CLASS=NANO", help="Price paid, nano yuan per token of a class, such as output=8000.")
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="CLASS=NANO",
+    help="Price paid, nano yuan per token of a class, such as output=8000.",
+)
 @_json
 @pass_context
 def deployment_add(
@@ -206,8 +239,13 @@ def deployment_list(context: Context, as_json: bool) -> None:
     if as_json:
         print_json([d.model_dump(mode="json") for d in found])
     else:
-        rows = [(d.name, d.model, d.upstream_model, d.base_url, ", ".join(d.protocols), d.credential or "none") for d in found]
-        print_table("Deployments", ["name", "model", "upstream model", "base URL", "protocols", "credential"], rows)
+        rows = [
+            (d.name, d.model, d.upstream_model, d.base_url, ", ".join(d.protocols), d.credential or "none")
+            for d in found
+        ]
+        print_table(
+            "Deployments", ["name", "model", "upstream model", "base URL", "protocols", "credential"], rows
+        )
 
 
 @deployment.command("remove")
@@ -276,7 +314,14 @@ def offering_list(context: Context, as_json: bool) -> None:
         found = works.offerings.all()
     if as_json:
         print_json(
-            [{"offering_version": s.offering_version, "rate_version": s.rate_version, **s.offering.model_dump(mode="json")} for s in found]
+            [
+                {
+                    "offering_version": s.offering_version,
+                    "rate_version": s.rate_version,
+                    **s.offering.model_dump(mode="json"),
+                }
+                for s in found
+            ]
         )
     else:
         views.print_offerings(found)
@@ -291,7 +336,11 @@ def offering_load(context: Context, file: Path, as_json: bool) -> None:
     content = read_catalogue(file.read_text(encoding="utf-8"), str(file))
     with context.works() as works:
         new = works.offerings.load(content)
-    _said({"offerings": len(content.offerings), "new_versions": new}, f"{len(content.offerings)} offerings, {new} new versions.", as_json)
+    _said(
+        {"offerings": len(content.offerings), "new_versions": new},
+        f"{len(content.offerings)} offerings, {new} new versions.",
+        as_json,
+    )
 
 
 @cli.group()
@@ -354,13 +403,19 @@ def order() -> None:
 @click.option("--idempotency-key", help="The same key again gives the same order.")
 @_json
 @pass_context
-def order_place(context: Context, subscriber: str, offering: str, idempotency_key: str | None, as_json: bool) -> None:
+def order_place(
+    context: Context, subscriber: str, offering: str, idempotency_key: str | None, as_json: bool
+) -> None:
     """Order an offering onto the phone bill."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         made = works.subscriptions.order(found, offering, idempotency_key)
     again = "" if made.new else " (ordered before with this key)"
-    _said(made, f"Order {made.order_id}: product {made.product_id}, {made.amount_nano / 1e9:.2f} {made.currency}{again}.", as_json)
+    _said(
+        made,
+        f"Order {made.order_id}: product {made.product_id}, {made.amount_nano / 1e9:.2f} {made.currency}{again}.",
+        as_json,
+    )
 
 
 @order.command("cancel")
@@ -372,7 +427,9 @@ def order_cancel(context: Context, product: UUID, as_json: bool) -> None:
     with context.works() as works:
         pending = works.subscriptions.cancel(product)
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
-    _said({"product_id": product, "pending_buckets": pending}, f"Product {product} is cancelled{more}.", as_json)
+    _said(
+        {"product_id": product, "pending_buckets": pending}, f"Product {product} is cancelled{more}.", as_json
+    )
 
 
 @cli.group()
@@ -389,7 +446,13 @@ def key() -> None:
 @_json
 @pass_context
 def key_create(
-    context: Context, subscriber: str, name: str, models: tuple[str, ...], cap_tokens: int | None, expires_in_days: int | None, as_json: bool
+    context: Context,
+    subscriber: str,
+    name: str,
+    models: tuple[str, ...],
+    cap_tokens: int | None,
+    expires_in_days: int | None,
+    as_json: bool,
 ) -> None:
     """Issue a key. Its text is shown this once and can't be had again."""
     with context.works() as works:
@@ -422,7 +485,11 @@ def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
     """Stop a key everywhere, at once."""
     with context.works() as works:
         revoked = works.keys.revoke(key_id)
-    _said({"key_id": key_id, "revoked": revoked}, f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.", as_json)
+    _said(
+        {"key_id": key_id, "revoked": revoked},
+        f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.",
+        as_json,
+    )
 
 
 @cli.command()
@@ -465,7 +532,9 @@ def _since(text: str | None) -> datetime | None:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise click.UsageError(f"--since is a time such as 2026-11-23T08:00 or a span such as 24h, not {text!r}") from None
+        raise click.UsageError(
+            f"--since is a time such as 2026-11-23T08:00 or a span such as 24h, not {text!r}"
+        ) from None
     return at if at.tzinfo else at.replace(tzinfo=UTC)
 
 
@@ -484,7 +553,11 @@ def ledger_verify(context: Context, as_json: bool) -> None:
     with context.works() as works:
         with Progress(transient=True, disable=as_json or not console.is_terminal) as bar:
             task = bar.add_task("Verifying", total=steps())
-            findings = verify(works.connection, works.offerings.rate_cards(), lambda _what, done: bar.update(task, completed=done))
+            findings = verify(
+                works.connection,
+                works.offerings.rate_cards(),
+                lambda _what, done: bar.update(task, completed=done),
+            )
         counts = views.ledger_counts(works.connection)
     if as_json:
         print_json({"ok": not findings, "checked": counts, "findings": [f._asdict() for f in findings]})
@@ -536,7 +609,8 @@ def main() -> None:
         click.echo(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(f"tokenworks: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+        click.echo(
+            f"tokenworks: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
+            err=True,
+        )
         sys.exit(1)
-
-

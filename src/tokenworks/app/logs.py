@@ -44,4 +44,6 @@ def configure_logs(level: str, form: str, process: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format=f'{{"process": "{process}", "event": "%(message)s"}}')
+    logging.basicConfig(
+        level=logging.WARNING, stream=sys.stderr, format=f'{{"process": "{process}", "event": "%(message)s"}}'
+    )

@@ -36,7 +36,14 @@ def print_json(value: Any) -> None:
     click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
 
 
-def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, right: Iterable[str] = (), to: Console | None = None) -> None:
+def print_table(
+    title: str,
+    columns: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+    *,
+    right: Iterable[str] = (),
+    to: Console | None = None,
+) -> None:
     table = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
     numeric = set(right)
     for column in columns:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import structlog
 import uvloop
 
-from tokenworks.app.database import check_schema, connect, database
+from tokenworks.app.database import Connection, check_schema, connect, database
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
@@ -80,10 +80,14 @@ class Feed:
 
         def read(connection: Any) -> tuple[str, list[tuple[int, str, str]]]:
             # Whatever was not visible at the last poll has a transaction id from that poll's xmin on.
-            row = connection.execute("SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change").fetchone()
+            row = connection.execute(
+                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change"
+            ).fetchone()
             if first:
                 return row[0], []
-            rows = connection.execute("SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (self._xmin,)).fetchall()
+            rows = connection.execute(
+                "SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (self._xmin,)
+            ).fetchall()
             return row[0], rows
 
         try:
@@ -102,7 +106,11 @@ class Feed:
         accounts = [ref for _, kind, ref in changes if kind in {"account", "freeze"}]
         for account_id in accounts:
             self._recorder.grants.account_changed(account_id)
-        self._recorder.publish("alive", {"keys": keys, "accounts": [ref for _, kind, ref in changes if kind == "freeze"]}, keep=False)
+        self._recorder.publish(
+            "alive",
+            {"keys": keys, "accounts": [ref for _, kind, ref in changes if kind == "freeze"]},
+            keep=False,
+        )
 
     async def _publish_snapshot(self) -> None:
         def read(connection: Any) -> tuple[Any, Any, Any]:
@@ -153,13 +161,17 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
         raise Unavailable(f"nothing answers {name}")
 
+    def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
+        check_schema(connection)
+        on_database = Ledger(connection, clock)
+        settled = on_database.register_journal(journal.journal_id, socket.gethostname())
+        return settled, on_database.open_grants(journal.journal_id)
+
     recorder = Recorder(journal, workers_dir, answer, on_fatal=fatal)
     # Nothing is recovered before the database says how far it has settled.
     while True:
         try:
-            settled_seq, grants_open = await ledger_thread.run(
-                lambda c: (check_schema(c), Ledger(c, clock).register_journal(journal.journal_id, socket.gethostname()), Ledger(c, clock).open_grants(journal.journal_id))[1:]
-            )
+            settled_seq, grants_open = await ledger_thread.run(begin)
             break
         except Unavailable as error:
             log.warning("recorder.waits_for_database", error=str(error))
@@ -181,7 +193,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     feed = Feed(lookups, recorder, settings)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(
-        ledger, feed.rate, recorder.send, clock, spend_for_s=settings.grant_spend_s, idle_s=settings.grant_idle_s, on_fatal=fatal
+        ledger,
+        feed.rate,
+        recorder.send,
+        clock,
+        spend_for_s=settings.grant_spend_s,
+        idle_s=settings.grant_idle_s,
+        on_fatal=fatal,
     )
     used: dict[str, int] = {}
     for _, _, finish in unsettled:
@@ -196,13 +214,22 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     settler.start()
     with contextlib.suppress(Unavailable):
         await feed.poll()
-    log.info("recorder.serves", journal=str(journal.journal_id), unsettled=len(unsettled), open_grants=len(grants_open))
+    log.info(
+        "recorder.serves",
+        journal=str(journal.journal_id),
+        unsettled=len(unsettled),
+        open_grants=len(grants_open),
+    )
 
     server = await loop.create_unix_server(lambda: WorkerConnection(recorder), sock=listener)
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
     loop.add_reader(supervisor, stop.set)
-    tasks = [loop.create_task(feed.run()), loop.create_task(_tend(recorder, settings)), loop.create_task(_report(recorder, feed, settings))]
+    tasks = [
+        loop.create_task(feed.run()),
+        loop.create_task(_tend(recorder, settings)),
+        loop.create_task(_report(recorder, feed, settings)),
+    ]
     await stop.wait()
     loop.remove_reader(supervisor)
     # The workers leave first: everything that they still say is heard.
@@ -242,7 +269,12 @@ async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
 def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     """What the control plane shows as metrics: a small file, replaced whole."""
     settler = recorder.settler
-    grants = [bucket for account in recorder.grants.accounts.values() for bucket in account.buckets.values() if bucket.grant_id]
+    grants = [
+        bucket
+        for account in recorder.grants.accounts.values()
+        for bucket in account.buckets.values()
+        if bucket.grant_id
+    ]
     status = {
         "pid": os.getpid(),
         "database_ok": int(feed.ok),

@@ -23,54 +23,129 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    data_dir: Path = Field(default=Path("data"), description="where the database, the journal and the secrets live")
-    environment: str = Field(default="dev", pattern=r"^[a-z0-9]{1,12}$", description="part of every key's text: twk_<environment>_…")
-    database_url: str | None = Field(default=None, description="PostgreSQL's URL; left out: the embedded one in data_dir")
-    embedded_fsync: bool = Field(default=True, description="false only for throw-away data: the embedded database may lose what it committed")
-    secrets_dir: Path | None = Field(default=None, description="pepper and upstream credentials; left out: data_dir/secrets")
+    data_dir: Path = Field(
+        default=Path("data"), description="where the database, the journal and the secrets live"
+    )
+    environment: str = Field(
+        default="dev",
+        pattern=r"^[a-z0-9]{1,12}$",
+        description="part of every key's text: twk_<environment>_…",
+    )
+    database_url: str | None = Field(
+        default=None, description="PostgreSQL's URL; left out: the embedded one in data_dir"
+    )
+    embedded_fsync: bool = Field(
+        default=True,
+        description="false only for throw-away data: the embedded database may lose what it committed",
+    )
+    secrets_dir: Path | None = Field(
+        default=None, description="pepper and upstream credentials; left out: data_dir/secrets"
+    )
     listen: str = Field(default="127.0.0.1:8080", description="the public port")
     admin_listen: str = Field(default="127.0.0.1:8081", description="/metrics, /healthz, /readyz")
     workers: int = Field(default=1, ge=1, le=256, description="data-plane processes")
-    allow_plain_http: bool = Field(default=False, description="serve plain HTTP on another address than loopback")
+    allow_plain_http: bool = Field(
+        default=False, description="serve plain HTTP on another address than loopback"
+    )
     tls_certificate: Path | None = Field(default=None, description="PEM chain for the public port")
     tls_key: Path | None = Field(default=None, description="PEM key for the public port")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="least level that is logged")
-    log_format: Literal["auto", "json", "text"] = Field(default="auto", description="auto: text on a terminal, JSON elsewhere")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal, JSON elsewhere"
+    )
 
-    header_bytes_max: int = Field(default=32_768, ge=1024, le=1_048_576, description="a request's line and headers")
+    header_bytes_max: int = Field(
+        default=32_768, ge=1024, le=1_048_576, description="a request's line and headers"
+    )
     header_count_max: int = Field(default=100, ge=10, le=1000, description="a request's headers")
     body_bytes_max: int = Field(default=16_777_216, ge=1024, le=1_073_741_824, description="a request's body")
-    response_bytes_max: int = Field(default=67_108_864, ge=65_536, le=1_073_741_824, description="a response that is not streamed")
-    event_bytes_max: int = Field(default=16_777_216, ge=4096, le=268_435_456, description="one event of a stream")
-    write_buffer_bytes: int = Field(default=262_144, ge=4096, le=67_108_864, description="a slow reader pauses its upstream above this")
-    connections_max: int = Field(default=20_000, ge=10, le=1_000_000, description="client connections of a worker")
-    control_connections_max: int = Field(default=100, ge=1, le=10_000, description="requests to the control plane at once, per worker")
-    requests_max: int = Field(default=8_000, ge=1, le=1_000_000, description="requests in flight of a worker; more get 429")
-    key_requests_max: int = Field(default=2_000, ge=1, le=1_000_000, description="requests in flight of one key in a worker; more get 429")
-    upstream_idle_max: int = Field(default=512, ge=0, le=100_000, description="idle connections kept to one deployment by a worker")
-    header_timeout_s: int = Field(default=15, ge=1, le=600, description="from the first byte of a request to the end of its headers")
+    response_bytes_max: int = Field(
+        default=67_108_864, ge=65_536, le=1_073_741_824, description="a response that is not streamed"
+    )
+    event_bytes_max: int = Field(
+        default=16_777_216, ge=4096, le=268_435_456, description="one event of a stream"
+    )
+    write_buffer_bytes: int = Field(
+        default=262_144, ge=4096, le=67_108_864, description="a slow reader pauses its upstream above this"
+    )
+    connections_max: int = Field(
+        default=20_000, ge=10, le=1_000_000, description="client connections of a worker"
+    )
+    control_connections_max: int = Field(
+        default=100, ge=1, le=10_000, description="requests to the control plane at once, per worker"
+    )
+    requests_max: int = Field(
+        default=8_000, ge=1, le=1_000_000, description="requests in flight of a worker; more get 429"
+    )
+    key_requests_max: int = Field(
+        default=2_000,
+        ge=1,
+        le=1_000_000,
+        description="requests in flight of one key in a worker; more get 429",
+    )
+    upstream_idle_max: int = Field(
+        default=512, ge=0, le=100_000, description="idle connections kept to one deployment by a worker"
+    )
+    header_timeout_s: int = Field(
+        default=15, ge=1, le=600, description="from the first byte of a request to the end of its headers"
+    )
     body_timeout_s: int = Field(default=60, ge=1, le=3600, description="for a request's body")
-    idle_timeout_s: int = Field(default=75, ge=1, le=3600, description="a kept-alive client connection without a request")
-    write_timeout_s: int = Field(default=60, ge=1, le=3600, description="a client that takes nothing of what is ready")
-    upstream_connect_timeout_s: int = Field(default=5, ge=1, le=120, description="to connect to a deployment, TLS included")
-    upstream_first_byte_timeout_s: int = Field(default=120, ge=1, le=3600, description="to a deployment's first byte")
-    upstream_idle_timeout_s: int = Field(default=60, ge=1, le=3600, description="between two bytes of a deployment")
+    idle_timeout_s: int = Field(
+        default=75, ge=1, le=3600, description="a kept-alive client connection without a request"
+    )
+    write_timeout_s: int = Field(
+        default=60, ge=1, le=3600, description="a client that takes nothing of what is ready"
+    )
+    upstream_connect_timeout_s: int = Field(
+        default=5, ge=1, le=120, description="to connect to a deployment, TLS included"
+    )
+    upstream_first_byte_timeout_s: int = Field(
+        default=120, ge=1, le=3600, description="to a deployment's first byte"
+    )
+    upstream_idle_timeout_s: int = Field(
+        default=60, ge=1, le=3600, description="between two bytes of a deployment"
+    )
     request_timeout_s: int = Field(default=1800, ge=1, le=86_400, description="for a request as a whole")
     attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
-    health_check_s: int = Field(default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles")
-    input_bytes_per_token: int = Field(default=2, ge=1, le=8, description="the input estimate: body bytes per token, at most the context")
-    progress_tokens: int = Field(default=32, ge=1, le=10_000, description="a stream's progress is recorded every so many tokens")
-    key_cache_max: int = Field(default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers")
-    key_max_stale_s: int = Field(default=300, ge=1, le=86_400, description="without the database no request is admitted after this")
-    key_lookups_per_s: int = Field(default=500, ge=1, le=100_000, description="unknown keys that a worker asks for a second")
+    health_check_s: int = Field(
+        default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles"
+    )
+    input_bytes_per_token: int = Field(
+        default=2, ge=1, le=8, description="the input estimate: body bytes per token, at most the context"
+    )
+    progress_tokens: int = Field(
+        default=32, ge=1, le=10_000, description="a stream's progress is recorded every so many tokens"
+    )
+    key_cache_max: int = Field(
+        default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
+    )
+    key_max_stale_s: int = Field(
+        default=300, ge=1, le=86_400, description="without the database no request is admitted after this"
+    )
+    key_lookups_per_s: int = Field(
+        default=500, ge=1, le=100_000, description="unknown keys that a worker asks for a second"
+    )
 
-    grant_spend_s: int = Field(default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal")
+    grant_spend_s: int = Field(
+        default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
+    )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
-    journal_dir: Path | None = Field(default=None, description="the journal; left out: data_dir/journal. In production on a disk of its own")
-    journal_segment_bytes: int = Field(default=16_777_216, ge=65_536, le=1_073_741_824, description="a journal segment's size")
-    journal_retain_s: int = Field(default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long")
+    journal_dir: Path | None = Field(
+        default=None,
+        description="the journal; left out: data_dir/journal. In production on a disk of its own",
+    )
+    journal_segment_bytes: int = Field(
+        default=16_777_216, ge=65_536, le=1_073_741_824, description="a journal segment's size"
+    )
+    journal_retain_s: int = Field(
+        default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long"
+    )
     drain_s: int = Field(default=30, ge=0, le=3600, description="on SIGTERM running requests get this long")
-    worker_silence_s: int = Field(default=5, ge=1, le=600, description="a worker silent for this long is killed")
+    worker_silence_s: int = Field(
+        default=5, ge=1, le=600, description="a worker silent for this long is killed"
+    )
 
     @field_validator("listen", "admin_listen")
     @classmethod
@@ -127,7 +202,10 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
         layers.append((f"file {path}", _read_file(path)))
     elif named_file:
         raise Invalid(f"TOKENWORKS_CONFIG names {path}, which is not there")
-    layers += [("variable", variables), ("option", {name: value for name, value in options.items() if value is not None})]
+    layers += [
+        ("variable", variables),
+        ("option", {name: value for name, value in options.items() if value is not None}),
+    ]
     for origin, layer in layers:
         for name, value in layer.items():
             if name not in Settings.model_fields:
@@ -140,7 +218,9 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise Invalid(f"{name} ({origins.get(name, 'option')}): {first['msg'].removeprefix('Value error, ')}") from None
+        raise Invalid(
+            f"{name} ({origins.get(name, 'option')}): {first['msg'].removeprefix('Value error, ')}"
+        ) from None
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise Invalid("tls_certificate and tls_key go together")
     return Effective(settings.model_copy(update={"data_dir": settings.data_dir.absolute()}), origins)

@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from tokenworks.app.database import check_schema, connect, database, ensure_usage_months
+from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
 from tokenworks.kernel import Conflict, Invalid, Unavailable
@@ -35,14 +35,20 @@ STEADY_S: Final = 10.0
 LOCK_WAIT_S: Final = 45.0
 START_GRACE_S: Final = 30.0
 # glibc gives heap back per request otherwise: a 98 kB body cost 43 µs instead of 4.6.
-_MALLOC: Final = {"MALLOC_TRIM_THRESHOLD_": "268435456", "MALLOC_TOP_PAD_": "16777216", "MALLOC_MMAP_THRESHOLD_": "67108864"}
+_MALLOC: Final = {
+    "MALLOC_TRIM_THRESHOLD_": "268435456",
+    "MALLOC_TOP_PAD_": "16777216",
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+}
 _CORRUPT: Final = 78
 
 
 class _Child:
     """One process that has to run: how to start it, and since when it runs."""
 
-    def __init__(self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], stats: Path | None = None) -> None:
+    def __init__(
+        self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], stats: Path | None = None
+    ) -> None:
         self.name = name
         self.stats = stats
         self._start = start
@@ -105,7 +111,9 @@ class Supervisor:
         return 0
 
     def _take_lock(self) -> None:
-        self._lock = os.open(self._settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._lock = os.open(
+            self._settings.data_dir / "serve.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
         deadline_s = time.monotonic() + LOCK_WAIT_S
         said = False
         while True:
@@ -113,9 +121,13 @@ class Supervisor:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline_s or self._supervised():
-                    raise Conflict(f"{self._settings.data_dir} is served already: stop that server first") from None
+                    raise Conflict(
+                        f"{self._settings.data_dir} is served already: stop that server first"
+                    ) from None
                 if not said:
-                    log.info("supervisor.waits", why="an earlier server of this data directory is still draining")
+                    log.info(
+                        "supervisor.waits", why="an earlier server of this data directory is still draining"
+                    )
                     said = True
                 time.sleep(0.05)
             else:
@@ -130,7 +142,9 @@ class Supervisor:
             return pid != os.getpid() and b"tokenworks" in cmdline
         return False
 
-    def _make_children(self, public: socket.socket, admin: socket.socket, recorder: socket.socket, control: socket.socket) -> None:
+    def _make_children(
+        self, public: socket.socket, admin: socket.socket, recorder: socket.socket, control: socket.socket
+    ) -> None:
         settings = self._settings
         self._children = [
             _Child("recorder", lambda: self._spawn("recorder", settings, recorder)),
@@ -147,10 +161,19 @@ class Supervisor:
                 )
             )
 
-    def _spawn(self, module: str, settings: Settings, *sockets: socket.socket, args: list[str] | None = None) -> "subprocess.Popen[bytes]":
+    def _spawn(
+        self, module: str, settings: Settings, *sockets: socket.socket, args: list[str] | None = None
+    ) -> "subprocess.Popen[bytes]":
         fds = [sock.fileno() for sock in sockets]
         return subprocess.Popen(
-            [sys.executable, "-m", f"tokenworks.app.{module}", *(args or []), *map(str, fds), str(self._pipe_read)],
+            [
+                sys.executable,
+                "-m",
+                f"tokenworks.app.{module}",
+                *(args or []),
+                *map(str, fds),
+                str(self._pipe_read),
+            ],
             env=os.environ | _MALLOC | {"TOKENWORKS_CHILD": settings.model_dump_json()},
             pass_fds=[*fds, self._pipe_read, self._lock],
             stdin=subprocess.DEVNULL,
@@ -174,7 +197,10 @@ class Supervisor:
                     child.due_s = now_s + pause_s
                     log.warning("supervisor.child_died", child=child.name, code=code, restart_in_s=pause_s)
                     if code == _CORRUPT:
-                        log.critical("supervisor.journal_corrupt", action="nothing is served from a damaged journal: see the runbook")
+                        log.critical(
+                            "supervisor.journal_corrupt",
+                            action="nothing is served from a damaged journal: see the runbook",
+                        )
                         self._stopping = True
                 elif now_s >= child.due_s:
                     child.start()
@@ -225,7 +251,9 @@ def bind(address: str) -> socket.socket:
     try:
         sock.bind((host, port))
     except OSError as error:
-        raise Unavailable(f"can't listen on {address}: {error.strerror}; choose another with --listen or --admin-listen") from None
+        raise Unavailable(
+            f"can't listen on {address}: {error.strerror}; choose another with --listen or --admin-listen"
+        ) from None
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
@@ -261,11 +289,18 @@ def check_exposure(settings: Settings) -> None:
         if ip_address(host).is_loopback:
             return
     if host != "localhost":
-        raise Invalid(f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or set allow_plain_http = true behind a proxy")
+        raise Invalid(
+            f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or set allow_plain_http = true behind a proxy"
+        )
 
 
-def check_durability(settings: Settings, connection: object) -> None:
+def check_durability(settings: Settings, connection: Connection) -> None:
     """Outside dev, a commit has to be on disk when it is answered."""
-    row = connection.execute("SELECT current_setting('synchronous_commit'), current_setting('fsync')").fetchone()  # type: ignore[attr-defined]
+    row = connection.execute(
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
+    ).fetchone()
+    assert row is not None
     if settings.environment != "dev" and (row[0] not in {"on", "remote_apply"} or row[1] != "on"):
-        raise Invalid(f"the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = \"dev\" both must be on")
+        raise Invalid(
+            f'the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = "dev" both must be on'
+        )

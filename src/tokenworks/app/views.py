@@ -19,7 +19,12 @@ _COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "phone_b
 
 
 def issue_key(
-    works: Works, subscriber: str, name: str, models: Sequence[str], cap_tokens: int | None, expires_in_days: int | None
+    works: Works,
+    subscriber: str,
+    name: str,
+    models: Sequence[str],
+    cap_tokens: int | None,
+    expires_in_days: int | None,
 ) -> tuple[UUID, str]:
     """A key for a subscriber, with its cap's bucket, in one transaction."""
     found = works.subscriptions.find(subscriber)
@@ -37,7 +42,9 @@ def issue_key(
 
 
 def keys_of(works: Works, account_id: UUID) -> list[ApiKeyInfo]:
-    caps = {bucket.bucket_id: bucket.total for bucket in works.ledger.buckets(account_id) if bucket.kind == "cap"}
+    caps = {
+        bucket.bucket_id: bucket.total for bucket in works.ledger.buckets(account_id) if bucket.kind == "cap"
+    }
     return works.keys.of_account(account_id, caps)
 
 
@@ -54,7 +61,12 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
         )
         for b in buckets
     ]  # fmt: skip
-    print_table(title, ["bucket", "kind", "total", "left", "used", "of it granted", "until"], rows, right=["total", "left", "used", "of it granted"])
+    print_table(
+        title,
+        ["bucket", "kind", "total", "left", "used", "of it granted", "until"],
+        rows,
+        right=["total", "left", "used", "of it granted"],
+    )
 
 
 def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
@@ -70,19 +82,57 @@ def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
                 record["audio_input"] + record["audio_output"], charged, parts[0][2][:13] if parts else "",
             )
         )  # fmt: skip
-    columns = ["usage", "at", "protocol", "model", "state", "input", "cached", "written", "output", "reasoning", "audio", "charged", "rate"]
+    columns = [
+        "usage",
+        "at",
+        "protocol",
+        "model",
+        "state",
+        "input",
+        "cached",
+        "written",
+        "output",
+        "reasoning",
+        "audio",
+        "charged",
+        "rate",
+    ]
     print_table(title, columns, rows, right=columns[5:12])
 
 
 def print_products(products: Iterable[Product]) -> None:
-    rows = [(p.product_id, p.offering_id, p.state, p.cycle_no, f"{p.cycle_end:%Y-%m-%d}" if p.cycle_end else "never") for p in products]
+    rows = [
+        (
+            p.product_id,
+            p.offering_id,
+            p.state,
+            p.cycle_no,
+            f"{p.cycle_end:%Y-%m-%d}" if p.cycle_end else "never",
+        )
+        for p in products
+    ]
     print_table("Products", ["product", "offering", "state", "cycle", "ends"], rows)
 
 
 def print_bill(lines: Sequence[BillLine]) -> None:
-    rows = [(f"{line.cycle_start:%Y-%m-%d}", line.description, line.cycle_no, f"{format_money(line.amount_nano)} {line.currency}") for line in lines]
+    rows: list[tuple[object, ...]] = [
+        (
+            f"{line.cycle_start:%Y-%m-%d}",
+            line.description,
+            line.cycle_no,
+            f"{format_money(line.amount_nano)} {line.currency}",
+        )
+        for line in lines
+    ]
     if lines:
-        rows.append(("", "total so far", "", f"{format_money(sum(line.amount_nano for line in lines))} {lines[0].currency}"))  # type: ignore[arg-type]
+        rows.append(
+            (
+                "",
+                "total so far",
+                "",
+                f"{format_money(sum(line.amount_nano for line in lines))} {lines[0].currency}",
+            )
+        )
     print_table("Phone bill so far", ["from", "what", "cycle", "amount"], rows, right=["amount"])
 
 
@@ -99,10 +149,16 @@ def print_offerings(sold: Iterable[SoldOffering]) -> None:
     rows = []
     for item in sold:
         o = item.offering
-        buckets = ", ".join(f"{b.quantity:,} {b.unit}s{f' per {b.window}' if b.window else ''}" for b in o.buckets)
+        buckets = ", ".join(
+            f"{b.quantity:,} {b.unit}s{f' per {b.window}' if b.window else ''}" for b in o.buckets
+        )
         note = "sample: " + ", ".join(o.samples) if o.samples else ""
-        rows.append((o.id, o.name, o.price, o.cycle.replace("_", " "), buckets, o.status.replace("_", " "), note))
-    print_table("Offerings", ["id", "name", "CNY", "cycle", "buckets", "state", "our own values"], rows, right=["CNY"])
+        rows.append(
+            (o.id, o.name, o.price, o.cycle.replace("_", " "), buckets, o.status.replace("_", " "), note)
+        )
+    print_table(
+        "Offerings", ["id", "name", "CNY", "cycle", "buckets", "state", "our own values"], rows, right=["CNY"]
+    )
 
 
 def ledger_counts(connection: Connection) -> dict[str, int]:

@@ -36,8 +36,14 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         clock = SystemClock()
         self.stats = Stats(settings.run_dir / f"worker-{number}.stats", os.getpid())
-        self.gateway = Gateway(settings, clock, self.stats, str(settings.run_dir / "control.sock"), tls=settings.tls_key is not None)
-        self.gateway.slices = Slices(lambda version, model: self.gateway.snapshot.rate(version, model))
+        self.gateway = Gateway(
+            settings,
+            clock,
+            self.stats,
+            str(settings.run_dir / "control.sock"),
+            tls=settings.tls_key is not None,
+        )
+        self.gateway.slices = Slices(self.gateway.rate)
         self.lock = self._lock(settings.run_dir / "workers")
         self.gateway.client = RecorderClient(
             str(settings.run_dir / "recorder.sock"),
@@ -112,7 +118,9 @@ class Worker:
         # Connections wait in the socket's queue until this worker can answer them.
         while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():
             await asyncio.sleep(0.01)
-        server = await self.loop.create_server(lambda: ClientConnection(gateway), sock=listener, ssl=context, backlog=4096)
+        server = await self.loop.create_server(
+            lambda: ClientConnection(gateway), sock=listener, ssl=context, backlog=4096
+        )
         await self.stop.wait()
         server.close()
         gateway.drain()

@@ -41,7 +41,9 @@ def read_catalogue(text: str, name: str) -> Catalogue:
     for at, offering in enumerate(catalogue.offerings):
         if offering.rate_card not in cards:
             line = _line(lines, ("offerings", at, "rate_card"))
-            raise CatalogueFaulty(f"{name}:{line}: offering {offering.id} names no rate card of this file: {offering.rate_card}")
+            raise CatalogueFaulty(
+                f"{name}:{line}: offering {offering.id} names no rate card of this file: {offering.rate_card}"
+            )
     return catalogue
 
 

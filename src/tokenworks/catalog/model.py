@@ -143,7 +143,13 @@ class Offering(_Frozen):
     status: Literal["in_study", "active", "retired"] = "active"
     audiences: tuple[
         Literal[
-            "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
+            "person",
+            "family",
+            "developer",
+            "small_business",
+            "enterprise",
+            "device_maker",
+            "ecosystem_partner",
         ],
         ...,
     ] = Field(min_length=1)
@@ -171,7 +177,9 @@ class Offering(_Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.cycle != "once" and self.validity_days is not None:
-            raise ValueError("validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle")
+            raise ValueError(
+                "validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle"
+            )
         if self.kind == "plan" and self.cycle == "once":
             raise ValueError("a plan renews: give it cycle: calendar_month or anniversary_month")
         if self.status == "active" and any(bucket.window for bucket in self.buckets):
@@ -191,10 +199,13 @@ class Catalogue(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for what, ids in (("rate card", [c.id for c in self.rate_cards]), ("offering", [o.id for o in self.offerings])):
+        for what, ids in (
+            ("rate card", [c.id for c in self.rate_cards]),
+            ("offering", [o.id for o in self.offerings]),
+        ):
             twice = {id_ for id_ in ids if ids.count(id_) > 1}
             if twice:
-                raise ValueError(f"{what} {sorted(twice)[0]} is there twice")
+                raise ValueError(f"{what} {min(twice)} is there twice")
         return self
 
 

@@ -37,21 +37,29 @@ class Offerings:
         """
         with self._connection.transaction():
             versions = {card.id: store.add_rate_card(self._connection, card) for card in catalogue.rate_cards}
-            new = sum(store.add_offering(self._connection, o, versions[o.rate_card]) for o in catalogue.offerings)
+            new = sum(
+                store.add_offering(self._connection, o, versions[o.rate_card]) for o in catalogue.offerings
+            )
             store.tell(self._connection, f"catalogue {catalogue.catalogue}")
         return new
 
     def all(self) -> list[SoldOffering]:
-        return [SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)]
+        return [
+            SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)
+        ]
 
     def on_sale(self, offering_id: str) -> SoldOffering:
         """Raises `OfferingNotFound` or `OfferingNotActive`."""
         found = store.find_offering(self._connection, offering_id=offering_id)
         if found is None:
-            raise OfferingNotFound(f"there is no offering {offering_id!r}: `tokenworks offering list` shows them")
+            raise OfferingNotFound(
+                f"there is no offering {offering_id!r}: `tokenworks offering list` shows them"
+            )
         version, rate, offering = found
         if offering.status != "active":
-            raise OfferingNotActive(f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered")
+            raise OfferingNotActive(
+                f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered"
+            )
         return SoldOffering(offering, version, rate)
 
     def sold(self, offering_version: str) -> SoldOffering:

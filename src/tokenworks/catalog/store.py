@@ -39,7 +39,9 @@ def add_offering(connection: Connection, offering: Offering, rate_version: str) 
 def _offering(content: str, version: str, rate_version: str) -> Offering:
     offering = Offering.model_validate_json(content)
     if offering.version(rate_version) != version:
-        raise ContentChanged(f"offering {version} does not match its hash: restore the catalogue from the backup")
+        raise ContentChanged(
+            f"offering {version} does not match its hash: restore the catalogue from the backup"
+        )
     return offering
 
 
@@ -52,7 +54,9 @@ def current_offerings(connection: Connection) -> list[tuple[str, str, Offering]]
     return [(version, rate, _offering(content, version, rate)) for version, rate, content in rows]
 
 
-def find_offering(connection: Connection, *, offering_id: str | None = None, version: str | None = None) -> tuple[str, str, Offering] | None:
+def find_offering(
+    connection: Connection, *, offering_id: str | None = None, version: str | None = None
+) -> tuple[str, str, Offering] | None:
     """By id (the current one) or by version."""
     row = connection.execute(
         """SELECT o.offering_version, o.rate_version, o.content FROM offering o
@@ -69,7 +73,9 @@ def rate_cards(connection: Connection) -> dict[str, RateCard]:
     for version, content in connection.execute("SELECT rate_version, content FROM rate_card"):
         card = RateCard.model_validate_json(content)
         if card.version() != version:
-            raise ContentChanged(f"rate card {version} does not match its hash: restore the catalogue from the backup")
+            raise ContentChanged(
+                f"rate card {version} does not match its hash: restore the catalogue from the backup"
+            )
         cards[version] = card
     return cards
 

@@ -1,7 +1,13 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
 from tokenworks.charging.client import RecorderClient
-from tokenworks.charging.errors import AccountNotFound, JournalCorrupt, JournalFailed, NothingLeft, RecorderAway
+from tokenworks.charging.errors import (
+    AccountNotFound,
+    JournalCorrupt,
+    JournalFailed,
+    NothingLeft,
+    RecorderAway,
+)
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger

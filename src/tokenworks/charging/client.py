@@ -36,7 +36,13 @@ class _Message:
 
     __slots__ = ("data", "number", "used", "waiters")
 
-    def __init__(self, number: int, data: bytes, used: list[tuple[str, str, str, int]], waiters: list[tuple[Waiter, Any]]) -> None:
+    def __init__(
+        self,
+        number: int,
+        data: bytes,
+        used: list[tuple[str, str, str, int]],
+        waiters: list[tuple[Waiter, Any]],
+    ) -> None:
         self.number = number
         self.data = data
         self.used = used
@@ -44,9 +50,11 @@ class _Message:
 
 
 class _Asking:
-    __slots__ = ("account", "cap_id", "callback", "model", "need", "tries")
+    __slots__ = ("account", "callback", "cap_id", "model", "need", "tries")
 
-    def __init__(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter) -> None:
+    def __init__(
+        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter
+    ) -> None:
         self.account = account
         self.cap_id = cap_id
         self.model = model
@@ -105,9 +113,9 @@ class RecorderClient(asyncio.Protocol):
                 await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self._reader = wire.FrameReader()
-        transport.write(wire.frame(wire.HELLO, wire.encode([self._worker_id, os.getpid()])))
+        self._transport.write(wire.frame(wire.HELLO, wire.encode([self._worker_id, os.getpid()])))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -150,9 +158,12 @@ class RecorderClient(asyncio.Protocol):
         self._waiters.append((waiter, argument))
         self._schedule()
 
-    def ask(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter) -> Any:
+    def ask(
+        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter
+    ) -> Any:
         """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns a handle
-        for `forget`."""
+        for `forget`.
+        """
         asking = _Asking(account, cap_id, model, need, callback)
         if len(self._asking) >= ASKS_MAX:
             self._loop.call_soon(callback, None, wire.AWAY)

@@ -27,7 +27,9 @@ class LedgerPort(Protocol):
 
     async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]: ...
     async def granted_elsewhere(self, account_id: str) -> int: ...
-    async def grant(self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float) -> Granted | None: ...
+    async def grant(
+        self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
+    ) -> Granted | None: ...
     async def close_grant(self, account_id: str, grant_id: str) -> None: ...
 
 
@@ -51,7 +53,7 @@ class HostBucket:
         self.closing = False
 
     def check(self) -> None:
-        assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())  # noqa: PT018
+        assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())
         assert self.amount == self.used + self.free + sum(self.slices.values()), (
             f"grant {self.grant_id}: {self.amount} != {self.used} + {self.free} + {self.slices}"
         )
@@ -62,7 +64,9 @@ class Ask:
 
     __slots__ = ("cap_id", "free", "model", "need", "number", "worker_id")
 
-    def __init__(self, worker_id: str, number: int, cap_id: str | None, model: str, need: Need, free: dict[str, int]) -> None:
+    def __init__(
+        self, worker_id: str, number: int, cap_id: str | None, model: str, need: Need, free: dict[str, int]
+    ) -> None:
         self.worker_id = worker_id
         self.number = number
         self.cap_id = cap_id
@@ -84,7 +88,9 @@ class HostAccount:
         self.serving = False
 
     def ordered(self) -> list[HostBucket]:
-        return sorted((b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order())
+        return sorted(
+            (b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order()
+        )
 
 
 Send = Callable[[str, int, Any], bool]
@@ -93,7 +99,14 @@ Send = Callable[[str, int, Any], bool]
 
 class HostGrants:
     def __init__(
-        self, ledger: LedgerPort, lookup: RateLookup, send: Send, clock: Clock, *, spend_for_s: float, idle_s: float,
+        self,
+        ledger: LedgerPort,
+        lookup: RateLookup,
+        send: Send,
+        clock: Clock,
+        *,
+        spend_for_s: float,
+        idle_s: float,
         on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._ledger = ledger
@@ -120,7 +133,9 @@ class HostGrants:
         account.asks.append(ask)
         self._serve(account)
 
-    def give(self, worker_id: str, recall_number: int, account_id: str, given: Iterable[tuple[str, str, int]]) -> None:
+    def give(
+        self, worker_id: str, recall_number: int, account_id: str, given: Iterable[tuple[str, str, int]]
+    ) -> None:
         """A worker gives back what it has free, on a recall or on its own."""
         account = self.accounts.get(account_id)
         for bucket_id, grant_id, amount in given:
@@ -145,7 +160,9 @@ class HostGrants:
             if not waiting:
                 event.set()
 
-    def used(self, worker_id: str | None, account_id: str, bucket_id: str, grant_id: str, amount: int) -> None:
+    def used(
+        self, worker_id: str | None, account_id: str, bucket_id: str, grant_id: str, amount: int
+    ) -> None:
         """A record was journaled: quantity moves from the worker's slice (or, for a lost worker, the rest) to used."""
         account = self.accounts.get(account_id)
         bucket = account.buckets.get(bucket_id) if account else None
@@ -183,7 +200,9 @@ class HostGrants:
         bucket.closing = True
         bucket.check()
 
-    def adopt_slice(self, worker_id: str, account_id: str, bucket_id: str, grant_id: str, outstanding: int) -> bool:
+    def adopt_slice(
+        self, worker_id: str, account_id: str, bucket_id: str, grant_id: str, outstanding: int
+    ) -> bool:
         """What a worker that outlived the last recorder still has. False where that can't be."""
         account = self.accounts.get(account_id)
         bucket = account.buckets.get(bucket_id) if account else None
@@ -252,7 +271,10 @@ class HostGrants:
         now_s = self._now_s()
         if now_s - account.loaded_s < (RELOAD_S if fresh else TERMS_FRESH_S):
             return
-        found = {terms.bucket_id: (terms, remaining) for terms, remaining in await self._ledger.load_terms(account.account_id)}
+        found = {
+            terms.bucket_id: (terms, remaining)
+            for terms, remaining in await self._ledger.load_terms(account.account_id)
+        }
         account.loaded_s = now_s
         for bucket_id, (terms, remaining) in found.items():
             bucket = account.buckets.get(bucket_id)
@@ -314,9 +336,12 @@ class HostGrants:
                 return wire.ENOUGH
         return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
 
-    async def _ensure(self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int) -> tuple[int, bool]:
+    async def _ensure(
+        self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int
+    ) -> tuple[int, bool]:
         """Bring the asking worker's slice up to `want` where that can be. Returns what it has, and whether a
-        worker did not answer a recall in time."""
+        worker did not answer a recall in time.
+        """
         own = ask.free.get(bucket.terms.bucket_id, 0)
         bucket.active_s = self._now_s()
         expired = self._clock.boot_ns() >= bucket.spend_until_ns
@@ -324,7 +349,9 @@ class HostGrants:
         if want - own > bucket.free or expired:
             await self._extend(bucket, max(0, want - own - bucket.free), expired=expired)
         if want - own > bucket.free and any(w != ask.worker_id for w in bucket.slices):
-            silent = not await self._recall(account, [bucket], {w for w in bucket.slices if w != ask.worker_id}, closing=False)
+            silent = not await self._recall(
+                account, [bucket], {w for w in bucket.slices if w != ask.worker_id}, closing=False
+            )
         own = ask.free.get(bucket.terms.bucket_id, 0)
         short = max(0, want - own)
         if bucket.grant_id is None or bucket.closing or self._clock.boot_ns() >= bucket.spend_until_ns:
@@ -351,7 +378,11 @@ class HostGrants:
         cushion = min(bucket.remaining // 8, 64 * short)
         asked_ns = self._clock.boot_ns()
         granted = await self._ledger.grant(
-            bucket.terms.account_id, bucket.terms.bucket_id, bucket.grant_id, short + cushion, self._spend_for_s
+            bucket.terms.account_id,
+            bucket.terms.bucket_id,
+            bucket.grant_id,
+            short + cushion,
+            self._spend_for_s,
         )
         if granted is None:
             if bucket.grant_id is None:
@@ -367,7 +398,9 @@ class HostGrants:
         bucket.spend_until_ns = asked_ns + int(granted.spend_for_s * NS_PER_S)
         bucket.check()
 
-    async def _recall(self, account: HostAccount, buckets: list[HostBucket], workers: set[str], *, closing: bool) -> bool:
+    async def _recall(
+        self, account: HostAccount, buckets: list[HostBucket], workers: set[str], *, closing: bool
+    ) -> bool:
         """Ask workers for what they have free. Whether all of them answered in time."""
         self._recall_number += 1
         number = self._recall_number
@@ -407,15 +440,16 @@ class HostGrants:
         if bucket.closing or now_s - bucket.active_s > self._idle_s:
             await self._close(account, bucket)
         elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
-            with contextlib.suppress(Unavailable):
-                await self._extend(bucket, 0, expired=True)
-            if bucket.closing:
-                return
-            for worker_id in list(bucket.slices):
+            await self._renew(bucket)
+            for worker_id in list(bucket.slices) if not bucket.closing else ():
                 self._send(
                     worker_id, wire.SLICE,
                     [[account.account_id, bucket.grant_id, _terms_wire(bucket.terms), 0, bucket.spend_until_ns]],
                 )  # fmt: skip
+
+    async def _renew(self, bucket: HostBucket) -> None:
+        with contextlib.suppress(Unavailable):
+            await self._extend(bucket, 0, expired=True)
 
     async def _close(self, account: HostAccount, bucket: HostBucket) -> None:
         """Get everything back and close the grant (under the account's lock).

@@ -13,6 +13,7 @@ import os
 import struct
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
@@ -99,7 +100,9 @@ class Journal:
         expected: int | None = None
         for first, path in segments[start:]:
             if expected is not None and first != expected:
-                raise JournalCorrupt(f"{path} begins at {first}, but the segment before it ends at {expected - 1}")
+                raise JournalCorrupt(
+                    f"{path} begins at {first}, but the segment before it ends at {expected - 1}"
+                )
             expected = first
             for frame in read_segment(path, self.journal_id, first):
                 expected = frame.seq + 1
@@ -201,7 +204,7 @@ class Journal:
         """Delete segments that are settled to their end and untouched for long. Returns how many."""
         deleted = 0
         segments = self.segments()
-        for (_, path), (next_first, _) in zip(segments, segments[1:], strict=False):
+        for (_, path), (next_first, _) in pairwise(segments):
             if next_first - 1 <= settled_seq and now_s - path.stat().st_mtime > older_than_s:
                 path.unlink()
                 deleted += 1
@@ -237,7 +240,9 @@ def read_segment(path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
     for later in range(at + 1, end - FRAME.size + 1):
         found = _frame_at(data, later, expected, expected + _SEQ_AHEAD_MAX)
         if found is not None:
-            raise JournalCorrupt(f"{path}: the frame at byte {at} is damaged, but {found.seq} after it is whole")
+            raise JournalCorrupt(
+                f"{path}: the frame at byte {at} is damaged, but {found.seq} after it is whole"
+            )
 
 
 def _frame_at(data: bytes, at: int, seq_min: int, seq_max: int) -> Frame | None:

@@ -110,7 +110,9 @@ class Ledger:
             raise AccountNotFound(f"there is no account {account_id}")
         return store.buckets(self._connection, account_id)
 
-    def usage(self, account_id: UUID, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
+    def usage(
+        self, account_id: UUID, since: datetime | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
         """Usage records since a time, newest first."""
         floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
         return store.usage(self._connection, account_id, floor, limit)
@@ -133,7 +135,14 @@ class Ledger:
         return store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
 
     def grant(
-        self, *, account_id: str, bucket_id: str, journal_id: UUID, grant_id: str | None, amount: int, spend_for_s: float
+        self,
+        *,
+        account_id: str,
+        bucket_id: str,
+        journal_id: UUID,
+        grant_id: str | None,
+        amount: int,
+        spend_for_s: float,
     ) -> Granted | None:
         assert amount >= 0
         return store.grant(

@@ -125,12 +125,18 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
     taken = requests * rate.request
     if requests < need.requests:
         return taken, Need(need.requests - requests, need.input_tokens, need.output_tokens)
-    inputs = need.input_tokens if not rate.input_token else min(need.input_tokens, (available - taken) // rate.input_token)
+    inputs = (
+        need.input_tokens
+        if not rate.input_token
+        else min(need.input_tokens, (available - taken) // rate.input_token)
+    )
     taken += inputs * rate.input_token
     if inputs < need.input_tokens:
         return taken, Need(0, need.input_tokens - inputs, need.output_tokens)
     outputs = (
-        need.output_tokens if not rate.output_token else min(need.output_tokens, (available - taken) // rate.output_token)
+        need.output_tokens
+        if not rate.output_token
+        else min(need.output_tokens, (available - taken) // rate.output_token)
     )
     taken += outputs * rate.output_token
     return taken, Need(0, 0, need.output_tokens - outputs)
@@ -138,7 +144,11 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
 
 def cost(rate: HoldRate, need: Need) -> int:
     """What holding all of `need` takes of one bucket."""
-    return need.requests * rate.request + need.input_tokens * rate.input_token + need.output_tokens * rate.output_token
+    return (
+        need.requests * rate.request
+        + need.input_tokens * rate.input_token
+        + need.output_tokens * rate.output_token
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,14 @@ class DatabaseThread:
 class RecorderLedger:
     """The ledger as `HostGrants` needs it, for one journal."""
 
-    def __init__(self, thread: DatabaseThread, settler: Settler, clock: Clock, journal_id: UUID, written_seq: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        thread: DatabaseThread,
+        settler: Settler,
+        clock: Clock,
+        journal_id: UUID,
+        written_seq: Callable[[], int],
+    ) -> None:
         self._thread = thread
         self._settler = settler
         self._clock = clock
@@ -77,7 +84,9 @@ class RecorderLedger:
     async def granted_elsewhere(self, account_id: str) -> int:
         return await self._run(lambda ledger: ledger.granted_elsewhere(account_id, self._journal_id))
 
-    async def grant(self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float) -> Granted | None:
+    async def grant(
+        self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
+    ) -> Granted | None:
         return await self._run(
             lambda ledger: ledger.grant(
                 account_id=account_id,

@@ -18,7 +18,13 @@ import structlog
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import wire
-from tokenworks.charging.attempts import OPEN_ATTEMPTS_MAX, WORKER_LOST, OpenAttempt, attempt_from_wire, interrupted
+from tokenworks.charging.attempts import (
+    OPEN_ATTEMPTS_MAX,
+    WORKER_LOST,
+    OpenAttempt,
+    attempt_from_wire,
+    interrupted,
+)
 from tokenworks.charging.errors import JournalCorrupt, JournalFailed
 from tokenworks.charging.grants import Ask, HostGrants
 from tokenworks.charging.journal import Journal
@@ -52,7 +58,7 @@ class WorkerConnection(asyncio.Protocol):
         self.ack_due = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def data_received(self, data: bytes) -> None:
         try:
@@ -84,7 +90,14 @@ class WorkerConnection(asyncio.Protocol):
 class Recorder:
     """Wired by the app: `grants` and `settler` are made after `recover` said what they begin with."""
 
-    def __init__(self, journal: Journal, workers_dir: Path, answer: Answer, *, on_fatal: Callable[[BaseException], None]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        workers_dir: Path,
+        answer: Answer,
+        *,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
         self.journal = journal
         self._workers_dir = workers_dir
         self._answer = answer
@@ -183,7 +196,9 @@ class Recorder:
             self._journal_frame(connection, body)
         elif kind == wire.ASK:
             for number, account_id, cap_id, model, need, free in wire.decode(body):
-                self.grants.ask(account_id, Ask(connection.worker_id, number, cap_id, model, Need(*need), free))
+                self.grants.ask(
+                    account_id, Ask(connection.worker_id, number, cap_id, model, Need(*need), free)
+                )
         elif kind == wire.GIVE:
             for recall, account_id, given in wire.decode(body):
                 self.grants.give(connection.worker_id, recall, account_id, given)
@@ -212,7 +227,9 @@ class Recorder:
         worker_id = connection.worker_id
         for account_id, bucket_id, grant_id, outstanding in rows:
             if not self.grants.adopt_slice(worker_id, account_id, bucket_id, grant_id, outstanding):
-                log.error("recorder.slice_unknown", worker=worker_id[:8], grant=grant_id, outstanding=outstanding)
+                log.error(
+                    "recorder.slice_unknown", worker=worker_id[:8], grant=grant_id, outstanding=outstanding
+                )
                 connection.send(wire.DIE, [])
                 connection.close()
                 return
@@ -239,7 +256,9 @@ class Recorder:
         connection.ack_due = number
         self._schedule_commit()
 
-    def _apply(self, worker_id: str | None, seq: int, ops: list[Any]) -> list[tuple[int, list[Any], list[Any]]]:
+    def _apply(
+        self, worker_id: str | None, seq: int, ops: list[Any]
+    ) -> list[tuple[int, list[Any], list[Any]]]:
         """Ops of one frame, in the journal's order. Returns the records that they complete."""
         records = []
         for op in ops:
@@ -353,7 +372,9 @@ class Recorder:
         try:
             answer = await self._answer(name, argument)
         except Exception as error:  # whoever asks gets an answer, and goes on with what it knows
-            log.warning("recorder.request_failed", name=name, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            log.warning(
+                "recorder.request_failed", name=name, error=f"{type(error).__name__}: {error}".splitlines()[0]
+            )
             answer = None
         connection.send(wire.REPLY, [number, answer])
 
@@ -371,7 +392,11 @@ class Recorder:
         # A worker that is gone and has nothing open is forgotten with the next checkpoint.
         open_workers = {attempt.worker_id for attempt in self.attempts.values()}
         for worker_id in list(self.last_message):
-            gone = worker_id not in self.workers and worker_id not in self._awaited and worker_id not in open_workers
+            gone = (
+                worker_id not in self.workers
+                and worker_id not in self._awaited
+                and worker_id not in open_workers
+            )
             if gone and not self._is_alive(worker_id):
                 del self.last_message[worker_id]
 

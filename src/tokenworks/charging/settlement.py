@@ -59,7 +59,11 @@ class Settler:
     """Owns a thread and its connection. `settled` is called in the thread, with the sequence that is settled."""
 
     def __init__(
-        self, connect: Callable[[], store.Connection], journal_id: UUID, settled_seq: int, settled: Callable[[int], None]
+        self,
+        connect: Callable[[], store.Connection],
+        journal_id: UUID,
+        settled_seq: int,
+        settled: Callable[[int], None],
     ) -> None:
         self._connect = connect
         self._journal_id = journal_id
@@ -136,7 +140,11 @@ class Settler:
             except (psycopg.Error, TokenworksError, AssertionError) as error:
                 if self.failing_since_s is None:
                     self.failing_since_s = time.monotonic()
-                    log.error("settlement.failing", error=f"{type(error).__name__}: {error}".splitlines()[0], backlog=len(self._queue))
+                    log.error(
+                        "settlement.failing",
+                        error=f"{type(error).__name__}: {error}".splitlines()[0],
+                        backlog=len(self._queue),
+                    )
                 if connection is not None:
                     connection.close()
                     connection = None
@@ -151,7 +159,7 @@ class Settler:
 
     def _settle(self, connection: store.Connection) -> None:
         up_to = self.written_seq
-        batch = []
+        batch: list[tuple[int, list[Any], list[Any]]] = []
         for seq, start, finish in self._queue:
             if seq > up_to:
                 break
@@ -171,8 +179,34 @@ class Settler:
 
 def record(seq: int, start: list[Any], finish: list[Any]) -> _Record:
     """Start and finish of an attempt as one usage record."""
-    (usage_id, account_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, started_ms, _) = start
-    (finished_id, state, reason, counted_by, ended_ms, first_byte_ms, latency_ms, counts, total, parts, loss, flags, upstream_id) = finish
+    (
+        usage_id,
+        account_id,
+        request_id,
+        attempt_no,
+        key_id,
+        member_id,
+        protocol,
+        model,
+        deployment,
+        started_ms,
+        _,
+    ) = start
+    (
+        finished_id,
+        state,
+        reason,
+        counted_by,
+        ended_ms,
+        first_byte_ms,
+        latency_ms,
+        counts,
+        total,
+        parts,
+        loss,
+        flags,
+        upstream_id,
+    ) = finish
     assert usage_id == finished_id
     return _Record(
         account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,

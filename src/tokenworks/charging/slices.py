@@ -47,7 +47,15 @@ class Hold:
     def wire(self) -> list[tuple[str, str, str, str, str, int, list[int]]]:
         """For `Start.held`."""
         return [
-            (s.terms.bucket_id, s.grant_id, s.terms.rate_version, s.terms.unit, s.terms.kind, amount, rate.weights)  # type: ignore[misc]
+            (
+                s.terms.bucket_id,
+                s.grant_id,
+                s.terms.rate_version,
+                s.terms.unit,
+                s.terms.kind,
+                amount,
+                rate.weights,
+            )  # type: ignore[misc]
             for s, amount, rate in (self.parts if self.cap is None else [*self.parts, self.cap])
         ]
 
@@ -102,7 +110,9 @@ class Slices:
                 slice_.rates[model] = rate
         return rate  # type: ignore[return-value]
 
-    def hold(self, account: AccountSlices, cap_id: str | None, model: str, need: Need, now_ns: int) -> Hold | None:
+    def hold(
+        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, now_ns: int
+    ) -> Hold | None:
         """Reserve all of `need` by priority, expiry and id, or nothing."""
         cap: HeldPart | None = None
         if cap_id is not None:
@@ -123,7 +133,11 @@ class Slices:
             rate = slice_.rates.get(model) or self._rate(slice_, model)
             if rate is None:
                 continue
-            amount = left.requests * rate.request + left.input_tokens * rate.input_token + left.output_tokens * rate.output_token
+            amount = (
+                left.requests * rate.request
+                + left.input_tokens * rate.input_token
+                + left.output_tokens * rate.output_token
+            )
             if slice_.free >= amount:
                 parts.append((slice_, amount, rate))
                 left = NO_NEED
@@ -169,7 +183,18 @@ class Slices:
                 slice_.held -= held
                 slice_.free += held - amount
                 terms = slice_.terms
-                parts = [Part(terms.bucket_id, slice_.grant_id, terms.rate_version, terms.unit, "balance", amount, 1, None)]
+                parts = [
+                    Part(
+                        terms.bucket_id,
+                        slice_.grant_id,
+                        terms.rate_version,
+                        terms.unit,
+                        "balance",
+                        amount,
+                        1,
+                        None,
+                    )
+                ]
                 if hold.cap is not None:
                     parts.append(self._commit_cap(hold.cap, counts))
                 hold.parts = []
@@ -177,22 +202,37 @@ class Slices:
                 return parts, None
         return self._commit_split(hold, counts, now_ns)
 
-    def _commit_split(self, hold: Hold, counts: Counts, now_ns: int) -> tuple[list[Part], tuple[int, Counts] | None]:
+    def _commit_split(
+        self, hold: Hold, counts: Counts, now_ns: int
+    ) -> tuple[list[Part], tuple[int, Counts] | None]:
         drawable = list(hold.parts)
         held_by = {id(slice_): amount for slice_, amount, _ in hold.parts}
-        drawn: list[tuple[Slice, HoldRate, int]] = [(slice_, rate, amount) for slice_, amount, rate in drawable]
+        drawn: list[tuple[Slice, HoldRate, int]] = [
+            (slice_, rate, amount) for slice_, amount, rate in drawable
+        ]
         model_rates = hold.parts[0][2] if hold.parts else None
         # Beyond the hold: what is free in the slices it was drawn from, then in the others.
         for slice_, _, rate in drawable:
             drawn.append((slice_, rate, slice_.free))
         if model_rates is not None:
             for slice_ in hold.account.balance:
-                if id(slice_) in held_by or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
+                if (
+                    id(slice_) in held_by
+                    or slice_.closing
+                    or now_ns >= slice_.spend_until_ns
+                    or not slice_.free
+                ):
                     continue
-                rates = [rate for rate in slice_.rates.values() if rate is not None and rate.weights == model_rates.weights]
+                rates = [
+                    rate
+                    for rate in slice_.rates.values()
+                    if rate is not None and rate.weights == model_rates.weights
+                ]
                 if rates:
                     drawn.append((slice_, rates[0], slice_.free))
-        shares, requests_left, counts_left = split([(rate.weights, amount) for _, rate, amount in drawn], counts)
+        shares, requests_left, counts_left = split(
+            [(rate.weights, amount) for _, rate, amount in drawn], counts
+        )
         for slice_, amount, _ in hold.parts:
             slice_.held -= amount
             slice_.free += amount
@@ -213,7 +253,9 @@ class Slices:
                 assert before.counts is not None
                 both = Counts(*(a + b for a, b in zip(before.counts, share.counts, strict=True)))
                 merged[terms.bucket_id] = before._replace(
-                    amount=before.amount + share.amount, requests=before.requests + share.requests, counts=both
+                    amount=before.amount + share.amount,
+                    requests=before.requests + share.requests,
+                    counts=both,
                 )
         parts = list(merged.values())
         if hold.cap is not None:
@@ -232,17 +274,30 @@ class Slices:
         slice_.free -= share.amount
         assert slice_.free >= 0, "a cap's slice was overdrawn"
         terms = slice_.terms
-        return Part(terms.bucket_id, slice_.grant_id, terms.rate_version, terms.unit, "cap", share.amount, 0, share.counts)
+        return Part(
+            terms.bucket_id,
+            slice_.grant_id,
+            terms.rate_version,
+            terms.unit,
+            "cap",
+            share.amount,
+            0,
+            share.counts,
+        )
 
     # What the recorder says.
 
-    def receive(self, account_id: str, grant_id: str, terms: BucketTerms, amount: int, spend_until_ns: int) -> None:
+    def receive(
+        self, account_id: str, grant_id: str, terms: BucketTerms, amount: int, spend_until_ns: int
+    ) -> None:
         """More of a grant, or (amount 0) a renewal of its lease."""
         account = self.account(account_id)
         slice_ = account.find(terms.bucket_id)
         if slice_ is None or slice_.grant_id != grant_id:
             if slice_ is not None:
-                assert not slice_.free and not slice_.held, "a new grant while the old one is still spent from"
+                assert not slice_.free and not slice_.held, (
+                    "a new grant while the old one is still spent from"
+                )
                 self._drop(account, slice_)
             if not amount:
                 return

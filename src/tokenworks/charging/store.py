@@ -35,7 +35,8 @@ def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings
     assert not any(sums.values()), f"entry {kind} {ref} does not balance: {sums}"
     entry_id = uuid7()
     connection.execute(
-        "INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%s, %s, %s, %s)", (account_id, entry_id, kind, ref)
+        "INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%s, %s, %s, %s)",
+        (account_id, entry_id, kind, ref),
     )
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -172,13 +173,22 @@ def grant(
     return Granted(grant_id.hex, added, remaining - added, spend_for_s)
 
 
-def close_grant(connection: Connection, account_id: UUID, grant_id: UUID, journal_id: UUID, settled_seq: int, now: datetime) -> None:
+def close_grant(
+    connection: Connection,
+    account_id: UUID,
+    grant_id: UUID,
+    journal_id: UUID,
+    settled_seq: int,
+    now: datetime,
+) -> None:
     """Give back what a grant has not used. Everything that its host ever wrote for it must be settled.
 
     Raises `GrantStillOpen` where the journal's settled sequence is below `settled_seq`. Closing twice is nothing.
     """
     with connection.transaction():
-        row = connection.execute("SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)).fetchone()
+        row = connection.execute(
+            "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
+        ).fetchone()
         if row is None or row[0] < settled_seq:
             raise GrantStillOpen(f"grant {grant_id} has records that are not settled yet")
         row = connection.execute(
@@ -213,14 +223,15 @@ def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, no
     if closing is None and valid_until is not None and valid_until <= now:
         closing = "expire"
         connection.execute(
-            "UPDATE bucket SET closing = 'expire' WHERE account_id = %s AND bucket_id = %s", (account_id, bucket_id)
+            "UPDATE bucket SET closing = 'expire' WHERE account_id = %s AND bucket_id = %s",
+            (account_id, bucket_id),
         )
     if closing is None or not remaining:
         return
     column, ledger_account = ("expired", "breakage") if closing == "expire" else ("withdrawn", "withdrawn")
     connection.execute(
         f"""UPDATE bucket SET remaining = 0, {column} = {column} + %s
-            WHERE account_id = %s AND bucket_id = %s""",  # noqa: S608  (the column is ours)
+            WHERE account_id = %s AND bucket_id = %s""",
         (remaining, account_id, bucket_id),
     )
     if kind == "balance":
@@ -230,7 +241,9 @@ def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, no
         )  # fmt: skip
 
 
-def start_closing(connection: Connection, account_id: UUID, product_id: UUID, reason: str, now: datetime) -> list[UUID]:
+def start_closing(
+    connection: Connection, account_id: UUID, product_id: UUID, reason: str, now: datetime
+) -> list[UUID]:
     """Forbid new grants on a product's buckets and take back what remains. Returns those that still have grants."""
     pending = []
     rows = connection.execute(
@@ -239,7 +252,8 @@ def start_closing(connection: Connection, account_id: UUID, product_id: UUID, re
     ).fetchall()
     for bucket_id, granted in rows:
         connection.execute(
-            "UPDATE bucket SET closing = %s WHERE account_id = %s AND bucket_id = %s", (reason, account_id, bucket_id)
+            "UPDATE bucket SET closing = %s WHERE account_id = %s AND bucket_id = %s",
+            (reason, account_id, bucket_id),
         )
         finish_closing(connection, account_id, bucket_id, now)
         if granted:
@@ -271,7 +285,14 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
            FROM bucket b WHERE b.account_id = %s ORDER BY priority, valid_until NULLS LAST, bucket_id""",
         (account_id,),
     )
-    return [Bucket(*row[:14], tuple(row[14]), *row[15:]) for row in rows]
+    return [
+        Bucket(
+            bucket_id=row[0], product_id=row[1], kind=row[2], unit=row[3], total=row[4], remaining=row[5], granted=row[6],
+            granted_used=row[7], used=row[8], expired=row[9], withdrawn=row[10], priority=row[11], valid_from=row[12],
+            valid_until=row[13], model_classes=tuple(row[14]), rate_version=row[15], closing=row[16],
+        )
+        for row in rows
+    ]  # fmt: skip
 
 
 def usage(connection: Connection, account_id: UUID, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
@@ -302,7 +323,9 @@ def register_journal(connection: Connection, journal_id: UUID, host: str) -> int
     connection.execute(
         "INSERT INTO journal (journal_id, host) VALUES (%s, %s) ON CONFLICT DO NOTHING", (journal_id, host)
     )
-    row = connection.execute("SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)).fetchone()
+    row = connection.execute(
+        "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
+    ).fetchone()
     assert row is not None
     return int(row[0])
 
@@ -313,7 +336,10 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
         "SELECT account_id, bucket_id, grant_id, amount, used FROM grants WHERE journal_id = %s AND state = 'open'",
         (journal_id,),
     )
-    return [(account.hex, bucket.hex, grant_id.hex, amount, used) for account, bucket, grant_id, amount, used in rows]
+    return [
+        (account.hex, bucket.hex, grant_id.hex, amount, used)
+        for account, bucket, grant_id, amount, used in rows
+    ]
 
 
 _SETTLE: Final = """
@@ -395,12 +421,20 @@ def settle(connection: Connection, journal_id: UUID, up_to_seq: int, records_jso
         )
         row = connection.execute(
             _SETTLE,
-            {"records": records_json, "settled": settled, "journal": journal_id, "ref": f"{journal_id}:{settled + 1}-{up_to_seq}"},
+            {
+                "records": records_json,
+                "settled": settled,
+                "journal": journal_id,
+                "ref": f"{journal_id}:{settled + 1}-{up_to_seq}",
+            },
         ).fetchone()
         assert row is not None
         applied, grants_named, grants_drawn = row
-        assert grants_named == grants_drawn, f"{grants_named - grants_drawn} grants are not open grants of journal {journal_id}"
+        assert grants_named == grants_drawn, (
+            f"{grants_named - grants_drawn} grants are not open grants of journal {journal_id}"
+        )
         connection.execute(
-            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s", (up_to_seq, journal_id)
+            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
+            (up_to_seq, journal_id),
         )
     return int(applied)

@@ -94,7 +94,11 @@ _CHECKS: Final[dict[str, str]] = {
 }
 
 
-def verify(connection: store.Connection, cards: dict[str, RateCard], progress: Callable[[str, int], None] | None = None) -> list[Finding]:
+def verify(
+    connection: store.Connection,
+    cards: dict[str, RateCard],
+    progress: Callable[[str, int], None] | None = None,
+) -> list[Finding]:
     """Every broken invariant, at most `FINDINGS_MAX`. `cards` are the rate cards by version. Changes nothing.
 
     `progress(what, done)` is called as it goes on.
@@ -137,7 +141,12 @@ def _rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterato
 
 
 def _problem(
-    parts: list[Any], loss: Any, model: str, counts: Counts, cards: dict[str, RateCard], known: dict[tuple[str, str], Weights | None]
+    parts: list[Any],
+    loss: Any,
+    model: str,
+    counts: Counts,
+    cards: dict[str, RateCard],
+    known: dict[tuple[str, str], Weights | None],
 ) -> str | None:
     paid = [0] * (len(counts) + 1)
     for _, _, rate_version, _, kind, cost, requests, part_counts in parts:

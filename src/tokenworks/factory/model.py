@@ -65,10 +65,16 @@ class Deployment(BaseModel):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("a base URL is http://host[:port][/path] or https://…")
         if parts.username is not None or parts.password is not None:
-            raise ValueError("no credential in the URL: name a TOKENWORKS_UPSTREAM_* variable or a file in secrets_dir")
+            raise ValueError(
+                "no credential in the URL: name a TOKENWORKS_UPSTREAM_* variable or a file in secrets_dir"
+            )
         if parts.query or parts.fragment or any(c.isspace() or ord(c) < 33 or ord(c) > 126 for c in value):
             raise ValueError("a base URL has no query, no fragment and no spaces")
-        if any(part in {".", ".."} for part in parts.path.split("/")) or "//" in parts.path or "%" in parts.path:
+        if (
+            any(part in {".", ".."} for part in parts.path.split("/"))
+            or "//" in parts.path
+            or "%" in parts.path
+        ):
             raise ValueError("a base URL's path is plain: no //, no .., no %")
         _ = parts.port
         return value.rstrip("/")
@@ -81,7 +87,11 @@ class Deployment(BaseModel):
         kind, _, name = value.partition(":")
         if kind == "env" and re.fullmatch(ENV_PREFIX + r"[A-Z0-9_]{1,60}", name):
             return value
-        if kind == "file" and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name) and not name.startswith("pepper"):
+        if (
+            kind == "file"
+            and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name)
+            and not name.startswith("pepper")
+        ):
             return value
         raise ValueError(f"a credential is a variable {ENV_PREFIX}* or the name of a file in secrets_dir")
 

@@ -29,7 +29,9 @@ def probe_protocols(deployment: Deployment, credential: str | None) -> tuple[Pro
         if status not in _ABSENT:
             spoken.append(protocol)
     if not spoken:
-        raise ProtocolsUnknown(f"{deployment.base_url} speaks none of {', '.join(PROTOCOL_PATHS)}: is the URL right?")
+        raise ProtocolsUnknown(
+            f"{deployment.base_url} speaks none of {', '.join(PROTOCOL_PATHS)}: is the URL right?"
+        )
     return tuple(spoken)
 
 
@@ -53,7 +55,9 @@ def _post_empty(deployment: Deployment, path: str, credential: str | None) -> in
         # The checked address, not a second look-up of the name (TLS still checks the name).
         connection.sock = socket.create_connection((address, deployment.port), PROBE_TIMEOUT_S)
         if isinstance(connection, http.client.HTTPSConnection):
-            connection.sock = ssl.create_default_context().wrap_socket(connection.sock, server_hostname=deployment.host)
+            connection.sock = ssl.create_default_context().wrap_socket(
+                connection.sock, server_hostname=deployment.host
+            )
         connection.request("POST", path, b"{}", headers)
         return connection.getresponse().status
     finally:

@@ -10,7 +10,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from tokenworks.factory import store
-from tokenworks.factory.errors import CredentialMissing, DeploymentExists, DeploymentInvalid, DeploymentNotFound
+from tokenworks.factory.errors import (
+    CredentialMissing,
+    DeploymentExists,
+    DeploymentInvalid,
+    DeploymentNotFound,
+)
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
 from tokenworks.kernel import uuid7
 
@@ -38,12 +43,16 @@ class Deployments:
         if len(store.deployments(self._connection)) >= DEPLOYMENTS_MAX:
             raise DeploymentInvalid(f"there are {DEPLOYMENTS_MAX} deployments already: remove one first")
         if not store.add_deployment(self._connection, uuid7(), deployment):
-            raise DeploymentExists(f"there is a deployment {deployment.name} already: remove it first, or take another name")
+            raise DeploymentExists(
+                f"there is a deployment {deployment.name} already: remove it first, or take another name"
+            )
 
     def remove(self, name: str) -> None:
         """Requests that it serves go on to their end. Raises `DeploymentNotFound`."""
         if not store.remove_deployment(self._connection, name):
-            raise DeploymentNotFound(f"there is no deployment {name!r}: `tokenworks deployment list` shows them")
+            raise DeploymentNotFound(
+                f"there is no deployment {name!r}: `tokenworks deployment list` shows them"
+            )
 
     def all(self) -> list[Deployment]:
         return store.deployments(self._connection)
@@ -65,7 +74,9 @@ class Deployments:
         return store.aliases(self._connection)
 
 
-def read_credential(reference: str | None, secrets_dir: Path, environ: Mapping[str, str] = os.environ) -> str | None:
+def read_credential(
+    reference: str | None, secrets_dir: Path, environ: Mapping[str, str] = os.environ
+) -> str | None:
     """The secret that a deployment names. Raises `CredentialMissing`; its text never contains the secret."""
     if reference is None:
         return None

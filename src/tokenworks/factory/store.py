@@ -25,7 +25,8 @@ def add_deployment(connection: Connection, deployment_id: UUID, deployment: Depl
 def remove_deployment(connection: Connection, name: str) -> bool:
     with connection.transaction():
         row = connection.execute(
-            "UPDATE deployment SET removed_at = now() WHERE name = %s AND removed_at IS NULL RETURNING 1", (name,)
+            "UPDATE deployment SET removed_at = now() WHERE name = %s AND removed_at IS NULL RETURNING 1",
+            (name,),
         ).fetchone()
         if row is not None:
             tell(connection, f"deployment {name}")

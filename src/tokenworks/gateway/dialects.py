@@ -144,7 +144,11 @@ def _refuse_unpriced(fields: RawBody, protocol: str) -> None:
         if raw is not None:
             value = _decode(raw, name)
             if not any(value == harm and type(value) is type(harm) for harm in harmless):
-                raise _invalid(f"{name} would move the price or the upstream's state, and is not sold here", name, "unpriced_field")
+                raise _invalid(
+                    f"{name} would move the price or the upstream's state, and is not sold here",
+                    name,
+                    "unpriced_field",
+                )
 
 
 def _refuse_server_tools(fields: RawBody, protocol: str) -> None:
@@ -153,12 +157,18 @@ def _refuse_server_tools(fields: RawBody, protocol: str) -> None:
         return
     tools = _decode(raw, "tools")
     for tool in tools if isinstance(tools, list) else ():
-        kind = tool.get("type", "function" if protocol != "messages" else "custom") if isinstance(tool, dict) else None
+        kind = (
+            tool.get("type", "function" if protocol != "messages" else "custom")
+            if isinstance(tool, dict)
+            else None
+        )
         if kind in _CLIENT_TOOLS or (
             protocol == "messages" and (kind is None or str(kind).startswith(_CLIENT_TOOLS_ANTHROPIC))
         ):
             continue
-        raise _invalid(f"tools of type {kind!r} run at the vendor and are not sold here", "tools", "unpriced_field")
+        raise _invalid(
+            f"tools of type {kind!r} run at the vendor and are not sold here", "tools", "unpriced_field"
+        )
 
 
 def _stream_options(fields: RawBody, *, stream: bool) -> bool:
@@ -207,7 +217,17 @@ def _embeddings(fields: RawBody, canonical: bool, model: str, stream: bool) -> P
         raise _invalid("input is missing", "input")
     if stream:
         raise _invalid("embeddings are not streamed", "stream")
-    return Parsed(fields, canonical, model, stream=False, output_tokens=0, output_field="", choices=1, add_usage=False, upstream_object=None)
+    return Parsed(
+        fields,
+        canonical,
+        model,
+        stream=False,
+        output_tokens=0,
+        output_field="",
+        choices=1,
+        add_usage=False,
+        upstream_object=None,
+    )
 
 
 def _messages(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -215,7 +235,17 @@ def _messages(fields: RawBody, canonical: bool, model: str, stream: bool) -> Par
     _refuse_server_tools(fields, "messages")
     if "messages" not in fields:
         raise _invalid("messages is missing", "messages")
-    return Parsed(fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens", 1, add_usage=False, upstream_object=None)
+    return Parsed(
+        fields,
+        canonical,
+        model,
+        stream,
+        _tokens(fields, "max_tokens"),
+        "max_tokens",
+        1,
+        add_usage=False,
+        upstream_object=None,
+    )
 
 
 def _responses(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -302,9 +332,18 @@ def openai_usage(raw: bytes | msgspec.Raw) -> Usage | None:
     made = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
     flags: list[str] = []
     prompt, completion = _whole(prompt, flags), _whole(completion, flags)
-    cached = _whole(given.cached_tokens if given.cached_tokens is not None else usage.prompt_cache_hit_tokens, flags)
-    written = _whole(given.cache_write_tokens if given.cache_write_tokens is not None else given.cache_creation_tokens, flags)
-    audio_in, audio_out, reasoning = _whole(given.audio_tokens, flags), _whole(made.audio_tokens, flags), _whole(made.reasoning_tokens, flags)
+    cached = _whole(
+        given.cached_tokens if given.cached_tokens is not None else usage.prompt_cache_hit_tokens, flags
+    )
+    written = _whole(
+        given.cache_write_tokens if given.cache_write_tokens is not None else given.cache_creation_tokens,
+        flags,
+    )
+    audio_in, audio_out, reasoning = (
+        _whole(given.audio_tokens, flags),
+        _whole(made.audio_tokens, flags),
+        _whole(made.reasoning_tokens, flags),
+    )
     total = usage.total_tokens
     if total is not None and reasoning and total == prompt + completion + reasoning:
         completion += reasoning  # some vendors report reasoning beside the completion
@@ -324,7 +363,8 @@ def openai_usage(raw: bytes | msgspec.Raw) -> Usage | None:
 
 def anthropic_usage(raw: bytes | msgspec.Raw, before: Usage | None = None) -> Usage | None:
     """Usage of messages: input, cache reads and cache writes are disjoint already. A stream reports twice; what the
-    end says replaces what the beginning said."""
+    end says replaces what the beginning said.
+    """
     try:
         usage = _anthropic.decode(raw)
     except UNREADABLE:
@@ -335,8 +375,12 @@ def anthropic_usage(raw: bytes | msgspec.Raw, before: Usage | None = None) -> Us
         return None
     counts = Counts(
         fresh_input=old.fresh_input if usage.input_tokens is None else _whole(usage.input_tokens, flags),
-        cached_input=old.cached_input if usage.cache_read_input_tokens is None else _whole(usage.cache_read_input_tokens, flags),
-        cache_write=old.cache_write if usage.cache_creation_input_tokens is None else _whole(usage.cache_creation_input_tokens, flags),
+        cached_input=old.cached_input
+        if usage.cache_read_input_tokens is None
+        else _whole(usage.cache_read_input_tokens, flags),
+        cache_write=old.cache_write
+        if usage.cache_creation_input_tokens is None
+        else _whole(usage.cache_creation_input_tokens, flags),
         output=old.output if usage.output_tokens is None else _whole(usage.output_tokens, flags),
     )
     return Usage(counts, sum(counts), tuple(dict.fromkeys(flags)))

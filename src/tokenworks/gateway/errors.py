@@ -93,13 +93,23 @@ def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
     if protocol == "messages":
         kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
         return json.dumps(
-            {"type": "error", "error": {"type": kind, "message": message, "code": refusal.code}, "request_id": request_id}
+            {
+                "type": "error",
+                "error": {"type": kind, "message": message, "code": refusal.code},
+                "request_id": request_id,
+            }
         ).encode()
-    kind = _OPENAI_TYPES.get(refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error")
-    return json.dumps({"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}).encode()
+    kind = _OPENAI_TYPES.get(
+        refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
+    )
+    return json.dumps(
+        {"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}
+    ).encode()
 
 
-def error_response(refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False) -> bytes:
+def error_response(
+    refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False
+) -> bytes:
     """A whole response."""
     body = error_body(refusal, protocol, request_id)
     lines = [

@@ -44,7 +44,16 @@ class Exchange:
         "request_id", "response_head", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
 
-    def __init__(self, gateway: "Gateway", conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
+    def __init__(
+        self,
+        gateway: "Gateway",
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+        protocol: str,
+        *,
+        free: bool,
+    ) -> None:
         self.gateway = gateway
         self.conn: ClientConnection | None = conn
         self.head = head
@@ -90,11 +99,22 @@ class Exchange:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
         if not user.known or (user.expires_s is not None and time.time() >= user.expires_s):
-            self.refuse(Refusal(401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"))
+            self.refuse(
+                Refusal(
+                    401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
+                )
+            )
             return
         limit = gateway.settings.key_requests_max
         if user.in_flight >= limit:
-            self.refuse(Refusal(429, "too_many_requests", f"this key has {limit} requests in flight: wait for one to end", 1))
+            self.refuse(
+                Refusal(
+                    429,
+                    "too_many_requests",
+                    f"this key has {limit} requests in flight: wait for one to end",
+                    1,
+                )
+            )
             return
         user.in_flight += 1
         self.user = user
@@ -106,7 +126,9 @@ class Exchange:
         snapshot = gateway.snapshot
         self.model = model = snapshot.aliases.get(parsed.model, parsed.model)
         if user.models is not None and parsed.model not in user.models and model not in user.models:
-            self.refuse(Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model"))
+            self.refuse(
+                Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
+            )
             return
         self.places = snapshot.routes.get((model, self.protocol), ())
         if not self.places:
@@ -126,7 +148,12 @@ class Exchange:
         self.places = [place for place in self.places if place.name == deployment]
         if not self.places:
             self.refuse(
-                Refusal(400, "foreign_object", "no such response: an id works only for the account that received it", param="previous_response_id")
+                Refusal(
+                    400,
+                    "foreign_object",
+                    "no such response: an id works only for the account that received it",
+                    param="previous_response_id",
+                )
             )
             return
         self._hold()
@@ -166,10 +193,17 @@ class Exchange:
         """Send it to a deployment that was not tried yet."""
         gateway = self.gateway
         now_s = gateway.loop.time()
-        place = choose(self.places, self.tried, now_s) if len(self.tried) < gateway.settings.attempts_max else None
+        place = (
+            choose(self.places, self.tried, now_s)
+            if len(self.tried) < gateway.settings.attempts_max
+            else None
+        )
         if place is None:
             self._release_hold()
-            self.refuse(self.last_refusal or Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5))
+            self.refuse(
+                self.last_refusal
+                or Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
+            )
             return
         if place.name in gateway.broken_credentials:
             self.tried.append(place.name)
@@ -231,7 +265,9 @@ class Exchange:
         body = render_body(parsed, self.body, changes)
         self.upstream = connection
         connection.begin(
-            self, self._request_head(place) + str(len(body)).encode() + b"\r\n\r\n" + body, gateway.settings.upstream_first_byte_timeout_s
+            self,
+            self._request_head(place) + str(len(body)).encode() + b"\r\n\r\n" + body,
+            gateway.settings.upstream_first_byte_timeout_s,
         )
 
     def _request_head(self, place: Place) -> bytes:
@@ -249,7 +285,11 @@ class Exchange:
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
-        lines = f"POST {deployment.path(endpoint)}".encode() + query + f" HTTP/1.1\r\nhost: {host}{port}\r\n".encode()
+        lines = (
+            f"POST {deployment.path(endpoint)}".encode()
+            + query
+            + f" HTTP/1.1\r\nhost: {host}{port}\r\n".encode()
+        )
         lines += forwarded(self.head)
         if b"content-type" not in self.head.headers:
             lines += b"content-type: application/json\r\n"
@@ -286,12 +326,18 @@ class Exchange:
             lines.append(name + b": " + value + b"\r\n")
         reason = REASONS.get(status, "Unknown")
         self.response_head = (
-            b"HTTP/1.1 %d %s\r\n" % (status, reason.encode()) + b"".join(lines) + b"x-request-id: " + self.request_id.encode() + b"\r\n"
+            b"HTTP/1.1 %d %s\r\n" % (status, reason.encode())
+            + b"".join(lines)
+            + b"x-request-id: "
+            + self.request_id.encode()
+            + b"\r\n"
         )
         if status < 300 and kind.startswith(b"text/event-stream") and not self.free:
             self.streaming = True
             self.meter = make_meter(
-                self.protocol, drop_usage=self.parsed.add_usage, event_bytes_max=self.gateway.settings.event_bytes_max
+                self.protocol,
+                drop_usage=self.parsed.add_usage,
+                event_bytes_max=self.gateway.settings.event_bytes_max,
             )
         self.gateway.wheel.set(connection, self.gateway.settings.upstream_idle_timeout_s)
 
@@ -305,9 +351,13 @@ class Exchange:
             seconds = max(1, min(seconds, RETRY_AFTER_S_MAX))
             if retry_after is not None:
                 self.place.rest(self.gateway.loop.time(), seconds)
-            self.last_refusal = Refusal(429, "too_many_requests", f"{self.model} is busy: every deployment is at its limit", seconds)
+            self.last_refusal = Refusal(
+                429, "too_many_requests", f"{self.model} is busy: every deployment is at its limit", seconds
+            )
         else:
-            self.last_refusal = Refusal(502, "upstream_error", f"the deployment of {self.model} answered {status}", 1)
+            self.last_refusal = Refusal(
+                502, "upstream_error", f"the deployment of {self.model} answered {status}", 1
+            )
         self._attempt_failed("", count=status not in {404, 409, 425})
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
@@ -320,7 +370,9 @@ class Exchange:
             self.size += len(data)
             if self.size > self.gateway.settings.response_bytes_max:
                 connection.abort()
-                self.last_refusal = Refusal(502, "upstream_error", "the answer is larger than this gateway relays", None)
+                self.last_refusal = Refusal(
+                    502, "upstream_error", "the answer is larger than this gateway relays", None
+                )
                 self._interrupt_or_fail("response_too_large")
             return
         meter = self.meter
@@ -344,7 +396,9 @@ class Exchange:
                 self.pause()
         if meter.progress - self.progress_at >= self.gateway.settings.progress_tokens:
             self.progress_at = meter.progress
-            self.gateway.client.progress(self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000)
+            self.gateway.client.progress(
+                self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000
+            )
 
     def _send_head(self, conn: ClientConnection, first: bytes) -> None:
         self.sent = True
@@ -389,7 +443,14 @@ class Exchange:
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         self.upstream = None
-        if connection.reused and not self.sent and not self.chunks and reason != "timeout" and self.conn is not None and not self.streaming:
+        if (
+            connection.reused
+            and not self.sent
+            and not self.chunks
+            and reason != "timeout"
+            and self.conn is not None
+            and not self.streaming
+        ):
             # A kept-alive connection that the other side was closing: the same deployment, a new connection.
             self._drop_attempt()
             assert self.place is not None
@@ -397,7 +458,9 @@ class Exchange:
             self.gateway.pool(self.place).connect(self._connected)
             return
         if reason == "timeout":
-            self.last_refusal = Refusal(504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1)
+            self.last_refusal = Refusal(
+                504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
+            )
         self._interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
 
     def _interrupt_or_fail(self, reason: str) -> None:
@@ -407,7 +470,7 @@ class Exchange:
             self._attempt_failed(reason)
 
     def _attempt_failed(self, reason: str, *, count: bool = True) -> None:
-        """This attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
         gateway = self.gateway
         assert self.place is not None
         gateway.stats.c["attempts_failed"] += 1
@@ -483,10 +546,19 @@ class Exchange:
             self._after_interrupt(reason)
             return
         counted_by = "progress"
-        self._record("interrupted", reason, counted_by, counts, None, [], meter.upstream_id or None if meter else None)
+        self._record(
+            "interrupted", reason, counted_by, counts, None, [], meter.upstream_id or None if meter else None
+        )
 
     def _record(
-        self, state: str, reason: str, counted_by: str, counts: Counts, total: int | None, flags: list[str], upstream_id: str | None
+        self,
+        state: str,
+        reason: str,
+        counted_by: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        upstream_id: str | None,
     ) -> None:
         gateway, hold = self.gateway, self.hold
         assert hold is not None
@@ -540,9 +612,15 @@ class Exchange:
         """In protocol: an error event, and an end that nobody takes for a whole answer."""
         conn = self.conn
         if conn is not None and self.sent:
-            refusal = Refusal(502, "upstream_error", "the deployment broke off: what was produced until here was charged")
+            refusal = Refusal(
+                502, "upstream_error", "the deployment broke off: what was produced until here was charged"
+            )
             if reason == "upstream_timeout":
-                refusal = Refusal(504, "upstream_timeout", "the deployment went silent: what was produced until here was charged")
+                refusal = Refusal(
+                    504,
+                    "upstream_timeout",
+                    "the deployment went silent: what was produced until here was charged",
+                )
             event = error_event(refusal, self.protocol, self.request_id)
             conn.write(event if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
             self.head.keep_alive = False
@@ -608,7 +686,9 @@ class Exchange:
         if upstream is None or self.ended:
             return
         upstream.abort()
-        self.last_refusal = Refusal(504, "upstream_timeout", "the request took longer than this gateway waits")
+        self.last_refusal = Refusal(
+            504, "upstream_timeout", "the request took longer than this gateway waits"
+        )
         self.tried += [place.name for place in self.places]
         self._interrupt_or_fail("upstream_timeout")
 
@@ -626,10 +706,27 @@ class Exchange:
 
 def _no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refusal:
     if model in snapshot.models:
-        spoken = sorted({p for place in snapshot.places if place.deployment.model == model for p in place.deployment.protocols})
-        return Refusal(404, "model_not_found", f"{asked} is not served over {protocol} here, but over {', '.join(spoken)}", param="model")
+        spoken = sorted(
+            {
+                p
+                for place in snapshot.places
+                if place.deployment.model == model
+                for p in place.deployment.protocols
+            }
+        )
+        return Refusal(
+            404,
+            "model_not_found",
+            f"{asked} is not served over {protocol} here, but over {', '.join(spoken)}",
+            param="model",
+        )
     if snapshot.models:
-        return Refusal(404, "model_not_found", f"there is no model {asked} here: GET /v1/models lists them", param="model")
+        return Refusal(
+            404,
+            "model_not_found",
+            f"there is no model {asked} here: GET /v1/models lists them",
+            param="model",
+        )
     return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
 
 
@@ -642,4 +739,6 @@ def _no_hold(verdict: int, user: KeyEntry) -> Refusal:
         )  # fmt: skip
     if verdict == charging_wire.AWAY:
         return Refusal(503, "database_away", "the balance can't be asked for now", 1)
-    return Refusal(503, "granted_elsewhere", "what is left is granted to another worker or host just now: try again", 1)
+    return Refusal(
+        503, "granted_elsewhere", "what is left is granted to another worker or host just now: try again", 1
+    )

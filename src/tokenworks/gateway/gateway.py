@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any, Final, Protocol
 
+from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import PROTOCOL_PATHS, Deployment, Place
 from tokenworks.gateway.errors import Refusal
@@ -24,8 +25,12 @@ from tokenworks.kernel import Clock
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
 _COUNT_PATH: Final = "/v1/messages/count_tokens"
 _KNOWN_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH, "/v1/models"})
-NO_KEY: Final = Refusal(401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key")
-BAD_KEY: Final = Refusal(401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong")
+NO_KEY: Final = Refusal(
+    401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key"
+)
+BAD_KEY: Final = Refusal(
+    401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong"
+)
 
 
 class Limits(Protocol):
@@ -80,7 +85,11 @@ class Gateway:
         self.database_ok_s = self.loop.time()
         self._pools: dict[Deployment, Pool] = {}
         self.control_pool = Pool(
-            None, self.wheel, idle_max=16, connect_timeout_s=settings.upstream_connect_timeout_s, unix_path=control_path
+            None,
+            self.wheel,
+            idle_max=16,
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            unix_path=control_path,
         )
         self._checked_s = 0.0
 
@@ -105,10 +114,20 @@ class Gateway:
         counters = self.stats.c
         counters["requests"] += 1
         if counters["requests_open"] >= self.settings.requests_max:
-            conn.refuse(Refusal(429, "too_many_requests", "this server has all the requests that it takes at once", 1), protocol)
+            conn.refuse(
+                Refusal(
+                    429, "too_many_requests", "this server has all the requests that it takes at once", 1
+                ),
+                protocol,
+            )
             return
         if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
-            conn.refuse(Refusal(503, "database_away", "keys can't be checked: the database has been away for too long", 5), protocol)
+            conn.refuse(
+                Refusal(
+                    503, "database_away", "keys can't be checked: the database has been away for too long", 5
+                ),
+                protocol,
+            )
             return
         exchange = Exchange(self, conn, head, body, protocol, free=free)
         conn.exchange = exchange
@@ -149,7 +168,10 @@ class Gateway:
         path = head.path
         known = path in _KNOWN_PATHS or path.startswith("/v1/models/")
         if not known or path in _PROTOCOL_OF or path == _COUNT_PATH:
-            conn.refuse(Refusal(404, "not_found", f"there is no {path} here"), "messages" if b"anthropic-version" in head.headers else "chat")
+            conn.refuse(
+                Refusal(404, "not_found", f"there is no {path} here"),
+                "messages" if b"anthropic-version" in head.headers else "chat",
+            )
             return
         if head.method not in {b"GET", b"HEAD"}:
             conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))
@@ -165,14 +187,26 @@ class Gateway:
             if user is None:
                 refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             elif not user.known:
-                refuse(Refusal(401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"))
+                refuse(
+                    Refusal(
+                        401,
+                        "invalid_api_key",
+                        "this API key is not valid here: check it, or ask for a new one",
+                    )
+                )
             elif path == "/v1/models":
                 self._json(conn, 200, models_body(self.snapshot, user), head)
             else:
                 name = path.removeprefix("/v1/models/").replace("%3A", ":").replace("%3a", ":")
                 body = model_body(self.snapshot, user, name)
                 if body is None:
-                    refuse(Refusal(404, "model_not_found", f"there is no model {name} here: GET /v1/models lists them"))
+                    refuse(
+                        Refusal(
+                            404,
+                            "model_not_found",
+                            f"there is no model {name} here: GET /v1/models lists them",
+                        )
+                    )
                 else:
                     self._json(conn, 200, body, head)
 
@@ -211,7 +245,9 @@ class Gateway:
 
     def _control(self, conn: ClientConnection, head: Head, body: bytes) -> None:
         if self.control_open >= self.settings.control_connections_max:
-            conn.refuse(Refusal(429, "too_many_requests", "too many requests to the control plane at once", 1))
+            conn.refuse(
+                Refusal(429, "too_many_requests", "too many requests to the control plane at once", 1)
+            )
             return
         self.control_open += 1
         exchange = ControlExchange(self, conn, head, body)
@@ -230,6 +266,10 @@ class Gateway:
                 connect_timeout_s=self.settings.upstream_connect_timeout_s,
             )
         return pool
+
+    def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
+        """(model class, weights) in the snapshot of now."""
+        return self.snapshot.rate(rate_version, model)
 
     def exchange_ended(self, exchange: Exchange) -> None:
         self.exchanges.discard(exchange)
@@ -263,7 +303,9 @@ class Gateway:
         if now_s - self._checked_s >= self.settings.health_check_s:
             self._checked_s = now_s
             for place in self.snapshot.places:
-                if (place.failures and not place.open(now_s)) or now_s - place.last_used_s > 6 * self.settings.health_check_s:
+                if (
+                    place.failures and not place.open(now_s)
+                ) or now_s - place.last_used_s > 6 * self.settings.health_check_s:
                     HealthCheck(self, place).run()
         counters = self.stats.c
         counters["connections_open"] = len(self.connections)

@@ -20,7 +20,16 @@ _DROPPED: Final = frozenset(
 _DROPPED_PREFIXES: Final = (b"x-forwarded-", b"x-tokenworks-", b"proxy-", b"cf-", b"x-amz-")
 # A second one of these is an attack or a bug; others are joined with a comma, as RFC 9110, 5.3 has it.
 _ONCE: Final = frozenset(
-    {b"host", b"content-length", b"transfer-encoding", b"authorization", b"x-api-key", b"content-type", b"expect", b"connection"}
+    {
+        b"host",
+        b"content-length",
+        b"transfer-encoding",
+        b"authorization",
+        b"x-api-key",
+        b"content-type",
+        b"expect",
+        b"connection",
+    }
 )
 
 
@@ -82,7 +91,8 @@ class Sink:
 
 def parse_head(data: bytes, header_count_max: int) -> tuple[Head, Any, Sink]:
     """A head that ends with its empty line. Returns it with its parser, which goes on with a chunked body, and the
-    parser's sink. Raises `HeadError`."""
+    parser's sink. Raises `HeadError`.
+    """
     sink = Sink()
     parser = httptools.HttpRequestParser(sink)
     upgrade = False
@@ -127,7 +137,9 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
     length = headers.get(b"content-length")
     if coding is not None:
         if head.http10 or length is not None or coding.strip().lower() != b"chunked":
-            raise HeadError(400, "bad_request", "one framing per message: a content length, or chunked, and nothing else")
+            raise HeadError(
+                400, "bad_request", "one framing per message: a content length, or chunked, and nothing else"
+            )
         head.chunked = True
     elif length is not None:
         if not length.isdigit() or len(length) > 12:
@@ -154,7 +166,9 @@ def _read_target(head: Head, target: bytes) -> None:
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
     if not _PLAIN_PATH.fullmatch(path) or _AMBIGUOUS.search(path):
-        raise HeadError(400, "ambiguous_path", "a path is /plain/segments: no //, no dot segments, no encoded separators")
+        raise HeadError(
+            400, "ambiguous_path", "a path is /plain/segments: no //, no dot segments, no encoded separators"
+        )
     if any(byte < 0x21 or byte > 0x7E for byte in query):
         raise HeadError(400, "bad_request", "the query has bytes that are not visible ASCII")
     head.path = path.decode("ascii")

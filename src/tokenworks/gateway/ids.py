@@ -14,7 +14,8 @@ class IdSource:
 
     def next(self) -> str:
         """RFC 9562, 5.7: 48 bits of milliseconds, a 12-bit counter within them, then 62 bits that step by an odd
-        random-looking stride from a random start, so that two processes never meet."""
+        random-looking stride from a random start, so that two processes never meet.
+        """
         ms = time.time_ns() // 1_000_000
         if ms > self._ms:
             self._ms, self._counter = ms, 0

@@ -13,7 +13,19 @@ POSITIVE_FOR_S: Final = 60.0
 class KeyEntry:
     """A key that was found, or (`known` False) not."""
 
-    __slots__ = ("account_id", "cap_id", "expires_s", "fresh_until_s", "in_flight", "key_id", "known", "mac", "member_id", "models", "text")
+    __slots__ = (
+        "account_id",
+        "cap_id",
+        "expires_s",
+        "fresh_until_s",
+        "in_flight",
+        "key_id",
+        "known",
+        "mac",
+        "member_id",
+        "models",
+        "text",
+    )
 
     def __init__(self, text: str, mac: bytes) -> None:
         self.text = text
@@ -35,10 +47,15 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, cap, expiry)
-    for those that live, or None where the database does not answer."""
+    for those that live, or None where the database does not answer.
+    """
 
     def __init__(
-        self, peppers: dict[int, bytes], ask: Callable[[list[bytes], Callable[[Any], None]], None], size_max: int, lookups_per_s: int
+        self,
+        peppers: dict[int, bytes],
+        ask: Callable[[list[bytes], Callable[[Any], None]], None],
+        size_max: int,
+        lookups_per_s: int,
     ) -> None:
         self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
         self._ask = ask
@@ -70,7 +87,9 @@ class KeyCache:
             waiting.append(waiter)
             return True
         now_s = time.monotonic()
-        self._allowance = min(self._lookups_per_s, self._allowance + (now_s - self._allowance_s) * self._lookups_per_s)
+        self._allowance = min(
+            self._lookups_per_s, self._allowance + (now_s - self._allowance_s) * self._lookups_per_s
+        )
         self._allowance_s = now_s
         if self._allowance < 1:
             return False

@@ -28,7 +28,9 @@ def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
-    names = sorted({*snapshot.models, *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models)})
+    names = sorted(
+        {*snapshot.models, *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models)}
+    )
     if user.models is None:
         return names
     return [name for name in names if name in user.models or snapshot.resolve(name) in user.models]

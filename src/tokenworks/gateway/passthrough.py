@@ -19,7 +19,18 @@ CONTROL_TIMEOUT_S: Final = 60
 class ControlExchange:
     """One request to the control plane."""
 
-    __slots__ = ("_body", "_gateway", "_head", "_request_body", "conn", "ended", "head_bytes", "request_id", "size", "upstream")
+    __slots__ = (
+        "_body",
+        "_gateway",
+        "_head",
+        "_request_body",
+        "conn",
+        "ended",
+        "head_bytes",
+        "request_id",
+        "size",
+        "upstream",
+    )
 
     def __init__(self, gateway: "Gateway", conn: ClientConnection, head: Head, body: bytes) -> None:
         self._gateway = gateway
@@ -46,7 +57,9 @@ class ControlExchange:
                 connection.pool.give_back(connection)
             return
         if connection is None:
-            self._refuse(Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1))
+            self._refuse(
+                Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1)
+            )
             return
         head, conn = self._head, self.conn
         query = b"?" + head.query if head.query else b""
@@ -66,11 +79,17 @@ class ControlExchange:
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         lines = [
-            name + b": " + value + b"\r\n" for name, value in connection.headers.items() if name.lower() not in _DROPPED
+            name + b": " + value + b"\r\n"
+            for name, value in connection.headers.items()
+            if name.lower() not in _DROPPED
         ]
         reason = REASONS.get(connection.status, "Unknown").encode()
         self.head_bytes = (
-            b"HTTP/1.1 %d %b\r\n" % (connection.status, reason) + b"".join(lines) + b"x-request-id: " + self.request_id.encode() + b"\r\n"
+            b"HTTP/1.1 %d %b\r\n" % (connection.status, reason)
+            + b"".join(lines)
+            + b"x-request-id: "
+            + self.request_id.encode()
+            + b"\r\n"
         )
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
@@ -84,7 +103,11 @@ class ControlExchange:
         conn = self.conn
         if conn is not None:
             body = b"".join(self._body)
-            length = connection.headers.get(b"content-length", b"0") if self._head.method == b"HEAD" else b"%d" % len(body)
+            length = (
+                connection.headers.get(b"content-length", b"0")
+                if self._head.method == b"HEAD"
+                else b"%d" % len(body)
+            )
             close = b"" if conn.keep_alive else b"connection: close\r\n"
             if connection.status in {204, 304}:
                 conn.write(self.head_bytes + close + b"\r\n")
@@ -98,7 +121,9 @@ class ControlExchange:
         if connection.reused and not self.head_bytes and reason != "timeout" and self.conn is not None:
             self._gateway.control_pool.connect(self._connected)
             return
-        self._refuse(Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1))
+        self._refuse(
+            Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1)
+        )
 
     def _refuse(self, refusal: Refusal) -> None:
         conn = self.conn

@@ -47,17 +47,17 @@ class ClientConnection(asyncio.Protocol):
         self.wheel_s = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         gateway = self._gateway
-        peer = transport.get_extra_info("peername")
+        peer = self.transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         gateway.stats.c["connections"] += 1
         if len(gateway.connections) >= gateway.settings.connections_max:
             self._state = _CLOSED
-            transport.abort()
+            self.transport.abort()
             return
         gateway.connections.add(self)
-        transport.set_write_buffer_limits(high=gateway.settings.write_buffer_bytes)
+        self.transport.set_write_buffer_limits(high=gateway.settings.write_buffer_bytes)
         gateway.wheel.set(self, gateway.settings.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,7 +97,13 @@ class ClientConnection(asyncio.Protocol):
             if data[:2] == b"\r\n":
                 data = data[2:]
             if len(data) > gateway.settings.header_bytes_max:
-                self.refuse(Refusal(431, "headers_too_large", f"the headers are over {gateway.settings.header_bytes_max} bytes"))
+                self.refuse(
+                    Refusal(
+                        431,
+                        "headers_too_large",
+                        f"the headers are over {gateway.settings.header_bytes_max} bytes",
+                    )
+                )
             elif data and not 0x41 <= data[0] <= 0x5A:
                 self.refuse(Refusal(400, "bad_request", "this is not HTTP/1.1"))
             else:
@@ -107,7 +113,13 @@ class ClientConnection(asyncio.Protocol):
             return
         end += 4
         if end > gateway.settings.header_bytes_max:
-            self.refuse(Refusal(431, "headers_too_large", f"the headers are over {gateway.settings.header_bytes_max} bytes"))
+            self.refuse(
+                Refusal(
+                    431,
+                    "headers_too_large",
+                    f"the headers are over {gateway.settings.header_bytes_max} bytes",
+                )
+            )
             return
         raw, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
         self._buffer = b""
@@ -126,7 +138,9 @@ class ClientConnection(asyncio.Protocol):
                 self._memo, self._memo_bytes = head, raw
         self._head = head
         if head.body_length > gateway.settings.body_bytes_max:
-            self.refuse(Refusal(413, "body_too_large", f"a body is at most {gateway.settings.body_bytes_max} bytes"))
+            self.refuse(
+                Refusal(413, "body_too_large", f"a body is at most {gateway.settings.body_bytes_max} bytes")
+            )
             return
         if head.chunked:
             self._state = _CHUNKED
@@ -180,7 +194,11 @@ class ClientConnection(asyncio.Protocol):
             self.refuse(Refusal(400, "bad_request", "the chunked body is malformed"))
             return
         if sum(map(len, self._sink.body)) > self._gateway.settings.body_bytes_max:
-            self.refuse(Refusal(413, "body_too_large", f"a body is at most {self._gateway.settings.body_bytes_max} bytes"))
+            self.refuse(
+                Refusal(
+                    413, "body_too_large", f"a body is at most {self._gateway.settings.body_bytes_max} bytes"
+                )
+            )
         elif self._sink.complete:
             body = b"".join(self._sink.body)
             self._parser = self._sink = None
@@ -193,7 +211,11 @@ class ClientConnection(asyncio.Protocol):
     def _ready(self, head: Head, body: bytes) -> None:
         self._state = _BUSY
         self._gateway.wheel.clear(self)
-        if self._buffer and len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
+        if (
+            self._buffer
+            and len(self._buffer) > self._gateway.settings.header_bytes_max
+            and self.transport is not None
+        ):
             self.transport.pause_reading()
         try:
             self._gateway.dispatch(self, head, body)
@@ -218,8 +240,14 @@ class ClientConnection(asyncio.Protocol):
         close = self._state != _BUSY or not self.keep_alive
         head = self._head is not None and self._head.method == b"HEAD"
         if protocol is None:
-            protocol = "messages" if self._head is not None and self._head.path.startswith("/v1/messages") else "chat"
-        self.write(error_response(refusal, protocol, request_id or gateway.ids.next(), close=close, head=head))
+            protocol = (
+                "messages"
+                if self._head is not None and self._head.path.startswith("/v1/messages")
+                else "chat"
+            )
+        self.write(
+            error_response(refusal, protocol, request_id or gateway.ids.next(), close=close, head=head)
+        )
         if close:
             self._end()
         else:

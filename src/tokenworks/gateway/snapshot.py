@@ -12,7 +12,17 @@ RATES_MEMO_MAX: Final = 100_000
 class Snapshot:
     """Deployments by model and protocol, aliases, rate cards by version."""
 
-    __slots__ = ("_memo", "aliases", "by_name", "cards", "credentials", "models", "number", "places", "routes")
+    __slots__ = (
+        "_memo",
+        "aliases",
+        "by_name",
+        "cards",
+        "credentials",
+        "models",
+        "number",
+        "places",
+        "routes",
+    )
 
     def __init__(
         self,
@@ -27,7 +37,9 @@ class Snapshot:
         self.aliases = dict(aliases)
         self.cards = dict(cards)
         self.credentials = dict(credentials)
-        self.places = carry_over(before.places if before else (), [Place(d) for d in deployments])
+        self.places: list[Place] = carry_over(
+            before.places if before else (), [Place(d) for d in deployments]
+        )
         self.by_name = {place.name: place for place in self.places}
         self.routes: dict[tuple[str, str], list[Place]] = {}
         for place in self.places:
@@ -66,7 +78,9 @@ def snapshot_to_wire(
     }
 
 
-def snapshot_from_wire(content: dict[str, Any], credentials: Mapping[str, str | None], before: Snapshot | None) -> Snapshot:
+def snapshot_from_wire(
+    content: dict[str, Any], credentials: Mapping[str, str | None], before: Snapshot | None
+) -> Snapshot:
     known = before.cards if before else {}
     return Snapshot(
         content["number"],

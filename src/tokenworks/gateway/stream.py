@@ -44,7 +44,17 @@ class EventTooLarge(Exception):
 class StreamMeter:
     """One stream. `feed` returns what may pass now; `held` is what waits for the record."""
 
-    __slots__ = ("_drop_usage", "_event_bytes_max", "_rest", "failed", "held", "progress", "terminal", "upstream_id", "usage")
+    __slots__ = (
+        "_drop_usage",
+        "_event_bytes_max",
+        "_rest",
+        "failed",
+        "held",
+        "progress",
+        "terminal",
+        "upstream_id",
+        "usage",
+    )
 
     def __init__(self, *, drop_usage: bool, event_bytes_max: int) -> None:
         self._drop_usage = drop_usage
@@ -83,7 +93,7 @@ class StreamMeter:
         raise NotImplementedError
 
     def _slow(self, data: bytes) -> bytes:
-        out = []
+        out: list[bytes] = []
         at = 0
         while True:
             end, after = _event_end(data, at)
@@ -130,7 +140,11 @@ def _event_end(data: bytes, at: int) -> tuple[int, int]:
 
 def _payload(event: bytes) -> bytes:
     """The data lines of an event, joined (WHATWG HTML, 9.2.6)."""
-    lines = [line[5:].removeprefix(b" ") for line in event.replace(b"\r\n", b"\n").split(b"\n") if line.startswith(b"data:")]
+    lines = [
+        line[5:].removeprefix(b" ")
+        for line in event.replace(b"\r\n", b"\n").split(b"\n")
+        if line.startswith(b"data:")
+    ]
     return b"\n".join(lines)
 
 
@@ -140,7 +154,9 @@ class ChatMeter(StreamMeter):
     __slots__ = ()
 
     def _matters(self, data: bytes) -> bool:
-        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null') + data.count(b'"usage": null'):
+        if b'"usage"' in data and data.count(b'"usage"') != data.count(b'"usage":null') + data.count(
+            b'"usage": null'
+        ):
             return True
         return _DONE in data or b'"error"' in data or self.upstream_id is None
 

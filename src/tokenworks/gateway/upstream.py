@@ -54,7 +54,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.wheel_s = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one in all but name
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
     def begin(self, user: UpstreamUser, data: bytes, timeout_s: int, *, no_body: bool = False) -> None:
         """Send a request."""
@@ -139,10 +139,16 @@ class UpstreamConnection(asyncio.Protocol):
         user, self.user = self.user, None
         if user is None:
             return
-        if self._reported and b"content-length" not in self.headers and b"transfer-encoding" not in self.headers:
+        if (
+            self._reported
+            and b"content-length" not in self.headers
+            and b"transfer-encoding" not in self.headers
+        ):
             user.upstream_end(self)  # a body that ends with the connection
         else:
-            user.upstream_failed(self, "the connection broke" if self._reported else "the connection closed before a response")
+            user.upstream_failed(
+                self, "the connection broke" if self._reported else "the connection closed before a response"
+            )
 
     def timed_out(self) -> None:
         self._fail("timeout")
@@ -176,7 +182,15 @@ Connected = Callable[[UpstreamConnection | None, str], None]
 class Pool:
     """Idle connections to one deployment, newest first, and making new ones."""
 
-    def __init__(self, deployment: Deployment | None, wheel: Wheel, *, idle_max: int, connect_timeout_s: int, unix_path: str | None = None) -> None:
+    def __init__(
+        self,
+        deployment: Deployment | None,
+        wheel: Wheel,
+        *,
+        idle_max: int,
+        connect_timeout_s: int,
+        unix_path: str | None = None,
+    ) -> None:
         self.deployment = deployment
         self.wheel = wheel
         self._unix_path = unix_path
@@ -201,7 +215,12 @@ class Pool:
         return None
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        if self.closed or len(self.idle) >= self._idle_max or connection.transport is None or connection.transport.is_closing():
+        if (
+            self.closed
+            or len(self.idle) >= self._idle_max
+            or connection.transport is None
+            or connection.transport.is_closing()
+        ):
             connection.abort()
         else:
             self.idle.append(connection)
@@ -235,7 +254,9 @@ class Pool:
         loop = asyncio.get_running_loop()
         connection: UpstreamConnection
         if self._unix_path is not None:
-            _, connection = await loop.create_unix_connection(lambda: UpstreamConnection(self), self._unix_path)
+            _, connection = await loop.create_unix_connection(
+                lambda: UpstreamConnection(self), self._unix_path
+            )
             self.open.add(connection)
             return connection
         deployment = self.deployment
@@ -272,17 +293,17 @@ class Pool:
             return self._addresses
         try:
             literal = ip_address(deployment.host)
-            family = socket.AF_INET if literal.version == 4 else socket.AF_INET6
+            family: int = socket.AF_INET if literal.version == 4 else socket.AF_INET6
             found: list[tuple[int, Any]] = [(family, (deployment.host, deployment.port))]
         except ValueError:
             infos = await loop.getaddrinfo(deployment.host, deployment.port, type=socket.SOCK_STREAM)
             found = [(info[0], info[4]) for info in infos]
-        allowed = []
+        allowed: list[tuple[int, Any]] = []
         reason: str | None = None
-        for family, address in found:
+        for kind, address in found:
             reason = address_refusal(parse_address(address[0]), allow_private=deployment.allow_private)
             if reason is None:
-                allowed.append((family, address))
+                allowed.append((kind, address))
         if not allowed:
             raise OSError(reason or f"{deployment.host} has no address")
         self._addresses, self._resolved_s = allowed, loop.time()

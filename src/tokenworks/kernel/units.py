@@ -19,7 +19,7 @@ NANO_PER_UNIT: Final = 1_000_000_000
 # What fits PostgreSQL's bigint; a quantity outside is refused where it enters.
 QUANTITY_MAX: Final = 2**63 - 1
 
-_MONEY = re.compile(r"(\d{1,9})(?:\.(\d{1,9}))?")
+_MONEY = re.compile(r"([0-9]{1,9})(?:\.([0-9]{1,9}))?")
 
 
 def tokens_to_mtok(tokens: Tokens) -> Millitokens:
@@ -60,7 +60,9 @@ def parse_money(text: str, currency: str = "CNY") -> Money:
     """A decimal such as `49.9` as money, exactly. Raises `Invalid` on anything else, floats included."""
     match = _MONEY.fullmatch(text) if isinstance(text, str) else None
     if match is None:
-        raise Invalid(f"an amount is a decimal in quotes such as '49.9', with at most 9 decimals, not {text!r}")
+        raise Invalid(
+            f"an amount is a decimal in quotes such as '49.9', with at most 9 decimals, not {text!r}"
+        )
     whole, fraction = match.group(1), match.group(2) or ""
     return Money(NanoMoney(int(whole) * NANO_PER_UNIT + int(fraction.ljust(9, "0"))), currency)
 

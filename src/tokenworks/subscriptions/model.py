@@ -94,7 +94,9 @@ def next_month(at: datetime) -> datetime:
     return add_months(local, 1)
 
 
-def cycle_end(cycle: str, started_at: datetime, cycle_no: int, cycle_start: datetime, validity_days: int | None) -> datetime | None:
+def cycle_end(
+    cycle: str, started_at: datetime, cycle_no: int, cycle_start: datetime, validity_days: int | None
+) -> datetime | None:
     """When a cycle ends. An anniversary is counted from the first start, so that the 31st comes back after February."""
     if cycle == "calendar_month":
         return next_month(cycle_start)

@@ -8,7 +8,13 @@ from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
 from tokenworks.subscriptions import store
-from tokenworks.subscriptions.errors import KeyReused, PhoneTaken, ProductEnded, ProductNotFound, SubscriberNotFound
+from tokenworks.subscriptions.errors import (
+    KeyReused,
+    PhoneTaken,
+    ProductEnded,
+    ProductNotFound,
+    SubscriberNotFound,
+)
 from tokenworks.subscriptions.model import BillLine, Order, Product, Subscriber, cycle_end, parse_phone
 
 NAME_CHARS_MAX: Final = 100
@@ -20,7 +26,9 @@ _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 class Subscriptions:
     """On one connection, with the rooms that it uses."""
 
-    def __init__(self, connection: store.Connection, offerings: Offerings, ledger: Ledger, clock: Clock) -> None:
+    def __init__(
+        self, connection: store.Connection, offerings: Offerings, ledger: Ledger, clock: Clock
+    ) -> None:
         self._connection = connection
         self._offerings = offerings
         self._ledger = ledger
@@ -35,7 +43,9 @@ class Subscriptions:
             account_id = self._ledger.open_account()
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now())
             if not store.add_subscriber(self._connection, subscriber, uuid7()):
-                raise PhoneTaken(f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it")
+                raise PhoneTaken(
+                    f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it"
+                )
         return subscriber
 
     def find(self, reference: str) -> Subscriber:
@@ -72,13 +82,24 @@ class Subscriptions:
                 before = store.find_order(self._connection, subscriber.subscriber_id, idempotency_key)
                 if before is not None:
                     if before.offering_id != offering_id:
-                        raise KeyReused(f"the idempotency key was used for {before.offering_id}: take another one")
+                        raise KeyReused(
+                            f"the idempotency key was used for {before.offering_id}: take another one"
+                        )
                     return before
             sold = self._offerings.on_sale(offering_id)
             now = self._clock.now()
             offering = sold.offering
             price = parse_money(offering.first_price or offering.price, offering.currency)
-            order = Order(uuid7(), uuid7(), offering_id, sold.offering_version, now, price.amount_nano, price.currency, new=True)
+            order = Order(
+                uuid7(),
+                uuid7(),
+                offering_id,
+                sold.offering_version,
+                now,
+                price.amount_nano,
+                price.currency,
+                new=True,
+            )
             product = Product(
                 product_id=order.product_id,
                 order_id=order.order_id,
@@ -112,7 +133,13 @@ class Subscriptions:
         )
         assert entry_id is not None
         line = BillLine(
-            uuid7(), product.product_id, product.cycle_no, product.cycle_start, offering.name, price.amount_nano, price.currency
+            uuid7(),
+            product.product_id,
+            product.cycle_no,
+            product.cycle_start,
+            offering.name,
+            price.amount_nano,
+            price.currency,
         )
         store.add_line(self._connection, subscriber, line, entry_id)
 
@@ -124,7 +151,9 @@ class Subscriptions:
         with self._connection.transaction():
             found = store.lock_product(self._connection, product_id)
             if found is None:
-                raise ProductNotFound(f"there is no product {product_id}: `tokenworks subscriber show` lists them")
+                raise ProductNotFound(
+                    f"there is no product {product_id}: `tokenworks subscriber show` lists them"
+                )
             product, subscriber_id = found
             if product.state != "active":
                 raise ProductEnded(f"product {product_id} is {product.state} already")
@@ -142,7 +171,11 @@ class Subscriptions:
                     found = store.lock_product(self._connection, product_id)
                     assert found is not None
                     product, subscriber_id = found
-                    if product.state != "active" or product.cycle_end is None or product.cycle_end > self._clock.now():
+                    if (
+                        product.state != "active"
+                        or product.cycle_end is None
+                        or product.cycle_end > self._clock.now()
+                    ):
                         continue
                     subscriber = store.find_subscriber(self._connection, subscriber_id=subscriber_id)
                     assert subscriber is not None
@@ -158,7 +191,9 @@ class Subscriptions:
             return
         sold = self._offerings.sold(product.offering_version)
         number = product.cycle_no + 1
-        end = cycle_end(sold.offering.cycle, product.started_at, number, product.cycle_end, sold.offering.validity_days)
+        end = cycle_end(
+            sold.offering.cycle, product.started_at, number, product.cycle_end, sold.offering.validity_days
+        )
         store.begin_cycle(self._connection, product.product_id, number, product.cycle_end, end)
         renewed = Product(
             product.product_id, product.order_id, product.offering_id, product.offering_version, "active",

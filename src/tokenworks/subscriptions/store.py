@@ -17,7 +17,13 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
     row = connection.execute(
         """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at)
            VALUES (%s, %s, %s, %s, %s) ON CONFLICT (phone) DO NOTHING RETURNING 1""",
-        (subscriber.subscriber_id, subscriber.account_id, subscriber.phone, subscriber.name, subscriber.created_at),
+        (
+            subscriber.subscriber_id,
+            subscriber.account_id,
+            subscriber.phone,
+            subscriber.name,
+            subscriber.created_at,
+        ),
     ).fetchone()
     if row is not None:
         connection.execute(
@@ -27,9 +33,12 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
     return row is not None
 
 
-def find_subscriber(connection: Connection, *, subscriber_id: UUID | None = None, phone: str | None = None) -> Subscriber | None:
+def find_subscriber(
+    connection: Connection, *, subscriber_id: UUID | None = None, phone: str | None = None
+) -> Subscriber | None:
     row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s OR phone = %s".encode(), (subscriber_id, phone)
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s OR phone = %s".encode(),
+        (subscriber_id, phone),
     ).fetchone()
     return None if row is None else Subscriber(*row)
 
@@ -63,10 +72,12 @@ def find_order(connection: Connection, subscriber_id: UUID, idempotency_key: str
            WHERE o.subscriber_id = %s AND o.idempotency_key = %s""",
         (subscriber_id, idempotency_key),
     ).fetchone()
-    return None if row is None else Order(*row, new=False)
+    return None if row is None else Order(row[0], row[1], row[2], row[3], row[4], row[5], row[6], new=False)
 
 
-def add_order(connection: Connection, subscriber: Subscriber, order: Order, idempotency_key: str | None) -> None:
+def add_order(
+    connection: Connection, subscriber: Subscriber, order: Order, idempotency_key: str | None
+) -> None:
     connection.execute(
         """INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, idempotency_key,
                                       state, ordered_at) VALUES (%s, %s, %s, %s, %s, %s, 'completed', %s)""",
@@ -118,12 +129,15 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
 
 def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
     rows = connection.execute(
-        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s", (now, limit)
+        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s",
+        (now, limit),
     )
     return [row[0] for row in rows]
 
 
-def begin_cycle(connection: Connection, product_id: UUID, cycle_no: int, start: datetime, end: datetime | None) -> None:
+def begin_cycle(
+    connection: Connection, product_id: UUID, cycle_no: int, start: datetime, end: datetime | None
+) -> None:
     connection.execute(
         "UPDATE product SET cycle_no = %s, cycle_start = %s, cycle_end = %s WHERE product_id = %s",
         (cycle_no, start, end, product_id),
@@ -131,7 +145,9 @@ def begin_cycle(connection: Connection, product_id: UUID, cycle_no: int, start: 
 
 
 def end_product(connection: Connection, product_id: UUID, state: str, at: datetime) -> None:
-    connection.execute("UPDATE product SET state = %s, ended_at = %s WHERE product_id = %s", (state, at, product_id))
+    connection.execute(
+        "UPDATE product SET state = %s, ended_at = %s WHERE product_id = %s", (state, at, product_id)
+    )
 
 
 def lines(connection: Connection, subscriber_id: UUID) -> list[BillLine]:

@@ -20,7 +20,9 @@ _ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 class Keys:
     """API keys on one database. `peppers` by version; the highest is used for new keys."""
 
-    def __init__(self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock, environment: str) -> None:
+    def __init__(
+        self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock, environment: str
+    ) -> None:
         if not _ENVIRONMENT.fullmatch(environment):
             raise Invalid(f"an environment is up to 12 small letters and digits, not {environment!r}")
         self._connection = connection
@@ -45,7 +47,9 @@ class Keys:
         if not name or len(name) > KEY_NAME_CHARS_MAX:
             raise Invalid(f"a key's name has 1 to {KEY_NAME_CHARS_MAX} characters")
         if models is not None and not 0 < len(models) <= KEY_MODELS_MAX:
-            raise Invalid(f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all")
+            raise Invalid(
+                f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all"
+            )
         if expires_at is not None and expires_at <= self._clock.now():
             raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
         text = format_key(self._environment, secrets.randbits(178))

@@ -30,7 +30,18 @@ def add_key(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models,
                                 cap_bucket_id, expires_at)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
-        (key_id, account_id, member_id, mac, pepper_version, hint, name, None if models is None else list(models), cap_bucket_id, expires_at),
+        (
+            key_id,
+            account_id,
+            member_id,
+            mac,
+            pepper_version,
+            hint,
+            name,
+            None if models is None else list(models),
+            cap_bucket_id,
+            expires_at,
+        ),
     )
     # Who was told that it is unknown, a moment ago, looks again.
     connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (mac.hex(),))
@@ -78,7 +89,8 @@ def revoke(connection: Connection, key_id: UUID) -> bool:
     """Whether the key was live until now. Also tells every host."""
     with connection.transaction():
         row = connection.execute(
-            "UPDATE api_key SET revoked_at = now() WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac", (key_id,)
+            "UPDATE api_key SET revoked_at = now() WHERE key_id = %s AND revoked_at IS NULL RETURNING key_mac",
+            (key_id,),
         ).fetchone()
         if row is not None:
             connection.execute("INSERT INTO change (kind, ref) VALUES ('key', %s)", (bytes(row[0]).hex(),))
@@ -87,5 +99,3 @@ def revoke(connection: Connection, key_id: UUID) -> bool:
 
 def exists(connection: Connection, key_id: UUID) -> bool:
     return connection.execute("SELECT 1 FROM api_key WHERE key_id = %s", (key_id,)).fetchone() is not None
-
-

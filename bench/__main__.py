@@ -1,0 +1,273 @@
+"""`make bench`: ratios against peers in one run, the same upstream, the same load; then the ledger is held against the
+upstream's own count. Absolute figures are of this machine and this minute; the ratios are what is meant.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvloop
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from bench import load
+from bench.targets import Direct, Envoy, Sglang, Tokenworks, Upstream, cpu_s, rss
+
+console = Console(width=150)
+SIZES = {"0.3 kB": 300, "10 kB": 10_000, "100 kB": 100_000}
+BARS = {"0.3 kB": 1.1, "10 kB": 1.3, "100 kB": 1.6}
+
+
+def measure(target, run):
+    """(result, CPU of its processes in s, of PostgreSQL)."""
+    processes = target.processes()
+    postgres = target.postgres() if isinstance(target, Tokenworks) else []
+    before, before_pg = cpu_s(processes), cpu_s(postgres)
+    result = uvloop.run(run())
+    if isinstance(target, Tokenworks):
+        target.settled()  # settlement is part of the price
+    return result, cpu_s(processes) - before, cpu_s(postgres) - before_pg
+
+
+def per_request(target, data, seconds):
+    (count, failed), cpu, pg = measure(target, lambda: load.closed_loop(target.port, data, 32, seconds))
+    if failed:
+        raise SystemExit(f"{failed} of {count} requests failed at {target.name}")
+    return cpu / count * 1e6, pg / count * 1e6, count
+
+
+def table(title, columns, rows):
+    made = Table(title=title, title_justify="left")
+    for column in columns:
+        made.add_column(column, justify="right")
+    for row in rows:
+        made.add_row(*map(str, row))
+    console.print(made)
+
+
+def bench_requests(ours, envoy, sglang, rounds, seconds, bar):
+    rows, ratios = [], {}
+    for label, size in SIZES.items():
+        body = load.plain_body(size)
+        mine, theirs, pgs, other = [], [], [], []
+        for _ in range(rounds):
+            theirs.append(per_request(envoy, load.request(envoy.key, body), seconds)[0])
+            cost, pg, _ = per_request(ours, load.request(ours.key, body), seconds)
+            mine.append(cost)
+            pgs.append(pg)
+            if sglang is not None and len(other) < 1:
+                other.append(per_request(sglang, load.request(sglang.key, body), seconds)[0])
+            bar()
+        ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
+        ratios[label] = ratio
+        peer = f"{statistics.median(mine) / other[0]:.2f}" if other else "-"
+        rows.append((label, f"{statistics.median(theirs):.0f}", f"{statistics.median(mine):.0f}", f"{statistics.median(pgs):.0f}",
+                     f"{other[0]:.0f}" if other else "-", f"{ratio:.2f}", f"{BARS[label]:.1f}", peer))  # fmt: skip
+    table("CPU per request, 32 connections, µs", ["body", "Envoy", "tokenworks", "its PostgreSQL", "sglang-router", "× Envoy", "bar", "× sglang"], rows)
+    return ratios
+
+
+def bench_chunks(ours, envoy, counts, rounds, bar):
+    rows, ratios = [], {}
+    for count in counts:
+        body = load.stream_body(250, 20)
+        pairs = []
+        for _ in range(rounds):
+            costs = []
+            for target in (envoy, ours):
+                (chunks, failed), cpu, _ = measure(target, lambda t=target: load.streams(t.port, load.request(t.key, body), count))
+                if failed:
+                    raise SystemExit(f"{failed} of {count} streams failed at {target.name}")
+                costs.append(cpu / chunks * 1e6)
+            pairs.append(costs)
+            bar()
+        ratio = statistics.median(b / a for a, b in pairs)
+        ratios[count] = ratio
+        rows.append((count, f"{statistics.median(a for a, _ in pairs):.1f}", f"{statistics.median(b for _, b in pairs):.1f}", f"{ratio:.2f}", "1.0"))
+    table("CPU per streamed chunk, 20 ms apart, µs", ["streams", "Envoy", "tokenworks", "× Envoy", "bar"], rows)
+    return ratios
+
+
+def bench_low_rate(ours, envoy, upstream, seconds, bar):
+    rows = []
+    body = load.plain_body(300)
+    costs = {}
+    for target in (envoy, ours):
+        (times, failed), cpu, _ = measure(target, lambda t=target: load.paced(t.port, load.request(t.key, body), 200, seconds))
+        assert not failed
+        costs[target.name] = cpu / len(times) * 1e6
+        bar()
+    rows.append((f"{costs['Envoy']:.0f}", f"{costs['tokenworks']:.0f}", f"{costs['tokenworks'] / costs['Envoy']:.2f}"))
+    table("CPU per request at 200 requests/s, 0.3 kB, µs (all idle work included)", ["Envoy", "tokenworks", "× Envoy"], rows)
+
+    body = load.stream_body(5, 2)
+    found = {}
+    for target in (Direct(upstream), envoy, ours, Direct(upstream), envoy, ours):
+        times, failed = uvloop.run(load.paced(target.port, load.request(target.key, body), 50, seconds))
+        assert not failed
+        found.setdefault(target.name, []).extend(times)
+        bar()
+    def ms(name, at, q):
+        values = sorted(row[at] for row in found[name])
+        return values[min(len(values) - 1, int(q * len(values)))] * 1000
+
+    rows = []
+    for name in ("direct", "Envoy", "tokenworks"):
+        rows.append((name, *(f"{ms(name, at, q):.2f}" for at in (0, 2) for q in (0.5, 0.99))))
+    rows.append(("tokenworks adds", *(f"{ms('tokenworks', at, q) - ms('direct', at, q):+.2f}" for at in (0, 2) for q in (0.5, 0.99))))
+    table("Latency of streams at 50/s, ms", ["", "first byte p50", "p99", "end p50", "p99"], rows)
+    sync = fdatasync_ms(Path(ours.data_dir))
+    console.print(f"A bare fdatasync of 4 kB on this disk: p50 {sync[0]:.2f} ms, p99 {sync[1]:.2f} ms. The end of a response waits for one such commit.\n")
+    return ms("tokenworks", 0, 0.5) - ms("direct", 0, 0.5)
+
+
+def fdatasync_ms(folder):
+    path = folder / "sync.probe"
+    file = os.open(path, os.O_RDWR | os.O_CREAT)
+    os.write(file, bytes(1 << 20))
+    os.fsync(file)
+    times = []
+    for n in range(200):
+        os.pwrite(file, os.urandom(4096), 4096 * (n % 256))
+        began = time.perf_counter()
+        os.fdatasync(file)
+        times.append((time.perf_counter() - began) * 1000)
+    os.close(file)
+    path.unlink()
+    times.sort()
+    return times[100], times[198]
+
+
+def bench_memory(ours, envoy, bar):
+    rows, result = [], {}
+    body = load.stream_body(3, 6000)
+    for target in (envoy, ours):
+        processes = target.role("worker") if isinstance(target, Tokenworks) else target.processes()
+        idle = rss(processes)
+        seen = {}
+        (_, failed) = uvloop.run(load.streams(target.port, load.request(target.key, body), 2000, lambda: seen.update(open=rss(processes))))
+        assert not failed
+        each = (seen["open"] - idle) / 2000 / 1024
+        result[target.name] = (idle / 2**20, each)
+        rows.append((target.name, f"{idle / 2**20:.0f}", f"{seen['open'] / 2**20:.0f}", f"{each:.1f}"))
+        bar()
+    table("Memory with 2000 open streams (of one worker; proportional set size)", ["", "idle MB", "open MB", "kB per stream"], rows)
+    return result["tokenworks"]
+
+
+def bench_tls(rounds, seconds, bar):
+    """Upstream TLS, kept alive; a certificate made for this run."""
+    import trustme
+
+    with tempfile.TemporaryDirectory() as folder:
+        ca = trustme.CA()
+        cert = ca.issue_cert("localhost", "127.0.0.1")
+        ca.cert_pem.write_to_path(f"{folder}/ca.pem")
+        cert.cert_chain_pems[0].write_to_path(f"{folder}/cert.pem")
+        cert.private_key_pem.write_to_path(f"{folder}/key.pem")
+        upstream = Upstream(f"{folder}/cert.pem", f"{folder}/key.pem")
+        envoy = Envoy(upstream, tls=True)
+        ours = Tokenworks(upstream, url=f"https://localhost:{upstream.port}/v1", env={"SSL_CERT_FILE": f"{folder}/ca.pem"})
+        try:
+            body = load.plain_body(300)
+            pairs = []
+            for _ in range(rounds):
+                theirs = per_request(envoy, load.request(envoy.key, body), seconds)[0]
+                pairs.append((theirs, per_request(ours, load.request(ours.key, body), seconds)[0]))
+                bar()
+        finally:
+            ours.stop()
+            envoy.stop()
+            upstream.stop()
+    ratio = statistics.median(b / a for a, b in pairs)
+    table("CPU per request with upstream TLS, 0.3 kB, 32 connections, µs", ["Envoy", "tokenworks", "× Envoy"],
+          [(f"{statistics.median(a for a, _ in pairs):.0f}", f"{statistics.median(b for _, b in pairs):.0f}", f"{ratio:.2f}")])  # fmt: skip
+    return ratio
+
+
+def bench_settlement(ours, seconds):
+    """How fast the journal becomes the ledger: a burst, then the backlog's drain."""
+    before = ours.report()
+    began = time.monotonic()
+    uvloop.run(load.closed_loop(ours.port, load.request(ours.key, load.plain_body(300)), 64, seconds))
+    after = ours.settled()
+    records = after["settled_records"] - before["settled_records"]
+    cpu = after["settle_cpu_seconds"] - before["settle_cpu_seconds"]
+    commits = after["journal_commits"] - before["journal_commits"]
+    table("Settlement, while serving", ["records", "records/s", "CPU per record µs", "records per journal commit", "records per transaction"],
+          [(records, f"{records / (time.monotonic() - began - 1.2):.0f}", f"{cpu / records * 1e6:.1f}", f"{records / max(1, commits):.1f}",
+            f"{records / max(1, after['settle_batches'] - before['settle_batches']):.0f}")])  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="bench")
+    parser.add_argument("--quick", action="store_true", help="one short round of each: for a look, not for figures")
+    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement")
+    parser.add_argument("--no-sglang", action="store_true")
+    options = parser.parse_args()
+    rounds, seconds = (1, 2) if options.quick else (4, 4)
+    only = set(filter(None, options.only.split(",")))
+    wanted = lambda name: not only or name in only  # noqa: E731
+    upstream = Upstream()
+    envoy, ours = Envoy(upstream), Tokenworks(upstream)
+    sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
+    steps = (3 * rounds if wanted("requests") else 0) + (2 * rounds if wanted("chunks") else 0) + (8 if wanted("low") else 0)
+    steps += (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
+    results = {}
+    base = upstream.count()
+    direct = 0
+    try:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("measuring", total=steps)
+            bar = lambda: progress.advance(task)  # noqa: E731
+            if wanted("requests"):
+                results["requests"] = bench_requests(ours, envoy, sglang, rounds, seconds, bar)
+            if wanted("chunks"):
+                results["chunks"] = bench_chunks(ours, envoy, (300, 700), rounds, bar)
+            if wanted("low"):
+                results["first_byte_added_ms"] = bench_low_rate(ours, envoy, upstream, 2 * seconds, bar)
+            if wanted("memory"):
+                results["memory_idle_mb"], results["memory_stream_kb"] = bench_memory(ours, envoy, bar)
+            if wanted("settlement"):
+                bench_settlement(ours, seconds)
+            if wanted("tls"):
+                results["tls"] = bench_tls(rounds, seconds, bar)
+        ours.settled()
+        del base, direct
+        found = ours.verify()
+        records, tokens = ours.ledger()
+        mine = check_count(ours, upstream)
+        console.print(f"Ledger: {records:,} complete records, {tokens:,} output tokens; verify: {'balances' if found['ok'] else found['findings'][:3]}; "
+                      f"against an upstream of its own: {mine}.")  # fmt: skip
+        console.print(json.dumps(results))
+        return 0 if found["ok"] and mine.startswith("equal") else 1
+    finally:
+        ours.stop()
+        envoy.stop()
+        if sglang is not None:
+            sglang.stop()
+        upstream.stop()
+
+
+def check_count(ours, upstream):
+    """The others share the upstream; so a last run is ours alone, and must agree to the token."""
+    before, before_ledger = upstream.count(), ours.ledger()
+    uvloop.run(load.closed_loop(ours.port, load.request(ours.key, load.plain_body(300)), 32, 1))
+    uvloop.run(load.streams(ours.port, load.request(ours.key, load.stream_body(20, 1)), 100))
+    ours.settled()
+    after, after_ledger = upstream.count(), ours.ledger()
+    theirs = (after["requests"] - before["requests"], after["tokens"] - before["tokens"])
+    mine = (after_ledger[0] - before_ledger[0], after_ledger[1] - before_ledger[1])
+    return f"equal, {mine[0]:,} requests and {mine[1]:,} tokens" if theirs == mine else f"NOT EQUAL: upstream {theirs}, ledger {mine}"
+
+
+if __name__ == "__main__":
+    assert asyncio
+    sys.exit(main())

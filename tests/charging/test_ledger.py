@@ -1,0 +1,275 @@
+"""The database side on real PostgreSQL, against a naive oracle, and corruption by hand."""
+
+import json
+from datetime import timedelta
+from uuid import UUID
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from tokenworks.catalog import Counts
+from tokenworks.charging import Ledger, store, verify
+from tokenworks.charging.errors import GrantStillOpen
+from tokenworks.charging.settlement import record
+from tokenworks.kernel import uuid7
+
+IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
+
+
+def usage_record(seq, account_id, part, counts, usage_id=None, loss=None, state="complete"):
+    start = [usage_id or uuid7().hex, account_id.hex, "req", 1, *IDS, "chat", "m", "d", 1_790_000_000_000, []]
+    parts = [[part[0], part[1], part[2], "token", "balance", part[3], 1, None]] if part else []
+    finish = [start[0], state, "completed", "provider", 1_790_000_000_500, 100, 500, counts, sum(counts), parts, loss, [], None]
+    return record(seq, start, finish)
+
+
+def settle(connection, journal_id, up_to, records):
+    import msgspec
+
+    return store.settle(connection, journal_id, up_to, msgspec.json.encode(records).decode())
+
+
+@pytest.fixture
+def sold(works):
+    """(works, account, bucket, journal) with a trial of 10 000 tokens."""
+    subscriber = works.subscriptions.register("+8613800000001")
+    works.subscriptions.order(subscriber, "sample-trial")
+    journal_id = uuid7()
+    works.ledger.register_journal(journal_id, "test")
+    return works, subscriber.account_id, works.ledger.buckets(subscriber.account_id)[0], journal_id
+
+
+def grant(works, account_id, bucket, journal_id, amount, grant_id=None):
+    return works.ledger.grant(
+        account_id=account_id.hex, bucket_id=bucket.bucket_id.hex, journal_id=journal_id, grant_id=grant_id, amount=amount, spend_for_s=900
+    )
+
+
+def findings(works):
+    return verify(works.connection, works.offerings.rate_cards())
+
+
+def test_settling_twice_applies_once(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
+    one = usage_record(3, account_id, part, Counts(fresh_input=3, output=4))
+    assert settle(works.connection, journal_id, 3, [one]) == 1
+    assert settle(works.connection, journal_id, 3, [one]) == 0
+    two = usage_record(5, account_id, part, Counts(fresh_input=3, output=4))
+    # A batch that overlaps: only what is above the settled sequence is applied.
+    assert settle(works.connection, journal_id, 5, [one, two]) == 1
+    now = works.ledger.buckets(account_id)[0]
+    assert (now.left, now.spent, now.remaining) == (10_000_000 - 14_000, 14_000, 5_000_000)
+    assert findings(works) == []
+
+
+def test_a_usage_id_is_unique_whatever_the_sequence(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 1_000)
+    one = usage_record(1, account_id, part, Counts(output=1))
+    settle(works.connection, journal_id, 1, [one])
+    again = usage_record(2, account_id, part, Counts(output=1), usage_id=one.usage_id)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        settle(works.connection, journal_id, 2, [again])
+    assert works.ledger.buckets(account_id)[0].spent == 1_000
+    assert findings(works) == []
+
+
+def test_a_grant_is_not_overdrawn(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 1_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
+    with pytest.raises(psycopg.errors.CheckViolation):
+        settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    assert works.ledger.usage(account_id) == []
+
+
+def test_a_grant_is_closed_only_when_its_records_are_settled(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    with pytest.raises(GrantStillOpen):
+        works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
+    settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+    now = works.ledger.buckets(account_id)[0]
+    assert (now.remaining, now.granted, now.used) == (9_998_000, 0, 2_000)
+    assert findings(works) == []
+
+
+def test_another_journals_grant_cannot_be_drawn_on(sold):
+    works, account_id, bucket, journal_id = sold
+    other = uuid7()
+    works.ledger.register_journal(other, "other")
+    granted = grant(works, account_id, bucket, other, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
+    with pytest.raises(AssertionError, match="not open grants"):
+        settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    assert works.ledger.usage(account_id) == []
+
+
+def test_expiry_takes_what_remains_and_the_granted_part_when_its_grant_closes(sold, clock):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 4_000_000)
+    clock.move(timedelta(days=31))
+    assert works.ledger.expire_due() == 1
+    now = works.ledger.buckets(account_id)[0]
+    assert (now.remaining, now.granted, now.expired) == (0, 4_000_000, 6_000_000)
+    assert grant(works, account_id, bucket, journal_id, 1) is None
+    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 0)
+    now = works.ledger.buckets(account_id)[0]
+    assert (now.granted, now.expired, now.left) == (0, 10_000_000, 0)
+    assert findings(works) == []
+
+
+def test_history_is_not_changed(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 1_000)
+    settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=1))])
+    for statement in ("UPDATE usage SET output = 0", "DELETE FROM posting", "UPDATE entry SET kind = 'x'", "UPDATE offering SET content = ''", "DELETE FROM rate_card"):
+        with pytest.raises(psycopg.errors.RaiseException, match="history"):
+            works.connection.execute(statement)
+
+
+CORRUPTIONS = {
+    "a bucket's remainder": "ALTER TABLE bucket DROP CONSTRAINT bucket_check; UPDATE bucket SET remaining = remaining + 1",
+    "a bucket's total and remainder": "UPDATE bucket SET total = total + 1, remaining = remaining + 1",
+    "a grant's use": "UPDATE grants SET used = used + 1",
+    "a grant's amount": "UPDATE grants SET amount = amount + 1",
+    "a closed grant": "UPDATE grants SET state = 'closed'",
+    "a record's tokens": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET output = output + 1",
+    "a record's price": """ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET parts = jsonb_set(parts, '{0,5}', '999')""",
+    "a record's rate": """ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET parts = jsonb_set(parts, '{0,2}', '"rate-x"')""",
+    "a record that is gone": "ALTER TABLE usage DISABLE TRIGGER ALL; DELETE FROM usage",
+    "a record beyond the journal": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET seq = 99",
+    "a posting": "ALTER TABLE posting DISABLE TRIGGER ALL; UPDATE posting SET amount = amount + 1 WHERE ledger_account = 'used'",
+    "an entry that is gone": "ALTER TABLE entry DISABLE TRIGGER ALL; DELETE FROM entry WHERE kind = 'usage'",
+    "a bill line": "UPDATE phone_bill_line SET amount_nano = amount_nano + 1",
+    "a bill line that is gone": "DELETE FROM phone_bill_line",
+    "a bucket for nothing": "UPDATE bucket SET used = used + 1, remaining = remaining - 1",
+}
+
+
+@pytest.mark.parametrize("name", list(CORRUPTIONS))
+def test_one_corrupted_row_is_found(sold, name):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
+    settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(fresh_input=3, output=4))])
+    assert findings(works) == []
+    for statement in CORRUPTIONS[name].split(";"):
+        works.connection.execute(statement)
+    assert findings(works), name
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """Grants, settlement, closing and expiry against an oracle that keeps plain numbers."""
+
+    works = None
+    clock = None
+
+    @initialize()
+    def sell(self):
+        self.subscriber = self.works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
+        self.works.subscriptions.order(self.subscriber, "sample-trial")
+        self.account = self.subscriber.account_id
+        self.bucket = self.works.ledger.buckets(self.account)[0]
+        self.journals = [uuid7(), uuid7()]
+        self.seq = dict.fromkeys(self.journals, 0)
+        for journal_id in self.journals:
+            self.works.ledger.register_journal(journal_id, "test")
+        self.remaining, self.expired, self.used = 10_000_000, 0, 0
+        self.grants = {}  # journal -> [grant id, amount, used]
+        self.over = False
+
+    @rule(which=st.integers(0, 1), amount=st.integers(0, 4_000_000))
+    def grant(self, which, amount):
+        journal_id = self.journals[which]
+        held = self.grants.get(journal_id)
+        granted = grant(self.works, self.account, self.bucket, journal_id, amount, held[0] if held else None)
+        expected = 0 if self.over else min(amount, self.remaining)
+        if self.over or (held is None and not expected):
+            assert granted is None
+            return
+        assert granted.added == expected
+        self.remaining -= expected
+        if held is None:
+            self.grants[journal_id] = [granted.grant_id, expected, 0]
+        else:
+            held[1] += expected
+
+    @precondition(lambda self: self.grants)
+    @rule(which=st.integers(0, 1), tokens=st.lists(st.integers(0, 500), min_size=1, max_size=4), repeat=st.booleans())
+    def settle(self, which, tokens, repeat):
+        journal_id = self.journals[which]
+        held = self.grants.get(journal_id)
+        if held is None or held[2] + 1000 * sum(tokens) > held[1]:
+            return
+        records = []
+        for count in tokens:
+            self.seq[journal_id] += 1
+            part = (self.bucket.bucket_id.hex, held[0], self.bucket.rate_version, 1000 * count)
+            records.append(usage_record(self.seq[journal_id], self.account, part, Counts(output=count)))
+        for _ in range(1 + repeat):
+            settle(self.works.connection, journal_id, self.seq[journal_id], records)
+        held[2] += 1000 * sum(tokens)
+
+    @rule(which=st.integers(0, 1))
+    def close(self, which):
+        journal_id = self.journals[which]
+        held = self.grants.pop(journal_id, None)
+        if held is None:
+            return
+        self.works.ledger.close_grant(self.account.hex, held[0], journal_id, self.seq[journal_id])
+        self.used += held[2]
+        if self.over:
+            self.expired += held[1] - held[2]
+        else:
+            self.remaining += held[1] - held[2]
+
+    @rule()
+    def expire(self):
+        if not self.over:
+            self.clock.move(timedelta(days=31))
+            self.over = True
+        self.works.ledger.expire_due()
+        self.expired += self.remaining
+        self.remaining = 0
+
+    @invariant()
+    def same(self):
+        if not hasattr(self, "account"):
+            return
+        bucket = self.works.ledger.buckets(self.account)[0]
+        granted = sum(held[1] for held in self.grants.values())
+        in_flight = sum(held[2] for held in self.grants.values())
+        assert (bucket.remaining, bucket.granted, bucket.granted_used) == (self.remaining, granted, in_flight)
+        assert (bucket.used, bucket.expired, bucket.withdrawn) == (self.used, self.expired, 0)
+        assert bucket.total == 10_000_000
+        assert findings(self.works) == []
+
+
+def test_the_ledger_agrees_with_a_naive_oracle(works, clock):
+    def machine():
+        made = LedgerMachine()
+        made.works, made.clock = works, clock
+        return made
+
+    run_state_machine_as_test(
+        machine, settings=settings(max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck))
+    )
+
+
+def test_settlement_names_what_it_read(sold):
+    _, account_id, bucket, _ = sold
+    made = usage_record(1, account_id, (bucket.bucket_id.hex, IDS[0], "r", 5), Counts(output=1))
+    assert json.loads(__import__("msgspec").json.encode(made))["c"] == [0, 0, 0, 0, 1, 0, 0]
+    assert UUID(made.account_id) == account_id
+    assert Ledger is not None
