@@ -29,7 +29,8 @@ def usage_record(seq, account_id, part, counts, usage_id=None, loss=None, state=
 def settle(connection, journal_id, up_to, records):
     import msgspec
 
-    return store.settle(connection, journal_id, up_to, msgspec.json.encode(records).decode())
+    grants = {(r.account_id, part[1]) for r in records for part in r.parts}
+    return store.settle(connection, journal_id, up_to, msgspec.json.encode(records).decode(), grants)
 
 
 @pytest.fixture

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 RECONNECT_S: Final = 0.02
 UNACKED_MESSAGES_MAX: Final = 100_000
 REASKS_MAX: Final = 20
+# A start or a progress waits this long for company: one message to the recorder costs as much as ten records.
+LATER_S: Final = 0.005
 
 Waiter = Callable[[Any], None]
 HoldWaiter = Callable[[Hold | None, int], None]
@@ -94,6 +96,8 @@ class RecorderClient(asyncio.Protocol):
         self._gives: list[Any] = []
         self._requests: list[Any] = []
         self._flush_scheduled = False
+        self._later: asyncio.TimerHandle | None = None
+        self._starts: dict[str, tuple[Start, Hold]] = {}
         self._asking: dict[int, _Asking] = {}
         self._ask_number = 0
         self._asked: dict[int, tuple[str, Any, Waiter]] = {}
@@ -130,29 +134,35 @@ class RecorderClient(asyncio.Protocol):
 
     @property
     def open_messages(self) -> int:
-        return len(self._unacked) + bool(self._ops)
+        return len(self._unacked) + bool(self._ops) + bool(self._starts)
 
     # What the data plane says.
 
-    def begin(self, start: Start) -> None:
+    def begin(self, start: Start, hold: Hold) -> None:
         """An attempt begins: written, not waited for. Raises `RecorderAway` where too much is not acknowledged."""
         if len(self._unacked) >= UNACKED_MESSAGES_MAX:
             raise RecorderAway("the recorder is away for too long: nothing new is begun")
-        self._ops.append((wire.START, *start))
-        self._schedule()
+        self._starts[start.usage_id] = (start, hold)
+        self._schedule_later()
 
     def progress(self, usage_id: str, counts: Counts, first_byte_ms: int | None, now_ms: int) -> None:
+        self._send_start(usage_id)
         self._ops.append((wire.PROGRESS, usage_id, counts, first_byte_ms, now_ms))
-        self._schedule()
+        self._schedule_later()
 
     def drop(self, usage_id: str) -> None:
         """The attempt gave nothing: it leaves no record."""
-        self._ops.append((wire.DROP, usage_id))
-        self._schedule()
+        if self._starts.pop(usage_id, None) is None:
+            self._ops.append((wire.DROP, usage_id))
+            self._schedule_later()
 
     def finish(self, account_id: str, finish: Finish, waiter: Waiter, argument: Any) -> None:
         """`waiter(argument)` is called once the record is on disk."""
-        self._ops.append((wire.FINISH, *finish))
+        begun = self._starts.pop(finish.usage_id, None)
+        if begun is not None:
+            self._ops.append((wire.RECORD, begun[0], finish))
+        else:
+            self._ops.append((wire.FINISH, *finish))
         for part in finish.parts:
             self._used.append((account_id, part.bucket_id, part.grant_id, part.amount))
         self._waiters.append((waiter, argument))
@@ -203,6 +213,22 @@ class RecorderClient(asyncio.Protocol):
         if not self._flush_scheduled:
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
+
+    def _schedule_later(self) -> None:
+        """For what nobody waits for: it goes with what somebody does, or in a moment by itself."""
+        if self._later is None:
+            self._later = self._loop.call_later(LATER_S, self._flush_later)
+
+    def _send_start(self, usage_id: str) -> None:
+        begun = self._starts.pop(usage_id, None)
+        if begun is not None:
+            self._ops.append((wire.START, *begun[0], begun[1].wire()))
+
+    def _flush_later(self) -> None:
+        self._later = None
+        for usage_id in list(self._starts):
+            self._send_start(usage_id)
+        self._flush()
 
     def _flush(self) -> None:
         self._flush_scheduled = False

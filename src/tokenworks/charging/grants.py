@@ -171,12 +171,15 @@ class HostGrants:
         if worker_id is None:
             bucket.free -= amount
         else:
-            bucket.slices[worker_id] = bucket.slices.get(worker_id, 0) - amount
-            if not bucket.slices[worker_id]:
-                del bucket.slices[worker_id]
+            left = bucket.slices.get(worker_id, 0) - amount
+            assert left >= 0, f"worker {worker_id} used more than its slice"
+            if left:
+                bucket.slices[worker_id] = left
+            else:
+                bucket.slices.pop(worker_id, None)
         bucket.used += amount
         bucket.active_s = self._now_s()
-        bucket.check()
+        assert bucket.free >= 0, "a lost worker used more than its slice"
 
     def worker_lost(self, worker_id: str) -> None:
         """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""

@@ -53,7 +53,11 @@ class Part(NamedTuple):
 
 
 class Start(NamedTuple):
-    """An attempt's beginning, as the journal keeps it. Ids are 32 hex digits, times milliseconds since 1970."""
+    """An attempt's beginning. Ids are 32 hex digits, times milliseconds since 1970.
+
+    The journal keeps with it what the attempt holds: (bucket_id, grant_id, rate_version, unit, kind, amount, weights)
+    of each part, in order.
+    """
 
     usage_id: str
     account_id: str
@@ -65,8 +69,6 @@ class Start(NamedTuple):
     model: str
     deployment: str
     started_ms: int
-    held: list[tuple[str, str, str, str, str, int, Weights]]
-    """(bucket_id, grant_id, rate_version, unit, kind, amount, weights) of each part, in order."""
 
 
 class Finish(NamedTuple):

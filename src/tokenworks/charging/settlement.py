@@ -168,7 +168,8 @@ class Settler:
                 break
             batch.append((seq, start, finish))
         records = _encoder.encode([record(seq, start, finish) for seq, start, finish in batch]).decode()
-        store.settle(connection, self._journal_id, up_to, records)
+        grants = {(start[1], part[1]) for _, start, finish in batch for part in finish[9]}
+        store.settle(connection, self._journal_id, up_to, records, grants)
         for _ in batch:
             self._queue.popleft()
         self.applied += len(batch)
@@ -190,23 +191,10 @@ def record(seq: int, start: list[Any], finish: list[Any]) -> _Record:
         model,
         deployment,
         started_ms,
-        _,
-    ) = start
+    ) = start[:10]
     (
-        finished_id,
-        state,
-        reason,
-        counted_by,
-        ended_ms,
-        first_byte_ms,
-        latency_ms,
-        counts,
-        total,
-        parts,
-        loss,
-        flags,
-        upstream_id,
-    ) = finish
+        finished_id, state, reason, counted_by, ended_ms, first_byte_ms, latency_ms, counts, total, parts, loss, flags, upstream_id,
+    ) = finish  # fmt: skip
     assert usage_id == finished_id
     return _Record(
         account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,

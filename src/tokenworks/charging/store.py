@@ -1,6 +1,6 @@
 """The SQL of charging: the only writer of balances."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -398,10 +398,16 @@ SELECT (SELECT count(*) FROM inserted), (SELECT count(DISTINCT grant_id) FROM pa
 """
 
 
-def settle(connection: Connection, journal_id: UUID, up_to_seq: int, records_json: str) -> int:
+def settle(
+    connection: Connection,
+    journal_id: UUID,
+    up_to_seq: int,
+    records_json: str,
+    grants: Collection[tuple[str, str]],
+) -> int:
     """Apply records above the journal's settled sequence and advance it: one transaction, exactly once.
 
-    Returns how many records were applied. A record whose grant is not this journal's open grant is an error.
+    `grants` are the (account, grant) pairs that the records name. Returns how many records were applied. A record whose grant is not this journal's open grant is an error.
     """
     with connection.transaction():
         row = connection.execute(
@@ -413,11 +419,9 @@ def settle(connection: Connection, journal_id: UUID, up_to_seq: int, records_jso
             return 0
         # Grants are locked in ascending order of their key.
         connection.execute(
-            """SELECT 1 FROM grants WHERE (account_id, grant_id) IN (
-                   SELECT (r->>'account_id')::uuid, (p->>1)::uuid
-                   FROM jsonb_array_elements(%s::jsonb) r, jsonb_array_elements(r->'parts') p)
+            """SELECT 1 FROM grants WHERE (account_id, grant_id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))
                ORDER BY account_id, grant_id FOR UPDATE""",
-            (records_json,),
+            ([account for account, _ in grants], [grant_id for _, grant_id in grants]),
         )
         row = connection.execute(
             _SETTLE,

@@ -37,6 +37,7 @@ START: Final = 0
 PROGRESS: Final = 1
 FINISH: Final = 2
 DROP: Final = 3
+RECORD: Final = 4  # [start without what it held, finish]: an attempt that was over before its start was sent
 
 # Verdicts
 ENOUGH: Final = 0

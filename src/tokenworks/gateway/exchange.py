@@ -253,8 +253,9 @@ class Exchange:
                 gateway.client.begin(
                     Start(
                         self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id,
-                        self.protocol, self.model, place.name, self.started_ms, self.hold.wire(),  # type: ignore[arg-type]
-                    )
+                        self.protocol, self.model, place.name, self.started_ms,
+                    ),
+                    self.hold,
                 )  # fmt: skip
             except RecorderAway as error:
                 connection.pool.give_back(connection)

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
-from tokenworks.factory import PROTOCOL_PATHS, Deployment, Place
+from tokenworks.factory import PROTOCOL_PATHS, Place
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.head import Head
@@ -83,7 +83,7 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.database_ok_s = self.loop.time()
-        self._pools: dict[Deployment, Pool] = {}
+        self._pools: dict[Place, Pool] = {}
         self.control_pool = Pool(
             None,
             self.wheel,
@@ -257,9 +257,9 @@ class Gateway:
     # What exchanges share.
 
     def pool(self, place: Place) -> Pool:
-        pool = self._pools.get(place.deployment)
+        pool = self._pools.get(place)
         if pool is None:
-            pool = self._pools[place.deployment] = Pool(
+            pool = self._pools[place] = Pool(
                 place.deployment,
                 self.wheel,
                 idle_max=self.settings.upstream_idle_max,
@@ -287,9 +287,9 @@ class Gateway:
         """A new snapshot; running requests keep the one that they began with."""
         self.snapshot = snapshot
         self.broken_credentials = broken_credentials
-        live = {place.deployment for place in snapshot.places}
-        for deployment in [d for d in self._pools if d not in live]:
-            self._pools.pop(deployment).close_idle()
+        live = set(snapshot.places)
+        for place in [place for place in self._pools if place not in live]:
+            self._pools.pop(place).close_idle()
 
     # Time.
 

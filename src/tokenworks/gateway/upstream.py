@@ -31,7 +31,7 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection. A response at a time; after each it goes back to its pool, or closes."""
 
     __slots__ = (
-        "_body", "_complete", "_head_done", "_reported", "deadline_s", "headers", "no_body", "on_body", "on_header", "parser",
+        "_body", "_complete", "_keep", "_head_done", "_reported", "deadline_s", "headers", "no_body", "on_body", "on_header", "parser",
         "pool", "reused", "status", "transport", "user", "wheel_s",
     )  # fmt: skip
 
@@ -47,6 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self._head_done = False
         self._complete = False
+        self._keep = False
         self._reported = False
         self.no_body = False
         self.reused = False
@@ -63,7 +64,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers.clear()
         self._body.clear()
         self.parser = httptools.HttpResponseParser(self)
-        self._head_done = self._complete = self._reported = False
+        self._head_done = self._complete = self._reported = self._keep = False
         self.no_body = no_body
         self.pool.wheel.set(self, timeout_s)
         self.transport.write(data)
@@ -74,6 +75,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = True
+        self._keep = self.parser.should_keep_alive()  # llhttp knows it until the next bytes
 
     def data_received(self, data: bytes) -> None:
         user = self.user
@@ -123,7 +125,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _end(self, user: UpstreamUser) -> None:
         self.user = None
         self.pool.wheel.clear(self)
-        reusable = self._complete and not self.no_body and self.parser.should_keep_alive()
+        reusable = self._complete and not self.no_body and self._keep
         if reusable:
             self.pool.give_back(self)
         else:
