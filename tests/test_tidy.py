@@ -5,13 +5,24 @@ import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-ROOMS = sorted(path for path in (ROOT / "src/tokenworks").iterdir() if path.is_dir() and path.name != "__pycache__")
+ROOMS = sorted(
+    path for path in (ROOT / "src/tokenworks").iterdir() if path.is_dir() and path.name != "__pycache__"
+)
 LINES_MAX = 750
 
 
 def tracked():
-    done = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    names = done.stdout.split() if done.returncode == 0 else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
+    done = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    names = (
+        done.stdout.split()
+        if done.returncode == 0
+        else [str(p.relative_to(ROOT)) for p in ROOT.rglob("*") if p.is_file()]
+    )
     return [ROOT / name for name in names if (ROOT / name).is_file()]
 
 
@@ -38,7 +49,9 @@ def test_files_stay_readable():
 
 
 def test_no_leftovers():
-    leftover = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", r"breakpoint\(", r"print\(\"debug"]))
+    leftover = re.compile(
+        "|".join(["TO" + "DO", "FIX" + "ME", "X" + "XX", r"breakpoint\(", r"print\(\"debug"])
+    )
     for path in tracked():
         if path.suffix in {".py", ".md", ".toml", ".yaml"}:
             assert not leftover.search(path.read_text(errors="replace")), f"a leftover in {path}"

@@ -16,7 +16,9 @@ def lookup(version, model):
 
 
 def terms(bucket_id, rate="flat", priority=10, kind="balance"):
-    return BucketTerms(bucket_id, "acc", kind, "token", priority, None, ("*",), "cap" if kind == "cap" else rate)
+    return BucketTerms(
+        bucket_id, "acc", kind, "token", priority, None, ("*",), "cap" if kind == "cap" else rate
+    )
 
 
 @given(st.integers(0, 10**7), st.integers(0, 3000), st.integers(0, 3000), st.sampled_from(["flat", "heavy"]))
@@ -66,7 +68,9 @@ class SlicesMachine(RuleBasedStateMachine):
     @rule(at=st.integers(0, 100), share=st.integers(0, 130))
     def commit(self, at, share):
         hold, need = self.holds.pop(at % len(self.holds))
-        counts = Counts(fresh_input=need.input_tokens * share // 100, output=need.output_tokens * share // 100)
+        counts = Counts(
+            fresh_input=need.input_tokens * share // 100, output=need.output_tokens * share // 100
+        )
         parts, loss = self.slices.commit(hold, counts, 50)
         paid = [0] * 7
         for part in parts:
@@ -97,8 +101,8 @@ class SlicesMachine(RuleBasedStateMachine):
     @invariant()
     def sums(self):
         here = {row[1]: row[3] for row in self.slices.outstanding()}
-        for bucket, given in self.given.items():
-            assert given == here.get(bucket, 0) + self.used.get(bucket, 0) + self.back.get(bucket, 0)
+        for bucket, total in self.given.items():
+            assert total == here.get(bucket, 0) + self.used.get(bucket, 0) + self.back.get(bucket, 0)
         for account in self.slices.accounts.values():
             assert all(s.free >= 0 and s.held >= 0 for s in account.all())
 
@@ -128,5 +132,7 @@ def test_buckets_are_spent_by_priority_then_expiry_then_id():
 
 def test_a_bucket_pays_only_for_its_model_classes():
     slices = Slices(lookup)
-    slices.receive("acc", "g", BucketTerms("a", "acc", "balance", "token", 1, None, ("premium",), "flat"), 10**9, 100)
+    slices.receive(
+        "acc", "g", BucketTerms("a", "acc", "balance", "token", 1, None, ("premium",), "flat"), 10**9, 100
+    )
     assert slices.hold(slices.account("acc"), None, "m", Need(1, 1, 1), 50) is None

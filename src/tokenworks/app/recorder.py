@@ -155,9 +155,11 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             ]  # fmt: skip
         if name == "owns":
             account_id, upstream_id = argument
-            for _, start, finish in recorder.unsettled():
-                if start[1] == account_id and finish[12] == upstream_id:
-                    return start[8]
+            for _, account, _, text in recorder.unsettled():
+                if account == account_id and upstream_id.encode() in text:
+                    record = json.loads(text)
+                    if record["upstream_id"] == upstream_id:
+                        return record["deployment"]
             return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
         raise Unavailable(f"nothing answers {name}")
 
@@ -202,13 +204,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         on_fatal=fatal,
     )
     used: dict[str, int] = {}
-    for _, _, finish in unsettled:
-        for part in finish[9]:
-            used[part[1]] = used.get(part[1], 0) + part[5]
+    for _, _, parts, _ in unsettled:
+        for _, grant_id, amount in parts:
+            used[grant_id] = used.get(grant_id, 0) + amount
     for account_id, bucket_id, grant_id, amount, settled_used in grants_open:
         grants.adopt(account_id, bucket_id, grant_id, amount, settled_used + used.get(grant_id, 0))
     for item in unsettled:
-        settler.put(*item)
+        settler.put(item)
     settler.advance(journal.next_seq - 1)
     recorder.begin()
     settler.start()

@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from tokenworks.catalog import Counts, Weights, split
+from tokenworks.charging.model import Finish, Part, Start, encode_record, usage_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
 WORKER_LOST: Final = "worker_lost"
@@ -32,7 +33,7 @@ def attempt_from_wire(row: list[Any]) -> OpenAttempt:
 
 
 def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
-    """The end of an attempt whose worker is gone, charged from its last progress; None where it gave nothing.
+    """The finish (as on the wire) of an attempt whose worker is gone, charged from its last progress; None where it gave nothing.
 
     It is drawn from what the attempt held, so nothing is overdrawn; progress counts events with content, of which
     each has at least one token, so the charge is never above the upstream's count.
@@ -43,16 +44,22 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
     start = attempt.start
     balance = [part for part in start[10] if part[4] == "balance"]
     caps = [part for part in start[10] if part[4] == "cap"]
-    parts: list[Any] = []
+    parts: list[Part] = []
     shares, requests, left = split([(Weights(*part[6]), part[5]) for part in balance], counts)
     for part, share in zip(balance, shares, strict=False):
-        parts.append([*part[:5], share.amount, share.requests, share.counts])
+        parts.append(_part(part, share.amount, share.requests, share.counts))
     for part in caps:
         (share,), _, _ = split([(Weights(*part[6]), part[5])], counts)
-        parts.append([*part[:5], share.amount, 0, share.counts])
-    loss = [requests, left] if requests or any(left) else None
+        parts.append(_part(part, share.amount, 0, share.counts))
+    loss = (requests, left) if requests or any(left) else None
     latency_ms = max(0, attempt.progress_ms - start[9])
-    return [
+    finish = Finish(
         start[0], "interrupted", reason, "progress", attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None,
         parts, loss, [], None,
-    ]  # fmt: skip
+    )  # fmt: skip
+    used = [[part[0], part[1], part[5]] for part in parts]
+    return [start[0], start[1], used, encode_record(usage_record(Start(*start[:10]), finish))]
+
+
+def _part(held: list[Any], amount: int, requests: int, counts: Counts) -> Part:
+    return Part(held[0], held[1], held[2], held[3], held[4], amount, requests, counts)

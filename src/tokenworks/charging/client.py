@@ -16,7 +16,7 @@ from tokenworks.catalog import Counts
 from tokenworks.charging import wire
 from tokenworks.charging.errors import RecorderAway
 from tokenworks.charging.grants import terms_from_wire
-from tokenworks.charging.model import Finish, Need, Start
+from tokenworks.charging.model import Finish, Need, Start, encode_record, usage_record
 from tokenworks.charging.slices import ASKS_MAX, AccountSlices, Hold, Slices
 from tokenworks.kernel import Clock
 
@@ -33,6 +33,10 @@ HoldWaiter = Callable[[Hold | None, int], None]
 """(hold, verdict): the hold, or None and why."""
 
 
+_Used = tuple[str, list[tuple[str, str, int]]]
+"""(account, [(bucket, grant, amount), …]) of one record."""
+
+
 class _Message:
     """A journal message that is not acknowledged: its frame, what it used (for a new recorder), who waits for it."""
 
@@ -42,7 +46,7 @@ class _Message:
         self,
         number: int,
         data: bytes,
-        used: list[tuple[str, str, str, int]],
+        used: list[_Used],
         waiters: list[tuple[Waiter, Any]],
     ) -> None:
         self.number = number
@@ -90,7 +94,7 @@ class RecorderClient(asyncio.Protocol):
         self._number = 0
         self._unacked: deque[_Message] = deque()
         self._ops: list[Any] = []
-        self._used: list[tuple[str, str, str, int]] = []
+        self._used: list[_Used] = []
         self._waiters: list[tuple[Waiter, Any]] = []
         self._asks: list[int] = []
         self._gives: list[Any] = []
@@ -156,15 +160,16 @@ class RecorderClient(asyncio.Protocol):
             self._ops.append((wire.DROP, usage_id))
             self._schedule_later()
 
-    def finish(self, account_id: str, finish: Finish, waiter: Waiter, argument: Any) -> None:
+    def finish(self, start: Start, finish: Finish, waiter: Waiter, argument: Any) -> None:
         """`waiter(argument)` is called once the record is on disk."""
-        begun = self._starts.pop(finish.usage_id, None)
-        if begun is not None:
-            self._ops.append((wire.RECORD, begun[0], finish))
-        else:
-            self._ops.append((wire.FINISH, *finish))
-        for part in finish.parts:
-            self._used.append((account_id, part.bucket_id, part.grant_id, part.amount))
+        # A start that was not sent yet need not be.
+        self._starts.pop(finish.usage_id, None)
+        account_id = start.account_id
+        used = [(part[0], part[1], part[5]) for part in finish.parts]
+        self._ops.append(
+            (wire.FINISH, start.usage_id, account_id, used, encode_record(usage_record(start, finish)))
+        )
+        self._used.append((account_id, used))
         self._waiters.append((waiter, argument))
         self._schedule()
 
@@ -331,9 +336,10 @@ class RecorderClient(asyncio.Protocol):
         outstanding: dict[tuple[str, str, str], int] = {}
         for account_id, bucket_id, grant_id, amount in self._slices.outstanding():
             outstanding[account_id, bucket_id, grant_id] = amount
-        for used in [used for message in self._unacked for used in message.used] + self._used:
-            key = used[:3]
-            outstanding[key] = outstanding.get(key, 0) + used[3]
+        for account_id, parts in [used for message in self._unacked for used in message.used] + self._used:
+            for bucket_id, grant_id, amount in parts:
+                key = (account_id, bucket_id, grant_id)
+                outstanding[key] = outstanding.get(key, 0) + amount
         assert self._transport is not None
         rows = [[*key, amount] for key, amount in outstanding.items()]
         self._gives.clear()

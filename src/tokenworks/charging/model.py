@@ -6,8 +6,10 @@ Quantities are integers in the bucket's unit (thousandths of a token, call or cr
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
+
+import msgspec
 
 from tokenworks.catalog import Counts, Weights
 
@@ -69,6 +71,36 @@ class Start(NamedTuple):
     model: str
     deployment: str
     started_ms: int
+
+
+class UsageRecord(msgspec.Struct):
+    """A usage record as the journal keeps it and the settling statement reads it."""
+
+    account_id: str
+    usage_id: str
+    request_id: str
+    attempt_no: int
+    key_id: str
+    member_id: str
+    protocol: str
+    model: str
+    deployment: str
+    state: str
+    reason: str
+    counted_by: str
+    started_ms: int
+    ended_ms: int
+    first_byte_ms: int | None
+    latency_ms: int
+    c: Counts
+    provider_total: int | None
+    parts: list[Part]
+    loss: tuple[int, Counts] | None
+    flags: list[str]
+    upstream_id: str | None
+
+
+encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
 
 
 class Finish(NamedTuple):
@@ -194,4 +226,10 @@ class Granted:
     spend_for_s: float
 
 
-UsageRow = dict[str, Any]
+def usage_record(start: Start, finish: Finish) -> UsageRecord:
+    """Start and finish of an attempt as one usage record."""
+    assert start[0] == finish[0]
+    return UsageRecord(
+        start[1], start[0], start[2], start[3], start[4], start[5], start[6], start[7], start[8], finish[1], finish[2], finish[3],
+        start[9], finish[4], finish[5], finish[6], finish[7], finish[8], finish[9], finish[10], finish[11], finish[12],
+    )  # fmt: skip

@@ -29,7 +29,7 @@ from tokenworks.charging.errors import JournalCorrupt, JournalFailed
 from tokenworks.charging.grants import Ask, HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.model import Need
-from tokenworks.charging.settlement import Settler
+from tokenworks.charging.settlement import Settler, Settling
 from tokenworks.kernel import TokenworksError
 
 log = structlog.get_logger()
@@ -109,7 +109,7 @@ class Recorder:
         self.last_message: dict[str, int] = {}
         self._awaited: set[str] = set()
         self._uncommitted: list[WorkerConnection] = []
-        self._records: list[tuple[int, list[Any], list[Any]]] = []
+        self._records: list[Settling] = []
         self._commit_scheduled = False
         self._committed_s = 0.0
         self._tasks: set[asyncio.Future[Any]] = set()
@@ -121,9 +121,9 @@ class Recorder:
 
     # Recovery.
 
-    def recover(self, settled_seq: int) -> list[tuple[int, list[Any], list[Any]]]:
+    def recover(self, settled_seq: int) -> list[Settling]:
         """Read the journal from the settled sequence on: open attempts, and the records that are not settled."""
-        records: list[tuple[int, list[Any], list[Any]]] = []
+        records: list[Settling] = []
         for frame in self.journal.replay(settled_seq + 1):
             kind, body = frame.payload[:1], frame.payload[1:]
             if kind == _CHECKPOINT:
@@ -256,29 +256,19 @@ class Recorder:
         connection.ack_due = number
         self._schedule_commit()
 
-    def _apply(
-        self, worker_id: str | None, seq: int, ops: list[Any]
-    ) -> list[tuple[int, list[Any], list[Any]]]:
+    def _apply(self, worker_id: str | None, seq: int, ops: list[Any]) -> list[Settling]:
         """Ops of one frame, in the journal's order. Returns the records that they complete."""
-        records = []
+        records: list[Settling] = []
         live = hasattr(self, "grants")  # not while the journal is replayed
         for op in ops:
             kind = op[0]
-            if kind == wire.RECORD:
-                _, start, finish = op
-                records.append((seq, start, finish))
+            if kind == wire.FINISH:
+                _, usage_id, account_id, used, record = op
+                self.attempts.pop(usage_id, None)
+                records.append((seq, account_id, used, record))
                 if live:
-                    for part in finish[9]:
-                        self.grants.used(worker_id, start[1], part[0], part[1], part[5])
-            elif kind == wire.FINISH:
-                finish = op[1:]
-                attempt = self.attempts.pop(finish[0], None)
-                if attempt is None:
-                    raise wire.WireError(f"attempt {finish[0]} ends and was not begun")
-                records.append((seq, attempt.start, finish))
-                if live:
-                    for part in finish[9]:
-                        self.grants.used(worker_id, attempt.start[1], part[0], part[1], part[5])
+                    for bucket_id, grant_id, amount in used:
+                        self.grants.used(worker_id, account_id, bucket_id, grant_id, amount)
             elif kind == wire.START:
                 if len(self.attempts) >= OPEN_ATTEMPTS_MAX:
                     raise wire.WireError("too many open attempts")
@@ -358,13 +348,13 @@ class Recorder:
             connection.send(wire.ACK, [number])
         records, self._records = self._records, []
         for record in records:
-            self.settler.put(*record)
+            self.settler.put(record)
         self.settler.advance(self.journal.next_seq - 1)
 
     # The wiring's own requests and news.
 
-    def unsettled(self) -> list[tuple[int, list[Any], list[Any]]]:
-        """(sequence, start, finish) of records that the database does not have yet, newest last."""
+    def unsettled(self) -> list[Settling]:
+        """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]
 
     def publish(self, name: str, content: Any, *, keep: bool) -> None:

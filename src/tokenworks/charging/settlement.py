@@ -4,10 +4,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import msgspec
 import psycopg
 import structlog
 
@@ -24,35 +23,8 @@ ADVANCE_EVERY_S: Final = 5.0
 UNSETTLED_RECORDS_MAX: Final = 1_000_000
 
 
-class _Record(msgspec.Struct):
-    """A usage record as the settling statement reads it."""
-
-    account_id: str
-    usage_id: str
-    request_id: str
-    attempt_no: int
-    key_id: str
-    member_id: str
-    protocol: str
-    model: str
-    deployment: str
-    state: str
-    reason: str
-    counted_by: str
-    started_ms: int
-    ended_ms: int
-    first_byte_ms: int | None
-    latency_ms: int
-    c: Any
-    provider_total: int | None
-    parts: Any
-    loss: Any
-    flags: list[str]
-    upstream_id: str | None
-    seq: int
-
-
-_encoder = msgspec.json.Encoder()
+Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
+"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
 
 
 class Settler:
@@ -68,7 +40,7 @@ class Settler:
         self._connect = connect
         self._journal_id = journal_id
         self._settled = settled
-        self._queue: deque[tuple[int, list[Any], list[Any]]] = deque()
+        self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
         self._stop = False
         self._urgent = False
@@ -83,15 +55,15 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, seq: int, start: list[Any], finish: list[Any]) -> None:
-        """A record that is on disk at `seq`. Lists in the order of `Start` and `Finish`."""
-        self._queue.append((seq, start, finish))
+    def put(self, settling: Settling) -> None:
+        """A record that is on disk."""
+        self._queue.append(settling)
 
     def advance(self, seq: int) -> None:
         """Everything up to `seq` is on disk and was put."""
         self.written_seq = seq
 
-    def queued(self) -> list[tuple[int, list[Any], list[Any]]]:
+    def queued(self) -> list[Settling]:
         """What is not settled yet. The thread may take from it meanwhile."""
         while True:
             try:
@@ -159,47 +131,21 @@ class Settler:
 
     def _settle(self, connection: store.Connection) -> None:
         up_to = self.written_seq
-        batch: list[tuple[int, list[Any], list[Any]]] = []
-        for seq, start, finish in self._queue:
+        batch: list[Settling] = []
+        for settling in self._queue:
+            seq = settling[0]
             if seq > up_to:
                 break
             if len(batch) >= BATCH_RECORDS_MAX and seq != batch[-1][0]:
                 up_to = batch[-1][0]
                 break
-            batch.append((seq, start, finish))
-        records = _encoder.encode([record(seq, start, finish) for seq, start, finish in batch]).decode()
-        grants = {(start[1], part[1]) for _, start, finish in batch for part in finish[9]}
-        store.settle(connection, self._journal_id, up_to, records, grants)
+            batch.append(settling)
+        records = b"[" + b",".join([b"[%d,%b]" % (seq, json) for seq, _, _, json in batch]) + b"]"
+        grants = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used}
+        store.settle(connection, self._journal_id, up_to, records.decode(), grants)
         for _ in batch:
             self._queue.popleft()
         self.applied += len(batch)
         self.batches += 1
         self.settled_seq = up_to
         self._settled(up_to)
-
-
-def record(seq: int, start: list[Any], finish: list[Any]) -> _Record:
-    """Start and finish of an attempt as one usage record."""
-    (
-        usage_id,
-        account_id,
-        request_id,
-        attempt_no,
-        key_id,
-        member_id,
-        protocol,
-        model,
-        deployment,
-        started_ms,
-    ) = start[:10]
-    (
-        finished_id, state, reason, counted_by, ended_ms, first_byte_ms, latency_ms, counts, total, parts, loss, flags, upstream_id,
-    ) = finish  # fmt: skip
-    assert usage_id == finished_id
-    return _Record(
-        account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
-        counted_by, started_ms, ended_ms, first_byte_ms, latency_ms, counts, total, parts, loss, flags, upstream_id, seq,
-    )  # fmt: skip
-
-
-__all__ = ["UNSETTLED_RECORDS_MAX", "Settler", "record"]

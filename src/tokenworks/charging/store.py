@@ -344,12 +344,12 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
 
 _SETTLE: Final = """
 WITH incoming AS MATERIALIZED (
-    SELECT r.* FROM jsonb_to_recordset(%(records)s::jsonb) AS r(
+    SELECT (e->>0)::bigint AS seq, r.* FROM jsonb_array_elements(%(records)s::jsonb) e, jsonb_to_record(e->1) AS r(
         account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
         model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
         first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text, seq bigint)
-    WHERE r.seq > %(settled)s
+        upstream_id text)
+    WHERE (e->>0)::bigint > %(settled)s
 ), entries AS MATERIALIZED (
     SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
 ), inserted AS (

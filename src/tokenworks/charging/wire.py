@@ -32,12 +32,12 @@ REPLY: Final = 22  # [request number, answer]
 PUBLISH: Final = 23  # [name, content]: for the wiring (snapshot, changes)
 DIE: Final = 24  # []: your attempts have been closed; leave
 
-# Journal ops
+# Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON]: the recorder has to
+# know only what was used of what; the record goes to the database as it came.
 START: Final = 0
 PROGRESS: Final = 1
 FINISH: Final = 2
 DROP: Final = 3
-RECORD: Final = 4  # [start without what it held, finish]: an attempt that was over before its start was sent
 
 # Verdicts
 ENOUGH: Final = 0

@@ -139,6 +139,8 @@ _CLIENT_TOOLS_ANTHROPIC: Final = ("bash_", "text_editor_", "computer_", "memory_
 
 
 def _refuse_unpriced(fields: RawBody, protocol: str) -> None:
+    if _REFUSED[protocol].keys().isdisjoint(fields):
+        return
     for name, harmless in _REFUSED[protocol].items():
         raw = fields.get(name)
         if raw is not None:

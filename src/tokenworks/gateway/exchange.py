@@ -41,7 +41,7 @@ class Exchange:
     __slots__ = (
         "account", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "count_only", "ended", "first_byte_ms", "free", "gateway",
         "head", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "places", "progress_at", "protocol",
-        "request_id", "response_head", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
+        "request_id", "response_head", "sent", "size", "start", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
 
     def __init__(
@@ -73,6 +73,7 @@ class Exchange:
         self.attempt_no = 0
         self.usage_id = ""
         self.started_ms = 0
+        self.start: Start
         self.hold: Hold | None = None
         self.asking: Any = None
         self.upstream: UpstreamConnection | None = None
@@ -249,14 +250,12 @@ class Exchange:
             self.started_ms = time.time_ns() // 1_000_000
             assert self.hold is not None
             user = self.user
+            self.start = Start(
+                self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
+                place.name, self.started_ms,
+            )  # fmt: skip
             try:
-                gateway.client.begin(
-                    Start(
-                        self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id,
-                        self.protocol, self.model, place.name, self.started_ms,
-                    ),
-                    self.hold,
-                )  # fmt: skip
+                gateway.client.begin(self.start, self.hold)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
                 self._end_attempt()
@@ -578,7 +577,7 @@ class Exchange:
             gateway.stats.observe("first_byte_ms", self.first_byte_ms)
         gateway.stats.observe("latency_ms", latency_ms)
         gateway.client.finish(
-            self.user.account_id,
+            self.start,
             Finish(
                 self.usage_id, state, reason, counted_by, now_ms, self.first_byte_ms, latency_ms, counts, total, parts, loss,  # type: ignore[arg-type]
                 flags, upstream_id,

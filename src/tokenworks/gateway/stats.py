@@ -3,6 +3,7 @@
 import mmap
 import struct
 import time
+from bisect import bisect_left
 from pathlib import Path
 from typing import Final
 
@@ -58,12 +59,7 @@ class Stats:
 
     def observe(self, histogram: str, value_ms: int) -> None:
         row = self.h[histogram]
-        for at, bound in enumerate(BUCKETS_MS):
-            if value_ms <= bound:
-                row[at] += 1
-                break
-        else:
-            row[-3] += 1
+        row[bisect_left(BUCKETS_MS, value_ms)] += 1
         row[-2] += 1
         row[-1] += value_ms
 

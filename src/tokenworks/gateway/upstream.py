@@ -31,8 +31,23 @@ class UpstreamConnection(asyncio.Protocol):
     """One connection. A response at a time; after each it goes back to its pool, or closes."""
 
     __slots__ = (
-        "_body", "_complete", "_keep", "_head_done", "_reported", "deadline_s", "headers", "no_body", "on_body", "on_header", "parser",
-        "pool", "reused", "status", "transport", "user", "wheel_s",
+        "_body",
+        "_complete",
+        "_head_done",
+        "_keep",
+        "_reported",
+        "deadline_s",
+        "headers",
+        "no_body",
+        "on_body",
+        "on_header",
+        "parser",
+        "pool",
+        "reused",
+        "status",
+        "transport",
+        "user",
+        "wheel_s",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
