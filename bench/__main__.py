@@ -70,7 +70,11 @@ def bench_requests(ours, envoy, sglang, rounds, seconds, bar):
         peer = f"{statistics.median(mine) / other[0]:.2f}" if other else "-"
         rows.append((label, f"{statistics.median(theirs):.0f}", f"{statistics.median(mine):.0f}", f"{statistics.median(pgs):.0f}",
                      f"{other[0]:.0f}" if other else "-", f"{ratio:.2f}", f"{BARS[label]:.1f}", peer))  # fmt: skip
-    table("CPU per request, 32 connections, µs", ["body", "Envoy", "tokenworks", "its PostgreSQL", "sglang-router", "× Envoy", "bar", "× sglang"], rows)
+    table(
+        "CPU per request, 32 connections, µs",
+        ["body", "Envoy", "tokenworks", "its PostgreSQL", "sglang-router", "× Envoy", "bar", "× sglang"],
+        rows,
+    )
     return ratios
 
 
@@ -82,7 +86,9 @@ def bench_chunks(ours, envoy, counts, rounds, bar):
         for _ in range(rounds):
             costs = []
             for target in (envoy, ours):
-                (chunks, failed), cpu, _ = measure(target, lambda t=target: load.streams(t.port, load.request(t.key, body), count))
+                (chunks, failed), cpu, _ = measure(
+                    target, lambda t=target: load.streams(t.port, load.request(t.key, body), count)
+                )
                 if failed:
                     raise SystemExit(f"{failed} of {count} streams failed at {target.name}")
                 costs.append(cpu / chunks * 1e6)
@@ -90,8 +96,18 @@ def bench_chunks(ours, envoy, counts, rounds, bar):
             bar()
         ratio = statistics.median(b / a for a, b in pairs)
         ratios[count] = ratio
-        rows.append((count, f"{statistics.median(a for a, _ in pairs):.1f}", f"{statistics.median(b for _, b in pairs):.1f}", f"{ratio:.2f}", "1.0"))
-    table("CPU per streamed chunk, 20 ms apart, µs", ["streams", "Envoy", "tokenworks", "× Envoy", "bar"], rows)
+        rows.append(
+            (
+                count,
+                f"{statistics.median(a for a, _ in pairs):.1f}",
+                f"{statistics.median(b for _, b in pairs):.1f}",
+                f"{ratio:.2f}",
+                "1.0",
+            )
+        )
+    table(
+        "CPU per streamed chunk, 20 ms apart, µs", ["streams", "Envoy", "tokenworks", "× Envoy", "bar"], rows
+    )
     return ratios
 
 
@@ -100,12 +116,20 @@ def bench_low_rate(ours, envoy, upstream, seconds, bar):
     body = load.plain_body(300)
     costs = {}
     for target in (envoy, ours):
-        (times, failed), cpu, _ = measure(target, lambda t=target: load.paced(t.port, load.request(t.key, body), 200, seconds))
+        (times, failed), cpu, _ = measure(
+            target, lambda t=target: load.paced(t.port, load.request(t.key, body), 200, seconds)
+        )
         assert not failed
         costs[target.name] = cpu / len(times) * 1e6
         bar()
-    rows.append((f"{costs['Envoy']:.0f}", f"{costs['tokenworks']:.0f}", f"{costs['tokenworks'] / costs['Envoy']:.2f}"))
-    table("CPU per request at 200 requests/s, 0.3 kB, µs (all idle work included)", ["Envoy", "tokenworks", "× Envoy"], rows)
+    rows.append(
+        (f"{costs['Envoy']:.0f}", f"{costs['tokenworks']:.0f}", f"{costs['tokenworks'] / costs['Envoy']:.2f}")
+    )
+    table(
+        "CPU per request at 200 requests/s, 0.3 kB, µs (all idle work included)",
+        ["Envoy", "tokenworks", "× Envoy"],
+        rows,
+    )
 
     body = load.stream_body(5, 2)
     found = {}
@@ -114,6 +138,7 @@ def bench_low_rate(ours, envoy, upstream, seconds, bar):
         assert not failed
         found.setdefault(target.name, []).extend(times)
         bar()
+
     def ms(name, at, q):
         values = sorted(row[at] for row in found[name])
         return values[min(len(values) - 1, int(q * len(values)))] * 1000
@@ -121,10 +146,17 @@ def bench_low_rate(ours, envoy, upstream, seconds, bar):
     rows = []
     for name in ("direct", "Envoy", "tokenworks"):
         rows.append((name, *(f"{ms(name, at, q):.2f}" for at in (0, 2) for q in (0.5, 0.99))))
-    rows.append(("tokenworks adds", *(f"{ms('tokenworks', at, q) - ms('direct', at, q):+.2f}" for at in (0, 2) for q in (0.5, 0.99))))
+    rows.append(
+        (
+            "tokenworks adds",
+            *(f"{ms('tokenworks', at, q) - ms('direct', at, q):+.2f}" for at in (0, 2) for q in (0.5, 0.99)),
+        )
+    )
     table("Latency of streams at 50/s, ms", ["", "first byte p50", "p99", "end p50", "p99"], rows)
     sync = fdatasync_ms(Path(ours.data_dir))
-    console.print(f"A bare fdatasync of 4 kB on this disk: p50 {sync[0]:.2f} ms, p99 {sync[1]:.2f} ms. The end of a response waits for one such commit.\n")
+    console.print(
+        f"A bare fdatasync of 4 kB on this disk: p50 {sync[0]:.2f} ms, p99 {sync[1]:.2f} ms. The end of a response waits for one such commit.\n"
+    )
     return ms("tokenworks", 0, 0.5) - ms("direct", 0, 0.5)
 
 
@@ -152,13 +184,21 @@ def bench_memory(ours, envoy, bar):
         processes = target.role("worker") if isinstance(target, Tokenworks) else target.processes()
         idle = rss(processes)
         seen = {}
-        (_, failed) = uvloop.run(load.streams(target.port, load.request(target.key, body), 2000, lambda: seen.update(open=rss(processes))))
+        (_, failed) = uvloop.run(
+            load.streams(
+                target.port, load.request(target.key, body), 2000, lambda: seen.update(open=rss(processes))
+            )
+        )
         assert not failed
         each = (seen["open"] - idle) / 2000 / 1024
         result[target.name] = (idle / 2**20, each)
         rows.append((target.name, f"{idle / 2**20:.0f}", f"{seen['open'] / 2**20:.0f}", f"{each:.1f}"))
         bar()
-    table("Memory with 2000 open streams (of one worker; proportional set size)", ["", "idle MB", "open MB", "kB per stream"], rows)
+    table(
+        "Memory with 2000 open streams (of one worker; proportional set size)",
+        ["", "idle MB", "open MB", "kB per stream"],
+        rows,
+    )
     return result["tokenworks"]
 
 
@@ -174,7 +214,9 @@ def bench_tls(rounds, seconds, bar):
         cert.private_key_pem.write_to_path(f"{folder}/key.pem")
         upstream = Upstream(f"{folder}/cert.pem", f"{folder}/key.pem")
         envoy = Envoy(upstream, tls=True)
-        ours = Tokenworks(upstream, url=f"https://localhost:{upstream.port}/v1", env={"SSL_CERT_FILE": f"{folder}/ca.pem"})
+        ours = Tokenworks(
+            upstream, url=f"https://localhost:{upstream.port}/v1", env={"SSL_CERT_FILE": f"{folder}/ca.pem"}
+        )
         try:
             body = load.plain_body(300)
             pairs = []
@@ -208,7 +250,9 @@ def bench_settlement(ours, seconds):
 
 def main():
     parser = argparse.ArgumentParser(prog="bench")
-    parser.add_argument("--quick", action="store_true", help="one short round of each: for a look, not for figures")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round of each: for a look, not for figures"
+    )
     parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement")
     parser.add_argument("--no-sglang", action="store_true")
     options = parser.parse_args()
@@ -218,7 +262,11 @@ def main():
     upstream = Upstream()
     envoy, ours = Envoy(upstream), Tokenworks(upstream)
     sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
-    steps = (3 * rounds if wanted("requests") else 0) + (2 * rounds if wanted("chunks") else 0) + (8 if wanted("low") else 0)
+    steps = (
+        (3 * rounds if wanted("requests") else 0)
+        + (2 * rounds if wanted("chunks") else 0)
+        + (8 if wanted("low") else 0)
+    )
     steps += (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
     results = {}
     base = upstream.count()
@@ -265,7 +313,11 @@ def check_count(ours, upstream):
     after, after_ledger = upstream.count(), ours.ledger()
     theirs = (after["requests"] - before["requests"], after["tokens"] - before["tokens"])
     mine = (after_ledger[0] - before_ledger[0], after_ledger[1] - before_ledger[1])
-    return f"equal, {mine[0]:,} requests and {mine[1]:,} tokens" if theirs == mine else f"NOT EQUAL: upstream {theirs}, ledger {mine}"
+    return (
+        f"equal, {mine[0]:,} requests and {mine[1]:,} tokens"
+        if theirs == mine
+        else f"NOT EQUAL: upstream {theirs}, ledger {mine}"
+    )
 
 
 if __name__ == "__main__":

@@ -51,9 +51,13 @@ class Client(asyncio.Protocol):
             self.first_s = time.perf_counter()
             if not data.startswith(b"HTTP/1.1 200"):
                 self.failed += 1
-        if b"event-stream" in data or not self.buffer.startswith(b"HTTP") and self.buffer:
+        if b"event-stream" in data or (not self.buffer.startswith(b"HTTP") and self.buffer):
             pass
-        self.buffer = self.buffer + data if len(self.buffer) < 4096 or b"chunked" not in self.buffer else self.buffer[:512] + self.buffer[-64:] + data
+        self.buffer = (
+            self.buffer + data
+            if len(self.buffer) < 4096 or b"chunked" not in self.buffer
+            else self.buffer[:512] + self.buffer[-64:] + data
+        )
         self.chunks += data.count(b"data: {")
         if not self.content_s and b"data: {" in data:
             self.content_s = time.perf_counter()
@@ -108,7 +112,13 @@ async def paced(port, data, per_second, seconds):
     free, times, pending = [], [], set()
 
     def done(client):
-        times.append((client.first_s - client.sent_s, (client.content_s or client.first_s) - client.sent_s, time.perf_counter() - client.sent_s))
+        times.append(
+            (
+                client.first_s - client.sent_s,
+                (client.content_s or client.first_s) - client.sent_s,
+                time.perf_counter() - client.sent_s,
+            )
+        )
         pending.discard(client)
         free.append(client)
 

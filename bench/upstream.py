@@ -14,7 +14,13 @@ import uvloop
 
 USER = re.compile(rb'"user": ?"(\d+),(\d+)"')
 LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
-CHUNK = {"id": "c-1", "object": "chat.completion.chunk", "created": 1, "model": "bench", "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}]}
+CHUNK = {
+    "id": "c-1",
+    "object": "chat.completion.chunk",
+    "created": 1,
+    "model": "bench",
+    "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}],
+}
 TOKEN = b"data: " + json.dumps(CHUNK).encode() + b"\n\n"
 TOKEN = b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN)
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -33,7 +39,10 @@ WHOLE = json.dumps({
     "choices": [{"index": 0, "message": {"role": "assistant", "content": "token " * 9}, "finish_reason": "stop"}],
     "usage": {"prompt_tokens": 9, "completion_tokens": 9, "total_tokens": 18},
 }).encode()  # fmt: skip
-WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(WHOLE), WHOLE)
+WHOLE = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (
+    len(WHOLE),
+    WHOLE,
+)
 
 
 class Connection(asyncio.Protocol):
@@ -56,9 +65,14 @@ class Connection(asyncio.Protocol):
         request, self.buffer = self.buffer[:need], b""
         if request.startswith(b"GET /count"):
             body = json.dumps(count).encode()
-            self.transport.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+                % (len(body), body)
+            )
         elif request.startswith(b"GET"):
-            self.transport.write(b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{"object":"list","data":[]}\n')
+            self.transport.write(
+                b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{"object":"list","data":[]}\n'
+            )
         elif b'"stream"' in request:
             tokens, gap = (int(group) for group in USER.search(request).groups())
             count["requests"] += 1
@@ -70,7 +84,9 @@ class Connection(asyncio.Protocol):
             count["tokens"] += 9
             self.transport.write(WHOLE)
         else:
-            self.transport.write(b"HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+            self.transport.write(
+                b"HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+            )
 
     def step(self, left, tokens, gap):
         if self.transport.is_closing():
@@ -90,10 +106,17 @@ async def main(port, certificate, key):
     if certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate, key)
-    server = await asyncio.get_running_loop().create_server(Connection, "127.0.0.1", port, ssl=context, backlog=4096)
+    server = await asyncio.get_running_loop().create_server(
+        Connection, "127.0.0.1", port, ssl=context, backlog=4096
+    )
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else 0, *(sys.argv[2:4] if len(sys.argv) > 3 else (None, None))))
+    uvloop.run(
+        main(
+            int(sys.argv[1]) if len(sys.argv) > 1 else 0,
+            *(sys.argv[2:4] if len(sys.argv) > 3 else (None, None)),
+        )
+    )

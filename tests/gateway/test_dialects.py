@@ -25,12 +25,16 @@ def test_whatever_a_provider_says_classes_are_disjoint_and_add_up(said):
 
 
 def test_reasoning_beside_the_completion():
-    usage = openai_usage(b'{"prompt_tokens":10,"completion_tokens":5,"total_tokens":22,"completion_tokens_details":{"reasoning_tokens":7}}')
+    usage = openai_usage(
+        b'{"prompt_tokens":10,"completion_tokens":5,"total_tokens":22,"completion_tokens_details":{"reasoning_tokens":7}}'
+    )
     assert (usage.counts, usage.flags) == (Counts(fresh_input=10, output=5, reasoning=7), ())
 
 
 def test_deepseek_names_its_cache_hits_otherwise():
-    usage = openai_usage(b'{"prompt_tokens":10,"completion_tokens":1,"total_tokens":11,"prompt_cache_hit_tokens":8}')
+    usage = openai_usage(
+        b'{"prompt_tokens":10,"completion_tokens":1,"total_tokens":11,"prompt_cache_hit_tokens":8}'
+    )
     assert usage.counts == Counts(fresh_input=2, cached_input=8, output=1)
 
 
@@ -42,7 +46,9 @@ def test_audio_tokens_are_classes_of_their_own():
 
 
 def test_anthropic_reports_twice_and_the_end_wins():
-    first = anthropic_usage(b'{"input_tokens":5,"cache_read_input_tokens":2,"cache_creation_input_tokens":3,"output_tokens":1}')
+    first = anthropic_usage(
+        b'{"input_tokens":5,"cache_read_input_tokens":2,"cache_creation_input_tokens":3,"output_tokens":1}'
+    )
     usage = anthropic_usage(b'{"output_tokens":9}', first)
     assert (usage.counts, usage.total) == (Counts(fresh_input=5, cached_input=2, cache_write=3, output=9), 19)
 
@@ -60,9 +66,20 @@ def test_what_could_be_there_twice_is_written_anew():
     assert render_body(parsed, body, {}).count(b'"n"') == 1
 
 
-@given(st.dictionaries(st.text(max_size=8), st.one_of(st.integers(), st.text(max_size=9), st.lists(st.integers(), max_size=3)), max_size=6), st.sampled_from([None, (",", ":"), (" ,  ", " : ")]))
+@given(
+    st.dictionaries(
+        st.text(max_size=8),
+        st.one_of(st.integers(), st.text(max_size=9), st.lists(st.integers(), max_size=3)),
+        max_size=6,
+    ),
+    st.sampled_from([None, (",", ":"), (" ,  ", " : ")]),
+)
 def test_rewriting_changes_what_it_should_and_nothing_else(more, separators):
-    given_body = {name: value for name, value in more.items() if name not in {"model", "messages", "n", "tools", "stream"} and "\\" not in json.dumps(name)}
+    given_body = {
+        name: value
+        for name, value in more.items()
+        if name not in {"model", "messages", "n", "tools", "stream"} and "\\" not in json.dumps(name)
+    }
     content = given_body | {"model": "m", "messages": ["x"]}
     try:
         body = json.dumps(content, separators=separators).encode()
@@ -85,7 +102,21 @@ def test_nothing_that_moves_the_price_passes_unpriced(protocol, more):
 
 
 def test_harmless_fields_pass():
-    body = {"model": "m", "messages": [], "temperature": 0, "store": False, "tools": [{"type": "function", "function": {}}], "x_new": {"a": 1}}
+    body = {
+        "model": "m",
+        "messages": [],
+        "temperature": 0,
+        "store": False,
+        "tools": [{"type": "function", "function": {}}],
+        "x_new": {"a": 1},
+    }
     assert parse_body(json.dumps(body).encode(), "chat").model == "m"
-    claude = {"model": "m", "messages": [], "max_tokens": 32000, "thinking": {"type": "adaptive"}, "context_management": {}, "tools": [{"name": "Bash", "input_schema": {}}]}
+    claude = {
+        "model": "m",
+        "messages": [],
+        "max_tokens": 32000,
+        "thinking": {"type": "adaptive"},
+        "context_management": {},
+        "tools": [{"name": "Bash", "input_schema": {}}],
+    }
     assert parse_body(json.dumps(claude).encode(), "messages").output_tokens == 32000

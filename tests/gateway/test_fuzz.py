@@ -24,7 +24,29 @@ STREAM = (
     b'event: message_start\ndata: {"type":"message_start","message":{"id":"a","usage":{"input_tokens":1}}}\n\n'
     b'event: response.completed\ndata: {"type":"response.completed","response":{"usage":{"input_tokens":1}}}\n\ndata: [DONE]\n\n'
 )
-JUNK = [b"\0", b"\r", b"\n", b"\r\n", b"\r\n\r\n", b" ", b":", b"/", b"%2f", b"..", b"{", b"}", b"[", b'"', b"\\", b"\xff", b"-", b"9" * 30, b"null", b"1e999", b"chunked"]
+JUNK = [
+    b"\0",
+    b"\r",
+    b"\n",
+    b"\r\n",
+    b"\r\n\r\n",
+    b" ",
+    b":",
+    b"/",
+    b"%2f",
+    b"..",
+    b"{",
+    b"}",
+    b"[",
+    b'"',
+    b"\\",
+    b"\xff",
+    b"-",
+    b"9" * 30,
+    b"null",
+    b"1e999",
+    b"chunked",
+]
 
 
 def mutate(rng, data):

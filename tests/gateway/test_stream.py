@@ -1,5 +1,7 @@
 """Whatever the reads are, what passes and what is counted is the same."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +34,7 @@ def test_cut_anywhere_it_is_the_same(protocol, cuts, drop):
     meter = make_meter(protocol, drop_usage=drop, event_bytes_max=10**6)
     out = b""
     edges = sorted({cut % len(data) for cut in cuts} | {0, len(data)})
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in pairwise(edges):
         piece = meter.feed(data[start:end])
         assert not piece or piece.endswith(b"\n\n")
         out += piece
@@ -44,7 +46,11 @@ def test_cut_anywhere_it_is_the_same(protocol, cuts, drop):
     if protocol == "chat" and drop:
         expected = whole(Chat, usage=False)
     assert out + meter.finish() == expected
-    terminal = {"chat": b"data: [DONE]", "messages": b"event: message_stop", "responses": b"event: response.completed"}[protocol]
+    terminal = {
+        "chat": b"data: [DONE]",
+        "messages": b"event: message_stop",
+        "responses": b"event: response.completed",
+    }[protocol]
     assert terminal not in out
     assert terminal in meter.held
 

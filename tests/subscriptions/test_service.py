@@ -30,7 +30,11 @@ def test_a_number_has_one_subscriber(works, subscriber):
     with pytest.raises(PhoneTaken) as caught:
         works.subscriptions.register("+86 13800000001")
     assert "13800000001" not in str(caught.value)
-    assert works.subscriptions.find("+8613800000001") == works.subscriptions.find(str(subscriber.subscriber_id)) == subscriber
+    assert (
+        works.subscriptions.find("+8613800000001")
+        == works.subscriptions.find(str(subscriber.subscriber_id))
+        == subscriber
+    )
     with pytest.raises(SubscriberNotFound):
         works.subscriptions.find(str(uuid4()))
 
@@ -39,7 +43,11 @@ def test_an_order_makes_buckets_and_a_bill_line(works, subscriber):
     order = works.subscriptions.order(subscriber, "ctc-light")
     (bucket,) = works.ledger.buckets(subscriber.account_id)
     (line,) = works.subscriptions.bill_so_far(subscriber)
-    assert (bucket.total, bucket.left, bucket.product_id) == (10_000_000_000, 10_000_000_000, order.product_id)
+    assert (bucket.total, bucket.left, bucket.product_id) == (
+        10_000_000_000,
+        10_000_000_000,
+        order.product_id,
+    )
     assert (line.amount_nano, line.currency, line.product_id) == (9_900_000_000, "CNY", order.product_id)
     assert balances(works)
 
@@ -47,7 +55,11 @@ def test_an_order_makes_buckets_and_a_bill_line(works, subscriber):
 def test_the_same_key_orders_once(works, subscriber):
     first = works.subscriptions.order(subscriber, "ctc-light", "key-1")
     again = works.subscriptions.order(subscriber, "ctc-light", "key-1")
-    assert (first.order_id, first.product_id, first.amount_nano) == (again.order_id, again.product_id, again.amount_nano)
+    assert (first.order_id, first.product_id, first.amount_nano) == (
+        again.order_id,
+        again.product_id,
+        again.amount_nano,
+    )
     assert (first.new, again.new) == (True, False)
     with pytest.raises(KeyReused):
         works.subscriptions.order(subscriber, "ctc-standard", "key-1")
@@ -58,7 +70,9 @@ def test_the_same_key_orders_once(works, subscriber):
     assert len(works.subscriptions.bill_so_far(subscriber)) == 2
 
 
-@pytest.mark.parametrize(("offering", "error"), [("none", OfferingNotFound), ("tianyi-coding-lite", OfferingNotActive)])
+@pytest.mark.parametrize(
+    ("offering", "error"), [("none", OfferingNotFound), ("tianyi-coding-lite", OfferingNotActive)]
+)
 def test_what_is_not_on_sale_changes_nothing(works, subscriber, offering, error):
     with pytest.raises(error):
         works.subscriptions.order(subscriber, offering)
@@ -119,5 +133,7 @@ def test_cycles_of_the_calendar_and_of_the_anniversary():
         ends.append((at.month, at.day))
     assert ends == [(2, 28), (3, 31), (4, 30), (5, 31)]
     # A month begins at midnight in UTC+8.
-    assert cycle_end("calendar_month", start, 1, datetime(2026, 1, 31, 16, 30, tzinfo=UTC), None) == datetime(2026, 3, 1, tzinfo=BILLING_ZONE)
+    assert cycle_end("calendar_month", start, 1, datetime(2026, 1, 31, 16, 30, tzinfo=UTC), None) == datetime(
+        2026, 3, 1, tzinfo=BILLING_ZONE
+    )
     assert cycle_end("once", start, 1, start, None) is None

@@ -33,7 +33,9 @@ def test_what_is_no_key(text):
 @pytest.fixture
 def issued(works):
     subscriber = works.subscriptions.register("+8613800000001")
-    key_id, text = works.keys.issue(account_id=subscriber.account_id, member_id=works.subscriptions.owner_of(subscriber), name="one")
+    key_id, text = works.keys.issue(
+        account_id=subscriber.account_id, member_id=works.subscriptions.owner_of(subscriber), name="one"
+    )
     return works, subscriber, key_id, text
 
 
@@ -59,9 +61,19 @@ def test_a_revoked_key_is_not_found(issued):
 
 def test_expiry_and_names_are_checked(issued):
     works, subscriber, _, _ = issued
-    for bad in ({"expires_at": works.clock.now() - timedelta(seconds=1)}, {"name": ""}, {"name": "x" * 101}, {"models": []}):
+    for bad in (
+        {"expires_at": works.clock.now() - timedelta(seconds=1)},
+        {"name": ""},
+        {"name": "x" * 101},
+        {"models": []},
+    ):
         with pytest.raises(Invalid):
-            works.keys.issue(**({"account_id": subscriber.account_id, "member_id": subscriber.account_id, "name": "x"} | bad))
+            works.keys.issue(
+                **(
+                    {"account_id": subscriber.account_id, "member_id": subscriber.account_id, "name": "x"}
+                    | bad
+                )
+            )
 
 
 def test_the_pepper_is_for_its_owner_only(tmp_path):

@@ -81,7 +81,6 @@ CODES: Final = {
     "recorder_away": "503: the host's recorder does not answer",
     "database_away": "503: the database does not answer, and nothing is left that was granted",
     "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",
-    "draining": "503: this server is going down",
     "upstream_timeout": "504: the deployment did not answer in time",
     "http_version": "505: another version than HTTP/1.0 or 1.1",
 }

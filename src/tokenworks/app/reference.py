@@ -1,0 +1,135 @@
+"""Writes docs/REFERENCE.md from the code: settings, commands, errors, routes. A test fails where the file differs.
+
+Run: python -m tokenworks.app.reference > docs/REFERENCE.md
+"""
+
+import click
+
+from tokenworks.app.cli import cli
+from tokenworks.app.control import HostMetrics, make_admin_app, make_control_app
+from tokenworks.app.settings import PREFIX, Settings
+from tokenworks.factory import PROTOCOL_PATHS
+from tokenworks.gateway import CODES, COUNTERS
+
+
+def reference() -> str:
+    """The whole page."""
+    lines = [
+        "# Reference",
+        "",
+        "Written by `make reference` from the code; a test fails where the two differ.",
+        "",
+        *_settings(),
+        *_commands(),
+        *_errors(),
+        *_routes(),
+        *_metrics(),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _settings() -> list[str]:
+    lines = [
+        "## Settings",
+        "",
+        "In `tokenworks.toml` in the data directory (or the file that `TOKENWORKS_CONFIG` names), or as a variable "
+        f"`{PREFIX}<NAME>`; options of commands win over variables, variables over the file. Unknown names are errors. "
+        "`tokenworks config show` prints the effective values and where each came from. Upstream credentials are "
+        f"variables `{PREFIX}UPSTREAM_*` or files in `secrets_dir`.",
+        "",
+        "| setting | default | bounds | what |",
+        "|---|---|---|---|",
+    ]
+    for name, field in Settings.model_fields.items():
+        bounds = {type(mark).__name__: mark for mark in field.metadata}
+        low = getattr(bounds.get("Ge"), "ge", None)
+        high = getattr(bounds.get("Le"), "le", None)
+        span = f"{low:,} – {high:,}" if low is not None and high is not None else ""
+        default = "" if field.default is None else f"`{field.default}`"
+        lines.append(f"| `{name}` | {default} | {span} | {field.description} |")
+    return [*lines, ""]
+
+
+def _commands() -> list[str]:
+    lines = [
+        "## Commands",
+        "",
+        "`--data-dir DIR` goes before any of them. Everything that prints takes `--json`. Exit code 0: done; 1: refused, "
+        "with one sentence on stderr; 2: the command line is wrong.",
+        "",
+    ]
+    with click.Context(cli, info_name="tokenworks") as context:
+        for path, command in _walk(cli, ()):
+            lines += [f"### `tokenworks {' '.join(path)}`", "", f"{(command.help or '').strip()}", ""]
+            options = [p for p in command.params if isinstance(p, click.Option) and p.name != "as_json"]
+            arguments = [p.make_metavar(context) for p in command.params if isinstance(p, click.Argument)]
+            if arguments:
+                lines += [f"Arguments: {', '.join(f'`{argument}`' for argument in arguments)}", ""]
+            for option in options:
+                note = f": {option.help}" if option.help else ""
+                lines.append(f"- `{', '.join(option.opts)}`{' (required)' if option.required else ''}{note}")
+            if options:
+                lines.append("")
+    return lines
+
+
+def _walk(group: click.Group, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], click.Command]]:
+    found: list[tuple[tuple[str, ...], click.Command]] = []
+    for name, command in sorted(group.commands.items()):
+        if isinstance(command, click.Group):
+            found += _walk(command, (*path, name))
+        else:
+            found.append(((*path, name), command))
+    return found
+
+
+def _errors() -> list[str]:
+    lines = [
+        "## Errors of the API",
+        "",
+        "In the client's own protocol: `error.code` says which. Every response carries `x-request-id`; the usage record "
+        "carries the same as `request_id`. A refusal changes nothing and charges nothing.",
+        "",
+        "| code | when |",
+        "|---|---|",
+    ]
+    return [*lines, *(f"| `{code}` | {when} |" for code, when in CODES.items()), ""]
+
+
+def _routes() -> list[str]:
+    lines = ["## Routes", "", "| port | route | what |", "|---|---|---|"]
+    for protocol, path in PROTOCOL_PATHS.items():
+        lines.append(f"| public | `POST {path}` | {protocol}, streamed and not, metered |")
+    lines.append("| public | `POST /v1/messages/count_tokens` | passed on, costs nothing |")
+    lines.append("| public | `GET /v1/models`, `GET /v1/models/{id}` | the models that this key may use |")
+    lines.append("| public | `GET /healthz`, `GET /readyz` | of the worker that answers |")
+    settings = Settings()
+    apps = (("public", make_control_app(str, settings)), ("admin", make_admin_app(HostMetrics(settings))))
+    for port, app in apps:
+        for route in app.routes:
+            path = getattr(route, "path", "")
+            methods = sorted(getattr(route, "methods", None) or {"GET"})
+            if path:
+                summary = getattr(route, "summary", None) or ""
+                lines.append(f"| {port} | `{', '.join(methods)} {path}` | {summary} |")
+    return [*lines, ""]
+
+
+def _metrics() -> list[str]:
+    return [
+        "## Metrics",
+        "",
+        "`GET /metrics` on the admin port, Prometheus text. Per worker: "
+        + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
+        + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`. Of the recorder: `tokenworks_recorder_*` "
+        "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
+        "granted quantity, whether database and settlement answer).",
+    ]
+
+
+def main() -> None:
+    print(reference(), end="")
+
+
+if __name__ == "__main__":
+    main()

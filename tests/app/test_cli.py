@@ -1,0 +1,222 @@
+"""The commands as an operator runs them: exit codes, one sentence on stderr, JSON."""
+
+import json
+
+import pytest
+
+from tests.support.server import Server
+
+
+@pytest.fixture(scope="module")
+def cli(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("cli"))
+    server.cli("init")
+    return server.cli
+
+
+def test_from_a_phone_number_to_a_balance(cli):
+    made = json.loads(
+        cli("subscriber", "create", "--phone", "+86 138 0000 0009", "--name", "Li", "--json").stdout
+    )
+    phone = "+8613800000009"
+    order = json.loads(
+        cli(
+            "order",
+            "place",
+            "--subscriber",
+            phone,
+            "--offering",
+            "ctc-light",
+            "--idempotency-key",
+            "k",
+            "--json",
+        ).stdout
+    )
+    again = json.loads(
+        cli(
+            "order",
+            "place",
+            "--subscriber",
+            made["subscriber_id"],
+            "--offering",
+            "ctc-light",
+            "--idempotency-key",
+            "k",
+            "--json",
+        ).stdout
+    )
+    assert (order["order_id"], order["new"], again["new"]) == (again["order_id"], True, False)
+    (bucket,) = json.loads(cli("balance", "--subscriber", phone, "--json").stdout)
+    assert (bucket["left"], bucket["spent"], bucket["total"]) == (10_000_000_000, 0, 10_000_000_000)
+    key = json.loads(
+        cli(
+            "key",
+            "create",
+            "--subscriber",
+            phone,
+            "--cap-tokens",
+            "500",
+            "--model",
+            "m",
+            "--expires-in-days",
+            "3",
+            "--json",
+        ).stdout
+    )
+    (listed,) = json.loads(cli("key", "list", "--subscriber", phone, "--json").stdout)
+    assert (listed["cap_tokens"], listed["models"], key["key"][-4:] in listed["hint"]) == (500, ["m"], True)
+    assert key["key"] not in cli("key", "list", "--subscriber", phone).stdout
+    assert json.loads(cli("key", "revoke", key["key_id"], "--json").stdout)["revoked"] is True
+    assert json.loads(cli("usage", "--subscriber", phone, "--since", "24h", "--json").stdout) == []
+    shown = json.loads(cli("subscriber", "show", "--subscriber", phone, "--json").stdout)
+    assert [line["amount_nano"] for line in shown["bill_lines"]] == [9_900_000_000]
+    cli("order", "cancel", "--product", order["product_id"])
+    assert json.loads(cli("ledger", "verify", "--json").stdout)["ok"] is True
+    assert phone not in cli("subscriber", "list").stdout
+
+
+REFUSED = [
+    (("order", "place", "--subscriber", "+8613899999999", "--offering", "ctc-light"), "no such subscriber"),
+    (("subscriber", "create", "--phone", "138"), "E.164"),
+    (("balance", "--subscriber", "nonsense"), "id or phone number"),
+    (("deployment", "remove", "none"), "no deployment"),
+    (
+        ("deployment", "add", "--name", "x", "--model", "m", "--base-url", "ftp://x", "--protocol", "chat"),
+        "base URL",
+    ),
+    (
+        (
+            "deployment",
+            "add",
+            "--name",
+            "x",
+            "--model",
+            "m",
+            "--base-url",
+            "http://u:p@x/",
+            "--protocol",
+            "chat",
+        ),
+        "no credential in the URL",
+    ),
+    (
+        (
+            "deployment",
+            "add",
+            "--name",
+            "x",
+            "--model",
+            "m",
+            "--base-url",
+            "https://x/",
+            "--protocol",
+            "chat",
+            "--api-key-env",
+            "HOME",
+        ),
+        "TOKENWORKS_UPSTREAM_",
+    ),
+    (
+        (
+            "deployment",
+            "add",
+            "--name",
+            "x",
+            "--model",
+            "m",
+            "--base-url",
+            "http://127.0.0.1:9/v1",
+            "--allow-private",
+        ),
+        "does not answer",
+    ),
+    (("key", "revoke", "00000000-0000-0000-0000-000000000000"), "no key"),
+    (("alias", "add", "--alias", "bad name", "--model", "m"), "not a model name"),
+]
+
+
+@pytest.mark.parametrize(("args", "reason"), REFUSED)
+def test_a_refusal_is_one_sentence_and_exit_code_1(cli, args, reason):
+    done = cli(*args, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("tokenworks: ")
+    assert reason in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("nonsense",),
+        ("usage",),
+        ("usage", "--subscriber", "+8613800000009", "--since", "soon"),
+        ("order", "place", "--bad"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(cli, args):
+    done = cli(*args, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+
+
+def test_what_is_not_there_yet_says_what_to_do(tmp_path):
+    done = Server(tmp_path / "none").cli("balance", "--subscriber", "+8613800000009", check=False)
+    assert (done.returncode, "tokenworks init" in done.stderr) == (1, True)
+
+
+def test_a_schema_that_this_release_cannot_run_on(tmp_path):
+    with Server(tmp_path) as server:
+        server.stop()
+        server.connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        done = server.cli("serve", check=False)
+        assert done.returncode == 1
+        assert "schema 9999" in done.stderr
+        assert "newer release" in done.stderr
+        server.connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        server.start()
+
+
+def test_two_servers_on_one_data_directory(tmp_path):
+    with Server(tmp_path) as server:
+        done = server.cli("serve", check=False)
+        assert (done.returncode, "is served already" in done.stderr) == (1, True)
+
+
+def test_config_show_masks_secrets(cli, tmp_path):
+    server = Server(tmp_path, database_url="postgresql://u:secret@h/d")
+    rows = json.loads(server.cli("config", "show", "--json").stdout)
+    by_name = {row["name"]: row for row in rows}
+    assert by_name["database_url"] == {"name": "database_url", "value": "********", "from": "variable"}
+
+
+def test_a_corrupted_row_makes_verify_fail(tmp_path):
+    with Server(tmp_path) as server:
+        server.subscriber()
+        assert server.cli("ledger", "verify").returncode == 0
+        server.connection.execute("UPDATE phone_bill_line SET amount_nano = amount_nano + 1")
+        done = server.cli("ledger", "verify", "--json", check=False)
+        assert done.returncode == 1
+        assert json.loads(done.stdout)["findings"]
+
+
+def test_metrics_and_health(server):
+    import http.client
+
+    host, port = server.admin.rsplit(":", 1)
+    _, key = server.subscriber()
+    server.chat(key)
+    for path, expected in (
+        ("/healthz", b"ok"),
+        ("/readyz", b"ok"),
+        ("/metrics", b"tokenworks_requests_total"),
+    ):
+        connection = http.client.HTTPConnection(host, int(port), timeout=10)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+        assert answer.status == 200
+        assert expected in body
+    assert b"tokenworks_recorder_settled_seq" in body
+    assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
+    assert server.request("HEAD", "/")[0] == 200
+    assert len(json.loads(server.get("/catalogue/offerings")[1])) > 20
