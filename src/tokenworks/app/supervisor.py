@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 BACKLOG: Final = 4096
 CHECK_S: Final = 0.05
-RESTART_S_MAX: Final = 5.0
+RESTART_S_MAX: Final = 1.0
 STEADY_S: Final = 10.0
 LOCK_WAIT_S: Final = 45.0
 START_GRACE_S: Final = 30.0
