@@ -107,7 +107,7 @@ class Envoy:
                 "socket_address": {"address": "127.0.0.1", "port_value": upstream.port}}}}]}]},
         }  # fmt: skip
         if tls:
-            cluster["transport_socket"] = {"name": "tls", "typed_config": {
+            cluster["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": {
                 "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext", "sni": "localhost"}}  # fmt: skip
         manager = {
             "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -151,7 +151,20 @@ class Sglang:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_port(self.port)
-        time.sleep(3)
+        self._wait_served()
+
+    def _wait_served(self):
+        """It checks its worker before it serves; SystemExit where it never does."""
+        body = b'{"model":"bench","max_tokens":16,"messages":[{"role":"user","content":"hi"}]}'
+        for _ in range(60):
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
+                if connection.getresponse().status == 200:
+                    return
+            time.sleep(0.5)
+        self.stop()
+        raise SystemExit("sglang-router did not begin to serve: run with --no-sglang")
 
     def processes(self):
         return tree(self.process.pid)
