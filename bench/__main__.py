@@ -3,7 +3,6 @@ upstream's own count. Absolute figures are of this machine and this minute; the 
 """
 
 import argparse
-import asyncio
 import json
 import os
 import statistics
@@ -269,8 +268,6 @@ def main():
     )
     steps += (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
     results = {}
-    base = upstream.count()
-    direct = 0
     try:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("measuring", total=steps)
@@ -288,7 +285,6 @@ def main():
             if wanted("tls"):
                 results["tls"] = bench_tls(rounds, seconds, bar)
         ours.settled()
-        del base, direct
         found = ours.verify()
         records, tokens = ours.ledger()
         mine = check_count(ours, upstream)
@@ -321,5 +317,4 @@ def check_count(ours, upstream):
 
 
 if __name__ == "__main__":
-    assert asyncio
     sys.exit(main())

@@ -51,8 +51,6 @@ class Client(asyncio.Protocol):
             self.first_s = time.perf_counter()
             if not data.startswith(b"HTTP/1.1 200"):
                 self.failed += 1
-        if b"event-stream" in data or (not self.buffer.startswith(b"HTTP") and self.buffer):
-            pass
         self.buffer = (
             self.buffer + data
             if len(self.buffer) < 4096 or b"chunked" not in self.buffer

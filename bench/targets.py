@@ -273,4 +273,7 @@ class Tokenworks:
         self.process.terminate()
         self.process.wait(60)
         self.process.stdout.close()
+        from tokenworks.app.embedded import Embedded
+
+        Embedded(Path(self.data_dir)).destroy()
         self.folder.cleanup()

@@ -49,6 +49,7 @@ def cluster(session_dir):
         with contextlib.closing(connect(template)) as connection:
             make_works(settings, connection).offerings.load(seed_catalogue())
         yield url
+    Embedded(session_dir / "pg", FAST).destroy()
 
 
 @pytest.fixture

@@ -5,13 +5,15 @@ import json
 import pytest
 
 from tests.support.server import Server
+from tokenworks.app.embedded import Embedded
 
 
 @pytest.fixture(scope="module")
 def cli(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("cli"))
     server.cli("init")
-    return server.cli
+    yield server.cli
+    Embedded(server.data_dir).destroy()
 
 
 def test_from_a_phone_number_to_a_balance(cli):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect, database
+from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.charging import verify
@@ -138,6 +139,7 @@ class Server:
     def __exit__(self, *_):
         self.stop()
         self.stack.close()
+        Embedded(self.data_dir).destroy()
 
     # What an operator does.
 

