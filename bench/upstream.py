@@ -73,7 +73,7 @@ class Connection(asyncio.Protocol):
             self.transport.write(
                 b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{"object":"list","data":[]}\n'
             )
-        elif b'"stream"' in request:
+        elif b'"stream":true' in request:
             tokens, gap = (int(group) for group in USER.search(request).groups())
             count["requests"] += 1
             count["open"] += 1
