@@ -1,6 +1,5 @@
 """The only wiring: rooms are put together here, on one connection or one process."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +42,3 @@ def make_works(settings: Settings, connection: Connection, clock: Clock | None =
         subscriptions=Subscriptions(connection, offerings, ledger, clock),
         keys=Keys(connection, load_peppers(settings.secrets), clock, settings.environment),
     )
-
-
-Connect = Callable[[], Connection]

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import structlog
@@ -206,10 +206,6 @@ async def serve(
     settings: Settings, url: str, control: socket.socket, admin: socket.socket, supervisor: int
 ) -> None:
     loop = asyncio.get_running_loop()
-
-    @contextlib.asynccontextmanager
-    async def _quiet(_app: FastAPI) -> AsyncIterator[None]:
-        yield
 
     servers = []
     for app in (make_control_app(lambda: url, settings), make_admin_app(HostMetrics(settings))):

@@ -149,10 +149,6 @@ class Journal:
         self._pending_bytes += len(data)
         return seq
 
-    @property
-    def has_pending(self) -> bool:
-        return bool(self._pending)
-
     def has_room(self, payload_bytes: int) -> bool:
         """Whether one more frame fits this segment."""
         return self._at + self._pending_bytes + FRAME.size + payload_bytes <= self._segment_end

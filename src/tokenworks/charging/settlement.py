@@ -20,7 +20,6 @@ SETTLE_EVERY_S: Final = 0.1
 RETRY_S: Final = 0.25
 # Frames without records (starts, progress) advance the settled sequence, but not each on its own.
 ADVANCE_EVERY_S: Final = 5.0
-UNSETTLED_RECORDS_MAX: Final = 1_000_000
 
 
 Settling = tuple[int, str, list[tuple[str, str, int]], bytes]

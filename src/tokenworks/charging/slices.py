@@ -205,23 +205,17 @@ class Slices:
     def _commit_split(
         self, hold: Hold, counts: Counts, now_ns: int
     ) -> tuple[list[Part], tuple[int, Counts] | None]:
-        drawable = list(hold.parts)
-        held_by = {id(slice_): amount for slice_, amount, _ in hold.parts}
+        held = {id(slice_) for slice_, _, _ in hold.parts}
         drawn: list[tuple[Slice, HoldRate, int]] = [
-            (slice_, rate, amount) for slice_, amount, rate in drawable
+            (slice_, rate, amount) for slice_, amount, rate in hold.parts
         ]
         model_rates = hold.parts[0][2] if hold.parts else None
         # Beyond the hold: what is free in the slices it was drawn from, then in the others.
-        for slice_, _, rate in drawable:
+        for slice_, _, rate in hold.parts:
             drawn.append((slice_, rate, slice_.free))
         if model_rates is not None:
             for slice_ in hold.account.balance:
-                if (
-                    id(slice_) in held_by
-                    or slice_.closing
-                    or now_ns >= slice_.spend_until_ns
-                    or not slice_.free
-                ):
+                if id(slice_) in held or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
                     continue
                 rates = [
                     rate

@@ -40,7 +40,7 @@ COUNTERS: Final = (
     "snapshot_age_ms",
 )
 BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
-HISTOGRAMS: Final = ("first_byte_ms", "latency_ms", "commit_ms")
+HISTOGRAMS: Final = ("first_byte_ms", "latency_ms")
 _PER_HISTOGRAM: Final = len(BUCKETS_MS) + 3  # buckets, above, count, sum
 _VALUES: Final = 3 + len(COUNTERS) + len(HISTOGRAMS) * _PER_HISTOGRAM  # heartbeat, pid, alive first
 _FORMAT: Final = struct.Struct(f"<{_VALUES}q")
