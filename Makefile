@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help demo test lint bench serve reference fmt lock
+.PHONY: help demo test sim lint bench serve reference fmt lock
 
 help: ## what one can do here
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +12,10 @@ demo: ## set up, then run the main job on a real model (under a minute after the
 test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+
+sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
+	@scripts/setup dev
+	@SIM_SEEDS=$(or $(SEEDS),1000) $(if $(SEED),SIM_SEED=$(SEED)) $(PY) -m pytest -n 2 tests/sim
 
 lint: ## ruff, mypy strict, import layers, the tidy test
 	@scripts/setup dev

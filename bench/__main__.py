@@ -3,6 +3,7 @@ upstream's own count. Absolute figures are of this machine and this minute; the 
 """
 
 import argparse
+import asyncio
 import json
 import os
 import statistics
@@ -247,17 +248,69 @@ def bench_settlement(ours, seconds):
             f"{records / max(1, after['settle_batches'] - before['settle_batches']):.0f}")])  # fmt: skip
 
 
+def bench_hot_account(upstream, streams, bar):
+    """One account, two hosts with two workers each, one database: how long a hold waits for its grant."""
+    from tokenworks.app.embedded import Embedded
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "database")
+        with Embedded(home).use() as url:
+            env = {"TOKENWORKS_DATABASE_URL": url, "TOKENWORKS_SECRETS_DIR": f"{folder}/secrets"}
+            a = Tokenworks(upstream, workers=2, env=env)
+            b = Tokenworks(upstream, workers=2, env=env, beside=a)
+            try:
+                data = load.request(a.key, load.stream_body(100, 20))
+
+                async def both():
+                    return await asyncio.gather(
+                        load.streams(a.port, data, streams // 2), load.streams(b.port, data, streams // 2)
+                    )
+
+                began = time.monotonic()
+                results = uvloop.run(both())
+                took = time.monotonic() - began
+                bar()
+                waits = [
+                    (
+                        host.report()["grant_wait_p50_seconds"] * 1000,
+                        host.report()["grant_wait_p99_seconds"] * 1000,
+                    )
+                    for host in (a, b)
+                ]
+                a.settled()
+                b.settled()
+                found = a.verify()
+                failed = sum(failed for _, failed in results)
+            finally:
+                b.stop()
+                a.stop()
+        Embedded(home).destroy()
+    table(
+        f"One account, {streams} streams, 4 workers of 2 hosts",
+        ["host", "reserve to grant p50 ms", "p99 ms", "chunks/s", "failed", "ledger"],
+        [(name, f"{p50:.2f}", f"{p99:.2f}", f"{chunks / took:.0f}", fails, "balances" if found["ok"] else "DOES NOT BALANCE")
+         for name, (p50, p99), (chunks, fails) in zip("ab", waits, results, strict=True)],
+    )  # fmt: skip
+    return {
+        "p50_ms": max(p50 for p50, _ in waits),
+        "p99_ms": max(p99 for _, p99 in waits),
+        "failed": failed,
+        "ok": found["ok"],
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: for a look, not for figures"
     )
-    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement")
+    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement,grants")
     parser.add_argument("--no-sglang", action="store_true")
     options = parser.parse_args()
     rounds, seconds = (1, 2) if options.quick else (4, 4)
     only = set(filter(None, options.only.split(",")))
     wanted = lambda name: not only or name in only  # noqa: E731
+    console.print(f"CPython {sys.version}: how it was built moves our figures, and not the others'.")
     upstream = Upstream()
     envoy, ours = Envoy(upstream), Tokenworks(upstream)
     sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
@@ -266,7 +319,9 @@ def main():
         + (2 * rounds if wanted("chunks") else 0)
         + (8 if wanted("low") else 0)
     )
-    steps += (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
+    steps += (
+        (1 if wanted("grants") else 0) + (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
+    )
     results = {}
     try:
         with Progress(console=console, transient=True) as progress:
@@ -282,6 +337,8 @@ def main():
                 results["memory_idle_mb"], results["memory_stream_kb"] = bench_memory(ours, envoy, bar)
             if wanted("settlement"):
                 bench_settlement(ours, seconds)
+            if wanted("grants"):
+                results["grants"] = bench_hot_account(upstream, 1000, bar)
             if wanted("tls"):
                 results["tls"] = bench_tls(rounds, seconds, bar)
         ours.settled()

@@ -179,13 +179,18 @@ class Sglang:
 class Tokenworks:
     name = "tokenworks"
 
-    def __init__(self, upstream, workers=1, url=None, env=None):
+    def __init__(self, upstream, workers=1, url=None, env=None, beside=None):
+        """`beside`: another host of the same works, on the same database."""
         self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR"))
         self.data_dir = self.folder.name
         self.env = {
             name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
         } | (env or {})
         self.cli("init")
+        if beside is not None:
+            self.key = beside.key
+            self._serve(workers)
+            return
         phone = "+8613800000001"
         self.cli("subscriber", "create", "--phone", phone)
         for _ in range(4):
@@ -193,6 +198,9 @@ class Tokenworks:
         self.key = json.loads(self.cli("key", "create", "--subscriber", phone, "--json"))["key"]
         self.cli("deployment", "add", "--name", "bench", "--model", "bench", "--base-url", url or f"http://127.0.0.1:{upstream.port}/v1",
                  "--allow-private", "--protocol", "chat", "--context-tokens", "200000")  # fmt: skip
+        self._serve(workers)
+
+    def _serve(self, workers):
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tokenworks", "--data-dir", self.data_dir, "serve", "--workers", str(workers), "--listen", "127.0.0.1:0",
              "--admin-listen", "127.0.0.1:0"],
