@@ -1,0 +1,542 @@
+"""Several hosts' recorders and workers, one ledger, under a seed: crashes, lost replies, outages, races of recall and renewal.
+
+Real: `HostGrants`, `Slices`. Naive, and meant to be read: the ledger, the journal (a list that survives), the network (in
+order per connection, late by whatever the seed says), the workers' clients.
+"""
+
+import asyncio
+import random
+from types import SimpleNamespace
+
+from tests.sim.loop import SimClock, SimLoop
+from tokenworks.catalog import Counts, Weights
+from tokenworks.charging import HostGrants, Need, Slices, wire
+from tokenworks.charging.errors import GrantStillOpen
+from tokenworks.charging.host import Ask, terms_from_wire
+from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.kernel import Unavailable
+
+RATE = ("standard", Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000))
+LEASE_S = 30.0
+WAIT_S_MAX = 1.0  # as the ledger's: who waits longer is not waited for
+
+
+def lookup(version, model):
+    return RATE
+
+
+class NaiveLedger:
+    """What the tables would say, and nothing clever."""
+
+    def __init__(self, loop, totals):
+        self.loop = loop
+        self.buckets = {
+            bucket: SimpleNamespace(total=total, remaining=total, used=0, terms=BucketTerms(bucket, "acc", kind, "token", at, None, ("*",), "r"))
+            for at, (bucket, kind, total) in enumerate(totals)
+        }  # fmt: skip
+        self.grants = {}
+        self.settled = {}
+        self.recalls = []
+        self.numbers = iter(range(1, 10**9))
+
+    def check(self):
+        for name, bucket in self.buckets.items():
+            granted = sum(g.amount for g in self.grants.values() if g.bucket == name and g.open)
+            assert bucket.remaining >= 0, name
+            assert bucket.total == bucket.remaining + granted + bucket.used, (name, bucket, granted)
+        for grant in self.grants.values():
+            assert 0 <= grant.used <= grant.amount, grant
+
+    def settle(self, host, records):
+        """Records above what is settled, once each, by sequence."""
+        for seq, used in records:
+            if seq <= self.settled.get(host, 0):
+                continue
+            assert seq == self.settled.get(host, 0) + 1, "records are settled in order"
+            self.settled[host] = seq
+            for _, grant_id, amount in used:
+                grant = self.grants[grant_id]
+                assert grant.open, "a record of a closed grant"
+                assert grant.host == host
+                grant.used += amount
+                assert grant.used <= grant.amount, "a grant was overdrawn"
+
+    def waiting(self):
+        return [r for r in self.recalls if not r.ended and self.loop.time() - r.asked_s < WAIT_S_MAX]
+
+
+class Port:
+    """The ledger as one host reaches it: late, sometimes away, and sometimes it does what is asked and the answer is lost."""
+
+    def __init__(self, world, host):
+        self.world = world
+        self.host = host
+        self.ledger = world.ledger
+        self._thread = asyncio.Lock()  # a host's calls come one after the other
+
+    async def _call(self, act):
+        async with self._thread:
+            return await self._one(act)
+
+    async def _one(self, act):
+        world = self.world
+        epoch = self.host.epoch
+        await asyncio.sleep(world.rng.choice((0.0, 0.001, 0.004, 0.03)))
+        if world.away or world.rng.random() < world.trouble / 2:
+            raise Unavailable("away")
+        if epoch != self.host.epoch:
+            await asyncio.sleep(10**6)  # the process that asked is gone
+        result = act()
+        self.ledger.check()
+        await asyncio.sleep(world.rng.choice((0.0, 0.001, 0.004, 0.03)))
+        if epoch != self.host.epoch:
+            await asyncio.sleep(10**6)
+        if world.rng.random() < world.trouble / 2:
+            raise Unavailable("the answer was lost")
+        return result
+
+    async def load_terms(self, account_id):
+        return await self._call(lambda: [(b.terms, b.remaining) for b in self.ledger.buckets.values()])
+
+    async def granted_elsewhere(self, account_id):
+        return await self._call(
+            lambda: sum(
+                g.amount - g.used for g in self.ledger.grants.values() if g.open and g.host != self.host.name
+            )
+        )
+
+    async def open_grants_of(self, account_id):
+        return await self._call(
+            lambda: [
+                (g.bucket, i, g.amount, g.used)
+                for i, g in self.ledger.grants.items()
+                if g.open and g.host == self.host.name
+            ]
+        )
+
+    async def grant(self, account_id, bucket_id, grant_id, amount, spend_for_s):
+        def act():
+            bucket = self.ledger.buckets[bucket_id]
+            added = min(bucket.remaining, amount)
+            first = next((r.host for r in self.ledger.waiting()), None)
+            behind = bool(added) and first is not None and first != self.host.name
+            if behind:
+                added = 0
+            if grant_id is None and not added:
+                return Granted("", 0, 0, 0.0, behind=True) if behind else None
+            name = grant_id or f"g{next(self.ledger.numbers)}"
+            if grant_id is None:
+                self.ledger.grants[name] = SimpleNamespace(
+                    host=self.host.name, bucket=bucket_id, amount=0, used=0, open=True
+                )
+            grant = self.ledger.grants[name]
+            assert grant.open, "a closed grant is extended"
+            assert grant.host == self.host.name
+            bucket.remaining -= added
+            grant.amount += added
+            return Granted(name, added, bucket.remaining, spend_for_s, behind)
+
+        return await self._call(act)
+
+    async def return_grant(self, account_id, grant_id, amount):
+        def act():
+            grant = self.ledger.grants[grant_id]
+            if not grant.open or grant.amount - amount < grant.used:
+                return False
+            grant.amount -= amount
+            self.ledger.buckets[grant.bucket].remaining += amount
+            return True
+
+        return await self._call(act)
+
+    async def close_grant(self, account_id, grant_id):
+        if not await self._call(lambda: self.host.settle()):
+            raise GrantStillOpen("not settled")
+
+        def act():
+            grant = self.ledger.grants[grant_id]
+            if grant.open:
+                grant.open = False
+                bucket = self.ledger.buckets[grant.bucket]
+                bucket.remaining += grant.amount - grant.used
+                bucket.used += grant.used
+
+        await self._call(act)
+
+    async def ask_back(self, account_id):
+        def act():
+            recall = SimpleNamespace(
+                number=next(self.ledger.numbers),
+                host=self.host.name,
+                asked_s=self.ledger.loop.time(),
+                ended=False,
+                answers=set(),
+            )
+            self.ledger.recalls.append(recall)
+            for host in self.world.hosts:
+                if host is not self.host:
+                    self.ledger.loop.call_later(self.world.rng.choice((0.001, 0.02)), host.hear)
+            return recall.number
+
+        return await self._call(act)
+
+    def _recall(self, number):
+        return next(r for r in self.ledger.recalls if r.number == number)
+
+    async def recall_answered(self, recall_id, account_id):
+        def act():
+            answers = self._recall(recall_id).answers
+            return all(
+                g.host in answers
+                for g in self.ledger.grants.values()
+                if g.open and g.host != self.host.name and g.amount > g.used
+            )
+
+        return await self._call(act)
+
+    async def end_recall(self, recall_id):
+        def act():
+            self._recall(recall_id).ended = True
+
+        await self._call(act)
+
+    async def recalls(self):
+        return await self._call(
+            lambda: [
+                (r.number, "acc") for r in self.ledger.waiting() if r.host != self.host.name and self.host.name not in r.answers
+                and any(g.open and g.host == self.host.name for g in self.ledger.grants.values())
+            ]
+        )  # fmt: skip
+
+    async def answer_recall(self, recall_id):
+        await self._call(lambda: self._recall(recall_id).answers.add(self.host.name))
+
+
+class Host:
+    """One recorder: it may die and come back, its journal stays."""
+
+    def __init__(self, world, name):
+        self.world = world
+        self.name = name
+        self.journal = []
+        self.epoch = 0
+        self.workers = [Worker(self, f"{name}w{n}") for n in range(2)]
+        self.grants = None
+        self.start()
+
+    def start(self):
+        """A new recorder: grants from the ledger, use from the journal, slices from the workers that live."""
+        world, ledger, epoch = self.world, self.world.ledger, self.epoch
+
+        def send(worker_name, kind, content):
+            return epoch == self.epoch and self._send(worker_name, kind, content)
+
+        self.grants = HostGrants(
+            Port(world, self), lookup, send, SimClock(world.loop, world.rng.random() * 100), spend_for_s=LEASE_S, idle_s=5.0,
+            on_fatal=world.fatal,
+        )  # fmt: skip
+        unsettled = {}
+        for seq, used in self.journal:
+            if seq > ledger.settled.get(self.name, 0):
+                for _, grant_id, amount in used:
+                    unsettled[grant_id] = unsettled.get(grant_id, 0) + amount
+        for grant_id, grant in ledger.grants.items():
+            if grant.open and grant.host == self.name:
+                self.grants.adopt(
+                    "acc", grant.bucket, grant_id, grant.amount, grant.used + unsettled.get(grant_id, 0)
+                )
+        for worker in self.workers:
+            worker.meet(self)
+        self.grants.start()
+
+    def die(self):
+        self.epoch += 1
+        for task in list(self.grants._tasks):
+            task.cancel()
+        self.start()
+
+    def settle(self):
+        self.world.ledger.settle(self.name, self.journal)
+        return True
+
+    def hear(self):
+        self.grants.recalls_wait()
+
+    def record(self, worker, used):
+        """On disk: acknowledged, and used."""
+        self.journal.append((len(self.journal) + 1, used))
+        self.grants.used(worker.name, "acc", used)
+
+    def _send(self, worker_name, kind, content):
+        worker = next((w for w in self.workers if w.name == worker_name), None)
+        if worker is None:
+            return False
+        worker.deliver(kind, content)
+        return True
+
+    def lose(self, worker):
+        """kill -9 of a worker: what it held is free, what it had acknowledged stays used; another one comes."""
+        self.grants.worker_lost(worker.name)
+        at = self.workers.index(worker)
+        worker.dead = True
+        self.workers[at] = Worker(self, f"{worker.name.split('.')[0]}.{next(self.world.ledger.numbers)}")
+        self.world.committed -= sum(
+            amount for used in worker.unacked for bucket, _, amount in used if bucket == "plan"
+        )
+
+
+class Worker:
+    """Slices, holds, and the client: records first, then what is given back or asked for; in order, and late."""
+
+    def __init__(self, host, name):
+        self.host = host
+        self.name = name
+        self.slices = Slices(lookup)
+        self.asking = {}
+        self.filling = {}
+        self.unacked = []
+        self.dead = False
+        self.epoch = host.epoch
+        self.queue_s = {"out": 0.0, "in": 0.0}
+
+    def meet(self, host):
+        """A new recorder: tell it what is outstanding, then send again what was not acknowledged."""
+        self.epoch = host.epoch
+        outstanding = {}
+        for account, bucket, grant_id, amount in self.slices.outstanding():
+            outstanding[bucket, grant_id] = amount
+        for used in self.unacked:
+            for bucket, grant_id, amount in used:
+                outstanding[bucket, grant_id] = outstanding.get((bucket, grant_id), 0) + amount
+        for (bucket, grant_id), amount in outstanding.items():
+            assert host.grants.adopt_slice(self.name, "acc", bucket, grant_id, amount), (
+                "a slice that nobody gave"
+            )
+        for used in self.unacked:
+            host.record(self, used)
+        self.unacked.clear()
+        for number in list(self.asking):
+            self._ask(number)
+        for account in self.filling.values():
+            account.filling = False
+        self.filling.clear()
+
+    def _post(self, way, act):
+        """In order on its connection, and lost with it."""
+        loop, epoch = self.host.world.loop, self.epoch
+        at = max(self.queue_s[way] + 1e-6, loop.time() + self.host.world.rng.choice((0.0, 0.0001, 0.002)))
+        self.queue_s[way] = at
+
+        def arrive():
+            if not self.dead and epoch == self.host.epoch:
+                act()
+
+        loop.call_at(at, arrive)
+
+    def deliver(self, kind, content):
+        self._post("in", lambda: self._received(kind, content))
+
+    def _received(self, kind, content):
+        if kind == wire.SLICE:
+            for account, grant_id, terms, amount, until_ns in content:
+                self.slices.receive(account, grant_id, terms_from_wire(terms), amount, until_ns)
+        elif kind == wire.RECALL:
+            number, account, buckets, closing = content
+            given = self.slices.recall(account, buckets, closing)
+            self._post("out", lambda: self.host.grants.give(self.name, number, account, given))
+        elif kind == wire.ANSWER:
+            for number, verdict in content:
+                filled = self.filling.pop(number, None)
+                if filled is not None:
+                    filled.filling = False
+                asked = self.asking.pop(number, None)
+                if asked is not None:
+                    asked.set_result(verdict)
+
+    async def request(self, need, caps, use):
+        """One request: hold, work, commit. Returns what it was charged, or None where it was refused."""
+        world = self.host.world
+        clock = self.host.grants._clock
+        for _ in range(20):
+            account = self.slices.account("acc")
+            hold = self.slices.hold(account, caps, "m", need, clock.boot_ns())
+            if hold is not None:
+                if account.low and not account.filling:
+                    account.low, account.filling = False, True
+                    self._fill(account, need, caps)
+                break
+            number = next(world.ledger.numbers)
+            self.asking[number] = asyncio.get_running_loop().create_future()
+            self.asking[number].ask = (need, caps)
+            future = self.asking[number]
+            self._ask(number)
+            try:
+                verdict = await asyncio.wait_for(future, 20)
+            except TimeoutError:
+                self.asking.pop(number, None)
+                return None
+            if self.dead:
+                return None
+            if verdict == wire.NOTHING_LEFT:
+                world.refused(need)
+            if verdict != wire.ENOUGH:
+                return None
+        else:
+            return None
+        await asyncio.sleep(world.rng.choice((0.0, 0.01, 0.3, 2.0)))
+        if self.dead:
+            return None
+        counts = Counts(fresh_input=min(use[0], need.input_tokens), output=min(use[1], need.output_tokens))
+        parts, loss = self.slices.commit(hold, counts, clock.boot_ns)
+        assert loss is None, "what was held covers what was used"
+        used = [(part[0], part[1], part[5]) for part in parts]
+        world.committed += sum(part[5] for part in parts if part[4] == "balance")
+        self.unacked.append(used)
+
+        def arrive():
+            self.unacked.remove(used)
+            self.host.record(self, used)
+
+        self._post("out", arrive)
+        self._released(account)
+        return counts
+
+    def _ask(self, number):
+        need, caps = self.asking[number].ask
+        account = self.slices.account("acc")
+        free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
+        self._post("out", lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, "m", need, free)))
+
+    def _fill(self, account, need, caps):
+        """Ask for more ahead; nobody waits for it."""
+        number = next(self.host.world.ledger.numbers)
+        self.filling[number] = account
+        free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
+        ahead = Need(0, 64 * need.input_tokens, 64 * need.output_tokens)
+        self._post(
+            "out",
+            lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, "m", ahead, free, soft=True)),
+        )
+
+    def _released(self, account):
+        given = self.slices.take_closing(account)
+        if given:
+            self._post("out", lambda: self.host.grants.give(self.name, 0, "acc", given))
+
+
+class World:
+    def __init__(self, seed):
+        self.seed = seed
+        self.rng = random.Random(seed)
+        self.loop = SimLoop()
+        self.away = False
+        self.trouble = self.rng.choice((0.0, 0.02, 0.1))
+        self.total = self.rng.choice((40, 400, 4000)) * 1000
+        self.cap = self.rng.choice((None, self.total // 3))
+        totals = [("plan", "balance", self.total)]
+        if self.cap is not None:
+            totals.append(("cap", "cap", self.cap))
+        self.ledger = NaiveLedger(self.loop, totals)
+        self.committed = 0
+        self.failure = None
+        self.served = self.denied = 0
+        self.hosts = []
+
+    def fatal(self, error):
+        self.failure = self.failure or error
+
+    def refused(self, need):
+        """Nothing left was said. It may be said only where what nobody holds or waits for does not cover it."""
+        self.denied += 1
+
+    async def _user(self, caps):
+        rng = self.rng
+        for _ in range(rng.randrange(3, 12)):
+            await asyncio.sleep(rng.choice((0.0, 0.05, 1.0)))
+            host = rng.choice(self.hosts)
+            worker = rng.choice(host.workers)
+            need = Need(1, rng.randrange(1, 10), rng.randrange(1, 30))
+            use = (rng.randrange(0, 10), rng.randrange(0, 30))
+            if await worker.request(need, caps, use) is not None:
+                self.served += 1
+
+    async def _chaos(self):
+        rng = self.rng
+        for _ in range(rng.randrange(0, 12)):
+            await asyncio.sleep(rng.random() * 3)
+            event = rng.randrange(5)
+            host = rng.choice(self.hosts)
+            if event == 0:
+                host.die()
+            elif event == 1:
+                host.lose(rng.choice(host.workers))
+            elif event == 2:
+                self.away = True
+                await asyncio.sleep(rng.choice((0.1, 3.0, 2 * LEASE_S)))
+                self.away = False
+            elif event == 3:
+                host.hear()
+
+    async def _housekeeping(self):
+        while True:
+            await asyncio.sleep(1.0)
+            for host in self.hosts:
+                epoch = host.epoch
+                if not self.away and self.rng.random() < 0.8:
+                    host.settle()
+                await host.grants.tend()
+                host.grants.recalls_wait()
+                if epoch == host.epoch:
+                    for account in host.grants.accounts.values():
+                        for bucket in account.buckets.values():
+                            bucket.check()
+            self.ledger.check()
+
+    async def _run(self):
+        self.hosts = [Host(self, f"h{n}") for n in range(self.rng.choice((1, 2, 3)))]
+        keeping = asyncio.ensure_future(self._housekeeping())
+        users = [
+            self._user(("cap",) if self.cap is not None and n % 2 else ())
+            for n in range(self.rng.randrange(1, 12))
+        ]
+        await asyncio.wait_for(asyncio.gather(self._chaos(), *users), 3600)
+        keeping.cancel()
+        # Calm: everything is given back, settled and closed.
+        self.trouble, self.away = 0.0, False
+        for host in self.hosts:
+            host.grants.draining = False
+            for _ in range(200):
+                host.settle()
+                await asyncio.sleep(0.5)
+                if await host.grants.drain():
+                    break
+            else:
+                raise AssertionError(
+                    f"{host.name} does not close its grants: {host.grants.accounts['acc'].buckets}"
+                )
+            host.settle()
+
+    def run(self):
+        """Raises where an invariant breaks; the seed reproduces it."""
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._run())
+        finally:
+            pending = asyncio.all_tasks(self.loop)
+            for task in pending:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+            self.loop.close()
+        if self.failure is not None:
+            raise self.failure
+        self.ledger.check()
+        plan = self.ledger.buckets["plan"]
+        journaled = sum(
+            amount
+            for host in self.hosts
+            for _, used in host.journal
+            for bucket, _, amount in used
+            if bucket == "plan"
+        )
+        assert plan.used == journaled == self.committed, (plan.used, journaled, self.committed)
+        assert plan.remaining == plan.total - plan.used
