@@ -3,6 +3,14 @@
 from tokenworks.kernel import Conflict, NotFound
 
 
+class MemberNotFound(NotFound):
+    """No such member of this subscriber."""
+
+
+class MemberExists(Conflict):
+    """The subscriber has a member of this name."""
+
+
 class SubscriberNotFound(NotFound):
     """No such subscriber."""
 

@@ -4,7 +4,7 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Final
+from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.kernel import Invalid
@@ -26,6 +26,35 @@ class Subscriber:
     def phone_masked(self) -> str:
         """For logs and lists: country code and the last four digits at most."""
         return f"{self.phone[:3]}{'*' * max(0, len(self.phone) - 7)}{self.phone[-4:]}"
+
+
+CapPeriod = Literal["day", "month", "total"]
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """Who spends from a subscriber's account: the owner, a person, or a department; each under its own cap."""
+
+    member_id: UUID
+    account_id: UUID
+    subscriber_id: UUID
+    name: str
+    role: str
+    parent_id: UUID | None
+    cap_tokens: int | None
+    cap_period: CapPeriod | None
+    created_at: datetime
+
+
+def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[datetime, datetime | None]:
+    """The period of a cap that `now` is in: a day or a month of the carrier's zone, or all of time."""
+    if period == "total":
+        return created_at, None
+    begin = now.astimezone(BILLING_ZONE).replace(hour=0, minute=0, second=0, microsecond=0)
+    if period == "day":
+        return begin, begin + timedelta(days=1)
+    begin = begin.replace(day=1)
+    return begin, (begin + timedelta(days=32)).replace(day=1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,25 +1,40 @@
 """Registering subscribers, ordering, cancelling, the monthly cycle."""
 
 import re
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from tokenworks.catalog import Offerings, SoldOffering
+from tokenworks.catalog import ChargingPolicy, Offerings, SoldOffering
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     KeyReused,
+    MemberExists,
+    MemberNotFound,
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
     SubscriberNotFound,
 )
-from tokenworks.subscriptions.model import BillLine, Order, Product, Subscriber, cycle_end, parse_phone
+from tokenworks.subscriptions.model import (
+    BillLine,
+    CapPeriod,
+    Member,
+    Order,
+    Product,
+    Subscriber,
+    cycle_end,
+    parse_phone,
+    period_of,
+)
 
 NAME_CHARS_MAX: Final = 100
 CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
+MEMBERS_MAX: Final = 10_000
+CAP_TOKENS_MAX: Final = 10**12
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -201,9 +216,92 @@ class Subscriptions:
         )  # fmt: skip
         self._begin_cycle(subscriber, renewed, sold)
 
+    # Members of a pool.
+
+    def members(self, subscriber: Subscriber) -> list[Member]:
+        """The owner first, then by age."""
+        return store.members(self._connection, subscriber.subscriber_id)
+
+    def member(self, subscriber: Subscriber, reference: str) -> Member:
+        """By id or by name. Raises `MemberNotFound`."""
+        for member in self.members(subscriber):
+            if reference in {str(member.member_id), member.member_id.hex, member.name}:
+                return member
+        raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
+
+    def add_member(
+        self,
+        subscriber: Subscriber,
+        name: str,
+        *,
+        department: bool = False,
+        parent: str | None = None,
+        cap_tokens: int | None = None,
+        cap_period: CapPeriod = "month",
+    ) -> Member:
+        """A person or a department, under a department where `parent` names one. Departments go two levels deep.
+
+        Raises `MemberExists`, `MemberNotFound`, `Invalid`.
+        """
+        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
+        if len(self.members(subscriber)) >= MEMBERS_MAX:
+            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
+        above = None if parent is None else self.member(subscriber, parent)
+        if above is not None:
+            if above.role != "department":
+                raise Invalid(f"{above.name} is not a department")
+            if department and above.parent_id is not None:
+                raise Invalid("departments go two levels deep")
+        _check_cap(cap_tokens)
+        member = Member(
+            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
+            None if above is None else above.member_id, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
+        )  # fmt: skip
+        if not store.add_member(self._connection, member):
+            raise MemberExists(f"there is a member {name} already")
+        return member
+
+    def set_cap(self, member: Member, cap_tokens: int | None, cap_period: CapPeriod = "month") -> None:
+        """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""
+        _check_cap(cap_tokens)
+        with self._connection.transaction():
+            store.set_cap(
+                self._connection, member.member_id, cap_tokens, None if cap_tokens is None else cap_period
+            )
+            self._ledger.tell_account(member.account_id)
+
+    def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
+        """The buckets of the caps that a member spends under now, its own and its departments', and when the first of
+        them ends.
+        """
+        now = self._clock.now()
+        found: list[UUID] = []
+        ends: list[datetime] = []
+        for member in store.line_of(self._connection, member_id):
+            if member.cap_tokens is None or member.cap_period is None:
+                continue
+            begin, end = period_of(member.cap_period, member.created_at, now)
+            found.append(
+                self._ledger.cap_bucket(member.account_id, member.member_id, begin, end, member.cap_tokens)
+            )
+            if end is not None:
+                ends.append(end)
+        return found, min(ends, default=None)
+
+    def policy(self, account_id: UUID) -> ChargingPolicy:
+        """The charging policy of the newest active product, else of the newest one: what it says of the end holds when it is used up."""
+        version = store.newest_offering_version(self._connection, account_id)
+        return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
+
     def products(self, subscriber: Subscriber) -> list[Product]:
         return store.products(self._connection, subscriber.subscriber_id)
 
     def bill_so_far(self, subscriber: Subscriber) -> list[BillLine]:
         """The phone bill's lines, oldest first."""
         return store.lines(self._connection, subscriber.subscriber_id)
+
+
+def _check_cap(tokens: int | None) -> None:
+    if tokens is not None and not 0 < tokens <= CAP_TOKENS_MAX:
+        raise Invalid(f"a cap is 1 to {CAP_TOKENS_MAX} tokens")

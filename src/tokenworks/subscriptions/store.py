@@ -6,7 +6,7 @@ from uuid import UUID
 
 import psycopg
 
-from tokenworks.subscriptions.model import BillLine, Order, Product, Subscriber
+from tokenworks.subscriptions.model import BillLine, Member, Order, Product, Subscriber
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -59,6 +59,49 @@ def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
     return UUID(str(row[0]))
 
 
+_MEMBER = "member_id, account_id, subscriber_id, name, role, parent_id, cap_tokens, cap_period, created_at"
+
+
+def add_member(connection: Connection, member: Member) -> bool:
+    """False where the subscriber has a member of that name."""
+    row = connection.execute(
+        f"INSERT INTO member ({_MEMBER}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT (subscriber_id, name) DO NOTHING RETURNING 1".encode(),
+        (member.member_id, member.account_id, member.subscriber_id, member.name, member.role, member.parent_id,
+         member.cap_tokens, member.cap_period, member.created_at),
+    ).fetchone()  # fmt: skip
+    return row is not None
+
+
+def members(connection: Connection, subscriber_id: UUID) -> list[Member]:
+    rows = connection.execute(
+        f"SELECT {_MEMBER} FROM member WHERE subscriber_id = %s ORDER BY created_at, member_id".encode(),
+        (subscriber_id,),
+    )
+    return [Member(*row) for row in rows]
+
+
+def line_of(connection: Connection, member_id: UUID) -> list[Member]:
+    """A member and the departments above it."""
+    rows = connection.execute(
+        f"""WITH RECURSIVE up AS (
+                SELECT {_MEMBER}, 1 AS level FROM member WHERE member_id = %s
+                UNION ALL
+                SELECT m.member_id, m.account_id, m.subscriber_id, m.name, m.role, m.parent_id, m.cap_tokens,
+                       m.cap_period, m.created_at, level + 1
+                FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
+            SELECT {_MEMBER} FROM up ORDER BY level""".encode(),
+        (member_id,),
+    )
+    return [Member(*row) for row in rows]
+
+
+def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:
+    connection.execute(
+        "UPDATE member SET cap_tokens = %s, cap_period = %s WHERE member_id = %s", (tokens, period, member_id)
+    )
+
+
 def lock_subscriber(connection: Connection, subscriber_id: UUID) -> None:
     """Orders of one subscriber come one after the other."""
     connection.execute("SELECT 1 FROM subscriber WHERE subscriber_id = %s FOR UPDATE", (subscriber_id,))
@@ -106,6 +149,15 @@ def add_line(connection: Connection, subscriber: Subscriber, line: BillLine, ent
 
 _PRODUCT = """p.product_id, p.order_id, o.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
               p.cycle_start, p.cycle_end"""
+
+
+def newest_offering_version(connection: Connection, account_id: UUID) -> str | None:
+    row = connection.execute(
+        """SELECT offering_version FROM product WHERE account_id = %s
+           ORDER BY (state = 'active') DESC, started_at DESC, product_id DESC LIMIT 1""",
+        (account_id,),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def products(connection: Connection, subscriber_id: UUID) -> list[Product]:
