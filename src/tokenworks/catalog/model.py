@@ -132,6 +132,44 @@ class BucketSpec(_Frozen):
     window: Literal["5h", "week", "month"] | None = None
 
 
+Charge = Literal["produced", "nothing"]
+
+
+class ChargingPolicy(_Frozen):
+    """What the subscriber pays where things do not go as usual, and what happens when nothing is left.
+
+    `produced`: what was produced and could reach the client, input included as far as it is known; `nothing`: the
+    operator bears it. An attempt that gave nothing always costs nothing.
+    """
+
+    # When nothing is left: end the request; end it and say where to top up; or serve a cheaper model from then on.
+    final_unit: Literal["terminate", "redirect", "restrict"] = "terminate"
+    top_up_url: str | None = Field(default=None, pattern=r"^https://[!-~]{1,500}$")
+    restrict_to: str | None = Field(default=None, pattern=r"^[!-~]{1,200}$")
+    # The client went away: while content came, or after the last of it.
+    client_gone_in_content: Charge = "produced"
+    client_gone_after_content: Charge = "produced"
+    # The upstream fell silent or broke off after content.
+    upstream_timeout: Charge = "produced"
+    upstream_error: Charge = "produced"
+    # A whole answer without content, and one that the provider's filter stopped.
+    empty_answer: Charge = "nothing"
+    content_filtered: Charge = "produced"
+    # Input that the provider had cached: at the rate card's cached rate, or free.
+    cache_hit: Charge = "produced"
+    # Before content, and attempts that another one replaced: nothing is known to have been produced.
+    client_gone_before_content: Literal["nothing"] = "nothing"
+    retried_attempt: Literal["nothing"] = "nothing"
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.final_unit == "redirect" and self.top_up_url is None:
+            raise ValueError("final_unit: redirect needs a top_up_url")
+        if (self.final_unit == "restrict") != (self.restrict_to is not None):
+            raise ValueError("final_unit: restrict and restrict_to go together")
+        return self
+
+
 class Offering(_Frozen):
     """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included."""
 
@@ -160,6 +198,7 @@ class Offering(_Frozen):
     validity_days: int | None = Field(default=None, gt=0, le=3660)
     rate_card: Slug
     buckets: tuple[BucketSpec, ...] = Field(min_length=1, max_length=20)
+    policy: ChargingPolicy = ChargingPolicy()
     samples: tuple[Name, ...] = Field(default=(), max_length=50)
     source: str = Field(min_length=1, max_length=500)
 

@@ -5,7 +5,7 @@ and is not priced here is refused by name (`_REFUSED`); unknown harmless fields 
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
 
@@ -14,10 +14,14 @@ from tokenworks.gateway.errors import Refusal
 
 TOKENS_MAX: Final = 10**12
 CHOICES_MAX: Final = 128
+ID_CHARS_MAX: Final = 200
 # What a decoder raises on bytes that are not JSON, not UTF-8, or nested without end.
 UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _top: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _any: Final = msgspec.json.Decoder()
+_string: Final = msgspec.json.Decoder(str | None)
+_number: Final = msgspec.json.Decoder(int | None)
+_truth: Final = msgspec.json.Decoder(bool | None)
 _encode: Final = msgspec.json.encode
 
 RawBody = dict[str, msgspec.Raw]
@@ -33,8 +37,8 @@ def _invalid(message: str, param: str | None = None, code: str = "invalid_body")
     return BodyError(Refusal(400, code, message, param=param))
 
 
-class Parsed(NamedTuple):
-    """A request's body as the gateway needs it. `changes` are top-level fields to write before it goes upstream."""
+class Parsed(msgspec.Struct, gc=False):
+    """A request's body as the gateway needs it."""
 
     fields: RawBody
     canonical: bool
@@ -42,9 +46,9 @@ class Parsed(NamedTuple):
     stream: bool
     output_tokens: int | None
     output_field: str
-    choices: int
-    add_usage: bool
-    upstream_object: str | None
+    choices: int = 1
+    add_usage: bool = False
+    upstream_object: str | None = None
 
 
 def parse_body(body: bytes, protocol: str) -> Parsed:
@@ -53,10 +57,10 @@ def parse_body(body: bytes, protocol: str) -> Parsed:
         fields = _top.decode(body)
     except UNREADABLE as error:
         raise _invalid(f"the body is not a JSON object: {error}", code="bad_request") from None
-    model = _field(fields, "model", str)
+    model = _text(fields, "model")
     if not model or len(model) > 200:
         raise _invalid("name a model", "model")
-    stream = bool(_field(fields, "stream", bool, default=False))
+    stream = "stream" in fields and _flag(fields, "stream")
     return _DIALECTS[protocol](fields, _is_canonical(fields, len(body)), model, stream)
 
 
@@ -66,19 +70,23 @@ def _is_canonical(fields: RawBody, length: int) -> bool:
     A field that is there twice could mean one thing to us and another upstream. Two layouts (compact, and Python's
     default) leave no room for it; any other body is written anew from what we read.
     """
-    content = 2
-    for name, value in fields.items():
-        content += len(name) + 2 + len(value)
     count = len(fields)
+    content = 2 + 2 * count + sum(map(len, fields)) + sum(map(len, fields.values()))
     return length in {content + 2 * count - 1, content + 4 * count - 2}
 
 
-def render_body(parsed: Parsed, body: bytes, changes: dict[str, Any]) -> bytes:
-    """The body for upstream: as it came where nothing changes."""
-    if not changes and parsed.canonical:
-        return body
+def render_body(parsed: Parsed, body: bytes, changes: dict[str, Any] | None) -> bytes:
+    """The body for upstream: as it came where nothing changes, and with new fields before the others where some are
+    added; else written anew.
+    """
+    if parsed.canonical:
+        if not changes:
+            return body
+        if parsed.fields.keys().isdisjoint(changes):
+            return b"%b,%b" % (_encode(changes)[:-1], body[1:])
     fields: dict[str, Any] = dict(parsed.fields)
-    fields.update(changes)
+    if changes:
+        fields.update(changes)
     return _encode(fields)
 
 
@@ -89,30 +97,46 @@ def _decode(raw: msgspec.Raw, name: str) -> Any:
         raise _invalid(f"{name}: {error}", name) from None
 
 
-def _field(fields: RawBody, name: str, kind: type, default: Any = None) -> Any:
+def _typed(fields: RawBody, name: str, decoder: msgspec.json.Decoder[Any]) -> Any:
+    """A field's value, None where it is absent or null."""
     raw = fields.get(name)
     if raw is None:
-        return default
-    value = _decode(raw, name)
-    if value is None:
-        return default
-    if type(value) is not kind:
-        raise _invalid(f"{name} is of the wrong type", name)
+        return None
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError:
+        raise _invalid(f"{name} is of the wrong type", name) from None
+    except UNREADABLE as error:
+        raise _invalid(f"{name}: {error}", name) from None
+
+
+def _text(fields: RawBody, name: str) -> str | None:
+    value: str | None = _typed(fields, name, _string)
     return value
 
 
+def _flag(fields: RawBody, name: str) -> bool:
+    return bool(_typed(fields, name, _truth))
+
+
 def _tokens(fields: RawBody, name: str) -> int | None:
-    value = _field(fields, name, int)
+    if name not in fields:
+        return None
+    value: int | None = _typed(fields, name, _number)
     if value is not None and not 0 < value <= TOKENS_MAX:
         raise _invalid(f"{name} is a positive number of tokens", name)
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def _choices(fields: RawBody, name: str) -> int:
-    value = _field(fields, name, int, default=1)
+    if name not in fields:
+        return 1
+    value: int | None = _typed(fields, name, _number)
+    if value is None:
+        return 1
     if not 0 < value <= CHOICES_MAX:
         raise _invalid(f"{name} is 1 to {CHOICES_MAX}", name)
-    return int(value)
+    return value
 
 
 # Fields that move price or upstream state and are not priced here; a value among those given is harmless.
@@ -139,9 +163,10 @@ _CLIENT_TOOLS_ANTHROPIC: Final = ("bash_", "text_editor_", "computer_", "memory_
 
 
 def _refuse_unpriced(fields: RawBody, protocol: str) -> None:
-    if _REFUSED[protocol].keys().isdisjoint(fields):
+    refused = _REFUSED[protocol]
+    if refused.keys().isdisjoint(fields):
         return
-    for name, harmless in _REFUSED[protocol].items():
+    for name, harmless in refused.items():
         raw = fields.get(name)
         if raw is not None:
             value = _decode(raw, name)
@@ -173,44 +198,46 @@ def _refuse_server_tools(fields: RawBody, protocol: str) -> None:
         )
 
 
-def _stream_options(fields: RawBody, *, stream: bool) -> bool:
-    """Whether the gateway has to ask for usage. Refuses what it can't read."""
-    options = _field(fields, "stream_options", dict, default={})
-    return stream and options.get("include_usage") is not True
+def _must_ask_usage(fields: RawBody) -> bool:
+    """Whether a stream's client did not ask for usage, so that the gateway has to. Refuses what it can't read."""
+    raw = fields.get("stream_options")
+    options = None if raw is None else _decode(raw, "stream_options")
+    if options is None:
+        return True
+    if not isinstance(options, dict):
+        raise _invalid("stream_options is of the wrong type", "stream_options")
+    return options.get("include_usage") is not True
 
 
 def _chat(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
     _refuse_unpriced(fields, "chat")
-    _refuse_server_tools(fields, "chat")
+    if "tools" in fields:
+        _refuse_server_tools(fields, "chat")
     if "messages" not in fields:
         raise _invalid("messages is missing", "messages")
-    newer = _tokens(fields, "max_completion_tokens")
-    older = _tokens(fields, "max_tokens")
-    if newer is not None and older is not None:
-        raise _invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
-    return Parsed(
-        fields, canonical, model, stream, newer if newer is not None else older,
-        "max_completion_tokens" if newer is not None else "max_tokens", _choices(fields, "n"),
-        _stream_options(fields, stream=stream), None,
-    )  # fmt: skip
+    name, output = "max_tokens", _tokens(fields, "max_tokens")
+    if "max_completion_tokens" in fields:
+        newer = _tokens(fields, "max_completion_tokens")
+        if newer is not None:
+            if output is not None:
+                raise _invalid("give max_tokens or max_completion_tokens, not both", "max_tokens")
+            name, output = "max_completion_tokens", newer
+    add_usage = _must_ask_usage(fields) if stream or "stream_options" in fields else False
+    return Parsed(fields, canonical, model, stream, output, name, _choices(fields, "n"), stream and add_usage)
 
 
 def _completions(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
     _refuse_unpriced(fields, "completions")
-    prompt = _field_any(fields, "prompt")
+    raw = fields.get("prompt")
+    if raw is None:
+        raise _invalid("prompt is missing", "prompt")
+    prompt = _decode(raw, "prompt")
     prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
     choices = max(_choices(fields, "n"), _choices(fields, "best_of")) * prompts
+    add_usage = _must_ask_usage(fields) if stream or "stream_options" in fields else False
     return Parsed(
-        fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens", choices,
-        _stream_options(fields, stream=stream), None,
+        fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens", choices, stream and add_usage
     )  # fmt: skip
-
-
-def _field_any(fields: RawBody, name: str) -> Any:
-    raw = fields.get(name)
-    if raw is None:
-        raise _invalid(f"{name} is missing", name)
-    return _decode(raw, name)
 
 
 def _embeddings(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -219,17 +246,7 @@ def _embeddings(fields: RawBody, canonical: bool, model: str, stream: bool) -> P
         raise _invalid("input is missing", "input")
     if stream:
         raise _invalid("embeddings are not streamed", "stream")
-    return Parsed(
-        fields,
-        canonical,
-        model,
-        stream=False,
-        output_tokens=0,
-        output_field="",
-        choices=1,
-        add_usage=False,
-        upstream_object=None,
-    )
+    return Parsed(fields, canonical, model, stream=False, output_tokens=0, output_field="")
 
 
 def _messages(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -237,17 +254,7 @@ def _messages(fields: RawBody, canonical: bool, model: str, stream: bool) -> Par
     _refuse_server_tools(fields, "messages")
     if "messages" not in fields:
         raise _invalid("messages is missing", "messages")
-    return Parsed(
-        fields,
-        canonical,
-        model,
-        stream,
-        _tokens(fields, "max_tokens"),
-        "max_tokens",
-        1,
-        add_usage=False,
-        upstream_object=None,
-    )
+    return Parsed(fields, canonical, model, stream, _tokens(fields, "max_tokens"), "max_tokens")
 
 
 def _responses(fields: RawBody, canonical: bool, model: str, stream: bool) -> Parsed:
@@ -255,10 +262,9 @@ def _responses(fields: RawBody, canonical: bool, model: str, stream: bool) -> Pa
     _refuse_server_tools(fields, "responses")
     if "input" not in fields:
         raise _invalid("input is missing", "input")
-    previous = _field(fields, "previous_response_id", str)
+    previous = _text(fields, "previous_response_id")
     return Parsed(
-        fields, canonical, model, stream, _tokens(fields, "max_output_tokens"), "max_output_tokens", 1, add_usage=False,
-        upstream_object=previous,
+        fields, canonical, model, stream, _tokens(fields, "max_output_tokens"), "max_output_tokens", upstream_object=previous
     )  # fmt: skip
 
 
@@ -274,7 +280,7 @@ _DIALECTS: Final[dict[str, Callable[[RawBody, bool, str, bool], Parsed]]] = {
 # Usage
 
 
-class Usage(NamedTuple):
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """What a provider reported, in disjoint classes. `flags` says what did not add up."""
 
     counts: Counts
@@ -312,6 +318,7 @@ class _Anthropic(msgspec.Struct):
 
 
 _openai = msgspec.json.Decoder(_OpenAI)
+_NO_FLAGS: Final[tuple[str, ...]] = ()
 _anthropic = msgspec.json.Decoder(_Anthropic)
 _NO_DETAILS: Final = _Details()
 
@@ -326,27 +333,53 @@ def openai_usage(raw: bytes | msgspec.Raw) -> Usage | None:
         usage = _openai.decode(raw)
     except UNREADABLE:
         return None
+    return _openai_counts(usage)
+
+
+def _openai_counts(usage: _OpenAI) -> Usage | None:
+    prompt, completion, total = usage.prompt_tokens, usage.completion_tokens, usage.total_tokens
+    if (
+        prompt is not None
+        and completion is not None
+        and usage.prompt_tokens_details is None
+        and usage.completion_tokens_details is None
+        and usage.prompt_cache_hit_tokens is None
+        and total == prompt + completion <= TOKENS_MAX
+        and prompt >= 0
+        and completion >= 0
+    ):
+        return Usage(Counts(prompt, 0, 0, 0, completion, 0, 0), total, _NO_FLAGS)
     prompt = usage.prompt_tokens if usage.prompt_tokens is not None else usage.input_tokens
     completion = usage.completion_tokens if usage.completion_tokens is not None else usage.output_tokens
-    if prompt is None and completion is None:
-        return None
     given = usage.prompt_tokens_details or usage.input_tokens_details or _NO_DETAILS
     made = usage.completion_tokens_details or usage.output_tokens_details or _NO_DETAILS
-    flags: list[str] = []
-    prompt, completion = _whole(prompt, flags), _whole(completion, flags)
-    cached = _whole(
-        given.cached_tokens if given.cached_tokens is not None else usage.prompt_cache_hit_tokens, flags
-    )
-    written = _whole(
-        given.cache_write_tokens if given.cache_write_tokens is not None else given.cache_creation_tokens,
-        flags,
+    cached = given.cached_tokens if given.cached_tokens is not None else usage.prompt_cache_hit_tokens or 0
+    written = (
+        given.cache_write_tokens if given.cache_write_tokens is not None else given.cache_creation_tokens or 0
     )
     audio_in, audio_out, reasoning = (
-        _whole(given.audio_tokens, flags),
-        _whole(made.audio_tokens, flags),
-        _whole(made.reasoning_tokens, flags),
+        given.audio_tokens or 0,
+        made.audio_tokens or 0,
+        made.reasoning_tokens or 0,
     )
-    total = usage.total_tokens
+    if prompt is not None and completion is not None and total == prompt + completion <= TOKENS_MAX:
+        fresh = prompt - cached - written - audio_in
+        output = completion - reasoning - audio_out
+        if (
+            fresh >= 0 and output >= 0 and cached >= 0 and written >= 0 and audio_in >= 0
+            and audio_out >= 0 and reasoning >= 0
+        ):  # fmt: skip
+            return Usage(
+                Counts(fresh, cached, written, audio_in, output, reasoning, audio_out), total, _NO_FLAGS
+            )
+    elif prompt is None and completion is None:
+        return None
+    # Something does not add up, or was not said.
+    flags: list[str] = []
+    prompt, completion = _whole(prompt, flags), _whole(completion, flags)
+    cached, written = _whole(cached, flags), _whole(written, flags)
+    audio_in, audio_out = _whole(audio_in, flags), _whole(audio_out, flags)
+    reasoning = _whole(reasoning, flags)
     if total is not None and reasoning and total == prompt + completion + reasoning:
         completion += reasoning  # some vendors report reasoning beside the completion
     left = prompt
@@ -409,11 +442,25 @@ class _Body(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _UsualBody(msgspec.Struct, gc=False):
+    id: str | None = None
+    usage: _OpenAI | None = None
+
+
 _body = msgspec.json.Decoder(_Body)
+_usual_body = msgspec.json.Decoder(_UsualBody)
 
 
 def body_usage(body: bytes, protocol: str) -> tuple[Usage | None, str | None]:
     """Usage and id of a response that is not streamed."""
+    if protocol != "messages":
+        try:
+            usual = _usual_body.decode(body)
+        except UNREADABLE:
+            pass  # what is not as usual is read field by field
+        else:
+            usage = None if usual.usage is None else _openai_counts(usual.usage)
+            return usage, usual.id if usual.id and len(usual.id) <= ID_CHARS_MAX else None
     try:
         read = _body.decode(body)
     except UNREADABLE:
@@ -427,4 +474,4 @@ def object_id(raw: msgspec.Raw) -> str | None:
         value = _any.decode(raw)
     except UNREADABLE:
         return None
-    return value if isinstance(value, str) and 0 < len(value) <= 200 else None
+    return value if isinstance(value, str) and 0 < len(value) <= ID_CHARS_MAX else None

@@ -12,6 +12,7 @@ class Refusal(NamedTuple):
     message: str
     retry_after_s: int | None = None
     param: str | None = None
+    top_up_url: str | None = None
 
 
 # OpenAI's and Anthropic's names for a kind of error, by status.
@@ -78,6 +79,7 @@ CODES: Final = {
     "headers_too_large": "431: more than header_bytes_max or header_count_max",
     "upstream_error": "502: every deployment that was tried failed",
     "no_deployment": "503: no deployment can take the request now",
+    "journal_full": "503: the disk of the host's journal is nearly full; nothing new is begun",
     "recorder_away": "503: the host's recorder does not answer",
     "database_away": "503: the database does not answer, and nothing is left that was granted",
     "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",
@@ -91,19 +93,23 @@ def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
     message = refusal.message
     if protocol == "messages":
         kind = _ANTHROPIC_TYPES.get(refusal.status, "api_error")
-        return json.dumps(
-            {
-                "type": "error",
-                "error": {"type": kind, "message": message, "code": refusal.code},
-                "request_id": request_id,
-            }
-        ).encode()
+        said = {"type": kind, "message": message, "code": refusal.code, **_where(refusal)}
+        return json.dumps({"type": "error", "error": said, "request_id": request_id}).encode()
     kind = _OPENAI_TYPES.get(
         refusal.status, "server_error" if refusal.status >= 500 else "invalid_request_error"
     )
-    return json.dumps(
-        {"error": {"message": message, "type": kind, "param": refusal.param, "code": refusal.code}}
-    ).encode()
+    error = {
+        "message": message,
+        "type": kind,
+        "param": refusal.param,
+        "code": refusal.code,
+        **_where(refusal),
+    }
+    return json.dumps({"error": error}).encode()
+
+
+def _where(refusal: Refusal) -> dict[str, str]:
+    return {} if refusal.top_up_url is None else {"top_up_url": refusal.top_up_url}
 
 
 def error_response(
@@ -139,3 +145,35 @@ def error_event(refusal: Refusal, protocol: str, request_id: str) -> bytes:
         error = {"type": "error", "code": refusal.code, "message": refusal.message, "param": None}
         return b"event: error\ndata: " + json.dumps(error).encode() + b"\n\n"
     return b"data: " + body + b"\n\n"
+
+
+def cut_events(
+    refusal: Refusal, protocol: str, request_id: str, model: str, upstream_id: str | None, output_tokens: int
+) -> bytes:
+    """The end of a stream for which nothing is left: a finish reason as for a length limit, then the refusal."""
+    answer_id = upstream_id or request_id
+
+    def data(content: object, event: str | None = None) -> bytes:
+        named = b"" if event is None else f"event: {event}\n".encode()
+        return named + b"data: " + json.dumps(content).encode() + b"\n\n"
+
+    if protocol == "messages":
+        last = data(
+            {"type": "message_delta", "delta": {"stop_reason": "max_tokens", "stop_sequence": None},
+             "usage": {"output_tokens": output_tokens}},
+            "message_delta",
+        )  # fmt: skip
+        return last + error_event(refusal, protocol, request_id)
+    if protocol == "responses":
+        response = {
+            "id": answer_id, "object": "response", "status": "incomplete", "model": model, "output": [],
+            "incomplete_details": {"reason": "max_output_tokens"},
+        }  # fmt: skip
+        last = data({"type": "response.incomplete", "response": response}, "response.incomplete")
+        return last + error_event(refusal, protocol, request_id)
+    choice: dict[str, object] = {"index": 0, "finish_reason": "length", "delta": {}}
+    if protocol == "completions":
+        choice = {"index": 0, "finish_reason": "length", "text": ""}
+    kind = "text_completion" if protocol == "completions" else "chat.completion.chunk"
+    last = data({"id": answer_id, "object": kind, "created": 0, "model": model, "choices": [choice]})
+    return last + error_event(refusal, protocol, request_id) + b"data: [DONE]\n\n"

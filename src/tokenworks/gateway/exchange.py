@@ -6,88 +6,51 @@ end of the response is withheld until the record is on disk.
 """
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import Finish, Hold, Need, RecorderAway, Start
+from tokenworks.charging import RecorderAway, UsageRecord
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import PROTOCOL_PATHS, Place, choose
-from tokenworks.gateway.dialects import BodyError, Parsed, Usage, body_usage, parse_body, render_body
-from tokenworks.gateway.errors import REASONS, Refusal, error_event
-from tokenworks.gateway.head import Head, forwarded
-from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.dialects import BodyError, Usage, body_usage, parse_body, render_body
+from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
+from tokenworks.gateway.head import forwarded
+from tokenworks.gateway.holding import Holding
+from tokenworks.gateway.keys import DEFAULT_POLICY, KeyEntry
+from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
-from tokenworks.gateway.snapshot import Snapshot
-from tokenworks.gateway.stream import EventTooLarge, StreamMeter, make_meter
+from tokenworks.gateway.stream import FILTERED, EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
 
-if TYPE_CHECKING:
-    from tokenworks.gateway.gateway import Gateway
-
-# Template and role tokens beyond the text itself.
-INPUT_EXTRA_TOKENS: Final = 64
 # Upstream answers that another deployment may do better than.
 _RETRY: Final = frozenset({401, 402, 403, 404, 408, 409, 425, 429, *range(300, 400), *range(500, 600)})
 _RESPONSE_DROPPED: Final = frozenset(
-    b"""connection keep-alive proxy-connection transfer-encoding content-length content-encoding trailer upgrade te set-cookie
+    b"""connection keep-alive proxy-connection transfer-encoding content-length trailer upgrade te set-cookie
     x-request-id request-id server date alt-svc strict-transport-security""".split()
 )
 RETRY_AFTER_S_MAX: Final = 60
+FORWARD_MEMO_MAX: Final = 100
+HEADER_MEMO_MAX: Final = 10_000
 NO_COUNTS: Final = Counts()
+_STATUS_LINES: Final = {
+    status: b"HTTP/1.1 %d %b\r\n" % (status, reason.encode()) for status, reason in REASONS.items()
+}
+_DROP: Final = b""
+_CODING: Final = b"content-encoding: "
+# How a response header's line begins, by its name as an upstream writes it; a bounded memo.
+_LINES: Final[dict[bytes, bytes]] = {}
 
 
-class Exchange:
-    __slots__ = (
-        "account", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "count_only", "ended", "first_byte_ms", "free", "gateway",
-        "head", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "places", "progress_at", "protocol",
-        "request_id", "response_head", "sent", "size", "start", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
-    )  # fmt: skip
+def _line_begin(name_as_sent: bytes) -> bytes:
+    name = name_as_sent.lower()
+    line = _CODING if name == b"content-encoding" else _DROP if name in _RESPONSE_DROPPED else name + b": "
+    if len(_LINES) < HEADER_MEMO_MAX:
+        _LINES[name_as_sent] = line
+    return line
 
-    def __init__(
-        self,
-        gateway: "Gateway",
-        conn: ClientConnection,
-        head: Head,
-        body: bytes,
-        protocol: str,
-        *,
-        free: bool,
-    ) -> None:
-        self.gateway = gateway
-        self.conn: ClientConnection | None = conn
-        self.head = head
-        self.body = body
-        self.protocol = protocol
-        self.free = free  # count_tokens: produces nothing, costs nothing
-        self.request_id = gateway.ids.next()
-        self.began_s = gateway.loop.time()
-        self.user: KeyEntry
-        self.account: Any = None
-        self.parsed: Parsed
-        self.model = ""
-        self.need: Need
-        self.places: Sequence[Place] = ()
-        self.place: Place | None = None
-        self.tried: list[str] = []
-        self.attempt_no = 0
-        self.usage_id = ""
-        self.started_ms = 0
-        self.start: Start
-        self.hold: Hold | None = None
-        self.asking: Any = None
-        self.upstream: UpstreamConnection | None = None
-        self.meter: StreamMeter | None = None
-        self.streaming = False
-        self.response_head = b""
-        self.chunks: list[bytes] = []
-        self.size = 0
-        self.sent = False
-        self.first_byte_ms: int | None = None
-        self.progress_at = 0
-        self.last_refusal: Refusal | None = None
-        self.paused = False
-        self.ended = False
+
+class Exchange(Holding):
+    __slots__ = ()
 
     # Before upstream.
 
@@ -131,10 +94,11 @@ class Exchange:
                 Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
             )
             return
-        self.places = snapshot.routes.get((model, self.protocol), ())
-        if not self.places:
-            self.refuse(_no_route(snapshot, parsed.model, model, self.protocol))
+        route = snapshot.routes.get((model, self.protocol))
+        if route is None:
+            self.refuse(no_route(snapshot, parsed.model, model, self.protocol))
             return
+        self.route, self.places = route, route.places
         if parsed.upstream_object is not None:
             gateway.client.request("owns", [user.account_id, parsed.upstream_object], self._owner_known)
             return
@@ -159,37 +123,6 @@ class Exchange:
             return
         self._hold()
 
-    def _hold(self) -> None:
-        gateway, parsed, user = self.gateway, self.parsed, self.user
-        context = output = 0
-        for place in self.places:
-            deployment = place.deployment
-            context = max(context, deployment.context_tokens)
-            output = max(output, deployment.max_output_tokens)
-        if parsed.output_tokens is not None:
-            output = min(parsed.output_tokens, context)
-        inputs = min(len(self.body) // gateway.settings.input_bytes_per_token + INPUT_EXTRA_TOKENS, context)
-        self.need = need = Need(1, inputs, output * parsed.choices)
-        account = gateway.slices.account(user.account_id)
-        if not account.asking:
-            self.hold = gateway.slices.hold(account, user.cap_id, self.model, need, gateway.clock.boot_ns())
-            if self.hold is not None:
-                self._try()
-                return
-        self.asking = gateway.client.ask(account, user.cap_id, self.model, need, self._held)
-
-    def _held(self, hold: Hold | None, verdict: int) -> None:
-        self.asking = None
-        if self.conn is None:
-            if hold is not None:
-                self._release(hold)
-            return
-        if hold is None:
-            self.refuse(_no_hold(verdict, self.user))
-            return
-        self.hold = hold
-        self._try()
-
     def _try(self) -> None:
         """Send it to a deployment that was not tried yet."""
         gateway = self.gateway
@@ -206,7 +139,7 @@ class Exchange:
                 or Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
             )
             return
-        if place.name in gateway.broken_credentials:
+        if gateway.broken_credentials and place.name in gateway.broken_credentials:
             self.tried.append(place.name)
             self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
             self._try()
@@ -237,48 +170,51 @@ class Exchange:
     def _send(self, connection: UpstreamConnection) -> None:
         gateway, place, parsed = self.gateway, self.place, self.parsed
         assert place is not None
-        deployment = place.deployment
-        changes: dict[str, Any] = {}
-        if deployment.upstream_model != parsed.model:
-            changes["model"] = deployment.upstream_model
+        changes: dict[str, Any] | None = None
+        if place.deployment.upstream_model != parsed.model:
+            changes = {"model": place.deployment.upstream_model}
         if not self.free:
             if parsed.output_tokens is None and parsed.output_field:
-                changes[parsed.output_field] = self.need.output_tokens // parsed.choices
+                most = self.need.output_tokens if self.cuttable else self.held_output
+                changes = (changes or {}) | {parsed.output_field: most // parsed.choices}
+            elif not self.cuttable and self.held_output < self.need.output_tokens:
+                changes = (changes or {}) | {parsed.output_field: self.held_output // parsed.choices}
             if parsed.add_usage:
-                changes["stream_options"] = {"include_usage": True}
-            self.usage_id = self.request_id if self.attempt_no == 1 else gateway.ids.next()
-            self.started_ms = time.time_ns() // 1_000_000
-            assert self.hold is not None
-            user = self.user
-            self.start = Start(
-                self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                place.name, self.started_ms,
-            )  # fmt: skip
+                changes = (changes or {}) | {"stream_options": {"include_usage": True}}
+            if self.attempt_no == 1:
+                self.usage_id = self.request_id
+            else:
+                self.usage_id = gateway.ids.next()
+                self.started_ms = gateway.ids.ms
+            self.deployment = place.name
             try:
-                gateway.client.begin(self.start, self.hold)
+                gateway.client.begin(self.usage_id, self)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
                 self._end_attempt()
                 self._release_hold()
                 self.refuse(Refusal(503, "recorder_away", str(error), 1))
                 return
-        body = render_body(parsed, self.body, changes)
+        body = self.body
+        if changes is not None or not parsed.canonical:
+            body = render_body(parsed, body, changes)
         self.upstream = connection
+        settings = gateway.settings
         connection.begin(
             self,
-            self._request_head(place) + str(len(body)).encode() + b"\r\n\r\n" + body,
-            gateway.settings.upstream_first_byte_timeout_s,
+            b"%b%d\r\n\r\n" % (self._request_head(place), len(body)),
+            body,
+            settings.upstream_first_byte_timeout_s,
+            settings.upstream_idle_timeout_s,
         )
 
     def _request_head(self, place: Place) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
-        memo = self.head.forward.get(place.name)
         number = self.gateway.snapshot.number
-        if memo is not None and self.head.forward.get("") == b"%d" % number:
-            return memo
-        if self.head.forward.get("") != b"%d" % number:
-            self.head.forward.clear()
-            self.head.forward[""] = b"%d" % number
+        forward = self.head.forward
+        memo = forward.get(place.name)
+        if memo is not None and memo[0] == number:
+            return memo[1]
         deployment = place.deployment
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
         query = b"?" + self.head.query if self.head.query else b""
@@ -298,8 +234,8 @@ class Exchange:
                 lines += b"x-api-key: " + credential.encode() + b"\r\n"
             lines += b"authorization: Bearer " + credential.encode() + b"\r\n"
         lines += b"accept-encoding: identity\r\ncontent-length: "
-        if len(self.head.forward) < 100:
-            self.head.forward[place.name] = lines
+        if len(forward) < FORWARD_MEMO_MAX or place.name in forward:
+            forward[place.name] = (number, lines)
         return lines
 
     # From upstream.
@@ -310,28 +246,27 @@ class Exchange:
         if status in _RETRY:
             self._retry_status(connection, status)
             return
-        coding = headers.get(b"Content-Encoding") or headers.get(b"content-encoding")
-        if coding is not None and coding.lower() != b"identity":
-            connection.abort()
-            self._attempt_failed("a compressed answer, which can't be metered")
-            return
+        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
         kind = b""
-        lines = []
-        for name_as_sent, value in headers.items():
-            name = name_as_sent.lower()
-            if name == b"content-type":
-                kind = value
-            elif name in _RESPONSE_DROPPED:
+        for name, value in headers.items():
+            line = _LINES.get(name)
+            if line is None:
+                line = _line_begin(name)
+            if line is _DROP:
                 continue
-            lines.append(name + b": " + value + b"\r\n")
-        reason = REASONS.get(status, "Unknown")
-        self.response_head = (
-            b"HTTP/1.1 %d %s\r\n" % (status, reason.encode())
-            + b"".join(lines)
-            + b"x-request-id: "
-            + self.request_id.encode()
-            + b"\r\n"
-        )
+            if line is _CODING:
+                if value.lower() != b"identity":
+                    connection.abort()
+                    self._attempt_failed("a compressed answer, which can't be metered")
+                    return
+                continue
+            if line == b"content-type: ":
+                kind = value
+            lines += (line, value, b"\r\n")
+        lines += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
+        if self.restricted:
+            lines += (b"x-tokenworks-restricted-to: ", self.model.encode(), b"\r\n")
+        self.response_head = b"".join(lines)
         if status < 300 and kind.startswith(b"text/event-stream") and not self.free:
             self.streaming = True
             self.meter = make_meter(
@@ -339,7 +274,6 @@ class Exchange:
                 drop_usage=self.parsed.add_usage,
                 event_bytes_max=self.gateway.settings.event_bytes_max,
             )
-        self.gateway.wheel.set(connection, self.gateway.settings.upstream_idle_timeout_s)
 
     def _retry_status(self, connection: UpstreamConnection, status: int) -> None:
         """An answer that another deployment may do better than. What the vendor said stays between us."""
@@ -361,11 +295,10 @@ class Exchange:
         self._attempt_failed("", count=status not in {404, 409, 425})
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
-        conn = self.conn
-        self.gateway.wheel.set(connection, self.gateway.settings.upstream_idle_timeout_s)
         if self.first_byte_ms is None:
             self.first_byte_ms = int((self.gateway.loop.time() - self.began_s) * 1000)
-        if not self.streaming:
+        meter = self.meter
+        if meter is None:
             self.chunks.append(data)
             self.size += len(data)
             if self.size > self.gateway.settings.response_bytes_max:
@@ -375,30 +308,42 @@ class Exchange:
                 )
                 self._interrupt_or_fail("response_too_large")
             return
-        meter = self.meter
-        assert meter is not None
         try:
             out = meter.feed(data)
         except EventTooLarge:
             connection.abort()
             self._interrupt_or_fail("event_too_large")
             return
+        conn = self.conn
         if out and conn is not None:
             self.gateway.stats.c["chunks"] += 1
-            if self.sent:
-                if self.head.http10:
-                    conn.write(out)
-                else:
-                    conn.write(b"%x\r\n%b\r\n" % (len(out), out))
-            else:
+            if not self.sent:
                 self._send_head(conn, out)
-            if conn.write_paused and not self.paused:
+            elif self.head.http10:
+                conn.write(out)
+            else:
+                conn.write(b"%x\r\n%b\r\n" % (len(out), out))
+            if conn.write_paused:
                 self.pause()
-        if meter.progress - self.progress_at >= self.gateway.settings.progress_tokens:
-            self.progress_at = meter.progress
+        if (
+            self.cuttable
+            and meter.shown_bytes > self.held_output - self.gateway.settings.stream_hold_tokens // 4
+        ):
+            self._extend(meter)
+        if meter.progress >= self.progress_at and self.hold is not None:
+            self.progress_at = meter.progress + self.gateway.settings.progress_tokens
             self.gateway.client.progress(
-                self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000
+                self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
             )
+
+    def _cut(self, verdict: int) -> None:
+        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is None or self.ended:
+            return
+        upstream.abort()
+        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        self._interrupt_or_fail(reason)
 
     def _send_head(self, conn: ClientConnection, first: bytes) -> None:
         self.sent = True
@@ -427,15 +372,16 @@ class Exchange:
             else:
                 self._empty()
             return
-        body = b"".join(self.chunks)
-        self.chunks = [body]
+        if len(self.chunks) != 1:
+            self.chunks = [b"".join(self.chunks)]
+        body = self.chunks[0]
         assert self.place is not None
         if connection.status >= 300 or self.free:
             self.place.succeeded()
             self._relay_free()
             return
         usage, upstream_id = body_usage(body, self.protocol)
-        if usage is None and body.lstrip()[:9].startswith(b'{"error"'):
+        if usage is None and body[:64].lstrip().startswith(b'{"error"'):
             self._attempt_failed("upstream_error")
             return
         self.place.succeeded()
@@ -520,14 +466,32 @@ class Exchange:
             return
         body = self.chunks[0] if self.chunks else b""
         close = b"" if conn.keep_alive else b"connection: close\r\n"
-        conn.write(b"%b%bcontent-length: %d\r\n\r\n%b" % (self.response_head, close, len(body), body))
+        conn.write_whole(b"%b%bcontent-length: %d\r\n\r\n" % (self.response_head, close, len(body)), body)
 
     def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
         if usage is not None:
             counts, total, flags, counted_by = usage.counts, usage.total, list(usage.flags), "provider"
         else:
             counts, total, flags, counted_by = self._estimate(progress), None, ["no_usage"], "estimate"
-        self._record("complete", "completed", counted_by, counts, total, flags, upstream_id)
+        assert self.user is not None
+        policy = self.user.policy
+        reason, waived = "completed", NO_COUNTS
+        if not counts[4] and not counts[5] and not counts[6] and self.protocol != "embeddings":
+            reason = "empty_answer"
+            if policy.empty_answer == "nothing":
+                waived = counts
+        elif policy is not DEFAULT_POLICY:
+            if policy.content_filtered == "nothing" and self._filtered():
+                reason, waived = "content_filtered", counts
+            elif policy.cache_hit == "nothing":
+                waived = Counts(cached_input=counts.cached_input)
+        self._record("complete", reason, counted_by, counts, total, flags, upstream_id, waived)
+
+    def _filtered(self) -> bool:
+        """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
+        if self.meter is not None:
+            return self.meter.filtered
+        return any(FILTERED.search(chunk) for chunk in self.chunks)
 
     def _estimate(self, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
@@ -539,15 +503,30 @@ class Exchange:
         """It stopped half-way: charged from what is known to have been produced."""
         meter = self.meter
         counts = meter.counts() if meter is not None else NO_COUNTS
-        if not any(counts):
+        if meter is None or not any(counts):
             self._end_attempt()
             self._drop_attempt()
             self._release_hold()
             self._after_interrupt(reason)
             return
-        counted_by = "progress"
+        assert self.user is not None
+        policy = self.user.policy
+        counted_by, total, flags = "progress", None, list[str]()
+        charge = "produced"
+        if reason == "client_gone":
+            charge = policy.client_gone_in_content
+            if meter.usage is not None and meter.usage.counts.output >= meter.progress:
+                # The provider had said it all.
+                charge = policy.client_gone_after_content
+                counts, total, flags = meter.usage.counts, meter.usage.total, list(meter.usage.flags)
+                counted_by = "provider"
+        elif reason == "upstream_timeout":
+            charge = policy.upstream_timeout
+        elif reason in {"upstream_error", "event_too_large"}:
+            charge = policy.upstream_error
+        waived = counts if charge == "nothing" else NO_COUNTS
         self._record(
-            "interrupted", reason, counted_by, counts, None, [], meter.upstream_id or None if meter else None
+            "interrupted", reason, counted_by, counts, total, flags, meter.upstream_id or None, waived
         )
 
     def _record(
@@ -559,32 +538,42 @@ class Exchange:
         total: int | None,
         flags: list[str],
         upstream_id: str | None,
+        waived: Counts = NO_COUNTS,
     ) -> None:
-        gateway, hold = self.gateway, self.hold
+        gateway, hold, user = self.gateway, self.hold, self.user
         assert hold is not None
+        assert user is not None
         self._end_attempt()
-        now_ms = time.time_ns() // 1_000_000
-        parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns())
+        clock_ms = time.time_ns() // 1_000_000
+        if waived is NO_COUNTS:
+            parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
+        else:
+            parts, loss = gateway.slices.commit_charged(hold, counts, waived, gateway.clock.boot_ns)
+            if any(waived):
+                flags = [*flags, "waived"]
         self.hold = None
-        counters = gateway.stats.c
+        stats = gateway.stats
+        counters = stats.c
         counters[state] += 1
-        counters["tokens_input"] += counts[0] + counts[1] + counts[2] + counts[3]
-        counters["tokens_output"] += counts[4] + counts[5] + counts[6]
+        counters["tokens_input"] += sum(counts[:4])
+        counters["tokens_output"] += sum(counts[4:])
         if loss is not None:
             counters["loss_tokens"] += sum(loss[1])
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
-        if self.first_byte_ms is not None:
-            gateway.stats.observe("first_byte_ms", self.first_byte_ms)
-        gateway.stats.observe("latency_ms", latency_ms)
+        first_byte_ms = self.first_byte_ms
+        if first_byte_ms is not None:
+            stats.first_byte_ms.append(first_byte_ms)
+        stats.latency_ms.append(latency_ms)
         gateway.client.finish(
-            self.start,
-            Finish(
-                self.usage_id, state, reason, counted_by, now_ms, self.first_byte_ms, latency_ms, counts, total, parts, loss,  # type: ignore[arg-type]
-                flags, upstream_id,
+            UsageRecord(
+                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
+                self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
+                loss, flags, upstream_id,
             ),
             self._durable, reason if state == "interrupted" else "",
         )  # fmt: skip
-        gateway.client.released(hold.account)
+        if hold.account.closing:
+            gateway.client.released(hold.account)
 
     def _durable(self, interrupted: str) -> None:
         """The record is on disk: the client may have the end."""
@@ -611,7 +600,9 @@ class Exchange:
     def _after_interrupt(self, reason: str) -> None:
         """In protocol: an error event, and an end that nobody takes for a whole answer."""
         conn = self.conn
-        if conn is not None and self.sent:
+        if conn is not None and self.sent and reason in {"nothing_left", "hold_unavailable"}:
+            self._say_nothing_left(conn, reason)
+        elif conn is not None and self.sent:
             refusal = Refusal(
                 502, "upstream_error", "the deployment broke off: what was produced until here was charged"
             )
@@ -625,6 +616,17 @@ class Exchange:
             conn.write(event if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
             self.head.keep_alive = False
         self._finish()
+
+    def _say_nothing_left(self, conn: ClientConnection, reason: str) -> None:
+        """The final unit action in protocol: a last chunk with a finish reason, then why, and what to do."""
+        assert self.user is not None
+        assert self.meter is not None
+        verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
+        refusal = no_hold(verdict, self.user)
+        out = cut_events(
+            refusal, self.protocol, self.request_id, self.model, self.meter.upstream_id, self.meter.progress
+        )
+        conn.write(out if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(out), out))
 
     def _finish(self) -> None:
         if self.ended:
@@ -645,15 +647,6 @@ class Exchange:
         if conn is not None:
             conn.exchange = None
             conn.refuse(refusal, self.protocol, self.request_id)
-
-    def _release_hold(self) -> None:
-        if self.hold is not None:
-            hold, self.hold = self.hold, None
-            self._release(hold)
-
-    def _release(self, hold: Hold) -> None:
-        self.gateway.slices.release(hold)
-        self.gateway.client.released(hold.account)
 
     # The client.
 
@@ -692,53 +685,4 @@ class Exchange:
         self.tried += [place.name for place in self.places]
         self._interrupt_or_fail("upstream_timeout")
 
-    def pause(self) -> None:
-        if self.upstream is not None and not self.paused:
-            self.paused = True
-            self.upstream.pause()
-
-    def resume(self) -> None:
-        if self.paused:
-            self.paused = False
-            if self.upstream is not None:
-                self.upstream.resume(self.gateway.settings.upstream_idle_timeout_s)
-
-
-def _no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refusal:
-    if model in snapshot.models:
-        spoken = sorted(
-            {
-                p
-                for place in snapshot.places
-                if place.deployment.model == model
-                for p in place.deployment.protocols
-            }
-        )
-        return Refusal(
-            404,
-            "model_not_found",
-            f"{asked} is not served over {protocol} here, but over {', '.join(spoken)}",
-            param="model",
-        )
-    if snapshot.models:
-        return Refusal(
-            404,
-            "model_not_found",
-            f"there is no model {asked} here: GET /v1/models lists them",
-            param="model",
-        )
-    return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
-
-
-def _no_hold(verdict: int, user: KeyEntry) -> Refusal:
-    if verdict == charging_wire.NOTHING_LEFT:
-        more = " (or what this key's cap leaves)" if user.cap_id is not None else ""
-        return Refusal(
-            402, "nothing_left",
-            f"what the account has left{more} does not cover this request: order a plan or a top-up, or ask for fewer tokens",
-        )  # fmt: skip
-    if verdict == charging_wire.AWAY:
-        return Refusal(503, "database_away", "the balance can't be asked for now", 1)
-    return Refusal(
-        503, "granted_elsewhere", "what is left is granted to another worker or host just now: try again", 1
-    )
+    # Upstream is not read while the client can't take more, or while a hold is waited for.

@@ -1,7 +1,6 @@
 """A worker's data plane: what all its connections share, and where each request goes."""
 
 import asyncio
-import time
 from typing import Any, Final, Protocol
 
 from tokenworks.catalog import Weights
@@ -58,6 +57,7 @@ class Limits(Protocol):
     attempts_max: int
     health_check_s: int
     input_bytes_per_token: int
+    stream_hold_tokens: int
     progress_tokens: int
     key_max_stale_s: int
 
@@ -82,6 +82,7 @@ class Gateway:
         self.control_open = 0
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
+        self.journal_full = False
         self.database_ok_s = self.loop.time()
         self._pools: dict[Place, Pool] = {}
         self.control_pool = Pool(
@@ -121,7 +122,8 @@ class Gateway:
                 protocol,
             )
             return
-        if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
+        now_s = self.loop.time()
+        if now_s - self.database_ok_s > self.settings.key_max_stale_s:
             conn.refuse(
                 Refusal(
                     503, "database_away", "keys can't be checked: the database has been away for too long", 5
@@ -129,14 +131,24 @@ class Gateway:
                 protocol,
             )
             return
-        exchange = Exchange(self, conn, head, body, protocol, free=free)
+        if self.journal_full:
+            conn.refuse(
+                Refusal(503, "journal_full", "this host's journal has no room: it takes nothing new", 5),
+                protocol,
+            )
+            return
+        exchange = Exchange(self, conn, head, body, protocol, now_s, free=free)
         conn.exchange = exchange
         counters["requests_open"] += 1
         self.exchanges.add(exchange)
-        self._identify(head, exchange.identified, exchange.refuse)
+        entry: KeyEntry | None = head.key
+        if entry is not None and now_s < entry.fresh_until_s:
+            exchange.identified(entry)
+        else:
+            self._identify(head, exchange.identified, exchange.refuse)
 
     def _identify(self, head: Head, identified: Any, refuse: Any) -> None:
-        now_s = time.monotonic()
+        now_s = self.loop.time()  # monotonic seconds, as the keys' own
         keys = self.keys
         entry: KeyEntry | None = head.key
         if entry is not None and now_s < entry.fresh_until_s:
@@ -231,6 +243,8 @@ class Gateway:
             reasons.append("no snapshot yet")
         if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
             reasons.append("the database has been away for too long")
+        if self.journal_full:
+            reasons.append("the journal's disk is full")
         if self.draining:
             reasons.append("draining")
         return reasons
@@ -274,9 +288,8 @@ class Gateway:
     def exchange_ended(self, exchange: Exchange) -> None:
         self.exchanges.discard(exchange)
         self.stats.c["requests_open"] -= 1
-        user = getattr(exchange, "user", None)
-        if user is not None:
-            user.in_flight -= 1
+        if exchange.user is not None:
+            exchange.user.in_flight -= 1
 
     def count_refusal(self, refusal: Refusal) -> None:
         name = f"refused_{refusal.status}"
@@ -312,6 +325,7 @@ class Gateway:
         counters["upstream_open"] = sum(len(pool.open) for pool in self._pools.values())
         counters["upstream_idle"] = sum(len(pool.idle) for pool in self._pools.values())
         counters["unacknowledged"] = self.client.open_messages
+        counters["deployments"] = len(self.snapshot.places)
         counters["recorder_ready"] = int(self.client.ready)
         counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
         self.stats.beat()

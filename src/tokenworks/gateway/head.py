@@ -11,6 +11,7 @@ PATH_BYTES_MAX: Final = 2048
 TARGET_BYTES_MAX: Final = 8192
 _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
+_LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.IGNORECASE)
 # Never forwarded: hop by hop, credentials, what we set ourselves, what would hide the body from us.
 _DROPPED: Final = frozenset(
     b"""host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding
@@ -42,11 +43,11 @@ class HeadError(Exception):
 
 
 class Head:
-    """What a request's head says. Shared by equal heads of a connection, so never changed after it was made."""
+    """What a request's head says. Heads of a connection that differ in nothing but the content length share one."""
 
     __slots__ = (
-        "body_length", "chunked", "expect", "forward", "headers", "http10", "keep_alive", "key", "key_error", "key_time_s",
-        "method", "path", "query", "raw_key",
+        "body_length", "chunked", "expect", "forward", "headers", "http10", "keep_alive", "key", "method", "path", "query",
+        "raw_key",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,11 +61,9 @@ class Head:
         self.keep_alive = True
         self.http10 = False
         self.raw_key: str | None = None
-        self.forward: dict[str, bytes] = {}
-        # The gateway's memo of who this is.
+        # The gateway's memos: the head for each deployment, with the snapshot's number, and who this is.
+        self.forward: dict[str, tuple[int, bytes]] = {}
         self.key: Any = None
-        self.key_error: Refusal | None = None
-        self.key_time_s = -1.0
 
 
 class Sink:
@@ -119,6 +118,12 @@ def parse_head(data: bytes, header_count_max: int) -> tuple[Head, Any, Sink]:
         raise HeadError(400, "bad_request", "an upgrade with a chunked body: send it without Upgrade")
     _read_target(head, b"".join(sink.url))
     return head, parser, sink
+
+
+def around_length(raw: bytes) -> tuple[bytes, bytes] | None:
+    """A head before and after its content length's digits; None where it has none that is written plainly."""
+    found = _LENGTH.search(raw)
+    return None if found is None else (raw[: found.start(1)], raw[found.end(1) :])
 
 
 def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:

@@ -34,7 +34,8 @@ class HealthCheck:
         credential = self._gateway.snapshot.credentials.get(deployment.credential or "")
         secret = f"authorization: Bearer {credential}\r\nx-api-key: {credential}\r\n" if credential else ""
         text = f"GET {deployment.path('/v1/models')} HTTP/1.1\r\nhost: {deployment.host}\r\n{secret}accept-encoding: identity\r\n\r\n"
-        connection.begin(self, text.encode(), self._gateway.settings.upstream_connect_timeout_s)
+        timeout_s = self._gateway.settings.upstream_connect_timeout_s
+        connection.begin(self, text.encode(), b"", timeout_s, timeout_s)
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         if connection.status >= 500:

@@ -5,23 +5,29 @@ import time
 
 
 class IdSource:
-    __slots__ = ("_counter", "_ms", "_tail")
+    """RFC 9562, 5.7: 48 bits of milliseconds, a 12-bit counter within them, then 62 bits: 30 that are random for each
+    process and 32 that count from a random start, so that two processes never meet.
+    """
+
+    __slots__ = ("_begin", "_count", "_counter", "_random", "ms")
 
     def __init__(self) -> None:
-        self._ms = 0
+        self.ms = 0
+        """The milliseconds in the last id: the time when it was made, where the clock did not step back."""
+        self._begin = ""
         self._counter = 0
-        self._tail = secrets.randbits(62)
+        self._random = f"{0x80000000 | secrets.randbits(30):08x}"
+        self._count = secrets.randbits(32)
 
     def next(self) -> str:
-        """RFC 9562, 5.7: 48 bits of milliseconds, a 12-bit counter within them, then 62 bits that step by an odd
-        random-looking stride from a random start, so that two processes never meet.
-        """
         ms = time.time_ns() // 1_000_000
-        if ms > self._ms:
-            self._ms, self._counter = ms, 0
+        if ms > self.ms:
+            self.ms, self._counter = ms, 0
+            self._begin = f"{ms:012x}7"
         elif self._counter < 0xFFF:
             self._counter += 1
         else:
-            self._ms, self._counter = self._ms + 1, 0
-        self._tail = (self._tail + 0x9E3779B97F4A7C15) & 0x3FFFFFFFFFFFFFFF
-        return f"{self._ms:012x}7{self._counter:03x}{0x8000000000000000 | self._tail:016x}"
+            self.ms, self._counter = self.ms + 1, 0
+            self._begin = f"{self.ms:012x}7"
+        self._count = (self._count + 1) & 0xFFFFFFFF
+        return f"{self._begin}{self._counter:03x}{self._random}{self._count:08x}"

@@ -4,8 +4,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from tokenworks.catalog import ChargingPolicy
 from tokenworks.trust import is_key, key_mac
 
+DEFAULT_POLICY: Final = ChargingPolicy()
+POLICIES_MAX: Final = 10_000
 NEGATIVE_FOR_S: Final = 5.0
 POSITIVE_FOR_S: Final = 60.0
 
@@ -15,7 +18,7 @@ class KeyEntry:
 
     __slots__ = (
         "account_id",
-        "cap_id",
+        "cap_ids",
         "expires_s",
         "fresh_until_s",
         "in_flight",
@@ -24,6 +27,7 @@ class KeyEntry:
         "mac",
         "member_id",
         "models",
+        "policy",
         "text",
     )
 
@@ -35,7 +39,8 @@ class KeyEntry:
         self.account_id = ""
         self.member_id = ""
         self.models: frozenset[str] | None = None
-        self.cap_id: str | None = None
+        self.cap_ids: tuple[str, ...] = ()
+        self.policy = DEFAULT_POLICY
         self.expires_s: float | None = None
         self.fresh_until_s = 0.0
         self.in_flight = 0
@@ -46,8 +51,8 @@ Waiter = Callable[[KeyEntry | None], None]
 
 
 class KeyCache:
-    """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, cap, expiry)
-    for those that live, or None where the database does not answer.
+    """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
+    ms, expiry in ms, the plan's charging policy as JSON or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -63,6 +68,7 @@ class KeyCache:
         self._lookups_per_s = lookups_per_s
         self._by_text: dict[str, KeyEntry] = {}
         self._by_mac: dict[bytes, KeyEntry] = {}
+        self._policies: dict[str, ChargingPolicy] = {}
         self._waiting: dict[str, list[Waiter]] = {}
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
@@ -116,17 +122,43 @@ class KeyCache:
         now_s = time.monotonic()
         entry.known = bool(rows)
         if rows:
-            mac, entry.key_id, entry.account_id, entry.member_id, models, entry.cap_id, expires_ms = rows[0]
+            (
+                mac,
+                entry.key_id,
+                entry.account_id,
+                entry.member_id,
+                models,
+                cap_ids,
+                caps_end_ms,
+                expires_ms,
+                policy,
+            ) = rows[0]
+            entry.cap_ids = tuple(cap_ids)
+            entry.policy = self._policy(policy)
             entry.mac = mac
             entry.models = None if models is None else frozenset(models)
             entry.expires_s = None if expires_ms is None else expires_ms / 1000
         entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows else NEGATIVE_FOR_S)
+        if rows and caps_end_ms is not None:
+            # With the day or the month a new bucket comes for each cap.
+            entry.fresh_until_s = min(entry.fresh_until_s, now_s + max(0.0, caps_end_ms / 1000 - time.time()))
         if text not in self._by_text:
             while len(self._by_text) >= self._size_max:
                 self._drop(self._by_text[next(iter(self._by_text))])
             self._by_text[text] = entry
         self._by_mac[entry.mac] = entry
         return entry
+
+    def _policy(self, text: str | None) -> ChargingPolicy:
+        """Plans are few, keys are many: equal policies are one object."""
+        if text is None:
+            return DEFAULT_POLICY
+        policy = self._policies.get(text)
+        if policy is None:
+            if len(self._policies) >= POLICIES_MAX:
+                self._policies.clear()
+            policy = self._policies[text] = ChargingPolicy.model_validate_json(text)
+        return policy
 
     def _drop(self, entry: KeyEntry) -> None:
         self._by_text.pop(entry.text, None)

@@ -75,7 +75,14 @@ class ControlExchange:
             + b"\r\nx-request-id: " + self.request_id.encode() + b"\r\ncontent-length: " + str(len(self._request_body)).encode() + b"\r\n\r\n"
         )  # fmt: skip
         self.upstream = connection
-        connection.begin(self, lines + self._request_body, CONTROL_TIMEOUT_S, no_body=head.method == b"HEAD")
+        connection.begin(
+            self,
+            lines,
+            self._request_body,
+            CONTROL_TIMEOUT_S,
+            CONTROL_TIMEOUT_S,
+            no_body=head.method == b"HEAD",
+        )
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         lines = [

@@ -11,7 +11,8 @@ import httptools
 import structlog
 
 from tokenworks.gateway.errors import Refusal, error_response
-from tokenworks.gateway.head import Head, HeadError, Sink, parse_head
+from tokenworks.gateway.head import Head, HeadError, Sink, around_length, parse_head
+from tokenworks.gateway.upstream import WRITE_APART_BYTES
 
 if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway
@@ -24,7 +25,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
-        "_body", "_body_left", "_buffer", "_gateway", "_head", "_memo", "_memo_bytes", "_parser", "_sink", "_state", "deadline_s",
+        "_after", "_before", "_body", "_body_left", "_buffer", "_gateway", "_head", "_memo", "_parser", "_sink", "_state", "deadline_s",
         "exchange", "peer", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
@@ -38,10 +39,11 @@ class ClientConnection(asyncio.Protocol):
         self._state = _HEAD
         self._head: Head | None = None
         self._memo: Head | None = None
-        self._memo_bytes = b""
+        self._before = b""
+        self._after = b""
         self._parser: Any = None
         self._sink: Sink | None = None
-        self._body: list[bytes] = []
+        self._body: list[bytes | memoryview] = []
         self._body_left = 0
         self.deadline_s = 0
         self.wheel_s = 0
@@ -70,8 +72,9 @@ class ClientConnection(asyncio.Protocol):
             exchange.client_gone()
 
     def eof_received(self) -> bool:
-        # Half-closed: who only sends and still reads is answered; who is idle is gone.
-        return self._state == _BUSY and self.exchange is not None
+        # Gone. Somebody could still read who only closed his sending side, but nobody does: a request that nobody
+        # waits for must not go on costing.
+        return False
 
     # In.
 
@@ -84,11 +87,27 @@ class ClientConnection(asyncio.Protocol):
         elif state == _HEAD:
             if self._buffer:
                 data = self._buffer + data
-            self._take_head(data)
+            if self._memo is not None and data.startswith(self._before):
+                self._take_known_head(self._memo, data)
+            else:
+                self._take_head(data)
         elif state == _BUSY:
             self._buffer += data
             if len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
                 self.transport.pause_reading()
+
+    def _take_known_head(self, head: Head, data: bytes) -> None:
+        """A head like the last one, but for its content length."""
+        at = len(self._before)
+        end = data.find(b"\r", at, at + 13)
+        digits = data[at:end]
+        if end < 0 or not digits.isdigit() or not data.startswith(self._after, end):
+            self._take_head(data)
+            return
+        self._buffer = b""
+        head.body_length = int(digits)
+        self._head = head
+        self._take_length(head, data, end + len(self._after))
 
     def _take_head(self, data: bytes) -> None:
         gateway = self._gateway
@@ -121,50 +140,58 @@ class ClientConnection(asyncio.Protocol):
                 )
             )
             return
-        raw, rest = (data, b"") if end == len(data) else (data[:end], data[end:])
+        raw = data if end == len(data) else data[:end]
         self._buffer = b""
-        if raw == self._memo_bytes and self._memo is not None:
-            head = self._memo
-        else:
-            try:
-                head, self._parser, self._sink = parse_head(raw, gateway.settings.header_count_max)
-            except HeadError as error:
-                self.refuse(error.refusal)
-                return
-            if head.chunked:
-                self._memo, self._memo_bytes = None, b""
-            else:
-                self._parser = self._sink = None
-                self._memo, self._memo_bytes = head, raw
-        self._head = head
-        if head.body_length > gateway.settings.body_bytes_max:
-            self.refuse(
-                Refusal(413, "body_too_large", f"a body is at most {gateway.settings.body_bytes_max} bytes")
-            )
+        self._memo = None
+        try:
+            head, self._parser, self._sink = parse_head(raw, gateway.settings.header_count_max)
+        except HeadError as error:
+            self.refuse(error.refusal)
             return
+        self._head = head
         if head.chunked:
             self._state = _CHUNKED
             self._body_left = gateway.settings.body_bytes_max
-            self._expect_body(head, rest)
+            rest = data[end:]
+            self._expect_body(head, sent=bool(rest))
             self._take_chunked(rest)
-        elif len(rest) == head.body_length:
-            self._ready(head, rest)
-        elif len(rest) > head.body_length:
-            self._buffer = rest[head.body_length :]
-            self._ready(head, rest[: head.body_length])
+            return
+        self._parser = self._sink = None
+        around = around_length(raw)
+        if around is not None:
+            self._memo = head
+            self._before, self._after = around
+        self._take_length(head, data, end)
+
+    def _take_length(self, head: Head, data: bytes, at: int) -> None:
+        """The body begins at `at`; its length is known."""
+        have = len(data) - at
+        if head.body_length > self._gateway.settings.body_bytes_max:
+            self.refuse(
+                Refusal(
+                    413,
+                    "body_too_large",
+                    f"a body is at most {self._gateway.settings.body_bytes_max} bytes",
+                )
+            )
+        elif have == head.body_length:
+            self._ready(head, data[at:])
+        elif have > head.body_length:
+            self._buffer = data[at + head.body_length :]
+            self._ready(head, data[at : at + head.body_length])
         else:
             self._state = _BODY
-            self._body = [rest] if rest else []
-            self._body_left = head.body_length - len(rest)
-            self._expect_body(head, rest)
+            self._body = [memoryview(data)[at:]] if have else []
+            self._body_left = head.body_length - have
+            self._expect_body(head, sent=have > 0)
 
-    def _expect_body(self, head: Head, rest: bytes) -> None:
+    def _expect_body(self, head: Head, *, sent: bool) -> None:
         refusal = self._gateway.refuse_early(head)
         if refusal is not None:
             self.refuse(refusal)
             return
         self._gateway.wheel.set(self, self._gateway.settings.body_timeout_s)
-        if head.expect and not rest and self.transport is not None:
+        if head.expect and not sent and self.transport is not None:
             self.transport.write(CONTINUE)
 
     def _take_body(self, data: bytes) -> None:
@@ -210,7 +237,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _ready(self, head: Head, body: bytes) -> None:
         self._state = _BUSY
-        self._gateway.wheel.clear(self)
+        self.deadline_s = 0
         if (
             self._buffer
             and len(self._buffer) > self._gateway.settings.header_bytes_max
@@ -230,8 +257,18 @@ class ClientConnection(asyncio.Protocol):
         return self._head is not None and self._head.keep_alive and not self._gateway.draining
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self.transport.write(data)
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(data)
+
+    def write_whole(self, head: bytes, body: bytes) -> None:
+        """A response in two pieces: joining a large body to its head would cost more than the second piece."""
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            if len(body) < WRITE_APART_BYTES:
+                transport.write(head + body)
+            else:
+                transport.writelines((head, body))
 
     def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
         """Answer with an error. Where the request was not read to its end, the connection ends, too."""
@@ -263,7 +300,10 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state = _HEAD
         gateway = self._gateway
-        gateway.wheel.set(self, gateway.settings.idle_timeout_s)
+        wheel = gateway.wheel
+        self.deadline_s = at = wheel.now_s + gateway.settings.idle_timeout_s + 1
+        if not self.wheel_s or at < self.wheel_s:
+            wheel.put(self, at)
         if self._buffer:
             assert self.transport is not None
             self.transport.resume_reading()

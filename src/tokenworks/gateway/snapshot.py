@@ -9,6 +9,18 @@ from tokenworks.factory import Deployment, Place, carry_over
 RATES_MEMO_MAX: Final = 100_000
 
 
+class Route:
+    """The places that serve a model over a protocol, and the most that any of them takes and makes."""
+
+    __slots__ = ("context_tokens", "hides_reasoning", "output_tokens", "places")
+
+    def __init__(self, places: list[Place]) -> None:
+        self.places = places
+        self.context_tokens = max(place.deployment.context_tokens for place in places)
+        self.output_tokens = max(place.deployment.max_output_tokens for place in places)
+        self.hides_reasoning = any(place.deployment.hides_reasoning for place in places)
+
+
 class Snapshot:
     """Deployments by model and protocol, aliases, rate cards by version."""
 
@@ -41,10 +53,11 @@ class Snapshot:
             before.places if before else (), [Place(d) for d in deployments]
         )
         self.by_name = {place.name: place for place in self.places}
-        self.routes: dict[tuple[str, str], list[Place]] = {}
+        serving: dict[tuple[str, str], list[Place]] = {}
         for place in self.places:
             for protocol in place.deployment.protocols:
-                self.routes.setdefault((place.deployment.model, protocol), []).append(place)
+                serving.setdefault((place.deployment.model, protocol), []).append(place)
+        self.routes = {route: Route(places) for route, places in serving.items()}
         self.models = sorted({place.deployment.model for place in self.places})
         self._memo: dict[tuple[str, str], tuple[str, Weights] | None] = {}
 

@@ -4,6 +4,7 @@ import mmap
 import struct
 import time
 from bisect import bisect_left
+from collections import Counter
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +39,7 @@ COUNTERS: Final = (
     "unacknowledged",
     "recorder_ready",
     "snapshot_age_ms",
+    "deployments",
 )
 BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
 HISTOGRAMS: Final = ("first_byte_ms", "latency_ms")
@@ -52,18 +54,25 @@ class Stats:
     def __init__(self, path: Path, pid: int) -> None:
         self.c = dict.fromkeys(COUNTERS, 0)
         self.h = {name: [0] * _PER_HISTOGRAM for name in HISTOGRAMS}
+        # What was observed since the last beat.
+        self.first_byte_ms: list[int] = []
+        self.latency_ms: list[int] = []
         self._pid = pid
         with path.open("w+b") as file:
             file.truncate(_FORMAT.size)
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
 
-    def observe(self, histogram: str, value_ms: int) -> None:
-        row = self.h[histogram]
-        row[bisect_left(BUCKETS_MS, value_ms)] += 1
-        row[-2] += 1
-        row[-1] += value_ms
+    def _observe_all(self) -> None:
+        for name, values in (("first_byte_ms", self.first_byte_ms), ("latency_ms", self.latency_ms)):
+            row = self.h[name]
+            for value_ms, times in Counter(values).items():
+                row[bisect_left(BUCKETS_MS, value_ms)] += times
+                row[-1] += value_ms * times
+            row[-2] += len(values)
+            values.clear()
 
     def beat(self) -> None:
+        self._observe_all()
         values = [int(time.monotonic() * 1000), self._pid, 1, *self.c.values()]
         for row in self.h.values():
             values += row

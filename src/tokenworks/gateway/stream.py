@@ -4,6 +4,7 @@ A chunk that ends between events and has neither usage nor an end in it is forwa
 must not pass yet is held back: a partial event, and everything from the terminal event on.
 """
 
+import re
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,16 @@ from tokenworks.catalog import Counts
 from tokenworks.gateway.dialects import UNREADABLE, Usage, anthropic_usage, object_id, openai_usage
 
 _DONE: Final = b"[DONE]"
+_BACKSLASH: Final = 0x5C
+# What begins a text that the model made. Inside a text quotes are escaped, so this is never part of one.
+_MARKS: Final[dict[str, tuple[bytes, ...]]] = {
+    "chat": (b'content":"', b'"reasoning":"', b'"refusal":"', b'"arguments":"'),
+    "completions": (b'"text":"',),
+    "messages": (b'"text":"', b'"thinking":"', b'"partial_json":"'),
+    "responses": (b'"delta":"',),
+}
+# The provider's filter ended the answer: chat and completions, messages, responses.
+FILTERED: Final = re.compile(rb'"(?:finish_reason|stop_reason|reason)": ?"(?:content_filter|refusal)"')
 
 
 class _ChatChunk(msgspec.Struct):
@@ -47,16 +58,21 @@ class StreamMeter:
     __slots__ = (
         "_drop_usage",
         "_event_bytes_max",
+        "_marks",
+        "_protocol",
         "_rest",
         "failed",
+        "filtered",
         "held",
         "progress",
+        "shown_bytes",
         "terminal",
         "upstream_id",
         "usage",
     )
 
-    def __init__(self, *, drop_usage: bool, event_bytes_max: int) -> None:
+    def __init__(self, *, protocol: str, drop_usage: bool, event_bytes_max: int) -> None:
+        self._protocol = protocol
         self._drop_usage = drop_usage
         self._event_bytes_max = event_bytes_max
         self._rest = b""
@@ -66,6 +82,11 @@ class StreamMeter:
         self.usage: Usage | None = None
         self.progress = 0
         """Events with content so far. Each has at least one token, so it is a lower bound of the output."""
+        self.shown_bytes = 0
+        """Bytes of content so far. A token shows as at least one, so it is an upper bound of the visible output."""
+        self.filtered = False
+        """Whether the provider's filter ended it."""
+        self._marks: tuple[bytes, ...] = ()
         self.upstream_id: str | None = None
 
     def feed(self, data: bytes) -> bytes:
@@ -86,7 +107,32 @@ class StreamMeter:
         raise NotImplementedError
 
     def _count(self, data: bytes) -> None:
-        raise NotImplementedError
+        for mark in self._marks or self._find_marks(data):
+            at = data.find(mark)
+            while at >= 0:
+                begin = at + len(mark)
+                end = data.find(b'"', begin)
+                while end > begin and data[end - 1] == _BACKSLASH:
+                    # An escaped quote; after an escaped backslash this goes too far, and the bound is only looser.
+                    end = data.find(b'"', end + 1)
+                if end < 0:
+                    end = len(data)
+                if end > begin:
+                    self.progress += 1
+                    self.shown_bytes += end - begin
+                at = data.find(mark, end)
+        if (b'filter"' in data or b'"refusal"' in data) and FILTERED.search(data):
+            self.filtered = True
+
+    def _find_marks(self, data: bytes) -> tuple[bytes, ...]:
+        """An upstream writes all its events alike: with a space after the colon, or without."""
+        compact = _MARKS[self._protocol]
+        spaced = tuple(mark.replace(b'":"', b'": "') for mark in compact)
+        key = b'"choices":' if self._protocol in {"chat", "completions"} else b'"type":'
+        if key not in data:
+            return compact + spaced
+        self._marks = spaced if key + b" " in data else compact
+        return self._marks
 
     def _event(self, event: bytes, payload: bytes) -> bool:
         """Look at one event. False: it does not pass (the usage event that only we asked for)."""
@@ -160,15 +206,6 @@ class ChatMeter(StreamMeter):
             return True
         return _DONE in data or b'"error"' in data or self.upstream_id is None
 
-    def _count(self, data: bytes) -> None:
-        # Content is escaped inside a JSON string, so `"content":"` with bare quotes is never part of a text.
-        self.progress += (
-            data.count(b'content":"') + data.count(b'content": "') + data.count(b'"text":"') + data.count(b'"text": "')
-            + data.count(b'"arguments":"') + data.count(b'"arguments": "')
-            - data.count(b'content":""') - data.count(b'content": ""') - data.count(b'"text":""') - data.count(b'"text": ""')
-            - data.count(b'"arguments":""') - data.count(b'"arguments": ""')
-        )  # fmt: skip
-
     def _event(self, event: bytes, payload: bytes) -> bool:
         if payload.strip() == _DONE:
             self.terminal = True
@@ -195,9 +232,6 @@ class MessagesMeter(StreamMeter):
 
     def _matters(self, data: bytes) -> bool:
         return b'"usage"' in data or b"message_stop" in data or b"event: error" in data
-
-    def _count(self, data: bytes) -> None:
-        self.progress += data.count(b"event: content_block_delta")
 
     def _event(self, event: bytes, payload: bytes) -> bool:
         try:
@@ -235,15 +269,6 @@ class ResponsesMeter(StreamMeter):
             or self.upstream_id is None
         )
 
-    def _count(self, data: bytes) -> None:
-        self.progress += (
-            data.count(b"event: response.output_text.delta")
-            + data.count(b"event: response.reasoning_text.delta")
-            + data.count(b"event: response.reasoning_summary_text.delta")
-            + data.count(b"event: response.function_call_arguments.delta")
-            + data.count(b"event: response.refusal.delta")
-        )
-
     def _event(self, event: bytes, payload: bytes) -> bool:
         try:
             read = _event.decode(payload)
@@ -265,4 +290,4 @@ class ResponsesMeter(StreamMeter):
 
 def make_meter(protocol: str, *, drop_usage: bool, event_bytes_max: int) -> StreamMeter:
     kind = {"messages": MessagesMeter, "responses": ResponsesMeter}.get(protocol, ChatMeter)
-    return kind(drop_usage=drop_usage, event_bytes_max=event_bytes_max)
+    return kind(protocol=protocol, drop_usage=drop_usage, event_bytes_max=event_bytes_max)

@@ -15,7 +15,10 @@ from tokenworks.gateway.wheel import Wheel
 
 RESOLVE_FOR_S: Final = 30.0
 HEADERS_MAX: Final = 200
-HEADER_BYTES_MAX: Final = 131_072
+# From here on a body is written apart from its head: joining them would cost more than a second piece.
+WRITE_APART_BYTES: Final = 65_536
+_ONE: Final = (None,)
+_FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
 
 
 class UpstreamUser(Protocol):
@@ -28,69 +31,95 @@ class UpstreamUser(Protocol):
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """One connection. A response at a time; after each it goes back to its pool, or closes."""
+    """One connection. A response at a time; after each it goes back to its pool, or closes.
+
+    The parser lives as long as the connection, and calls only C: each list has one item to pop, so a second message
+    where one was asked for is an error of the parser, not the answer to the next request.
+    """
 
     __slots__ = (
+        "_begin_once",
         "_body",
-        "_complete",
-        "_head_done",
-        "_keep",
+        "_complete_once",
+        "_head_once",
+        "_last",
         "_reported",
         "deadline_s",
         "headers",
+        "idle_s",
         "no_body",
         "on_body",
         "on_header",
+        "on_headers_complete",
+        "on_message_begin",
+        "on_message_complete",
         "parser",
         "pool",
         "reused",
         "status",
         "transport",
         "user",
+        "wheel",
         "wheel_s",
     )  # fmt: skip
 
     def __init__(self, pool: "Pool") -> None:
         self.pool = pool
+        self.wheel = pool.wheel
         self.transport: asyncio.Transport | None = None
         self.user: UpstreamUser | None = None
         self.headers: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
+        self._begin_once: list[None] = []
+        self._head_once: list[None] = []
+        self._complete_once: list[None] = []
         self.on_header = self.headers.__setitem__
         self.on_body = self._body.append
-        self.parser: Any = None
+        self.on_message_begin = self._begin_once.pop
+        self.on_headers_complete = self._head_once.pop
+        self.on_message_complete = self._complete_once.pop
+        self.parser: Any = httptools.HttpResponseParser(self)
         self.status = 0
-        self._head_done = False
-        self._complete = False
-        self._keep = False
         self._reported = False
+        self._last = False
         self.no_body = False
         self.reused = False
         self.deadline_s = 0
+        self.idle_s = 0
         self.wheel_s = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
 
-    def begin(self, user: UpstreamUser, data: bytes, timeout_s: int, *, no_body: bool = False) -> None:
-        """Send a request."""
-        assert self.transport is not None
+    def begin(
+        self,
+        user: UpstreamUser,
+        head: bytes,
+        body: bytes,
+        timeout_s: int,
+        idle_s: int,
+        *,
+        no_body: bool = False,
+    ) -> None:
+        """Send a request; `timeout_s` to the first byte, `idle_s` between bytes."""
+        transport = self.transport
+        assert transport is not None
         self.user = user
+        self._expect_message()
+        self._reported = False
+        self.no_body = no_body
+        self.idle_s = idle_s
+        self.wheel.set(self, timeout_s)
+        if len(body) < WRITE_APART_BYTES:
+            transport.write(head + body)
+        else:
+            transport.writelines((head, body))
+
+    def _expect_message(self) -> None:
         self.headers.clear()
         self._body.clear()
-        self.parser = httptools.HttpResponseParser(self)
-        self._head_done = self._complete = self._reported = self._keep = False
-        self.no_body = no_body
-        self.pool.wheel.set(self, timeout_s)
-        self.transport.write(data)
-
-    def on_headers_complete(self) -> None:
-        self._head_done = True
-        self.status = self.parser.get_status_code()
-
-    def on_message_complete(self) -> None:
-        self._complete = True
-        self._keep = self.parser.should_keep_alive()  # llhttp knows it until the next bytes
+        # One of each; what the last response left over must not count.
+        self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
         user = self.user
@@ -101,50 +130,68 @@ class UpstreamConnection(asyncio.Protocol):
         try:
             self.parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(f"not HTTP: {type(error).__name__}")
+            self._broken(data, error)
             return
-        if not self._head_done:
-            if len(self.headers) > HEADERS_MAX:
-                self._fail("too many headers")
-            return
+        ended = not self._complete_once
         if not self._reported:
-            if 100 <= self.status < 200:
-                # An interim response looks like a whole one: read on with a fresh parser.
+            if self._head_once:
+                if len(self.headers) > HEADERS_MAX:
+                    self._fail("too many headers")
+                return
+            self.status = self.parser.get_status_code()
+            if self.status < 200:
                 self._interim(data)
                 return
+            ended = ended or self.no_body
+            self._last = not data.startswith(b"HTTP/1.1")
             self._reported = True
             user.upstream_head(self)
             if self.user is not user:
                 return
-        if self._body:
-            body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-            self._body.clear()
-            user.upstream_data(self, body)
+        if not ended:
+            wheel = self.wheel
+            self.deadline_s = at = wheel.now_s + self.idle_s + 1
+            if not self.wheel_s or at < self.wheel_s:
+                wheel.put(self, at)
+        body = self._body
+        if body:
+            whole = body[0] if len(body) == 1 else b"".join(body)
+            body.clear()
+            user.upstream_data(self, whole)
             if self.user is not user:
                 return
-        if self._complete or self.no_body:
+        if ended:
             self._end(user)
 
+    def _broken(self, data: bytes, error: Exception) -> None:
+        """An interim response looks like a whole one, so what follows it looks like one too many."""
+        if not self._reported and not self._head_once and 100 <= self.parser.get_status_code() < 200:
+            self.status = self.parser.get_status_code()
+            self._interim(data)
+        else:
+            self._fail(f"not HTTP: {type(error).__name__}")
+
     def _interim(self, data: bytes) -> None:
+        """Read on with a fresh parser after an interim response."""
         _, found, rest = data.partition(b"\r\n\r\n")
         if self.status == 101 or not found:
             self._fail("an interim response that we did not ask for")
             return
-        self.headers.clear()
-        self._body.clear()
-        self._head_done = self._complete = False
+        self._expect_message()
         self.parser = httptools.HttpResponseParser(self)
         if rest:
             self.data_received(rest)
 
     def _end(self, user: UpstreamUser) -> None:
         self.user = None
-        self.pool.wheel.clear(self)
-        reusable = self._complete and not self.no_body and self._keep
-        if reusable:
-            self.pool.give_back(self)
-        else:
+        self.deadline_s = 0
+        # llhttp knows whether to keep alive only until the next bytes: the headers say it, and the parser refuses
+        # bytes after a message that was the last.
+        said = self.headers.get(b"connection") or self.headers.get(b"Connection")
+        if self.no_body or self._last or (said is not None and said.lower() != b"keep-alive"):
             self.abort()
+        else:
+            self.pool.give_back(self)
         user.upstream_end(self)
 
     def eof_received(self) -> bool:
@@ -156,11 +203,7 @@ class UpstreamConnection(asyncio.Protocol):
         user, self.user = self.user, None
         if user is None:
             return
-        if (
-            self._reported
-            and b"content-length" not in self.headers
-            and b"transfer-encoding" not in self.headers
-        ):
+        if self._reported and not any(name.lower() in _FRAMING for name in self.headers):
             user.upstream_end(self)  # a body that ends with the connection
         else:
             user.upstream_failed(
@@ -227,17 +270,11 @@ class Pool:
             connection = self.idle.pop()
             if connection.transport is not None and not connection.transport.is_closing():
                 connection.reused = True
-                self.wheel.clear(connection)
                 return connection
         return None
 
     def give_back(self, connection: UpstreamConnection) -> None:
-        if (
-            self.closed
-            or len(self.idle) >= self._idle_max
-            or connection.transport is None
-            or connection.transport.is_closing()
-        ):
+        if self.closed or len(self.idle) >= self._idle_max or connection.transport is None:
             connection.abort()
         else:
             self.idle.append(connection)

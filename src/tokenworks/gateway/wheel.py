@@ -26,9 +26,12 @@ class Wheel:
         at = self.now_s + seconds + 1
         timed.deadline_s = at
         if timed.wheel_s == 0 or at < timed.wheel_s:
-            self._put(timed, at)
+            self.put(timed, at)
 
-    def _put(self, timed: Timed, at: int) -> None:
+    def put(self, timed: Timed, at: int) -> None:
+        """Look at it in second `at`. Who moves a deadline often writes it there itself, and calls this only where
+        `wheel_s` is 0 or later than the deadline.
+        """
         if timed.wheel_s:
             slot = self._slots.get(timed.wheel_s)
             if slot is not None:
@@ -56,7 +59,7 @@ class Wheel:
                 if not timed.deadline_s:
                     continue
                 if timed.deadline_s > self.now_s:
-                    self._put(timed, timed.deadline_s)
+                    self.put(timed, timed.deadline_s)
                 else:
                     timed.deadline_s = 0
                     timed.timed_out()

@@ -1,0 +1,297 @@
+"""A request in flight and what it holds: at first, more as its stream goes, the rest where not all is covered.
+
+A visible stream holds `stream_hold_tokens` of output and grows. A token shows as at least one byte, so the bytes shown
+bound the tokens from above: what is over the hold is at most one upstream chunk, and the error of the input estimate.
+What can't be cut (not streamed, or hidden reasoning) holds its whole output maximum, or the upstream is asked for less.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from tokenworks.charging import Hold, Need, Start
+from tokenworks.charging import wire as charging_wire
+from tokenworks.factory import Place
+from tokenworks.gateway.dialects import Parsed
+from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.head import Head
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.refusals import no_hold
+from tokenworks.gateway.server import ClientConnection
+from tokenworks.gateway.snapshot import Route
+from tokenworks.gateway.stream import StreamMeter
+from tokenworks.gateway.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from tokenworks.gateway.gateway import Gateway
+
+# Template and role tokens beyond the text itself.
+INPUT_EXTRA_TOKENS: Final = 64
+# What is left is not worth a request where it covers fewer output tokens than this.
+REST_TOKENS_MIN: Final = 16
+_FOR_CLIENT, _FOR_HOLD = 1, 2
+
+
+class Holding:
+    __slots__ = (
+        "asking", "attempt_no", "began_s", "body", "chunks", "conn", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
+        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "places", "progress_at", "protocol",
+        "request_id", "response_head", "restricted", "route", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        gateway: "Gateway",
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+        protocol: str,
+        began_s: float,
+        *,
+        free: bool,
+    ) -> None:
+        self.gateway = gateway
+        self.conn: ClientConnection | None = conn
+        self.head = head
+        self.body = body
+        self.protocol = protocol
+        self.free = free  # count_tokens: produces nothing, costs nothing
+        self.request_id = gateway.ids.next()
+        self.started_ms = gateway.ids.ms
+        self.began_s = began_s
+        self.user: KeyEntry | None = None
+        self.parsed: Parsed
+        self.model = ""
+        self.need: Need
+        self.route: Route
+        self.places: Sequence[Place] = ()
+        self.place: Place | None = None
+        self.tried: list[str] = []
+        self.attempt_no = 0
+        self.usage_id = ""
+        self.deployment = ""
+        self.hold: Hold | None = None
+        self.held_output = 0  # output tokens in it
+        self.cuttable = (
+            False  # a visible stream: its hold grows as it goes, and it ends where nothing is left
+        )
+        self.denied = False  # the last extension
+        self.restricted = False
+        self.asking: Any = None
+        self.upstream: UpstreamConnection | None = None
+        self.meter: StreamMeter | None = None
+        self.streaming = False
+        self.response_head = b""
+        self.chunks: list[bytes] = []
+        self.size = 0
+        self.sent = False
+        self.first_byte_ms: int | None = None
+        self.progress_at = gateway.settings.progress_tokens
+        self.last_refusal: Refusal | None = None
+        self.paused = 0
+        self.ended = False
+
+    def _try(self) -> None:
+        """It is held: send it."""
+        raise NotImplementedError
+
+    def refuse(self, refusal: Refusal) -> None:
+        raise NotImplementedError
+
+    def _cut(self, verdict: int) -> None:
+        """What is held is spent, and there is no more."""
+        raise NotImplementedError
+
+    # Before upstream.
+
+    def _hold(self) -> None:
+        gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
+        assert user is not None
+        context, output = route.context_tokens, parsed.output_tokens
+        if output is None:
+            output = route.output_tokens
+        elif output > context:
+            output = context
+        output *= parsed.choices
+        inputs = len(self.body) // gateway.settings.input_bytes_per_token + INPUT_EXTRA_TOKENS
+        inputs = min(inputs, context)
+        self.need = need = Need(1, inputs, output)
+        if parsed.stream and not route.hides_reasoning and output > gateway.settings.stream_hold_tokens:
+            self.cuttable = True
+            output = gateway.settings.stream_hold_tokens
+            need = Need(1, inputs, output)
+        self.held_output = output
+        account = gateway.slices.account(user.account_id)
+        if not account.asking:
+            self.hold = gateway.slices.hold(account, user.cap_ids, self.model, need, gateway.clock.boot_ns())
+            if self.hold is not None:
+                if account.low:
+                    gateway.client.fill(account, user.cap_ids, self.model, need)
+                self._try()
+                return
+        self.asking = gateway.client.ask(account, user.cap_ids, self.model, need, self._held)
+
+    def _hold_rest(self) -> bool:
+        """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
+        ends there, and of what can't be cut the upstream is asked for no more.
+        """
+        gateway, user, need = self.gateway, self.user, self.need
+        assert user is not None
+        account = gateway.slices.account(user.account_id)
+        if self.parsed.output_tokens is not None and account.held:
+            return False  # others of this account run: what they don't use may cover all of this one soon
+        least = min(need.output_tokens, REST_TOKENS_MIN * self.parsed.choices)
+        hold, output = gateway.slices.hold_most(
+            account,
+            user.cap_ids,
+            self.model,
+            Need(1, need.input_tokens, self.held_output),
+            gateway.clock.boot_ns(),
+        )
+        if hold is None:
+            return False
+        if output < least or not self.parsed.output_field:
+            self._release(hold)
+            return False
+        self.hold, self.held_output = hold, output
+        return True
+
+    def _restrict(self) -> bool:
+        """The plan goes on with a cheaper model where nothing is left for the one that was asked for."""
+        user = self.user
+        assert user is not None
+        other = user.policy.restrict_to
+        if other is None or self.restricted or other == self.model:
+            return False
+        route = self.gateway.snapshot.routes.get((other, self.protocol))
+        if route is None:
+            return False
+        self.restricted = True
+        self.model, self.route, self.places = other, route, route.places
+        self._hold()
+        return True
+
+    def _held(self, hold: Hold | None, verdict: int) -> None:
+        self.asking = None
+        if self.conn is None:
+            if hold is not None:
+                self._release(hold)
+            return
+        if hold is None:
+            assert self.user is not None
+            if verdict != charging_wire.NOTHING_LEFT or not self._hold_rest():
+                if verdict != charging_wire.NOTHING_LEFT or not self._restrict():
+                    self.refuse(no_hold(verdict, self.user))
+                return
+        else:
+            self.hold = hold
+        self._try()
+
+    def start_op(self) -> tuple[Any, ...]:
+        """For the journal: the attempt in flight and what it holds."""
+        user, hold = self.user, self.hold
+        assert user is not None
+        assert hold is not None
+        start = Start(
+            self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
+            self.deployment, self.started_ms,
+        )  # fmt: skip
+        return (charging_wire.START, *start, hold.wire())
+
+    # In mid-stream.
+
+    def _extend(self, meter: StreamMeter) -> None:
+        """Hold more before what was shown reaches what is held; wait for it where it has."""
+        gateway, hold, user = self.gateway, self.hold, self.user
+        assert user is not None
+        if hold is None or self.held_output >= self.need.output_tokens or meter.terminal:
+            return
+        if self.denied and meter.shown_bytes <= self.held_output:
+            return
+        self.denied = False
+        if self.asking is None:
+            step = gateway.settings.stream_hold_tokens
+            more = min(
+                max(step, meter.shown_bytes - self.held_output + step),
+                self.need.output_tokens - self.held_output,
+            )
+            need = Need(0, 0, more)
+            account = hold.account
+            got = (
+                gateway.slices.hold(account, user.cap_ids, self.model, need, gateway.clock.boot_ns())
+                if not account.asking
+                else None
+            )
+            if got is not None:
+                gateway.slices.merge(hold, got)
+                self.held_output += more
+                if account.low:
+                    gateway.client.fill(account, user.cap_ids, self.model, need)
+                return
+            self.asking = gateway.client.ask(
+                account,
+                user.cap_ids,
+                self.model,
+                need,
+                lambda held, verdict: self._extended(held, verdict, more),
+            )
+        if meter.shown_bytes > self.held_output:
+            self.pause(for_hold=True)
+
+    def _extended(self, got: Hold | None, verdict: int, more: int) -> None:
+        self.asking = None
+        hold, meter = self.hold, self.meter
+        if hold is None or meter is None:  # it ended meanwhile
+            if got is not None:
+                self._release(got)
+            return
+        if got is not None:
+            self.gateway.slices.merge(hold, got)
+            self.held_output += more
+        elif meter.shown_bytes <= self.held_output:
+            self.denied = True  # asked again when what is held is spent, and not with every chunk until then
+        elif not self._extend_rest(more):
+            self._cut(verdict)
+            return
+        if self.held_output < meter.shown_bytes and self.held_output < self.need.output_tokens:
+            self._extend(meter)
+        if self.asking is None:
+            self.resume(for_hold=True)
+
+    def _extend_rest(self, more: int) -> bool:
+        """The last of it: as much as there is here."""
+        gateway, hold, user = self.gateway, self.hold, self.user
+        assert user is not None
+        assert hold is not None
+        got, output = gateway.slices.hold_most(
+            hold.account, user.cap_ids, self.model, Need(0, 0, more), gateway.clock.boot_ns()
+        )
+        if got is None:
+            return False
+        gateway.slices.merge(hold, got)
+        self.held_output += output
+        return True
+
+    # Upstream is not read while the client can't take more, or while a hold is waited for.
+
+    def pause(self, *, for_hold: bool = False) -> None:
+        before = self.paused
+        self.paused |= _FOR_HOLD if for_hold else _FOR_CLIENT
+        if not before and self.upstream is not None:
+            self.upstream.pause()
+
+    def resume(self, *, for_hold: bool = False) -> None:
+        before = self.paused
+        self.paused &= ~(_FOR_HOLD if for_hold else _FOR_CLIENT)
+        if before and not self.paused and self.upstream is not None:
+            self.upstream.resume(self.gateway.settings.upstream_idle_timeout_s)
+
+    # After.
+
+    def _release_hold(self) -> None:
+        if self.hold is not None:
+            hold, self.hold = self.hold, None
+            self._release(hold)
+
+    def _release(self, hold: Hold) -> None:
+        self.gateway.slices.release(hold)
+        self.gateway.client.released(hold.account)

@@ -1,0 +1,49 @@
+"""Why a request is refused where the reason is in the snapshot or in the account."""
+
+from tokenworks.charging import wire as charging_wire
+from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.snapshot import Snapshot
+
+
+def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refusal:
+    if model in snapshot.models:
+        spoken = sorted(
+            {
+                p
+                for place in snapshot.places
+                if place.deployment.model == model
+                for p in place.deployment.protocols
+            }
+        )
+        return Refusal(
+            404,
+            "model_not_found",
+            f"{asked} is not served over {protocol} here, but over {', '.join(spoken)}",
+            param="model",
+        )
+    if snapshot.models:
+        return Refusal(
+            404,
+            "model_not_found",
+            f"there is no model {asked} here: GET /v1/models lists them",
+            param="model",
+        )
+    return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
+
+
+def no_hold(verdict: int, user: KeyEntry) -> Refusal:
+    if verdict == charging_wire.NOTHING_LEFT:
+        more = " (or what a cap leaves to this key or member)" if user.cap_ids else ""
+        url = user.policy.top_up_url
+        where = f" at {url}" if url else ""
+        return Refusal(
+            402, "nothing_left",
+            f"what the account has left{more} does not cover this request: order a plan or a top-up{where}, or ask for fewer tokens",
+            top_up_url=url,
+        )  # fmt: skip
+    if verdict == charging_wire.AWAY:
+        return Refusal(503, "database_away", "the balance can't be asked for now", 1)
+    return Refusal(
+        503, "granted_elsewhere", "what is left is granted to another worker or host just now: try again", 1
+    )
