@@ -169,12 +169,13 @@ def test_what_is_not_there_yet_says_what_to_do(tmp_path):
 def test_a_schema_that_this_release_cannot_run_on(tmp_path):
     with Server(tmp_path) as server:
         server.stop()
+        (head,) = server.connection.execute("SELECT version_num FROM alembic_version").fetchone()
         server.connection.execute("UPDATE alembic_version SET version_num = '9999'")
         done = server.cli("serve", check=False)
         assert done.returncode == 1
         assert "schema 9999" in done.stderr
         assert "newer release" in done.stderr
-        server.connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        server.connection.execute("UPDATE alembic_version SET version_num = %s", (head,))
         server.start()
 
 

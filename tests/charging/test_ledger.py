@@ -16,41 +16,34 @@ from hypothesis.stateful import (
 )
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import model, store, verify
-from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.model import Finish, Part, Start
+from tokenworks.charging import model, settle_store, verify
+from tokenworks.charging.errors import GrantStillOpen, RecordRefused
+from tokenworks.charging.model import Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
 
 
 def usage_record(seq, account_id, part, counts, usage_id=None, loss=None, state="complete"):
-    start = Start(
-        usage_id or uuid7().hex, account_id.hex, "req", 1, *IDS, "chat", "m", "d", 1_790_000_000_000
-    )
     parts = [Part(part[0], part[1], part[2], "token", "balance", part[3], 1, None)]
-    finish = Finish(
-        start[0],
-        state,
-        "completed",
-        "provider",
-        1_790_000_000_500,
-        100,
-        500,
-        counts,
-        sum(counts),
-        parts,
-        loss,
-        [],
-        None,
-    )
-    return seq, model.usage_record(start, finish)
+    return seq, UsageRecord(
+        account_id.hex, usage_id or uuid7().hex, "req", 1, *IDS, "chat", "m", "d", state, "completed", "provider",
+        1_790_000_000_000, 1_790_000_000_500, 100, 500, counts, sum(counts), parts, loss, [], None,
+    )  # fmt: skip
 
 
-def settle(connection, journal_id, up_to, records):
-    grants = {(r.account_id, part[1]) for _, r in records for part in r.parts}
-    text = ",".join(f"[{seq},{model.encode_record(r).decode()}]" for seq, r in records)
-    return store.settle(connection, journal_id, up_to, f"[{text}]", grants)
+def settling(seq, record):
+    used = [(part[0], part[1], part[5]) for part in record.parts]
+    return seq, record.account_id, used, model.encode_record(record)
+
+
+def no_rates(rate_version, name):
+    return None
+
+
+def settle(connection, journal_id, up_to, records, rates=no_rates, **more):
+    batch = [settling(seq, record) for seq, record in records]
+    return settle_store.settle(connection, journal_id, up_to, batch, rates, **more)
 
 
 @pytest.fixture
@@ -135,7 +128,7 @@ def test_another_journals_grant_cannot_be_drawn_on(sold):
     works.ledger.register_journal(other, "other")
     granted = grant(works, account_id, bucket, other, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
-    with pytest.raises(AssertionError, match="not open grants"):
+    with pytest.raises(RecordRefused, match="not open"):
         settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
     assert works.ledger.usage(account_id) == []
 

@@ -17,6 +17,7 @@ from tokenworks.app.database import connect, database
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
+from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
 from tokenworks.charging import verify
 
 ROOT = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ class Server:
         self.start()
         return self
 
-    def start(self, listen="127.0.0.1:0"):
+    def start(self, listen="127.0.0.1:0", ready_s=30.0):
         self.log = (self.data_dir / "serve.log").open("ab")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), "serve", "--workers", str(self.workers),
@@ -110,7 +111,7 @@ class Server:
         self.public, self.admin = re.findall(r"https?://([^/\s]+)", line)
         self.host, port = self.public.rsplit(":", 1)
         self.port = int(port)
-        until(self.ready, what="the server to be ready")
+        until(self.ready, ready_s, what="the server to be ready")
 
     def ready(self):
         if self.process.poll() is not None:
@@ -124,6 +125,18 @@ class Server:
             return status == 200
         return False
 
+    def metrics(self, name):
+        """A metric's values, one a worker."""
+        host, port = self.admin.rsplit(":", 1)
+        connection = http.client.HTTPConnection(host, int(port), timeout=5)
+        connection.request("GET", "/metrics")
+        text = connection.getresponse().read().decode()
+        connection.close()
+        return [
+            float(value)
+            for value in re.findall(rf"^tokenworks_{name}(?:_total)?(?:{{.*}})? (\S+)$", text, re.MULTILINE)
+        ]
+
     def log_text(self):
         return (self.data_dir / "serve.log").read_text()
 
@@ -135,6 +148,13 @@ class Server:
             self.process.stdout.close()
             self.process = None
             self.log.close()
+
+    def kill(self):
+        """The host is lost: every process of it at once."""
+        for _, pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop(signal.SIGKILL)
 
     def __exit__(self, *_):
         self.stop()
@@ -150,9 +170,20 @@ class Server:
             self.works.subscriptions.order(made, offering)
         return made, self.key(made, **key)
 
-    def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None):
+    def sell(self, offering_id, tokens, **policy):
+        """Put a plan of so many tokens at one price into the catalogue."""
+        card = next(card for card in seed_catalogue().rate_cards if card.id == "one-price")
+        like = next(offering for offering in seed_catalogue().offerings if offering.id == "sample-trial")
+        bucket = like.buckets[0].model_copy(update={"quantity": tokens})
+        offering = like.model_copy(
+            update={"id": offering_id, "buckets": (bucket,), "policy": ChargingPolicy(**policy)}
+        )
+        self.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
+        return offering_id
+
+    def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None, member=None):
         return issue_key(
-            self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days
+            self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days, member
         )[1]
 
     def add_deployment(self, name, model, url, *more, wait=True):

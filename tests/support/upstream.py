@@ -2,7 +2,7 @@
 
 It speaks chat, completions, embeddings, messages and responses. What it does is told by a JSON object in the request's
 `user` field (messages: `metadata.user_id`): tokens, gap_ms, prompt, cached, reasoning, fail, status, cut_after,
-no_usage, no_done, pad. Run: python -m tests.support.upstream PORT
+no_usage, no_done, pad, finish, linger_ms. Run: python -m tests.support.upstream PORT
 """
 
 import asyncio
@@ -167,8 +167,12 @@ class Server(asyncio.Protocol):
                 out = b""
                 await asyncio.sleep(gap)
         end = protocol.end(tokens, usage, done=not told.get("no_done"))
-        out += (b"%x\r\n%b\r\n" % (len(end), end) if end else b"") + b"0\r\n\r\n"
-        self.transport.write(out)
+        out += b"%x\r\n%b\r\n" % (len(end), end) if end else b""
+        if told.get("linger_ms"):
+            self.transport.write(out)
+            out = b""
+            await asyncio.sleep(told["linger_ms"] / 1000)
+        self.transport.write(out + b"0\r\n\r\n")
         state.complete[protocol.id] = protocol.usage(tokens)
         self._reset()
 
@@ -209,7 +213,7 @@ class Chat(Base):
     def whole(self, tokens):
         body = {
             "id": self.id, "object": "chat.completion", "created": 1, "model": "stub",
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": self.text * tokens}}],
+            "choices": [{"index": 0, "finish_reason": self.told.get("finish", "stop"), "message": {"role": "assistant", "content": self.text * tokens}}],
         }  # fmt: skip
         return body if self.told.get("no_usage") else body | {"usage": self.usage(tokens)}
 
@@ -234,7 +238,7 @@ class Chat(Base):
         return self.chunk([{"index": 0, "delta": {"content": self.text}, "finish_reason": None}])
 
     def end(self, tokens, usage, done):
-        out = self.chunk([{"index": 0, "delta": {}, "finish_reason": "stop"}])
+        out = self.chunk([{"index": 0, "delta": {}, "finish_reason": self.told.get("finish", "stop")}])
         if usage:
             out += self.chunk([], usage=self.usage(tokens))
         return out + (b"data: [DONE]\n\n" if done else b"")

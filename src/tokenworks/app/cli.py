@@ -3,10 +3,10 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 import click
@@ -15,46 +15,18 @@ from rich.progress import Progress
 
 from tokenworks import __version__
 from tokenworks.app import views
-from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import check_schema, connect, database, migrate
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_ledger import GROUPS
+from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.output import console, print_json, print_table
-from tokenworks.app.settings import Effective, Settings, load_settings, shown
+from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.factory import PROTOCOLS, make_deployment, probe_protocols, read_credential
-from tokenworks.kernel import Invalid, TokenworksError
+from tokenworks.kernel import NotFound, TokenworksError
+from tokenworks.subscriptions import CapPeriod
 
-Command = TypeVar("Command", bound=Callable[..., Any])
 USAGE_LIMIT_DEFAULT: Final = 50
-
-_json: Callable[[Command], Command] = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-_subscriber: Callable[[Command], Command] = click.option(
-    "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
-)
-
-
-class Context:
-    """The options before the command; settings and connections are made when they are needed."""
-
-    def __init__(self, data_dir: str | None) -> None:
-        self._data_dir = data_dir
-
-    def effective(self, **options: Any) -> Effective:
-        return load_settings({"data_dir": self._data_dir} | options)
-
-    def settings(self, **options: Any) -> Settings:
-        return self.effective(**options).settings
-
-    @contextlib.contextmanager
-    def works(self) -> Iterator[Works]:
-        settings = self.settings()
-        if not settings.database_url and not settings.data_dir.exists():
-            raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
-        with database(settings) as url, contextlib.closing(connect(url)) as connection:
-            check_schema(connection)
-            yield make_works(settings, connection)
-
-
-pass_context = click.make_pass_decorator(Context)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -72,7 +44,7 @@ def cli(context: click.Context, data_dir: str | None) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A catalogue file instead of the seed.",
 )
-@_json
+@json_option
 @pass_context
 def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
@@ -133,7 +105,7 @@ def config() -> None:
 
 
 @config.command("show")
-@_json
+@json_option
 @pass_context
 def config_show(context: Context, as_json: bool) -> None:
     """The effective settings and where each came from; secrets are masked."""
@@ -174,6 +146,9 @@ def deployment() -> None:
 @click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
 @click.option("--region", help="Where it is, such as cn-sh.")
 @click.option("--context-tokens", type=int, help="Its context length.")
+@click.option(
+    "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
+)
 @click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
 @click.option(
     "--price",
@@ -182,12 +157,12 @@ def deployment() -> None:
     metavar="CLASS=NANO",
     help="Price paid, nano yuan per token of a class, such as output=8000.",
 )
-@_json
+@json_option
 @pass_context
 def deployment_add(
     context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
-    max_output_tokens: int | None, prices: tuple[str, ...], as_json: bool,
+    max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
@@ -206,6 +181,7 @@ def deployment_add(
     }
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
+    fields["hides_reasoning"] = hides_reasoning
     made = make_deployment(**fields)
     settings = context.settings()
     if not protocols:
@@ -230,7 +206,7 @@ def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
 
 
 @deployment.command("list")
-@_json
+@json_option
 @pass_context
 def deployment_list(context: Context, as_json: bool) -> None:
     """All deployments."""
@@ -250,13 +226,13 @@ def deployment_list(context: Context, as_json: bool) -> None:
 
 @deployment.command("remove")
 @click.argument("name")
-@_json
+@json_option
 @pass_context
 def deployment_remove(context: Context, name: str, as_json: bool) -> None:
     """Send it nothing more; what it serves goes on to its end."""
     with context.works() as works:
         works.deployments.remove(name)
-    _said({"removed": name}, f"Deployment {name} is removed.", as_json)
+    said({"removed": name}, f"Deployment {name} is removed.", as_json)
 
 
 @cli.group()
@@ -267,17 +243,17 @@ def alias() -> None:
 @alias.command("add")
 @click.option("--alias", "name", required=True, help="The name that clients may use.")
 @click.option("--model", required=True, help="The model it stands for.")
-@_json
+@json_option
 @pass_context
 def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
     """Let clients name a model otherwise."""
     with context.works() as works:
         works.deployments.set_alias(name, model)
-    _said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
+    said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
 
 
 @alias.command("list")
-@_json
+@json_option
 @pass_context
 def alias_list(context: Context, as_json: bool) -> None:
     """All aliases."""
@@ -291,13 +267,17 @@ def alias_list(context: Context, as_json: bool) -> None:
 
 @alias.command("remove")
 @click.argument("name")
-@_json
+@json_option
 @pass_context
 def alias_remove(context: Context, name: str, as_json: bool) -> None:
     """Forget an alias."""
     with context.works() as works:
         works.deployments.remove_alias(name)
-    _said({"removed": name}, f"Alias {name} is removed.", as_json)
+    said({"removed": name}, f"Alias {name} is removed.", as_json)
+
+
+for _group in GROUPS:
+    cli.add_command(_group)
 
 
 @cli.group()
@@ -306,7 +286,7 @@ def offering() -> None:
 
 
 @offering.command("list")
-@_json
+@json_option
 @pass_context
 def offering_list(context: Context, as_json: bool) -> None:
     """All offerings: price, buckets, state."""
@@ -327,16 +307,36 @@ def offering_list(context: Context, as_json: bool) -> None:
         views.print_offerings(found)
 
 
+@offering.command("show")
+@click.argument("offering_id")
+@json_option
+@pass_context
+def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
+    """One offering, with what its plan charges where things do not go as usual."""
+    with context.works() as works:
+        found = next((s for s in works.offerings.all() if s.offering.id == offering_id), None)
+    if found is None:
+        raise NotFound(f"there is no offering {offering_id}: tokenworks offering list")
+    if as_json:
+        print_json(
+            {"offering_version": found.offering_version, "rate_version": found.rate_version}
+            | found.offering.model_dump(mode="json")
+        )
+    else:
+        views.print_offerings([found])
+        views.print_policy(found.offering.policy)
+
+
 @offering.command("load")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@_json
+@json_option
 @pass_context
 def offering_load(context: Context, file: Path, as_json: bool) -> None:
     """Load a catalogue file. A faulty one is refused as a whole, with the line and the reason."""
     content = read_catalogue(file.read_text(encoding="utf-8"), str(file))
     with context.works() as works:
         new = works.offerings.load(content)
-    _said(
+    said(
         {"offerings": len(content.offerings), "new_versions": new},
         f"{len(content.offerings)} offerings, {new} new versions.",
         as_json,
@@ -351,17 +351,17 @@ def subscriber() -> None:
 @subscriber.command("create")
 @click.option("--phone", required=True, help="E.164, such as +8613800000001.")
 @click.option("--name")
-@_json
+@json_option
 @pass_context
 def subscriber_create(context: Context, phone: str, name: str | None, as_json: bool) -> None:
     """Register a subscriber by phone number."""
     with context.works() as works:
         made = works.subscriptions.register(phone, name)
-    _said(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
+    said(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
 
 
 @subscriber.command("list")
-@_json
+@json_option
 @pass_context
 def subscriber_list(context: Context, as_json: bool) -> None:
     """All subscribers."""
@@ -375,8 +375,8 @@ def subscriber_list(context: Context, as_json: bool) -> None:
 
 
 @subscriber.command("show")
-@_subscriber
-@_json
+@subscriber_option
+@json_option
 @pass_context
 def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
     """A subscriber with products and phone-bill lines."""
@@ -398,10 +398,10 @@ def order() -> None:
 
 
 @order.command("place")
-@_subscriber
+@subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--idempotency-key", help="The same key again gives the same order.")
-@_json
+@json_option
 @pass_context
 def order_place(
     context: Context, subscriber: str, offering: str, idempotency_key: str | None, as_json: bool
@@ -411,7 +411,7 @@ def order_place(
         found = works.subscriptions.find(subscriber)
         made = works.subscriptions.order(found, offering, idempotency_key)
     again = "" if made.new else " (ordered before with this key)"
-    _said(
+    said(
         made,
         f"Order {made.order_id}: product {made.product_id}, {made.amount_nano / 1e9:.2f} {made.currency}{again}.",
         as_json,
@@ -420,16 +420,95 @@ def order_place(
 
 @order.command("cancel")
 @click.option("--product", required=True, type=click.UUID)
-@_json
+@json_option
 @pass_context
 def order_cancel(context: Context, product: UUID, as_json: bool) -> None:
     """End a product now; what is unused is withdrawn."""
     with context.works() as works:
         pending = works.subscriptions.cancel(product)
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
-    _said(
+    said(
         {"product_id": product, "pending_buckets": pending}, f"Product {product} is cancelled{more}.", as_json
     )
+
+
+@cli.group()
+def member() -> None:
+    """Who spends from a subscriber's account: people and departments, each under its own cap."""
+
+
+_cap_tokens = click.option("--cap-tokens", type=int, help="The most that it may use in a period.")
+_cap_period = click.option(
+    "--cap-period", type=click.Choice(["day", "month", "total"]), default="month", show_default=True
+)
+
+
+@member.command("add")
+@subscriber_option
+@click.option("--name", required=True)
+@click.option("--department", is_flag=True, help="A department, which others can be under.")
+@click.option("--under", help="The department that it is under: its id or name.")
+@_cap_tokens
+@_cap_period
+@json_option
+@pass_context
+def member_add(
+    context: Context,
+    subscriber: str,
+    name: str,
+    department: bool,
+    under: str | None,
+    cap_tokens: int | None,
+    cap_period: CapPeriod,
+    as_json: bool,
+) -> None:
+    """Add a person, or a department (two levels deep)."""
+    with context.works() as works:
+        made = works.subscriptions.add_member(
+            works.subscriptions.find(subscriber),
+            name,
+            department=department,
+            parent=under,
+            cap_tokens=cap_tokens,
+            cap_period=cap_period,
+        )
+    said({"member_id": made.member_id, "name": made.name}, f"{made.name}: member {made.member_id}.", as_json)
+
+
+@member.command("cap")
+@subscriber_option
+@click.option("--member", "reference", required=True, help="Its id or name.")
+@_cap_tokens
+@_cap_period
+@json_option
+@pass_context
+def member_cap(
+    context: Context,
+    subscriber: str,
+    reference: str,
+    cap_tokens: int | None,
+    cap_period: CapPeriod,
+    as_json: bool,
+) -> None:
+    """Set a member's cap; without --cap-tokens it has none."""
+    with context.works() as works:
+        found = works.subscriptions.member(works.subscriptions.find(subscriber), reference)
+        works.subscriptions.set_cap(found, cap_tokens, cap_period)
+    text = "no cap" if cap_tokens is None else f"{cap_tokens} tokens ({cap_period})"
+    said({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
+
+
+@member.command("list")
+@subscriber_option
+@json_option
+@pass_context
+def member_list(context: Context, subscriber: str, as_json: bool) -> None:
+    """Members with their caps and what is used of them in the period of now."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        members = works.subscriptions.members(found)
+        used = works.ledger.used_of_caps(found.account_id, works.clock.now())
+    views.print_members(members, used, as_json=as_json)
 
 
 @cli.group()
@@ -438,16 +517,18 @@ def key() -> None:
 
 
 @key.command("create")
-@_subscriber
+@subscriber_option
+@click.option("--member", help="Who spends with it: a member's id or name; left out: the owner.")
 @click.option("--name", default="default")
 @click.option("--model", "models", multiple=True, help="Allow only this model (again for more).")
 @click.option("--cap-tokens", type=int, help="The most that this key may ever use.")
 @click.option("--expires-in-days", type=click.IntRange(1, 36_500))
-@_json
+@json_option
 @pass_context
 def key_create(
     context: Context,
     subscriber: str,
+    member: str | None,
     name: str,
     models: tuple[str, ...],
     cap_tokens: int | None,
@@ -456,7 +537,7 @@ def key_create(
 ) -> None:
     """Issue a key. Its text is shown this once and can't be had again."""
     with context.works() as works:
-        key_id, text = views.issue_key(works, subscriber, name, models, cap_tokens, expires_in_days)
+        key_id, text = views.issue_key(works, subscriber, name, models, cap_tokens, expires_in_days, member)
     if as_json:
         print_json({"key_id": key_id, "key": text})
     else:
@@ -464,8 +545,8 @@ def key_create(
 
 
 @key.command("list")
-@_subscriber
-@_json
+@subscriber_option
+@json_option
 @pass_context
 def key_list(context: Context, subscriber: str, as_json: bool) -> None:
     """A subscriber's keys."""
@@ -479,13 +560,13 @@ def key_list(context: Context, subscriber: str, as_json: bool) -> None:
 
 @key.command("revoke")
 @click.argument("key_id", type=click.UUID)
-@_json
+@json_option
 @pass_context
 def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
     """Stop a key everywhere, at once."""
     with context.works() as works:
         revoked = works.keys.revoke(key_id)
-    _said(
+    said(
         {"key_id": key_id, "revoked": revoked},
         f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.",
         as_json,
@@ -493,8 +574,8 @@ def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
 
 
 @cli.command()
-@_subscriber
-@_json
+@subscriber_option
+@json_option
 @pass_context
 def balance(context: Context, subscriber: str, as_json: bool) -> None:
     """What is left, bucket by bucket."""
@@ -507,20 +588,32 @@ def balance(context: Context, subscriber: str, as_json: bool) -> None:
 
 
 @cli.command()
-@_subscriber
+@subscriber_option
 @click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
 @click.option("--limit", type=click.IntRange(1, 1000), default=USAGE_LIMIT_DEFAULT, show_default=True)
-@_json
+@click.option("--by-member", is_flag=True, help="Who spent how much, in place of the records.")
+@json_option
 @pass_context
-def usage(context: Context, subscriber: str, since: str | None, limit: int, as_json: bool) -> None:
-    """Usage records, newest first."""
+def usage(
+    context: Context, subscriber: str, since: str | None, limit: int, by_member: bool, as_json: bool
+) -> None:
+    """Usage records, newest first; or who spent how much."""
     at = _since(since)
     with context.works() as works:
-        found = works.ledger.usage(works.subscriptions.find(subscriber).account_id, at, limit)
+        found = works.subscriptions.find(subscriber)
+        names = {member.member_id: member.name for member in works.subscriptions.members(found)}
+        if by_member:
+            rows = works.ledger.usage_by_member(found.account_id, at)
+        else:
+            rows = works.ledger.usage(found.account_id, at, limit)
+    for row in rows:
+        row["member"] = names.get(row["member_id"])
     if as_json:
-        print_json(found)
+        print_json(rows)
+    elif by_member:
+        views.print_usage_by_member(rows)
     else:
-        views.print_usage("Usage", found)
+        views.print_usage("Usage", rows)
 
 
 def _since(text: str | None) -> datetime | None:
@@ -543,8 +636,23 @@ def ledger() -> None:
     """The books."""
 
 
+@ledger.command("flagged")
+@click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
+@click.option("--limit", type=click.IntRange(1, 1000), default=USAGE_LIMIT_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def ledger_flagged(context: Context, since: str | None, limit: int, as_json: bool) -> None:
+    """Records to reconcile with a deployment's own figures: not reported, not adding up, late, or waived."""
+    with context.works() as works:
+        found = works.ledger.flagged(_since(since), limit)
+    if as_json:
+        print_json(found)
+    else:
+        views.print_flagged(found)
+
+
 @ledger.command("verify")
-@_json
+@json_option
 @pass_context
 def ledger_verify(context: Context, as_json: bool) -> None:
     """Recompute every invariant from the tables; exit 1 with the offending rows where one is broken."""
@@ -575,13 +683,6 @@ def demo(context: Context, keep: bool) -> None:
 
     data_dir = context._data_dir or os.environ.get("TOKENWORKS_DATA_DIR")
     sys.exit(run_demo(Path(data_dir) if data_dir else None, keep=keep))
-
-
-def _said(value: Any, text: str, as_json: bool) -> None:
-    if as_json:
-        print_json(value)
-    else:
-        click.echo(text)
 
 
 @contextlib.contextmanager

@@ -30,6 +30,7 @@ from tokenworks.kernel import Invalid, NotFound, TokenworksError, Unavailable
 log = structlog.get_logger()
 
 JOBS_S: Final = 20.0
+LEAVE_S: Final = 0.25
 _JOBS_LOCK: Final = 7461002
 STALE_S: Final = 5.0
 
@@ -104,6 +105,8 @@ class HostMetrics:
             reasons.append("the database does not answer")
         elif not recorder["settling_ok"]:
             reasons.append("settlement fails")
+        elif recorder["journal_full"]:
+            reasons.append("the journal's disk is full")
         now_ms = time.monotonic() * 1000
         alive = [reading for _, reading in self.readings() if now_ms - reading.heartbeat_ms < STALE_S * 1000]
         if not any(reading.counters["recorder_ready"] for reading in alive):
@@ -122,6 +125,7 @@ class HostMetrics:
                     "unacknowledged",
                     "recorder_ready",
                     "snapshot_age_ms",
+                    "deployments",
                 }
                 family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
                     f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]
@@ -200,6 +204,11 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield  # the process has its own
+
+    async def main_loop(self) -> None:
+        """Wait for the end; uvicorn's own wakes ten times a second for a date header that is off."""
+        while not self.should_exit:
+            await asyncio.sleep(LEAVE_S)
 
 
 async def serve(

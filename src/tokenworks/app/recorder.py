@@ -2,13 +2,19 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import psycopg
 import structlog
 import uvloop
 
@@ -30,12 +36,15 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import SystemClock, TokenworksError, Unavailable
+from tokenworks.subscriptions import Subscriptions
 from tokenworks.trust import Keys, load_peppers
 
 log = structlog.get_logger()
 
 POLL_S: Final = 0.5
+LOOK_S: Final = 2.0
 TEND_S: Final = 1.0
+LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
 DRAIN_S: Final = 10.0
 EXIT_FATAL: Final = 70
@@ -56,6 +65,10 @@ class Feed:
         self.cards: dict[str, RateCard] = {}
         self._rates: dict[tuple[str, str], tuple[str, Weights] | None] = {}
         self.ok = False
+        self.journal_full = False
+        self.in_doubt = (0, 0, 0)
+        self.quarantined = 0
+        self._looked_s = -1e9
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
         key = (rate_version, model)
@@ -74,6 +87,30 @@ class Feed:
             with contextlib.suppress(Unavailable):
                 await self.poll()
             await asyncio.sleep(POLL_S)
+
+    async def _look(self) -> None:
+        """For the metrics: what is in doubt and in quarantine. Seldom: it is not news."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._looked_s < LOOK_S:
+            return
+        self._looked_s = now_s
+
+        def read(connection: Any) -> tuple[tuple[int, int, int], int]:
+            on_database = Ledger(connection, SystemClock())
+            on_database.delete_old_recalls()
+            return on_database.in_doubt(), len(on_database.quarantined())
+
+        self.in_doubt, self.quarantined = await self._thread.run(read)
+
+    def look_at_disk(self) -> int:
+        """Bytes that are free for the journal. Below the reserve nothing new is begun."""
+        free = shutil.disk_usage(self._settings.journal).free
+        full = free < self._settings.journal_reserve_bytes
+        if full != self.journal_full:
+            log.critical("recorder.journal_disk", full=full, free_bytes=free)
+            self.journal_full = full
+            self._recorder.publish("journal", {"full": full}, keep=True)
+        return free
 
     async def poll(self) -> None:
         first = not self._number
@@ -96,6 +133,7 @@ class Feed:
             self.ok = False
             raise
         self.ok = True
+        await self._look()
         changes = [row for row in rows if row[0] not in self._seen]
         self._seen = {row[0] for row in rows}
         self._xmin = xmin
@@ -106,9 +144,12 @@ class Feed:
         accounts = [ref for _, kind, ref in changes if kind in {"account", "freeze"}]
         for account_id in accounts:
             self._recorder.grants.account_changed(account_id)
+        for ref in [ref for _, kind, ref in changes if kind == "grant"]:
+            self._recorder.grants.close_soon(*ref.split(":"))
+        self._recorder.grants.recalls_wait()
         self._recorder.publish(
             "alive",
-            {"keys": keys, "accounts": [ref for _, kind, ref in changes if kind == "freeze"]},
+            {"keys": keys, "accounts": accounts},
             keep=False,
         )
 
@@ -147,12 +188,23 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     async def answer(name: str, argument: Any) -> Any:
         if name == "keys":
             macs: list[bytes] = argument
-            found = await lookups.run(lambda c: Keys(c, peppers, clock, settings.environment).find(macs))
-            return [
-                [mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
-                 None if k.cap_bucket_id is None else k.cap_bucket_id.hex, k.expires_at_ms]
-                for mac, k in found.items()
-            ]  # fmt: skip
+
+            def find(connection: Connection) -> list[list[Any]]:
+                offerings = Offerings(connection)
+                subscriptions = Subscriptions(connection, offerings, Ledger(connection, clock), clock)
+                rows: list[list[Any]] = []
+                for mac, k in Keys(connection, peppers, clock, settings.environment).find(macs).items():
+                    caps, ends = subscriptions.caps(k.member_id)
+                    if k.cap_bucket_id is not None:
+                        caps.append(k.cap_bucket_id)
+                    rows.append([
+                        mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
+                        [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
+                        subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
+                    ])  # fmt: skip
+                return rows
+
+            return await lookups.run(find)
         if name == "owns":
             account_id, upstream_id = argument
             for _, account, _, text in recorder.unsettled():
@@ -190,7 +242,19 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(ledger.settled, seq)
 
-    settler = Settler(lambda: connect(url), journal.journal_id, settled_seq, settled)
+    feed: Feed
+
+    def rate(rate_version: str, model: str) -> tuple[str, Weights] | None:
+        return feed.rate(rate_version, model)
+
+    settler = Settler(
+        lambda: connect(url),
+        journal.journal_id,
+        settled_seq,
+        settled,
+        rate,
+        fatal,
+    )
     ledger = RecorderLedger(ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1)
     feed = Feed(lookups, recorder, settings)
     recorder.settler = settler
@@ -209,13 +273,14 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             used[grant_id] = used.get(grant_id, 0) + amount
     for account_id, bucket_id, grant_id, amount, settled_used in grants_open:
         grants.adopt(account_id, bucket_id, grant_id, amount, settled_used + used.get(grant_id, 0))
-    for item in unsettled:
-        settler.put(item)
+    settler.put(unsettled)
     settler.advance(journal.next_seq - 1)
     recorder.begin()
     settler.start()
     with contextlib.suppress(Unavailable):
         await feed.poll()
+    gc.collect()
+    gc.freeze()
     log.info(
         "recorder.serves",
         journal=str(journal.journal_id),
@@ -223,6 +288,11 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         open_grants=len(grants_open),
     )
 
+    def heard() -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: this process ends
+            loop.call_soon_threadsafe(grants.recalls_wait)
+
+    Listener(url, heard).start()
     server = await loop.create_unix_server(lambda: WorkerConnection(recorder), sock=listener)
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
@@ -251,6 +321,25 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     journal.close()
     log.info("recorder.left", all_settled=all_settled, all_grants_closed=closed)
     return 0
+
+
+class Listener(threading.Thread):
+    """Hears the ledger's hints that some host waits for what this one has. The poll is the truth."""
+
+    def __init__(self, url: str, heard: Callable[[], None]) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._url = url
+        self._heard = heard
+
+    def run(self) -> None:
+        while True:
+            try:
+                with contextlib.closing(connect(self._url)) as connection:
+                    connection.execute("LISTEN tokenworks_recall")
+                    for _ in connection.notifies():
+                        self._heard()
+            except (psycopg.Error, TokenworksError):
+                time.sleep(LISTEN_AGAIN_S)
 
 
 async def _tend(recorder: Recorder, settings: Settings) -> None:
@@ -287,11 +376,20 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "written_seq": recorder.journal.next_seq - 1,
         "settled_seq": settler.settled_seq,
         "unsettled_records": settler.backlog,
+        "oldest_unsettled_seconds": settler.oldest_s,
+        "quarantined_records": feed.quarantined,
+        "in_doubt_grants": feed.in_doubt[0],
+        "in_doubt_quantity": feed.in_doubt[1],
+        "in_doubt_seconds": feed.in_doubt[2],
+        "journal_free_bytes": feed.look_at_disk(),
+        "journal_full": int(feed.journal_full),
         "settled_records": settler.applied,
         "settle_batches": settler.batches,
         "settle_cpu_seconds": settler.cpu_ns / 1e9,
         "open_attempts": len(recorder.attempts),
         "workers": len(recorder.workers),
+        "grant_wait_p50_seconds": _quantile(recorder.grants.waits_s, 50),
+        "grant_wait_p99_seconds": _quantile(recorder.grants.waits_s, 99),
         "open_grants": len(grants),
         "granted": sum(bucket.amount - bucket.used for bucket in grants),
     }
@@ -301,11 +399,18 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     half.replace(path)
 
 
+def _quantile(values: Iterable[float], percent: int) -> float:
+    found = sorted(values)
+    return found[len(found) * percent // 100] if found else 0.0
+
+
 def main() -> None:
     settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
     listener_fd, supervisor_fd = int(sys.argv[1]), int(sys.argv[2])
     configure_logs(settings.log_level, settings.log_format, "recorder")
     listener = socket.socket(fileno=listener_fd)
+    # Long collections stop every commit; what lives long is frozen out of them.
+    gc.set_threshold(50_000, 20, 100)
     # Its own hold on the embedded database: what is in the journal is settled even after the supervisor's death.
     with database(settings) as url:
         code = uvloop.run(serve(settings, url, listener, supervisor_fd))

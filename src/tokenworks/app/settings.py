@@ -115,6 +115,18 @@ class Settings(BaseModel):
     input_bytes_per_token: int = Field(
         default=2, ge=1, le=8, description="the input estimate: body bytes per token, at most the context"
     )
+    journal_reserve_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        le=2**50,
+        description="with less than this free on the journal's disk nothing new is begun; what runs finishes from it",
+    )
+    stream_hold_tokens: int = Field(
+        default=512,
+        ge=16,
+        le=1_000_000,
+        description="output tokens that a stream holds at first, and by which its hold grows as it goes",
+    )
     progress_tokens: int = Field(
         default=32, ge=1, le=10_000, description="a stream's progress is recorded every so many tokens"
     )

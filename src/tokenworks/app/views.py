@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import click
 
 from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, plain, print_table
-from tokenworks.catalog import SoldOffering
+from tokenworks.app.output import console, plain, print_json, print_table
+from tokenworks.catalog import ChargingPolicy, SoldOffering
 from tokenworks.charging import Bucket, Finding
 from tokenworks.kernel import format_money, format_quantity
-from tokenworks.subscriptions import BillLine, Product
+from tokenworks.subscriptions import BillLine, Member, Product
 from tokenworks.trust import ApiKeyInfo
 
 _COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "phone_bill_line")
@@ -25,15 +25,18 @@ def issue_key(
     models: Sequence[str],
     cap_tokens: int | None,
     expires_in_days: int | None,
+    member: str | None = None,
 ) -> tuple[UUID, str]:
-    """A key for a subscriber, with its cap's bucket, in one transaction."""
+    """A key for a subscriber's owner, or another member, with its cap's bucket, in one transaction."""
     found = works.subscriptions.find(subscriber)
     expires_at = None if expires_in_days is None else works.clock.now() + timedelta(days=expires_in_days)
     with works.connection.transaction():
         cap = None if cap_tokens is None else works.ledger.add_cap(found.account_id, cap_tokens)
         return works.keys.issue(
             account_id=found.account_id,
-            member_id=works.subscriptions.owner_of(found),
+            member_id=works.subscriptions.owner_of(found)
+            if member is None
+            else works.subscriptions.member(found, member).member_id,
             name=name,
             models=models or None,
             cap_bucket_id=cap,
@@ -67,6 +70,70 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
         rows,
         right=["total", "left", "used", "of it granted"],
     )
+
+
+def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
+    columns = [
+        "usage",
+        "at",
+        "deployment",
+        "upstream's id",
+        "flags",
+        "counted by",
+        "reported",
+        "input",
+        "output",
+        "lost",
+    ]
+    shown = [
+        (
+            str(row["usage_id"])[-12:], f"{row['started_at']:%m-%d %H:%M}", row["deployment"], row["upstream_id"], ", ".join(row["flags"]),
+            row["counted_by"], row["provider_total"], row["input_tokens"], row["output_tokens"], sum(row["loss"][1]) if row["loss"] else 0,
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table("Records to reconcile", columns, shown, right=columns[6:])
+
+
+def print_usage_by_member(rows: Iterable[dict[str, Any]]) -> None:
+    columns = ["member", "records", "input", "output", "charged"]
+    shown = [
+        (
+            row["member"] or row["member_id"], row["records"], row["input_tokens"], row["output_tokens"],
+            " + ".join(format_quantity(amount, unit) for unit, amount in row["charged"].items()) or "0",
+        )
+        for row in rows
+    ]  # fmt: skip
+    print_table("Usage by member", columns, shown, right=columns[1:])
+
+
+def print_members(members: Sequence[Member], used: dict[UUID, int], *, as_json: bool) -> None:
+    """Members as a tree by indentation, with what is used of each cap (settled) in its period of now."""
+    if as_json:
+        print_json(
+            [
+                {name: getattr(member, name) for name in member.__dataclass_fields__}
+                | {"cap_used_mtok": used.get(member.member_id, 0)}
+                for member in members
+            ]
+        )
+        return
+    by_id = {member.member_id: member for member in members}
+
+    def line(member: Member) -> list[str]:
+        above = by_id.get(member.parent_id) if member.parent_id is not None else None
+        return [*(line(above) if above is not None else []), member.name]
+
+    rows = []
+    for member in sorted(members, key=line):
+        cap = (
+            ""
+            if member.cap_tokens is None
+            else f"{format_quantity(member.cap_tokens * 1000, 'token')} ({member.cap_period})"
+        )
+        spent = format_quantity(used.get(member.member_id, 0), "token") if cap else ""
+        rows.append(("  " * (len(line(member)) - 1) + member.name, member.role, cap, spent, member.member_id))
+    print_table("Members", ["member", "role", "cap", "used of it", "id"], rows, right=["cap", "used of it"])
 
 
 def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
@@ -143,6 +210,37 @@ def print_keys(keys: Iterable[ApiKeyInfo]) -> None:
         for k in keys
     ]  # fmt: skip
     print_table("Keys", ["id", "name", "key", "models", "cap", "state", "expires"], rows)
+
+
+_POLICY_WORDS: Final = {
+    "client_gone_before_content": "the client leaves before content",
+    "client_gone_in_content": "the client leaves while content comes",
+    "client_gone_after_content": "the client leaves after the last content",
+    "upstream_timeout": "the deployment falls silent after content",
+    "upstream_error": "the deployment breaks off after content",
+    "empty_answer": "an answer without content",
+    "content_filtered": "an answer that the provider's filter ended",
+    "retried_attempt": "an attempt that another one replaced",
+    "cache_hit": "input that the provider had cached",
+}
+_FINAL_UNIT_WORDS: Final = {
+    "terminate": "the request ends",
+    "redirect": "the request ends, and says where to top up",
+    "restrict": "the following requests go to a cheaper model",
+}
+
+
+def print_policy(policy: ChargingPolicy) -> None:
+    """What is charged where things do not go as usual."""
+    rows = [(words, getattr(policy, name)) for name, words in _POLICY_WORDS.items()]
+    words = {"produced": "what was produced", "nothing": "nothing"}
+    print_table(
+        "Charging policy", ["when", "the subscriber pays"], [[when, words[charge]] for when, charge in rows]
+    )
+    more = policy.top_up_url or policy.restrict_to
+    console.print(
+        f"When nothing is left: {_FINAL_UNIT_WORDS[policy.final_unit]}{f' ({more})' if more else ''}."
+    )
 
 
 def print_offerings(sold: Iterable[SoldOffering]) -> None:

@@ -80,6 +80,8 @@ class Worker:
                 gateway.keys.forget(bytes.fromhex(mac))
             for account_id in content["accounts"]:
                 gateway.keys.forget_account(account_id)
+        elif name == "journal":
+            gateway.journal_full = content["full"]
         elif name == "snapshot":
             credentials: dict[str, str | None] = {}
             snapshot = snapshot_from_wire(content, credentials, gateway.snapshot)

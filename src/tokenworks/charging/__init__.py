@@ -5,15 +5,14 @@ from tokenworks.charging.errors import (
     AccountNotFound,
     JournalCorrupt,
     JournalFailed,
-    NothingLeft,
     RecorderAway,
 )
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
-from tokenworks.charging.model import Bucket, Finish, Need, Part, RateLookup, Start
+from tokenworks.charging.model import Bucket, Need, Part, RateLookup, Start, UsageRecord
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
-from tokenworks.charging.recorder import Recorder, WorkerConnection
+from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Slices
 from tokenworks.charging.verify import Finding, verify
@@ -24,7 +23,6 @@ __all__ = [
     "Bucket",
     "DatabaseThread",
     "Finding",
-    "Finish",
     "Hold",
     "HostGrants",
     "Journal",
@@ -32,7 +30,6 @@ __all__ = [
     "JournalFailed",
     "Ledger",
     "Need",
-    "NothingLeft",
     "Part",
     "RateLookup",
     "Recorder",
@@ -42,6 +39,8 @@ __all__ = [
     "Settler",
     "Slices",
     "Start",
+    "UsageRecord",
     "WorkerConnection",
+    "inspect_journal",
     "verify",
 ]

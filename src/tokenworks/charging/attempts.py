@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from tokenworks.catalog import Counts, Weights, split
-from tokenworks.charging.model import Finish, Part, Start, encode_record, usage_record
+from tokenworks.charging.model import Part, UsageRecord, encode_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
 WORKER_LOST: Final = "worker_lost"
@@ -16,7 +16,7 @@ class OpenAttempt:
 
     def __init__(self, worker_id: str, start: list[Any]) -> None:
         self.worker_id = worker_id
-        self.start = start
+        self.start = list(start)
         self.counts: Counts | None = None
         self.first_byte_ms: int | None = None
         self.progress_ms: int = start[9]
@@ -53,12 +53,24 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
         parts.append(_part(part, share.amount, 0, share.counts))
     loss = (requests, left) if requests or any(left) else None
     latency_ms = max(0, attempt.progress_ms - start[9])
-    finish = Finish(
-        start[0], "interrupted", reason, "progress", attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None,
-        parts, loss, [], None,
+    (
+        usage_id,
+        account_id,
+        request_id,
+        attempt_no,
+        key_id,
+        member_id,
+        protocol,
+        model,
+        deployment,
+        started_ms,
+    ) = start[:10]
+    record = UsageRecord(
+        account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, "interrupted", reason,
+        "progress", started_ms, attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None, parts, loss, [], None,
     )  # fmt: skip
     used = [[part[0], part[1], part[5]] for part in parts]
-    return [start[0], start[1], used, encode_record(usage_record(Start(*start[:10]), finish))]
+    return [usage_id, account_id, used, encode_record(record)]
 
 
 def _part(held: list[Any], amount: int, requests: int, counts: Counts) -> Part:

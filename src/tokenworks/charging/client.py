@@ -7,16 +7,16 @@ called once its record is on disk, and never otherwise.
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
 
 import structlog
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import wire
 from tokenworks.charging.errors import RecorderAway
-from tokenworks.charging.grants import terms_from_wire
-from tokenworks.charging.model import Finish, Need, Start, encode_record, usage_record
+from tokenworks.charging.host import terms_from_wire
+from tokenworks.charging.model import Need, UsageRecord, encode_record
 from tokenworks.charging.slices import ASKS_MAX, AccountSlices, Hold, Slices
 from tokenworks.kernel import Clock
 
@@ -25,12 +25,21 @@ log = structlog.get_logger()
 RECONNECT_S: Final = 0.02
 UNACKED_MESSAGES_MAX: Final = 100_000
 REASKS_MAX: Final = 20
+# A slice that runs low is filled up for this many requests like the one that found it so.
+FILL_REQUESTS: Final = 64
 # A start or a progress waits this long for company: one message to the recorder costs as much as ten records.
-LATER_S: Final = 0.005
+LATER_S: Final = 0.05
 
 Waiter = Callable[[Any], None]
 HoldWaiter = Callable[[Hold | None, int], None]
 """(hold, verdict): the hold, or None and why."""
+
+
+class Attempt(Protocol):
+    """What begins: asked for its start only if it is to be written before the attempt ends."""
+
+    def start_op(self) -> tuple[Any, ...]:
+        """(`wire.START`, a `Start`'s fields, what is held)."""
 
 
 _Used = tuple[str, list[tuple[str, str, int]]]
@@ -56,16 +65,22 @@ class _Message:
 
 
 class _Asking:
-    __slots__ = ("account", "callback", "cap_id", "model", "need", "tries")
+    __slots__ = ("account", "callback", "cap_ids", "model", "need", "soft", "tries")
 
     def __init__(
-        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter
+        self,
+        account: AccountSlices,
+        cap_ids: Sequence[str],
+        model: str,
+        need: Need,
+        callback: HoldWaiter | None,
     ) -> None:
         self.account = account
-        self.cap_id = cap_id
+        self.cap_ids = cap_ids
         self.model = model
         self.need = need
         self.callback = callback
+        self.soft = False
         self.tries = 0
 
 
@@ -101,7 +116,7 @@ class RecorderClient(asyncio.Protocol):
         self._requests: list[Any] = []
         self._flush_scheduled = False
         self._later: asyncio.TimerHandle | None = None
-        self._starts: dict[str, tuple[Start, Hold]] = {}
+        self._starts: dict[str, Attempt] = {}
         self._asking: dict[int, _Asking] = {}
         self._ask_number = 0
         self._asked: dict[int, tuple[str, Any, Waiter]] = {}
@@ -142,16 +157,20 @@ class RecorderClient(asyncio.Protocol):
 
     # What the data plane says.
 
-    def begin(self, start: Start, hold: Hold) -> None:
+    def begin(self, usage_id: str, attempt: Attempt) -> None:
         """An attempt begins: written, not waited for. Raises `RecorderAway` where too much is not acknowledged."""
         if len(self._unacked) >= UNACKED_MESSAGES_MAX:
             raise RecorderAway("the recorder is away for too long: nothing new is begun")
-        self._starts[start.usage_id] = (start, hold)
-        self._schedule_later()
+        self._starts[usage_id] = attempt
+        if self._later is None:
+            self._later = self._loop.call_later(LATER_S, self._flush_later)
 
-    def progress(self, usage_id: str, counts: Counts, first_byte_ms: int | None, now_ms: int) -> None:
+    def progress(
+        self, usage_id: str, counts: Counts, first_byte_ms: int | None, now_ms: int, hold: Hold
+    ) -> None:
+        """What is known to have been produced so far, and what is held by now."""
         self._send_start(usage_id)
-        self._ops.append((wire.PROGRESS, usage_id, counts, first_byte_ms, now_ms))
+        self._ops.append((wire.PROGRESS, usage_id, counts, first_byte_ms, now_ms, hold.wire()))
         self._schedule_later()
 
     def drop(self, usage_id: str) -> None:
@@ -160,32 +179,43 @@ class RecorderClient(asyncio.Protocol):
             self._ops.append((wire.DROP, usage_id))
             self._schedule_later()
 
-    def finish(self, start: Start, finish: Finish, waiter: Waiter, argument: Any) -> None:
+    def finish(self, record: UsageRecord, waiter: Waiter, argument: Any) -> None:
         """`waiter(argument)` is called once the record is on disk."""
+        usage_id, account_id = record.usage_id, record.account_id
         # A start that was not sent yet need not be.
-        self._starts.pop(finish.usage_id, None)
-        account_id = start.account_id
-        used = [(part[0], part[1], part[5]) for part in finish.parts]
-        self._ops.append(
-            (wire.FINISH, start.usage_id, account_id, used, encode_record(usage_record(start, finish)))
-        )
+        self._starts.pop(usage_id, None)
+        used = [(part[0], part[1], part[5]) for part in record.parts]
+        self._ops.append((wire.FINISH, usage_id, account_id, used, encode_record(record)))
         self._used.append((account_id, used))
         self._waiters.append((waiter, argument))
-        self._schedule()
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
 
     def ask(
-        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, callback: HoldWaiter
+        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, callback: HoldWaiter
     ) -> Any:
         """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns a handle
         for `forget`.
         """
-        asking = _Asking(account, cap_id, model, need, callback)
+        asking = _Asking(account, cap_ids, model, need, callback)
         if len(self._asking) >= ASKS_MAX:
             self._loop.call_soon(callback, None, wire.AWAY)
             return None
         account.asking += 1
         self._ask(asking)
         return asking
+
+    def fill(self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need) -> None:
+        """A slice runs low: ask for more ahead, so that no request has to wait for it. One at a time an account."""
+        account.low = False
+        if account.filling or account.asking or len(self._asking) >= ASKS_MAX:
+            return
+        account.filling = True
+        ahead = Need(0, FILL_REQUESTS * need.input_tokens, FILL_REQUESTS * need.output_tokens)
+        asking = _Asking(account, cap_ids, model, ahead, None)
+        asking.soft = True
+        self._ask(asking)
 
     def forget(self, asking: Any) -> None:
         """The client is gone: nobody waits for this answer."""
@@ -207,7 +237,7 @@ class RecorderClient(asyncio.Protocol):
 
     def released(self, account: AccountSlices) -> None:
         """Something was released: what closing slices have free goes back."""
-        given = self._slices.take_closing(account)
+        given = self._slices.take_closing(account) if account.closing else None
         if given:
             self._gives.append([0, account.account_id, given])
             self._schedule()
@@ -227,7 +257,7 @@ class RecorderClient(asyncio.Protocol):
     def _send_start(self, usage_id: str) -> None:
         begun = self._starts.pop(usage_id, None)
         if begun is not None:
-            self._ops.append((wire.START, *begun[0], begun[1].wire()))
+            self._ops.append(begun.start_op())
 
     def _flush_later(self) -> None:
         self._later = None
@@ -264,7 +294,9 @@ class RecorderClient(asyncio.Protocol):
     def _ask_row(self, number: int) -> list[Any]:
         asking = self._asking[number]
         free = {s.terms.bucket_id: s.free for s in asking.account.all() if not s.closing and s.free}
-        return [number, asking.account.account_id, asking.cap_id, asking.model, asking.need, free]
+        return [
+            number, asking.account.account_id, asking.cap_ids, asking.model, asking.need, free, asking.soft
+        ]  # fmt: skip
 
     # What the recorder says.
 
@@ -312,11 +344,16 @@ class RecorderClient(asyncio.Protocol):
         asking = self._asking.pop(number, None)
         if asking is None:
             return
+        if asking.soft:
+            asking.account.filling = False
+            return
         account = self._slices.account(asking.account.account_id)
         asking.account = account
         hold = None
         if asking.callback is not None:
-            hold = self._slices.hold(account, asking.cap_id, asking.model, asking.need, self._clock.boot_ns())
+            hold = self._slices.hold(
+                account, asking.cap_ids, asking.model, asking.need, self._clock.boot_ns()
+            )
             if hold is None and verdict == wire.ENOUGH:
                 asking.tries += 1
                 if asking.tries < REASKS_MAX:

@@ -1,14 +1,26 @@
 """Facts about charging, in order of precedence."""
 
-from tokenworks.kernel import Conflict, NotFound, Refused, TokenworksError, Unavailable
+from tokenworks.kernel import Conflict, NotFound, TokenworksError, Unavailable
 
 
 class AccountNotFound(NotFound):
     """No such account."""
 
 
-class NothingLeft(Refused):
-    """What the account has left does not cover the hold."""
+class GrantNotFound(NotFound):
+    """No such grant."""
+
+
+class GrantNotInDoubt(Conflict):
+    """A grant whose host can still spend it: let it expire, or stop the host, before it is written off."""
+
+
+class QuarantineNotFound(NotFound):
+    """No such record is held in quarantine."""
+
+
+class RecordRefused(TokenworksError):
+    """A usage record that can't be settled as it is: it goes to quarantine."""
 
 
 class RecorderAway(Unavailable):
@@ -21,6 +33,10 @@ class GrantStillOpen(Conflict):
 
 class JournalCorrupt(TokenworksError):
     """An invalid frame with valid ones after it. Nothing is settled past it; restore the segment or ask for help."""
+
+
+class LedgerWentBack(TokenworksError):
+    """The database has settled less than it had: a restore or a fail-over lost commits. The journal is replayed."""
 
 
 class JournalFailed(TokenworksError):

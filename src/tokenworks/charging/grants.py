@@ -8,10 +8,19 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from tokenworks.charging import wire
-from tokenworks.charging.model import CAP_RATE, BucketTerms, Granted, Need, RateLookup, cost, cover
+from tokenworks.charging.errors import GrantStillOpen
+from tokenworks.charging.host import (
+    Ask,
+    HostAccount,
+    HostBucket,
+    LedgerPort,
+    terms_to_wire,
+    unknown_terms,
+)
+from tokenworks.charging.model import Need, RateLookup, cost, cover
 from tokenworks.kernel import Clock, Unavailable
 
 RECALL_WAIT_S: Final = 0.3
@@ -20,77 +29,10 @@ TERMS_FRESH_S: Final = 2.0
 RELOAD_S: Final = 0.1
 NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
-
-
-class LedgerPort(Protocol):
-    """What the grants need of the database; every call may raise `Unavailable`."""
-
-    async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]: ...
-    async def granted_elsewhere(self, account_id: str) -> int: ...
-    async def grant(
-        self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
-    ) -> Granted | None: ...
-    async def close_grant(self, account_id: str, grant_id: str) -> None: ...
-
-
-class HostBucket:
-    """One bucket as this host knows it, and the host's grant of it."""
-
-    __slots__ = (
-        "active_s", "amount", "closing", "free", "grant_id", "remaining", "slices", "spend_until_ns", "terms", "used",
-    )  # fmt: skip
-
-    def __init__(self, terms: BucketTerms, remaining: int) -> None:
-        self.terms = terms
-        self.remaining = remaining
-        self.grant_id: str | None = None
-        self.amount = 0
-        self.used = 0
-        self.free = 0
-        self.slices: dict[str, int] = {}
-        self.spend_until_ns = 0
-        self.active_s = 0.0
-        self.closing = False
-
-    def check(self) -> None:
-        assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())
-        assert self.amount == self.used + self.free + sum(self.slices.values()), (
-            f"grant {self.grant_id}: {self.amount} != {self.used} + {self.free} + {self.slices}"
-        )
-
-
-class Ask:
-    """A worker that could not hold: what for, and what it had free of each bucket when it asked."""
-
-    __slots__ = ("cap_id", "free", "model", "need", "number", "worker_id")
-
-    def __init__(
-        self, worker_id: str, number: int, cap_id: str | None, model: str, need: Need, free: dict[str, int]
-    ) -> None:
-        self.worker_id = worker_id
-        self.number = number
-        self.cap_id = cap_id
-        self.model = model
-        self.need = need
-        self.free = free
-
-
-class HostAccount:
-    __slots__ = ("account_id", "asks", "buckets", "loaded_s", "lock", "serving")
-
-    def __init__(self, account_id: str) -> None:
-        self.account_id = account_id
-        # Gathering, renewing and closing exclude each other: a bucket that is being closed refuses nobody.
-        self.lock = asyncio.Lock()
-        self.buckets: dict[str, HostBucket] = {}
-        self.asks: deque[Ask] = deque()
-        self.loaded_s = -1e9
-        self.serving = False
-
-    def ordered(self) -> list[HostBucket]:
-        return sorted(
-            (b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order()
-        )
+WAITS_KEPT: Final = 1000
+GRANT_AHEAD_S: Final = 10
+CALL_BACK_POLL_S: Final = 0.015
+RETURNING_POLL_S: Final = 0.005
 
 
 Send = Callable[[str, int, Any], bool]
@@ -122,6 +64,11 @@ class HostGrants:
         self._recalls: dict[int, tuple[set[str], asyncio.Event]] = {}
         self._recall_number = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._answering = False
+        self._answer_again = False
+        self._orphans: list[tuple[str, str]] = []
+        # How long the latest asks waited that somebody waited for.
+        self.waits_s: deque[float] = deque(maxlen=WAITS_KEPT)
 
     # What workers say.
 
@@ -130,6 +77,7 @@ class HostGrants:
         if len(account.asks) >= ASK_QUEUE_MAX:
             self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
             return
+        ask.asked_s = self._now_s()
         account.asks.append(ask)
         self._serve(account)
 
@@ -160,26 +108,27 @@ class HostGrants:
             if not waiting:
                 event.set()
 
-    def used(
-        self, worker_id: str | None, account_id: str, bucket_id: str, grant_id: str, amount: int
-    ) -> None:
-        """A record was journaled: quantity moves from the worker's slice (or, for a lost worker, the rest) to used."""
+    def used(self, worker_id: str | None, account_id: str, parts: Iterable[tuple[str, str, int]]) -> None:
+        """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (or, for a lost
+        worker, the rest) to used.
+        """
         account = self.accounts.get(account_id)
-        bucket = account.buckets.get(bucket_id) if account else None
-        assert bucket is not None, f"bucket {bucket_id} was used but is not here"
-        assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
-        if worker_id is None:
-            bucket.free -= amount
-        else:
-            left = bucket.slices.get(worker_id, 0) - amount
-            assert left >= 0, f"worker {worker_id} used more than its slice"
-            if left:
-                bucket.slices[worker_id] = left
+        for bucket_id, grant_id, amount in parts:
+            bucket = account.buckets.get(bucket_id) if account else None
+            assert bucket is not None, f"bucket {bucket_id} was used but is not here"
+            assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
+            if worker_id is None:
+                bucket.free -= amount
+                assert bucket.free >= 0, "a lost worker used more than its slice"
             else:
-                bucket.slices.pop(worker_id, None)
-        bucket.used += amount
-        bucket.active_s = self._now_s()
-        assert bucket.free >= 0, "a lost worker used more than its slice"
+                left = bucket.slices.get(worker_id, 0) - amount
+                assert left >= 0, f"worker {worker_id} used more than its slice"
+                if left:
+                    bucket.slices[worker_id] = left
+                else:
+                    bucket.slices.pop(worker_id, None)
+            bucket.used += amount
+            bucket.used_lately = True
 
     def worker_lost(self, worker_id: str) -> None:
         """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
@@ -196,8 +145,14 @@ class HostGrants:
     def adopt(self, account_id: str, bucket_id: str, grant_id: str, amount: int, used: int) -> None:
         """A grant that this host's journal had open before: `used` is settled and unsettled together."""
         account = self._account(account_id)
-        terms = BucketTerms(bucket_id, account_id, "balance", "", 0, None, (), CAP_RATE)
-        bucket = account.buckets[bucket_id] = HostBucket(terms, 0)
+        before = account.buckets.get(bucket_id)
+        if before is not None and before.grant_id is not None:
+            # Two of one bucket: the answer to the first was lost, so nobody ever spent it.
+            keep_first = before.used >= used
+            self._orphans.append((account_id, grant_id if keep_first else before.grant_id))
+            if keep_first:
+                return
+        bucket = account.buckets[bucket_id] = HostBucket(unknown_terms(account_id, bucket_id), 0)
         bucket.grant_id, bucket.amount, bucket.used, bucket.free = grant_id, amount, used, amount - used
         # Terms are unknown until the account is loaded; until then nothing is sliced, and the lease is not ours to use.
         bucket.closing = True
@@ -207,13 +162,14 @@ class HostGrants:
         self, worker_id: str, account_id: str, bucket_id: str, grant_id: str, outstanding: int
     ) -> bool:
         """What a worker that outlived the last recorder still has. False where that can't be."""
+        if not outstanding:
+            return True  # of a grant that may be closed by now
         account = self.accounts.get(account_id)
         bucket = account.buckets.get(bucket_id) if account else None
         if bucket is None or bucket.grant_id != grant_id or bucket.free < outstanding:
             return False
-        if outstanding:
-            bucket.free -= outstanding
-            bucket.slices[worker_id] = bucket.slices.get(worker_id, 0) + outstanding
+        bucket.free -= outstanding
+        bucket.slices[worker_id] = bucket.slices.get(worker_id, 0) + outstanding
         bucket.check()
         return True
 
@@ -230,6 +186,14 @@ class HostGrants:
             account.loaded_s = -1e9
             if self.open:
                 self._spawn(self._reload(account))
+
+    def close_soon(self, account_id: str, grant_id: str) -> None:
+        """An operator wants this grant closed: as soon as nothing runs on it."""
+        account = self.accounts.get(account_id)
+        for bucket in account.buckets.values() if account is not None else ():
+            if bucket.grant_id == grant_id:
+                bucket.active_s = -1e9
+                bucket.used_lately = False
 
     # Serving asks.
 
@@ -267,6 +231,8 @@ class HostGrants:
                 if account.asks and account.asks[0] is ask:
                     account.asks.popleft()
                     self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
+                    if not ask.soft:
+                        self.waits_s.append(self._now_s() - ask.asked_s)
         finally:
             account.serving = False
 
@@ -296,36 +262,166 @@ class HostGrants:
     async def _reload(self, account: HostAccount) -> None:
         async with account.lock:
             try:
+                if account.unsure:
+                    await self._reconcile(account)
                 await self._load(account, fresh=True)
             except Unavailable:
                 return
             for bucket in list(account.buckets.values()):
-                if bucket.closing:
+                if bucket.closing and not account.unsure:
                     await self._close(account, bucket)
 
     async def _gather(self, account: HostAccount, ask: Ask) -> int:
+        if account.unsure:
+            await self._reconcile(account)
         await self._load(account, fresh=False)
         verdict = await self._cover(account, ask)
-        if verdict == wire.NOTHING_LEFT:
+        if verdict == wire.NOTHING_LEFT and not ask.soft:
             # Say so on fresh terms only: something may have been ordered a moment ago.
             await self._load(account, fresh=True)
             verdict = await self._cover(account, ask)
-            if verdict == wire.NOTHING_LEFT and await self._ledger.granted_elsewhere(account.account_id):
-                return wire.ELSEWHERE
+            if verdict == wire.NOTHING_LEFT and (
+                account.behind or await self._ledger.granted_elsewhere(account.account_id)
+            ):
+                return await self._call_back(account, ask)
         return verdict
 
+    # Between hosts: the ledger asks them, never one host another.
+
+    async def _call_back(self, account: HostAccount, ask: Ask) -> int:
+        """Other hosts hold some of it: queue for it. "Nothing left" once every one of them has answered."""
+        if self._now_s() - account.called_s < RELOAD_S:
+            return account.called_verdict
+        until_s = self._now_s() + RECALL_WAIT_S
+        recall_id = await self._ledger.ask_back(account.account_id)
+        verdict = wire.ELSEWHERE
+        try:
+            while True:
+                await asyncio.sleep(CALL_BACK_POLL_S)
+                answered = await self._ledger.recall_answered(recall_id, account.account_id)
+                account.loaded_s = -1e9
+                await self._load(account, fresh=True)
+                verdict = await self._cover(account, ask)
+                if verdict == wire.ENOUGH:
+                    break
+                if verdict == wire.NOTHING_LEFT and answered and not account.behind:
+                    break
+                if self._now_s() >= until_s:
+                    verdict = wire.ELSEWHERE
+                    break
+        finally:
+            with contextlib.suppress(Unavailable):
+                await self._ledger.end_recall(recall_id)
+        account.called_s, account.called_verdict = self._now_s(), verdict
+        return verdict if verdict == wire.ENOUGH or answered else wire.ELSEWHERE
+
+    def recalls_wait(self) -> None:
+        """Some host may wait for what this one has. Called twice a second, and when the ledger says so."""
+        if self._answering:
+            self._answer_again = True
+            return
+        self._answering = True
+        self._spawn(self._answer_recalls())
+
+    async def _answer_recalls(self) -> None:
+        try:
+            while True:
+                self._answer_again = False
+                with contextlib.suppress(Unavailable):
+                    for recall_id, account_id in await self._ledger.recalls():
+                        if await self._give_back(account_id):
+                            await self._ledger.answer_recall(recall_id)
+                if not self._answer_again:
+                    return
+        finally:
+            self._answering = False
+
+    async def _give_back(self, account_id: str) -> bool:
+        """Give the ledger what nobody here holds. Whether every worker was heard. Not under the account's lock: two
+        hosts that wait for each other would wait for ever.
+        """
+        account = self.accounts.get(account_id)
+        if account is None or not self.open:
+            return account is None
+        if account.unsure:
+            return False
+        buckets = [bucket for bucket in account.buckets.values() if bucket.grant_id is not None]
+        workers = {worker for bucket in buckets for worker in bucket.slices}
+        heard = await self._recall(account, buckets, workers, closing=False) if workers else True
+        for bucket in buckets:
+            amount, grant_id = bucket.free, bucket.grant_id
+            if not amount or grant_id is None:
+                continue
+            if account.unsure:
+                return False
+            bucket.free -= amount
+            bucket.amount -= amount
+            bucket.remaining = 0
+            account.loaded_s = -1e9
+            account.returning += 1
+            try:
+                if not await self._ledger.return_grant(account_id, grant_id, amount):
+                    account.unsure = True
+            except Unavailable:
+                account.unsure = True
+                raise
+            finally:
+                account.returning -= 1
+        return heard
+
+    async def _reconcile(self, account: HostAccount) -> None:
+        """What the ledger has of this host's grants, after a call that was not answered: it may have been made."""
+        while account.returning:
+            await asyncio.sleep(RETURNING_POLL_S)
+        found = await self._ledger.open_grants_of(account.account_id)
+        open_ids = {grant_id for _, grant_id, _, _ in found}
+        for bucket_id, bucket in list(account.buckets.items()):
+            if bucket.grant_id is not None and bucket.grant_id not in open_ids:
+                assert not bucket.slices, f"grant {bucket.grant_id} was closed while it was spent"
+                del account.buckets[bucket_id]
+        for bucket_id, grant_id, amount, used in found:
+            if bucket_id not in account.buckets:
+                unknown = unknown_terms(account.account_id, bucket_id)
+                account.buckets[bucket_id] = HostBucket(unknown, 0)
+                account.buckets[bucket_id].closing = True  # until the terms are loaded
+            bucket = account.buckets[bucket_id]
+            if bucket.grant_id is None:
+                bucket.grant_id, bucket.amount, bucket.used, bucket.free = (
+                    grant_id,
+                    amount,
+                    used,
+                    amount - used,
+                )
+                bucket.spend_until_ns = 0
+            elif bucket.grant_id == grant_id:
+                bucket.free += amount - bucket.amount
+                bucket.amount = amount
+            else:
+                await self._ledger.close_grant(account.account_id, grant_id)
+            bucket.check()
+        account.unsure = False
+        account.loaded_s = -1e9
+
     async def _cover(self, account: HostAccount, ask: Ask) -> int:
-        silent = False
-        if ask.cap_id is not None:
-            cap = account.buckets.get(ask.cap_id)
+        silent = short = False
+        left = ask.need
+        for cap_id in ask.cap_ids:
+            cap = account.buckets.get(cap_id)
             if cap is None:
                 return wire.NOTHING_LEFT
             rate = cap.terms.hold_rate(self._lookup, ask.model)
             assert rate is not None
-            have, silent = await self._ensure(account, cap, ask, cost(rate, ask.need))
+            have, unheard = await self._ensure(account, cap, ask, cost(rate, ask.need))
+            silent = silent or unheard
             if have < cost(rate, ask.need):
-                return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
-        left = ask.need
+                # The worker may still make do with what the cap leaves: bring it that much of the balance.
+                short = True
+                _, beyond = cover(rate, have, left)
+                left = Need(
+                    left.requests - beyond.requests,
+                    left.input_tokens - beyond.input_tokens,
+                    left.output_tokens - beyond.output_tokens,
+                )
         for bucket in account.ordered():
             if bucket.closing:
                 continue
@@ -335,8 +431,10 @@ class HostGrants:
             have, unheard = await self._ensure(account, bucket, ask, cost(rate, left))
             silent = silent or unheard
             _, left = cover(rate, have, left)
-            if not any(left):
+            if left.nothing and not short:
                 return wire.ENOUGH
+            if left.nothing:
+                break
         return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
 
     async def _ensure(
@@ -349,9 +447,12 @@ class HostGrants:
         bucket.active_s = self._now_s()
         expired = self._clock.boot_ns() >= bucket.spend_until_ns
         silent = False
+        if ask.soft:
+            # What is filled up ahead must not be missed elsewhere soon.
+            want = min(want, own + (bucket.free + bucket.remaining) // 8)
         if want - own > bucket.free or expired:
             await self._extend(bucket, max(0, want - own - bucket.free), expired=expired)
-        if want - own > bucket.free and any(w != ask.worker_id for w in bucket.slices):
+        if want - own > bucket.free and not ask.soft and any(w != ask.worker_id for w in bucket.slices):
             silent = not await self._recall(
                 account, [bucket], {w for w in bucket.slices if w != ask.worker_id}, closing=False
             )
@@ -360,15 +461,16 @@ class HostGrants:
         if bucket.grant_id is None or bucket.closing or self._clock.boot_ns() >= bucket.spend_until_ns:
             return 0, silent
         # Some more than asked, so that the next requests need no ask; a recall gets it back if it is needed elsewhere.
-        give = min(bucket.free, short + min(bucket.free // 4, 32 * want))
+        give = min(bucket.free, short if ask.soft else short + min(bucket.free // 4, 32 * want))
         if give or expired:
-            bucket.free -= give
-            bucket.slices[ask.worker_id] = bucket.slices.get(ask.worker_id, 0) + give
+            if give:  # a renewal alone makes no slice: nobody would ever give it back
+                bucket.free -= give
+                bucket.slices[ask.worker_id] = bucket.slices.get(ask.worker_id, 0) + give
             if not self._send(
                 ask.worker_id, wire.SLICE,
-                [[account.account_id, bucket.grant_id, _terms_wire(bucket.terms), give, bucket.spend_until_ns]],
+                [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), give, bucket.spend_until_ns]],
             ):  # fmt: skip
-                bucket.free += bucket.slices.pop(ask.worker_id)
+                bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
         bucket.check()
@@ -378,15 +480,26 @@ class HostGrants:
         """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
         if bucket.closing or (not bucket.remaining and (bucket.grant_id is None or not expired)):
             return
-        cushion = min(bucket.remaining // 8, 64 * short)
+        # For some seconds at the rate at which it is spent, and not too much of what is left.
+        cushion = min(bucket.remaining // 8, max(64 * short, GRANT_AHEAD_S * bucket.burn_s))
         asked_ns = self._clock.boot_ns()
-        granted = await self._ledger.grant(
-            bucket.terms.account_id,
-            bucket.terms.bucket_id,
-            bucket.grant_id,
-            short + cushion,
-            self._spend_for_s,
-        )
+        account = self._account(bucket.terms.account_id)
+        account.behind = False
+        try:
+            granted = await self._ledger.grant(
+                bucket.terms.account_id,
+                bucket.terms.bucket_id,
+                bucket.grant_id,
+                short + cushion,
+                self._spend_for_s,
+            )
+        except Unavailable:
+            account.unsure = True
+            raise
+        if granted is not None and granted.behind:
+            account.behind = True
+            if bucket.grant_id is None:
+                return
         if granted is None:
             if bucket.grant_id is None:
                 bucket.remaining = 0
@@ -425,12 +538,23 @@ class HostGrants:
 
     async def tend(self) -> None:
         """Renew what is in use, close what is idle or closing. Called about once a second."""
+        for orphan in list(self._orphans):
+            with contextlib.suppress(Unavailable, GrantStillOpen):
+                await self._ledger.close_grant(*orphan)
+                self._orphans.remove(orphan)
         for account in list(self.accounts.values()):
             if account.lock.locked():
                 continue
             async with account.lock:
+                try:
+                    if account.unsure:
+                        await self._reconcile(account)
+                except Unavailable:
+                    continue
                 for bucket in list(account.buckets.values()):
                     await self._tend(account, bucket)
+                    if account.unsure:
+                        break
             if not account.buckets and not account.asks and not account.serving:
                 self.accounts.pop(account.account_id, None)
 
@@ -440,6 +564,11 @@ class HostGrants:
                 account.buckets.pop(bucket.terms.bucket_id, None)
             return
         now_s, now_ns = self._now_s(), self._clock.boot_ns()
+        if bucket.used_lately:
+            bucket.used_lately, bucket.active_s = False, now_s
+        # Spent a second, smoothed; this is called about once a second.
+        bucket.burn_s = (3 * bucket.burn_s + bucket.used - bucket.used_before) // 4
+        bucket.used_before = bucket.used
         if bucket.closing or now_s - bucket.active_s > self._idle_s:
             await self._close(account, bucket)
         elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
@@ -447,7 +576,7 @@ class HostGrants:
             for worker_id in list(bucket.slices) if not bucket.closing else ():
                 self._send(
                     worker_id, wire.SLICE,
-                    [[account.account_id, bucket.grant_id, _terms_wire(bucket.terms), 0, bucket.spend_until_ns]],
+                    [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), 0, bucket.spend_until_ns]],
                 )  # fmt: skip
 
     async def _renew(self, bucket: HostBucket) -> None:
@@ -469,7 +598,12 @@ class HostGrants:
         bucket.check()
         try:
             await self._ledger.close_grant(account.account_id, bucket.grant_id)
+        except GrantStillOpen:
+            bucket.active_s = self._now_s()
+            return
         except Unavailable:
+            # It may be closed: nothing of it may be given out before the ledger was asked.
+            account.unsure = True
             return
         account.buckets.pop(bucket.terms.bucket_id, None)
         account.loaded_s = -1e9
@@ -479,24 +613,16 @@ class HostGrants:
         self.draining = True
         for account in list(self.accounts.values()):
             async with account.lock:
+                try:
+                    if account.unsure:
+                        await self._reconcile(account)
+                except Unavailable:
+                    continue
                 for bucket in list(account.buckets.values()):
                     bucket.closing = True
-                    await self._close(account, bucket)
+                    if not account.unsure:
+                        await self._close(account, bucket)
         return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
 
     def _now_s(self) -> float:
         return self._clock.boot_ns() / NS_PER_S
-
-
-def _terms_wire(terms: BucketTerms) -> list[Any]:
-    return [
-        terms.bucket_id, terms.account_id, terms.kind, terms.unit, terms.priority, terms.valid_until_ms,
-        list(terms.model_classes), terms.rate_version,
-    ]  # fmt: skip
-
-
-def terms_from_wire(row: list[Any]) -> BucketTerms:
-    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])
-
-
-__all__ = ["Ask", "HostAccount", "HostBucket", "HostGrants", "LedgerPort", "terms_from_wire"]

@@ -96,6 +96,11 @@ class Journal:
         and so do segments that don't join.
         """
         segments = self.segments()
+        if segments and from_seq < segments[0][0]:
+            raise JournalCorrupt(
+                f"the database has settled up to {from_seq - 1}, but the journal begins at {segments[0][0]}: "
+                "older segments are needed. Restore them before this host serves"
+            )
         start = max((at for at, (first, _) in enumerate(segments) if first <= from_seq), default=0)
         expected: int | None = None
         for first, path in segments[start:]:

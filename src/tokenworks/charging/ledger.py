@@ -6,9 +6,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import store
-from tokenworks.charging.errors import AccountNotFound
-from tokenworks.charging.model import CAP_RATE, Bucket, BucketTerms, Granted
+from tokenworks.charging import settle_store, store
+from tokenworks.charging.errors import AccountNotFound, RecordRefused
+from tokenworks.charging.model import CAP_RATE, Bucket, BucketTerms, Granted, RateLookup
 from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
 from tokenworks.kernel.units import QUANTITY_MAX
 
@@ -91,6 +91,27 @@ class Ledger:
         store.tell_account(self._connection, account_id)
         return bucket_id
 
+    def cap_bucket(
+        self,
+        account_id: UUID,
+        cap_of: UUID,
+        valid_from: datetime,
+        valid_until: datetime | None,
+        cap_tokens: int,
+    ) -> UUID:
+        """The bucket of a member's cap in the period that begins at `valid_from`; made when it is first asked for."""
+        return store.cap_bucket(
+            self._connection, account_id, cap_of, valid_from, valid_until, cap_tokens * PER_UNIT, CAP_RATE
+        )
+
+    def tell_account(self, account_id: UUID) -> None:
+        """Hosts look at this account again. In the caller's transaction."""
+        store.tell_account(self._connection, account_id)
+
+    def used_of_caps(self, account_id: UUID, now: datetime) -> dict[UUID, int]:
+        """What is used of each member's cap in its period of now, settled, in thousandths of a token."""
+        return store.used_of_caps(self._connection, account_id, now)
+
     def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
         """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
         return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
@@ -116,6 +137,16 @@ class Ledger:
         """Usage records since a time, newest first."""
         floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
         return store.usage(self._connection, account_id, floor, limit)
+
+    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
+        """Who spent what since a time, most first."""
+        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        return store.usage_by_member(self._connection, account_id, floor)
+
+    def flagged(self, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Records to be reconciled with the deployments' own figures, newest first."""
+        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        return store.flagged(self._connection, floor, limit)
 
     # What a host's recorder needs.
 
@@ -160,3 +191,66 @@ class Ledger:
         store.close_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, settled_seq, self._clock.now()
         )
+
+    # Grants across hosts.
+
+    def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+        """Open grants, oldest first."""
+        return store.grants(self._connection, account_id, limit)
+
+    def ask_grant_back(self, grant_id: UUID) -> None:
+        """Have a grant's host close it as soon as nothing runs on it. Raises `GrantNotFound`."""
+        store.ask_grant_back(self._connection, grant_id)
+
+    def write_off(self, grant_id: UUID) -> int:
+        """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
+        return store.write_off(self._connection, grant_id, self._clock.now())
+
+    def set_frozen(self, account_id: UUID, *, frozen: bool) -> None:
+        """Nothing more is granted to a frozen account, and hosts give back what nobody holds. Raises `AccountNotFound`."""
+        if not store.set_account_state(self._connection, account_id, "frozen" if frozen else "open"):
+            raise AccountNotFound(f"there is no account {account_id}, or it is closed")
+
+    def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Records that the database refused, oldest first."""
+        return settle_store.quarantined(self._connection, limit)
+
+    def decide_quarantine(self, quarantine_id: UUID, *, release: bool, rates: RateLookup) -> None:
+        """Settle a record after all, or drop it: then it is never charged. Raises `QuarantineNotFound`, and
+        `RecordRefused` where the database still refuses it.
+        """
+        state = "released" if release else "dropped"
+        try:
+            settle_store.decide_quarantine(self._connection, quarantine_id, state, rates, self._clock.now())
+        except settle_store.REFUSALS as error:
+            raise RecordRefused(f"it is still refused: {error}".splitlines()[0]) from error
+
+    def in_doubt(self) -> tuple[int, int, int]:
+        """(grants, quantity, seconds since the oldest expired) of what is in doubt."""
+        return store.in_doubt(self._connection)
+
+    def open_grants_of(self, account_id: str, journal_id: UUID) -> list[tuple[str, str, int, int]]:
+        return store.open_grants_of(self._connection, UUID(account_id), journal_id)
+
+    def ask_back(self, account_id: str, journal_id: UUID) -> int:
+        return store.ask_back(self._connection, UUID(account_id), journal_id)
+
+    def recall_answered(self, recall_id: int, account_id: str, journal_id: UUID) -> bool:
+        return store.recall_answered(self._connection, recall_id, UUID(account_id), journal_id)
+
+    def end_recall(self, recall_id: int) -> None:
+        store.end_recall(self._connection, recall_id)
+
+    def recalls_for(self, journal_id: UUID) -> list[tuple[int, str]]:
+        return store.recalls_for(self._connection, journal_id)
+
+    def answer_recall(self, recall_id: int, journal_id: UUID) -> None:
+        store.answer_recall(self._connection, recall_id, journal_id)
+
+    def return_grant(self, account_id: str, grant_id: str, journal_id: UUID, amount: int) -> bool:
+        return store.return_grant(
+            self._connection, UUID(account_id), UUID(grant_id), journal_id, amount, self._clock.now()
+        )
+
+    def delete_old_recalls(self) -> None:
+        store.delete_old_recalls(self._connection)

@@ -24,21 +24,27 @@ RateLookup = Callable[[str, str], tuple[str, Weights] | None]
 """(rate version, model) -> (model class, weights), or None where the card does not sell the model."""
 
 
-class Need(NamedTuple):
+class Need(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What a request may cost at most: one request, tokens in and tokens out."""
 
     requests: int
     input_tokens: int
     output_tokens: int
 
+    @property
+    def nothing(self) -> bool:
+        return not (self.requests or self.input_tokens or self.output_tokens)
 
-class HoldRate(NamedTuple):
+
+class HoldRate(msgspec.Struct, frozen=True, gc=False):
     """The most that a request, an input token and an output token can cost in one bucket."""
 
     request: int
     input_token: int
     output_token: int
     weights: Weights
+    # The same as a plain tuple, request apart: what the hot path multiplies with.
+    class_weights: tuple[int, ...]
 
 
 class Part(NamedTuple):
@@ -55,7 +61,7 @@ class Part(NamedTuple):
 
 
 class Start(NamedTuple):
-    """An attempt's beginning. Ids are 32 hex digits, times milliseconds since 1970.
+    """An attempt's beginning, as the journal has it until its record comes. Ids are 32 hex digits, times milliseconds since 1970.
 
     The journal keeps with it what the attempt holds: (bucket_id, grant_id, rate_version, unit, kind, amount, weights)
     of each part, in order.
@@ -103,24 +109,6 @@ class UsageRecord(msgspec.Struct):
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
 
 
-class Finish(NamedTuple):
-    """An attempt's end: with its `Start` it makes the usage record."""
-
-    usage_id: str
-    state: State
-    reason: str
-    counted_by: CountedBy
-    ended_ms: int
-    first_byte_ms: int | None
-    latency_ms: int
-    counts: Counts
-    provider_total: int | None
-    parts: list[Part]
-    loss: tuple[int, Counts] | None
-    flags: list[str]
-    upstream_id: str | None
-
-
 @dataclass(frozen=True, slots=True)
 class BucketTerms:
     """What never changes in a bucket."""
@@ -147,7 +135,7 @@ class BucketTerms:
             if found is None or ("*" not in self.model_classes and found[0] not in self.model_classes):
                 return None
             weights = found[1]
-        return HoldRate(weights.request, max(weights[1:5]), max(weights[5:8]), weights)
+        return HoldRate(weights.request, max(weights[1:5]), max(weights[5:8]), weights, tuple(weights[1:]))
 
 
 def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
@@ -224,12 +212,4 @@ class Granted:
     added: int
     remaining: int
     spend_for_s: float
-
-
-def usage_record(start: Start, finish: Finish) -> UsageRecord:
-    """Start and finish of an attempt as one usage record."""
-    assert start[0] == finish[0]
-    return UsageRecord(
-        start[1], start[0], start[2], start[3], start[4], start[5], start[6], start[7], start[8], finish[1], finish[2], finish[3],
-        start[9], finish[4], finish[5], finish[6], finish[7], finish[8], finish[9], finish[10], finish[11], finish[12],
-    )  # fmt: skip
+    behind: bool = False

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -15,6 +15,8 @@ from tokenworks.charging.settlement import Settler
 from tokenworks.kernel import Clock, Unavailable
 
 Result = TypeVar("Result")
+# A database that hangs must not make anybody wait for longer.
+ANSWER_S: Final = 3.0
 
 
 class DatabaseThread:
@@ -27,8 +29,14 @@ class DatabaseThread:
         self.answered = False
 
     async def run(self, call: Callable[[store.Connection], Result]) -> Result:
-        """Raises `Unavailable` where the database does not answer."""
-        return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
+        """Raises `Unavailable` where the database does not answer in time. The call may still be made then."""
+        future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
+        done, _ = await asyncio.wait([future], timeout=ANSWER_S)
+        if not done:
+            self.answered = False
+            future.add_done_callback(lambda late: late.cancelled() or late.exception())
+            raise Unavailable(f"the database does not answer within {ANSWER_S:g} s")
+        return future.result()
 
     def _call(self, call: Callable[[store.Connection], Result]) -> Result:
         try:
@@ -96,6 +104,29 @@ class RecorderLedger:
                 amount=amount,
                 spend_for_s=spend_for_s,
             )
+        )
+
+    async def open_grants_of(self, account_id: str) -> list[tuple[str, str, int, int]]:
+        return await self._run(lambda ledger: ledger.open_grants_of(account_id, self._journal_id))
+
+    async def ask_back(self, account_id: str) -> int:
+        return await self._run(lambda ledger: ledger.ask_back(account_id, self._journal_id))
+
+    async def recall_answered(self, recall_id: int, account_id: str) -> bool:
+        return await self._run(lambda ledger: ledger.recall_answered(recall_id, account_id, self._journal_id))
+
+    async def end_recall(self, recall_id: int) -> None:
+        await self._run(lambda ledger: ledger.end_recall(recall_id))
+
+    async def recalls(self) -> list[tuple[int, str]]:
+        return await self._run(lambda ledger: ledger.recalls_for(self._journal_id))
+
+    async def answer_recall(self, recall_id: int) -> None:
+        await self._run(lambda ledger: ledger.answer_recall(recall_id, self._journal_id))
+
+    async def return_grant(self, account_id: str, grant_id: str, amount: int) -> bool:
+        return await self._run(
+            lambda ledger: ledger.return_grant(account_id, grant_id, self._journal_id, amount)
         )
 
     async def close_grant(self, account_id: str, grant_id: str) -> None:

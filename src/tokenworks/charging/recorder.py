@@ -26,16 +26,19 @@ from tokenworks.charging.attempts import (
     interrupted,
 )
 from tokenworks.charging.errors import JournalCorrupt, JournalFailed
-from tokenworks.charging.grants import Ask, HostGrants
-from tokenworks.charging.journal import Journal
+from tokenworks.charging.grants import HostGrants
+from tokenworks.charging.host import Ask
+from tokenworks.charging.journal import Journal, read_segment
 from tokenworks.charging.model import Need
-from tokenworks.charging.settlement import Settler, Settling
-from tokenworks.kernel import TokenworksError
+from tokenworks.charging.settle_store import Settling
+from tokenworks.charging.settlement import Settler
+from tokenworks.kernel import NotFound, TokenworksError
 
 log = structlog.get_logger()
 
-# Under load a commit at most every other millisecond: it costs the same whatever it holds. A lone one never waits.
-COMMIT_PACE_S: Final = 0.002
+# Under load a commit at most every third millisecond: it costs the same whatever it holds. A lone one never waits.
+COMMIT_PACE_S: Final = 0.003
+CLEAN_EVERY_S: Final = 30.0
 _FROM_WORKER: Final = b"W"
 _OWN: Final = b"R"
 _CHECKPOINT: Final = b"C"
@@ -47,11 +50,12 @@ Answer = Callable[[str, Any], Awaitable[Any]]
 class WorkerConnection(asyncio.Protocol):
     """One worker's socket. Its end is the worker's death."""
 
-    __slots__ = ("_reader", "_recorder", "ack_due", "ready", "transport", "worker_id")
+    __slots__ = ("_out", "_reader", "_recorder", "ack_due", "ready", "transport", "worker_id")
 
     def __init__(self, recorder: "Recorder") -> None:
         self._recorder = recorder
         self._reader = wire.FrameReader()
+        self._out: list[bytes] = []
         self.transport: asyncio.Transport | None = None
         self.worker_id = ""
         self.ready = False
@@ -79,10 +83,19 @@ class WorkerConnection(asyncio.Protocol):
     def send(self, kind: int, content: Any) -> bool:
         if self.transport is None or self.transport.is_closing():
             return False
-        self.transport.write(wire.frame(kind, wire.encode(content)))
+        if not self._out:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._out.append(wire.frame(kind, wire.encode(content)))
         return True
 
+    def _flush(self) -> None:
+        """One write per turn of the loop."""
+        out, self._out = self._out, []
+        if out and self.transport is not None and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
     def close(self) -> None:
+        self._flush()
         if self.transport is not None:
             self.transport.abort()
 
@@ -115,6 +128,7 @@ class Recorder:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._published: dict[str, Any] = {}
         self.commit_ns_total = 0
+        self._cleaned_s = 0.0
 
     def fatal(self, error: BaseException) -> None:
         self._on_fatal(error)
@@ -195,9 +209,9 @@ class Recorder:
         if kind == wire.JOURNAL:
             self._journal_frame(connection, body)
         elif kind == wire.ASK:
-            for number, account_id, cap_id, model, need, free in wire.decode(body):
+            for number, account_id, cap_ids, model, need, free, soft in wire.decode(body):
                 self.grants.ask(
-                    account_id, Ask(connection.worker_id, number, cap_id, model, Need(*need), free)
+                    account_id, Ask(connection.worker_id, number, cap_ids, model, Need(*need), free, soft)
                 )
         elif kind == wire.GIVE:
             for recall, account_id, given in wire.decode(body):
@@ -259,16 +273,15 @@ class Recorder:
     def _apply(self, worker_id: str | None, seq: int, ops: list[Any]) -> list[Settling]:
         """Ops of one frame, in the journal's order. Returns the records that they complete."""
         records: list[Settling] = []
-        live = hasattr(self, "grants")  # not while the journal is replayed
+        grants = getattr(self, "grants", None)  # none while the journal is replayed
         for op in ops:
             kind = op[0]
             if kind == wire.FINISH:
                 _, usage_id, account_id, used, record = op
                 self.attempts.pop(usage_id, None)
                 records.append((seq, account_id, used, record))
-                if live:
-                    for bucket_id, grant_id, amount in used:
-                        self.grants.used(worker_id, account_id, bucket_id, grant_id, amount)
+                if grants is not None:
+                    grants.used(worker_id, account_id, used)
             elif kind == wire.START:
                 if len(self.attempts) >= OPEN_ATTEMPTS_MAX:
                     raise wire.WireError("too many open attempts")
@@ -278,6 +291,7 @@ class Recorder:
                 attempt = self.attempts.get(op[1])
                 if attempt is not None:
                     attempt.counts, attempt.first_byte_ms, attempt.progress_ms = Counts(*op[2]), op[3], op[4]
+                    attempt.start[10] = op[5]  # a hold grows while its stream runs
             elif kind == wire.DROP:
                 self.attempts.pop(op[1], None)
             else:
@@ -347,8 +361,8 @@ class Recorder:
             number, connection.ack_due = connection.ack_due, 0
             connection.send(wire.ACK, [number])
         records, self._records = self._records, []
-        for record in records:
-            self.settler.put(record)
+        if records:
+            self.settler.put(records)
         self.settler.advance(self.journal.next_seq - 1)
 
     # The wiring's own requests and news.
@@ -383,9 +397,12 @@ class Recorder:
         """Once a second: leases, workers that are awaited, segments that are settled and old."""
         self._check_awaited()
         await self.grants.tend()
-        await asyncio.get_running_loop().run_in_executor(
-            None, partial(self.journal.delete_settled, self.settler.settled_seq, retain_s, time.time())
-        )
+        now_s = time.monotonic()
+        if now_s - self._cleaned_s > CLEAN_EVERY_S:
+            self._cleaned_s = now_s
+            await asyncio.get_running_loop().run_in_executor(
+                None, partial(self.journal.delete_settled, self.settler.settled_seq, retain_s, time.time())
+            )
         # A worker that is gone and has nothing open is forgotten with the next checkpoint.
         open_workers = {attempt.worker_id for attempt in self.attempts.values()}
         for worker_id in list(self.last_message):
@@ -407,3 +424,33 @@ def read_journal_id(folder: Path) -> UUID | None:
     """The id of the journal in a folder, where there is one."""
     path = folder / "id"
     return UUID(path.read_text().strip()) if path.exists() else None
+
+
+def inspect_journal(folder: Path) -> dict[str, Any]:
+    """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
+    journal_id = read_journal_id(folder)
+    if journal_id is None:
+        raise NotFound(f"there is no journal in {folder}")
+    segments: list[dict[str, Any]] = []
+    for path in sorted(folder.glob("*.seg")):
+        first = int(path.stem)
+        seen = {"frames": 0, "records": 0, "starts": 0, "last": first - 1}
+        damage = None
+        try:
+            for frame in read_segment(path, journal_id, first):
+                seen["frames"] += 1
+                seen["last"] = frame.seq
+                kind, body = frame.payload[:1], frame.payload[1:]
+                if kind == _CHECKPOINT:
+                    continue
+                ops = wire.decode(body[_WORKER_ID_BYTES:])[1] if kind == _FROM_WORKER else wire.decode(body)
+                seen["records"] += sum(op[0] == wire.FINISH for op in ops)
+                seen["starts"] += sum(op[0] == wire.START for op in ops)
+        except JournalCorrupt as error:
+            damage = str(error)
+        if segments and segments[-1]["last"] + 1 != first and damage is None:
+            damage = f"it begins at {first}, but the segment before it ends at {segments[-1]['last']}"
+        segments.append(
+            {"segment": path.name, "first": first, "bytes": path.stat().st_size, "damage": damage} | seen
+        )
+    return {"journal_id": str(journal_id), "segments": segments}

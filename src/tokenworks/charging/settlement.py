@@ -3,14 +3,17 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID
 
 import psycopg
 import structlog
 
-from tokenworks.charging import store
+from tokenworks.charging import settle_store, store
+from tokenworks.charging.errors import LedgerWentBack
+from tokenworks.charging.model import RateLookup
+from tokenworks.charging.settle_store import Settling
 from tokenworks.kernel import TokenworksError
 
 log = structlog.get_logger()
@@ -20,10 +23,8 @@ SETTLE_EVERY_S: Final = 0.1
 RETRY_S: Final = 0.25
 # Frames without records (starts, progress) advance the settled sequence, but not each on its own.
 ADVANCE_EVERY_S: Final = 5.0
-
-
-Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
-"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+# Partitions that a batch of late records may make.
+MONTHS_MAX: Final = 24
 
 
 class Settler:
@@ -35,17 +36,25 @@ class Settler:
         journal_id: UUID,
         settled_seq: int,
         settled: Callable[[int], None],
+        rates: RateLookup,
+        on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._connect = connect
         self._journal_id = journal_id
         self._settled = settled
+        self._rates = rates
+        self._on_fatal = on_fatal
+        # When what is queued was put: (sequence, seconds since boot).
+        self._put_s: deque[tuple[int, float]] = deque()
         self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
         self._stop = False
         self._urgent = False
+        self._idle = False
         self.settled_seq = settled_seq
         self.written_seq = settled_seq
         self.applied = 0
+        self.quarantined = 0
         self.batches = 0
         self.cpu_ns = 0
         self.failing_since_s: float | None = None
@@ -54,9 +63,15 @@ class Settler:
     def start(self) -> None:
         self._thread.start()
 
-    def put(self, settling: Settling) -> None:
-        """A record that is on disk."""
-        self._queue.append(settling)
+    def put(self, records: Iterable[Settling]) -> None:
+        """Records that are on disk, in the journal's order."""
+        before = len(self._queue)
+        self._queue.extend(records)
+        if len(self._queue) > before:
+            self._put_s.append((self._queue[-1][0], time.monotonic()))
+        if self._idle:
+            with self._wake:
+                self._wake.notify()
 
     def advance(self, seq: int) -> None:
         """Everything up to `seq` is on disk and was put."""
@@ -69,6 +84,16 @@ class Settler:
                 return list(self._queue)
             except RuntimeError:  # it changed while it was read
                 continue
+
+    @property
+    def oldest_s(self) -> float:
+        """How long the oldest record has waited for the database."""
+        try:
+            while self._put_s and self._put_s[0][0] <= self.settled_seq:
+                self._put_s.popleft()
+            return time.monotonic() - self._put_s[0][1] if self._put_s else 0.0
+        except IndexError:
+            return 0.0
 
     @property
     def backlog(self) -> int:
@@ -93,6 +118,11 @@ class Settler:
         advanced_s = 0.0
         while True:
             with self._wake:
+                # Nothing to settle: sleep until there is. Else let a batch gather.
+                self._idle = True  # before the queue is looked at: whoever puts looks at it after
+                if not self._queue and not self._urgent and not self._stop:
+                    self._wake.wait(ADVANCE_EVERY_S)
+                self._idle = False
                 if not self._urgent and not self._stop:
                     self._wake.wait(SETTLE_EVERY_S)
                 urgent, self._urgent = self._urgent, False
@@ -108,6 +138,10 @@ class Settler:
                     self.cpu_ns += time.thread_time_ns() - began_ns
                     advanced_s = now_s
                 self.failing_since_s = None
+            except LedgerWentBack as error:
+                # The next recorder begins where the database is, and replays the journal from there.
+                self._on_fatal(error)
+                return
             except (psycopg.Error, TokenworksError, AssertionError) as error:
                 if self.failing_since_s is None:
                     self.failing_since_s = time.monotonic()
@@ -139,12 +173,40 @@ class Settler:
                 up_to = batch[-1][0]
                 break
             batch.append(settling)
-        records = b"[" + b",".join([b"[%d,%b]" % (seq, json) for seq, _, _, json in batch]) + b"]"
-        grants = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used}
-        store.settle(connection, self._journal_id, up_to, records.decode(), grants)
+        self._apply(connection, up_to, batch)
         for _ in batch:
             self._queue.popleft()
         self.applied += len(batch)
         self.batches += 1
         self.settled_seq = up_to
         self._settled(up_to)
+
+    def _apply(self, connection: store.Connection, up_to: int, batch: list[Settling]) -> None:
+        try:
+            settle_store.settle(
+                connection, self._journal_id, up_to, batch, self._rates, expected=self.settled_seq
+            )
+        except settle_store.REFUSALS as error:
+            log.error(
+                "settlement.refused",
+                error=f"{type(error).__name__}: {error}".splitlines()[0],
+                records=len(batch),
+            )
+            self._settle_apart(connection, up_to, batch)
+
+    def _settle_apart(self, connection: store.Connection, up_to: int, batch: list[Settling]) -> None:
+        """Some record is refused. It may only come so late that its month has no partition; else it is bisected out."""
+        settle_store.ensure_usage_months(connection, settle_store.months_of(batch, MONTHS_MAX))
+        refused: dict[str, str] = {}
+        settle_store.settle(
+            connection,
+            self._journal_id,
+            up_to,
+            batch,
+            self._rates,
+            expected=self.settled_seq,
+            quarantine=refused,
+        )
+        self.quarantined += len(refused)
+        for usage_id, reason in refused.items():
+            log.critical("settlement.quarantined", usage_id=usage_id, reason=reason)

@@ -5,27 +5,28 @@ ever given.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import add, mul, sub
 from typing import Final
 
 from tokenworks.catalog import Counts, split
 from tokenworks.charging.model import BucketTerms, HoldRate, Need, Part, RateLookup, cost, cover
 
 ASKS_MAX: Final = 10_000
-NO_NEED: Final = Need(0, 0, 0)
 _UNKNOWN: Final = object()
 
 
 class Slice:
     """The part of one grant that this worker may spend."""
 
-    __slots__ = ("closing", "free", "grant_id", "held", "rates", "spend_until_ns", "terms")
+    __slots__ = ("closing", "free", "grant_id", "held", "low", "rates", "spend_until_ns", "terms")
 
     def __init__(self, terms: BucketTerms, grant_id: str) -> None:
         self.terms = terms
         self.grant_id = grant_id
         self.free = 0
         self.held = 0
+        self.low = 0  # with less than this free, more is asked for ahead
         self.spend_until_ns = 0
         self.closing = False
         self.rates: dict[str, HoldRate | None] = {}
@@ -35,14 +36,14 @@ HeldPart = tuple[Slice, int, HoldRate]
 
 
 class Hold:
-    """What one request in flight reserves: parts of slices in order, and of its key's cap."""
+    """What one request in flight reserves: parts of slices in order, and of each cap that it is under."""
 
-    __slots__ = ("account", "cap", "parts")
+    __slots__ = ("account", "caps", "parts")
 
-    def __init__(self, account: "AccountSlices", parts: list[HeldPart], cap: HeldPart | None) -> None:
+    def __init__(self, account: "AccountSlices", parts: list[HeldPart], caps: list[HeldPart]) -> None:
         self.account = account
         self.parts = parts
-        self.cap = cap
+        self.caps = caps
 
     def wire(self) -> list[tuple[str, str, str, str, str, int, list[int]]]:
         """For `Start.held`."""
@@ -56,8 +57,17 @@ class Hold:
                 amount,
                 rate.weights,
             )  # type: ignore[misc]
-            for s, amount, rate in (self.parts if self.cap is None else [*self.parts, self.cap])
+            for s, amount, rate in [*self.parts, *self.caps]
         ]
+
+
+def _merged(parts: list[HeldPart], more: list[HeldPart]) -> list[HeldPart]:
+    """Parts of the same slice become one."""
+    merged = {id(part[0]): part for part in parts}
+    for slice_, amount, rate in more:
+        before = merged.get(id(slice_))
+        merged[id(slice_)] = (slice_, amount + (before[1] if before is not None else 0), rate)
+    return list(merged.values())
 
 
 Waiter = Callable[[int], None]
@@ -66,14 +76,22 @@ Waiter = Callable[[int], None]
 class AccountSlices:
     """One account's slices in this worker: balance in spending order, caps by bucket."""
 
-    __slots__ = ("account_id", "asking", "balance", "caps", "waiting")
+    __slots__ = ("account_id", "asking", "balance", "caps", "closing", "filling", "low", "waiting")
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
         self.balance: list[Slice] = []
         self.caps: dict[str, Slice] = {}
-        self.waiting: deque[tuple[str | None, str, Need, Waiter]] = deque()
+        self.waiting: deque[tuple[Sequence[str], str, Need, Waiter]] = deque()
         self.asking = 0
+        self.low = False  # a slice that pays most requests runs low
+        self.filling = False  # and more was asked for
+        self.closing = False  # whether any slice is: what is released then goes back
+
+    @property
+    def held(self) -> int:
+        """What requests in flight here hold of the balance."""
+        return sum(slice_.held for slice_ in self.balance)
 
     def all(self) -> list[Slice]:
         return [*self.balance, *self.caps.values()]
@@ -111,20 +129,39 @@ class Slices:
         return rate  # type: ignore[return-value]
 
     def hold(
-        self, account: AccountSlices, cap_id: str | None, model: str, need: Need, now_ns: int
+        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
     ) -> Hold | None:
         """Reserve all of `need` by priority, expiry and id, or nothing."""
-        cap: HeldPart | None = None
-        if cap_id is not None:
-            cap_slice = account.caps.get(cap_id)
-            if cap_slice is None or cap_slice.closing or now_ns >= cap_slice.spend_until_ns:
+        caps: list[HeldPart] = []
+        for cap_id in cap_ids:
+            cap = account.caps.get(cap_id)
+            if cap is None or cap.closing or now_ns >= cap.spend_until_ns:
                 return None
-            cap_rate = self._rate(cap_slice, model)
+            cap_rate = self._rate(cap, model)
             assert cap_rate is not None
             amount = cost(cap_rate, need)
-            if cap_slice.free < amount:
+            if cap.free < amount:
                 return None
-            cap = (cap_slice, amount, cap_rate)
+            caps.append((cap, amount, cap_rate))
+        if account.balance:
+            # Most often the first bucket covers it all.
+            first = account.balance[0]
+            rate = first.rates.get(model)
+            if rate is not None and not first.closing and now_ns < first.spend_until_ns:
+                amount = (
+                    need.requests * rate.request
+                    + need.input_tokens * rate.input_token
+                    + need.output_tokens * rate.output_token
+                )
+                if first.free >= amount:
+                    for slice_, capped, _ in caps:
+                        slice_.free -= capped
+                        slice_.held += capped
+                    first.free -= amount
+                    first.held += amount
+                    if first.free < first.low:
+                        account.low = True
+                    return Hold(account, [(first, amount, rate)], caps)
         parts: list[HeldPart] = []
         left = need
         for slice_ in account.balance:
@@ -133,40 +170,61 @@ class Slices:
             rate = slice_.rates.get(model) or self._rate(slice_, model)
             if rate is None:
                 continue
-            amount = (
-                left.requests * rate.request
-                + left.input_tokens * rate.input_token
-                + left.output_tokens * rate.output_token
-            )
-            if slice_.free >= amount:
-                parts.append((slice_, amount, rate))
-                left = NO_NEED
-                break
             amount, left = cover(rate, slice_.free, left)
-            if amount:
+            if amount or left.nothing:
                 parts.append((slice_, amount, rate))
-        if any(left):
+            if left.nothing:
+                break
+        if not left.nothing:
             return None
-        for slice_, amount, _ in parts:
+        for slice_, amount, _ in (*parts, *caps):
             slice_.free -= amount
             slice_.held += amount
-        if cap is not None:
-            cap[0].free -= cap[1]
-            cap[0].held += cap[1]
-        return Hold(account, parts, cap)
+        return Hold(account, parts, caps)
+
+    def hold_most(
+        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
+    ) -> tuple[Hold | None, int]:
+        """Reserve the request and its input, and as much of the output as there is here. Returns the hold and the
+        output tokens in it; None where not even a token of output is covered.
+        """
+        low, high = 0, need.output_tokens
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self._covers(account, cap_ids, model, Need(need.requests, need.input_tokens, middle), now_ns):
+                low = middle
+            else:
+                high = middle - 1
+        if not low and need.output_tokens:
+            return None, 0
+        return self.hold(account, cap_ids, model, Need(need.requests, need.input_tokens, low), now_ns), low
+
+    def _covers(
+        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
+    ) -> bool:
+        hold = self.hold(account, cap_ids, model, need, now_ns)
+        if hold is None:
+            return False
+        self.release(hold)
+        return True
+
+    @staticmethod
+    def merge(hold: Hold, more: Hold) -> None:
+        """A request's hold grows by another one of the same account, model and cap; `more` is spent by it."""
+        hold.parts = _merged(hold.parts, more.parts)
+        hold.caps = _merged(hold.caps, more.caps)
+        more.parts, more.caps = [], []
 
     def release(self, hold: Hold) -> None:
         """The request cost nothing."""
-        for slice_, amount, _ in hold.parts:
+        for slice_, amount, _ in (*hold.parts, *hold.caps):
             slice_.held -= amount
             slice_.free += amount
-        if hold.cap is not None:
-            hold.cap[0].held -= hold.cap[1]
-            hold.cap[0].free += hold.cap[1]
-        hold.parts = []
-        hold.cap = None
+        hold.parts, hold.caps = [], []
 
-    def commit(self, hold: Hold, counts: Counts, now_ns: int) -> tuple[list[Part], tuple[int, Counts] | None]:
+    def commit(
+        self, hold: Hold, counts: Counts, boot_ns: Callable[[], int]
+    ) -> tuple[list[Part], tuple[int, Counts] | None]:
         """Charge an attempt: what each bucket pays, and what nobody could pay (the operator's loss), or None.
 
         Beyond the hold an attempt draws on what is free in the account's slices here; beyond that it is loss.
@@ -174,11 +232,7 @@ class Slices:
         first = hold.parts[0] if hold.parts else None
         if first is not None and len(hold.parts) == 1:
             slice_, held, rate = first
-            w = rate.weights
-            amount = (
-                w[0] + w[1] * counts[0] + w[2] * counts[1] + w[3] * counts[2] + w[4] * counts[3]
-                + w[5] * counts[4] + w[6] * counts[5] + w[7] * counts[6]
-            )  # fmt: skip
+            amount = rate.request + sum(map(mul, rate.class_weights, counts))
             if amount <= held:
                 slice_.held -= held
                 slice_.free += held - amount
@@ -195,12 +249,28 @@ class Slices:
                         None,
                     )
                 ]
-                if hold.cap is not None:
-                    parts.append(self._commit_cap(hold.cap, counts))
-                hold.parts = []
-                hold.cap = None
+                for cap in hold.caps:
+                    parts.append(self._commit_cap(cap, counts))
+                hold.parts, hold.caps = [], []
                 return parts, None
-        return self._commit_split(hold, counts, now_ns)
+        return self._commit_split(hold, counts, boot_ns())
+
+    def commit_charged(
+        self, hold: Hold, counts: Counts, waived: Counts, boot_ns: Callable[[], int]
+    ) -> tuple[list[Part], tuple[int, Counts] | None]:
+        """As `commit`, where the plan's policy makes the operator bear `waived`, which is a part of `counts`.
+
+        All of it waived: the flat price of the request, too, and nothing is drawn from any bucket.
+        """
+        if waived == counts:
+            self.release(hold)
+            return [], (1, counts)
+        charged = Counts(*map(sub, counts, waived))
+        parts, loss = self.commit(hold, charged, boot_ns)
+        parts = [part if part.counts is not None else part._replace(counts=charged) for part in parts]
+        if loss is None:
+            return parts, (0, waived)
+        return parts, (loss[0], Counts(*map(add, loss[1], waived)))
 
     def _commit_split(
         self, hold: Hold, counts: Counts, now_ns: int
@@ -252,10 +322,9 @@ class Slices:
                     counts=both,
                 )
         parts = list(merged.values())
-        if hold.cap is not None:
-            parts.append(self._commit_cap(hold.cap, counts))
-        hold.parts = []
-        hold.cap = None
+        for cap in hold.caps:
+            parts.append(self._commit_cap(cap, counts))
+        hold.parts, hold.caps = [], []
         loss = (requests_left, counts_left) if requests_left or any(counts_left) else None
         return parts, loss
 
@@ -295,6 +364,7 @@ class Slices:
                 self._drop(account, slice_)
             if not amount:
                 return
+            self.accounts[account_id] = account  # the old slice may have been its last
             slice_ = Slice(terms, grant_id)
             if terms.kind == "cap":
                 account.caps[terms.bucket_id] = slice_
@@ -302,6 +372,7 @@ class Slices:
                 account.balance.append(slice_)
                 account.balance.sort(key=lambda s: s.terms.order())
         slice_.free += amount
+        slice_.low = slice_.free // 4
         slice_.closing = False
         slice_.spend_until_ns = spend_until_ns
 
@@ -316,6 +387,7 @@ class Slices:
             if slice_ is None:
                 continue
             slice_.closing = slice_.closing or closing
+            account.closing = account.closing or closing
             given.append((bucket_id, slice_.grant_id, slice_.free))
             slice_.free = 0
             if not slice_.held:
@@ -324,13 +396,16 @@ class Slices:
 
     def take_closing(self, account: AccountSlices) -> list[tuple[str, str, int]]:
         """What closing slices have free by now."""
-        given = []
+        given: list[tuple[str, str, int]] = []
+        if not account.closing:
+            return given
         for slice_ in account.all():
             if slice_.closing and (slice_.free or not slice_.held):
                 given.append((slice_.terms.bucket_id, slice_.grant_id, slice_.free))
                 slice_.free = 0
                 if not slice_.held:
                     self._drop(account, slice_)
+        account.closing = any(slice_.closing for slice_ in account.all())
         return given
 
     def outstanding(self) -> list[tuple[str, str, str, int]]:

@@ -1,14 +1,22 @@
 """The SQL of charging: the only writer of balances."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import psycopg
 
-from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.model import Bucket, BucketTerms, Granted
+from tokenworks.charging.errors import (
+    GrantNotFound,
+    GrantNotInDoubt,
+    GrantStillOpen,
+)
+from tokenworks.charging.model import (
+    Bucket,
+    BucketTerms,
+    Granted,
+)
 from tokenworks.kernel import uuid7
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -16,6 +24,8 @@ Posting = tuple[str, str, UUID | None, int]
 """(ledger account, unit, bucket, amount); the amounts of an entry sum to zero per unit."""
 
 RECORDS_SHOWN_MAX: Final = 1000
+# Who waits longer than this for other hosts is not waited for: its host may be gone.
+RECALL_WAIT_MAX_S: Final = 1.0
 
 
 def add_account(connection: Connection, account_id: UUID) -> None:
@@ -78,6 +88,43 @@ def add_bucket(
     return bucket_id
 
 
+def cap_bucket(
+    connection: Connection,
+    account_id: UUID,
+    cap_of: UUID,
+    valid_from: datetime,
+    valid_until: datetime | None,
+    total: int,
+    rate_version: str,
+) -> UUID:
+    """The bucket of a cap in one of its periods, made where it is not there. A cap that changed has another total:
+    what was used stays used.
+    """
+    with connection.transaction():
+        connection.execute(
+            """INSERT INTO bucket (account_id, bucket_id, kind, unit, total, remaining, priority, valid_from, valid_until,
+                                   model_classes, rate_version, cap_of)
+               VALUES (%s, %s, 'cap', 'token', %s, %s, 0, %s, %s, '{*}', %s, %s) ON CONFLICT DO NOTHING""",
+            (account_id, uuid7(), total, total, valid_from, valid_until, rate_version, cap_of),
+        )
+        row = connection.execute(
+            """SELECT bucket_id, total, remaining FROM bucket
+               WHERE account_id = %s AND cap_of = %s AND valid_from = %s FOR UPDATE""",
+            (account_id, cap_of, valid_from),
+        ).fetchone()
+        assert row is not None
+        bucket_id, before, remaining = row
+        change = max(total - before, -remaining)
+        if change:
+            connection.execute(
+                """UPDATE bucket SET total = total + %s, remaining = remaining + %s
+                   WHERE account_id = %s AND bucket_id = %s""",
+                (change, change, account_id, bucket_id),
+            )
+            tell_account(connection, account_id)
+    return UUID(str(bucket_id))
+
+
 def tell_account(connection: Connection, account_id: UUID) -> None:
     """Hosts that hold something of this account look at it again."""
     connection.execute("INSERT INTO change (kind, ref) VALUES ('account', %s)", (account_id.hex,))
@@ -133,7 +180,8 @@ def grant(
 ) -> Granted | None:
     """Lease up to `amount` of a bucket to a host: open a grant, or add to the host's open one and renew it.
 
-    `amount` may be 0 to renew only. None where the bucket can't be spent (any more), or nothing was to be had.
+    `amount` may be 0 to renew only. None where the bucket can't be spent (any more), or nothing was to be had. Where
+    another host has waited longer for what was given back, nothing is added: `behind`.
     """
     with connection.transaction():
         row = connection.execute(
@@ -146,6 +194,10 @@ def grant(
             return None
         remaining, valid_until = row
         added = min(remaining, amount)
+        first = first_waiter(connection, account_id, RECALL_WAIT_MAX_S) if added else None
+        behind = first is not None and first != journal_id
+        if behind:
+            added = 0
         if valid_until is not None:
             spend_for_s = min(spend_for_s, (valid_until - now).total_seconds())
         if added:
@@ -168,9 +220,11 @@ def grant(
                    VALUES (%s, %s, %s, %s, %s, %s::timestamptz + make_interval(secs => %s))""",
                 (account_id, grant_id, bucket_id, journal_id, added, now, spend_for_s),
             )
+        elif behind:
+            return Granted("", 0, 0, 0.0, behind=True)
         else:
             return None
-    return Granted(grant_id.hex, added, remaining - added, spend_for_s)
+    return Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
 
 
 def close_grant(
@@ -192,13 +246,15 @@ def close_grant(
         if row is None or row[0] < settled_seq:
             raise GrantStillOpen(f"grant {grant_id} has records that are not settled yet")
         row = connection.execute(
-            """SELECT bucket_id, amount, used FROM grants
+            """SELECT bucket_id, amount, used, doubt FROM grants
                WHERE account_id = %s AND grant_id = %s AND journal_id = %s AND state = 'open' FOR UPDATE""",
             (account_id, grant_id, journal_id),
         ).fetchone()
         if row is None:
             return
-        bucket_id, amount, used = row
+        bucket_id, amount, used, doubt = row
+        if doubt is not None:
+            raise GrantStillOpen(f"grant {grant_id} is in doubt: {doubt}")
         connection.execute(
             "UPDATE grants SET state = 'closed', closed_at = %s WHERE account_id = %s AND grant_id = %s",
             (now, account_id, grant_id),
@@ -295,6 +351,17 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
     ]  # fmt: skip
 
 
+def used_of_caps(connection: Connection, account_id: UUID, now: datetime) -> dict[UUID, int]:
+    rows = connection.execute(
+        """SELECT cap_of, used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+                                           AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint
+           FROM bucket b WHERE account_id = %s AND cap_of IS NOT NULL AND valid_from <= %s
+               AND (valid_until IS NULL OR valid_until > %s)""",
+        (account_id, now, now),
+    )
+    return dict(rows.fetchall())
+
+
 def usage(connection: Connection, account_id: UUID, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
     """Usage records, newest first."""
     cursor = connection.execute(
@@ -303,6 +370,40 @@ def usage(connection: Connection, account_id: UUID, floor: UUID | None, limit: i
                   audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id
            FROM usage WHERE account_id = %s AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""",
         (account_id, floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def usage_by_member(connection: Connection, account_id: UUID, floor: UUID | None) -> list[dict[str, Any]]:
+    """Who spent what since a time, most first: records, tokens, and what was charged in each unit."""
+    cursor = connection.execute(
+        """WITH found AS (SELECT * FROM usage WHERE account_id = %(account)s AND usage_id >= %(floor)s),
+                paid AS (SELECT member_id, p->>3 AS unit, sum((p->>5)::bigint)::bigint AS amount
+                         FROM found, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2)
+           SELECT member_id, count(*) AS records,
+                  sum(fresh_input + cached_input + cache_write + audio_input)::bigint AS input_tokens,
+                  sum(output + reasoning + audio_output)::bigint AS output_tokens,
+                  coalesce((SELECT jsonb_object_agg(unit, amount) FROM paid WHERE paid.member_id = found.member_id), '{}') AS charged
+           FROM found GROUP BY member_id ORDER BY 3 DESC""",
+        {"account": account_id, "floor": floor or UUID(int=0)},
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
+    with the deployment's own.
+    """
+    cursor = connection.execute(
+        """SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
+                  (fresh_input + cached_input + cache_write + audio_input)::bigint AS input_tokens,
+                  (output + reasoning + audio_output)::bigint AS output_tokens, loss
+           FROM usage WHERE flags <> '{}' AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""",
+        (floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
@@ -342,103 +443,187 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
     ]
 
 
-_SETTLE: Final = """
-WITH incoming AS MATERIALIZED (
-    SELECT (e->>0)::bigint AS seq, r.* FROM jsonb_array_elements(%(records)s::jsonb) e, jsonb_to_record(e->1) AS r(
-        account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
-        model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
-        first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text)
-    WHERE (e->>0)::bigint > %(settled)s
-), entries AS MATERIALIZED (
-    SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
-), inserted AS (
-    INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
-        state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
-        cache_write, audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id,
-        journal_id, seq, entry_id)
-    SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
-        reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
-        latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
-        (c->>5)::bigint, (c->>6)::bigint, provider_total, parts, nullif(loss, 'null'::jsonb),
-        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, %(journal)s, seq, e.entry_id
-    FROM incoming i JOIN entries e USING (account_id)
-    RETURNING account_id, usage_id, entry_id, parts
-), part AS MATERIALIZED (
-    SELECT account_id, entry_id, (p->>0)::uuid AS bucket_id, (p->>1)::uuid AS grant_id, p->>3 AS unit, p->>4 AS kind,
-        sum((p->>5)::bigint)::bigint AS amount
-    FROM inserted, jsonb_array_elements(parts) p GROUP BY 1, 2, 3, 4, 5, 6
-), drawn AS (
-    UPDATE grants g SET used = used + part.amount
-    FROM part WHERE g.account_id = part.account_id AND g.grant_id = part.grant_id AND g.state = 'open'
-        AND g.journal_id = %(journal)s
-    RETURNING g.grant_id
-), entered AS (
-    INSERT INTO entry (account_id, entry_id, kind, ref)
-    SELECT account_id, entry_id, 'usage', %(ref)s FROM entries
-), posted AS (
-    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
-    SELECT account_id, entry_id, row_number() OVER (PARTITION BY account_id, entry_id ORDER BY bucket_id, side),
-        CASE side WHEN 0 THEN 'customer_liability' ELSE 'used' END, unit, bucket_id,
-        CASE side WHEN 0 THEN -amount ELSE amount END
-    FROM (SELECT account_id, entry_id, bucket_id, unit, sum(amount)::bigint AS amount FROM part
-          WHERE kind = 'balance' AND amount > 0 GROUP BY 1, 2, 3, 4) b, generate_series(0, 1) side
-    RETURNING 1
-), lost AS (
-    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
-    SELECT account_id, entry_id, 1000000 + side, CASE side WHEN 0 THEN 'produced' ELSE 'operator_loss' END, 'token', NULL,
-        CASE side WHEN 0 THEN -tokens ELSE tokens END
-    FROM (SELECT i.account_id, e.entry_id,
-                 (1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(i.loss->1) t)))::bigint AS tokens
-          FROM incoming i JOIN entries e USING (account_id) WHERE jsonb_typeof(i.loss) = 'array' GROUP BY 1, 2) l,
-         generate_series(0, 1) side WHERE tokens > 0
-    RETURNING 1
-)
-SELECT (SELECT count(*) FROM inserted), (SELECT count(DISTINCT grant_id) FROM part), (SELECT count(*) FROM drawn)
-"""
+def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Open grants, oldest first: whose, how much, how long, and whether in doubt."""
+    cursor = connection.execute(
+        """SELECT grant_id, g.account_id, bucket_id, host, g.journal_id, amount, used, opened_at, spend_until,
+                  CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
+           FROM grants g JOIN journal j USING (journal_id)
+           WHERE g.state = 'open' AND (%(account)s::uuid IS NULL OR g.account_id = %(account)s)
+           ORDER BY opened_at, grant_id LIMIT %(limit)s""",
+        {"account": account_id, "limit": limit},
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def settle(
-    connection: Connection,
-    journal_id: UUID,
-    up_to_seq: int,
-    records_json: str,
-    grants: Collection[tuple[str, str]],
-) -> int:
-    """Apply records above the journal's settled sequence and advance it: one transaction, exactly once.
+def ask_grant_back(connection: Connection, grant_id: UUID) -> None:
+    row = connection.execute(
+        "SELECT account_id FROM grants WHERE grant_id = %s AND state = 'open'", (grant_id,)
+    ).fetchone()
+    if row is None:
+        raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
+    connection.execute(
+        "INSERT INTO change (kind, ref) VALUES ('grant', %s)", (f"{row[0].hex}:{grant_id.hex}",)
+    )
 
-    `grants` are the (account, grant) pairs that the records name. Returns how many records were applied. A record whose grant is not this journal's open grant is an error.
+
+def in_doubt(connection: Connection) -> tuple[int, int, int]:
+    """(grants, quantity, seconds since the oldest expired) of what is in doubt."""
+    row = connection.execute(
+        """SELECT count(*), coalesce(sum(amount - used), 0)::bigint,
+                  coalesce(extract(epoch FROM now() - min(spend_until)), 0)::bigint
+           FROM grants WHERE state = 'open' AND (spend_until < now() OR doubt IS NOT NULL)"""
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1]), int(row[2])
+
+
+def write_off(connection: Connection, grant_id: UUID, now: datetime) -> int:
+    """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much.
+
+    What that host settles after all is late: it draws on what is free, the rest is operator loss.
+    Raises `GrantNotFound`, `GrantNotInDoubt`.
     """
     with connection.transaction():
         row = connection.execute(
-            "SELECT settled_seq FROM journal WHERE journal_id = %s FOR UPDATE", (journal_id,)
+            """SELECT account_id, bucket_id, amount, used, spend_until < now() OR doubt IS NOT NULL FROM grants
+               WHERE grant_id = %s AND state = 'open' FOR UPDATE""",
+            (grant_id,),
         ).fetchone()
-        assert row is not None, f"journal {journal_id} is not registered"
-        settled = int(row[0])
-        if up_to_seq <= settled:
-            return 0
-        # Grants are locked in ascending order of their key.
+        if row is None:
+            raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
+        account_id, bucket_id, amount, used, in_doubt_now = row
+        if not in_doubt_now:
+            raise GrantNotInDoubt(
+                f"the host of grant {grant_id} may still spend it: wait until it expires, or stop that host"
+            )
         connection.execute(
-            """SELECT 1 FROM grants WHERE (account_id, grant_id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))
-               ORDER BY account_id, grant_id FOR UPDATE""",
-            ([account for account, _ in grants], [grant_id for _, grant_id in grants]),
+            "UPDATE grants SET state = 'written_off', closed_at = %s WHERE account_id = %s AND grant_id = %s",
+            (now, account_id, grant_id),
         )
+        connection.execute(
+            """UPDATE bucket SET granted = granted - %s, used = used + %s, remaining = remaining + %s
+               WHERE account_id = %s AND bucket_id = %s""",
+            (amount, used, amount - used, account_id, bucket_id),
+        )
+        finish_closing(connection, account_id, bucket_id, now)
+        tell_account(connection, account_id)
+    return int(amount - used)
+
+
+def set_account_state(connection: Connection, account_id: UUID, state: str) -> bool:
+    """Freeze or open an account; hosts hear of it. Whether there is such an account that is not closed."""
+    with connection.transaction():
+        changed = connection.execute(
+            "UPDATE account SET state = %s WHERE account_id = %s AND state <> 'closed'", (state, account_id)
+        ).rowcount
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('freeze', %s)", (account_id.hex,))
+    return bool(changed)
+
+
+# Recall between hosts: the ledger asks, each holder answers, the first who waits is served first.
+
+
+def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
+    """Queue for what other hosts hold of an account, and tell them. Returns the place in the queue."""
+    with connection.transaction():
         row = connection.execute(
-            _SETTLE,
-            {
-                "records": records_json,
-                "settled": settled,
-                "journal": journal_id,
-                "ref": f"{journal_id}:{settled + 1}-{up_to_seq}",
-            },
+            "INSERT INTO recall (account_id, journal_id) VALUES (%s, %s) RETURNING recall_id",
+            (account_id, journal_id),
         ).fetchone()
         assert row is not None
-        applied, grants_named, grants_drawn = row
-        assert grants_named == grants_drawn, (
-            f"{grants_named - grants_drawn} grants are not open grants of journal {journal_id}"
-        )
+        connection.execute("SELECT pg_notify('tokenworks_recall', %s)", (account_id.hex,))
+    return int(row[0])
+
+
+def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str]]:
+    """(recall, account) that wait for this journal's answer: it has an open grant of theirs, and did not answer yet."""
+    rows = connection.execute(
+        """SELECT r.recall_id, r.account_id FROM recall r
+           WHERE r.ended_at IS NULL AND r.journal_id <> %(journal)s
+             AND r.asked_at > clock_timestamp() - make_interval(secs => %(wait)s)
+             AND EXISTS (SELECT 1 FROM grants g WHERE g.account_id = r.account_id AND g.journal_id = %(journal)s
+                         AND g.state = 'open')
+             AND NOT EXISTS (SELECT 1 FROM recall_answer a WHERE a.recall_id = r.recall_id AND a.journal_id = %(journal)s)
+           ORDER BY r.recall_id LIMIT 1000""",
+        {"journal": journal_id, "wait": RECALL_WAIT_MAX_S},
+    )
+    return [(recall_id, account.hex) for recall_id, account in rows]
+
+
+def answer_recall(connection: Connection, recall_id: int, journal_id: UUID) -> None:
+    connection.execute(
+        "INSERT INTO recall_answer (recall_id, journal_id) SELECT recall_id, %s FROM recall WHERE recall_id = %s "
+        "ON CONFLICT DO NOTHING",
+        (journal_id, recall_id),
+    )
+
+
+def recall_answered(connection: Connection, recall_id: int, account_id: UUID, journal_id: UUID) -> bool:
+    """Whether every other live holder of the account has answered."""
+    row = connection.execute(
+        """SELECT NOT EXISTS (
+               SELECT 1 FROM grants g WHERE g.account_id = %(account)s AND g.journal_id <> %(journal)s
+                   AND g.state = 'open' AND g.amount > g.used
+                   AND NOT EXISTS (SELECT 1 FROM recall_answer a
+                                   WHERE a.recall_id = %(recall)s AND a.journal_id = g.journal_id))""",
+        {"account": account_id, "journal": journal_id, "recall": recall_id},
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def end_recall(connection: Connection, recall_id: int) -> None:
+    connection.execute(
+        "UPDATE recall SET ended_at = clock_timestamp() WHERE recall_id = %s AND ended_at IS NULL",
+        (recall_id,),
+    )
+
+
+def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
+    """The journal that has waited longest for what others hold of an account, None where nobody waits."""
+    row = connection.execute(
+        """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL
+               AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY recall_id LIMIT 1""",
+        (account_id, wait_s),
+    ).fetchone()
+    return None if row is None else row[0]
+
+
+def delete_old_recalls(connection: Connection) -> None:
+    connection.execute("DELETE FROM recall WHERE asked_at < clock_timestamp() - interval '1 minute'")
+
+
+def return_grant(
+    connection: Connection, account_id: UUID, grant_id: UUID, journal_id: UUID, amount: int, now: datetime
+) -> bool:
+    """Give back a part of an open grant that its host has free. False where the grant is not open any more."""
+    with connection.transaction():
+        row = connection.execute(
+            """UPDATE grants SET amount = amount - %s
+               WHERE account_id = %s AND grant_id = %s AND journal_id = %s AND state = 'open' AND amount - %s >= used
+               RETURNING bucket_id""",
+            (amount, account_id, grant_id, journal_id, amount),
+        ).fetchone()
+        if row is None:
+            return False
         connection.execute(
-            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
-            (up_to_seq, journal_id),
+            """UPDATE bucket SET granted = granted - %s, remaining = remaining + %s
+               WHERE account_id = %s AND bucket_id = %s""",
+            (amount, amount, account_id, row[0]),
         )
-    return int(applied)
+        finish_closing(connection, account_id, row[0], now)
+    return True
+
+
+def open_grants_of(
+    connection: Connection, account_id: UUID, journal_id: UUID
+) -> list[tuple[str, str, int, int]]:
+    """(bucket, grant, amount, used) that this journal has open of an account."""
+    rows = connection.execute(
+        """SELECT bucket_id, grant_id, amount, used FROM grants
+           WHERE account_id = %s AND journal_id = %s AND state = 'open'""",
+        (account_id, journal_id),
+    )
+    return [(bucket.hex, grant_id.hex, amount, used) for bucket, grant_id, amount, used in rows]

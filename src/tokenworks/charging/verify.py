@@ -36,7 +36,7 @@ _CHECKS: Final[dict[str, str]] = {
         WHERE b.granted <> coalesce(g.amount, 0)""",
     "bucket: used is what its closed grants used": """
         SELECT 'bucket ' || b.bucket_id, format('used %s, closed grants %s', b.used, coalesce(g.used, 0))
-        FROM bucket b LEFT JOIN (SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'closed'
+        FROM bucket b LEFT JOIN (SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state <> 'open'
                                  GROUP BY 1, 2) g USING (account_id, bucket_id)
         WHERE b.used <> coalesce(g.used, 0)""",
     "grant: used is the sum of the usage parts drawn from it, and at most its amount": """

@@ -19,7 +19,7 @@ FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 HELLO: Final = 1  # [worker_id, pid]
 STATE: Final = 2  # [[account, bucket, grant, outstanding], …]: after WELCOME
 JOURNAL: Final = 3  # [message number, [op, …]]: START, PROGRESS, FINISH, DROP
-ASK: Final = 4  # [[ask number, account, cap bucket or None, model, need, {bucket: free}], …]
+ASK: Final = 4  # [[ask number, account, [cap bucket, …], model, need, {bucket: free}, nobody waits], …]
 GIVE: Final = 5  # [recall number, account, [[bucket, grant, amount], …]]; recall number 0: on its own
 REQUEST: Final = 6  # [request number, name, argument]: for the wiring (keys, upstream objects)
 # Recorder to worker

@@ -57,6 +57,8 @@ class Deployment(BaseModel):
     price: Price = Price()
     context_tokens: int = Field(default=CONTEXT_TOKENS_DEFAULT, gt=0, le=100_000_000)
     max_output_tokens: int = Field(default=OUTPUT_TOKENS_DEFAULT, gt=0, le=10_000_000)
+    # It makes output tokens that its stream does not show: a stream can't be cut in time, so all of it is held.
+    hides_reasoning: bool = False
 
     @field_validator("base_url")
     @classmethod

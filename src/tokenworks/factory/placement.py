@@ -64,7 +64,7 @@ def choose(places: Sequence[Place], tried: Collection[str], now_s: float) -> Pla
     """
     best: Place | None = None
     for place in places:
-        if place.name in tried or place.open(now_s):
+        if (tried and place.name in tried) or (place.failures >= FAILURES_TO_OPEN and place.open(now_s)):
             continue
         if (
             best is None

@@ -1,14 +1,6 @@
 """Facts about identity, in order of precedence."""
 
-from tokenworks.kernel import NotFound, Refused
-
-
-class KeyMalformed(Refused):
-    """No key, or one whose checksum is wrong: a typo."""
-
-
-class KeyUnknown(Refused):
-    """Never issued here, revoked or expired; the client is not told which."""
+from tokenworks.kernel import NotFound
 
 
 class KeyNotFound(NotFound):

@@ -1,0 +1,138 @@
+"""What a host's recorder knows of an account: its buckets and the host's grants of them, who asks, and the ledger's door."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from tokenworks.charging import wire
+from tokenworks.charging.model import CAP_RATE, BucketTerms, Granted, Need
+
+
+class LedgerPort(Protocol):
+    """What the grants need of the database; every call may raise `Unavailable`."""
+
+    async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]: ...
+    async def granted_elsewhere(self, account_id: str) -> int: ...
+    async def open_grants_of(self, account_id: str) -> list[tuple[str, str, int, int]]: ...
+    async def ask_back(self, account_id: str) -> int: ...
+    async def recall_answered(self, recall_id: int, account_id: str) -> bool: ...
+    async def end_recall(self, recall_id: int) -> None: ...
+    async def recalls(self) -> list[tuple[int, str]]: ...
+    async def answer_recall(self, recall_id: int) -> None: ...
+    async def return_grant(self, account_id: str, grant_id: str, amount: int) -> bool: ...
+    async def grant(
+        self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
+    ) -> Granted | None: ...
+    async def close_grant(self, account_id: str, grant_id: str) -> None: ...
+
+
+class HostBucket:
+    """One bucket as this host knows it, and the host's grant of it."""
+
+    __slots__ = (
+        "active_s", "amount", "burn_s", "closing", "free", "grant_id", "remaining", "slices", "spend_until_ns", "terms", "used", "used_before", "used_lately",
+    )  # fmt: skip
+
+    def __init__(self, terms: BucketTerms, remaining: int) -> None:
+        self.terms = terms
+        self.remaining = remaining
+        self.grant_id: str | None = None
+        self.amount = 0
+        self.used = 0
+        self.free = 0
+        self.slices: dict[str, int] = {}
+        self.spend_until_ns = 0
+        self.active_s = 0.0
+        self.burn_s = 0
+        self.used_before = 0
+        self.used_lately = False  # since the last look; `active_s` follows once a second
+        self.closing = False
+
+    def check(self) -> None:
+        assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())
+        assert self.amount == self.used + self.free + sum(self.slices.values()), (
+            f"grant {self.grant_id}: {self.amount} != {self.used} + {self.free} + {self.slices}"
+        )
+
+
+class Ask:
+    """A worker that could not hold: what for, and what it had free of each bucket when it asked.
+
+    Nobody waits for a `soft` one: a slice runs low, and is filled up from what is free anyway.
+    """
+
+    __slots__ = ("asked_s", "cap_ids", "free", "model", "need", "number", "soft", "worker_id")
+
+    def __init__(
+        self,
+        worker_id: str,
+        number: int,
+        cap_ids: Sequence[str],
+        model: str,
+        need: Need,
+        free: dict[str, int],
+        soft: bool = False,
+    ) -> None:
+        self.soft = soft
+        self.asked_s = 0.0
+        self.worker_id = worker_id
+        self.number = number
+        self.cap_ids = cap_ids
+        self.model = model
+        self.need = need
+        self.free = free
+
+
+class HostAccount:
+    __slots__ = (
+        "account_id",
+        "asks",
+        "behind",
+        "buckets",
+        "called_s",
+        "called_verdict",
+        "loaded_s",
+        "lock",
+        "returning",
+        "serving",
+        "unsure",
+    )
+
+    def __init__(self, account_id: str) -> None:
+        self.account_id = account_id
+        # Gathering, renewing and closing exclude each other: a bucket that is being closed refuses nobody.
+        self.lock = asyncio.Lock()
+        self.buckets: dict[str, HostBucket] = {}
+        self.asks: deque[Ask] = deque()
+        self.loaded_s = -1e9
+        self.serving = False
+        # A call that may have changed our grants was not answered: what the ledger has is looked at first.
+        self.unsure = False
+        # Quantity on its way back to the ledger, not under the lock: what the ledger says meanwhile is no news.
+        self.returning = 0
+        # Another host has waited longer for what there is.
+        self.behind = False
+        self.called_s = -1e9
+        self.called_verdict = wire.ELSEWHERE
+
+    def ordered(self) -> list[HostBucket]:
+        return sorted(
+            (b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order()
+        )
+
+
+def unknown_terms(account_id: str, bucket_id: str) -> BucketTerms:
+    """Of a grant that is known before its account is loaded."""
+    return BucketTerms(bucket_id, account_id, "balance", "", 0, None, (), CAP_RATE)
+
+
+def terms_to_wire(terms: BucketTerms) -> list[Any]:
+    return [
+        terms.bucket_id, terms.account_id, terms.kind, terms.unit, terms.priority, terms.valid_until_ms,
+        list(terms.model_classes), terms.rate_version,
+    ]  # fmt: skip
+
+
+def terms_from_wire(row: list[Any]) -> BucketTerms:
+    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])

@@ -1,0 +1,334 @@
+"""The SQL of settlement: records applied exactly once by sequence, late ones, and quarantine."""
+
+import contextlib
+import zlib
+from collections.abc import Collection, Sequence
+from datetime import UTC, datetime
+from operator import add
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import psycopg
+
+from tokenworks.catalog import Counts, split
+from tokenworks.charging.errors import LedgerWentBack, QuarantineNotFound, RecordRefused
+from tokenworks.charging.model import CAP_WEIGHTS, Part, RateLookup, UsageRecord, encode_record
+from tokenworks.charging.store import Connection
+from tokenworks.kernel import uuid7
+
+_SETTLE: Final = """
+WITH incoming AS MATERIALIZED (
+    SELECT (e->>0)::bigint AS seq, r.* FROM jsonb_array_elements(%(records)s::jsonb) e, jsonb_to_record(e->1) AS r(
+        account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
+        model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
+        first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
+        upstream_id text)
+    WHERE (e->>0)::bigint > %(settled)s
+), entries AS MATERIALIZED (
+    SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
+), inserted AS (
+    INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
+        state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
+        cache_write, audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id,
+        journal_id, seq, entry_id)
+    SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
+        reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
+        latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
+        (c->>5)::bigint, (c->>6)::bigint, provider_total, parts, nullif(loss, 'null'::jsonb),
+        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, %(journal)s, seq, e.entry_id
+    FROM incoming i JOIN entries e USING (account_id)
+    RETURNING account_id, usage_id, entry_id, parts
+), part AS MATERIALIZED (
+    SELECT account_id, entry_id, (p->>0)::uuid AS bucket_id, (p->>1)::uuid AS grant_id, p->>3 AS unit, p->>4 AS kind,
+        sum((p->>5)::bigint)::bigint AS amount
+    FROM inserted, jsonb_array_elements(parts) p GROUP BY 1, 2, 3, 4, 5, 6
+), drawn AS (
+    UPDATE grants g SET used = used + part.amount
+    FROM part WHERE g.account_id = part.account_id AND g.grant_id = part.grant_id AND g.state = 'open'
+        AND g.journal_id = %(journal)s
+    RETURNING g.grant_id
+), entered AS (
+    INSERT INTO entry (account_id, entry_id, kind, ref)
+    SELECT account_id, entry_id, 'usage', %(ref)s FROM entries
+), posted AS (
+    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+    SELECT account_id, entry_id, row_number() OVER (PARTITION BY account_id, entry_id ORDER BY bucket_id, side),
+        CASE side WHEN 0 THEN 'customer_liability' ELSE 'used' END, unit, bucket_id,
+        CASE side WHEN 0 THEN -amount ELSE amount END
+    FROM (SELECT account_id, entry_id, bucket_id, unit, sum(amount)::bigint AS amount FROM part
+          WHERE kind = 'balance' AND amount > 0 GROUP BY 1, 2, 3, 4) b, generate_series(0, 1) side
+    RETURNING 1
+), lost AS (
+    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+    SELECT account_id, entry_id, 1000000 + side, CASE side WHEN 0 THEN 'produced' ELSE 'operator_loss' END, 'token', NULL,
+        CASE side WHEN 0 THEN -tokens ELSE tokens END
+    FROM (SELECT i.account_id, e.entry_id,
+                 (1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(i.loss->1) t)))::bigint AS tokens
+          FROM incoming i JOIN entries e USING (account_id) WHERE jsonb_typeof(i.loss) = 'array' GROUP BY 1, 2) l,
+         generate_series(0, 1) side WHERE tokens > 0
+    RETURNING 1
+)
+SELECT (SELECT count(*) FROM inserted),
+    (SELECT count(DISTINCT grant_id) FROM part WHERE NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn)
+"""
+
+
+Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
+"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+_decode_record = msgspec.json.Decoder(UsageRecord).decode
+
+
+def settle(
+    connection: Connection,
+    journal_id: UUID,
+    up_to_seq: int,
+    batch: Sequence[Settling],
+    rates: RateLookup,
+    *,
+    expected: int = 0,
+    quarantine: dict[str, str] | None = None,
+) -> int:
+    """Apply records above the journal's settled sequence and advance it: one transaction, exactly once.
+
+    Records whose grant was written off are late: they draw on what their buckets have free. Raises one of `REFUSALS`
+    where the database will never take a record; with `quarantine` such records are bisected out instead, and usage id
+    and reason are put there. Returns how many records were applied. Raises `LedgerWentBack` where the database has
+    settled less than `expected`.
+    """
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT settled_seq FROM journal WHERE journal_id = %s FOR UPDATE", (journal_id,)
+        ).fetchone()
+        assert row is not None, f"journal {journal_id} is not registered"
+        settled = int(row[0])
+        if settled < expected:
+            raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
+        if up_to_seq <= settled:
+            return 0
+        batch = [settling for settling in batch if settling[0] > settled]
+        if quarantine is None:
+            applied = _apply(connection, journal_id, batch, rates, settled, f"{settled + 1}-{up_to_seq}")
+        else:
+            applied = _apply_apart(connection, journal_id, batch, rates, settled, quarantine)
+        connection.execute(
+            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
+            (up_to_seq, journal_id),
+        )
+    return applied
+
+
+def _apply_apart(
+    connection: Connection,
+    journal_id: UUID,
+    batch: Sequence[Settling],
+    rates: RateLookup,
+    settled: int,
+    quarantine: dict[str, str],
+) -> int:
+    """Halve what is refused until single records are left; those go to quarantine."""
+    if not batch:
+        return 0
+    try:
+        with connection.transaction():
+            return _apply(connection, journal_id, batch, rates, settled, f"{batch[0][0]}-{batch[-1][0]}")
+    except REFUSALS as error:
+        if len(batch) == 1:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
+            quarantine[_quarantine(connection, journal_id, batch[0], reason)] = reason
+            return 0
+    half = len(batch) // 2
+    return sum(
+        _apply_apart(connection, journal_id, part, rates, settled, quarantine)
+        for part in (batch[:half], batch[half:])
+    )
+
+
+def _apply(
+    connection: Connection,
+    journal_id: UUID,
+    batch: Sequence[Settling],
+    rates: RateLookup,
+    settled: int,
+    ref: str,
+) -> int:
+    named = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used}
+    # Grants are locked in ascending order of their key.
+    states = connection.execute(
+        """SELECT account_id, grant_id, state, journal_id FROM grants
+           WHERE (account_id, grant_id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))
+           ORDER BY account_id, grant_id FOR UPDATE""",
+        ([account for account, _ in named], [grant_id for _, grant_id in named]),
+    ).fetchall()
+    ours = {(a.hex, g.hex): state for a, g, state, journal in states if journal == journal_id}
+    if any(ours.get(key) not in {"open", "written_off"} for key in named):
+        missing = min(key[1] for key in named if ours.get(key) not in {"open", "written_off"})
+        raise RecordRefused(f"grant {missing} is not open, or not of journal {journal_id}")
+    gone = {grant_id for (_, grant_id), state in ours.items() if state == "written_off"}
+    texts = [
+        record if gone.isdisjoint(part[1] for part in used) else _late(connection, record, gone, rates)
+        for _, _, used, record in batch
+    ]
+    records = b"[%b]" % b",".join(
+        [b"[%d,%b]" % (settling[0], text) for settling, text in zip(batch, texts, strict=True)]
+    )
+    row = connection.execute(
+        _SETTLE,
+        {
+            "records": records.decode(),
+            "settled": settled,
+            "journal": journal_id,
+            "gone": list(gone),
+            "ref": f"{journal_id}:{ref}",
+        },
+    ).fetchone()
+    assert row is not None
+    applied, grants_named, grants_drawn = row
+    if grants_named != grants_drawn:
+        raise RecordRefused(f"{grants_named - grants_drawn} grants are not open")
+    return int(applied)
+
+
+def _late(connection: Connection, text: bytes, gone: Collection[str], rates: RateLookup) -> bytes:
+    """A record of a grant that was written off: it draws on what its bucket has free, the rest is operator loss."""
+    record = _decode_record(text)
+    account_id = UUID(record.account_id)
+    parts: list[Part] = []
+    loss_requests, loss_counts = record.loss or (0, Counts())
+    for part in record.parts:
+        if part.grant_id not in gone:
+            parts.append(part)
+            continue
+        row = connection.execute(
+            "SELECT remaining FROM bucket WHERE account_id = %s AND bucket_id = %s FOR UPDATE",
+            (account_id, UUID(part.bucket_id)),
+        ).fetchone()
+        found = rates(part.rate_version, record.model)
+        if row is None or (found is None and part.kind != "cap"):
+            raise RecordRefused(f"bucket {part.bucket_id} or its rate is not there")
+        weights = CAP_WEIGHTS if found is None else found[1]
+        counts = record.c if part.counts is None else part.counts
+        if not part.requests:
+            weights = weights._replace(request=0)
+        (share,), requests, left = split([(weights, min(row[0], part.amount))], counts)
+        connection.execute(
+            """UPDATE bucket SET remaining = remaining - %(x)s, used = used + %(x)s
+               WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
+            {"x": share.amount, "account": account_id, "bucket": UUID(part.bucket_id)},
+        )
+        connection.execute(
+            """UPDATE grants SET used = used + %(x)s, amount = greatest(amount, used + %(x)s)
+               WHERE account_id = %(account)s AND grant_id = %(grant)s""",
+            {"x": share.amount, "account": account_id, "grant": UUID(part.grant_id)},
+        )
+        parts.append(
+            part._replace(
+                amount=share.amount, requests=min(share.requests, part.requests), counts=share.counts
+            )
+        )
+        if part.kind == "balance":
+            loss_requests += min(requests, part.requests)
+            loss_counts = Counts(*map(add, loss_counts, left))
+    record.parts = parts
+    record.loss = (loss_requests, loss_counts) if loss_requests or any(loss_counts) else None
+    record.flags = [*record.flags, "late"]
+    return encode_record(record)
+
+
+REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, RecordRefused, msgspec.DecodeError)
+"""What says that a record will never be taken as it is, as opposed to a database that does not answer."""
+
+
+def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, reason: str) -> str:
+    """Keep a refused record, with its grants in doubt. Returns its name: the usage id, or its place in the journal."""
+    seq, account_id, used, text = settling
+    try:
+        name = _decode_record(text).usage_id
+    except msgspec.DecodeError:
+        name = f"{seq}:{zlib.crc32(text):08x}"
+    connection.execute(
+        """INSERT INTO quarantine (quarantine_id, journal_id, seq, account_id, usage_id, record, reason)
+           VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
+        (
+            uuid7(),
+            journal_id,
+            seq,
+            UUID(account_id),
+            name,
+            text.decode(errors="backslashreplace").replace("\0", "\\0"),
+            reason,
+        ),
+    )
+    connection.execute(
+        """UPDATE grants SET doubt = 'quarantine' WHERE account_id = %s AND grant_id = ANY(%s::uuid[])
+           AND journal_id = %s AND state = 'open'""",
+        (UUID(account_id), [part[1] for part in used], journal_id),
+    )
+    return name
+
+
+def ensure_usage_months(connection: Connection, months: Collection[datetime]) -> None:
+    """Partitions for these months; idempotent."""
+    for month in sorted(months):
+        connection.execute("SELECT ensure_usage_month(%s)", (month,))
+
+
+def quarantined(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """Records held in quarantine, oldest first."""
+    cursor = connection.execute(
+        """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
+           WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
+        (limit,),
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def decide_quarantine(
+    connection: Connection, quarantine_id: UUID, state: str, rates: RateLookup, now: datetime
+) -> None:
+    """`released`: settle it after all; `dropped`: it is never charged. Either way its grant is no more in doubt for it."""
+    with connection.transaction():
+        row = connection.execute(
+            """SELECT journal_id, seq, account_id, record FROM quarantine
+               WHERE quarantine_id = %s AND state = 'held' FOR UPDATE""",
+            (quarantine_id,),
+        ).fetchone()
+        if row is None:
+            raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
+        journal_id, seq, account_id, text = row
+        record = _decode_record(text.encode())
+        if state == "released":
+            ensure_usage_months(connection, {month_of(record.usage_id)})
+            used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
+            _apply(
+                connection, journal_id, [(seq, account_id.hex, used, text.encode())], rates, seq - 1, f"{seq}"
+            )
+        connection.execute(
+            "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
+            (state, now, quarantine_id),
+        )
+        connection.execute(
+            """UPDATE grants g SET doubt = NULL WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
+               AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.account_id = g.account_id
+                               AND q.journal_id = g.journal_id AND q.state = 'held')""",
+            (account_id, journal_id),
+        )
+
+
+def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:
+    """The months of a batch's records that can be read, at most so many."""
+    months: set[datetime] = set()
+    for settling in batch:
+        with contextlib.suppress(msgspec.DecodeError, ValueError, OverflowError):
+            months.add(month_of(_decode_record(settling[3]).usage_id))
+        if len(months) >= limit:
+            break
+    return months
+
+
+def month_of(usage_id: str) -> datetime:
+    """The month of a UUIDv7."""
+    made = datetime.fromtimestamp(int(usage_id[:12], 16) / 1000, UTC)
+    return made.replace(day=1, hour=0, minute=0, second=0, microsecond=0)

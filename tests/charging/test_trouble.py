@@ -1,0 +1,230 @@
+"""What goes wrong between a host and the ledger, on real PostgreSQL: refused records, lost hosts, recall, freezing."""
+
+from datetime import timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from tests.charging.test_ledger import findings, grant, settle, usage_record
+from tokenworks.catalog import Counts
+from tokenworks.charging import settle_store, store
+from tokenworks.charging.errors import (
+    GrantNotFound,
+    GrantNotInDoubt,
+    GrantStillOpen,
+    QuarantineNotFound,
+    RecordRefused,
+)
+from tokenworks.kernel import uuid7
+
+LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ahead
+
+
+@pytest.fixture
+def sold(works):
+    """A trial of 10 000 tokens, two journals, and how models are rated."""
+    subscriber = works.subscriptions.register("+8613800000001")
+    works.subscriptions.order(subscriber, "sample-trial")
+    journals = [uuid7(), uuid7()]
+    for number, journal_id in enumerate(journals):
+        works.ledger.register_journal(journal_id, f"host-{number}")
+    cards = works.offerings.rate_cards()
+
+    def rates(version, model):
+        rate = cards[version].rate_for(model)
+        return None if rate is None else (rate.model_class, rate.weights())
+
+    def record(seq, granted, output, **more):
+        bucket = works.ledger.buckets(subscriber.account_id)[0]
+        part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, output * 1000)
+        return usage_record(seq, subscriber.account_id, part, Counts(output=output), **more)
+
+    return SimpleNamespace(
+        works=works, account_id=subscriber.account_id, a=journals[0], b=journals[1], rates=rates, record=record,
+        bucket=lambda: works.ledger.buckets(subscriber.account_id)[0],
+    )  # fmt: skip
+
+
+def apply(sold, journal_id, up_to, records, **more):
+    return settle(sold.works.connection, journal_id, up_to, records, sold.rates, **more)
+
+
+def test_a_record_of_a_month_without_partition_is_settled(sold):
+    granted = grant(sold.works, sold.account_id, sold.bucket(), sold.a, 5_000_000)
+    late = sold.record(1, granted, 2, usage_id=uuid7(LONG_AGO_MS).hex)
+    with pytest.raises(settle_store.REFUSALS):
+        apply(sold, sold.a, 1, [late])
+    batch = [(1, sold.account_id.hex, [], settle_store.encode_record(late[1]))]
+    settle_store.ensure_usage_months(sold.works.connection, settle_store.months_of(batch, 10))
+    assert apply(sold, sold.a, 1, [late]) == 1
+    assert findings(sold.works) == []
+
+
+def test_refused_records_are_bisected_out_and_the_others_settled(sold):
+    works = sold.works
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    records = [sold.record(seq, granted, 1) for seq in range(1, 40)]
+    twice = sold.record(40, granted, 1, usage_id=records[7][1].usage_id)
+    beyond = sold.record(41, granted, 5_000)
+    foreign = sold.record(42, SimpleNamespace(grant_id=uuid7().hex), 1)
+    refused = {}
+    batch = [*records, twice, beyond, foreign, sold.record(43, granted, 1)]
+    with pytest.raises(settle_store.REFUSALS):
+        apply(sold, sold.a, 43, batch)
+    assert apply(sold, sold.a, 43, batch, quarantine=refused) == 40
+    assert len(refused) == 3
+    held = works.ledger.quarantined()
+    assert sorted(row["seq"] for row in held) == [40, 41, 42]
+    assert sold.bucket().spent == 40_000
+    assert findings(works) == []
+    # Its grant is in doubt: nothing goes back to the account that a record may still claim.
+    with pytest.raises(GrantStillOpen, match="quarantine"):
+        works.ledger.close_grant(sold.account_id.hex, granted.grant_id, sold.a, 43)
+    (open_grant,) = works.ledger.grants(sold.account_id)
+    assert open_grant["in_doubt"] == "quarantine"
+    # What still can't be settled stays; what is dropped is never charged; then the grant can be closed.
+    with pytest.raises(RecordRefused):
+        works.ledger.decide_quarantine(held[0]["quarantine_id"], release=True, rates=sold.rates)
+    for row in held:
+        works.ledger.decide_quarantine(row["quarantine_id"], release=False, rates=sold.rates)
+    with pytest.raises(QuarantineNotFound):
+        works.ledger.decide_quarantine(held[0]["quarantine_id"], release=False, rates=sold.rates)
+    works.ledger.close_grant(sold.account_id.hex, granted.grant_id, sold.a, 43)
+    assert sold.bucket().left == 10_000_000 - 40_000
+    assert findings(works) == []
+
+
+def test_a_released_record_is_settled_once(sold):
+    works = sold.works
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    refused = {}
+    apply(sold, sold.a, 1, [sold.record(1, granted, 3, usage_id=uuid7(LONG_AGO_MS).hex)], quarantine=refused)
+    (held,) = works.ledger.quarantined()
+    works.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=sold.rates)
+    assert works.ledger.quarantined() == []
+    assert sold.bucket().spent == 3_000
+    works.ledger.close_grant(sold.account_id.hex, granted.grant_id, sold.a, 1)
+    assert findings(works) == []
+
+
+def test_what_is_not_a_record_is_quarantined_as_it_is(sold):
+    settle_store.settle(
+        sold.works.connection, sold.a, 1, [(1, sold.account_id.hex, [], b'{"torn')], sold.rates, quarantine={}
+    )
+    (held,) = sold.works.ledger.quarantined()
+    assert held["record"] == '{"torn'
+
+
+def expire(sold):
+    sold.works.connection.execute("UPDATE grants SET spend_until = now() - interval '1 minute'")
+
+
+def test_a_lost_hosts_grant_is_written_off_only_in_doubt(sold):
+    works = sold.works
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
+    apply(sold, sold.a, 1, [sold.record(1, granted, 100)])
+    grant_id = works.ledger.grants()[0]["grant_id"]
+    with pytest.raises(GrantNotInDoubt):
+        works.ledger.write_off(grant_id)
+    expire(sold)
+    # Time alone gives nothing back.
+    assert sold.bucket().remaining == 6_000_000
+    assert works.ledger.in_doubt()[:2] == (1, 3_900_000)
+    assert works.ledger.write_off(grant_id) == 3_900_000
+    with pytest.raises(GrantNotFound):
+        works.ledger.write_off(grant_id)
+    assert (sold.bucket().remaining, sold.bucket().used) == (9_900_000, 100_000)
+    assert findings(works) == []
+
+
+def test_what_a_lost_host_settles_after_all_is_late(sold):
+    """It draws on what is free, never below zero, and the rest is the operator's."""
+    works = sold.works
+    lost = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
+    expire(sold)
+    works.ledger.write_off(works.ledger.grants()[0]["grant_id"])
+    other = grant(works, sold.account_id, sold.bucket(), sold.b, 9_998_500)
+    assert apply(sold, sold.a, 2, [sold.record(1, lost, 1), sold.record(2, lost, 7)]) == 2
+    by_output = {record["output"]: record for record in works.ledger.usage(sold.account_id)}
+    assert [part[5] for part in by_output[1]["parts"]] == [1_000]
+    assert by_output[1]["loss"] is None
+    # 500 millitokens are left: not a whole token.
+    assert [part[5] for part in by_output[7]["parts"]] == [0]
+    assert by_output[7]["loss"][1][4] == 7
+    assert all("late" in record["flags"] for record in by_output.values())
+    assert sold.bucket().remaining == 500
+    assert findings(works) == []
+    works.ledger.close_grant(sold.account_id.hex, other.grant_id, sold.b, 0)
+    assert findings(works) == []
+
+
+def test_a_frozen_account_is_granted_nothing(sold):
+    works = sold.works
+    works.ledger.set_frozen(sold.account_id, frozen=True)
+    assert works.ledger.load_terms(sold.account_id.hex) == []
+    assert grant(works, sold.account_id, sold.bucket(), sold.a, 1_000) is None
+    works.ledger.set_frozen(sold.account_id, frozen=False)
+    assert grant(works, sold.account_id, sold.bucket(), sold.a, 1_000).added == 1_000
+
+
+def test_a_part_of_a_grant_goes_back(sold):
+    works, account = sold.works, sold.account_id.hex
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
+    apply(sold, sold.a, 1, [sold.record(1, granted, 100)])
+    assert works.ledger.return_grant(account, granted.grant_id, sold.a, 3_000_000)
+    assert sold.bucket().remaining == 9_000_000
+    # Not what was used, not what another host has, not what is closed.
+    assert not works.ledger.return_grant(account, granted.grant_id, sold.a, 950_000)
+    assert not works.ledger.return_grant(account, granted.grant_id, sold.b, 1)
+    works.ledger.close_grant(account, granted.grant_id, sold.a, 1)
+    assert not works.ledger.return_grant(account, granted.grant_id, sold.a, 1)
+    assert sold.bucket().left == 9_900_000
+    assert findings(works) == []
+
+
+def test_who_waits_first_is_served_first(sold):
+    works, account = sold.works, sold.account_id.hex
+    held = grant(works, sold.account_id, sold.bucket(), sold.a, 10_000_000)
+    c = uuid7()
+    works.ledger.register_journal(c, "host-2")
+    first = works.ledger.ask_back(account, sold.b)
+    second = works.ledger.ask_back(account, c)
+    assert works.ledger.recalls_for(sold.a) == [(first, account), (second, account)]
+    assert works.ledger.recalls_for(sold.b) == []  # it has nothing of this account
+    assert not works.ledger.recall_answered(first, account, sold.b)
+    works.ledger.return_grant(account, held.grant_id, sold.a, 6_000_000)
+    works.ledger.answer_recall(first, sold.a)
+    assert works.ledger.recall_answered(first, account, sold.b)
+    # The later one gets nothing before the first has had its turn.
+    late = grant(works, sold.account_id, sold.bucket(), c, 1_000)
+    assert (late.added, late.behind) == (0, True)
+    assert grant(works, sold.account_id, sold.bucket(), sold.b, 1_000).added == 1_000
+    works.ledger.end_recall(first)
+    assert grant(works, sold.account_id, sold.bucket(), c, 1_000).added == 1_000
+    assert findings(works) == []
+
+
+def test_a_waiter_that_is_gone_holds_up_nobody(sold):
+    works, account = sold.works, sold.account_id.hex
+    works.ledger.ask_back(account, sold.a)
+    works.connection.execute("UPDATE recall SET asked_at = asked_at - make_interval(secs => 5)")
+    assert store.first_waiter(works.connection, sold.account_id, store.RECALL_WAIT_MAX_S) is None
+    assert grant(works, sold.account_id, sold.bucket(), sold.b, 1_000).added == 1_000
+    works.connection.execute("UPDATE recall SET asked_at = asked_at - %s", (timedelta(hours=1),))
+    works.ledger.delete_old_recalls()
+    assert works.connection.execute("SELECT count(*) FROM recall").fetchone()[0] == 0
+
+
+def test_usage_replayed_twice_late_and_out_of_order_counts_once(sold):
+    granted = grant(sold.works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    records = [sold.record(seq, granted, seq) for seq in range(1, 6)]
+    assert apply(sold, sold.a, 3, records[:3]) == 3
+    assert apply(sold, sold.a, 2, records[:2]) == 0  # once more
+    assert (
+        apply(sold, sold.a, 5, [records[4], records[0], records[3], records[2]]) == 2
+    )  # out of order, and again
+    assert apply(sold, sold.a, 5, list(reversed(records))) == 0
+    assert sold.bucket().spent == 15_000
+    with pytest.raises(settle_store.LedgerWentBack):
+        apply(sold, sold.a, 6, [], expected=9)
+    assert findings(sold.works) == []
