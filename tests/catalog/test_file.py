@@ -44,8 +44,8 @@ def test_a_good_file_is_read():
         (
             "{unit: token, quantity: 1000}",
             "{unit: prompt, quantity: 10, window: 5h}",
-            9,
-            "windowed allowances",
+            None,
+            "must count requests, and no tokens",
         ),
         ("output: 1000,", "output: 1.5,", 7, "valid integer"),
         ("    source: test\n    rates", "    source: [\n    rates", 7, "expected"),
@@ -56,7 +56,8 @@ def test_a_faulty_file_is_refused_with_line_and_reason(old, new, line, reason):
     assert text != GOOD
     with pytest.raises(CatalogueFaulty) as caught:
         read_catalogue(text, "bad.yaml")
-    assert str(caught.value).startswith(f"bad.yaml:{line}:"), str(caught.value)
+    if line is not None:
+        assert str(caught.value).startswith(f"bad.yaml:{line}:"), str(caught.value)
     assert reason in str(caught.value)
 
 
@@ -72,4 +73,32 @@ def test_the_seed_has_the_tariffs_with_their_sources():
         assert (offerings[id_].price, offerings[id_].buckets[0].quantity) == (price, quantity)
     assert all(o.source for o in offerings.values())
     assert "price" in offerings["sample-trial"].samples
-    assert offerings["tianyi-coding-lite"].status == "in_study"
+    assert offerings["tencent-tier-1"].status == "in_study"
+
+
+@pytest.mark.parametrize(
+    ("buckets", "reason"),
+    [
+        ("[{unit: prompt, quantity: 9, window: 5h}, {unit: prompt, quantity: 8, window: 5h}]", "a window is there once"),
+        ("[{unit: prompt, quantity: 9, window: 5h}, {unit: call, quantity: 8, window: week}]", "of one unit"),
+        ("[{unit: prompt, quantity: 9, window: 5h}, {unit: prompt, quantity: 8}]", "all have one"),
+        ("[{unit: token, quantity: 9, window: 5h}]", "counts calls or prompts"),
+    ],
+)  # fmt: skip
+def test_windows_that_make_no_sense_are_refused(buckets, reason):
+    text = GOOD.replace("      - {unit: token, quantity: 1000}", f"      {buckets}")
+    assert text != GOOD
+    with pytest.raises(CatalogueFaulty, match=reason):
+        read_catalogue(text, "bad.yaml")
+
+
+def test_what_a_cycle_brings_and_what_limits_it_beside():
+    offerings = {o.id: o for o in seed_catalogue().offerings}
+    tianyi = offerings["tianyi-coding-lite"]
+    assert [(b.quantity, b.window) for b in tianyi.cycle_buckets()] == [(1600, "month")]
+    assert [(b.quantity, b.window_s) for b in tianyi.window_buckets()] == [(80, 18_000), (400, 604_800)]
+    # Where windows alone say how much, the month brings the most that they let through.
+    (bought,) = offerings["mobile-coding-lite"].cycle_buckets()
+    assert bought.quantity == 1200 * 150
+    assert bought.window is None
+    assert offerings["ctc-light"].window_buckets() == []

@@ -163,6 +163,9 @@ class Port:
 
         await self._call(act)
 
+    async def window_back_s(self, account_id, bucket_ids):
+        return await self._call(lambda: 1)
+
     async def ask_back(self, account_id):
         def act():
             recall = SimpleNamespace(

@@ -201,6 +201,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                         mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
                         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
                         subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
+                        subscriptions.counts_prompts(k.account_id),
                     ])  # fmt: skip
                 return rows
 

@@ -56,10 +56,18 @@ def bucket_json(bucket: Bucket) -> dict[str, Any]:
     return {**plain(bucket), "left": bucket.left, "spent": bucket.spent}
 
 
+def _bucket_kind(bucket: Bucket) -> str:
+    """A window by its length."""
+    if bucket.window_s is None:
+        return bucket.kind
+    days, hours = divmod(bucket.window_s // 3600, 24)
+    return f"any {days} days" if days else f"any {hours} h"
+
+
 def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
     rows = [
         (
-            str(b.bucket_id)[-12:], b.kind, format_quantity(b.total, b.unit), format_quantity(b.left, b.unit), format_quantity(b.spent, b.unit),
+            str(b.bucket_id)[-12:], _bucket_kind(b), format_quantity(b.window_quantity or b.total, b.unit), format_quantity(b.left, b.unit), format_quantity(b.spent, b.unit),
             format_quantity(b.granted - b.granted_used, b.unit) if b.granted else "", f"{b.valid_until:%Y-%m-%d}" if b.valid_until else "never",
         )
         for b in buckets

@@ -80,6 +80,7 @@ class Worker:
                 gateway.keys.forget(bytes.fromhex(mac))
             for account_id in content["accounts"]:
                 gateway.keys.forget_account(account_id)
+                gateway.slices.drop_empty(account_id)
         elif name == "journal":
             gateway.journal_full = content["full"]
         elif name == "snapshot":

@@ -26,6 +26,8 @@ TOKEN_CLASSES: Final = (
 INPUT_CLASSES: Final = frozenset({"fresh_input", "cached_input", "cache_write", "audio_input"})
 WEIGHT_MAX: Final = 10**12
 QUANTITY_MAX: Final = 10**15
+WINDOWS_S: Final = {"5h": 5 * 3600, "week": 7 * 86_400}
+_LONGEST_MONTH_S: Final = 31 * 86_400
 Weight = Annotated[int, Field(strict=True, ge=0, le=WEIGHT_MAX)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -129,7 +131,13 @@ class BucketSpec(_Frozen):
     quantity: int = Field(strict=True, gt=0, le=QUANTITY_MAX)
     priority: int = Field(default=10, ge=0, le=1000)
     model_classes: tuple[Pattern, ...] = Field(default=("*",), min_length=1, max_length=100)
+    # So many in any 5 hours or any week; `month` is the plan's own month, so it is what the cycle brings.
     window: Literal["5h", "week", "month"] | None = None
+
+    @property
+    def window_s(self) -> int | None:
+        """The seconds after which a use comes back, or None where it does not."""
+        return None if self.window is None else WINDOWS_S.get(self.window)
 
 
 Charge = Literal["produced", "nothing"]
@@ -221,9 +229,35 @@ class Offering(_Frozen):
             )
         if self.kind == "plan" and self.cycle == "once":
             raise ValueError("a plan renews: give it cycle: calendar_month or anniversary_month")
-        if self.status == "active" and any(bucket.window for bucket in self.buckets):
-            raise ValueError("windowed allowances can't be sold yet: give the offering status: in_study")
+        windows = [bucket for bucket in self.buckets if bucket.window]
+        if windows:
+            if self.kind != "plan":
+                raise ValueError("windows go with kind: plan, whose cycle is a month")
+            if len(windows) != len(self.buckets) or len({bucket.unit for bucket in windows}) != 1:
+                raise ValueError("where one bucket has a window, all have one, of one unit")
+            if windows[0].unit not in {"call", "prompt"}:
+                raise ValueError("a window counts calls or prompts")
+            if len({bucket.window for bucket in windows}) != len(windows):
+                raise ValueError("a window is there once")
+            if len({(bucket.priority, bucket.model_classes) for bucket in windows}) != 1:
+                raise ValueError("the windows of an offering have one priority and the same model classes")
         return self
+
+    def cycle_buckets(self) -> list[BucketSpec]:
+        """What each cycle brings. Where windows alone say how much, that is the most that they let through in a month."""
+        brought = [bucket for bucket in self.buckets if bucket.window_s is None]
+        if brought:
+            return brought
+        tightest = min(
+            self.buckets,
+            key=lambda bucket: bucket.quantity * (_LONGEST_MONTH_S // (bucket.window_s or 1) + 2),
+        )
+        times = _LONGEST_MONTH_S // (tightest.window_s or 1) + 2
+        return [tightest.model_copy(update={"quantity": tightest.quantity * times, "window": None})]
+
+    def window_buckets(self) -> list[BucketSpec]:
+        """What limits them beside: so many in any window, from one cycle into the next."""
+        return [bucket for bucket in self.buckets if bucket.window_s is not None]
 
     def version(self, rate_version: str) -> str:
         return _hash("offering", self, rate_version)
@@ -245,6 +279,17 @@ class Catalogue(_Frozen):
             twice = {id_ for id_ in ids if ids.count(id_) > 1}
             if twice:
                 raise ValueError(f"{what} {min(twice)} is there twice")
+        cards = {card.id: card for card in self.rate_cards}
+        for offering in self.offerings:
+            card = cards.get(offering.rate_card)
+            if (
+                card is not None
+                and any(bucket.window for bucket in offering.buckets)
+                and any(any(rate.weights()[1:]) or not rate.request for rate in card.rates)
+            ):
+                raise ValueError(
+                    f"{offering.id} has windows: its rate card {card.id} must count requests, and no tokens"
+                )
         return self
 
 

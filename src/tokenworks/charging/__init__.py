@@ -10,7 +10,7 @@ from tokenworks.charging.errors import (
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
-from tokenworks.charging.model import Bucket, Need, Part, RateLookup, Start, UsageRecord
+from tokenworks.charging.model import FOLLOW_UP, Bucket, Need, Part, RateLookup, Start, UsageRecord
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
 from tokenworks.charging.settlement import Settler
@@ -18,6 +18,7 @@ from tokenworks.charging.slices import AccountSlices, Hold, Slices
 from tokenworks.charging.verify import Finding, verify
 
 __all__ = [
+    "FOLLOW_UP",
     "AccountNotFound",
     "AccountSlices",
     "Bucket",

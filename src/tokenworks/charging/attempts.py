@@ -43,14 +43,16 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
         return None
     start = attempt.start
     balance = [part for part in start[10] if part[4] == "balance"]
-    caps = [part for part in start[10] if part[4] == "cap"]
+    beside = [part for part in start[10] if part[4] != "balance"]
     parts: list[Part] = []
     shares, requests, left = split([(Weights(*part[6]), part[5]) for part in balance], counts)
     for part, share in zip(balance, shares, strict=False):
         parts.append(_part(part, share.amount, share.requests, share.counts))
-    for part in caps:
+    for part in beside:
         (share,), _, _ = split([(Weights(*part[6]), part[5])], counts)
-        parts.append(_part(part, share.amount, 0, share.counts))
+        parts.append(_part(part, share.amount, share.requests if part[4] == "window" else 0, share.counts))
+    # A plan of prompts does not count what goes on with a tool's result: its request weighs nothing.
+    prompt = all(part[6][0] for part in start[10] if part[3] == "prompt")
     loss = (requests, left) if requests or any(left) else None
     latency_ms = max(0, attempt.progress_ms - start[9])
     (
@@ -67,7 +69,7 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
     ) = start[:10]
     record = UsageRecord(
         account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, "interrupted", reason,
-        "progress", started_ms, attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None, parts, loss, [], None,
+        "progress", started_ms, attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None, parts, loss, [], None, prompt,
     )  # fmt: skip
     used = [[part[0], part[1], part[5]] for part in parts]
     return [usage_id, account_id, used, encode_record(record)]

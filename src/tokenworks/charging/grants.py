@@ -20,13 +20,15 @@ from tokenworks.charging.host import (
     terms_to_wire,
     unknown_terms,
 )
-from tokenworks.charging.model import Need, RateLookup, cost, cover
+from tokenworks.charging.model import NO_GRANT, Need, RateLookup, cost, cover
 from tokenworks.kernel import Clock, Unavailable
 
 RECALL_WAIT_S: Final = 0.3
 TERMS_FRESH_S: Final = 2.0
 # An empty account that is hammered costs the database this often, no more.
 RELOAD_S: Final = 0.1
+# How long a worker may go on with a bucket that it has nothing of, for what costs nothing.
+SHOWN_FOR_S: Final = 5.0
 NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
 WAITS_KEPT: Final = 1000
@@ -114,6 +116,8 @@ class HostGrants:
         """
         account = self.accounts.get(account_id)
         for bucket_id, grant_id, amount in parts:
+            if not amount:
+                continue
             bucket = account.buckets.get(bucket_id) if account else None
             assert bucket is not None, f"bucket {bucket_id} was used but is not here"
             assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
@@ -283,7 +287,10 @@ class HostGrants:
             if verdict == wire.NOTHING_LEFT and (
                 account.behind or await self._ledger.granted_elsewhere(account.account_id)
             ):
-                return await self._call_back(account, ask)
+                verdict = await self._call_back(account, ask)
+            if verdict == wire.NOTHING_LEFT and account.windows_short:
+                back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
+                return wire.LATER + back_s
         return verdict
 
     # Between hosts: the ledger asks them, never one host another.
@@ -404,6 +411,7 @@ class HostGrants:
 
     async def _cover(self, account: HostAccount, ask: Ask) -> int:
         silent = short = False
+        account.windows_short = []
         left = ask.need
         for cap_id in ask.cap_ids:
             cap = account.buckets.get(cap_id)
@@ -428,8 +436,20 @@ class HostGrants:
             rate = bucket.terms.hold_rate(self._lookup, ask.model)
             if rate is None:
                 continue
+            if rate.whole and not left.requests:
+                continue  # it pays whole requests only
             have, unheard = await self._ensure(account, bucket, ask, cost(rate, left))
             silent = silent or unheard
+            if have >= cost(rate, left):
+                for window_id in bucket.terms.windows:
+                    window = account.buckets.get(window_id)
+                    got = 0
+                    if window is not None:
+                        got, unheard = await self._ensure(account, window, ask, cost(rate, left))
+                        silent = silent or unheard
+                    if got < cost(rate, left):
+                        account.windows_short.append(window_id)
+                    have = min(have, got)
             _, left = cover(rate, have, left)
             if left.nothing and not short:
                 return wire.ENOUGH
@@ -445,6 +465,9 @@ class HostGrants:
         """
         own = ask.free.get(bucket.terms.bucket_id, 0)
         bucket.active_s = self._now_s()
+        if not want and (bucket.grant_id is None or self._clock.boot_ns() < bucket.spend_until_ns):
+            self._show(account, bucket, ask)
+            return own, False
         expired = self._clock.boot_ns() >= bucket.spend_until_ns
         silent = False
         if ask.soft:
@@ -475,6 +498,20 @@ class HostGrants:
             ask.free[bucket.terms.bucket_id] = own + give
         bucket.check()
         return own + give, silent
+
+    def _show(self, account: HostAccount, bucket: HostBucket, ask: Ask) -> None:
+        """It costs nothing here: the worker has to know the bucket, and needs nothing of it."""
+        if bucket.closing:
+            return
+        grant_id, until_ns = bucket.grant_id or NO_GRANT, bucket.spend_until_ns
+        if ask.worker_id not in bucket.slices:
+            # Nobody would recall it, so the worker has to ask again soon: the account may be frozen by then.
+            until_ns = self._clock.boot_ns() + int(SHOWN_FOR_S * NS_PER_S)
+        self._send(
+            ask.worker_id,
+            wire.SLICE,
+            [[account.account_id, grant_id, terms_to_wire(bucket.terms), 0, until_ns]],
+        )
 
     async def _extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
         """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""

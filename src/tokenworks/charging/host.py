@@ -25,6 +25,7 @@ class LedgerPort(Protocol):
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
     ) -> Granted | None: ...
     async def close_grant(self, account_id: str, grant_id: str) -> None: ...
+    async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int: ...
 
 
 class HostBucket:
@@ -97,6 +98,7 @@ class HostAccount:
         "returning",
         "serving",
         "unsure",
+        "windows_short",
     )
 
     def __init__(self, account_id: str) -> None:
@@ -115,6 +117,8 @@ class HostAccount:
         self.behind = False
         self.called_s = -1e9
         self.called_verdict = wire.ELSEWHERE
+        # Windows that the last ask found used up, where the balance would have covered it.
+        self.windows_short: list[str] = []
 
     def ordered(self) -> list[HostBucket]:
         return sorted(
@@ -130,9 +134,9 @@ def unknown_terms(account_id: str, bucket_id: str) -> BucketTerms:
 def terms_to_wire(terms: BucketTerms) -> list[Any]:
     return [
         terms.bucket_id, terms.account_id, terms.kind, terms.unit, terms.priority, terms.valid_until_ms,
-        list(terms.model_classes), terms.rate_version,
+        list(terms.model_classes), terms.rate_version, list(terms.windows),
     ]  # fmt: skip
 
 
 def terms_from_wire(row: list[Any]) -> BucketTerms:
-    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7])
+    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7], tuple(row[8]))

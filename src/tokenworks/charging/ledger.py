@@ -71,6 +71,38 @@ class Ledger:
         store.tell_account(self._connection, account_id)
         return bucket_ids, entry_id
 
+    def open_windows(
+        self,
+        *,
+        account_id: UUID,
+        product_id: UUID,
+        specs: Sequence[BucketSpec],
+        rate_version: str,
+        valid_from: datetime,
+        valid_until: datetime | None,
+    ) -> None:
+        """So much in any so many seconds, beside what the product's cycles bring. In the caller's transaction."""
+        for spec in specs:
+            assert spec.window_s is not None
+            store.add_bucket(
+                self._connection,
+                account_id=account_id,
+                product_id=product_id,
+                kind="window",
+                unit=spec.unit,
+                total=spec.quantity * PER_UNIT,
+                priority=spec.priority,
+                valid_from=valid_from,
+                valid_until=valid_until,
+                model_classes=spec.model_classes,
+                rate_version=rate_version,
+                window_s=spec.window_s,
+            )
+
+    def counts_prompts(self, account_id: UUID) -> bool:
+        """Whether the account has a plan that is counted in prompts."""
+        return store.has_unit(self._connection, account_id, "prompt", self._clock.now())
+
     def add_cap(self, account_id: UUID, cap_tokens: int) -> UUID:
         """A cap is a bucket that counts tokens beside the balance, so it holds under concurrency as the balance does."""
         if not 0 < cap_tokens <= QUANTITY_MAX // PER_UNIT // 1000:
@@ -158,6 +190,12 @@ class Ledger:
 
     def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
         return store.load_terms(self._connection, UUID(account_id), self._clock.now())
+
+    def window_back_s(self, account_id: str, bucket_ids: Sequence[str]) -> int:
+        """Seconds until the first use of each of these windows has come back, at least 1."""
+        return store.window_back_s(
+            self._connection, UUID(account_id), [UUID(bucket) for bucket in bucket_ids], self._clock.now()
+        )
 
     def granted_elsewhere(self, account_id: str, journal_id: UUID) -> int:
         return store.granted_elsewhere(self._connection, UUID(account_id), journal_id)

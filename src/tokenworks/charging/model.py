@@ -15,6 +15,11 @@ from tokenworks.catalog import Counts, Weights
 
 # A cap counts every token as one, whatever it costs; requests are free.
 CAP_RATE: Final = "cap"
+# Before the model's name where a request is no prompt (its last item is a tool's result): no model's name begins so.
+FOLLOW_UP: Final = "+"
+# Of what costs nothing: it draws on no grant.
+NO_GRANT: Final = "0" * 32
+WHOLE_UNITS: Final = frozenset({"call", "prompt"})
 CAP_WEIGHTS: Final = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
 
 State = Literal["complete", "interrupted"]
@@ -42,6 +47,8 @@ class HoldRate(msgspec.Struct, frozen=True, gc=False):
     request: int
     input_token: int
     output_token: int
+    # Counted in requests: it pays a whole request, or nothing of it.
+    whole: bool
     weights: Weights
     # The same as a plain tuple, request apart: what the hot path multiplies with.
     class_weights: tuple[int, ...]
@@ -104,6 +111,8 @@ class UsageRecord(msgspec.Struct):
     loss: tuple[int, Counts] | None
     flags: list[str]
     upstream_id: str | None
+    # Whether a person asked; else it goes on with a tool's result, which a plan of prompts does not count.
+    prompt: bool = True
 
 
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
@@ -121,6 +130,8 @@ class BucketTerms:
     valid_until_ms: int | None
     model_classes: tuple[str, ...]
     rate_version: str
+    # Buckets of which as much is drawn beside: so much in any 5 hours, a week.
+    windows: tuple[str, ...] = ()
 
     def order(self) -> tuple[int, int, str]:
         """Spent by priority, then expiry, then id."""
@@ -131,18 +142,30 @@ class BucketTerms:
         if self.kind == "cap":
             weights = CAP_WEIGHTS
         else:
-            found = lookup(self.rate_version, model)
+            found = lookup(self.rate_version, model.removeprefix(FOLLOW_UP))
             if found is None or ("*" not in self.model_classes and found[0] not in self.model_classes):
                 return None
             weights = found[1]
-        return HoldRate(weights.request, max(weights[1:5]), max(weights[5:8]), weights, tuple(weights[1:]))
+            if self.unit == "prompt" and model.startswith(FOLLOW_UP):
+                weights = weights._replace(request=0)
+        return HoldRate(
+            weights.request,
+            max(weights[1:5]),
+            max(weights[5:8]),
+            self.unit in WHOLE_UNITS,
+            weights,
+            tuple(weights[1:]),
+        )
 
 
 def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
     """How much of `need` a bucket with `available` can hold: the quantity, and what is left to hold elsewhere.
 
-    Whole requests and tokens only; the request first, then input, then output.
+    Whole requests and tokens only; the request first, then input, then output. A bucket that is counted in requests
+    pays no remainder of one that another bucket began; one that is counted in tokens takes the request only with a token.
     """
+    if rate.whole and not need.requests:
+        return 0, need
     requests = need.requests if not rate.request else min(need.requests, available // rate.request)
     taken = requests * rate.request
     if requests < need.requests:
@@ -152,6 +175,8 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
         if not rate.input_token
         else min(need.input_tokens, (available - taken) // rate.input_token)
     )
+    if not inputs and need.input_tokens:
+        return 0, need
     taken += inputs * rate.input_token
     if inputs < need.input_tokens:
         return taken, Need(0, need.input_tokens - inputs, need.output_tokens)
@@ -160,6 +185,8 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
         if not rate.output_token
         else min(need.output_tokens, (available - taken) // rate.output_token)
     )
+    if not inputs and not outputs and need.output_tokens and not rate.whole:
+        return 0, need
     taken += outputs * rate.output_token
     return taken, Need(0, 0, need.output_tokens - outputs)
 
@@ -194,6 +221,9 @@ class Bucket:
     model_classes: tuple[str, ...]
     rate_version: str
     closing: str | None
+    # Of a window: so much in any so many seconds. Its total grows as uses come back.
+    window_s: int | None = None
+    window_quantity: int | None = None
 
     @property
     def left(self) -> int:

@@ -129,8 +129,17 @@ class RecorderLedger:
             lambda ledger: ledger.return_grant(account_id, grant_id, self._journal_id, amount)
         )
 
+    async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int:
+        await self._settle_written()
+        return await self._run(lambda ledger: ledger.window_back_s(account_id, bucket_ids))
+
     async def close_grant(self, account_id: str, grant_id: str) -> None:
         """Settle everything that was written so far, then close."""
+        target = await self._settle_written()
+        await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
+
+    async def _settle_written(self) -> int:
+        """Wait until everything that was written so far is settled; returns up to where. Raises `Unavailable`."""
         target = self._written_seq()
         while self._settler.settled_seq < target:
             self._settled.clear()
@@ -138,8 +147,8 @@ class RecorderLedger:
             try:
                 await asyncio.wait_for(self._settled.wait(), 2.0)
             except TimeoutError:
-                raise Unavailable("settlement does not get on: the grant is closed later") from None
-        await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
+                raise Unavailable("settlement does not get on") from None
+        return target
 
 
 __all__ = ["DatabaseThread", "RecorderLedger"]

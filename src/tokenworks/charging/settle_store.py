@@ -23,7 +23,7 @@ WITH incoming AS MATERIALIZED (
         account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
         model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
         first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text)
+        upstream_id text, prompt boolean)
     WHERE (e->>0)::bigint > %(settled)s
 ), entries AS MATERIALIZED (
     SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
@@ -31,21 +31,26 @@ WITH incoming AS MATERIALIZED (
     INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
         state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
         cache_write, audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id,
-        journal_id, seq, entry_id)
+        prompt, journal_id, seq, entry_id)
     SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
         reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
         latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
         (c->>5)::bigint, (c->>6)::bigint, provider_total, parts, nullif(loss, 'null'::jsonb),
-        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, %(journal)s, seq, e.entry_id
+        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, coalesce(prompt, true), %(journal)s, seq, e.entry_id
     FROM incoming i JOIN entries e USING (account_id)
-    RETURNING account_id, usage_id, entry_id, parts
+    RETURNING account_id, usage_id, entry_id, parts, ended_at
 ), part AS MATERIALIZED (
     SELECT account_id, entry_id, (p->>0)::uuid AS bucket_id, (p->>1)::uuid AS grant_id, p->>3 AS unit, p->>4 AS kind,
         sum((p->>5)::bigint)::bigint AS amount
     FROM inserted, jsonb_array_elements(parts) p GROUP BY 1, 2, 3, 4, 5, 6
+), windowed AS (
+    INSERT INTO window_use (account_id, bucket_id, usage_id, used_at, amount)
+    SELECT account_id, (p->>0)::uuid, usage_id, ended_at, (p->>5)::bigint
+    FROM inserted, jsonb_array_elements(parts) p WHERE p->>4 = 'window' AND (p->>5)::bigint > 0
+    RETURNING 1
 ), drawn AS (
     UPDATE grants g SET used = used + part.amount
-    FROM part WHERE g.account_id = part.account_id AND g.grant_id = part.grant_id AND g.state = 'open'
+    FROM part WHERE part.amount > 0 AND g.account_id = part.account_id AND g.grant_id = part.grant_id AND g.state = 'open'
         AND g.journal_id = %(journal)s
     RETURNING g.grant_id
 ), entered AS (
@@ -70,7 +75,7 @@ WITH incoming AS MATERIALIZED (
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM inserted),
-    (SELECT count(DISTINCT grant_id) FROM part WHERE NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn)
+    (SELECT count(DISTINCT grant_id) FROM part WHERE amount > 0 AND NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn)
 """
 
 
@@ -152,7 +157,8 @@ def _apply(
     settled: int,
     ref: str,
 ) -> int:
-    named = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used}
+    # What costs nothing draws on no grant.
+    named = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used if part[2]}
     # Grants are locked in ascending order of their key.
     states = connection.execute(
         """SELECT account_id, grant_id, state, journal_id FROM grants
@@ -208,7 +214,7 @@ def _late(connection: Connection, text: bytes, gone: Collection[str], rates: Rat
             raise RecordRefused(f"bucket {part.bucket_id} or its rate is not there")
         weights = CAP_WEIGHTS if found is None else found[1]
         counts = record.c if part.counts is None else part.counts
-        if not part.requests:
+        if not part.requests or (part.unit == "prompt" and not record.prompt):
             weights = weights._replace(request=0)
         (share,), requests, left = split([(weights, min(row[0], part.amount))], counts)
         connection.execute(

@@ -43,7 +43,12 @@ class Hold:
     def __init__(self, account: "AccountSlices", parts: list[HeldPart], caps: list[HeldPart]) -> None:
         self.account = account
         self.parts = parts
-        self.caps = caps
+        self.caps = caps  # and windows: what is drawn beside the balance
+
+    @property
+    def paid_whole(self) -> bool:
+        """Whether a bucket that counts requests pays it, however long it gets."""
+        return bool(self.parts) and self.parts[0][2].whole
 
     def wire(self) -> list[tuple[str, str, str, str, str, int, list[int]]]:
         """For `Start.held`."""
@@ -74,7 +79,7 @@ Waiter = Callable[[int], None]
 
 
 class AccountSlices:
-    """One account's slices in this worker: balance in spending order, caps by bucket."""
+    """One account's slices in this worker: balance in spending order, caps and windows by bucket."""
 
     __slots__ = ("account_id", "asking", "balance", "caps", "closing", "filling", "low", "waiting")
 
@@ -128,10 +133,24 @@ class Slices:
                 slice_.rates[model] = rate
         return rate  # type: ignore[return-value]
 
+    @staticmethod
+    def _free(slice_: Slice | None, now_ns: int) -> int:
+        return 0 if slice_ is None or slice_.closing or now_ns >= slice_.spend_until_ns else slice_.free
+
     def hold(
-        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
+        self,
+        account: AccountSlices,
+        cap_ids: Sequence[str],
+        model: str,
+        need: Need,
+        now_ns: int,
+        *,
+        paid_whole: bool = False,
     ) -> Hold | None:
-        """Reserve all of `need` by priority, expiry and id, or nothing."""
+        """Reserve all of `need` by priority, expiry and id, or nothing.
+
+        `paid_whole`: the request is paid whole by a bucket that counts requests, so only its caps need more.
+        """
         caps: list[HeldPart] = []
         for cap_id in cap_ids:
             cap = account.caps.get(cap_id)
@@ -147,7 +166,7 @@ class Slices:
             # Most often the first bucket covers it all.
             first = account.balance[0]
             rate = first.rates.get(model)
-            if rate is not None and not first.closing and now_ns < first.spend_until_ns:
+            if rate is not None and not rate.whole and not first.closing and now_ns < first.spend_until_ns:
                 amount = (
                     need.requests * rate.request
                     + need.input_tokens * rate.input_token
@@ -163,18 +182,24 @@ class Slices:
                         account.low = True
                     return Hold(account, [(first, amount, rate)], caps)
         parts: list[HeldPart] = []
-        left = need
+        left = Need(0, 0, 0) if paid_whole else need
         for slice_ in account.balance:
+            if left.nothing:
+                break
             if slice_.closing or now_ns >= slice_.spend_until_ns:
                 continue
             rate = slice_.rates.get(model) or self._rate(slice_, model)
             if rate is None:
                 continue
-            amount, left = cover(rate, slice_.free, left)
-            if amount or left.nothing:
+            free = slice_.free
+            windows = slice_.terms.windows
+            if windows:
+                free = min(free, *(self._free(account.caps.get(window), now_ns) for window in windows))
+            amount, after = cover(rate, free, left)
+            if after != left:
                 parts.append((slice_, amount, rate))
-            if left.nothing:
-                break
+                caps += [(account.caps[window], amount, rate) for window in windows if amount]
+                left = after
         if not left.nothing:
             return None
         for slice_, amount, _ in (*parts, *caps):
@@ -183,7 +208,14 @@ class Slices:
         return Hold(account, parts, caps)
 
     def hold_most(
-        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
+        self,
+        account: AccountSlices,
+        cap_ids: Sequence[str],
+        model: str,
+        need: Need,
+        now_ns: int,
+        *,
+        paid_whole: bool = False,
     ) -> tuple[Hold | None, int]:
         """Reserve the request and its input, and as much of the output as there is here. Returns the hold and the
         output tokens in it; None where not even a token of output is covered.
@@ -191,22 +223,17 @@ class Slices:
         low, high = 0, need.output_tokens
         while low < high:
             middle = (low + high + 1) // 2
-            if self._covers(account, cap_ids, model, Need(need.requests, need.input_tokens, middle), now_ns):
+            less = Need(need.requests, need.input_tokens, middle)
+            hold = self.hold(account, cap_ids, model, less, now_ns, paid_whole=paid_whole)
+            if hold is not None:
+                self.release(hold)
                 low = middle
             else:
                 high = middle - 1
         if not low and need.output_tokens:
             return None, 0
-        return self.hold(account, cap_ids, model, Need(need.requests, need.input_tokens, low), now_ns), low
-
-    def _covers(
-        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
-    ) -> bool:
-        hold = self.hold(account, cap_ids, model, need, now_ns)
-        if hold is None:
-            return False
-        self.release(hold)
-        return True
+        least = Need(need.requests, need.input_tokens, low)
+        return self.hold(account, cap_ids, model, least, now_ns, paid_whole=paid_whole), low
 
     @staticmethod
     def merge(hold: Hold, more: Hold) -> None:
@@ -337,14 +364,15 @@ class Slices:
         slice_.free -= share.amount
         assert slice_.free >= 0, "a cap's slice was overdrawn"
         terms = slice_.terms
+        requests = share.requests if terms.kind == "window" else 0
         return Part(
             terms.bucket_id,
             slice_.grant_id,
             terms.rate_version,
             terms.unit,
-            "cap",
+            terms.kind,
             share.amount,
-            0,
+            requests,
             share.counts,
         )
 
@@ -353,7 +381,7 @@ class Slices:
     def receive(
         self, account_id: str, grant_id: str, terms: BucketTerms, amount: int, spend_until_ns: int
     ) -> None:
-        """More of a grant, or (amount 0) a renewal of its lease."""
+        """More of a grant, or (amount 0) a renewal of its lease; an empty slice is for what costs nothing."""
         account = self.account(account_id)
         slice_ = account.find(terms.bucket_id)
         if slice_ is None or slice_.grant_id != grant_id:
@@ -362,11 +390,9 @@ class Slices:
                     "a new grant while the old one is still spent from"
                 )
                 self._drop(account, slice_)
-            if not amount:
-                return
             self.accounts[account_id] = account  # the old slice may have been its last
             slice_ = Slice(terms, grant_id)
-            if terms.kind == "cap":
+            if terms.kind != "balance":
                 account.caps[terms.bucket_id] = slice_
             else:
                 account.balance.append(slice_)
@@ -394,6 +420,13 @@ class Slices:
                 self._drop(account, slice_)
         return given
 
+    def drop_empty(self, account_id: str) -> None:
+        """The account changed: what costs nothing, too, is asked for anew."""
+        account = self.accounts.get(account_id)
+        for slice_ in account.all() if account is not None else ():
+            if not slice_.free and not slice_.held:
+                self._drop(account, slice_)  # type: ignore[arg-type]
+
     def take_closing(self, account: AccountSlices) -> list[tuple[str, str, int]]:
         """What closing slices have free by now."""
         given: list[tuple[str, str, int]] = []
@@ -417,7 +450,7 @@ class Slices:
         ]
 
     def _drop(self, account: AccountSlices, slice_: Slice) -> None:
-        if slice_.terms.kind == "cap":
+        if slice_.terms.kind != "balance":
             account.caps.pop(slice_.terms.bucket_id, None)
         else:
             account.balance.remove(slice_)

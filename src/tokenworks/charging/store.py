@@ -1,5 +1,6 @@
 """The SQL of charging: the only writer of balances."""
 
+import math
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -71,14 +72,15 @@ def add_bucket(
     valid_until: datetime | None,
     model_classes: Sequence[str],
     rate_version: str,
+    window_s: int | None = None,
 ) -> UUID:
     bucket_id = uuid7()
     connection.execute(
         """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
-                               valid_until, model_classes, rate_version)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                               valid_until, model_classes, rate_version, window_s, window_quantity)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (account_id, bucket_id, product_id, kind, unit, total, total, priority, valid_from, valid_until,
-         list(model_classes), rate_version),
+         list(model_classes), rate_version, window_s, None if window_s is None else total),
     )  # fmt: skip
     if kind == "balance":
         post(
@@ -131,12 +133,20 @@ def tell_account(connection: Connection, account_id: UUID) -> None:
 
 
 def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[tuple[BucketTerms, int]]:
-    """The buckets that can be spent now, each with what the ledger has left of it to grant."""
+    """The buckets that can be spent now, each with what the ledger has left of it to grant.
+
+    Prompts that are used up are among them: what goes on with a tool's result costs none.
+    """
+    refill_windows(connection, account_id, now)
     rows = connection.execute(
-        """SELECT bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining
+        """SELECT bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining,
+                  CASE WHEN kind = 'balance' THEN ARRAY(
+                      SELECT w.bucket_id FROM bucket w WHERE w.account_id = b.account_id AND w.product_id = b.product_id
+                          AND w.kind = 'window' ORDER BY w.bucket_id) ELSE '{}' END
            FROM bucket b JOIN account a USING (account_id)
            WHERE b.account_id = %s AND a.state = 'open' AND closing IS NULL
-             AND valid_from <= %s AND (valid_until IS NULL OR valid_until > %s) AND remaining + granted > 0""",
+             AND valid_from <= %s AND (valid_until IS NULL OR valid_until > %s)
+             AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))""",
         (account_id, now, now),
     )
     return [
@@ -150,11 +160,58 @@ def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[
                 valid_until_ms=None if valid_until is None else int(valid_until.timestamp() * 1000),
                 model_classes=tuple(model_classes),
                 rate_version=rate_version,
+                windows=tuple(window.hex for window in windows),
             ),
             remaining,
         )
-        for bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining in rows
+        for bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining, windows in rows
     ]
+
+
+def refill_windows(connection: Connection, account_id: UUID, now: datetime) -> None:
+    """What was used of a window longer ago than it is long comes back: by exactly that its total grows."""
+    due = """FROM window_use u JOIN bucket b USING (account_id, bucket_id)
+             WHERE u.account_id = %(account)s AND b.closing IS NULL
+               AND u.used_at <= %(now)s::timestamptz - make_interval(secs => b.window_s)"""
+    names = {"account": account_id, "now": now}
+    if connection.execute(f"SELECT 1 {due} LIMIT 1".encode(), names).fetchone() is None:
+        return
+    with connection.transaction():
+        # Buckets in ascending order of their ids; who comes second finds the uses gone.
+        connection.execute(
+            "SELECT 1 FROM bucket WHERE account_id = %s AND kind = 'window' ORDER BY bucket_id FOR UPDATE",
+            (account_id,),
+        )
+        connection.execute(
+            f"""WITH due AS (SELECT u.bucket_id, u.usage_id, u.amount {due}),
+                     gone AS (DELETE FROM window_use w USING due WHERE w.account_id = %(account)s
+                              AND w.bucket_id = due.bucket_id AND w.usage_id = due.usage_id
+                              RETURNING w.bucket_id, w.amount),
+                     back AS (SELECT bucket_id, sum(amount)::bigint AS amount FROM gone GROUP BY 1)
+                UPDATE bucket b SET total = total + back.amount, remaining = remaining + back.amount
+                FROM back WHERE b.account_id = %(account)s AND b.bucket_id = back.bucket_id""".encode(),
+            names,
+        )
+
+
+def window_back_s(connection: Connection, account_id: UUID, bucket_ids: Sequence[UUID], now: datetime) -> int:
+    row = connection.execute(
+        """SELECT max(back) FROM (
+               SELECT extract(epoch FROM min(u.used_at) + make_interval(secs => b.window_s) - %s::timestamptz) AS back
+               FROM window_use u JOIN bucket b USING (account_id, bucket_id)
+               WHERE u.account_id = %s AND u.bucket_id = ANY(%s::uuid[]) GROUP BY u.bucket_id, b.window_s) w""",
+        (now, account_id, list(bucket_ids)),
+    ).fetchone()
+    return max(1, math.ceil(row[0])) if row is not None and row[0] is not None else 1
+
+
+def has_unit(connection: Connection, account_id: UUID, unit: str, now: datetime) -> bool:
+    row = connection.execute(
+        """SELECT EXISTS (SELECT 1 FROM bucket WHERE account_id = %s AND unit = %s AND kind = 'balance'
+               AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s))""",
+        (account_id, unit, now),
+    ).fetchone()
+    return bool(row and row[0])
 
 
 def granted_elsewhere(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
@@ -337,7 +394,8 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
         """SELECT b.bucket_id, product_id, kind, unit, total, remaining, granted,
                   coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
                             AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint,
-                  used, expired, withdrawn, priority, valid_from, valid_until, model_classes, rate_version, closing
+                  used, expired, withdrawn, priority, valid_from, valid_until, model_classes, rate_version, closing,
+                  window_s, window_quantity
            FROM bucket b WHERE b.account_id = %s ORDER BY priority, valid_until NULLS LAST, bucket_id""",
         (account_id,),
     )
@@ -345,7 +403,8 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
         Bucket(
             bucket_id=row[0], product_id=row[1], kind=row[2], unit=row[3], total=row[4], remaining=row[5], granted=row[6],
             granted_used=row[7], used=row[8], expired=row[9], withdrawn=row[10], priority=row[11], valid_from=row[12],
-            valid_until=row[13], model_classes=tuple(row[14]), rate_version=row[15], closing=row[16],
+            valid_until=row[13], model_classes=tuple(row[14]), rate_version=row[15], closing=row[16], window_s=row[17],
+            window_quantity=row[18],
         )
         for row in rows
     ]  # fmt: skip
@@ -367,7 +426,7 @@ def usage(connection: Connection, account_id: UUID, floor: UUID | None, limit: i
     cursor = connection.execute(
         """SELECT usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
                   counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write,
-                  audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id
+                  audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id, prompt
            FROM usage WHERE account_id = %s AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""",
         (account_id, floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
     )

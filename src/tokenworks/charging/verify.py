@@ -41,7 +41,7 @@ _CHECKS: Final[dict[str, str]] = {
         WHERE b.used <> coalesce(g.used, 0)""",
     "grant: used is the sum of the usage parts drawn from it, and at most its amount": """
         WITH part AS (SELECT account_id, (p->>1)::uuid AS grant_id, sum((p->>5)::bigint) AS amount
-                      FROM usage, jsonb_array_elements(parts) p GROUP BY 1, 2)
+                      FROM usage, jsonb_array_elements(parts) p WHERE (p->>5)::bigint > 0 GROUP BY 1, 2)
         SELECT 'grant ' || coalesce(g.grant_id, part.grant_id),
                format('used %s of %s, usage parts %s', g.used, g.amount, coalesce(part.amount, 0))
         FROM grants g FULL JOIN part USING (account_id, grant_id)
@@ -62,6 +62,15 @@ _CHECKS: Final[dict[str, str]] = {
         FROM (SELECT * FROM bucket WHERE kind = 'balance') b FULL JOIN posted USING (account_id, bucket_id)
             LEFT JOIN open USING (account_id, bucket_id)
         WHERE posted.amount IS DISTINCT FROM b.total - b.used - coalesce(open.used, 0) - b.expired - b.withdrawn""",
+    "window: what it has left and what was used of it within its length are its quantity": """
+        WITH open AS (SELECT account_id, bucket_id, sum(used) AS used FROM grants WHERE state = 'open' GROUP BY 1, 2),
+             lately AS (SELECT account_id, bucket_id, sum(amount) AS amount FROM window_use GROUP BY 1, 2)
+        SELECT 'bucket ' || b.bucket_id,
+               format('%s left and %s used lately of %s', b.remaining + b.granted - coalesce(open.used, 0),
+                      coalesce(lately.amount, 0), b.window_quantity)
+        FROM bucket b LEFT JOIN open USING (account_id, bucket_id) LEFT JOIN lately USING (account_id, bucket_id)
+        WHERE b.kind = 'window' AND b.closing IS NULL
+            AND b.window_quantity <> b.remaining + b.granted - coalesce(open.used, 0) + coalesce(lately.amount, 0)""",
     "phone bill: a line is the receivable of its entry": """
         SELECT 'phone_bill_line ' || line_id, format('%s on the bill, %s posted', l.amount_nano, coalesce(p.amount, 0))
         FROM phone_bill_line l LEFT JOIN posting p ON p.account_id = l.account_id AND p.entry_id = l.entry_id
@@ -132,10 +141,10 @@ def _rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterato
     columns = ", ".join(TOKEN_CLASSES)
     with connection.cursor("rerate") as cursor:
         cursor.itersize = FETCH_ROWS
-        cursor.execute(f"SELECT usage_id, model, parts, loss, {columns} FROM usage".encode())
-        for usage_id, model, parts, loss, *classes in cursor:
+        cursor.execute(f"SELECT usage_id, model, parts, loss, prompt, {columns} FROM usage".encode())
+        for usage_id, model, parts, loss, prompt, *classes in cursor:
             counts = Counts(*classes)
-            problem = _problem(parts, loss, model, counts, cards, weights)
+            problem = _problem(parts, loss, model, counts, cards, weights, prompt=prompt)
             if problem:
                 yield Finding(invariant, f"usage {usage_id}", problem)
 
@@ -147,9 +156,11 @@ def _problem(
     counts: Counts,
     cards: dict[str, RateCard],
     known: dict[tuple[str, str], Weights | None],
+    *,
+    prompt: bool,
 ) -> str | None:
     paid = [0] * (len(counts) + 1)
-    for _, _, rate_version, _, kind, cost, requests, part_counts in parts:
+    for _, _, rate_version, unit, kind, cost, requests, part_counts in parts:
         key = (rate_version, model)
         if key not in known:
             card = cards.get(rate_version)
@@ -158,6 +169,8 @@ def _problem(
         weights = known[key]
         if weights is None:
             return f"no rate for {model} in {rate_version}"
+        if unit == "prompt" and not prompt:
+            weights = weights._replace(request=0)
         tokens = counts if part_counts is None else Counts(*part_counts)
         expected = amount(weights, tokens) - weights.request * (1 - requests)
         if expected != cost:

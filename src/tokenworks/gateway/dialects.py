@@ -22,9 +22,19 @@ _any: Final = msgspec.json.Decoder()
 _string: Final = msgspec.json.Decoder(str | None)
 _number: Final = msgspec.json.Decoder(int | None)
 _truth: Final = msgspec.json.Decoder(bool | None)
+_items: Final = msgspec.json.Decoder(list[msgspec.Raw])
 _encode: Final = msgspec.json.encode
 
 RawBody = dict[str, msgspec.Raw]
+
+
+class _Item(msgspec.Struct, gc=False):
+    type: str | None = None
+    role: str | None = None
+    content: msgspec.Raw = msgspec.Raw(b"null")
+
+
+_item: Final = msgspec.json.Decoder(_Item)
 
 
 class BodyError(Exception):
@@ -275,6 +285,29 @@ _DIALECTS: Final[dict[str, Callable[[RawBody, bool, str, bool], Parsed]]] = {
     "messages": _messages,
     "responses": _responses,
 }
+
+
+def is_prompt(parsed: Parsed, protocol: str) -> bool:
+    """Whether a person asks: the last item is the user's, and not a tool's result that the request goes on with."""
+    name = "input" if protocol == "responses" else "messages"
+    raw = parsed.fields.get(name)
+    if raw is None or not bytes(raw).startswith(b"["):
+        return True  # a text, or a protocol without items
+    try:
+        items = _items.decode(raw)
+        if not items:
+            return True
+        last = _item.decode(items[-1])
+        if protocol == "responses":
+            return last.type in {None, "message"} and last.role in {None, "user"}
+        if last.role != "user":
+            return False
+        if protocol == "messages" and bytes(last.content).startswith(b"["):
+            blocks = _items.decode(last.content)
+            return not blocks or _item.decode(blocks[-1]).type != "tool_result"
+    except UNREADABLE:
+        return True
+    return True
 
 
 # Usage

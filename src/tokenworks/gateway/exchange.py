@@ -568,7 +568,7 @@ class Exchange(Holding):
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
                 self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                loss, flags, upstream_id,
+                loss, flags, upstream_id, self.rated == self.model,
             ),
             self._durable, reason if state == "interrupted" else "",
         )  # fmt: skip

@@ -8,10 +8,10 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import Hold, Need, Start
+from tokenworks.charging import FOLLOW_UP, Hold, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Place
-from tokenworks.gateway.dialects import Parsed
+from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
@@ -35,7 +35,7 @@ class Holding:
     __slots__ = (
         "asking", "attempt_no", "began_s", "body", "chunks", "conn", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
         "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "places", "progress_at", "protocol",
-        "request_id", "response_head", "restricted", "route", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
+        "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +61,7 @@ class Holding:
         self.user: KeyEntry | None = None
         self.parsed: Parsed
         self.model = ""
+        self.rated = ""  # under which name charging rates it: the model's, marked where it is no prompt
         self.need: Need
         self.route: Route
         self.places: Sequence[Place] = ()
@@ -106,6 +107,9 @@ class Holding:
     def _hold(self) -> None:
         gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
         assert user is not None
+        self.rated = self.model
+        if user.counts_prompts and not is_prompt(parsed, self.protocol):
+            self.rated = FOLLOW_UP + self.model
         context, output = route.context_tokens, parsed.output_tokens
         if output is None:
             output = route.output_tokens
@@ -122,13 +126,13 @@ class Holding:
         self.held_output = output
         account = gateway.slices.account(user.account_id)
         if not account.asking:
-            self.hold = gateway.slices.hold(account, user.cap_ids, self.model, need, gateway.clock.boot_ns())
+            self.hold = gateway.slices.hold(account, user.cap_ids, self.rated, need, gateway.clock.boot_ns())
             if self.hold is not None:
                 if account.low:
-                    gateway.client.fill(account, user.cap_ids, self.model, need)
+                    gateway.client.fill(account, user.cap_ids, self.rated, need)
                 self._try()
                 return
-        self.asking = gateway.client.ask(account, user.cap_ids, self.model, need, self._held)
+        self.asking = gateway.client.ask(account, user.cap_ids, self.rated, need, self._held)
 
     def _hold_rest(self) -> bool:
         """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
@@ -143,7 +147,7 @@ class Holding:
         hold, output = gateway.slices.hold_most(
             account,
             user.cap_ids,
-            self.model,
+            self.rated,
             Need(1, need.input_tokens, self.held_output),
             gateway.clock.boot_ns(),
         )
@@ -217,7 +221,14 @@ class Holding:
             need = Need(0, 0, more)
             account = hold.account
             got = (
-                gateway.slices.hold(account, user.cap_ids, self.model, need, gateway.clock.boot_ns())
+                gateway.slices.hold(
+                    account,
+                    user.cap_ids,
+                    self.rated,
+                    need,
+                    gateway.clock.boot_ns(),
+                    paid_whole=hold.paid_whole,
+                )
                 if not account.asking
                 else None
             )
@@ -225,12 +236,12 @@ class Holding:
                 gateway.slices.merge(hold, got)
                 self.held_output += more
                 if account.low:
-                    gateway.client.fill(account, user.cap_ids, self.model, need)
+                    gateway.client.fill(account, user.cap_ids, self.rated, need)
                 return
             self.asking = gateway.client.ask(
                 account,
                 user.cap_ids,
-                self.model,
+                self.rated,
                 need,
                 lambda held, verdict: self._extended(held, verdict, more),
             )
@@ -263,7 +274,12 @@ class Holding:
         assert user is not None
         assert hold is not None
         got, output = gateway.slices.hold_most(
-            hold.account, user.cap_ids, self.model, Need(0, 0, more), gateway.clock.boot_ns()
+            hold.account,
+            user.cap_ids,
+            self.rated,
+            Need(0, 0, more),
+            gateway.clock.boot_ns(),
+            paid_whole=hold.paid_whole,
         )
         if got is None:
             return False

@@ -19,6 +19,7 @@ class KeyEntry:
     __slots__ = (
         "account_id",
         "cap_ids",
+        "counts_prompts",
         "expires_s",
         "fresh_until_s",
         "in_flight",
@@ -41,6 +42,7 @@ class KeyEntry:
         self.models: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
+        self.counts_prompts = False
         self.expires_s: float | None = None
         self.fresh_until_s = 0.0
         self.in_flight = 0
@@ -52,7 +54,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -132,6 +134,7 @@ class KeyCache:
                 caps_end_ms,
                 expires_ms,
                 policy,
+                entry.counts_prompts,
             ) = rows[0]
             entry.cap_ids = tuple(cap_ids)
             entry.policy = self._policy(policy)

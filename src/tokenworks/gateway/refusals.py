@@ -42,6 +42,13 @@ def no_hold(verdict: int, user: KeyEntry) -> Refusal:
             f"what the account has left{more} does not cover this request: order a plan or a top-up{where}, or ask for fewer tokens",
             top_up_url=url,
         )  # fmt: skip
+    if verdict >= charging_wire.LATER:
+        seconds = verdict - charging_wire.LATER
+        return Refusal(
+            429, "allowance_used_up",
+            f"the plan's allowance for now is used up: the next comes back in {seconds} s",
+            seconds,
+        )  # fmt: skip
     if verdict == charging_wire.AWAY:
         return Refusal(503, "database_away", "the balance can't be asked for now", 1)
     return Refusal(

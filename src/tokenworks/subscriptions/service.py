@@ -130,6 +130,14 @@ class Subscriptions:
             store.add_order(self._connection, subscriber, order, idempotency_key)
             store.add_product(self._connection, subscriber, product)
             self._begin_cycle(subscriber, product, sold)
+            self._ledger.open_windows(
+                account_id=subscriber.account_id,
+                product_id=product.product_id,
+                specs=offering.window_buckets(),
+                rate_version=sold.rate_version,
+                valid_from=now,
+                valid_until=None if product.renews else product.cycle_end,
+            )
         return order
 
     def _begin_cycle(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> None:
@@ -139,7 +147,7 @@ class Subscriptions:
         _, entry_id = self._ledger.issue(
             account_id=subscriber.account_id,
             product_id=product.product_id,
-            specs=offering.buckets,
+            specs=offering.cycle_buckets(),
             rate_version=sold.rate_version,
             valid_from=product.cycle_start,
             valid_until=product.cycle_end,
@@ -293,6 +301,10 @@ class Subscriptions:
         """The charging policy of the newest active product, else of the newest one: what it says of the end holds when it is used up."""
         version = store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
+
+    def counts_prompts(self, account_id: UUID) -> bool:
+        """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
+        return self._ledger.counts_prompts(account_id)
 
     def products(self, subscriber: Subscriber) -> list[Product]:
         return store.products(self._connection, subscriber.subscriber_id)
