@@ -9,6 +9,7 @@ from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import JournalCorrupt, RateLookup, inspect_journal
+from tokenworks.kernel import NotFound
 
 
 @click.group()
@@ -169,4 +170,92 @@ def journal_inspect(context: Context, as_json: bool) -> None:
         raise JournalCorrupt("the journal is damaged: see docs/RUNBOOK.md")
 
 
-GROUPS = (grant, account, quarantine, journal)
+@click.group()
+def limit() -> None:
+    """Protective limits: requests and tokens a minute, requests at once."""
+
+
+@limit.command("set")
+@click.option("--subscriber", help="Its id or phone number: the limit of all that it spends.")
+@click.option("--member", help="Of the subscriber: a member's or department's id or name.")
+@click.option("--key", type=click.UUID, help="Of the subscriber: a key's id.")
+@click.option("--deployment", help="A deployment's name: what it can take.")
+@click.option("--requests-per-min", type=int)
+@click.option("--tokens-per-min", type=int, help="Input and output together.")
+@click.option("--streams", type=int, help="Requests in flight at once.")
+@json_option
+@pass_context
+def limit_set(
+    context: Context,
+    subscriber: str | None,
+    member: str | None,
+    key: UUID | None,
+    deployment: str | None,
+    requests_per_min: int | None,
+    tokens_per_min: int | None,
+    streams: int | None,
+    as_json: bool,
+) -> None:
+    """Limit a subscriber, one of its members or keys, or a deployment. Replaces the limit that was there."""
+    if (subscriber is None) == (deployment is None) or (deployment is not None and (member or key)):
+        raise click.UsageError("name a --subscriber (and one of its members or keys), or a --deployment")
+    if member is not None and key is not None:
+        raise click.UsageError("a limit is of a --member or of a --key")
+    with context.works() as works:
+        if deployment is not None:
+            scope, ref, account_id = "deployment", deployment, None
+            if deployment not in {found.name for found in works.deployments.all()}:
+                raise NotFound(f"there is no deployment {deployment}: tokenworks deployment list")
+        else:
+            assert subscriber is not None
+            found = works.subscriptions.find(subscriber)
+            account_id = found.account_id
+            scope, ref = "subscriber", str(account_id)
+            if member is not None:
+                scope, ref = "member", str(works.subscriptions.member(found, member).member_id)
+            elif key is not None:
+                scope, ref = "key", str(key)
+                if key not in {info.key_id for info in works.keys.of_account(account_id, {})}:
+                    raise NotFound(f"this subscriber has no key {key}: tokenworks key list")
+        limit_id = works.ledger.set_limit(
+            scope,
+            ref,
+            account_id,
+            requests_per_min=requests_per_min,
+            tokens_per_min=tokens_per_min,
+            streams_max=streams,
+        )
+    said({"limit_id": limit_id, "scope": scope}, f"Limited. Limit id {limit_id}.", as_json)
+
+
+@limit.command("list")
+@json_option
+@pass_context
+def limit_list(context: Context, as_json: bool) -> None:
+    """All limits."""
+    with context.works() as works:
+        found = works.ledger.limits()
+    if as_json:
+        print_json(found)
+    else:
+        columns = ["requests_per_min", "tokens_per_min", "streams_max"]
+        print_table(
+            "Limits",
+            ["limit", "of", "which", "requests/min", "tokens/min", "at once"],
+            [[row["limit_id"], row["scope"], row["ref"], *(row[name] for name in columns)] for row in found],
+            right=["requests/min", "tokens/min", "at once"],
+        )
+
+
+@limit.command("remove")
+@click.argument("limit_id", type=click.UUID)
+@json_option
+@pass_context
+def limit_remove(context: Context, limit_id: UUID, as_json: bool) -> None:
+    """Take a limit away."""
+    with context.works() as works:
+        works.ledger.remove_limit(limit_id)
+    said({"limit_id": limit_id, "removed": True}, "It is not limited any more.", as_json)
+
+
+GROUPS = (grant, account, quarantine, journal, limit)

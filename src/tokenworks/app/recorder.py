@@ -25,6 +25,7 @@ from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
     DatabaseThread,
     HostGrants,
+    HostLimits,
     Journal,
     JournalCorrupt,
     Ledger,
@@ -68,6 +69,7 @@ class Feed:
         self.journal_full = False
         self.in_doubt = (0, 0, 0)
         self.quarantined = 0
+        self.hosts = 1
         self._looked_s = -1e9
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
@@ -95,12 +97,14 @@ class Feed:
             return
         self._looked_s = now_s
 
-        def read(connection: Any) -> tuple[tuple[int, int, int], int]:
+        def read(connection: Any) -> tuple[tuple[int, int, int], int, int]:
             on_database = Ledger(connection, SystemClock())
             on_database.delete_old_recalls()
-            return on_database.in_doubt(), len(on_database.quarantined())
+            alive = on_database.hosts_alive(self._recorder.journal.journal_id)
+            return on_database.in_doubt(), len(on_database.quarantined()), alive
 
-        self.in_doubt, self.quarantined = await self._thread.run(read)
+        self.in_doubt, self.quarantined, self.hosts = await self._thread.run(read)
+        self._recorder.limits.set_hosts(self.hosts)
 
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""
@@ -154,15 +158,18 @@ class Feed:
         )
 
     async def _publish_snapshot(self) -> None:
-        def read(connection: Any) -> tuple[Any, Any, Any]:
+        def read(connection: Any) -> tuple[Any, Any, Any, Any]:
             deployments = Deployments(connection)
-            return deployments.all(), deployments.aliases(), Offerings(connection).rate_cards()
+            limits = Ledger(connection, SystemClock()).deployment_limits()
+            return deployments.all(), deployments.aliases(), Offerings(connection).rate_cards(), limits
 
-        found, aliases, self.cards = await self._thread.run(read)
+        found, aliases, self.cards, limits = await self._thread.run(read)
         self._number += 1
         # A number that grows over restarts of the recorder, too.
         number = int(asyncio.get_running_loop().time() * 1000) * 1000 + self._number % 1000
-        self._recorder.publish("snapshot", snapshot_to_wire(number, found, aliases, self.cards), keep=True)
+        self._recorder.publish(
+            "snapshot", snapshot_to_wire(number, found, aliases, self.cards, limits), keep=True
+        )
 
 
 async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
@@ -202,6 +209,10 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
                         subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
                         subscriptions.counts_prompts(k.account_id),
+                        Ledger(connection, clock).limits_of([
+                            ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
+                            *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
+                        ]),
                     ])  # fmt: skip
                 return rows
 
@@ -268,6 +279,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         idle_s=settings.grant_idle_s,
         on_fatal=fatal,
     )
+    recorder.limits = HostLimits(ledger, recorder.send, clock, on_fatal=fatal)
     used: dict[str, int] = {}
     for _, _, parts, _ in unsettled:
         for _, grant_id, amount in parts:
@@ -317,6 +329,8 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         closed = await grants.drain()
         if not closed:
             await asyncio.sleep(0.05)
+    with contextlib.suppress(Unavailable):
+        await ledger_thread.run(lambda c: Ledger(c, clock).host_leaves(journal.journal_id))
     all_settled = await loop.run_in_executor(None, settler.stop, DRAIN_S)
     _write_status(recorder, feed, settings)
     journal.close()
@@ -379,6 +393,7 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "unsettled_records": settler.backlog,
         "oldest_unsettled_seconds": settler.oldest_s,
         "quarantined_records": feed.quarantined,
+        "hosts": feed.hosts,
         "in_doubt_grants": feed.in_doubt[0],
         "in_doubt_quantity": feed.in_doubt[1],
         "in_doubt_seconds": feed.in_doubt[2],

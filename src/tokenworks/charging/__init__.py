@@ -1,5 +1,6 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
+from tokenworks.charging.admission import Admission
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
     AccountNotFound,
@@ -10,6 +11,7 @@ from tokenworks.charging.errors import (
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
+from tokenworks.charging.limits import HostLimits, Limit
 from tokenworks.charging.model import FOLLOW_UP, Bucket, Need, Part, RateLookup, Start, UsageRecord
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
@@ -21,15 +23,18 @@ __all__ = [
     "FOLLOW_UP",
     "AccountNotFound",
     "AccountSlices",
+    "Admission",
     "Bucket",
     "DatabaseThread",
     "Finding",
     "Hold",
     "HostGrants",
+    "HostLimits",
     "Journal",
     "JournalCorrupt",
     "JournalFailed",
     "Ledger",
+    "Limit",
     "Need",
     "Part",
     "RateLookup",

@@ -14,6 +14,7 @@ import structlog
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import wire
+from tokenworks.charging.admission import Admissions
 from tokenworks.charging.errors import RecorderAway
 from tokenworks.charging.host import terms_from_wire
 from tokenworks.charging.model import Need, UsageRecord, encode_record
@@ -121,6 +122,7 @@ class RecorderClient(asyncio.Protocol):
         self._ask_number = 0
         self._asked: dict[int, tuple[str, Any, Waiter]] = {}
         self._request_number = 0
+        self.admissions = Admissions(clock, self._schedule)
 
     # Connection.
 
@@ -284,6 +286,7 @@ class RecorderClient(asyncio.Protocol):
             asks = [self._ask_row(number) for number in self._asks if number in self._asking]
             self._asks = []
             out.append(wire.frame(wire.ASK, wire.encode(asks)))
+        out += self.admissions.frames()
         if self._requests:
             rows = [[number, *self._asked[number][:2]] for number in self._requests if number in self._asked]
             self._requests = []
@@ -315,6 +318,9 @@ class RecorderClient(asyncio.Protocol):
                 number, account_id, bucket_ids, closing = content
                 self._gives.append([number, account_id, self._slices.recall(account_id, bucket_ids, closing)])
                 self._schedule()
+            elif kind == wire.LIMITED:
+                for row in content:
+                    self.admissions.answered(*row)
             elif kind == wire.REPLY:
                 asked = self._asked.pop(content[0], None)
                 if asked is not None:
@@ -381,7 +387,9 @@ class RecorderClient(asyncio.Protocol):
         rows = [[*key, amount] for key, amount in outstanding.items()]
         self._gives.clear()
         self._transport.write(
-            wire.frame(wire.STATE, wire.encode(rows)) + b"".join(message.data for message in self._unacked)
+            wire.frame(wire.STATE, wire.encode(rows))
+            + self.admissions.state()
+            + b"".join(message.data for message in self._unacked)
         )
         self.ready = True
         self._asks = list(self._asking)

@@ -15,6 +15,10 @@ class GrantNotInDoubt(Conflict):
     """A grant whose host can still spend it: let it expire, or stop the host, before it is written off."""
 
 
+class LimitNotFound(NotFound):
+    """No such protective limit."""
+
+
 class QuarantineNotFound(NotFound):
     """No such record is held in quarantine."""
 

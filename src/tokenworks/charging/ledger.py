@@ -6,13 +6,15 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import settle_store, store
-from tokenworks.charging.errors import AccountNotFound, RecordRefused
+from tokenworks.charging import limit_store, settle_store, store
+from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
+from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.model import CAP_RATE, Bucket, BucketTerms, Granted, RateLookup
 from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
 from tokenworks.kernel.units import QUANTITY_MAX
 
 EXPIRE_BATCH: Final = 500
+LIMIT_MAX: Final = 10**12
 # Thousandths of a token, call or credit.
 PER_UNIT: Final = 1000
 
@@ -289,6 +291,58 @@ class Ledger:
         return store.return_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, amount, self._clock.now()
         )
+
+    # Protective limits.
+
+    def set_limit(
+        self,
+        scope: str,
+        ref: str,
+        account_id: UUID | None,
+        *,
+        requests_per_min: int | None,
+        tokens_per_min: int | None,
+        streams_max: int | None,
+    ) -> UUID:
+        """The limit of a key, member or subscriber (by id) or deployment (by name). Replaces what was there. Raises `Invalid`."""
+        given = [value for value in (requests_per_min, tokens_per_min, streams_max) if value is not None]
+        if not given or any(not 0 < value <= LIMIT_MAX for value in given):
+            raise Invalid(
+                f"a limit says how many requests or tokens a minute, or requests at once: 1 to {LIMIT_MAX}"
+            )
+        if len(limit_store.limits(self._connection)) >= limit_store.LIMITS_MAX:
+            raise Invalid(f"there are at most {limit_store.LIMITS_MAX} limits")
+        return limit_store.set_limit(
+            self._connection, scope, ref, account_id, requests_per_min, tokens_per_min, streams_max
+        )
+
+    def remove_limit(self, limit_id: UUID) -> None:
+        """Raises `LimitNotFound`."""
+        if not limit_store.remove_limit(self._connection, limit_id):
+            raise LimitNotFound(f"there is no limit {limit_id}: tokenworks limit list")
+
+    def limits(self) -> list[dict[str, Any]]:
+        return limit_store.limits(self._connection)
+
+    def limits_of(self, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:
+        """(scope, limit) of those that these (scope, ref) are under."""
+        return limit_store.limits_of(self._connection, refs)
+
+    def deployment_limits(self) -> dict[str, Limit]:
+        return limit_store.deployment_limits(self._connection)
+
+    def lease_limit(self, journal_id: UUID, limit: Limit, requests: int, tokens: int, streams: int) -> Lease:
+        return limit_store.lease_limit(self._connection, journal_id, limit, requests, tokens, streams)
+
+    def return_lease(self, journal_id: UUID, limit_id: str, requests: int, tokens: int) -> None:
+        limit_store.return_lease(self._connection, journal_id, UUID(limit_id), requests, tokens)
+
+    def hosts_alive(self, journal_id: UUID) -> int:
+        """How many hosts live, this one included; says that it does."""
+        return limit_store.hosts_alive(self._connection, journal_id)
+
+    def host_leaves(self, journal_id: UUID) -> None:
+        limit_store.host_leaves(self._connection, journal_id)
 
     def delete_old_recalls(self) -> None:
         store.delete_old_recalls(self._connection)

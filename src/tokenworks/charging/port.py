@@ -10,6 +10,7 @@ import psycopg
 
 from tokenworks.charging import store
 from tokenworks.charging.ledger import Ledger
+from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.charging.settlement import Settler
 from tokenworks.kernel import Clock, Unavailable
@@ -128,6 +129,14 @@ class RecorderLedger:
         return await self._run(
             lambda ledger: ledger.return_grant(account_id, grant_id, self._journal_id, amount)
         )
+
+    async def lease_limit(self, limit: Limit, requests: int, tokens: int, streams: int) -> Lease:
+        return await self._run(
+            lambda ledger: ledger.lease_limit(self._journal_id, limit, requests, tokens, streams)
+        )
+
+    async def return_lease(self, limit_id: str, requests: int, tokens: int) -> None:
+        await self._run(lambda ledger: ledger.return_lease(self._journal_id, limit_id, requests, tokens))
 
     async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int:
         await self._settle_written()

@@ -29,6 +29,7 @@ from tokenworks.charging.errors import JournalCorrupt, JournalFailed
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.host import Ask
 from tokenworks.charging.journal import Journal, read_segment
+from tokenworks.charging.limits import HostLimits
 from tokenworks.charging.model import Need
 from tokenworks.charging.settle_store import Settling
 from tokenworks.charging.settlement import Settler
@@ -116,6 +117,7 @@ class Recorder:
         self._answer = answer
         self._on_fatal = on_fatal
         self.grants: HostGrants
+        self.limits: HostLimits
         self.settler: Settler
         self.attempts: dict[str, OpenAttempt] = {}
         self.workers: dict[str, WorkerConnection] = {}
@@ -198,6 +200,7 @@ class Recorder:
                 self._lose(worker_id)
         if not self._awaited and not self.grants.open:
             self.grants.start()
+            self.limits.start()
 
     def _checkpoint(self) -> bytes:
         attempts = [attempt.wire() for attempt in self.attempts.values()]
@@ -216,6 +219,14 @@ class Recorder:
         elif kind == wire.GIVE:
             for recall, account_id, given in wire.decode(body):
                 self.grants.give(connection.worker_id, recall, account_id, given)
+        elif kind == wire.LIMIT:
+            for number, tokens, limits in wire.decode(body):
+                self.limits.ask(connection.worker_id, number, tokens, limits)
+        elif kind == wire.LIMIT_BACK:
+            for limit_id, slot, requests, tokens, ended in wire.decode(body):
+                self.limits.back(connection.worker_id, limit_id, slot, requests, tokens, ended=ended)
+        elif kind == wire.LIMIT_STATE:
+            self.limits.state(connection.worker_id, wire.decode(body))
         elif kind == wire.REQUEST:
             for number, name, argument in wire.decode(body):
                 self._spawn(self._reply(connection, number, name, argument))
@@ -310,6 +321,7 @@ class Recorder:
         """A worker is gone: close its open attempts from their last progress, take its slices back."""
         if hasattr(self, "grants"):
             self.grants.worker_lost(worker_id)
+            self.limits.worker_lost(worker_id)
         ops: list[list[Any]] = []
         for usage_id, attempt in self.attempts.items():
             if attempt.worker_id == worker_id:
@@ -397,6 +409,7 @@ class Recorder:
         """Once a second: leases, workers that are awaited, segments that are settled and old."""
         self._check_awaited()
         await self.grants.tend()
+        await self.limits.tend()
         now_s = time.monotonic()
         if now_s - self._cleaned_s > CLEAN_EVERY_S:
             self._cleaned_s = now_s

@@ -22,6 +22,9 @@ JOURNAL: Final = 3  # [message number, [op, …]]: START, PROGRESS, FINISH, DROP
 ASK: Final = 4  # [[ask number, account, [cap bucket, …], model, need, {bucket: free}, nobody waits], …]
 GIVE: Final = 5  # [recall number, account, [[bucket, grant, amount], …]]; recall number 0: on its own
 REQUEST: Final = 6  # [request number, name, argument]: for the wiring (keys, upstream objects)
+LIMIT: Final = 7  # [[number, tokens, [limit, …]], …]: may these begin?
+LIMIT_BACK: Final = 8  # [[limit, slot, requests back, tokens back, over], …]
+LIMIT_STATE: Final = 9  # [[limit, in flight, [[slot, requests, tokens], …]], …]: after STATE
 # Recorder to worker
 WELCOME: Final = 17  # [last message number that is in the journal]
 ACK: Final = 18  # [message number]: everything up to it is on disk
@@ -30,6 +33,7 @@ ANSWER: Final = 20  # [[ask number, verdict], …]
 RECALL: Final = 21  # [recall number, account, [bucket, …], keep giving back]
 REPLY: Final = 22  # [request number, answer]
 PUBLISH: Final = 23  # [name, content]: for the wiring (snapshot, changes)
+LIMITED: Final = 25  # [[number, ms to wait (0: begin), which limit, what of it, slot], …]
 DIE: Final = 24  # []: your attempts have been closed; leave
 
 # Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON]: the recorder has to

@@ -76,6 +76,7 @@ CODES: Final = {
     "body_too_large": "413: the body is larger than body_bytes_max",
     "expectation_failed": "417: an Expect header other than 100-continue",
     "too_many_requests": "429: over the admission limit; Retry-After says when",
+    "rate_limited": "429: over a protective limit of the key, member, subscriber or deployments; Retry-After says when there is room",
     "allowance_used_up": "429: what the plan allows in any 5 hours or week is used up; Retry-After says when the next comes back",
     "headers_too_large": "431: more than header_bytes_max or header_count_max",
     "upstream_error": "502: every deployment that was tried failed",

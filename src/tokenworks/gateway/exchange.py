@@ -9,7 +9,7 @@ import time
 from typing import Any, Final
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import RecorderAway, UsageRecord
+from tokenworks.charging import Admission, Limit, RecorderAway, UsageRecord
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import PROTOCOL_PATHS, Place, choose
 from tokenworks.gateway.dialects import BodyError, Usage, body_usage, parse_body, render_body
@@ -17,7 +17,7 @@ from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY, KeyEntry
-from tokenworks.gateway.refusals import no_hold, no_route
+from tokenworks.gateway.refusals import no_hold, no_route, over_limit
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.stream import FILTERED, EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
@@ -144,10 +144,37 @@ class Exchange(Holding):
             self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
             self._try()
             return
+        limits = gateway.snapshot.limits
+        if limits and place.name in limits and not self.free:
+            self._ask_place(place, limits[place.name])
+            return
+        self._begin_at(place)
+
+    def _ask_place(self, place: Place, limit: Limit) -> None:
+        """The deployment is under a limit of its own: another one is tried where it is reached."""
+
+        def answered(admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+            if self.conn is None or self.ended:
+                if admission is not None:
+                    self.gateway.client.admissions.end(admission, 0, begun=False)
+                return
+            if admission is None:
+                self.tried.append(place.name)
+                self.last_refusal = over_limit("model's deployments", limit, what, wait_ms)
+                self._try()
+                return
+            self.place_admission = admission
+            self._begin_at(place)
+
+        tokens = self.need.input_tokens + self.held_output
+        self.gateway.client.admissions.ask((limit,), tokens, answered)
+
+    def _begin_at(self, place: Place) -> None:
+        gateway = self.gateway
         self.place = place
         self.tried.append(place.name)
         self.attempt_no += 1
-        place.began(now_s)
+        place.began(gateway.loop.time())
         gateway.stats.c["attempts"] += 1
         pool = gateway.pool(place)
         connection = pool.take()
@@ -442,6 +469,9 @@ class Exchange(Holding):
         if self.place is not None:
             self.place.ended()
             self.place = None
+        if self.place_admission is not None:
+            admission, self.place_admission = self.place_admission, None
+            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=True)
 
     # The end.
 
@@ -543,6 +573,7 @@ class Exchange(Holding):
         gateway, hold, user = self.gateway, self.hold, self.user
         assert hold is not None
         assert user is not None
+        self.spent_tokens = sum(counts)
         self._end_attempt()
         clock_ms = time.time_ns() // 1_000_000
         if waived is NO_COUNTS:

@@ -288,6 +288,7 @@ class Gateway:
     def exchange_ended(self, exchange: Exchange) -> None:
         self.exchanges.discard(exchange)
         self.stats.c["requests_open"] -= 1
+        exchange.over()
         if exchange.user is not None:
             exchange.user.in_flight -= 1
 

@@ -8,14 +8,14 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import FOLLOW_UP, Hold, Need, Start
+from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Place
 from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.refusals import no_hold
+from tokenworks.gateway.refusals import no_hold, over_limit
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Route
 from tokenworks.gateway.stream import StreamMeter
@@ -33,9 +33,9 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "asking", "attempt_no", "began_s", "body", "chunks", "conn", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
-        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "places", "progress_at", "protocol",
-        "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
+        "admission", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
+        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol",
+        "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,9 @@ class Holding:
         self.denied = False  # the last extension
         self.restricted = False
         self.asking: Any = None
+        self.admission: Admission | None = None  # under the limits of key, member, subscriber
+        self.place_admission: Admission | None = None  # under the deployment's
+        self.spent_tokens = 0
         self.upstream: UpstreamConnection | None = None
         self.meter: StreamMeter | None = None
         self.streaming = False
@@ -124,6 +127,32 @@ class Holding:
             output = gateway.settings.stream_hold_tokens
             need = Need(1, inputs, output)
         self.held_output = output
+        if user.limits and self.admission is None:
+            gateway.client.admissions.ask(user.limits, inputs + output, self._admitted)
+            return
+        self._reserve(need)
+
+    def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        user = self.user
+        assert user is not None
+        self.admission = admission
+        if self.conn is None:
+            self.over()
+        elif admission is None:
+            scope = user.limit_scopes[user.limits.index(limit)] if limit in user.limits else "key"
+            self.refuse(over_limit(scope, limit, what, wait_ms))
+        else:
+            self._reserve(Need(1, self.need.input_tokens, self.held_output))
+
+    def over(self) -> None:
+        """The request is over. What was refused before anything was sent does not count."""
+        if self.admission is not None:
+            admission, self.admission = self.admission, None
+            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=bool(self.attempt_no))
+
+    def _reserve(self, need: Need) -> None:
+        gateway, user = self.gateway, self.user
+        assert user is not None
         account = gateway.slices.account(user.account_id)
         if not account.asking:
             self.hold = gateway.slices.hold(account, user.cap_ids, self.rated, need, gateway.clock.boot_ns())

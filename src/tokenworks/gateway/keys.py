@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from tokenworks.catalog import ChargingPolicy
+from tokenworks.charging import Limit
 from tokenworks.trust import is_key, key_mac
 
 DEFAULT_POLICY: Final = ChargingPolicy()
@@ -25,6 +26,8 @@ class KeyEntry:
         "in_flight",
         "key_id",
         "known",
+        "limit_scopes",
+        "limits",
         "mac",
         "member_id",
         "models",
@@ -43,6 +46,8 @@ class KeyEntry:
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
         self.counts_prompts = False
+        self.limits: tuple[Limit, ...] = ()
+        self.limit_scopes: tuple[str, ...] = ()
         self.expires_s: float | None = None
         self.fresh_until_s = 0.0
         self.in_flight = 0
@@ -54,7 +59,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -135,7 +140,10 @@ class KeyCache:
                 expires_ms,
                 policy,
                 entry.counts_prompts,
+                limits,
             ) = rows[0]
+            entry.limits = tuple(Limit(*limit) for _, limit in limits)
+            entry.limit_scopes = tuple(scope for scope, _ in limits)
             entry.cap_ids = tuple(cap_ids)
             entry.policy = self._policy(policy)
             entry.mac = mac

@@ -1,5 +1,8 @@
 """Why a request is refused where the reason is in the snapshot or in the account."""
 
+from typing import Final
+
+from tokenworks.charging import Limit
 from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.keys import KeyEntry
@@ -30,6 +33,21 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
             param="model",
         )
     return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
+
+
+_LIMITED: Final = ("requests at once", "requests a minute", "tokens a minute")
+
+
+def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
+    """A protective limit is reached: which, and when there is room again."""
+    most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
+    seconds = max(1, -(-wait_ms // 1000))
+    return Refusal(
+        429,
+        "rate_limited",
+        f"over the limit of {most} {_LIMITED[what]} of this {scope}: try again in {seconds} s",
+        seconds,
+    )
 
 
 def no_hold(verdict: int, user: KeyEntry) -> Refusal:

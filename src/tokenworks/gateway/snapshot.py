@@ -1,9 +1,11 @@
 """What the data plane knows, as one immutable object that is swapped whole; a request pins the one it began with."""
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 from tokenworks.catalog import RateCard, Weights
+from tokenworks.charging import Limit
 from tokenworks.factory import Deployment, Place, carry_over
 
 RATES_MEMO_MAX: Final = 100_000
@@ -30,6 +32,7 @@ class Snapshot:
         "by_name",
         "cards",
         "credentials",
+        "limits",
         "models",
         "number",
         "places",
@@ -44,8 +47,10 @@ class Snapshot:
         cards: Mapping[str, RateCard],
         credentials: Mapping[str, str | None],
         before: "Snapshot | None" = None,
+        limits: Mapping[str, Limit] = MappingProxyType({}),
     ) -> None:
         self.number = number
+        self.limits = dict(limits)
         self.aliases = dict(aliases)
         self.cards = dict(cards)
         self.credentials = dict(credentials)
@@ -81,13 +86,18 @@ class Snapshot:
 
 
 def snapshot_to_wire(
-    number: int, deployments: Iterable[Deployment], aliases: Mapping[str, str], cards: Mapping[str, RateCard]
+    number: int,
+    deployments: Iterable[Deployment],
+    aliases: Mapping[str, str],
+    cards: Mapping[str, RateCard],
+    limits: Mapping[str, Limit],
 ) -> dict[str, Any]:
     return {
         "number": number,
         "deployments": [d.model_dump_json() for d in deployments],
         "aliases": dict(aliases),
         "cards": {version: card.model_dump_json() for version, card in cards.items()},
+        "limits": dict(limits),
     }
 
 
@@ -105,4 +115,5 @@ def snapshot_from_wire(
         },
         credentials,
         before,
+        {name: Limit(*row) for name, row in content["limits"].items()},
     )

@@ -302,6 +302,10 @@ class Subscriptions:
         version = store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
 
+    def line_of(self, member_id: UUID) -> list[UUID]:
+        """A member and the departments that it is under."""
+        return [member.member_id for member in store.line_of(self._connection, member_id)]
+
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
         return self._ledger.counts_prompts(account_id)

@@ -1,0 +1,132 @@
+"""Protective limits, the worker's side: it asks the recorder, and remembers what it began, for the next recorder."""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+
+from tokenworks.charging import wire
+from tokenworks.charging.limits import SLOT_MS, WINDOW_SLOTS, Limit
+from tokenworks.kernel import Clock
+
+log = structlog.get_logger()
+
+ASKED_MAX: Final = 100_000
+NS_PER_MS: Final = 1_000_000
+
+
+class Admission:
+    """One request that was admitted under its limits; `slot` is when."""
+
+    __slots__ = ("limits", "slot", "tokens")
+
+    def __init__(self, limits: tuple[Limit, ...], tokens: int, slot: int) -> None:
+        self.limits = limits
+        self.tokens = tokens
+        self.slot = slot
+
+
+Answered = Callable[[Admission | None, int, Limit, int], None]
+"""(admission, or None and: milliseconds to wait, the limit that is reached, what of it: streams, requests or tokens)"""
+
+
+class _Begun:
+    __slots__ = ("in_flight", "limit", "slots")
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self.slots: deque[tuple[int, int, int]] = deque()
+
+
+class Admissions:
+    def __init__(self, clock: Clock, schedule: Callable[[], None]) -> None:
+        self._clock = clock
+        self._schedule = schedule
+        self._number = 0
+        self._asked: dict[int, tuple[tuple[Limit, ...], int, Answered]] = {}
+        self._asks: list[int] = []
+        self._backs: list[list[Any]] = []
+        self._begun: dict[str, _Begun] = {}
+
+    def ask(self, limits: tuple[Limit, ...], tokens: int, answered: Answered) -> None:
+        """Ask for one request of about so many tokens under all of `limits`."""
+        if len(self._asked) >= ASKED_MAX:
+            answered(None, 1000, limits[0], 0)
+            return
+        self._number += 1
+        self._asked[self._number] = (limits, tokens, answered)
+        self._asks.append(self._number)
+        self._schedule()
+
+    def end(self, admission: Admission, used_tokens: int, *, begun: bool) -> None:
+        """The request is over and used so many tokens; `begun` False: nothing was ever sent, it does not count."""
+        for limit in admission.limits:
+            reserved = (
+                min(admission.tokens, limit.tokens_per_min) if limit.tokens_per_min else admission.tokens
+            )
+            requests = 0 if begun else 1
+            self._backs.append([limit.limit_id, admission.slot, requests, reserved - used_tokens, True])
+            known = self._begun.get(limit.limit_id)
+            if known is not None:
+                known.in_flight -= 1
+                known.slots.append((admission.slot, -requests, used_tokens - reserved))
+        self._schedule()
+
+    def frames(self) -> list[bytes]:
+        """What there is to say to the recorder."""
+        out = []
+        if self._backs:
+            out.append(wire.frame(wire.LIMIT_BACK, wire.encode(self._backs)))
+            self._backs = []
+        if self._asks:
+            rows = [
+                [number, self._asked[number][1], self._asked[number][0]]
+                for number in self._asks
+                if number in self._asked
+            ]
+            out.append(wire.frame(wire.LIMIT, wire.encode(rows)))
+            self._asks = []
+        return out
+
+    def state(self) -> bytes:
+        """For a new recorder: what is in flight, and what was begun within the minute. What waits is asked again."""
+        first = self._clock.boot_ns() // NS_PER_MS // SLOT_MS - WINDOW_SLOTS - 1
+        rows = []
+        for limit_id, known in list(self._begun.items()):
+            while known.slots and known.slots[0][0] < first:
+                known.slots.popleft()
+            if not known.slots and not known.in_flight:
+                del self._begun[limit_id]
+                continue
+            sums: dict[int, list[int]] = {}
+            for slot, requests, tokens in known.slots:
+                row = sums.setdefault(slot, [slot, 0, 0])
+                row[1] += requests
+                row[2] += tokens
+            rows.append([known.limit, known.in_flight, list(sums.values())])
+        self._asks = list(self._asked)
+        self._backs = []
+        return wire.frame(wire.LIMIT_STATE, wire.encode(rows))
+
+    def answered(self, number: int, wait_ms: int, which: int, what: int, slot: int) -> None:
+        asked = self._asked.pop(number, None)
+        if asked is None:
+            return
+        limits, tokens, waiter = asked
+        admission = None
+        if not wait_ms:
+            admission = Admission(limits, tokens, slot)
+            for limit in limits:
+                known = self._begun.setdefault(limit.limit_id, _Begun(limit))
+                known.limit = limit
+                known.in_flight += 1
+                reserved = min(tokens, limit.tokens_per_min) if limit.tokens_per_min else tokens
+                known.slots.append((slot, 1, reserved))
+                while known.slots[0][0] < slot - WINDOW_SLOTS - 1:
+                    known.slots.popleft()
+        try:
+            waiter(admission, wait_ms, limits[which], what)
+        except Exception:  # one waiter's failure must not wedge those behind it
+            log.exception("admission.waiter_failed")

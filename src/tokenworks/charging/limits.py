@@ -1,0 +1,446 @@
+"""Protective limits, the host's side: requests and tokens a minute, requests at once. Runs in the recorder's loop.
+
+On one host they are exact: the recorder keeps a sliding minute in slots of a tenth of a second, and every worker asks it. Where
+several hosts live, each leases what it admits from the ledger in chunks of a twentieth; a lease is spent within
+`LEASE_SPEND_S` and counts for a minute and as long as that, so the sum never exceeds the limit, and stays within a tenth of it.
+Without the ledger a host goes on with the share that it had leased. Nothing here is money: a limit may be lost
+with the processes that knew it, and then it starts anew.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple, Protocol
+
+from tokenworks.charging import wire
+from tokenworks.kernel import Clock, Unavailable
+
+SLOT_MS: Final = 100
+WINDOW_SLOTS: Final = 600
+LEASE_SPEND_S: Final = 3.0
+LEASE_PARTS: Final = 20
+# A host that comes to others waits this long before it leases: by then they have heard of it.
+JOIN_S: Final = 3.0
+# The ledger is not asked again sooner where it had nothing, or did not answer.
+ASK_AGAIN_MS: Final = 1000
+STREAMS_AGAIN_MS: Final = 1000
+# The share without the ledger is the mean of the last two spans in which leases count: they come in bursts.
+SHARE_MS: Final = 2 * int((60 + LEASE_SPEND_S) * 1000)
+IDLE_MS: Final = 120_000
+WAITING_MAX: Final = 100_000
+NS_PER_MS: Final = 1_000_000
+
+STREAMS, REQUESTS, TOKENS = range(3)
+Send = Callable[[str, int, Any], bool]
+
+
+class Limit(NamedTuple):
+    """The most of each; 0 is no limit. As on the wire."""
+
+    limit_id: str
+    requests_per_min: int
+    tokens_per_min: int
+    streams_max: int
+
+
+class Lease(NamedTuple):
+    """What the ledger granted of a limit to this host, and, where that is too little, when to come again."""
+
+    requests: int
+    tokens: int
+    streams: int
+    wait_ms: int
+
+
+class LimitPort(Protocol):
+    """What limits need of the database; every call may raise `Unavailable`."""
+
+    async def lease_limit(self, limit: Limit, requests: int, tokens: int, streams: int) -> Lease: ...
+    async def return_lease(self, limit_id: str, requests: int, tokens: int) -> None: ...
+
+
+class _Pool:
+    """A lease that is not spent yet."""
+
+    __slots__ = ("requests", "tokens", "until_ms")
+
+    def __init__(self, lease: Lease, until_ms: int) -> None:
+        self.requests = lease.requests
+        self.tokens = lease.tokens
+        self.until_ms = until_ms
+
+
+class _Window:
+    """One limit on this host: what was admitted in the last minute, and what is in flight by worker."""
+
+    __slots__ = (
+        "denied_until_ms",
+        "denied_wait_ms",
+        "in_flight",
+        "leased",
+        "leasing",
+        "limit",
+        "pools",
+        "requests",
+        "returned",
+        "slots",
+        "streams_claimed",
+        "tokens",
+        "used_ms",
+        "waiting",
+    )
+
+    def __init__(self, limit: Limit) -> None:
+        self.limit = limit
+        self.slots: deque[list[int]] = deque()  # [slot, requests, tokens]
+        self.requests = 0
+        self.tokens = 0
+        self.in_flight: dict[str, int] = {}
+        self.pools: deque[_Pool] = deque()
+        self.leased: deque[tuple[int, int, int]] = deque()  # (ms, requests, tokens), of the last `SHARE_MS`
+        self.streams_claimed = 0
+        self.returned = [0, 0]  # requests and tokens that the ledger has to hear of
+        self.leasing = False
+        self.waiting: list[_Asked] = []
+        self.denied_until_ms = 0
+        self.denied_wait_ms = 0
+        self.used_ms = 0
+
+    def prune(self, now_slot: int) -> None:
+        slots = self.slots
+        while slots and slots[0][0] <= now_slot - WINDOW_SLOTS - 1:
+            _, requests, tokens = slots.popleft()
+            self.requests -= requests
+            self.tokens -= tokens
+
+    def add(self, slot: int, requests: int, tokens: int) -> None:
+        """May come for a slot in the past: what was reserved and not used goes out of the slot it is in."""
+        at = len(self.slots)
+        while at and self.slots[at - 1][0] > slot:
+            at -= 1
+        if at and self.slots[at - 1][0] == slot:
+            row = self.slots[at - 1]
+        elif requests < 0 or tokens < 0:
+            return  # that slot is over
+        else:
+            row = [slot, 0, 0]
+            self.slots.insert(at, row)
+        row[1] += requests
+        row[2] += tokens
+        self.requests += requests
+        self.tokens += tokens
+
+    def wait_ms(self, now_ms: int, requests_max: int, tokens_max: int, tokens: int) -> tuple[int, int] | None:
+        """(milliseconds until one more of so many tokens fits, what is short), or None where it fits now."""
+        for what, most, used, need, column in (
+            (REQUESTS, requests_max, self.requests, 1, 1),
+            (TOKENS, tokens_max, self.tokens, tokens, 2),
+        ):
+            over = used + need - most if most else 0
+            if over <= 0:
+                continue
+            for row in self.slots:
+                over -= row[column]
+                if over <= 0:
+                    return max(1, (row[0] + WINDOW_SLOTS + 1) * SLOT_MS - now_ms), what
+            return WINDOW_SLOTS * SLOT_MS, what
+        return None
+
+    @property
+    def streams(self) -> int:
+        return sum(self.in_flight.values())
+
+
+class _Asked:
+    __slots__ = ("limits", "number", "tokens", "worker_id")
+
+    def __init__(self, worker_id: str, number: int, tokens: int, limits: list[Limit]) -> None:
+        self.worker_id = worker_id
+        self.number = number
+        self.tokens = tokens
+        self.limits = limits
+
+
+class HostLimits:
+    def __init__(
+        self,
+        ledger: LimitPort,
+        send: Send,
+        clock: Clock,
+        *,
+        on_fatal: Callable[[BaseException], None],
+    ) -> None:
+        self._ledger = ledger
+        self._send = send
+        self._clock = clock
+        self._on_fatal = on_fatal
+        self._windows: dict[str, _Window] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._began_ms = self._now_ms()
+        self._held_back: list[_Asked] = []
+        self.open = False  # until every worker that may have requests in flight was heard
+        self.hosts = 1
+        self.away_until_ms = 0
+        self.away = False  # the ledger did not answer the last time
+
+    def _now_ms(self) -> int:
+        return self._clock.boot_ns() // NS_PER_MS
+
+    def _window(self, limit: Limit) -> _Window:
+        window = self._windows.get(limit.limit_id)
+        if window is None:
+            window = self._windows[limit.limit_id] = _Window(limit)
+        elif window.limit != limit:
+            window.limit = limit
+        return window
+
+    # What workers say.
+
+    def ask(self, worker_id: str, number: int, tokens: int, limits: list[list[Any]]) -> None:
+        """May this request begin? Answered with `LIMITED`: all of its limits, or none."""
+        asked = _Asked(worker_id, number, tokens, [Limit(*row) for row in limits])
+        if self.open:
+            self._decide(asked)
+        elif len(self._held_back) < WAITING_MAX:
+            self._held_back.append(asked)
+        else:
+            self._refuse(asked, ASK_AGAIN_MS, 0, STREAMS)
+
+    def back(
+        self, worker_id: str, limit_id: str, slot: int, requests: int, tokens: int, *, ended: bool
+    ) -> None:
+        """What was reserved and not used (tokens below zero: used beyond), and whether the request is over."""
+        window = self._windows.get(limit_id)
+        if window is None:
+            return
+        now_slot = self._now_ms() // SLOT_MS
+        if requests > 0 or tokens > 0:
+            window.add(slot, -requests, -max(0, tokens))
+        if tokens < 0:
+            window.add(now_slot, 0, -tokens)
+        if self.hosts > 1:
+            window.returned[0] += requests
+            window.returned[1] += tokens
+        if ended:
+            left = window.in_flight.get(worker_id, 0) - 1
+            if left > 0:
+                window.in_flight[worker_id] = left
+            else:
+                window.in_flight.pop(worker_id, None)
+
+    def state(self, worker_id: str, rows: list[list[Any]]) -> None:
+        """A worker that outlived the last recorder: what it has in flight, and what it began within the minute."""
+        for limit, in_flight, slots in rows:
+            window = self._window(Limit(*limit))
+            if in_flight:
+                window.in_flight[worker_id] = in_flight
+            for slot, requests, tokens in slots:
+                window.add(slot, requests, tokens)
+
+    def worker_lost(self, worker_id: str) -> None:
+        for window in self._windows.values():
+            window.in_flight.pop(worker_id, None)
+            window.waiting = [asked for asked in window.waiting if asked.worker_id != worker_id]
+
+    def start(self) -> None:
+        """Every worker was heard."""
+        self.open = True
+        held_back, self._held_back = self._held_back, []
+        for asked in held_back:
+            self._decide(asked)
+
+    # Deciding.
+
+    def _decide(self, asked: _Asked) -> None:
+        now_ms = self._now_ms()
+        slot = now_ms // SLOT_MS
+        alone = self.hosts == 1
+        for at, limit in enumerate(asked.limits):
+            window = self._window(limit)
+            window.used_ms = now_ms
+            window.prune(slot)
+            short = self._short_alone(window, asked, now_ms) if alone or now_ms < self.away_until_ms else None
+            if short is None and not alone and now_ms >= self.away_until_ms:
+                short = self._short_leased(window, asked, now_ms)
+                if short is not None and short[0] < 0:
+                    self._lease(window, asked)
+                    return
+            if short is not None:
+                self._refuse(asked, short[0], at, short[1])
+                return
+        for limit in asked.limits:
+            window = self._windows[limit.limit_id]
+            tokens = self._reserved(limit, asked.tokens)
+            if not alone:
+                self._spend(window, tokens, now_ms)
+            window.add(slot, 1, tokens)
+            window.in_flight[asked.worker_id] = window.in_flight.get(asked.worker_id, 0) + 1
+        self._send(asked.worker_id, wire.LIMITED, [[asked.number, 0, 0, 0, slot]])
+
+    @staticmethod
+    def _reserved(limit: Limit, tokens: int) -> int:
+        """A request that alone is larger than the limit takes all of it."""
+        return min(tokens, limit.tokens_per_min) if limit.tokens_per_min else tokens
+
+    def _short_alone(self, window: _Window, asked: _Asked, now_ms: int) -> tuple[int, int] | None:
+        """What is short by this host's own count, and for how long. Without the ledger its share is the limit."""
+        limit = window.limit
+        requests, tokens, streams = limit.requests_per_min, limit.tokens_per_min, limit.streams_max
+        if self.hosts > 1:
+            least = 10 * self.hosts
+            requests = requests and max(1, requests // least, sum(row[1] for row in window.leased) // 2)
+            tokens = tokens and max(1, tokens // least, sum(row[2] for row in window.leased) // 2)
+            streams = streams and max(1, streams // least, window.streams_claimed)
+        if streams and window.streams >= streams:
+            return STREAMS_AGAIN_MS, STREAMS
+        wanted = min(asked.tokens, tokens) if tokens else 0
+        return window.wait_ms(now_ms, requests, tokens, wanted)
+
+    def _short_leased(self, window: _Window, asked: _Asked, now_ms: int) -> tuple[int, int] | None:
+        """None where the leases cover it; -1 where the ledger has to be asked first."""
+        limit = window.limit
+        if now_ms < window.denied_until_ms and not self._covered(window, asked, now_ms):
+            what = (
+                STREAMS
+                if limit.streams_max and window.streams >= window.streams_claimed
+                else (REQUESTS if limit.requests_per_min else TOKENS)
+            )
+            return window.denied_wait_ms, what
+        return None if self._covered(window, asked, now_ms) else (-1, 0)
+
+    def _covered(self, window: _Window, asked: _Asked, now_ms: int) -> bool:
+        limit = window.limit
+        if limit.streams_max and window.streams >= window.streams_claimed:
+            return False
+        live = [pool for pool in window.pools if pool.until_ms > now_ms]
+        if limit.requests_per_min and sum(pool.requests for pool in live) < 1:
+            return False
+        return not limit.tokens_per_min or sum(pool.tokens for pool in live) >= self._reserved(
+            limit, asked.tokens
+        )
+
+    @staticmethod
+    def _spend(window: _Window, tokens: int, now_ms: int) -> None:
+        requests = 1
+        for pool in window.pools:
+            if pool.until_ms <= now_ms:
+                continue
+            took, drew = min(requests, pool.requests), min(tokens, pool.tokens)
+            pool.requests -= took
+            pool.tokens -= drew
+            requests -= took
+            tokens -= drew
+
+    def _refuse(self, asked: _Asked, wait_ms: int, which: int, what: int) -> None:
+        self._send(asked.worker_id, wire.LIMITED, [[asked.number, wait_ms, which, what, 0]])
+
+    # Between hosts.
+
+    def _lease(self, window: _Window, asked: _Asked) -> None:
+        if len(window.waiting) >= WAITING_MAX:
+            self._refuse(asked, ASK_AGAIN_MS, 0, REQUESTS)
+            return
+        window.waiting.append(asked)
+        if not window.leasing:
+            window.leasing = True
+            task = asyncio.get_running_loop().create_task(self._lease_more(window))
+            self._tasks.add(task)
+            task.add_done_callback(self._task_done)
+
+    def _task_done(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._on_fatal(error)
+
+    async def _lease_more(self, window: _Window) -> None:
+        try:
+            joining_ms = self._began_ms + int(JOIN_S * 1000) - self._now_ms()
+            if joining_ms > 0:
+                await asyncio.sleep(joining_ms / 1000)
+            limit = window.limit
+            asks = len(window.waiting)
+            wanted = sum(self._reserved(limit, asked.tokens) for asked in window.waiting)
+            before_ms = self._now_ms()
+            try:
+                lease = await self._ledger.lease_limit(
+                    limit,
+                    max(asks, math.ceil(limit.requests_per_min / LEASE_PARTS))
+                    if limit.requests_per_min
+                    else 0,
+                    max(wanted, math.ceil(limit.tokens_per_min / LEASE_PARTS)) if limit.tokens_per_min else 0,
+                    window.streams + max(asks, math.ceil(limit.streams_max / LEASE_PARTS))
+                    if limit.streams_max
+                    else 0,
+                )
+            except Unavailable:
+                self._ledger_away()
+                return
+            self.away = False
+            # Spent within its time, measured from before it was asked for.
+            window.pools.append(_Pool(lease, before_ms + int(LEASE_SPEND_S * 1000)))
+            window.leased.append((before_ms, lease.requests, lease.tokens))
+            window.streams_claimed = lease.streams
+            if lease.wait_ms:
+                window.denied_wait_ms = lease.wait_ms
+                window.denied_until_ms = self._now_ms() + min(lease.wait_ms, ASK_AGAIN_MS)
+        finally:
+            window.leasing = False
+            waiting, window.waiting = window.waiting, []
+            for asked in waiting:
+                self._decide(asked)
+
+    def _ledger_away(self) -> None:
+        self.away = True
+        self.away_until_ms = self._now_ms() + ASK_AGAIN_MS
+
+    def set_hosts(self, hosts: int) -> None:
+        """How many hosts live. With the second one what was admitted here within the minute becomes a lease of this host."""
+        hosts = max(1, hosts)
+        joined = self.hosts == 1 and hosts > 1
+        self.hosts = hosts
+        if joined:
+            for window in self._windows.values():
+                task = asyncio.get_running_loop().create_task(self._tell(window))
+                self._tasks.add(task)
+                task.add_done_callback(self._task_done)
+
+    async def _tell(self, window: _Window) -> None:
+        window.prune(self._now_ms() // SLOT_MS)
+        try:
+            lease = await self._ledger.lease_limit(
+                window.limit, window.requests, window.tokens, window.streams
+            )
+        except Unavailable:
+            return
+        window.leased.append((self._now_ms(), lease.requests, lease.tokens))
+        window.streams_claimed = lease.streams
+
+    async def tend(self) -> None:
+        """Return what was leased and not spent, forget what nobody uses. Called about once a second."""
+        now_ms = self._now_ms()
+        for limit_id, window in list(self._windows.items()):
+            window.prune(now_ms // SLOT_MS)
+            # While the ledger is away the last share is kept.
+            while window.leased and not self.away and window.leased[0][0] < now_ms - SHARE_MS:
+                window.leased.popleft()
+            while window.pools and window.pools[0].until_ms <= now_ms:
+                pool = window.pools.popleft()
+                window.returned[0] += pool.requests
+                window.returned[1] += pool.tokens
+            if any(window.returned) and now_ms >= self.away_until_ms:
+                returned, window.returned = window.returned, [0, 0]
+                try:
+                    await self._ledger.return_lease(limit_id, *returned)
+                except Unavailable:
+                    self._ledger_away()
+            if self.hosts > 1 and window.limit.streams_max and now_ms >= self.away_until_ms:
+                try:
+                    lease = await self._ledger.lease_limit(window.limit, 0, 0, window.streams)
+                    window.streams_claimed = lease.streams
+                    self.away = False
+                except Unavailable:
+                    self._ledger_away()
+            if now_ms - window.used_ms > IDLE_MS and not window.in_flight and not window.waiting:
+                self._windows.pop(limit_id, None)
