@@ -1,12 +1,16 @@
 """The clients that people use, unmodified, against the real model. Skipped where the demo's packages are not installed."""
 
+import json
 import subprocess
 import sys
 
+import httpx
 import pytest
 
+from tests.support.gguf import write_tokenizer
 from tests.support.server import ROOT, Server, until
-from tokenworks.app.model_server import MODEL
+from tokenworks.app.model_server import MODEL, weights
+from tokenworks.gateway import ModelTokenizer
 
 pytest.importorskip("xllamacpp")
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
@@ -182,3 +186,82 @@ def test_pydantic_ai(real):
     )
     assert Agent(messages, model_settings={"max_tokens": 6}).run_sync("Hi").output
     server.usage(subscriber, before + 2)
+
+
+def test_its_own_tokenizer_counts_as_the_model_does(real):
+    """The same prompts, with what llama.cpp itself reports beside."""
+    folder = real[0].data_dir / "tokenizers" / "smollm2"
+    write_tokenizer(weights(), folder)
+    tokenizer = ModelTokenizer(folder)
+    _, _, _, url = real
+    for text in ("Say one word.", "How much is 128 + 4096?", "你好，世界", "def f(x):\n    return x * 2"):
+        body = {
+            "messages": [{"role": "system", "content": "Be short."}, {"role": "user", "content": text}],
+            "max_tokens": 12,
+            "cache_prompt": False,
+        }
+        answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=60)
+        usage = answer.json()["usage"]
+        assert tokenizer.count_request("chat", json.dumps(body).encode()) == usage["prompt_tokens"]
+        shown = tokenizer.count_answer("chat", [answer.content], streamed=False)
+        # The end of a text is a token that it does not show.
+        assert usage["completion_tokens"] - 1 <= shown <= usage["completion_tokens"]
+
+
+@pytest.fixture
+def silent(real, upstream):
+    """A deployment that reports no usage, with the real model's tokenizer."""
+    server, subscriber, key, _ = real
+    folder = server.data_dir / "tokenizers" / "smollm2"
+    if not folder.exists():
+        write_tokenizer(weights(), folder)
+    if "silent" not in {found.name for found in server.works.deployments.all()}:
+        server.add_deployment(
+            "silent", "silent", upstream.url, "--upstream-model", "stub", "--tokenizer", "smollm2"
+        )
+
+    def counts():
+        _, _, headers = server.chat(key, {"tokens": 2, "no_usage": True}, model="silent")
+        return newest(server, headers["x-request-id"])[3] == "tokenizer"
+
+    until(counts, what="the tokenizer to be loaded")
+    return server, subscriber, key, ModelTokenizer(folder)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_a_provider_does_not_report_is_counted_and_marked(silent, stream):
+    server, subscriber, key, tokenizer = silent
+    told = {"tokens": 9, "no_usage": True}
+    status, _, headers = server.chat(key, told, model="silent", stream=stream)
+    assert status == 200
+    row = newest(server, headers["x-request-id"])
+    messages = {"messages": [{"role": "user", "content": "hi"}]}
+    shown = tokenizer.count("tok " * 9)
+    assert row == (
+        tokenizer.count_request("chat", json.dumps(messages).encode()),
+        max(9, shown),
+        "complete",
+        "tokenizer",
+    )
+    record = next(r for r in server.usage(subscriber) if r["request_id"] == headers["x-request-id"])
+    assert record["flags"] == ["no_usage"]
+
+
+def test_the_input_of_a_stream_that_broke_off_is_counted(silent):
+    server, _, key, tokenizer = silent
+    status, _, headers = server.chat(key, {"tokens": 20, "cut_after": 6}, model="silent", stream=True)
+    assert status == 200
+    inputs, output, state, counted_by = newest(server, headers["x-request-id"])
+    messages = {"messages": [{"role": "user", "content": "hi"}]}
+    assert inputs == tokenizer.count_request("chat", json.dumps(messages).encode())
+    assert (0 < output <= 6, state, counted_by) == (True, "interrupted", "tokenizer")
+
+
+def test_a_tokenizer_that_is_not_there_is_refused(real):
+    server = real[0]
+    done = server.cli(
+        "deployment", "add", "--name", "x", "--model", "x", "--base-url", "http://127.0.0.1:9/v1", "--allow-private", "--protocol", "chat",
+        "--tokenizer", "none", check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "holds no tokenizer" in done.stderr

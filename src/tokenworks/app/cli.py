@@ -23,6 +23,7 @@ from tokenworks.app.output import console, print_json, print_table
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.factory import PROTOCOLS, make_deployment, probe_protocols, read_credential
+from tokenworks.gateway import ModelTokenizer
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.subscriptions import CapPeriod
 
@@ -149,6 +150,7 @@ def deployment() -> None:
 @click.option(
     "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
 )
+@click.option("--tokenizer", help="The folder of tokenizers_dir that counts what it does not report.")
 @click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
 @click.option(
     "--price",
@@ -162,7 +164,7 @@ def deployment() -> None:
 def deployment_add(
     context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
-    max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], as_json: bool,
+    tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], as_json: bool,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
@@ -178,12 +180,15 @@ def deployment_add(
         "allow_private": allow_private,
         "region": region,
         "price": _prices(prices),
+        "tokenizer": tokenizer,
     }
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
     fields["hides_reasoning"] = hides_reasoning
     made = make_deployment(**fields)
     settings = context.settings()
+    if made.tokenizer is not None:
+        ModelTokenizer(settings.tokenizers / made.tokenizer)  # or it says what is wrong with it
     if not protocols:
         secret = read_credential(credential, settings.secrets) if credential else None
         made = made.model_copy(update={"protocols": probe_protocols(made, secret)})

@@ -21,7 +21,7 @@ from tokenworks.kernel import Unavailable
 Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
 # This release runs on its own schema and on the next one, so that migrations expand under a running fleet.
-SCHEMAS: Final = ("0004",)
+SCHEMAS: Final = ("0005",)
 USAGE_MONTHS_AHEAD: Final = 3
 
 

@@ -41,6 +41,9 @@ class Settings(BaseModel):
     secrets_dir: Path | None = Field(
         default=None, description="pepper and upstream credentials; left out: data_dir/secrets"
     )
+    tokenizers_dir: Path | None = Field(
+        default=None, description="the models' own tokenizers, a folder each; left out: data_dir/tokenizers"
+    )
     listen: str = Field(default="127.0.0.1:8080", description="the public port")
     admin_listen: str = Field(default="127.0.0.1:8081", description="/metrics, /healthz, /readyz")
     workers: int = Field(default=1, ge=1, le=256, description="data-plane processes")
@@ -168,6 +171,10 @@ class Settings(BaseModel):
     @property
     def secrets(self) -> Path:
         return self.secrets_dir or self.data_dir / "secrets"
+
+    @property
+    def tokenizers(self) -> Path:
+        return self.tokenizers_dir or self.data_dir / "tokenizers"
 
     @property
     def journal(self) -> Path:

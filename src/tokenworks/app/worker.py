@@ -18,8 +18,8 @@ from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import CredentialMissing, read_credential
-from tokenworks.gateway import ClientConnection, Gateway, KeyCache, Stats, snapshot_from_wire
-from tokenworks.kernel import SystemClock, uuid7
+from tokenworks.gateway import ClientConnection, Gateway, KeyCache, ModelTokenizer, Stats, snapshot_from_wire
+from tokenworks.kernel import SystemClock, TokenworksError, uuid7
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -97,8 +97,22 @@ class Worker:
                     broken.add(place.name)
                     log.error("worker.credential_missing", deployment=place.name, error=str(error))
             gateway.swap(snapshot, frozenset(broken))
+            self._load_tokenizers({place.deployment.tokenizer for place in snapshot.places} - {None})  # type: ignore[arg-type]
             gc.collect()
             gc.freeze()
+
+    def _load_tokenizers(self, names: set[str]) -> None:
+        """In a thread: a large vocabulary takes a second. Until it is there, what it would count is estimated."""
+        known = self.gateway.tokenizers
+        for name in names - known.keys():
+
+            def load(name: str = name) -> None:
+                try:
+                    known[name] = ModelTokenizer(self.settings.tokenizers / name)
+                except TokenworksError as error:
+                    log.error("worker.tokenizer", tokenizer=name, error=str(error))
+
+            self.loop.run_in_executor(None, load)
 
     def _tls(self) -> ssl.SSLContext | None:
         if self.settings.tls_certificate is None or self.settings.tls_key is None:

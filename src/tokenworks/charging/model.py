@@ -23,7 +23,7 @@ WHOLE_UNITS: Final = frozenset({"call", "prompt"})
 CAP_WEIGHTS: Final = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
 
 State = Literal["complete", "interrupted"]
-CountedBy = Literal["provider", "progress", "estimate"]
+CountedBy = Literal["provider", "progress", "tokenizer", "estimate"]
 ClosingReason = Literal["expire", "withdraw"]
 RateLookup = Callable[[str, str], tuple[str, Weights] | None]
 """(rate version, model) -> (model class, weights), or None where the card does not sell the model."""

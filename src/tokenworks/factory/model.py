@@ -59,6 +59,8 @@ class Deployment(BaseModel):
     max_output_tokens: int = Field(default=OUTPUT_TOKENS_DEFAULT, gt=0, le=10_000_000)
     # It makes output tokens that its stream does not show: a stream can't be cut in time, so all of it is held.
     hides_reasoning: bool = False
+    # The folder of `tokenizers_dir` that counts where it reports nothing.
+    tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
 
     @field_validator("base_url")
     @classmethod

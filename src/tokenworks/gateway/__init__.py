@@ -1,5 +1,6 @@
 """The data plane: relay, metering, holds."""
 
+from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import CODES
 from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache
@@ -15,6 +16,7 @@ __all__ = [
     "ClientConnection",
     "Gateway",
     "KeyCache",
+    "ModelTokenizer",
     "Reading",
     "Snapshot",
     "Stats",

@@ -5,13 +5,18 @@ another deployment may be tried; after it an attempt ends as complete or interru
 end of the response is withheld until the record is on disk.
 """
 
+import asyncio
 import time
+from collections.abc import Callable
 from typing import Any, Final
+
+import structlog
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import Admission, Limit, RecorderAway, UsageRecord
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import PROTOCOL_PATHS, Place, choose
+from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
 from tokenworks.gateway.dialects import BodyError, Usage, body_usage, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
@@ -21,6 +26,8 @@ from tokenworks.gateway.refusals import no_hold, no_route, over_limit
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.stream import FILTERED, EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
+
+log = structlog.get_logger()
 
 # Upstream answers that another deployment may do better than.
 _RETRY: Final = frozenset({401, 402, 403, 404, 408, 409, 425, 429, *range(300, 400), *range(500, 600)})
@@ -342,6 +349,9 @@ class Exchange(Holding):
             self._interrupt_or_fail("event_too_large")
             return
         conn = self.conn
+        assert self.place is not None
+        if out and self.place.deployment.tokenizer is not None and meter.usage is None:
+            self._keep(out)
         if out and conn is not None:
             self.gateway.stats.c["chunks"] += 1
             if not self.sent:
@@ -362,6 +372,12 @@ class Exchange(Holding):
             self.gateway.client.progress(
                 self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
             )
+
+    def _keep(self, out: bytes) -> None:
+        """For the tokenizer, should the provider report nothing. Too much of it is not kept: then it is estimated."""
+        self.size += len(out)
+        if self.size <= self.gateway.settings.response_bytes_max:
+            self.chunks.append(out)
 
     def _cut(self, verdict: int) -> None:
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
@@ -500,9 +516,50 @@ class Exchange(Holding):
 
     def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
         if usage is not None:
-            counts, total, flags, counted_by = usage.counts, usage.total, list(usage.flags), "provider"
-        else:
-            counts, total, flags, counted_by = self._estimate(progress), None, ["no_usage"], "estimate"
+            self._completed(usage.counts, usage.total, list(usage.flags), "provider", upstream_id)
+            return
+
+        def counted(found: Counted | None) -> None:
+            if found is None:
+                self._completed(self._estimate(progress), None, ["no_usage"], "estimate", upstream_id)
+                return
+            output = 0 if self.protocol == "embeddings" else max(found.output, progress.output)
+            counts = Counts(fresh_input=found.input, output=min(output, self.need.output_tokens))
+            self._completed(counts, None, ["no_usage"], "tokenizer", upstream_id)
+
+        self._count(counted)
+
+    def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
+        """Have the model's own tokenizer count the request and its answer, in a thread; None where it can't be."""
+        gateway = self.gateway
+        assert self.place is not None
+        tokenizer = gateway.tokenizers.get(self.place.deployment.tokenizer or "")
+        too_large = self.streaming and self.size > gateway.settings.response_bytes_max
+        if tokenizer is None or too_large or gateway.counting >= COUNTS_WAITING_MAX:
+            counted(None)
+            return
+        chunks, streamed = list(self.chunks) if answer else [], self.streaming
+
+        def work() -> Counted:
+            return Counted(
+                tokenizer.count_request(self.protocol, self.body),
+                tokenizer.count_answer(self.protocol, chunks, streamed=streamed),
+            )
+
+        def done(future: "asyncio.Future[Counted]") -> None:
+            gateway.counting -= 1
+            self.counting = False
+            if future.exception() is not None:
+                log.error("exchange.count_failed", error=type(future.exception()).__name__)
+            counted(None if future.exception() is not None else future.result())
+
+        gateway.counting += 1
+        self.counting = True
+        gateway.loop.run_in_executor(None, work).add_done_callback(done)
+
+    def _completed(
+        self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
+    ) -> None:
         assert self.user is not None
         policy = self.user.policy
         reason, waived = "completed", NO_COUNTS
@@ -554,10 +611,24 @@ class Exchange(Holding):
             charge = policy.upstream_timeout
         elif reason in {"upstream_error", "event_too_large"}:
             charge = policy.upstream_error
-        waived = counts if charge == "nothing" else NO_COUNTS
-        self._record(
-            "interrupted", reason, counted_by, counts, total, flags, meter.upstream_id or None, waived
-        )
+        upstream_id = meter.upstream_id or None
+
+        def record(counts: Counts, counted_by: str) -> None:
+            waived = counts if charge == "nothing" else NO_COUNTS
+            self._record("interrupted", reason, counted_by, counts, total, flags, upstream_id, waived)
+
+        if meter.usage is not None or self.place is None:
+            record(counts, counted_by)
+            return
+
+        def counted(found: Counted | None) -> None:
+            # Chat reports its input only at the end, which did not come.
+            if found is None:
+                record(counts, counted_by)
+            else:
+                record(counts._replace(fresh_input=found.input), "tokenizer")
+
+        self._count(counted, answer=False)
 
     def _record(
         self,
@@ -684,7 +755,7 @@ class Exchange(Holding):
     def client_gone(self) -> None:
         """The client went away: cancel upstream, charge what was produced and could reach it."""
         self.conn = None
-        if self.ended:
+        if self.ended or self.counting:
             return
         if self.asking is not None:
             self.gateway.client.forget(self.asking)

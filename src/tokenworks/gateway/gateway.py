@@ -6,6 +6,7 @@ from typing import Any, Final, Protocol
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import PROTOCOL_PATHS, Place
+from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.head import Head
@@ -84,6 +85,8 @@ class Gateway:
         self.draining = False
         self.journal_full = False
         self.database_ok_s = self.loop.time()
+        self.tokenizers: dict[str, ModelTokenizer] = {}
+        self.counting = 0  # how many answers are being counted
         self._pools: dict[Place, Pool] = {}
         self.control_pool = Pool(
             None,

@@ -33,7 +33,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "admission", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
+        "admission", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
         "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol",
         "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
@@ -85,7 +85,8 @@ class Holding:
         self.meter: StreamMeter | None = None
         self.streaming = False
         self.response_head = b""
-        self.chunks: list[bytes] = []
+        self.chunks: list[bytes] = []  # the answer, or of a stream what its tokenizer has to count
+        self.counting = False
         self.size = 0
         self.sent = False
         self.first_byte_ms: int | None = None
