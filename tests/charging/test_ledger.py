@@ -1,6 +1,7 @@
 """The database side on real PostgreSQL, against a naive oracle, and corruption by hand."""
 
 from datetime import timedelta
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import model, settle_store, verify
-from tokenworks.charging.errors import GrantStillOpen, RecordRefused
+from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
 from tokenworks.charging.model import Part, UsageRecord
 from tokenworks.kernel import uuid7
 
@@ -214,15 +215,26 @@ class LedgerMachine(RuleBasedStateMachine):
             self.works.ledger.register_journal(journal_id, "test")
         self.remaining, self.expired, self.used = 10_000_000, 0, 0
         self.grants = {}  # journal -> [grant id, amount, used]
-        self.over = False
+        self.lost = {}  # journal -> a grant of it that was written off
+        self.over = self.frozen = False
+        cards = self.works.offerings.rate_cards()
+        self.rates = lambda version, name: ("standard", cards[version].rate_for(name).weights())
+
+    def free(self, amount):
+        """What comes back is there again, or expires at once where the bucket's time is over."""
+        if self.over:
+            self.expired += amount
+        else:
+            self.remaining += amount
 
     @rule(which=st.integers(0, 1), amount=st.integers(0, 4_000_000))
     def grant(self, which, amount):
         journal_id = self.journals[which]
         held = self.grants.get(journal_id)
         granted = grant(self.works, self.account, self.bucket, journal_id, amount, held[0] if held else None)
-        expected = 0 if self.over else min(amount, self.remaining)
-        if self.over or (held is None and not expected):
+        closed = self.over or self.frozen
+        expected = 0 if closed else min(amount, self.remaining)
+        if closed or (held is None and not expected):
             assert granted is None
             return
         assert granted.added == expected
@@ -260,10 +272,60 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self.works.ledger.close_grant(self.account.hex, held[0], journal_id, self.seq[journal_id])
         self.used += held[2]
-        if self.over:
-            self.expired += held[1] - held[2]
-        else:
-            self.remaining += held[1] - held[2]
+        self.free(held[1] - held[2])
+
+    @precondition(lambda self: self.grants)
+    @rule(which=st.integers(0, 1), amount=st.integers(1, 2_000_000))
+    def give_back(self, which, amount):
+        journal_id = self.journals[which]
+        held = self.grants.get(journal_id)
+        if held is None:
+            return
+        fits = amount <= held[1] - held[2]
+        assert self.works.ledger.return_grant(self.account.hex, held[0], journal_id, amount) is fits
+        if fits:
+            held[1] -= amount
+            self.free(amount)
+
+    @precondition(lambda self: self.grants)
+    @rule(which=st.integers(0, 1))
+    def write_off(self, which):
+        journal_id = self.journals[which]
+        held = self.grants.get(journal_id)
+        if held is None:
+            return
+        with pytest.raises(GrantNotInDoubt):
+            self.works.ledger.write_off(UUID(held[0]))
+        self.works.connection.execute(
+            "UPDATE grants SET spend_until = now() - interval '1 hour' WHERE grant_id = %s", (held[0],)
+        )
+        assert self.works.ledger.write_off_old(7200) == 0
+        assert self.works.ledger.write_off_old(1800) == 1
+        del self.grants[journal_id]
+        self.lost[journal_id] = held[0]
+        self.used += held[2]
+        self.free(held[1] - held[2])
+
+    @precondition(lambda self: self.lost)
+    @rule(which=st.integers(0, 1), tokens=st.integers(1, 3000))
+    def settle_late(self, which, tokens):
+        """A lost host comes back: its records draw on what is free, whole tokens, and never below zero."""
+        journal_id = self.journals[which]
+        lost = self.lost.get(journal_id)
+        if lost is None:
+            return
+        self.seq[journal_id] += 1
+        part = (self.bucket.bucket_id.hex, lost, self.bucket.rate_version, 1000 * tokens)
+        record = usage_record(self.seq[journal_id], self.account, part, Counts(output=tokens))
+        settle(self.works.connection, journal_id, self.seq[journal_id], [record], self.rates)
+        drawn = min(tokens, self.remaining // 1000) * 1000
+        self.remaining -= drawn
+        self.used += drawn
+
+    @rule(frozen=st.booleans())
+    def freeze(self, frozen):
+        self.works.ledger.set_frozen(self.account, frozen=frozen)
+        self.frozen = frozen
 
     @rule()
     def expire(self):
@@ -296,6 +358,6 @@ def test_the_ledger_agrees_with_a_naive_oracle(works, clock):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15, stateful_step_count=15, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )

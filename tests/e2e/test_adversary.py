@@ -41,12 +41,16 @@ def test_a_thousand_at_once_on_the_last_thousand_tokens(server):
     assert 1 <= served <= 50
     records = server.usage(subscriber, served)
     assert len(records) == served
-    assert paid(records) == 20_000 * served <= 1_000_000
+    # One that found less left than it asked for may have been cut where that was spent.
+    complete = sum(record["state"] == "complete" for record in records)
+    assert complete >= served - 2
+    assert 20_000 * complete <= paid(records) <= 20_000 * served <= 1_000_000
     assert server.buckets(subscriber)[0].left == 1_000_000 - paid(records)
+    before = paid(records)
     # Whoever comes now gets what is left.
     while asyncio.run(_stream(server, key, {"tokens": 9, "prompt": 11}, 20))[0] == 200:
         served += 1
-    assert paid(server.usage(subscriber, served)) == 20_000 * served <= 1_000_000
+    assert before < paid(server.usage(subscriber, served)) <= 20_000 * served <= 1_000_000
     assert server.buckets(subscriber)[0].left <= 200_000
 
 

@@ -188,11 +188,17 @@ def test_pydantic_ai(real):
     server.usage(subscriber, before + 2)
 
 
+def smollm2(server):
+    """The folder of the model's own tokenizer."""
+    folder = server.data_dir / "tokenizers" / "smollm2"
+    if not folder.exists():
+        write_tokenizer(weights(), folder)
+    return folder
+
+
 def test_its_own_tokenizer_counts_as_the_model_does(real):
     """The same prompts, with what llama.cpp itself reports beside."""
-    folder = real[0].data_dir / "tokenizers" / "smollm2"
-    write_tokenizer(weights(), folder)
-    tokenizer = ModelTokenizer(folder)
+    tokenizer = ModelTokenizer(smollm2(real[0]))
     _, _, _, url = real
     for text in ("Say one word.", "How much is 128 + 4096?", "你好，世界", "def f(x):\n    return x * 2"):
         body = {
@@ -212,9 +218,7 @@ def test_its_own_tokenizer_counts_as_the_model_does(real):
 def silent(real, upstream):
     """A deployment that reports no usage, with the real model's tokenizer."""
     server, subscriber, key, _ = real
-    folder = server.data_dir / "tokenizers" / "smollm2"
-    if not folder.exists():
-        write_tokenizer(weights(), folder)
+    folder = smollm2(server)
     if "silent" not in {found.name for found in server.works.deployments.all()}:
         server.add_deployment(
             "silent", "silent", upstream.url, "--upstream-model", "stub", "--tokenizer", "smollm2"

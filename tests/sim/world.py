@@ -10,19 +10,21 @@ from types import SimpleNamespace
 
 from tests.sim.loop import SimClock, SimLoop
 from tokenworks.catalog import Counts, Weights
-from tokenworks.charging import HostGrants, Need, Slices, wire
+from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host import Ask, terms_from_wire
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.kernel import Unavailable
 
-RATE = ("standard", Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000))
+TOKENS = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
+PROMPTS = Weights(1000, 0, 0, 0, 0, 0, 0, 0)
+WINDOW_S = 40.0
 LEASE_S = 30.0
 WAIT_S_MAX = 1.0  # as the ledger's: who waits longer is not waited for
 
 
 def lookup(version, model):
-    return RATE
+    return "standard", PROMPTS if version == "prompt" else TOKENS
 
 
 class NaiveLedger:
@@ -31,13 +33,21 @@ class NaiveLedger:
     def __init__(self, loop, totals):
         self.loop = loop
         self.buckets = {
-            bucket: SimpleNamespace(total=total, remaining=total, used=0, terms=BucketTerms(bucket, "acc", kind, "token", at, None, ("*",), "r"))
-            for at, (bucket, kind, total) in enumerate(totals)
+            bucket: SimpleNamespace(total=total, remaining=total, used=0, terms=BucketTerms(bucket, "acc", kind, unit, at, None, ("*",), unit, windows))
+            for at, (bucket, kind, unit, total, windows) in enumerate(totals)
         }  # fmt: skip
         self.grants = {}
         self.settled = {}
+        self.uses = []  # of windows: (when, bucket, amount)
         self.recalls = []
         self.numbers = iter(range(1, 10**9))
+
+    def refill(self):
+        """What was used of a window longer ago than it is long comes back."""
+        for at, bucket, amount in [use for use in self.uses if use[0] <= self.loop.time() - WINDOW_S]:
+            self.uses.remove((at, bucket, amount))
+            self.buckets[bucket].total += amount
+            self.buckets[bucket].remaining += amount
 
     def check(self):
         for name, bucket in self.buckets.items():
@@ -55,11 +65,15 @@ class NaiveLedger:
             assert seq == self.settled.get(host, 0) + 1, "records are settled in order"
             self.settled[host] = seq
             for _, grant_id, amount in used:
+                if not amount:
+                    continue  # what costs nothing draws on no grant
                 grant = self.grants[grant_id]
                 assert grant.open, "a record of a closed grant"
                 assert grant.host == host
                 grant.used += amount
                 assert grant.used <= grant.amount, "a grant was overdrawn"
+                if grant.bucket == "window" and amount:
+                    self.uses.append((self.loop.time(), grant.bucket, amount))
 
     def waiting(self):
         return [r for r in self.recalls if not r.ended and self.loop.time() - r.asked_s < WAIT_S_MAX]
@@ -96,7 +110,11 @@ class Port:
         return result
 
     async def load_terms(self, account_id):
-        return await self._call(lambda: [(b.terms, b.remaining) for b in self.ledger.buckets.values()])
+        def act():
+            self.ledger.refill()
+            return [(b.terms, b.remaining) for b in self.ledger.buckets.values()]
+
+        return await self._call(act)
 
     async def granted_elsewhere(self, account_id):
         return await self._call(
@@ -164,7 +182,7 @@ class Port:
         await self._call(act)
 
     async def window_back_s(self, account_id, bucket_ids):
-        return await self._call(lambda: 1)
+        return await self._call(lambda: 1)  # how long is the ledger's to say, on real PostgreSQL
 
     async def ask_back(self, account_id):
         def act():
@@ -222,6 +240,8 @@ class Host:
         self.world = world
         self.name = name
         self.journal = []
+        self.pending = []  # written, not on disk yet: (worker, used)
+        self.down = False
         self.epoch = 0
         self.workers = [Worker(self, f"{name}w{n}") for n in range(2)]
         self.grants = None
@@ -239,6 +259,7 @@ class Host:
             on_fatal=world.fatal,
         )  # fmt: skip
         unsettled = {}
+        self.down = False
         for seq, used in self.journal:
             if seq > ledger.settled.get(self.name, 0):
                 for _, grant_id, amount in used:
@@ -253,22 +274,59 @@ class Host:
         self.grants.start()
 
     def die(self):
+        """kill -9 of the recorder: what was not on disk is gone, unless its worker still has it."""
+        if not self.down:
+            self._stop()
+            self.start()
+
+    def _stop(self):
         self.epoch += 1
         for task in list(self.grants._tasks):
             task.cancel()
+        for worker, used in self.pending:
+            if worker.dead:
+                self.world.uncommit([used])
+        self.pending.clear()
+
+    async def vanish(self, seconds):
+        """The machine is gone, all of it, and comes back with its journal, long after its leases ended perhaps."""
+        if self.down:
+            return
+        self.down = True
+        for worker in list(self.workers):
+            self.replace(worker)
+        self._stop()
+        await asyncio.sleep(seconds)
         self.start()
 
     def settle(self):
+        """Whether everything that was written is settled."""
         self.world.ledger.settle(self.name, self.journal)
-        return True
+        return not self.pending
 
     def hear(self):
         self.grants.recalls_wait()
 
     def record(self, worker, used):
-        """On disk: acknowledged, and used."""
-        self.journal.append((len(self.journal) + 1, used))
+        """Used as soon as it is written; acknowledged when the disk, which may be slow, says so."""
         self.grants.used(worker.name, "acc", used)
+        self.pending.append((worker, used))
+        epoch = self.epoch
+        delay_s = self.world.rng.choice((0.0001, 0.001, 0.05))
+
+        def committed():
+            # Everything up to this one is on disk, in order.
+            if epoch != self.epoch:
+                return
+            while self.pending:
+                writer, written = self.pending.pop(0)
+                self.journal.append((len(self.journal) + 1, written))
+                if any(row is written for row in writer.unacked):
+                    writer.unacked = [row for row in writer.unacked if row is not written]
+                if written is used:
+                    break
+
+        self.world.loop.call_later(delay_s, committed)
 
     def _send(self, worker_name, kind, content):
         worker = next((w for w in self.workers if w.name == worker_name), None)
@@ -279,13 +337,17 @@ class Host:
 
     def lose(self, worker):
         """kill -9 of a worker: what it held is free, what it had acknowledged stays used; another one comes."""
-        self.grants.worker_lost(worker.name)
+        if not self.down:
+            self.grants.worker_lost(worker.name)
+            self.replace(worker)
+
+    def replace(self, worker):
         at = self.workers.index(worker)
         worker.dead = True
         self.workers[at] = Worker(self, f"{worker.name.split('.')[0]}.{next(self.world.ledger.numbers)}")
-        self.world.committed -= sum(
-            amount for used in worker.unacked for bucket, _, amount in used if bucket == "plan"
-        )
+        # What the recorder has written goes on to the disk; what it never heard of is lost.
+        written = [used for writer, used in self.pending if writer is worker]
+        self.world.uncommit([used for used in worker.unacked if not any(used is row for row in written)])
 
 
 class Worker:
@@ -317,7 +379,6 @@ class Worker:
             )
         for used in self.unacked:
             host.record(self, used)
-        self.unacked.clear()
         for number in list(self.asking):
             self._ask(number)
         for account in self.filling.values():
@@ -356,13 +417,13 @@ class Worker:
                 if asked is not None:
                     asked.set_result(verdict)
 
-    async def request(self, need, caps, use):
+    async def request(self, need, caps, use, model="m"):
         """One request: hold, work, commit. Returns what it was charged, or None where it was refused."""
         world = self.host.world
         clock = self.host.grants._clock
         for _ in range(20):
             account = self.slices.account("acc")
-            hold = self.slices.hold(account, caps, "m", need, clock.boot_ns())
+            hold = self.slices.hold(account, caps, model, need, clock.boot_ns())
             if hold is not None:
                 if account.low and not account.filling:
                     account.low, account.filling = False, True
@@ -370,7 +431,7 @@ class Worker:
                 break
             number = next(world.ledger.numbers)
             self.asking[number] = asyncio.get_running_loop().create_future()
-            self.asking[number].ask = (need, caps)
+            self.asking[number].ask = (need, caps, model)
             future = self.asking[number]
             self._ask(number)
             try:
@@ -380,7 +441,7 @@ class Worker:
                 return None
             if self.dead:
                 return None
-            if verdict == wire.NOTHING_LEFT:
+            if verdict == wire.NOTHING_LEFT or verdict >= wire.LATER:
                 world.refused(need)
             if verdict != wire.ENOUGH:
                 return None
@@ -397,7 +458,6 @@ class Worker:
         self.unacked.append(used)
 
         def arrive():
-            self.unacked.remove(used)
             self.host.record(self, used)
 
         self._post("out", arrive)
@@ -405,10 +465,12 @@ class Worker:
         return counts
 
     def _ask(self, number):
-        need, caps = self.asking[number].ask
+        need, caps, model = self.asking[number].ask
         account = self.slices.account("acc")
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
-        self._post("out", lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, "m", need, free)))
+        self._post(
+            "out", lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, model, need, free))
+        )
 
     def _fill(self, account, need, caps):
         """Ask for more ahead; nobody waits for it."""
@@ -436,9 +498,14 @@ class World:
         self.trouble = self.rng.choice((0.0, 0.02, 0.1))
         self.total = self.rng.choice((40, 400, 4000)) * 1000
         self.cap = self.rng.choice((None, self.total // 3))
-        totals = [("plan", "balance", self.total)]
+        # Every fourth works sells prompts, with a window beside.
+        self.unit = "token" if seed % 4 else "prompt"
+        self.window = None if seed % 4 else self.rng.choice((3, 10)) * 1000
+        totals = [("plan", "balance", self.unit, self.total, () if self.window is None else ("window",))]
+        if self.window is not None:
+            totals.append(("window", "window", "prompt", self.window, ()))
         if self.cap is not None:
-            totals.append(("cap", "cap", self.cap))
+            totals.append(("cap", "cap", "token", self.cap, ()))
         self.ledger = NaiveLedger(self.loop, totals)
         self.committed = 0
         self.failure = None
@@ -447,6 +514,10 @@ class World:
 
     def fatal(self, error):
         self.failure = self.failure or error
+
+    def uncommit(self, lost):
+        """Records that nobody saw finished are gone with their process."""
+        self.committed -= sum(amount for used in lost for bucket, _, amount in used if bucket == "plan")
 
     def refused(self, need):
         """Nothing left was said. It may be said only where what nobody holds or waits for does not cover it."""
@@ -460,14 +531,15 @@ class World:
             worker = rng.choice(host.workers)
             need = Need(1, rng.randrange(1, 10), rng.randrange(1, 30))
             use = (rng.randrange(0, 10), rng.randrange(0, 30))
-            if await worker.request(need, caps, use) is not None:
+            model = FOLLOW_UP + "m" if self.window is not None and rng.random() < 0.3 else "m"
+            if not host.down and await worker.request(need, caps, use, model) is not None:
                 self.served += 1
 
     async def _chaos(self):
         rng = self.rng
         for _ in range(rng.randrange(0, 12)):
             await asyncio.sleep(rng.random() * 3)
-            event = rng.randrange(5)
+            event = rng.randrange(6)
             host = rng.choice(self.hosts)
             if event == 0:
                 host.die()
@@ -477,14 +549,18 @@ class World:
                 self.away = True
                 await asyncio.sleep(rng.choice((0.1, 3.0, 2 * LEASE_S)))
                 self.away = False
-            elif event == 3:
+            elif event == 3 and not host.down:
                 host.hear()
+            elif event == 4:
+                await host.vanish(rng.choice((0.5, 5.0, 2 * LEASE_S)))
 
     async def _housekeeping(self):
         while True:
             await asyncio.sleep(1.0)
             for host in self.hosts:
                 epoch = host.epoch
+                if host.down:
+                    continue
                 if not self.away and self.rng.random() < 0.8:
                     host.settle()
                 await host.grants.tend()
@@ -533,6 +609,10 @@ class World:
         if self.failure is not None:
             raise self.failure
         self.ledger.check()
+        if self.window is not None:
+            # Never more within its length than it has; and nothing of it is lost.
+            window = self.ledger.buckets["window"]
+            assert window.remaining + sum(amount for _, _, amount in self.ledger.uses) == self.window
         plan = self.ledger.buckets["plan"]
         journaled = sum(
             amount

@@ -21,11 +21,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect, database, ensure_usage_months
+from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import BUCKETS_MS, HISTOGRAMS, Reading
-from tokenworks.kernel import Invalid, NotFound, TokenworksError, Unavailable
+from tokenworks.kernel import AnchoredClock, Invalid, NotFound, TokenworksError, Unavailable
 
 log = structlog.get_logger()
 
@@ -186,7 +186,16 @@ def run_jobs(settings: Settings, url: str) -> int:
         if row is None or not row[0]:
             return 0
         ensure_usage_months(connection)
-        return make_works(settings, connection).subscriptions.run_cycles()
+        # By the database's clock: a host whose own has jumped renews and expires nothing early.
+        clock = AnchoredClock()
+        anchor(clock, connection)
+        works = make_works(settings, connection, clock)
+        written_off = (
+            works.ledger.write_off_old(settings.in_doubt_limit_s) if settings.in_doubt_limit_s else 0
+        )
+        if written_off:
+            log.critical("jobs.written_off", grants=written_off, after_seconds=settings.in_doubt_limit_s)
+        return works.subscriptions.run_cycles()
 
 
 async def _jobs(settings: Settings, url: str) -> None:

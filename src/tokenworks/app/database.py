@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import Settings
-from tokenworks.kernel import Unavailable
+from tokenworks.kernel import AnchoredClock, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
@@ -72,6 +72,14 @@ def migrate(url: str) -> str:
         command.upgrade(config, "head")
         current = MigrationContext.configure(connection).get_current_revision()
     return str(current)
+
+
+def anchor(clock: AnchoredClock, connection: Connection) -> None:
+    """Set a clock by the database's: all hosts of a works have that one."""
+    asked_ns = clock.boot_ns()
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    clock.anchor(row[0], asked_ns)
 
 
 def check_schema(connection: Connection) -> None:

@@ -1,10 +1,11 @@
 """Structured logs to stderr. What is logged never holds a prompt, a key, a code or a whole phone number."""
 
+import contextlib
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final
+from typing import Any, Final, TextIO, cast
 
 import structlog
 
@@ -12,6 +13,22 @@ import structlog
 _KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
 _PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
 _BEARER: Final = re.compile(r"(?i)(bearer\s+|x-api-key:\s*)\S+")
+
+
+class _Patient:
+    """A stream for logs that stops nobody: where the disk is full a line is lost, and not the process that wrote it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 def masked(text: str) -> str:
@@ -40,10 +57,12 @@ def configure_logs(level: str, form: str, process: str) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Patient(sys.stderr))),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=process)
     logging.basicConfig(
-        level=logging.WARNING, stream=sys.stderr, format=f'{{"process": "{process}", "event": "%(message)s"}}'
+        level=logging.WARNING,
+        stream=cast("TextIO", _Patient(sys.stderr)),
+        format=f'{{"process": "{process}", "event": "%(message)s"}}',
     )

@@ -18,7 +18,7 @@ import psycopg
 import structlog
 import uvloop
 
-from tokenworks.app.database import Connection, check_schema, connect, database
+from tokenworks.app.database import Connection, anchor, check_schema, connect, database
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
@@ -36,7 +36,7 @@ from tokenworks.charging import (
 )
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
-from tokenworks.kernel import SystemClock, TokenworksError, Unavailable
+from tokenworks.kernel import AnchoredClock, TokenworksError, Unavailable
 from tokenworks.subscriptions import Subscriptions
 from tokenworks.trust import Keys, load_peppers
 
@@ -44,6 +44,7 @@ log = structlog.get_logger()
 
 POLL_S: Final = 0.5
 LOOK_S: Final = 2.0
+SKEW_ALARM_S: Final = 5.0
 TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
@@ -56,7 +57,10 @@ ATTEMPTS_TO_CONNECT_S: Final = 0.25
 class Feed:
     """Polls the change sequence twice a second and tells the workers: that is the truth, there is no other."""
 
-    def __init__(self, thread: DatabaseThread, recorder: Recorder, settings: Settings) -> None:
+    def __init__(
+        self, thread: DatabaseThread, recorder: Recorder, settings: Settings, clock: AnchoredClock
+    ) -> None:
+        self._clock = clock
         self._thread = thread
         self._recorder = recorder
         self._settings = settings
@@ -84,6 +88,11 @@ class Feed:
             self._rates[key] = None if rate is None else (rate.model_class, rate.weights())
         return self._rates[key]
 
+    @property
+    def skew_s(self) -> float:
+        """By how much this host's wall clock is ahead of the database's."""
+        return self._clock.skew_s
+
     async def run(self) -> None:
         while True:
             with contextlib.suppress(Unavailable):
@@ -98,7 +107,11 @@ class Feed:
         self._looked_s = now_s
 
         def read(connection: Any) -> tuple[tuple[int, int, int], int, int]:
-            on_database = Ledger(connection, SystemClock())
+            skew_s = self._clock.skew_s
+            anchor(self._clock, connection)
+            if abs(self._clock.skew_s) > SKEW_ALARM_S and abs(self._clock.skew_s - skew_s) > 1:
+                log.critical("recorder.clock_skew", ahead_seconds=round(self._clock.skew_s, 1))
+            on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
             return on_database.in_doubt(), len(on_database.quarantined()), alive
@@ -160,7 +173,7 @@ class Feed:
     async def _publish_snapshot(self) -> None:
         def read(connection: Any) -> tuple[Any, Any, Any, Any]:
             deployments = Deployments(connection)
-            limits = Ledger(connection, SystemClock()).deployment_limits()
+            limits = Ledger(connection, self._clock).deployment_limits()
             return deployments.all(), deployments.aliases(), Offerings(connection).rate_cards(), limits
 
         found, aliases, self.cards, limits = await self._thread.run(read)
@@ -175,13 +188,15 @@ class Feed:
 async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    clock = SystemClock()
+    clock = AnchoredClock()
     peppers = load_peppers(settings.secrets)
 
     def fatal(error: BaseException) -> None:
-        log.critical("recorder.fatal", error=f"{type(error).__name__}: {error}", exc_info=error)
-        sys.stderr.flush()
-        os._exit(EXIT_FATAL)
+        # Whatever says so may fail, too; this process ends.
+        try:
+            log.critical("recorder.fatal", error=f"{type(error).__name__}: {error}", exc_info=error)
+        finally:
+            os._exit(EXIT_FATAL)
 
     try:
         journal = Journal(settings.journal, settings.journal_segment_bytes)
@@ -229,6 +244,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
 
     def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
         check_schema(connection)
+        anchor(clock, connection)
         on_database = Ledger(connection, clock)
         settled = on_database.register_journal(journal.journal_id, socket.gethostname())
         return settled, on_database.open_grants(journal.journal_id)
@@ -268,7 +284,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         fatal,
     )
     ledger = RecorderLedger(ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1)
-    feed = Feed(lookups, recorder, settings)
+    feed = Feed(lookups, recorder, settings, clock)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(
         ledger,
@@ -368,7 +384,12 @@ async def _tend(recorder: Recorder, settings: Settings) -> None:
 
 async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
-        _write_status(recorder, feed, settings)
+        try:
+            _write_status(recorder, feed, settings)
+        except (
+            OSError
+        ) as error:  # a full disk: what it would say is said by /readyz and the age of the report
+            log.error("recorder.report_failed", error=str(error))
         await asyncio.sleep(STATUS_S)
 
 
@@ -394,6 +415,7 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "oldest_unsettled_seconds": settler.oldest_s,
         "quarantined_records": feed.quarantined,
         "hosts": feed.hosts,
+        "clock_skew_seconds": abs(feed.skew_s),
         "in_doubt_grants": feed.in_doubt[0],
         "in_doubt_quantity": feed.in_doubt[1],
         "in_doubt_seconds": feed.in_doubt[2],

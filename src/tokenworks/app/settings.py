@@ -146,6 +146,12 @@ class Settings(BaseModel):
     grant_spend_s: int = Field(
         default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
     )
+    in_doubt_limit_s: int = Field(
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
+    )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
     journal_dir: Path | None = Field(
         default=None,

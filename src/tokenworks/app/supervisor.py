@@ -75,6 +75,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._code = 0
         self._lock = -1
         self._children: list[_Child] = []
         self._pipe_read = self._pipe_write = -1
@@ -115,7 +116,7 @@ class Supervisor:
                 on_ready(_shown(public), _shown(admin))
             self._watch(wake_read)
             self._drain()
-        return 0
+        return self._code
 
     def _take_lock(self) -> None:
         self._lock = os.open(
@@ -208,7 +209,7 @@ class Supervisor:
                             "supervisor.journal_corrupt",
                             action="nothing is served from a damaged journal: see the runbook",
                         )
-                        self._stopping = True
+                        self._stopping, self._code = True, _CORRUPT
                 elif now_s >= child.due_s:
                     child.start()
             waiting_s = [child.due_s - now_s for child in self._children if child.process is None]

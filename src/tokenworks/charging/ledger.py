@@ -246,6 +246,13 @@ class Ledger:
         """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
         return store.write_off(self._connection, grant_id, self._clock.now())
 
+    def write_off_old(self, in_doubt_s: int) -> int:
+        """Write off what has been past its lease for so long: its host is taken for lost. Returns how many grants."""
+        old = store.grants_in_doubt_for(self._connection, in_doubt_s)
+        for grant_id in old:
+            self.write_off(grant_id)
+        return len(old)
+
     def set_frozen(self, account_id: UUID, *, frozen: bool) -> None:
         """Nothing more is granted to a frozen account, and hosts give back what nobody holds. Raises `AccountNotFound`."""
         if not store.set_account_state(self._connection, account_id, "frozen" if frozen else "open"):

@@ -539,6 +539,16 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
+def grants_in_doubt_for(connection: Connection, seconds: int) -> list[UUID]:
+    """Open grants whose lease ended so long ago, oldest first."""
+    rows = connection.execute(
+        """SELECT grant_id FROM grants WHERE state = 'open' AND doubt IS NULL
+               AND spend_until < now() - make_interval(secs => %s) ORDER BY grant_id LIMIT %s""",
+        (seconds, RECORDS_SHOWN_MAX),
+    )
+    return [row[0] for row in rows]
+
+
 def write_off(connection: Connection, grant_id: UUID, now: datetime) -> int:
     """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much.
 

@@ -5,26 +5,22 @@ another deployment may be tried; after it an attempt ends as complete or interru
 end of the response is withheld until the record is on disk.
 """
 
-import asyncio
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
 
-from tokenworks.catalog import Counts
-from tokenworks.charging import Admission, Limit, RecorderAway, UsageRecord
+from tokenworks.charging import Admission, Limit, RecorderAway
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import PROTOCOL_PATHS, Place, choose
-from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
-from tokenworks.gateway.dialects import BodyError, Usage, body_usage, parse_body, render_body
+from tokenworks.gateway.dialects import BodyError, body_usage, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
-from tokenworks.gateway.holding import Holding
-from tokenworks.gateway.keys import DEFAULT_POLICY, KeyEntry
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.recording import NO_COUNTS, Recording
 from tokenworks.gateway.refusals import no_hold, no_route, over_limit
 from tokenworks.gateway.server import ClientConnection
-from tokenworks.gateway.stream import FILTERED, EventTooLarge, make_meter
+from tokenworks.gateway.stream import EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
 
 log = structlog.get_logger()
@@ -38,7 +34,6 @@ _RESPONSE_DROPPED: Final = frozenset(
 RETRY_AFTER_S_MAX: Final = 60
 FORWARD_MEMO_MAX: Final = 100
 HEADER_MEMO_MAX: Final = 10_000
-NO_COUNTS: Final = Counts()
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, reason.encode()) for status, reason in REASONS.items()
 }
@@ -56,7 +51,7 @@ def _line_begin(name_as_sent: bytes) -> bytes:
     return line
 
 
-class Exchange(Holding):
+class Exchange(Recording):
     __slots__ = ()
 
     # Before upstream.
@@ -513,169 +508,6 @@ class Exchange(Holding):
         body = self.chunks[0] if self.chunks else b""
         close = b"" if conn.keep_alive else b"connection: close\r\n"
         conn.write_whole(b"%b%bcontent-length: %d\r\n\r\n" % (self.response_head, close, len(body)), body)
-
-    def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
-        if usage is not None:
-            self._completed(usage.counts, usage.total, list(usage.flags), "provider", upstream_id)
-            return
-
-        def counted(found: Counted | None) -> None:
-            if found is None:
-                self._completed(self._estimate(progress), None, ["no_usage"], "estimate", upstream_id)
-                return
-            output = 0 if self.protocol == "embeddings" else max(found.output, progress.output)
-            counts = Counts(fresh_input=found.input, output=min(output, self.need.output_tokens))
-            self._completed(counts, None, ["no_usage"], "tokenizer", upstream_id)
-
-        self._count(counted)
-
-    def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
-        """Have the model's own tokenizer count the request and its answer, in a thread; None where it can't be."""
-        gateway = self.gateway
-        assert self.place is not None
-        tokenizer = gateway.tokenizers.get(self.place.deployment.tokenizer or "")
-        too_large = self.streaming and self.size > gateway.settings.response_bytes_max
-        if tokenizer is None or too_large or gateway.counting >= COUNTS_WAITING_MAX:
-            counted(None)
-            return
-        chunks, streamed = list(self.chunks) if answer else [], self.streaming
-
-        def work() -> Counted:
-            return Counted(
-                tokenizer.count_request(self.protocol, self.body),
-                tokenizer.count_answer(self.protocol, chunks, streamed=streamed),
-            )
-
-        def done(future: "asyncio.Future[Counted]") -> None:
-            gateway.counting -= 1
-            self.counting = False
-            if future.exception() is not None:
-                log.error("exchange.count_failed", error=type(future.exception()).__name__)
-            counted(None if future.exception() is not None else future.result())
-
-        gateway.counting += 1
-        self.counting = True
-        gateway.loop.run_in_executor(None, work).add_done_callback(done)
-
-    def _completed(
-        self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
-    ) -> None:
-        assert self.user is not None
-        policy = self.user.policy
-        reason, waived = "completed", NO_COUNTS
-        if not counts[4] and not counts[5] and not counts[6] and self.protocol != "embeddings":
-            reason = "empty_answer"
-            if policy.empty_answer == "nothing":
-                waived = counts
-        elif policy is not DEFAULT_POLICY:
-            if policy.content_filtered == "nothing" and self._filtered():
-                reason, waived = "content_filtered", counts
-            elif policy.cache_hit == "nothing":
-                waived = Counts(cached_input=counts.cached_input)
-        self._record("complete", reason, counted_by, counts, total, flags, upstream_id, waived)
-
-    def _filtered(self) -> bool:
-        """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
-        if self.meter is not None:
-            return self.meter.filtered
-        return any(FILTERED.search(chunk) for chunk in self.chunks)
-
-    def _estimate(self, progress: Counts) -> Counts:
-        """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
-        size = 0 if self.streaming else len(self.chunks[0]) if self.chunks else 0
-        output = 0 if self.protocol == "embeddings" else max(progress.output, size // 4)
-        return Counts(fresh_input=max(1, len(self.body) // 4), output=min(output, self.need.output_tokens))
-
-    def _interrupted(self, reason: str) -> None:
-        """It stopped half-way: charged from what is known to have been produced."""
-        meter = self.meter
-        counts = meter.counts() if meter is not None else NO_COUNTS
-        if meter is None or not any(counts):
-            self._end_attempt()
-            self._drop_attempt()
-            self._release_hold()
-            self._after_interrupt(reason)
-            return
-        assert self.user is not None
-        policy = self.user.policy
-        counted_by, total, flags = "progress", None, list[str]()
-        charge = "produced"
-        if reason == "client_gone":
-            charge = policy.client_gone_in_content
-            if meter.usage is not None and meter.usage.counts.output >= meter.progress:
-                # The provider had said it all.
-                charge = policy.client_gone_after_content
-                counts, total, flags = meter.usage.counts, meter.usage.total, list(meter.usage.flags)
-                counted_by = "provider"
-        elif reason == "upstream_timeout":
-            charge = policy.upstream_timeout
-        elif reason in {"upstream_error", "event_too_large"}:
-            charge = policy.upstream_error
-        upstream_id = meter.upstream_id or None
-
-        def record(counts: Counts, counted_by: str) -> None:
-            waived = counts if charge == "nothing" else NO_COUNTS
-            self._record("interrupted", reason, counted_by, counts, total, flags, upstream_id, waived)
-
-        if meter.usage is not None or self.place is None:
-            record(counts, counted_by)
-            return
-
-        def counted(found: Counted | None) -> None:
-            # Chat reports its input only at the end, which did not come.
-            if found is None:
-                record(counts, counted_by)
-            else:
-                record(counts._replace(fresh_input=found.input), "tokenizer")
-
-        self._count(counted, answer=False)
-
-    def _record(
-        self,
-        state: str,
-        reason: str,
-        counted_by: str,
-        counts: Counts,
-        total: int | None,
-        flags: list[str],
-        upstream_id: str | None,
-        waived: Counts = NO_COUNTS,
-    ) -> None:
-        gateway, hold, user = self.gateway, self.hold, self.user
-        assert hold is not None
-        assert user is not None
-        self.spent_tokens = sum(counts)
-        self._end_attempt()
-        clock_ms = time.time_ns() // 1_000_000
-        if waived is NO_COUNTS:
-            parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
-        else:
-            parts, loss = gateway.slices.commit_charged(hold, counts, waived, gateway.clock.boot_ns)
-            if any(waived):
-                flags = [*flags, "waived"]
-        self.hold = None
-        stats = gateway.stats
-        counters = stats.c
-        counters[state] += 1
-        counters["tokens_input"] += sum(counts[:4])
-        counters["tokens_output"] += sum(counts[4:])
-        if loss is not None:
-            counters["loss_tokens"] += sum(loss[1])
-        latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
-        first_byte_ms = self.first_byte_ms
-        if first_byte_ms is not None:
-            stats.first_byte_ms.append(first_byte_ms)
-        stats.latency_ms.append(latency_ms)
-        gateway.client.finish(
-            UsageRecord(
-                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                loss, flags, upstream_id, self.rated == self.model,
-            ),
-            self._durable, reason if state == "interrupted" else "",
-        )  # fmt: skip
-        if hold.account.closing:
-            gateway.client.released(hold.account)
 
     def _durable(self, interrupted: str) -> None:
         """The record is on disk: the client may have the end."""

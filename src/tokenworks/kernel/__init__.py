@@ -1,6 +1,6 @@
 """Money, units, ids, clock and the error tree. No I/O; imports nothing of ours."""
 
-from tokenworks.kernel.clock import Clock, ManualClock, SystemClock
+from tokenworks.kernel.clock import AnchoredClock, Clock, ManualClock, SystemClock
 from tokenworks.kernel.errors import Conflict, Invalid, NotFound, Refused, TokenworksError, Unavailable
 from tokenworks.kernel.ids import uuid7, uuid7_floor, uuid7_ms
 from tokenworks.kernel.units import (
@@ -19,6 +19,7 @@ from tokenworks.kernel.units import (
 __all__ = [
     "MTOK_PER_TOKEN",
     "NANO_PER_UNIT",
+    "AnchoredClock",
     "Clock",
     "Conflict",
     "Invalid",
