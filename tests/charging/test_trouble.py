@@ -66,7 +66,8 @@ def test_refused_records_are_bisected_out_and_the_others_settled(sold):
     records = [sold.record(seq, granted, 1) for seq in range(1, 40)]
     twice = sold.record(40, granted, 1, usage_id=records[7][1].usage_id)
     beyond = sold.record(41, granted, 5_000)
-    foreign = sold.record(42, SimpleNamespace(grant_id=uuid7().hex), 1)
+    theirs = grant(works, sold.account_id, sold.bucket(), sold.b, 1_000)
+    foreign = sold.record(42, theirs, 1)
     refused = {}
     batch = [*records, twice, beyond, foreign, sold.record(43, granted, 1)]
     with pytest.raises(settle_store.REFUSALS):
@@ -80,8 +81,9 @@ def test_refused_records_are_bisected_out_and_the_others_settled(sold):
     # Its grant is in doubt: nothing goes back to the account that a record may still claim.
     with pytest.raises(GrantStillOpen, match="quarantine"):
         works.ledger.close_grant(sold.account_id.hex, granted.grant_id, sold.a, 43)
-    (open_grant,) = works.ledger.grants(sold.account_id)
+    open_grant = next(row for row in works.ledger.grants(sold.account_id) if row["journal_id"] == sold.a)
     assert open_grant["in_doubt"] == "quarantine"
+    works.ledger.close_grant(sold.account_id.hex, theirs.grant_id, sold.b, 0)
     # What still can't be settled stays; what is dropped is never charged; then the grant can be closed.
     with pytest.raises(RecordRefused):
         works.ledger.decide_quarantine(held[0]["quarantine_id"], release=True, rates=sold.rates)
@@ -155,6 +157,36 @@ def test_what_a_lost_host_settles_after_all_is_late(sold):
     assert sold.bucket().remaining == 500
     assert findings(works) == []
     works.ledger.close_grant(sold.account_id.hex, other.grant_id, sold.b, 0)
+    assert findings(works) == []
+
+
+def test_a_grant_that_a_restore_lost_is_settled_late(sold):
+    """The database went back to before it made the grant: what was spent of it draws on what is free."""
+    works = sold.works
+    lost = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
+    works.connection.execute("DELETE FROM grants")
+    works.connection.execute("UPDATE bucket SET remaining = total, granted = 0")
+    other = grant(works, sold.account_id, sold.bucket(), sold.b, 9_994_000)
+    assert apply(sold, sold.a, 2, [sold.record(1, lost, 5), sold.record(2, lost, 5)]) == 2
+    records = works.ledger.usage(sold.account_id)
+    assert all("late" in record["flags"] for record in records)
+    assert sum(part[5] for record in records for part in record["parts"]) == 6_000
+    assert sum(record["loss"][1][4] for record in records if record["loss"]) == 4
+    assert (sold.bucket().remaining, sold.bucket().used) == (0, 6_000)
+    assert works.ledger.quarantined() == []
+    works.ledger.close_grant(sold.account_id.hex, other.grant_id, sold.b, 0)
+    assert findings(works) == []
+
+
+def test_a_record_of_a_strangers_bucket_is_refused(sold):
+    works = sold.works
+    stranger = works.subscriptions.register("+8613800000009")
+    works.subscriptions.order(stranger, "sample-trial")
+    theirs = works.ledger.buckets(stranger.account_id)[0]
+    part = (theirs.bucket_id.hex, uuid7().hex, theirs.rate_version, 1000)
+    record = usage_record(1, sold.account_id, part, Counts(output=1))
+    with pytest.raises(RecordRefused, match="does not have"):
+        apply(sold, sold.a, 1, [record])
     assert findings(works) == []
 
 

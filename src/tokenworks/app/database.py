@@ -74,6 +74,22 @@ def migrate(url: str) -> str:
     return str(current)
 
 
+def identity(connection: Connection) -> str:
+    """Which database this is, and on which timeline: it changes with a fail-over and with a restore. Empty where it can't say."""
+    try:
+        row = connection.execute(
+            """SELECT system_identifier || ':' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
+               FROM pg_control_system()"""
+        ).fetchone()
+    except (
+        psycopg.errors.UndefinedFunction,
+        psycopg.errors.InsufficientPrivilege,
+        psycopg.errors.ObjectNotInPrerequisiteState,
+    ):
+        return ""
+    return "" if row is None else str(row[0])
+
+
 def anchor(clock: AnchoredClock, connection: Connection) -> None:
     """Set a clock by the database's: all hosts of a works have that one."""
     asked_ns = clock.boot_ns()

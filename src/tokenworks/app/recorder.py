@@ -18,7 +18,7 @@ import psycopg
 import structlog
 import uvloop
 
-from tokenworks.app.database import Connection, anchor, check_schema, connect, database
+from tokenworks.app.database import Connection, anchor, check_schema, connect, database, identity
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
@@ -29,6 +29,7 @@ from tokenworks.charging import (
     Journal,
     JournalCorrupt,
     Ledger,
+    LedgerWentBack,
     Recorder,
     RecorderLedger,
     Settler,
@@ -74,6 +75,7 @@ class Feed:
         self.in_doubt = (0, 0, 0)
         self.quarantined = 0
         self.hosts = 1
+        self._database = ""
         self._looked_s = -1e9
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
@@ -95,8 +97,14 @@ class Feed:
 
     async def run(self) -> None:
         while True:
-            with contextlib.suppress(Unavailable):
+            try:
                 await self.poll()
+            except Unavailable:
+                pass
+            except (
+                Exception
+            ) as error:  # the database went back, or an invariant is broken: the next recorder begins anew
+                self._recorder.fatal(error)
             await asyncio.sleep(POLL_S)
 
     async def _look(self) -> None:
@@ -106,7 +114,11 @@ class Feed:
             return
         self._looked_s = now_s
 
+        # What was settled before the question must be settled in the answer.
+        expected = self._recorder.settler.settled_seq
+
         def read(connection: Any) -> tuple[tuple[int, int, int], int, int]:
+            self._check_went_back(connection, expected)
             skew_s = self._clock.skew_s
             anchor(self._clock, connection)
             if abs(self._clock.skew_s) > SKEW_ALARM_S and abs(self._clock.skew_s - skew_s) > 1:
@@ -118,6 +130,18 @@ class Feed:
 
         self.in_doubt, self.quarantined, self.hosts = await self._thread.run(read)
         self._recorder.limits.set_hosts(self.hosts)
+
+    def _check_went_back(self, connection: Any, expected: int) -> None:
+        """A fail-over or a restore: the next recorder replays the journal from where this database is, and gives out
+        nothing before. Raises `LedgerWentBack`.
+        """
+        found = identity(connection)
+        if self._database and found and found != self._database:
+            raise LedgerWentBack(f"the database was {self._database}, and now is {found}")
+        self._database = found or self._database
+        settled = Ledger(connection, self._clock).settled_seq(self._recorder.journal.journal_id)
+        if settled is None or settled < expected:
+            raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
 
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""

@@ -6,6 +6,7 @@ from tokenworks.charging.errors import (
     AccountNotFound,
     JournalCorrupt,
     JournalFailed,
+    LedgerWentBack,
     RecorderAway,
 )
 from tokenworks.charging.grants import HostGrants
@@ -34,6 +35,7 @@ __all__ = [
     "JournalCorrupt",
     "JournalFailed",
     "Ledger",
+    "LedgerWentBack",
     "Limit",
     "Need",
     "Part",

@@ -187,6 +187,10 @@ class Ledger:
     def register_journal(self, journal_id: UUID, host: str) -> int:
         return store.register_journal(self._connection, journal_id, host)
 
+    def settled_seq(self, journal_id: UUID) -> int | None:
+        """What the database has settled of a journal; None where it does not know it."""
+        return store.settled_seq(self._connection, journal_id)
+
     def open_grants(self, journal_id: UUID) -> list[tuple[str, str, str, int, int]]:
         return store.open_grants(self._connection, journal_id)
 

@@ -167,6 +167,10 @@ def _apply(
         ([account for account, _ in named], [grant_id for _, grant_id in named]),
     ).fetchall()
     ours = {(a.hex, g.hex): state for a, g, state, journal in states if journal == journal_id}
+    unknown = named - {(a.hex, g.hex) for a, g, _, _ in states}
+    if unknown:
+        _register_lost(connection, journal_id, batch, unknown)
+        ours |= dict.fromkeys(unknown, "written_off")
     if any(ours.get(key) not in {"open", "written_off"} for key in named):
         missing = min(key[1] for key in named if ours.get(key) not in {"open", "written_off"})
         raise RecordRefused(f"grant {missing} is not open, or not of journal {journal_id}")
@@ -193,6 +197,33 @@ def _apply(
     if grants_named != grants_drawn:
         raise RecordRefused(f"{grants_named - grants_drawn} grants are not open")
     return int(applied)
+
+
+def _register_lost(
+    connection: Connection, journal_id: UUID, batch: Sequence[Settling], unknown: set[tuple[str, str]]
+) -> None:
+    """The database went back to before it made these grants. They are known again, with nothing in them: what was spent of
+    them is late, and draws on what its bucket has free.
+    """
+    buckets = {
+        (account_id, grant_id): bucket_id
+        for _, account_id, used, _ in batch
+        for bucket_id, grant_id, _ in used
+    }
+    for account_id, grant_id in sorted(unknown):
+        made = connection.execute(
+            """INSERT INTO grants (account_id, grant_id, bucket_id, journal_id, amount, state, spend_until, closed_at)
+               SELECT account_id, %(grant)s, bucket_id, %(journal)s, 0, 'written_off', now(), now() FROM bucket
+               WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
+            {
+                "grant": UUID(grant_id),
+                "journal": journal_id,
+                "account": UUID(account_id),
+                "bucket": UUID(buckets[account_id, grant_id]),
+            },
+        ).rowcount
+        if not made:
+            raise RecordRefused(f"grant {grant_id} is of a bucket that this account does not have")
 
 
 def _late(connection: Connection, text: bytes, gone: Collection[str], rates: RateLookup) -> bytes:

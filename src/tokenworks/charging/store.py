@@ -490,6 +490,13 @@ def register_journal(connection: Connection, journal_id: UUID, host: str) -> int
     return int(row[0])
 
 
+def settled_seq(connection: Connection, journal_id: UUID) -> int | None:
+    row = connection.execute(
+        "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
 def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str, str, int, int]]:
     """(account, bucket, grant, amount, used) of a host's open grants."""
     rows = connection.execute(
