@@ -201,6 +201,29 @@ def test_pipelined_requests_are_answered_in_order(hostile):
     )
 
 
+@pytest.mark.parametrize(
+    ("version", "connection", "ends"),
+    [
+        ("1.1", "close", True),
+        ("1.1", "keep-alive", False),
+        ("1.0", "keep-alive", False),
+        ("1.0", "close", True),
+    ],
+)
+def test_a_request_without_a_body_ends_its_connection_if_it_says_so(hostile, version, connection, ends):
+    server, _, _ = hostile
+    sock = server.open()
+    asked = f"GET /healthz HTTP/{version}\r\nhost: x\r\nconnection: {connection}\r\n\r\n".encode()
+    for _ in range(1 if ends else 2):
+        sock.sendall(asked)
+        data = b""
+        while not data.endswith(b"ok\n"):
+            data += sock.recv(1000)
+    if ends:
+        assert sock.recv(1000) == b""
+    sock.close()
+
+
 def test_http_1_0_gets_an_answer_and_the_end(hostile):
     server, _, key = hostile
     body = json.dumps({"model": "stub", "messages": [], "max_tokens": 5, "stream": True}).encode()

@@ -150,8 +150,11 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-premium")
         other, other_key = server.subscriber("ctc-premium")
-        for _ in range(8):  # both workers know the key and have a slice
+        third, leaked_key = server.subscriber("ctc-premium")
+        blocked = server.works.keys.of_account(third.account_id, {})
+        for _ in range(8):  # both workers know the keys and have a slice
             assert server.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=4000)[0] == 200
+            assert server.chat(leaked_key, {"tokens": 5, "prompt": 11}, max_tokens=4000)[0] == 200
         server.usage(subscriber, 8)
         granted = sum(grant["amount"] for grant in server.works.ledger.grants(subscriber.account_id))
         with stopped(processes(home)):
@@ -167,6 +170,12 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
             assert int(headers["retry-after"]) >= 1
             assert not server.ready()
             assert server.metrics("recorder_database_ok") == [0.0]
+            # A key that leaked now is refused without the database.
+            (leaked,) = blocked
+            server.cli("key", "block", str(leaked.key_id))
+            until(lambda: server.chat(leaked_key, {"tokens": 5})[0] == 401, what="the key to be refused")
+            assert server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
+            served += 1
             assert server.metrics("recorder_unsettled_records") > [0.0]
         until(server.ready, what="the server to be ready again")
         records = server.usage(subscriber)
@@ -178,6 +187,9 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
         spent = 10**6 * 80_000 - server.buckets(subscriber)[0].left
         assert spent == 16_000 * (served + 8) <= granted
         assert server.chat(other_key, {"tokens": 5})[0] == 200
+        assert server.chat(leaked_key, {"tokens": 5})[0] == 401
+        server.cli("key", "block", str(leaked.key_id), "--undo")
+        until(lambda: server.chat(leaked_key, {"tokens": 5})[0] == 200)
         assert server.findings() == []
     Embedded(home).destroy()
 

@@ -563,6 +563,29 @@ def key_list(context: Context, subscriber: str, as_json: bool) -> None:
         views.print_keys(found)
 
 
+@key.command("block")
+@click.argument("key_id", type=click.UUID)
+@click.option("--undo", is_flag=True, help="Take it again, if it is live.")
+@json_option
+@pass_context
+def key_block(context: Context, key_id: UUID, undo: bool, as_json: bool) -> None:
+    """Refuse a key on this host within a second, also while the database is away. `revoke` is for everywhere."""
+    path = context.settings().blocked_keys
+    if not path.parent.exists():
+        raise NotFound(f"there is nothing in {path.parent}: name the server's data directory with --data-dir")
+    found = set(path.read_text(encoding="ascii").split()) if path.exists() else set()
+    found = found - {key_id.hex} if undo else found | {key_id.hex}
+    half = path.with_suffix(".new")
+    half.touch(mode=0o600)
+    half.write_text("".join(f"{one}\n" for one in sorted(found)), encoding="ascii")
+    half.replace(path)
+    said(
+        {"key_id": key_id, "blocked": not undo},
+        f"Key {key_id} is {'taken again' if undo else 'refused'} on this host.",
+        as_json,
+    )
+
+
 @key.command("revoke")
 @click.argument("key_id", type=click.UUID)
 @json_option

@@ -45,6 +45,7 @@ log = structlog.get_logger()
 
 POLL_S: Final = 0.5
 LOOK_S: Final = 2.0
+BLOCKED_MAX: Final = 100_000
 SKEW_ALARM_S: Final = 5.0
 TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
@@ -76,6 +77,7 @@ class Feed:
         self.quarantined = 0
         self.hosts = 1
         self._database = ""
+        self._blocked: list[str] = []
         self._looked_s = -1e9
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
@@ -142,6 +144,17 @@ class Feed:
         settled = Ledger(connection, self._clock).settled_seq(self._recorder.journal.journal_id)
         if settled is None or settled < expected:
             raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
+
+    def look_at_blocked(self) -> None:
+        """Keys that an operator blocked on this host: known without the database."""
+        try:
+            ids = self._settings.blocked_keys.read_text(encoding="ascii").split()[:BLOCKED_MAX]
+        except FileNotFoundError:
+            ids = []
+        if ids != self._blocked:
+            self._blocked = ids
+            log.warning("recorder.keys_blocked", keys=len(ids))
+            self._recorder.publish("blocked", {"keys": ids}, keep=True)
 
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""
@@ -409,6 +422,7 @@ async def _tend(recorder: Recorder, settings: Settings) -> None:
 async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
         try:
+            feed.look_at_blocked()
             _write_status(recorder, feed, settings)
         except (
             OSError

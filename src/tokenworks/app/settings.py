@@ -4,6 +4,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -38,6 +39,10 @@ class Settings(BaseModel):
         default=True,
         description="false only for throw-away data: the embedded database may lose what it committed",
     )
+    allow_no_standby: bool = Field(
+        default=False,
+        description="outside dev: serve on a database without a synchronous standby; a fail-over may lose commits",
+    )
     secrets_dir: Path | None = Field(
         default=None, description="pepper and upstream credentials; left out: data_dir/secrets"
     )
@@ -49,6 +54,11 @@ class Settings(BaseModel):
     workers: int = Field(default=1, ge=1, le=256, description="data-plane processes")
     allow_plain_http: bool = Field(
         default=False, description="serve plain HTTP on another address than loopback"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        max_length=4000,
+        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; others are not served",
     )
     tls_certificate: Path | None = Field(default=None, description="PEM chain for the public port")
     tls_key: Path | None = Field(default=None, description="PEM key for the public port")
@@ -173,6 +183,22 @@ class Settings(BaseModel):
     def _address(cls, value: str) -> str:
         parse_address(value)
         return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in value.replace(",", " ").split():
+            ip_network(network)
+        return value
+
+    @property
+    def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]":
+        return tuple(ip_network(network) for network in self.trusted_proxies.replace(",", " ").split())
+
+    @property
+    def blocked_keys(self) -> Path:
+        """Ids of keys that this host refuses, a line each."""
+        return self.data_dir / "blocked-keys"
 
     @property
     def secrets(self) -> Path:

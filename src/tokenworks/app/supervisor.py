@@ -293,7 +293,7 @@ def _shown(sock: socket.socket) -> str:
 
 def check_exposure(settings: Settings) -> None:
     """Plain HTTP stays on loopback unless told otherwise."""
-    if settings.tls_key is not None or settings.allow_plain_http:
+    if settings.tls_key is not None or settings.allow_plain_http or settings.trusted_proxies:
         return
     host, _ = parse_address(settings.listen)
     with contextlib.suppress(ValueError):
@@ -301,17 +301,22 @@ def check_exposure(settings: Settings) -> None:
             return
     if host != "localhost":
         raise Invalid(
-            f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or set allow_plain_http = true behind a proxy"
+            f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or name the proxies in front in trusted_proxies"
         )
 
 
 def check_durability(settings: Settings, connection: Connection) -> None:
     """Outside dev, a commit has to be on disk when it is answered."""
     row = connection.execute(
-        "SELECT current_setting('synchronous_commit'), current_setting('fsync')"
+        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('synchronous_standby_names')"
     ).fetchone()
     assert row is not None
     if settings.environment != "dev" and (row[0] not in {"on", "remote_apply"} or row[1] != "on"):
         raise Invalid(
             f'the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = "dev" both must be on'
+        )
+    if settings.environment != "dev" and not row[2].strip() and not settings.allow_no_standby:
+        raise Invalid(
+            "the database has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
+            "give it one, or set allow_no_standby = true"
         )

@@ -81,6 +81,8 @@ class Worker:
             for account_id in content["accounts"]:
                 gateway.keys.forget_account(account_id)
                 gateway.slices.drop_empty(account_id)
+        elif name == "blocked":
+            gateway.keys.block(frozenset(content["keys"]))
         elif name == "journal":
             gateway.journal_full = content["full"]
         elif name == "snapshot":

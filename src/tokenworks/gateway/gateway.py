@@ -1,6 +1,7 @@
 """A worker's data plane: what all its connections share, and where each request goes."""
 
 import asyncio
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, Protocol
 
 from tokenworks.catalog import Weights
@@ -33,6 +34,14 @@ BAD_KEY: Final = Refusal(
 )
 
 
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
 class Limits(Protocol):
     """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
 
@@ -62,6 +71,9 @@ class Limits(Protocol):
     progress_tokens: int
     key_max_stale_s: int
 
+    @property
+    def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
+
 
 class Gateway:
     """Everything is handed in; `client`, `keys` and `slices` are wired by the app."""
@@ -85,6 +97,7 @@ class Gateway:
         self.draining = False
         self.journal_full = False
         self.database_ok_s = self.loop.time()
+        self.proxies = settings.proxy_networks
         self.tokenizers: dict[str, ModelTokenizer] = {}
         self.counting = 0  # how many answers are being counted
         self._pools: dict[Place, Pool] = {}
@@ -113,6 +126,25 @@ class Gateway:
             self._health(conn, path)
         else:
             self._control(conn, head, body)
+
+    def is_proxy(self, address: str) -> bool:
+        """Whether a peer is one of the proxies in front."""
+        try:
+            parsed = ip_address(address)
+        except ValueError:
+            return False
+        return any(parsed in network for network in self.proxies)
+
+    def client_address(self, conn: ClientConnection, head: Head) -> str:
+        """The peer, or behind trusted proxies the last address that is not one of them. What a client wrote before that
+        is its own word, and is not taken.
+        """
+        if self.proxies:
+            for named in reversed(head.headers.get(b"x-forwarded-for", b"").decode("latin-1").split(",")):
+                address = named.strip()
+                if address and not self.is_proxy(address):
+                    return address if _is_address(address) else conn.peer
+        return conn.peer
 
     def _metered(self, conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
         counters = self.stats.c

@@ -113,7 +113,9 @@ def parse_head(data: bytes, header_count_max: int) -> tuple[Head, Any, Sink]:
         raise HeadError(405, "method_not_allowed", "CONNECT is not for us")
     _read_headers(head, sink.headers)
     # An offer to upgrade is declined by answering in HTTP/1.1; it must not swallow the body.
-    head.keep_alive = bool(parser.should_keep_alive()) if not upgrade else True
+    # llhttp says whether to keep alive only until a message is over, and one without a body is over at once.
+    options = {option.strip().lower() for option in head.headers.get(b"connection", b"").split(b",")}
+    head.keep_alive = b"keep-alive" in options if head.http10 else b"close" not in options
     if upgrade and head.chunked:
         raise HeadError(400, "bad_request", "an upgrade with a chunked body: send it without Upgrade")
     _read_target(head, b"".join(sink.url))

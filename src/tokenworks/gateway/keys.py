@@ -79,6 +79,8 @@ class KeyCache:
         self._waiting: dict[str, list[Waiter]] = {}
         self._allowance = float(lookups_per_s)
         self._allowance_s = time.monotonic()
+        self.blocked: frozenset[str] = frozenset()
+        """Ids of keys that this host refuses, whatever the database says."""
         self.generation = 0
         """Changes whenever an entry is forgotten, so that memos of entries are looked up again."""
 
@@ -146,6 +148,7 @@ class KeyCache:
             entry.limit_scopes = tuple(scope for scope, _ in limits)
             entry.cap_ids = tuple(cap_ids)
             entry.policy = self._policy(policy)
+            entry.known = entry.key_id not in self.blocked
             entry.mac = mac
             entry.models = None if models is None else frozenset(models)
             entry.expires_s = None if expires_ms is None else expires_ms / 1000
@@ -183,6 +186,16 @@ class KeyCache:
         entry = self._by_mac.get(mac)
         if entry is not None:
             self._drop(entry)
+
+    def block(self, key_ids: frozenset[str]) -> None:
+        """Refuse these keys, without the database; others that were refused are looked up again."""
+        changed = self.blocked ^ key_ids
+        self.blocked = key_ids
+        for entry in [entry for entry in self._by_text.values() if entry.key_id in changed]:
+            if entry.key_id in key_ids:
+                entry.known = False
+            else:
+                self._drop(entry)
 
     def forget_account(self, account_id: str) -> None:
         for entry in [entry for entry in self._by_text.values() if entry.account_id == account_id]:

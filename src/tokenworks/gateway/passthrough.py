@@ -71,7 +71,7 @@ class ControlExchange:
             + b"".join(
                 name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers
             )
-            + b"x-forwarded-for: " + conn.peer.encode() + b"\r\nx-forwarded-proto: " + scheme
+            + b"x-forwarded-for: " + self._gateway.client_address(conn, head).encode() + b"\r\nx-forwarded-proto: " + scheme
             + b"\r\nx-request-id: " + self.request_id.encode() + b"\r\ncontent-length: " + str(len(self._request_body)).encode() + b"\r\n\r\n"
         )  # fmt: skip
         self.upstream = connection

@@ -54,7 +54,8 @@ class ClientConnection(asyncio.Protocol):
         peer = self.transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
         gateway.stats.c["connections"] += 1
-        if len(gateway.connections) >= gateway.settings.connections_max:
+        refused = bool(gateway.proxies) and not gateway.is_proxy(self.peer)
+        if refused or len(gateway.connections) >= gateway.settings.connections_max:
             self._state = _CLOSED
             self.transport.abort()
             return
