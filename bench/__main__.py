@@ -18,7 +18,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from bench import load
-from bench.targets import Direct, Envoy, Sglang, Tokenworks, Upstream, cpu_s, rss
+from bench.targets import Direct, Envoy, Relay, Sglang, Tokenworks, Upstream, cpu_s, rss
 
 console = Console(width=150)
 SIZES = {"0.3 kB": 300, "10 kB": 10_000, "100 kB": 100_000}
@@ -52,27 +52,38 @@ def table(title, columns, rows):
     console.print(made)
 
 
-def bench_requests(ours, envoy, sglang, rounds, seconds, bar):
+def bench_requests(ours, envoy, relay, sglang, rounds, seconds, bar):
     rows, ratios = [], {}
     for label, size in SIZES.items():
         body = load.plain_body(size)
-        mine, theirs, pgs, other = [], [], [], []
+        mine, theirs, pgs, other, floors = [], [], [], [], []
         for _ in range(rounds):
             theirs.append(per_request(envoy, load.request(envoy.key, body), seconds)[0])
             cost, pg, _ = per_request(ours, load.request(ours.key, body), seconds)
             mine.append(cost)
             pgs.append(pg)
+            floors.append(per_request(relay, load.request(relay.key, body), seconds)[0])
             if sglang is not None and len(other) < 1:
                 other.append(per_request(sglang, load.request(sglang.key, body), seconds)[0])
             bar()
         ratio = statistics.median(a / b for a, b in zip(mine, theirs, strict=True))
         ratios[label] = ratio
         peer = f"{statistics.median(mine) / other[0]:.2f}" if other else "-"
-        rows.append((label, f"{statistics.median(theirs):.0f}", f"{statistics.median(mine):.0f}", f"{statistics.median(pgs):.0f}",
+        rows.append((label, f"{statistics.median(floors):.0f}", f"{statistics.median(theirs):.0f}", f"{statistics.median(mine):.0f}", f"{statistics.median(pgs):.0f}",
                      f"{other[0]:.0f}" if other else "-", f"{ratio:.2f}", f"{BARS[label]:.1f}", peer))  # fmt: skip
     table(
         "CPU per request, 32 connections, µs",
-        ["body", "Envoy", "tokenworks", "its PostgreSQL", "sglang-router", "× Envoy", "bar", "× sglang"],
+        [
+            "body",
+            "bare relay",
+            "Envoy",
+            "tokenworks",
+            "its PostgreSQL",
+            "sglang-router",
+            "× Envoy",
+            "bar",
+            "× sglang",
+        ],
         rows,
     )
     return ratios
@@ -312,7 +323,7 @@ def main():
     wanted = lambda name: not only or name in only  # noqa: E731
     console.print(f"CPython {sys.version}: how it was built moves our figures, and not the others'.")
     upstream = Upstream()
-    envoy, ours = Envoy(upstream), Tokenworks(upstream)
+    envoy, ours, relay = Envoy(upstream), Tokenworks(upstream), Relay(upstream)
     sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
     steps = (
         (3 * rounds if wanted("requests") else 0)
@@ -328,7 +339,7 @@ def main():
             task = progress.add_task("measuring", total=steps)
             bar = lambda: progress.advance(task)  # noqa: E731
             if wanted("requests"):
-                results["requests"] = bench_requests(ours, envoy, sglang, rounds, seconds, bar)
+                results["requests"] = bench_requests(ours, envoy, relay, sglang, rounds, seconds, bar)
             if wanted("chunks"):
                 results["chunks"] = bench_chunks(ours, envoy, (300, 700), rounds, bar)
             if wanted("low"):
@@ -352,6 +363,7 @@ def main():
     finally:
         ours.stop()
         envoy.stop()
+        relay.stop()
         if sglang is not None:
             sglang.stop()
         upstream.stop()

@@ -92,6 +92,27 @@ class Direct:
         pass
 
 
+class Relay:
+    """`bench.relay`: the floor of an event loop in this interpreter."""
+
+    name = "bare relay"
+
+    def __init__(self, upstream):
+        self.port = free_port()
+        self.key = "none"
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "bench.relay", str(upstream.port), str(self.port)], cwd=ROOT
+        )
+        wait_port(self.port)
+
+    def processes(self):
+        return tree(self.process.pid)
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
 class Envoy:
     name = "Envoy"
 
