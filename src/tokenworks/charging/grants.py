@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, Final
 
 from tokenworks.charging import wire
@@ -32,6 +33,8 @@ SHOWN_FOR_S: Final = 5.0
 NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
 WAITS_KEPT: Final = 1000
+# Asks of a crowd that are served as one.
+ALIKE_MAX: Final = 1000
 GRANT_AHEAD_S: Final = 10
 CALL_BACK_POLL_S: Final = 0.015
 RETURNING_POLL_S: Final = 0.005
@@ -224,9 +227,14 @@ class HostGrants:
             self._spawn(self._serve_asks(account))
 
     async def _serve_asks(self, account: HostAccount) -> None:
+        together = True
         try:
             while account.asks:
                 ask = account.asks[0]
+                alike = self._alike(account, ask) if together else [ask]
+                if len(alike) > 1:
+                    together = await self._serve_alike(account, alike)
+                    continue
                 try:
                     async with account.lock:
                         verdict = await self._gather(account, ask)
@@ -239,6 +247,47 @@ class HostGrants:
                         self.waits_s.append(self._now_s() - ask.asked_s)
         finally:
             account.serving = False
+
+    @staticmethod
+    def _alike(account: HostAccount, first: Ask) -> list[Ask]:
+        """What the same worker wants for the same model under the same caps, the first one with it."""
+        if first.soft or len(account.asks) == 1:
+            return [first]
+        return [
+            ask
+            for ask in islice(account.asks, ALIKE_MAX)
+            if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
+        ]  # fmt: skip
+
+    async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
+        """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
+        enough; where not, each is looked at by itself, so that what is left goes to whom it suffices.
+        """
+        first = alike[0]
+        need = Need(
+            sum(ask.need.requests for ask in alike),
+            sum(ask.need.input_tokens for ask in alike),
+            sum(ask.need.output_tokens for ask in alike),
+        )
+        free = {bucket_id: min(ask.free.get(bucket_id, 0) for ask in alike) for bucket_id in first.free}
+        whole = Ask(first.worker_id, first.number, first.cap_ids, first.model, need, free)
+        try:
+            async with account.lock:
+                if account.unsure:
+                    await self._reconcile(account)
+                await self._load(account, fresh=False)
+                verdict = await self._cover(account, whole)
+        except Unavailable:
+            return False
+        if verdict != wire.ENOUGH:
+            return False
+        served = {id(ask) for ask in alike}
+        waited = [ask for ask in account.asks if id(ask) in served]
+        account.asks = deque(ask for ask in account.asks if id(ask) not in served)
+        self._send(first.worker_id, wire.ANSWER, [[ask.number, wire.ENOUGH] for ask in waited])
+        now_s = self._now_s()
+        self.waits_s.extend(now_s - ask.asked_s for ask in waited)
+        return True
 
     async def _load(self, account: HostAccount, *, fresh: bool) -> None:
         now_s = self._now_s()
