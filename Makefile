@@ -11,7 +11,7 @@ demo: ## set up, then run the main job on a real model (under a minute after the
 
 test: ## set up, then pass the tests
 	@scripts/setup dev
-	@$(PY) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
 	@scripts/setup dev

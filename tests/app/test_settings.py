@@ -63,3 +63,8 @@ def test_logs_hold_no_key_and_no_whole_phone_number():
     assert "13800000001" not in text
     assert "sk-123" not in text
     assert "+861****0001" in text
+
+
+def test_a_setting_that_begins_as_a_credential_does_is_a_setting():
+    variables = {"TOKENWORKS_UPSTREAM_IDLE_TIMEOUT_S": "7", "TOKENWORKS_UPSTREAM_DEEPSEEK": "sk-x"}
+    assert load_settings({}, variables).settings.upstream_idle_timeout_s == 7

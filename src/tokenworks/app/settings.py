@@ -243,7 +243,9 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
     variables = {
         name.removeprefix(PREFIX).lower(): text
         for name, text in environ.items()
-        if name.startswith(PREFIX) and not name.startswith(_NOT_SETTINGS)
+        if name.startswith(PREFIX)
+        # What begins as a credential's name is one, but for the settings that begin so.
+        and (not name.startswith(_NOT_SETTINGS) or name.removeprefix(PREFIX).lower() in Settings.model_fields)
     }
     named_file = variables.pop("config", None)
     data_dir = Path(options.get("data_dir") or variables.get("data_dir") or "data")

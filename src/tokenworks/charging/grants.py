@@ -338,7 +338,10 @@ class HostGrants:
             ):
                 verdict = await self._call_back(account, ask)
             if verdict == wire.NOTHING_LEFT and account.windows_short:
-                back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
+                try:
+                    back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
+                except Unavailable:
+                    back_s = 1  # that it is used up is known, until when is not
                 return wire.LATER + back_s
         return verdict
 

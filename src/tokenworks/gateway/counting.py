@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import msgspec
-from jinja2 import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-from tokenizers import Tokenizer
 
 from tokenworks.gateway.dialects import UNREADABLE
 from tokenworks.kernel import Invalid
@@ -34,6 +31,11 @@ class ModelTokenizer:
     """Raises `Invalid` where the folder holds no tokenizer that can be read. Its methods may run in a thread."""
 
     def __init__(self, folder: Path) -> None:
+        # Loaded where a deployment names a tokenizer, and nowhere else.
+        from jinja2 import TemplateError  # noqa: PLC0415
+        from tokenizers import Tokenizer  # noqa: PLC0415
+
+        self._template_error = TemplateError
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / FILE))
             settings = _read_json(folder / "tokenizer_config.json")
@@ -68,7 +70,7 @@ class ModelTokenizer:
                     messages=messages, tools=fields.get("tools"), add_generation_prompt=True, **self._names
                 )
                 return max(1, self.count(text))
-            except (TemplateError, TypeError, ValueError, LookupError, AttributeError):
+            except (self._template_error, TypeError, ValueError, LookupError, AttributeError):
                 pass  # a request that the template does not know: its text alone
         texts = [message["content"] for message in messages]
         if fields.get("tools"):
@@ -114,8 +116,11 @@ def _token(value: Any) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _environment() -> Any:
     """As the templates expect it (Hugging Face, "Chat templates"); whoever wrote one gets nothing of ours."""
+    from jinja2 import TemplateError  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
 
     def raise_exception(message: str) -> None:
