@@ -1,6 +1,7 @@
 """The commands as an operator runs them: exit codes, one sentence on stderr, JSON."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -223,3 +224,10 @@ def test_metrics_and_health(server):
     assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
     assert server.request("HEAD", "/")[0] == 200
     assert len(json.loads(server.get("/catalogue/offerings")[1])) > 20
+
+
+def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
+    from tokenworks.app import database
+
+    versions = (Path(database.__file__).parent / "migrations/versions").glob("[0-9]*.py")
+    assert max(path.name[:4] for path in versions) == database.SCHEMAS[0]
