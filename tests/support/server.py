@@ -150,7 +150,8 @@ class Server:
             self.log.close()
 
     def kill(self):
-        """The host is lost: every process of it at once."""
+        """The host is lost: every process of it at once. The supervisor first: it must not start anybody anew."""
+        os.kill(self.process.pid, signal.SIGSTOP)
         for _, pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -132,7 +132,8 @@ class _Window:
         self.tokens += tokens
 
     def wait_ms(self, now_ms: int, requests_max: int, tokens_max: int, tokens: int) -> tuple[int, int] | None:
-        """(milliseconds until one more of so many tokens fits, what is short), or None where it fits now."""
+        """(milliseconds until one more of so many tokens fits, what is short the longest), or None where it fits now."""
+        longest: tuple[int, int] | None = None
         for what, most, used, need, column in (
             (REQUESTS, requests_max, self.requests, 1, 1),
             (TOKENS, tokens_max, self.tokens, tokens, 2),
@@ -140,12 +141,15 @@ class _Window:
             over = used + need - most if most else 0
             if over <= 0:
                 continue
+            wait_ms = WINDOW_SLOTS * SLOT_MS
             for row in self.slots:
                 over -= row[column]
                 if over <= 0:
-                    return max(1, (row[0] + WINDOW_SLOTS + 1) * SLOT_MS - now_ms), what
-            return WINDOW_SLOTS * SLOT_MS, what
-        return None
+                    wait_ms = max(1, (row[0] + WINDOW_SLOTS + 1) * SLOT_MS - now_ms)
+                    break
+            if longest is None or wait_ms > longest[0]:
+                longest = wait_ms, what
+        return longest
 
     @property
     def streams(self) -> int:
@@ -256,6 +260,7 @@ class HostLimits:
         now_ms = self._now_ms()
         slot = now_ms // SLOT_MS
         alone = self.hosts == 1
+        longest: tuple[int, int, int] | None = None  # of all limits that are short: how long, which, what
         for at, limit in enumerate(asked.limits):
             window = self._window(limit)
             window.used_ms = now_ms
@@ -266,9 +271,11 @@ class HostLimits:
                 if short is not None and short[0] < 0:
                     self._lease(window, asked)
                     return
-            if short is not None:
-                self._refuse(asked, short[0], at, short[1])
-                return
+            if short is not None and (longest is None or short[0] > longest[0]):
+                longest = short[0], at, short[1]
+        if longest is not None:
+            self._refuse(asked, *longest)
+            return
         for limit in asked.limits:
             window = self._windows[limit.limit_id]
             tokens = self._reserved(limit, asked.tokens)
