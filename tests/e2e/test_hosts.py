@@ -298,4 +298,33 @@ def test_a_full_disk_takes_nothing_new_and_says_so(tmp_path, upstream):
         assert (status, json.loads(body)["error"]["code"]) == (503, "journal_full")
         assert headers["retry-after"] == "5"
         assert b"disk is full" in server.get("/readyz")[1]
-        assert len(server.usage(subscriber, 1)) == 1
+        server.stop()
+        del server.env["TOKENWORKS_JOURNAL_RESERVE_BYTES"]
+        server.start()
+        assert server.chat(key)[0] == 200
+        assert len(server.usage(subscriber, 2)) == 2
+
+
+def test_too_many_records_that_wait_for_the_database_take_nothing_new(tmp_path, upstream):
+    home = tmp_path / "database"
+    with (
+        Embedded(home).use() as url,
+        Server(tmp_path / "a", database_url=url, unsettled_records_max=1000) as server,
+    ):
+        server.add_deployment("stub", "stub", upstream.url)
+        subscriber, key = server.subscriber("ctc-premium")
+        assert server.chat(key, {"tokens": 1}, max_tokens=4000)[0] == 200
+        server.usage(subscriber, 1)
+        served = 1
+        with stopped(processes(home)):
+            while (status := server.chat(key, {"tokens": 1})[0]) == 200:
+                served += 1
+                assert served < 20_000
+            assert status == 503
+            assert served >= 1000
+        until(lambda: server.chat(key, {"tokens": 1})[0] == 200, what="service again")
+        until(lambda: server.works.connection.execute(
+            "SELECT count(*) FROM usage WHERE account_id = %s", (subscriber.account_id,)
+        ).fetchone()[0] == served + 1)  # fmt: skip
+        assert server.findings() == []
+    Embedded(home).destroy()

@@ -159,9 +159,11 @@ class Feed:
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""
         free = shutil.disk_usage(self._settings.journal).free
-        full = free < self._settings.journal_reserve_bytes
+        # Records that wait for the database are in memory, too.
+        behind = self._recorder.settler.backlog >= self._settings.unsettled_records_max
+        full = free < self._settings.journal_reserve_bytes or behind
         if full != self.journal_full:
-            log.critical("recorder.journal_disk", full=full, free_bytes=free)
+            log.critical("recorder.journal_full", full=full, free_bytes=free, unsettled_behind=behind)
             self.journal_full = full
             self._recorder.publish("journal", {"full": full}, keep=True)
         return free

@@ -134,6 +134,12 @@ class Settings(BaseModel):
         le=2**50,
         description="with less than this free on the journal's disk nothing new is begun; what runs finishes from it",
     )
+    unsettled_records_max: int = Field(
+        default=1_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="with more records than this waiting for the database nothing new is begun; each takes about 1 kB",
+    )
     stream_hold_tokens: int = Field(
         default=512,
         ge=16,

@@ -81,7 +81,7 @@ CODES: Final = {
     "headers_too_large": "431: more than header_bytes_max or header_count_max",
     "upstream_error": "502: every deployment that was tried failed",
     "no_deployment": "503: no deployment can take the request now",
-    "journal_full": "503: the disk of the host's journal is nearly full; nothing new is begun",
+    "journal_full": "503: the disk of the host's journal is nearly full, or too much of it waits for the database; nothing new is begun",
     "recorder_away": "503: the host's recorder does not answer",
     "database_away": "503: the database does not answer, and nothing is left that was granted",
     "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",

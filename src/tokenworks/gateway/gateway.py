@@ -168,7 +168,12 @@ class Gateway:
             return
         if self.journal_full:
             conn.refuse(
-                Refusal(503, "journal_full", "this host's journal has no room: it takes nothing new", 5),
+                Refusal(
+                    503,
+                    "journal_full",
+                    "this host's journal has no room, or too much of it waits for the database: it takes nothing new",
+                    5,
+                ),
                 protocol,
             )
             return
@@ -279,7 +284,7 @@ class Gateway:
         if self.loop.time() - self.database_ok_s > self.settings.key_max_stale_s:
             reasons.append("the database has been away for too long")
         if self.journal_full:
-            reasons.append("the journal's disk is full")
+            reasons.append("the journal's disk is full, or too much of it is not settled")
         if self.draining:
             reasons.append("draining")
         return reasons
