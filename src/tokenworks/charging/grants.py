@@ -280,6 +280,8 @@ class HostGrants:
         except Unavailable:
             return False
         if verdict != wire.ENOUGH:
+            for ask in alike:  # what was brought for all of them is there for each
+                ask.free = dict(whole.free)
             return False
         served = {id(ask) for ask in alike}
         waited = [ask for ask in account.asks if id(ask) in served]
@@ -548,6 +550,12 @@ class HostGrants:
                 bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
+            # What this one leaves is there for those of its worker that wait behind it.
+            left = own + give - want
+            for other in islice(account.asks, ALIKE_MAX) if left > 0 else ():
+                if other is not ask and other.worker_id == ask.worker_id:
+                    known = other.free.get(bucket.terms.bucket_id, 0)
+                    other.free[bucket.terms.bucket_id] = max(known, left)
         bucket.check()
         return own + give, silent
 
