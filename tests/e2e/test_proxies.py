@@ -24,7 +24,7 @@ def test_a_peer_that_is_no_proxy_is_not_served(tmp_path):
         sock.close()
 
 
-def test_a_proxy_names_the_client_and_a_client_names_nobody(tmp_path):
+def test_a_trusted_proxy_is_served(tmp_path):
     with Server(tmp_path, trusted_proxies="127.0.0.0/8") as server:
         assert request(server, b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").startswith(
             b"HTTP/1.1 200"

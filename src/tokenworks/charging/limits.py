@@ -307,14 +307,13 @@ class HostLimits:
     def _short_leased(self, window: _Window, asked: _Asked, now_ms: int) -> tuple[int, int] | None:
         """None where the leases cover it; -1 where the ledger has to be asked first."""
         limit = window.limit
-        if now_ms < window.denied_until_ms and not self._covered(window, asked, now_ms):
-            what = (
-                STREAMS
-                if limit.streams_max and window.streams >= window.streams_claimed
-                else (REQUESTS if limit.requests_per_min else TOKENS)
-            )
-            return window.denied_wait_ms, what
-        return None if self._covered(window, asked, now_ms) else (-1, 0)
+        if self._covered(window, asked, now_ms):
+            return None
+        if now_ms >= window.denied_until_ms:
+            return -1, 0
+        if limit.streams_max and window.streams >= window.streams_claimed:
+            return window.denied_wait_ms, STREAMS
+        return window.denied_wait_ms, REQUESTS if limit.requests_per_min else TOKENS
 
     def _covered(self, window: _Window, asked: _Asked, now_ms: int) -> bool:
         limit = window.limit
