@@ -97,18 +97,23 @@ def test_disconnects_at_every_byte_of_the_answer(server, stream):
                 got += piece
             reset(sock)
     until(lambda: sum(server.metrics("requests_open")) == 0, what="the end of all")
+
+    def usage():
+        return server.works.ledger.usage(subscriber.account_id, limit=1000)
+
+    # What is settled between two looks shows in the second: they agree when all is.
     until(
         lambda: (
             server.metrics("recorder_unsettled_records") == [0.0]
             and server.metrics("recorder_open_attempts") == [0.0]
-        )
+            and server.buckets(subscriber)[0].left == 10_000_000_000 - paid(usage())
+        ),
+        what="usage and balance that agree",
     )
-    records = server.works.ledger.usage(subscriber.account_id, limit=1000)
-    for record in records:
+    for record in usage():
         assert record["output"] <= 8
         assert record["loss"] is None
         assert paid([record]) == 1000 * (record["fresh_input"] + record["output"])
-    assert server.buckets(subscriber)[0].left == 10_000_000_000 - paid(records)
     assert server.chat(key)[0] == 200
 
 
