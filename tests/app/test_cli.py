@@ -197,7 +197,9 @@ def test_a_corrupted_row_makes_verify_fail(tmp_path):
     with Server(tmp_path) as server:
         server.subscriber()
         assert server.cli("ledger", "verify").returncode == 0
-        server.connection.execute("UPDATE phone_bill_line SET amount_nano = amount_nano + 1")
+        server.connection.execute(
+            "UPDATE charge SET price_nano = price_nano + 1, amount_nano = amount_nano + 1"
+        )
         done = server.cli("ledger", "verify", "--json", check=False)
         assert done.returncode == 1
         assert json.loads(done.stdout)["findings"]

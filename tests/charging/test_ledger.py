@@ -51,7 +51,7 @@ def settle(connection, journal_id, up_to, records, rates=no_rates, **more):
 def sold(works):
     """(works, account, bucket, journal) with a trial of 10 000 tokens."""
     subscriber = works.subscriptions.register("+8613800000001")
-    works.subscriptions.order(subscriber, "sample-trial")
+    works.orders.place(subscriber, "sample-trial")
     journal_id = uuid7()
     works.ledger.register_journal(journal_id, "test")
     return works, subscriber.account_id, works.ledger.buckets(subscriber.account_id)[0], journal_id
@@ -177,8 +177,8 @@ CORRUPTIONS = {
     "a record beyond the journal": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET seq = 99",
     "a posting": "ALTER TABLE posting DISABLE TRIGGER ALL; UPDATE posting SET amount = amount + 1 WHERE ledger_account = 'used'",
     "an entry that is gone": "ALTER TABLE entry DISABLE TRIGGER ALL; DELETE FROM entry WHERE kind = 'usage'",
-    "a bill line": "UPDATE phone_bill_line SET amount_nano = amount_nano + 1",
-    "a bill line that is gone": "DELETE FROM phone_bill_line",
+    "a charge": "UPDATE charge SET price_nano = price_nano + 1, amount_nano = amount_nano + 1",
+    "a charge that is gone": "DELETE FROM charge",
     "a bucket for nothing": "UPDATE bucket SET used = used + 1, remaining = remaining - 1",
 }
 
@@ -206,7 +206,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize()
     def sell(self):
         self.subscriber = self.works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
-        self.works.subscriptions.order(self.subscriber, "sample-trial")
+        self.works.orders.place(self.subscriber, "sample-trial")
         self.account = self.subscriber.account_id
         self.bucket = self.works.ledger.buckets(self.account)[0]
         self.journals = [uuid7(), uuid7()]

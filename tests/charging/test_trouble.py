@@ -24,7 +24,7 @@ LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ah
 def sold(works):
     """A trial of 10 000 tokens, two journals, and how models are rated."""
     subscriber = works.subscriptions.register("+8613800000001")
-    works.subscriptions.order(subscriber, "sample-trial")
+    works.orders.place(subscriber, "sample-trial")
     journals = [uuid7(), uuid7()]
     for number, journal_id in enumerate(journals):
         works.ledger.register_journal(journal_id, f"host-{number}")
@@ -181,7 +181,7 @@ def test_a_grant_that_a_restore_lost_is_settled_late(sold):
 def test_a_record_of_a_strangers_bucket_is_refused(sold):
     works = sold.works
     stranger = works.subscriptions.register("+8613800000009")
-    works.subscriptions.order(stranger, "sample-trial")
+    works.orders.place(stranger, "sample-trial")
     theirs = works.ledger.buckets(stranger.account_id)[0]
     part = (theirs.bucket_id.hex, uuid7().hex, theirs.rate_version, 1000)
     record = usage_record(1, sold.account_id, part, Counts(output=1))

@@ -25,7 +25,7 @@ class Plan:
     def __init__(self, works, clock, offering="tianyi-coding-lite"):
         self.works, self.clock = works, clock
         self.subscriber = works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
-        self.order = works.subscriptions.order(self.subscriber, offering)
+        self.order = works.orders.place(self.subscriber, offering)
         self.account = self.subscriber.account_id
         self.journal = uuid7()
         works.ledger.register_journal(self.journal, "test")
@@ -130,15 +130,13 @@ def test_all_windows_hold_at_once(plan):
 
 def test_a_window_goes_on_into_the_next_cycle(plan):
     plan.clock.move(
-        plan.works.subscriptions.products(plan.subscriber)[0].cycle_end
-        - plan.clock.now()
-        - timedelta(minutes=1)
+        plan.works.orders.products(plan.subscriber)[0].cycle_end - plan.clock.now() - timedelta(minutes=1)
     )
     before = plan.balance().bucket_id
     assert plan.use(80) == 80
     plan.close_grants()
     plan.clock.move(timedelta(minutes=2))
-    plan.works.subscriptions.run_cycles()
+    plan.works.orders.run_cycles()
     assert plan.balance().bucket_id != before
     assert plan.balance().left == 1_600_000
     assert plan.use(1) == 0, "80 in any 5 hours, whatever the month"
@@ -150,7 +148,7 @@ def test_a_window_goes_on_into_the_next_cycle(plan):
 def test_the_windows_of_a_cancelled_plan_close_with_it(plan):
     assert plan.use(10) == 10
     plan.close_grants()
-    plan.works.subscriptions.cancel(plan.order.product_id)
+    plan.works.orders.cancel(plan.order.product_id)
     assert plan.windows() == []
     plan.clock.move(timedelta(days=8))
     assert plan.terms() == {}
@@ -190,7 +188,7 @@ class WindowMachine(RuleBasedStateMachine):
     @rule(hours=st.sampled_from([0.01, 1, 2.5, 5, 30, 100]))
     def wait(self, hours):
         # Not past the cycle: the month has a test of its own.
-        end = self.works.subscriptions.products(self.plan.subscriber)[0].cycle_end
+        end = self.works.orders.products(self.plan.subscriber)[0].cycle_end
         if self.clock.now() + timedelta(hours=hours) < end:
             self.clock.move(timedelta(hours=hours))
 

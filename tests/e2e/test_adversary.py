@@ -137,12 +137,12 @@ def test_one_idempotency_key_from_two_places_orders_once(server):
     def order(_):
         with contextlib.closing(connect(server.url)) as connection:
             works = make_works(server.settings, connection)
-            return works.subscriptions.order(subscriber, "ctc-light", "the-same-key").order_id
+            return works.orders.place(subscriber, "ctc-light", "the-same-key").order_id
 
     with ThreadPoolExecutor(8) as pool:
         orders = list(pool.map(order, range(8)))
     assert len(set(orders)) == 1
-    assert len(server.works.subscriptions.bill_so_far(subscriber)) == 1
+    assert len(server.works.charges.of_subscriber(subscriber.subscriber_id, unbilled=True)) == 1
     assert server.buckets(subscriber)[0].left == 10_000_000_000
 
 

@@ -168,7 +168,7 @@ class Server:
         """(subscriber, key text) of a new subscriber with a plan."""
         made = self.works.subscriptions.register(f"+86{next(PHONES)}")
         if offering:
-            self.works.subscriptions.order(made, offering)
+            self.works.orders.place(made, offering)
         return made, self.key(made, **key)
 
     def sell(self, offering_id, tokens, **policy):

@@ -1,16 +1,18 @@
 """The only wiring: rooms are put together here, on one connection or one process."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 
 from tokenworks.app.settings import Settings
+from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Ledger
+from tokenworks.charging import Charges, Ledger
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Subscriptions
+from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriptions
 from tokenworks.trust import Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -25,20 +27,51 @@ class Works:
     offerings: Offerings
     deployments: Deployments
     ledger: Ledger
+    charges: Charges
+    orders: Orders
+    payg: PayAsYouGo
     subscriptions: Subscriptions
+    bills: Bills
+    payments: Payments
+    refunds: Refunds
     keys: Keys
+    operator: str
+    fonts_dir: Path | None
 
 
-def make_works(settings: Settings, connection: Connection, clock: Clock | None = None) -> Works:
+def make_works(
+    settings: Settings,
+    connection: Connection,
+    clock: Clock | None = None,
+    peppers: dict[int, bytes] | None = None,
+) -> Works:
+    """`peppers` where the caller has loaded them already."""
     clock = clock or SystemClock()
     offerings = Offerings(connection)
     ledger = Ledger(connection, clock)
+    charges = Charges(connection, clock)
+    orders = Orders(connection, offerings, ledger, charges, clock)
+    dunning = DunningPlan(
+        settings.dunning_remind_days or None,
+        settings.dunning_restrict_days or None,
+        settings.dunning_suspend_days or None,
+        settings.dunning_close_days or None,
+    )
+    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders)
     return Works(
         connection=connection,
         clock=clock,
         offerings=offerings,
         deployments=Deployments(connection),
         ledger=ledger,
-        subscriptions=Subscriptions(connection, offerings, ledger, clock),
-        keys=Keys(connection, load_peppers(settings.secrets), clock, settings.environment),
+        charges=charges,
+        orders=orders,
+        payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
+        subscriptions=subscriptions,
+        bills=Bills(connection, charges, clock, due_days=settings.bill_due_days),
+        payments=Payments(connection, charges, subscriptions, clock, dunning),
+        refunds=Refunds(connection, charges, orders, subscriptions, clock),
+        keys=Keys(connection, peppers or load_peppers(settings.secrets), clock, settings.environment),
+        operator=settings.operator_name,
+        fonts_dir=settings.fonts_dir,
     )

@@ -14,10 +14,9 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import views
+from tokenworks.app import cli_ledger, cli_shop, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
-from tokenworks.app.cli_ledger import GROUPS
 from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.output import console, print_json, print_table
 from tokenworks.app.settings import Settings, shown
@@ -281,7 +280,7 @@ def alias_remove(context: Context, name: str, as_json: bool) -> None:
     said({"removed": name}, f"Alias {name} is removed.", as_json)
 
 
-for _group in GROUPS:
+for _group in (*cli_ledger.GROUPS, *cli_shop.GROUPS):
     cli.add_command(_group)
 
 
@@ -353,6 +352,10 @@ def subscriber() -> None:
     """Who is billed."""
 
 
+for _command in cli_shop.SUBSCRIBER:
+    subscriber.add_command(_command)
+
+
 @subscriber.command("create")
 @click.option("--phone", required=True, help="E.164, such as +8613800000001.")
 @click.option("--name")
@@ -387,54 +390,14 @@ def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
     """A subscriber with products and phone-bill lines."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        products = works.subscriptions.products(found)
-        lines = works.subscriptions.bill_so_far(found)
+        products = works.orders.products(found)
+        lines = works.charges.of_subscriber(found.subscriber_id, unbilled=True)
     if as_json:
         print_json({"subscriber": found, "products": products, "bill_lines": lines})
     else:
         click.echo(f"{found.subscriber_id}  {found.phone_masked}  {found.name or ''}")
         views.print_products(products)
         views.print_bill(lines)
-
-
-@cli.group()
-def order() -> None:
-    """Orders and products."""
-
-
-@order.command("place")
-@subscriber_option
-@click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
-@click.option("--idempotency-key", help="The same key again gives the same order.")
-@json_option
-@pass_context
-def order_place(
-    context: Context, subscriber: str, offering: str, idempotency_key: str | None, as_json: bool
-) -> None:
-    """Order an offering onto the phone bill."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        made = works.subscriptions.order(found, offering, idempotency_key)
-    again = "" if made.new else " (ordered before with this key)"
-    said(
-        made,
-        f"Order {made.order_id}: product {made.product_id}, {made.amount_nano / 1e9:.2f} {made.currency}{again}.",
-        as_json,
-    )
-
-
-@order.command("cancel")
-@click.option("--product", required=True, type=click.UUID)
-@json_option
-@pass_context
-def order_cancel(context: Context, product: UUID, as_json: bool) -> None:
-    """End a product now; what is unused is withdrawn."""
-    with context.works() as works:
-        pending = works.subscriptions.cancel(product)
-    more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
-    said(
-        {"product_id": product, "pending_buckets": pending}, f"Product {product} is cancelled{more}.", as_json
-    )
 
 
 @cli.group()

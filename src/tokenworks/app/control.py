@@ -195,7 +195,7 @@ def run_jobs(settings: Settings, url: str) -> int:
         )
         if written_off:
             log.critical("jobs.written_off", grants=written_off, after_seconds=settings.in_doubt_limit_s)
-        return works.subscriptions.run_cycles()
+        return works.orders.run_cycles()
 
 
 async def _jobs(settings: Settings, url: str) -> None:

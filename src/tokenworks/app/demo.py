@@ -183,7 +183,7 @@ def _sell(demo: _Demo, works: Works) -> tuple[Subscriber, list[Any]]:
         subscriber = works.subscriptions.register(PHONE, "Demo")
     except PhoneTaken:
         subscriber = works.subscriptions.find(PHONE)
-    works.subscriptions.order(subscriber, OFFERING, idempotency_key="demo-first-order")
+    works.orders.place(subscriber, OFFERING, idempotency_key="demo-first-order")
     for deployment in works.deployments.all():
         if deployment.name == "demo":
             works.deployments.remove("demo")
@@ -332,7 +332,7 @@ def _prove(
         ],
         right=["total", "left before", "left after", "used by this run"],
     )  # fmt: skip
-    views.print_bill(works.subscriptions.bill_so_far(subscriber))
+    views.print_bill(works.charges.of_subscriber(subscriber.subscriber_id, unbilled=True))
     console.rule("4. The proof")
     lost = [
         request_id for request_id in demo.finished if request_id not in {r["request_id"] for r in records}

@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import structlog
 import uvloop
 
+from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, check_schema, connect, database, identity
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
@@ -30,6 +32,7 @@ from tokenworks.charging import (
     JournalCorrupt,
     Ledger,
     LedgerWentBack,
+    Need,
     Recorder,
     RecorderLedger,
     Settler,
@@ -38,8 +41,7 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, TokenworksError, Unavailable
-from tokenworks.subscriptions import Subscriptions
-from tokenworks.trust import Keys, load_peppers
+from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
 
@@ -251,10 +253,10 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             macs: list[bytes] = argument
 
             def find(connection: Connection) -> list[list[Any]]:
-                offerings = Offerings(connection)
-                subscriptions = Subscriptions(connection, offerings, Ledger(connection, clock), clock)
+                works = make_works(settings, connection, clock, peppers)
+                subscriptions = works.subscriptions
                 rows: list[list[Any]] = []
-                for mac, k in Keys(connection, peppers, clock, settings.environment).find(macs).items():
+                for mac, k in works.keys.find(macs).items():
                     caps, ends = subscriptions.caps(k.member_id)
                     if k.cap_bucket_id is not None:
                         caps.append(k.cap_bucket_id)
@@ -263,7 +265,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
                         subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
                         subscriptions.counts_prompts(k.account_id),
-                        Ledger(connection, clock).limits_of([
+                        works.ledger.limits_of([
                             ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
                             *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
                         ]),
@@ -322,7 +324,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         rate,
         fatal,
     )
-    ledger = RecorderLedger(ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1)
+
+    def top_up(connection: Connection, account_id: UUID, model: str, need: Need) -> bool:
+        return make_works(settings, connection, clock, peppers).payg.buy(account_id, model, need)
+
+    ledger = RecorderLedger(
+        ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up
+    )
     feed = Feed(lookups, recorder, settings, clock)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(

@@ -168,6 +168,30 @@ class Settings(BaseModel):
         le=31_536_000,
         description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
     )
+    operator_name: str = Field(
+        default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
+    )
+    fonts_dir: Path | None = Field(
+        default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
+    )
+    bill_due_days: int = Field(
+        default=15, ge=0, le=365, description="a bill is due so long after it is issued"
+    )
+    dunning_remind_days: int = Field(
+        default=3,
+        ge=0,
+        le=3650,
+        description="so long after a bill was due its subscriber is reminded; 0: never",
+    )
+    dunning_restrict_days: int = Field(
+        default=10, ge=0, le=3650, description="then nothing more can be ordered or bought; 0: never"
+    )
+    dunning_suspend_days: int = Field(
+        default=20, ge=0, le=3650, description="then nothing more is served; 0: never"
+    )
+    dunning_close_days: int = Field(
+        default=0, ge=0, le=3650, description="then the subscriber is closed; 0: never"
+    )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
     journal_dir: Path | None = Field(
         default=None,

@@ -9,13 +9,14 @@ import click
 
 from tokenworks.app.bootstrap import Connection, Works
 from tokenworks.app.output import console, plain, print_json, print_table
+from tokenworks.billing import Bill, CreditNote, invoice_data, render_pdf
 from tokenworks.catalog import ChargingPolicy, SoldOffering
-from tokenworks.charging import Bucket, Finding
+from tokenworks.charging import BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_money, format_quantity
-from tokenworks.subscriptions import BillLine, Member, Product
+from tokenworks.subscriptions import Member, Product
 from tokenworks.trust import ApiKeyInfo
 
-_COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "phone_bill_line")
+_COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
 
 
 def issue_key(
@@ -189,12 +190,13 @@ def print_products(products: Iterable[Product]) -> None:
     print_table("Products", ["product", "offering", "state", "cycle", "ends"], rows)
 
 
-def print_bill(lines: Sequence[BillLine]) -> None:
+def print_bill(lines: Sequence[Charge]) -> None:
+    """What is not billed yet."""
     rows: list[tuple[object, ...]] = [
         (
-            f"{line.cycle_start:%Y-%m-%d}",
+            f"{line.period_start:%Y-%m-%d}",
             line.description,
-            line.cycle_no,
+            line.number or "",
             f"{format_money(line.amount_nano)} {line.currency}",
         )
         for line in lines
@@ -208,7 +210,42 @@ def print_bill(lines: Sequence[BillLine]) -> None:
                 f"{format_money(sum(line.amount_nano for line in lines))} {lines[0].currency}",
             )
         )
-    print_table("Phone bill so far", ["from", "what", "cycle", "amount"], rows, right=["amount"])
+    print_table("Phone bill so far", ["from", "what", "number", "amount"], rows, right=["amount"])
+
+
+def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[CreditNote]) -> None:
+    """A bill as it was issued, with its corrections."""
+    rows: list[tuple[object, ...]] = [
+        (line.line_no, line.description, line.kind, line.charges, format_money(line.tax_nano), format_money(line.amount_nano))
+        for line in lines
+    ]  # fmt: skip
+    rows.append(("", "total", "", "", format_money(bill.tax_nano), format_money(bill.amount_nano)))
+    title = f"Bill {bill.bill_no}, {bill.period_start:%Y-%m-%d} to {bill.period_end:%Y-%m-%d}, {bill.state}"
+    columns = ["line", "what", "kind", "times", "VAT in it", bill.currency]
+    print_table(title, columns, rows, right=columns[3:])
+    if bill.remaining_nano:
+        console.print(
+            f"{format_money(bill.remaining_nano)} {bill.currency} to pay until {bill.due_at:%Y-%m-%d}."
+        )
+    for note in notes:
+        console.print(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")
+
+
+def bill_pdf(works: Works, bill: Bill, language: str | None = None) -> bytes:
+    """A bill as a PDF, in the subscriber's language where none is said."""
+    subscriber = works.subscriptions.find(str(bill.subscriber_id))
+    return render_pdf(
+        invoice_data(
+            bill,
+            works.bills.lines(bill),
+            works.bills.credit_notes(bill),
+            subscriber,
+            works.charges.quantities(bill.bill_id),
+            works.operator,
+            "en" if (language or subscriber.language) == "en" else "zh",
+        ),
+        works.fonts_dir,
+    )
 
 
 def print_keys(keys: Iterable[ApiKeyInfo]) -> None:

@@ -5,6 +5,7 @@ from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import (
     INPUT_CLASSES,
     TOKEN_CLASSES,
+    Audience,
     BucketSpec,
     Catalogue,
     ChargingPolicy,
@@ -19,6 +20,7 @@ from tokenworks.catalog.service import Offerings, SoldOffering, seed_catalogue
 __all__ = [
     "INPUT_CLASSES",
     "TOKEN_CLASSES",
+    "Audience",
     "BucketSpec",
     "Catalogue",
     "CatalogueFaulty",

@@ -59,6 +59,12 @@ class Weights(NamedTuple):
     audio_output: int
 
 
+def _aware(value: datetime) -> datetime:
+    if value.tzinfo is None:
+        raise ValueError("a time needs its zone, such as 2026-01-01T00:00:00+08:00")
+    return value
+
+
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
@@ -101,10 +107,8 @@ class RateCard(_Frozen):
 
     @field_validator("effective_from")
     @classmethod
-    def _aware(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("a time needs its zone, such as 2026-01-01T00:00:00+08:00")
-        return value
+    def _zoned(cls, value: datetime) -> datetime:
+        return _aware(value)
 
     @model_validator(mode="after")
     def _unique(self) -> Self:
@@ -178,34 +182,53 @@ class ChargingPolicy(_Frozen):
         return self
 
 
+class Rollover(_Frozen):
+    """What a plan's month leaves unused goes on for one more month, up to so many whole units (all, where not said)."""
+
+    quantity_max: int | None = Field(default=None, strict=True, gt=0, le=QUANTITY_MAX)
+
+
+Audience = Literal[
+    "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
+]
+Delivery = Literal["network", "local_hardware", "cloud_computer"]
+
+
 class Offering(_Frozen):
-    """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included."""
+    """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included.
+
+    A plan renews by the month; pay-as-you-go sells its buckets in steps of `price` as they are needed; an add-on has no
+    buckets and is delivered by another system behind a fulfilment port; a bundle sells its parts together at its price.
+    """
 
     id: Slug
     name: Name
     name_zh: Name
     carrier: Name
-    kind: Literal["plan", "pay_as_you_go", "trial"]
+    kind: Literal["plan", "pay_as_you_go", "trial", "add_on", "bundle"]
     status: Literal["in_study", "active", "retired"] = "active"
-    audiences: tuple[
-        Literal[
-            "person",
-            "family",
-            "developer",
-            "small_business",
-            "enterprise",
-            "device_maker",
-            "ecosystem_partner",
-        ],
-        ...,
-    ] = Field(min_length=1)
+    # When it can be ordered. What is sold stays.
+    valid_from: datetime | None = None
+    valid_until: datetime | None = None
+    audiences: tuple[Audience, ...] = Field(min_length=1)
+    # Orderable only beside an active product of one of these, and at most so often by one subscriber.
+    requires: tuple[Slug, ...] = Field(default=(), max_length=100)
+    per_subscriber_max: int | None = Field(default=None, strict=True, gt=0, le=1000)
     price: str
     first_price: str | None = None
     currency: Literal["CNY"] = "CNY"
+    # Included in the price.
+    vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
     validity_days: int | None = Field(default=None, gt=0, le=3660)
     rate_card: Slug
-    buckets: tuple[BucketSpec, ...] = Field(min_length=1, max_length=20)
+    buckets: tuple[BucketSpec, ...] = Field(default=(), max_length=20)
+    rollover: Rollover | None = None
+    # Of a bundle.
+    parts: tuple[Slug, ...] = Field(default=(), max_length=10)
+    # Of an add-on: who delivers it, and how it can be had.
+    fulfilment: Slug | None = None
+    deliveries: tuple[Delivery, ...] = Field(default=(), max_length=3)
     policy: ChargingPolicy = ChargingPolicy()
     samples: tuple[Name, ...] = Field(default=(), max_length=50)
     source: str = Field(min_length=1, max_length=500)
@@ -220,6 +243,34 @@ class Offering(_Frozen):
         except Invalid as error:
             raise ValueError(str(error)) from None
         return value
+
+    @field_validator("valid_from", "valid_until")
+    @classmethod
+    def _zoned(cls, value: datetime | None) -> datetime | None:
+        return None if value is None else _aware(value)
+
+    @model_validator(mode="after")
+    def _of_its_kind(self) -> Self:
+        if (self.kind in {"plan", "pay_as_you_go", "trial"}) != bool(self.buckets):
+            raise ValueError("plans, pay-as-you-go and trials have buckets, add-ons and bundles have none")
+        if (self.kind == "bundle") != bool(self.parts) or len(set(self.parts)) != len(self.parts):
+            raise ValueError("a bundle, and nothing else, has parts, each once")
+        if (self.kind == "add_on") != (self.fulfilment is not None):
+            raise ValueError("an add-on, and nothing else, names the fulfilment port that delivers it")
+        if self.deliveries and self.kind != "add_on":
+            raise ValueError("deliveries go with kind: add_on")
+        if self.rollover is not None and (self.kind != "plan" or any(b.window for b in self.buckets)):
+            raise ValueError("rollover goes with a plan whose buckets have no windows")
+        if self.kind == "pay_as_you_go":
+            if self.cycle != "once" or self.validity_days is None or len(self.buckets) != 1:
+                raise ValueError("pay-as-you-go is sold in steps: cycle: once, validity_days and one bucket")
+            if self.first_price is not None or not parse_money(self.price).amount_nano:
+                raise ValueError("a step of pay-as-you-go has one price above zero")
+        if len({bucket.unit for bucket in self.buckets}) > 1:
+            raise ValueError("the buckets of an offering are of one unit: its price is earned as they are used")
+        if self.valid_from and self.valid_until and self.valid_from >= self.valid_until:
+            raise ValueError("valid_from is before valid_until")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -246,7 +297,7 @@ class Offering(_Frozen):
     def cycle_buckets(self) -> list[BucketSpec]:
         """What each cycle brings. Where windows alone say how much, that is the most that they let through in a month."""
         brought = [bucket for bucket in self.buckets if bucket.window_s is None]
-        if brought:
+        if brought or not self.buckets:
             return brought
         tightest = min(
             self.buckets,
@@ -254,6 +305,11 @@ class Offering(_Frozen):
         )
         times = _LONGEST_MONTH_S // (tightest.window_s or 1) + 2
         return [tightest.model_copy(update={"quantity": tightest.quantity * times, "window": None})]
+
+    @property
+    def earned(self) -> Literal["usage", "time"]:
+        """How its price becomes revenue: with what is used of what it brings, or with time where it brings no number."""
+        return "usage" if any(bucket.window_s is None for bucket in self.buckets) else "time"
 
     def window_buckets(self) -> list[BucketSpec]:
         """What limits them beside: so many in any window, from one cycle into the next."""
@@ -279,6 +335,19 @@ class Catalogue(_Frozen):
             twice = {id_ for id_ in ids if ids.count(id_) > 1}
             if twice:
                 raise ValueError(f"{what} {min(twice)} is there twice")
+        known = {offering.id: offering for offering in self.offerings}
+        for offering in self.offerings:
+            for name in (*offering.parts, *offering.requires):
+                if name not in known:
+                    raise ValueError(f"{offering.id} names {name}, which is not in this catalogue")
+            if any(known[part].kind not in {"plan", "add_on"} for part in offering.parts):
+                raise ValueError(f"the parts of {offering.id} are plans and add-ons")
+            if any(known[part].cycle != offering.cycle for part in offering.parts):
+                raise ValueError(f"the parts of {offering.id} have its cycle")
+            if offering.parts and not sum(
+                parse_money(known[part].price).amount_nano for part in offering.parts
+            ):
+                raise ValueError(f"the parts of {offering.id} have prices: its own is shared out by them")
         cards = {card.id: card for card in self.rate_cards}
         for offering in self.offerings:
             card = cards.get(offering.rate_card)
@@ -294,8 +363,15 @@ class Catalogue(_Frozen):
 
 
 def _hash(kind: str, content: BaseModel, *more: str) -> str:
-    """The first 128 bits of SHA-256 over the canonical content: enough for a name, and checked when loaded."""
-    digest = hashlib.sha256("\n".join([canonical(content), *more]).encode()).hexdigest()
+    return content_version(kind, canonical(content), *more)
+
+
+def content_version(kind: str, text: str, *more: str) -> str:
+    """The first 128 bits of SHA-256 over the canonical text: enough for a name, and checked when loaded.
+
+    Over the text as it was stored, so that what was sold keeps its version when an offering learns a new field.
+    """
+    digest = hashlib.sha256("\n".join([text, *more]).encode()).hexdigest()
     return f"{kind}-{digest[:32]}"
 
 

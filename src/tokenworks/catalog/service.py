@@ -1,6 +1,7 @@
 """Loading a catalogue and reading what is on sale."""
 
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.resources import files
 
 from tokenworks.catalog import store
@@ -48,8 +49,8 @@ class Offerings:
             SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)
         ]
 
-    def on_sale(self, offering_id: str) -> SoldOffering:
-        """Raises `OfferingNotFound` or `OfferingNotActive`."""
+    def on_sale(self, offering_id: str, now: datetime | None = None) -> SoldOffering:
+        """What can be ordered at `now`. Raises `OfferingNotFound` or `OfferingNotActive`."""
         found = store.find_offering(self._connection, offering_id=offering_id)
         if found is None:
             raise OfferingNotFound(
@@ -60,6 +61,11 @@ class Offerings:
             raise OfferingNotActive(
                 f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered"
             )
+        if now is not None and not (
+            (offering.valid_from is None or offering.valid_from <= now)
+            and (offering.valid_until is None or now < offering.valid_until)
+        ):
+            raise OfferingNotActive(f"{offering_id} is not on sale at this time: `tokenworks offering list`")
         return SoldOffering(offering, version, rate)
 
     def sold(self, offering_version: str) -> SoldOffering:
@@ -68,6 +74,13 @@ class Offerings:
         if found is None:
             raise OfferingNotFound(f"there is no offering version {offering_version!r}")
         return SoldOffering(found[2], found[0], found[1])
+
+    def rate_card(self, rate_version: str) -> RateCard:
+        """Raises `OfferingNotFound` where there is none."""
+        found = store.rate_cards(self._connection, rate_version).get(rate_version)
+        if found is None:
+            raise OfferingNotFound(f"there is no rate card {rate_version!r}")
+        return found
 
     def rate_cards(self) -> dict[str, RateCard]:
         return store.rate_cards(self._connection)

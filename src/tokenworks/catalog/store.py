@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 
 from tokenworks.catalog.errors import ContentChanged
-from tokenworks.catalog.model import Offering, RateCard, canonical
+from tokenworks.catalog.model import Offering, RateCard, canonical, content_version
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -37,12 +37,11 @@ def add_offering(connection: Connection, offering: Offering, rate_version: str) 
 
 
 def _offering(content: str, version: str, rate_version: str) -> Offering:
-    offering = Offering.model_validate_json(content)
-    if offering.version(rate_version) != version:
+    if content_version("offering", content, rate_version) != version:
         raise ContentChanged(
             f"offering {version} does not match its hash: restore the catalogue from the backup"
         )
-    return offering
+    return Offering.model_validate_json(content)
 
 
 def current_offerings(connection: Connection) -> list[tuple[str, str, Offering]]:
@@ -67,16 +66,19 @@ def find_offering(
     return None if row is None else (row[0], row[1], _offering(row[2], row[0], row[1]))
 
 
-def rate_cards(connection: Connection) -> dict[str, RateCard]:
-    """Every version ever loaded: what was sold keeps its card."""
+def rate_cards(connection: Connection, rate_version: str | None = None) -> dict[str, RateCard]:
+    """Every version ever loaded, or one: what was sold keeps its card."""
     cards = {}
-    for version, content in connection.execute("SELECT rate_version, content FROM rate_card"):
-        card = RateCard.model_validate_json(content)
-        if card.version() != version:
+    rows = connection.execute(
+        "SELECT rate_version, content FROM rate_card WHERE %(v)s::text IS NULL OR rate_version = %(v)s",
+        {"v": rate_version},
+    )
+    for version, content in rows:
+        if content_version("rate", content) != version:
             raise ContentChanged(
                 f"rate card {version} does not match its hash: restore the catalogue from the backup"
             )
-        cards[version] = card
+        cards[version] = RateCard.model_validate_json(content)
     return cards
 
 

@@ -1,31 +1,51 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
 from tokenworks.charging.admission import Admission
+from tokenworks.charging.charges import BillLine, Charge, Charges, Sale
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
     AccountNotFound,
+    ChargeNotFound,
     JournalCorrupt,
     JournalFailed,
     LedgerWentBack,
     RecorderAway,
+    RefundTooMuch,
 )
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import HostLimits, Limit
-from tokenworks.charging.model import FOLLOW_UP, Bucket, Need, Part, RateLookup, Start, UsageRecord
+from tokenworks.charging.model import (
+    FOLLOW_UP,
+    PER_UNIT,
+    Bucket,
+    Need,
+    Part,
+    RateLookup,
+    Start,
+    UsageRecord,
+    most,
+)
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
+from tokenworks.charging.revenue import FEN_NANO, earned, share, tax_in, to_fen
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Slices
 from tokenworks.charging.verify import Finding, verify
 
 __all__ = [
+    "FEN_NANO",
     "FOLLOW_UP",
+    "PER_UNIT",
     "AccountNotFound",
     "AccountSlices",
     "Admission",
+    "BillLine",
     "Bucket",
+    "Charge",
+    "ChargeNotFound",
+    "Charges",
     "DatabaseThread",
     "Finding",
     "Hold",
@@ -44,11 +64,18 @@ __all__ = [
     "RecorderAway",
     "RecorderClient",
     "RecorderLedger",
+    "RefundTooMuch",
+    "Sale",
     "Settler",
     "Slices",
     "Start",
     "UsageRecord",
     "WorkerConnection",
+    "earned",
     "inspect_journal",
+    "most",
+    "share",
+    "tax_in",
+    "to_fen",
     "verify",
 ]

@@ -15,6 +15,14 @@ class GrantNotInDoubt(Conflict):
     """A grant whose host can still spend it: let it expire, or stop the host, before it is written off."""
 
 
+class ChargeNotFound(NotFound):
+    """No such charge."""
+
+
+class RefundTooMuch(Conflict):
+    """More than what is left of a charge can't be given back."""
+
+
 class LimitNotFound(NotFound):
     """No such protective limit."""
 

@@ -191,6 +191,7 @@ class HostGrants:
         account = self.accounts.get(account_id)
         if account is not None:
             account.loaded_s = -1e9
+            account.top_up_after_s = -1e9
             if self.open:
                 self._spawn(self._reload(account))
 
@@ -339,6 +340,8 @@ class HostGrants:
                 account.behind or await self._ledger.granted_elsewhere(account.account_id)
             ):
                 verdict = await self._call_back(account, ask)
+            if verdict == wire.NOTHING_LEFT and account.lacks is not None:
+                verdict = await self._top_up(account, ask, account.lacks)
             if verdict == wire.NOTHING_LEFT and account.windows_short:
                 try:
                     back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
@@ -430,6 +433,18 @@ class HostGrants:
                 account.returning -= 1
         return heard
 
+    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> int:
+        """Where the subscriber pays as it goes: buy what the request lacks, and no more."""
+        if self._now_s() < account.top_up_after_s:
+            return wire.NOTHING_LEFT
+        if not await self._ledger.top_up(account.account_id, ask.model, lacks):
+            # An empty account that is hammered costs the database this often, no more.
+            account.top_up_after_s = self._now_s() + RELOAD_S
+            return wire.NOTHING_LEFT
+        account.loaded_s = -1e9
+        await self._load(account, fresh=True)
+        return await self._cover(account, ask)
+
     async def _reconcile(self, account: HostAccount) -> None:
         """What the ledger has of this host's grants, after a call that was not answered: it may have been made."""
         while account.returning:
@@ -466,6 +481,7 @@ class HostGrants:
     async def _cover(self, account: HostAccount, ask: Ask) -> int:
         silent = short = False
         account.windows_short = []
+        account.lacks = None
         left = ask.need
         for cap_id in ask.cap_ids:
             cap = account.buckets.get(cap_id)
@@ -509,6 +525,8 @@ class HostGrants:
                 return wire.ENOUGH
             if left.nothing:
                 break
+        # What a cap does not allow is not bought either.
+        account.lacks = None if short or left.nothing else left
         return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
 
     async def _ensure(

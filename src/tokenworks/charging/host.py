@@ -25,6 +25,7 @@ class LedgerPort(Protocol):
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
     ) -> Granted | None: ...
     async def close_grant(self, account_id: str, grant_id: str) -> None: ...
+    async def top_up(self, account_id: str, model: str, need: Need) -> bool: ...
     async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int: ...
 
 
@@ -93,10 +94,12 @@ class HostAccount:
         "buckets",
         "called_s",
         "called_verdict",
+        "lacks",
         "loaded_s",
         "lock",
         "returning",
         "serving",
+        "top_up_after_s",
         "unsure",
         "windows_short",
     )
@@ -117,6 +120,9 @@ class HostAccount:
         self.behind = False
         self.called_s = -1e9
         self.called_verdict = wire.ELSEWHERE
+        # What the last ask lacked, where buying more would help; and when that may be tried again.
+        self.lacks: Need | None = None
+        self.top_up_after_s = -1e9
         # Windows that the last ask found used up, where the balance would have covered it.
         self.windows_short: list[str] = []
 

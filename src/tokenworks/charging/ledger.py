@@ -6,17 +6,15 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import limit_store, settle_store, store
+from tokenworks.charging import limit_store, recall_store, settle_store, store
 from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
-from tokenworks.charging.model import CAP_RATE, Bucket, BucketTerms, Granted, RateLookup
+from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
 from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
 from tokenworks.kernel.units import QUANTITY_MAX
 
 EXPIRE_BATCH: Final = 500
 LIMIT_MAX: Final = 10**12
-# Thousandths of a token, call or credit.
-PER_UNIT: Final = 1000
 
 
 class Ledger:
@@ -30,48 +28,6 @@ class Ledger:
         account_id = uuid7()
         store.add_account(self._connection, account_id)
         return account_id
-
-    def issue(
-        self,
-        *,
-        account_id: UUID,
-        product_id: UUID,
-        specs: Sequence[BucketSpec],
-        rate_version: str,
-        valid_from: datetime,
-        valid_until: datetime | None,
-        price_nano: int,
-        currency: str,
-    ) -> tuple[list[UUID], UUID | None]:
-        """A product's buckets and, where it costs something, the entry that puts its price on the phone bill.
-
-        Runs in the caller's transaction. Returns the buckets' ids and the money entry's.
-        """
-        bucket_ids = [
-            store.add_bucket(
-                self._connection,
-                account_id=account_id,
-                product_id=product_id,
-                kind="balance",
-                unit=spec.unit,
-                total=spec.quantity * PER_UNIT,
-                priority=spec.priority,
-                valid_from=valid_from,
-                valid_until=valid_until,
-                model_classes=spec.model_classes,
-                rate_version=rate_version,
-            )
-            for spec in specs
-        ]
-        entry_id = store.post(
-            self._connection,
-            account_id,
-            "order",
-            str(product_id),
-            [("receivable", currency, None, price_nano), ("customer_liability", currency, None, -price_nano)],
-        )
-        store.tell_account(self._connection, account_id)
-        return bucket_ids, entry_id
 
     def open_windows(
         self,
@@ -146,9 +102,31 @@ class Ledger:
         """What is used of each member's cap in its period of now, settled, in thousandths of a token."""
         return store.used_of_caps(self._connection, account_id, now)
 
+    def set_paused(self, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
+        """Nothing more is granted of a suspended product's buckets; what is there stays. In the caller's transaction."""
+        store.set_paused(self._connection, account_id, product_id, paused=paused)
+        store.tell_account(self._connection, account_id)
+
     def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
         """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
         return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
+
+    def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID) -> list[UUID]:
+        """As `withdraw_product`, of the buckets that one charge brought."""
+        return store.start_closing(
+            self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id
+        )
+
+    def withdraw_windows(self, account_id: UUID, product_id: UUID) -> None:
+        """A product's windows end: other ones come."""
+        store.start_closing(
+            self._connection, account_id, product_id, "withdraw", self._clock.now(), kind="window"
+        )
+
+    def close_account(self, account_id: UUID) -> None:
+        """Nothing is granted of it any more, and its keys are unknown. Raises `AccountNotFound`."""
+        if not store.set_account_state(self._connection, account_id, "closed"):
+            raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
     def expire_due(self) -> int:
         """Expire what is past its validity. Returns how many buckets."""
@@ -284,19 +262,19 @@ class Ledger:
         return store.open_grants_of(self._connection, UUID(account_id), journal_id)
 
     def ask_back(self, account_id: str, journal_id: UUID) -> int:
-        return store.ask_back(self._connection, UUID(account_id), journal_id)
+        return recall_store.ask_back(self._connection, UUID(account_id), journal_id)
 
     def recall_answered(self, recall_id: int, account_id: str, journal_id: UUID) -> bool:
-        return store.recall_answered(self._connection, recall_id, UUID(account_id), journal_id)
+        return recall_store.recall_answered(self._connection, recall_id, UUID(account_id), journal_id)
 
     def end_recall(self, recall_id: int) -> None:
-        store.end_recall(self._connection, recall_id)
+        recall_store.end_recall(self._connection, recall_id)
 
     def recalls_for(self, journal_id: UUID) -> list[tuple[int, str]]:
-        return store.recalls_for(self._connection, journal_id)
+        return recall_store.recalls_for(self._connection, journal_id)
 
     def answer_recall(self, recall_id: int, journal_id: UUID) -> None:
-        store.answer_recall(self._connection, recall_id, journal_id)
+        recall_store.answer_recall(self._connection, recall_id, journal_id)
 
     def return_grant(self, account_id: str, grant_id: str, journal_id: UUID, amount: int) -> bool:
         return store.return_grant(
@@ -356,4 +334,4 @@ class Ledger:
         limit_store.host_leaves(self._connection, journal_id)
 
     def delete_old_recalls(self) -> None:
-        store.delete_old_recalls(self._connection)
+        recall_store.delete_old_recalls(self._connection)

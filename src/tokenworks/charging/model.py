@@ -13,6 +13,8 @@ import msgspec
 
 from tokenworks.catalog import Counts, Weights
 
+# Thousandths of a token, call or credit.
+PER_UNIT: Final = 1000
 # A cap counts every token as one, whatever it costs; requests are free.
 CAP_RATE: Final = "cap"
 # Before the model's name where a request is no prompt (its last item is a tool's result): no model's name begins so.
@@ -24,7 +26,7 @@ CAP_WEIGHTS: Final = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
 
 State = Literal["complete", "interrupted"]
 CountedBy = Literal["provider", "progress", "tokenizer", "estimate"]
-ClosingReason = Literal["expire", "withdraw"]
+ClosingReason = Literal["expire", "withdraw", "rollover"]
 RateLookup = Callable[[str, str], tuple[str, Weights] | None]
 """(rate version, model) -> (model class, weights), or None where the card does not sell the model."""
 
@@ -189,6 +191,15 @@ def cover(rate: HoldRate, available: int, need: Need) -> tuple[int, Need]:
         return 0, need
     taken += outputs * rate.output_token
     return taken, Need(0, 0, need.output_tokens - outputs)
+
+
+def most(weights: Weights, need: Need) -> int:
+    """The most that `need` can cost by these weights."""
+    return (
+        need.requests * weights.request
+        + need.input_tokens * max(weights[1:5])
+        + need.output_tokens * max(weights[5:8])
+    )
 
 
 def cost(rate: HoldRate, need: Need) -> int:

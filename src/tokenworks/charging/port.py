@@ -11,7 +11,7 @@ import psycopg
 from tokenworks.charging import store
 from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import Lease, Limit
-from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Granted, Need
 from tokenworks.charging.settlement import Settler
 from tokenworks.kernel import Clock, Unavailable
 
@@ -72,12 +72,14 @@ class RecorderLedger:
         clock: Clock,
         journal_id: UUID,
         written_seq: Callable[[], int],
+        top_up: Callable[[store.Connection, UUID, str, Need], bool] | None = None,
     ) -> None:
         self._thread = thread
         self._settler = settler
         self._clock = clock
         self._journal_id = journal_id
         self._written_seq = written_seq
+        self._top_up = top_up
         self._settled = asyncio.Event()
 
     def settled(self, _seq: int) -> None:
@@ -137,6 +139,14 @@ class RecorderLedger:
 
     async def return_lease(self, limit_id: str, requests: int, tokens: int) -> None:
         await self._run(lambda ledger: ledger.return_lease(self._journal_id, limit_id, requests, tokens))
+
+    async def top_up(self, account_id: str, model: str, need: Need) -> bool:
+        """Buy what a request lacks, where the subscriber pays as it goes. Whether there is enough now."""
+        buy = self._top_up
+        if buy is None:
+            return False
+        name = model.removeprefix(FOLLOW_UP)
+        return await self._thread.run(lambda connection: buy(connection, UUID(account_id), name, need))
 
     async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int:
         await self._settle_written()

@@ -73,16 +73,21 @@ def add_bucket(
     model_classes: Sequence[str],
     rate_version: str,
     window_s: int | None = None,
+    charge_id: UUID | None = None,
+    rollover: tuple[int, datetime] | None = None,
 ) -> UUID:
+    """`rollover`: (how much at most, until when) goes on of what it leaves at its end."""
     bucket_id = uuid7()
     connection.execute(
         """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
-                               valid_until, model_classes, rate_version, window_s, window_quantity)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                               valid_until, model_classes, rate_version, window_s, window_quantity, charge_id,
+                               rollover_left, rollover_until)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (account_id, bucket_id, product_id, kind, unit, total, total, priority, valid_from, valid_until,
-         list(model_classes), rate_version, window_s, None if window_s is None else total),
+         list(model_classes), rate_version, window_s, None if window_s is None else total, charge_id,
+         *(rollover or (None, None))),
     )  # fmt: skip
-    if kind == "balance":
+    if kind == "balance" and total:
         post(
             connection, account_id, "issue", str(bucket_id),
             [("issued", unit, bucket_id, -total), ("customer_liability", unit, bucket_id, total)],
@@ -144,7 +149,7 @@ def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[
                       SELECT w.bucket_id FROM bucket w WHERE w.account_id = b.account_id AND w.product_id = b.product_id
                           AND w.kind = 'window' ORDER BY w.bucket_id) ELSE '{}' END
            FROM bucket b JOIN account a USING (account_id)
-           WHERE b.account_id = %s AND a.state = 'open' AND closing IS NULL
+           WHERE b.account_id = %s AND a.state = 'open' AND closing IS NULL AND NOT paused
              AND valid_from <= %s AND (valid_until IS NULL OR valid_until > %s)
              AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))""",
         (account_id, now, now),
@@ -243,7 +248,7 @@ def grant(
     with connection.transaction():
         row = connection.execute(
             """SELECT remaining, valid_until FROM bucket b JOIN account a USING (account_id)
-               WHERE b.account_id = %s AND bucket_id = %s AND closing IS NULL AND a.state = 'open'
+               WHERE b.account_id = %s AND bucket_id = %s AND closing IS NULL AND NOT paused AND a.state = 'open'
                  AND valid_from <= %s AND (valid_until IS NULL OR valid_until > %s) FOR UPDATE OF b""",
             (account_id, bucket_id, now, now),
         ).fetchone()
@@ -327,21 +332,23 @@ def close_grant(
 def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, now: datetime) -> None:
     """Take what remains out of a bucket that is closing or past its validity. Granted quantity follows later."""
     row = connection.execute(
-        """SELECT kind, unit, remaining, closing, valid_until FROM bucket
+        """SELECT kind, unit, remaining, closing, valid_until, rollover_left FROM bucket
            WHERE account_id = %s AND bucket_id = %s FOR UPDATE""",
         (account_id, bucket_id),
     ).fetchone()
     assert row is not None
-    kind, unit, remaining, closing, valid_until = row
+    kind, unit, remaining, closing, valid_until, rollover_left = row
     if closing is None and valid_until is not None and valid_until <= now:
-        closing = "expire"
+        closing = "expire" if rollover_left is None else "rollover"
         connection.execute(
-            "UPDATE bucket SET closing = 'expire' WHERE account_id = %s AND bucket_id = %s",
-            (account_id, bucket_id),
+            "UPDATE bucket SET closing = %s WHERE account_id = %s AND bucket_id = %s",
+            (closing, account_id, bucket_id),
         )
+    if closing == "rollover" and remaining:
+        remaining -= _roll_over(connection, account_id, bucket_id, min(remaining, rollover_left))
     if closing is None or not remaining:
         return
-    column, ledger_account = ("expired", "breakage") if closing == "expire" else ("withdrawn", "withdrawn")
+    column, ledger_account = ("withdrawn", "withdrawn") if closing == "withdraw" else ("expired", "breakage")
     connection.execute(
         f"""UPDATE bucket SET remaining = 0, {column} = {column} + %s
             WHERE account_id = %s AND bucket_id = %s""",
@@ -354,14 +361,74 @@ def finish_closing(connection: Connection, account_id: UUID, bucket_id: UUID, no
         )  # fmt: skip
 
 
+def _roll_over(connection: Connection, account_id: UUID, bucket_id: UUID, amount: int) -> int:
+    """Move so much of an ended bucket's remainder to the one that goes on with it, made at its first need: spent first,
+    for one more cycle, paid by the same charge. Nothing where that one has ended. Returns how much was moved.
+    """
+    if not amount:
+        return 0
+    row = connection.execute(
+        "SELECT rollover_to FROM bucket WHERE account_id = %s AND bucket_id = %s", (account_id, bucket_id)
+    ).fetchone()
+    assert row is not None
+    to = row[0]
+    if to is None:
+        to = uuid7()
+        connection.execute(
+            """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
+                                   valid_until, model_classes, rate_version, charge_id)
+               SELECT account_id, %s, product_id, kind, unit, 0, 0, greatest(0, priority - 1), valid_until, rollover_until,
+                      model_classes, rate_version, charge_id
+               FROM bucket WHERE account_id = %s AND bucket_id = %s""",
+            (to, account_id, bucket_id),
+        )
+    moved = connection.execute(
+        """UPDATE bucket SET total = total + %s, remaining = remaining + %s
+           WHERE account_id = %s AND bucket_id = %s AND closing IS NULL RETURNING unit""",
+        (amount, amount, account_id, to),
+    ).fetchone()
+    if moved is None:
+        return 0
+    connection.execute(
+        """UPDATE bucket SET remaining = remaining - %(x)s, withdrawn = withdrawn + %(x)s,
+                             rollover_left = rollover_left - %(x)s, rollover_to = %(to)s
+           WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
+        {"x": amount, "to": to, "account": account_id, "bucket": bucket_id},
+    )
+    post(
+        connection, account_id, "rollover", str(bucket_id),
+        [("customer_liability", moved[0], bucket_id, -amount), ("customer_liability", moved[0], to, amount)],
+    )  # fmt: skip
+    tell_account(connection, account_id)
+    return amount
+
+
+def set_paused(connection: Connection, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
+    connection.execute(
+        "UPDATE bucket SET paused = %s WHERE account_id = %s AND product_id = %s",
+        (paused, account_id, product_id),
+    )
+
+
 def start_closing(
-    connection: Connection, account_id: UUID, product_id: UUID, reason: str, now: datetime
+    connection: Connection,
+    account_id: UUID,
+    product_id: UUID,
+    reason: str,
+    now: datetime,
+    *,
+    charge_id: UUID | None = None,
+    kind: str | None = None,
 ) -> list[UUID]:
-    """Forbid new grants on a product's buckets and take back what remains. Returns those that still have grants."""
+    """Forbid new grants on a product's buckets (of one charge, of one kind) and take back what remains. Returns those
+    that still have grants.
+    """
     pending = []
     rows = connection.execute(
-        "SELECT bucket_id, granted FROM bucket WHERE account_id = %s AND product_id = %s AND closing IS NULL ORDER BY bucket_id FOR UPDATE",
-        (account_id, product_id),
+        """SELECT bucket_id, granted FROM bucket WHERE account_id = %(account)s AND product_id = %(product)s
+               AND closing IS NULL AND (%(charge)s::uuid IS NULL OR charge_id = %(charge)s)
+               AND (%(kind)s::text IS NULL OR kind = %(kind)s) ORDER BY bucket_id FOR UPDATE""",
+        {"account": account_id, "product": product_id, "charge": charge_id, "kind": kind},
     ).fetchall()
     for bucket_id, granted in rows:
         connection.execute(
@@ -599,64 +666,6 @@ def set_account_state(connection: Connection, account_id: UUID, state: str) -> b
     return bool(changed)
 
 
-# Recall between hosts: the ledger asks, each holder answers, the first who waits is served first.
-
-
-def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
-    """Queue for what other hosts hold of an account, and tell them. Returns the place in the queue."""
-    with connection.transaction():
-        row = connection.execute(
-            "INSERT INTO recall (account_id, journal_id) VALUES (%s, %s) RETURNING recall_id",
-            (account_id, journal_id),
-        ).fetchone()
-        assert row is not None
-        connection.execute("SELECT pg_notify('tokenworks_recall', %s)", (account_id.hex,))
-    return int(row[0])
-
-
-def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str]]:
-    """(recall, account) that wait for this journal's answer: it has an open grant of theirs, and did not answer yet."""
-    rows = connection.execute(
-        """SELECT r.recall_id, r.account_id FROM recall r
-           WHERE r.ended_at IS NULL AND r.journal_id <> %(journal)s
-             AND r.asked_at > clock_timestamp() - make_interval(secs => %(wait)s)
-             AND EXISTS (SELECT 1 FROM grants g WHERE g.account_id = r.account_id AND g.journal_id = %(journal)s
-                         AND g.state = 'open')
-             AND NOT EXISTS (SELECT 1 FROM recall_answer a WHERE a.recall_id = r.recall_id AND a.journal_id = %(journal)s)
-           ORDER BY r.recall_id LIMIT 1000""",
-        {"journal": journal_id, "wait": RECALL_WAIT_MAX_S},
-    )
-    return [(recall_id, account.hex) for recall_id, account in rows]
-
-
-def answer_recall(connection: Connection, recall_id: int, journal_id: UUID) -> None:
-    connection.execute(
-        "INSERT INTO recall_answer (recall_id, journal_id) SELECT recall_id, %s FROM recall WHERE recall_id = %s "
-        "ON CONFLICT DO NOTHING",
-        (journal_id, recall_id),
-    )
-
-
-def recall_answered(connection: Connection, recall_id: int, account_id: UUID, journal_id: UUID) -> bool:
-    """Whether every other live holder of the account has answered."""
-    row = connection.execute(
-        """SELECT NOT EXISTS (
-               SELECT 1 FROM grants g WHERE g.account_id = %(account)s AND g.journal_id <> %(journal)s
-                   AND g.state = 'open' AND g.amount > g.used
-                   AND NOT EXISTS (SELECT 1 FROM recall_answer a
-                                   WHERE a.recall_id = %(recall)s AND a.journal_id = g.journal_id))""",
-        {"account": account_id, "journal": journal_id, "recall": recall_id},
-    ).fetchone()
-    return bool(row and row[0])
-
-
-def end_recall(connection: Connection, recall_id: int) -> None:
-    connection.execute(
-        "UPDATE recall SET ended_at = clock_timestamp() WHERE recall_id = %s AND ended_at IS NULL",
-        (recall_id,),
-    )
-
-
 def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
     """The journal that has waited longest for what others hold of an account, None where nobody waits."""
     row = connection.execute(
@@ -665,10 +674,6 @@ def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUI
         (account_id, wait_s),
     ).fetchone()
     return None if row is None else row[0]
-
-
-def delete_old_recalls(connection: Connection) -> None:
-    connection.execute("DELETE FROM recall WHERE asked_at < clock_timestamp() - interval '1 minute'")
 
 
 def return_grant(

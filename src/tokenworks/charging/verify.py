@@ -71,23 +71,75 @@ _CHECKS: Final[dict[str, str]] = {
         FROM bucket b LEFT JOIN open USING (account_id, bucket_id) LEFT JOIN lately USING (account_id, bucket_id)
         WHERE b.kind = 'window' AND b.closing IS NULL
             AND b.window_quantity <> b.remaining + b.granted - coalesce(open.used, 0) + coalesce(lately.amount, 0)""",
-    "phone bill: a line is the receivable of its entry": """
-        SELECT 'phone_bill_line ' || line_id, format('%s on the bill, %s posted', l.amount_nano, coalesce(p.amount, 0))
-        FROM phone_bill_line l LEFT JOIN posting p ON p.account_id = l.account_id AND p.entry_id = l.entry_id
-            AND p.ledger_account = 'receivable' AND p.unit = l.currency
-        WHERE l.amount_nano <> coalesce(p.amount, 0)""",
-    "phone bill: every receivable is on a line": """
-        SELECT 'entry ' || p.entry_id, format('%s receivable, no line', p.amount) FROM posting p
-        LEFT JOIN phone_bill_line l ON l.account_id = p.account_id AND l.entry_id = p.entry_id
-        WHERE p.ledger_account = 'receivable' AND l.line_id IS NULL""",
-    "phone bill: a line is its product's price": """
-        SELECT 'phone_bill_line ' || line_id, format('%s on the bill, price %s', l.amount_nano, o.content::jsonb->>'price')
-        FROM phone_bill_line l JOIN product p USING (product_id) JOIN offering o USING (offering_version)
-        WHERE l.amount_nano <> (coalesce(CASE WHEN l.cycle_no = 1 THEN o.content::jsonb->>'first_price' END,
-                                         o.content::jsonb->>'price')::numeric * 1000000000)""",
-    "product: every cycle has its line": """
-        SELECT 'product ' || p.product_id, format('cycle %s, %s lines', p.cycle_no, count(l.line_id)) FROM product p
-        LEFT JOIN phone_bill_line l USING (product_id) GROUP BY p.product_id, p.cycle_no HAVING count(l.line_id) <> p.cycle_no""",
+    "charge: it is the receivable, the tax and the liability of its entry": """
+        SELECT 'charge ' || c.charge_id, format('%s with tax %s charged, %s with tax %s posted', c.amount_nano, c.tax_nano,
+               coalesce(p.receivable, 0), coalesce(-p.tax, 0))
+        FROM charge c LEFT JOIN (
+            SELECT account_id, entry_id, unit, sum(amount) FILTER (WHERE ledger_account = 'receivable') AS receivable,
+                   sum(amount) FILTER (WHERE ledger_account = 'tax') AS tax FROM posting GROUP BY 1, 2, 3) p
+            ON p.account_id = c.account_id AND p.entry_id = c.entry_id AND p.unit = c.currency
+        WHERE c.amount_nano <> coalesce(p.receivable, 0) OR c.tax_nano <> coalesce(-p.tax, 0)""",
+    "charge: every receivable is of a charge, of a line's rounding or of a payment": """
+        SELECT 'entry ' || p.entry_id, format('%s receivable, no charge', p.amount) FROM posting p
+            JOIN entry e USING (account_id, entry_id)
+            LEFT JOIN charge c ON c.account_id = p.account_id AND c.entry_id = p.entry_id
+            LEFT JOIN bill_line l ON l.account_id = p.account_id AND l.entry_id = p.entry_id
+            LEFT JOIN payment y ON y.account_id = p.account_id AND y.entry_id = p.entry_id
+        WHERE p.ledger_account = 'receivable' AND c.charge_id IS NULL AND l.bill_id IS NULL AND y.payment_id IS NULL""",
+    "charge: what is owed for it is posted as a liability": """
+        WITH owed AS (SELECT account_id, sum(amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano) AS nano
+                      FROM charge WHERE recognise <> 'none' GROUP BY 1),
+             posted AS (SELECT account_id, sum(amount) AS nano FROM posting
+                        WHERE ledger_account = 'customer_liability' AND unit = 'CNY' GROUP BY 1)
+        SELECT 'account ' || coalesce(o.account_id, p.account_id), format('%s owed, %s posted', o.nano, -p.nano)
+        FROM owed o FULL JOIN posted p USING (account_id) WHERE coalesce(o.nano, 0) <> coalesce(-p.nano, 0)""",
+    "charge: revenue is the part of the price that its usage is of what it brought": """
+        WITH held AS (SELECT b.account_id, b.charge_id, sum(b.used + coalesce((SELECT sum(g.used) FROM grants g
+                          WHERE g.account_id = b.account_id AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)) AS used
+                      FROM bucket b WHERE b.charge_id IS NOT NULL GROUP BY 1, 2)
+        SELECT 'charge ' || c.charge_id, format('%s recognised, %s of %s used', recognised_nano, h.used, quantity)
+        FROM charge c JOIN held h USING (account_id, charge_id)
+        WHERE c.recognise = 'usage' AND recognised_nano > div((amount_nano - tax_nano)::numeric * h.used, quantity)""",
+    "charge: it has its product's price": """
+        SELECT 'charge ' || charge_id, format('%s charged, price %s', c.price_nano, o.content::jsonb->>'price')
+        FROM charge c JOIN product p USING (product_id) JOIN offering o ON o.offering_version = c.offering_version
+        WHERE c.kind IN ('cycle', 'step', 'change') AND p.price_nano IS NULL
+            AND c.price_nano <> (coalesce(CASE WHEN c.kind = 'cycle' AND c.number = 1 THEN o.content::jsonb->>'first_price' END,
+                                          o.content::jsonb->>'price')::numeric * 1000000000)
+            AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = c.subscriber_id
+                            AND t.offering_id = o.offering_id AND t.price_nano = c.price_nano)""",
+    "charge: what was credited is the sum of its credits": """
+        SELECT 'charge ' || c.charge_id, format('%s credited, credits %s', c.credited_nano, coalesce(-r.nano, 0))
+        FROM charge c LEFT JOIN (SELECT account_id, of_charge_id, sum(amount_nano) AS nano FROM charge
+                                 WHERE of_charge_id IS NOT NULL GROUP BY 1, 2) r
+            ON r.account_id = c.account_id AND r.of_charge_id = c.charge_id
+        WHERE c.credited_nano <> coalesce(-r.nano, 0) OR (c.recognise <> 'none' AND c.credited_nano > c.amount_nano)""",
+    "product: every cycle and step has its charge": """
+        SELECT 'product ' || p.product_id, format('cycle %s, step %s, %s charges', p.cycle_no, p.step_no, count(c.charge_id))
+        FROM product p JOIN offering o USING (offering_version)
+        LEFT JOIN charge c ON c.product_id = p.product_id AND c.kind IN ('cycle', 'step')
+        WHERE p.state NOT IN ('pendingActive', 'aborted') AND p.ended_at IS NULL
+        GROUP BY p.product_id, p.cycle_no, p.step_no, o.content
+        HAVING count(c.charge_id) <> CASE o.content::jsonb->>'kind' WHEN 'bundle' THEN 0 WHEN 'pay_as_you_go' THEN p.step_no
+                                     ELSE p.cycle_no END""",
+    "bill: its lines add up to it, and each is its charges rounded to fen, posted": """
+        SELECT 'bill ' || b.bill_id, format('%s billed, lines %s', b.amount_nano, coalesce(l.nano, 0))
+        FROM bill b LEFT JOIN (SELECT bill_id, sum(amount_nano) AS nano, sum(tax_nano) AS tax FROM bill_line GROUP BY 1) l USING (bill_id)
+        WHERE b.amount_nano <> coalesce(l.nano, 0) OR b.tax_nano <> coalesce(l.tax, 0)
+        UNION ALL
+        SELECT 'bill ' || l.bill_id || ' line ' || l.line_no, format('%s on the line, charges %s, rounding %s', l.amount_nano,
+               coalesce(c.nano, 0), coalesce(p.amount, 0))
+        FROM bill_line l
+        LEFT JOIN (SELECT bill_id, line_no, sum(amount_nano) AS nano FROM charge WHERE bill_id IS NOT NULL GROUP BY 1, 2) c
+            USING (bill_id, line_no)
+        LEFT JOIN posting p ON p.account_id = l.account_id AND p.entry_id = l.entry_id AND p.ledger_account = 'receivable'
+        WHERE l.amount_nano <> coalesce(c.nano, 0) + coalesce(p.amount, 0) OR l.amount_nano % 10000000 <> 0
+            OR abs(coalesce(p.amount, 0)) > 5000000""",
+    "bill: what is left of it is its amount less its payments": """
+        SELECT 'bill ' || b.bill_id, format('%s left of %s, %s paid', b.remaining_nano, b.amount_nano, coalesce(y.nano, 0))
+        FROM bill b LEFT JOIN (SELECT bill_id, sum(amount_nano) AS nano FROM payment GROUP BY 1) y USING (bill_id)
+        WHERE b.remaining_nano <> greatest(0, b.amount_nano) - coalesce(y.nano, 0) OR b.remaining_nano < 0
+            OR (b.state = 'settled') <> (b.remaining_nano = 0)""",
     "usage: settled once, at a sequence that its journal has settled": """
         SELECT 'usage ' || usage_id, format('sequence %s of journal %s', seq, u.journal_id) FROM usage u
         LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",

@@ -12,6 +12,7 @@ from tokenworks.kernel.units import (
     Tokens,
     format_money,
     format_quantity,
+    format_tokens,
     parse_money,
     tokens_to_mtok,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Unavailable",
     "format_money",
     "format_quantity",
+    "format_tokens",
     "parse_money",
     "tokens_to_mtok",
     "uuid7",

@@ -83,3 +83,21 @@ def format_quantity(amount: int, unit: str) -> str:
     whole, thousandths = divmod(abs(amount), MTOK_PER_TOKEN)
     digits = f".{thousandths:03d}".rstrip("0") if thousandths else ""
     return f"{sign}{whole:,}{digits} {unit}{'' if whole == 1 and not thousandths else 's'}"
+
+
+def format_tokens(amount: int, unit: str, language: str) -> str:
+    """A quantity for people who read a bill: in Chinese by 万 and 亿, exactly where that is short, else with separators.
+
+    `amount` is in thousandths of a token, call, prompt or credit.
+    """
+    if language != "zh":
+        return format_quantity(amount, unit)
+    word = {"token": "词元", "call": "次", "prompt": "次提问", "credit": "点"}.get(unit, unit)
+    whole, rest = divmod(amount, MTOK_PER_TOKEN)
+    if not rest:
+        for size, name in ((100_000_000, "亿"), (10_000, "万")):
+            if whole >= size and not whole * 100 % size:
+                value = f"{whole // size:,}.{whole * 100 // size % 100:02d}".rstrip("0").rstrip(".")
+                return f"{value} {name}{word}"
+    digits = f".{rest:03d}".rstrip("0") if rest else ""
+    return f"{whole:,}{digits} {word}"

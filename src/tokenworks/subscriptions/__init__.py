@@ -1,39 +1,65 @@
-"""Subscribers, members, orders, products and the monthly cycle."""
+"""Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
 from tokenworks.subscriptions.errors import (
+    CapBelowSpent,
+    ChangeNotAllowed,
     KeyReused,
     MemberExists,
     MemberNotFound,
+    NotEligible,
+    OrderNotFound,
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    SubscriberNotActive,
     SubscriberNotFound,
+    WorkOrderAnswered,
+    WorkOrderNotFound,
 )
 from tokenworks.subscriptions.model import (
-    BillLine,
+    BILLING_ZONE,
     CapPeriod,
     Member,
     Order,
     Product,
     Subscriber,
+    WorkOrder,
+    add_months,
+    bill_period_end,
     parse_phone,
 )
+from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
+from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
-    "BillLine",
+    "BILLING_ZONE",
+    "CapBelowSpent",
     "CapPeriod",
+    "ChangeNotAllowed",
     "KeyReused",
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "NotEligible",
     "Order",
+    "OrderNotFound",
+    "Orders",
+    "PayAsYouGo",
     "PhoneTaken",
     "Product",
     "ProductEnded",
     "ProductNotFound",
     "Subscriber",
+    "SubscriberNotActive",
     "SubscriberNotFound",
     "Subscriptions",
+    "When",
+    "WorkOrder",
+    "WorkOrderAnswered",
+    "WorkOrderNotFound",
+    "add_months",
+    "bill_period_end",
+    "check_idempotency_key",
     "parse_phone",
 ]

@@ -1,6 +1,6 @@
 """Facts about subscribers and orders."""
 
-from tokenworks.kernel import Conflict, NotFound
+from tokenworks.kernel import Conflict, NotFound, Refused
 
 
 class MemberNotFound(NotFound):
@@ -29,3 +29,35 @@ class ProductNotFound(NotFound):
 
 class ProductEnded(Conflict):
     """The product is cancelled or expired already."""
+
+
+class SubscriberNotActive(Conflict):
+    """The subscriber is suspended or closed."""
+
+
+class NotEligible(Refused):
+    """The offering is not for this subscriber, or not beside what it has."""
+
+
+class ChangeNotAllowed(Conflict):
+    """The product can't be changed so, or not now."""
+
+
+class OrderNotFound(NotFound):
+    """No such order."""
+
+
+class WorkOrderNotFound(NotFound):
+    """No such work order."""
+
+
+class WorkOrderAnswered(Conflict):
+    """The work order is done or refused already."""
+
+
+class CapBelowSpent(Conflict):
+    """A monthly cap can't be below what this month has cost already."""
+
+
+class AlreadyOwes(Conflict):
+    """What is owed has to be paid first."""

@@ -21,6 +21,21 @@ class Subscriber:
     phone: str
     name: str | None
     created_at: datetime
+    state: Literal["active", "suspended", "closed"] = "active"
+    # Whom offerings must be made for; None: not said, so all.
+    audiences: tuple[str, ...] | None = None
+    language: Literal["zh", "en"] = "zh"
+    broadband: str | None = None
+    real_name: Literal["unknown", "pending", "verified", "refused"] = "unknown"
+    # The day of the month on which the bill's period begins.
+    bill_day: int = 1
+    credit_limit_nano: int | None = None
+    # Of pay-as-you-go: at most so much a calendar month; nothing at all; beside a plan.
+    cap_nano: int = 50_000_000_000
+    spend_locked: bool = False
+    spill_over: bool = False
+    # By dunning: nothing more is bought.
+    restricted: bool = False
 
     @property
     def phone_masked(self) -> str:
@@ -57,38 +72,39 @@ def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[d
     return begin, (begin + timedelta(days=32)).replace(day=1)
 
 
+ProductState = Literal["pendingActive", "active", "suspended", "cancelled", "aborted", "expired"]
+OrderState = Literal[
+    "acknowledged", "rejected", "pending", "held", "inProgress", "cancelled", "completed", "failed", "partial"
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What an order left in the inventory."""
+    """What an order left in the inventory (TMF637). `price_nano` is what a bundle gives it of its own price."""
 
     product_id: UUID
     order_id: UUID
     offering_id: str
     offering_version: str
-    state: str
+    state: ProductState
     renews: bool
     cycle_no: int
     started_at: datetime
     cycle_start: datetime
     cycle_end: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class BillLine:
-    """A line of the phone bill so far."""
-
-    line_id: UUID
-    product_id: UUID
-    cycle_no: int
-    cycle_start: datetime
-    description: str
-    amount_nano: int
-    currency: str
+    parent_id: UUID | None = None
+    delivery: str | None = None
+    price_nano: int | None = None
+    step_no: int = 0
+    next_version: str | None = None
+    ends_after_cycle: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """`new` is False where the idempotency key had been used for the same order before."""
+    """An order (TMF622) to add, modify or delete a product. `new` is False where the idempotency key had been used for the
+    same order before.
+    """
 
     order_id: UUID
     product_id: UUID
@@ -98,6 +114,28 @@ class Order:
     amount_nano: int
     currency: str
     new: bool
+    action: Literal["add", "modify", "delete"] = "add"
+    state: OrderState = "completed"
+    completed_at: datetime | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkOrder:
+    """What another system is asked to deliver, or to take away again."""
+
+    work_order_id: UUID
+    order_id: UUID
+    product_id: UUID
+    subscriber_id: UUID
+    port: str
+    offering_id: str
+    delivery: str | None
+    action: Literal["deliver", "withdraw"]
+    state: Literal["open", "done", "refused"]
+    attempts: int
+    reason: str | None
+    created_at: datetime
 
 
 def parse_phone(text: str) -> str:
@@ -119,16 +157,31 @@ def add_months(start: datetime, months: int) -> datetime:
 
 def next_month(at: datetime) -> datetime:
     """The first instant of the next calendar month in the billing zone."""
-    local = at.astimezone(BILLING_ZONE).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    return add_months(local, 1)
+    return add_months(month_start(at), 1)
 
 
 def cycle_end(
-    cycle: str, started_at: datetime, cycle_no: int, cycle_start: datetime, validity_days: int | None
+    cycle: str, started_at: datetime, cycle_start: datetime, validity_days: int | None
 ) -> datetime | None:
     """When a cycle ends. An anniversary is counted from the first start, so that the 31st comes back after February."""
     if cycle == "calendar_month":
         return next_month(cycle_start)
     if cycle == "anniversary_month":
-        return add_months(started_at, cycle_no)
+        begin, at = started_at.astimezone(BILLING_ZONE), cycle_start.astimezone(BILLING_ZONE)
+        months = (at.year - begin.year) * 12 + at.month - begin.month
+        return next(
+            end for n in range(max(1, months), months + 3) if (end := add_months(started_at, n)) > cycle_start
+        )
     return None if validity_days is None else cycle_start + timedelta(days=validity_days)
+
+
+def month_start(at: datetime) -> datetime:
+    """The first instant of the calendar month in the billing zone."""
+    return at.astimezone(BILLING_ZONE).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def bill_period_end(bill_day: int, at: datetime) -> datetime:
+    """The last end of a bill's period that is not after `at`: midnight of the billing day in the billing zone."""
+    local = at.astimezone(BILLING_ZONE)
+    end = local.replace(day=bill_day, hour=0, minute=0, second=0, microsecond=0)
+    return end if end <= local else add_months(end, -1)

@@ -1,62 +1,66 @@
-"""Registering subscribers, ordering, cancelling, the monthly cycle."""
+"""Subscribers, members and their caps: who they are and what they agreed to."""
 
 import re
 from datetime import datetime
-from typing import Final
+from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
-from tokenworks.catalog import ChargingPolicy, Offerings, SoldOffering
+from tokenworks.catalog import Audience, ChargingPolicy, Offerings
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
-    KeyReused,
     MemberExists,
     MemberNotFound,
     PhoneTaken,
-    ProductEnded,
-    ProductNotFound,
+    SubscriberNotActive,
     SubscriberNotFound,
 )
-from tokenworks.subscriptions.model import (
-    BillLine,
-    CapPeriod,
-    Member,
-    Order,
-    Product,
-    Subscriber,
-    cycle_end,
-    parse_phone,
-    period_of,
-)
+from tokenworks.subscriptions.model import CapPeriod, Member, Subscriber, parse_phone, period_of
+from tokenworks.subscriptions.orders import Orders
 
 NAME_CHARS_MAX: Final = 100
-CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
 CAP_TOKENS_MAX: Final = 10**12
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
+CONSENTS: Final = frozenset({"terms", "marketing", "spill_over", "data_cross_border"})
+_PROFILE: Final = frozenset(
+    {"name", "audiences", "language", "broadband", "real_name", "bill_day", "credit_limit_nano"}
+)
+_BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
 
 
 class Subscriptions:
     """On one connection, with the rooms that it uses."""
 
     def __init__(
-        self, connection: store.Connection, offerings: Offerings, ledger: Ledger, clock: Clock
+        self,
+        connection: store.Connection,
+        offerings: Offerings,
+        ledger: Ledger,
+        clock: Clock,
+        orders: Orders,
     ) -> None:
         self._connection = connection
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
+        self._orders = orders
 
-    def register(self, phone: str, name: str | None = None) -> Subscriber:
-        """A subscriber, its account and its owner, in one transaction. Raises `Invalid` or `PhoneTaken`."""
+    def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
+        """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
+
+        Raises `Invalid` or `PhoneTaken`.
+        """
         phone = parse_phone(phone)
-        if name is not None and not 0 < len(name.strip()) <= NAME_CHARS_MAX:
-            raise Invalid(f"a name has 1 to {NAME_CHARS_MAX} characters")
+        profile = {"name": name, **profile}
+        _check_profile(profile)
         with self._connection.transaction():
             account_id = self._ledger.open_account()
-            subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now())
+            del profile["name"]
+            if profile.get("audiences") is not None:
+                profile["audiences"] = tuple(profile["audiences"])
+            subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
             if not store.add_subscriber(self._connection, subscriber, uuid7()):
                 raise PhoneTaken(
                     f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it"
@@ -68,11 +72,12 @@ class Subscriptions:
         found: Subscriber | None = None
         if reference.startswith("+"):
             found = store.find_subscriber(self._connection, phone=parse_phone(reference))
+        elif (id_ := _as_uuid(reference)) is not None:
+            found = store.find_subscriber(self._connection, subscriber_id=id_)
+        elif _BROADBAND.fullmatch(reference):
+            found = store.find_subscriber(self._connection, broadband=reference)
         else:
-            try:
-                found = store.find_subscriber(self._connection, subscriber_id=UUID(reference))
-            except ValueError:
-                raise Invalid(f"a subscriber is named by id or phone number, not {reference!r}") from None
+            raise Invalid(f"a subscriber is named by id, phone or broadband number, not {reference!r}")
         if found is None:
             raise SubscriberNotFound("there is no such subscriber: `tokenworks subscriber list` shows them")
         return found
@@ -83,146 +88,109 @@ class Subscriptions:
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return store.owner_of(self._connection, subscriber.subscriber_id)
 
-    def order(self, subscriber: Subscriber, offering_id: str, idempotency_key: str | None = None) -> Order:
-        """Order an offering: its product, its buckets and its line on the phone bill, in one transaction.
+    # Who they are, and what they agreed to.
 
-        The same idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`,
-        `OfferingNotActive`, `KeyReused`, `Invalid`.
+    def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
+        """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
+        credit_limit_nano. Raises `Invalid`.
         """
-        if idempotency_key is not None and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
-            raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
+        unknown = set(fields) - _PROFILE
+        if unknown:
+            raise Invalid(f"a subscriber's {min(unknown)} can't be set")
+        _check_profile(fields)
+        if fields:
+            store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+        return self.find(str(subscriber.subscriber_id))
+
+    def change_phone(
+        self, subscriber: Subscriber, phone: str, reason: Literal["change", "port_in", "port_out"] = "change"
+    ) -> Subscriber:
+        """Another number for the same subscriber, account, products and keys. Raises `PhoneTaken`, `Invalid`."""
+        phone = parse_phone(phone)
         with self._connection.transaction():
-            store.lock_subscriber(self._connection, subscriber.subscriber_id)
-            if idempotency_key is not None:
-                before = store.find_order(self._connection, subscriber.subscriber_id, idempotency_key)
-                if before is not None:
-                    if before.offering_id != offering_id:
-                        raise KeyReused(
-                            f"the idempotency key was used for {before.offering_id}: take another one"
-                        )
-                    return before
-            sold = self._offerings.on_sale(offering_id)
-            now = self._clock.now()
-            offering = sold.offering
-            price = parse_money(offering.first_price or offering.price, offering.currency)
-            order = Order(
-                uuid7(),
-                uuid7(),
-                offering_id,
-                sold.offering_version,
-                now,
-                price.amount_nano,
-                price.currency,
-                new=True,
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            if phone == found.phone:
+                return found
+            if store.phone_is_taken(self._connection, phone):
+                raise PhoneTaken("that number has a subscriber already")
+            store.add_phone_history(
+                self._connection, found.subscriber_id, found.phone, reason, self._clock.now()
             )
-            product = Product(
-                product_id=order.product_id,
-                order_id=order.order_id,
-                offering_id=offering_id,
-                offering_version=sold.offering_version,
-                state="active",
-                renews=offering.cycle != "once",
-                cycle_no=1,
-                started_at=now,
-                cycle_start=now,
-                cycle_end=cycle_end(offering.cycle, now, 1, now, offering.validity_days),
-            )
-            store.add_order(self._connection, subscriber, order, idempotency_key)
-            store.add_product(self._connection, subscriber, product)
-            self._begin_cycle(subscriber, product, sold)
-            self._ledger.open_windows(
-                account_id=subscriber.account_id,
-                product_id=product.product_id,
-                specs=offering.window_buckets(),
-                rate_version=sold.rate_version,
-                valid_from=now,
-                valid_until=None if product.renews else product.cycle_end,
-            )
-        return order
+            store.set_subscriber(self._connection, found.subscriber_id, phone=phone)
+        return self.find(str(subscriber.subscriber_id))
 
-    def _begin_cycle(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> None:
-        offering = sold.offering
-        text = offering.first_price if product.cycle_no == 1 and offering.first_price else offering.price
-        price = parse_money(text, offering.currency)
-        _, entry_id = self._ledger.issue(
-            account_id=subscriber.account_id,
-            product_id=product.product_id,
-            specs=offering.cycle_buckets(),
-            rate_version=sold.rate_version,
-            valid_from=product.cycle_start,
-            valid_until=product.cycle_end,
-            price_nano=price.amount_nano,
-            currency=price.currency,
-        )
-        assert entry_id is not None
-        line = BillLine(
-            uuid7(),
-            product.product_id,
-            product.cycle_no,
-            product.cycle_start,
-            offering.name,
-            price.amount_nano,
-            price.currency,
-        )
-        store.add_line(self._connection, subscriber, line, entry_id)
+    def consent(self, subscriber: Subscriber, purpose: str, *, given: bool) -> None:
+        """Keep what a subscriber agrees to, or takes back. Raises `Invalid`."""
+        if purpose not in CONSENTS:
+            raise Invalid(f"a consent is for {', '.join(sorted(CONSENTS))}")
+        store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
 
-    def cancel(self, product_id: UUID) -> list[UUID]:
-        """End a product now. What is unused is withdrawn; buckets with open grants follow when these close.
+    def consents(self, subscriber: Subscriber) -> dict[str, bool]:
+        """What was said last of each purpose."""
+        return store.consents(self._connection, subscriber.subscriber_id)
 
-        Returns those buckets. Raises `ProductNotFound`, `ProductEnded`.
+    def set_contract_price(
+        self,
+        subscriber: Subscriber,
+        offering_id: str,
+        price: str,
+        contract: str,
+        valid_from: datetime | None = None,
+        valid_until: datetime | None = None,
+    ) -> None:
+        """What a contract says that an offering costs this subscriber, from a time on. Charges that are made stay.
+
+        Raises `OfferingNotFound`, `Invalid`.
         """
-        with self._connection.transaction():
-            found = store.lock_product(self._connection, product_id)
-            if found is None:
-                raise ProductNotFound(
-                    f"there is no product {product_id}: `tokenworks subscriber show` lists them"
-                )
-            product, subscriber_id = found
-            if product.state != "active":
-                raise ProductEnded(f"product {product_id} is {product.state} already")
-            subscriber = store.find_subscriber(self._connection, subscriber_id=subscriber_id)
-            assert subscriber is not None
-            store.end_product(self._connection, product_id, "cancelled", self._clock.now())
-            return self._ledger.withdraw_product(subscriber.account_id, product_id, "withdraw")
-
-    def run_cycles(self) -> int:
-        """Begin the next cycle of every product that is due, or expire it. Returns how many. Runs on many hosts at once."""
-        total = 0
-        while due := store.due_products(self._connection, self._clock.now(), CYCLE_BATCH):
-            for product_id in due:
-                with self._connection.transaction():
-                    found = store.lock_product(self._connection, product_id)
-                    assert found is not None
-                    product, subscriber_id = found
-                    if (
-                        product.state != "active"
-                        or product.cycle_end is None
-                        or product.cycle_end > self._clock.now()
-                    ):
-                        continue
-                    subscriber = store.find_subscriber(self._connection, subscriber_id=subscriber_id)
-                    assert subscriber is not None
-                    self._next_cycle(subscriber, product)
-                total += 1
-        self._ledger.expire_due()
-        return total
-
-    def _next_cycle(self, subscriber: Subscriber, product: Product) -> None:
-        assert product.cycle_end is not None
-        if not product.renews:
-            store.end_product(self._connection, product.product_id, "expired", product.cycle_end)
-            return
-        sold = self._offerings.sold(product.offering_version)
-        number = product.cycle_no + 1
-        end = cycle_end(
-            sold.offering.cycle, product.started_at, number, product.cycle_end, sold.offering.validity_days
-        )
-        store.begin_cycle(self._connection, product.product_id, number, product.cycle_end, end)
-        renewed = Product(
-            product.product_id, product.order_id, product.offering_id, product.offering_version, "active",
-            product.renews, number, product.started_at, product.cycle_end, end,
+        self._offerings.on_sale(offering_id)
+        valid_from = valid_from or self._clock.now()
+        if valid_until is not None and valid_until <= valid_from:
+            raise Invalid("a contract's price ends after it begins")
+        if not 0 < len(contract) <= NAME_CHARS_MAX:
+            raise Invalid(f"a contract's name has 1 to {NAME_CHARS_MAX} characters")
+        store.set_contract_price(
+            self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
+            contract,
         )  # fmt: skip
-        self._begin_cycle(subscriber, renewed, sold)
+
+    def set_state(
+        self, subscriber: Subscriber, state: Literal["active", "suspended"], *, restricted: bool | None = None
+    ) -> None:
+        """Suspended: nothing more is granted. Raises `SubscriberNotActive` where it is closed."""
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            restricted = found.restricted if restricted is None else restricted
+            store.set_subscriber(self._connection, found.subscriber_id, state=state, restricted=restricted)
+            if state != found.state:
+                self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
+
+    def notify(self, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any]) -> bool:
+        """Tell a subscriber something, once per kind and ref. False where it was told before."""
+        return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
+
+    def close(self, subscriber: Subscriber) -> None:
+        """The end: every product ends, nothing is granted, keys are unknown, the number is free again. What is owed stays
+        owed and comes on a last bill. Raises `SubscriberNotActive` where it is closed.
+        """
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed already")
+            for product in self._orders.products(found):
+                if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
+                    self._orders.cancel(product.product_id)
+            store.set_subscriber(
+                self._connection,
+                found.subscriber_id,
+                state="closed",
+                closed_at=self._clock.now(),
+                broadband=None,
+            )
+            self._ledger.close_account(found.account_id)
 
     # Members of a pool.
 
@@ -310,12 +278,35 @@ class Subscriptions:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
         return self._ledger.counts_prompts(account_id)
 
-    def products(self, subscriber: Subscriber) -> list[Product]:
-        return store.products(self._connection, subscriber.subscriber_id)
 
-    def bill_so_far(self, subscriber: Subscriber) -> list[BillLine]:
-        """The phone bill's lines, oldest first."""
-        return store.lines(self._connection, subscriber.subscriber_id)
+def _check_profile(fields: dict[str, Any]) -> None:
+    """Raises `Invalid`."""
+    name, audiences = fields.get("name"), fields.get("audiences")
+    if name is not None and not 0 < len(name.strip()) <= NAME_CHARS_MAX:
+        raise Invalid(f"a name has 1 to {NAME_CHARS_MAX} characters")
+    if audiences is not None:
+        if not audiences or not set(audiences) <= set(get_args(Audience)):
+            raise Invalid(f"audiences are {', '.join(get_args(Audience))}")
+        fields["audiences"] = list(audiences)
+    if fields.get("language", "zh") not in {"zh", "en"}:
+        raise Invalid("a language is zh or en")
+    broadband = fields.get("broadband")
+    if broadband is not None and not _BROADBAND.fullmatch(broadband):
+        raise Invalid("a broadband account number is 6 to 32 letters, digits, - or @")
+    if not 1 <= fields.get("bill_day", 1) <= 28:
+        raise Invalid("a billing day is 1 to 28")
+    limit = fields.get("credit_limit_nano")
+    if limit is not None and not 0 <= limit <= 10**16:
+        raise Invalid("a credit limit is 0 to 10,000,000 yuan")
+    if fields.get("real_name", "unknown") not in {"unknown", "pending", "verified", "refused"}:
+        raise Invalid("a real-name state is unknown, pending, verified or refused")
+
+
+def _as_uuid(text: str) -> UUID | None:
+    try:
+        return UUID(text)
+    except ValueError:
+        return None
 
 
 def _check_cap(tokens: int | None) -> None:

@@ -5,24 +5,37 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
+from psycopg.types.json import Jsonb
 
-from tokenworks.subscriptions.model import BillLine, Member, Order, Product, Subscriber
+from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.model import Member, Order, Product, Subscriber, WorkOrder
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_SUBSCRIBER = "subscriber_id, account_id, phone, name, created_at"
+_SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted"""
+
+
+def _subscriber(row: tuple[Any, ...]) -> Subscriber:
+    values = list(row)
+    values[6] = None if row[6] is None else tuple(row[6])
+    return Subscriber(*values)
 
 
 def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
     row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at)
-           VALUES (%s, %s, %s, %s, %s) ON CONFLICT (phone) DO NOTHING RETURNING 1""",
+        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
         (
             subscriber.subscriber_id,
             subscriber.account_id,
             subscriber.phone,
             subscriber.name,
             subscriber.created_at,
+            None if subscriber.audiences is None else list(subscriber.audiences),
+            subscriber.language,
+            subscriber.broadband,
+            subscriber.bill_day,
         ),
     ).fetchone()
     if row is not None:
@@ -34,13 +47,18 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
 
 
 def find_subscriber(
-    connection: Connection, *, subscriber_id: UUID | None = None, phone: str | None = None
+    connection: Connection,
+    *,
+    subscriber_id: UUID | None = None,
+    phone: str | None = None,
+    broadband: str | None = None,
 ) -> Subscriber | None:
     row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s OR phone = %s".encode(),
-        (subscriber_id, phone),
+        f"""SELECT {_SUBSCRIBER} FROM subscriber
+            WHERE subscriber_id = %s OR (phone = %s AND state <> 'closed') OR (broadband = %s AND state <> 'closed')""".encode(),
+        (subscriber_id, phone, broadband),
     ).fetchone()
-    return None if row is None else Subscriber(*row)
+    return None if row is None else _subscriber(row)
 
 
 def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[Subscriber]:
@@ -48,7 +66,7 @@ def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id > %s ORDER BY subscriber_id LIMIT %s".encode(),
         (after or UUID(int=0), limit),
     )
-    return [Subscriber(*row) for row in rows]
+    return [_subscriber(row) for row in rows]
 
 
 def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
@@ -102,20 +120,137 @@ def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period:
     )
 
 
-def lock_subscriber(connection: Connection, subscriber_id: UUID) -> None:
+def lock_subscriber(connection: Connection, subscriber_id: UUID) -> Subscriber | None:
     """Orders of one subscriber come one after the other."""
-    connection.execute("SELECT 1 FROM subscriber WHERE subscriber_id = %s FOR UPDATE", (subscriber_id,))
+    row = connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR UPDATE".encode(), (subscriber_id,)
+    ).fetchone()
+    return None if row is None else _subscriber(row)
+
+
+def lock_subscriber_of(connection: Connection, account_id: UUID) -> Subscriber | None:
+    row = connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR UPDATE".encode(), (account_id,)
+    ).fetchone()
+    return None if row is None else _subscriber(row)
+
+
+def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
+    """Change some columns."""
+    sets = ", ".join(f"{name} = %({name})s" for name in fields)
+    connection.execute(
+        f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
+        {**fields, "_id": subscriber_id},
+    )
+
+
+def phone_is_taken(connection: Connection, phone: str) -> bool:
+    return (
+        connection.execute(
+            "SELECT 1 FROM subscriber WHERE phone = %s AND state <> 'closed'", (phone,)
+        ).fetchone()
+        is not None
+    )
+
+
+def add_phone_history(
+    connection: Connection, subscriber_id: UUID, phone: str, reason: str, at: datetime
+) -> None:
+    connection.execute(
+        "INSERT INTO phone_history (subscriber_id, phone, reason, changed_at) VALUES (%s, %s, %s, %s)",
+        (subscriber_id, phone, reason, at),
+    )
+
+
+def add_consent(connection: Connection, subscriber_id: UUID, purpose: str, given: bool, at: datetime) -> None:
+    connection.execute(
+        "INSERT INTO consent (subscriber_id, purpose, given, at) VALUES (%s, %s, %s, %s)",
+        (subscriber_id, purpose, given, at),
+    )
+
+
+def consents(connection: Connection, subscriber_id: UUID) -> dict[str, bool]:
+    """What was said last of each purpose."""
+    rows = connection.execute(
+        "SELECT DISTINCT ON (purpose) purpose, given FROM consent WHERE subscriber_id = %s ORDER BY purpose, at DESC",
+        (subscriber_id,),
+    )
+    return dict(rows.fetchall())
+
+
+def set_contract_price(
+    connection: Connection,
+    subscriber_id: UUID,
+    offering_id: str,
+    price_nano: int,
+    valid_from: datetime,
+    valid_until: datetime | None,
+    contract: str,
+) -> None:
+    connection.execute(
+        """INSERT INTO contract_price (subscriber_id, offering_id, price_nano, valid_from, valid_until, contract)
+           VALUES (%s, %s, %s, %s, %s, %s)""",
+        (subscriber_id, offering_id, price_nano, valid_from, valid_until, contract),
+    )
+
+
+def contract_price(connection: Connection, subscriber_id: UUID, offering_id: str, at: datetime) -> int | None:
+    row = connection.execute(
+        """SELECT price_nano FROM contract_price WHERE subscriber_id = %s AND offering_id = %s AND valid_from <= %s
+               AND (valid_until IS NULL OR valid_until > %s) ORDER BY valid_from DESC LIMIT 1""",
+        (subscriber_id, offering_id, at, at),
+    ).fetchone()
+    return None if row is None else int(row[0])
+
+
+def add_notification(
+    connection: Connection, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any], at: datetime
+) -> bool:
+    """Once per (subscriber, kind, ref)."""
+    row = connection.execute(
+        """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
+           VALUES (%s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
+        (uuid7(), subscriber_id, kind, ref, Jsonb(content), at, at),
+    ).fetchone()
+    return row is not None
+
+
+_ORDER = """o.order_id, o.product_id, o.offering_id, o.offering_version, o.ordered_at, o.amount_nano, o.currency, false, o.action,
+    o.state, o.completed_at, o.reason"""
 
 
 def find_order(connection: Connection, subscriber_id: UUID, idempotency_key: str) -> Order | None:
     row = connection.execute(
-        """SELECT o.order_id, p.product_id, o.offering_id, o.offering_version, o.ordered_at, l.amount_nano, l.currency
-           FROM product_order o JOIN product p USING (order_id)
-           JOIN phone_bill_line l ON l.product_id = p.product_id AND l.cycle_no = 1
-           WHERE o.subscriber_id = %s AND o.idempotency_key = %s""",
+        f"SELECT {_ORDER} FROM product_order o WHERE o.subscriber_id = %s AND o.idempotency_key = %s".encode(),
         (subscriber_id, idempotency_key),
     ).fetchone()
-    return None if row is None else Order(row[0], row[1], row[2], row[3], row[4], row[5], row[6], new=False)
+    return None if row is None else Order(*row)
+
+
+def order(connection: Connection, order_id: UUID) -> tuple[Order, UUID] | None:
+    """An order and its subscriber."""
+    row = connection.execute(
+        f"SELECT {_ORDER}, o.subscriber_id FROM product_order o WHERE o.order_id = %s".encode(), (order_id,)
+    ).fetchone()
+    return None if row is None else (Order(*row[:-1]), row[-1])
+
+
+def orders(
+    connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
+) -> tuple[list[Order], int]:
+    """A page of a subscriber's orders, or of all, newest first, and how many there are."""
+    rows = connection.execute(
+        f"""SELECT {_ORDER} FROM product_order o WHERE %(id)s::uuid IS NULL OR o.subscriber_id = %(id)s
+            ORDER BY o.order_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
+        {"id": subscriber_id, "offset": offset, "limit": limit},
+    )
+    found = [Order(*row) for row in rows]
+    row = connection.execute(
+        "SELECT count(*) FROM product_order o WHERE %(id)s::uuid IS NULL OR o.subscriber_id = %(id)s",
+        {"id": subscriber_id},
+    ).fetchone()
+    assert row is not None
+    return found, int(row[0])
 
 
 def add_order(
@@ -123,32 +258,82 @@ def add_order(
 ) -> None:
     connection.execute(
         """INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, idempotency_key,
-                                      state, ordered_at) VALUES (%s, %s, %s, %s, %s, %s, 'completed', %s)""",
+                                      state, ordered_at, action, product_id, amount_nano, currency, completed_at)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (order.order_id, subscriber.subscriber_id, subscriber.account_id, order.offering_id, order.offering_version,
-         idempotency_key, order.ordered_at),
+         idempotency_key, order.state, order.ordered_at, order.action, order.product_id, order.amount_nano, order.currency,
+         order.completed_at),
     )  # fmt: skip
+
+
+def end_order(
+    connection: Connection, order_id: UUID, state: str, at: datetime, amount_nano: int, reason: str | None
+) -> None:
+    connection.execute(
+        "UPDATE product_order SET state = %s, completed_at = %s, amount_nano = amount_nano + %s, reason = %s WHERE order_id = %s",
+        (state, at, amount_nano, reason, order_id),
+    )
+
+
+def add_amount(connection: Connection, order_id: UUID, amount_nano: int) -> None:
+    connection.execute(
+        "UPDATE product_order SET amount_nano = amount_nano + %s WHERE order_id = %s", (amount_nano, order_id)
+    )
+
+
+def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list[UUID]:
+    """Orders that change or end a product and wait: `pending` for its cycle's end, `inProgress` for its grants."""
+    rows = connection.execute(
+        "SELECT order_id FROM product_order WHERE product_id = %s AND state = %s AND action <> 'add' ORDER BY order_id",
+        (product_id, state),
+    )
+    return [row[0] for row in rows]
+
+
+def orders_in_change(connection: Connection, limit: int) -> list[tuple[UUID, UUID, UUID]]:
+    """(order, account, charge to be credited) of changes whose old buckets may still be granted."""
+    rows = connection.execute(
+        """SELECT order_id, account_id, (asked->>'charge_id')::uuid FROM product_order
+           WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s""",
+        (limit,),
+    )
+    return [(row[0], row[1], row[2]) for row in rows]
+
+
+def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any]] | None:
+    """An order's state and what was asked, locked."""
+    row = connection.execute(
+        "SELECT state, asked FROM product_order WHERE order_id = %s FOR UPDATE", (order_id,)
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def set_asked(connection: Connection, order_id: UUID, asked: dict[str, Any]) -> None:
+    connection.execute("UPDATE product_order SET asked = %s WHERE order_id = %s", (Jsonb(asked), order_id))
 
 
 def add_product(connection: Connection, subscriber: Subscriber, product: Product) -> None:
     connection.execute(
         """INSERT INTO product (product_id, order_id, subscriber_id, account_id, offering_version, state, renews, cycle_no,
-                                started_at, cycle_start, cycle_end) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                started_at, cycle_start, cycle_end, parent_id, delivery, price_nano)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (product.product_id, product.order_id, subscriber.subscriber_id, subscriber.account_id, product.offering_version,
-         product.state, product.renews, product.cycle_no, product.started_at, product.cycle_start, product.cycle_end),
+         product.state, product.renews, product.cycle_no, product.started_at, product.cycle_start, product.cycle_end,
+         product.parent_id, product.delivery, product.price_nano),
     )  # fmt: skip
 
 
-def add_line(connection: Connection, subscriber: Subscriber, line: BillLine, entry_id: UUID) -> None:
+def set_product(connection: Connection, product_id: UUID, **fields: object) -> None:
+    """Change some columns."""
+    sets = ", ".join(f"{name} = %({name})s" for name in fields)
     connection.execute(
-        """INSERT INTO phone_bill_line (line_id, subscriber_id, account_id, product_id, cycle_no, cycle_start, description,
-                                        amount_nano, currency, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
-        (line.line_id, subscriber.subscriber_id, subscriber.account_id, line.product_id, line.cycle_no, line.cycle_start,
-         line.description, line.amount_nano, line.currency, entry_id),
-    )  # fmt: skip
+        f"UPDATE product SET {sets} WHERE product_id = %(_id)s".encode(), {**fields, "_id": product_id}
+    )
 
 
-_PRODUCT = """p.product_id, p.order_id, o.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
-              p.cycle_start, p.cycle_end"""
+_PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
+              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle"""
+_FROM_PRODUCT = "FROM product p JOIN offering v USING (offering_version)"
 
 
 def newest_offering_version(connection: Connection, account_id: UUID) -> str | None:
@@ -162,18 +347,38 @@ def newest_offering_version(connection: Connection, account_id: UUID) -> str | N
 
 def products(connection: Connection, subscriber_id: UUID) -> list[Product]:
     rows = connection.execute(
-        f"""SELECT {_PRODUCT} FROM product p JOIN product_order o USING (order_id)
-            WHERE p.subscriber_id = %s ORDER BY p.product_id""".encode(),
+        f"SELECT {_PRODUCT} {_FROM_PRODUCT} WHERE p.subscriber_id = %s ORDER BY p.product_id".encode(),
         (subscriber_id,),
     )
     return [Product(*row) for row in rows]
 
 
+def products_of_order(connection: Connection, order_id: UUID) -> list[Product]:
+    rows = connection.execute(
+        f"SELECT {_PRODUCT} {_FROM_PRODUCT} WHERE p.order_id = %s ORDER BY p.product_id".encode(), (order_id,)
+    )
+    return [Product(*row) for row in rows]
+
+
+def subscriber_of_product(connection: Connection, product_id: UUID) -> UUID | None:
+    row = connection.execute(
+        "SELECT subscriber_id FROM product WHERE product_id = %s", (product_id,)
+    ).fetchone()
+    return None if row is None else UUID(str(row[0]))
+
+
+def parts_of(connection: Connection, product_id: UUID) -> list[UUID]:
+    """The products of a bundle."""
+    rows = connection.execute(
+        "SELECT product_id FROM product WHERE parent_id = %s ORDER BY product_id", (product_id,)
+    )
+    return [row[0] for row in rows]
+
+
 def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
     """A product and its subscriber, locked."""
     row = connection.execute(
-        f"""SELECT {_PRODUCT}, p.subscriber_id FROM product p JOIN product_order o USING (order_id)
-            WHERE p.product_id = %s FOR UPDATE OF p""".encode(),
+        f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s FOR UPDATE OF p".encode(),
         (product_id,),
     ).fetchone()
     return None if row is None else (Product(*row[:-1]), row[-1])
@@ -187,25 +392,45 @@ def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID
     return [row[0] for row in rows]
 
 
-def begin_cycle(
-    connection: Connection, product_id: UUID, cycle_no: int, start: datetime, end: datetime | None
+_WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,
+    created_at"""
+
+
+def add_work_order(connection: Connection, work: WorkOrder) -> None:
+    connection.execute(
+        f"INSERT INTO work_order ({_WORK}) VALUES ({', '.join(['%s'] * 12)}) ON CONFLICT DO NOTHING".encode(),
+        (work.work_order_id, work.order_id, work.product_id, work.subscriber_id, work.port, work.offering_id, work.delivery,
+         work.action, work.state, work.attempts, work.reason, work.created_at),
+    )  # fmt: skip
+
+
+def work_orders(connection: Connection, state: str | None, limit: int) -> list[WorkOrder]:
+    rows = connection.execute(
+        f"SELECT {_WORK} FROM work_order WHERE %(s)s::text IS NULL OR state = %(s)s ORDER BY work_order_id LIMIT %(n)s".encode(),
+        {"s": state, "n": limit},
+    )
+    return [WorkOrder(*row) for row in rows]
+
+
+def lock_work_order(connection: Connection, work_order_id: UUID) -> WorkOrder | None:
+    row = connection.execute(
+        f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR UPDATE".encode(), (work_order_id,)
+    ).fetchone()
+    return None if row is None else WorkOrder(*row)
+
+
+def delivery_of(connection: Connection, product_id: UUID) -> WorkOrder | None:
+    row = connection.execute(
+        f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR UPDATE".encode(),
+        (product_id,),
+    ).fetchone()
+    return None if row is None else WorkOrder(*row)
+
+
+def answer_work_order(
+    connection: Connection, work_order_id: UUID, state: str, attempts: int, reason: str | None, at: datetime
 ) -> None:
     connection.execute(
-        "UPDATE product SET cycle_no = %s, cycle_start = %s, cycle_end = %s WHERE product_id = %s",
-        (cycle_no, start, end, product_id),
+        "UPDATE work_order SET state = %s, attempts = %s, reason = %s, answered_at = %s WHERE work_order_id = %s",
+        (state, attempts, reason, at, work_order_id),
     )
-
-
-def end_product(connection: Connection, product_id: UUID, state: str, at: datetime) -> None:
-    connection.execute(
-        "UPDATE product SET state = %s, ended_at = %s WHERE product_id = %s", (state, at, product_id)
-    )
-
-
-def lines(connection: Connection, subscriber_id: UUID) -> list[BillLine]:
-    rows = connection.execute(
-        """SELECT line_id, product_id, cycle_no, cycle_start, description, amount_nano, currency
-           FROM phone_bill_line WHERE subscriber_id = %s ORDER BY cycle_start, line_id""",
-        (subscriber_id,),
-    )
-    return [BillLine(*row) for row in rows]

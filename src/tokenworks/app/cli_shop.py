@@ -1,0 +1,518 @@
+"""The commands of the shop and the bill: order, bill, refund, and what is set of a subscriber."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, get_args
+from uuid import UUID
+
+import click
+from rich.progress import Progress
+
+from tokenworks.app import views
+from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.output import console, plain, print_json, print_table
+from tokenworks.billing import Part, TestProvider
+from tokenworks.catalog import Audience
+from tokenworks.kernel import Invalid, format_money, parse_money
+from tokenworks.subscriptions import When
+
+idempotency_option: Callable[[Command], Command] = click.option(
+    "--idempotency-key", help="The same key again does nothing more."
+)
+when_option: Callable[[Command], Command] = click.option(
+    "--when", type=click.Choice(["now", "cycle_end"]), default="now", show_default=True
+)
+dry_run_option: Callable[[Command], Command] = click.option(
+    "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
+)
+product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
+LIST_DEFAULT: Final = 50
+
+
+@click.group()
+def order() -> None:
+    """Orders and products."""
+
+
+@order.command("place")
+@subscriber_option
+@click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
+@click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@idempotency_option
+@dry_run_option
+@json_option
+@pass_context
+def order_place(
+    context: Context,
+    subscriber: str,
+    offering: str,
+    delivery: str | None,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Order an offering onto the phone bill."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        with works.connection.transaction(force_rollback=dry_run):
+            made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+    again = "" if made.new else " (ordered before with this key)"
+    state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
+    text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
+    said(made, f"It would be {text}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+
+
+@order.command("change")
+@product_option
+@click.option("--offering", required=True, help="The plan to go on with.")
+@when_option
+@idempotency_option
+@dry_run_option
+@json_option
+@pass_context
+def order_change(
+    context: Context,
+    product: UUID,
+    offering: str,
+    when: When,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        made = works.orders.change(product, offering, when, idempotency_key)
+    amount = f"{format_money(made.amount_nano)} {made.currency}"
+    text = {
+        "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
+        "inProgress": f"is {offering} now: {amount}; the old plan is credited when nothing of it is granted any more",
+        "pending": f"is {offering} from its next cycle on",
+    }[made.state]
+    said(made, f"Product {product} {text}{' (dry run)' if dry_run else ''}.", as_json)
+
+
+@order.command("cancel")
+@product_option
+@when_option
+@idempotency_option
+@dry_run_option
+@json_option
+@pass_context
+def order_cancel(
+    context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """End a product, now or with its cycle; what is unused is withdrawn. Nothing is paid back: `tokenworks refund` does."""
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        made = works.orders.cancel(product, when, idempotency_key)
+        account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
+        pending = [
+            bucket.bucket_id
+            for bucket in works.ledger.buckets(account_id)
+            if bucket.product_id == product and bucket.closing and bucket.granted
+        ]
+    more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
+    ends = "is cancelled" if when == "now" else "ends with its cycle"
+    dry = " (dry run)" if dry_run else ""
+    said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
+
+
+@order.command("suspend")
+@product_option
+@json_option
+@pass_context
+def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
+    """Nothing more is spent of a product, and it does not renew, until it is resumed."""
+    with context.works() as works:
+        works.orders.suspend(product)
+    said({"product_id": product, "state": "suspended"}, f"Product {product} is suspended.", as_json)
+
+
+@order.command("resume")
+@product_option
+@json_option
+@pass_context
+def order_resume(context: Context, product: UUID, as_json: bool) -> None:
+    """Go on with a suspended product; where its cycle has ended meanwhile, a new one begins."""
+    with context.works() as works:
+        works.orders.resume(product)
+    said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
+
+
+@order.command("list")
+@click.option("--subscriber", help="Of this one alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def order_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
+    """Orders, newest first."""
+    with context.works() as works:
+        of = None if subscriber is None else works.subscriptions.find(subscriber)
+        found, count = works.orders.all(of, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (o.order_id, f"{o.ordered_at:%Y-%m-%d %H:%M}", o.action, o.offering_id, o.state, format_money(o.amount_nano), o.reason or "")
+        for o in found
+    ]  # fmt: skip
+    columns = ["order", "at", "action", "offering", "state", "CNY", "why"]
+    print_table(f"Orders ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@order.group("work")
+def work() -> None:
+    """What other systems deliver."""
+
+
+@work.command("list")
+@json_option
+@pass_context
+def work_list(context: Context, as_json: bool) -> None:
+    """Open work orders, oldest first."""
+    with context.works() as works:
+        found = works.orders.work_orders()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (w.work_order_id, w.port, w.action, w.offering_id, w.delivery or "", w.attempts, w.reason or "")
+        for w in found
+    ]
+    columns = ["work order", "port", "action", "offering", "as", "attempt", "said last"]
+    print_table("Work orders", columns, rows, right=["attempt"])
+
+
+@work.command("answer")
+@click.argument("work_order_id", type=click.UUID)
+@click.option("--done/--refused", required=True, default=None, help="What the delivering system says.")
+@click.option("--reason")
+@click.option("--again", is_flag=True, help="Refused for now: it is asked for again, three times in all.")
+@json_option
+@pass_context
+def work_answer(
+    context: Context, work_order_id: UUID, done: bool, reason: str | None, again: bool, as_json: bool
+) -> None:
+    """A delivery is done, or refused: then its whole order fails, and what it charged is credited."""
+    with context.works() as works:
+        state = works.orders.answer(work_order_id, done=done, reason=reason, again=again)
+    said({"work_order_id": work_order_id, "state": state}, f"The work order is {state}.", as_json)
+
+
+@click.command()
+@click.option("--order", "order_id", required=True, type=click.UUID)
+@click.option(
+    "--part",
+    type=click.Choice(["whole", "unused", "amount"]),
+    required=True,
+    help="All of it; what was not used; or --amount, with which the product goes on.",
+)
+@click.option("--amount", help="In yuan, with --part amount.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@idempotency_option
+@dry_run_option
+@json_option
+@pass_context
+def refund(
+    context: Context,
+    order_id: UUID,
+    part: Part,
+    amount: str | None,
+    reason: str,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give back what an order cost, by a credit on the next bill."""
+    amount_nano = None if amount is None else parse_money(amount).amount_nano
+    with context.works() as works:
+        made = works.refunds.refund(
+            order_id, part, reason, amount_nano=amount_nano, idempotency_key=idempotency_key, dry_run=dry_run
+        )
+    total = sum(refund.amount_nano or 0 for refund in made)
+    waits = sum(refund.state == "pending" for refund in made)
+    text = f"{format_money(total)} CNY {'would be' if dry_run else 'are'} credited on the next bill"
+    if waits:
+        text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
+    said(made, f"{text}.", as_json)
+
+
+@click.group()
+def bill() -> None:
+    """Bills, their payment, and the phone bill's charge files."""
+
+
+@bill.command("run")
+@dry_run_option
+@json_option
+@pass_context
+def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
+    """Bill everybody whose period has ended. It can be stopped and run again: nobody is billed twice."""
+    with context.works() as works:
+        count, amount = works.bills.due()
+        if dry_run:
+            text = f"{count} bill(s) over about {format_money(amount)} CNY would be made."
+            said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
+            return
+        with Progress(console=console, transient=True, disable=as_json) as bar:
+            works.charges.recognise()
+            task = bar.add_task("Bills", total=count)
+            made = works.bills.run(lambda done: bar.update(task, completed=done))
+    said(
+        made,
+        f"{made.bills} bill(s) with {made.lines} line(s) over {format_money(made.amount_nano)} CNY.",
+        as_json,
+    )
+
+
+@bill.command("list")
+@click.option("--subscriber", help="Of this one alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def bill_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
+    """Bills, newest first."""
+    with context.works() as works:
+        of = None if subscriber is None else works.subscriptions.find(subscriber)
+        found, count = works.bills.all(of, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (b.bill_no, f"{b.period_end:%Y-%m-%d}", format_money(b.amount_nano), format_money(b.remaining_nano), b.state, f"{b.due_at:%Y-%m-%d}")
+        for b in found
+    ]  # fmt: skip
+    columns = ["bill", "until", "CNY", "left to pay", "state", "due"]
+    print_table(f"Bills ({len(found)} of {count})", columns, rows, right=["CNY", "left to pay"])
+
+
+@bill.command("show")
+@click.argument("bill_no")
+@json_option
+@pass_context
+def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
+    """A bill with its lines and corrections."""
+    with context.works() as works:
+        found = works.bills.find(bill_no)
+        lines, notes = works.bills.lines(found), works.bills.credit_notes(found)
+    if as_json:
+        print_json({"bill": found, "lines": lines, "credit_notes": notes})
+    else:
+        views.print_issued_bill(found, lines, notes)
+
+
+@bill.command("export")
+@click.argument("bill_no")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where the PDF goes."
+)
+@click.option("--language", type=click.Choice(["zh", "en"]), help="Instead of the subscriber's own.")
+@pass_context
+def bill_export(context: Context, bill_no: str, out: Path, language: str | None) -> None:
+    """A bill as a PDF."""
+    with context.works() as works:
+        pdf = views.bill_pdf(works, works.bills.find(bill_no), language)
+    out.write_bytes(pdf)
+    click.echo(f"{out}: {len(pdf):,} bytes.")
+
+
+@bill.command("correct")
+@click.argument("bill_no")
+@click.option("--line", "line_no", type=int, required=True)
+@click.option("--amount", required=True, help="In yuan.")
+@click.option("--reason", required=True, help="Why; it is on the credit note.")
+@idempotency_option
+@dry_run_option
+@json_option
+@pass_context
+def bill_correct(
+    context: Context, bill_no: str, line_no: int, amount: str, reason: str, idempotency_key: str | None, dry_run: bool,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Give back a part of a line by a credit note. The bill stays as it is; the credit comes on the next one."""
+    amount_nano = parse_money(amount).amount_nano
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        note = works.bills.correct(works.bills.find(bill_no), line_no, amount_nano, reason, idempotency_key)
+    dry = " (dry run)" if dry_run else ""
+    said(note, f"Credit note {note.credit_note_no} over {format_money(note.amount_nano)} CNY{dry}.", as_json)
+
+
+@bill.command("pay")
+@click.argument("bill_no")
+@click.option(
+    "--reference", required=True, help="The payment's own number: the same again is the same payment."
+)
+@click.option("--amount", help="In yuan; left out: all that is left.")
+@click.option(
+    "--method",
+    default="bank_transfer",
+    show_default=True,
+    help="How it came in; `test` is the test provider.",
+)
+@dry_run_option
+@json_option
+@pass_context
+def bill_pay(
+    context: Context,
+    bill_no: str,
+    reference: str,
+    amount: str | None,
+    method: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Book money that came in for a bill."""
+    if method not in {"bank_transfer", "cash", "test"}:
+        raise Invalid(
+            "a payment comes in by bank_transfer, cash or test; the phone bill by `bill acknowledge`"
+        )
+    amount_nano = None if amount is None else parse_money(amount).amount_nano
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        found = works.bills.find(bill_no)
+        if method == "test":
+            if context.settings().environment != "dev":
+                raise Invalid('the test provider takes money only where environment = "dev"')
+            made = works.payments.collect(found, TestProvider(), reference)
+        else:
+            made = works.payments.pay(found, method, reference, amount_nano)
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{format_money(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
+
+
+@bill.command("file")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where it goes, mode 0600."
+)
+@click.option("--again", type=int, help="An earlier file, by its sequence, byte for byte.")
+@json_option
+@pass_context
+def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> None:
+    """The next phone-bill charge file: what no file has yet. It names phone numbers."""
+    with context.works() as works:
+        if again is not None:
+            sequence, text = again, works.payments.file(again)
+        else:
+            made = works.payments.make_file()
+            if made is None:
+                said({"sequence_no": None}, "There is nothing to send.", as_json)
+                return
+            sequence, text = made
+    out.touch(0o600)
+    out.write_text(text, encoding="utf-8")
+    lines = text.count("\n") - 2
+    said(
+        {"sequence_no": sequence, "lines": lines, "path": out},
+        f"{out}: file {sequence}, {lines} line(s).",
+        as_json,
+    )
+
+
+@bill.command("files")
+@json_option
+@pass_context
+def bill_files(context: Context, as_json: bool) -> None:
+    """Charge files, newest first."""
+    with context.works() as works:
+        found = works.payments.files()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (f["sequence_no"], f["layout"], f"{f['made_at']:%Y-%m-%d %H:%M}", f["lines"], format_money(int(str(f["amount_nano"]))),
+         f"{f['acknowledged_at']:%Y-%m-%d}" if f["acknowledged_at"] else "waits", f["rejected"])
+        for f in found
+    ]  # fmt: skip
+    columns = ["file", "layout", "made", "lines", "CNY", "answered", "rejected"]
+    print_table("Charge files", columns, rows, right=["lines", "CNY", "rejected"])
+
+
+@bill.command("acknowledge")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@dry_run_option
+@json_option
+@pass_context
+def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
+    """Take the carrier's answer to a charge file: all of it, or nothing."""
+    with context.works() as works:
+        accepted, rejected = works.payments.acknowledge(path.read_text(encoding="utf-8"), dry_run=dry_run)
+    dry = " (dry run)" if dry_run else ""
+    said(
+        {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},
+        f"{accepted} line(s) accepted and paid, {rejected} rejected{dry}.",
+        as_json,
+    )
+
+
+@click.command("set")
+@subscriber_option
+@click.option("--name")
+@click.option(
+    "--audience", "audiences", multiple=True, help=f"One of {', '.join(get_args(Audience))}; more than one."
+)
+@click.option("--language", type=click.Choice(["zh", "en"]))
+@click.option("--broadband", help="The broadband account number.")
+@click.option("--bill-day", type=int, help="The day of the month on which the bill's period begins.")
+@click.option("--credit-limit", help="In yuan.")
+@click.option("--cap", help="At most so much pay-as-you-go a month, in yuan.")
+@click.option("--lock/--unlock", default=None, help="No pay-as-you-go at all.")
+@click.option(
+    "--spill-over/--no-spill-over", default=None, help="Consent to go on from a plan to pay-as-you-go."
+)
+@json_option
+@pass_context
+def subscriber_set(
+    context: Context, subscriber: str, name: str | None, audiences: tuple[str, ...], language: str | None,
+    broadband: str | None, bill_day: int | None, credit_limit: str | None, cap: str | None, lock: bool | None,
+    spill_over: bool | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Set what is known of a subscriber, and what it may spend."""
+    profile = {
+        "name": name,
+        "audiences": audiences or None,
+        "language": language,
+        "broadband": broadband,
+        "bill_day": bill_day,
+        "credit_limit_nano": None if credit_limit is None else parse_money(credit_limit).amount_nano,
+    }
+    fields = {name: value for name, value in profile.items() if value is not None}
+    cap_nano = None if cap is None else parse_money(cap).amount_nano
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        works.subscriptions.set_profile(found, **fields)
+        found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
+    said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
+
+
+@click.command("phone")
+@subscriber_option
+@click.option("--to", required=True, help="The new number, E.164.")
+@json_option
+@pass_context
+def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) -> None:
+    """Another phone number; account, products and keys stay."""
+    with context.works() as works:
+        found = works.subscriptions.change_phone(works.subscriptions.find(subscriber), to)
+    said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
+
+
+@click.command("close")
+@subscriber_option
+@dry_run_option
+@json_option
+@pass_context
+def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: bool) -> None:
+    """End everything of a subscriber. What is owed comes on a last bill."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        owed = works.charges.receivable(found.account_id)
+        with works.connection.transaction(force_rollback=dry_run):
+            works.subscriptions.close(found)
+    dry = " would be" if dry_run else " is"
+    said(
+        {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
+        f"Subscriber {found.subscriber_id}{dry} closed and owes {format_money(owed)} CNY.",
+        as_json,
+    )
+
+
+GROUPS: Final = (order, bill, refund)
+SUBSCRIBER: Final = (subscriber_set, subscriber_phone, subscriber_close)

@@ -1,0 +1,169 @@
+"""The bill run, bills and their corrections.
+
+Invariants: every charge is on at most one bill, in one line; a line is its charges rounded to fen once, and the rounding is
+posted; a bill is issued once for a subscriber and a period, and never edited.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+from tokenworks.billing import store
+from tokenworks.billing.errors import BillNotFound
+from tokenworks.billing.model import Bill, BillRun, CreditNote
+from tokenworks.charging import BillLine, Charges
+from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
+from tokenworks.subscriptions import BILLING_ZONE, Subscriber, bill_period_end, check_idempotency_key
+
+RUN_BATCH: Final = 2000
+PAGE_MAX: Final = 1000
+REASON_CHARS_MAX: Final = 200
+_DAYS: Final = range(1, 29)
+
+
+def check_reason(reason: str) -> str:
+    """Raises `Invalid`."""
+    if not 0 < len(reason.strip()) <= REASON_CHARS_MAX:
+        raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
+    return reason.strip()
+
+
+class Bills:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self, connection: store.Connection, charges: Charges, clock: Clock, *, due_days: int = 15
+    ) -> None:
+        self._connection = connection
+        self._charges = charges
+        self._clock = clock
+        self._due_days = due_days
+
+    def run(self, progress: Callable[[int], None] | None = None, *, batch: int = RUN_BATCH) -> BillRun:
+        """Bill everybody whose period has ended and who owes something for it.
+
+        A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
+        is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far.
+        """
+        ends = [bill_period_end(day, self._clock.now()) for day in _DAYS]
+        bills = lines = amount = batches = 0
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with self._connection.transaction():
+                made, made_lines, after = self._batch(ends, after, batch)
+            if made:
+                bills += len(made)
+                lines += made_lines
+                amount += sum(bill.amount_nano for bill in made)
+                batches += 1
+            if progress is not None:
+                progress(bills)
+        return BillRun(bills, lines, amount, batches)
+
+    def _batch(self, ends: list[datetime], after: UUID, limit: int) -> tuple[list[Bill], int, UUID | None]:
+        due = store.due_subscribers(self._connection, list(_DAYS), ends, after, limit)
+        if not due:
+            return [], 0, None
+        ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}
+        lines = self._charges.put_on_bills(
+            [
+                (subscriber_id, account_id, ids[subscriber_id], end)
+                for subscriber_id, account_id, _, end in due
+            ]
+        )
+        amounts: dict[UUID, int] = {}
+        taxes: dict[UUID, int] = {}
+        for line in lines:
+            amounts[line.bill_id] = amounts.get(line.bill_id, 0) + line.amount_nano
+            taxes[line.bill_id] = taxes.get(line.bill_id, 0) + line.tax_nano
+        now = self._clock.now()
+        numbers = store.next_numbers(self._connection, "bill_number", len(due))
+        made = []
+        for (subscriber_id, account_id, begin, end), number in zip(due, numbers, strict=True):
+            bill_id = ids[subscriber_id]
+            # Below half a fen in all: the lines say zero.
+            owed = max(0, amounts[bill_id])
+            made.append(
+                Bill(
+                    bill_id, subscriber_id, account_id, f"{end.astimezone(BILLING_ZONE):%Y%m%d}-{number:09d}", begin, end, now,
+                    now + timedelta(days=self._due_days), "CNY", amounts[bill_id], taxes[bill_id], owed,
+                    "new" if owed else "settled",
+                )
+            )  # fmt: skip
+        store.add_bills(self._connection, made, lines)
+        return made, len(lines), due[-1][0] if len(due) == limit else None
+
+    def due(self) -> tuple[int, int]:
+        """(bills, nano) that a run would make now: the dry run."""
+        now = self._clock.now()
+        return store.count_due(self._connection, list(_DAYS), [bill_period_end(day, now) for day in _DAYS])
+
+    def find(self, reference: str) -> Bill:
+        """By id or number. Raises `BillNotFound`."""
+        try:
+            found = store.find_bill(self._connection, UUID(reference))
+        except ValueError:
+            found = store.bill_by_number(self._connection, reference)
+        if found is None:
+            raise BillNotFound(f"there is no bill {reference[:60]}: `tokenworks bill list` shows them")
+        return found
+
+    def all(
+        self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX
+    ) -> tuple[list[Bill], int]:
+        """A page, newest first, and how many there are."""
+        subscriber_id = None if subscriber is None else subscriber.subscriber_id
+        return store.bills(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
+
+    def lines(self, bill: Bill) -> list[BillLine]:
+        return store.lines(self._connection, bill.bill_id)
+
+    def credit_notes(self, bill: Bill) -> list[CreditNote]:
+        """Corrections of a bill, oldest first."""
+        return store.credit_notes(self._connection, bill.bill_id)
+
+    def correct(
+        self, bill: Bill, line_no: int, amount_nano: int, reason: str, idempotency_key: str | None = None
+    ) -> CreditNote:
+        """Give back a part of a line of an issued bill: a credit note, whose credit comes on the next bill. The bill stays.
+
+        Raises `BillNotFound`, `Invalid`, `RefundTooMuch`; the same key again gives the same note.
+        """
+        reason = check_reason(reason)
+        check_idempotency_key(idempotency_key)
+        if amount_nano <= 0:
+            raise Invalid("a credit note gives back more than zero")
+        with self._connection.transaction():
+            store.find_bill(self._connection, bill.bill_id, lock=True)
+            before = store.credit_note_of_key(self._connection, idempotency_key) if idempotency_key else None
+            if before is not None:
+                return before
+            ids = store.charges_of_line(self._connection, bill.bill_id, line_no)
+            if not ids:
+                raise BillNotFound(f"bill {bill.bill_no} has no line {line_no}")
+            left = amount_nano
+            tax = 0
+            first: UUID | None = None
+            for charge_id in ids:
+                charge = self._charges.find(charge_id)
+                part = min(left, charge.amount_nano - charge.credited_nano)
+                if part <= 0 or not left:
+                    continue
+                made = self._charges.credit(
+                    charge,
+                    part,
+                    "credit",
+                    f"{charge.description}: {reason}",
+                    f"{charge.description_zh}（更正）",
+                )
+                left, tax, first = left - part, tax - made.tax_nano, first or made.charge_id
+            if left or first is None:
+                raise Conflict(f"line {line_no} has less than that left to give back")
+            (number,) = store.next_numbers(self._connection, "credit_note_number", 1)
+            now = self._clock.now()
+            note = CreditNote(
+                uuid7(), f"C{now.astimezone(BILLING_ZONE):%Y%m%d}-{number:09d}", bill.bill_id, first, amount_nano, tax, reason, now
+            )  # fmt: skip
+            store.add_credit_note(self._connection, note, bill.account_id, idempotency_key)
+        return note

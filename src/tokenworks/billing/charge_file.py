@@ -1,0 +1,105 @@
+"""Phone-bill charge files: what a carrier's billing system takes over, as text, and how it answers. Pure.
+
+Layout `tokenworks-phone-1`, UTF-8, lines end with LF, fields are separated by `|`:
+
+    H|tokenworks-phone-1|<sequence>|<made, ISO 8601 UTC>|<lines>|<total, fen>
+    D|<line>|<bill number>|<phone, E.164>|<period begins, YYYYMMDD>|<period ends, YYYYMMDD>|<amount, fen>|<of it VAT, fen>
+    T|<lines>|<total, fen>|<SHA-256 of everything before this line, hex>
+
+The answer:
+
+    A|tokenworks-phone-1|<sequence>
+    R|<line>|accepted|
+    R|<line>|rejected|<reason>
+
+Every line of the file is answered once.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from tokenworks.billing.errors import AcknowledgementFaulty
+
+LAYOUT: Final = "tokenworks-phone-1"
+LINES_MAX: Final = 1_000_000
+REASON_CHARS_MAX: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class FileLine:
+    bill_no: str
+    phone: str
+    period_start: datetime
+    period_end: datetime
+    amount_fen: int
+    tax_fen: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    line_no: int
+    accepted: bool
+    reason: str | None
+
+
+def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -> tuple[str, str]:
+    """(text, SHA-256 of it all, hex)."""
+    total = sum(line.amount_fen for line in lines)
+    rows = [f"H|{LAYOUT}|{sequence_no}|{made_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}|{len(lines)}|{total}"]
+    rows += [
+        f"D|{no}|{line.bill_no}|{line.phone}|{line.period_start:%Y%m%d}|{line.period_end:%Y%m%d}|{line.amount_fen}|{line.tax_fen}"
+        for no, line in enumerate(lines, 1)
+    ]
+    body = "".join(f"{row}\n" for row in rows)
+    digest = hashlib.sha256(body.encode()).hexdigest()
+    text = f"{body}T|{len(lines)}|{total}|{digest}\n"
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
+    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+    rows = text.splitlines()
+    if not rows:
+        raise AcknowledgementFaulty("the acknowledgement is empty")
+    return _sequence(rows[0]), _answers(rows[1:], lines)
+
+
+def sequence_of(text: str) -> int:
+    """Which file an acknowledgement answers. Raises `AcknowledgementFaulty`."""
+    return _sequence(text.split("\n", 1)[0].rstrip("\r"))
+
+
+def _sequence(row: str) -> int:
+    fields = row.split("|")
+    if len(fields) != 3 or fields[:2] != ["A", LAYOUT] or not _is_number(fields[2]):
+        raise AcknowledgementFaulty(f"line 1: an acknowledgement begins with A|{LAYOUT}|<sequence>")
+    return int(fields[2])
+
+
+def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
+    found: dict[int, Answer] = {}
+    for at, row in enumerate(rows, 2):
+        fields = row.split("|")
+        if len(fields) != 4 or fields[0] != "R" or fields[2] not in {"accepted", "rejected"}:
+            raise AcknowledgementFaulty(f"line {at}: it is R|<line>|accepted| or R|<line>|rejected|<reason>")
+        number = int(fields[1]) if _is_number(fields[1]) else 0
+        if not 1 <= number <= lines:
+            raise AcknowledgementFaulty(f"line {at}: the file has no line {fields[1][:20]}, it has {lines}")
+        if number in found:
+            raise AcknowledgementFaulty(f"line {at}: line {number} is answered twice")
+        if (fields[2] == "rejected") != bool(fields[3]) or len(fields[3]) > REASON_CHARS_MAX:
+            raise AcknowledgementFaulty(
+                f"line {at}: a rejected line has a reason of at most {REASON_CHARS_MAX} characters, an accepted one has none"
+            )
+        found[number] = Answer(number, fields[2] == "accepted", fields[3] or None)
+    if len(found) != lines:
+        missing = next(number for number in range(1, lines + 1) if number not in found)
+        raise AcknowledgementFaulty(f"line {missing} of the file is not answered")
+    return [found[number] for number in range(1, lines + 1)]
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= 9

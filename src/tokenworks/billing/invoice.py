@@ -1,0 +1,145 @@
+"""A bill as a PDF for people, in Chinese or English, and as data."""
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from tokenworks.billing.model import Bill, CreditNote
+from tokenworks.charging import BillLine
+from tokenworks.kernel import Unavailable, format_money, format_tokens
+from tokenworks.subscriptions import BILLING_ZONE, Subscriber
+
+Language = Literal["zh", "en"]
+_FONT: Final = "Noto Sans CJK SC"
+_OTHER_FONTS: Final = ("Source Han Sans SC",)
+_WORDS: Final[dict[Language, dict[str, str]]] = {
+    "en": {
+        "title": "Bill",
+        "number": "Bill number",
+        "subscriber": "Subscriber",
+        "period": "Period",
+        "to_pay": "To pay",
+        "issued": "Issued",
+        "due": "Due",
+        "what": "What",
+        "quantity": "Quantity",
+        "count": "Times",
+        "tax": "VAT in it",
+        "amount": "Amount",
+        "tax_in_all": "VAT in all",
+        "total": "Total",
+        "corrections": "Corrections, credited on the next bill",
+        "explain": "Amounts are in yuan and include VAT. Each line is rounded to fen once. Every charge, token and rate behind a line can be looked up in your usage records.",
+        "footer": "A bill is never changed: corrections come as credit notes.",
+    },
+    "zh": {
+        "title": "账单",
+        "number": "账单编号",
+        "subscriber": "用户",
+        "period": "账期",
+        "to_pay": "应付金额",
+        "issued": "出账日期",
+        "due": "缴费截止",
+        "what": "项目",
+        "quantity": "数量",
+        "count": "笔数",
+        "tax": "其中增值税",
+        "amount": "金额",
+        "tax_in_all": "增值税合计",
+        "total": "合计",
+        "corrections": "更正（在下期账单中抵扣）",
+        "explain": "金额单位为元，含增值税；每项只舍入一次，精确到分。每一项背后的计费、词元与费率均可在用量记录中逐条查询。",
+        "footer": "账单一经出具不再修改，更正以贷记单方式进行。",
+    },
+}
+_KINDS_ZH: Final = {"step": "（随用随付）", "change": "（套餐变更）"}
+_KINDS_EN: Final = {"step": " (pay as you go)", "change": " (changed plan)"}
+
+
+def invoice_data(
+    bill: Bill,
+    lines: Sequence[BillLine],
+    notes: Sequence[CreditNote],
+    subscriber: Subscriber,
+    quantities: Mapping[int, tuple[int, str]],
+    operator: str,
+    language: Language,
+) -> dict[str, Any]:
+    """What a bill says, as text in a language. `quantities`: line -> (thousandths, unit) of what it brought."""
+
+    def day(at: Any) -> str:
+        return f"{at.astimezone(BILLING_ZONE):%Y-%m-%d}"
+
+    def quantity(line: BillLine) -> str:
+        amount, unit = quantities.get(line.line_no, (0, "token"))
+        return format_tokens(amount, unit, language) if amount else ""
+
+    name = f"{subscriber.name} " if subscriber.name else ""
+    return {
+        "language": language,
+        "words": _WORDS[language],
+        "operator": operator,
+        "number": bill.bill_no,
+        "issued_s": int(bill.issued_at.timestamp()),
+        "subscriber": f"{name}{subscriber.phone_masked}",
+        "period": f"{day(bill.period_start)} – {day(bill.period_end)}",
+        "issued": day(bill.issued_at),
+        "due": day(bill.due_at),
+        "to_pay": f"¥{format_money(max(0, bill.amount_nano))}",
+        "tax": f"¥{format_money(bill.tax_nano)}",
+        "amount": f"¥{format_money(bill.amount_nano)}",
+        "lines": [
+            {
+                "what": line.description_zh + _KINDS_ZH.get(line.kind, "")
+                if language == "zh"
+                else line.description + _KINDS_EN.get(line.kind, ""),
+                "quantity": quantity(line),
+                "count": str(line.charges),
+                "tax": f"¥{format_money(line.tax_nano)}",
+                "amount": f"¥{format_money(line.amount_nano)}",
+            }
+            for line in lines
+        ],
+        "notes": [
+            {
+                "number": note.credit_note_no,
+                "reason": note.reason,
+                "amount": f"−¥{format_money(note.amount_nano)}",
+            }
+            for note in notes
+        ],
+    }
+
+
+def font_folders(fonts_dir: Path | None) -> list[Path]:
+    """Where a Chinese font is looked for beside the system's: the operator's folder, and the font package where it is."""
+    folders = [] if fonts_dir is None else [fonts_dir]
+    spec = find_spec("mplfonts")
+    if spec is not None and spec.origin is not None:
+        folders.append(Path(spec.origin).parent / "fonts")
+    return folders
+
+
+def render_pdf(data: Mapping[str, Any], fonts_dir: Path | None = None) -> bytes:
+    """The PDF of `invoice_data`. Raises `Unavailable` where there is no font that can show Chinese."""
+    import typst  # noqa: PLC0415 - only who prints a bill loads the typesetter
+
+    folders = font_folders(fonts_dir)
+    fonts = typst.Fonts(include_system_fonts=True, font_paths=[str(folder) for folder in folders])
+    if not {_FONT, *_OTHER_FONTS} & set(fonts.families()):
+        raise Unavailable(
+            f"no font here shows Chinese: put {_FONT} into a folder and set fonts_dir to it, or install its system package"
+        )
+    template = files("tokenworks.billing").joinpath("invoice.typ").read_bytes()
+    pdf = typst.compile(
+        template,
+        font_paths=fonts,
+        sys_inputs={"bill": json.dumps(data, ensure_ascii=False)},
+        format="pdf",
+        timestamp=int(data["issued_s"]),  # the same bill, the same bytes
+    )
+    assert isinstance(pdf, bytes)
+    return pdf

@@ -1,0 +1,248 @@
+"""What comes in for bills: payments, the phone bill's charge files, and dunning where nothing comes in."""
+
+from typing import Final, Protocol
+from uuid import UUID
+
+from tokenworks.billing import store
+from tokenworks.billing.charge_file import LAYOUT, LINES_MAX, FileLine, read_answer, sequence_of, write_file
+from tokenworks.billing.errors import (
+    BillNotFound,
+    BillSettled,
+    ChargeFileAnswered,
+    ChargeFileNotFound,
+    PaymentDeclined,
+    PaymentReused,
+    PaymentTooMuch,
+)
+from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment
+from tokenworks.charging import FEN_NANO, Charges
+from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.subscriptions import BILLING_ZONE, Subscriber, Subscriptions
+
+DUNNING_BATCH: Final = 500
+PAGE_MAX: Final = 1000
+REFERENCE_CHARS_MAX: Final = 100
+
+
+class PaymentProvider(Protocol):
+    """Who takes money. `collect` is idempotent by its reference."""
+
+    name: str
+
+    def collect(self, reference: str, amount_nano: int, currency: str) -> None:
+        """Raises `PaymentDeclined` where nothing was taken."""
+        ...
+
+
+class TestProvider:
+    """Takes everything but amounts that end in 13 fen, and moves nothing: for trying things out."""
+
+    name = "test"
+
+    def collect(self, reference: str, amount_nano: int, currency: str) -> None:
+        if amount_nano // FEN_NANO % 100 == 13:
+            raise PaymentDeclined("the test provider declines amounts that end in 13 fen")
+
+
+class Payments:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: store.Connection,
+        charges: Charges,
+        subscriptions: Subscriptions,
+        clock: Clock,
+        dunning: DunningPlan | None = None,
+    ) -> None:
+        self._connection = connection
+        self._charges = charges
+        self._subscriptions = subscriptions
+        self._clock = clock
+        self._dunning = dunning or DunningPlan()
+
+    def pay(self, bill: Bill, method: str, reference: str, amount_nano: int | None = None) -> Payment:
+        """Money that came in for a bill: all that is left of it where no amount is said. The same reference again is the same
+        payment. Raises `BillSettled`, `PaymentTooMuch`, `PaymentReused`, `Invalid`.
+        """
+        if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
+            raise Invalid(f"a payment's reference has 1 to {REFERENCE_CHARS_MAX} printable characters")
+        if amount_nano is not None and amount_nano <= 0:
+            raise Invalid("a payment is more than zero")
+        with self._connection.transaction():
+            found = store.find_bill(self._connection, bill.bill_id, lock=True)
+            if found is None:
+                raise BillNotFound(f"there is no bill {bill.bill_no}")
+            before = store.find_payment(self._connection, method, reference)
+            if before is not None:
+                if before.bill_id != found.bill_id or amount_nano not in {None, before.amount_nano}:
+                    raise PaymentReused("the reference was used for another payment")
+                return before
+            if not found.remaining_nano:
+                raise BillSettled(f"bill {found.bill_no} is paid already")
+            amount = found.remaining_nano if amount_nano is None else amount_nano
+            if amount > found.remaining_nano:
+                raise PaymentTooMuch(f"bill {found.bill_no} has less than that left to pay")
+            now = self._clock.now()
+            payment = Payment(
+                uuid7(), found.subscriber_id, found.bill_id, method, amount, found.currency, reference, now
+            )
+            entry_id = self._charges.paid(
+                found.account_id, str(payment.payment_id), method, amount, found.currency
+            )
+            store.add_payment(self._connection, payment, found.account_id, entry_id)
+            store.pay_bill(self._connection, found.bill_id, amount)
+            if amount == found.remaining_nano:
+                self._lift(found)
+        return payment
+
+    def collect(self, bill: Bill, provider: PaymentProvider, reference: str) -> Payment:
+        """Have a provider take what is left of a bill. Raises `PaymentDeclined` and what `pay` raises."""
+        before = store.find_payment(self._connection, provider.name, reference)
+        if before is not None:
+            return self.pay(bill, provider.name, reference)
+        if not bill.remaining_nano:
+            raise BillSettled(f"bill {bill.bill_no} is paid already")
+        provider.collect(reference, bill.remaining_nano, bill.currency)
+        return self.pay(bill, provider.name, reference)
+
+    def all(
+        self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX
+    ) -> tuple[list[Payment], int]:
+        """A page, newest first, and how many there are."""
+        subscriber_id = None if subscriber is None else subscriber.subscriber_id
+        return store.payments(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
+
+    # The phone bill.
+
+    def make_file(self, limit: int = LINES_MAX) -> tuple[int, str] | None:
+        """(sequence, text) of a charge file with what no file has yet, or None where there is nothing. A bill is in one file;
+        one whose line was rejected comes again, at most so often.
+        """
+        with self._connection.transaction():
+            store.lock_files(self._connection)
+            found = store.bills_for_file(self._connection, min(limit, LINES_MAX))
+            if not found:
+                return None
+            sequence_no = store.last_sequence(self._connection, LAYOUT) + 1
+            now = self._clock.now()
+            lines = [
+                FileLine(
+                    bill.bill_no, phone, bill.period_start.astimezone(BILLING_ZONE), bill.period_end.astimezone(BILLING_ZONE),
+                    bill.remaining_nano // FEN_NANO, bill.tax_nano // FEN_NANO,
+                )
+                for bill, phone in found
+            ]  # fmt: skip
+            text, digest = write_file(sequence_no, now, lines)
+            store.add_file(
+                self._connection, uuid7(), LAYOUT, sequence_no, sum(bill.remaining_nano for bill, _ in found), digest, text, now,
+                [(no, bill.bill_id, bill.remaining_nano) for no, (bill, _) in enumerate(found, 1)],
+            )  # fmt: skip
+        return sequence_no, text
+
+    def file(self, sequence_no: int) -> str:
+        """A charge file again, byte for byte. Raises `ChargeFileNotFound`."""
+        found = store.file_content(self._connection, LAYOUT, sequence_no)
+        if found is None:
+            raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
+        return found
+
+    def files(self, limit: int = PAGE_MAX) -> list[dict[str, object]]:
+        """Newest first."""
+        return store.files(self._connection, min(limit, PAGE_MAX))
+
+    def acknowledge(self, text: str, *, dry_run: bool = False) -> tuple[int, int]:
+        """The carrier's answer: accepted lines are paid by the phone bill, rejected ones may be sent again. All of it or
+        nothing. Returns (accepted, rejected). Raises `AcknowledgementFaulty`, `ChargeFileNotFound`, `ChargeFileAnswered`.
+        """
+        sequence_no = sequence_of(text)
+        with self._connection.transaction(force_rollback=dry_run):
+            file = store.lock_file(self._connection, LAYOUT, sequence_no)
+            if file is None:
+                raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
+            file_id, count, acknowledged_at = file
+            if acknowledged_at is not None:
+                raise ChargeFileAnswered(f"charge file {sequence_no} is acknowledged already")
+            _, answers = read_answer(text, count)
+            for (line_no, bill_id, amount), answer in zip(
+                store.file_lines(self._connection, file_id), answers, strict=True
+            ):
+                store.answer_line(
+                    self._connection,
+                    file_id,
+                    line_no,
+                    "accepted" if answer.accepted else "rejected",
+                    answer.reason,
+                )
+                bill = store.find_bill(self._connection, bill_id, lock=True)
+                assert bill is not None
+                if answer.accepted:
+                    # Something may have been paid otherwise meanwhile: the carrier collects the rest.
+                    if bill.remaining_nano:
+                        self.pay(
+                            bill,
+                            "phone_bill",
+                            f"{LAYOUT}:{sequence_no}:{line_no}",
+                            min(amount, bill.remaining_nano),
+                        )
+                else:
+                    store.reopen_bill(self._connection, bill_id)
+            store.acknowledge_file(self._connection, file_id, self._clock.now())
+        accepted = sum(answer.accepted for answer in answers)
+        return accepted, len(answers) - accepted
+
+    # Dunning.
+
+    def run_dunning(self) -> dict[DunningStep, int]:
+        """Take the steps that unpaid bills have come to. Returns how many of each. Runs on many hosts at once."""
+        taken: dict[DunningStep, int] = {}
+        for step in DUNNING_STEPS:
+            before = self._dunning.due_before(step, self._clock.now())
+            while before is not None:
+                found = store.overdue(self._connection, before, step, DUNNING_BATCH)
+                for bill_id, subscriber_id in found:
+                    taken[step] = taken.get(step, 0) + self._step(bill_id, subscriber_id, step)
+                if len(found) < DUNNING_BATCH:
+                    break
+        return taken
+
+    def _step(self, bill_id: UUID, subscriber_id: UUID, step: DunningStep) -> int:
+        with self._connection.transaction():
+            subscriber = self._subscriptions.find(str(subscriber_id))
+            bill = store.find_bill(self._connection, bill_id, lock=True)
+            if bill is None or bill.state == "settled" or subscriber.state == "closed":
+                return 0
+            if not store.add_dunning(self._connection, bill_id, step, subscriber_id, self._clock.now()):
+                return 0
+            if step == "restrict":
+                self._subscriptions.set_state(subscriber, subscriber.state, restricted=True)
+            elif step == "suspend":
+                self._subscriptions.set_state(subscriber, "suspended", restricted=True)
+            elif step == "close":
+                self._subscriptions.close(subscriber)
+            self._subscriptions.notify(
+                subscriber_id,
+                f"dunning.{step}",
+                str(bill_id),
+                {
+                    "bill_no": bill.bill_no,
+                    "remaining_nano": bill.remaining_nano,
+                    "due_at": bill.due_at.isoformat(),
+                },
+            )
+        return 1
+
+    def _lift(self, bill: Bill) -> None:
+        """A bill is paid: what it was dunned with ends, where no other unpaid bill says the same."""
+        if not store.was_dunned(self._connection, bill.bill_id):
+            return
+        left = store.lift_dunning(self._connection, bill.bill_id, bill.subscriber_id, self._clock.now())
+        subscriber = self._subscriptions.find(str(bill.subscriber_id))
+        if subscriber.state == "closed":
+            return
+        suspended = "suspend" in left
+        self._subscriptions.set_state(
+            subscriber,
+            "suspended" if suspended else "active",
+            restricted=bool(left & {"restrict", "suspend"}),
+        )

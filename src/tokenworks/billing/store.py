@@ -1,0 +1,401 @@
+"""The SQL of bills, payments, charge files, refunds and dunning."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+from tokenworks.billing.model import Bill, CreditNote, Payment, Refund
+from tokenworks.charging import BillLine
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+REJECTIONS_MAX: Final = 3
+
+_BILL: Final = """bill_id, subscriber_id, account_id, bill_no, period_start, period_end, issued_at, due_at, currency, amount_nano,
+    tax_nano, remaining_nano, state"""
+
+
+def due_subscribers(
+    connection: Connection, days: Sequence[int], ends: Sequence[datetime], after: UUID, limit: int
+) -> list[tuple[UUID, UUID, datetime, datetime]]:
+    """(subscriber, account, begin, end) of the next ones who owe something for a period that has ended, locked.
+
+    `ends[i]` is the end of the period of those who are billed on `days[i]`. A period begins where the last bill's ended.
+    Credits that exceed what is charged wait for the next bill.
+    """
+    return connection.execute(
+        """SELECT s.subscriber_id, s.account_id,
+                  coalesce((SELECT max(b.period_end) FROM bill b WHERE b.subscriber_id = s.subscriber_id), x.first), e.ends
+           FROM subscriber s JOIN unnest(%s::int[], %s::timestamptz[]) AS e(day, ends) ON e.day = s.bill_day
+           CROSS JOIN LATERAL (
+               SELECT sum(c.amount_nano) AS nano, min(c.charged_at) AS first FROM charge c
+               WHERE c.subscriber_id = s.subscriber_id AND c.bill_id IS NULL AND c.charged_at < e.ends) x
+           WHERE s.subscriber_id > %s AND x.nano > 0 AND NOT EXISTS (
+               SELECT 1 FROM bill b WHERE b.subscriber_id = s.subscriber_id AND b.period_end >= e.ends)
+           ORDER BY s.subscriber_id LIMIT %s FOR UPDATE OF s""",
+        (list(days), list(ends), after, limit),
+    ).fetchall()
+
+
+def count_due(connection: Connection, days: Sequence[int], ends: Sequence[datetime]) -> tuple[int, int]:
+    """(subscribers, nano) that a run would bill."""
+    row = connection.execute(
+        """SELECT count(*), coalesce(sum(nano), 0)::bigint FROM (
+               SELECT s.subscriber_id, sum(c.amount_nano) AS nano
+               FROM charge c JOIN subscriber s USING (subscriber_id)
+               JOIN unnest(%s::int[], %s::timestamptz[]) AS e(day, ends) ON e.day = s.bill_day
+               WHERE c.bill_id IS NULL AND c.charged_at < e.ends
+               GROUP BY 1 HAVING sum(c.amount_nano) > 0) d""",
+        (list(days), list(ends)),
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def next_numbers(connection: Connection, sequence: str, count: int) -> list[int]:
+    rows = connection.execute("SELECT nextval(%s::regclass) FROM generate_series(1, %s)", (sequence, count))
+    return [int(row[0]) for row in rows]
+
+
+def add_bills(connection: Connection, bills: Sequence[Bill], lines: Sequence[BillLine]) -> None:
+    with connection.cursor() as cursor:
+        with cursor.copy(f"COPY bill ({_BILL}) FROM STDIN".encode()) as copy:
+            for b in bills:
+                copy.write_row((
+                    b.bill_id, b.subscriber_id, b.account_id, b.bill_no, b.period_start, b.period_end, b.issued_at, b.due_at,
+                    b.currency, b.amount_nano, b.tax_nano, b.remaining_nano, b.state,
+                ))  # fmt: skip
+        with cursor.copy(
+            """COPY bill_line (bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh,
+                               charges, charged_nano, amount_nano, vat_percent, tax_nano, entry_id) FROM STDIN"""
+        ) as copy:
+            for n in lines:
+                copy.write_row((
+                    n.bill_id, n.line_no, n.account_id, n.product_id, n.offering_version, n.kind, n.description,
+                    n.description_zh, n.charges, n.charged_nano, n.amount_nano, n.vat_percent, n.tax_nano, n.entry_id,
+                ))  # fmt: skip
+
+
+def find_bill(connection: Connection, bill_id: UUID, *, lock: bool = False) -> Bill | None:
+    row = connection.execute(
+        f"SELECT {_BILL} FROM bill WHERE bill_id = %s {'FOR UPDATE' if lock else ''}".encode(), (bill_id,)
+    ).fetchone()
+    return None if row is None else Bill(*row)
+
+
+def bill_by_number(connection: Connection, bill_no: str) -> Bill | None:
+    row = connection.execute(f"SELECT {_BILL} FROM bill WHERE bill_no = %s".encode(), (bill_no,)).fetchone()
+    return None if row is None else Bill(*row)
+
+
+def bills(
+    connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
+) -> tuple[list[Bill], int]:
+    """A page of a subscriber's bills, or of all, newest first, and how many there are."""
+    where = "WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
+    rows = connection.execute(
+        f"SELECT {_BILL} FROM bill {where} ORDER BY period_end DESC, bill_id OFFSET %(offset)s LIMIT %(limit)s".encode(),
+        {"id": subscriber_id, "offset": offset, "limit": limit},
+    ).fetchall()
+    row = connection.execute(f"SELECT count(*) FROM bill {where}".encode(), {"id": subscriber_id}).fetchone()
+    assert row is not None
+    return [Bill(*found) for found in rows], int(row[0])
+
+
+def lines(connection: Connection, bill_id: UUID) -> list[BillLine]:
+    rows = connection.execute(
+        """SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, charges,
+                  charged_nano, amount_nano, vat_percent, tax_nano, entry_id
+           FROM bill_line WHERE bill_id = %s ORDER BY line_no""",
+        (bill_id,),
+    )
+    return [BillLine(*row) for row in rows]
+
+
+def charges_of_line(connection: Connection, bill_id: UUID, line_no: int) -> list[UUID]:
+    rows = connection.execute(
+        "SELECT charge_id FROM charge WHERE bill_id = %s AND line_no = %s ORDER BY charge_id",
+        (bill_id, line_no),
+    )
+    return [row[0] for row in rows]
+
+
+# Payments.
+
+_PAYMENT: Final = "payment_id, subscriber_id, bill_id, method, amount_nano, currency, reference, paid_at"
+
+
+def find_payment(connection: Connection, method: str, reference: str) -> Payment | None:
+    row = connection.execute(
+        f"SELECT {_PAYMENT}, false FROM payment WHERE method = %s AND reference = %s".encode(),
+        (method, reference),
+    ).fetchone()
+    return None if row is None else Payment(*row)
+
+
+def payments(
+    connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
+) -> tuple[list[Payment], int]:
+    where = "WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
+    rows = connection.execute(
+        f"SELECT {_PAYMENT}, false FROM payment {where} ORDER BY payment_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
+        {"id": subscriber_id, "offset": offset, "limit": limit},
+    ).fetchall()
+    row = connection.execute(
+        f"SELECT count(*) FROM payment {where}".encode(), {"id": subscriber_id}
+    ).fetchone()
+    assert row is not None
+    return [Payment(*found) for found in rows], int(row[0])
+
+
+def add_payment(connection: Connection, payment: Payment, account_id: UUID, entry_id: UUID) -> None:
+    connection.execute(
+        f"INSERT INTO payment ({_PAYMENT}, account_id, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),
+        (payment.payment_id, payment.subscriber_id, payment.bill_id, payment.method, payment.amount_nano, payment.currency,
+         payment.reference, payment.paid_at, account_id, entry_id),
+    )  # fmt: skip
+
+
+def pay_bill(connection: Connection, bill_id: UUID, amount_nano: int) -> None:
+    connection.execute(
+        """UPDATE bill SET remaining_nano = remaining_nano - %(x)s,
+               state = CASE WHEN remaining_nano = %(x)s THEN 'settled' ELSE 'partiallyPaid' END WHERE bill_id = %(id)s""",
+        {"x": amount_nano, "id": bill_id},
+    )
+
+
+# Corrections.
+
+
+def add_credit_note(
+    connection: Connection, note: CreditNote, account_id: UUID, idempotency_key: str | None
+) -> None:
+    connection.execute(
+        """INSERT INTO credit_note (credit_note_id, credit_note_no, bill_id, account_id, charge_id, amount_nano, tax_nano, reason,
+                                    issued_at, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+        (note.credit_note_id, note.credit_note_no, note.bill_id, account_id, note.charge_id, note.amount_nano, note.tax_nano,
+         note.reason, note.issued_at, idempotency_key),
+    )  # fmt: skip
+
+
+_NOTE: Final = "credit_note_id, credit_note_no, bill_id, charge_id, amount_nano, tax_nano, reason, issued_at"
+
+
+def credit_notes(connection: Connection, bill_id: UUID) -> list[CreditNote]:
+    rows = connection.execute(
+        f"SELECT {_NOTE} FROM credit_note WHERE bill_id = %s ORDER BY credit_note_id".encode(), (bill_id,)
+    )
+    return [CreditNote(*row) for row in rows]
+
+
+def credit_note_of_key(connection: Connection, idempotency_key: str) -> CreditNote | None:
+    row = connection.execute(
+        f"SELECT {_NOTE} FROM credit_note WHERE idempotency_key = %s".encode(), (idempotency_key,)
+    ).fetchone()
+    return None if row is None else CreditNote(*row)
+
+
+_REFUND: Final = "refund_id, order_id, account_id, charge_id, part, asked_nano, reason, state, amount_nano, asked_at, done_at"
+
+
+def add_refund(connection: Connection, refund: Refund, idempotency_key: str | None) -> bool:
+    """False where the charge is refunded already."""
+    r = refund
+    row = connection.execute(
+        f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 12)})
+            ON CONFLICT DO NOTHING RETURNING 1""".encode(),
+        (r.refund_id, r.order_id, r.account_id, r.charge_id, r.part, r.asked_nano, r.reason, r.state, r.amount_nano, r.asked_at,
+         r.done_at, idempotency_key),
+    ).fetchone()  # fmt: skip
+    return row is not None
+
+
+def refunds_of_order(connection: Connection, order_id: UUID) -> list[Refund]:
+    rows = connection.execute(
+        f"SELECT {_REFUND} FROM refund WHERE order_id = %s ORDER BY refund_id".encode(), (order_id,)
+    )
+    return [Refund(*row) for row in rows]
+
+
+def refunds_of_key(connection: Connection, order_id: UUID, idempotency_key: str) -> list[Refund]:
+    rows = connection.execute(
+        f"SELECT {_REFUND} FROM refund WHERE order_id = %s AND (idempotency_key = %s OR idempotency_key LIKE %s) ORDER BY refund_id".encode(),
+        (order_id, idempotency_key, f"{idempotency_key}#%"),
+    )
+    return [Refund(*row) for row in rows]
+
+
+def lock_pending_refunds(connection: Connection, limit: int) -> list[Refund]:
+    rows = connection.execute(
+        f"""SELECT {_REFUND} FROM refund WHERE state = 'pending' ORDER BY refund_id LIMIT %s
+            FOR UPDATE SKIP LOCKED""".encode(),
+        (limit,),
+    )
+    return [Refund(*row) for row in rows]
+
+
+def end_refund(
+    connection: Connection, refund_id: UUID, credit_charge_id: UUID | None, amount_nano: int, at: datetime
+) -> None:
+    connection.execute(
+        "UPDATE refund SET state = 'done', credit_charge_id = %s, amount_nano = %s, done_at = %s WHERE refund_id = %s",
+        (credit_charge_id, amount_nano, at, refund_id),
+    )
+
+
+# Charge files.
+
+
+def bills_for_file(connection: Connection, limit: int) -> list[tuple[Bill, str]]:
+    """(bill, phone) of bills that no charge file has, or whose line was rejected and may be sent again; locked."""
+    rows = connection.execute(
+        f"""SELECT {", ".join("b." + name.strip() for name in _BILL.split(","))}, s.phone
+            FROM bill b JOIN subscriber s USING (subscriber_id)
+            WHERE b.state <> 'settled' AND b.remaining_nano > 0
+                AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state <> 'rejected')
+                AND (SELECT count(*) FROM charge_file_line l WHERE l.bill_id = b.bill_id) < %s
+            ORDER BY b.bill_id LIMIT %s FOR UPDATE OF b SKIP LOCKED""".encode(),
+        (REJECTIONS_MAX, limit),
+    )
+    return [(Bill(*row[:-1]), row[-1]) for row in rows]
+
+
+def lock_files(connection: Connection) -> None:
+    """Files are made one after the other: their numbers have no gap."""
+    connection.execute("SELECT pg_advisory_xact_lock(7461003)")
+
+
+def last_sequence(connection: Connection, layout: str) -> int:
+    row = connection.execute(
+        "SELECT coalesce(max(sequence_no), 0) FROM charge_file WHERE layout = %s", (layout,)
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def add_file(
+    connection: Connection,
+    file_id: UUID,
+    layout: str,
+    sequence_no: int,
+    amount_nano: int,
+    sha256: str,
+    content: str,
+    made_at: datetime,
+    lines: Sequence[tuple[int, UUID, int]],
+) -> None:
+    connection.execute(
+        """INSERT INTO charge_file (charge_file_id, layout, sequence_no, lines, amount_nano, sha256, content, made_at)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+        (file_id, layout, sequence_no, len(lines), amount_nano, sha256, content, made_at),
+    )
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY charge_file_line (charge_file_id, line_no, bill_id, amount_nano) FROM STDIN"
+        ) as copy,
+    ):
+        for line in lines:
+            copy.write_row((file_id, *line))
+    connection.execute(
+        "UPDATE bill SET state = 'sent' WHERE state = 'new' AND bill_id = ANY(%s)",
+        ([line[1] for line in lines],),
+    )
+
+
+def lock_file(
+    connection: Connection, layout: str, sequence_no: int
+) -> tuple[UUID, int, datetime | None] | None:
+    """(id, lines, when it was acknowledged), locked."""
+    row = connection.execute(
+        """SELECT charge_file_id, lines, acknowledged_at FROM charge_file WHERE layout = %s AND sequence_no = %s
+           FOR UPDATE""",
+        (layout, sequence_no),
+    ).fetchone()
+    return None if row is None else (row[0], row[1], row[2])
+
+
+def file_content(connection: Connection, layout: str, sequence_no: int) -> str | None:
+    row = connection.execute(
+        "SELECT content FROM charge_file WHERE layout = %s AND sequence_no = %s", (layout, sequence_no)
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def files(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """Newest first."""
+    cursor = connection.execute(
+        """SELECT sequence_no, layout, lines, amount_nano, made_at, acknowledged_at, sha256,
+                  (SELECT count(*) FROM charge_file_line l WHERE l.charge_file_id = f.charge_file_id AND state = 'rejected')
+                      AS rejected
+           FROM charge_file f ORDER BY sequence_no DESC LIMIT %s""",
+        (limit,),
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def file_lines(connection: Connection, file_id: UUID) -> list[tuple[int, UUID, int]]:
+    return connection.execute(
+        "SELECT line_no, bill_id, amount_nano FROM charge_file_line WHERE charge_file_id = %s ORDER BY line_no",
+        (file_id,),
+    ).fetchall()
+
+
+def answer_line(connection: Connection, file_id: UUID, line_no: int, state: str, reason: str | None) -> None:
+    connection.execute(
+        "UPDATE charge_file_line SET state = %s, reason = %s WHERE charge_file_id = %s AND line_no = %s",
+        (state, reason, file_id, line_no),
+    )
+
+
+def reopen_bill(connection: Connection, bill_id: UUID) -> None:
+    connection.execute("UPDATE bill SET state = 'new' WHERE bill_id = %s AND state = 'sent'", (bill_id,))
+
+
+def acknowledge_file(connection: Connection, file_id: UUID, at: datetime) -> None:
+    connection.execute("UPDATE charge_file SET acknowledged_at = %s WHERE charge_file_id = %s", (at, file_id))
+
+
+# Dunning.
+
+
+def overdue(connection: Connection, due_before: datetime, step: str, limit: int) -> list[tuple[UUID, UUID]]:
+    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet."""
+    return connection.execute(
+        """SELECT b.bill_id, b.subscriber_id FROM bill b JOIN subscriber s USING (subscriber_id)
+           WHERE b.state <> 'settled' AND b.due_at < %s AND s.state <> 'closed'
+               AND NOT EXISTS (SELECT 1 FROM dunning d WHERE d.bill_id = b.bill_id AND d.step = %s)
+           ORDER BY b.bill_id LIMIT %s""",
+        (due_before, step, limit),
+    ).fetchall()
+
+
+def add_dunning(connection: Connection, bill_id: UUID, step: str, subscriber_id: UUID, at: datetime) -> bool:
+    row = connection.execute(
+        """INSERT INTO dunning (bill_id, step, subscriber_id, taken_at) VALUES (%s, %s, %s, %s)
+           ON CONFLICT DO NOTHING RETURNING 1""",
+        (bill_id, step, subscriber_id, at),
+    ).fetchone()
+    return row is not None
+
+
+def lift_dunning(connection: Connection, bill_id: UUID, subscriber_id: UUID, at: datetime) -> set[str]:
+    """A bill is paid. Returns the steps that other unpaid bills of the subscriber are still at."""
+    connection.execute(
+        "UPDATE dunning SET lifted_at = %s WHERE bill_id = %s AND lifted_at IS NULL", (at, bill_id)
+    )
+    rows = connection.execute(
+        "SELECT DISTINCT step FROM dunning WHERE subscriber_id = %s AND lifted_at IS NULL", (subscriber_id,)
+    )
+    return {row[0] for row in rows}
+
+
+def was_dunned(connection: Connection, bill_id: UUID) -> bool:
+    return (
+        connection.execute("SELECT 1 FROM dunning WHERE bill_id = %s LIMIT 1", (bill_id,)).fetchone()
+        is not None
+    )

@@ -1,0 +1,247 @@
+"""The SQL of charges: what is owed, what became revenue, what is billed."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from tokenworks.charging.store import Connection
+
+if TYPE_CHECKING:
+    from tokenworks.charging.charges import BillLine, Charge
+
+_CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
+    period_end, description, description_zh, price_nano, share_num, share_den, amount_nano, vat_percent, tax_nano, currency,
+    entry_id, of_charge_id, quantity, recognise, recognised_nano, broken_nano, refunded_nano, credited_nano, closed_at,
+    bill_id, line_no"""
+
+
+def add_charge(connection: Connection, charge: "Charge") -> None:
+    c = charge
+    connection.execute(
+        f"INSERT INTO charge ({_CHARGE}) VALUES ({', '.join(['%s'] * 30)})".encode(),
+        (c.charge_id, c.account_id, c.subscriber_id, c.product_id, c.offering_version, c.kind, c.number, c.charged_at,
+         c.period_start, c.period_end, c.description, c.description_zh, c.price_nano, c.share_num, c.share_den, c.amount_nano,
+         c.vat_percent, c.tax_nano, c.currency, c.entry_id, c.of_charge_id, c.quantity, c.recognise, c.recognised_nano,
+         c.broken_nano, c.refunded_nano, c.credited_nano, c.closed_at, c.bill_id, c.line_no),
+    )  # fmt: skip
+
+
+def _charges(connection: Connection, where: str, values: Sequence[object]) -> "list[Charge]":
+    from tokenworks.charging.charges import Charge  # noqa: PLC0415 - the two know each other
+
+    with connection.cursor(row_factory=class_row(Charge)) as cursor:
+        return cursor.execute(f"SELECT {_CHARGE} FROM charge WHERE {where}".encode(), values).fetchall()
+
+
+def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> "Charge | None":
+    found = _charges(connection, "account_id = %s AND charge_id = %s FOR UPDATE", (account_id, charge_id))
+    return found[0] if found else None
+
+
+def find_charge(connection: Connection, charge_id: UUID) -> "Charge | None":
+    found = _charges(connection, "charge_id = %s", (charge_id,))
+    return found[0] if found else None
+
+
+def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> "list[Charge]":
+    more = "AND bill_id IS NULL" if unbilled else ""
+    return _charges(
+        connection,
+        f"subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
+        (subscriber_id, limit),
+    )
+
+
+def charges_of_product(connection: Connection, product_id: UUID) -> "list[Charge]":
+    return _charges(connection, "product_id = %s ORDER BY charged_at, charge_id", (product_id,))
+
+
+def add_refunded(
+    connection: Connection, account_id: UUID, charge_id: UUID, owed_nano: int, amount_nano: int, now: datetime
+) -> None:
+    connection.execute(
+        """UPDATE charge SET refunded_nano = refunded_nano + %s, credited_nano = credited_nano + %s
+           WHERE account_id = %s AND charge_id = %s""",
+        (owed_nano, amount_nano, account_id, charge_id),
+    )
+
+
+_RECOGNISE: Final = """
+WITH open AS MATERIALIZED (
+    SELECT account_id, charge_id, currency, recognise, quantity, period_start, period_end,
+           amount_nano - tax_nano AS net, recognised_nano,
+           amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano AS room
+    FROM charge WHERE closed_at IS NULL AND account_id = ANY(%(accounts)s::uuid[])
+    ORDER BY account_id, charge_id FOR UPDATE
+), held AS MATERIALIZED (
+    SELECT b.account_id, b.charge_id, sum(b.used + coalesce(g.used, 0)) AS used,
+           sum(b.remaining + b.granted - coalesce(g.used, 0)) AS live
+    FROM bucket b LEFT JOIN LATERAL (
+        SELECT sum(used)::bigint AS used FROM grants g
+        WHERE g.account_id = b.account_id AND g.bucket_id = b.bucket_id AND g.state = 'open') g ON true
+    WHERE b.account_id = ANY(%(accounts)s::uuid[]) AND b.charge_id IS NOT NULL GROUP BY 1, 2
+), state AS (
+    SELECT o.*, CASE
+            WHEN recognise = 'usage' THEN div(net::numeric * least(coalesce(h.used, 0), quantity), quantity)
+            WHEN period_end IS NULL OR %(now)s >= period_end THEN net
+            ELSE div(net::numeric * greatest(0, extract(epoch FROM %(now)s::timestamptz - period_start)::bigint),
+                     greatest(1, extract(epoch FROM period_end - period_start)::bigint)) END::bigint AS earned,
+        CASE WHEN recognise = 'usage' THEN coalesce(h.live, 0) = 0 ELSE period_end IS NULL OR %(now)s >= period_end END AS ended
+    FROM open o LEFT JOIN held h USING (account_id, charge_id)
+), step AS MATERIALIZED (
+    SELECT *, greatest(0, least(earned - recognised_nano, room)) AS more,
+        CASE WHEN ended THEN room - greatest(0, least(earned - recognised_nano, room)) ELSE 0 END AS broken,
+        gen_random_uuid() AS entry_id
+    FROM state
+), moved AS MATERIALIZED (
+    SELECT * FROM step WHERE more > 0 OR ended
+), entered AS (
+    INSERT INTO entry (account_id, entry_id, kind, ref)
+    SELECT account_id, entry_id, 'recognise', charge_id::text FROM moved WHERE more + broken > 0
+), posted AS (
+    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+    SELECT account_id, entry_id, side, CASE side WHEN 1 THEN 'customer_liability' WHEN 2 THEN 'revenue' ELSE 'breakage' END,
+        currency, NULL, CASE side WHEN 1 THEN more + broken WHEN 2 THEN -more ELSE -broken END
+    FROM moved, generate_series(1, 3) side
+    WHERE CASE side WHEN 1 THEN more + broken WHEN 2 THEN more ELSE broken END > 0
+)
+UPDATE charge c SET recognised_nano = c.recognised_nano + m.more, broken_nano = c.broken_nano + m.broken,
+    closed_at = CASE WHEN m.ended THEN %(now)s::timestamptz END
+FROM moved m WHERE c.account_id = m.account_id AND c.charge_id = m.charge_id
+"""
+
+
+def recognise(
+    connection: Connection, now: datetime, account_ids: Sequence[UUID] | None, after: UUID, limit: int
+) -> tuple[int, UUID | None]:
+    """A batch of accounts above `after`: what became revenue of their open charges since the last time.
+
+    Returns how many charges moved, and the last account of the batch, None where there are no more.
+    """
+    rows = connection.execute(
+        """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
+               AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
+        (after, account_ids and list(account_ids), account_ids and list(account_ids), limit),
+    ).fetchall()
+    accounts = [row[0] for row in rows]
+    if not accounts:
+        return 0, None
+    moved = connection.execute(_RECOGNISE, {"accounts": accounts, "now": now}).rowcount
+    return moved, accounts[-1] if len(accounts) == limit else None
+
+
+def stop(connection: Connection, product_id: UUID, now: datetime) -> None:
+    connection.execute(
+        """UPDATE charge SET period_end = greatest(period_start, %(now)s)
+           WHERE product_id = %(product)s AND recognise = 'time' AND closed_at IS NULL
+               AND (period_end IS NULL OR period_end > %(now)s)""",
+        {"now": now, "product": product_id},
+    )
+
+
+def unused(connection: Connection, account_id: UUID, charge_id: UUID) -> tuple[int, int]:
+    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+    row = connection.execute(
+        """SELECT c.quantity - coalesce(sum(b.used + b.expired + b.granted), 0)::bigint, coalesce(sum(b.granted), 0)::bigint
+           FROM charge c LEFT JOIN bucket b USING (account_id, charge_id)
+           WHERE c.account_id = %s AND c.charge_id = %s GROUP BY c.quantity""",
+        (account_id, charge_id),
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
+
+
+def stepped_since(connection: Connection, account_id: UUID, since: datetime) -> int:
+    row = connection.execute(
+        """SELECT coalesce(sum(amount_nano - credited_nano), 0)::bigint FROM charge
+           WHERE account_id = %s AND kind = 'step' AND charged_at >= %s""",
+        (account_id, since),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def receivable(connection: Connection, account_id: UUID) -> int:
+    row = connection.execute(
+        """SELECT coalesce(sum(amount), 0)::bigint FROM posting
+           WHERE account_id = %s AND ledger_account = 'receivable'""",
+        (account_id,),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+# Amounts in whole fen, half away from zero; the tax that such a line includes, likewise.
+_PUT_ON_BILLS: Final = """
+WITH bills AS (
+    SELECT * FROM unnest(%(subscribers)s::uuid[], %(accounts)s::uuid[], %(bills)s::uuid[], %(ends)s::timestamptz[])
+        AS t(subscriber_id, account_id, bill_id, ends)
+), due AS MATERIALIZED (
+    SELECT c.account_id, c.charge_id, b.bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
+           c.description_zh, c.amount_nano, c.tax_nano,
+           dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
+                              c.description, c.description_zh)::int AS line_no
+    FROM bills b JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
+    WHERE c.bill_id IS NULL AND c.charged_at < b.ends
+), grouped AS (
+    SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
+           count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
+    FROM due GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+), rounded AS (
+    SELECT *, sign(charged)::bigint * ((abs(charged) + 5000000) / 10000000) AS fen FROM grouped
+), line AS MATERIALIZED (
+    SELECT *, fen * 10000000 AS amount, gen_random_uuid() AS entry_id,
+        sign(fen)::bigint * 10000000 * div(2::numeric * abs(fen) * vat_percent + 100 + vat_percent, 2 * (100 + vat_percent))::bigint
+            AS tax
+    FROM rounded
+), moved AS (
+    SELECT *, amount - charged AS more, tax - charged_tax AS more_tax FROM line
+    WHERE amount <> charged OR tax <> charged_tax
+), entered AS (
+    INSERT INTO entry (account_id, entry_id, kind, ref)
+    SELECT account_id, entry_id, 'round', bill_id || ':' || line_no FROM moved
+), posted AS (
+    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+    SELECT account_id, entry_id, side, CASE side WHEN 1 THEN 'receivable' WHEN 2 THEN 'tax' ELSE 'rounding' END, 'CNY', NULL,
+        CASE side WHEN 1 THEN more WHEN 2 THEN -more_tax ELSE more_tax - more END
+    FROM moved, generate_series(1, 3) side
+), marked AS (
+    UPDATE charge c SET bill_id = due.bill_id, line_no = due.line_no
+    FROM due WHERE c.account_id = due.account_id AND c.charge_id = due.charge_id
+)
+SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, charges,
+    charged AS charged_nano, amount AS amount_nano, vat_percent, tax AS tax_nano,
+    CASE WHEN amount <> charged OR tax <> charged_tax THEN entry_id END AS entry_id
+FROM line ORDER BY bill_id, line_no
+"""
+
+
+def put_on_bills(
+    connection: Connection, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]
+) -> "list[BillLine]":
+    from tokenworks.charging.charges import BillLine  # noqa: PLC0415 - the two know each other
+
+    with connection.cursor(row_factory=class_row(BillLine)) as cursor:
+        return cursor.execute(
+            _PUT_ON_BILLS,
+            {
+                "subscribers": [bill[0] for bill in bills],
+                "accounts": [bill[1] for bill in bills],
+                "bills": [bill[2] for bill in bills],
+                "ends": [bill[3] for bill in bills],
+            },
+        ).fetchall()
+
+
+def quantities(connection: Connection, bill_id: UUID) -> dict[int, tuple[int, str]]:
+    rows = connection.execute(
+        """SELECT c.line_no, sum(b.total)::bigint, min(b.unit) FROM charge c JOIN bucket b USING (account_id, charge_id)
+           WHERE c.bill_id = %s AND c.recognise = 'usage'
+               AND NOT EXISTS (SELECT 1 FROM bucket r WHERE r.account_id = b.account_id AND r.rollover_to = b.bucket_id)
+           GROUP BY 1""",
+        (bill_id,),
+    )
+    return {line_no: (quantity, unit) for line_no, quantity, unit in rows}

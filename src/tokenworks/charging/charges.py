@@ -1,0 +1,289 @@
+"""Charges: what a subscriber owes, its tax, and how it becomes revenue.
+
+For every charge: net = amount - tax = recognised + broken (breakage) + refunded + what is still owed to the subscriber.
+Everything moves by entries in money: receivable, tax, customer_liability, revenue, breakage, refund, rounding, and
+where payments come from. Runs in the caller's transactions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from tokenworks.catalog import BucketSpec
+from tokenworks.charging import charge_store, store
+from tokenworks.charging.errors import ChargeNotFound, RefundTooMuch
+from tokenworks.charging.model import PER_UNIT
+from tokenworks.charging.revenue import share, tax_in
+from tokenworks.kernel import Clock, uuid7
+
+RECOGNISE_BATCH: Final = 1000
+ChargeKind = Literal["cycle", "step", "change", "credit", "refund", "adjustment"]
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """One thing that a subscriber owes for, or is credited (negative). Amounts include VAT."""
+
+    charge_id: UUID
+    account_id: UUID
+    subscriber_id: UUID
+    product_id: UUID | None
+    offering_version: str | None
+    kind: ChargeKind
+    number: int
+    charged_at: datetime
+    period_start: datetime
+    period_end: datetime | None
+    description: str
+    description_zh: str
+    price_nano: int
+    share_num: int
+    share_den: int
+    amount_nano: int
+    vat_percent: int
+    tax_nano: int
+    currency: str
+    entry_id: UUID
+    of_charge_id: UUID | None
+    quantity: int
+    recognise: Literal["usage", "time", "none"]
+    recognised_nano: int
+    broken_nano: int
+    refunded_nano: int
+    credited_nano: int
+    closed_at: datetime | None
+    bill_id: UUID | None
+    line_no: int | None
+
+    @property
+    def net_nano(self) -> int:
+        return self.amount_nano - self.tax_nano
+
+    @property
+    def owed_nano(self) -> int:
+        """What is paid for and not delivered yet: the customer liability of this charge."""
+        if self.recognise == "none":
+            return 0
+        return self.net_nano - self.recognised_nano - self.broken_nano - self.refunded_nano
+
+
+@dataclass(frozen=True, slots=True)
+class Sale:
+    """What is sold: to whom, for which time, at which price, and how much of it (`share_num / share_den` of the price)."""
+
+    account_id: UUID
+    subscriber_id: UUID
+    product_id: UUID
+    offering_version: str
+    rate_version: str
+    kind: ChargeKind
+    number: int
+    period_start: datetime
+    period_end: datetime | None
+    description: str
+    description_zh: str
+    price_nano: int
+    currency: str
+    vat_percent: int
+    specs: Sequence[BucketSpec]
+    recognise: Literal["usage", "time"]
+    # (whole units at most, None for all; until when) of what is left at the period's end.
+    rollover: tuple[int | None, datetime] | None = None
+    share_num: int = 1
+    share_den: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class BillLine:
+    """What a bill says of some charges: `charged_nano` exactly, `amount_nano` in whole fen, tax included."""
+
+    bill_id: UUID
+    line_no: int
+    account_id: UUID
+    product_id: UUID | None
+    offering_version: str | None
+    kind: ChargeKind
+    description: str
+    description_zh: str
+    charges: int
+    charged_nano: int
+    amount_nano: int
+    vat_percent: int
+    tax_nano: int
+    entry_id: UUID | None
+
+
+class Charges:
+    """On one connection (autocommit), in the caller's transaction where there is one."""
+
+    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def sell(self, sale: Sale) -> Charge:
+        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part)."""
+        charge_id = uuid7()
+        total = 0
+        with self._connection.transaction():
+            for spec in sale.specs:
+                quantity = share(spec.quantity, sale.share_num, sale.share_den) * PER_UNIT
+                total += quantity
+                store.add_bucket(
+                    self._connection,
+                    account_id=sale.account_id,
+                    product_id=sale.product_id,
+                    kind="balance",
+                    unit=spec.unit,
+                    total=quantity,
+                    priority=spec.priority,
+                    valid_from=sale.period_start,
+                    valid_until=sale.period_end,
+                    model_classes=spec.model_classes,
+                    rate_version=sale.rate_version,
+                    charge_id=charge_id,
+                    rollover=sale.rollover
+                    and (min(quantity, (sale.rollover[0] or spec.quantity) * PER_UNIT), sale.rollover[1]),
+                )
+            amount = share(sale.price_nano, sale.share_num, sale.share_den)
+            tax = tax_in(amount, sale.vat_percent)
+            entry_id = store.post(
+                self._connection,
+                sale.account_id,
+                "charge",
+                str(charge_id),
+                [
+                    ("receivable", sale.currency, None, amount),
+                    ("tax", sale.currency, None, -tax),
+                    ("customer_liability", sale.currency, None, tax - amount),
+                ],
+            )
+            by_usage = sale.recognise == "usage" and total > 0
+            charge = Charge(
+                charge_id, sale.account_id, sale.subscriber_id, sale.product_id, sale.offering_version, sale.kind, sale.number,
+                self._clock.now(), sale.period_start, sale.period_end, sale.description, sale.description_zh, sale.price_nano,
+                sale.share_num, sale.share_den, amount, sale.vat_percent, tax, sale.currency, entry_id, None, total if by_usage else 0,
+                "usage" if by_usage else "time", 0, 0, 0, 0, None, None, None,
+            )  # fmt: skip
+            charge_store.add_charge(self._connection, charge)
+            store.tell_account(self._connection, sale.account_id)
+        return charge
+
+    def credit(
+        self,
+        charge: Charge,
+        amount_nano: int,
+        kind: Literal["credit", "refund"],
+        description: str,
+        description_zh: str,
+    ) -> Charge:
+        """Give a part of a charge back: a negative charge, for the next bill. First what is still owed for it goes, then
+        revenue (posted to `refund`, never taken from what was recognised). Raises `RefundTooMuch`.
+        """
+        with self._connection.transaction():
+            found = charge_store.lock_charge(self._connection, charge.account_id, charge.charge_id)
+            if found is None:
+                raise ChargeNotFound(f"there is no charge {charge.charge_id}")
+            if not 0 <= amount_nano <= found.amount_nano - found.credited_nano:
+                raise RefundTooMuch("more than what is left of the charge can't be given back")
+            tax = tax_in(found.credited_nano + amount_nano, found.vat_percent) - tax_in(
+                found.credited_nano, found.vat_percent
+            )
+            net = amount_nano - tax
+            owed = min(net, found.owed_nano)
+            credit_id = uuid7()
+            entry_id = store.post(
+                self._connection,
+                found.account_id,
+                kind,
+                str(credit_id),
+                [
+                    ("receivable", found.currency, None, -amount_nano),
+                    ("tax", found.currency, None, tax),
+                    ("customer_liability", found.currency, None, owed),
+                    ("refund", found.currency, None, net - owed),
+                ],
+            )
+            charge_store.add_refunded(
+                self._connection, found.account_id, found.charge_id, owed, amount_nano, self._clock.now()
+            )
+            now = self._clock.now()
+            made = Charge(
+                credit_id, found.account_id, found.subscriber_id, found.product_id, found.offering_version, kind, 0, now, now, None,
+                description, description_zh, amount_nano, 1, 1, -amount_nano, found.vat_percent, -tax, found.currency, entry_id,
+                found.charge_id, 0, "none", 0, 0, 0, 0, now, None, None,
+            )  # fmt: skip
+            charge_store.add_charge(self._connection, made)
+        return made
+
+    def recognise(self, account_ids: Sequence[UUID] | None = None) -> int:
+        """Post what became revenue since the last time: by what was used, or by time; and close what has nothing left.
+
+        Of all open charges, or of these accounts'. Returns how many charges moved. Once per state: running twice moves
+        nothing more. Each batch is a transaction of its own, accounts in ascending order.
+        """
+        moved = 0
+        after: UUID | None = UUID(int=0)
+        while after is not None:
+            with self._connection.transaction():
+                count, after = charge_store.recognise(
+                    self._connection, self._clock.now(), account_ids, after, RECOGNISE_BATCH
+                )
+            moved += count
+        return moved
+
+    def stop(self, product_id: UUID) -> None:
+        """A product ended: what is earned by time is earned now."""
+        charge_store.stop(self._connection, product_id, self._clock.now())
+
+    def of_subscriber(
+        self, subscriber_id: UUID, *, unbilled: bool = False, limit: int = 1000
+    ) -> list[Charge]:
+        """Oldest first."""
+        return charge_store.charges(self._connection, subscriber_id, unbilled=unbilled, limit=limit)
+
+    def of_product(self, product_id: UUID) -> list[Charge]:
+        """Oldest first."""
+        return charge_store.charges_of_product(self._connection, product_id)
+
+    def find(self, charge_id: UUID) -> Charge:
+        """Raises `ChargeNotFound`."""
+        found = charge_store.find_charge(self._connection, charge_id)
+        if found is None:
+            raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
+        return found
+
+    def unused(self, charge: Charge) -> tuple[int, int]:
+        """(free, granted) of what a charge brought: what was neither used nor has expired."""
+        return charge_store.unused(self._connection, charge.account_id, charge.charge_id)
+
+    def stepped_since(self, account_id: UUID, since: datetime) -> int:
+        """What steps of pay-as-you-go cost since a time, gross, credits for them taken off."""
+        return charge_store.stepped_since(self._connection, account_id, since)
+
+    def put_on_bills(self, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]) -> list[BillLine]:
+        """Make lines of all that is charged before each bill's end and not billed yet. In the caller's transaction.
+
+        `bills`: (subscriber, account, bill, end). Charges of one product, offering version, kind and tax are one line,
+        rounded to fen once; the rounding of amount and tax is posted. Returns the lines, by bill and number.
+        """
+        return charge_store.put_on_bills(self._connection, bills)
+
+    def quantities(self, bill_id: UUID) -> dict[int, tuple[int, str]]:
+        """(quantity in thousandths, unit) that each line of a bill brought, by its number."""
+        return charge_store.quantities(self._connection, bill_id)
+
+    def receivable(self, account_id: UUID) -> int:
+        """What the subscriber owes now in nano: charges less credits and payments, billed or not."""
+        return charge_store.receivable(self._connection, account_id)
+
+    def paid(self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str) -> UUID:
+        """The entry of a payment."""
+        return store.post(
+            self._connection,
+            account_id,
+            "payment",
+            ref,
+            [(f"paid:{method}", currency, None, amount_nano), ("receivable", currency, None, -amount_nano)],
+        )

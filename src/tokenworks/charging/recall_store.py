@@ -1,0 +1,64 @@
+"""The SQL of recall between hosts: the ledger asks, each holder answers, the first who waits is served first."""
+
+from uuid import UUID
+
+from tokenworks.charging.store import RECALL_WAIT_MAX_S, Connection
+
+
+def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
+    """Queue for what other hosts hold of an account, and tell them. Returns the place in the queue."""
+    with connection.transaction():
+        row = connection.execute(
+            "INSERT INTO recall (account_id, journal_id) VALUES (%s, %s) RETURNING recall_id",
+            (account_id, journal_id),
+        ).fetchone()
+        assert row is not None
+        connection.execute("SELECT pg_notify('tokenworks_recall', %s)", (account_id.hex,))
+    return int(row[0])
+
+
+def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str]]:
+    """(recall, account) that wait for this journal's answer: it has an open grant of theirs, and did not answer yet."""
+    rows = connection.execute(
+        """SELECT r.recall_id, r.account_id FROM recall r
+           WHERE r.ended_at IS NULL AND r.journal_id <> %(journal)s
+             AND r.asked_at > clock_timestamp() - make_interval(secs => %(wait)s)
+             AND EXISTS (SELECT 1 FROM grants g WHERE g.account_id = r.account_id AND g.journal_id = %(journal)s
+                         AND g.state = 'open')
+             AND NOT EXISTS (SELECT 1 FROM recall_answer a WHERE a.recall_id = r.recall_id AND a.journal_id = %(journal)s)
+           ORDER BY r.recall_id LIMIT 1000""",
+        {"journal": journal_id, "wait": RECALL_WAIT_MAX_S},
+    )
+    return [(recall_id, account.hex) for recall_id, account in rows]
+
+
+def answer_recall(connection: Connection, recall_id: int, journal_id: UUID) -> None:
+    connection.execute(
+        "INSERT INTO recall_answer (recall_id, journal_id) SELECT recall_id, %s FROM recall WHERE recall_id = %s "
+        "ON CONFLICT DO NOTHING",
+        (journal_id, recall_id),
+    )
+
+
+def recall_answered(connection: Connection, recall_id: int, account_id: UUID, journal_id: UUID) -> bool:
+    """Whether every other live holder of the account has answered."""
+    row = connection.execute(
+        """SELECT NOT EXISTS (
+               SELECT 1 FROM grants g WHERE g.account_id = %(account)s AND g.journal_id <> %(journal)s
+                   AND g.state = 'open' AND g.amount > g.used
+                   AND NOT EXISTS (SELECT 1 FROM recall_answer a
+                                   WHERE a.recall_id = %(recall)s AND a.journal_id = g.journal_id))""",
+        {"account": account_id, "journal": journal_id, "recall": recall_id},
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def end_recall(connection: Connection, recall_id: int) -> None:
+    connection.execute(
+        "UPDATE recall SET ended_at = clock_timestamp() WHERE recall_id = %s AND ended_at IS NULL",
+        (recall_id,),
+    )
+
+
+def delete_old_recalls(connection: Connection) -> None:
+    connection.execute("DELETE FROM recall WHERE asked_at < clock_timestamp() - interval '1 minute'")

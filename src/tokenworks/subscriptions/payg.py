@@ -1,0 +1,172 @@
+"""Pay-as-you-go on the phone bill: a prepaid block of tokens (a step) is bought as the last one runs out, up to the cap.
+
+Invariant: in a calendar month, the steps' prices (less credits) never exceed the subscriber's cap; nothing is bought where
+spending is locked, beyond the credit limit, or beside a plan without consent.
+"""
+
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from tokenworks.catalog import Offerings, SoldOffering
+from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
+from tokenworks.kernel import Clock, Invalid, parse_money
+from tokenworks.subscriptions import store
+from tokenworks.subscriptions.errors import CapBelowSpent
+from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, cycle_end, month_start
+
+STEPS_AT_ONCE_MAX: Final = 1000
+CAP_NANO_MAX: Final = 10**15
+ALERTS_PERCENT: Final = (50, 80, 100)
+
+
+class PayAsYouGo:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: store.Connection,
+        offerings: Offerings,
+        ledger: Ledger,
+        charges: Charges,
+        clock: Clock,
+    ) -> None:
+        self._connection = connection
+        self._offerings = offerings
+        self._ledger = ledger
+        self._charges = charges
+        self._clock = clock
+
+    def buy(self, account_id: UUID, model: str, need: Need) -> bool:
+        """Buy as many steps as a request lacks, or none where the cap does not allow all of them. Whether there is enough now.
+
+        Several hosts may ask at once: who comes second finds what the first one bought.
+        """
+        with self._connection.transaction():
+            subscriber = store.lock_subscriber_of(self._connection, account_id)
+            if subscriber is None or subscriber.state != "active":
+                return False
+            if subscriber.spend_locked or subscriber.restricted:
+                return False
+            found = self._product(subscriber)
+            if found is None:
+                return False
+            product, sold = found
+            spec = sold.offering.buckets[0]
+            card = self._offerings.rate_card(sold.rate_version)
+            rate = card.rate_for(model)
+            if rate is None or ("*" not in spec.model_classes and rate.model_class not in spec.model_classes):
+                return False
+            lacks = most(rate.weights(), need)
+            lacks -= sum(
+                bucket.remaining
+                for bucket in self._ledger.buckets(account_id)
+                if bucket.product_id == product.product_id
+                and bucket.closing is None
+                and bucket.kind == "balance"
+            )
+            if lacks <= 0:
+                return True
+            steps = -(-lacks // (spec.quantity * PER_UNIT))
+            return self._buy(subscriber, product, sold, steps)
+
+    def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
+        """The oldest pay-as-you-go that is active; none beside an active plan where the subscriber has not consented."""
+        active = [
+            (product, self._offerings.sold(product.offering_version))
+            for product in store.products(self._connection, subscriber.subscriber_id)
+            if product.state == "active"
+        ]
+        beside_plan = any(sold.offering.kind == "plan" for _, sold in active)
+        if beside_plan and not subscriber.spill_over:
+            return None
+        return next(((p, sold) for p, sold in active if sold.offering.kind == "pay_as_you_go"), None)
+
+    def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
+        offering, now = sold.offering, self._clock.now()
+        contract = store.contract_price(self._connection, subscriber.subscriber_id, offering.id, now)
+        price = parse_money(offering.price).amount_nano if contract is None else contract
+        spent = self._charges.stepped_since(subscriber.account_id, month_start(now))
+        limit = subscriber.credit_limit_nano
+        over_cap = spent + steps * price > subscriber.cap_nano
+        if over_cap or (
+            limit is not None
+            and self._charges.receivable(subscriber.account_id) + steps * price > limit
+        ) or steps > STEPS_AT_ONCE_MAX:  # fmt: skip
+            if over_cap:
+                self._alert(subscriber, 100, spent, now)
+            return False
+        for number in range(product.step_no + 1, product.step_no + steps + 1):
+            self._charges.sell(
+                Sale(
+                    account_id=subscriber.account_id,
+                    subscriber_id=subscriber.subscriber_id,
+                    product_id=product.product_id,
+                    offering_version=sold.offering_version,
+                    rate_version=sold.rate_version,
+                    kind="step",
+                    number=number,
+                    period_start=now,
+                    period_end=cycle_end("once", now, now, offering.validity_days),
+                    description=offering.name,
+                    description_zh=offering.name_zh,
+                    price_nano=price,
+                    currency=offering.currency,
+                    vat_percent=offering.vat_percent,
+                    specs=offering.buckets,
+                    recognise="usage",
+                )
+            )
+        store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
+        spent_now = spent + steps * price
+        for percent in ALERTS_PERCENT:
+            if spent_now * 100 >= subscriber.cap_nano * percent:
+                self._alert(subscriber, percent, spent_now, now)
+        return True
+
+    def _alert(self, subscriber: Subscriber, percent: int, spent_nano: int, now: datetime) -> None:
+        """Once a month for each threshold."""
+        month = f"{now.astimezone(BILLING_ZONE):%Y-%m}"
+        store.add_notification(
+            self._connection,
+            subscriber.subscriber_id,
+            "spend",
+            f"{month}:{percent}",
+            {"month": month, "percent": percent, "spent_nano": spent_nano, "cap_nano": subscriber.cap_nano},
+            now,
+        )
+
+    def spent(self, subscriber: Subscriber) -> int:
+        """What the steps of this calendar month cost, in nano."""
+        return self._charges.stepped_since(subscriber.account_id, month_start(self._clock.now()))
+
+    def control(
+        self,
+        subscriber: Subscriber,
+        *,
+        cap_nano: int | None = None,
+        locked: bool | None = None,
+        spill_over: bool | None = None,
+    ) -> Subscriber:
+        """Set the monthly cap, the spend lock, the consent to go on from a plan to pay-as-you-go; None leaves one as it is.
+
+        Raises `Invalid`, and `CapBelowSpent` where this month has cost more already.
+        """
+        if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
+            raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
+        with self._connection.transaction():
+            store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if cap_nano is not None and cap_nano < self.spent(subscriber):
+                raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
+            fields = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
+            fields = {name: value for name, value in fields.items() if value is not None}
+            if fields:
+                store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+            if spill_over is not None:
+                store.add_consent(
+                    self._connection, subscriber.subscriber_id, "spill_over", spill_over, self._clock.now()
+                )
+            self._ledger.tell_account(subscriber.account_id)
+        found = store.find_subscriber(self._connection, subscriber_id=subscriber.subscriber_id)
+        assert found is not None
+        return found
