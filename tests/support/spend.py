@@ -1,0 +1,74 @@
+"""Spending as the data plane does, without one: grants, a settled record, grants closed; steps are bought as they are needed."""
+
+from tests.charging.test_ledger import IDS, settling
+from tokenworks.catalog import Counts
+from tokenworks.charging import Need, settle_store
+from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.kernel import uuid7
+
+
+class Spender:
+    def __init__(self, works):
+        self.works = works
+        self.journal_id = uuid7()
+        self.seq = 0
+        works.ledger.register_journal(self.journal_id, "test")
+
+    def usable(self, account_id):
+        """Balances that can be spent now, in the order in which they are."""
+        now = self.works.clock.now()
+        found = [
+            b for b in self.works.ledger.buckets(account_id)
+            if b.kind == "balance" and b.closing is None and b.remaining
+            and b.valid_from <= now and (b.valid_until is None or b.valid_until > now)
+        ]  # fmt: skip
+        return sorted(found, key=lambda b: (b.priority, b.valid_until is None, b.valid_until, b.bucket_id))
+
+    def open(self, account_id, bucket, amount):
+        return self.works.ledger.grant(
+            account_id=account_id.hex, bucket_id=bucket.bucket_id.hex, journal_id=self.journal_id, grant_id=None,
+            amount=amount, spend_for_s=900,
+        )  # fmt: skip
+
+    def settle(self, account_id, drawn):
+        """`drawn`: (bucket, grant, tokens)."""
+        self.seq += 1
+        total = sum(tokens for _, _, tokens in drawn)
+        parts = [
+            Part(b.bucket_id.hex, grant_id, b.rate_version, b.unit, "balance", tokens * 1000, int(at == 0), Counts(output=tokens))
+            for at, (b, grant_id, tokens) in enumerate(drawn)
+        ]  # fmt: skip
+        record = UsageRecord(
+            account_id.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "complete", "completed", "provider",
+            1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, None, [], None,
+        )  # fmt: skip
+        settle_store.settle(
+            self.works.connection, self.journal_id, self.seq, [settling(self.seq, record)], lambda *_: None
+        )
+
+    def close(self, account_id, grant_id):
+        self.works.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
+
+    def spend(self, account_id, tokens):
+        """Whether all of it could be had; else nothing is spent."""
+        drawn = self._take(account_id, tokens)
+        lacks = tokens - sum(part for _, _, part in drawn)
+        # What there was is granted to us by now; what the ledger has beside is another host's doing.
+        if lacks and self.works.payg.buy(account_id, "m", Need(1, 0, lacks)):
+            drawn += self._take(account_id, lacks)
+            lacks = tokens - sum(part for _, _, part in drawn)
+            assert not lacks
+        if not lacks:
+            self.settle(account_id, drawn)
+        for _, grant_id, _ in drawn:
+            self.close(account_id, grant_id)
+        return not lacks
+
+    def _take(self, account_id, tokens):
+        drawn = []
+        for bucket in self.usable(account_id):
+            part = min(tokens, bucket.remaining // 1000)
+            if part:
+                drawn.append((bucket, self.open(account_id, bucket, part * 1000).grant_id, part))
+                tokens -= part
+        return drawn
