@@ -33,6 +33,17 @@ JOBS_S: Final = 20.0
 LEAVE_S: Final = 0.25
 _JOBS_LOCK: Final = 7461002
 STALE_S: Final = 5.0
+# Revenue follows usage this often; a bill run brings it up to date, too.
+RECOGNISE_S: Final = 3600.0
+
+
+class _Recognised:
+    """When this process last did it."""
+
+    at_s = -1e9
+
+
+_recognised = _Recognised()
 
 
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
@@ -180,7 +191,7 @@ def make_admin_app(metrics: HostMetrics) -> FastAPI:
 
 
 def run_jobs(settings: Settings, url: str) -> int:
-    """Partitions for the coming months, cycles that are due, buckets that expire. On one host at a time."""
+    """Partitions for the coming months, cycles that are due, what waited for grants, revenue, dunning. On one host at a time."""
     with contextlib.closing(connect(url)) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
         if row is None or not row[0]:
@@ -195,7 +206,13 @@ def run_jobs(settings: Settings, url: str) -> int:
         )
         if written_off:
             log.critical("jobs.written_off", grants=written_off, after_seconds=settings.in_doubt_limit_s)
-        return works.orders.run_cycles()
+        done = works.orders.run_cycles() + works.refunds.finish()
+        if time.monotonic() - _recognised.at_s > RECOGNISE_S:
+            works.charges.recognise()
+            _recognised.at_s = time.monotonic()
+        for step, count in works.payments.run_dunning().items():
+            log.warning("jobs.dunning", step=step, bills=count)
+        return done
 
 
 async def _jobs(settings: Settings, url: str) -> None:

@@ -88,9 +88,9 @@ def invoice_data(
         "period": f"{day(bill.period_start)} – {day(bill.period_end)}",
         "issued": day(bill.issued_at),
         "due": day(bill.due_at),
-        "to_pay": f"¥{format_money(max(0, bill.amount_nano))}",
-        "tax": f"¥{format_money(bill.tax_nano)}",
-        "amount": f"¥{format_money(bill.amount_nano)}",
+        "to_pay": _yuan(max(0, bill.amount_nano)),
+        "tax": _yuan(bill.tax_nano),
+        "amount": _yuan(bill.amount_nano),
         "lines": [
             {
                 "what": line.description_zh + _KINDS_ZH.get(line.kind, "")
@@ -98,8 +98,8 @@ def invoice_data(
                 else line.description + _KINDS_EN.get(line.kind, ""),
                 "quantity": quantity(line),
                 "count": str(line.charges),
-                "tax": f"¥{format_money(line.tax_nano)}",
-                "amount": f"¥{format_money(line.amount_nano)}",
+                "tax": _yuan(line.tax_nano),
+                "amount": _yuan(line.amount_nano),
             }
             for line in lines
         ],
@@ -107,11 +107,15 @@ def invoice_data(
             {
                 "number": note.credit_note_no,
                 "reason": note.reason,
-                "amount": f"−¥{format_money(note.amount_nano)}",
+                "amount": _yuan(-note.amount_nano),
             }
             for note in notes
         ],
     }
+
+
+def _yuan(amount_nano: int) -> str:
+    return f"{'−' if amount_nano < 0 else ''}¥{format_money(abs(amount_nano))}"
 
 
 def font_folders(fonts_dir: Path | None) -> list[Path]:

@@ -267,7 +267,9 @@ class Offering(_Frozen):
             if self.first_price is not None or not parse_money(self.price).amount_nano:
                 raise ValueError("a step of pay-as-you-go has one price above zero")
         if len({bucket.unit for bucket in self.buckets}) > 1:
-            raise ValueError("the buckets of an offering are of one unit: its price is earned as they are used")
+            raise ValueError(
+                "the buckets of an offering are of one unit: its price is earned as they are used"
+            )
         if self.valid_from and self.valid_until and self.valid_from >= self.valid_until:
             raise ValueError("valid_from is before valid_until")
         return self
