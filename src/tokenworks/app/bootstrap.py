@@ -13,7 +13,7 @@ from tokenworks.charging import Charges, Ledger
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Keys, load_peppers
+from tokenworks.trust import Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -35,6 +35,7 @@ class Works:
     payments: Payments
     refunds: Refunds
     keys: Keys
+    identity: Identity
     operator: str
     fonts_dir: Path | None
 
@@ -47,6 +48,7 @@ def make_works(
 ) -> Works:
     """`peppers` where the caller has loaded them already."""
     clock = clock or SystemClock()
+    peppers = peppers or load_peppers(settings.secrets)
     offerings = Offerings(connection)
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
@@ -71,7 +73,8 @@ def make_works(
         bills=Bills(connection, charges, clock, due_days=settings.bill_due_days),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
-        keys=Keys(connection, peppers or load_peppers(settings.secrets), clock, settings.environment),
+        keys=Keys(connection, peppers, clock, settings.environment),
+        identity=Identity(connection, peppers, clock),
         operator=settings.operator_name,
         fonts_dir=settings.fonts_dir,
     )

@@ -59,6 +59,9 @@ class Member:
     cap_tokens: int | None
     cap_period: CapPeriod | None
     created_at: datetime
+    # Of somebody who signs in; invited until they accept.
+    phone: str | None = None
+    state: Literal["invited", "active", "left"] = "active"
 
 
 def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[datetime, datetime | None]:

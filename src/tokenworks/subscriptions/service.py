@@ -1,6 +1,7 @@
 """Subscribers, members and their caps: who they are and what they agreed to."""
 
 import re
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
@@ -237,6 +238,53 @@ class Subscriptions:
         if not store.add_member(self._connection, member):
             raise MemberExists(f"there is a member {name} already")
         return member
+
+    def invite(
+        self,
+        subscriber: Subscriber,
+        phone: str,
+        name: str,
+        *,
+        role: Literal["member", "admin"] = "member",
+        cap_tokens: int | None = None,
+        cap_period: CapPeriod = "month",
+    ) -> Member:
+        """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
+        accept. Raises `MemberExists`, `Invalid`.
+        """
+        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
+        if role not in {"member", "admin"}:
+            raise Invalid("a member's role is member or admin")
+        if len(self.members(subscriber)) >= MEMBERS_MAX:
+            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
+        _check_cap(cap_tokens)
+        member = Member(
+            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, None, cap_tokens,
+            None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
+        )  # fmt: skip
+        if not store.add_member(self._connection, member):
+            raise MemberExists(f"there is a member {name}, or one with that number, already")
+        return member
+
+    def memberships(self, phone: str) -> list[Member]:
+        """Where somebody with this number was invited, or is a member, oldest first."""
+        return store.memberships(self._connection, phone)
+
+    def accept(self, phone: str, member_id: UUID) -> Member:
+        """Join where one was invited. Raises `MemberNotFound`."""
+        return self._move(phone, member_id, "active")
+
+    def leave(self, phone: str, member_id: UUID) -> Member:
+        """Leave, or turn an invitation down. Raises `MemberNotFound`."""
+        return self._move(phone, member_id, "left")
+
+    def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
+        for member in self.memberships(phone):
+            if member.member_id == member_id:
+                store.set_member_state(self._connection, member_id, state)
+                return replace(member, state=state)
+        raise MemberNotFound("there is no such invitation")
 
     def set_cap(self, member: Member, cap_tokens: int | None, cap_period: CapPeriod = "month") -> None:
         """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""

@@ -77,16 +77,16 @@ def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
     return UUID(str(row[0]))
 
 
-_MEMBER = "member_id, account_id, subscriber_id, name, role, parent_id, cap_tokens, cap_period, created_at"
+_MEMBER = "member_id, account_id, subscriber_id, name, role, parent_id, cap_tokens, cap_period, created_at, phone, state"
 
 
 def add_member(connection: Connection, member: Member) -> bool:
     """False where the subscriber has a member of that name."""
     row = connection.execute(
-        f"INSERT INTO member ({_MEMBER}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT (subscriber_id, name) DO NOTHING RETURNING 1".encode(),
+        f"INSERT INTO member ({_MEMBER}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
+        "ON CONFLICT DO NOTHING RETURNING 1".encode(),
         (member.member_id, member.account_id, member.subscriber_id, member.name, member.role, member.parent_id,
-         member.cap_tokens, member.cap_period, member.created_at),
+         member.cap_tokens, member.cap_period, member.created_at, member.phone, member.state),
     ).fetchone()  # fmt: skip
     return row is not None
 
@@ -106,12 +106,25 @@ def line_of(connection: Connection, member_id: UUID) -> list[Member]:
                 SELECT {_MEMBER}, 1 AS level FROM member WHERE member_id = %s
                 UNION ALL
                 SELECT m.member_id, m.account_id, m.subscriber_id, m.name, m.role, m.parent_id, m.cap_tokens,
-                       m.cap_period, m.created_at, level + 1
+                       m.cap_period, m.created_at, m.phone, m.state, level + 1
                 FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
             SELECT {_MEMBER} FROM up ORDER BY level""".encode(),
         (member_id,),
     )
     return [Member(*row) for row in rows]
+
+
+def memberships(connection: Connection, phone: str) -> list[Member]:
+    """Of somebody with this number, in other people's accounts, invited or active."""
+    rows = connection.execute(
+        f"SELECT {_MEMBER} FROM member WHERE phone = %s AND state <> 'left' ORDER BY created_at, member_id".encode(),
+        (phone,),
+    )
+    return [Member(*row) for row in rows]
+
+
+def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
+    connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
 
 
 def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:

@@ -1,15 +1,35 @@
-"""Identity: API keys and the pepper they are hashed under."""
+"""Identity: API keys, one-time codes, sessions, staff and roles, and the pepper that all are hashed under."""
 
-from tokenworks.trust.errors import KeyNotFound
+from tokenworks.trust.errors import (
+    CodeWrong,
+    KeyNotFound,
+    NotAllowed,
+    NotSignedIn,
+    StaffExists,
+    StaffNotFound,
+    TooManyCodes,
+)
+from tokenworks.trust.identity import STAFF_ROLES, Identity, Principal, Role, StaffRole
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
 from tokenworks.trust.pepper import ensure_pepper, load_peppers
 from tokenworks.trust.service import Keys
 
 __all__ = [
+    "STAFF_ROLES",
     "ApiKey",
     "ApiKeyInfo",
+    "CodeWrong",
+    "Identity",
     "KeyNotFound",
     "Keys",
+    "NotAllowed",
+    "NotSignedIn",
+    "Principal",
+    "Role",
+    "StaffExists",
+    "StaffNotFound",
+    "StaffRole",
+    "TooManyCodes",
     "ensure_pepper",
     "is_key",
     "key_mac",
