@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help demo test sim lint bench serve reference fmt lock
+.PHONY: help demo test sim lint bench serve reference openapi fmt lock
 
 help: ## what one can do here
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ serve: ## set up, then serve on 127.0.0.1:8080 from ./data
 reference: ## write docs/REFERENCE.md from the code
 	@scripts/setup dev
 	@$(PY) -m tokenworks.app.reference > docs/REFERENCE.md
+
+openapi: ## write docs/openapi.json from the code
+	@scripts/setup dev
+	@$(PY) -m tokenworks.app.openapi > docs/openapi.json
 
 fmt: ## format and fix what can be fixed
 	@$(PY) -m ruff check --fix . ; $(PY) -m ruff format .

@@ -225,7 +225,9 @@ def test_metrics_and_health(server):
     assert b"tokenworks_recorder_settled_seq" in body
     assert server.get("/healthz")[0] == server.get("/readyz")[0] == 200
     assert server.request("HEAD", "/")[0] == 200
-    assert len(json.loads(server.get("/catalogue/offerings")[1])) > 20
+    status, body = server.get("/tmf-api/productCatalogManagement/v4/productOffering?limit=100")[:2]
+    assert status == 200 and len(json.loads(body)) > 20
+    assert server.get("/openapi.json")[0] == 200
 
 
 def test_the_newest_migration_is_the_schema_that_this_release_runs_on():

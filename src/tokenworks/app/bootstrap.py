@@ -9,7 +9,7 @@ import psycopg
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Charges, Ledger
+from tokenworks.charging import Adjustments, Charges, Ledger
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriptions
@@ -28,6 +28,7 @@ class Works:
     deployments: Deployments
     ledger: Ledger
     charges: Charges
+    adjustments: Adjustments
     orders: Orders
     payg: PayAsYouGo
     subscriptions: Subscriptions
@@ -37,6 +38,7 @@ class Works:
     keys: Keys
     identity: Identity
     operator: str
+    is_dev: bool
     fonts_dir: Path | None
 
 
@@ -67,6 +69,7 @@ def make_works(
         deployments=Deployments(connection),
         ledger=ledger,
         charges=charges,
+        adjustments=Adjustments(connection, clock),
         orders=orders,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
@@ -76,5 +79,6 @@ def make_works(
         keys=Keys(connection, peppers, clock, settings.environment),
         identity=Identity(connection, peppers, clock),
         operator=settings.operator_name,
+        is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,
     )

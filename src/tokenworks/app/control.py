@@ -8,24 +8,29 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
+import psycopg
 import structlog
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
+from tokenworks.app.messages import code_sender
 from tokenworks.app.settings import Settings
+from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, HISTOGRAMS, Reading
-from tokenworks.kernel import AnchoredClock, Invalid, NotFound, TokenworksError, Unavailable
+from tokenworks.kernel import AnchoredClock, Unavailable
+from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
 
@@ -33,6 +38,8 @@ JOBS_S: Final = 20.0
 LEAVE_S: Final = 0.25
 _JOBS_LOCK: Final = 7461002
 STALE_S: Final = 5.0
+CONNECTIONS_MAX: Final = 10
+CONNECTION_WAIT_S: Final = 3.0
 # Revenue follows usage this often; a bill run brings it up to date, too.
 RECOGNISE_S: Final = 3600.0
 
@@ -48,42 +55,50 @@ _recognised = _Recognised()
 
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     """What people and other systems ask over the public port, outside /v1."""
-    app = FastAPI(title="Tokenworks", version=__version__, docs_url=None, redoc_url=None)
+    peppers = load_peppers(settings.secrets)
+    clock = AnchoredClock()
+    pool = ConnectionPool(
+        url(),
+        min_size=1,
+        max_size=CONNECTIONS_MAX,
+        open=False,
+        timeout=CONNECTION_WAIT_S,
+        kwargs={"autocommit": True, "connect_timeout": int(CONNECTION_WAIT_S)},
+        check=ConnectionPool.check_connection,
+    )
 
-    @app.exception_handler(TokenworksError)
-    async def refused(_request: Request, error: TokenworksError) -> JSONResponse:
-        status = (
-            404
-            if isinstance(error, NotFound)
-            else 400
-            if isinstance(error, Invalid)
-            else 503
-            if isinstance(error, Unavailable)
-            else 409
-        )
-        return JSONResponse(
-            {"title": type(error).__name__, "detail": str(error), "status": status},
-            status,
-            media_type="application/problem+json",
-        )
+    @contextlib.contextmanager
+    def open_rooms() -> Iterator[Rooms]:
+        try:
+            with pool.connection() as connection:
+                yield make_works(settings, connection, clock, peppers)
+        except (PoolTimeout, psycopg.OperationalError) as error:
+            raise Unavailable("the database does not answer: try again in a moment") from error
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        pool.open()
+        with contextlib.suppress(psycopg.Error):
+            await asyncio.to_thread(_anchor, url(), clock)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(pool.close)
+
+    app = make_api(open_rooms, code_sender(settings), settings.public_url)
+    app.router.lifespan_context = lifespan
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def root() -> dict[str, str]:
         return {"service": "tokenworks", "version": __version__}
 
-    @app.get("/catalogue/offerings", summary="What is on sale: id, names, price, buckets, source")
-    def offerings() -> list[dict[str, Any]]:
-        with contextlib.closing(connect(url())) as connection:
-            return [
-                {
-                    "offering_version": sold.offering_version,
-                    "rate_version": sold.rate_version,
-                    **sold.offering.model_dump(mode="json"),
-                }
-                for sold in make_works(settings, connection).offerings.all()
-            ]
-
     return app
+
+
+def _anchor(url: str, clock: AnchoredClock) -> None:
+    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
+    with contextlib.closing(connect(url)) as connection:
+        anchor(clock, connection)
 
 
 class HostMetrics:

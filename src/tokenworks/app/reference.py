@@ -6,8 +6,9 @@ Run: python -m tokenworks.app.reference > docs/REFERENCE.md
 import click
 
 from tokenworks.app.cli import cli
-from tokenworks.app.control import HostMetrics, make_admin_app, make_control_app
+from tokenworks.app.control import HostMetrics, make_admin_app
 from tokenworks.app.settings import PREFIX, Settings
+from tokenworks.console import openapi_document
 from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway import CODES, COUNTERS
 
@@ -104,14 +105,21 @@ def _routes() -> list[str]:
     lines.append("| public | `GET /v1/models`, `GET /v1/models/{id}` | the models that this key may use |")
     lines.append("| public | `GET /healthz`, `GET /readyz` | of the worker that answers |")
     settings = Settings()
-    apps = (("public", make_control_app(str, settings)), ("admin", make_admin_app(HostMetrics(settings))))
-    for port, app in apps:
-        for route in app.routes:
-            path = getattr(route, "path", "")
-            methods = sorted(getattr(route, "methods", None) or {"GET"})
-            if path:
-                summary = getattr(route, "summary", None) or ""
-                lines.append(f"| {port} | `{', '.join(methods)} {path}` | {summary} |")
+    for route in make_admin_app(HostMetrics(settings)).routes:
+        path = getattr(route, "path", "")
+        if path:
+            lines.append(f"| admin | `GET {path}` | |")
+    lines += [
+        "",
+        "Beside these, on the public port, by role (`docs/openapi.json`, and served as `/openapi.json`, says more):",
+        "",
+        "| route | what | who |",
+        "|---|---|---|",
+    ]
+    for path, operations in openapi_document()["paths"].items():
+        for method, operation in operations.items():
+            roles = ", ".join(operation.get("x-roles", ())) or "anybody"
+            lines.append(f"| `{method.upper()} {path}` | {operation['summary']} | {roles} |")
     return [*lines, ""]
 
 

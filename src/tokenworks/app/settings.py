@@ -168,6 +168,16 @@ class Settings(BaseModel):
         le=31_536_000,
         description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
     )
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,200})?$",
+        description="where people reach the public port, for links; empty: what their request says",
+    )
+    sms_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="one-time codes are POSTed here as JSON {phone, kind, code}; empty: a file, in a dev environment alone",
+    )
     operator_name: str = Field(
         default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
     )
@@ -229,6 +239,11 @@ class Settings(BaseModel):
     def blocked_keys(self) -> Path:
         """Ids of keys that this host refuses, a line each."""
         return self.data_dir / "blocked-keys"
+
+    @property
+    def codes_file(self) -> Path:
+        """Where one-time codes go in a dev environment."""
+        return self.data_dir / "one-time-codes"
 
     @property
     def secrets(self) -> Path:

@@ -1,10 +1,13 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
+from tokenworks.charging.adjustments import Adjustment, Adjustments
 from tokenworks.charging.admission import Admission
 from tokenworks.charging.charges import BillLine, Charge, Charges, Sale
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
     AccountNotFound,
+    AdjustmentNotAllowed,
+    AdjustmentNotFound,
     ChargeNotFound,
     JournalCorrupt,
     JournalFailed,
@@ -40,6 +43,10 @@ __all__ = [
     "PER_UNIT",
     "AccountNotFound",
     "AccountSlices",
+    "Adjustment",
+    "AdjustmentNotAllowed",
+    "AdjustmentNotFound",
+    "Adjustments",
     "Admission",
     "BillLine",
     "Bucket",

@@ -145,13 +145,24 @@ def stop(connection: Connection, product_id: UUID, now: datetime) -> None:
 def unused(connection: Connection, account_id: UUID, charge_id: UUID) -> tuple[int, int]:
     """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
     row = connection.execute(
-        """SELECT c.quantity - coalesce(sum(b.used + b.expired + b.granted), 0)::bigint, coalesce(sum(b.granted), 0)::bigint
+        """SELECT greatest(0, c.quantity - coalesce(sum(b.used + b.expired + b.granted), 0)::bigint), coalesce(sum(b.granted), 0)::bigint
            FROM charge c LEFT JOIN bucket b USING (account_id, charge_id)
            WHERE c.account_id = %s AND c.charge_id = %s GROUP BY c.quantity""",
         (account_id, charge_id),
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
+    row = connection.execute(
+        """SELECT coalesce(sum(b.used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+                  AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)), 0)::bigint
+           FROM bucket b WHERE b.account_id = %s AND b.charge_id = %s""",
+        (account_id, charge_id),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def stepped_since(connection: Connection, account_id: UUID, since: datetime) -> int:

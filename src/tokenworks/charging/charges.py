@@ -258,6 +258,10 @@ class Charges:
         """(free, granted) of what a charge brought: what was neither used nor has expired."""
         return charge_store.unused(self._connection, charge.account_id, charge.charge_id)
 
+    def used(self, charge: Charge) -> int:
+        """What was used of what a charge brought, settled, in thousandths of its unit."""
+        return charge_store.used(self._connection, charge.account_id, charge.charge_id)
+
     def stepped_since(self, account_id: UUID, since: datetime) -> int:
         """What steps of pay-as-you-go cost since a time, gross, credits for them taken off."""
         return charge_store.stepped_since(self._connection, account_id, since)

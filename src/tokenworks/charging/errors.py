@@ -19,6 +19,14 @@ class ChargeNotFound(NotFound):
     """No such charge."""
 
 
+class AdjustmentNotFound(NotFound):
+    """No such adjustment waits for a second person."""
+
+
+class AdjustmentNotAllowed(Conflict):
+    """The same person can't ask and decide; or the bucket has less than that."""
+
+
 class RefundTooMuch(Conflict):
     """More than what is left of a charge can't be given back."""
 

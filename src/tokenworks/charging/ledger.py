@@ -150,6 +150,22 @@ class Ledger:
         floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
         return store.usage(self._connection, account_id, floor, limit)
 
+    def usage_page(
+        self, account_id: UUID, since: datetime | None, member_id: UUID | None, offset: int, limit: int
+    ) -> tuple[list[dict[str, Any]], int]:
+        """A page of an account's usage records (of one member where one is named), newest first, and how many there are, at
+        most so many as are shown.
+        """
+        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        found = store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
+        return found[offset : offset + limit], len(found)
+
+    def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
+        return store.usage_record(self._connection, usage_id)
+
+    def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
+        return store.account_of_bucket(self._connection, bucket_id)
+
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
         """Who spent what since a time, most first."""
         floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+from psycopg.rows import dict_row
 
 from tokenworks.charging.errors import (
     GrantNotFound,
@@ -488,18 +489,33 @@ def used_of_caps(connection: Connection, account_id: UUID, now: datetime) -> dic
     return dict(rows.fetchall())
 
 
-def usage(connection: Connection, account_id: UUID, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
+_USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
+    started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
+    audio_output, provider_total, parts, loss, flags, upstream_id, prompt"""
+
+
+def usage(
+    connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
+) -> list[dict[str, Any]]:
     """Usage records, newest first."""
-    cursor = connection.execute(
-        """SELECT usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
-                  counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write,
-                  audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id, prompt
-           FROM usage WHERE account_id = %s AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""",
-        (account_id, floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f"""SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id >= %s
+                AND (%s::uuid IS NULL OR member_id = %s) ORDER BY usage_id DESC LIMIT %s""".encode(),
+            (account_id, floor or UUID(int=0), member_id, member_id, min(limit, RECORDS_SHOWN_MAX)),
+        ).fetchall()
+
+
+def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            f"SELECT account_id, {_USAGE} FROM usage WHERE usage_id = %s".encode(), (usage_id,)
+        ).fetchone()
+
+
+def account_of_bucket(connection: Connection, bucket_id: UUID) -> UUID | None:
+    row = connection.execute("SELECT account_id FROM bucket WHERE bucket_id = %s", (bucket_id,)).fetchone()
+    return None if row is None else UUID(str(row[0]))
 
 
 def usage_by_member(connection: Connection, account_id: UUID, floor: UUID | None) -> list[dict[str, Any]]:

@@ -59,5 +59,5 @@ class CapBelowSpent(Conflict):
     """A monthly cap can't be below what this month has cost already."""
 
 
-class AlreadyOwes(Conflict):
-    """What is owed has to be paid first."""
+class TopUpNotAllowed(Conflict):
+    """Nothing can be bought by hand: no pay-as-you-go, a lock, or the cap."""

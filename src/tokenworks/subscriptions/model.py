@@ -124,6 +124,18 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
+class TopUp:
+    """Steps of pay-as-you-go that somebody bought by hand."""
+
+    top_up_id: UUID
+    subscriber_id: UUID
+    product_id: UUID
+    steps: int
+    amount_nano: int
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class WorkOrder:
     """What another system is asked to deliver, or to take away again."""
 

@@ -650,6 +650,33 @@ class Orders:
         )  # fmt: skip
         self._begin_cycle(subscriber, renewed, sold)
 
+    def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
+        """Take back an order that is not done: one that waits for a cycle's end, or for its delivery.
+
+        Raises `OrderNotFound`, `ChangeNotAllowed`.
+        """
+        with self._connection.transaction():
+            order, subscriber_id = self.find(order_id)
+            store.lock_subscriber(self._connection, subscriber_id)
+            order, _ = self.find(order_id)
+            now = self._clock.now()
+            if order.action != "add" and order.state == "pending":
+                store.set_product(
+                    self._connection, order.product_id, next_version=None, ends_after_cycle=False
+                )
+                store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
+                return
+            products = store.products_of_order(self._connection, order_id)
+            if (
+                order.action != "add"
+                or order.state != "inProgress"
+                or any(p.state == "active" for p in products)
+            ):
+                raise ChangeNotAllowed(f"the order is {order.state}: cancel its product, or ask for a refund")
+            for product in products:
+                self._end(product, subscriber_id, "cancelled")
+            store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
+
     # Looking.
 
     def find(self, order_id: UUID) -> tuple[Order, UUID]:
@@ -665,6 +692,13 @@ class Orders:
         """A page, newest first, and how many there are."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.orders(self._connection, subscriber_id, offset, min(limit, LIST_MAX))
+
+    def product(self, product_id: UUID) -> tuple[Product, UUID]:
+        """A product and its subscriber's id. Raises `ProductNotFound`."""
+        found = store.product(self._connection, product_id)
+        if found is None:
+            raise ProductNotFound(f"there is no product {product_id}")
+        return found
 
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""

@@ -10,10 +10,11 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
-from tokenworks.kernel import Clock, Invalid, parse_money
+from tokenworks.kernel import Clock, Invalid, format_money, parse_money, uuid7
 from tokenworks.subscriptions import store
-from tokenworks.subscriptions.errors import CapBelowSpent
-from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, cycle_end, month_start
+from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed
+from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
+from tokenworks.subscriptions.orders import check_idempotency_key
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -70,6 +71,50 @@ class PayAsYouGo:
             steps = -(-lacks // (spec.quantity * PER_UNIT))
             return self._buy(subscriber, product, sold, steps)
 
+    def top_up(self, subscriber: Subscriber, amount_nano: int, idempotency_key: str) -> TopUp:
+        """Buy steps by hand, for an amount that is a whole number of them. Cap and lock hold here, too; the same key again is
+        the same top-up. Raises `TopUpNotAllowed`, `Invalid`, `KeyReused`.
+        """
+        check_idempotency_key(idempotency_key)
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            assert found is not None
+            before = store.top_up(self._connection, found.subscriber_id, idempotency_key)
+            if before is not None:
+                if before.amount_nano != amount_nano:
+                    raise KeyReused("the idempotency key was used for another top-up: take another one")
+                return before
+            product = next(
+                (
+                    (p, sold)
+                    for p in store.products(self._connection, found.subscriber_id)
+                    if p.state == "active"
+                    and (sold := self._offerings.sold(p.offering_version)).offering.kind == "pay_as_you_go"
+                ),
+                None,
+            )
+            if product is None:
+                raise TopUpNotAllowed("order a pay-as-you-go offering first")
+            if found.state != "active" or found.spend_locked or found.restricted:
+                raise TopUpNotAllowed("spending is locked")
+            price = self._price(found, product[1])
+            steps, rest = divmod(amount_nano, price)
+            if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
+                raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")
+            if not self._buy(found, *product, steps):
+                raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
+            made = TopUp(
+                uuid7(), found.subscriber_id, product[0].product_id, steps, amount_nano, self._clock.now()
+            )
+            store.add_top_up(self._connection, made, idempotency_key)
+        return made
+
+    def _price(self, subscriber: Subscriber, sold: SoldOffering) -> int:
+        contract = store.contract_price(
+            self._connection, subscriber.subscriber_id, sold.offering.id, self._clock.now()
+        )
+        return parse_money(sold.offering.price).amount_nano if contract is None else contract
+
     def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
         """The oldest pay-as-you-go that is active; none beside an active plan where the subscriber has not consented."""
         active = [
@@ -84,8 +129,7 @@ class PayAsYouGo:
 
     def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
         offering, now = sold.offering, self._clock.now()
-        contract = store.contract_price(self._connection, subscriber.subscriber_id, offering.id, now)
-        price = parse_money(offering.price).amount_nano if contract is None else contract
+        price = self._price(subscriber, sold)
         spent = self._charges.stepped_since(subscriber.account_id, month_start(now))
         limit = subscriber.credit_limit_nano
         over_cap = spent + steps * price > subscriber.cap_nano

@@ -83,6 +83,13 @@ class Subscriptions:
             raise SubscriberNotFound("there is no such subscriber: `tokenworks subscriber list` shows them")
         return found
 
+    def of_account(self, account_id: UUID) -> Subscriber:
+        """Raises `SubscriberNotFound`."""
+        found = store.find_subscriber(self._connection, account_id=account_id)
+        if found is None:
+            raise SubscriberNotFound("there is no such account")
+        return found
+
     def all(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
         return store.subscribers(self._connection, after, min(limit, LIST_MAX))
 
@@ -278,6 +285,12 @@ class Subscriptions:
     def leave(self, phone: str, member_id: UUID) -> Member:
         """Leave, or turn an invitation down. Raises `MemberNotFound`."""
         return self._move(phone, member_id, "left")
+
+    def remove_member(self, member: Member) -> None:
+        """Raises `Invalid` for the owner and for a department: those stay."""
+        if member.role in {"owner", "department"}:
+            raise Invalid(f"a {member.role} can't be taken out")
+        store.set_member_state(self._connection, member.member_id, "left")
 
     def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.model import Member, Order, Product, Subscriber, WorkOrder
+from tokenworks.subscriptions.model import Member, Order, Product, Subscriber, TopUp, WorkOrder
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -52,11 +52,13 @@ def find_subscriber(
     subscriber_id: UUID | None = None,
     phone: str | None = None,
     broadband: str | None = None,
+    account_id: UUID | None = None,
 ) -> Subscriber | None:
     row = connection.execute(
         f"""SELECT {_SUBSCRIBER} FROM subscriber
-            WHERE subscriber_id = %s OR (phone = %s AND state <> 'closed') OR (broadband = %s AND state <> 'closed')""".encode(),
-        (subscriber_id, phone, broadband),
+            WHERE subscriber_id = %s OR account_id = %s
+                OR (phone = %s AND state <> 'closed') OR (broadband = %s AND state <> 'closed')""".encode(),
+        (subscriber_id, account_id, phone, broadband),
     ).fetchone()
     return None if row is None else _subscriber(row)
 
@@ -388,6 +390,14 @@ def parts_of(connection: Connection, product_id: UUID) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
+    """A product and its subscriber."""
+    row = connection.execute(
+        f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s".encode(), (product_id,)
+    ).fetchone()
+    return None if row is None else (Product(*row[:-1]), row[-1])
+
+
 def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
     """A product and its subscriber, locked."""
     row = connection.execute(
@@ -403,6 +413,24 @@ def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID
         (now, limit),
     )
     return [row[0] for row in rows]
+
+
+_TOP_UP = "top_up_id, subscriber_id, product_id, steps, amount_nano, made_at"
+
+
+def top_up(connection: Connection, subscriber_id: UUID, idempotency_key: str) -> TopUp | None:
+    row = connection.execute(
+        f"SELECT {_TOP_UP} FROM top_up WHERE subscriber_id = %s AND idempotency_key = %s".encode(),
+        (subscriber_id, idempotency_key),
+    ).fetchone()
+    return None if row is None else TopUp(*row)
+
+
+def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> None:
+    connection.execute(
+        f"INSERT INTO top_up ({_TOP_UP}, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),
+        (made.top_up_id, made.subscriber_id, made.product_id, made.steps, made.amount_nano, made.made_at, idempotency_key),
+    )  # fmt: skip
 
 
 _WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,

@@ -11,6 +11,7 @@ from tokenworks.kernel import Clock, Invalid, uuid7
 from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
+from tokenworks.trust.store import Connection
 
 CODE_DIGITS: Final = 6
 CODE_LIFE: Final = timedelta(minutes=5)
@@ -44,7 +45,7 @@ class Principal:
 class Identity:
     """On one connection. `peppers` by version; the highest is used."""
 
-    def __init__(self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock) -> None:
+    def __init__(self, connection: Connection, peppers: dict[int, bytes], clock: Clock) -> None:
         self._connection = connection
         self._pepper = peppers[max(peppers)]
         self._clock = clock

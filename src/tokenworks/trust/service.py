@@ -77,6 +77,10 @@ class Keys:
     def of_account(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
         return store.list_keys(self._connection, account_id, caps)
 
+    def of_member(self, member_id: UUID) -> set[UUID]:
+        """The ids of a member's live keys."""
+        return store.live_keys_of(self._connection, member_id)
+
     def revoke(self, key_id: UUID) -> bool:
         """Stop a key everywhere. False where it was revoked already. Raises `KeyNotFound`."""
         revoked = store.revoke(self._connection, key_id)

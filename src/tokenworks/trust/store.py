@@ -85,6 +85,13 @@ def list_keys(connection: Connection, account_id: UUID, caps: dict[UUID, int]) -
     ]  # fmt: skip
 
 
+def live_keys_of(connection: Connection, member_id: UUID) -> set[UUID]:
+    rows = connection.execute(
+        "SELECT key_id FROM api_key WHERE member_id = %s AND revoked_at IS NULL", (member_id,)
+    )
+    return {row[0] for row in rows}
+
+
 def revoke(connection: Connection, key_id: UUID) -> bool:
     """Whether the key was live until now. Also tells every host."""
     with connection.transaction():

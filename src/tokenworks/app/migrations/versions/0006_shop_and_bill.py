@@ -270,16 +270,28 @@ CREATE TABLE dunning (
 );
 CREATE INDEX dunning_subscriber ON dunning (subscriber_id) WHERE lifted_at IS NULL;
 
+-- Steps of pay-as-you-go that somebody bought by hand.
+CREATE TABLE top_up (
+    top_up_id uuid PRIMARY KEY,
+    subscriber_id uuid NOT NULL REFERENCES subscriber,
+    product_id uuid NOT NULL REFERENCES product,
+    steps integer NOT NULL CHECK (steps > 0),
+    amount_nano bigint NOT NULL,
+    idempotency_key text NOT NULL,
+    made_at timestamptz NOT NULL,
+    UNIQUE (subscriber_id, idempotency_key)
+);
 -- Balances moved by hand wait for a second person.
 CREATE TABLE adjustment (
     adjustment_id uuid PRIMARY KEY,
     account_id uuid NOT NULL,
-    bucket_id uuid,
+    bucket_id uuid NOT NULL,
     amount bigint NOT NULL CHECK (amount <> 0),
     unit text NOT NULL,
     reason text NOT NULL,
     asked_by text NOT NULL,
     asked_at timestamptz NOT NULL,
+    idempotency_key text UNIQUE,
     decided_by text CHECK (decided_by <> asked_by),
     decided_at timestamptz,
     state text NOT NULL DEFAULT 'asked' CHECK (state IN ('asked', 'done', 'refused'))

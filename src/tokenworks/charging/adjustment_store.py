@@ -1,0 +1,88 @@
+"""The SQL of adjustments."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from psycopg.rows import class_row
+
+from tokenworks.charging import store
+from tokenworks.charging.store import Connection
+
+if TYPE_CHECKING:
+    from tokenworks.charging.adjustments import Adjustment
+
+_COLUMNS = """adjustment_id, account_id, bucket_id, amount, unit, reason, asked_by, asked_at, decided_by, decided_at, state"""
+
+
+def _found(connection: Connection, where: str, values: tuple[object, ...]) -> "list[Adjustment]":
+    from tokenworks.charging.adjustments import Adjustment  # noqa: PLC0415 - the two know each other
+
+    with connection.cursor(row_factory=class_row(Adjustment)) as cursor:
+        return cursor.execute(f"SELECT {_COLUMNS} FROM adjustment WHERE {where}".encode(), values).fetchall()
+
+
+def balance(connection: Connection, bucket_id: UUID) -> tuple[UUID, str] | None:
+    """(account, unit) of a balance that has not ended."""
+    row = connection.execute(
+        "SELECT account_id, unit FROM bucket WHERE bucket_id = %s AND kind = 'balance' AND closing IS NULL",
+        (bucket_id,),
+    ).fetchone()
+    return None if row is None else (row[0], row[1])
+
+
+def add(connection: Connection, adjustment: "Adjustment", idempotency_key: str | None) -> None:
+    a = adjustment
+    connection.execute(
+        f"INSERT INTO adjustment ({_COLUMNS}, idempotency_key) VALUES ({', '.join(['%s'] * 12)})".encode(),
+        (a.adjustment_id, a.account_id, a.bucket_id, a.amount, a.unit, a.reason, a.asked_by, a.asked_at, a.decided_by,
+         a.decided_at, a.state, idempotency_key),
+    )  # fmt: skip
+
+
+def of_key(connection: Connection, idempotency_key: str) -> "Adjustment | None":
+    found = _found(connection, "idempotency_key = %s", (idempotency_key,))
+    return found[0] if found else None
+
+
+def lock(connection: Connection, adjustment_id: UUID) -> "Adjustment | None":
+    found = _found(connection, "adjustment_id = %s FOR UPDATE", (adjustment_id,))
+    return found[0] if found else None
+
+
+def all_of(connection: Connection, account_id: UUID | None, limit: int) -> "list[Adjustment]":
+    return _found(
+        connection,
+        "%s::uuid IS NULL OR account_id = %s ORDER BY adjustment_id DESC LIMIT %s",
+        (account_id, account_id, limit),
+    )
+
+
+def apply(connection: Connection, adjustment: "Adjustment") -> bool:
+    """Whether the bucket is open, and has what is taken."""
+    a = adjustment
+    if a.amount > 0:
+        change, side = "total = total + %(x)s, remaining = remaining + %(x)s", 1
+    else:
+        change, side = "remaining = remaining - %(x)s, withdrawn = withdrawn + %(x)s", -1
+    x = abs(a.amount)
+    changed = connection.execute(
+        f"""UPDATE bucket SET {change} WHERE account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL
+            AND (%(side)s > 0 OR remaining >= %(x)s)""".encode(),
+        {"x": x, "account": a.account_id, "bucket": a.bucket_id, "side": side},
+    ).rowcount
+    if not changed:
+        return False
+    store.post(
+        connection, a.account_id, "adjust", str(a.adjustment_id),
+        [("customer_liability", a.unit, a.bucket_id, side * x), ("adjusted", a.unit, None, -side * x)],
+    )  # fmt: skip
+    store.tell_account(connection, a.account_id)
+    return True
+
+
+def decide(connection: Connection, adjustment_id: UUID, decided_by: str, state: str, at: datetime) -> None:
+    connection.execute(
+        "UPDATE adjustment SET decided_by = %s, decided_at = %s, state = %s WHERE adjustment_id = %s",
+        (decided_by, at, state, adjustment_id),
+    )

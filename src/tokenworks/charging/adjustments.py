@@ -1,0 +1,81 @@
+"""Balances moved by hand: one person asks, another one decides.
+
+Invariant: nobody decides what they asked for; what is taken is there; each is done at most once, by an entry.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from tokenworks.charging import adjustment_store, store
+from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
+from tokenworks.kernel import Clock, Invalid, uuid7
+
+REASON_CHARS_MAX: Final = 200
+AMOUNT_MAX: Final = 10**15
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """`amount` in thousandths of the bucket's unit, below zero to take away."""
+
+    adjustment_id: UUID
+    account_id: UUID
+    bucket_id: UUID
+    amount: int
+    unit: str
+    reason: str
+    asked_by: str
+    asked_at: datetime
+    decided_by: str | None
+    decided_at: datetime | None
+    state: Literal["asked", "done", "refused"]
+
+
+class Adjustments:
+    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def ask(
+        self, bucket_id: UUID, amount: int, reason: str, asked_by: str, idempotency_key: str | None = None
+    ) -> Adjustment:
+        """Raises `Invalid`, and `AdjustmentNotFound` where there is no such balance."""
+        if not 0 < len(reason.strip()) <= REASON_CHARS_MAX:
+            raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
+        if not amount or abs(amount) > AMOUNT_MAX:
+            raise Invalid("an adjustment adds or takes something")
+        with self._connection.transaction():
+            if idempotency_key is not None:
+                before = adjustment_store.of_key(self._connection, idempotency_key)
+                if before is not None:
+                    return before
+            found = adjustment_store.balance(self._connection, bucket_id)
+            if found is None:
+                raise AdjustmentNotFound(f"there is no balance {bucket_id} that could be adjusted")
+            adjustment = Adjustment(
+                uuid7(), found[0], bucket_id, amount, found[1], reason.strip(), asked_by, self._clock.now(), None, None, "asked"
+            )  # fmt: skip
+            adjustment_store.add(self._connection, adjustment, idempotency_key)
+        return adjustment
+
+    def decide(self, adjustment_id: UUID, decided_by: str, *, do: bool) -> Adjustment:
+        """The second person. Raises `AdjustmentNotFound`, `AdjustmentNotAllowed`."""
+        with self._connection.transaction():
+            found = adjustment_store.lock(self._connection, adjustment_id)
+            if found is None or found.state != "asked":
+                raise AdjustmentNotFound(f"no adjustment {adjustment_id} waits")
+            if found.asked_by == decided_by:
+                raise AdjustmentNotAllowed("another person has to decide")
+            if do and not adjustment_store.apply(self._connection, found):
+                raise AdjustmentNotAllowed("the bucket has less than that free, or has ended")
+            state: Literal["done", "refused"] = "done" if do else "refused"
+            adjustment_store.decide(self._connection, adjustment_id, decided_by, state, self._clock.now())
+            made = adjustment_store.lock(self._connection, adjustment_id)
+            assert made is not None
+        return made
+
+    def all(self, account_id: UUID | None = None, limit: int = 1000) -> list[Adjustment]:
+        """Newest first."""
+        return adjustment_store.all_of(self._connection, account_id, limit)

@@ -1,0 +1,7 @@
+"""What people and other systems ask over HTTP: TM Forum resources, account, operations, pages."""
+
+from tokenworks.console.account import SendCode
+from tokenworks.console.api import make_api, openapi_document
+from tokenworks.console.web import Rooms
+
+__all__ = ["Rooms", "SendCode", "make_api", "openapi_document"]

@@ -1,0 +1,405 @@
+"""What subscribers do with their own: signing in, keys, members, spend control."""
+
+from datetime import datetime, timedelta
+from typing import Annotated, Any, Final, Literal, Protocol
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenworks.console.web import (
+    BUYERS,
+    COOKIE,
+    EVERYBODY,
+    READERS,
+    Asked,
+    Rooms,
+    Who,
+    allow,
+    answer,
+    as_uuid,
+    audit,
+    decimal,
+    own,
+    shown,
+    when,
+)
+from tokenworks.kernel import Invalid, NotFound, parse_money
+from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
+from tokenworks.trust import CodeWrong
+
+router = APIRouter(prefix="/api", tags=["account"])
+KEYS_MAX: Final = 100
+
+
+class SendCode(Protocol):
+    """The message port: who sends a one-time code to a phone."""
+
+    def __call__(self, phone: str, code: str) -> None:
+        """Raises `Unavailable` where nothing can be sent."""
+        ...
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+Identifier = Annotated[str, Field(min_length=6, max_length=32)]
+
+
+class CodeWanted(_Strict):
+    """A phone number (E.164), or a broadband account number."""
+
+    identifier: Identifier
+
+
+class SignIn(_Strict):
+    identifier: Identifier
+    code: str = Field(pattern=r"^\d{6}$")
+
+
+def normal(identifier: str) -> str:
+    """One text for one number: a Chinese mobile number may come without its country code."""
+    text = identifier.replace(" ", "").replace("-", "")
+    if len(text) == 11 and text.startswith("1") and text.isdigit():
+        text = f"+86{text}"
+    return parse_phone(text) if text.startswith("+") else identifier
+
+
+def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) -> None:
+    """Send a code. Whether somebody has the number plays no part in what the asker sees."""
+    name = normal(identifier)
+    code = rooms.identity.request_code(name, address)
+    phone: str | None = name
+    if not name.startswith("+"):
+        try:
+            phone = rooms.subscriptions.find(name).phone
+        except (SubscriberNotFound, Invalid):
+            phone = None
+    if phone is not None:
+        send(phone, code)
+
+
+def sign_in(rooms: Rooms, identifier: str, code: str) -> tuple[str, datetime, Subscriber, Member]:
+    """(session, its end, subscriber, member). A number that nobody has is registered; one that was invited elsewhere alone is
+    a member there. Raises `CodeWrong`.
+    """
+    name = normal(identifier)
+    rooms.identity.check_code(name, code)
+    with rooms.connection.transaction():
+        try:
+            subscriber = rooms.subscriptions.find(name)
+        except SubscriberNotFound:
+            if not name.startswith("+"):
+                raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
+            elsewhere = [m for m in rooms.subscriptions.memberships(name) if m.state == "active"]
+            if elsewhere:
+                member = elsewhere[0]
+                subscriber = rooms.subscriptions.find(str(member.subscriber_id))
+                text, ends = rooms.identity.open_session(subscriber.subscriber_id, member.member_id)
+                return text, ends, subscriber, member
+            subscriber = rooms.subscriptions.register(name)
+            rooms.subscriptions.consent(subscriber, "terms", given=True)
+        owner_id = rooms.subscriptions.owner_of(subscriber)
+        member = next(m for m in rooms.subscriptions.members(subscriber) if m.member_id == owner_id)
+        text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id)
+    return text, ends, subscriber, member
+
+
+def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:
+    response.set_cookie(COOKIE, text, expires=ends, httponly=True, secure=secure, samesite="strict", path="/")
+
+
+def client_address(request: Request) -> str:
+    return request.headers.get("x-real-ip") or (request.client.host if request.client else "local")
+
+
+def is_secure(request: Request) -> bool:
+    return request.headers.get("x-forwarded-proto") == "https"
+
+
+@router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
+def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
+    request_code(rooms, request.app.state.send_code, body.identifier, client_address(request))
+    return answer({"sent": True, "valid_for_s": 300}, 202)
+
+
+@router.post("/sign-in", status_code=201, summary="Sign in, or register, with a code")
+def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
+    text, ends, subscriber, member = sign_in(rooms, body.identifier, body.code)
+    response = answer(
+        {"token": text, "expires_at": when(ends), "subscriber_id": str(subscriber.subscriber_id), "member": member.name}, 201
+    )  # fmt: skip
+    set_cookie(response, text, ends, secure=is_secure(request))
+    return response
+
+
+@router.post("/sign-out", status_code=204, summary="End this session", **allow(*EVERYBODY))
+def sign_out(rooms: Asked, who: Who) -> Response:
+    if who.session_id is not None:
+        rooms.identity.end_session(who.session_id)
+    response = Response(status_code=204)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(subscriber.subscriber_id),
+            "account_id": str(subscriber.account_id),
+            "phone": subscriber.phone_masked,
+            "name": subscriber.name,
+            "state": subscriber.state,
+            "language": subscriber.language,
+            "audiences": subscriber.audiences,
+            "broadband": subscriber.broadband,
+            "real_name": subscriber.real_name,
+            "bill_day": subscriber.bill_day,
+            "monthly_cap": decimal(subscriber.cap_nano),
+            "spent_this_month": decimal(rooms.payg.spent(subscriber)),
+            "spend_locked": subscriber.spend_locked,
+            "spill_over": subscriber.spill_over,
+            "restricted": subscriber.restricted,
+            "credit_limit": None
+            if subscriber.credit_limit_nano is None
+            else decimal(subscriber.credit_limit_nano),
+            "owes": decimal(rooms.charges.receivable(subscriber.account_id)),
+            "consents": rooms.subscriptions.consents(subscriber),
+        }
+    )
+
+
+@router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
+def subscriber(rooms: Asked, who: Who, of: str | None = None) -> Response:
+    return answer(subscriber_resource(rooms, own(rooms, who, of)))
+
+
+class SubscriberUpdate(_Strict):
+    """What is left out stays. Amounts are decimals of yuan in quotes."""
+
+    name: str | None = Field(default=None, max_length=100)
+    language: Literal["zh", "en"] | None = None
+    monthly_cap: str | None = Field(default=None, max_length=20)
+    spend_locked: bool | None = None
+    spill_over: bool | None = None
+
+
+@router.patch(
+    "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
+)
+def update_subscriber(body: SubscriberUpdate, rooms: Asked, who: Who, of: str | None = None) -> Response:
+    found = own(rooms, who, of)
+    before = subscriber_resource(rooms, found)
+    with rooms.connection.transaction():
+        cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
+        rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
+        fields: dict[str, Any] = {"name": body.name, "language": body.language}
+        changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
+        after = subscriber_resource(rooms, changed)
+        audit(rooms, who, "subscriber.set", found.subscriber_id, before, after)
+    return answer(after)
+
+
+# Keys.
+
+
+class KeyCreate(_Strict):
+    name: str = Field(min_length=1, max_length=100)
+    models: list[str] | None = Field(default=None, max_length=200)
+    expires_in_days: int | None = Field(default=None, ge=1, le=3650)
+
+
+@router.get("/keys", summary="API keys; a member sees its own", **allow(*EVERYBODY))
+def keys(rooms: Asked, who: Who, of: str | None = None) -> Response:
+    found = own(rooms, who, of)
+    rows = [
+        {
+            "id": str(key.key_id),
+            "name": key.name,
+            "key": key.hint,
+            "models": key.models,
+            "created_at": when(key.created_at),
+            "expires_at": when(key.expires_at),
+            "revoked_at": when(key.revoked_at),
+        }
+        for key in _visible(rooms, who, found)
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+def _visible(rooms: Rooms, who: Who, subscriber: Subscriber) -> list[Any]:
+    caps = {b.bucket_id: b.total for b in rooms.ledger.buckets(subscriber.account_id) if b.kind == "cap"}
+    found = rooms.keys.of_account(subscriber.account_id, caps)
+    if who.role != "member" or who.member_id is None:
+        return found
+    mine = rooms.keys.of_member(who.member_id)
+    return [key for key in found if key.key_id in mine]
+
+
+@router.post(
+    "/keys",
+    status_code=201,
+    summary="A new API key; its text is shown this once",
+    **allow("owner", "admin", "member"),
+)
+def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
+    found = own(rooms, who)
+    assert who.member_id is not None
+    if len(_visible(rooms, who, found)) >= KEYS_MAX:
+        raise Invalid(f"one has at most {KEYS_MAX} keys")
+    days = body.expires_in_days
+    key_id, text = rooms.keys.issue(
+        account_id=found.account_id,
+        member_id=who.member_id,
+        name=body.name,
+        models=body.models,
+        expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
+    )
+    return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
+
+
+@router.delete(
+    "/keys/{id}",
+    status_code=204,
+    summary="Stop a key everywhere",
+    **allow(*EVERYBODY[:2], "member", "operator"),
+)
+def revoke_key(rooms: Asked, who: Who, id: str, of: str | None = None) -> Response:
+    found = own(rooms, who, of)
+    key_id = as_uuid(id, "key")
+    if key_id not in {key.key_id for key in _visible(rooms, who, found)}:
+        raise NotFound("there is no such key")
+    with rooms.connection.transaction():
+        rooms.keys.revoke(key_id)
+        audit(rooms, who, "key.revoke", key_id)
+    return Response(status_code=204)
+
+
+# Members.
+
+
+class Invitation(_Strict):
+    phone: Identifier
+    name: str = Field(min_length=1, max_length=100)
+    role: Literal["member", "admin"] = "member"
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
+
+
+def member_resource(member: Member) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(member.member_id),
+            "name": member.name,
+            "role": member.role,
+            "state": member.state,
+            "department": None if member.parent_id is None else str(member.parent_id),
+            "cap_tokens": member.cap_tokens,
+            "cap_period": member.cap_period,
+        }
+    )
+
+
+@router.get("/members", summary="Who spends from the account", **allow(*READERS))
+def members(rooms: Asked, who: Who, of: str | None = None) -> Response:
+    found = [member_resource(member) for member in rooms.subscriptions.members(own(rooms, who, of))]
+    return answer(found, headers={"X-Total-Count": str(len(found))})
+
+
+@router.post(
+    "/members", status_code=201, summary="Invite somebody by phone number", **allow("owner", "admin")
+)
+def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
+    found = own(rooms, who)
+    if body.role == "admin" and who.role != "owner":
+        raise Invalid("role: the owner alone makes somebody an admin")
+    made = rooms.subscriptions.invite(
+        found,
+        normal(body.phone),
+        body.name,
+        role=body.role,
+        cap_tokens=body.cap_tokens,
+        cap_period=body.cap_period,
+    )
+    return answer(member_resource(made), 201)
+
+
+class CapUpdate(_Strict):
+    cap_tokens: int | None = Field(ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
+
+
+@router.patch("/members/{id}", summary="A member's cap; null takes it away", **allow("owner", "admin"))
+def set_cap(body: CapUpdate, rooms: Asked, who: Who, id: str) -> Response:
+    found = own(rooms, who)
+    member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    rooms.subscriptions.set_cap(member, body.cap_tokens, body.cap_period)
+    return answer(member_resource(rooms.subscriptions.member(found, id)))
+
+
+@router.delete(
+    "/members/{id}", status_code=204, summary="A member goes; its keys are stopped", **allow("owner", "admin")
+)
+def remove_member(rooms: Asked, who: Who, id: str) -> Response:
+    found = own(rooms, who)
+    member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    with rooms.connection.transaction():
+        rooms.subscriptions.remove_member(member)
+        for key_id in rooms.keys.of_member(member.member_id):
+            rooms.keys.revoke(key_id)
+    return Response(status_code=204)
+
+
+@router.get(
+    "/memberships", summary="Where one was invited, or is a member", **allow("owner", "admin", "member")
+)
+def memberships(rooms: Asked, who: Who) -> Response:
+    found = rooms.subscriptions.memberships(_phone(rooms, who))
+    rows = [
+        {**member_resource(member), "of": rooms.subscriptions.find(str(member.subscriber_id)).name or "?"}
+        for member in found
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+def _phone(rooms: Rooms, who: Who) -> str:
+    """The number of whoever asks: a member's own, or the subscriber's."""
+    mine = own(rooms, who)
+    member = next(m for m in rooms.subscriptions.members(mine) if m.member_id == who.member_id)
+    return member.phone or mine.phone
+
+
+class Joining(_Strict):
+    state: Literal["active", "left"]
+
+
+@router.patch(
+    "/memberships/{id}", summary="Accept an invitation, or leave", **allow("owner", "admin", "member")
+)
+def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
+    phone, member_id = _phone(rooms, who), as_uuid(id, "invitation")
+    with rooms.connection.transaction():
+        if body.state == "active":
+            made = rooms.subscriptions.accept(phone, member_id)
+        else:
+            made = rooms.subscriptions.leave(phone, member_id)
+            for key_id in rooms.keys.of_member(member_id):
+                rooms.keys.revoke(key_id)
+    return answer(member_resource(made))
+
+
+@router.post(
+    "/memberships/{id}/session",
+    status_code=201,
+    summary="Go on as a member there",
+    **allow("owner", "admin", "member"),
+)
+def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
+    member_id = as_uuid(id, "membership")
+    for member in rooms.subscriptions.memberships(_phone(rooms, who)):
+        if member.member_id == member_id and member.state == "active":
+            text, ends = rooms.identity.open_session(member.subscriber_id, member_id)
+            response = answer({"token": text, "expires_at": when(ends)}, 201)
+            set_cookie(response, text, ends, secure=is_secure(request))
+            return response
+    raise NotFound("there is no such membership")

@@ -1,0 +1,58 @@
+"""The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
+
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from tokenworks import __version__
+from tokenworks.console import account, operations, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console.account import SendCode
+from tokenworks.console.web import BaseUrl, OpenRooms, explain_errors
+
+ROUTERS: Final = (
+    tmf_catalog.router,
+    tmf_orders.orders_router,
+    tmf_orders.inventory_router,
+    tmf_balance.balance_router,
+    tmf_balance.usage_router,
+    tmf_bills.bills_router,
+    tmf_bills.payments_router,
+    account.router,
+    operations.router,
+)
+
+
+def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -> FastAPI:
+    """`open_rooms` gives every room's service on a connection of its own, for one request."""
+    app = FastAPI(
+        title="Tokenworks",
+        version=__version__,
+        summary="Sell AI tokens, bill them on the phone bill, and show what was used",
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            "default": {
+                "description": "Problem details (RFC 9457)",
+                "content": {"application/problem+json": {}},
+            }
+        },
+    )
+    app.state.open_rooms = open_rooms
+    app.state.send_code = send_code
+    app.add_middleware(BaseUrl, public_url=public_url)
+    explain_errors(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The document as it is served: the same for every installation."""
+
+    def nothing() -> Any:
+        raise NotImplementedError
+
+    def no_code(phone: str, code: str) -> None:
+        raise NotImplementedError
+
+    return make_api(nothing, no_code).openapi()

@@ -1,0 +1,218 @@
+"""What staff does: subscribers, deliveries, bill runs, charge files, the audit trail."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenworks.billing import LAYOUT
+from tokenworks.console.account import subscriber_resource
+from tokenworks.console.web import (
+    ALL_STAFF,
+    Asked,
+    Paged,
+    Who,
+    allow,
+    answer,
+    as_uuid,
+    audit,
+    only_filters,
+    page_of,
+    shown,
+    when,
+)
+from tokenworks.kernel import Invalid
+from tokenworks.subscriptions import parse_phone
+
+router = APIRouter(prefix="/api/operations", tags=["operations"])
+ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
+class SubscriberCreate(_Strict):
+    phone: str = Field(max_length=32)
+    name: str | None = Field(default=None, max_length=100)
+    audiences: list[str] | None = Field(default=None, max_length=7)
+    language: Literal["zh", "en"] = "zh"
+    broadband: str | None = Field(default=None, max_length=32)
+    bill_day: int = Field(default=1, ge=1, le=28)
+
+
+@router.post("/subscribers", status_code=201, summary="Register a subscriber", **allow("operator"))
+def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
+    with rooms.connection.transaction():
+        made = rooms.subscriptions.register(
+            parse_phone(body.phone), body.name, audiences=body.audiences, language=body.language, broadband=body.broadband,
+            bill_day=body.bill_day,
+        )  # fmt: skip
+        audit(rooms, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
+    return answer(subscriber_resource(rooms, made), 201)
+
+
+class SubscriberAction(_Strict):
+    action: Literal["suspend", "resume", "close", "change_phone"]
+    phone: str | None = Field(default=None, max_length=32)
+    reason: str = Field(min_length=1, max_length=200)
+
+
+@router.post(
+    "/subscribers/{id}/actions", summary="Suspend, resume, close, another number", **allow("operator")
+)
+def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    before = subscriber_resource(rooms, found)
+    with rooms.connection.transaction():
+        if body.action == "close":
+            rooms.subscriptions.close(found)
+            rooms.identity.end_sessions(found.subscriber_id)
+        elif body.action == "change_phone":
+            if body.phone is None:
+                raise Invalid("phone: say the new number")
+            rooms.subscriptions.change_phone(found, body.phone)
+            rooms.identity.end_sessions(found.subscriber_id)
+        else:
+            state: Any = "suspended" if body.action == "suspend" else "active"
+            rooms.subscriptions.set_state(found, state)
+        after = subscriber_resource(rooms, rooms.subscriptions.find(str(found.subscriber_id)))
+        audit(
+            rooms,
+            who,
+            f"subscriber.{body.action}",
+            found.subscriber_id,
+            before,
+            {**after, "reason": body.reason},
+        )
+    return answer(after)
+
+
+@router.get("/work-orders", summary="What other systems deliver", **allow("operator", "auditor"))
+def work_orders(rooms: Asked) -> Response:
+    found = [
+        shown(
+            {
+                "id": str(work.work_order_id),
+                "port": work.port,
+                "action": work.action,
+                "offering": work.offering_id,
+                "delivery": work.delivery,
+                "order": str(work.order_id),
+                "subscriber": str(work.subscriber_id),
+                "attempts": work.attempts,
+                "reason": work.reason,
+                "created_at": when(work.created_at),
+            }
+        )
+        for work in rooms.orders.work_orders()
+    ]
+    return answer(found, headers={"X-Total-Count": str(len(found))})
+
+
+class WorkAnswer(_Strict):
+    state: Literal["done", "refused"]
+    reason: str | None = Field(default=None, max_length=200)
+    again: bool = False
+
+
+@router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
+def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
+    work_order_id = as_uuid(id, "work order")
+    with rooms.connection.transaction():
+        state = rooms.orders.answer(
+            work_order_id, done=body.state == "done", reason=body.reason, again=body.again
+        )
+        audit(
+            rooms,
+            who,
+            "work_order.answer",
+            work_order_id,
+            {"state": "open"},
+            {"state": state, "reason": body.reason},
+        )
+    return answer({"id": id, "state": state})
+
+
+@router.post("/bill-runs", summary="Bill everybody whose period has ended", **allow("finance"))
+def bill_run(rooms: Asked, who: Who, dry_run: bool = False) -> Response:
+    if dry_run:
+        count, amount = rooms.bills.due()
+        return answer({"bills": count, "amount_nano": amount, "dry_run": True})
+    rooms.charges.recognise()
+    made = rooms.bills.run()
+    audit(rooms, who, "bill.run", "bills", None, {"bills": made.bills, "amount_nano": made.amount_nano})
+    return answer(
+        {"bills": made.bills, "lines": made.lines, "amount_nano": made.amount_nano, "dry_run": False}
+    )
+
+
+@router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))
+def charge_files(rooms: Asked) -> Response:
+    found = [
+        {name: when(value) if name.endswith("_at") else value for name, value in file.items()}  # type: ignore[arg-type]
+        for file in rooms.payments.files()
+    ]
+    return answer(found, headers={"X-Total-Count": str(len(found))})
+
+
+@router.post("/charge-files", status_code=201, summary="Make the next charge file", **allow("finance"))
+def make_charge_file(rooms: Asked, who: Who) -> Response:
+    with rooms.connection.transaction():
+        made = rooms.payments.make_file()
+        if made is None:
+            return Response(status_code=204)
+        audit(rooms, who, "charge_file.make", made[0])
+    return Response(
+        made[1], 201, {"X-Sequence": str(made[0]), "Location": f"/api/operations/charge-files/{made[0]}"}, "text/plain"
+    )  # fmt: skip
+
+
+@router.get("/charge-files/{sequence}", summary="A charge file again, byte for byte", **allow("finance"))
+def charge_file(rooms: Asked, sequence: int) -> Response:
+    return Response(rooms.payments.file(sequence), media_type="text/plain")
+
+
+@router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
+async def acknowledge(request: Request, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
+    body = await request.body()
+    if len(body) > ANSWER_BYTES_MAX:
+        raise Invalid(f"an acknowledgement has at most {ANSWER_BYTES_MAX} bytes")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise Invalid("an acknowledgement is UTF-8") from None
+    with rooms.connection.transaction():
+        accepted, rejected = rooms.payments.acknowledge(text, dry_run=dry_run)
+        if not dry_run:
+            audit(
+                rooms,
+                who,
+                "charge_file.acknowledge",
+                "file",
+                None,
+                {"accepted": accepted, "rejected": rejected},
+            )
+    return answer({"accepted": accepted, "rejected": rejected, "dry_run": dry_run})
+
+
+@router.get("/audit", summary="Who did what to what, newest first", **allow("auditor"))
+def audit_trail(
+    request: Request, rooms: Asked, page: Paged, ref: Annotated[str | None, Query(max_length=100)] = None
+) -> Response:
+    only_filters(request, "ref")
+    found, total = rooms.identity.audited(ref, page.offset, page.limit)
+    rows = [
+        {**row, "audit_id": str(row["audit_id"]), "at": when(row["at"])}  # type: ignore[arg-type]
+        for row in found
+    ]
+    return page_of(page, rows, total)
+
+
+@router.get("/staff", summary="Staff and their roles", **allow(*ALL_STAFF))
+def staff(rooms: Asked) -> Response:
+    rows = [
+        {**row, "created_at": when(row["created_at"]), "revoked_at": when(row["revoked_at"])}  # type: ignore[arg-type]
+        for row in rooms.identity.staff()
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})

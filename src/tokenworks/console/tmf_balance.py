@@ -1,0 +1,398 @@
+"""TMF654 prepay balance and TMF635 usage."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenworks.charging import PER_UNIT, Adjustment, Bucket
+from tokenworks.console.tmf_orders import Party, party, product_ref
+from tokenworks.console.web import (
+    ALL_STAFF,
+    BUYERS,
+    EVERYBODY,
+    READERS,
+    Asked,
+    Fields,
+    IdempotencyKey,
+    Paged,
+    Rooms,
+    Who,
+    allow,
+    answer,
+    as_uuid,
+    audit,
+    cut,
+    filtered,
+    mine_only,
+    money,
+    one,
+    only_filters,
+    own,
+    page_of,
+    shown,
+    when,
+    whose,
+)
+from tokenworks.kernel import NANO_PER_UNIT, Invalid, NotFound
+from tokenworks.subscriptions import Subscriber, TopUp
+
+BALANCE: Final = "/tmf-api/prepayBalanceManagement/v4"
+USAGE: Final = "/tmf-api/usageManagement/v4"
+balance_router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"])
+usage_router = APIRouter(prefix=USAGE, tags=["TMF635 usage"])
+_SPECIFICATION: Final = {
+    "id": "tokens",
+    "href": f"{USAGE}/usageSpecification/tokens",
+    "name": "Tokens of one attempt, by class",
+}
+_CHARACTERISTICS: Final = (
+    "protocol", "model", "deployment", "state", "reason", "counted_by", "fresh_input", "cached_input", "cache_write",
+    "audio_input", "output", "reasoning", "audio_output", "provider_total", "first_byte_ms", "latency_ms", "request_id",
+    "member_id", "key_id",
+)  # fmt: skip
+USAGE_SHOWN_MAX: Final = 1000
+
+
+def quantity(amount: int, unit: str) -> dict[str, object]:
+    """Thousandths of a unit as a TMF Quantity, exactly."""
+    whole, rest = divmod(amount, PER_UNIT)
+    return {"amount": Decimal(f"{whole}.{rest:03d}") if rest else whole, "units": unit}
+
+
+def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> dict[str, object]:
+    ended = bucket.closing is not None or (bucket.valid_until is not None and bucket.valid_until <= now)
+    return shown(
+        {
+            "id": str(bucket.bucket_id),
+            "href": f"{BALANCE}/bucket/{bucket.bucket_id}",
+            "name": f"{bucket.unit}s" + (f", any {bucket.window_s // 3600} h" if bucket.window_s else ""),
+            "description": bucket.kind,
+            "isShared": True,
+            "remainingValue": quantity(bucket.left, bucket.unit),
+            "remainingValueName": f"{bucket.unit}s left",
+            "reservedValue": quantity(bucket.granted - bucket.granted_used, bucket.unit),
+            "status": "expired" if ended else "active",
+            "usageType": "other",
+            "validFor": shown(
+                {"startDateTime": when(bucket.valid_from), "endDateTime": when(bucket.valid_until)}
+            ),
+            "product": None if bucket.product_id is None else [product_ref(bucket.product_id)],
+            "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
+            "relatedParty": party(subscriber.subscriber_id),
+            "@type": "Bucket",
+        }
+    )
+
+
+@balance_router.get("/bucket", summary="Balances, windows and caps", **allow(*EVERYBODY))
+def buckets(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(rooms, who, related)
+    now = rooms.clock.now()
+    found = [
+        bucket_resource(bucket, subscriber, now) for bucket in rooms.ledger.buckets(subscriber.account_id)
+    ]
+    names = ("id", "name", "status", "usageType", "description")
+    return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
+
+
+@balance_router.get("/bucket/{id}", summary="One balance", **allow(*EVERYBODY))
+def bucket(
+    request: Request,
+    rooms: Asked,
+    who: Who,
+    id: str,
+    fields: Fields = None,
+    related: Party = None,
+) -> Response:
+    found, subscriber = _bucket(rooms, who, id)
+    return one(request, bucket_resource(found, subscriber, rooms.clock.now()), fields)
+
+
+def _bucket(rooms: Rooms, who: Who, id_: str) -> tuple[Bucket, Subscriber]:
+    bucket_id = as_uuid(id_, "bucket")
+    account_id = rooms.ledger.account_of_bucket(bucket_id)
+    if account_id is None:
+        raise NotFound("there is no such bucket")
+    subscriber = rooms.subscriptions.of_account(account_id)
+    mine_only(who, subscriber.subscriber_id, "bucket")
+    found = next(b for b in rooms.ledger.buckets(account_id) if b.bucket_id == bucket_id)
+    return found, subscriber
+
+
+def _accumulated(rooms: Rooms, subscriber: Subscriber) -> list[dict[str, object]]:
+    now = rooms.clock.now()
+    live: dict[str, list[Bucket]] = {}
+    for found in rooms.ledger.buckets(subscriber.account_id):
+        if (
+            found.kind == "balance"
+            and found.closing is None
+            and (found.valid_until is None or found.valid_until > now)
+        ):
+            live.setdefault(found.unit, []).append(found)
+    return [
+        {
+            "id": f"{subscriber.account_id}-{unit}",
+            "href": f"{BALANCE}/accumulatedBalance/{subscriber.account_id}-{unit}",
+            "name": f"{unit}s left in all",
+            "totalBalance": quantity(sum(bucket.left for bucket in found), unit),
+            "bucket": [{"id": str(b.bucket_id), "href": f"{BALANCE}/bucket/{b.bucket_id}"} for b in found],
+            "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
+            "relatedParty": party(subscriber.subscriber_id),
+            "@type": "AccumulatedBalance",
+        }
+        for unit, found in sorted(live.items())
+    ]
+
+
+@balance_router.get("/accumulatedBalance", summary="What is left in all", **allow(*EVERYBODY))
+def accumulated(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    found = _accumulated(rooms, own(rooms, who, related))
+    return cut(page, filtered(request, found, ("id", "name"), beside=("relatedParty.id",)))
+
+
+@balance_router.get("/accumulatedBalance/{id}", summary="What is left of one unit", **allow(*EVERYBODY))
+def accumulated_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    account_id = as_uuid(id.rpartition("-")[0], "balance")
+    subscriber = rooms.subscriptions.of_account(account_id)
+    mine_only(who, subscriber.subscriber_id, "balance")
+    for found in _accumulated(rooms, subscriber):
+        if found["id"] == id:
+            return one(request, found, fields)
+    raise NotFound("there is no such balance")
+
+
+class _Loose(BaseModel):
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class _Ref(_Loose):
+    id: str = Field(min_length=1, max_length=64)
+
+
+class _Quantity(_Loose):
+    amount: Decimal = Field(max_digits=24, decimal_places=9)
+    units: str = Field(max_length=20)
+
+
+class TopupBalanceCreate(_Loose):
+    """A top-up in CNY: a whole number of pay-as-you-go steps, on the phone bill."""
+
+    amount: _Quantity
+    usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
+    bucket: _Ref | None = None
+    party_account: _Ref = Field(alias="partyAccount")
+
+
+class AdjustBalanceCreate(_Loose):
+    """So much of a bucket's unit more, or (below zero) less. Another person decides."""
+
+    amount: _Quantity
+    usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
+    bucket: _Ref
+    reason: str = Field(min_length=1, max_length=200)
+
+
+def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
+    return {
+        "id": str(made.top_up_id),
+        "href": f"{BALANCE}/topupBalance/{made.top_up_id}",
+        "status": "completed",
+        "amount": {"amount": money(made.amount_nano)["value"], "units": "CNY"},
+        "description": f"{made.steps} step(s) of pay-as-you-go, on the phone bill",
+        "isAutoTopup": False,
+        "requestedDate": when(made.made_at),
+        "confirmationDate": when(made.made_at),
+        "usageType": "other",
+        "product": [product_ref(made.product_id)],
+        "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
+        "relatedParty": party(subscriber.subscriber_id),
+        "@type": "TopupBalance",
+    }
+
+
+@balance_router.post("/topupBalance", status_code=201, summary="Buy pay-as-you-go steps", **allow(*BUYERS))
+def top_up(body: TopupBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+    if body.amount.units != "CNY":
+        raise Invalid("amount: a top-up is in CNY")
+    subscriber = rooms.subscriptions.of_account(as_uuid(body.party_account.id, "account"))
+    mine_only(who, subscriber.subscriber_id, "account")
+    amount_nano = _exact(body.amount.amount * NANO_PER_UNIT)
+    with rooms.connection.transaction():
+        made = rooms.payg.top_up(subscriber, amount_nano, key)
+        audit(rooms, who, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
+    return answer(_topup_resource(made, subscriber), 201)
+
+
+def _exact(value: Decimal) -> int:
+    whole = int(value)
+    if whole != value:
+        raise Invalid("amount: that is finer than anything that is counted")
+    return whole
+
+
+def _adjustment_resource(made: Adjustment) -> dict[str, object]:
+    sign = -1 if made.amount < 0 else 1
+    amount = quantity(abs(made.amount), made.unit)
+    return shown(
+        {
+            "id": str(made.adjustment_id),
+            "href": f"{BALANCE}/adjustBalance/{made.adjustment_id}",
+            "status": {"asked": "created", "done": "completed", "refused": "cancelled"}[made.state],
+            "adjustType": "oneTime",
+            "amount": {**amount, "amount": sign * amount["amount"]},  # type: ignore[operator]
+            "reason": made.reason,
+            "requestedDate": when(made.asked_at),
+            "confirmationDate": when(made.decided_at),
+            "usageType": "other",
+            "bucket": {"id": str(made.bucket_id), "href": f"{BALANCE}/bucket/{made.bucket_id}"},
+            "requestor": {"id": made.asked_by, "role": "operator", "@referredType": "Individual"},
+            "@type": "AdjustBalance",
+        }
+    )
+
+
+@balance_router.get("/adjustBalance", summary="Adjustments, newest first", **allow(*ALL_STAFF))
+def adjustments(request: Request, rooms: Asked, page: Paged) -> Response:
+    only_filters(request)
+    return cut(page, [_adjustment_resource(found) for found in rooms.adjustments.all()])
+
+
+@balance_router.post(
+    "/adjustBalance", status_code=201, summary="Ask for an adjustment", **allow("operator", "finance")
+)
+def adjust(body: AdjustBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+    found, _ = _bucket(rooms, who, body.bucket.id)
+    if body.amount.units != found.unit:
+        raise Invalid(f"amount: this bucket is counted in {found.unit}")
+    with rooms.connection.transaction():
+        made = rooms.adjustments.ask(
+            found.bucket_id, _exact(body.amount.amount * PER_UNIT), body.reason, who.name, key
+        )
+        audit(
+            rooms, who, "balance.adjust", made.adjustment_id, None, {"amount": made.amount, "unit": made.unit}
+        )
+    return answer(_adjustment_resource(made), 201)
+
+
+class AdjustBalanceUpdate(_Loose):
+    status: Literal["completed", "cancelled"]
+
+
+@balance_router.patch(
+    "/adjustBalance/{id}", summary="The second person decides", **allow("operator", "finance")
+)
+def decide_adjustment(body: AdjustBalanceUpdate, rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.connection.transaction():
+        made = rooms.adjustments.decide(as_uuid(id, "adjustment"), who.name, do=body.status == "completed")
+        audit(
+            rooms, who, "balance.adjust.decide", made.adjustment_id, {"state": "asked"}, {"state": made.state}
+        )
+    return answer(_adjustment_resource(made))
+
+
+# Usage.
+
+
+def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[str, object]:
+    def charged(part: list[Any]) -> dict[str, object]:
+        return {
+            "usageRatingTag": part[2],
+            "ratingDate": when(record["ended_at"]),
+            "ratingAmountType": part[3],
+            "isBilled": False,
+            "isTaxExempt": False,
+            "offerTariffType": "allowance",
+            "bucketValueConvertedInAmount": {
+                "unit": part[3],
+                "value": quantity(part[5], part[3])["amount"],
+            },
+        }
+
+    return shown(
+        {
+            "id": str(record["usage_id"]),
+            "href": f"{USAGE}/usage/{record['usage_id']}",
+            "usageDate": when(record["ended_at"]),
+            "usageType": "tokens",
+            "description": f"{record['model']} over {record['protocol']}",
+            "status": "rated",
+            "usageSpecification": _SPECIFICATION,
+            "usageCharacteristic": [
+                {"name": name, "value": str(record[name]), "valueType": "string"}
+                for name in _CHARACTERISTICS
+                if record[name] is not None
+            ],
+            "ratedProductUsage": [charged(part) for part in record["parts"] if part[4] == "balance"],
+            "relatedParty": party(subscriber.subscriber_id),
+            "@type": "Usage",
+        }
+    )
+
+
+@usage_router.get("/usage", summary="Usage records, newest first", **allow(*EVERYBODY))
+def usage(
+    request: Request,
+    rooms: Asked,
+    who: Who,
+    page: Paged,
+    related: Party = None,
+    since: Annotated[datetime | None, Query(alias="usageDate.gte")] = None,
+) -> Response:
+    only_filters(request, "relatedParty.id", "usageDate.gte")
+    subscriber = own(rooms, who, related)
+    if page.offset + page.limit > USAGE_SHOWN_MAX:
+        raise Invalid(f"the newest {USAGE_SHOWN_MAX} records are shown: narrow them with usageDate.gte")
+    # A member sees its own alone.
+    member_id = who.member_id if who.role == "member" else None
+    records, total = rooms.ledger.usage_page(subscriber.account_id, since, member_id, page.offset, page.limit)
+    return page_of(page, [usage_resource(record, subscriber) for record in records], total)
+
+
+@usage_router.get("/usage/{id}", summary="One usage record", **allow(*EVERYBODY))
+def usage_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    record = rooms.ledger.usage_record(as_uuid(id, "usage record"))
+    if record is None:
+        raise NotFound("there is no such usage record")
+    subscriber = rooms.subscriptions.of_account(record["account_id"])
+    mine_only(who, subscriber.subscriber_id, "usage record")
+    if who.role == "member" and record["member_id"] != who.member_id:
+        raise NotFound("there is no such usage record")
+    return one(request, usage_resource(record, subscriber), fields)
+
+
+@usage_router.get("/usageSpecification", summary="What a usage record says")
+def usage_specifications(request: Request, page: Paged) -> Response:
+    resource = {
+        **_SPECIFICATION,
+        "lifecycleStatus": "Active",
+        "isBundle": False,
+        "specCharacteristic": [
+            {"id": name, "name": name, "valueType": "string", "configurable": False}
+            for name in _CHARACTERISTICS
+        ],
+        "@type": "UsageSpecification",
+    }
+    return cut(page, filtered(request, [resource], ("id", "name")))
+
+
+@usage_router.get("/focus", summary="Usage and charges of a month as FOCUS 1.2, CSV", **allow(*READERS))
+def focus(
+    rooms: Asked,
+    who: Who,
+    month: Annotated[str, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")],
+    related: Party = None,
+) -> Response:
+    from tokenworks.console.focus import focus_csv  # noqa: PLC0415
+
+    subscriber = whose(rooms, who, related)
+    if subscriber is None:
+        raise Invalid("say whose: relatedParty.id")
+    return Response(
+        focus_csv(rooms, subscriber, month),
+        media_type="text/csv",
+        headers={"Content-Disposition": f'attachment; filename="focus-{month}.csv"'},
+    )

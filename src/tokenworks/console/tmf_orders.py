@@ -1,0 +1,284 @@
+"""TMF622 product orders and TMF637 product inventory."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenworks.console.tmf_catalog import BASE as CATALOG
+from tokenworks.console.web import (
+    BUYERS,
+    READERS,
+    Asked,
+    Fields,
+    IdempotencyKey,
+    Paged,
+    Rooms,
+    Who,
+    allow,
+    answer,
+    as_uuid,
+    audit,
+    cut,
+    filtered,
+    mine_only,
+    money,
+    one,
+    only_filters,
+    own,
+    page_of,
+    shown,
+    when,
+    whose,
+)
+from tokenworks.kernel import Invalid, NotFound
+from tokenworks.subscriptions import Order, Product, Subscriber
+
+ORDER: Final = "/tmf-api/productOrderingManagement/v4"
+INVENTORY: Final = "/tmf-api/productInventory/v4"
+orders_router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"])
+inventory_router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"])
+Party = Annotated[str | None, Query(alias="relatedParty.id", max_length=64)]
+# What TMF637 calls the states of a product.
+_STATUS: Final = {
+    "pendingActive": "pendingActive",
+    "active": "active",
+    "suspended": "suspended",
+    "cancelled": "cancelled",
+    "aborted": "aborted",
+    "expired": "terminated",
+}
+
+
+def party(subscriber_id: object) -> list[dict[str, object]]:
+    return [{"id": str(subscriber_id), "role": "customer", "@referredType": "Customer"}]
+
+
+def product_ref(product_id: object, name: str | None = None) -> dict[str, object]:
+    return shown({"id": str(product_id), "href": f"{INVENTORY}/product/{product_id}", "name": name})
+
+
+def offering_ref(offering_id: str) -> dict[str, object]:
+    return {"id": offering_id, "href": f"{CATALOG}/productOffering/{offering_id}", "name": offering_id}
+
+
+def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
+    price = {
+        "priceType": "oneTime",
+        "name": "charged or credited so far",
+        "price": {"taxIncludedAmount": money(order.amount_nano, order.currency)},
+    }
+    item = {
+        "id": "1",
+        "quantity": 1,
+        "action": order.action,
+        "state": order.state,
+        "productOffering": offering_ref(order.offering_id),
+        "product": product_ref(order.product_id),
+        "@type": "ProductOrderItem",
+    }
+    return shown(
+        {
+            "id": str(order.order_id),
+            "href": f"{ORDER}/productOrder/{order.order_id}",
+            "orderDate": when(order.ordered_at),
+            "completionDate": when(order.completed_at) if order.state == "completed" else None,
+            "cancellationDate": when(order.completed_at) if order.state == "cancelled" else None,
+            "cancellationReason": order.reason if order.state == "cancelled" else None,
+            "description": order.reason,
+            "state": order.state,
+            "productOrderItem": [item],
+            "orderTotalPrice": [price],
+            "relatedParty": party(subscriber_id),
+            "@type": "ProductOrder",
+        }
+    )
+
+
+def product_resource(rooms: Rooms, product: Product, subscriber: Subscriber) -> dict[str, object]:
+    sold = rooms.offerings.sold(product.offering_version)
+    return shown(
+        {
+            **product_ref(product.product_id, sold.offering.name),
+            "description": sold.offering.name_zh,
+            "isBundle": sold.offering.kind == "bundle",
+            "isCustomerVisible": True,
+            "status": _STATUS[product.state],
+            "startDate": when(product.started_at),
+            "terminationDate": when(product.cycle_end) if product.ends_after_cycle else None,
+            "productOffering": offering_ref(product.offering_id),
+            "productCharacteristic": [
+                {"name": name, "valueType": "string", "value": str(value)}
+                for name, value in (
+                    ("offeringVersion", product.offering_version),
+                    ("cycle", product.cycle_no),
+                    ("cycleStart", when(product.cycle_start)),
+                    ("cycleEnd", when(product.cycle_end)),
+                    ("delivery", product.delivery),
+                    ("nextOfferingVersion", product.next_version),
+                )
+                if value is not None
+            ],
+            "productRelationship": None
+            if product.parent_id is None
+            else [{"relationshipType": "bundledBy", "product": product_ref(product.parent_id)}],
+            "productOrderItem": [
+                {"productOrderId": str(product.order_id), "orderItemId": "1", "orderItemAction": "add"}
+            ],
+            "relatedParty": party(subscriber.subscriber_id),
+            "@type": "Product",
+        }
+    )
+
+
+class _Loose(BaseModel):
+    """What the standard allows beside what is read here passes."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class _Ref(_Loose):
+    id: str = Field(min_length=1, max_length=100)
+
+
+class _Characteristic(_Loose):
+    name: str = Field(max_length=100)
+    value: Any = None
+
+
+class _OrderedProduct(_Loose):
+    id: str | None = Field(default=None, max_length=64)
+    product_characteristic: list[_Characteristic] = Field(
+        default=[], alias="productCharacteristic", max_length=50
+    )
+
+
+class _OrderItem(_Loose):
+    id: str = Field(max_length=100)
+    action: Literal["add", "modify", "delete", "noChange"]
+    quantity: int = 1
+    product_offering: _Ref | None = Field(default=None, alias="productOffering")
+    product: _OrderedProduct | None = None
+
+
+class ProductOrderCreate(_Loose):
+    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end."""
+
+    product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
+    related_party: list[_Ref] = Field(default=[], alias="relatedParty", max_length=10)
+
+
+class CancelProductOrderCreate(_Loose):
+    product_order: _Ref = Field(alias="productOrder")
+    cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
+
+
+def _characteristic(item: _OrderItem, name: str, allowed: tuple[str, ...] | None = None) -> str | None:
+    for given in item.product.product_characteristic if item.product else []:
+        if given.name == name:
+            if allowed is not None and given.value not in allowed:
+                raise Invalid(f"{name} is {' or '.join(allowed)}")
+            return str(given.value)
+    return None
+
+
+def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Product:
+    id_ = as_uuid((item.product.id if item.product else None) or "", "product")
+    for product in rooms.orders.products(subscriber):
+        if product.product_id == id_:
+            return product
+    raise NotFound("there is no such product")
+
+
+@orders_router.get("/productOrder", summary="Orders, newest first", **allow(*READERS))
+def orders(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    only_filters(request, "relatedParty.id")
+    subscriber = whose(rooms, who, related)
+    found, total = rooms.orders.all(subscriber, page.offset, page.limit)
+    ids = {} if subscriber is not None else {o.order_id: rooms.orders.find(o.order_id)[1] for o in found}
+    return page_of(
+        page,
+        [
+            order_resource(o, ids[o.order_id] if subscriber is None else subscriber.subscriber_id)
+            for o in found
+        ],
+        total,
+    )
+
+
+@orders_router.get("/productOrder/{id}", summary="One order", **allow(*READERS))
+def order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(id, "order"))
+    mine_only(who, subscriber_id, "order")
+    return one(request, order_resource(found, subscriber_id), fields)
+
+
+@orders_router.post(
+    "/productOrder", status_code=201, summary="Order, change or end a product", **allow(*BUYERS)
+)
+def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+    subscriber = own(rooms, who, body.related_party[0].id if body.related_party else None)
+    item = body.product_order_item[0]
+    if item.quantity != 1:
+        raise Invalid("quantity: one product an order")
+    at: Any = _characteristic(item, "when", ("now", "cycle_end")) or "now"
+    with rooms.connection.transaction():
+        if item.action == "add":
+            if item.product_offering is None:
+                raise Invalid("productOffering: say what to add")
+            made = rooms.orders.place(
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery")
+            )
+        elif item.action == "modify":
+            product = _own_product(rooms, subscriber, item)
+            if item.product_offering is None:
+                raise Invalid("productOffering: say what to change it to")
+            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key)
+        elif item.action == "delete":
+            made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
+        else:
+            raise Invalid("action: add, modify or delete")
+        resource = order_resource(made, subscriber.subscriber_id)
+        if made.new:
+            audit(rooms, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
+    return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
+
+
+@orders_router.post(
+    "/cancelProductOrder",
+    status_code=201,
+    summary="Take an order back before it is delivered",
+    **allow(*BUYERS),
+)
+def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(body.product_order.id, "order"))
+    mine_only(who, subscriber_id, "order")
+    with rooms.connection.transaction():
+        rooms.orders.withdraw(found.order_id, body.cancellation_reason)
+        audit(rooms, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
+    return answer(
+        {
+            "id": str(found.order_id),
+            "href": f"{ORDER}/cancelProductOrder/{found.order_id}",
+            "state": "done",
+            "productOrder": {"id": str(found.order_id), "href": f"{ORDER}/productOrder/{found.order_id}"},
+            "@type": "CancelProductOrder",
+        },
+        201,
+    )
+
+
+@inventory_router.get("/product", summary="What a subscriber has", **allow(*READERS))
+def products(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(rooms, who, related)
+    found = [product_resource(rooms, product, subscriber) for product in rooms.orders.products(subscriber)]
+    names = ("id", "name", "status", "isBundle")
+    return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
+
+
+@inventory_router.get("/product/{id}", summary="One product", **allow(*READERS))
+def product(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = rooms.orders.product(as_uuid(id, "product"))
+    mine_only(who, subscriber_id, "product")
+    subscriber = rooms.subscriptions.find(str(subscriber_id))
+    return one(request, product_resource(rooms, found, subscriber), fields)

@@ -1,0 +1,388 @@
+"""What the routes share: who asks and whether they may, pages of a list, fields, ETags, problem details, exact JSON."""
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final, NamedTuple, Protocol
+from uuid import UUID
+
+import msgspec
+import psycopg
+from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tokenworks.billing import Bills, Payments, Refunds
+from tokenworks.catalog import Offerings
+from tokenworks.charging import Adjustments, Charges, Ledger
+from tokenworks.kernel import (
+    NANO_PER_UNIT,
+    Clock,
+    Conflict,
+    Invalid,
+    NotFound,
+    Refused,
+    TokenworksError,
+    Unavailable,
+)
+from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+
+PAGE_DEFAULT: Final = 20
+PAGE_MAX: Final = 100
+OFFSET_MAX: Final = 1_000_000
+COOKIE: Final = "tokenworks_session"
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Rooms(Protocol):
+    """What the application wires: every room's service, on one connection."""
+
+    @property
+    def connection(self) -> psycopg.Connection[tuple[Any, ...]]: ...
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def offerings(self) -> Offerings: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def charges(self) -> Charges: ...
+    @property
+    def adjustments(self) -> Adjustments: ...
+    @property
+    def orders(self) -> Orders: ...
+    @property
+    def payg(self) -> PayAsYouGo: ...
+    @property
+    def subscriptions(self) -> Subscriptions: ...
+    @property
+    def bills(self) -> Bills: ...
+    @property
+    def payments(self) -> Payments: ...
+    @property
+    def refunds(self) -> Refunds: ...
+    @property
+    def keys(self) -> Keys: ...
+    @property
+    def identity(self) -> Identity: ...
+    @property
+    def operator(self) -> str: ...
+    @property
+    def is_dev(self) -> bool: ...
+    @property
+    def fonts_dir(self) -> Path | None: ...
+
+
+# Where this is reached, for the hrefs of the request that is answered.
+_base_url: ContextVar[str] = ContextVar("base_url", default="")
+_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+
+
+class BaseUrl:
+    """Says where the asker reached us: `public_url` where it is set, else what the request says."""
+
+    def __init__(self, app: ASGIApp, public_url: str = "") -> None:
+        self._app = app
+        self._public_url = public_url.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            host = headers.get(b"host", b"localhost").decode("latin-1")
+            scheme = "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
+            found = self._public_url or f"{scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
+            _base_url.set(found)
+        await self._app(scope, receive, send)
+
+
+def encode(content: object) -> bytes:
+    """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
+    return _encode(_linked(content))
+
+
+def _linked(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {
+            name: f"{_base_url.get()}{value}"
+            if name in {"href", "url"} and isinstance(value, str) and value.startswith("/")
+            else _linked(value)
+            for name, value in content.items()
+        }
+    if isinstance(content, list | tuple):
+        return [_linked(part) for part in content]
+    return content
+
+
+def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(content), status, headers, "application/json")
+
+
+def money(amount_nano: int, currency: str = "CNY") -> dict[str, object]:
+    """TMF Money."""
+    return {"unit": currency, "value": decimal(amount_nano)}
+
+
+def decimal(amount_nano: int) -> Decimal:
+    whole, fraction = divmod(abs(amount_nano), NANO_PER_UNIT)
+    text = f"{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return Decimal(f"-{text}" if amount_nano < 0 else text)
+
+
+def when(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def shown(resource: Mapping[str, object]) -> dict[str, object]:
+    """Without what is not known."""
+    return {name: value for name, value in resource.items() if value is not None}
+
+
+# Who asks.
+
+
+def _rooms(request: Request) -> Iterator[Rooms]:
+    with request.app.state.open_rooms() as rooms:
+        yield rooms
+
+
+Asked = Annotated[Rooms, Depends(_rooms)]
+
+
+def _principal(request: Request, rooms: Asked) -> Principal:
+    """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer":
+        text = request.cookies.get(COOKIE, "")
+        if (
+            text
+            and request.method not in {"GET", "HEAD"}
+            and request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
+        ):
+            raise NotAllowed("another site's page can't do this")
+    staff = rooms.identity.staff_of(text)
+    if staff is not None:
+        return staff
+    found = rooms.identity.session(text)
+    if found is None:
+        raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
+    session_id, subscriber_id, member_id = found
+    subscriber = rooms.subscriptions.find(str(subscriber_id))
+    member = next((m for m in rooms.subscriptions.members(subscriber) if m.member_id == member_id), None)
+    if member is None or member.state != "active" or subscriber.state == "closed":
+        raise NotSignedIn("sign in again")
+    role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
+    return Principal(member.name, role, subscriber_id, member_id, session_id)
+
+
+Who = Annotated[Principal, Depends(_principal)]
+SUBSCRIBER_ROLES: Final[tuple[Role, ...]] = ("owner", "admin")
+ALL_STAFF: Final[tuple[Role, ...]] = ("operator", "finance", "auditor")
+READERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, *ALL_STAFF)
+EVERYBODY: Final[tuple[Role, ...]] = (*READERS, "member")
+BUYERS: Final[tuple[Role, ...]] = (*SUBSCRIBER_ROLES, "operator")
+
+
+def allow(*roles: Role) -> dict[str, Any]:
+    """Of a route: who may ask. It is in the OpenAPI document, too; a route without it is public."""
+
+    def check(who: Who) -> None:
+        if who.role not in roles:
+            raise NotAllowed(f"this is for {', '.join(roles)}; you are {who.role}")
+
+    return {"dependencies": [Depends(check)], "openapi_extra": {"x-roles": sorted(roles)}}
+
+
+def own(rooms: Rooms, who: Principal, reference: str | None = None) -> Subscriber:
+    """The subscriber that is asked for: a member's own, or the one that staff names. Somebody else's is not found."""
+    if who.is_staff:
+        if reference is None:
+            raise Invalid("say whose: relatedParty.id, or a phone number")
+        return rooms.subscriptions.find(reference)
+    assert who.subscriber_id is not None
+    mine = rooms.subscriptions.find(str(who.subscriber_id))
+    if reference not in {None, str(mine.subscriber_id), mine.phone}:
+        raise NotFound("there is no such subscriber")
+    return mine
+
+
+def whose(rooms: Rooms, who: Principal, reference: str | None) -> Subscriber | None:
+    """As `own`, but staff that names nobody sees all."""
+    return None if who.is_staff and reference is None else own(rooms, who, reference)
+
+
+def mine_only(who: Principal, subscriber_id: UUID, what: str) -> None:
+    """Raises `NotFound` where something is another subscriber's: as if it were not there."""
+    if not who.is_staff and who.subscriber_id != subscriber_id:
+        raise NotFound(f"there is no such {what}")
+
+
+def as_uuid(text: str, what: str) -> UUID:
+    """Raises `NotFound`: what is no id names nothing."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no such {what}") from None
+
+
+def _key(key: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str:
+    if key is None:
+        raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
+    return key
+
+
+IdempotencyKey = Annotated[str, Depends(_key)]
+
+
+def audit(
+    rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
+) -> None:
+    """What staff does is written down; what subscribers do with their own is in their orders and usage."""
+    if who.is_staff:
+        rooms.identity.audit(who.name, who.role, action, str(ref), before, after)
+
+
+# Lists.
+
+
+class Page(NamedTuple):
+    offset: int
+    limit: int
+    fields: frozenset[str] | None
+
+
+def _page(
+    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT,
+    fields: Annotated[str | None, Query(max_length=500)] = None,
+) -> Page:
+    return Page(offset, limit, _fields(fields))
+
+
+def _fields(text: str | None) -> frozenset[str] | None:
+    return None if not text else frozenset(part.strip() for part in text.split(",")) | {"id", "href"}
+
+
+Paged = Annotated[Page, Depends(_page)]
+Fields = Annotated[str | None, Query(max_length=500)]
+
+
+def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
+    """A page of a list (TMF630): 206 where there is more."""
+    headers = {"X-Total-Count": str(total), "X-Result-Count": str(len(resources))}
+    status = 206 if len(resources) < total else 200
+    return answer([_pick(resource, page.fields) for resource in resources], status, headers)
+
+
+def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
+    """A page of a list that is here as a whole."""
+    return page_of(page, resources[page.offset : page.offset + page.limit], len(resources))
+
+
+def _pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
+    return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
+
+
+def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
+    """A resource with its ETag: 304 where the asker has it."""
+    body = encode(_pick(resource, _fields(fields)))
+    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
+        return Response(status_code=304, headers={"ETag": tag})
+    return Response(body, 200, {"ETag": tag}, "application/json")
+
+
+class Changed(Conflict):
+    """The resource is not as the asker saw it."""
+
+
+def check_match(request: Request, resource: Mapping[str, object]) -> None:
+    """`If-Match` where it was sent. Raises `Changed`."""
+    want = request.headers.get("if-match")
+    if want is not None and want.strip() not in {
+        "*",
+        f'"{hashlib.sha256(encode(resource)).hexdigest()[:32]}"',
+    }:
+        raise Changed("it has changed since you read it: read it again")
+
+
+def filtered(
+    request: Request,
+    resources: Sequence[Mapping[str, object]],
+    names: Sequence[str],
+    beside: Sequence[str] = (),
+) -> list[Mapping[str, object]]:
+    """What matches the query's `name=value` (or one of `a,b`) of top-level attributes. Raises `Invalid` on other
+    names; those `beside` are somebody else's business.
+    """
+    found = list(resources)
+    for name, value in request.query_params.multi_items():
+        if name in {"offset", "limit", "fields", *beside}:
+            continue
+        if name not in names:
+            raise Invalid(f"one can filter by {', '.join(names)}, not by {name[:50]}")
+        values = set(value.split(","))
+        found = [resource for resource in found if str(resource.get(name)) in values]
+    return found
+
+
+def only_filters(request: Request, *names: str) -> None:
+    """Raises `Invalid` where the query says what nobody reads: a filter that is ignored shows too much."""
+    for name in request.query_params:
+        if name not in {"offset", "limit", "fields", *names}:
+            raise Invalid(f"one can filter by {', '.join(names) or 'nothing here'}, not by {name[:50]}")
+
+
+# Errors.
+
+_STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
+    (NotSignedIn, 401),
+    (TooManyCodes, 429),
+    (NotAllowed, 403),
+    (Changed, 412),
+    (NotFound, 404),
+    (Invalid, 400),
+    (Conflict, 409),
+    (Refused, 422),
+    (Unavailable, 503),
+)
+
+
+def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Problem details (RFC 9457)."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return Response(_encode(body), status, headers, "application/problem+json")
+
+
+def explain_errors(app: FastAPI) -> None:
+    @app.exception_handler(TokenworksError)
+    def refused(_request: Request, error: TokenworksError) -> Response:
+        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
+        headers = {}
+        if isinstance(error, TooManyCodes):
+            headers["Retry-After"] = str(error.wait_s)
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"
+        return problem(status, type(error).__name__, str(error), headers)
+
+    @app.exception_handler(RequestValidationError)
+    def invalid(_request: Request, error: RequestValidationError) -> Response:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or str(first["loc"][0])
+        return problem(400, "Invalid", f"{where}: {first['msg']}"[:500])
+
+    @app.exception_handler(HTTPException)
+    def other(_request: Request, error: HTTPException) -> Response:
+        titles = {404: "NotFound", 405: "MethodNotAllowed"}
+        return problem(
+            error.status_code, titles.get(error.status_code, "Refused"), str(error.detail), error.headers
+        )
+
+
+OpenRooms = Callable[[], contextlib.AbstractContextManager[Rooms]]
