@@ -27,6 +27,13 @@ def lookup(version, model):
     return "standard", PROMPTS if version == "prompt" else TOKENS
 
 
+STEP = 30_000
+
+
+def is_balance(bucket):
+    return bucket == "plan" or bucket.startswith("step")
+
+
 class NaiveLedger:
     """What the tables would say, and nothing clever."""
 
@@ -180,6 +187,24 @@ class Port:
                 bucket.used += grant.used
 
         await self._call(act)
+
+    async def top_up(self, account_id, model, need):
+        """Steps of pay-as-you-go, up to the cap: what a lost answer bought is there all the same."""
+
+        def act():
+            ledger, world = self.ledger, self.world
+            steps = [b for name, b in ledger.buckets.items() if name.startswith("step")]
+            lacks = 1000 * (need.input_tokens + need.output_tokens) - sum(b.remaining for b in steps)
+            more = max(0, -(-lacks // STEP))
+            if len(steps) + more > world.steps_max:
+                return lacks <= 0
+            for number in range(len(steps) + 1, len(steps) + more + 1):
+                name = f"step{number}"
+                terms = BucketTerms(name, "acc", "balance", "token", 100 + number, None, ("*",), "token", ())
+                ledger.buckets[name] = SimpleNamespace(total=STEP, remaining=STEP, used=0, terms=terms)
+            return True
+
+        return await self._call(act)
 
     async def window_back_s(self, account_id, bucket_ids):
         return await self._call(lambda: 1)  # how long is the ledger's to say, on real PostgreSQL
@@ -507,6 +532,8 @@ class World:
         if self.cap is not None:
             totals.append(("cap", "cap", "token", self.cap, ()))
         self.ledger = NaiveLedger(self.loop, totals)
+        # Every third sells steps beside, too.
+        self.steps_max = self.rng.choice((1, 3, 10)) if seed % 3 == 0 and self.unit == "token" else 0
         self.committed = 0
         self.failure = None
         self.served = self.denied = 0
@@ -517,7 +544,7 @@ class World:
 
     def uncommit(self, lost):
         """Records that nobody saw finished are gone with their process."""
-        self.committed -= sum(amount for used in lost for bucket, _, amount in used if bucket == "plan")
+        self.committed -= sum(amount for used in lost for bucket, _, amount in used if is_balance(bucket))
 
     def refused(self, need):
         """Nothing left was said. It may be said only where what nobody holds or waits for does not cover it."""
@@ -621,5 +648,15 @@ class World:
             for bucket, _, amount in used
             if bucket == "plan"
         )
-        assert plan.used == journaled == self.committed, (plan.used, journaled, self.committed)
+        assert plan.used == journaled, (plan.used, journaled)
         assert plan.remaining == plan.total - plan.used
+        steps = {name: bucket for name, bucket in self.ledger.buckets.items() if name.startswith("step")}
+        assert len(steps) <= self.steps_max
+        for name, bucket in steps.items():
+            used = [
+                part[2] for host in self.hosts for _, used in host.journal for part in used if part[0] == name
+            ]
+            assert bucket.used == sum(used) <= STEP, name
+            assert bucket.remaining == STEP - bucket.used, name
+        spent = plan.used + sum(bucket.used for bucket in steps.values())
+        assert spent == self.committed, (spent, self.committed)

@@ -435,11 +435,13 @@ class HostGrants:
 
     async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> int:
         """Where the subscriber pays as it goes: buy what the request lacks, and no more."""
-        if self._now_s() < account.top_up_after_s:
+        wants = lacks.requests + lacks.input_tokens + lacks.output_tokens
+        # An empty account that is hammered costs the database this often, no more; one that wants less is heard.
+        if self._now_s() < account.top_up_after_s and wants >= account.top_up_refused:
             return wire.NOTHING_LEFT
         if not await self._ledger.top_up(account.account_id, ask.model, lacks):
-            # An empty account that is hammered costs the database this often, no more.
             account.top_up_after_s = self._now_s() + RELOAD_S
+            account.top_up_refused = wants
             return wire.NOTHING_LEFT
         account.loaded_s = -1e9
         await self._load(account, fresh=True)

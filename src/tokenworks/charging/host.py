@@ -100,6 +100,7 @@ class HostAccount:
         "returning",
         "serving",
         "top_up_after_s",
+        "top_up_refused",
         "unsure",
         "windows_short",
     )
@@ -123,6 +124,7 @@ class HostAccount:
         # What the last ask lacked, where buying more would help; and when that may be tried again.
         self.lacks: Need | None = None
         self.top_up_after_s = -1e9
+        self.top_up_refused = 0
         # Windows that the last ask found used up, where the balance would have covered it.
         self.windows_short: list[str] = []
 
