@@ -12,7 +12,7 @@ from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriptions
+from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
 from tokenworks.trust import Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -32,6 +32,7 @@ class Works:
     orders: Orders
     payg: PayAsYouGo
     subscriptions: Subscriptions
+    notices: Notices
     bills: Bills
     payments: Payments
     refunds: Refunds
@@ -73,6 +74,7 @@ def make_works(
         orders=orders,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
+        notices=Notices(connection, clock),
         bills=Bills(connection, charges, clock, due_days=settings.bill_due_days),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),

@@ -26,6 +26,7 @@ from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
+from tokenworks.app.notify import deliver
 from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, HISTOGRAMS, Reading
@@ -227,6 +228,7 @@ def run_jobs(settings: Settings, url: str) -> int:
             _recognised.at_s = time.monotonic()
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
+        deliver(works, settings)
         return done
 
 

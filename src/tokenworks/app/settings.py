@@ -168,6 +168,11 @@ class Settings(BaseModel):
         le=31_536_000,
         description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
     )
+    webhook_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="alerts and dunning are POSTed here, signed with secrets_dir/webhook-secret, tried again for a day",
+    )
     public_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,200})?$",
@@ -176,7 +181,7 @@ class Settings(BaseModel):
     sms_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,500})?$",
-        description="one-time codes are POSTed here as JSON {phone, kind, code}; empty: a file, in a dev environment alone",
+        description="one-time codes and notices are POSTed here as JSON {phone, kind, code or text}; empty: codes go into a file, in a dev environment alone",
     )
     operator_name: str = Field(
         default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"

@@ -30,6 +30,7 @@ from tokenworks.subscriptions.model import (
     bill_period_end,
     parse_phone,
 )
+from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.service import Subscriptions
@@ -44,6 +45,8 @@ __all__ = [
     "MemberExists",
     "MemberNotFound",
     "NotEligible",
+    "Notice",
+    "Notices",
     "Order",
     "OrderNotFound",
     "Orders",

@@ -230,6 +230,32 @@ def add_notification(
     return row is not None
 
 
+def lease_notifications(
+    connection: Connection, now: datetime, until: datetime, limit: int
+) -> list[tuple[Any, ...]]:
+    return connection.execute(
+        """WITH due AS (SELECT notification_id FROM notification
+                        WHERE next_at <= %s AND delivered_at IS NULL AND given_up_at IS NULL
+                        ORDER BY next_at, notification_id LIMIT %s FOR UPDATE SKIP LOCKED)
+           UPDATE notification n SET next_at = %s, attempts = attempts + 1 FROM due
+           WHERE n.notification_id = due.notification_id
+           RETURNING n.notification_id, subscriber_id, kind, ref, content, created_at, attempts""",
+        (now, limit, until),
+    ).fetchall()
+
+
+def end_notification(connection: Connection, notification_id: UUID, column: str, at: datetime) -> None:
+    connection.execute(
+        f"UPDATE notification SET {column} = %s WHERE notification_id = %s".encode(), (at, notification_id)
+    )
+
+
+def retry_notification(connection: Connection, notification_id: UUID, at: datetime) -> None:
+    connection.execute(
+        "UPDATE notification SET next_at = %s WHERE notification_id = %s", (at, notification_id)
+    )
+
+
 _ORDER = """o.order_id, o.product_id, o.offering_id, o.offering_version, o.ordered_at, o.amount_nano, o.currency, false, o.action,
     o.state, o.completed_at, o.reason"""
 
