@@ -1,7 +1,7 @@
 """The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
@@ -159,6 +159,13 @@ class Ledger:
         floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
         found = store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
         return found[offset : offset + limit], len(found)
+
+    def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
+        """Tokens of each day (YYYY-MM-DD) of a zone, all classes together."""
+        floor = uuid7_floor(int(since.timestamp() * 1000))
+        offset = since.astimezone(zone).utcoffset()
+        assert offset is not None
+        return store.usage_by_day(self._connection, account_id, floor, offset)
 
     def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
         return store.usage_record(self._connection, usage_id)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -504,6 +504,16 @@ def usage(
                 AND (%s::uuid IS NULL OR member_id = %s) ORDER BY usage_id DESC LIMIT %s""".encode(),
             (account_id, floor or UUID(int=0), member_id, member_id, min(limit, RECORDS_SHOWN_MAX)),
         ).fetchall()
+
+
+def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: timedelta) -> dict[str, int]:
+    rows = connection.execute(
+        """SELECT to_char((ended_at AT TIME ZONE 'UTC') + %s, 'YYYY-MM-DD'),
+                  sum(fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output)::bigint
+           FROM usage WHERE account_id = %s AND usage_id >= %s GROUP BY 1""",
+        (offset, account_id, floor),
+    )
+    return dict(rows.fetchall())
 
 
 def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:

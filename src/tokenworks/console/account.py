@@ -79,7 +79,9 @@ def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) ->
         send(phone, code)
 
 
-def sign_in(rooms: Rooms, identifier: str, code: str) -> tuple[str, datetime, Subscriber, Member]:
+def sign_in(
+    rooms: Rooms, identifier: str, code: str, language: Literal["zh", "en"] = "zh"
+) -> tuple[str, datetime, Subscriber, Member]:
     """(session, its end, subscriber, member). A number that nobody has is registered; one that was invited elsewhere alone is
     a member there. Raises `CodeWrong`.
     """
@@ -97,7 +99,7 @@ def sign_in(rooms: Rooms, identifier: str, code: str) -> tuple[str, datetime, Su
                 subscriber = rooms.subscriptions.find(str(member.subscriber_id))
                 text, ends = rooms.identity.open_session(subscriber.subscriber_id, member.member_id)
                 return text, ends, subscriber, member
-            subscriber = rooms.subscriptions.register(name)
+            subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
         owner_id = rooms.subscriptions.owner_of(subscriber)
         member = next(m for m in rooms.subscriptions.members(subscriber) if m.member_id == owner_id)
@@ -125,7 +127,10 @@ def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
 
 @router.post("/sign-in", status_code=201, summary="Sign in, or register, with a code")
 def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
-    text, ends, subscriber, member = sign_in(rooms, body.identifier, body.code)
+    language: Literal["zh", "en"] = (
+        "en" if request.headers.get("accept-language", "").startswith("en") else "zh"
+    )
+    text, ends, subscriber, member = sign_in(rooms, body.identifier, body.code, language)
     response = answer(
         {"token": text, "expires_at": when(ends), "subscriber_id": str(subscriber.subscriber_id), "member": member.name}, 201
     )  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
 from tokenworks.console.account import SendCode
 from tokenworks.console.web import BaseUrl, OpenRooms, explain_errors
 
@@ -19,6 +19,7 @@ ROUTERS: Final = (
     tmf_bills.payments_router,
     account.router,
     operations.router,
+    pages.router,
 )
 
 

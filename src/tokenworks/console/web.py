@@ -155,7 +155,16 @@ def _rooms(request: Request) -> Iterator[Rooms]:
 Asked = Annotated[Rooms, Depends(_rooms)]
 
 
+def reached_at() -> str:
+    """Where the asker of the request that is answered reached us: scheme and host."""
+    return _base_url.get()
+
+
 def _principal(request: Request, rooms: Asked) -> Principal:
+    return principal_of(request, rooms)
+
+
+def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":

@@ -80,7 +80,10 @@ class Subscriptions:
         else:
             raise Invalid(f"a subscriber is named by id, phone or broadband number, not {reference!r}")
         if found is None:
-            raise SubscriberNotFound("there is no such subscriber: `tokenworks subscriber list` shows them")
+            raise SubscriberNotFound(
+                "there is no such subscriber; one is named by id or phone number (+86…), or by broadband number: "
+                "`tokenworks subscriber list` shows them"
+            )
         return found
 
     def of_account(self, account_id: UUID) -> Subscriber:

@@ -172,22 +172,22 @@ def add_phone_history(
     connection: Connection, subscriber_id: UUID, phone: str, reason: str, at: datetime
 ) -> None:
     connection.execute(
-        "INSERT INTO phone_history (subscriber_id, phone, reason, changed_at) VALUES (%s, %s, %s, %s)",
-        (subscriber_id, phone, reason, at),
+        "INSERT INTO phone_history (phone_history_id, subscriber_id, phone, reason, changed_at) VALUES (%s, %s, %s, %s, %s)",
+        (uuid7(), subscriber_id, phone, reason, at),
     )
 
 
 def add_consent(connection: Connection, subscriber_id: UUID, purpose: str, given: bool, at: datetime) -> None:
     connection.execute(
-        "INSERT INTO consent (subscriber_id, purpose, given, at) VALUES (%s, %s, %s, %s)",
-        (subscriber_id, purpose, given, at),
+        "INSERT INTO consent (consent_id, subscriber_id, purpose, given, at) VALUES (%s, %s, %s, %s, %s)",
+        (uuid7(), subscriber_id, purpose, given, at),
     )
 
 
 def consents(connection: Connection, subscriber_id: UUID) -> dict[str, bool]:
     """What was said last of each purpose."""
     rows = connection.execute(
-        "SELECT DISTINCT ON (purpose) purpose, given FROM consent WHERE subscriber_id = %s ORDER BY purpose, at DESC",
+        "SELECT DISTINCT ON (purpose) purpose, given FROM consent WHERE subscriber_id = %s ORDER BY purpose, consent_id DESC",
         (subscriber_id,),
     )
     return dict(rows.fetchall())

@@ -78,19 +78,21 @@ ALTER TABLE subscriber ADD COLUMN closed_at timestamptz;
 ALTER TABLE subscriber DROP CONSTRAINT subscriber_phone_key;
 CREATE UNIQUE INDEX subscriber_phone ON subscriber (phone) WHERE state <> 'closed';
 CREATE TABLE phone_history (
+    phone_history_id uuid PRIMARY KEY,
     subscriber_id uuid NOT NULL REFERENCES subscriber,
     phone text NOT NULL,
     reason text NOT NULL CHECK (reason IN ('change', 'port_in', 'port_out')),
-    changed_at timestamptz NOT NULL,
-    PRIMARY KEY (subscriber_id, changed_at)
+    changed_at timestamptz NOT NULL
 );
+CREATE INDEX phone_history_subscriber ON phone_history (subscriber_id);
 CREATE TABLE consent (
+    consent_id uuid PRIMARY KEY,
     subscriber_id uuid NOT NULL REFERENCES subscriber,
     purpose text NOT NULL,
     given boolean NOT NULL,
-    at timestamptz NOT NULL,
-    PRIMARY KEY (subscriber_id, purpose, at)
+    at timestamptz NOT NULL
 );
+CREATE INDEX consent_subscriber ON consent (subscriber_id, purpose, consent_id);
 CREATE TABLE contract_price (
     subscriber_id uuid NOT NULL REFERENCES subscriber,
     offering_id text NOT NULL,
