@@ -75,7 +75,9 @@ def make_works(
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
-        bills=Bills(connection, charges, clock, due_days=settings.bill_due_days),
+        bills=Bills(
+            connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
+        ),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),

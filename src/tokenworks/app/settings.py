@@ -192,6 +192,9 @@ class Settings(BaseModel):
     bill_due_days: int = Field(
         default=15, ge=0, le=365, description="a bill is due so long after it is issued"
     )
+    bill_run_batch: int = Field(
+        default=2000, ge=1, le=100_000, description="subscribers of one transaction of a bill run"
+    )
     dunning_remind_days: int = Field(
         default=3,
         ge=0,

@@ -33,14 +33,21 @@ class Bills:
     """On one connection, with the rooms that it uses."""
 
     def __init__(
-        self, connection: store.Connection, charges: Charges, clock: Clock, *, due_days: int = 15
+        self,
+        connection: store.Connection,
+        charges: Charges,
+        clock: Clock,
+        *,
+        due_days: int = 15,
+        batch: int = RUN_BATCH,
     ) -> None:
         self._connection = connection
         self._charges = charges
         self._clock = clock
         self._due_days = due_days
+        self._batch_size = batch
 
-    def run(self, progress: Callable[[int], None] | None = None, *, batch: int = RUN_BATCH) -> BillRun:
+    def run(self, progress: Callable[[int], None] | None = None) -> BillRun:
         """Bill everybody whose period has ended and who owes something for it.
 
         A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
@@ -51,7 +58,7 @@ class Bills:
         after: UUID | None = UUID(int=0)
         while after is not None:
             with self._connection.transaction():
-                made, made_lines, after = self._batch(ends, after, batch)
+                made, made_lines, after = self._batch(ends, after, self._batch_size)
             if made:
                 bills += len(made)
                 lines += made_lines
@@ -62,9 +69,9 @@ class Bills:
         return BillRun(bills, lines, amount, batches)
 
     def _batch(self, ends: list[datetime], after: UUID, limit: int) -> tuple[list[Bill], int, UUID | None]:
-        due = store.due_subscribers(self._connection, list(_DAYS), ends, after, limit)
+        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, limit)
         if not due:
-            return [], 0, None
+            return [], 0, last
         ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}
         lines = self._charges.put_on_bills(
             [
@@ -92,7 +99,7 @@ class Bills:
                 )
             )  # fmt: skip
         store.add_bills(self._connection, made, lines)
-        return made, len(lines), due[-1][0] if len(due) == limit else None
+        return made, len(lines), last
 
     def due(self) -> tuple[int, int]:
         """(bills, nano) that a run would make now: the dry run."""

@@ -17,25 +17,48 @@ _BILL: Final = """bill_id, subscriber_id, account_id, bill_no, period_start, per
     tax_nano, remaining_nano, state"""
 
 
-def due_subscribers(
+Due = tuple[UUID, UUID, datetime, datetime]
+"""(subscriber, account, begin, end) of a bill that is due."""
+
+
+def lock_due_subscribers(
     connection: Connection, days: Sequence[int], ends: Sequence[datetime], after: UUID, limit: int
-) -> list[tuple[UUID, UUID, datetime, datetime]]:
-    """(subscriber, account, begin, end) of the next ones who owe something for a period that has ended, locked.
+) -> tuple[list[Due], UUID | None]:
+    """The next ones who owe something for a period that has ended, locked, and the last one that was looked at, None where
+    there are no more.
 
     `ends[i]` is the end of the period of those who are billed on `days[i]`. A period begins where the last bill's ended.
     Credits that exceed what is charged wait for the next bill.
     """
+    # Runs at the same time take turns; and what an order does meanwhile is seen: looked at again once it is locked.
+    connection.execute("SELECT pg_advisory_xact_lock(7461004)")
+    found = [row[0] for row in _due(connection, days, ends, "s.subscriber_id > %s", after, limit)]
+    connection.execute(
+        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR UPDATE", (found,)
+    )
+    due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", found, limit)
+    return due, found[-1] if len(found) == limit else None
+
+
+def _due(
+    connection: Connection,
+    days: Sequence[int],
+    ends: Sequence[datetime],
+    which: str,
+    value: object,
+    limit: int,
+) -> list[Due]:
     return connection.execute(
-        """SELECT s.subscriber_id, s.account_id,
+        f"""SELECT s.subscriber_id, s.account_id,
                   coalesce((SELECT max(b.period_end) FROM bill b WHERE b.subscriber_id = s.subscriber_id), x.first), e.ends
            FROM subscriber s JOIN unnest(%s::int[], %s::timestamptz[]) AS e(day, ends) ON e.day = s.bill_day
            CROSS JOIN LATERAL (
                SELECT sum(c.amount_nano) AS nano, min(c.charged_at) AS first FROM charge c
                WHERE c.subscriber_id = s.subscriber_id AND c.bill_id IS NULL AND c.charged_at < e.ends) x
-           WHERE s.subscriber_id > %s AND x.nano > 0 AND NOT EXISTS (
+           WHERE {which} AND x.nano > 0 AND NOT EXISTS (
                SELECT 1 FROM bill b WHERE b.subscriber_id = s.subscriber_id AND b.period_end >= e.ends)
-           ORDER BY s.subscriber_id LIMIT %s FOR UPDATE OF s""",
-        (list(days), list(ends), after, limit),
+           ORDER BY s.subscriber_id LIMIT %s""".encode(),
+        (list(days), list(ends), value, limit),
     ).fetchall()
 
 

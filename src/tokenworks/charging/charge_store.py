@@ -190,13 +190,17 @@ _PUT_ON_BILLS: Final = """
 WITH bills AS (
     SELECT * FROM unnest(%(subscribers)s::uuid[], %(accounts)s::uuid[], %(bills)s::uuid[], %(ends)s::timestamptz[])
         AS t(subscriber_id, account_id, bill_id, ends)
+), locked AS MATERIALIZED (
+    -- In the order of their key, as recognition locks them.
+    SELECT c.*, b.bill_id AS on_bill FROM bills b
+    JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
+    WHERE c.bill_id IS NULL AND c.charged_at < b.ends ORDER BY c.account_id, c.charge_id FOR UPDATE OF c
 ), due AS MATERIALIZED (
-    SELECT c.account_id, c.charge_id, b.bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
+    SELECT c.account_id, c.charge_id, c.on_bill AS bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
            c.description_zh, c.amount_nano, c.tax_nano,
-           dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
+           dense_rank() OVER (PARTITION BY c.on_bill ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
                               c.description, c.description_zh)::int AS line_no
-    FROM bills b JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
-    WHERE c.bill_id IS NULL AND c.charged_at < b.ends
+    FROM locked c
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax

@@ -1,0 +1,71 @@
+"""Many subscribers at once, by set-based SQL: what a bill run finds at a month's end. Each has a plan's charge with its
+postings and bucket; every tenth three steps of pay-as-you-go beside. The ledger of it verifies.
+"""
+
+SQL = """
+CREATE TEMP TABLE crowd AS
+SELECT n, gen_random_uuid() AS account_id, gen_random_uuid() AS subscriber_id, gen_random_uuid() AS member_id,
+       gen_random_uuid() AS order_id, gen_random_uuid() AS product_id,
+       (SELECT offering_version FROM offering_current WHERE offering_id = 'ctc-light') AS offering_version,
+       (SELECT offering_version FROM offering_current WHERE offering_id = 'shanghai-mobile-payg') AS step_version,
+       (SELECT o.rate_version FROM offering o JOIN offering_current c USING (offering_version) WHERE c.offering_id = 'ctc-light')
+           AS rate_version, gen_random_uuid() AS step_order_id, gen_random_uuid() AS step_product_id
+FROM generate_series(%(first)s::bigint, %(last)s::bigint) n;
+INSERT INTO account (account_id) SELECT account_id FROM crowd;
+INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at)
+SELECT subscriber_id, account_id, '+86' || (20000000000 + n), 'crowd', %(at)s FROM crowd;
+INSERT INTO member (member_id, account_id, subscriber_id, name, role) SELECT member_id, account_id, subscriber_id, 'owner', 'owner' FROM crowd;
+INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action, product_id,
+                           amount_nano, completed_at)
+SELECT order_id, subscriber_id, account_id, 'ctc-light', offering_version, 'completed', %(at)s, 'add', product_id, 9900000000, %(at)s FROM crowd
+UNION ALL
+SELECT step_order_id, subscriber_id, account_id, 'shanghai-mobile-payg', step_version, 'completed', %(at)s, 'add', step_product_id, 0, %(at)s
+FROM crowd WHERE n %% 10 = 0;
+INSERT INTO product (product_id, order_id, subscriber_id, account_id, offering_version, state, renews, cycle_no, started_at, cycle_start,
+                     cycle_end, step_no)
+SELECT product_id, order_id, subscriber_id, account_id, offering_version, 'active', true, 1, %(at)s::timestamptz, %(at)s::timestamptz,
+       %(until)s::timestamptz, 0 FROM crowd
+UNION ALL
+SELECT step_product_id, step_order_id, subscriber_id, account_id, step_version, 'active', false, 1, %(at)s, %(at)s, NULL, 3
+FROM crowd WHERE n %% 10 = 0;
+CREATE TEMP TABLE sold AS
+SELECT c.*, gen_random_uuid() AS charge_id, gen_random_uuid() AS entry_id, gen_random_uuid() AS bucket_id, gen_random_uuid() AS issue_id,
+       k.kind, k.number, k.product, k.version, k.price, k.quantity, k.description, k.description_zh, k.tax
+FROM crowd c CROSS JOIN LATERAL (
+    SELECT 'cycle' AS kind, 1 AS number, c.product_id AS product, c.offering_version AS version, 9900000000::bigint AS price,
+           10000000000::bigint AS quantity, 'China Telecom Light' AS description, '中国电信轻享版' AS description_zh, 560377358::bigint AS tax
+    UNION ALL
+    SELECT 'step', s, c.step_product_id, c.step_version, 1000000000, 400000000, 'Shanghai Mobile pay as you go', '上海移动随用随付', 56603774
+    FROM generate_series(1, 3) s WHERE c.n %% 10 = 0) k;
+INSERT INTO entry (account_id, entry_id, kind, ref) SELECT account_id, entry_id, 'charge', charge_id::text FROM sold
+UNION ALL SELECT account_id, issue_id, 'issue', bucket_id::text FROM sold;
+INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+SELECT account_id, entry_id, 1, 'receivable', 'CNY', NULL::uuid, price FROM sold
+UNION ALL SELECT account_id, entry_id, 2, 'tax', 'CNY', NULL, -tax FROM sold
+UNION ALL SELECT account_id, entry_id, 3, 'customer_liability', 'CNY', NULL, tax - price FROM sold
+UNION ALL SELECT account_id, issue_id, 1, 'issued', 'token', bucket_id, -quantity FROM sold
+UNION ALL SELECT account_id, issue_id, 2, 'customer_liability', 'token', bucket_id, quantity FROM sold;
+INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from, valid_until, model_classes,
+                    rate_version, charge_id)
+SELECT account_id, bucket_id, product, 'balance', 'token', quantity, quantity, 10, %(at)s, %(until)s, '{*}', rate_version, charge_id FROM sold;
+INSERT INTO charge (account_id, charge_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start, period_end,
+                    description, description_zh, price_nano, amount_nano, vat_percent, tax_nano, currency, entry_id, quantity, recognise)
+SELECT account_id, charge_id, subscriber_id, product, version, kind, number, %(at)s, %(at)s, %(until)s, description, description_zh, price,
+       price, 6, tax, 'CNY', entry_id, quantity, 'usage' FROM sold;
+DROP TABLE crowd, sold
+"""
+
+
+def seed(connection, count, at, until, *, batch=20_000, progress=None):
+    """`count` subscribers who ordered at `at`, in transactions of `batch`."""
+    for first in range(1, count + 1, batch):
+        with connection.transaction():
+            names = {"first": first, "last": min(count, first + batch - 1), "at": at, "until": until}
+            for statement in SQL.split(";\n"):
+                used = {name: value for name, value in names.items() if f"%({name})s" in statement}
+                connection.execute(
+                    statement.encode() if used else statement.replace("%%", "%").encode(), used or None
+                )
+        if progress is not None:
+            progress(min(count, first + batch - 1))
+    connection.execute("ANALYZE subscriber, charge, bill, product, bucket, posting, entry")
