@@ -310,17 +310,101 @@ def bench_hot_account(upstream, streams, bar):
     }
 
 
+def bench_bills(count, progress):
+    """A bill run over so many subscribers, each with a plan, every tenth with steps beside; then the ledger."""
+    import contextlib
+    import subprocess
+    from datetime import UTC, datetime, timedelta
+
+    import psutil
+
+    from bench.crowd import seed
+    from tokenworks.app.database import connect, migrate
+    from tokenworks.app.embedded import Embedded
+    from tokenworks.catalog import Offerings, seed_catalogue
+    from tokenworks.subscriptions.model import month_start
+    from tokenworks.trust import ensure_pepper
+
+    with tempfile.TemporaryDirectory() as folder:
+        home = Path(folder, "database")
+        embedded = Embedded(home)
+        with embedded.use() as url:
+            migrate(url)
+            ensure_pepper(Path(folder, "secrets"))
+            task = progress.add_task(f"seeding {count:,} subscribers", total=count)
+            with contextlib.closing(connect(url)) as connection:
+                Offerings(connection).load(seed_catalogue())
+                end = month_start(datetime.now(UTC))
+                seed(
+                    connection, count, end - timedelta(days=3), end + timedelta(days=40),
+                    progress=lambda done: progress.update(task, completed=done),
+                )  # fmt: skip
+            env = os.environ | {"TOKENWORKS_DATABASE_URL": url, "TOKENWORKS_DATA_DIR": folder}
+            pid = int((embedded.pgdata / "postmaster.pid").read_text().split()[0])
+            postgres = psutil.Process(pid)
+            task = progress.add_task("the bill run")
+            began = time.monotonic()
+            before = {child.pid: sum(child.cpu_times()[:2]) for child in postgres.children()}
+            run = subprocess.Popen(
+                [sys.executable, "-m", "tokenworks", "bill", "run", "--json"],
+                env=env,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            process, most, cpu = psutil.Process(run.pid), 0, 0.0
+            backends = {}
+            while run.poll() is None:
+                with contextlib.suppress(psutil.Error):
+                    most = max(most, process.memory_info().rss)
+                    cpu = sum(process.cpu_times()[:2])
+                    for backend in postgres.children():
+                        with contextlib.suppress(psutil.Error):
+                            backends[backend.pid] = sum(backend.cpu_times()[:2])
+                time.sleep(0.05)
+            took = time.monotonic() - began
+            made = json.loads(run.stdout.read())
+            pg_cpu = sum(used - before.get(pid, 0.0) for pid, used in backends.items())
+            task = progress.add_task("the ledger")
+            checked = subprocess.run(
+                [sys.executable, "-m", "tokenworks", "ledger", "verify", "--json"],
+                env=env,
+                capture_output=True,
+                text=True,
+            )
+            ok = checked.returncode == 0
+        Embedded(home).destroy()
+    per_core = made["bills"] / (cpu + pg_cpu)
+    table(
+        f"Bill run over {count:,} subscribers",
+        ["bills", "lines", "s", "bills/s", "CPU s of ours", "of PostgreSQL", "bills/s per core", "most memory MB", "ledger"],
+        [(f"{made['bills']:,}", f"{made['lines']:,}", f"{took:.0f}", f"{made['bills'] / took:.0f}", f"{cpu:.1f}", f"{pg_cpu:.1f}",
+          f"{per_core:.0f}", f"{most / 1e6:.0f}", "balances" if ok else "DOES NOT BALANCE")],
+    )  # fmt: skip
+    return {
+        "bills": made["bills"],
+        "bills_per_s_per_core": round(per_core),
+        "memory_mb": round(most / 1e6),
+        "ok": ok,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: for a look, not for figures"
     )
-    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement,grants")
+    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement,grants,bills")
     parser.add_argument("--no-sglang", action="store_true")
+    parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
     options = parser.parse_args()
     rounds, seconds = (1, 2) if options.quick else (4, 4)
     only = set(filter(None, options.only.split(",")))
     wanted = lambda name: not only or name in only  # noqa: E731
+    if only == {"bills"}:
+        with Progress(console=console, transient=True) as progress:
+            result = bench_bills(options.subscribers, progress)
+        console.print(json.dumps({"bills": result}))
+        return 0 if result["ok"] else 1
     console.print(f"CPython {sys.version}: how it was built moves our figures, and not the others'.")
     upstream = Upstream()
     envoy, ours, relay = Envoy(upstream), Tokenworks(upstream), Relay(upstream)
@@ -350,6 +434,8 @@ def main():
                 bench_settlement(ours, seconds)
             if wanted("grants"):
                 results["grants"] = bench_hot_account(upstream, 1000, bar)
+            if wanted("bills"):
+                results["bills"] = bench_bills(20_000 if options.quick else options.subscribers, progress)
             if wanted("tls"):
                 results["tls"] = bench_tls(rounds, seconds, bar)
         ours.settled()
