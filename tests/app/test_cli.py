@@ -235,3 +235,109 @@ def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
 
     versions = (Path(database.__file__).parent / "migrations/versions").glob("[0-9]*.py")
     assert max(path.name[:4] for path in versions) == database.SCHEMAS[0]
+
+
+READING = {
+    "alias list", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
+    "journal inspect", "key list", "ledger flagged", "ledger verify", "limit list", "member list", "offering list",
+    "offering show", "order list", "order work list", "quarantine list", "staff list", "subscriber list", "subscriber show",
+    "usage", "balance",
+}  # fmt: skip
+# They are of the host, or make what the trail is kept in; a key is blocked without the database.
+OF_THE_HOST = {"demo", "init", "key block", "serve"}
+
+
+def test_every_command_that_changes_something_is_in_the_audit_trail(server):
+    import click
+
+    from tokenworks.app.cli import cli
+    from tokenworks.app.cli_base import AUDITED
+
+    def walk(group, path=()):
+        for name, command in group.commands.items():
+            if isinstance(command, click.Group):
+                yield from walk(command, (*path, name))
+            else:
+                yield " ".join((*path, name))
+
+    found = set(walk(cli))
+    assert found >= AUDITED
+    assert found - AUDITED - OF_THE_HOST <= READING, found - AUDITED - OF_THE_HOST - READING
+    server.cli("subscriber", "create", "--phone", "+8613811112222", "--name", "Audited")
+    server.cli("subscriber", "set", "--subscriber", "+8613811112222", "--cap", "7", "--lock")
+    server.cli("order", "place", "--subscriber", "+8613811112222", "--offering", "ctc-light", "--dry-run")
+    trail = json.loads(server.cli("audit", "--json").stdout)
+    assert [row["action"] for row in trail[:2]] == ["subscriber set", "subscriber create"]
+    assert "13811112222" not in json.dumps(trail)
+    assert (trail[0]["before"]["spend_locked"], trail[0]["after"]["spend_locked"]) == (False, True)
+    assert trail[0]["actor"].startswith("cli:")
+
+
+def test_a_month_by_commands(server, tmp_path):
+    """What an operator does: order, change, refund, bill, file, acknowledge, pay; each with a dry run that changes nothing."""
+    import re as regex
+
+    def run(*args):
+        return json.loads(server.cli(*args, "--json").stdout)
+
+    who = ("--subscriber", "+8613822223333")
+    run("subscriber", "create", "--phone", "+8613822223333")
+    dry = run("order", "place", *who, "--offering", "ctc-light", "--dry-run")
+    assert run("order", "list", *who) == [] and dry["amount_nano"] == 9_900_000_000
+    order = run("order", "place", *who, "--offering", "ctc-light", "--idempotency-key", "k")
+    later = run(
+        "order",
+        "change",
+        "--product",
+        order["product_id"],
+        "--offering",
+        "ctc-standard",
+        "--when",
+        "cycle_end",
+    )
+    assert later["state"] == "pending"
+    run("order", "suspend", "--product", order["product_id"])
+    run("order", "resume", "--product", order["product_id"])
+    dry = run("refund", "--order", order["order_id"], "--part", "unused", "--reason", "test", "--dry-run")
+    assert dry[0]["amount_nano"] == 9_900_000_000
+    run("refund", "--order", order["order_id"], "--part", "amount", "--amount", "1.5", "--reason", "sorry")
+    assert (
+        run("bill", "run", "--dry-run")["bills"] == run("bill", "run")["bills"] == 0
+    )  # the month is not over
+    server.connection.execute("UPDATE charge SET charged_at = charged_at - interval '40 days'")
+    made = run("bill", "run")
+    assert made["bills"] >= 1
+    bills = run("bill", "list", *who)
+    assert [(b["amount_nano"], b["state"]) for b in bills] == [(8_400_000_000, "new")]
+    number = bills[0]["bill_no"]
+    shown = server.cli("bill", "show", number).stdout
+    assert "China Telecom Light" in shown and "8.40" in shown
+    pdf = tmp_path / "bill.pdf"
+    server.cli("bill", "export", number, "--out", str(pdf), "--language", "en")
+    assert pdf.read_bytes().startswith(b"%PDF-")
+    path = tmp_path / "charges.txt"
+    sent = run("bill", "file", "--out", str(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert run("bill", "file", "--out", str(tmp_path / "none.txt"))["sequence_no"] is None
+    line = regex.search(rf"D\|(\d+)\|{number}\|", path.read_text()).group(1)
+    answers = [
+        f"R|{n}|accepted|" if str(n) == line else f"R|{n}|rejected|test" for n in range(1, sent["lines"] + 1)
+    ]
+    answer = tmp_path / "answer.txt"
+    answer.write_text("\n".join([f"A|tokenworks-phone-1|{sent['sequence_no']}", *answers]) + "\n")
+    assert run("bill", "acknowledge", str(answer), "--dry-run")["accepted"] == 1
+    assert run("bill", "acknowledge", str(answer))["accepted"] == 1
+    assert server.cli("bill", "acknowledge", str(answer), check=False).returncode == 1
+    assert run("bill", "list", *who)[0]["state"] == "settled"
+    assert len(run("bill", "files")) == 1
+    refused = server.cli("bill", "pay", number, "--reference", "x", check=False)
+    assert refused.returncode == 1 and "paid already" in refused.stderr
+    note = run("bill", "correct", number, "--line", "1", "--amount", "2", "--reason", "outage")
+    assert note["amount_nano"] == 2_000_000_000
+    token = run("staff", "add", "--name", "Wang", "--role", "auditor")["token"]
+    assert server.request("GET", "/api/operations/audit", token)[0] == 200
+    run("staff", "revoke", "--name", "Wang")
+    assert server.request("GET", "/api/operations/audit", token)[0] == 401
+    run("subscriber", "close", *who, "--dry-run")
+    run("subscriber", "close", *who)
+    assert server.findings() == []

@@ -1,8 +1,10 @@
 """What the commands share: options before the command, settings and connections when they are needed."""
 
 import contextlib
+import getpass
+import re
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
@@ -22,11 +24,46 @@ subscriber_option: Callable[[Command], Command] = click.option(
 )
 
 
+# What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
+AUDITED: Final = frozenset({
+    "account freeze", "alias add", "alias remove", "bill acknowledge", "bill correct", "bill file", "bill pay", "bill run",
+    "deployment add", "deployment remove", "grant close", "grant write-off", "key create", "key revoke", "limit remove",
+    "limit set", "member add", "member cap", "offering load", "order cancel", "order change", "order place", "order resume",
+    "order suspend", "order work answer", "quarantine drop", "quarantine release", "refund", "staff add", "staff revoke",
+    "subscriber close", "subscriber create", "subscriber phone", "subscriber set",
+})  # fmt: skip
+# They commit as they go.
+LONG: Final = frozenset({"bill run"})
+_REFS: Final = (
+    "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
+    "limit_id", "phone", "name",
+)  # fmt: skip
+_PHONE = re.compile(r"\+\d{7,15}")
+
+
+def command_name() -> str:
+    """Such as `order place`: what is run, without the program's own name."""
+    names = []
+    context: click.Context | None = click.get_current_context()
+    while context is not None and context.parent is not None:
+        names.append(str(context.info_name))
+        context = context.parent
+    return " ".join(reversed(names))
+
+
+def mask_phone(text: str) -> str:
+    """Full phone numbers are not kept where they are not needed."""
+    return _PHONE.sub(lambda match: f"{match[0][:3]}{'*' * (len(match[0]) - 7)}{match[0][-4:]}", text)
+
+
 class Context:
     """The options before the command; settings and connections are made when they are needed."""
 
     def __init__(self, data_dir: str | None) -> None:
         self._data_dir = data_dir
+        # For the audit trail, where a command knows them.
+        self.before: dict[str, Any] | None = None
+        self.after: dict[str, Any] | None = None
 
     def effective(self, **options: Any) -> Effective:
         return load_settings({"data_dir": self._data_dir} | options)
@@ -41,7 +78,32 @@ class Context:
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             check_schema(connection)
-            yield make_works(settings, connection)
+            works = make_works(settings, connection)
+            command = command_name()
+            if command not in AUDITED:
+                yield works
+            elif command in LONG:
+                yield works
+                self._audit(works, command)
+            else:
+                with connection.transaction():
+                    yield works
+                    self._audit(works, command)
+
+    def _audit(self, works: Works, command: str) -> None:
+        """What an operator does is written down, in the transaction of what was done; a dry run is not."""
+        params = click.get_current_context().params
+        if params.get("dry_run"):
+            return
+        said = {
+            name: mask_phone(str(value))
+            for name, value in params.items()
+            if value not in (None, (), False) and name not in {"as_json", "dry_run"}
+        }
+        ref = next((said[name] for name in _REFS if name in said), command)
+        works.identity.audit(
+            f"cli:{getpass.getuser()}", "operator", command, ref, self.before, {**said, **(self.after or {})}
+        )
 
 
 pass_context = click.make_pass_decorator(Context)

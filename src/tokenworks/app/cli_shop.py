@@ -1,5 +1,6 @@
 """The commands of the shop and the bill: order, bill, refund, and what is set of a subscriber."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, get_args
@@ -14,7 +15,8 @@ from tokenworks.app.output import console, plain, print_json, print_table
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import When
+from tokenworks.subscriptions import Subscriber, When
+from tokenworks.trust import StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
     "--idempotency-key", help="The same key again does nothing more."
@@ -477,9 +479,16 @@ def subscriber_set(
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
+        context.before = _known(found)
         works.subscriptions.set_profile(found, **fields)
         found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
+        context.after = _known(found)
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
+
+
+def _known(subscriber: Subscriber) -> dict[str, object]:
+    """A subscriber for the audit trail."""
+    return {**plain(subscriber), "phone": subscriber.phone_masked}
 
 
 @click.command("phone")
@@ -490,7 +499,11 @@ def subscriber_set(
 def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) -> None:
     """Another phone number; account, products and keys stay."""
     with context.works() as works:
-        found = works.subscriptions.change_phone(works.subscriptions.find(subscriber), to)
+        found = works.subscriptions.find(subscriber)
+        context.before = _known(found)
+        found = works.subscriptions.change_phone(found, to)
+        works.identity.end_sessions(found.subscriber_id)
+        context.after = _known(found)
     said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
 
 
@@ -506,6 +519,7 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
         owed = works.charges.receivable(found.account_id)
         with works.connection.transaction(force_rollback=dry_run):
             works.subscriptions.close(found)
+            works.identity.end_sessions(found.subscriber_id)
     dry = " would be" if dry_run else " is"
     said(
         {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
@@ -514,5 +528,70 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
     )
 
 
-GROUPS: Final = (order, bill, refund)
+@click.group()
+def staff() -> None:
+    """Who may ask over HTTP as operator, finance or auditor."""
+
+
+@staff.command("add")
+@click.option("--name", required=True)
+@click.option("--role", type=click.Choice(["operator", "finance", "auditor"]), required=True)
+@json_option
+@pass_context
+def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> None:
+    """Add somebody. Their token is shown this once."""
+    with context.works() as works:
+        token = works.identity.add_staff(name, role)
+    said(
+        {"name": name, "role": role, "token": token},
+        f"{name} is {role}. Their token, shown this once:\n{token}",
+        as_json,
+    )
+
+
+@staff.command("list")
+@json_option
+@pass_context
+def staff_list(context: Context, as_json: bool) -> None:
+    """Staff and their roles."""
+    with context.works() as works:
+        found = works.identity.staff()
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(s["name"], s["role"], "revoked" if s["revoked_at"] else "live") for s in found]
+        print_table("Staff", ["name", "role", "state"], rows)
+
+
+@staff.command("revoke")
+@click.option("--name", required=True)
+@json_option
+@pass_context
+def staff_revoke(context: Context, name: str, as_json: bool) -> None:
+    """Somebody may ask no more, from now on."""
+    with context.works() as works:
+        works.identity.revoke_staff(name)
+    said({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
+
+
+@click.command()
+@click.option("--ref", help="Of this subscriber, product, order, bill … alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
+    """Who did what to what, newest first."""
+    with context.works() as works:
+        found, count = works.identity.audited(ref, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["role"], row["action"], row["ref"], json.dumps(row["after"], ensure_ascii=False))
+        for row in found
+    ]  # fmt: skip
+    print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)
+
+
+GROUPS: Final = (order, bill, refund, staff, audit)
 SUBSCRIBER: Final = (subscriber_set, subscriber_phone, subscriber_close)
