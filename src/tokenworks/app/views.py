@@ -13,7 +13,7 @@ from tokenworks.billing import Bill, CreditNote, invoice_data, render_pdf
 from tokenworks.catalog import ChargingPolicy, SoldOffering
 from tokenworks.charging import BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_money, format_quantity
-from tokenworks.subscriptions import Member, Product
+from tokenworks.subscriptions import BILLING_ZONE, Member, Product
 from tokenworks.trust import ApiKeyInfo
 
 _COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
@@ -220,12 +220,13 @@ def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[Cre
         for line in lines
     ]  # fmt: skip
     rows.append(("", "total", "", "", format_money(bill.tax_nano), format_money(bill.amount_nano)))
-    title = f"Bill {bill.bill_no}, {bill.period_start:%Y-%m-%d} to {bill.period_end:%Y-%m-%d}, {bill.state}"
+    begin, end = bill.period_start.astimezone(BILLING_ZONE), bill.period_end.astimezone(BILLING_ZONE)
+    title = f"Bill {bill.bill_no}, {begin:%Y-%m-%d} to {end:%Y-%m-%d}, {bill.state}"
     columns = ["line", "what", "kind", "times", "VAT in it", bill.currency]
     print_table(title, columns, rows, right=columns[3:])
     if bill.remaining_nano:
         console.print(
-            f"{format_money(bill.remaining_nano)} {bill.currency} to pay until {bill.due_at:%Y-%m-%d}."
+            f"{format_money(bill.remaining_nano)} {bill.currency} to pay until {bill.due_at.astimezone(BILLING_ZONE):%Y-%m-%d}."
         )
     for note in notes:
         console.print(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")

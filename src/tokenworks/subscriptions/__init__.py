@@ -28,6 +28,7 @@ from tokenworks.subscriptions.model import (
     WorkOrder,
     add_months,
     bill_period_end,
+    next_month,
     parse_phone,
 )
 from tokenworks.subscriptions.notices import Notice, Notices
@@ -68,5 +69,6 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "next_month",
     "parse_phone",
 ]
