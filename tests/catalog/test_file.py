@@ -1,3 +1,5 @@
+import re
+
 import pytest
 
 from tokenworks.catalog import CatalogueFaulty, read_catalogue, seed_catalogue
@@ -102,3 +104,89 @@ def test_what_a_cycle_brings_and_what_limits_it_beside():
     assert bought.quantity == 1200 * 150
     assert bought.window is None
     assert offerings["ctc-light"].window_buckets() == []
+
+
+def versions(*periods):
+    """GOOD with its offering in several versions: (price, valid_from, valid_until)."""
+    head, _, body = GOOD.partition("offerings:\n")
+    made = ""
+    for price, begin, end in periods:
+        times = "".join(
+            f"    {name}: {at}\n" for name, at in (("valid_from", begin), ("valid_until", end)) if at
+        )
+        made += re.sub(r'    price: "[^"]*"\n', f'    price: "{price}"\n{times}', body)
+    return f"{head}offerings:\n{made}"
+
+
+MAY, JUNE, JULY = (f"2027-0{month}-01T00:00:00+08:00" for month in (5, 6, 7))
+
+
+@pytest.mark.parametrize(
+    ("periods", "reason"),
+    [
+        ([("1", None, MAY), ("2", JUNE, None)], "there is a gap: no version"),
+        ([("1", None, JUNE), ("2", MAY, None)], "two versions"),
+        ([("1", None, None), ("2", MAY, None)], "two versions"),
+        ([("1", MAY, JUNE), ("2", MAY, JULY)], "there twice"),
+        ([("1", JUNE, MAY)], "valid_from is before valid_until"),
+    ],
+)
+def test_a_tariff_file_with_a_gap_or_an_overlap_is_refused(periods, reason):
+    with pytest.raises(CatalogueFaulty, match=reason):
+        read_catalogue(versions(*periods), "bad.yaml")
+
+
+def test_a_tariff_change_is_a_new_version_from_a_date(works, clock):
+    from datetime import timedelta
+
+    from tokenworks.catalog import OfferingNotActive
+
+    now = clock.now()
+    change, end = now + timedelta(days=10), now + timedelta(days=20)
+    text = versions(("1", None, change.isoformat()), ("2", change.isoformat(), end.isoformat()))
+    loaded = read_catalogue(text, "new.yaml")
+    assert works.offerings.load(loaded) == 2
+    assert works.offerings.load(loaded) == 0
+    id_ = loaded.offerings[0].id
+    subscriber = works.subscriptions.register("+8613800000001")
+    works.orders.place(subscriber, id_)
+    assert works.offerings.on_sale(id_).offering.price == "1"
+    clock.move(timedelta(days=10))
+    assert works.offerings.on_sale(id_).offering.price == "2"
+    assert [s.offering.price for s in works.offerings.all() if s.offering.id == id_] == ["2"]
+    works.orders.place(subscriber, id_)
+    clock.move(timedelta(days=10))
+    with pytest.raises(OfferingNotActive):
+        works.orders.place(subscriber, id_)
+    # What was sold keeps its version, also when its months renew.
+    clock.move(timedelta(days=40))
+    works.orders.run_cycles()
+    prices = {c.price_nano // 10**9 for c in works.charges.of_subscriber(subscriber.subscriber_id)}
+    assert prices == {1, 2}
+    per_product = {}
+    for charge in works.charges.of_subscriber(subscriber.subscriber_id):
+        per_product.setdefault(charge.product_id, set()).add(charge.price_nano)
+    assert sorted(per_product.values(), key=min) == [{10**9}, {2 * 10**9}]
+
+
+def test_an_offering_that_was_stored_before_it_learned_a_field_keeps_its_version(works):
+    """The version is the hash of the text as it was stored, not as it would be written today."""
+    import json
+
+    from tokenworks.catalog.model import content_version
+
+    row = works.connection.execute(
+        "SELECT rate_version, content FROM offering WHERE offering_id = 'ctc-light'"
+    ).fetchone()
+    old = {
+        name: value
+        for name, value in json.loads(row[1]).items()
+        if name not in {"rollover", "parts", "vat_percent"}
+    }
+    text = json.dumps(old)
+    version = content_version("offering", text, row[0])
+    works.connection.execute(
+        "INSERT INTO offering (offering_version, offering_id, rate_version, content) VALUES (%s, 'ctc-light', %s, %s)",
+        (version, row[0], text),
+    )
+    assert works.offerings.sold(version).offering.vat_percent == 6

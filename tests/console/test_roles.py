@@ -88,7 +88,7 @@ class Household:
         money = {"unit": "CNY", "value": 1}
         return {
             f"POST {BASES['order']}/productOrder": {
-                "relatedParty": [{"id": str(self.subscriber.subscriber_id), "role": "customer"}],
+                "relatedParty": [{"id": str(self.subscriber.subscriber_id), "role": "customer", "@referredType": "Customer"}],
                 "productOrderItem": [{"id": "1", "action": "add", "productOffering": {"id": "ctc-standard"}}],
             },
             f"POST {BASES['order']}/cancelProductOrder": {"productOrder": {"id": str(self.waits.order_id)}},

@@ -241,3 +241,40 @@ def test_a_bill_comes_as_a_pdf(client, family):
     )
     assert answer.headers["content-type"] == "application/pdf"
     assert answer.content.startswith(b"%PDF-")
+
+
+def test_what_has_changed_since_it_was_read_is_not_overwritten(client, family):
+    head = family.headers["owner"]
+    first = client.get("/api/subscriber", headers=head)
+    tag = {"if-match": first.headers["etag"]}
+    assert (
+        client.patch("/api/subscriber", json={"monthly_cap": "60"}, headers={**head, **tag}).status_code
+        == 200
+    )
+    late = client.patch("/api/subscriber", json={"monthly_cap": "70"}, headers={**head, **tag})
+    assert (late.status_code, late.json()["title"]) == (412, "Changed")
+    assert client.get("/api/subscriber", headers=head).json()["monthly_cap"] == 60
+
+
+@pytest.mark.parametrize(
+    ("name", "create", "route"),
+    [
+        ("TMF622", "ProductOrder_Create", f"POST {BASES['order']}/productOrder"),
+        ("TMF622", "CancelProductOrder_Create", f"POST {BASES['order']}/cancelProductOrder"),
+        ("TMF654", "TopupBalance_Create", f"POST {BASES['balance']}/topupBalance"),
+        ("TMF654", "AdjustBalance_Create", f"POST {BASES['balance']}/adjustBalance"),
+        ("TMF676", "Payment_Create", f"POST {BASES['pay']}/payment"),
+    ],
+)
+def test_requests_as_the_standard_has_them_are_understood(client, family, staff, name, create, route):
+    """A request that the official schema accepts, with attributes that are of no use here, is taken."""
+    import jsonschema_rs
+
+    raw = official(name)
+    method, path = route.split(" ")
+    body = family.bodies()[route] | {"description": "from elsewhere", "@type": create.removesuffix("_Create")}
+    schema = {"definitions": raw["definitions"], **raw["definitions"][create]}
+    jsonschema_rs.validate(schema, body)
+    who = staff["finance"] if name == "TMF676" or "adjust" in path else family.headers["owner"]
+    taken = client.request(method, path, json=body, headers={**who, "Idempotency-Key": "as-the-standard"})
+    assert taken.status_code == 201, taken.text

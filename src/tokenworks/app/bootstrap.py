@@ -52,7 +52,7 @@ def make_works(
     """`peppers` where the caller has loaded them already."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
-    offerings = Offerings(connection)
+    offerings = Offerings(connection, clock)
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
     orders = Orders(connection, offerings, ledger, charges, clock)

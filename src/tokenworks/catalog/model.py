@@ -5,7 +5,8 @@ credit; nano money), per class of models. Weights are integers, so that rating a
 """
 
 import hashlib
-from datetime import datetime
+import itertools
+from datetime import UTC, datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
@@ -309,6 +310,11 @@ class Offering(_Frozen):
         return [tightest.model_copy(update={"quantity": tightest.quantity * times, "window": None})]
 
     @property
+    def begins(self) -> datetime:
+        """When it is on sale first; the beginning of time where that is not said."""
+        return self.valid_from or datetime.min.replace(tzinfo=UTC)
+
+    @property
     def earned(self) -> Literal["usage", "time"]:
         """How its price becomes revenue: with what is used of what it brings, or with time where it brings no number."""
         return "usage" if any(bucket.window_s is None for bucket in self.buckets) else "time"
@@ -330,13 +336,11 @@ class Catalogue(_Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        for what, ids in (
-            ("rate card", [c.id for c in self.rate_cards]),
-            ("offering", [o.id for o in self.offerings]),
-        ):
-            twice = {id_ for id_ in ids if ids.count(id_) > 1}
-            if twice:
-                raise ValueError(f"{what} {min(twice)} is there twice")
+        ids = [card.id for card in self.rate_cards]
+        twice = {id_ for id_ in ids if ids.count(id_) > 1}
+        if twice:
+            raise ValueError(f"rate card {min(twice)} is there twice")
+        self._check_versions()
         known = {offering.id: offering for offering in self.offerings}
         for offering in self.offerings:
             for name in (*offering.parts, *offering.requires):
@@ -362,6 +366,26 @@ class Catalogue(_Frozen):
                     f"{offering.id} has windows: its rate card {card.id} must count requests, and no tokens"
                 )
         return self
+
+    def _check_versions(self) -> None:
+        """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
+        versions: dict[str, list[Offering]] = {}
+        for offering in self.offerings:
+            versions.setdefault(offering.id, []).append(offering)
+        for id_, found in versions.items():
+            found.sort(key=lambda offering: offering.begins)
+            for before, after in itertools.pairwise(found):
+                if before.begins == after.begins:
+                    raise ValueError(f"offering {id_} is there twice")
+                if before.valid_until is None or before.valid_until > after.begins:
+                    raise ValueError(
+                        f"two versions of {id_} are on sale at {after.begins.isoformat()}: end the first one there"
+                    )
+                if before.valid_until < after.begins:
+                    raise ValueError(
+                        f"there is a gap: no version of {id_} is on sale from {before.valid_until.isoformat()} "
+                        f"until {after.begins.isoformat()}"
+                    )
 
 
 def _hash(kind: str, content: BaseModel, *more: str) -> str:

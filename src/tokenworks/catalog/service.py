@@ -8,6 +8,7 @@ from tokenworks.catalog import store
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import Catalogue, Offering, RateCard
+from tokenworks.kernel import Clock, SystemClock
 
 SEED_NAME = "seed.yaml"
 
@@ -28,30 +29,38 @@ def seed_catalogue() -> Catalogue:
 
 
 class Offerings:
-    def __init__(self, connection: store.Connection) -> None:
+    def __init__(self, connection: store.Connection, clock: Clock | None = None) -> None:
         self._connection = connection
+        self._clock = clock or SystemClock()
 
     def load(self, catalogue: Catalogue) -> int:
-        """Make every offering of the file the current version. Returns how many versions are new.
+        """Make every offering of the file the current version, from its `valid_from` on. Returns how many versions are new.
 
         Versions are immutable: what was sold before keeps its own. All or nothing.
         """
+        now = self._clock.now()
         with self._connection.transaction():
+            store.forget_planned(self._connection, [o.id for o in catalogue.offerings], now)
             versions = {card.id: store.add_rate_card(self._connection, card) for card in catalogue.rate_cards}
-            new = sum(
-                store.add_offering(self._connection, o, versions[o.rate_card]) for o in catalogue.offerings
-            )
+            new = 0
+            for offering in sorted(catalogue.offerings, key=lambda offering: offering.begins):
+                # A version that has ended is taken where there is no other: what it was is known, and it can't be ordered.
+                ended = offering.valid_until is not None and offering.valid_until <= now
+                if not ended or not store.is_known(self._connection, offering.id):
+                    new += store.add_offering(self._connection, offering, versions[offering.rate_card], now)
             store.tell(self._connection, f"catalogue {catalogue.catalogue}")
         return new
 
     def all(self) -> list[SoldOffering]:
         return [
-            SoldOffering(o, version, rate) for version, rate, o in store.current_offerings(self._connection)
+            SoldOffering(o, version, rate)
+            for version, rate, o in store.current_offerings(self._connection, self._clock.now())
         ]
 
     def on_sale(self, offering_id: str, now: datetime | None = None) -> SoldOffering:
         """What can be ordered at `now`. Raises `OfferingNotFound` or `OfferingNotActive`."""
-        found = store.find_offering(self._connection, offering_id=offering_id)
+        now = now or self._clock.now()
+        found = store.find_offering(self._connection, now, offering_id=offering_id)
         if found is None:
             raise OfferingNotFound(
                 f"there is no offering {offering_id!r}: `tokenworks offering list` shows them"
@@ -61,7 +70,7 @@ class Offerings:
             raise OfferingNotActive(
                 f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered"
             )
-        if now is not None and not (
+        if not (
             (offering.valid_from is None or offering.valid_from <= now)
             and (offering.valid_until is None or now < offering.valid_until)
         ):
@@ -70,7 +79,7 @@ class Offerings:
 
     def sold(self, offering_version: str) -> SoldOffering:
         """By version, whatever its state: for what was sold."""
-        found = store.find_offering(self._connection, version=offering_version)
+        found = store.find_offering(self._connection, self._clock.now(), version=offering_version)
         if found is None:
             raise OfferingNotFound(f"there is no offering version {offering_version!r}")
         return SoldOffering(found[2], found[0], found[1])

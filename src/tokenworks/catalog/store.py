@@ -1,5 +1,7 @@
 """The SQL of the catalogue."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -20,20 +22,40 @@ def add_rate_card(connection: Connection, card: RateCard) -> str:
     return version
 
 
-def add_offering(connection: Connection, offering: Offering, rate_version: str) -> bool:
-    """Whether this is a new version; the current one points at it either way."""
+def add_offering(connection: Connection, offering: Offering, rate_version: str, now: datetime) -> bool:
+    """Whether this is a new version. It is sold from its `valid_from` on, or from now where that has passed; what is sold
+    until then stays on sale.
+    """
     version = offering.version(rate_version)
     new = connection.execute(
         """INSERT INTO offering (offering_version, offering_id, rate_version, content)
            VALUES (%s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
         (version, offering.id, rate_version, canonical(offering)),
     ).fetchone()
+    begins = offering.valid_from
+    from_at = begins if begins is not None and begins > now else now
     connection.execute(
-        """INSERT INTO offering_current (offering_id, offering_version) VALUES (%s, %s)
-           ON CONFLICT (offering_id) DO UPDATE SET offering_version = excluded.offering_version""",
-        (offering.id, version),
+        """INSERT INTO offering_current (offering_id, offering_version, from_at)
+           SELECT %(id)s, %(version)s, CASE WHEN EXISTS (SELECT 1 FROM offering_current WHERE offering_id = %(id)s)
+                                       THEN %(from)s::timestamptz ELSE '-infinity' END
+           WHERE %(version)s IS DISTINCT FROM (SELECT offering_version FROM offering_current
+               WHERE offering_id = %(id)s AND from_at <= %(from)s ORDER BY from_at DESC LIMIT 1)
+           ON CONFLICT (offering_id, from_at) DO UPDATE SET offering_version = excluded.offering_version""",
+        {"id": offering.id, "version": version, "from": from_at},
     )
     return new is not None
+
+
+def is_known(connection: Connection, offering_id: str) -> bool:
+    row = connection.execute("SELECT 1 FROM offering_current WHERE offering_id = %s LIMIT 1", (offering_id,))
+    return row.fetchone() is not None
+
+
+def forget_planned(connection: Connection, offering_ids: Sequence[str], now: datetime) -> None:
+    """What was to be sold later: a newer file says it anew."""
+    connection.execute(
+        "DELETE FROM offering_current WHERE offering_id = ANY(%s) AND from_at > %s", (list(offering_ids), now)
+    )
 
 
 def _offering(content: str, version: str, rate_version: str) -> Offering:
@@ -44,24 +66,30 @@ def _offering(content: str, version: str, rate_version: str) -> Offering:
     return Offering.model_validate_json(content)
 
 
-def current_offerings(connection: Connection) -> list[tuple[str, str, Offering]]:
-    """(version, rate version, offering) of all current offerings, by id."""
+_CURRENT = """(SELECT DISTINCT ON (offering_id) offering_id, offering_version FROM offering_current
+               WHERE from_at <= %(now)s ORDER BY offering_id, from_at DESC)"""
+
+
+def current_offerings(connection: Connection, now: datetime) -> list[tuple[str, str, Offering]]:
+    """(version, rate version, offering) of all offerings at a time, by id."""
     rows = connection.execute(
-        """SELECT o.offering_version, o.rate_version, o.content FROM offering_current c
-           JOIN offering o USING (offering_version) ORDER BY c.offering_id"""
+        f"""SELECT o.offering_version, o.rate_version, o.content FROM {_CURRENT} c
+            JOIN offering o USING (offering_version) ORDER BY c.offering_id""".encode(),
+        {"now": now},
     )
     return [(version, rate, _offering(content, version, rate)) for version, rate, content in rows]
 
 
 def find_offering(
-    connection: Connection, *, offering_id: str | None = None, version: str | None = None
+    connection: Connection, now: datetime, *, offering_id: str | None = None, version: str | None = None
 ) -> tuple[str, str, Offering] | None:
-    """By id (the current one) or by version."""
+    """By id (the one at a time) or by version."""
     row = connection.execute(
         """SELECT o.offering_version, o.rate_version, o.content FROM offering o
-           LEFT JOIN offering_current c USING (offering_version)
-           WHERE c.offering_id = %s OR o.offering_version = %s""",
-        (offering_id, version),
+           WHERE o.offering_version = coalesce(%(version)s, (
+               SELECT offering_version FROM offering_current WHERE offering_id = %(id)s AND from_at <= %(now)s
+               ORDER BY from_at DESC LIMIT 1))""",
+        {"version": version, "id": offering_id, "now": now},
     ).fetchone()
     return None if row is None else (row[0], row[1], _offering(row[2], row[0], row[1]))
 

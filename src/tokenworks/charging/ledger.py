@@ -147,7 +147,7 @@ class Ledger:
         self, account_id: UUID, since: datetime | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:
         """Usage records since a time, newest first."""
-        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        floor = None if since is None else _floor(since)
         return store.usage(self._connection, account_id, floor, limit)
 
     def usage_page(
@@ -156,13 +156,13 @@ class Ledger:
         """A page of an account's usage records (of one member where one is named), newest first, and how many there are, at
         most so many as are shown.
         """
-        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        floor = None if since is None else _floor(since)
         found = store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
         return found[offset : offset + limit], len(found)
 
     def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
         """Tokens of each day (YYYY-MM-DD) of a zone, all classes together."""
-        floor = uuid7_floor(int(since.timestamp() * 1000))
+        floor = _floor(since)
         offset = since.astimezone(zone).utcoffset()
         assert offset is not None
         return store.usage_by_day(self._connection, account_id, floor, offset)
@@ -175,12 +175,12 @@ class Ledger:
 
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
         """Who spent what since a time, most first."""
-        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        floor = None if since is None else _floor(since)
         return store.usage_by_member(self._connection, account_id, floor)
 
     def flagged(self, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Records to be reconciled with the deployments' own figures, newest first."""
-        floor = None if since is None else uuid7_floor(int(since.timestamp() * 1000))
+        floor = None if since is None else _floor(since)
         return store.flagged(self._connection, floor, limit)
 
     # What a host's recorder needs.
@@ -358,3 +358,8 @@ class Ledger:
 
     def delete_old_recalls(self) -> None:
         recall_store.delete_old_recalls(self._connection)
+
+
+def _floor(since: datetime) -> UUID:
+    """The smallest id of a time; of one before 1970, the smallest of all."""
+    return uuid7_floor(max(0, int(since.timestamp() * 1000)))

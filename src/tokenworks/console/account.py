@@ -18,7 +18,9 @@ from tokenworks.console.web import (
     answer,
     as_uuid,
     audit,
+    check_match,
     decimal,
+    one,
     own,
     shown,
     when,
@@ -175,8 +177,8 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
-def subscriber(rooms: Asked, who: Who, of: str | None = None) -> Response:
-    return answer(subscriber_resource(rooms, own(rooms, who, of)))
+def subscriber(request: Request, rooms: Asked, who: Who, of: str | None = None) -> Response:
+    return one(request, subscriber_resource(rooms, own(rooms, who, of)))
 
 
 class SubscriberUpdate(_Strict):
@@ -192,9 +194,12 @@ class SubscriberUpdate(_Strict):
 @router.patch(
     "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
 )
-def update_subscriber(body: SubscriberUpdate, rooms: Asked, who: Who, of: str | None = None) -> Response:
+def update_subscriber(
+    request: Request, body: SubscriberUpdate, rooms: Asked, who: Who, of: str | None = None
+) -> Response:
     found = own(rooms, who, of)
     before = subscriber_resource(rooms, found)
+    check_match(request, before)
     with rooms.connection.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
         rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
@@ -335,9 +340,10 @@ class CapUpdate(_Strict):
 
 
 @router.patch("/members/{id}", summary="A member's cap; null takes it away", **allow("owner", "admin"))
-def set_cap(body: CapUpdate, rooms: Asked, who: Who, id: str) -> Response:
+def set_cap(request: Request, body: CapUpdate, rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    check_match(request, member_resource(member))
     rooms.subscriptions.set_cap(member, body.cap_tokens, body.cap_period)
     return answer(member_resource(rooms.subscriptions.member(found, id)))
 

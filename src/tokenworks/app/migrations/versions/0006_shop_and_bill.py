@@ -8,6 +8,11 @@ down_revision = "0005"
 HASH_PARTITIONS = 4
 
 TABLES = """
+-- Which version of an offering is sold from when.
+ALTER TABLE offering_current ADD COLUMN from_at timestamptz NOT NULL DEFAULT '-infinity';
+ALTER TABLE offering_current DROP CONSTRAINT offering_current_pkey;
+ALTER TABLE offering_current ADD PRIMARY KEY (offering_id, from_at);
+
 -- What a subscriber owes for one cycle, one step, one change or one credit: the money side of the ledger.
 -- amount = floor(price * share_num / share_den), or its negative; net = amount - tax;
 -- net = recognised + broken (breakage) + refunded + what is still owed to the subscriber.
