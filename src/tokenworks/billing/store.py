@@ -49,14 +49,14 @@ def _due(
     limit: int,
 ) -> list[Due]:
     return connection.execute(
-        f"""SELECT s.subscriber_id, s.account_id,
-                  coalesce((SELECT max(b.period_end) FROM bill b WHERE b.subscriber_id = s.subscriber_id), x.first), e.ends
+        f"""SELECT s.subscriber_id, s.account_id, coalesce(l.ends, x.first), e.ends
            FROM subscriber s JOIN unnest(%s::int[], %s::timestamptz[]) AS e(day, ends) ON e.day = s.bill_day
+           CROSS JOIN LATERAL (SELECT max(b.period_end) AS ends FROM bill b WHERE b.subscriber_id = s.subscriber_id) l
            CROSS JOIN LATERAL (
                SELECT sum(c.amount_nano) AS nano, min(c.charged_at) AS first FROM charge c
-               WHERE c.subscriber_id = s.subscriber_id AND c.bill_id IS NULL AND c.charged_at < e.ends) x
-           WHERE {which} AND x.nano > 0 AND NOT EXISTS (
-               SELECT 1 FROM bill b WHERE b.subscriber_id = s.subscriber_id AND b.period_end >= e.ends)
+               WHERE c.account_id = s.account_id AND c.subscriber_id = s.subscriber_id AND c.bill_id IS NULL
+                   AND c.charged_at < e.ends) x
+           WHERE {which} AND (l.ends IS NULL OR l.ends < e.ends) AND x.nano > 0
            ORDER BY s.subscriber_id LIMIT %s""".encode(),
         (list(days), list(ends), value, limit),
     ).fetchall()
