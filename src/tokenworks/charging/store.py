@@ -377,9 +377,9 @@ def _roll_over(connection: Connection, account_id: UUID, bucket_id: UUID, amount
         to = uuid7()
         connection.execute(
             """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
-                                   valid_until, model_classes, rate_version, charge_id)
+                                   valid_until, model_classes, rate_version, charge_id, paused)
                SELECT account_id, %s, product_id, kind, unit, 0, 0, greatest(0, priority - 1), valid_until, rollover_until,
-                      model_classes, rate_version, charge_id
+                      model_classes, rate_version, charge_id, paused
                FROM bucket WHERE account_id = %s AND bucket_id = %s""",
             (to, account_id, bucket_id),
         )
