@@ -254,6 +254,18 @@ def test_nothing_is_spent_of_a_suspended_product_and_it_does_not_renew(works, su
     assert balances(works)
 
 
+def test_what_rolls_over_of_a_suspended_product_is_not_spent_either(works, subscriber, spender, clock):
+    product = works.orders.place(subscriber, "sample-rollover").product_id
+    works.orders.suspend(product)
+    clock.move(timedelta(days=31))
+    works.orders.run_cycles()
+    rolled = [b for b in works.ledger.buckets(subscriber.account_id) if b.remaining]
+    assert len(rolled) == 1 and works.ledger.load_terms(subscriber.account_id.hex) == []
+    works.orders.resume(product)
+    assert len(works.ledger.load_terms(subscriber.account_id.hex)) == 2
+    assert balances(works)
+
+
 def test_a_bundle_is_charged_by_its_parts_and_when_they_are_delivered(works, subscriber):
     order = works.orders.place(subscriber, "sample-home-bundle", delivery="cloud_computer")
     assert order.state == "inProgress"
@@ -362,12 +374,16 @@ def test_a_contract_has_its_own_price_from_a_time_to_a_time(works, clock):
 
 def test_another_number_is_the_same_subscriber_and_the_old_one_is_free(works, subscriber):
     other = works.subscriptions.register("+8613800000009")
+    works.subscriptions.invite(other, subscriber.phone, "Guest")
     with pytest.raises(PhoneTaken):
         works.subscriptions.change_phone(subscriber, other.phone)
     moved = works.subscriptions.change_phone(subscriber, "+8613800000005", "port_in")
     assert (moved.subscriber_id, moved.account_id) == (subscriber.subscriber_id, subscriber.account_id)
     assert works.subscriptions.find("+8613800000005").subscriber_id == subscriber.subscriber_id
     assert works.subscriptions.register("+8613800000001").subscriber_id != subscriber.subscriber_id
+    # Where one was invited goes with the person, not with the number.
+    assert works.subscriptions.memberships("+8613800000001") == []
+    assert [m.name for m in works.subscriptions.memberships("+8613800000005")] == ["Guest"]
 
 
 def test_closing_ends_everything_and_frees_the_number(works, subscriber, spender):

@@ -149,6 +149,17 @@ def test_alerts_come_once_a_month_at_each_threshold(works, subscriber, spender, 
     assert "2027-05:50" in alerts(works, subscriber)
 
 
+def test_a_step_that_has_ended_is_no_step(works, subscriber, spender, clock):
+    """Also before anybody has noticed its end."""
+    assert spender.spend(subscriber.account_id, 1)
+    clock.move(timedelta(days=31))
+    assert works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1))
+    assert len(steps(works, subscriber)) == 2
+    assert spender.spend(subscriber.account_id, 1)
+    works.orders.run_cycles()
+    assert balances(works)
+
+
 def test_a_model_that_the_rate_card_does_not_sell_buys_nothing(works, subscriber):
     assert works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1))
     assert works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1))  # there is enough now

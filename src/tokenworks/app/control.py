@@ -227,6 +227,7 @@ def run_jobs(settings: Settings, url: str) -> int:
         done = works.orders.run_cycles() + works.refunds.finish()
         if time.monotonic() - _recognised.at_s > RECOGNISE_S:
             works.charges.recognise()
+            works.identity.forget_old()
             _recognised.at_s = time.monotonic()
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import os
 import secrets
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -20,6 +21,7 @@ from tokenworks.kernel import Unavailable, format_money
 from tokenworks.subscriptions import Notice
 
 SEND_S: Final = 5.0
+DELIVER_S: Final = 10.0
 BATCH: Final = 100
 SECRET_BYTES: Final = 32
 _TEXTS: Final = {
@@ -82,8 +84,13 @@ def deliver(works: Works, settings: Settings) -> int:
     if not (settings.webhook_url or settings.sms_url):
         return 0
     sent = 0
-    while notices := works.notices.lease(BATCH):
+    # Other jobs wait meanwhile: a receiver that hangs has so long, and the rest is due again next time.
+    until_s = time.monotonic() + DELIVER_S
+    while time.monotonic() < until_s and (notices := works.notices.lease(BATCH)):
         for notice in notices:
+            if time.monotonic() > until_s:
+                works.notices.later(notice)
+                continue
             try:
                 _send(works, settings, notice)
             except Unavailable:

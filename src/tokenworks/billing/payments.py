@@ -67,8 +67,8 @@ class Payments:
         """
         if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
             raise Invalid(f"a payment's reference has 1 to {REFERENCE_CHARS_MAX} printable characters")
-        if amount_nano is not None and amount_nano <= 0:
-            raise Invalid("a payment is more than zero")
+        if amount_nano is not None and (amount_nano <= 0 or amount_nano % FEN_NANO):
+            raise Invalid("a payment is more than zero, in whole fen")
         with self._connection.transaction():
             found = store.find_bill(self._connection, bill.bill_id, lock=True)
             if found is None:

@@ -129,6 +129,8 @@ def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "or
 @router.post("/sign-in")
 def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Text = "order") -> Response:
     page = back if back in _BACK else "order"
+    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
+        raise NotAllowed("another site's page can't sign anybody in here")
     try:
         text, ends, _, _ = sign_in(rooms, identifier, code.strip(), language_of(request))
     except TokenworksError as error:

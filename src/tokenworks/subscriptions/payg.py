@@ -59,12 +59,13 @@ class PayAsYouGo:
             if rate is None or ("*" not in spec.model_classes and rate.model_class not in spec.model_classes):
                 return False
             lacks = most(rate.weights(), need)
+            now = self._clock.now()
             lacks -= sum(
                 bucket.remaining
                 for bucket in self._ledger.buckets(account_id)
                 if bucket.product_id == product.product_id
                 and bucket.closing is None
-                and bucket.kind == "balance"
+                and (bucket.valid_until is None or bucket.valid_until > now)
             )
             if lacks <= 0:
                 return True

@@ -130,6 +130,8 @@ class Subscriptions:
                 self._connection, found.subscriber_id, found.phone, reason, self._clock.now()
             )
             store.set_subscriber(self._connection, found.subscriber_id, phone=phone)
+            # Who has the old number next is nobody's member.
+            store.move_memberships(self._connection, found.phone, phone)
         return self.find(str(subscriber.subscriber_id))
 
     def consent(self, subscriber: Subscriber, purpose: str, *, given: bool) -> None:

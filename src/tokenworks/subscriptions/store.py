@@ -125,6 +125,16 @@ def memberships(connection: Connection, phone: str) -> list[Member]:
     return [Member(*row) for row in rows]
 
 
+def move_memberships(connection: Connection, phone: str, to: str) -> None:
+    """In other people's accounts; where the new number is a member already, the old one has left."""
+    connection.execute(
+        """UPDATE member m SET state = 'left' WHERE phone = %s AND state <> 'left' AND EXISTS (
+               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone = %s AND o.state <> 'left')""",
+        (phone, to),
+    )
+    connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
+
+
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
     connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
 

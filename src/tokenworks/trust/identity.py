@@ -20,6 +20,8 @@ CODE_ATTEMPTS_MAX: Final = 5
 CODES_PER_NUMBER: Final = ((1, timedelta(minutes=1)), (5, timedelta(hours=1)), (10, timedelta(days=1)))
 CODES_PER_ADDRESS: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
 SESSION_LIFE: Final = timedelta(days=7)
+CODES_KEPT: Final = timedelta(days=7)
+SESSIONS_KEPT: Final = timedelta(days=30)
 STAFF_NAME_CHARS_MAX: Final = 100
 
 StaffRole = Literal["operator", "finance", "auditor"]
@@ -121,6 +123,11 @@ class Identity:
     def end_sessions(self, subscriber_id: UUID) -> None:
         """Of a subscriber who is closed, or whose number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
+
+    def forget_old(self) -> None:
+        """Codes that are long past, and sessions that ended long ago."""
+        now = self._clock.now()
+        store.delete_old(self._connection, now - CODES_KEPT, now - SESSIONS_KEPT)
 
     # Staff.
 

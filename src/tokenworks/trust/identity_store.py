@@ -58,8 +58,9 @@ def attempted(connection: Connection, code_id: UUID, used_at: datetime | None) -
     )
 
 
-def delete_old_codes(connection: Connection, before: datetime) -> int:
-    return connection.execute("DELETE FROM sign_in_code WHERE created_at < %s", (before,)).rowcount
+def delete_old(connection: Connection, codes_before: datetime, sessions_before: datetime) -> None:
+    connection.execute("DELETE FROM sign_in_code WHERE created_at < %s", (codes_before,))
+    connection.execute("DELETE FROM session WHERE expires_at < %s", (sessions_before,))
 
 
 def add_session(
