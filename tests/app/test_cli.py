@@ -285,6 +285,23 @@ def test_a_month_by_commands(server, tmp_path):
     dry = run("order", "place", *who, "--offering", "ctc-light", "--dry-run")
     assert run("order", "list", *who) == [] and dry["amount_nano"] == 9_900_000_000
     order = run("order", "place", *who, "--offering", "ctc-light", "--idempotency-key", "k")
+    run("order", "place", *who, "--offering", "shanghai-mobile-payg")
+    assert (
+        run("subscriber", "top-up", *who, "--amount", "2", "--idempotency-key", "t", "--dry-run")["steps"]
+        == 2
+    )
+    assert run("subscriber", "set", *who, "--real-name", "verified")["real_name"] == "verified"
+    contract = (
+        "--offering",
+        "ctc-standard",
+        "--price",
+        "19.9",
+        "--contract",
+        "2026-7",
+        "--until",
+        "2099-01-01",
+    )
+    run("subscriber", "contract", *who, *contract)
     later = run(
         "order",
         "change",

@@ -251,6 +251,11 @@ def test_what_has_changed_since_it_was_read_is_not_overwritten(client, family):
         client.patch("/api/subscriber", json={"monthly_cap": "60"}, headers={**head, **tag}).status_code
         == 200
     )
+    agreed = client.patch("/api/subscriber", json={"consents": {"marketing": True}}, headers=head)
+    assert agreed.json()["consents"] == {"marketing": True}
+    assert (
+        client.patch("/api/subscriber", json={"consents": {"other": True}}, headers=head).status_code == 400
+    )
     late = client.patch("/api/subscriber", json={"monthly_cap": "70"}, headers={**head, **tag})
     assert (late.status_code, late.json()["title"]) == (412, "Changed")
     assert client.get("/api/subscriber", headers=head).json()["monthly_cap"] == 60

@@ -30,7 +30,7 @@ AUDITED: Final = frozenset({
     "deployment add", "deployment remove", "grant close", "grant write-off", "key create", "key revoke", "limit remove",
     "limit set", "member add", "member cap", "offering load", "order cancel", "order change", "order place", "order resume",
     "order suspend", "order work answer", "quarantine drop", "quarantine release", "refund", "staff add", "staff revoke",
-    "subscriber close", "subscriber create", "subscriber phone", "subscriber set",
+    "subscriber close", "subscriber contract", "subscriber create", "subscriber phone", "subscriber set", "subscriber top-up",
 })  # fmt: skip
 # They commit as they go.
 LONG: Final = frozenset({"bill run"})

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Final, get_args
 from uuid import UUID
@@ -15,7 +16,7 @@ from tokenworks.app.output import console, plain, print_json, print_table
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import Subscriber, When
+from tokenworks.subscriptions import BILLING_ZONE, Subscriber, When
 from tokenworks.trust import StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
@@ -454,6 +455,7 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
 @click.option("--broadband", help="The broadband account number.")
 @click.option("--bill-day", type=int, help="The day of the month on which the bill's period begins.")
 @click.option("--credit-limit", help="In yuan.")
+@click.option("--real-name", type=click.Choice(["unknown", "pending", "verified", "refused"]))
 @click.option("--cap", help="At most so much pay-as-you-go a month, in yuan.")
 @click.option("--lock/--unlock", default=None, help="No pay-as-you-go at all.")
 @click.option(
@@ -463,7 +465,7 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
 @pass_context
 def subscriber_set(
     context: Context, subscriber: str, name: str | None, audiences: tuple[str, ...], language: str | None,
-    broadband: str | None, bill_day: int | None, credit_limit: str | None, cap: str | None, lock: bool | None,
+    broadband: str | None, bill_day: int | None, real_name: str | None, credit_limit: str | None, cap: str | None, lock: bool | None,
     spill_over: bool | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Set what is known of a subscriber, and what it may spend."""
@@ -473,6 +475,7 @@ def subscriber_set(
         "language": language,
         "broadband": broadband,
         "bill_day": bill_day,
+        "real_name": real_name,
         "credit_limit_nano": None if credit_limit is None else parse_money(credit_limit).amount_nano,
     }
     fields = {name: value for name, value in profile.items() if value is not None}
@@ -484,6 +487,49 @@ def subscriber_set(
         found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
         context.after = _known(found)
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
+
+
+@click.command("contract")
+@subscriber_option
+@click.option("--offering", required=True)
+@click.option("--price", required=True, help="A month, or a step, in yuan.")
+@click.option("--contract", "contract_no", required=True, help="The contract's number.")
+@click.option(
+    "--until", type=click.DateTime(["%Y-%m-%d"]), help="The day on which it ends; left out: it does not."
+)
+@json_option
+@pass_context
+def subscriber_contract(
+    context: Context, subscriber: str, offering: str, price: str, contract_no: str, until: datetime | None, as_json: bool
+) -> None:  # fmt: skip
+    """A price of a subscriber's own, from now on. Charges that are made stay."""
+    end = None if until is None else until.replace(tzinfo=BILLING_ZONE)
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        works.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
+    said(
+        {"subscriber_id": found.subscriber_id, "offering": offering, "price": price, "until": end},
+        f"{offering} costs {price} yuan for {found.subscriber_id}.",
+        as_json,
+    )
+
+
+@click.command("top-up")
+@subscriber_option
+@click.option("--amount", required=True, help="In yuan: a whole number of steps.")
+@click.option("--idempotency-key", required=True, help="The same key again is the same top-up.")
+@dry_run_option
+@json_option
+@pass_context
+def subscriber_top_up(
+    context: Context, subscriber: str, amount: str, idempotency_key: str, dry_run: bool, as_json: bool
+) -> None:
+    """Buy pay-as-you-go steps by hand, onto the phone bill."""
+    amount_nano = parse_money(amount).amount_nano
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        made = works.payg.top_up(works.subscriptions.find(subscriber), amount_nano, idempotency_key)
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{made.steps} step(s) for {format_money(made.amount_nano)} CNY{dry}.", as_json)
 
 
 def _known(subscriber: Subscriber) -> dict[str, object]:
@@ -594,4 +640,10 @@ def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
 
 
 GROUPS: Final = (order, bill, refund, staff, audit)
-SUBSCRIBER: Final = (subscriber_set, subscriber_phone, subscriber_close)
+SUBSCRIBER: Final = (
+    subscriber_set,
+    subscriber_contract,
+    subscriber_top_up,
+    subscriber_phone,
+    subscriber_close,
+)

@@ -189,6 +189,8 @@ class SubscriberUpdate(_Strict):
     monthly_cap: str | None = Field(default=None, max_length=20)
     spend_locked: bool | None = None
     spill_over: bool | None = None
+    # What is agreed to, or taken back, by purpose.
+    consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
 
 
 @router.patch(
@@ -203,6 +205,8 @@ def update_subscriber(
     with rooms.connection.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
         rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
+        for purpose, given in (body.consents or {}).items():
+            rooms.subscriptions.consent(found, purpose, given=given)
         fields: dict[str, Any] = {"name": body.name, "language": body.language}
         changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
         after = subscriber_resource(rooms, changed)
