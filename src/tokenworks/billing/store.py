@@ -250,13 +250,21 @@ def refunds_of_key(connection: Connection, order_id: UUID, idempotency_key: str)
     return [Refund(*row) for row in rows]
 
 
-def lock_pending_refunds(connection: Connection, limit: int) -> list[Refund]:
+def pending_refunds(connection: Connection, limit: int) -> list[UUID]:
+    """Oldest first."""
     rows = connection.execute(
-        f"""SELECT {_REFUND} FROM refund WHERE state = 'pending' ORDER BY refund_id LIMIT %s
-            FOR UPDATE SKIP LOCKED""".encode(),
-        (limit,),
+        "SELECT refund_id FROM refund WHERE state = 'pending' ORDER BY refund_id LIMIT %s", (limit,)
     )
-    return [Refund(*row) for row in rows]
+    return [row[0] for row in rows]
+
+
+def lock_pending_refund(connection: Connection, refund_id: UUID) -> Refund | None:
+    """None where somebody else has it, or it is done."""
+    row = connection.execute(
+        f"SELECT {_REFUND} FROM refund WHERE refund_id = %s AND state = 'pending' FOR UPDATE SKIP LOCKED".encode(),
+        (refund_id,),
+    ).fetchone()
+    return None if row is None else Refund(*row)
 
 
 def end_refund(

@@ -36,8 +36,20 @@ def _charges(connection: Connection, where: str, values: Sequence[object]) -> "l
         return cursor.execute(f"SELECT {_CHARGE} FROM charge WHERE {where}".encode(), values).fetchall()
 
 
+def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
+    """Whoever changes charges locks their accounts first, in ascending order: charges themselves are never waited for.
+
+    (Waiting for rows of a partitioned table, and looking at them again once they are free, has made PostgreSQL 18.6 crash.)
+    """
+    connection.execute(
+        "SELECT 1 FROM account WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
+        (list(account_ids),),
+    )
+
+
 def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> "Charge | None":
-    found = _charges(connection, "account_id = %s AND charge_id = %s FOR UPDATE", (account_id, charge_id))
+    lock_accounts(connection, [account_id])
+    found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
@@ -75,7 +87,6 @@ WITH open AS MATERIALIZED (
            amount_nano - tax_nano AS net, recognised_nano,
            amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano AS room
     FROM charge WHERE closed_at IS NULL AND account_id = ANY(%(accounts)s::uuid[])
-    ORDER BY account_id, charge_id FOR UPDATE
 ), held AS MATERIALIZED (
     SELECT b.account_id, b.charge_id, sum(b.used + coalesce(g.used, 0)) AS used,
            sum(b.remaining + b.granted - coalesce(g.used, 0)) AS live
@@ -129,16 +140,18 @@ def recognise(
     accounts = [row[0] for row in rows]
     if not accounts:
         return 0, None
+    lock_accounts(connection, accounts)
     moved = connection.execute(_RECOGNISE, {"accounts": accounts, "now": now}).rowcount
     return moved, accounts[-1] if len(accounts) == limit else None
 
 
-def stop(connection: Connection, product_id: UUID, now: datetime) -> None:
+def stop(connection: Connection, account_id: UUID, product_id: UUID, now: datetime) -> None:
+    lock_accounts(connection, [account_id])
     connection.execute(
         """UPDATE charge SET period_end = greatest(period_start, %(now)s)
-           WHERE product_id = %(product)s AND recognise = 'time' AND closed_at IS NULL
+           WHERE account_id = %(account)s AND product_id = %(product)s AND recognise = 'time' AND closed_at IS NULL
                AND (period_end IS NULL OR period_end > %(now)s)""",
-        {"now": now, "product": product_id},
+        {"now": now, "account": account_id, "product": product_id},
     )
 
 
@@ -190,17 +203,13 @@ _PUT_ON_BILLS: Final = """
 WITH bills AS (
     SELECT * FROM unnest(%(subscribers)s::uuid[], %(accounts)s::uuid[], %(bills)s::uuid[], %(ends)s::timestamptz[])
         AS t(subscriber_id, account_id, bill_id, ends)
-), locked AS MATERIALIZED (
-    -- In the order of their key, as recognition locks them.
-    SELECT c.*, b.bill_id AS on_bill FROM bills b
-    JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
-    WHERE c.bill_id IS NULL AND c.charged_at < b.ends ORDER BY c.account_id, c.charge_id FOR UPDATE OF c
 ), due AS MATERIALIZED (
-    SELECT c.account_id, c.charge_id, c.on_bill AS bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
+    SELECT c.account_id, c.charge_id, b.bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
            c.description_zh, c.amount_nano, c.tax_nano,
-           dense_rank() OVER (PARTITION BY c.on_bill ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
+           dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
                               c.description, c.description_zh)::int AS line_no
-    FROM locked c
+    FROM bills b JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
+    WHERE c.bill_id IS NULL AND c.charged_at < b.ends
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -239,6 +248,7 @@ def put_on_bills(
 ) -> "list[BillLine]":
     from tokenworks.charging.charges import BillLine  # noqa: PLC0415 - the two know each other
 
+    lock_accounts(connection, [bill[1] for bill in bills])
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
         return cursor.execute(
             _PUT_ON_BILLS,

@@ -233,9 +233,9 @@ class Charges:
             moved += count
         return moved
 
-    def stop(self, product_id: UUID) -> None:
-        """A product ended: what is earned by time is earned now."""
-        charge_store.stop(self._connection, product_id, self._clock.now())
+    def stop(self, account_id: UUID, product_id: UUID) -> None:
+        """A product ended: what is earned by time is earned now. In the caller's transaction."""
+        charge_store.stop(self._connection, account_id, product_id, self._clock.now())
 
     def of_subscriber(
         self, subscriber_id: UUID, *, unbilled: bool = False, limit: int = 1000

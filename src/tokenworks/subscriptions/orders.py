@@ -447,7 +447,7 @@ class Orders:
         self._ledger.withdraw_product(
             subscriber.account_id, product.product_id, "expire" if state == "expired" else "withdraw"
         )
-        self._charges.stop(product.product_id)
+        self._charges.stop(subscriber.account_id, product.product_id)
         for order_id in store.waiting_orders(self._connection, product.product_id, "pending"):
             store.end_order(
                 self._connection, order_id, "completed" if state == "expired" else "cancelled", now, 0, None
@@ -517,7 +517,7 @@ class Orders:
             # What rolled over from an earlier month was paid by that month's charge, and stays.
             self._ledger.withdraw_charge(subscriber.account_id, product_id, current.charge_id)
             self._ledger.withdraw_windows(subscriber.account_id, product_id)
-            self._charges.stop(product_id)
+            self._charges.stop(subscriber.account_id, product_id)
             changed = replace(product, offering_version=sold.offering_version, offering_id=offering_id)
             store.set_product(
                 self._connection, product_id, offering_version=sold.offering_version, next_version=None, ends_after_cycle=False
