@@ -208,8 +208,10 @@ WITH bills AS (
            c.description_zh, c.amount_nano, c.tax_nano,
            dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
                               c.description, c.description_zh)::int AS line_no
-    FROM bills b JOIN charge c ON c.subscriber_id = b.subscriber_id AND c.account_id = b.account_id
-    WHERE c.bill_id IS NULL AND c.charged_at < b.ends
+    -- OFFSET 0: by index for each bill. Joined freely, every batch would read all charges that are not billed yet.
+    FROM bills b CROSS JOIN LATERAL (
+        SELECT * FROM charge c WHERE c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
+            AND c.bill_id IS NULL AND c.charged_at < b.ends OFFSET 0) c
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -250,6 +252,9 @@ def put_on_bills(
 
     lock_accounts(connection, [bill[1] for bill in bills])
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
+        # The charges that are found are marked by index, too; a join by hashes would read all of them in every batch.
+        cursor.execute("SET LOCAL enable_hashjoin = off")
+        cursor.execute("SET LOCAL enable_mergejoin = off")
         return cursor.execute(
             _PUT_ON_BILLS,
             {
