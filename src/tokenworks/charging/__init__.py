@@ -1,8 +1,8 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
-from tokenworks.charging.adjustments import Adjustment, Adjustments
+from tokenworks.charging.adjustments import Adjustments
 from tokenworks.charging.admission import Admission
-from tokenworks.charging.charges import BillLine, Charge, Charges, Sale
+from tokenworks.charging.charges import Charges
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
     AccountNotFound,
@@ -22,17 +22,21 @@ from tokenworks.charging.limits import HostLimits, Limit
 from tokenworks.charging.model import (
     FOLLOW_UP,
     PER_UNIT,
+    Adjustment,
+    BillLine,
     Bucket,
+    Charge,
     Need,
     Part,
     RateLookup,
+    Sale,
     Start,
     UsageRecord,
     most,
 )
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
-from tokenworks.charging.revenue import FEN_NANO, earned, share, tax_in, to_fen
+from tokenworks.charging.revenue import FEN_NANO, share
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Slices
 from tokenworks.charging.verify import Finding, verify
@@ -78,11 +82,8 @@ __all__ = [
     "Start",
     "UsageRecord",
     "WorkerConnection",
-    "earned",
     "inspect_journal",
     "most",
     "share",
-    "tax_in",
-    "to_fen",
     "verify",
 ]

@@ -1,23 +1,18 @@
 """The SQL of adjustments."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from psycopg.rows import class_row
 
 from tokenworks.charging import store
+from tokenworks.charging.model import Adjustment
 from tokenworks.charging.store import Connection
-
-if TYPE_CHECKING:
-    from tokenworks.charging.adjustments import Adjustment
 
 _COLUMNS = """adjustment_id, account_id, bucket_id, amount, unit, reason, asked_by, asked_at, decided_by, decided_at, state"""
 
 
-def _found(connection: Connection, where: str, values: tuple[object, ...]) -> "list[Adjustment]":
-    from tokenworks.charging.adjustments import Adjustment  # noqa: PLC0415 - the two know each other
-
+def _found(connection: Connection, where: str, values: tuple[object, ...]) -> list[Adjustment]:
     with connection.cursor(row_factory=class_row(Adjustment)) as cursor:
         return cursor.execute(f"SELECT {_COLUMNS} FROM adjustment WHERE {where}".encode(), values).fetchall()
 
@@ -31,7 +26,7 @@ def balance(connection: Connection, bucket_id: UUID) -> tuple[UUID, str] | None:
     return None if row is None else (row[0], row[1])
 
 
-def add(connection: Connection, adjustment: "Adjustment", idempotency_key: str | None) -> None:
+def add(connection: Connection, adjustment: Adjustment, idempotency_key: str | None) -> None:
     a = adjustment
     connection.execute(
         f"INSERT INTO adjustment ({_COLUMNS}, idempotency_key) VALUES ({', '.join(['%s'] * 12)})".encode(),
@@ -40,17 +35,17 @@ def add(connection: Connection, adjustment: "Adjustment", idempotency_key: str |
     )  # fmt: skip
 
 
-def of_key(connection: Connection, idempotency_key: str) -> "Adjustment | None":
+def of_key(connection: Connection, idempotency_key: str) -> Adjustment | None:
     found = _found(connection, "idempotency_key = %s", (idempotency_key,))
     return found[0] if found else None
 
 
-def lock(connection: Connection, adjustment_id: UUID) -> "Adjustment | None":
+def lock(connection: Connection, adjustment_id: UUID) -> Adjustment | None:
     found = _found(connection, "adjustment_id = %s FOR UPDATE", (adjustment_id,))
     return found[0] if found else None
 
 
-def all_of(connection: Connection, account_id: UUID | None, limit: int) -> "list[Adjustment]":
+def all_of(connection: Connection, account_id: UUID | None, limit: int) -> list[Adjustment]:
     return _found(
         connection,
         "%s::uuid IS NULL OR account_id = %s ORDER BY adjustment_id DESC LIMIT %s",
@@ -58,7 +53,7 @@ def all_of(connection: Connection, account_id: UUID | None, limit: int) -> "list
     )
 
 
-def apply(connection: Connection, adjustment: "Adjustment") -> bool:
+def apply(connection: Connection, adjustment: Adjustment) -> bool:
     """Whether the bucket is open, and has what is taken."""
     a = adjustment
     if a.amount > 0:

@@ -3,34 +3,16 @@
 Invariant: nobody decides what they asked for; what is taken is there; each is done at most once, by an entry.
 """
 
-from dataclasses import dataclass
-from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.charging import adjustment_store, store
 from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
+from tokenworks.charging.model import Adjustment
 from tokenworks.kernel import Clock, Invalid, uuid7
 
 REASON_CHARS_MAX: Final = 200
 AMOUNT_MAX: Final = 10**15
-
-
-@dataclass(frozen=True, slots=True)
-class Adjustment:
-    """`amount` in thousandths of the bucket's unit, below zero to take away."""
-
-    adjustment_id: UUID
-    account_id: UUID
-    bucket_id: UUID
-    amount: int
-    unit: str
-    reason: str
-    asked_by: str
-    asked_at: datetime
-    decided_by: str | None
-    decided_at: datetime | None
-    state: Literal["asked", "done", "refused"]
 
 
 class Adjustments:

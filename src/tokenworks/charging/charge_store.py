@@ -2,15 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from uuid import UUID
 
 from psycopg.rows import class_row
 
+from tokenworks.charging.model import BillLine, Charge
 from tokenworks.charging.store import Connection
-
-if TYPE_CHECKING:
-    from tokenworks.charging.charges import BillLine, Charge
 
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
     period_end, description, description_zh, price_nano, share_num, share_den, amount_nano, vat_percent, tax_nano, currency,
@@ -18,7 +16,7 @@ _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_v
     bill_id, line_no"""
 
 
-def add_charge(connection: Connection, charge: "Charge") -> None:
+def add_charge(connection: Connection, charge: Charge) -> None:
     c = charge
     connection.execute(
         f"INSERT INTO charge ({_CHARGE}) VALUES ({', '.join(['%s'] * 30)})".encode(),
@@ -29,9 +27,7 @@ def add_charge(connection: Connection, charge: "Charge") -> None:
     )  # fmt: skip
 
 
-def _charges(connection: Connection, where: str, values: Sequence[object]) -> "list[Charge]":
-    from tokenworks.charging.charges import Charge  # noqa: PLC0415 - the two know each other
-
+def _charges(connection: Connection, where: str, values: Sequence[object]) -> list[Charge]:
     with connection.cursor(row_factory=class_row(Charge)) as cursor:
         return cursor.execute(f"SELECT {_CHARGE} FROM charge WHERE {where}".encode(), values).fetchall()
 
@@ -47,18 +43,18 @@ def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
     )
 
 
-def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> "Charge | None":
+def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> Charge | None:
     lock_accounts(connection, [account_id])
     found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
-def find_charge(connection: Connection, charge_id: UUID) -> "Charge | None":
+def find_charge(connection: Connection, charge_id: UUID) -> Charge | None:
     found = _charges(connection, "charge_id = %s", (charge_id,))
     return found[0] if found else None
 
 
-def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> "list[Charge]":
+def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> list[Charge]:
     more = "AND bill_id IS NULL" if unbilled else ""
     return _charges(
         connection,
@@ -67,7 +63,7 @@ def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limi
     )
 
 
-def charges_of_product(connection: Connection, product_id: UUID) -> "list[Charge]":
+def charges_of_product(connection: Connection, product_id: UUID) -> list[Charge]:
     return _charges(connection, "product_id = %s ORDER BY charged_at, charge_id", (product_id,))
 
 
@@ -247,9 +243,7 @@ FROM line ORDER BY bill_id, line_no
 
 def put_on_bills(
     connection: Connection, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]
-) -> "list[BillLine]":
-    from tokenworks.charging.charges import BillLine  # noqa: PLC0415 - the two know each other
-
+) -> list[BillLine]:
     lock_accounts(connection, [bill[1] for bill in bills])
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
         # The charges that are found are marked by index, too; a join by hashes would read all of them in every batch.

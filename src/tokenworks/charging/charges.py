@@ -6,113 +6,17 @@ where payments come from. Runs in the caller's transactions.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.catalog import BucketSpec
 from tokenworks.charging import charge_store, store
 from tokenworks.charging.errors import ChargeNotFound, RefundTooMuch
-from tokenworks.charging.model import PER_UNIT
+from tokenworks.charging.model import PER_UNIT, BillLine, Charge, Sale
 from tokenworks.charging.revenue import share, tax_in
 from tokenworks.kernel import Clock, uuid7
 
 RECOGNISE_BATCH: Final = 1000
-ChargeKind = Literal["cycle", "step", "change", "credit", "refund", "adjustment"]
-
-
-@dataclass(frozen=True, slots=True)
-class Charge:
-    """One thing that a subscriber owes for, or is credited (negative). Amounts include VAT."""
-
-    charge_id: UUID
-    account_id: UUID
-    subscriber_id: UUID
-    product_id: UUID | None
-    offering_version: str | None
-    kind: ChargeKind
-    number: int
-    charged_at: datetime
-    period_start: datetime
-    period_end: datetime | None
-    description: str
-    description_zh: str
-    price_nano: int
-    share_num: int
-    share_den: int
-    amount_nano: int
-    vat_percent: int
-    tax_nano: int
-    currency: str
-    entry_id: UUID
-    of_charge_id: UUID | None
-    quantity: int
-    recognise: Literal["usage", "time", "none"]
-    recognised_nano: int
-    broken_nano: int
-    refunded_nano: int
-    credited_nano: int
-    closed_at: datetime | None
-    bill_id: UUID | None
-    line_no: int | None
-
-    @property
-    def net_nano(self) -> int:
-        return self.amount_nano - self.tax_nano
-
-    @property
-    def owed_nano(self) -> int:
-        """What is paid for and not delivered yet: the customer liability of this charge."""
-        if self.recognise == "none":
-            return 0
-        return self.net_nano - self.recognised_nano - self.broken_nano - self.refunded_nano
-
-
-@dataclass(frozen=True, slots=True)
-class Sale:
-    """What is sold: to whom, for which time, at which price, and how much of it (`share_num / share_den` of the price)."""
-
-    account_id: UUID
-    subscriber_id: UUID
-    product_id: UUID
-    offering_version: str
-    rate_version: str
-    kind: ChargeKind
-    number: int
-    period_start: datetime
-    period_end: datetime | None
-    description: str
-    description_zh: str
-    price_nano: int
-    currency: str
-    vat_percent: int
-    specs: Sequence[BucketSpec]
-    recognise: Literal["usage", "time"]
-    # (whole units at most, None for all; until when) of what is left at the period's end.
-    rollover: tuple[int | None, datetime] | None = None
-    share_num: int = 1
-    share_den: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class BillLine:
-    """What a bill says of some charges: `charged_nano` exactly, `amount_nano` in whole fen, tax included."""
-
-    bill_id: UUID
-    line_no: int
-    account_id: UUID
-    product_id: UUID | None
-    offering_version: str | None
-    kind: ChargeKind
-    description: str
-    description_zh: str
-    charges: int
-    charged_nano: int
-    amount_nano: int
-    vat_percent: int
-    tax_nano: int
-    entry_id: UUID | None
 
 
 class Charges:

@@ -20,18 +20,3 @@ def tax_in(gross_nano: int, vat_percent: int) -> int:
     sign = -1 if gross_nano < 0 else 1
     gross = abs(gross_nano)
     return sign * ((2 * gross * vat_percent + 100 + vat_percent) // (2 * (100 + vat_percent)))
-
-
-def earned(net_nano: int, used: int, quantity: int) -> int:
-    """Revenue of a charge so far: floor(net * used / quantity), so that the last token closes it exactly.
-
-    Cumulative (IFRS 15.B19: progress by what was delivered): no integer rate per token exists for most prices.
-    """
-    assert quantity > 0
-    return net_nano * min(used, quantity) // quantity
-
-
-def to_fen(amount_nano: int) -> int:
-    """An amount rounded to whole fen, half away from zero, in nano units: what a line of a bill says."""
-    sign = -1 if amount_nano < 0 else 1
-    return sign * ((abs(amount_nano) + FEN_NANO // 2) // FEN_NANO) * FEN_NANO
