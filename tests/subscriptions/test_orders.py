@@ -1,11 +1,17 @@
 """Orders beyond the first: changes, cycles' ends, rollover, suspension, delivery by others, contracts, closing."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 
+from tests.support.server import until
 from tests.support.spend import Spender
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.database import connect
+from tokenworks.app.settings import load_settings
 from tokenworks.catalog import OfferingNotActive
 from tokenworks.charging import verify
 from tokenworks.kernel import Invalid, ManualClock
@@ -15,6 +21,7 @@ from tokenworks.subscriptions import (
     KeyReused,
     NotEligible,
     PhoneTaken,
+    ProductEnded,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
@@ -147,6 +154,48 @@ def test_a_plan_that_is_cancelled_for_its_end_ends_there(works, subscriber, cloc
     assert balances(works)
 
 
+def test_a_reply_that_was_lost_is_given_again_whatever_the_product_is_by_now(works, subscriber, clock):
+    product = works.orders.place(subscriber, "ctc-light").product_id
+    changed = works.orders.change(product, "ctc-standard", "now", "change")
+    ended = works.orders.cancel(product, "now", "end")
+    for key, again in (("change", lambda: works.orders.change(product, "ctc-standard", "now", "change")),
+                       ("end", lambda: works.orders.cancel(product, "now", "end"))):  # fmt: skip
+        order = again()
+        assert order.order_id == {"change": changed, "end": ended}[key].order_id
+        assert not order.new
+    with pytest.raises(ProductEnded):
+        works.orders.cancel(product, "now", "another")
+    assert len(charges(works, subscriber)) == 3
+    assert balances(works)
+
+
+def test_a_delivery_locks_its_subscriber_before_anything_else(
+    works, subscriber, database_url, session_dir, clock
+):
+    """As orders do: who cancels while a delivery is answered waits for it, or it for them, and neither for both."""
+    works.orders.place(subscriber, "uplink-acceleration")
+    (work,) = works.orders.work_orders()
+    setup = load_settings({"data_dir": str(session_dir / "seed")}).settings
+
+    def answer():
+        with contextlib.closing(connect(database_url)) as connection:
+            return make_works(setup, connection, clock).orders.answer(work.work_order_id, done=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        with works.connection.transaction():
+            works.connection.execute("SELECT 1 FROM subscriber FOR UPDATE")
+            answered = pool.submit(answer)
+            with contextlib.closing(connect(database_url)) as watch:
+                until(
+                    lambda: watch.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone(),
+                    what="the answer to wait",
+                )
+            works.connection.execute("SELECT 1 FROM work_order FOR UPDATE NOWAIT")
+            works.connection.execute("SELECT 1 FROM product FOR UPDATE NOWAIT")
+        assert answered.result(30) == "done"
+    assert works.orders.products(subscriber)[0].state == "active"
+
+
 def test_changes_that_make_no_sense_are_refused_and_change_nothing(works, subscriber):
     plan = works.orders.place(subscriber, "ctc-light").product_id
     payg = works.orders.place(subscriber, "shanghai-mobile-payg").product_id
@@ -206,7 +255,6 @@ def test_granted_quantity_rolls_over_when_its_grant_closes(works, subscriber, sp
     assert sum(b.remaining for b in spender.usable(subscriber.account_id)) == 40 * M * 1000
     spender.close(subscriber.account_id, granted.grant_id)
     assert sum(b.remaining for b in spender.usable(subscriber.account_id)) == 45 * M * 1000
-    assert works.ledger.buckets(subscriber.account_id)[-1].bucket_id  # the list is whole
     assert sum(b.expired for b in works.ledger.buckets(subscriber.account_id)) == 15 * M * 1000
     assert balances(works)
 

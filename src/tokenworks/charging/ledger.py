@@ -143,6 +143,10 @@ class Ledger:
             raise AccountNotFound(f"there is no account {account_id}")
         return store.buckets(self._connection, account_id)
 
+    def free_of(self, account_id: UUID, product_id: UUID) -> int:
+        """What no host has of a product's buckets that can be spent now, in thousandths of their unit."""
+        return store.free_of(self._connection, account_id, product_id, self._clock.now())
+
     def usage(
         self, account_id: UUID, since: datetime | None = None, limit: int = 100
     ) -> list[dict[str, Any]]:

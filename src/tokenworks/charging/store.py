@@ -220,6 +220,15 @@ def has_unit(connection: Connection, account_id: UUID, unit: str, now: datetime)
     return bool(row and row[0])
 
 
+def free_of(connection: Connection, account_id: UUID, product_id: UUID, now: datetime) -> int:
+    row = connection.execute(
+        """SELECT coalesce(sum(remaining), 0)::bigint FROM bucket WHERE account_id = %s AND product_id = %s
+               AND kind = 'balance' AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s)""",
+        (account_id, product_id, now),
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
 def granted_elsewhere(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
     """What open grants of other hosts have not used: it may come back."""
     row = connection.execute(

@@ -41,6 +41,22 @@ def check_idempotency_key(key: str | None) -> None:
         raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
 
 
+def price_for(
+    connection: store.Connection,
+    subscriber: Subscriber,
+    offering: Offering,
+    at: datetime,
+    *,
+    first: bool = False,
+) -> int:
+    """What a cycle or a step costs a subscriber at a time, in nano: the contract's price, the first month's, or the offering's."""
+    contract = store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
+    if contract is not None:
+        return contract
+    text = offering.first_price if first and offering.first_price else offering.price
+    return parse_money(text, offering.currency).amount_nano
+
+
 class Orders:
     """On one connection, with the rooms that it uses."""
 
@@ -123,14 +139,6 @@ class Orders:
         if offering.kind == "pay_as_you_go" and offering.id in live:
             raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
 
-    def _price(self, subscriber_id: UUID, offering: Offering, *, first: bool, at: datetime) -> int:
-        """The contract's price, or the first month's, or the offering's."""
-        contract = store.contract_price(self._connection, subscriber_id, offering.id, at)
-        if contract is not None:
-            return contract
-        text = offering.first_price if first and offering.first_price else offering.price
-        return parse_money(text, offering.currency).amount_nano
-
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
         what rounding leaves.
@@ -138,7 +146,7 @@ class Orders:
         parts = [self._offerings.on_sale(part, self._clock.now()) for part in sold.offering.parts]
         if not parts:
             return []
-        left = self._price(subscriber.subscriber_id, sold.offering, first=False, at=self._clock.now())
+        left = price_for(self._connection, subscriber, sold.offering, self._clock.now())
         own = [parse_money(part.offering.price).amount_nano for part in parts]
         whole, total = left, sum(own)
         shares = []
@@ -185,15 +193,20 @@ class Orders:
 
     def _activate(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> int:
         amount = self._begin_cycle(subscriber, product, sold)
+        self._open_windows(subscriber, product, sold, product.cycle_start)
+        return amount
+
+    def _open_windows(
+        self, subscriber: Subscriber, product: Product, sold: SoldOffering, begin: datetime
+    ) -> None:
         self._ledger.open_windows(
             account_id=subscriber.account_id,
             product_id=product.product_id,
             specs=sold.offering.window_buckets(),
             rate_version=sold.rate_version,
-            valid_from=product.cycle_start,
+            valid_from=begin,
             valid_until=None if product.renews else product.cycle_end,
         )
-        return amount
 
     def _begin_cycle(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> int:
         """Charge a cycle and open its buckets. A bundle is charged by its parts, pay-as-you-go by its steps."""
@@ -203,7 +216,7 @@ class Orders:
         price = product.price_nano
         if price is None:
             first = product.cycle_no == 1
-            price = self._price(subscriber.subscriber_id, offering, first=first, at=product.cycle_start)
+            price = price_for(self._connection, subscriber, offering, product.cycle_start, first=first)
         return self._sell(
             subscriber,
             product,
@@ -291,8 +304,10 @@ class Orders:
         Raises `WorkOrderNotFound`, `WorkOrderAnswered`.
         """
         with self._connection.transaction():
+            subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
+            subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
             work = store.lock_work_order(self._connection, work_order_id)
-            if work is None:
+            if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
             if work.state != "open":
                 raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
@@ -303,19 +318,17 @@ class Orders:
                 state, attempts = "open", attempts + 1
             store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
             if work.action == "deliver" and state == "done":
-                self._deliver(work)
+                self._deliver(subscriber, work)
             elif work.action == "deliver" and state == "refused":
-                self._fail(work, reason or "the delivery was refused")
+                self._fail(subscriber, work, reason or "the delivery was refused")
         return state
 
-    def _deliver(self, work: WorkOrder) -> None:
+    def _deliver(self, subscriber: Subscriber, work: WorkOrder) -> None:
         found = store.lock_product(self._connection, work.product_id)
         assert found is not None
-        product, subscriber_id = found
+        product = found[0]
         if product.state != "pendingActive":
             return
-        subscriber = store.lock_subscriber(self._connection, subscriber_id)
-        assert subscriber is not None
         now, sold = self._clock.now(), self._offerings.sold(product.offering_version)
         product = replace(
             product,
@@ -333,12 +346,12 @@ class Orders:
         else:
             store.add_amount(self._connection, work.order_id, amount)
 
-    def _fail(self, work: WorkOrder, reason: str) -> None:
+    def _fail(self, subscriber: Subscriber, work: WorkOrder, reason: str) -> None:
         given_back = 0
         for product in store.products_of_order(self._connection, work.order_id):
             if product.state in {"active", "suspended"}:
                 charges = self._charges.of_product(product.product_id)
-                self._end(product, work.subscriber_id, "aborted")
+                self._end(product, subscriber, "aborted")
                 for charge in charges:
                     left = charge.amount_nano - charge.credited_nano
                     if charge.kind in {"cycle", "change", "step"} and left:
@@ -382,23 +395,22 @@ class Orders:
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        if product.state not in _LIVE:
-            raise ProductEnded(f"product {product_id} is {product.state} already")
+        _check_live(product)
         return product, subscriber
 
     def _again(
-        self, product_id: UUID, idempotency_key: str | None, action: str, offering_id: str | None = None
+        self,
+        subscriber: Subscriber,
+        product_id: UUID,
+        idempotency_key: str | None,
+        action: str,
+        offering_id: str | None = None,
     ) -> Order | None:
-        """The order that this key made before. Raises `KeyReused`."""
+        """The order that this key made before, whatever its product is now. Raises `KeyReused`."""
         check_idempotency_key(idempotency_key)
         if idempotency_key is None:
             return None
-        subscriber_id = store.subscriber_of_product(self._connection, product_id)
-        before = (
-            None
-            if subscriber_id is None
-            else store.find_order(self._connection, subscriber_id, idempotency_key)
-        )
+        before = store.find_order(self._connection, subscriber.subscriber_id, idempotency_key)
         if before is not None and (
             before.action != action
             or before.product_id != product_id
@@ -412,10 +424,11 @@ class Orders:
         close. Nothing is paid back: a refund says so. Raises `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
         """
         with self._connection.transaction():
-            product, subscriber = self._lock_live(product_id)
-            before = self._again(product_id, idempotency_key, "delete")
+            product, subscriber = self._lock(product_id)
+            before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
+            _check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
@@ -432,16 +445,14 @@ class Orders:
                 if found[0].state not in _LIVE:
                     continue
                 if when == "now":
-                    self._end(found[0], subscriber.subscriber_id, "cancelled")
+                    self._end(found[0], subscriber, "cancelled")
                 else:
                     store.set_product(self._connection, part, ends_after_cycle=True, next_version=None)
         return order
 
     def _end(
-        self, product: Product, subscriber_id: UUID, state: Literal["cancelled", "aborted", "expired"]
+        self, product: Product, subscriber: Subscriber, state: Literal["cancelled", "aborted", "expired"]
     ) -> None:
-        subscriber = store.find_subscriber(self._connection, subscriber_id=subscriber_id)
-        assert subscriber is not None
         now = self._clock.now()
         store.set_product(self._connection, product.product_id, state=state, ended_at=now)
         self._ledger.withdraw_product(
@@ -456,7 +467,7 @@ class Orders:
         if offering.fulfilment is not None:
             delivered = store.delivery_of(self._connection, product.product_id)
             if delivered is not None and delivered.state == "done":
-                self._ask(subscriber_id, product, offering, "withdraw")
+                self._ask(subscriber.subscriber_id, product, offering, "withdraw")
             elif delivered is not None and delivered.state == "open":
                 store.answer_work_order(
                     self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
@@ -475,10 +486,11 @@ class Orders:
         Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
         """
         with self._connection.transaction():
-            product, subscriber = self._lock_live(product_id)
-            before = self._again(product_id, idempotency_key, "modify", offering_id)
+            product, subscriber = self._lock(product_id)
+            before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
+            _check_live(product)
             if subscriber.state != "active" or subscriber.restricted:
                 raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
             if product.state != "active":
@@ -522,16 +534,13 @@ class Orders:
             store.set_product(
                 self._connection, product_id, offering_version=sold.offering_version, next_version=None, ends_after_cycle=False
             )  # fmt: skip
-            price = self._price(subscriber.subscriber_id, sold.offering, first=False, at=now)
+            price = price_for(self._connection, subscriber, sold.offering, now)
             number = sum(charge.kind == "change" for charge in charges) + 1
             made = self._sell(
                 subscriber, changed, sold, kind="change", number=number, begin=now, price=price,
                 part=(min(left_s, length_s), length_s),
             )  # fmt: skip
-            self._ledger.open_windows(
-                account_id=subscriber.account_id, product_id=product_id, specs=sold.offering.window_buckets(),
-                rate_version=sold.rate_version, valid_from=now, valid_until=None,
-            )  # fmt: skip
+            self._open_windows(subscriber, changed, sold, now)
             span_s = length_s
             if current.period_end is not None:
                 span_s = max(1, int((current.period_end - current.period_start).total_seconds()))
@@ -541,17 +550,17 @@ class Orders:
                 {"charge_id": str(current.charge_id), "left_s": min(left_s, span_s), "length_s": span_s},
             )
             store.add_amount(self._connection, order.order_id, made.amount_nano)
-            self._finish_change(order.order_id, subscriber.account_id, current.charge_id)
+            self._finish_change(order.order_id)
             found = store.order(self._connection, order.order_id)
             assert found is not None
         return replace(found[0], new=True)
 
-    def _finish_change(self, order_id: UUID, account_id: UUID, charge_id: UUID) -> bool:
+    def _finish_change(self, order_id: UUID) -> bool:
         """Credit what a change took away, once nothing of it is granted any more. Whether that is so."""
         locked = store.lock_order(self._connection, order_id)
         if locked is None or locked[0] != "inProgress":
             return False
-        charge = self._charges.find(charge_id)
+        charge = self._charges.find(UUID(locked[1]["charge_id"]))
         free, granted = self._charges.unused(charge)
         if granted:
             return False
@@ -574,9 +583,9 @@ class Orders:
     def finish_changes(self) -> int:
         """Changes that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
         done = 0
-        for order_id, account_id, charge_id in store.orders_in_change(self._connection, LIST_MAX):
+        for order_id in store.orders_in_change(self._connection, LIST_MAX):
             with self._connection.transaction():
-                done += self._finish_change(order_id, account_id, charge_id)
+                done += self._finish_change(order_id)
         return done
 
     def suspend(self, product_id: UUID) -> None:
@@ -623,7 +632,7 @@ class Orders:
 
     def _next_cycle(self, subscriber: Subscriber, product: Product, *, begin: datetime) -> None:
         if not product.renews or product.ends_after_cycle:
-            self._end(product, subscriber.subscriber_id, "expired")
+            self._end(product, subscriber, "expired")
             return
         version = product.next_version or product.offering_version
         sold = self._offerings.sold(version)
@@ -638,10 +647,7 @@ class Orders:
         )
         if version != product.offering_version:
             self._ledger.withdraw_windows(subscriber.account_id, product.product_id)
-            self._ledger.open_windows(
-                account_id=subscriber.account_id, product_id=product.product_id, specs=sold.offering.window_buckets(),
-                rate_version=sold.rate_version, valid_from=begin, valid_until=None,
-            )  # fmt: skip
+            self._open_windows(subscriber, renewed, sold, begin)
             for order_id in store.waiting_orders(self._connection, product.product_id, "pending"):
                 store.end_order(self._connection, order_id, "completed", self._clock.now(), 0, None)
         store.set_product(
@@ -657,7 +663,8 @@ class Orders:
         """
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
-            store.lock_subscriber(self._connection, subscriber_id)
+            subscriber = store.lock_subscriber(self._connection, subscriber_id)
+            assert subscriber is not None
             order, _ = self.find(order_id)
             now = self._clock.now()
             if order.action != "add" and order.state == "pending":
@@ -674,7 +681,7 @@ class Orders:
             ):
                 raise ChangeNotAllowed(f"the order is {order.state}: cancel its product, or ask for a refund")
             for product in products:
-                self._end(product, subscriber_id, "cancelled")
+                self._end(product, subscriber, "cancelled")
             store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
 
     # Looking.
@@ -703,6 +710,12 @@ class Orders:
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
+
+
+def _check_live(product: Product) -> None:
+    """Raises `ProductEnded`."""
+    if product.state not in _LIVE:
+        raise ProductEnded(f"product {product.product_id} is {product.state} already")
 
 
 def _beside_nothing(offering: Offering) -> Offering:

@@ -10,11 +10,11 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
-from tokenworks.kernel import Clock, Invalid, format_money, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, format_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import check_idempotency_key
+from tokenworks.subscriptions.orders import check_idempotency_key, price_for
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -59,14 +59,7 @@ class PayAsYouGo:
             if rate is None or ("*" not in spec.model_classes and rate.model_class not in spec.model_classes):
                 return False
             lacks = most(rate.weights(), need)
-            now = self._clock.now()
-            lacks -= sum(
-                bucket.remaining
-                for bucket in self._ledger.buckets(account_id)
-                if bucket.product_id == product.product_id
-                and bucket.closing is None
-                and (bucket.valid_until is None or bucket.valid_until > now)
-            )
+            lacks -= self._ledger.free_of(account_id, product.product_id)
             if lacks <= 0:
                 return True
             steps = -(-lacks // (spec.quantity * PER_UNIT))
@@ -98,7 +91,7 @@ class PayAsYouGo:
                 raise TopUpNotAllowed("order a pay-as-you-go offering first")
             if found.state != "active" or found.spend_locked or found.restricted:
                 raise TopUpNotAllowed("spending is locked")
-            price = self._price(found, product[1])
+            price = price_for(self._connection, found, product[1].offering, self._clock.now())
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
                 raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")
@@ -109,12 +102,6 @@ class PayAsYouGo:
             )
             store.add_top_up(self._connection, made, idempotency_key)
         return made
-
-    def _price(self, subscriber: Subscriber, sold: SoldOffering) -> int:
-        contract = store.contract_price(
-            self._connection, subscriber.subscriber_id, sold.offering.id, self._clock.now()
-        )
-        return parse_money(sold.offering.price).amount_nano if contract is None else contract
 
     def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
         """The oldest pay-as-you-go that is active; none beside an active plan where the subscriber has not consented."""
@@ -130,7 +117,7 @@ class PayAsYouGo:
 
     def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
         offering, now = sold.offering, self._clock.now()
-        price = self._price(subscriber, sold)
+        price = price_for(self._connection, subscriber, offering, now)
         spent = self._charges.stepped_since(subscriber.account_id, month_start(now))
         limit = subscriber.credit_limit_nano
         over_cap = spent + steps * price > subscriber.cap_nano

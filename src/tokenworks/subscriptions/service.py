@@ -211,6 +211,10 @@ class Subscriptions:
         """The owner first, then by age."""
         return store.members(self._connection, subscriber.subscriber_id)
 
+    def member_by_id(self, member_id: UUID) -> Member | None:
+        """One member, of whomever, without reading all of them."""
+        return next(iter(store.line_of(self._connection, member_id)), None)
+
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
         for member in self.members(subscriber):
@@ -232,17 +236,13 @@ class Subscriptions:
 
         Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
-        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
-            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
-        if len(self.members(subscriber)) >= MEMBERS_MAX:
-            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
+        self._check_new_member(subscriber, name, cap_tokens)
         above = None if parent is None else self.member(subscriber, parent)
         if above is not None:
             if above.role != "department":
                 raise Invalid(f"{above.name} is not a department")
             if department and above.parent_id is not None:
                 raise Invalid("departments go two levels deep")
-        _check_cap(cap_tokens)
         member = Member(
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
             None if above is None else above.member_id, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
@@ -250,6 +250,14 @@ class Subscriptions:
         if not store.add_member(self._connection, member):
             raise MemberExists(f"there is a member {name} already")
         return member
+
+    def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> None:
+        """Raises `Invalid`."""
+        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
+            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
+        if len(self.members(subscriber)) >= MEMBERS_MAX:
+            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
+        _check_cap(cap_tokens)
 
     def invite(
         self,
@@ -264,13 +272,9 @@ class Subscriptions:
         """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
         accept. Raises `MemberExists`, `Invalid`.
         """
-        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
-            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
+        self._check_new_member(subscriber, name, cap_tokens)
         if role not in {"member", "admin"}:
             raise Invalid("a member's role is member or admin")
-        if len(self.members(subscriber)) >= MEMBERS_MAX:
-            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
-        _check_cap(cap_tokens)
         member = Member(
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, None, cap_tokens,
             None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",

@@ -341,14 +341,13 @@ def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list
     return [row[0] for row in rows]
 
 
-def orders_in_change(connection: Connection, limit: int) -> list[tuple[UUID, UUID, UUID]]:
-    """(order, account, charge to be credited) of changes whose old buckets may still be granted."""
+def orders_in_change(connection: Connection, limit: int) -> list[UUID]:
+    """Changes whose old buckets may still be granted, oldest first."""
     rows = connection.execute(
-        """SELECT order_id, account_id, (asked->>'charge_id')::uuid FROM product_order
-           WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s""",
+        "SELECT order_id FROM product_order WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s",
         (limit,),
     )
-    return [(row[0], row[1], row[2]) for row in rows]
+    return [row[0] for row in rows]
 
 
 def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any]] | None:
@@ -487,6 +486,13 @@ def work_orders(connection: Connection, state: str | None, limit: int) -> list[W
         {"s": state, "n": limit},
     )
     return [WorkOrder(*row) for row in rows]
+
+
+def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:
+    row = connection.execute(
+        "SELECT subscriber_id FROM work_order WHERE work_order_id = %s", (work_order_id,)
+    ).fetchone()
+    return None if row is None else UUID(str(row[0]))
 
 
 def lock_work_order(connection: Connection, work_order_id: UUID) -> WorkOrder | None:
