@@ -23,7 +23,7 @@ from tokenworks.billing import (
 )
 from tokenworks.charging import RefundTooMuch, verify
 from tokenworks.kernel import Conflict, Invalid, ManualClock
-from tokenworks.subscriptions import BILLING_ZONE, OrderNotFound, SubscriberNotActive
+from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive
 
 YUAN = 1_000_000_000
 M = 1_000_000
@@ -161,6 +161,8 @@ def test_a_correction_is_a_credit_note_and_the_bill_stays(billed, subscriber):
     assert works.bills.correct(bill, 1, 3 * YUAN, "outage", "key") == note
     assert (works.bills.find(bill.bill_no), works.bills.lines(bill)) == (before, lines)
     assert works.bills.credit_notes(bill) == [note]
+    with pytest.raises(KeyReused):
+        works.bills.correct(bill, 1, 2 * YUAN, "outage", "key")
     assert note.tax_nano == 169_811_321
     for amount, line, error in [
         (7 * YUAN, 1, Conflict),
@@ -212,6 +214,26 @@ def test_a_provider_that_declines_changes_nothing(works, subscriber, clock):
     works.payments.collect(works.bills.find(bill.bill_no), TestProvider(), "r2")
     assert works.bills.find(bill.bill_no).state == "settled"
     assert works.payments.collect(bill, TestProvider(), "r2").new is False
+    assert balances(works)
+
+
+def test_a_provider_takes_what_is_left_when_it_is_asked(billed):
+    """Also where the bill that one looks at is an old one."""
+    works, bill = billed
+
+    class Counts(TestProvider):
+        taken = ()
+
+        def collect(self, reference, amount_nano, currency):
+            self.taken = (*self.taken, amount_nano)
+
+    provider = Counts()
+    works.payments.pay(bill, "cash", "meanwhile", 4 * YUAN)
+    assert works.payments.collect(bill, provider, "r").amount_nano == 5_900_000_000
+    assert works.payments.collect(bill, provider, "r").new is False
+    with pytest.raises(BillSettled):
+        works.payments.collect(bill, provider, "r2")
+    assert provider.taken == (5_900_000_000,)
     assert balances(works)
 
 
@@ -314,6 +336,8 @@ def test_what_was_not_used_is_refunded_on_the_next_bill(works, subscriber, spend
     assert again.refund_id == done.refund_id
     with pytest.raises(RefundNotAllowed):
         works.refunds.refund(order.order_id, "whole", "more")
+    with pytest.raises(RefundNotAllowed):  # a key is a text, not a pattern
+        works.refunds.refund(order.order_id, "unused", "more", idempotency_key="%")
     assert works.orders.products(subscriber)[0].state == "cancelled"
     to_may(works, clock)
     assert works.bills.run().amount_nano == 3_960_000_000

@@ -326,6 +326,11 @@ def test_two_persons_adjust_a_balance(client, works, town, staff):
         f"{base}/adjustBalance", json=body, headers={**staff["operator"], "Idempotency-Key": "a"}
     )
     assert again.json()["id"] == asked.json()["id"]
+    other = {**body, "amount": {"amount": 2000, "units": "token"}}
+    reused = client.post(
+        f"{base}/adjustBalance", json=other, headers={**staff["operator"], "Idempotency-Key": "a"}
+    )
+    assert reused.status_code == 409
     url = f"{base}/adjustBalance/{asked.json()['id']}"
     assert client.patch(url, json={"status": "completed"}, headers=staff["operator"]).status_code == 409
     assert (

@@ -14,7 +14,13 @@ from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote
 from tokenworks.charging import BillLine, Charges
 from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber, bill_period_end, check_idempotency_key
+from tokenworks.subscriptions import (
+    BILLING_ZONE,
+    KeyReused,
+    Subscriber,
+    bill_period_end,
+    check_idempotency_key,
+)
 
 RUN_BATCH: Final = 2000
 PAGE_MAX: Final = 1000
@@ -135,7 +141,7 @@ class Bills:
     ) -> CreditNote:
         """Give back a part of a line of an issued bill: a credit note, whose credit comes on the next bill. The bill stays.
 
-        Raises `BillNotFound`, `Invalid`, `RefundTooMuch`; the same key again gives the same note.
+        Raises `BillNotFound`, `Invalid`, `KeyReused`; the same key again gives the same note.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -145,6 +151,8 @@ class Bills:
             store.find_bill(self._connection, bill.bill_id, lock=True)
             before = store.credit_note_of_key(self._connection, idempotency_key) if idempotency_key else None
             if before is not None:
+                if (before.bill_id, before.amount_nano) != (bill.bill_id, amount_nano):
+                    raise KeyReused("the idempotency key was used for another credit note: take another one")
                 return before
             ids = store.charges_of_line(self._connection, bill.bill_id, line_no)
             if not ids:

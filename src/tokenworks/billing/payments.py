@@ -98,13 +98,17 @@ class Payments:
 
     def collect(self, bill: Bill, provider: PaymentProvider, reference: str) -> Payment:
         """Have a provider take what is left of a bill. Raises `PaymentDeclined` and what `pay` raises."""
-        before = store.find_payment(self._connection, provider.name, reference)
-        if before is not None:
-            return self.pay(bill, provider.name, reference)
-        if not bill.remaining_nano:
-            raise BillSettled(f"bill {bill.bill_no} is paid already")
-        provider.collect(reference, bill.remaining_nano, bill.currency)
-        return self.pay(bill, provider.name, reference)
+        with self._connection.transaction():
+            # Under the bill's lock: what is taken is what is left, and it is booked before anybody else can pay.
+            found = store.find_bill(self._connection, bill.bill_id, lock=True)
+            if found is None:
+                raise BillNotFound(f"there is no bill {bill.bill_no}")
+            if store.find_payment(self._connection, provider.name, reference) is not None:
+                return self.pay(found, provider.name, reference)
+            if not found.remaining_nano:
+                raise BillSettled(f"bill {found.bill_no} is paid already")
+            provider.collect(reference, found.remaining_nano, found.currency)
+            return self.pay(found, provider.name, reference, found.remaining_nano)
 
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX

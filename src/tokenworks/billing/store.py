@@ -113,18 +113,32 @@ def bill_by_number(connection: Connection, bill_no: str) -> Bill | None:
     return None if row is None else Bill(*row)
 
 
+def _page(
+    connection: Connection,
+    columns: str,
+    table: str,
+    order: str,
+    subscriber_id: UUID | None,
+    offset: int,
+    limit: int,
+) -> tuple[list[tuple[Any, ...]], int]:
+    """A page of a subscriber's rows, or of all, and how many there are."""
+    where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
+    names = {"id": subscriber_id, "offset": offset, "limit": limit}
+    rows = connection.execute(
+        f"SELECT {columns} {where} ORDER BY {order} OFFSET %(offset)s LIMIT %(limit)s".encode(), names
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode(), names).fetchone()
+    assert count is not None
+    return rows, int(count[0])
+
+
 def bills(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[Bill], int]:
-    """A page of a subscriber's bills, or of all, newest first, and how many there are."""
-    where = "WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
-    rows = connection.execute(
-        f"SELECT {_BILL} FROM bill {where} ORDER BY period_end DESC, bill_id OFFSET %(offset)s LIMIT %(limit)s".encode(),
-        {"id": subscriber_id, "offset": offset, "limit": limit},
-    ).fetchall()
-    row = connection.execute(f"SELECT count(*) FROM bill {where}".encode(), {"id": subscriber_id}).fetchone()
-    assert row is not None
-    return [Bill(*found) for found in rows], int(row[0])
+    """Newest first."""
+    rows, count = _page(connection, _BILL, "bill", "period_end DESC, bill_id", subscriber_id, offset, limit)
+    return [Bill(*row) for row in rows], count
 
 
 def lines(connection: Connection, bill_id: UUID) -> list[BillLine]:
@@ -161,16 +175,10 @@ def find_payment(connection: Connection, method: str, reference: str) -> Payment
 def payments(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[Payment], int]:
-    where = "WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
-    rows = connection.execute(
-        f"SELECT {_PAYMENT}, false FROM payment {where} ORDER BY payment_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
-        {"id": subscriber_id, "offset": offset, "limit": limit},
-    ).fetchall()
-    row = connection.execute(
-        f"SELECT count(*) FROM payment {where}".encode(), {"id": subscriber_id}
-    ).fetchone()
-    assert row is not None
-    return [Payment(*found) for found in rows], int(row[0])
+    """Newest first."""
+    columns = f"{_PAYMENT}, false"
+    rows, count = _page(connection, columns, "payment", "payment_id DESC", subscriber_id, offset, limit)
+    return [Payment(*row) for row in rows], count
 
 
 def add_payment(connection: Connection, payment: Payment, account_id: UUID, entry_id: UUID) -> None:
@@ -244,8 +252,9 @@ def refunds_of_order(connection: Connection, order_id: UUID) -> list[Refund]:
 
 def refunds_of_key(connection: Connection, order_id: UUID, idempotency_key: str) -> list[Refund]:
     rows = connection.execute(
-        f"SELECT {_REFUND} FROM refund WHERE order_id = %s AND (idempotency_key = %s OR idempotency_key LIKE %s) ORDER BY refund_id".encode(),
-        (order_id, idempotency_key, f"{idempotency_key}#%"),
+        f"""SELECT {_REFUND} FROM refund WHERE order_id = %s
+            AND (idempotency_key = %s OR starts_with(idempotency_key, %s)) ORDER BY refund_id""".encode(),
+        (order_id, idempotency_key, f"{idempotency_key}#"),
     )
     return [Refund(*row) for row in rows]
 

@@ -23,7 +23,9 @@ class Adjustments:
     def ask(
         self, bucket_id: UUID, amount: int, reason: str, asked_by: str, idempotency_key: str | None = None
     ) -> Adjustment:
-        """Raises `Invalid`, and `AdjustmentNotFound` where there is no such balance."""
+        """The same key again is the same adjustment. Raises `Invalid`, `AdjustmentNotAllowed` where the key was another's, and
+        `AdjustmentNotFound` where there is no such balance.
+        """
         if not 0 < len(reason.strip()) <= REASON_CHARS_MAX:
             raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
         if not amount or abs(amount) > AMOUNT_MAX:
@@ -32,6 +34,8 @@ class Adjustments:
             if idempotency_key is not None:
                 before = adjustment_store.of_key(self._connection, idempotency_key)
                 if before is not None:
+                    if (before.bucket_id, before.amount) != (bucket_id, amount):
+                        raise AdjustmentNotAllowed("the idempotency key was used for another adjustment")
                     return before
             found = adjustment_store.balance(self._connection, bucket_id)
             if found is None:
