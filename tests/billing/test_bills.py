@@ -8,7 +8,6 @@ import pypdfium2
 import pytest
 
 from tests.support.spend import Spender
-from tokenworks.app.views import bill_pdf
 from tokenworks.billing import (
     AcknowledgementFaulty,
     BillNotFound,
@@ -22,6 +21,7 @@ from tokenworks.billing import (
     TestProvider,
 )
 from tokenworks.charging import RefundTooMuch, verify
+from tokenworks.console import bill_pdf
 from tokenworks.kernel import Conflict, Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive
 

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 from uuid import UUID
 
 import click
@@ -310,10 +310,12 @@ def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
 )
 @click.option("--language", type=click.Choice(["zh", "en"]), help="Instead of the subscriber's own.")
 @pass_context
-def bill_export(context: Context, bill_no: str, out: Path, language: str | None) -> None:
+def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh", "en"] | None) -> None:
     """A bill as a PDF."""
+    from tokenworks.console import bill_pdf  # noqa: PLC0415 - no other command needs the web framework
+
     with context.works() as works:
-        pdf = views.bill_pdf(works, works.bills.find(bill_no), language)
+        pdf = bill_pdf(works, works.bills.find(bill_no), language)
     out.write_bytes(pdf)
     click.echo(f"{out}: {len(pdf):,} bytes.")
 
@@ -400,6 +402,7 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
                 return
             sequence, text = made
     out.touch(0o600)
+    out.chmod(0o600)  # also where there was one
     out.write_text(text, encoding="utf-8")
     lines = text.count("\n") - 2
     said(

@@ -31,6 +31,7 @@ from tokenworks.app.model_server import CONTEXT_TOKENS, MODEL
 from tokenworks.app.output import console, print_table
 from tokenworks.app.settings import Settings, load_settings
 from tokenworks.charging import verify
+from tokenworks.console import bill_pdf
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import PhoneTaken, Subscriber, next_month
 
@@ -358,8 +359,7 @@ def _bill(demo: _Demo, works: Works, subscriber: Subscriber) -> None:
     bill = later.bills.all(subscriber)[0][0]
     views.print_issued_bill(bill, later.bills.lines(bill), later.bills.credit_notes(bill))
     path = Path(tempfile.gettempdir(), f"tokenworks-bill-{bill.bill_no}.pdf")
-    for language in ("en", "zh"):
-        pdf = views.bill_pdf(later, bill, language)
+    pdf = bill_pdf(later, bill, "zh")
     path.write_bytes(pdf)
     console.print(f"The same for people, in Chinese: {path} ({len(pdf):,} bytes).")
     charges = works.charges.of_subscriber(subscriber.subscriber_id)

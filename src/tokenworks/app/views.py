@@ -9,7 +9,7 @@ import click
 
 from tokenworks.app.bootstrap import Connection, Works
 from tokenworks.app.output import console, plain, print_json, print_table
-from tokenworks.billing import Bill, CreditNote, invoice_data, render_pdf
+from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, SoldOffering
 from tokenworks.charging import BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_money, format_quantity
@@ -230,23 +230,6 @@ def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[Cre
         )
     for note in notes:
         console.print(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")
-
-
-def bill_pdf(works: Works, bill: Bill, language: str | None = None) -> bytes:
-    """A bill as a PDF, in the subscriber's language where none is said."""
-    subscriber = works.subscriptions.find(str(bill.subscriber_id))
-    return render_pdf(
-        invoice_data(
-            bill,
-            works.bills.lines(bill),
-            works.bills.credit_notes(bill),
-            subscriber,
-            works.charges.quantities(bill.bill_id),
-            works.operator,
-            "en" if (language or subscriber.language) == "en" else "zh",
-        ),
-        works.fonts_dir,
-    )
 
 
 def print_keys(keys: Iterable[ApiKeyInfo]) -> None:

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Protocol
 
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tokenworks.console.web import (
     BUYERS,
@@ -13,6 +13,7 @@ from tokenworks.console.web import (
     READERS,
     Asked,
     Rooms,
+    Strict,
     Who,
     allow,
     answer,
@@ -41,20 +42,16 @@ class SendCode(Protocol):
         ...
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
-
-
 Identifier = Annotated[str, Field(min_length=6, max_length=32)]
 
 
-class CodeWanted(_Strict):
+class CodeWanted(Strict):
     """A phone number (E.164), or a broadband account number."""
 
     identifier: Identifier
 
 
-class SignIn(_Strict):
+class SignIn(Strict):
     identifier: Identifier
     code: str = Field(pattern=r"^\d{6}$")
 
@@ -104,9 +101,10 @@ def sign_in(
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
         owner_id = rooms.subscriptions.owner_of(subscriber)
-        member = next(m for m in rooms.subscriptions.members(subscriber) if m.member_id == owner_id)
+        owner = rooms.subscriptions.member_by_id(owner_id)
+        assert owner is not None
         text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id)
-    return text, ends, subscriber, member
+    return text, ends, subscriber, owner
 
 
 def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:
@@ -181,7 +179,7 @@ def subscriber(request: Request, rooms: Asked, who: Who, of: str | None = None) 
     return one(request, subscriber_resource(rooms, own(rooms, who, of)))
 
 
-class SubscriberUpdate(_Strict):
+class SubscriberUpdate(Strict):
     """What is left out stays. Amounts are decimals of yuan in quotes."""
 
     name: str | None = Field(default=None, max_length=100)
@@ -217,7 +215,7 @@ def update_subscriber(
 # Keys.
 
 
-class KeyCreate(_Strict):
+class KeyCreate(Strict):
     name: str = Field(min_length=1, max_length=100)
     models: list[str] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
@@ -292,7 +290,7 @@ def revoke_key(rooms: Asked, who: Who, id: str, of: str | None = None) -> Respon
 # Members.
 
 
-class Invitation(_Strict):
+class Invitation(Strict):
     phone: Identifier
     name: str = Field(min_length=1, max_length=100)
     role: Literal["member", "admin"] = "member"
@@ -338,7 +336,7 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     return answer(member_resource(made), 201)
 
 
-class CapUpdate(_Strict):
+class CapUpdate(Strict):
     cap_tokens: int | None = Field(ge=1, le=10**12)
     cap_period: Literal["day", "month", "total"] = "month"
 
@@ -380,11 +378,11 @@ def memberships(rooms: Asked, who: Who) -> Response:
 def _phone(rooms: Rooms, who: Who) -> str:
     """The number of whoever asks: a member's own, or the subscriber's."""
     mine = own(rooms, who)
-    member = next(m for m in rooms.subscriptions.members(mine) if m.member_id == who.member_id)
-    return member.phone or mine.phone
+    member = None if who.member_id is None else rooms.subscriptions.member_by_id(who.member_id)
+    return (member and member.phone) or mine.phone
 
 
-class Joining(_Strict):
+class Joining(Strict):
     state: Literal["active", "left"]
 
 

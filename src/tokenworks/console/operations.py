@@ -1,16 +1,18 @@
 """What staff does: subscribers, deliveries, bill runs, charge files, the audit trail."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tokenworks.billing import LAYOUT
 from tokenworks.console.account import subscriber_resource
 from tokenworks.console.web import (
     ALL_STAFF,
     Asked,
+    Body,
     Paged,
+    Strict,
     Who,
     allow,
     answer,
@@ -25,14 +27,9 @@ from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import parse_phone
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
-ANSWER_BYTES_MAX: Final = 64 * 1024 * 1024
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
-
-
-class SubscriberCreate(_Strict):
+class SubscriberCreate(Strict):
     phone: str = Field(max_length=32)
     name: str | None = Field(default=None, max_length=100)
     audiences: list[str] | None = Field(default=None, max_length=7)
@@ -52,7 +49,7 @@ def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
     return answer(subscriber_resource(rooms, made), 201)
 
 
-class SubscriberAction(_Strict):
+class SubscriberAction(Strict):
     action: Literal["suspend", "resume", "close", "change_phone"]
     phone: str | None = Field(default=None, max_length=32)
     reason: str = Field(min_length=1, max_length=200)
@@ -110,7 +107,7 @@ def work_orders(rooms: Asked) -> Response:
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
 
-class WorkAnswer(_Strict):
+class WorkAnswer(Strict):
     state: Literal["done", "refused"]
     reason: str | None = Field(default=None, max_length=200)
     again: bool = False
@@ -174,10 +171,7 @@ def charge_file(rooms: Asked, sequence: int) -> Response:
 
 
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
-async def acknowledge(request: Request, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
-    body = await request.body()
-    if len(body) > ANSWER_BYTES_MAX:
-        raise Invalid(f"an acknowledgement has at most {ANSWER_BYTES_MAX} bytes")
+def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     try:
         text = body.decode()
     except UnicodeDecodeError:

@@ -6,9 +6,10 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tokenworks.charging import PER_UNIT, Adjustment, Bucket
+from tokenworks.console.focus import focus_csv
 from tokenworks.console.tmf_orders import Party, party, product_ref
 from tokenworks.console.web import (
     ALL_STAFF,
@@ -18,7 +19,9 @@ from tokenworks.console.web import (
     Asked,
     Fields,
     IdempotencyKey,
+    Loose,
     Paged,
+    Ref,
     Rooms,
     Who,
     allow,
@@ -35,7 +38,6 @@ from tokenworks.console.web import (
     page_of,
     shown,
     when,
-    whose,
 )
 from tokenworks.kernel import NANO_PER_UNIT, Invalid, NotFound
 from tokenworks.subscriptions import Subscriber, TopUp
@@ -106,7 +108,6 @@ def bucket(
     who: Who,
     id: str,
     fields: Fields = None,
-    related: Party = None,
 ) -> Response:
     found, subscriber = _bucket(rooms, who, id)
     return one(request, bucket_resource(found, subscriber, rooms.clock.now()), fields)
@@ -165,34 +166,26 @@ def accumulated_one(request: Request, rooms: Asked, who: Who, id: str, fields: F
     raise NotFound("there is no such balance")
 
 
-class _Loose(BaseModel):
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-
-class _Ref(_Loose):
-    id: str = Field(min_length=1, max_length=64)
-
-
-class _Quantity(_Loose):
+class _Quantity(Loose):
     amount: Decimal = Field(max_digits=24, decimal_places=9)
     units: str = Field(max_length=20)
 
 
-class TopupBalanceCreate(_Loose):
+class TopupBalanceCreate(Loose):
     """A top-up in CNY: a whole number of pay-as-you-go steps, on the phone bill."""
 
     amount: _Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
-    bucket: _Ref | None = None
-    party_account: _Ref = Field(alias="partyAccount")
+    bucket: Ref | None = None
+    party_account: Ref = Field(alias="partyAccount")
 
 
-class AdjustBalanceCreate(_Loose):
+class AdjustBalanceCreate(Loose):
     """So much of a bucket's unit more, or (below zero) less. Another person decides."""
 
     amount: _Quantity
     usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
-    bucket: _Ref
+    bucket: Ref
     reason: str = Field(min_length=1, max_length=200)
 
 
@@ -278,7 +271,7 @@ def adjust(body: AdjustBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKe
     return answer(_adjustment_resource(made), 201)
 
 
-class AdjustBalanceUpdate(_Loose):
+class AdjustBalanceUpdate(Loose):
     status: Literal["completed", "cancelled"]
 
 
@@ -386,11 +379,7 @@ def focus(
     month: Annotated[str, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")],
     related: Party = None,
 ) -> Response:
-    from tokenworks.console.focus import focus_csv  # noqa: PLC0415
-
-    subscriber = whose(rooms, who, related)
-    if subscriber is None:
-        raise Invalid("say whose: relatedParty.id")
+    subscriber = own(rooms, who, related)
     return Response(
         focus_csv(rooms, subscriber, month),
         media_type="text/csv",

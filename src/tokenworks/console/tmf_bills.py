@@ -5,7 +5,7 @@ from typing import Annotated, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tokenworks.billing import Bill, Payment, Refund, TestProvider, invoice_data, render_pdf
 from tokenworks.charging import BillLine
@@ -15,7 +15,9 @@ from tokenworks.console.web import (
     Asked,
     Fields,
     IdempotencyKey,
+    Loose,
     Paged,
+    Ref,
     Rooms,
     Who,
     allow,
@@ -126,6 +128,21 @@ def bill(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = Non
     return one(request, bill_resource(_own_bill(rooms, who, id)), fields)
 
 
+def bill_pdf(rooms: Rooms, bill: Bill, language: Literal["zh", "en"] | None = None) -> bytes:
+    """A bill as a PDF, in the subscriber's language where none is said."""
+    subscriber = rooms.subscriptions.find(str(bill.subscriber_id))
+    data = invoice_data(
+        bill,
+        rooms.bills.lines(bill),
+        rooms.bills.credit_notes(bill),
+        subscriber,
+        rooms.charges.quantities(bill.bill_id),
+        rooms.operator,
+        language or subscriber.language,
+    )
+    return render_pdf(data, rooms.fonts_dir)
+
+
 @bills_router.get("/customerBill/{id}/document", summary="A bill as a PDF", **allow(*READERS))
 def document(
     rooms: Asked,
@@ -134,19 +151,7 @@ def document(
     language: Literal["zh", "en"] | None = None,
 ) -> Response:
     found = _own_bill(rooms, who, id)
-    subscriber = rooms.subscriptions.find(str(found.subscriber_id))
-    pdf = render_pdf(
-        invoice_data(
-            found,
-            rooms.bills.lines(found),
-            rooms.bills.credit_notes(found),
-            subscriber,
-            rooms.charges.quantities(found.bill_id),
-            rooms.operator,
-            language or subscriber.language,
-        ),
-        rooms.fonts_dir,
-    )
+    pdf = bill_pdf(rooms, found, language)
     return Response(
         pdf,
         media_type="application/pdf",
@@ -181,11 +186,7 @@ def rate(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = Non
 # Payments and refunds.
 
 
-class _Loose(BaseModel):
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-
-class _Money(_Loose):
+class _Money(Loose):
     """At most 15 digits, so that a JSON number is the decimal that was written; more go as a string of a decimal."""
 
     unit: Literal["CNY"]
@@ -195,24 +196,20 @@ class _Money(_Loose):
         return parse_money(f"{self.value:f}").amount_nano
 
 
-class _Ref(_Loose):
-    id: str = Field(min_length=1, max_length=64)
-
-
-class _Method(_Loose):
+class _Method(Loose):
     """`@type`: phoneBill comes by charge files; here bankTransfer, cash or test (in a dev environment)."""
 
     type: Literal["bankTransfer", "cash", "test"] = Field(alias="@type")
 
 
-class _PaymentItem(_Loose):
-    item: _Ref
+class _PaymentItem(Loose):
+    item: Ref
 
 
-class PaymentCreate(_Loose):
+class PaymentCreate(Loose):
     """Money that came in for a bill, named in `paymentItem`."""
 
-    account: _Ref
+    account: Ref
     payment_method: _Method = Field(alias="paymentMethod")
     total_amount: _Money = Field(alias="totalAmount")
     payment_item: list[_PaymentItem] = Field(alias="paymentItem", min_length=1, max_length=1)
@@ -288,10 +285,10 @@ def pay(body: PaymentCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Res
     return answer(payment_resource(made, bill.account_id), 201 if made.new else 200)
 
 
-class RefundCreate(_Loose):
+class RefundCreate(Loose):
     """Of an order: `whole`, `unused`, or an amount of it."""
 
-    order: _Ref
+    order: Ref
     part: Literal["whole", "unused", "amount"]
     reason: str = Field(min_length=1, max_length=200)
     total_amount: _Money | None = Field(default=None, alias="totalAmount")
@@ -346,7 +343,7 @@ def refund(body: RefundCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> R
     return answer([refund_resource(refund) for refund in made], 201)
 
 
-class CreditNoteCreate(_Loose):
+class CreditNoteCreate(Loose):
     """What is given back of a line of a bill."""
 
     line: int = Field(ge=1)

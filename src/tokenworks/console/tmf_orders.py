@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from tokenworks.console.tmf_catalog import BASE as CATALOG
 from tokenworks.console.web import (
@@ -12,7 +12,9 @@ from tokenworks.console.web import (
     Asked,
     Fields,
     IdempotencyKey,
+    Loose,
     Paged,
+    Ref,
     Rooms,
     Who,
     allow,
@@ -131,45 +133,35 @@ def product_resource(rooms: Rooms, product: Product, subscriber: Subscriber) -> 
     )
 
 
-class _Loose(BaseModel):
-    """What the standard allows beside what is read here passes."""
-
-    model_config = ConfigDict(extra="allow", populate_by_name=True)
-
-
-class _Ref(_Loose):
-    id: str = Field(min_length=1, max_length=100)
-
-
-class _Characteristic(_Loose):
+class _Characteristic(Loose):
     name: str = Field(max_length=100)
     value: Any = None
 
 
-class _OrderedProduct(_Loose):
+class _OrderedProduct(Loose):
     id: str | None = Field(default=None, max_length=64)
     product_characteristic: list[_Characteristic] = Field(
         default=[], alias="productCharacteristic", max_length=50
     )
 
 
-class _OrderItem(_Loose):
+class _OrderItem(Loose):
     id: str = Field(max_length=100)
     action: Literal["add", "modify", "delete", "noChange"]
     quantity: int = 1
-    product_offering: _Ref | None = Field(default=None, alias="productOffering")
+    product_offering: Ref | None = Field(default=None, alias="productOffering")
     product: _OrderedProduct | None = None
 
 
-class ProductOrderCreate(_Loose):
+class ProductOrderCreate(Loose):
     """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end."""
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
-    related_party: list[_Ref] = Field(default=[], alias="relatedParty", max_length=10)
+    related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
 
 
-class CancelProductOrderCreate(_Loose):
-    product_order: _Ref = Field(alias="productOrder")
+class CancelProductOrderCreate(Loose):
+    product_order: Ref = Field(alias="productOrder")
     cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
 
 

@@ -15,6 +15,7 @@ import msgspec
 import psycopg
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -37,6 +38,7 @@ from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal,
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
 OFFSET_MAX: Final = 1_000_000
+BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 COOKIE: Final = "tokenworks_session"
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -120,6 +122,24 @@ def _linked(content: object) -> object:
     return content
 
 
+class Loose(BaseModel):
+    """Of a standard: what it allows beside what is read here passes."""
+
+    model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+class Ref(Loose):
+    """By whose id something is named."""
+
+    id: str = Field(min_length=1, max_length=64)
+
+
+class Strict(BaseModel):
+    """Of our own: what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
+
+
 def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode(content), status, headers, "application/json")
 
@@ -167,6 +187,9 @@ def _principal(request: Request, rooms: Asked) -> Principal:
 def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    staff = rooms.identity.staff_of(text) if scheme.lower() == "bearer" else None
+    if staff is not None:
+        return staff
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
         if (
@@ -175,15 +198,12 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
             and request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
         ):
             raise NotAllowed("another site's page can't do this")
-    staff = rooms.identity.staff_of(text)
-    if staff is not None:
-        return staff
     found = rooms.identity.session(text)
     if found is None:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
     subscriber = rooms.subscriptions.find(str(subscriber_id))
-    member = next((m for m in rooms.subscriptions.members(subscriber) if m.member_id == member_id), None)
+    member = rooms.subscriptions.member_by_id(member_id)
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
@@ -260,6 +280,19 @@ def audit(
 # Lists.
 
 
+async def _body(request: Request) -> bytes:
+    """A body as it came. Raises `Invalid` where it is too long, before it is all here."""
+    body = bytearray()
+    async for piece in request.stream():
+        body += piece
+        if len(body) > BODY_BYTES_MAX:
+            raise Invalid(f"a body has at most {BODY_BYTES_MAX} bytes")
+    return bytes(body)
+
+
+Body = Annotated[bytes, Depends(_body)]
+
+
 class Page(NamedTuple):
     offset: int
     limit: int
@@ -298,10 +331,14 @@ def _pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapp
     return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
 
 
+def _tag(body: bytes) -> str:
+    return f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+
+
 def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
     """A resource with its ETag: 304 where the asker has it."""
     body = encode(_pick(resource, _fields(fields)))
-    tag = f'"{hashlib.sha256(body).hexdigest()[:32]}"'
+    tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers={"ETag": tag})
     return Response(body, 200, {"ETag": tag}, "application/json")
@@ -314,10 +351,7 @@ class Changed(Conflict):
 def check_match(request: Request, resource: Mapping[str, object]) -> None:
     """`If-Match` where it was sent. Raises `Changed`."""
     want = request.headers.get("if-match")
-    if want is not None and want.strip() not in {
-        "*",
-        f'"{hashlib.sha256(encode(resource)).hexdigest()[:32]}"',
-    }:
+    if want is not None and want.strip() not in {"*", _tag(encode(resource))}:
         raise Changed("it has changed since you read it: read it again")
 
 
@@ -379,6 +413,11 @@ def explain_errors(app: FastAPI) -> None:
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
+
+    @app.exception_handler(psycopg.errors.UniqueViolation)
+    def at_once(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
+        """Two who did the same at the same moment, where each had looked before: one of them did it."""
+        return problem(409, "Conflict", "the same was done at this moment: look, and try again")
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> Response:
