@@ -10,8 +10,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.support.spend import Spender
+from tokenworks.app.control import Jobs
 from tokenworks.app.notify import deliver, webhook_secret
 from tokenworks.app.settings import load_settings
+from tokenworks.subscriptions import Orders
+from tokenworks.trust import ensure_pepper
 
 
 @pytest.fixture
@@ -99,3 +102,23 @@ def test_without_a_port_notices_wait(works, spent, receiver, tmp_path):
     some = load_settings({"data_dir": str(tmp_path), "webhook_url": url}).settings
     some.secrets.mkdir(parents=True)
     assert deliver(works, some) == 1 == len(got)
+
+
+def test_a_job_that_fails_keeps_no_other_from_its_turn(
+    works, spent, receiver, tmp_path, database_url, monkeypatch
+):
+    url, got, _ = receiver
+    settings = load_settings({"data_dir": str(tmp_path), "webhook_url": url}).settings
+    ensure_pepper(settings.secrets)
+
+    def broken(_):
+        raise RuntimeError("a product that nobody foresaw")
+
+    monkeypatch.setattr(Orders, "run_cycles", broken)
+    jobs = Jobs(settings, database_url)
+    jobs.run()
+    assert len(got) == 1
+    jobs.run()
+    assert len(got) == 1
+    (step,) = [c for c in works.charges.of_subscriber(spent.subscriber_id) if c.kind == "step"]
+    assert step.recognised_nano == step.net_nano // 400_000

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import os
 import signal
 import socket
@@ -22,7 +23,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tokenworks import __version__
-from tokenworks.app.bootstrap import make_works
+from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
@@ -43,15 +44,6 @@ CONNECTIONS_MAX: Final = 10
 CONNECTION_WAIT_S: Final = 3.0
 # Revenue follows usage this often; a bill run brings it up to date, too.
 RECOGNISE_S: Final = 3600.0
-
-
-class _Recognised:
-    """When this process last did it."""
-
-    at_s = -1e9
-
-
-_recognised = _Recognised()
 
 
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
@@ -208,40 +200,69 @@ def make_admin_app(metrics: HostMetrics) -> FastAPI:
     return app
 
 
-def run_jobs(settings: Settings, url: str) -> int:
-    """Partitions for the coming months, cycles that are due, what waited for grants, revenue, dunning. On one host at a time."""
-    with contextlib.closing(connect(url)) as connection:
-        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
-        if row is None or not row[0]:
-            return 0
-        ensure_usage_months(connection)
-        # By the database's clock: a host whose own has jumped renews and expires nothing early.
-        clock = AnchoredClock()
-        anchor(clock, connection)
-        works = make_works(settings, connection, clock)
-        written_off = (
-            works.ledger.write_off_old(settings.in_doubt_limit_s) if settings.in_doubt_limit_s else 0
-        )
+class Jobs:
+    """What is due from time to time, on one host at a time: partitions for the coming months, grants in doubt, cycles, what
+    waited for grants, revenue, dunning, notices. One that fails is tried again the next time, and keeps no other from its turn.
+    """
+
+    def __init__(self, settings: Settings, url: str) -> None:
+        self._settings = settings
+        self._url = url
+        self._recognised_s = -math.inf
+
+    def run(self) -> None:
+        with contextlib.closing(connect(self._url)) as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
+            if row is None or not row[0]:
+                return
+            # By the database's clock: a host whose own has jumped renews and expires nothing early.
+            clock = AnchoredClock()
+            anchor(clock, connection)
+            works = make_works(self._settings, connection, clock)
+            for job in (self._months, self._doubt, self._cycles, self._revenue, self._dunning, self._notices):
+                try:
+                    job(works)
+                except Exception as error:  # the next one has its turn
+                    log.error(
+                        "jobs.failed",
+                        job=job.__name__.strip("_"),
+                        error=f"{type(error).__name__}: {error}".splitlines()[0],
+                    )
+
+    def _months(self, works: Works) -> None:
+        ensure_usage_months(works.connection)
+
+    def _doubt(self, works: Works) -> None:
+        limit_s = self._settings.in_doubt_limit_s
+        written_off = works.ledger.write_off_old(limit_s) if limit_s else 0
         if written_off:
-            log.critical("jobs.written_off", grants=written_off, after_seconds=settings.in_doubt_limit_s)
+            log.critical("jobs.written_off", grants=written_off, after_seconds=limit_s)
+
+    def _cycles(self, works: Works) -> None:
         done = works.orders.run_cycles() + works.refunds.finish()
-        if time.monotonic() - _recognised.at_s > RECOGNISE_S:
+        if done:
+            log.info("jobs.cycles", products=done)
+
+    def _revenue(self, works: Works) -> None:
+        if time.monotonic() - self._recognised_s > RECOGNISE_S:
             works.charges.recognise()
             works.identity.forget_old()
-            _recognised.at_s = time.monotonic()
+            self._recognised_s = time.monotonic()
+
+    def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
-        deliver(works, settings)
-        return done
+
+    def _notices(self, works: Works) -> None:
+        deliver(works, self._settings)
 
 
 async def _jobs(settings: Settings, url: str) -> None:
+    jobs = Jobs(settings, url)
     while True:
         try:
-            done = await asyncio.to_thread(run_jobs, settings, url)
-            if done:
-                log.info("jobs.cycles", products=done)
-        except Exception as error:  # a job that fails is tried again; the control plane goes on
+            await asyncio.to_thread(jobs.run)
+        except Exception as error:  # the database is away, say; the control plane goes on
             log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
         await asyncio.sleep(JOBS_S)
 

@@ -8,9 +8,10 @@ import click
 from tokenworks.app.cli import cli
 from tokenworks.app.control import HostMetrics, make_admin_app
 from tokenworks.app.settings import PREFIX, Settings
-from tokenworks.console import openapi_document
+from tokenworks.console import openapi_document, status_of
 from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway import CODES, COUNTERS
+from tokenworks.kernel import Conflict, NotFound, TokenworksError
 
 
 def reference() -> str:
@@ -94,7 +95,34 @@ def _errors() -> list[str]:
         "| code | when |",
         "|---|---|",
     ]
-    return [*lines, *(f"| `{code}` | {when} |" for code, when in CODES.items()), ""]
+    lines += [*(f"| `{code}` | {when} |" for code, when in CODES.items()), ""]
+    lines += [
+        "Of every other route: problem details (RFC 9457), `application/problem+json`. `title` says which; `detail` what to do. "
+        "Commands say the same sentence on stderr, with exit code 1.",
+        "",
+        "| status | title | when |",
+        "|---|---|---|",
+    ]
+    rows = sorted((status_of(kind), kind.__name__, str(kind.__doc__).splitlines()[0]) for kind in _kinds())
+    return [*lines, *(f"| {status} | `{name}` | {said} |" for status, name, said in rows), ""]
+
+
+def _kinds() -> list[type[TokenworksError]]:
+    """Every error of ours that a route of the control plane can answer with."""
+    found: list[type[TokenworksError]] = []
+    waiting: list[type[TokenworksError]] = [TokenworksError]
+    while waiting:
+        kind = waiting.pop()
+        waiting += kind.__subclasses__()
+        room = kind.__module__.split(".")[1]
+        # Of charging, what one asks for is missing, or in the wrong state; the rest is between its processes.
+        if (
+            kind is not TokenworksError
+            and (room != "charging" or issubclass(kind, NotFound | Conflict))
+            and room != "factory"
+        ):
+            found.append(kind)
+    return found
 
 
 def _routes() -> list[str]:

@@ -3,6 +3,6 @@
 from tokenworks.console.account import SendCode
 from tokenworks.console.api import make_api, openapi_document
 from tokenworks.console.tmf_bills import bill_pdf
-from tokenworks.console.web import Rooms
+from tokenworks.console.web import Rooms, status_of
 
-__all__ = ["Rooms", "SendCode", "bill_pdf", "make_api", "openapi_document"]
+__all__ = ["Rooms", "SendCode", "bill_pdf", "make_api", "openapi_document", "status_of"]

@@ -403,10 +403,15 @@ def problem(status: int, title: str, detail: str, headers: Mapping[str, str] | N
     return Response(_encode(body), status, headers, "application/problem+json")
 
 
+def status_of(kind: type[TokenworksError]) -> int:
+    """The HTTP status of an error of ours."""
+    return next((status for known, status in _STATUS if issubclass(kind, known)), 409)
+
+
 def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
     def refused(_request: Request, error: TokenworksError) -> Response:
-        status = next((status for kind, status in _STATUS if isinstance(error, kind)), 409)
+        status = status_of(type(error))
         headers = {}
         if isinstance(error, TooManyCodes):
             headers["Retry-After"] = str(error.wait_s)

@@ -14,20 +14,20 @@ class TokenworksError(Exception):
 
 
 class Invalid(TokenworksError):
-    pass
+    """What came in is not what this takes; nothing changed."""
 
 
 class NotFound(TokenworksError):
-    pass
+    """There is no such thing, or it is not yours."""
 
 
 class Conflict(TokenworksError):
-    pass
+    """It is there, in a state that does not allow this; nothing changed."""
 
 
 class Refused(TokenworksError):
-    pass
+    """Understood and not allowed; nothing changed, nothing charged."""
 
 
 class Unavailable(TokenworksError):
-    pass
+    """Not now: something this needs does not answer."""
