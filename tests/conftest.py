@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.support.server import Server, StubUpstream
+from tests.support.spend import Spender
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect, migrate
 from tokenworks.app.embedded import Embedded
@@ -77,6 +78,12 @@ def works(database_url, session_dir, clock):
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     with contextlib.closing(connect(database_url)) as connection:
         yield make_works(settings, connection, clock)
+
+
+@pytest.fixture
+def spender(works):
+    """Spends of accounts as the data plane does."""
+    return Spender(works)
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pypdfium2
 import pytest
 
-from tests.support.spend import Spender
+from tests.support.spend import balances
 from tokenworks.billing import (
     AcknowledgementFaulty,
     BillNotFound,
@@ -20,7 +20,7 @@ from tokenworks.billing import (
     RefundNotAllowed,
     TestProvider,
 )
-from tokenworks.charging import RefundTooMuch, verify
+from tokenworks.charging import RefundTooMuch
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import Conflict, Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive
@@ -37,17 +37,6 @@ def clock():
 @pytest.fixture
 def subscriber(works):
     return works.subscriptions.register("+8613800000001", "Li")
-
-
-@pytest.fixture
-def spender(works):
-    return Spender(works)
-
-
-def balances(works):
-    found = verify(works.connection, works.offerings.rate_cards())
-    assert found == [], found
-    return True
 
 
 def to_may(works, clock):

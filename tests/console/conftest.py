@@ -4,7 +4,6 @@ from datetime import UTC, datetime
 import pytest
 from fastapi.testclient import TestClient
 
-from tests.support.spend import Spender
 from tokenworks.console import make_api
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import BILLING_ZONE
@@ -36,11 +35,6 @@ def api(works, codes):
 def client(api):
     with TestClient(api, raise_server_exceptions=False) as made:
         yield made
-
-
-@pytest.fixture
-def spender(works):
-    return Spender(works)
 
 
 @pytest.fixture

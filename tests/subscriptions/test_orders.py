@@ -8,12 +8,11 @@ from uuid import uuid4
 import pytest
 
 from tests.support.server import until
-from tests.support.spend import Spender
+from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import OfferingNotActive
-from tokenworks.charging import verify
 from tokenworks.kernel import Invalid, ManualClock
 from tokenworks.subscriptions import (
     BILLING_ZONE,
@@ -40,17 +39,6 @@ def clock():
 @pytest.fixture
 def subscriber(works):
     return works.subscriptions.register("+8613800000001", "Li")
-
-
-@pytest.fixture
-def spender(works):
-    return Spender(works)
-
-
-def balances(works):
-    found = verify(works.connection, works.offerings.rate_cards())
-    assert found == [], found
-    return True
 
 
 def charges(works, subscriber):

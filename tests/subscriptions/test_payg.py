@@ -8,11 +8,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.support.spend import Spender
+from tests.support.spend import Spender, balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect
 from tokenworks.app.settings import load_settings
-from tokenworks.charging import Need, verify
+from tokenworks.charging import Need
 from tokenworks.kernel import Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, CapBelowSpent
 
@@ -30,17 +30,6 @@ def subscriber(works):
     made = works.subscriptions.register("+8613800000001", "Li")
     works.orders.place(made, "shanghai-mobile-payg")
     return made
-
-
-@pytest.fixture
-def spender(works):
-    return Spender(works)
-
-
-def balances(works):
-    found = verify(works.connection, works.offerings.rate_cards())
-    assert found == [], found
-    return True
 
 
 def steps(works, subscriber):

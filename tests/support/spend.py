@@ -2,9 +2,16 @@
 
 from tests.charging.test_ledger import IDS, settling
 from tokenworks.catalog import Counts
-from tokenworks.charging import Need, settle_store
+from tokenworks.charging import Need, settle_store, verify
 from tokenworks.charging.model import Part, UsageRecord
 from tokenworks.kernel import uuid7
+
+
+def balances(works):
+    """Every invariant of the ledger holds."""
+    found = verify(works.connection, works.offerings.rate_cards())
+    assert found == [], found
+    return True
 
 
 class Spender:
