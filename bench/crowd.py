@@ -1,15 +1,16 @@
 """Many subscribers at once, by set-based SQL: what a bill run finds at a month's end. Each has a plan's charge with its
-postings and bucket; every tenth three steps of pay-as-you-go beside. The ledger of it verifies.
+postings and bucket; every tenth three steps of pay-as-you-go beside. The ledger of it verifies. Ids are in the order of time
+(UUIDv7), as they are in service.
 """
 
 SQL = """
 CREATE TEMP TABLE crowd AS
-SELECT n, gen_random_uuid() AS account_id, gen_random_uuid() AS subscriber_id, gen_random_uuid() AS member_id,
-       gen_random_uuid() AS order_id, gen_random_uuid() AS product_id,
+SELECT n, uuidv7() AS account_id, uuidv7() AS subscriber_id, uuidv7() AS member_id,
+       uuidv7() AS order_id, uuidv7() AS product_id,
        (SELECT offering_version FROM offering_current WHERE offering_id = 'ctc-light') AS offering_version,
        (SELECT offering_version FROM offering_current WHERE offering_id = 'shanghai-mobile-payg') AS step_version,
        (SELECT o.rate_version FROM offering o JOIN offering_current c USING (offering_version) WHERE c.offering_id = 'ctc-light')
-           AS rate_version, gen_random_uuid() AS step_order_id, gen_random_uuid() AS step_product_id
+           AS rate_version, uuidv7() AS step_order_id, uuidv7() AS step_product_id
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) n;
 INSERT INTO account (account_id) SELECT account_id FROM crowd;
 INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at)
@@ -29,7 +30,7 @@ UNION ALL
 SELECT step_product_id, step_order_id, subscriber_id, account_id, step_version, 'active', false, 1, %(at)s, %(at)s, NULL, 3
 FROM crowd WHERE n %% 10 = 0;
 CREATE TEMP TABLE sold AS
-SELECT c.*, gen_random_uuid() AS charge_id, gen_random_uuid() AS entry_id, gen_random_uuid() AS bucket_id, gen_random_uuid() AS issue_id,
+SELECT c.*, uuidv7() AS charge_id, uuidv7() AS entry_id, uuidv7() AS bucket_id, uuidv7() AS issue_id,
        k.kind, k.number, k.product, k.version, k.price, k.quantity, k.description, k.description_zh, k.tax
 FROM crowd c CROSS JOIN LATERAL (
     SELECT 'cycle' AS kind, 1 AS number, c.product_id AS product, c.offering_version AS version, 9900000000::bigint AS price,

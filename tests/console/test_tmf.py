@@ -136,7 +136,7 @@ def test_orders_come_in_as_the_standard_says(client, works, family, staff):
     ended = order("c", action="delete", product={"id": product})
     assert (ended.status_code, ended.json()["state"]) == (201, "completed")
     for key, item, status in [
-        ("d", {"action": "add", "productOffering": {"id": "tencent-tier-1"}}, 409),
+        ("d", {"action": "add", "productOffering": {"id": "sample-study"}}, 409),
         ("e", {"action": "add", "productOffering": {"id": "nothing"}}, 404),
         ("f", {"action": "add"}, 400),
         ("g", {"action": "modify", "product": {"id": product}, "productOffering": {"id": "ctc-light"}}, 409),

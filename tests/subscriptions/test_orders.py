@@ -200,7 +200,7 @@ def test_changes_that_make_no_sense_are_refused_and_change_nothing(works, subscr
         with pytest.raises(ChangeNotAllowed, match=reason):
             works.orders.change(product, offering)
     with pytest.raises(OfferingNotActive):
-        works.orders.change(plan, "tencent-tier-1")
+        works.orders.change(plan, "sample-study")
     with pytest.raises(ChangeNotAllowed, match="part of a bundle"):
         works.orders.cancel(part)
     with pytest.raises(ChangeNotAllowed, match="no cycle"):

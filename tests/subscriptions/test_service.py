@@ -71,7 +71,7 @@ def test_the_same_key_orders_once(works, subscriber):
 
 
 @pytest.mark.parametrize(
-    ("offering", "error"), [("none", OfferingNotFound), ("tencent-tier-1", OfferingNotActive)]
+    ("offering", "error"), [("none", OfferingNotFound), ("sample-study", OfferingNotActive)]
 )
 def test_what_is_not_on_sale_changes_nothing(works, subscriber, offering, error):
     with pytest.raises(error):

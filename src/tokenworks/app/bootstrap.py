@@ -9,7 +9,7 @@ import psycopg
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger
+from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
@@ -29,6 +29,7 @@ class Works:
     ledger: Ledger
     charges: Charges
     adjustments: Adjustments
+    transfers: Transfers
     orders: Orders
     payg: PayAsYouGo
     subscriptions: Subscriptions
@@ -62,7 +63,8 @@ def make_works(
         settings.dunning_suspend_days or None,
         settings.dunning_close_days or None,
     )
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders)
+    transfers = Transfers(connection, clock)
+    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers)
     return Works(
         connection=connection,
         clock=clock,
@@ -71,6 +73,7 @@ def make_works(
         ledger=ledger,
         charges=charges,
         adjustments=Adjustments(connection, clock),
+        transfers=transfers,
         orders=orders,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,

@@ -466,6 +466,43 @@ def member_cap(
     said({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
 
 
+@member.command("transfer")
+@subscriber_option
+@click.option("--from", "giver", required=True, help="A member's or department's id or name.")
+@click.option("--to", "taker", required=True, help="As --from.")
+@click.option("--tokens", type=click.IntRange(min=1), required=True)
+@click.option("--reason", required=True, help="Why; it is kept.")
+@click.option("--idempotency-key", required=True, help="The same key again is the same transfer.")
+@cli_shop.dry_run_option
+@json_option
+@pass_context
+def member_transfer(
+    context: Context,
+    subscriber: str,
+    giver: str,
+    taker: str,
+    tokens: int,
+    reason: str,
+    idempotency_key: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give a part of a member's cap to another one, in the periods of now. The pool's balance stays."""
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        found = works.subscriptions.find(subscriber)
+        made = works.subscriptions.transfer(
+            found,
+            works.subscriptions.member(found, giver),
+            works.subscriptions.member(found, taker),
+            tokens,
+            reason,
+            made_by=context.actor,
+            idempotency_key=idempotency_key,
+        )
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{tokens:,} tokens from {giver} to {taker}{dry}.", as_json)
+
+
 @member.command("list")
 @subscriber_option
 @json_option

@@ -26,9 +26,9 @@ subscriber_option: Callable[[Command], Command] = click.option(
 
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset({
-    "account freeze", "alias add", "alias remove", "bill acknowledge", "bill correct", "bill file", "bill pay", "bill run",
+    "account freeze", "alias add", "alias remove", "bill acknowledge", "bill correct", "bill file", "bill pay", "bill pay-out", "bill run",
     "deployment add", "deployment remove", "grant close", "grant write-off", "key create", "key revoke", "limit remove",
-    "limit set", "member add", "member cap", "offering load", "order cancel", "order change", "order place", "order resume",
+    "limit set", "member add", "member cap", "member transfer", "offering load", "order cancel", "order change", "order place", "order resume",
     "order suspend", "order work answer", "quarantine drop", "quarantine release", "refund", "staff add", "staff revoke",
     "subscriber close", "subscriber contract", "subscriber create", "subscriber phone", "subscriber set", "subscriber top-up",
 })  # fmt: skip
@@ -64,6 +64,11 @@ class Context:
         # For the audit trail, where a command knows them.
         self.before: dict[str, Any] | None = None
         self.after: dict[str, Any] | None = None
+
+    @property
+    def actor(self) -> str:
+        """Who runs the command, for what is kept of it."""
+        return f"cli:{getpass.getuser()}"
 
     def effective(self, **options: Any) -> Effective:
         return load_settings({"data_dir": self._data_dir} | options)
@@ -102,7 +107,7 @@ class Context:
         }
         ref = next((said[name] for name in _REFS if name in said), command)
         works.identity.audit(
-            f"cli:{getpass.getuser()}", "operator", command, ref, self.before, {**said, **(self.after or {})}
+            self.actor, "operator", command, ref, self.before, {**said, **(self.after or {})}
         )
 
 

@@ -15,6 +15,7 @@ from tokenworks.app.cli_base import Command, Context, json_option, pass_context,
 from tokenworks.app.output import console, plain, print_json, print_table
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
+from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, format_money, parse_money
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber, When
 from tokenworks.trust import StaffRole
@@ -383,6 +384,27 @@ def bill_pay(
     said(made, f"{format_money(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
 
 
+@bill.command("pay-out")
+@subscriber_option
+@click.option(
+    "--reference", required=True, help="The transfer's own number: the same again is the same payout."
+)
+@click.option(
+    "--method", type=click.Choice(["bank_transfer", "cash"]), default="bank_transfer", show_default=True
+)
+@dry_run_option
+@json_option
+@pass_context
+def bill_pay_out(
+    context: Context, subscriber: str, reference: str, method: str, dry_run: bool, as_json: bool
+) -> None:
+    """Book what a closed subscriber was owed and has got: credits that no bill will take up."""
+    with context.works() as works, works.connection.transaction(force_rollback=dry_run):
+        made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{format_money(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
+
+
 @bill.command("file")
 @click.option(
     "--out", type=click.Path(dir_okay=False, path_type=Path), required=True, help="Where it goes, mode 0600."
@@ -540,6 +562,31 @@ def _known(subscriber: Subscriber) -> dict[str, object]:
     return {**plain(subscriber), "phone": subscriber.phone_masked}
 
 
+@click.command("history")
+@subscriber_option
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def subscriber_history(context: Context, subscriber: str, limit: int, as_json: bool) -> None:
+    """What came to a subscriber's balances and what went, but for usage, newest first."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        moves, count = works.transfers.history(found.account_id, 0, limit)
+    if as_json:
+        print_json(moves)
+        return
+    rows = [
+        (f"{m.at:%Y-%m-%d %H:%M}", m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
+        for m in moves
+    ]  # fmt: skip
+    print_table(
+        f"Balances ({len(moves)} of {count})",
+        ["at", "what", "how much", "unit", "bucket"],
+        rows,
+        right=["how much"],
+    )
+
+
 @click.command("phone")
 @subscriber_option
 @click.option("--to", required=True, help="The new number, E.164.")
@@ -647,6 +694,7 @@ SUBSCRIBER: Final = (
     subscriber_set,
     subscriber_contract,
     subscriber_top_up,
+    subscriber_history,
     subscriber_phone,
     subscriber_close,
 )

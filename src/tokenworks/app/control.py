@@ -44,6 +44,8 @@ CONNECTIONS_MAX: Final = 10
 CONNECTION_WAIT_S: Final = 3.0
 # Revenue follows usage this often; a bill run brings it up to date, too.
 RECOGNISE_S: Final = 3600.0
+# So many batches of a bill run a turn, that other jobs have theirs.
+BILL_BATCHES: Final = 20
 
 
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
@@ -209,6 +211,7 @@ class Jobs:
         self._settings = settings
         self._url = url
         self._recognised_s = -math.inf
+        self._billed_s = -math.inf
 
     def run(self) -> None:
         with contextlib.closing(connect(self._url)) as connection:
@@ -219,7 +222,15 @@ class Jobs:
             clock = AnchoredClock()
             anchor(clock, connection)
             works = make_works(self._settings, connection, clock)
-            for job in (self._months, self._doubt, self._cycles, self._revenue, self._dunning, self._notices):
+            for job in (
+                self._months,
+                self._doubt,
+                self._cycles,
+                self._revenue,
+                self._bills,
+                self._dunning,
+                self._notices,
+            ):
                 try:
                     job(works)
                 except Exception as error:  # the next one has its turn
@@ -248,6 +259,17 @@ class Jobs:
             works.charges.recognise()
             works.identity.forget_old()
             self._recognised_s = time.monotonic()
+
+    def _bills(self, works: Works) -> None:
+        """Whose period has ended, from time to time; what is not done in this turn is in the next one."""
+        every_h = self._settings.bill_run_every_h
+        if not every_h or time.monotonic() - self._billed_s < every_h * 3600:
+            return
+        made = works.bills.run(batches_max=BILL_BATCHES)
+        if made.batches < BILL_BATCHES:
+            self._billed_s = time.monotonic()
+        if made.bills:
+            log.info("jobs.bills", bills=made.bills, amount_nano=made.amount_nano)
 
     def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():

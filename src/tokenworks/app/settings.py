@@ -195,6 +195,12 @@ class Settings(BaseModel):
     bill_run_batch: int = Field(
         default=2000, ge=1, le=100_000, description="subscribers of one transaction of a bill run"
     )
+    bill_run_every_h: int = Field(
+        default=24,
+        ge=0,
+        le=24 * 31,
+        description="a server bills whose period has ended so often; 0: only `bill run` does",
+    )
     dunning_remind_days: int = Field(
         default=3,
         ge=0,

@@ -11,6 +11,7 @@ from tokenworks.billing.errors import (
     PaymentDeclined,
     PaymentReused,
     PaymentTooMuch,
+    PayoutNotAllowed,
     RefundNotAllowed,
 )
 from tokenworks.billing.invoice import invoice_data, render_pdf
@@ -20,6 +21,7 @@ from tokenworks.billing.model import (
     CreditNote,
     DunningPlan,
     Payment,
+    Payout,
     Refund,
 )
 from tokenworks.billing.payments import PaymentProvider, Payments, TestProvider
@@ -44,6 +46,8 @@ __all__ = [
     "PaymentReused",
     "PaymentTooMuch",
     "Payments",
+    "Payout",
+    "PayoutNotAllowed",
     "Refund",
     "RefundNotAllowed",
     "Refunds",

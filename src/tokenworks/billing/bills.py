@@ -53,16 +53,19 @@ class Bills:
         self._due_days = due_days
         self._batch_size = batch
 
-    def run(self, progress: Callable[[int], None] | None = None) -> BillRun:
+    def run(
+        self, progress: Callable[[int], None] | None = None, *, batches_max: int | None = None
+    ) -> BillRun:
         """Bill everybody whose period has ended and who owes something for it.
 
         A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
-        is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far.
+        is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far. After
+        `batches_max` it ends, too: the next one goes on.
         """
         ends = [bill_period_end(day, self._clock.now()) for day in _DAYS]
         bills = lines = amount = batches = 0
         after: UUID | None = UUID(int=0)
-        while after is not None:
+        while after is not None and (batches_max is None or batches < batches_max):
             with self._connection.transaction():
                 made, made_lines, after = self._batch(ends, after, self._batch_size)
             if made:
@@ -148,6 +151,7 @@ class Bills:
         if amount_nano <= 0:
             raise Invalid("a credit note gives back more than zero")
         with self._connection.transaction():
+            self._charges.lock_accounts([bill.account_id])
             store.find_bill(self._connection, bill.bill_id, lock=True)
             before = store.credit_note_of_key(self._connection, idempotency_key) if idempotency_key else None
             if before is not None:

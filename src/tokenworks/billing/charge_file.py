@@ -24,7 +24,7 @@ from typing import Final
 from tokenworks.billing.errors import AcknowledgementFaulty
 
 LAYOUT: Final = "tokenworks-phone-1"
-LINES_MAX: Final = 1_000_000
+LINES_MAX: Final = 100_000
 REASON_CHARS_MAX: Final = 200
 
 

@@ -31,6 +31,10 @@ class ChargeFileAnswered(Conflict):
     """The charge file is acknowledged already."""
 
 
+class PayoutNotAllowed(Conflict):
+    """Nothing is owed to the subscriber that could be paid out."""
+
+
 class AcknowledgementFaulty(Invalid):
     """An acknowledgement that does not fit its charge file; nothing changed."""
 

@@ -44,6 +44,19 @@ class Payment:
 
 
 @dataclass(frozen=True, slots=True)
+class Payout:
+    """Money that went to a closed subscriber: what its credits were more than its charges."""
+
+    payout_id: UUID
+    subscriber_id: UUID
+    method: str
+    amount_nano: int
+    currency: str
+    reference: str
+    paid_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class CreditNote:
     """A correction of an issued bill: its credit comes on the next one."""
 

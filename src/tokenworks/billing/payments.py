@@ -1,10 +1,19 @@
 """What comes in for bills: payments, the phone bill's charge files, and dunning where nothing comes in."""
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
 from tokenworks.billing import store
-from tokenworks.billing.charge_file import LAYOUT, LINES_MAX, FileLine, read_answer, sequence_of, write_file
+from tokenworks.billing.charge_file import (
+    LAYOUT,
+    LINES_MAX,
+    Answer,
+    FileLine,
+    read_answer,
+    sequence_of,
+    write_file,
+)
 from tokenworks.billing.errors import (
     BillNotFound,
     BillSettled,
@@ -13,8 +22,9 @@ from tokenworks.billing.errors import (
     PaymentDeclined,
     PaymentReused,
     PaymentTooMuch,
+    PayoutNotAllowed,
 )
-from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment
+from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment, Payout
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import Clock, Invalid, uuid7
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber, Subscriptions
@@ -22,6 +32,13 @@ from tokenworks.subscriptions import BILLING_ZONE, Subscriber, Subscriptions
 DUNNING_BATCH: Final = 500
 PAGE_MAX: Final = 1000
 REFERENCE_CHARS_MAX: Final = 100
+ANSWER_BATCH: Final = 2000
+
+
+def _check_reference(reference: str) -> None:
+    """Raises `Invalid`."""
+    if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
+        raise Invalid(f"a payment's reference has 1 to {REFERENCE_CHARS_MAX} printable characters")
 
 
 class PaymentProvider(Protocol):
@@ -65,14 +82,11 @@ class Payments:
         """Money that came in for a bill: all that is left of it where no amount is said. The same reference again is the same
         payment. Raises `BillSettled`, `PaymentTooMuch`, `PaymentReused`, `Invalid`.
         """
-        if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
-            raise Invalid(f"a payment's reference has 1 to {REFERENCE_CHARS_MAX} printable characters")
+        _check_reference(reference)
         if amount_nano is not None and (amount_nano <= 0 or amount_nano % FEN_NANO):
             raise Invalid("a payment is more than zero, in whole fen")
         with self._connection.transaction():
-            found = store.find_bill(self._connection, bill.bill_id, lock=True)
-            if found is None:
-                raise BillNotFound(f"there is no bill {bill.bill_no}")
+            found = self._lock(bill)
             before = store.find_payment(self._connection, method, reference)
             if before is not None:
                 if before.bill_id != found.bill_id or amount_nano not in {None, before.amount_nano}:
@@ -100,15 +114,21 @@ class Payments:
         """Have a provider take what is left of a bill. Raises `PaymentDeclined` and what `pay` raises."""
         with self._connection.transaction():
             # Under the bill's lock: what is taken is what is left, and it is booked before anybody else can pay.
-            found = store.find_bill(self._connection, bill.bill_id, lock=True)
-            if found is None:
-                raise BillNotFound(f"there is no bill {bill.bill_no}")
+            found = self._lock(bill)
             if store.find_payment(self._connection, provider.name, reference) is not None:
                 return self.pay(found, provider.name, reference)
             if not found.remaining_nano:
                 raise BillSettled(f"bill {found.bill_no} is paid already")
             provider.collect(reference, found.remaining_nano, found.currency)
             return self.pay(found, provider.name, reference, found.remaining_nano)
+
+    def _lock(self, bill: Bill) -> Bill:
+        """The subscriber, then the bill. Raises `BillNotFound`."""
+        self._subscriptions.lock([bill.subscriber_id])
+        found = store.find_bill(self._connection, bill.bill_id, lock=True)
+        if found is None:
+            raise BillNotFound(f"there is no bill {bill.bill_no}")
+        return found
 
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = PAGE_MAX
@@ -168,32 +188,77 @@ class Payments:
             if acknowledged_at is not None:
                 raise ChargeFileAnswered(f"charge file {sequence_no} is acknowledged already")
             _, answers = read_answer(text, count)
-            for (line_no, bill_id, amount), answer in zip(
-                store.file_lines(self._connection, file_id), answers, strict=True
-            ):
-                store.answer_line(
-                    self._connection,
-                    file_id,
-                    line_no,
-                    "accepted" if answer.accepted else "rejected",
-                    answer.reason,
-                )
-                bill = store.find_bill(self._connection, bill_id, lock=True)
-                assert bill is not None
-                if answer.accepted:
-                    # Something may have been paid otherwise meanwhile: the carrier collects the rest.
-                    if bill.remaining_nano:
-                        self.pay(
-                            bill,
-                            "phone_bill",
-                            f"{LAYOUT}:{sequence_no}:{line_no}",
-                            min(amount, bill.remaining_nano),
-                        )
-                else:
-                    store.reopen_bill(self._connection, bill_id)
+            # As everybody: subscribers whose dunning may end, accounts in ascending order, bills.
+            self._subscriptions.lock(store.dunned_of_file(self._connection, file_id))
+            self._charges.lock_accounts(store.accounts_of_file(self._connection, file_id))
+            for first in range(0, count, ANSWER_BATCH):
+                self._take_answers(file_id, sequence_no, answers[first : first + ANSWER_BATCH])
             store.acknowledge_file(self._connection, file_id, self._clock.now())
         accepted = sum(answer.accepted for answer in answers)
         return accepted, len(answers) - accepted
+
+    def _take_answers(self, file_id: UUID, sequence_no: int, answers: Sequence[Answer]) -> None:
+        """A batch of an answer's lines, in order."""
+        store.answer_lines(
+            self._connection,
+            file_id,
+            [(a.line_no, "accepted" if a.accepted else "rejected", a.reason) for a in answers],
+        )
+        found = store.lock_bills_of_file(self._connection, file_id, answers[0].line_no, answers[-1].line_no)
+        now = self._clock.now()
+        # Something may have been paid otherwise meanwhile: the carrier collects the rest.
+        paid = [
+            (
+                Payment(
+                    uuid7(), bill.subscriber_id, bill.bill_id, "phone_bill", min(amount, bill.remaining_nano), bill.currency,
+                    f"{LAYOUT}:{sequence_no}:{line_no}", now,
+                ),
+                bill,
+            )
+            for (line_no, amount, bill), answer in zip(found, answers, strict=True)
+            if answer.accepted and bill.remaining_nano
+        ]  # fmt: skip
+        if not paid:
+            return
+        entries = self._charges.paid_many(
+            [(bill.account_id, str(payment.payment_id), payment.amount_nano) for payment, bill in paid],
+            "phone_bill",
+            paid[0][0].currency,
+        )
+        store.add_payments(self._connection, [(payment, bill.account_id) for payment, bill in paid], entries)
+        dunned = store.dunned(self._connection, [bill.bill_id for _, bill in paid])
+        for payment, bill in paid:
+            if bill.bill_id in dunned and payment.amount_nano == bill.remaining_nano:
+                self._lift(bill)
+
+    def pay_out(self, subscriber: Subscriber, method: str, reference: str) -> Payout:
+        """What a closed subscriber is owed, paid to it: credits beyond what was charged. The same reference again is the same
+        payout. Raises `PayoutNotAllowed`, `PaymentReused`, `Invalid`.
+        """
+        _check_reference(reference)
+        with self._connection.transaction():
+            self._charges.lock_accounts([subscriber.account_id])
+            before = store.find_payout(self._connection, method, reference)
+            if before is not None:
+                if before.subscriber_id != subscriber.subscriber_id:
+                    raise PaymentReused("the reference was used for another payout")
+                return before
+            if self._subscriptions.find(str(subscriber.subscriber_id)).state != "closed":
+                raise PayoutNotAllowed("who is no closed subscriber has credits on the next bill")
+            # What is finer than a fen can't be paid, and is nothing that anybody could ask for.
+            amount = -self._charges.receivable(subscriber.account_id) // FEN_NANO * FEN_NANO
+            if amount <= 0:
+                raise PayoutNotAllowed("the subscriber is owed nothing")
+            if store.has_unpaid(self._connection, subscriber.subscriber_id):
+                raise PayoutNotAllowed("an unpaid bill is left: it is paid first")
+            payout = Payout(
+                uuid7(), subscriber.subscriber_id, method, amount, "CNY", reference, self._clock.now()
+            )
+            entry_id = self._charges.paid(
+                subscriber.account_id, str(payout.payout_id), method, -amount, payout.currency
+            )
+            store.add_payout(self._connection, payout, subscriber.account_id, entry_id)
+        return payout
 
     # Dunning.
 
@@ -212,7 +277,9 @@ class Payments:
 
     def _step(self, bill_id: UUID, subscriber_id: UUID, step: DunningStep) -> int:
         with self._connection.transaction():
+            self._subscriptions.lock([subscriber_id])
             subscriber = self._subscriptions.find(str(subscriber_id))
+            self._charges.lock_accounts([subscriber.account_id])
             bill = store.find_bill(self._connection, bill_id, lock=True)
             if bill is None or bill.state == "settled" or subscriber.state == "closed":
                 return 0

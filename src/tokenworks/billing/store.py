@@ -7,7 +7,7 @@ from uuid import UUID
 
 import psycopg
 
-from tokenworks.billing.model import Bill, CreditNote, Payment, Refund
+from tokenworks.billing.model import Bill, CreditNote, Payment, Payout, Refund
 from tokenworks.charging import BillLine
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -197,6 +197,31 @@ def pay_bill(connection: Connection, bill_id: UUID, amount_nano: int) -> None:
     )
 
 
+_PAYOUT: Final = "payout_id, subscriber_id, method, amount_nano, currency, reference, paid_at"
+
+
+def find_payout(connection: Connection, method: str, reference: str) -> Payout | None:
+    row = connection.execute(
+        f"SELECT {_PAYOUT} FROM payout WHERE method = %s AND reference = %s".encode(), (method, reference)
+    ).fetchone()
+    return None if row is None else Payout(*row)
+
+
+def add_payout(connection: Connection, payout: Payout, account_id: UUID, entry_id: UUID) -> None:
+    connection.execute(
+        f"INSERT INTO payout ({_PAYOUT}, account_id, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),
+        (payout.payout_id, payout.subscriber_id, payout.method, payout.amount_nano, payout.currency, payout.reference,
+         payout.paid_at, account_id, entry_id),
+    )  # fmt: skip
+
+
+def has_unpaid(connection: Connection, subscriber_id: UUID) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM bill WHERE subscriber_id = %s AND remaining_nano > 0 LIMIT 1", (subscriber_id,)
+    ).fetchone()
+    return row is not None
+
+
 # Corrections.
 
 
@@ -378,22 +403,82 @@ def files(connection: Connection, limit: int) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def file_lines(connection: Connection, file_id: UUID) -> list[tuple[int, UUID, int]]:
-    return connection.execute(
-        "SELECT line_no, bill_id, amount_nano FROM charge_file_line WHERE charge_file_id = %s ORDER BY line_no",
+def accounts_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
+    rows = connection.execute(
+        "SELECT b.account_id FROM charge_file_line l JOIN bill b USING (bill_id) WHERE l.charge_file_id = %s",
         (file_id,),
+    )
+    return [row[0] for row in rows]
+
+
+def dunned_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
+    """The subscribers of a file's bills that were dunned."""
+    rows = connection.execute(
+        """SELECT DISTINCT d.subscriber_id FROM charge_file_line l JOIN dunning d USING (bill_id)
+           WHERE l.charge_file_id = %s""",
+        (file_id,),
+    )
+    return [row[0] for row in rows]
+
+
+def lock_bills_of_file(
+    connection: Connection, file_id: UUID, first: int, last: int
+) -> list[tuple[int, int, Bill]]:
+    """(line, nano that was sent, its bill) of a file's lines, the bills locked, in the order of the lines."""
+    rows = connection.execute(
+        f"""SELECT l.line_no, l.amount_nano, {", ".join("b." + name.strip() for name in _BILL.split(","))}
+            FROM charge_file_line l JOIN bill b USING (bill_id)
+            WHERE l.charge_file_id = %s AND l.line_no BETWEEN %s AND %s ORDER BY b.bill_id FOR UPDATE OF b""".encode(),
+        (file_id, first, last),
     ).fetchall()
+    return sorted(((row[0], row[1], Bill(*row[2:])) for row in rows), key=lambda found: found[0])
 
 
-def answer_line(connection: Connection, file_id: UUID, line_no: int, state: str, reason: str | None) -> None:
+def answer_lines(
+    connection: Connection, file_id: UUID, answers: Sequence[tuple[int, str, str | None]]
+) -> None:
+    """(line, state, reason) of each. A bill whose line was rejected may be sent again."""
     connection.execute(
-        "UPDATE charge_file_line SET state = %s, reason = %s WHERE charge_file_id = %s AND line_no = %s",
-        (state, reason, file_id, line_no),
+        """UPDATE charge_file_line l SET state = a.state, reason = a.reason
+           FROM unnest(%s::int[], %s::text[], %s::text[]) AS a(line_no, state, reason)
+           WHERE l.charge_file_id = %s AND l.line_no = a.line_no""",
+        ([a[0] for a in answers], [a[1] for a in answers], [a[2] for a in answers], file_id),
+    )
+    rejected = [a[0] for a in answers if a[1] == "rejected"]
+    connection.execute(
+        """UPDATE bill b SET state = 'new' FROM charge_file_line l
+           WHERE l.charge_file_id = %s AND l.line_no = ANY(%s) AND b.bill_id = l.bill_id AND b.state = 'sent'""",
+        (file_id, rejected),
     )
 
 
-def reopen_bill(connection: Connection, bill_id: UUID) -> None:
-    connection.execute("UPDATE bill SET state = 'new' WHERE bill_id = %s AND state = 'sent'", (bill_id,))
+def add_payments(
+    connection: Connection, payments: Sequence[tuple[Payment, UUID]], entry_ids: Sequence[UUID]
+) -> None:
+    """(payment, account) of each, with its entry; their bills are paid by them."""
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY payment ({_PAYMENT}, account_id, entry_id) FROM STDIN".encode()) as copy,
+    ):
+        for (p, account_id), entry_id in zip(payments, entry_ids, strict=True):
+            copy.write_row((
+                p.payment_id, p.subscriber_id, p.bill_id, p.method, p.amount_nano, p.currency, p.reference, p.paid_at,
+                account_id, entry_id,
+            ))  # fmt: skip
+    connection.execute(
+        """UPDATE bill b SET remaining_nano = remaining_nano - p.nano,
+               state = CASE WHEN remaining_nano = p.nano THEN 'settled' ELSE 'partiallyPaid' END
+           FROM unnest(%s::uuid[], %s::bigint[]) AS p(bill_id, nano) WHERE b.bill_id = p.bill_id""",
+        ([p.bill_id for p, _ in payments], [p.amount_nano for p, _ in payments]),
+    )
+
+
+def dunned(connection: Connection, bill_ids: Sequence[UUID]) -> set[UUID]:
+    """Which of them were dunned."""
+    rows = connection.execute(
+        "SELECT DISTINCT bill_id FROM dunning WHERE bill_id = ANY(%s)", (list(bill_ids),)
+    )
+    return {row[0] for row in rows}
 
 
 def acknowledge_file(connection: Connection, file_id: UUID, at: datetime) -> None:

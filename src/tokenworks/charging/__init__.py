@@ -14,6 +14,8 @@ from tokenworks.charging.errors import (
     LedgerWentBack,
     RecorderAway,
     RefundTooMuch,
+    TransferNotAllowed,
+    TransferNotFound,
 )
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
@@ -23,6 +25,7 @@ from tokenworks.charging.model import (
     FOLLOW_UP,
     PER_UNIT,
     Adjustment,
+    BalanceMove,
     BillLine,
     Bucket,
     Charge,
@@ -31,6 +34,7 @@ from tokenworks.charging.model import (
     RateLookup,
     Sale,
     Start,
+    Transfer,
     UsageRecord,
     most,
 )
@@ -39,6 +43,7 @@ from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_jou
 from tokenworks.charging.revenue import FEN_NANO, share
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Slices
+from tokenworks.charging.transfers import Transfers
 from tokenworks.charging.verify import Finding, verify
 
 __all__ = [
@@ -52,6 +57,7 @@ __all__ = [
     "AdjustmentNotFound",
     "Adjustments",
     "Admission",
+    "BalanceMove",
     "BillLine",
     "Bucket",
     "Charge",
@@ -80,6 +86,10 @@ __all__ = [
     "Settler",
     "Slices",
     "Start",
+    "Transfer",
+    "TransferNotAllowed",
+    "TransferNotFound",
+    "Transfers",
     "UsageRecord",
     "WorkerConnection",
     "inspect_journal",

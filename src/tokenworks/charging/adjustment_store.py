@@ -40,6 +40,11 @@ def of_key(connection: Connection, idempotency_key: str) -> Adjustment | None:
     return found[0] if found else None
 
 
+def find(connection: Connection, adjustment_id: UUID) -> Adjustment | None:
+    found = _found(connection, "adjustment_id = %s", (adjustment_id,))
+    return found[0] if found else None
+
+
 def lock(connection: Connection, adjustment_id: UUID) -> Adjustment | None:
     found = _found(connection, "adjustment_id = %s FOR UPDATE", (adjustment_id,))
     return found[0] if found else None

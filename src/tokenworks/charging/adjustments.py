@@ -62,6 +62,13 @@ class Adjustments:
             assert made is not None
         return made
 
+    def find(self, adjustment_id: UUID) -> Adjustment:
+        """Raises `AdjustmentNotFound`."""
+        found = adjustment_store.find(self._connection, adjustment_id)
+        if found is None:
+            raise AdjustmentNotFound(f"there is no adjustment {adjustment_id}")
+        return found
+
     def all(self, account_id: UUID | None = None, limit: int = 1000) -> list[Adjustment]:
         """Newest first."""
         return adjustment_store.all_of(self._connection, account_id, limit)

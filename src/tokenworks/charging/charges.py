@@ -186,6 +186,25 @@ class Charges:
         """What the subscriber owes now in nano: charges less credits and payments, billed or not."""
         return charge_store.receivable(self._connection, account_id)
 
+    def lock_accounts(self, account_ids: Sequence[UUID]) -> None:
+        """Before what moves money of many accounts in one transaction: in ascending order, as everybody locks them."""
+        charge_store.lock_accounts(self._connection, account_ids)
+
+    def paid_many(self, payments: Sequence[tuple[UUID, str, int]], method: str, currency: str) -> list[UUID]:
+        """The entries of payments, (account, ref, nano) each, in their order."""
+        return store.post_many(
+            self._connection,
+            "payment",
+            [
+                (
+                    account_id,
+                    ref,
+                    [(f"paid:{method}", currency, None, nano), ("receivable", currency, None, -nano)],
+                )
+                for account_id, ref, nano in payments
+            ],
+        )
+
     def paid(self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str) -> UUID:
         """The entry of a payment."""
         return store.post(

@@ -43,6 +43,14 @@ class RecordRefused(TokenworksError):
     """A usage record that can't be settled as it is: it goes to quarantine."""
 
 
+class TransferNotFound(NotFound):
+    """There is no such transfer."""
+
+
+class TransferNotAllowed(Conflict):
+    """The cap has less than that left, or free at this moment."""
+
+
 class RecorderAway(Unavailable):
     """The host's recorder does not answer: nothing can be finished, so nothing is begun."""
 

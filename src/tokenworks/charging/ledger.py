@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import limit_store, recall_store, settle_store, store
+from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store
 from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
@@ -90,7 +90,7 @@ class Ledger:
         cap_tokens: int,
     ) -> UUID:
         """The bucket of a member's cap in the period that begins at `valid_from`; made when it is first asked for."""
-        return store.cap_bucket(
+        return cap_store.cap_bucket(
             self._connection, account_id, cap_of, valid_from, valid_until, cap_tokens * PER_UNIT, CAP_RATE
         )
 
@@ -100,7 +100,7 @@ class Ledger:
 
     def used_of_caps(self, account_id: UUID, now: datetime) -> dict[UUID, int]:
         """What is used of each member's cap in its period of now, settled, in thousandths of a token."""
-        return store.used_of_caps(self._connection, account_id, now)
+        return cap_store.used_of_caps(self._connection, account_id, now)
 
     def set_paused(self, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
         """Nothing more is granted of a suspended product's buckets; what is there stays. In the caller's transaction."""

@@ -235,6 +235,8 @@ class Bucket:
     # Of a window: so much in any so many seconds. Its total grows as uses come back.
     window_s: int | None = None
     window_quantity: int | None = None
+    # The member that it is the cap of, in the period that it is valid.
+    cap_of: UUID | None = None
 
     @property
     def left(self) -> int:
@@ -369,3 +371,32 @@ class Adjustment:
     decided_by: str | None
     decided_at: datetime | None
     state: Literal["asked", "done", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class Transfer:
+    """A part of one member's cap that another member has instead; `amount` in thousandths of a token."""
+
+    transfer_id: UUID
+    account_id: UUID
+    from_bucket_id: UUID
+    to_bucket_id: UUID
+    from_member_id: UUID
+    to_member_id: UUID
+    amount: int
+    reason: str
+    made_by: str
+    made_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceMove:
+    """What came to a bucket (below zero: what went) otherwise than by usage; `amount` in thousandths of its unit."""
+
+    move_id: UUID
+    at: datetime
+    kind: Literal["issue", "expire", "withdraw", "rollover", "adjust", "transfer"]
+    bucket_id: UUID
+    unit: str
+    amount: int
+    ref: str

@@ -28,6 +28,8 @@ Posting = tuple[str, str, UUID | None, int]
 RECORDS_SHOWN_MAX: Final = 1000
 # Who waits longer than this for other hosts is not waited for: its host may be gone.
 RECALL_WAIT_MAX_S: Final = 1.0
+# Who asks back for no host's sake: every host is asked, and nobody is kept waiting for it.
+NO_HOST: Final = UUID(int=0)
 
 
 def add_account(connection: Connection, account_id: UUID) -> None:
@@ -58,6 +60,25 @@ def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings
              for no, (account, unit, bucket, amount) in enumerate(postings, 1)],
         )  # fmt: skip
     return entry_id
+
+
+def post_many(
+    connection: Connection, kind: str, entries: Sequence[tuple[UUID, str, Sequence[Posting]]]
+) -> list[UUID]:
+    """Entries of one kind, (account, ref, postings) each; they balance, as `post` asserts. Returns their ids in order."""
+    ids = [uuid7() for _ in entries]
+    with connection.cursor() as cursor:
+        with cursor.copy("COPY entry (account_id, entry_id, kind, ref) FROM STDIN") as copy:
+            for entry_id, (account_id, ref, postings) in zip(ids, entries, strict=True):
+                assert not sum(posting[3] for posting in postings), f"entry {kind} {ref} does not balance"
+                copy.write_row((account_id, entry_id, kind, ref))
+        with cursor.copy(
+            "COPY posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount) FROM STDIN"
+        ) as copy:
+            for entry_id, (account_id, _, postings) in zip(ids, entries, strict=True):
+                for line_no, posting in enumerate(postings, 1):
+                    copy.write_row((account_id, entry_id, line_no, *posting))
+    return ids
 
 
 def add_bucket(
@@ -94,43 +115,6 @@ def add_bucket(
             [("issued", unit, bucket_id, -total), ("customer_liability", unit, bucket_id, total)],
         )  # fmt: skip
     return bucket_id
-
-
-def cap_bucket(
-    connection: Connection,
-    account_id: UUID,
-    cap_of: UUID,
-    valid_from: datetime,
-    valid_until: datetime | None,
-    total: int,
-    rate_version: str,
-) -> UUID:
-    """The bucket of a cap in one of its periods, made where it is not there. A cap that changed has another total:
-    what was used stays used.
-    """
-    with connection.transaction():
-        connection.execute(
-            """INSERT INTO bucket (account_id, bucket_id, kind, unit, total, remaining, priority, valid_from, valid_until,
-                                   model_classes, rate_version, cap_of)
-               VALUES (%s, %s, 'cap', 'token', %s, %s, 0, %s, %s, '{*}', %s, %s) ON CONFLICT DO NOTHING""",
-            (account_id, uuid7(), total, total, valid_from, valid_until, rate_version, cap_of),
-        )
-        row = connection.execute(
-            """SELECT bucket_id, total, remaining FROM bucket
-               WHERE account_id = %s AND cap_of = %s AND valid_from = %s FOR UPDATE""",
-            (account_id, cap_of, valid_from),
-        ).fetchone()
-        assert row is not None
-        bucket_id, before, remaining = row
-        change = max(total - before, -remaining)
-        if change:
-            connection.execute(
-                """UPDATE bucket SET total = total + %s, remaining = remaining + %s
-                   WHERE account_id = %s AND bucket_id = %s""",
-                (change, change, account_id, bucket_id),
-            )
-            tell_account(connection, account_id)
-    return UUID(str(bucket_id))
 
 
 def tell_account(connection: Connection, account_id: UUID) -> None:
@@ -472,7 +456,7 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
                   coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
                             AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint,
                   used, expired, withdrawn, priority, valid_from, valid_until, model_classes, rate_version, closing,
-                  window_s, window_quantity
+                  window_s, window_quantity, cap_of
            FROM bucket b WHERE b.account_id = %s ORDER BY priority, valid_until NULLS LAST, bucket_id""",
         (account_id,),
     )
@@ -481,21 +465,10 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
             bucket_id=row[0], product_id=row[1], kind=row[2], unit=row[3], total=row[4], remaining=row[5], granted=row[6],
             granted_used=row[7], used=row[8], expired=row[9], withdrawn=row[10], priority=row[11], valid_from=row[12],
             valid_until=row[13], model_classes=tuple(row[14]), rate_version=row[15], closing=row[16], window_s=row[17],
-            window_quantity=row[18],
+            window_quantity=row[18], cap_of=row[19],
         )
         for row in rows
     ]  # fmt: skip
-
-
-def used_of_caps(connection: Connection, account_id: UUID, now: datetime) -> dict[UUID, int]:
-    rows = connection.execute(
-        """SELECT cap_of, used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
-                                           AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint
-           FROM bucket b WHERE account_id = %s AND cap_of IS NOT NULL AND valid_from <= %s
-               AND (valid_until IS NULL OR valid_until > %s)""",
-        (account_id, now, now),
-    )
-    return dict(rows.fetchall())
 
 
 _USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
@@ -704,9 +677,9 @@ def set_account_state(connection: Connection, account_id: UUID, state: str) -> b
 def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
     """The journal that has waited longest for what others hold of an account, None where nobody waits."""
     row = connection.execute(
-        """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL
+        """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL AND journal_id <> %s
                AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY recall_id LIMIT 1""",
-        (account_id, wait_s),
+        (account_id, NO_HOST, wait_s),
     ).fetchone()
     return None if row is None else row[0]
 

@@ -84,8 +84,17 @@ _CHECKS: Final[dict[str, str]] = {
             JOIN entry e USING (account_id, entry_id)
             LEFT JOIN charge c ON c.account_id = p.account_id AND c.entry_id = p.entry_id
             LEFT JOIN bill_line l ON l.account_id = p.account_id AND l.entry_id = p.entry_id
-            LEFT JOIN payment y ON y.account_id = p.account_id AND y.entry_id = p.entry_id
-        WHERE p.ledger_account = 'receivable' AND c.charge_id IS NULL AND l.bill_id IS NULL AND y.payment_id IS NULL""",
+            LEFT JOIN payment y ON y.account_id = p.account_id AND y.entry_id = p.entry_id AND y.amount_nano = -p.amount
+            LEFT JOIN payout o ON o.account_id = p.account_id AND o.entry_id = p.entry_id AND o.amount_nano = p.amount
+        WHERE p.ledger_account = 'receivable' AND c.charge_id IS NULL AND l.bill_id IS NULL AND y.payment_id IS NULL
+            AND o.payout_id IS NULL""",
+    "cap: what it was made for, and what members gave each other of it, are both of its account": """
+        SELECT 'transfer ' || t.transfer_id, format('from %s to %s', f.bucket_id, g.bucket_id) FROM transfer t
+            LEFT JOIN bucket f ON f.account_id = t.account_id AND f.bucket_id = t.from_bucket_id AND f.kind = 'cap'
+                AND f.cap_of = t.from_member_id
+            LEFT JOIN bucket g ON g.account_id = t.account_id AND g.bucket_id = t.to_bucket_id AND g.kind = 'cap'
+                AND g.cap_of = t.to_member_id
+        WHERE f.bucket_id IS NULL OR g.bucket_id IS NULL""",
     "charge: what is owed for it is posted as a liability": """
         WITH owed AS (SELECT account_id, sum(amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano) AS nano
                       FROM charge WHERE recognise <> 'none' GROUP BY 1),

@@ -296,6 +296,17 @@ class Invitation(Strict):
     role: Literal["member", "admin"] = "member"
     cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
     cap_period: Literal["day", "month", "total"] = "month"
+    # The department's id or name.
+    department: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+class DepartmentCreate(Strict):
+    """A department has no key of its own; its cap holds for everybody in it. Two levels deep: `under` names the upper one."""
+
+    name: str = Field(min_length=1, max_length=100)
+    under: str | None = Field(default=None, min_length=1, max_length=100)
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
 
 
 def member_resource(member: Member) -> dict[str, object]:
@@ -332,21 +343,43 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
         role=body.role,
         cap_tokens=body.cap_tokens,
         cap_period=body.cap_period,
+        parent=body.department,
     )
     return answer(member_resource(made), 201)
 
 
-class CapUpdate(Strict):
-    cap_tokens: int | None = Field(ge=1, le=10**12)
+@router.post(
+    "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
+)
+def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
+    made = rooms.subscriptions.add_member(
+        own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens, cap_period=body.cap_period
+    )  # fmt: skip
+    return answer(member_resource(made), 201)
+
+
+class MemberUpdate(Strict):
+    """What is left out stays; null takes it away."""
+
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
     cap_period: Literal["day", "month", "total"] = "month"
+    department: str | None = Field(default=None, min_length=1, max_length=100)
 
 
-@router.patch("/members/{id}", summary="A member's cap; null takes it away", **allow("owner", "admin"))
-def set_cap(request: Request, body: CapUpdate, rooms: Asked, who: Who, id: str) -> Response:
+@router.patch(
+    "/members/{id}",
+    summary="A member's (or department's) cap, and whose department it is in",
+    **allow("owner", "admin"),
+)
+def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
     check_match(request, member_resource(member))
-    rooms.subscriptions.set_cap(member, body.cap_tokens, body.cap_period)
+    with rooms.connection.transaction():
+        if "cap_tokens" in body.model_fields_set:
+            rooms.subscriptions.set_cap(member, body.cap_tokens, body.cap_period)
+        if "department" in body.model_fields_set:
+            rooms.subscriptions.set_department(found, member, body.department)
     return answer(member_resource(rooms.subscriptions.member(found, id)))
 
 

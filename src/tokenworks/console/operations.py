@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from tokenworks.billing import LAYOUT
 from tokenworks.console.account import subscriber_resource
@@ -18,13 +18,14 @@ from tokenworks.console.web import (
     answer,
     as_uuid,
     audit,
+    decimal,
     only_filters,
     page_of,
     shown,
     when,
 )
 from tokenworks.kernel import Invalid
-from tokenworks.subscriptions import parse_phone
+from tokenworks.subscriptions import ContractPrice, parse_phone
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -83,6 +84,53 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
             {**after, "reason": body.reason},
         )
     return answer(after)
+
+
+class ContractPriceCreate(Strict):
+    """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
+
+    offering: str = Field(min_length=1, max_length=64)
+    price: str = Field(max_length=20)
+    contract: str = Field(min_length=1, max_length=100)
+    valid_from: AwareDatetime | None = None
+    valid_until: AwareDatetime | None = None
+
+
+def _contract_price(price: ContractPrice) -> dict[str, object]:
+    return shown(
+        {
+            "offering": price.offering_id,
+            "price": decimal(price.price_nano),
+            "contract": price.contract,
+            "valid_from": when(price.valid_from),
+            "valid_until": when(price.valid_until),
+        }
+    )
+
+
+@router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
+def contract_prices(rooms: Asked, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+@router.post(
+    "/subscribers/{id}/contract-prices",
+    status_code=201,
+    summary="Agree a price with a subscriber",
+    **allow("operator"),
+)
+def set_contract_price(body: ContractPriceCreate, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with rooms.connection.transaction():
+        before = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+        rooms.subscriptions.set_contract_price(
+            found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
+        )
+        after = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+        audit(rooms, who, "subscriber.contract", found.subscriber_id, before, after)
+    return answer(after, 201)
 
 
 @router.get("/work-orders", summary="What other systems deliver", **allow("operator", "auditor"))

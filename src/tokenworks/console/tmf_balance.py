@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from tokenworks.charging import PER_UNIT, Adjustment, Bucket
+from tokenworks.charging import PER_UNIT, Adjustment, BalanceMove, Bucket, Transfer
 from tokenworks.console.focus import focus_csv
 from tokenworks.console.tmf_orders import Party, party, product_ref
 from tokenworks.console.web import (
@@ -38,9 +39,10 @@ from tokenworks.console.web import (
     page_of,
     shown,
     when,
+    whose,
 )
 from tokenworks.kernel import NANO_PER_UNIT, Invalid, NotFound
-from tokenworks.subscriptions import Subscriber, TopUp
+from tokenworks.subscriptions import Member, Subscriber, TopUp
 
 BALANCE: Final = "/tmf-api/prepayBalanceManagement/v4"
 USAGE: Final = "/tmf-api/usageManagement/v4"
@@ -82,6 +84,7 @@ def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> di
             "validFor": shown(
                 {"startDateTime": when(bucket.valid_from), "endDateTime": when(bucket.valid_until)}
             ),
+            "logicalResource": None if bucket.cap_of is None else [_member_ref(bucket.cap_of)],
             "product": None if bucket.product_id is None else [product_ref(bucket.product_id)],
             "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
             "relatedParty": party(subscriber.subscriber_id),
@@ -207,6 +210,22 @@ def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
     }
 
 
+@balance_router.get("/topupBalance", summary="Top-ups, newest first", **allow(*READERS))
+def top_ups(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    only_filters(request, "relatedParty.id")
+    of = whose(rooms, who, related)
+    found, total = rooms.payg.top_ups(of, page.offset, page.limit)
+    rows = [_topup_resource(made, of or rooms.subscriptions.find(str(made.subscriber_id))) for made in found]
+    return page_of(page, rows, total)
+
+
+@balance_router.get("/topupBalance/{id}", summary="One top-up", **allow(*READERS))
+def top_up_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    made = rooms.payg.find_top_up(as_uuid(id, "top-up"))
+    mine_only(who, made.subscriber_id, "top-up")
+    return one(request, _topup_resource(made, rooms.subscriptions.find(str(made.subscriber_id))), fields)
+
+
 @balance_router.post("/topupBalance", status_code=201, summary="Buy pay-as-you-go steps", **allow(*BUYERS))
 def top_up(body: TopupBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
     if body.amount.units != "CNY":
@@ -254,6 +273,11 @@ def adjustments(request: Request, rooms: Asked, page: Paged) -> Response:
     return cut(page, [_adjustment_resource(found) for found in rooms.adjustments.all()])
 
 
+@balance_router.get("/adjustBalance/{id}", summary="One adjustment", **allow(*ALL_STAFF))
+def adjustment(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
+    return one(request, _adjustment_resource(rooms.adjustments.find(as_uuid(id, "adjustment"))), fields)
+
+
 @balance_router.post(
     "/adjustBalance", status_code=201, summary="Ask for an adjustment", **allow("operator", "finance")
 )
@@ -285,6 +309,168 @@ def decide_adjustment(body: AdjustBalanceUpdate, rooms: Asked, who: Who, id: str
             rooms, who, "balance.adjust.decide", made.adjustment_id, {"state": "asked"}, {"state": made.state}
         )
     return answer(_adjustment_resource(made))
+
+
+# Between members.
+
+
+class TransferBalanceCreate(Loose):
+    """So many tokens of one member's cap to another's. `bucket` and `receiverBucket` name the caps' buckets, or the members
+    (by their ids) whose caps of now are meant.
+    """
+
+    amount: _Quantity
+    usage_type: Literal["monetary", "voice", "data", "sms", "other"] = Field(alias="usageType")
+    bucket: Ref
+    receiver_bucket: Ref = Field(alias="receiverBucket")
+    reason: str = Field(min_length=1, max_length=200)
+
+
+def _bucket_ref(bucket_id: object) -> dict[str, object]:
+    return {"id": str(bucket_id), "href": f"{BALANCE}/bucket/{bucket_id}"}
+
+
+def _transfer_resource(made: Transfer, subscriber: Subscriber) -> dict[str, object]:
+    return {
+        "id": str(made.transfer_id),
+        "href": f"{BALANCE}/transferBalance/{made.transfer_id}",
+        "status": "completed",
+        "amount": quantity(made.amount, "token"),
+        "reason": made.reason,
+        "requestedDate": when(made.made_at),
+        "confirmationDate": when(made.made_at),
+        "usageType": "other",
+        "receiverBucketUsageType": "other",
+        "bucket": _bucket_ref(made.from_bucket_id),
+        "receiverBucket": _bucket_ref(made.to_bucket_id),
+        "logicalResource": [_member_ref(made.from_member_id)],
+        "receiverLogicalResource": _member_ref(made.to_member_id),
+        "channel": {"id": "api", "name": "API"},
+        "requestor": {"id": made.made_by, "@referredType": "Individual"},
+        "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
+        "relatedParty": party(subscriber.subscriber_id),
+        "@type": "TransferBalance",
+    }
+
+
+def _member_ref(member_id: UUID) -> dict[str, object]:
+    return {"id": str(member_id), "@referredType": "Member"}
+
+
+def _member_of(rooms: Rooms, who: Who, reference: str) -> Member:
+    """Whose cap it is: by the cap's bucket, or by the member's own id."""
+    id_ = as_uuid(reference, "bucket")
+    member = rooms.subscriptions.member_by_id(id_)
+    if member is None:
+        found, _ = _bucket(rooms, who, reference)
+        if found.cap_of is None:
+            raise Invalid("bucket: a transfer is between the caps of members")
+        member = rooms.subscriptions.member_by_id(found.cap_of)
+    if member is None:
+        raise NotFound("there is no such bucket")
+    mine_only(who, member.subscriber_id, "bucket")
+    return member
+
+
+@balance_router.get(
+    "/transferBalance", summary="Transfers between members, newest first", **allow(*EVERYBODY)
+)
+def transfers(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    only_filters(request, "relatedParty.id")
+    subscriber = own(rooms, who, related)
+    return cut(
+        page,
+        [
+            _transfer_resource(made, subscriber)
+            for made in rooms.transfers.of_account(subscriber.account_id)
+            if _may_see(who, made)
+        ],
+    )
+
+
+def _may_see(who: Who, made: Transfer) -> bool:
+    """A member sees what it gave and got."""
+    return who.role != "member" or who.member_id in {made.from_member_id, made.to_member_id}
+
+
+@balance_router.get("/transferBalance/{id}", summary="One transfer", **allow(*EVERYBODY))
+def transfer_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    made = rooms.transfers.find(as_uuid(id, "transfer"))
+    subscriber = rooms.subscriptions.of_account(made.account_id)
+    mine_only(who, subscriber.subscriber_id, "transfer")
+    if not _may_see(who, made):
+        raise NotFound("there is no such transfer")
+    return one(request, _transfer_resource(made, subscriber), fields)
+
+
+@balance_router.post(
+    "/transferBalance",
+    status_code=201,
+    summary="Give another member a part of a cap; a member gives of its own",
+    **allow(*BUYERS, "member"),
+)
+def transfer(body: TransferBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+    if body.amount.units != "token":
+        raise Invalid("amount: a transfer is in token")
+    tokens = _exact(body.amount.amount)
+    giver = _member_of(rooms, who, body.bucket.id)
+    if who.role == "member" and giver.member_id != who.member_id:
+        raise NotFound("there is no such bucket")
+    taker = _member_of(rooms, who, body.receiver_bucket.id)
+    subscriber = rooms.subscriptions.find(str(giver.subscriber_id))
+    made = rooms.subscriptions.transfer(
+        subscriber, giver, taker, tokens, body.reason, made_by=who.name, idempotency_key=key
+    )
+    audit(rooms, who, "balance.transfer", made.transfer_id, None, {"tokens": tokens})
+    return answer(_transfer_resource(made, subscriber), 201)
+
+
+# What became of balances.
+
+_ACTIONS: Final = {
+    "issue": "bought, or begun with a cycle",
+    "expire": "expired",
+    "withdraw": "taken back",
+    "rollover": "rolled over to the next cycle",
+    "adjust": "adjusted by two persons",
+    "transfer": "between members' caps",
+}
+
+
+def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, object]:
+    amount = quantity(abs(move.amount), move.unit)
+    return {
+        "id": f"{move.move_id}-{move.bucket_id}",
+        "href": f"{BALANCE}/balanceActionHistory/{move.move_id}-{move.bucket_id}",
+        "status": "completed",
+        "description": move.kind,
+        "reason": _ACTIONS[move.kind],
+        "amount": {**amount, "amount": (-1 if move.amount < 0 else 1) * amount["amount"]},  # type: ignore[operator]
+        "confirmationDate": when(move.at),
+        "usageType": "other",
+        "bucket": _bucket_ref(move.bucket_id),
+        "receiverLogicalResource": {"id": str(move.bucket_id), "@referredType": "Bucket"},
+        "partyAccount": {"id": str(subscriber.account_id), "name": "token account"},
+        "relatedParty": party(subscriber.subscriber_id),
+        "@type": "BalanceActionHistory",
+    }
+
+
+@balance_router.get(
+    "/balanceActionHistory", summary="What came to balances and what went, but for usage", **allow(*READERS)
+)
+def history(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    only_filters(request, "relatedParty.id")
+    subscriber = own(rooms, who, related)
+    found, total = rooms.transfers.history(subscriber.account_id, page.offset, page.limit)
+    return page_of(page, [_move_resource(move, subscriber) for move in found], total)
+
+
+@balance_router.get("/balanceActionHistory/{id}", summary="One of them", **allow(*READERS))
+def history_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    _, subscriber = _bucket(rooms, who, id[37:])
+    move = rooms.transfers.find_move(subscriber.account_id, as_uuid(id[:36], "action"), UUID(id[37:]))
+    return one(request, _move_resource(move, subscriber), fields)
 
 
 # Usage.

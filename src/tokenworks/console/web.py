@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenworks.billing import Bills, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger
+from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.kernel import (
     NANO_PER_UNIT,
     Clock,
@@ -58,6 +58,8 @@ class Rooms(Protocol):
     def charges(self) -> Charges: ...
     @property
     def adjustments(self) -> Adjustments: ...
+    @property
+    def transfers(self) -> Transfers: ...
     @property
     def orders(self) -> Orders: ...
     @property

@@ -59,5 +59,9 @@ class CapBelowSpent(Conflict):
     """A monthly cap can't be below what this month has cost already."""
 
 
+class TopUpNotFound(NotFound):
+    """There is no such top-up."""
+
+
 class TopUpNotAllowed(Conflict):
     """Nothing can be bought by hand: no pay-as-you-go, a lock, or the cap."""

@@ -200,3 +200,14 @@ def bill_period_end(bill_day: int, at: datetime) -> datetime:
     local = at.astimezone(BILLING_ZONE)
     end = local.replace(day=bill_day, hour=0, minute=0, second=0, microsecond=0)
     return end if end <= local else add_months(end, -1)
+
+
+@dataclass(frozen=True, slots=True)
+class ContractPrice:
+    """What a contract says that an offering costs a subscriber, in nano, VAT included."""
+
+    offering_id: str
+    price_nano: int
+    valid_from: datetime
+    valid_until: datetime | None
+    contract: str

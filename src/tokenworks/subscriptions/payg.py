@@ -12,7 +12,7 @@ from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money, uuid7
 from tokenworks.subscriptions import store
-from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed
+from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
 from tokenworks.subscriptions.orders import check_idempotency_key, price_for
 
@@ -102,6 +102,19 @@ class PayAsYouGo:
             )
             store.add_top_up(self._connection, made, idempotency_key)
         return made
+
+    def top_ups(self, subscriber: Subscriber | None, offset: int, limit: int) -> tuple[list[TopUp], int]:
+        """What was bought by hand: a page, newest first, and how many there are."""
+        return store.top_ups(
+            self._connection, None if subscriber is None else subscriber.subscriber_id, offset, limit
+        )
+
+    def find_top_up(self, top_up_id: UUID) -> TopUp:
+        """Raises `TopUpNotFound`."""
+        found = store.find_top_up(self._connection, top_up_id)
+        if found is None:
+            raise TopUpNotFound("there is no such top-up")
+        return found
 
     def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
         """The oldest pay-as-you-go that is active; none beside an active plan where the subscriber has not consented."""

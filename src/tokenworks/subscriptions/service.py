@@ -1,13 +1,14 @@
 """Subscribers, members and their caps: who they are and what they agreed to."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings
-from tokenworks.charging import Ledger
+from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
@@ -17,8 +18,15 @@ from tokenworks.subscriptions.errors import (
     SubscriberNotActive,
     SubscriberNotFound,
 )
-from tokenworks.subscriptions.model import CapPeriod, Member, Subscriber, parse_phone, period_of
-from tokenworks.subscriptions.orders import Orders
+from tokenworks.subscriptions.model import (
+    CapPeriod,
+    ContractPrice,
+    Member,
+    Subscriber,
+    parse_phone,
+    period_of,
+)
+from tokenworks.subscriptions.orders import Orders, check_idempotency_key
 
 NAME_CHARS_MAX: Final = 100
 LIST_MAX: Final = 1000
@@ -41,12 +49,14 @@ class Subscriptions:
         ledger: Ledger,
         clock: Clock,
         orders: Orders,
+        transfers: Transfers,
     ) -> None:
         self._connection = connection
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
         self._orders = orders
+        self._transfers = transfers
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -95,6 +105,10 @@ class Subscriptions:
 
     def all(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
         return store.subscribers(self._connection, after, min(limit, LIST_MAX))
+
+    def lock(self, subscriber_ids: Sequence[UUID]) -> None:
+        """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
+        store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return store.owner_of(self._connection, subscriber.subscriber_id)
@@ -237,19 +251,41 @@ class Subscriptions:
         Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
         self._check_new_member(subscriber, name, cap_tokens)
-        above = None if parent is None else self.member(subscriber, parent)
-        if above is not None:
-            if above.role != "department":
-                raise Invalid(f"{above.name} is not a department")
-            if department and above.parent_id is not None:
-                raise Invalid("departments go two levels deep")
+        above = self._department(subscriber, parent)
+        if department and above is not None and self.member(subscriber, str(above)).parent_id is not None:
+            raise Invalid("departments go two levels deep")
         member = Member(
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
-            None if above is None else above.member_id, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
+            above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
         )  # fmt: skip
         if not store.add_member(self._connection, member):
             raise MemberExists(f"there is a member {name} already")
         return member
+
+    def _department(self, subscriber: Subscriber, reference: str | None) -> UUID | None:
+        """Raises `MemberNotFound`, and `Invalid` where it is none."""
+        if reference is None:
+            return None
+        found = self.member(subscriber, reference)
+        if found.role != "department":
+            raise Invalid(f"{found.name} is not a department")
+        return found.member_id
+
+    def set_department(self, subscriber: Subscriber, member: Member, department: str | None) -> None:
+        """Put a person under a department, or (None) under none. Its caps hold from now on; hosts hear of it.
+
+        Raises `MemberNotFound`, and `Invalid` for the owner and for a department.
+        """
+        if member.role in {"owner", "department"}:
+            raise Invalid(f"a {member.role} stays where it is")
+        parent_id = self._department(subscriber, department)
+        with self._connection.transaction():
+            store.set_parent(self._connection, member.member_id, parent_id)
+            self._ledger.tell_account(member.account_id)
+
+    def contract_prices(self, subscriber: Subscriber) -> list[ContractPrice]:
+        """By offering and time."""
+        return store.contract_prices(self._connection, subscriber.subscriber_id)
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> None:
         """Raises `Invalid`."""
@@ -268,15 +304,16 @@ class Subscriptions:
         role: Literal["member", "admin"] = "member",
         cap_tokens: int | None = None,
         cap_period: CapPeriod = "month",
+        parent: str | None = None,
     ) -> Member:
         """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
-        accept. Raises `MemberExists`, `Invalid`.
+        accept. `parent`: the department that they are in. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
         self._check_new_member(subscriber, name, cap_tokens)
         if role not in {"member", "admin"}:
             raise Invalid("a member's role is member or admin")
         member = Member(
-            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, None, cap_tokens,
+            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
             None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
         )  # fmt: skip
         if not store.add_member(self._connection, member):
@@ -317,6 +354,56 @@ class Subscriptions:
             )
             self._ledger.tell_account(member.account_id)
 
+    def transfer(
+        self,
+        subscriber: Subscriber,
+        giver: Member,
+        taker: Member,
+        tokens: int,
+        reason: str,
+        *,
+        made_by: str,
+        idempotency_key: str,
+    ) -> Transfer:
+        """A part of what a member (or department) may still spend in its period goes to another one, in that one's period.
+
+        The same key again is the same transfer. Raises `Invalid`, `TransferNotAllowed`.
+        """
+        check_idempotency_key(idempotency_key)
+        # As they are now: a cap may have been set since they were read.
+        giver, taker = self._again(giver), self._again(taker)
+        for member in (giver, taker):
+            if member.subscriber_id != subscriber.subscriber_id or member.state != "active":
+                raise MemberNotFound(f"{member.name} is no active member of this account")
+        now = self._clock.now()
+        before = self._transfers.of_key(subscriber.account_id, idempotency_key)
+        if before is None:
+            for member in (giver, taker):
+                if member.cap_tokens is None:
+                    raise Invalid(f"{member.name} has no cap: nothing limits it but the pool")
+        caps = [
+            (giver.member_id, before.from_bucket_id if before else self._cap_of(giver, now)[0]),
+            (taker.member_id, before.to_bucket_id if before else self._cap_of(taker, now)[0]),
+        ]
+        return self._transfers.move(
+            subscriber.account_id, caps[0], caps[1], tokens, reason, made_by, idempotency_key
+        )
+
+    def _again(self, member: Member) -> Member:
+        found = self.member_by_id(member.member_id)
+        if found is None:
+            raise MemberNotFound(f"{member.name} is no member any more")
+        return found
+
+    def _cap_of(self, member: Member, now: datetime) -> tuple[UUID, datetime | None]:
+        """The bucket of a member's own cap now, and when its period ends."""
+        assert member.cap_tokens is not None and member.cap_period is not None
+        begin, end = period_of(member.cap_period, member.created_at, now)
+        bucket_id = self._ledger.cap_bucket(
+            member.account_id, member.member_id, begin, end, member.cap_tokens
+        )
+        return bucket_id, end
+
     def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
         """The buckets of the caps that a member spends under now, its own and its departments', and when the first of
         them ends.
@@ -327,10 +414,8 @@ class Subscriptions:
         for member in store.line_of(self._connection, member_id):
             if member.cap_tokens is None or member.cap_period is None:
                 continue
-            begin, end = period_of(member.cap_period, member.created_at, now)
-            found.append(
-                self._ledger.cap_bucket(member.account_id, member.member_id, begin, end, member.cap_tokens)
-            )
+            bucket_id, end = self._cap_of(member, now)
+            found.append(bucket_id)
             if end is not None:
                 ends.append(end)
         return found, min(ends, default=None)

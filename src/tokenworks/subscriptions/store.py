@@ -1,5 +1,6 @@
 """The SQL of subscribers, orders and products."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -8,7 +9,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.model import Member, Order, Product, Subscriber, TopUp, WorkOrder
+from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product, Subscriber, TopUp, WorkOrder
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -145,6 +146,17 @@ def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period:
     )
 
 
+def set_parent(connection: Connection, member_id: UUID, parent_id: UUID | None) -> None:
+    connection.execute("UPDATE member SET parent_id = %s WHERE member_id = %s", (parent_id, member_id))
+
+
+def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> None:
+    connection.execute(
+        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR UPDATE",
+        (list(subscriber_ids),),
+    )
+
+
 def lock_subscriber(connection: Connection, subscriber_id: UUID) -> Subscriber | None:
     """Orders of one subscriber come one after the other."""
     row = connection.execute(
@@ -226,6 +238,15 @@ def contract_price(connection: Connection, subscriber_id: UUID, offering_id: str
         (subscriber_id, offering_id, at, at),
     ).fetchone()
     return None if row is None else int(row[0])
+
+
+def contract_prices(connection: Connection, subscriber_id: UUID) -> list[ContractPrice]:
+    rows = connection.execute(
+        """SELECT offering_id, price_nano, valid_from, valid_until, contract FROM contract_price WHERE subscriber_id = %s
+           ORDER BY offering_id, valid_from""",
+        (subscriber_id,),
+    )
+    return [ContractPrice(*row) for row in rows]
 
 
 def add_notification(
@@ -459,6 +480,27 @@ def top_up(connection: Connection, subscriber_id: UUID, idempotency_key: str) ->
         (subscriber_id, idempotency_key),
     ).fetchone()
     return None if row is None else TopUp(*row)
+
+
+def find_top_up(connection: Connection, top_up_id: UUID) -> TopUp | None:
+    row = connection.execute(
+        f"SELECT {_TOP_UP} FROM top_up WHERE top_up_id = %s".encode(), (top_up_id,)
+    ).fetchone()
+    return None if row is None else TopUp(*row)
+
+
+def top_ups(
+    connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
+) -> tuple[list[TopUp], int]:
+    """A page, newest first, and how many there are."""
+    where = "FROM top_up WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
+    names = {"id": subscriber_id, "offset": offset, "limit": limit}
+    rows = connection.execute(
+        f"SELECT {_TOP_UP} {where} ORDER BY top_up_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(), names
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode(), names).fetchone()
+    assert count is not None
+    return [TopUp(*row) for row in rows], int(count[0])
 
 
 def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> None:
