@@ -1,6 +1,8 @@
 """Bills, corrections, payments, charge files, refunds, dunning."""
 
+import contextlib
 import hashlib
+import threading
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -8,6 +10,11 @@ import pypdfium2
 import pytest
 
 from tests.support.spend import balances
+from tokenworks.app import control
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.control import Jobs
+from tokenworks.app.database import connect
+from tokenworks.app.settings import load_settings
 from tokenworks.billing import (
     AcknowledgementFaulty,
     BillNotFound,
@@ -17,6 +24,7 @@ from tokenworks.billing import (
     PaymentDeclined,
     PaymentReused,
     PaymentTooMuch,
+    PayoutNotAllowed,
     RefundNotAllowed,
     TestProvider,
 )
@@ -24,6 +32,7 @@ from tokenworks.charging import RefundTooMuch
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import Conflict, Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive
+from tokenworks.trust import ensure_pepper
 
 YUAN = 1_000_000_000
 M = 1_000_000
@@ -463,3 +472,109 @@ def test_a_bill_is_a_pdf_that_says_it_all(billed, language):
     }[language]  # fmt: skip
     for word in [*words, bill.bill_no]:
         assert word in text, (word, text)
+
+
+def test_a_closed_subscriber_gets_what_it_is_owed(works, subscriber, clock):
+    order = works.orders.place(subscriber, "ctc-standard")
+    to_may(works, clock)
+    works.bills.run()
+    (bill,), _ = works.bills.all(subscriber)
+    works.payments.pay(bill, "cash", "counter")
+    with pytest.raises(PayoutNotAllowed, match="next bill"):
+        works.payments.pay_out(subscriber, "cash", "out-1")
+    works.bills.correct(bill, 1, 12 * YUAN + 5, "sorry")
+    works.refunds.refund(order.order_id, "whole", "leaves")
+    works.subscriptions.close(subscriber)
+    owed = -works.charges.receivable(subscriber.account_id)
+    assert owed > 12 * YUAN
+    made = works.payments.pay_out(subscriber, "cash", "out-1")
+    assert made.amount_nano == owed // 10**7 * 10**7
+    assert works.payments.pay_out(subscriber, "cash", "out-1") == made
+    assert -(10**7) < works.charges.receivable(subscriber.account_id) <= 0
+    with pytest.raises(PayoutNotAllowed, match="owed nothing"):
+        works.payments.pay_out(subscriber, "cash", "out-2")
+    other = works.subscriptions.register("+8613800000002")
+    with pytest.raises(PaymentReused):
+        works.payments.pay_out(other, "cash", "out-1")
+    assert balances(works)
+
+
+def test_who_owes_is_paid_nothing(works, subscriber, clock):
+    works.orders.place(subscriber, "ctc-light")
+    to_may(works, clock)
+    works.bills.run()
+    works.subscriptions.close(subscriber)
+    with pytest.raises(PayoutNotAllowed, match="owed nothing"):
+        works.payments.pay_out(subscriber, "cash", "out")
+    assert balances(works)
+
+
+def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, tmp_path):
+    """They lock subscribers, accounts and bills in one order: nobody waits for each other in a ring."""
+    made = many(works, 40, clock)
+    sequence, _ = works.payments.make_file()
+    bills, _ = works.bills.all(None, 0, 100)
+    clock.move(timedelta(days=60))
+    works.payments.run_dunning()  # all are suspended: what is paid lifts it
+    options = load_settings({"data_dir": str(tmp_path)}).settings
+    start, errors = threading.Barrier(5), []
+
+    def run(what):
+        try:
+            with contextlib.closing(connect(database_url)) as connection:
+                mine = make_works(options, connection, clock, {1: b"x" * 32})
+                start.wait()
+                what(mine)
+        except Exception as error:
+            errors.append(error)
+
+    def acknowledge(mine):
+        mine.payments.acknowledge(answer(sequence, *(f"R|{at}|accepted|" for at in range(1, len(made) + 1))))
+
+    def pay(mine):
+        for at, bill in enumerate(reversed(bills)):
+            with contextlib.suppress(BillSettled):
+                mine.payments.pay(bill, "cash", f"counter-{at}", YUAN)
+
+    def recognise(mine):
+        for _ in range(5):
+            mine.charges.recognise()
+
+    def correct(mine):
+        for at, bill in enumerate(reversed(bills)):
+            mine.bills.correct(bill, 1, YUAN, "late", f"correct-{at}")
+
+    def dun(mine):
+        for _ in range(5):
+            mine.payments.run_dunning()
+
+    threads = [
+        threading.Thread(target=run, args=(what,)) for what in (acknowledge, pay, recognise, correct, dun)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert errors == []
+    assert {bill.state for bill in works.bills.all(None, 0, 100)[0]} == {"settled"}
+    assert {works.subscriptions.find(str(one.subscriber_id)).state for one in made} == {"active"}
+    assert balances(works)
+
+
+def test_a_server_bills_whose_period_has_ended(works, subscriber, clock, database_url, tmp_path, monkeypatch):
+    works.orders.place(subscriber, "ctc-light")
+    for run, due in ((0, 0), (24, 1)):
+        options = load_settings({"data_dir": str(tmp_path), "bill_run_every_h": run}).settings
+        ensure_pepper(options.secrets)
+        jobs = Jobs(options, database_url)
+        monkeypatch.setattr(control, "anchor", lambda *_: None)
+        monkeypatch.setattr(control, "AnchoredClock", lambda: clock)
+        jobs.run()
+        assert works.bills.all()[1] == 0, "its month is not over"
+        if due:
+            to_may(works, clock)
+            jobs.run()
+            assert works.bills.all()[1] == 0, "it looked a moment ago"
+            Jobs(options, database_url).run()
+            assert works.bills.all()[1] == 1
+    assert balances(works)

@@ -50,6 +50,11 @@ class Household:
         for person in (admin, member):
             works.subscriptions.accept(person.phone, person.member_id)
         self.member = member.member_id
+        for person in (admin, member):
+            works.subscriptions.set_cap(
+                works.subscriptions.member(self.subscriber, str(person.member_id)), 10**6
+            )
+        self.department = works.subscriptions.add_member(self.subscriber, "Sales", department=True).member_id
         self.guest = works.subscriptions.invite(self.subscriber, f"+861350000{number:04d}", "Guest").member_id
         self.key, _ = works.keys.issue(
             account_id=self.subscriber.account_id,
@@ -57,6 +62,9 @@ class Household:
             name="own",
         )
         self._sign_in, self._admin = signed_in, admin.member_id
+        self.transfer = works.subscriptions.transfer(
+            self.subscriber, member, admin, 10, "gift", made_by="test", idempotency_key="before"
+        )
 
     def bill_up(self, works):
         """A month later: the bill, a payment, a refund, and sessions of today."""
@@ -71,6 +79,7 @@ class Household:
             "member": self._sign_in(self.subscriber, self.member),
         }
         (self.bill,), _ = works.bills.all(self.subscriber)
+        self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
         works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
         works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
@@ -80,7 +89,9 @@ class Household:
             "productOrder": self.order.order_id, "product": self.order.product_id, "bucket": self.bucket, "usage": self.usage,
             "accumulatedBalance": f"{self.subscriber.account_id}-token", "customerBill": self.bill.bill_id,
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
-            "subscribers": self.subscriber.subscriber_id, "work-orders": self.work,
+            "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
+            "transferBalance": self.transfer.transfer_id,
+            "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
     def bodies(self):
@@ -100,6 +111,12 @@ class Household:
                 "amount": {"amount": 5, "units": "token"}, "usageType": "other", "bucket": {"id": str(self.bucket)},
                 "reason": "test",
             },
+            f"POST {BASES['balance']}/transferBalance": {
+                "amount": {"amount": 5, "units": "token"}, "usageType": "other", "reason": "test",
+                "bucket": {"id": str(self.member)}, "receiverBucket": {"id": str(self._admin)},
+                "receiverBucketUsageType": "other", "channel": {"id": "app"},
+                "logicalResource": [{"id": "a"}], "receiverLogicalResource": {"id": "b"},
+            },
             f"PATCH {BASES['balance']}/adjustBalance/{{id}}": {"status": "completed"},
             f"POST {BASES['bill']}/customerBill/{{id}}/creditNote": {"line": 1, "amount": money, "reason": "test"},
             f"POST {BASES['pay']}/payment": {
@@ -112,7 +129,11 @@ class Household:
             "PATCH /api/subscriber": {"spend_locked": True},
             "POST /api/keys": {"name": "another"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
-            "PATCH /api/members/{id}": {"cap_tokens": 5},
+            "PATCH /api/members/{id}": {"cap_tokens": 500_000, "department": "Sales"},
+            "POST /api/departments": {"name": "Research", "cap_tokens": 5},
+            "POST /api/operations/subscribers/{id}/contract-prices": {
+                "offering": "ctc-light", "price": "7", "contract": "C-1",
+            },
             "PATCH /api/memberships/{id}": {"state": "active"},
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
@@ -129,7 +150,8 @@ class Household:
         if path.endswith("/focus"):
             return {"month": "2027-04", "relatedParty.id": str(self.subscriber.subscriber_id)}
         if path.startswith("/tmf-api") and path.rsplit("/", 1)[1] in {
-            "productOrder", "product", "bucket", "accumulatedBalance", "usage", "customerBill", "payment",
+            "productOrder", "product", "bucket", "accumulatedBalance", "usage", "customerBill", "payment", "topupBalance",
+            "transferBalance", "balanceActionHistory",
         }:  # fmt: skip
             return {"relatedParty.id": str(self.subscriber.subscriber_id)}
         return (
@@ -171,7 +193,7 @@ def call(client, household, method, path, headers, key):
 
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
-    "credit_note", "adjustment", "top_up", "work_order", "charge_file", "account", "audit",
+    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
 )  # fmt: skip
 
 
@@ -229,7 +251,9 @@ def test_what_is_somebody_elses_is_not_there(client, works, town):
     }
     for name, method, path, roles in routes():
         for role in roles & {"owner", "admin", "member"}:
-            if method in {"POST"} and path in {"/api/keys", "/api/members", "/api/sign-out"}:
+            if method in {"POST"} and path in {
+                "/api/keys", "/api/members", "/api/departments", "/api/sign-out",
+            }:  # fmt: skip
                 continue  # they name nobody
             answer = call(client, theirs, method, path, ours.headers[role], f"k-{role}")
             if path == "/api/memberships" and method == "GET":
@@ -282,6 +306,7 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
+        ("departments", "MemberExists"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -1,6 +1,7 @@
 from datetime import timedelta
 
 import pytest
+from fastapi.testclient import TestClient
 
 from tokenworks.app.messages import code_sender
 from tokenworks.app.settings import load_settings
@@ -90,6 +91,23 @@ def test_an_unknown_number_gets_the_same_answer_as_a_known_one(client, codes, wo
     assert [phone for phone, _ in codes] == ["+8613800000007"]
     assert enter(client, codes[0][1], "sh87654321").status_code == 201
     assert enter(client, "123456", "sh00000000").json() == enter(client, "123456", "+8613812345678").json()
+
+
+def test_a_code_that_can_t_be_sent_tells_nobody_who_has_a_broadband_account(works, api, codes):
+    works.subscriptions.register("+8613800000007", broadband="sh87654321")
+    asked = []
+
+    def fails(phone, code):
+        asked.append(phone)
+        raise Unavailable("the message centre does not answer")
+
+    api.state.send_code = fails
+    with TestClient(api, raise_server_exceptions=False) as client:
+        known, unknown = ask(client, "sh87654321"), ask(client, "sh00000000")
+        assert (known.status_code, known.json()) == (unknown.status_code, unknown.json())
+        assert known.status_code == 202 and asked == ["+8613800000007"]
+        # A phone number is always sent to: who has it plays no part.
+        assert ask(client, "+8613800000007").status_code == ask(client, "+8613812345678").status_code == 503
 
 
 def test_a_session_ends(client, works, signed_in, clock):

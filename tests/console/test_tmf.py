@@ -21,7 +21,14 @@ SERVED = {
     "TMF622": ["productOrder"],
     "TMF635": ["usage", "usageSpecification"],
     "TMF637": ["product"],
-    "TMF654": ["bucket", "accumulatedBalance", "adjustBalance"],
+    "TMF654": [
+        "bucket",
+        "accumulatedBalance",
+        "adjustBalance",
+        "topupBalance",
+        "transferBalance",
+        "balanceActionHistory",
+    ],
     "TMF676": ["payment", "refund"],
     "TMF678": ["customerBill", "appliedCustomerBillingRate"],
 }
@@ -73,7 +80,7 @@ def test_lists_and_single_resources_are_as_the_standard_says(client, works, fami
     rows = answer.json()
     assert rows, "nothing to check"
     assert answer.headers["x-total-count"] == str(len(rows))
-    single = resource not in {"usageSpecification", "adjustBalance", "payment", "refund"}
+    single = resource not in {"usageSpecification", "payment", "refund"}
     if single:
         one = client.get(f"{base}/{resource}/{rows[0]['id']}", headers=headers)
         assert one.status_code == 200
@@ -182,6 +189,72 @@ def test_top_ups_and_payments_come_in_as_the_standard_says(client, works, family
     assert verify(works.connection, works.offerings.rate_cards()) == []
 
 
+def test_members_give_each_other_as_the_standard_says(client, works, family, staff):
+    base = BASES["balance"]
+    body = family.bodies()[f"POST {base}/transferBalance"]
+    give = lambda who, key, **more: client.post(
+        f"{base}/transferBalance", json=body | more, headers={**who, "Idempotency-Key": key}
+    )
+    made = give(family.headers["member"], "a")
+    assert made.status_code == 201
+    again = give(family.headers["member"], "a")
+    assert (again.status_code, again.json()["id"]) == (201, made.json()["id"])
+    # By the buckets of the caps, too; but nobody gives what is another's.
+    by_bucket = {
+        "bucket": {"id": made.json()["receiverBucket"]["id"]},
+        "receiverBucket": made.json()["bucket"],
+    }
+    assert give(family.headers["member"], "b", **by_bucket).status_code == 404
+    assert give(family.headers["owner"], "b", **by_bucket).status_code == 201
+    cap = client.get(f"{base}/bucket/{made.json()['bucket']['id']}", headers=family.headers["owner"]).json()
+    assert cap["logicalResource"][0]["id"] == str(family.member)
+    for at, (more, status) in enumerate(
+        [
+            ({"amount": {"amount": 10**9, "units": "token"}}, 409),
+            ({"amount": {"amount": 1.5, "units": "token"}}, 400),
+            ({"amount": {"amount": -1, "units": "token"}}, 400),
+            ({"amount": {"amount": 1, "units": "call"}}, 400),
+            ({"bucket": {"id": str(family.bucket)}}, 400),
+            ({"receiverBucket": {"id": str(family.guest)}}, 404),
+            ({"receiverBucket": {"id": "nothing"}}, 404),
+            ({"reason": ""}, 400),
+        ]
+    ):
+        assert give(family.headers["owner"], f"c{at}", **more).status_code == status, more
+    seen = client.get(f"{base}/transferBalance", headers=family.headers["member"]).json()
+    assert len(seen) == 3
+    history = client.get(f"{base}/balanceActionHistory?limit=100", headers=family.headers["owner"]).json()
+    assert sum(row["description"] == "transfer" for row in history) == 6
+    assert verify(works.connection, works.offerings.rate_cards()) == []
+
+
+def test_an_enterprise_has_departments_and_contract_prices(client, works, family, staff):
+    owner = family.headers["owner"]
+    sales = client.post(
+        "/api/departments", json={"name": "West", "under": "Sales", "cap_tokens": 100}, headers=owner
+    )
+    assert sales.status_code == 201 and sales.json()["department"] == str(family.department)
+    deeper = client.post("/api/departments", json={"name": "Further", "under": "West"}, headers=owner)
+    assert (deeper.status_code, "two levels" in deeper.json()["detail"]) == (400, True)
+    put = client.patch(f"/api/members/{family.member}", json={"department": "West"}, headers=owner).json()
+    assert put["department"] == sales.json()["id"] and put["cap_tokens"] == 10**6, "what is left out stays"
+    out = client.patch(
+        f"/api/members/{family.member}", json={"department": None, "cap_tokens": None}, headers=owner
+    ).json()
+    assert "department" not in out and "cap_tokens" not in out
+    url = f"/api/operations/subscribers/{family.subscriber.subscriber_id}/contract-prices"
+    body = {"offering": "ctc-premium", "price": "33.3", "contract": "C-7"}
+    assert client.post(url, json=body, headers=staff["operator"]).status_code == 201
+    assert client.post(url, json=body | {"price": "-1"}, headers=staff["operator"]).status_code == 400
+    assert client.post(url, json=body | {"offering": "nothing"}, headers=staff["operator"]).status_code == 404
+    (price,) = client.get(url, headers=staff["finance"]).json()
+    assert (price["offering"], price["price"], price["contract"]) == ("ctc-premium", 33.3, "C-7")
+    made = works.orders.place(family.subscriber, "ctc-premium")
+    assert made.amount_nano == 33_300_000_000
+    (trail,) = works.identity.audited(str(family.subscriber.subscriber_id))[0]
+    assert trail["action"] == "subscriber.contract" and trail["before"] == []
+
+
 def test_lists_have_pages_fields_and_filters(client, family):
     base = f"{CATALOG}/productOffering"
     whole = client.get(base, params={"limit": 100}).json()
@@ -264,6 +337,7 @@ def test_what_has_changed_since_it_was_read_is_not_overwritten(client, family):
         ("TMF622", "CancelProductOrder_Create", f"POST {BASES['order']}/cancelProductOrder"),
         ("TMF654", "TopupBalance_Create", f"POST {BASES['balance']}/topupBalance"),
         ("TMF654", "AdjustBalance_Create", f"POST {BASES['balance']}/adjustBalance"),
+        ("TMF654", "TransferBalance_Create", f"POST {BASES['balance']}/transferBalance"),
         ("TMF676", "Payment_Create", f"POST {BASES['pay']}/payment"),
     ],
 )
@@ -279,3 +353,4 @@ def test_requests_as_the_standard_has_them_are_understood(client, family, staff,
     who = staff["finance"] if name == "TMF676" or "adjust" in path else family.headers["owner"]
     taken = client.request(method, path, json=body, headers={**who, "Idempotency-Key": "as-the-standard"})
     assert taken.status_code == 201, taken.text
+    check(name, path.removeprefix(FILES[name]), "POST", taken)

@@ -123,8 +123,9 @@ class Payments:
             return self.pay(found, provider.name, reference, found.remaining_nano)
 
     def _lock(self, bill: Bill) -> Bill:
-        """The subscriber, then the bill. Raises `BillNotFound`."""
+        """The subscriber, its account, then the bill. Raises `BillNotFound`."""
         self._subscriptions.lock([bill.subscriber_id])
+        self._charges.lock_accounts([bill.account_id])
         found = store.find_bill(self._connection, bill.bill_id, lock=True)
         if found is None:
             raise BillNotFound(f"there is no bill {bill.bill_no}")

@@ -34,7 +34,8 @@ def lock_due_subscribers(
     connection.execute("SELECT pg_advisory_xact_lock(7461004)")
     found = [row[0] for row in _due(connection, days, ends, "s.subscriber_id > %s", after, limit)]
     connection.execute(
-        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR UPDATE", (found,)
+        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
+        (found,),
     )
     due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", found, limit)
     return due, found[-1] if len(found) == limit else None
@@ -103,7 +104,8 @@ def add_bills(connection: Connection, bills: Sequence[Bill], lines: Sequence[Bil
 
 def find_bill(connection: Connection, bill_id: UUID, *, lock: bool = False) -> Bill | None:
     row = connection.execute(
-        f"SELECT {_BILL} FROM bill WHERE bill_id = %s {'FOR UPDATE' if lock else ''}".encode(), (bill_id,)
+        f"SELECT {_BILL} FROM bill WHERE bill_id = %s {'FOR NO KEY UPDATE' if lock else ''}".encode(),
+        (bill_id,),
     ).fetchone()
     return None if row is None else Bill(*row)
 
@@ -428,7 +430,7 @@ def lock_bills_of_file(
     rows = connection.execute(
         f"""SELECT l.line_no, l.amount_nano, {", ".join("b." + name.strip() for name in _BILL.split(","))}
             FROM charge_file_line l JOIN bill b USING (bill_id)
-            WHERE l.charge_file_id = %s AND l.line_no BETWEEN %s AND %s ORDER BY b.bill_id FOR UPDATE OF b""".encode(),
+            WHERE l.charge_file_id = %s AND l.line_no BETWEEN %s AND %s ORDER BY b.bill_id FOR NO KEY UPDATE OF b""".encode(),
         (file_id, first, last),
     ).fetchall()
     return sorted(((row[0], row[1], Bill(*row[2:])) for row in rows), key=lambda found: found[0])

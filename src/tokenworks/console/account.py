@@ -3,8 +3,10 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Protocol
 
+import structlog
 from fastapi import APIRouter, Request, Response
 from pydantic import Field
+from starlette.background import BackgroundTask
 
 from tokenworks.console.web import (
     BUYERS,
@@ -26,10 +28,11 @@ from tokenworks.console.web import (
     shown,
     when,
 )
-from tokenworks.kernel import Invalid, NotFound, parse_money
+from tokenworks.kernel import Invalid, NotFound, TokenworksError, parse_money
 from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
 from tokenworks.trust import CodeWrong
 
+log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
 KEYS_MAX: Final = 100
 
@@ -64,18 +67,33 @@ def normal(identifier: str) -> str:
     return parse_phone(text) if text.startswith("+") else identifier
 
 
-def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) -> None:
-    """Send a code. Whether somebody has the number plays no part in what the asker sees."""
+def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) -> tuple[str, str] | None:
+    """Have a code made and, for a phone number, sent. Whether somebody has the number plays no part in what the asker sees,
+    nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for when that is answered.
+    """
     name = normal(identifier)
     code = rooms.identity.request_code(name, address)
-    phone: str | None = name
-    if not name.startswith("+"):
+    if name.startswith("+"):
+        send(name, code)
+        return None
+    try:
+        return rooms.subscriptions.find(name).phone, code
+    except (SubscriberNotFound, Invalid):
+        return None
+
+
+def send_later(send: SendCode, later: tuple[str, str] | None) -> BackgroundTask | None:
+    """What sends a code once the request is answered. A failure is not the asker's to see: it would tell who there is."""
+    if later is None:
+        return None
+
+    def run() -> None:
         try:
-            phone = rooms.subscriptions.find(name).phone
-        except (SubscriberNotFound, Invalid):
-            phone = None
-    if phone is not None:
-        send(phone, code)
+            send(*later)
+        except TokenworksError as error:
+            log.warning("sign_in.code_not_sent", error=type(error).__name__)
+
+    return BackgroundTask(run)
 
 
 def sign_in(
@@ -121,8 +139,11 @@ def is_secure(request: Request) -> bool:
 
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
 def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
-    request_code(rooms, request.app.state.send_code, body.identifier, client_address(request))
-    return answer({"sent": True, "valid_for_s": 300}, 202)
+    send = request.app.state.send_code
+    later = request_code(rooms, send, body.identifier, client_address(request))
+    response = answer({"sent": True, "valid_for_s": 300}, 202)
+    response.background = send_later(send, later)
+    return response
 
 
 @router.post("/sign-in", status_code=201, summary="Sign in, or register, with a code")

@@ -17,6 +17,7 @@ from tokenworks.console.account import (
     client_address,
     is_secure,
     request_code,
+    send_later,
     set_cookie,
     sign_in,
 )
@@ -119,11 +120,14 @@ Text = Annotated[str, Form(max_length=200)]
 @router.post("/sign-in/code")
 def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "order") -> Response:
     page = back if back in _BACK else "order"
+    send = request.app.state.send_code
     try:
-        request_code(rooms, request.app.state.send_code, identifier, client_address(request))
+        later = request_code(rooms, send, identifier, client_address(request))
     except TokenworksError as error:
         return _ask(request, rooms, page, None, error)
-    return _ask(request, rooms, page, identifier)
+    response = _ask(request, rooms, page, identifier)
+    response.background = send_later(send, later)
+    return response
 
 
 @router.post("/sign-in")

@@ -150,9 +150,13 @@ def set_parent(connection: Connection, member_id: UUID, parent_id: UUID | None) 
     connection.execute("UPDATE member SET parent_id = %s WHERE member_id = %s", (parent_id, member_id))
 
 
+# Locks here are FOR NO KEY UPDATE: they exclude each other, and not the rows of other tables that refer to what is locked.
+# Those come after an account's lock, so that waiting for them would close a ring.
+
+
 def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> None:
     connection.execute(
-        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR UPDATE",
+        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
         (list(subscriber_ids),),
     )
 
@@ -160,14 +164,16 @@ def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> 
 def lock_subscriber(connection: Connection, subscriber_id: UUID) -> Subscriber | None:
     """Orders of one subscriber come one after the other."""
     row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR UPDATE".encode(), (subscriber_id,)
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
+        (subscriber_id,),
     ).fetchone()
     return None if row is None else _subscriber(row)
 
 
 def lock_subscriber_of(connection: Connection, account_id: UUID) -> Subscriber | None:
     row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR UPDATE".encode(), (account_id,)
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
+        (account_id,),
     ).fetchone()
     return None if row is None else _subscriber(row)
 
@@ -374,7 +380,7 @@ def orders_in_change(connection: Connection, limit: int) -> list[UUID]:
 def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any]] | None:
     """An order's state and what was asked, locked."""
     row = connection.execute(
-        "SELECT state, asked FROM product_order WHERE order_id = %s FOR UPDATE", (order_id,)
+        "SELECT state, asked FROM product_order WHERE order_id = %s FOR NO KEY UPDATE", (order_id,)
     ).fetchone()
     return None if row is None else (row[0], row[1])
 
@@ -457,7 +463,7 @@ def product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | 
 def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUID] | None:
     """A product and its subscriber, locked."""
     row = connection.execute(
-        f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s FOR UPDATE OF p".encode(),
+        f"SELECT {_PRODUCT}, p.subscriber_id {_FROM_PRODUCT} WHERE p.product_id = %s FOR NO KEY UPDATE OF p".encode(),
         (product_id,),
     ).fetchone()
     return None if row is None else (Product(*row[:-1]), row[-1])
@@ -539,14 +545,15 @@ def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUI
 
 def lock_work_order(connection: Connection, work_order_id: UUID) -> WorkOrder | None:
     row = connection.execute(
-        f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR UPDATE".encode(), (work_order_id,)
+        f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR NO KEY UPDATE".encode(),
+        (work_order_id,),
     ).fetchone()
     return None if row is None else WorkOrder(*row)
 
 
 def delivery_of(connection: Connection, product_id: UUID) -> WorkOrder | None:
     row = connection.execute(
-        f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR UPDATE".encode(),
+        f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR NO KEY UPDATE".encode(),
         (product_id,),
     ).fetchone()
     return None if row is None else WorkOrder(*row)
