@@ -250,8 +250,8 @@ OF_THE_HOST = {"demo", "init", "key block", "serve"}
 def test_every_command_that_changes_something_is_in_the_audit_trail(server):
     import click
 
+    from tokenworks.app.audit import AUDITED
     from tokenworks.app.cli import cli
-    from tokenworks.app.cli_base import AUDITED
 
     def walk(group, path=()):
         for name, command in group.commands.items():
@@ -269,7 +269,10 @@ def test_every_command_that_changes_something_is_in_the_audit_trail(server):
     trail = json.loads(server.cli("audit", "--json").stdout)
     assert [row["action"] for row in trail[:2]] == ["subscriber set", "subscriber create"]
     assert "13811112222" not in json.dumps(trail)
-    assert (trail[0]["before"]["spend_locked"], trail[0]["after"]["spend_locked"]) == (False, True)
+    before, after = trail[0]["before"], trail[0]["after"]["is"]
+    assert (before["spend_locked"], after["spend_locked"]) == (False, True)
+    assert trail[0]["after"]["asked"] == {"subscriber": "+86*******2222", "cap": "7", "lock": "True"}
+    assert trail[1]["before"] is None and trail[1]["after"]["is"]["name"] == "Audited"
     assert trail[0]["actor"].startswith("cli:")
 
 
@@ -358,3 +361,63 @@ def test_a_month_by_commands(server, tmp_path):
     run("subscriber", "close", *who, "--dry-run")
     run("subscriber", "close", *who)
     assert server.findings() == []
+
+
+def test_the_audit_trail_says_what_was_before_and_after(server):
+    """Of every kind of thing that a command changes."""
+
+    def run(*args):
+        return json.loads(server.cli(*args, "--json").stdout)
+
+    def last():
+        return run("audit")[0]
+
+    who = ("--subscriber", "+8613855556666")
+    run("subscriber", "create", "--phone", "+8613855556666")
+    product = run("order", "place", *who, "--offering", "ctc-light")["product_id"]
+    row = last()
+    assert row["before"]["products"] == {} and row["after"]["is"]["products"] == {
+        product: ["ctc-light", "active"]
+    }
+    run("order", "suspend", "--product", product)
+    assert (last()["before"]["state"], last()["after"]["is"]["state"]) == ("active", "suspended")
+    run("order", "resume", "--product", product)
+    for name in ("a", "b"):
+        run("member", "add", *who, "--name", name, "--cap-tokens", "1000")
+    run(
+        "member",
+        "transfer",
+        *who,
+        "--from",
+        "a",
+        "--to",
+        "b",
+        "--tokens",
+        "100",
+        "--reason",
+        "r",
+        "--idempotency-key",
+        "k",
+    )
+    row = last()
+    assert row["action"] == "member transfer"
+    assert {name: m["left"] for name, m in row["after"]["is"].items()} == {"a": 900_000, "b": 1_100_000}
+    run("member", "cap", *who, "--member", "a", "--cap-tokens", "50")
+    assert (last()["before"]["a"]["cap_tokens"], last()["after"]["is"]["a"]["cap_tokens"]) == (1000, 50)
+    key = run("key", "create", *who, "--name", "capped", "--cap-tokens", "500")["key_id"]
+    assert last()["before"] == [] and last()["after"]["is"][0]["name"] == "capped"
+    limit = run("limit", "set", *who, "--key", key, "--requests-per-min", "5")["limit_id"]
+    assert last()["before"] == [] and last()["after"]["is"][0]["requests_per_min"] == 5
+    run("limit", "remove", limit)
+    assert (last()["before"]["requests_per_min"], last()["after"]["is"]) == (5, None)
+    run("key", "revoke", key)
+    assert last()["before"]["revoked_at"] is None and last()["after"]["is"]["revoked_at"]
+    run("account", "freeze", *who)
+    assert (last()["before"]["account"], last()["after"]["is"]["account"]) == ("open", "frozen")
+    run("staff", "add", "--name", "Mei", "--role", "finance")
+    run("staff", "revoke", "--name", "Mei")
+    row = last()
+    assert row["before"]["revoked_at"] is None and row["after"]["is"]["revoked_at"]
+    history = run("subscriber", "history", *who)
+    assert [move["kind"] for move in history if move["kind"] == "transfer"] == ["transfer", "transfer"]
+    assert "13855556666" not in json.dumps(run("audit"))

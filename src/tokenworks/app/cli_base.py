@@ -2,12 +2,12 @@
 
 import contextlib
 import getpass
-import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import click
 
+from tokenworks.app.audit import AUDITED, LONG, as_said, look, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import check_schema, connect, database
 from tokenworks.app.output import print_json
@@ -24,23 +24,6 @@ subscriber_option: Callable[[Command], Command] = click.option(
 )
 
 
-# What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
-AUDITED: Final = frozenset({
-    "account freeze", "alias add", "alias remove", "bill acknowledge", "bill correct", "bill file", "bill pay", "bill pay-out", "bill run",
-    "deployment add", "deployment remove", "grant close", "grant write-off", "key create", "key revoke", "limit remove",
-    "limit set", "member add", "member cap", "member transfer", "offering load", "order cancel", "order change", "order place", "order resume",
-    "order suspend", "order work answer", "quarantine drop", "quarantine release", "refund", "staff add", "staff revoke",
-    "subscriber close", "subscriber contract", "subscriber create", "subscriber phone", "subscriber set", "subscriber top-up",
-})  # fmt: skip
-# They commit as they go.
-LONG: Final = frozenset({"bill run"})
-_REFS: Final = (
-    "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "phone", "name",
-)  # fmt: skip
-_PHONE = re.compile(r"\+\d{7,15}")
-
-
 def command_name() -> str:
     """Such as `order place`: what is run, without the program's own name."""
     names = []
@@ -51,19 +34,11 @@ def command_name() -> str:
     return " ".join(reversed(names))
 
 
-def mask_phone(text: str) -> str:
-    """Full phone numbers are not kept where they are not needed."""
-    return _PHONE.sub(lambda match: f"{match[0][:3]}{'*' * (len(match[0]) - 7)}{match[0][-4:]}", text)
-
-
 class Context:
     """The options before the command; settings and connections are made when they are needed."""
 
     def __init__(self, data_dir: str | None) -> None:
         self._data_dir = data_dir
-        # For the audit trail, where a command knows them.
-        self.before: dict[str, Any] | None = None
-        self.after: dict[str, Any] | None = None
 
     @property
     def actor(self) -> str:
@@ -85,29 +60,28 @@ class Context:
             check_schema(connection)
             works = make_works(settings, connection)
             command = command_name()
-            if command not in AUDITED:
+            params = click.get_current_context().params
+            if command not in AUDITED or params.get("dry_run"):
                 yield works
             elif command in LONG:
                 yield works
-                self._audit(works, command)
+                self._audit(works, command, params, None)
             else:
                 with connection.transaction():
+                    before = look(works, command, params)
                     yield works
-                    self._audit(works, command)
+                    self._audit(works, command, params, before)
 
-    def _audit(self, works: Works, command: str) -> None:
+    def _audit(self, works: Works, command: str, params: dict[str, Any], before: object) -> None:
         """What an operator does is written down, in the transaction of what was done; a dry run is not."""
-        params = click.get_current_context().params
-        if params.get("dry_run"):
-            return
-        said = {
-            name: mask_phone(str(value))
-            for name, value in params.items()
-            if value not in (None, (), False) and name not in {"as_json", "dry_run"}
-        }
-        ref = next((said[name] for name in _REFS if name in said), command)
+        after = look(works, command, params)
         works.identity.audit(
-            self.actor, "operator", command, ref, self.before, {**said, **(self.after or {})}
+            self.actor,
+            "operator",
+            command,
+            ref_of(command, params),
+            before,
+            {"asked": as_said(params), "is": after},
         )
 
 

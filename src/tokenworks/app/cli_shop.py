@@ -17,7 +17,7 @@ from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber, When
+from tokenworks.subscriptions import BILLING_ZONE, When
 from tokenworks.trust import StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
@@ -507,10 +507,8 @@ def subscriber_set(
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        context.before = _known(found)
         works.subscriptions.set_profile(found, **fields)
         found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
-        context.after = _known(found)
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
 
 
@@ -557,11 +555,6 @@ def subscriber_top_up(
     said(made, f"{made.steps} step(s) for {format_money(made.amount_nano)} CNY{dry}.", as_json)
 
 
-def _known(subscriber: Subscriber) -> dict[str, object]:
-    """A subscriber for the audit trail."""
-    return {**plain(subscriber), "phone": subscriber.phone_masked}
-
-
 @click.command("history")
 @subscriber_option
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
@@ -596,10 +589,8 @@ def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) 
     """Another phone number; account, products and keys stay."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        context.before = _known(found)
         found = works.subscriptions.change_phone(found, to)
         works.identity.end_sessions(found.subscriber_id)
-        context.after = _known(found)
     said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
 
 

@@ -247,6 +247,13 @@ class Ledger:
         """Open grants, oldest first."""
         return store.grants(self._connection, account_id, limit)
 
+    def find_grant(self, grant_id: UUID) -> dict[str, Any] | None:
+        """A grant in whatever state."""
+        return store.find_grant(self._connection, grant_id)
+
+    def account_state(self, account_id: UUID) -> str | None:
+        return store.account_state(self._connection, account_id)
+
     def ask_grant_back(self, grant_id: UUID) -> None:
         """Have a grant's host close it as soon as nothing runs on it. Raises `GrantNotFound`."""
         store.ask_grant_back(self._connection, grant_id)

@@ -621,6 +621,15 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
+def find_grant(connection: Connection, grant_id: UUID) -> dict[str, Any] | None:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT grant_id, account_id, bucket_id, journal_id, amount, used, state, doubt FROM grants
+               WHERE grant_id = %s""",
+            (grant_id,),
+        ).fetchone()
+
+
 def grants_in_doubt_for(connection: Connection, seconds: int) -> list[UUID]:
     """Open grants whose lease ended so long ago, oldest first."""
     rows = connection.execute(

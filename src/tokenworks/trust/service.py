@@ -77,6 +77,10 @@ class Keys:
     def of_account(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
         return store.list_keys(self._connection, account_id, caps)
 
+    def info(self, key_id: UUID) -> ApiKeyInfo | None:
+        """One key as people see it, without its cap."""
+        return store.key_info(self._connection, key_id)
+
     def of_member(self, member_id: UUID) -> set[UUID]:
         """The ids of a member's live keys."""
         return store.live_keys_of(self._connection, member_id)

@@ -70,16 +70,28 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
 
 
 def list_keys(connection: Connection, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
-    """The account's keys, newest last. `caps` gives the total of each cap bucket in thousandths of a token."""
+    """The account's keys, newest last. `caps` gives the total of each cap bucket in thousandths of a token; the cap of a key
+    whose bucket is not in it is not said.
+    """
+    return _infos(connection, "account_id = %s ORDER BY key_id", (account_id,), caps)
+
+
+def key_info(connection: Connection, key_id: UUID) -> ApiKeyInfo | None:
+    return next(iter(_infos(connection, "key_id = %s", (key_id,), {})), None)
+
+
+def _infos(
+    connection: Connection, where: str, values: tuple[object, ...], caps: dict[UUID, int]
+) -> list[ApiKeyInfo]:
     rows = connection.execute(
-        """SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at
-           FROM api_key WHERE account_id = %s ORDER BY key_id""",
-        (account_id,),
+        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at
+            FROM api_key WHERE {where}""".encode(),
+        values,
     )
     return [
         ApiKeyInfo(
             key_id, name, hint, None if models is None else tuple(models),
-            None if cap is None else caps[cap] // 1000, expires_at, created_at, revoked_at,
+            caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at,
         )
         for key_id, name, hint, models, cap, expires_at, created_at, revoked_at in rows
     ]  # fmt: skip

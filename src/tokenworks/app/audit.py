@@ -1,0 +1,170 @@
+"""What an operator's command changes, as it is before and after: read from what its parameters name."""
+
+import contextlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import plain
+from tokenworks.kernel import TokenworksError
+
+Look = Callable[[Works, Mapping[str, Any]], object]
+_PHONE = re.compile(r"\+\d{7,15}")
+
+
+def mask_phone(text: str) -> str:
+    """Full phone numbers are not kept where they are not needed."""
+    return _PHONE.sub(lambda match: f"{match[0][:3]}{'*' * (len(match[0]) - 7)}{match[0][-4:]}", text)
+
+
+def _subscriber(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.subscriptions.find(params.get("subscriber") or params["phone"])
+    return {
+        **plain(found),
+        "phone": found.phone_masked,
+        "products": {str(p.product_id): [p.offering_id, p.state] for p in works.orders.products(found)},
+        "owes_nano": works.charges.receivable(found.account_id),
+    }
+
+
+def _member(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.subscriptions.find(params["subscriber"])
+    names = [params[name] for name in ("reference", "giver", "taker", "name") if params.get(name)]
+    members = [member for name in names for member in [works.subscriptions.member(found, name)]]
+    caps = {
+        b.cap_of: b.left for b in works.ledger.buckets(found.account_id) if b.cap_of and b.closing is None
+    }
+    return {
+        m.name: {"role": m.role, "cap_tokens": m.cap_tokens, "cap_period": m.cap_period, "left": caps.get(m.member_id)}
+        for m in members
+    }  # fmt: skip
+
+
+def _product(works: Works, params: Mapping[str, Any]) -> object:
+    return works.orders.product(params["product"])[0]
+
+
+def _order(works: Works, params: Mapping[str, Any]) -> object:
+    order, _ = works.orders.find(params["order_id"])
+    return {"order": plain(order), "refunds": plain(works.refunds.of_order(order.order_id))}
+
+
+def _bill(works: Works, params: Mapping[str, Any]) -> object:
+    bill = works.bills.find(params["bill_no"])
+    return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}
+
+
+def _files(works: Works, _params: Mapping[str, Any]) -> object:
+    return works.payments.files(1)
+
+
+def _work(works: Works, params: Mapping[str, Any]) -> object:
+    return next(w for w in works.orders.work_orders(None) if w.work_order_id == params["work_order_id"])
+
+
+def _grant(works: Works, params: Mapping[str, Any]) -> object:
+    return works.ledger.find_grant(params["grant_id"])
+
+
+def _quarantine(works: Works, params: Mapping[str, Any]) -> object:
+    """Not the record itself: it has its own place."""
+    found = next(q for q in works.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
+    return {name: value for name, value in found.items() if name != "record"}
+
+
+def _limits(works: Works, params: Mapping[str, Any]) -> object:
+    """The one that is named, or what the subscriber, the member, the key or the deployment has."""
+    found = works.ledger.limits()
+    if "limit_id" in params:
+        return next(limit for limit in found if limit["limit_id"] == params["limit_id"])
+    if params.get("deployment") is not None:
+        return [limit for limit in found if limit["ref"] == params["deployment"]]
+    account_id = works.subscriptions.find(params["subscriber"]).account_id
+    return [limit for limit in found if limit["account_id"] == account_id]
+
+
+def _keys(works: Works, params: Mapping[str, Any]) -> object:
+    if "key_id" in params:
+        return works.keys.info(params["key_id"])
+    return works.keys.of_account(works.subscriptions.find(params["subscriber"]).account_id, {})
+
+
+def _frozen(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.subscriptions.find(params["subscriber"])
+    return {"account": works.ledger.account_state(found.account_id), "subscriber": found.state}
+
+
+def _deployment(works: Works, params: Mapping[str, Any]) -> object:
+    return next(d for d in works.deployments.all() if d.name == params["name"])
+
+
+def _alias(works: Works, params: Mapping[str, Any]) -> object:
+    return works.deployments.aliases()[params["name"]]
+
+
+def _staff(works: Works, params: Mapping[str, Any]) -> object:
+    return next(s for s in works.identity.staff() if s["name"] == params["name"])
+
+
+def _offerings(works: Works, _params: Mapping[str, Any]) -> object:
+    return {sold.offering.id: sold.offering_version for sold in works.offerings.all()}
+
+
+def _prices(works: Works, params: Mapping[str, Any]) -> object:
+    return works.subscriptions.contract_prices(works.subscriptions.find(params["subscriber"]))
+
+
+_LOOKS: Final[dict[str, Look]] = {
+    "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
+    "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
+    "deployment remove": _deployment, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
+    "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
+    "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
+    "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
+    "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
+    "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
+    "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+}  # fmt: skip
+# They commit as they go: what they did is what they say.
+LONG: Final = frozenset({"bill run"})
+# What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
+AUDITED: Final = frozenset(_LOOKS) | LONG
+
+
+def look(works: Works, command: str, params: Mapping[str, Any]) -> object:
+    """What the command is about as it is now, None where it is not there (yet, or any more)."""
+    what = _LOOKS.get(command)
+    if what is None:
+        return None
+    with contextlib.suppress(TokenworksError, StopIteration, KeyError):
+        return _masked(plain(what(works, params)))
+    return None
+
+
+def _masked(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _masked(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_masked(item) for item in value]
+    return mask_phone(value) if isinstance(value, str) else value
+
+
+_REFS: Final = (
+    "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
+    "limit_id", "phone", "name",
+)  # fmt: skip
+
+
+def ref_of(command: str, params: Mapping[str, Any]) -> str:
+    """What the row of the trail is found by."""
+    return next((mask_phone(str(params[name])) for name in _REFS if params.get(name)), command)
+
+
+def as_said(params: Mapping[str, Any]) -> dict[str, str]:
+    """The command's options as they were given, but for what asks for a form of output."""
+    return {
+        name: mask_phone(str(value))
+        for name, value in params.items()
+        if value not in (None, (), False) and name not in {"as_json", "dry_run"}
+    }
