@@ -14,7 +14,7 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import cli_ledger, cli_shop, views
+from tokenworks.app import cli_factory, cli_ledger, cli_shop, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
@@ -145,6 +145,11 @@ def deployment() -> None:
 @click.option("--api-key-file", help="The file in secrets_dir with its credential.")
 @click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
 @click.option("--region", help="Where it is, such as cn-sh.")
+@click.option("--vendor", help="Who runs it.")
+@click.option("--committed", is_flag=True, help="It is paid for anyway: a request more costs nothing.")
+@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
 @click.option("--context-tokens", type=int, help="Its context length.")
 @click.option(
     "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
@@ -163,7 +168,8 @@ def deployment() -> None:
 def deployment_add(
     context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
-    tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], as_json: bool,
+    tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
@@ -180,6 +186,11 @@ def deployment_add(
         "region": region,
         "price": _prices(prices),
         "tokenizer": tokenizer,
+        "vendor": vendor,
+        "committed": committed,
+        "round_trip_ms": round_trip_ms,
+        "prefill_tokens_per_s": prefill_tokens_per_s,
+        "cache_blocks": cache_blocks,
     }
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
@@ -280,7 +291,7 @@ def alias_remove(context: Context, name: str, as_json: bool) -> None:
     said({"removed": name}, f"Alias {name} is removed.", as_json)
 
 
-for _group in (*cli_ledger.GROUPS, *cli_shop.GROUPS):
+for _group in (*cli_factory.GROUPS, *cli_ledger.GROUPS, *cli_shop.GROUPS):
     cli.add_command(_group)
 
 

@@ -481,6 +481,13 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
 @click.option("--bill-day", type=int, help="The day of the month on which the bill's period begins.")
 @click.option("--credit-limit", help="In yuan.")
 @click.option("--real-name", type=click.Choice(["unknown", "pending", "verified", "refused"]))
+@click.option(
+    "--region",
+    "regions",
+    multiple=True,
+    help="Its data may go to this region only, such as cn or cn-sh; more than one.",
+)
+@click.option("--anywhere", is_flag=True, help="Its data may go anywhere.")
 @click.option("--cap", help="At most so much pay-as-you-go a month, in yuan.")
 @click.option("--lock/--unlock", default=None, help="No pay-as-you-go at all.")
 @click.option(
@@ -491,7 +498,7 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
 def subscriber_set(
     context: Context, subscriber: str, name: str | None, audiences: tuple[str, ...], language: str | None,
     broadband: str | None, bill_day: int | None, real_name: str | None, credit_limit: str | None, cap: str | None, lock: bool | None,
-    spill_over: bool | None, as_json: bool,
+    spill_over: bool | None, regions: tuple[str, ...], anywhere: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Set what is known of a subscriber, and what it may spend."""
     profile = {
@@ -503,7 +510,10 @@ def subscriber_set(
         "real_name": real_name,
         "credit_limit_nano": None if credit_limit is None else parse_money(credit_limit).amount_nano,
     }
-    fields = {name: value for name, value in profile.items() if value is not None}
+    if regions and anywhere:
+        raise click.UsageError("--region and --anywhere exclude each other")
+    fields: dict[str, object] = {name: value for name, value in profile.items() if value is not None}
+    fields |= {"regions": list(regions) or None} if regions or anywhere else {}
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.works() as works:
         found = works.subscriptions.find(subscriber)

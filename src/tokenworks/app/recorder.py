@@ -269,6 +269,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                             ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
                             *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
                         ]),
+                        subscriptions.of_account(k.account_id).regions,
                     ])  # fmt: skip
                 return rows
 

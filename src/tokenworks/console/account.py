@@ -186,6 +186,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
+            "regions": subscriber.regions,
             "credit_limit": None
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
@@ -208,6 +209,8 @@ class SubscriberUpdate(Strict):
     monthly_cap: str | None = Field(default=None, max_length=20)
     spend_locked: bool | None = None
     spill_over: bool | None = None
+    # Where requests may be sent, such as cn or cn-sh; null: anywhere.
+    regions: list[str] | None = Field(default=None, max_length=100)
     # What is agreed to, or taken back, by purpose.
     consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
 
@@ -226,6 +229,8 @@ def update_subscriber(
         rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
         for purpose, given in (body.consents or {}).items():
             rooms.subscriptions.consent(found, purpose, given=given)
+        if "regions" in body.model_fields_set:
+            rooms.subscriptions.set_profile(found, regions=body.regions)
         fields: dict[str, Any] = {"name": body.name, "language": body.language}
         changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
         after = subscriber_resource(rooms, changed)

@@ -21,3 +21,7 @@ class CredentialMissing(Unavailable):
 
 class ProtocolsUnknown(Unavailable):
     """The deployment was asked what it speaks, and did not say."""
+
+
+class TraceFaulty(Invalid):
+    """A trace, or a fleet, that can't be simulated as it is."""

@@ -59,6 +59,14 @@ class Deployment(BaseModel):
     max_output_tokens: int = Field(default=OUTPUT_TOKENS_DEFAULT, gt=0, le=10_000_000)
     # It makes output tokens that its stream does not show: a stream can't be cut in time, so all of it is held.
     hides_reasoning: bool = False
+    # Who runs it, for subscribers whose requests only some may see.
+    vendor: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
+    # It is paid for whether it works or not: a request more costs nothing.
+    committed: bool = False
+    # What is believed of it until it is seen: how far away, how fast it reads a prompt, how many blocks its cache has.
+    round_trip_ms: int | None = Field(default=None, ge=0, le=60_000)
+    prefill_tokens_per_s: int | None = Field(default=None, gt=0, le=10_000_000)
+    cache_blocks: int | None = Field(default=None, gt=0, le=1_000_000)
     # The folder of `tokenizers_dir` that counts where it reports nothing.
     tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
 

@@ -1,31 +1,101 @@
-"""Which deployment gets a request: the healthy one with the fewest requests in flight from here.
+"""Which deployment gets a request.
 
-Health is passive (a circuit breaker on what was observed) and active (checks of those that failed or idle).
-Pure on its own state and the time it is given, so that it runs on the data plane and in a test alike.
+First who may not have it (health, residency, vendors, context), then a score in money: what the operator pays for the request
+there, and what its time to first token is worth to the plan. The time is predicted: what waits at the place, and the part of
+the prompt that its cache does not have. As the places fill up, work costs more than its own time, since what comes after has
+to wait for it: prompts then go rather to where they are cached. And a place whose cache others often come for is not the
+first choice for what could be read anywhere.
+
+Health is passive (a circuit breaker on what was observed) and active (checks of those that failed or idle). Pure on its own
+state and the time it is given, so that the data plane, the simulator and a test run the same code.
 """
 
+import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
+from typing import Final, Literal, NamedTuple, get_args
 
+from tokenworks.factory.forecast import MS_PER_TOKEN, Forecast
 from tokenworks.factory.model import Deployment
+from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
 
 FAILURES_TO_OPEN: Final = 5
 COOL_DOWN_S: Final = 10.0
+# How fast the share of busy places is followed, and the most that it is believed to be.
+LOAD_TAU_S: Final = 20.0
+LOAD_MAX: Final = 0.97
+# How fast it is followed which places' caches are asked for, and what each of those who come meanwhile is thought to lose.
+WANTED_TAU_S: Final = 20.0
+WANTED_COST_MS: Final = 1000.0
+Objective = Literal["latency", "balance", "cost", "quality"]
+OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
+# What a second of waiting is worth, in nano yuan: a cent of a yuan in `balance`, a yuan and a hundredth of a cent beside.
+_SECOND_NANO: Final[dict[Objective, int]] = {
+    "latency": 1_000_000_000,
+    "quality": 1_000_000_000,
+    "balance": 10_000_000,
+    "cost": 100_000,
+}
+
+
+class Ask(NamedTuple):
+    """What placement knows of a request. `blocks` are the hashes of its prompt's beginning, each of so many tokens."""
+
+    input_tokens: int
+    output_tokens: int
+    blocks: Sequence[int] = ()
+    block_tokens: float = 0.0
+    objective: Objective = "latency"
+    # Where its data may go, as region prefixes (`cn` allows `cn-sh`), and who may see it; None: anywhere, anybody.
+    regions: tuple[str, ...] | None = None
+    vendors: frozenset[str] | None = None
+
+    def uncached(self, blocks: int) -> int:
+        """Tokens to compute where so many blocks are cached: at least the last one."""
+        return max(1, self.input_tokens - int(blocks * self.block_tokens))
+
+
+NO_ASK: Final = Ask(1, 1)
 
 
 class Place:
     """One deployment as a worker sees it."""
 
-    __slots__ = ("cool_until_s", "deployment", "failures", "last_used_s", "name", "outstanding", "trial")
+    __slots__ = (
+        "cached_nano",
+        "context_tokens",
+        "cool_until_s",
+        "deployment",
+        "failures",
+        "forecast",
+        "fresh_nano",
+        "last_used_s",
+        "name",
+        "number",
+        "output_nano",
+        "outstanding",
+        "trial",
+    )
 
     def __init__(self, deployment: Deployment) -> None:
         self.deployment = deployment
         self.name = deployment.name
+        self.context_tokens = deployment.context_tokens
+        # What a token more costs the operator: nothing where capacity is paid for anyway.
+        price = deployment.price
+        fresh = price.fresh_input_nano or 0
+        cached = price.cached_input_nano if price.cached_input_nano is not None else fresh
+        paid = (0, 0, 0) if deployment.committed else (fresh, cached, price.output_nano or 0)
+        self.fresh_nano, self.cached_nano, self.output_nano = paid
+        self.number = -1
         self.outstanding = 0
         self.failures = 0
         self.cool_until_s = 0.0
         self.trial = False
         self.last_used_s = 0.0
+        self.forecast = Forecast(
+            deployment.round_trip_ms or 0.0,
+            1000.0 / deployment.prefill_tokens_per_s if deployment.prefill_tokens_per_s else MS_PER_TOKEN,
+        )
 
     def open(self, now_s: float) -> bool:
         """Whether the circuit is open: nothing is sent, but for one trial after the cool-down."""
@@ -56,26 +126,206 @@ class Place:
         self.cool_until_s = max(self.cool_until_s, now_s + seconds)
 
 
-def choose(places: Sequence[Place], tried: Collection[str], now_s: float) -> Place | None:
-    """The place with the fewest requests in flight whose circuit is closed; ties go round by last use.
+class Candidate(NamedTuple):
+    """A place and what is foreseen of a request there; `excluded` says why it may not have it."""
 
-    Where every circuit is open, the one that cools down first: a wrong guess costs one request, refusing all
-    of them costs every one.
+    place: Place
+    excluded: str | None
+    wait_ms: float
+    own_ms: float
+    latency_ms: float
+    matched_blocks: int
+    cost_nano: int
+    score_nano: float
+
+    @property
+    def first_token_ms(self) -> float:
+        return self.latency_ms + self.wait_ms + self.own_ms
+
+
+def may_have(deployment: Deployment, ask: Ask) -> str | None:
+    """Why a deployment may never have a request, whoever else could not take it; None where it may.
+
+    Where data may not go everywhere, a deployment that does not say where it is gets none of it.
     """
-    best: Place | None = None
-    for place in places:
-        if (tried and place.name in tried) or (place.failures >= FAILURES_TO_OPEN and place.open(now_s)):
-            continue
-        if (
-            best is None
-            or place.outstanding < best.outstanding
-            or (place.outstanding == best.outstanding and place.last_used_s < best.last_used_s)
-        ):
-            best = place
-    if best is None:
-        closed = [place for place in places if place.name not in tried and not place.trial]
-        best = min(closed, key=lambda place: place.cool_until_s, default=None)
-    return best
+    if ask.regions is not None:
+        region = deployment.region
+        if region is None:
+            return f"residency: it does not say where it is, and data may go to {', '.join(ask.regions)} only"
+        if not any(region == allowed or region.startswith(allowed + "-") for allowed in ask.regions):
+            return f"residency: it is in {region}, and data may go to {', '.join(ask.regions)} only"
+    if ask.vendors is not None and deployment.vendor not in ask.vendors:
+        return (
+            f"vendor: {deployment.vendor or 'it names none'} is not one of {', '.join(sorted(ask.vendors))}"
+        )
+    return None
+
+
+class Placement:
+    """The state that decisions are made on: what each place's cache may hold, and how busy all of them are."""
+
+    def __init__(self) -> None:
+        self._index = PrefixIndex()
+        self._numbers: dict[str, int] = {}
+        self._busy = 0
+        self._load = 0.0
+        self._load_s = 0.0
+        self._places = 1
+        # How often each place has had the longest prefix, a second; all decay alike, so they are kept divided by the decay.
+        self._wanted: dict[int, float] = {}
+        self._wanted_s = 0.0
+
+    def set_places(self, places: Sequence[Place]) -> None:
+        """Those that there are now. A place's cache is forgotten with it."""
+        names = {place.name for place in places}
+        for name in [name for name in self._numbers if name not in names]:
+            number = self._numbers.pop(name)
+            self._index.forget(number)
+            self._wanted.pop(number, None)
+        taken = set(self._numbers.values())
+        free = (number for number in range(len(places) + len(taken)) if number not in taken)
+        for place in places:
+            known = self._numbers.get(place.name)
+            number = next(free) if known is None else known
+            self._numbers[place.name] = place.number = number
+            self._index.add_place(number, place.deployment.cache_blocks or CACHE_BLOCKS_DEFAULT)
+        self._places = max(1, len(places))
+        self._busy = sum(place.forecast.busy for place in places)
+
+    @property
+    def busy(self) -> int:
+        """How many places have a request that waits for its first token."""
+        return self._busy
+
+    def _follow_load(self, now_s: float) -> None:
+        passed_s = now_s - self._load_s
+        if passed_s > 0.0:
+            self._load += (1.0 - math.exp(-passed_s / LOAD_TAU_S)) * (self._busy / self._places - self._load)
+            self._load_s = now_s
+
+    def _decay(self, now_s: float) -> float:
+        return math.exp(-max(0.0, now_s - self._wanted_s) / WANTED_TAU_S)
+
+    def _want(self, matched: dict[int, int], now_s: float) -> float:
+        """Somebody comes for the places that have most of a prompt. Returns the decay since the wants were last kept."""
+        decay = self._decay(now_s)
+        if decay < 0.01:
+            self._wanted = {number: value * decay for number, value in self._wanted.items()}
+            self._wanted_s, decay = now_s, 1.0
+        if matched:
+            most = max(matched.values())
+            holders = [number for number, blocks in matched.items() if blocks == most]
+            share = 1.0 / (WANTED_TAU_S * decay * len(holders))
+            for number in holders:
+                self._wanted[number] = self._wanted.get(number, 0.0) + share
+        return decay
+
+    def choose(
+        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
+    ) -> Candidate | None:
+        """The place with the best score among those that may have the request and whose circuit is closed; ties go round by
+        last use. Where none is left, the one that cools down first, or seems too small: a wrong guess costs one request,
+        refusing all of them costs every one. None where nobody may have it.
+        """
+        best = self._foresee(places, tried, ask, now_s, best_only=True)
+        if best:
+            return best[-1]
+        closed = [
+            place
+            for place in places
+            if place.name not in tried and not place.trial and may_have(place.deployment, ask) is None
+        ]
+        last = min(closed, key=lambda place: place.cool_until_s, default=None)
+        return None if last is None else Candidate(last, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
+
+    def explain(
+        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
+    ) -> list[Candidate]:
+        """Every place with what is foreseen there, or why it is out; the best first, the excluded last."""
+        found = self._foresee(places, tried, ask, now_s, best_only=False)
+        return sorted(found, key=lambda c: (c.excluded is not None, c.score_nano, c.place.last_used_s))
+
+    def _foresee(
+        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float, *, best_only: bool
+    ) -> list[Candidate]:
+        """All places; or (`best_only`, when a request is placed) those that were the best so far, the best at the end: on the
+        data plane nothing is made of the others.
+        """
+        self._follow_load(now_s)
+        load = min(LOAD_MAX, self._load)
+        # What work costs beside its own time: the wait of what comes after it.
+        crowding = 1.0 / (1.0 - load * load)
+        matched = self._index.match(ask.blocks) if ask.blocks else {}
+        decay = self._want(matched, now_s) if best_only else self._decay(now_s)
+        missing = decay * WANTED_COST_MS / 1000.0
+        wanted = self._wanted
+        ms_nano = _SECOND_NANO[ask.objective] / 1000.0
+        ruled = ask.regions is not None or ask.vendors is not None
+        now_ms, tokens, output_tokens = now_s * 1000.0, ask.input_tokens, ask.output_tokens
+        found: list[Candidate] = []
+        best_score, best_used_s = math.inf, 0.0
+        for place in places:
+            excluded = may_have(place.deployment, ask) if ruled else None
+            if excluded is None:
+                if place.name in tried:
+                    excluded = "tried: it was asked already"
+                elif tokens > place.context_tokens:
+                    excluded = f"context: about {tokens} tokens, it takes {place.context_tokens}"
+                elif place.failures >= FAILURES_TO_OPEN and place.open(now_s):
+                    excluded = f"health: it failed {place.failures} times, and rests"
+            if excluded is not None and best_only:
+                continue
+            forecast, number = place.forecast, place.number
+            blocks = matched.get(number, 0)
+            uncached = ask.uncached(blocks) if blocks else tokens
+            own_ms = forecast.ms_per_token * uncached
+            wait_ms = forecast.wait_ms(now_ms) if forecast.busy else 0.0
+            latency_ms = forecast.latency_ms
+            if place.outstanding:
+                latency_ms += forecast.running_ms * forecast.running(place.outstanding)
+            paid_nano = (
+                uncached * place.fresh_nano
+                + (tokens - uncached) * place.cached_nano
+                + output_tokens * place.output_nano
+            )
+            # Beside its own time, what comes after it, and who comes for this cache while the place reads this prompt.
+            score = paid_nano + ms_nano * (
+                latency_ms + wait_ms + own_ms * (crowding + wanted.get(number, 0.0) * missing)
+            )
+            if best_only:
+                if score > best_score or (score == best_score and place.last_used_s >= best_used_s):
+                    continue
+                best_score, best_used_s = score, place.last_used_s
+            found.append(Candidate(place, excluded, wait_ms, own_ms, latency_ms, blocks, paid_nano, score))
+        return found
+
+    # What is told of it.
+
+    def sent(
+        self, ticket: object, chosen: Candidate, ask: Ask, now_s: float, *, streams: bool = True
+    ) -> None:
+        """A request is on its way to the place that was chosen. Where it does not stream, nobody sees its first token."""
+        place = chosen.place
+        uncached = ask.uncached(chosen.matched_blocks)
+        self._busy += not place.forecast.busy
+        forecast = place.forecast
+        sure = streams and 2 * (ask.input_tokens - uncached) <= ask.input_tokens
+        forecast.sent(
+            ticket, now_s * 1000.0, uncached, sure=sure, running=forecast.running(place.outstanding - 1)
+        )
+        if ask.blocks and place.number >= 0:
+            self._index.touch(place.number, ask.blocks)
+
+    def first_token(self, ticket: object, place: Place, now_s: float) -> None:
+        if place.forecast.busy:
+            place.forecast.first_token(ticket, now_s * 1000.0)
+            self._busy -= not place.forecast.busy
+
+    def dropped(self, ticket: object, place: Place) -> None:
+        """It ended without a first token."""
+        if place.forecast.busy:
+            place.forecast.dropped(ticket)
+            self._busy -= not place.forecast.busy
 
 
 def carry_over(old: Iterable[Place], new: Iterable[Place]) -> list[Place]:

@@ -80,6 +80,7 @@ CODES: Final = {
     "allowance_used_up": "429: what the plan allows in any 5 hours or week is used up; Retry-After says when the next comes back",
     "headers_too_large": "431: more than header_bytes_max or header_count_max",
     "upstream_error": "502: every deployment that was tried failed",
+    "residency": "403: the account's data may not go where the model is served",
     "no_deployment": "503: no deployment can take the request now",
     "journal_full": "503: the disk of the host's journal is nearly full, or too much of it waits for the database; nothing new is begun",
     "recorder_away": "503: the host's recorder does not answer",

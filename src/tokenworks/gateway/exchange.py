@@ -12,7 +12,16 @@ import structlog
 
 from tokenworks.charging import Admission, Limit, RecorderAway
 from tokenworks.charging import wire as charging_wire
-from tokenworks.factory import PROTOCOL_PATHS, Place, choose
+from tokenworks.factory import (
+    BLOCK_BYTES,
+    NO_ASK,
+    PROTOCOL_PATHS,
+    Ask,
+    Candidate,
+    Place,
+    hash_blocks,
+    may_have,
+)
 from tokenworks.gateway.dialects import BodyError, body_usage, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
@@ -32,6 +41,8 @@ _RESPONSE_DROPPED: Final = frozenset(
     x-request-id request-id server date alt-svc strict-transport-security""".split()
 )
 RETRY_AFTER_S_MAX: Final = 60
+# What a token is taken for where only its magnitude matters.
+BYTES_PER_TOKEN: Final = 4
 FORWARD_MEMO_MAX: Final = 100
 HEADER_MEMO_MAX: Final = 10_000
 _STATUS_LINES: Final = {
@@ -129,18 +140,19 @@ class Exchange(Recording):
         """Send it to a deployment that was not tried yet."""
         gateway = self.gateway
         now_s = gateway.loop.time()
-        place = (
-            choose(self.places, self.tried, now_s)
+        ask = self.ask
+        if ask is None:
+            ask = self.ask = self._what_is_asked()
+        chosen = (
+            gateway.placement.choose(self.places, self.tried, ask, now_s)
             if len(self.tried) < gateway.settings.attempts_max
             else None
         )
-        if place is None:
+        if chosen is None:
             self._release_hold()
-            self.refuse(
-                self.last_refusal
-                or Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
-            )
+            self.refuse(self.last_refusal or self._nowhere(ask))
             return
+        place = chosen.place
         if gateway.broken_credentials and place.name in gateway.broken_credentials:
             self.tried.append(place.name)
             self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
@@ -148,12 +160,37 @@ class Exchange(Recording):
             return
         limits = gateway.snapshot.limits
         if limits and place.name in limits and not self.free:
-            self._ask_place(place, limits[place.name])
+            self._ask_place(chosen, limits[place.name])
             return
-        self._begin_at(place)
+        self._begin_at(chosen)
 
-    def _ask_place(self, place: Place, limit: Limit) -> None:
+    def _what_is_asked(self) -> Ask:
+        """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
+        assert self.user is not None
+        if len(self.places) == 1:
+            return NO_ASK if self.user.regions is None else NO_ASK._replace(regions=self.user.regions)
+        return Ask(
+            max(1, len(self.body) // BYTES_PER_TOKEN),
+            1 if self.free else self.need.output_tokens,
+            hash_blocks(self.body),
+            BLOCK_BYTES / BYTES_PER_TOKEN,
+            regions=self.user.regions,
+        )
+
+    def _nowhere(self, ask: Ask) -> Refusal:
+        if all(may_have(place.deployment, ask) for place in self.places):
+            allowed = ", ".join(ask.regions or ())
+            return Refusal(
+                403,
+                "residency",
+                f"no deployment of {self.model} may have this account's data, which may go to {allowed} only",
+                param="model",
+            )
+        return Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
+
+    def _ask_place(self, chosen: Candidate, limit: Limit) -> None:
         """The deployment is under a limit of its own: another one is tried where it is reached."""
+        place = chosen.place
 
         def answered(admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
             if self.conn is None or self.ended:
@@ -166,17 +203,20 @@ class Exchange(Recording):
                 self._try()
                 return
             self.place_admission = admission
-            self._begin_at(place)
+            self._begin_at(chosen)
 
         tokens = self.need.input_tokens + self.held_output
         self.gateway.client.admissions.ask((limit,), tokens, answered)
 
-    def _begin_at(self, place: Place) -> None:
+    def _begin_at(self, chosen: Candidate) -> None:
         gateway = self.gateway
-        self.place = place
+        self.place = place = chosen.place
         self.tried.append(place.name)
         self.attempt_no += 1
-        place.began(gateway.loop.time())
+        now_s = gateway.loop.time()
+        place.began(now_s)
+        assert self.ask is not None
+        gateway.placement.sent(self, chosen, self.ask, now_s, streams=self.parsed.stream)
         gateway.stats.c["attempts"] += 1
         pool = gateway.pool(place)
         connection = pool.take()
@@ -325,7 +365,10 @@ class Exchange(Recording):
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         if self.first_byte_ms is None:
-            self.first_byte_ms = int((self.gateway.loop.time() - self.began_s) * 1000)
+            now_s = self.gateway.loop.time()
+            self.first_byte_ms = int((now_s - self.began_s) * 1000)
+            if self.streaming and self.place is not None:
+                self.gateway.placement.first_token(self, self.place, now_s)
         meter = self.meter
         if meter is None:
             self.chunks.append(data)
@@ -478,6 +521,7 @@ class Exchange(Recording):
 
     def _end_attempt(self) -> None:
         if self.place is not None:
+            self.gateway.placement.dropped(self, self.place)
             self.place.ended()
             self.place = None
         if self.place_admission is not None:

@@ -6,7 +6,7 @@ from typing import Any, Final, Protocol
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
-from tokenworks.factory import PROTOCOL_PATHS, Place
+from tokenworks.factory import PROTOCOL_PATHS, Place, Placement
 from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
@@ -100,6 +100,7 @@ class Gateway:
         self.proxies = settings.proxy_networks
         self.tokenizers: dict[str, ModelTokenizer] = {}
         self.counting = 0  # how many answers are being counted
+        self.placement = Placement()
         self._pools: dict[Place, Pool] = {}
         self.control_pool = Pool(
             None,
@@ -340,6 +341,7 @@ class Gateway:
     def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
         """A new snapshot; running requests keep the one that they began with."""
         self.snapshot = snapshot
+        self.placement.set_places(snapshot.places)
         self.broken_credentials = broken_credentials
         live = set(snapshot.places)
         for place in [place for place in self._pools if place not in live]:

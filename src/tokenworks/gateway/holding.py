@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
-from tokenworks.factory import Place
+from tokenworks.factory import Ask, Place
 from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.head import Head
@@ -33,7 +33,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "admission", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
+        "admission", "ask", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
         "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol",
         "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
@@ -67,6 +67,7 @@ class Holding:
         self.places: Sequence[Place] = ()
         self.place: Place | None = None
         self.tried: list[str] = []
+        self.ask: Ask | None = None  # what placement knows of it
         self.attempt_no = 0
         self.usage_id = ""
         self.deployment = ""

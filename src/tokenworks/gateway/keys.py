@@ -32,6 +32,7 @@ class KeyEntry:
         "member_id",
         "models",
         "policy",
+        "regions",
         "text",
     )
 
@@ -46,6 +47,8 @@ class KeyEntry:
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
         self.counts_prompts = False
+        # Where this subscriber's data may go; None: anywhere.
+        self.regions: tuple[str, ...] | None = None
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
         self.expires_s: float | None = None
@@ -59,7 +62,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -143,7 +146,9 @@ class KeyCache:
                 policy,
                 entry.counts_prompts,
                 limits,
+                regions,
             ) = rows[0]
+            entry.regions = None if regions is None else tuple(regions)
             entry.limits = tuple(Limit(*limit) for _, limit in limits)
             entry.limit_scopes = tuple(scope for scope, _ in limits)
             entry.cap_ids = tuple(cap_ids)

@@ -36,6 +36,8 @@ class Subscriber:
     spill_over: bool = False
     # By dunning: nothing more is bought.
     restricted: bool = False
+    # Residency: where requests may be sent, as prefixes of regions (`cn` allows `cn-sh`); None: anywhere.
+    regions: tuple[str, ...] | None = None
 
     @property
     def phone_masked(self) -> str:

@@ -34,8 +34,10 @@ MEMBERS_MAX: Final = 10_000
 CAP_TOKENS_MAX: Final = 10**12
 CONSENTS: Final = frozenset({"terms", "marketing", "spill_over", "data_cross_border"})
 _PROFILE: Final = frozenset(
-    {"name", "audiences", "language", "broadband", "real_name", "bill_day", "credit_limit_nano"}
+    {"name", "audiences", "language", "broadband", "real_name", "bill_day", "credit_limit_nano", "regions"}
 )
+REGIONS_MAX: Final = 100
+_REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
 _BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
 
 
@@ -117,14 +119,17 @@ class Subscriptions:
 
     def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
         """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
-        credit_limit_nano. Raises `Invalid`.
+        credit_limit_nano, regions. Hosts hear of regions. Raises `Invalid`.
         """
         unknown = set(fields) - _PROFILE
         if unknown:
             raise Invalid(f"a subscriber's {min(unknown)} can't be set")
         _check_profile(fields)
         if fields:
-            store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+            with self._connection.transaction():
+                store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+                if "regions" in fields:
+                    self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
 
     def change_phone(
@@ -443,6 +448,13 @@ def _check_profile(fields: dict[str, Any]) -> None:
         if not audiences or not set(audiences) <= set(get_args(Audience)):
             raise Invalid(f"audiences are {', '.join(get_args(Audience))}")
         fields["audiences"] = list(audiences)
+    regions = fields.get("regions")
+    if regions is not None:
+        if not 0 < len(regions) <= REGIONS_MAX or not all(_REGION.fullmatch(region) for region in regions):
+            raise Invalid(
+                f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; anywhere is none at all"
+            )
+        fields["regions"] = list(regions)
     if fields.get("language", "zh") not in {"zh", "en"}:
         raise Invalid("a language is zh or en")
     broadband = fields.get("broadband")

@@ -14,12 +14,13 @@ from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted"""
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions"""
 
 
 def _subscriber(row: tuple[Any, ...]) -> Subscriber:
     values = list(row)
-    values[6] = None if row[6] is None else tuple(row[6])
+    for at in (6, 16):
+        values[at] = None if row[at] is None else tuple(row[at])
     return Subscriber(*values)
 
 

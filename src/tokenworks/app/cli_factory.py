@@ -1,0 +1,270 @@
+"""The commands of the token factory: what a fleet would do with traffic, and where a request would go now and why."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import yaml
+from pydantic import TypeAdapter, ValidationError
+from rich.progress import Progress
+
+from tokenworks.app.cli_base import Context, json_option, pass_context, subscriber_option
+from tokenworks.app.curves import draw_curves
+from tokenworks.app.output import console, print_json, print_table
+from tokenworks.factory import (
+    OBJECTIVES,
+    POLICIES,
+    SYNTHETIC,
+    Ask,
+    EngineSpec,
+    Objective,
+    Outcome,
+    Place,
+    Placement,
+    Policy,
+    TraceFaulty,
+    Work,
+    machines_for,
+    read_trace,
+    simulate,
+)
+from tokenworks.kernel import NotFound, format_money
+
+FLEET_BYTES_MAX: Final = 1_000_000
+TRAFFIC_MAX: Final = 1000.0
+
+
+@click.group()
+def factory() -> None:
+    """The token factory: fleets and what they would do."""
+
+
+def read_fleet(text: str) -> list[EngineSpec]:
+    """`16` for so many of the standard engine, or a YAML file with a list of engines. Raises `TraceFaulty`."""
+    if text.isdigit():
+        content: Any = [{"count": int(text)}]
+    else:
+        path = Path(text)
+        if not path.is_file() or path.stat().st_size > FLEET_BYTES_MAX:
+            raise TraceFaulty(
+                f"a fleet is a number of engines, or a YAML file of at most {FLEET_BYTES_MAX} bytes, not {text}"
+            )
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise TraceFaulty(f"{text}: {str(error).splitlines()[0]}") from None
+    try:
+        found = TypeAdapter(list[EngineSpec]).validate_python(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise TraceFaulty(f"{text}: {where}: {first['msg']}") from None
+    if not found:
+        raise TraceFaulty(f"{text}: a fleet has an engine")
+    return found
+
+
+def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
+    return {
+        "first_token_mean_s": round(outcome.mean_first_token_s, 4),
+        "first_token_p50_s": round(outcome.first_token_s(0.5), 4),
+        "first_token_p99_s": round(outcome.first_token_s(0.99), 4),
+        "end_to_end_mean_s": round(outcome.mean_end_to_end_s, 4),
+        "in_time": round(outcome.in_time(limit_s), 4),
+        "tokens_per_s": round(outcome.tokens_per_s, 1),
+        "cache_hits": round(outcome.hit_share, 4),
+        "refusals": outcome.refusals,
+        "cost_nano": outcome.cost_nano,
+        "energy_wh": round(outcome.energy_wh, 1),
+    }
+
+
+@factory.command("simulate")
+@click.option(
+    "--trace", "trace_name", required=True,
+    help=f"A .jsonl or .csv file, gzipped or not, or synthetic:NAME[:SEED] with {', '.join(SYNTHETIC)}.",
+)  # fmt: skip
+@click.option(
+    "--fleet",
+    default="16",
+    show_default=True,
+    help="A number of standard engines, or a YAML file of engines.",
+)
+@click.option(
+    "--policy",
+    "policies",
+    multiple=True,
+    type=click.Choice(POLICIES),
+    help="More than one: they are compared.",
+)
+@click.option(
+    "--traffic",
+    type=click.FloatRange(0, TRAFFIC_MAX, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="So many times as fast.",
+)
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
+@click.option(
+    "--within",
+    "limit_s",
+    type=click.FloatRange(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    help="Seconds to the first token that are in time.",
+)
+@click.option(
+    "--machines-for",
+    "share",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Say how many of the fleet's first engine bring this share in time.",
+)
+@click.option(
+    "--seed", type=int, default=0, show_default=True, help="Of what the gateway believes wrongly at first."
+)
+@click.option(
+    "--curves",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw times to first token into this SVG file.",
+)
+@json_option
+@pass_context
+def factory_simulate(
+    context: Context, trace_name: str, fleet: str, policies: tuple[Policy, ...], traffic: float, objective: Objective,
+    limit_s: float, share: float | None, seed: int, curves: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """What a fleet would do with traffic: times to first token, throughput, cost, energy; by the gateway's own placement."""
+    engines = read_fleet(fleet)
+    with Progress(console=console, transient=True, disable=as_json) as bar:
+        task = bar.add_task("Reading the trace", total=None)
+        trace = read_trace(trace_name)
+        found: dict[str, Outcome] = {}
+        for policy in policies or ("predicted",):
+            bar.update(task, description=policy, total=len(trace), completed=0)
+            found[policy] = simulate(
+                trace, engines, policy, traffic=traffic, seed=seed, objective=objective,
+                progress=lambda done: bar.update(task, completed=done),
+            )  # fmt: skip
+        machines = _machines(bar, trace, engines, list(found), traffic, limit_s, share, seed) if share else {}
+    if curves is not None:
+        curves.write_text(
+            draw_curves({name: outcome.first_token_ms for name, outcome in found.items()}, limit_s),
+            encoding="utf-8",
+        )
+    figures = {name: _figures(outcome, limit_s) for name, outcome in found.items()}
+    for name, count in machines.items():
+        figures[name]["machines"] = count
+    if as_json:
+        print_json({"trace": trace_name, "requests": len(trace), "traffic": traffic, "policies": figures})
+        return
+    rows = [
+        (
+            name, f"{f['first_token_mean_s']:.2f}", f"{f['first_token_p99_s']:.2f}", f"{f['end_to_end_mean_s']:.2f}", f"{f['in_time']:.1%}",
+            f"{f['tokens_per_s']:.0f}", f"{f['cache_hits']:.1%}", format_money(f["cost_nano"] // 10_000_000 * 10_000_000),
+            f"{f['energy_wh']:.0f}", f.get("machines", ""),
+        )
+        for name, f in figures.items()
+    ]  # fmt: skip
+    columns = [
+        "policy",
+        "first token s",
+        "p99",
+        "whole s",
+        f"within {limit_s:g} s",
+        "tokens/s",
+        "cache hits",
+        "CNY",
+        "Wh",
+        "machines",
+    ]
+    print_table(
+        f"{len(trace):,} requests of {trace_name}, {traffic:g} × the traffic",
+        columns,
+        rows,
+        right=columns[1:],
+    )
+    if curves is not None:
+        click.echo(f"{curves}: the curves.")
+
+
+def _machines(
+    bar: Progress, trace: Sequence[Work], engines: list[EngineSpec], policies: list[str], traffic: float, limit_s: float,
+    share: float, seed: int,
+) -> dict[str, int | None]:  # fmt: skip
+    task = bar.add_task("How many machines", total=len(policies))
+    found = {}
+    for policy in policies:
+        found[policy] = machines_for(trace, engines[0], policy, share, limit_s, traffic=traffic, seed=seed)  # type: ignore[arg-type]
+        bar.advance(task)
+    return found
+
+
+@click.group()
+def route() -> None:
+    """Where requests go, and why."""
+
+
+@route.command("explain")
+@click.option("--model", required=True, help="A model or an alias.")
+@subscriber_option
+@click.option("--prompt-tokens", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
+@click.option("--output-tokens", type=click.IntRange(1, 10_000_000), default=500, show_default=True)
+@click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
+@json_option
+@pass_context
+def route_explain(
+    context: Context, model: str, subscriber: str, prompt_tokens: int, output_tokens: int, objective: Objective, as_json: bool
+) -> None:  # fmt: skip
+    """Where a subscriber's request for a model may go, and where it would, by what is declared of the deployments.
+
+    What a running gateway has learned of them (queues, speeds, caches, health) is its workers' own, and is not in it.
+    """
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        name = works.deployments.aliases().get(model, model)
+        places = [Place(d) for d in works.deployments.all() if d.model == name]
+    if not places:
+        raise NotFound(f"no deployment serves {model}: tokenworks deployment list")
+    placement = Placement()
+    placement.set_places(places)
+    ask = Ask(prompt_tokens, output_tokens, objective=objective, regions=found.regions)
+    candidates = placement.explain(places, (), ask, 0.0)
+    chosen = next((c.place.name for c in candidates if c.excluded is None), None)
+    if as_json:
+        rows = [
+            {
+                "deployment": c.place.name,
+                "region": c.place.deployment.region,
+                "vendor": c.place.deployment.vendor,
+                "excluded": c.excluded,
+                "first_token_ms": None if c.excluded else round(c.first_token_ms),
+                "cost_nano": None if c.excluded else c.cost_nano,
+            }
+            for c in candidates
+        ]
+        print_json(
+            {
+                "model": name,
+                "objective": objective,
+                "regions": found.regions,
+                "chosen": chosen,
+                "candidates": rows,
+            }
+        )
+        return
+    shown = [
+        (
+            c.place.name, c.place.deployment.region or "", c.place.deployment.vendor or "",
+            "" if c.excluded else f"{c.first_token_ms:.0f}", "" if c.excluded else format_money(c.cost_nano),
+            c.excluded or ("chosen" if c.place.name == chosen else ""),
+        )
+        for c in candidates
+    ]  # fmt: skip
+    columns = ["deployment", "region", "vendor", "first token ms", "CNY", "why"]
+    print_table(
+        f"{name} for {found.phone_masked}, {objective}", columns, shown, right=["first token ms", "CNY"]
+    )
+
+
+GROUPS: Final = (factory, route)

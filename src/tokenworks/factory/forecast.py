@@ -1,0 +1,111 @@
+"""How long a place will make a request wait for its first token, learned from what passed through here.
+
+A place is a latency that requests share, and a prefill that they take turns at: so many milliseconds for each token that its
+cache does not have. Where a place works on many at once (a vendor's whole fleet), first tokens come closer together than
+one after the other, the time a token takes falls towards nothing, and what is left is the latency. And answers that are being
+written slow it: how much is learned, too; where a place has fewer slots than requests, it is much.
+
+Pure on its own state and the time that it is given. Times are milliseconds; nothing here is money.
+"""
+
+from typing import Final
+
+LATENCY_MS: Final = 50.0
+MS_PER_TOKEN: Final = 0.25
+# A step of learning: large at first, never less than this; and an error that is believed of one request at most.
+GAIN_MIN: Final = 0.05
+ERROR_MIN_MS: Final = 50.0
+# Of what a prompt was thought to take: what is still to come where it should have been read by now.
+LATE_SHARE: Final = 0.1
+# Tokens, and running answers, that weigh as much as the latency in what an error is put down to.
+TOKENS_SCALE: Final = 1000.0
+RUNNING_SCALE: Final = 4.0
+# What an answer that is written slows the next prompt by: at first, and never less, so that it decides between equals.
+RUNNING_MS: Final = 1.0
+
+
+class Forecast:
+    """One place. A ticket names a request from its sending to its first token."""
+
+    __slots__ = ("_last_ms", "_pending", "_seen", "latency_ms", "ms_per_token", "running_ms")
+
+    def __init__(self, latency_ms: float = LATENCY_MS, ms_per_token: float = MS_PER_TOKEN) -> None:
+        self.latency_ms = latency_ms
+        self.ms_per_token = ms_per_token
+        self.running_ms = RUNNING_MS
+        # By ticket, oldest first: sent, what it takes itself, uncached tokens, whether they are sure, what it waits for,
+        # how many answers were written then.
+        self._pending: dict[object, tuple[float, float, int, bool, float, int]] = {}
+        self._last_ms = 0.0
+        self._seen = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request waits here for its first token."""
+        return bool(self._pending)
+
+    def running(self, outstanding: int) -> int:
+        """How many of the place's requests have had their first token."""
+        return max(0, outstanding - len(self._pending))
+
+    def wait_ms(self, now_ms: float) -> float:
+        """Until all that was sent before has its first token."""
+        pending = self._pending
+        if not pending:
+            return 0.0
+        turns = iter(pending.values())
+        sent_ms, own_ms, *_ = next(turns)
+        begun_ms = max(self._last_ms, sent_ms)
+        left_ms = own_ms - (now_ms - begun_ms)
+        # What is late comes at any moment, or was misjudged: a place that nothing waits at is better.
+        wait_ms = left_ms if left_ms > 0.0 else LATE_SHARE * own_ms
+        for turn in turns:
+            wait_ms += turn[1]
+        return wait_ms
+
+    def own_ms(self, uncached_tokens: int) -> float:
+        """What a request takes of the place's turns."""
+        return self.ms_per_token * uncached_tokens
+
+    def sent(
+        self, ticket: object, now_ms: float, uncached_tokens: int, *, sure: bool, running: int = 0
+    ) -> None:
+        """`sure`: little of the prompt is believed to be cached, so that its time says what a token takes."""
+        self._pending[ticket] = (
+            now_ms, self.own_ms(uncached_tokens), uncached_tokens, sure, self.wait_ms(now_ms), running
+        )  # fmt: skip
+
+    def first_token(self, ticket: object, now_ms: float) -> float | None:
+        """A request's first token has come: learn from it. Returns its time to first token; None where it was dropped."""
+        turn = self._pending.pop(ticket, None)
+        if turn is None:
+            return None
+        sent_ms, _, tokens, sure, waited_ms, running = turn
+        begun_ms = self._last_ms
+        self._last_ms = now_ms
+        if sure:
+            idle = sent_ms >= begun_ms and not waited_ms
+            taken_ms = now_ms - (sent_ms if idle or sent_ms > begun_ms else begun_ms)
+            self._learn(taken_ms, tokens, running, with_latency=sent_ms >= begun_ms)
+        return now_ms - sent_ms
+
+    def _learn(self, taken_ms: float, tokens: int, running: int, *, with_latency: bool) -> None:
+        """Put what was unforeseen down to latency, rate and load, by how much each had a part (normalised least mean squares)."""
+        expected_ms = (
+            self.own_ms(tokens) + self.running_ms * running + (self.latency_ms if with_latency else 0.0)
+        )
+        bound_ms = max(expected_ms, ERROR_MIN_MS)
+        error_ms = max(-bound_ms, min(bound_ms, taken_ms - expected_ms))
+        self._seen += 1
+        gain = max(GAIN_MIN, 1.0 / (self._seen + 1))
+        share = 1.0 if with_latency else 0.0
+        scaled = tokens / TOKENS_SCALE
+        crowd = running / RUNNING_SCALE
+        step = gain * error_ms / (share + scaled * scaled + crowd * crowd + 1e-9)
+        self.running_ms = max(RUNNING_MS, self.running_ms + step * crowd / RUNNING_SCALE)
+        self.ms_per_token = max(0.0, self.ms_per_token + step * scaled / TOKENS_SCALE)
+        self.latency_ms = max(0.0, self.latency_ms + step * share)
+
+    def dropped(self, ticket: object) -> None:
+        """A request ended without a first token, or is not waited for any more."""
+        self._pending.pop(ticket, None)
