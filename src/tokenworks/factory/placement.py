@@ -206,19 +206,17 @@ class Placement:
     def _decay(self, now_s: float) -> float:
         return math.exp(-max(0.0, now_s - self._wanted_s) / WANTED_TAU_S)
 
-    def _want(self, matched: dict[int, int], now_s: float) -> float:
-        """Somebody comes for the places that have most of a prompt. Returns the decay since the wants were last kept."""
+    def _want(self, matched: dict[int, int], now_s: float) -> None:
+        """Somebody came for the places that have most of a prompt."""
         decay = self._decay(now_s)
         if decay < 0.01:
             self._wanted = {number: value * decay for number, value in self._wanted.items()}
             self._wanted_s, decay = now_s, 1.0
-        if matched:
-            most = max(matched.values())
-            holders = [number for number, blocks in matched.items() if blocks == most]
-            share = 1.0 / (WANTED_TAU_S * decay * len(holders))
-            for number in holders:
-                self._wanted[number] = self._wanted.get(number, 0.0) + share
-        return decay
+        most = max(matched.values())
+        holders = [number for number, blocks in matched.items() if blocks == most]
+        share = 1.0 / (WANTED_TAU_S * decay * len(holders))
+        for number in holders:
+            self._wanted[number] = self._wanted.get(number, 0.0) + share
 
     def choose(
         self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
@@ -256,8 +254,7 @@ class Placement:
         # What work costs beside its own time: the wait of what comes after it.
         crowding = 1.0 / (1.0 - load * load)
         matched = self._index.match(ask.blocks) if ask.blocks else {}
-        decay = self._want(matched, now_s) if best_only else self._decay(now_s)
-        missing = decay * WANTED_COST_MS / 1000.0
+        missing = self._decay(now_s) * WANTED_COST_MS / 1000.0
         wanted = self._wanted
         ms_nano = _SECOND_NANO[ask.objective] / 1000.0
         ruled = ask.regions is not None or ask.vendors is not None
@@ -297,6 +294,8 @@ class Placement:
                     continue
                 best_score, best_used_s = score, place.last_used_s
             found.append(Candidate(place, excluded, wait_ms, own_ms, latency_ms, blocks, paid_nano, score))
+        if best_only and matched:
+            self._want(matched, now_s)
         return found
 
     # What is told of it.

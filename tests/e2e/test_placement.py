@@ -1,0 +1,79 @@
+"""Placement in a running server: prompts go where their beginning is, data stays where it may be, failures included."""
+
+import json
+
+import pytest
+
+from tests.support.server import Server, StubUpstream, until
+
+
+@pytest.fixture(scope="module")
+def three():
+    with StubUpstream() as one, StubUpstream() as two, StubUpstream() as three:
+        yield [one, two, three]
+
+
+@pytest.fixture(scope="module")
+def placed(tmp_path_factory, three):
+    """One model in Shanghai, Beijing and Singapore."""
+    with Server(tmp_path_factory.mktemp("placed"), input_bytes_per_token=1) as server:
+        for name, region, upstream in zip("abc", ("cn-sh", "cn-bj", "sg"), three, strict=True):
+            server.cli(
+                "deployment", "add", "--name", name, "--model", "stub", "--base-url", upstream.url, "--protocol", "chat",
+                "--allow-private", "--region", region, "--vendor", "works",
+            )  # fmt: skip
+        until(lambda: server.metrics("deployments") == [3.0])
+        yield server
+
+
+def conversation(server, key, name, turns):
+    """Turns of a chat with a long beginning; each waits for the one before."""
+    said = f"{name}: " + "a long story, told again. " * 600
+    for turn in range(turns):
+        messages = [{"role": "user", "content": said}]
+        assert server.chat(key, {"tokens": 3, "prompt": 11}, messages=messages, max_tokens=20)[0] == 200
+        said += f" and then {turn}"
+
+
+def deployments_of(server, subscriber):
+    until(lambda: server.works.ledger.usage(subscriber.account_id), what="usage")
+    return [row["deployment"] for row in server.works.ledger.usage(subscriber.account_id, None, 1000)]
+
+
+def test_turns_of_a_chat_go_where_their_beginning_is(placed):
+    for name in ("one", "two", "three"):
+        subscriber, key = placed.subscriber("ctc-premium")
+        conversation(placed, key, name, 5)
+        found = until(lambda s=subscriber: (rows := deployments_of(placed, s))[4:] and rows)
+        assert len(set(found)) == 1, "one place has read the beginning"
+
+
+def test_data_stays_where_it_may_be_fail_over_included(placed, three):
+    subscriber, key = placed.subscriber("ctc-premium")
+    who = str(subscriber.subscriber_id)
+    placed.cli("subscriber", "set", "--subscriber", who, "--region", "cn")
+    before = three[2].count()["requests"]
+    until(lambda: placed.works.subscriptions.find(who).regions == ("cn",))
+    for n in range(12):
+        # Two of the three fail it: the third one, abroad, would answer.
+        status, _ = placed.chat(
+            key, {"tokens": 2, "prompt": 11, "status": 500 if n % 2 else 200}, max_tokens=20
+        )
+        assert status in ({502} if n % 2 else {200})
+    assert three[2].count()["requests"] == before
+    explained = json.loads(
+        placed.cli("route", "explain", "--model", "stub", "--subscriber", who, "--json").stdout
+    )
+    said = {c["deployment"]: c["excluded"] for c in explained["candidates"]}
+    assert said["a"] is None and said["b"] is None and said["c"].startswith("residency:")
+    assert explained["chosen"] in {"a", "b"}
+    # Nowhere at all: refused, in protocol, and nothing is charged.
+    placed.cli("subscriber", "set", "--subscriber", who, "--region", "eu")
+    status, body = until(
+        lambda: (r := placed.chat(key, {"tokens": 2, "prompt": 11}, max_tokens=20))[0] == 403 and r
+    )
+    assert "residency" in json.dumps(body) and "eu" in json.dumps(body)
+    placed.cli("subscriber", "set", "--subscriber", who, "--anywhere")
+    until(lambda: placed.chat(key, {"tokens": 2, "prompt": 11}, max_tokens=20)[0] == 200)
+    records = placed.works.ledger.usage(subscriber.account_id, None, 1000)
+    assert {row["deployment"] for row in records if row["state"] == "complete"} <= {"a", "b", "c"}
