@@ -25,6 +25,9 @@ def place(name, **more):
     )
 
 
+PLAIN = Ask(1, 2)
+
+
 class Router:
     """A placement over some places, and what is told of it."""
 
@@ -34,11 +37,11 @@ class Router:
         self.placement.set_places(self.places)
         self.tickets = 0
 
-    def choose(self, ask=NO_ASK, now_s=0.0, tried=()):
+    def choose(self, ask=PLAIN, now_s=0.0, tried=()):
         found = self.placement.choose(self.places, tried, ask, now_s)
         return None if found is None else found.place
 
-    def send(self, ask=NO_ASK, now_s=0.0, tried=()):
+    def send(self, ask=PLAIN, now_s=0.0, tried=()):
         found = self.placement.choose(self.places, tried, ask, now_s)
         self.tickets += 1
         found.place.began(now_s)
@@ -63,6 +66,19 @@ def test_equal_places_take_turns():
         chosen.append(at.name)
         at.ended()
     assert chosen == ["a", "b", "c", "a", "b", "c"]
+
+
+def test_one_place_without_a_rule_costs_no_forecast():
+    only = place("only")
+    router = Router(only)
+    ticket, at = router.send(NO_ASK)
+    assert at is only and not only.forecast.busy
+    router.first(ticket, at, 1.0)
+    router.placement.dropped(ticket, at)
+    assert router.choose(NO_ASK, tried=["only"]) is None
+    for _ in range(FAILURES_TO_OPEN):
+        only.failed(1.0)
+    assert router.choose(NO_ASK, now_s=1.1) is only, "a wrong guess costs one request"
 
 
 def test_running_answers_decide_between_equals():

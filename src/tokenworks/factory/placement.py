@@ -54,6 +54,7 @@ class Ask(NamedTuple):
         return max(1, self.input_tokens - int(blocks * self.block_tokens))
 
 
+# Where there is one place and no rule, there is nothing to foresee and nothing to learn.
 NO_ASK: Final = Ask(1, 1)
 
 
@@ -61,6 +62,7 @@ class Place:
     """One deployment as a worker sees it."""
 
     __slots__ = (
+        "alone",
         "cached_nano",
         "context_tokens",
         "cool_until_s",
@@ -87,6 +89,7 @@ class Place:
         paid = (0, 0, 0) if deployment.committed else (fresh, cached, price.output_nano or 0)
         self.fresh_nano, self.cached_nano, self.output_nano = paid
         self.number = -1
+        self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
         self.outstanding = 0
         self.failures = 0
         self.cool_until_s = 0.0
@@ -225,6 +228,9 @@ class Placement:
         last use. Where none is left, the one that cools down first, or seems too small: a wrong guess costs one request,
         refusing all of them costs every one. None where nobody may have it.
         """
+        if ask is NO_ASK and len(places) == 1:
+            place = places[0]
+            return None if place.trial or place.name in tried else place.alone
         best = self._foresee(places, tried, ask, now_s, best_only=True)
         if best:
             return best[-1]
@@ -234,7 +240,7 @@ class Placement:
             if place.name not in tried and not place.trial and may_have(place.deployment, ask) is None
         ]
         last = min(closed, key=lambda place: place.cool_until_s, default=None)
-        return None if last is None else Candidate(last, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
+        return None if last is None else last.alone
 
     def explain(
         self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
@@ -304,6 +310,8 @@ class Placement:
         self, ticket: object, chosen: Candidate, ask: Ask, now_s: float, *, streams: bool = True
     ) -> None:
         """A request is on its way to the place that was chosen. Where it does not stream, nobody sees its first token."""
+        if ask is NO_ASK:
+            return
         place = chosen.place
         uncached = ask.uncached(chosen.matched_blocks)
         self._busy += not place.forecast.busy

@@ -1,0 +1,67 @@
+"""The commands of the token factory."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import pytest
+from click.testing import CliRunner
+
+from tokenworks.app.cli import cli
+
+
+def run(*args):
+    done = CliRunner().invoke(cli, args, catch_exceptions=True)
+    return done
+
+
+def test_policies_are_compared_and_drawn(tmp_path):
+    curves = tmp_path / "curves.svg"
+    done = run(
+        "factory", "simulate", "--trace", "synthetic:conversation", "--fleet", "8", "--policy", "predicted", "--policy",
+        "least_outstanding", "--curves", str(curves), "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    ours, least = said["policies"]["predicted"], said["policies"]["least_outstanding"]
+    assert said["requests"] == 5131
+    assert ours["first_token_mean_s"] < least["first_token_mean_s"] and ours["in_time"] > least["in_time"]
+    root = ET.fromstring(curves.read_text())
+    assert root.tag.endswith("svg")
+    assert len([e for e in root.iter() if e.tag.endswith("polyline")]) == 2
+    assert {"predicted", "least_outstanding"} <= {e.text for e in root.iter()}
+
+
+def test_a_fleet_from_a_file_and_how_many_machines(tmp_path):
+    fleet = tmp_path / "fleet.yaml"
+    fleet.write_text(
+        "- {name: hub, count: 3, region: cn-sh, hour_nano: 20000000000}\n- {name: vendor, kind: vendor, requests_max: 4, round_trip_ms: 80, input_nano: 2000, output_nano: 8000}\n"
+    )
+    args = ("factory", "simulate", "--trace", "synthetic:uniform", "--fleet", str(fleet), "--traffic", "0.2")
+    done = run(*args, "--machines-for", "0.9", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)["policies"]["predicted"]
+    assert found["machines"] >= 1 and found["cost_nano"] > 0 and found["energy_wh"] > 0
+    table = run(*args)
+    assert table.exit_code == 0 and "predicted" in table.output
+
+
+@pytest.mark.parametrize(
+    ("fleet", "reason"),
+    [
+        ("- {count: 0}", "0.count"),
+        ("- {colour: red}", "0.colour"),
+        ("[]", "a fleet has an engine"),
+        ("{", "fleet.yaml"),
+        ("count: 3", "valid list"),
+    ],
+)
+def test_a_faulty_fleet_is_refused(tmp_path, fleet, reason):
+    path = tmp_path / "fleet.yaml"
+    path.write_text(fleet)
+    from tokenworks.app.cli_factory import read_fleet
+    from tokenworks.factory import TraceFaulty
+
+    with pytest.raises(TraceFaulty, match=reason):
+        read_fleet(str(path))
+    with pytest.raises(TraceFaulty, match="a number of engines"):
+        read_fleet(str(tmp_path / "nowhere.yaml"))
