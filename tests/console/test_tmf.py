@@ -238,6 +238,10 @@ def test_an_enterprise_has_departments_and_contract_prices(client, works, family
     assert (deeper.status_code, "two levels" in deeper.json()["detail"]) == (400, True)
     put = client.patch(f"/api/members/{family.member}", json={"department": "West"}, headers=owner).json()
     assert put["department"] == sales.json()["id"] and put["cap_tokens"] == 10**6, "what is left out stays"
+    daily = client.patch(f"/api/members/{family.member}", json={"cap_period": "day"}, headers=owner).json()
+    assert (daily["cap_tokens"], daily["cap_period"]) == (10**6, "day")
+    more = client.patch(f"/api/members/{family.member}", json={"cap_tokens": 2 * 10**6}, headers=owner).json()
+    assert (more["cap_tokens"], more["cap_period"]) == (2 * 10**6, "day")
     out = client.patch(
         f"/api/members/{family.member}", json={"department": None, "cap_tokens": None}, headers=owner
     ).json()

@@ -16,7 +16,7 @@ def three():
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory, three):
     """One model in Shanghai, Beijing and Singapore."""
-    with Server(tmp_path_factory.mktemp("placed"), input_bytes_per_token=1) as server:
+    with Server(tmp_path_factory.mktemp("placed"), input_bytes_per_token=1, decision_log_every=1) as server:
         for name, region, upstream in zip("abc", ("cn-sh", "cn-bj", "sg"), three, strict=True):
             server.cli(
                 "deployment", "add", "--name", name, "--model", "stub", "--base-url", upstream.url, "--protocol", "chat",
@@ -35,6 +35,11 @@ def conversation(server, key, name, turns):
         said += f" and then {turn}"
 
 
+def decisions(server):
+    rows = [json.loads(line) for line in server.log_text().splitlines() if line.startswith("{")]
+    return [row for row in rows if row.get("event") == "placement.decision"]
+
+
 def deployments_of(server, subscriber):
     until(lambda: server.works.ledger.usage(subscriber.account_id), what="usage")
     return [row["deployment"] for row in server.works.ledger.usage(subscriber.account_id, None, 1000)]
@@ -46,6 +51,16 @@ def test_turns_of_a_chat_go_where_their_beginning_is(placed):
         conversation(placed, key, name, 5)
         found = until(lambda s=subscriber: (rows := deployments_of(placed, s))[4:] and rows)
         assert len(set(found)) == 1, "one place has read the beginning"
+    kept = decisions(placed)
+    assert len(kept) == 15
+    # Each says what was foreseen everywhere; a later turn is where most of it is cached; no word of what was said.
+    last = kept[-1]
+    assert {c["deployment"] for c in last["candidates"]} == {"a", "b", "c"}
+    cached = {c["deployment"]: c["cached_blocks"] for c in last["candidates"]}
+    assert cached[last["chosen"]] == max(cached.values()) >= 5
+    assert "story" not in placed.log_text()
+    usage = placed.works.ledger.usage(subscriber.account_id, None, 1000)
+    assert {row["request_id"] for row in usage} <= {row["request_id"] for row in kept}
 
 
 def test_data_stays_where_it_may_be_fail_over_included(placed, three):
@@ -73,5 +88,10 @@ def test_data_stays_where_it_may_be_fail_over_included(placed, three):
     assert "residency" in str(refused) and "may go to eu only" in str(refused)
     placed.cli("subscriber", "set", "--subscriber", who, "--anywhere")
     until(lambda: placed.chat(key, {"tokens": 2, "prompt": 11}, max_tokens=20)[0] == 200)
+    nowhere = [row for row in decisions(placed) if row["chosen"] is None]
+    assert any(all("residency" in c["excluded"] for c in row["candidates"]) for row in nowhere)
+    assert any(sorted(row["tried"]) == ["a", "b"] for row in nowhere), (
+        "and that fail-over had nowhere else to go"
+    )
     records = placed.works.ledger.usage(subscriber.account_id, None, 1000)
     assert {row["deployment"] for row in records if row["state"] == "complete"} <= {"a", "b", "c"}

@@ -1,4 +1,4 @@
-"""The commands of the token factory: what a fleet would do with traffic, and where a request would go now and why."""
+"""The commands of the token factory: deployments and aliases, what a fleet would do with traffic, where a request would go and why."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,12 +9,14 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, subscriber_option
+from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.curves import draw_curves
 from tokenworks.app.output import console, print_json, print_table
 from tokenworks.factory import (
+    MACHINES_MAX,
     OBJECTIVES,
     POLICIES,
+    PROTOCOLS,
     SYNTHETIC,
     Ask,
     EngineSpec,
@@ -26,13 +28,184 @@ from tokenworks.factory import (
     TraceFaulty,
     Work,
     machines_for,
+    make_deployment,
+    probe_protocols,
+    read_credential,
     read_trace,
     simulate,
 )
+from tokenworks.gateway import ModelTokenizer
 from tokenworks.kernel import NotFound, format_money
 
 FLEET_BYTES_MAX: Final = 1_000_000
 TRAFFIC_MAX: Final = 1000.0
+
+
+@click.group()
+def deployment() -> None:
+    """Places that serve models."""
+
+
+@deployment.command("add")
+@click.option("--name", required=True)
+@click.option("--model", required=True, help="The model's name for clients.")
+@click.option("--base-url", required=True, help="http(s)://host[:port][/v1], as an SDK takes it.")
+@click.option("--upstream-model", help="The model's name there (default: the same).")
+@click.option(
+    "--protocol",
+    "protocols",
+    multiple=True,
+    type=click.Choice(PROTOCOLS),
+    help="What it speaks; left out, it is asked.",
+)
+@click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
+@click.option("--api-key-file", help="The file in secrets_dir with its credential.")
+@click.option("--allow-private", is_flag=True, help="It is on a loopback or private address.")
+@click.option("--region", help="Where it is, such as cn-sh.")
+@click.option("--vendor", help="Who runs it.")
+@click.option("--committed", is_flag=True, help="It is paid for anyway: a request more costs nothing.")
+@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
+@click.option("--context-tokens", type=int, help="Its context length.")
+@click.option(
+    "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
+)
+@click.option("--tokenizer", help="The folder of tokenizers_dir that counts what it does not report.")
+@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option(
+    "--price",
+    "prices",
+    multiple=True,
+    metavar="CLASS=NANO",
+    help="Price paid, nano yuan per token of a class, such as output=8000.",
+)
+@json_option
+@pass_context
+def deployment_add(
+    context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
+    api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
+    tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
+    if api_key_env and api_key_file:
+        raise click.UsageError("--api-key-env and --api-key-file exclude each other")
+    credential = f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}" if api_key_file else None
+    fields: dict[str, Any] = {
+        "name": name,
+        "model": model,
+        "upstream_model": upstream_model or model,
+        "base_url": base_url,
+        "protocols": protocols or tuple(PROTOCOLS),
+        "credential": credential,
+        "allow_private": allow_private,
+        "region": region,
+        "price": _prices(prices),
+        "tokenizer": tokenizer,
+        "vendor": vendor,
+        "committed": committed,
+        "round_trip_ms": round_trip_ms,
+        "prefill_tokens_per_s": prefill_tokens_per_s,
+        "cache_blocks": cache_blocks,
+    }
+    fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
+    fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
+    fields["hides_reasoning"] = hides_reasoning
+    made = make_deployment(**fields)
+    settings = context.settings()
+    if made.tokenizer is not None:
+        ModelTokenizer(settings.tokenizers / made.tokenizer)  # or it says what is wrong with it
+    if not protocols:
+        secret = read_credential(credential, settings.secrets) if credential else None
+        made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
+    with context.works() as works:
+        works.deployments.add(made)
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        click.echo(f"Deployment {name} serves {model} over {', '.join(made.protocols)}.")
+
+
+def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
+    prices = {}
+    for pair in pairs:
+        name, equals, nano = pair.partition("=")
+        if not equals or not nano.isdigit():
+            raise click.UsageError(f"--price is CLASS=NANO, not {pair!r}")
+        prices[f"{name}_nano"] = int(nano)
+    return prices
+
+
+@deployment.command("list")
+@json_option
+@pass_context
+def deployment_list(context: Context, as_json: bool) -> None:
+    """All deployments."""
+    with context.works() as works:
+        found = works.deployments.all()
+    if as_json:
+        print_json([d.model_dump(mode="json") for d in found])
+    else:
+        rows = [
+            (d.name, d.model, d.upstream_model, d.base_url, ", ".join(d.protocols), d.credential or "none")
+            for d in found
+        ]
+        print_table(
+            "Deployments", ["name", "model", "upstream model", "base URL", "protocols", "credential"], rows
+        )
+
+
+@deployment.command("remove")
+@click.argument("name")
+@json_option
+@pass_context
+def deployment_remove(context: Context, name: str, as_json: bool) -> None:
+    """Send it nothing more; what it serves goes on to its end."""
+    with context.works() as works:
+        works.deployments.remove(name)
+    said({"removed": name}, f"Deployment {name} is removed.", as_json)
+
+
+@click.group()
+def alias() -> None:
+    """Other names of models."""
+
+
+@alias.command("add")
+@click.option("--alias", "name", required=True, help="The name that clients may use.")
+@click.option("--model", required=True, help="The model it stands for.")
+@json_option
+@pass_context
+def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
+    """Let clients name a model otherwise."""
+    with context.works() as works:
+        works.deployments.set_alias(name, model)
+    said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
+
+
+@alias.command("list")
+@json_option
+@pass_context
+def alias_list(context: Context, as_json: bool) -> None:
+    """All aliases."""
+    with context.works() as works:
+        found = works.deployments.aliases()
+    if as_json:
+        print_json(found)
+    else:
+        print_table("Aliases", ["alias", "model"], found.items())
+
+
+@alias.command("remove")
+@click.argument("name")
+@json_option
+@pass_context
+def alias_remove(context: Context, name: str, as_json: bool) -> None:
+    """Forget an alias."""
+    with context.works() as works:
+        works.deployments.remove_alias(name)
+    said({"removed": name}, f"Alias {name} is removed.", as_json)
 
 
 @click.group()
@@ -162,7 +335,7 @@ def factory_simulate(
         (
             name, f"{f['first_token_mean_s']:.2f}", f"{f['first_token_p99_s']:.2f}", f"{f['end_to_end_mean_s']:.2f}", f"{f['in_time']:.1%}",
             f"{f['tokens_per_s']:.0f}", f"{f['cache_hits']:.1%}", format_money(f["cost_nano"] // 10_000_000 * 10_000_000),
-            f"{f['energy_wh']:.0f}", f.get("machines", ""),
+            f"{f['energy_wh']:.0f}", (f["machines"] or f"over {MACHINES_MAX}") if "machines" in f else "",
         )
         for name, f in figures.items()
     ]  # fmt: skip
@@ -267,4 +440,4 @@ def route_explain(
     )
 
 
-GROUPS: Final = (factory, route)
+GROUPS: Final = (deployment, alias, factory, route)

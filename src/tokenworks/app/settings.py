@@ -121,6 +121,13 @@ class Settings(BaseModel):
         default=60, ge=1, le=3600, description="between two bytes of a deployment"
     )
     request_timeout_s: int = Field(default=1800, ge=1, le=86_400, description="for a request as a whole")
+    decision_log_every: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="one of so many decisions of placement is logged with all its candidates, beside those that found no "
+        "place; 0: those alone",
+    )
     attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
     health_check_s: int = Field(
         default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles"

@@ -402,8 +402,10 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
     check_match(request, member_resource(member))
     with rooms.connection.transaction():
-        if "cap_tokens" in body.model_fields_set:
-            rooms.subscriptions.set_cap(member, body.cap_tokens, body.cap_period)
+        if body.model_fields_set & {"cap_tokens", "cap_period"}:
+            tokens = body.cap_tokens if "cap_tokens" in body.model_fields_set else member.cap_tokens
+            period = body.cap_period if "cap_period" in body.model_fields_set else member.cap_period
+            rooms.subscriptions.set_cap(member, tokens, period or "month")
         if "department" in body.model_fields_set:
             rooms.subscriptions.set_department(found, member, body.department)
     return answer(member_resource(rooms.subscriptions.member(found, id)))

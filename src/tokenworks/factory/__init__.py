@@ -32,11 +32,20 @@ from tokenworks.factory.placement import (
 from tokenworks.factory.prefixes import BLOCK_BYTES, hash_blocks
 from tokenworks.factory.probe import probe_protocols
 from tokenworks.factory.service import Deployments, make_deployment, read_credential
-from tokenworks.factory.simulate import POLICIES, Outcome, Policy, machines_for, simulate, traffic_for
+from tokenworks.factory.simulate import (
+    MACHINES_MAX,
+    POLICIES,
+    Outcome,
+    Policy,
+    machines_for,
+    simulate,
+    traffic_for,
+)
 from tokenworks.factory.traces import SYNTHETIC, read_trace
 
 __all__ = [
     "BLOCK_BYTES",
+    "MACHINES_MAX",
     "NO_ASK",
     "OBJECTIVES",
     "POLICIES",

@@ -20,6 +20,7 @@ Policy = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
 POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
 LATE_MS: Final = 50.0
 RETRY_S: Final = 1.0
+MACHINES_MAX: Final = 1024
 # sglang's router: how much of a prompt has to be cached for its place to be taken, and when the load decides instead.
 CACHE_THRESHOLD: Final = 0.5
 BALANCE_ABS: Final = 32
@@ -333,7 +334,7 @@ def machines_for(
     *,
     traffic: float = 1.0,
     seed: int = 0,
-    most: int = 1024,
+    most: int = MACHINES_MAX,
 ) -> int | None:
     """The fewest of an engine that give such a share of requests their first token in time; None where `most` do not."""
 

@@ -149,9 +149,12 @@ class Exchange(Recording):
             else None
         )
         if chosen is None:
+            gateway.decided(self, None)
             self._release_hold()
             self.refuse(self.last_refusal or self._nowhere(ask))
             return
+        if ask is not NO_ASK:
+            gateway.decided(self, chosen)
         place = chosen.place
         if gateway.broken_credentials and place.name in gateway.broken_credentials:
             self.tried.append(place.name)

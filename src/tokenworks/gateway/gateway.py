@@ -4,9 +4,11 @@ import asyncio
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Any, Final, Protocol
 
+import structlog
+
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
-from tokenworks.factory import PROTOCOL_PATHS, Place, Placement
+from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement
 from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
@@ -23,6 +25,11 @@ from tokenworks.gateway.upstream import Pool
 from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
 
+log = structlog.get_logger()
+
+# Of decisions that found no place, in a second; and of a decision's candidates.
+FAILURES_LOGGED_PER_S: Final = 10
+CANDIDATES_LOGGED_MAX: Final = 20
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
 _COUNT_PATH: Final = "/v1/messages/count_tokens"
 _KNOWN_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH, "/v1/models"})
@@ -65,6 +72,7 @@ class Limits(Protocol):
     upstream_idle_timeout_s: int
     request_timeout_s: int
     attempts_max: int
+    decision_log_every: int
     health_check_s: int
     input_bytes_per_token: int
     stream_hold_tokens: int
@@ -101,6 +109,8 @@ class Gateway:
         self.tokenizers: dict[str, ModelTokenizer] = {}
         self.counting = 0  # how many answers are being counted
         self.placement = Placement()
+        self._decisions = 0
+        self._failures_logged = 0  # in this second
         self._pools: dict[Place, Pool] = {}
         self.control_pool = Pool(
             None,
@@ -338,6 +348,44 @@ class Gateway:
         counters = self.stats.c
         counters[name if name in counters else "refused_other"] += 1
 
+    def decided(self, exchange: Exchange, chosen: Candidate | None) -> None:
+        """Keep a sample of placement's decisions in the log, and every one that found no place, so many a second. What became
+        of a request is in its usage record, under the same id.
+        """
+        every = self.settings.decision_log_every
+        self._decisions += 1
+        if chosen is None:
+            self._failures_logged += 1
+            if self._failures_logged > FAILURES_LOGGED_PER_S:
+                return
+        elif not every or self._decisions % every:
+            return
+        ask = exchange.ask
+        assert ask is not None
+        log.info(
+            "placement.decision",
+            request_id=exchange.request_id,
+            model=exchange.model,
+            chosen=None if chosen is None else chosen.place.name,
+            objective=ask.objective,
+            regions=ask.regions,
+            tried=exchange.tried,
+            candidates=[
+                {"deployment": c.place.name, "excluded": c.excluded}
+                if c.excluded
+                else {
+                    "deployment": c.place.name,
+                    "first_token_ms": round(c.first_token_ms),
+                    "wait_ms": round(c.wait_ms),
+                    "cached_blocks": c.matched_blocks,
+                    "cost_nano": c.cost_nano,
+                }
+                for c in self.placement.explain(exchange.places, exchange.tried, ask, self.loop.time())[
+                    :CANDIDATES_LOGGED_MAX
+                ]
+            ],
+        )
+
     def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
         """A new snapshot; running requests keep the one that they began with."""
         self.snapshot = snapshot
@@ -352,6 +400,7 @@ class Gateway:
     def tick(self) -> None:
         """Once a second: time-outs, health, heartbeat."""
         now_s = self.loop.time()
+        self._failures_logged = 0
         self.wheel.tick(int(now_s))
         oldest_s = now_s - self.settings.request_timeout_s
         for exchange in [e for e in self.exchanges if e.began_s < oldest_s]:
