@@ -51,16 +51,15 @@ def test_turns_of_a_chat_go_where_their_beginning_is(placed):
         conversation(placed, key, name, 5)
         found = until(lambda s=subscriber: (rows := deployments_of(placed, s))[4:] and rows)
         assert len(set(found)) == 1, "one place has read the beginning"
-    kept = decisions(placed)
-    assert len(kept) == 15
+    usage = placed.works.ledger.usage(subscriber.account_id, None, 1000)
+    kept = {row["request_id"]: row for row in decisions(placed)}
+    assert {row["request_id"] for row in usage} <= set(kept)
     # Each says what was foreseen everywhere; a later turn is where most of it is cached; no word of what was said.
-    last = kept[-1]
+    last = kept[usage[0]["request_id"]]
     assert {c["deployment"] for c in last["candidates"]} == {"a", "b", "c"}
-    cached = {c["deployment"]: c["cached_blocks"] for c in last["candidates"]}
+    cached = {c["deployment"]: c.get("cached_blocks", 0) for c in last["candidates"]}
     assert cached[last["chosen"]] == max(cached.values()) >= 5
     assert "story" not in placed.log_text()
-    usage = placed.works.ledger.usage(subscriber.account_id, None, 1000)
-    assert {row["request_id"] for row in usage} <= {row["request_id"] for row in kept}
 
 
 def test_data_stays_where_it_may_be_fail_over_included(placed, three):

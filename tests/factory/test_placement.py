@@ -170,6 +170,35 @@ def test_a_place_that_goes_takes_what_is_known_of_its_cache_with_it():
     assert {c.place.name: c.matched_blocks for c in found}[first.name] == (0 if first is a else 8)
 
 
+def test_requests_that_go_on_at_places_that_are_gone_are_heard_by_nobody():
+    a, b = place("a"), place("b")
+    router = Router(a, b)
+    sent = [router.send(prompt(str(n), 4096)) for n in range(4)]
+    changed = place("a", region="cn-sh")
+    router.placement.set_places([changed, b])
+    assert router.placement.busy == 1
+    late = router.placement.choose([a, b], (), prompt("late", 100), 0.0)  # by the snapshot that it began with
+    a.began(0.0)
+    router.placement.sent("late", late._replace(place=a), prompt("late", 100), 0.0)
+    for ticket, at in [*sent, ("late", a)]:
+        router.placement.dropped(ticket, at)
+        at.ended()
+    assert router.placement.busy == 0
+    assert all(c.wait_ms == 0.0 for c in router.placement.explain([changed, b], (), PLAIN, 1.0))
+
+
+def test_what_waits_is_summed_however_many_there_are():
+    forecast = Forecast(0.0, 1.0)
+    for n in range(5000):
+        forecast.sent(n, 0.0, 1 + n % 7, sure=False)
+    assert forecast.wait_ms(0.0) == sum(1 + n % 7 for n in range(5000))
+    for n in range(4999):
+        forecast.dropped(n)
+    assert abs(forecast.wait_ms(0.0) - (1 + 4999 % 7)) < 1e-6
+    forecast.dropped(4999)
+    assert forecast.wait_ms(0.0) == 0.0
+
+
 # Residency.
 
 REGIONS = ["cn-sh", "cn-bj", "cn", "sg", "us-west", "cnx-1", None]

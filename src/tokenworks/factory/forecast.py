@@ -27,15 +27,16 @@ RUNNING_MS: Final = 1.0
 class Forecast:
     """One place. A ticket names a request from its sending to its first token."""
 
-    __slots__ = ("_last_ms", "_pending", "_seen", "latency_ms", "ms_per_token", "running_ms")
+    __slots__ = ("_last_ms", "_pending", "_seen", "_turns_ms", "latency_ms", "ms_per_token", "running_ms")
 
     def __init__(self, latency_ms: float = LATENCY_MS, ms_per_token: float = MS_PER_TOKEN) -> None:
         self.latency_ms = latency_ms
         self.ms_per_token = ms_per_token
         self.running_ms = RUNNING_MS
-        # By ticket, oldest first: sent, what it takes itself, uncached tokens, whether they are sure, what it waits for,
-        # how many answers were written then.
-        self._pending: dict[object, tuple[float, float, int, bool, float, int]] = {}
+        # By ticket, oldest first: sent, what it takes itself, uncached tokens, whether they are sure, how many answers were
+        # written then. And what all of them take: there may be thousands, and every decision asks.
+        self._pending: dict[object, tuple[float, float, int, bool, int]] = {}
+        self._turns_ms = 0.0
         self._last_ms = 0.0
         self._seen = 0
 
@@ -53,15 +54,11 @@ class Forecast:
         pending = self._pending
         if not pending:
             return 0.0
-        turns = iter(pending.values())
-        sent_ms, own_ms, *_ = next(turns)
+        sent_ms, own_ms, *_ = next(iter(pending.values()))
         begun_ms = max(self._last_ms, sent_ms)
         left_ms = own_ms - (now_ms - begun_ms)
         # What is late comes at any moment, or was misjudged: a place that nothing waits at is better.
-        wait_ms = left_ms if left_ms > 0.0 else LATE_SHARE * own_ms
-        for turn in turns:
-            wait_ms += turn[1]
-        return wait_ms
+        return self._turns_ms - own_ms + (left_ms if left_ms > 0.0 else LATE_SHARE * own_ms)
 
     def own_ms(self, uncached_tokens: int) -> float:
         """What a request takes of the place's turns."""
@@ -71,23 +68,29 @@ class Forecast:
         self, ticket: object, now_ms: float, uncached_tokens: int, *, sure: bool, running: int = 0
     ) -> None:
         """`sure`: little of the prompt is believed to be cached, so that its time says what a token takes."""
-        self._pending[ticket] = (
-            now_ms, self.own_ms(uncached_tokens), uncached_tokens, sure, self.wait_ms(now_ms), running
-        )  # fmt: skip
+        own_ms = self.own_ms(uncached_tokens)
+        self._pending[ticket] = (now_ms, own_ms, uncached_tokens, sure, running)
+        self._turns_ms += own_ms
 
     def first_token(self, ticket: object, now_ms: float) -> float | None:
         """A request's first token has come: learn from it. Returns its time to first token; None where it was dropped."""
-        turn = self._pending.pop(ticket, None)
+        turn = self._take(ticket)
         if turn is None:
             return None
-        sent_ms, _, tokens, sure, waited_ms, running = turn
+        sent_ms, _, tokens, sure, running = turn
         begun_ms = self._last_ms
         self._last_ms = now_ms
         if sure:
-            idle = sent_ms >= begun_ms and not waited_ms
-            taken_ms = now_ms - (sent_ms if idle or sent_ms > begun_ms else begun_ms)
+            taken_ms = now_ms - max(sent_ms, begun_ms)
             self._learn(taken_ms, tokens, running, with_latency=sent_ms >= begun_ms)
         return now_ms - sent_ms
+
+    def _take(self, ticket: object) -> tuple[float, float, int, bool, int] | None:
+        turn = self._pending.pop(ticket, None)
+        if turn is not None:
+            # Nothing is left of sums of floats where nothing waits.
+            self._turns_ms = self._turns_ms - turn[1] if self._pending else 0.0
+        return turn
 
     def _learn(self, taken_ms: float, tokens: int, running: int, *, with_latency: bool) -> None:
         """Put what was unforeseen down to latency, rate and load, by how much each had a part (normalised least mean squares)."""
@@ -108,4 +111,4 @@ class Forecast:
 
     def dropped(self, ticket: object) -> None:
         """A request ended without a first token, or is not waited for any more."""
-        self._pending.pop(ticket, None)
+        self._take(ticket)

@@ -169,6 +169,7 @@ class Placement:
 
     def __init__(self) -> None:
         self._index = PrefixIndex()
+        self._live: list[Place] = []
         self._numbers: dict[str, int] = {}
         self._busy = 0
         self._load = 0.0
@@ -180,6 +181,10 @@ class Placement:
 
     def set_places(self, places: Sequence[Place]) -> None:
         """Those that there are now. A place's cache is forgotten with it."""
+        # Requests go on at places that are gone: what they tell is heard by nobody.
+        for place in self._live:
+            place.number = -1
+        self._live = list(places)
         names = {place.name for place in places}
         for name in [name for name in self._numbers if name not in names]:
             number = self._numbers.pop(name)
@@ -312,10 +317,10 @@ class Placement:
         """A request is on its way to the place that was chosen. Where it does not stream, nobody sees its first token."""
         if ask is NO_ASK:
             return
-        place = chosen.place
+        place, forecast = chosen.place, chosen.place.forecast
         uncached = ask.uncached(chosen.matched_blocks)
-        self._busy += not place.forecast.busy
-        forecast = place.forecast
+        if place.number >= 0 and not forecast.busy:
+            self._busy += 1
         sure = streams and 2 * (ask.input_tokens - uncached) <= ask.input_tokens
         forecast.sent(
             ticket, now_s * 1000.0, uncached, sure=sure, running=forecast.running(place.outstanding - 1)
@@ -326,13 +331,18 @@ class Placement:
     def first_token(self, ticket: object, place: Place, now_s: float) -> None:
         if place.forecast.busy:
             place.forecast.first_token(ticket, now_s * 1000.0)
-            self._busy -= not place.forecast.busy
+            self._count_idle(place)
 
     def dropped(self, ticket: object, place: Place) -> None:
         """It ended without a first token."""
         if place.forecast.busy:
             place.forecast.dropped(ticket)
-            self._busy -= not place.forecast.busy
+            self._count_idle(place)
+
+    def _count_idle(self, place: Place) -> None:
+        """It was busy; it may not be any more."""
+        if place.number >= 0 and not place.forecast.busy:
+            self._busy -= 1
 
 
 def carry_over(old: Iterable[Place], new: Iterable[Place]) -> list[Place]:
