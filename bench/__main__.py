@@ -89,6 +89,36 @@ def bench_requests(ours, envoy, relay, sglang, rounds, seconds, bar):
     return ratios
 
 
+# Of the relay's own CPU per request, by how many deployments there are.
+PLACING_BARS = {8: 0.5, 64: 1.0}
+
+
+def bench_placing(ours, rounds, seconds, bar):
+    """Placing a 50 kB prompt against relaying it, in turns."""
+    from bench.placing import PROMPT_BYTES, cost_us
+
+    body = load.plain_body(PROMPT_BYTES)
+    relayed, placed = [], {count: [] for count in PLACING_BARS}
+    for at in range(rounds):
+        relayed.append(per_request(ours, load.request(ours.key, body), seconds)[0])
+        for count, costs in placed.items():
+            costs.append(cost_us(count, at))
+        bar()
+    ratios = {
+        count: statistics.median(a / b for a, b in zip(costs, relayed, strict=True))
+        for count, costs in placed.items()
+    }
+    table(
+        "Placing a 50 kB prompt, CPU µs",
+        ["deployments", "placing", "relaying", "× relaying", "bar"],
+        [
+            (count, f"{statistics.median(placed[count]):.0f}", f"{statistics.median(relayed):.0f}", f"{ratio:.2f}", f"{PLACING_BARS[count]:.1f}")
+            for count, ratio in ratios.items()
+        ],
+    )  # fmt: skip
+    return ratios
+
+
 def bench_chunks(ours, envoy, counts, rounds, bar):
     rows, ratios = [], {}
     for count in counts:
@@ -393,7 +423,9 @@ def main():
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: for a look, not for figures"
     )
-    parser.add_argument("--only", default="", help="requests,chunks,low,memory,tls,settlement,grants,bills")
+    parser.add_argument(
+        "--only", default="", help="requests,placing,chunks,low,memory,tls,settlement,grants,bills"
+    )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
     options = parser.parse_args()
@@ -411,6 +443,7 @@ def main():
     sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
     steps = (
         (3 * rounds if wanted("requests") else 0)
+        + (rounds if wanted("placing") else 0)
         + (2 * rounds if wanted("chunks") else 0)
         + (8 if wanted("low") else 0)
     )
@@ -424,6 +457,8 @@ def main():
             bar = lambda: progress.advance(task)  # noqa: E731
             if wanted("requests"):
                 results["requests"] = bench_requests(ours, envoy, relay, sglang, rounds, seconds, bar)
+            if wanted("placing"):
+                results["placing"] = bench_placing(ours, rounds, seconds, bar)
             if wanted("chunks"):
                 results["chunks"] = bench_chunks(ours, envoy, (300, 700), rounds, bar)
             if wanted("low"):

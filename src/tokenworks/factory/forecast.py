@@ -27,7 +27,16 @@ RUNNING_MS: Final = 1.0
 class Forecast:
     """One place. A ticket names a request from its sending to its first token."""
 
-    __slots__ = ("_last_ms", "_pending", "_seen", "_turns_ms", "latency_ms", "ms_per_token", "running_ms")
+    __slots__ = (
+        "_last_ms",
+        "_pending",
+        "_seen",
+        "_turns_ms",
+        "latency_ms",
+        "ms_per_token",
+        "running_ms",
+        "waiting",
+    )
 
     def __init__(self, latency_ms: float = LATENCY_MS, ms_per_token: float = MS_PER_TOKEN) -> None:
         self.latency_ms = latency_ms
@@ -37,17 +46,19 @@ class Forecast:
         # written then. And what all of them take: there may be thousands, and every decision asks.
         self._pending: dict[object, tuple[float, float, int, bool, int]] = {}
         self._turns_ms = 0.0
+        # How many requests wait here for their first token.
+        self.waiting = 0
         self._last_ms = 0.0
         self._seen = 0
 
     @property
     def busy(self) -> bool:
         """Whether a request waits here for its first token."""
-        return bool(self._pending)
+        return self.waiting > 0
 
     def running(self, outstanding: int) -> int:
         """How many of the place's requests have had their first token."""
-        return max(0, outstanding - len(self._pending))
+        return max(0, outstanding - self.waiting)
 
     def wait_ms(self, now_ms: float) -> float:
         """Until all that was sent before has its first token."""
@@ -71,6 +82,7 @@ class Forecast:
         own_ms = self.own_ms(uncached_tokens)
         self._pending[ticket] = (now_ms, own_ms, uncached_tokens, sure, running)
         self._turns_ms += own_ms
+        self.waiting = len(self._pending)
 
     def first_token(self, ticket: object, now_ms: float) -> float | None:
         """A request's first token has come: learn from it. Returns its time to first token; None where it was dropped."""
@@ -87,6 +99,7 @@ class Forecast:
 
     def _take(self, ticket: object) -> tuple[float, float, int, bool, int] | None:
         turn = self._pending.pop(ticket, None)
+        self.waiting = len(self._pending)
         if turn is not None:
             # Nothing is left of sums of floats where nothing waits.
             self._turns_ms = self._turns_ms - turn[1] if self._pending else 0.0

@@ -66,6 +66,7 @@ class Place:
         "cached_nano",
         "context_tokens",
         "cool_until_s",
+        "costs",
         "deployment",
         "failures",
         "forecast",
@@ -88,6 +89,7 @@ class Place:
         cached = price.cached_input_nano if price.cached_input_nano is not None else fresh
         paid = (0, 0, 0) if deployment.committed else (fresh, cached, price.output_nano or 0)
         self.fresh_nano, self.cached_nano, self.output_nano = paid
+        self.costs = any(paid)
         self.number = -1
         self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
         self.outstanding = 0
@@ -275,7 +277,7 @@ class Placement:
         for place in places:
             excluded = may_have(place.deployment, ask) if ruled else None
             if excluded is None:
-                if place.name in tried:
+                if tried and place.name in tried:
                     excluded = "tried: it was asked already"
                 elif tokens > place.context_tokens:
                     excluded = f"context: about {tokens} tokens, it takes {place.context_tokens}"
@@ -287,15 +289,17 @@ class Placement:
             blocks = matched.get(number, 0)
             uncached = ask.uncached(blocks) if blocks else tokens
             own_ms = forecast.ms_per_token * uncached
-            wait_ms = forecast.wait_ms(now_ms) if forecast.busy else 0.0
+            wait_ms = forecast.wait_ms(now_ms) if forecast.waiting else 0.0
             latency_ms = forecast.latency_ms
             if place.outstanding:
                 latency_ms += forecast.running_ms * forecast.running(place.outstanding)
-            paid_nano = (
-                uncached * place.fresh_nano
-                + (tokens - uncached) * place.cached_nano
-                + output_tokens * place.output_nano
-            )
+            paid_nano = 0
+            if place.costs:
+                paid_nano = (
+                    uncached * place.fresh_nano
+                    + (tokens - uncached) * place.cached_nano
+                    + output_tokens * place.output_nano
+                )
             # Beside its own time, what comes after it, and who comes for this cache while the place reads this prompt.
             score = paid_nano + ms_nano * (
                 latency_ms + wait_ms + own_ms * (crowding + wanted.get(number, 0.0) * missing)
