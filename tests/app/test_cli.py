@@ -418,6 +418,13 @@ def test_the_audit_trail_says_what_was_before_and_after(server):
     run("staff", "revoke", "--name", "Mei")
     row = last()
     assert row["before"]["revoked_at"] is None and row["after"]["is"]["revoked_at"]
+    run("subscriber", "phone", *who, "--to", "+8613855557777")
+    row = last()
+    assert (row["before"]["phone"], row["after"]["is"]["phone"]) == ("+86*******6666", "+86*******7777")
+    who = ("--subscriber", "+8613855557777")
     history = run("subscriber", "history", *who)
     assert [move["kind"] for move in history if move["kind"] == "transfer"] == ["transfer", "transfer"]
-    assert "13855556666" not in json.dumps(run("audit"))
+    run("subscriber", "close", *who)
+    assert (last()["before"]["state"], last()["after"]["is"]["state"]) == ("active", "closed")
+    trail = json.dumps(run("audit"))
+    assert "13855556666" not in trail and "13855557777" not in trail

@@ -28,7 +28,7 @@ from tokenworks.billing import (
     RefundNotAllowed,
     TestProvider,
 )
-from tokenworks.charging import RefundTooMuch
+from tokenworks.charging import RefundTooMuch, verify
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import Conflict, Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive
@@ -497,6 +497,18 @@ def test_a_closed_subscriber_gets_what_it_is_owed(works, subscriber, clock):
     with pytest.raises(PaymentReused):
         works.payments.pay_out(other, "cash", "out-1")
     assert balances(works)
+    # A payout that was changed, or that nothing was posted for, is found.
+    works.connection.execute("ALTER TABLE payout DISABLE TRIGGER ALL")
+    for change, back in (
+        ("amount_nano = amount_nano + 1", "amount_nano = amount_nano - 1"),
+        ("entry_id = payout_id", None),
+    ):
+        works.connection.execute(f"UPDATE payout SET {change}")
+        found = {f.invariant for f in verify(works.connection, works.offerings.rate_cards())}
+        assert "payout: it is posted" in found
+        if back:
+            works.connection.execute(f"UPDATE payout SET {back}")
+            assert balances(works)
 
 
 def test_who_owes_is_paid_nothing(works, subscriber, clock):

@@ -140,6 +140,11 @@ def test_cost_and_energy_add_up():
     spec = EngineSpec(hour_nano=3_600_000_000, output_nano=5, input_nano=2, idle_watts=100, busy_watts=700)
     outcome = simulate([Work(0.0, 1000, 100)], [spec], "least_outstanding", late_ms=0.0)
     assert outcome.cost_nano == int(3_600_000_000 * outcome.until_ms / 3_600_000) + 2000 + 500
+    # What a cache has is paid at its own price, the last token of a prompt at the full one.
+    chat = [Work(0.0, 1024, 1, (1, 2)), Work(10_000.0, 1024, 1, (1, 2))]
+    for cached, expected in ((None, 2 * 1024 * 10), (1, 1024 * 10 + 10 + 1023)):
+        vendor = EngineSpec(input_nano=10, cached_input_nano=cached)
+        assert simulate(chat, [vendor], "round_robin").cost_nano == expected
     assert outcome.energy_wh == pytest.approx(outcome.busy_ms[0] * 700 / 3_600_000, rel=0.01)
     assert outcome.busy_ms[0] == pytest.approx(outcome.end_to_end_ms[0])
 

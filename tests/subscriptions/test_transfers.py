@@ -178,6 +178,28 @@ def test_two_at_once_take_it_once(works, family, database_url, tmp_path):
     assert balances(works)
 
 
+def test_one_key_at_once_is_one_transfer(works, family, database_url, tmp_path):
+    """A client that lost the reply asks again while the first is still on its way."""
+    add = works.subscriptions.add_member
+    son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
+    options = load_settings({"data_dir": str(tmp_path)}).settings
+    start, found = threading.Barrier(4), []
+
+    def take():
+        with contextlib.closing(connect(database_url)) as connection:
+            mine = make_works(options, connection, works.clock, {1: b"x" * 32})
+            start.wait()
+            found.append(give(mine, family, son, daughter, 20, "one"))
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert len(found) == 4 and len(set(found)) == 1
+    assert caps(works, family) == {son.member_id: (80, 80), daughter.member_id: (70, 70)}
+
+
 def test_a_history_of_what_came_and_went(works, family, clock):
     add = works.subscriptions.add_member
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)

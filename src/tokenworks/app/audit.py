@@ -132,6 +132,15 @@ LONG: Final = frozenset({"bill run"})
 AUDITED: Final = frozenset(_LOOKS) | LONG
 
 
+def pinned(works: Works, params: Mapping[str, Any]) -> dict[str, Any]:
+    """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
+    found = dict(params)
+    if found.get("subscriber"):
+        with contextlib.suppress(TokenworksError):
+            found["subscriber"] = str(works.subscriptions.find(found["subscriber"]).subscriber_id)
+    return found
+
+
 def look(works: Works, command: str, params: Mapping[str, Any]) -> object:
     """What the command is about as it is now, None where it is not there (yet, or any more)."""
     what = _LOOKS.get(command)

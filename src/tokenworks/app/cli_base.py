@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
-from tokenworks.app.audit import AUDITED, LONG, as_said, look, ref_of
+from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import check_schema, connect, database
 from tokenworks.app.output import print_json
@@ -65,16 +65,18 @@ class Context:
                 yield works
             elif command in LONG:
                 yield works
-                self._audit(works, command, params, None)
+                self._audit(works, command, params, None, None)
             else:
                 with connection.transaction():
-                    before = look(works, command, params)
+                    about = pinned(works, params)
+                    before = look(works, command, about)
                     yield works
-                    self._audit(works, command, params, before)
+                    self._audit(works, command, params, before, look(works, command, about))
 
-    def _audit(self, works: Works, command: str, params: dict[str, Any], before: object) -> None:
+    def _audit(
+        self, works: Works, command: str, params: dict[str, Any], before: object, after: object
+    ) -> None:
         """What an operator does is written down, in the transaction of what was done; a dry run is not."""
-        after = look(works, command, params)
         works.identity.audit(
             self.actor,
             "operator",

@@ -312,7 +312,7 @@ def factory_simulate(
     with Progress(console=console, transient=True, disable=as_json) as bar:
         task = bar.add_task("Reading the trace", total=None)
         trace = read_trace(trace_name)
-        found: dict[str, Outcome] = {}
+        found: dict[Policy, Outcome] = {}
         for policy in policies or ("predicted",):
             bar.update(task, description=policy, total=len(trace), completed=0)
             found[policy] = simulate(
@@ -362,13 +362,13 @@ def factory_simulate(
 
 
 def _machines(
-    bar: Progress, trace: Sequence[Work], engines: list[EngineSpec], policies: list[str], traffic: float, limit_s: float,
+    bar: Progress, trace: Sequence[Work], engines: list[EngineSpec], policies: Sequence[Policy], traffic: float, limit_s: float,
     share: float, seed: int,
-) -> dict[str, int | None]:  # fmt: skip
+) -> dict[Policy, int | None]:  # fmt: skip
     task = bar.add_task("How many machines", total=len(policies))
-    found = {}
+    found: dict[Policy, int | None] = {}
     for policy in policies:
-        found[policy] = machines_for(trace, engines[0], policy, share, limit_s, traffic=traffic, seed=seed)  # type: ignore[arg-type]
+        found[policy] = machines_for(trace, engines[0], policy, share, limit_s, traffic=traffic, seed=seed)
         bar.advance(task)
     return found
 

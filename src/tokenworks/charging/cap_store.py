@@ -127,24 +127,24 @@ _MOVES: Final = """
     WHERE t.account_id = %(account)s"""
 
 
-def find_move(connection: Connection, account_id: UUID, move_id: UUID, bucket_id: UUID) -> BalanceMove | None:
+def _moves(connection: Connection, which: str, names: dict[str, object]) -> list[BalanceMove]:
     with connection.cursor(row_factory=class_row(BalanceMove)) as cursor:
         return cursor.execute(
-            f"""SELECT entry_id AS move_id, posted_at AS at, kind, bucket_id, unit, amount, ref FROM ({_MOVES}) m
-                WHERE entry_id = %(move)s AND bucket_id = %(bucket)s""".encode(),
-            {"account": account_id, "move": move_id, "bucket": bucket_id},
-        ).fetchone()
+            f"""SELECT entry_id AS move_id, posted_at AS at, kind, bucket_id, unit, amount, ref
+                FROM ({_MOVES}) m {which}""".encode(),
+            names,
+        ).fetchall()
+
+
+def find_move(connection: Connection, account_id: UUID, move_id: UUID, bucket_id: UUID) -> BalanceMove | None:
+    names: dict[str, object] = {"account": account_id, "move": move_id, "bucket": bucket_id}
+    return next(iter(_moves(connection, "WHERE entry_id = %(move)s AND bucket_id = %(bucket)s", names)), None)
 
 
 def moves(connection: Connection, account_id: UUID, offset: int, limit: int) -> tuple[list[BalanceMove], int]:
     """A page, newest first, and how many there are."""
-    names = {"account": account_id, "offset": offset, "limit": limit}
-    with connection.cursor(row_factory=class_row(BalanceMove)) as cursor:
-        found = cursor.execute(
-            f"""SELECT entry_id AS move_id, posted_at AS at, kind, bucket_id, unit, amount, ref FROM ({_MOVES}) m
-                ORDER BY entry_id DESC, bucket_id OFFSET %(offset)s LIMIT %(limit)s""".encode(),
-            names,
-        ).fetchall()
+    names: dict[str, object] = {"account": account_id, "offset": offset, "limit": limit}
+    found = _moves(connection, "ORDER BY entry_id DESC, bucket_id OFFSET %(offset)s LIMIT %(limit)s", names)
     count = connection.execute(f"SELECT count(*) FROM ({_MOVES}) m".encode(), names).fetchone()
     assert count is not None
     return found, int(count[0])

@@ -207,10 +207,4 @@ class Charges:
 
     def paid(self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str) -> UUID:
         """The entry of a payment."""
-        return store.post(
-            self._connection,
-            account_id,
-            "payment",
-            ref,
-            [(f"paid:{method}", currency, None, amount_nano), ("receivable", currency, None, -amount_nano)],
-        )
+        return self.paid_many([(account_id, ref, amount_nano)], method, currency)[0]

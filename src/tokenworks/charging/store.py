@@ -41,12 +41,17 @@ def account_state(connection: Connection, account_id: UUID) -> str | None:
     return None if row is None else str(row[0])
 
 
-def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings: Sequence[Posting]) -> UUID:
-    """One entry. Asserts what the auditor will: it sums to zero per unit."""
+def _check_balanced(kind: str, ref: str, postings: Sequence[Posting]) -> None:
+    """Asserts what the auditor will: an entry sums to zero per unit."""
     sums: dict[str, int] = {}
     for _, unit, _, amount in postings:
         sums[unit] = sums.get(unit, 0) + amount
     assert not any(sums.values()), f"entry {kind} {ref} does not balance: {sums}"
+
+
+def post(connection: Connection, account_id: UUID, kind: str, ref: str, postings: Sequence[Posting]) -> UUID:
+    """One entry. Asserts that it balances."""
+    _check_balanced(kind, ref, postings)
     entry_id = uuid7()
     connection.execute(
         "INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%s, %s, %s, %s)",
@@ -70,7 +75,7 @@ def post_many(
     with connection.cursor() as cursor:
         with cursor.copy("COPY entry (account_id, entry_id, kind, ref) FROM STDIN") as copy:
             for entry_id, (account_id, ref, postings) in zip(ids, entries, strict=True):
-                assert not sum(posting[3] for posting in postings), f"entry {kind} {ref} does not balance"
+                _check_balanced(kind, ref, postings)
                 copy.write_row((account_id, entry_id, kind, ref))
         with cursor.copy(
             "COPY posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount) FROM STDIN"

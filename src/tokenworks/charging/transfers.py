@@ -49,6 +49,8 @@ class Transfers:
             raise Invalid("a transfer goes to another member")
         amount = tokens * PER_UNIT
         with self._connection.transaction():
+            # Under the caps' lock: who asks again at once, since the reply was lost, finds what was done.
+            free = cap_store.lock_caps(self._connection, account_id, [giver[1], taker[1]])
             before = cap_store.of_key(self._connection, account_id, idempotency_key)
             if before is not None:
                 if (before.from_member_id, before.to_member_id, before.amount) != (
@@ -58,7 +60,6 @@ class Transfers:
                 ):
                     raise TransferNotAllowed("the idempotency key was used for another transfer")
                 return before
-            free = cap_store.lock_caps(self._connection, account_id, [giver[1], taker[1]])
             if len(free) != 2:
                 raise TransferNotAllowed("a cap's period has just ended: try again")
             if free[giver[1]] >= amount:

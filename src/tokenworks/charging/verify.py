@@ -88,7 +88,11 @@ _CHECKS: Final[dict[str, str]] = {
             LEFT JOIN payout o ON o.account_id = p.account_id AND o.entry_id = p.entry_id AND o.amount_nano = p.amount
         WHERE p.ledger_account = 'receivable' AND c.charge_id IS NULL AND l.bill_id IS NULL AND y.payment_id IS NULL
             AND o.payout_id IS NULL""",
-    "cap: what it was made for, and what members gave each other of it, are both of its account": """
+    "payout: it is posted": """
+        SELECT 'payout ' || o.payout_id, format('%s paid out, %s posted', o.amount_nano, coalesce(p.amount, 0)) FROM payout o
+            LEFT JOIN posting p ON p.account_id = o.account_id AND p.entry_id = o.entry_id AND p.ledger_account = 'receivable'
+        WHERE o.amount_nano <> coalesce(p.amount, 0)""",
+    "transfer: both of its buckets are caps of its account, and of its members": """
         SELECT 'transfer ' || t.transfer_id, format('from %s to %s', f.bucket_id, g.bucket_id) FROM transfer t
             LEFT JOIN bucket f ON f.account_id = t.account_id AND f.bucket_id = t.from_bucket_id AND f.kind = 'cap'
                 AND f.cap_of = t.from_member_id

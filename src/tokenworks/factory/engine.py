@@ -43,10 +43,15 @@ class EngineSpec(BaseModel):
     ready_at_s: float = Field(default=0.0, ge=0, le=10**7)
     hour_nano: int = Field(default=0, ge=0, le=10**15)
     input_nano: int = Field(default=0, ge=0, le=10**9)
-    cached_input_nano: int = Field(default=0, ge=0, le=10**9)
+    # Of input that its cache has; None: as the rest.
+    cached_input_nano: int | None = Field(default=None, ge=0, le=10**9)
     output_nano: int = Field(default=0, ge=0, le=10**9)
     idle_watts: float = Field(default=100.0, ge=0, le=100_000)
     busy_watts: float = Field(default=700.0, ge=0, le=100_000)
+
+    @property
+    def cached_nano(self) -> int:
+        return self.input_nano if self.cached_input_nano is None else self.cached_input_nano
 
 
 class Work(NamedTuple):
@@ -72,6 +77,7 @@ class Engine:
         "_queue",
         "_reading",
         "busy_ms",
+        "cached_tokens",
         "matched_blocks",
         "seen_blocks",
         "spec",
@@ -83,6 +89,7 @@ class Engine:
         self.version = 0
         self.busy_ms = 0.0
         self.matched_blocks = 0
+        self.cached_tokens = 0
         self.seen_blocks = 0
         self._now_ms = 0.0
         self._queue: deque[tuple[int, Work]] = deque()
@@ -189,6 +196,7 @@ class Engine:
         self.matched_blocks += matched
         self.seen_blocks += len(work.blocks)
         uncached = max(1, work.input_tokens - matched * spec.block_tokens)
+        self.cached_tokens += work.input_tokens - uncached
         for block in work.blocks:
             self._pinned[block] = self._pinned.get(block, 0) + 1
         self._private += self._answer_blocks(work)

@@ -33,7 +33,9 @@ class Told(Protocol):
     def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None: ...
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None: ...
     def ended(self, ticket: int, engine: int, now_ms: float) -> None: ...
-    def busy(self, engine: int, now_ms: float) -> None: ...
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
+        """The engine is at its limit: the request is not there, and none goes there for a while."""
+        ...
 
 
 class LeastOutstanding:
@@ -66,8 +68,9 @@ class LeastOutstanding:
     def ended(self, ticket: int, engine: int, now_ms: float) -> None:
         self.outstanding[engine] -= 1
 
-    def busy(self, engine: int, now_ms: float) -> None:
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
         self._rests[engine] = now_ms + RETRY_S * 1000.0
+        self.outstanding[engine] -= 1
 
 
 class RoundRobin(LeastOutstanding):
@@ -122,7 +125,7 @@ class Predicted:
                 prefill_tokens_per_s=max(1, int(1000 / (spec.prefill_ms_per_token * rnd.uniform(1 - off, 1 + off)))),
                 cache_blocks=max(1, int(spec.cache_blocks * rnd.uniform(1 - off, 1 + off))),
                 price=Price(
-                    fresh_input_nano=spec.input_nano, cached_input_nano=spec.cached_input_nano, output_nano=spec.output_nano
+                    fresh_input_nano=spec.input_nano, cached_input_nano=spec.cached_nano, output_nano=spec.output_nano
                 ),
             )  # fmt: skip
             self._places.append(Place(deployment))
@@ -148,11 +151,11 @@ class Predicted:
     def ended(self, ticket: int, engine: int, now_ms: float) -> None:
         self._places[engine].ended()
 
-    def busy(self, engine: int, now_ms: float) -> None:
-        self._places[engine].rest(now_ms / 1000.0, RETRY_S)
-
-    def refused(self, ticket: int, engine: int) -> None:
-        self._placement.dropped(ticket, self._places[engine])
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
+        place = self._places[engine]
+        place.rest(now_ms / 1000.0, RETRY_S)
+        self._placement.dropped(ticket, place)
+        place.ended()
 
 
 class Outcome(NamedTuple):
@@ -276,10 +279,7 @@ def simulate(
             limit = engine.spec.requests_max
             if limit is not None and engine.requests >= limit:
                 refusals += 1
-                told.busy(one, now_ms)
-                if isinstance(told, Predicted):
-                    told.refused(other, one)
-                told.ended(other, one, now_ms)
+                told.refused(other, one, now_ms)
                 tried.setdefault(other, []).append(one)
                 push(now_ms + engine.spec.round_trip_ms / 2, _ARRIVES, other)
                 continue
@@ -315,6 +315,8 @@ def _outcome(
     cost = sum(int(spec.hour_nano * hours) for spec in specs)
     for work, at in zip(trace, where, strict=True):
         cost += work.input_tokens * specs[at].input_nano + work.output_tokens * specs[at].output_nano
+    # Of what an engine's cache had, the part of its price that is not asked for.
+    cost -= sum(e.cached_tokens * (s.input_nano - s.cached_nano) for e, s in zip(engines, specs, strict=True))
     energy = sum(
         (e.busy_ms * s.busy_watts + (until_ms - e.busy_ms) * s.idle_watts) / 3_600_000
         for e, s in zip(engines, specs, strict=True)

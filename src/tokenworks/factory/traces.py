@@ -154,9 +154,7 @@ FESTIVAL_TIMES: Final = 14
 
 
 def _festival(rnd: random.Random) -> list[Work]:
-    """A day on which the traffic grows fourteen-fold towards the evening (eight in the scale of minutes: 1 h is 3 min), and
-    falls again.
-    """
+    """A day on which the traffic grows fourteen-fold towards the evening and falls again; an hour of it is three minutes."""
     day_s, base = 72 * 60.0, 0.12
 
     def rate(at_s: float) -> float:
@@ -171,22 +169,18 @@ DAY_TOKENS: Final = 800_000_000
 
 def _day(rnd: random.Random) -> list[Work]:
     """A day of 800 million tokens, input and output together, with its night and its two peaks."""
-    found: list[Work] = []
-    tokens, at_s = 0, 0.0
 
     def rate(at_s: float) -> float:
         hour = at_s / 3600.0 % 24.0
         return 0.15 + math.exp(-(((hour - 10.5) / 2.5) ** 2)) + 0.9 * math.exp(-(((hour - 20.0) / 2.5) ** 2))
 
     chats = _conversations(rnd, _poisson(rnd, 86_400.0, lambda s: 0.55 * rate(s), 0.7))
-    for work in chats:
-        found.append(work)
-        tokens += work.input_tokens + work.output_tokens
-    # Its own pace brings it near: time is stretched or the day cut, so that the tokens are the day's.
-    share = DAY_TOKENS / tokens
-    kept = [work for work in found if rnd.random() <= share] if share < 1.0 else found
-    at_s = kept[-1].at_ms / 1000.0
-    return [work._replace(at_ms=work.at_ms * min(1.0, 86_400.0 / at_s)) for work in kept]
+    # There are more than the day has; so many are taken that the tokens are the day's. What a chat says after midnight is
+    # drawn into the day.
+    share = DAY_TOKENS / sum(work.input_tokens + work.output_tokens for work in chats)
+    kept = [work for work in chats if rnd.random() <= share]
+    scale = min(1.0, 86_400_000.0 / kept[-1].at_ms)
+    return [work._replace(at_ms=work.at_ms * scale) for work in kept]
 
 
 SYNTHETIC: Final[dict[str, Callable[[random.Random], list[Work]]]] = {

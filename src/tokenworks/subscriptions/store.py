@@ -314,22 +314,28 @@ def order(connection: Connection, order_id: UUID) -> tuple[Order, UUID] | None:
     return None if row is None else (Order(*row[:-1]), row[-1])
 
 
+def _page(
+    connection: Connection, columns: str, table: str, order: str, subscriber_id: UUID | None, offset: int, limit: int
+) -> tuple[list[tuple[Any, ...]], int]:  # fmt: skip
+    """A page of a subscriber's rows, or of all, and how many there are."""
+    where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
+    names = {"id": subscriber_id, "offset": offset, "limit": limit}
+    rows = connection.execute(
+        f"SELECT {columns} {where} ORDER BY {order} OFFSET %(offset)s LIMIT %(limit)s".encode(), names
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode(), names).fetchone()
+    assert count is not None
+    return rows, int(count[0])
+
+
 def orders(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[Order], int]:
-    """A page of a subscriber's orders, or of all, newest first, and how many there are."""
-    rows = connection.execute(
-        f"""SELECT {_ORDER} FROM product_order o WHERE %(id)s::uuid IS NULL OR o.subscriber_id = %(id)s
-            ORDER BY o.order_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
-        {"id": subscriber_id, "offset": offset, "limit": limit},
+    """Newest first."""
+    rows, count = _page(
+        connection, _ORDER, "product_order o", "o.order_id DESC", subscriber_id, offset, limit
     )
-    found = [Order(*row) for row in rows]
-    row = connection.execute(
-        "SELECT count(*) FROM product_order o WHERE %(id)s::uuid IS NULL OR o.subscriber_id = %(id)s",
-        {"id": subscriber_id},
-    ).fetchone()
-    assert row is not None
-    return found, int(row[0])
+    return [Order(*row) for row in rows], count
 
 
 def add_order(
@@ -499,15 +505,9 @@ def find_top_up(connection: Connection, top_up_id: UUID) -> TopUp | None:
 def top_ups(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[TopUp], int]:
-    """A page, newest first, and how many there are."""
-    where = "FROM top_up WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
-    names = {"id": subscriber_id, "offset": offset, "limit": limit}
-    rows = connection.execute(
-        f"SELECT {_TOP_UP} {where} ORDER BY top_up_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(), names
-    ).fetchall()
-    count = connection.execute(f"SELECT count(*) {where}".encode(), names).fetchone()
-    assert count is not None
-    return [TopUp(*row) for row in rows], int(count[0])
+    """Newest first."""
+    rows, count = _page(connection, _TOP_UP, "top_up", "top_up_id DESC", subscriber_id, offset, limit)
+    return [TopUp(*row) for row in rows], count
 
 
 def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> None:
