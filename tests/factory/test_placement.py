@@ -3,9 +3,18 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenworks.factory import NO_ASK, Ask, Place, Placement, carry_over, make_deployment, may_have
+from tokenworks.factory import (
+    COOL_DOWN_S,
+    FAILURES_TO_OPEN,
+    NO_ASK,
+    Ask,
+    Place,
+    Placement,
+    carry_over,
+    make_deployment,
+    may_have,
+)
 from tokenworks.factory.forecast import Forecast
-from tokenworks.factory.placement import COOL_DOWN_S, FAILURES_TO_OPEN
 
 
 def place(name, **more):
@@ -133,7 +142,7 @@ def test_a_circuit_opens_tries_once_and_closes():
     assert router.choose(now_s=after) is bad
     bad.began(after)
     assert router.choose(now_s=after) is good  # one trial, no more
-    bad.succeeded()
+    bad.succeeded(200.0)
     bad.ended()
     assert router.choose(now_s=after) is bad
 

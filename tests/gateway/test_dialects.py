@@ -90,7 +90,7 @@ def test_rewriting_changes_what_it_should_and_nothing_else(more, separators):
 
 
 @pytest.mark.parametrize(("protocol", "more"), [
-    ("chat", {"web_search_options": {}}), ("chat", {"audio": {"voice": "x"}}), ("chat", {"store": True}), ("chat", {"service_tier": "flex"}),
+    ("chat", {"web_search_options": {}}), ("chat", {"audio": {"voice": "x"}}), ("chat", {"store": True}), ("messages", {"service_tier": "flex"}), ("chat", {"service_tier": "priority"}),
     ("messages", {"tools": [{"type": "web_search_20250305", "name": "web_search"}]}), ("messages", {"mcp_servers": [{"url": "x"}]}),
     ("responses", {"background": True}), ("responses", {"tools": [{"type": "code_interpreter"}]}), ("responses", {"conversation": "c"}),
 ])  # fmt: skip

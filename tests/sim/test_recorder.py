@@ -137,7 +137,7 @@ class World:
         )
         grants.start = lambda: setattr(grants, "open", True)
         made.grants = grants
-        made.limits = SimpleNamespace(start=lambda: None, worker_lost=lambda _: None)
+        made.limits = made.queues = SimpleNamespace(start=lambda: None, worker_lost=lambda _: None)
         made.settler = SimpleNamespace(
             put=self.queue.extend, advance=lambda seq: setattr(self, "written", seq)
         )

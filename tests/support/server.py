@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect, database
@@ -60,6 +61,10 @@ class StubUpstream:
 
     def count(self):
         return self.get("/count")
+
+    def behave(self, **told):
+        """From now on, whatever a request is told."""
+        self.get("/behave?" + quote(json.dumps(told)))
 
 
 class Server:
@@ -202,9 +207,9 @@ class Server:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return sock
 
-    def request(self, method, path, key=None, body=None, headers=None):
+    def request(self, method, path, key=None, body=None, headers=None, timeout_s=60):
         """(status, body, headers)"""
-        connection = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
         sent = dict(headers or {})
         if key is not None:
             sent["authorization"] = f"Bearer {key}"

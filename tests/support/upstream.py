@@ -2,12 +2,13 @@
 
 It speaks chat, completions, embeddings, messages and responses. What it does is told by a JSON object in the request's
 `user` field (messages: `metadata.user_id`): tokens, gap_ms, prompt, cached, reasoning, fail, status, cut_after,
-no_usage, no_done, pad, finish, linger_ms. Run: python -m tests.support.upstream PORT
+no_usage, no_done, pad, finish, linger_ms; `GET /behave?{…}` tells it of all requests. Run: python -m tests.support.upstream PORT
 """
 
 import asyncio
 import json
 import sys
+from urllib.parse import unquote
 
 import httptools
 import uvloop
@@ -22,6 +23,7 @@ class State:
         self.bodies = []
         self.heads = []
         self.open = 0
+        self.behave = {}  # told to all of them, over what a request is told
 
 
 class Server(asyncio.Protocol):
@@ -82,7 +84,13 @@ class Server(asyncio.Protocol):
         if url == "/last":
             self.send({"bodies": state.bodies[-5:], "heads": state.heads[-5:]})
             return
+        if url.startswith("/behave"):
+            state.behave = json.loads(unquote(url.partition("?")[2]) or "{}")
+            self.send(state.behave)
+            return
         if url.endswith("/models"):
+            if state.behave.get("fail") == "hang":
+                await asyncio.sleep(3600)
             self.send({"object": "list", "data": [{"id": "stub"}]})
             return
         if url.startswith("/v1/messages/count_tokens"):
@@ -105,7 +113,9 @@ class Server(asyncio.Protocol):
             or (request.get("metadata") or {}).get("told")
             or "{}"
         )
-        told = json.loads(told) if told.startswith("{") else {}
+        told = (json.loads(told) if told.startswith("{") else {}) | state.behave
+        if told.get("every") and state.requests % told["every"]:
+            told = {name: value for name, value in told.items() if name not in state.behave}
         path = url.partition("?")[0]
         if told.get("status"):
             await asyncio.sleep(told.get("wait_ms", 0) / 1000)
@@ -116,6 +126,23 @@ class Server(asyncio.Protocol):
             return
         if told.get("fail") == "hang":
             await asyncio.sleep(3600)
+        if told.get("fail") == "long":
+            # It says more than it sends.
+            self.transport.write(
+                b'HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 5000\r\n\r\n{"id": "x", "choices": ['
+            )
+            self.transport.close()
+            return
+        if told.get("fail") == "short":
+            # It sends more than it says.
+            body = (
+                b'{"id": "x", "choices": [{"index": 0, "message": {"role": "assistant", "content": "tok"}}]}'
+            )
+            self.transport.write(
+                b"HTTP/1.1 200 X\r\ncontent-type: application/json\r\ncontent-length: 30\r\n\r\n" + body
+            )
+            self._reset()
+            return
         if told.get("fail") == "garbage":
             self.transport.write(b"\x00\x01garbage\r\n\r\n")
             return

@@ -103,6 +103,14 @@ def _alias(works: Works, params: Mapping[str, Any]) -> object:
     return works.deployments.aliases()[params["name"]]
 
 
+def _model(works: Works, params: Mapping[str, Any]) -> object:
+    return next(card for card in works.deployments.models() if card.name == params["name"]).model_dump()
+
+
+def _intent(works: Works, params: Mapping[str, Any]) -> object:
+    return next(one for one in works.deployments.intents() if one.name == params["name"]).model_dump()
+
+
 def _staff(works: Works, params: Mapping[str, Any]) -> object:
     return next(s for s in works.identity.staff() if s["name"] == params["name"])
 
@@ -118,7 +126,8 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 _LOOKS: Final[dict[str, Look]] = {
     "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
     "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
-    "deployment remove": _deployment, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
+    "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "intent remove": _intent,
+    "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,

@@ -9,21 +9,19 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.curves import draw_curves
 from tokenworks.app.output import console, print_json, print_table
 from tokenworks.factory import (
+    KINDS,
     MACHINES_MAX,
     OBJECTIVES,
     POLICIES,
     PROTOCOLS,
     SYNTHETIC,
-    Ask,
     EngineSpec,
     Objective,
     Outcome,
-    Place,
-    Placement,
     Policy,
     TraceFaulty,
     Work,
@@ -35,7 +33,7 @@ from tokenworks.factory import (
     simulate,
 )
 from tokenworks.gateway import ModelTokenizer
-from tokenworks.kernel import NotFound, format_money
+from tokenworks.kernel import format_money
 
 FLEET_BYTES_MAX: Final = 1_000_000
 TRAFFIC_MAX: Final = 1000.0
@@ -67,6 +65,14 @@ def deployment() -> None:
 @click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
 @click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
 @click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
+@click.option("--site", help="Where it stands: the name of a site; several deployments may.")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="hub",
+    show_default=True,
+    help="What the site is: an edge box near subscribers, a hub, a vendor's.",
+)
 @click.option("--context-tokens", type=int, help="Its context length.")
 @click.option(
     "--hides-reasoning", is_flag=True, help="Its streams do not show all the tokens that they make."
@@ -86,7 +92,7 @@ def deployment_add(
     context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
     tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
-    prefill_tokens_per_s: int | None, cache_blocks: int | None, as_json: bool,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
@@ -108,6 +114,8 @@ def deployment_add(
         "round_trip_ms": round_trip_ms,
         "prefill_tokens_per_s": prefill_tokens_per_s,
         "cache_blocks": cache_blocks,
+        "site": site,
+        "kind": kind,
     }
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
@@ -148,12 +156,45 @@ def deployment_list(context: Context, as_json: bool) -> None:
         print_json([d.model_dump(mode="json") for d in found])
     else:
         rows = [
-            (d.name, d.model, d.upstream_model, d.base_url, ", ".join(d.protocols), d.credential or "none")
+            (
+                d.name,
+                d.model,
+                d.upstream_model,
+                d.base_url,
+                ", ".join(d.protocols),
+                d.credential or "none",
+                f"{d.site or ''} {d.kind} {d.region or ''}".strip(),
+                "draining" if d.draining else "",
+            )
             for d in found
         ]
         print_table(
-            "Deployments", ["name", "model", "upstream model", "base URL", "protocols", "credential"], rows
+            "Deployments",
+            ["name", "model", "upstream model", "base URL", "protocols", "credential", "site", ""],
+            rows,
         )
+
+
+@deployment.command("drain")
+@click.argument("name")
+@json_option
+@pass_context
+def deployment_drain(context: Context, name: str, as_json: bool) -> None:
+    """Send it nothing new until it is resumed; what it serves goes on to its end."""
+    with context.works() as works:
+        works.deployments.drain(name, draining=True)
+    said({"draining": name}, f"Deployment {name} takes nothing new.", as_json)
+
+
+@deployment.command("resume")
+@click.argument("name")
+@json_option
+@pass_context
+def deployment_resume(context: Context, name: str, as_json: bool) -> None:
+    """Send requests to a deployment that drained."""
+    with context.works() as works:
+        works.deployments.drain(name, draining=False)
+    said({"resumed": name}, f"Deployment {name} takes requests again.", as_json)
 
 
 @deployment.command("remove")
@@ -373,71 +414,4 @@ def _machines(
     return found
 
 
-@click.group()
-def route() -> None:
-    """Where requests go, and why."""
-
-
-@route.command("explain")
-@click.option("--model", required=True, help="A model or an alias.")
-@subscriber_option
-@click.option("--prompt-tokens", type=click.IntRange(1, 10_000_000), default=1000, show_default=True)
-@click.option("--output-tokens", type=click.IntRange(1, 10_000_000), default=500, show_default=True)
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="latency", show_default=True)
-@json_option
-@pass_context
-def route_explain(
-    context: Context, model: str, subscriber: str, prompt_tokens: int, output_tokens: int, objective: Objective, as_json: bool
-) -> None:  # fmt: skip
-    """Where a subscriber's request for a model may go, and where it would, by what is declared of the deployments.
-
-    What a running gateway has learned of them (queues, speeds, caches, health) is its workers' own, and is not in it.
-    """
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        name = works.deployments.aliases().get(model, model)
-        places = [Place(d) for d in works.deployments.all() if d.model == name]
-    if not places:
-        raise NotFound(f"no deployment serves {model}: tokenworks deployment list")
-    placement = Placement()
-    placement.set_places(places)
-    ask = Ask(prompt_tokens, output_tokens, objective=objective, regions=found.regions)
-    candidates = placement.explain(places, (), ask, 0.0)
-    chosen = next((c.place.name for c in candidates if c.excluded is None), None)
-    if as_json:
-        rows = [
-            {
-                "deployment": c.place.name,
-                "region": c.place.deployment.region,
-                "vendor": c.place.deployment.vendor,
-                "excluded": c.excluded,
-                "first_token_ms": None if c.excluded else round(c.first_token_ms),
-                "cost_nano": None if c.excluded else c.cost_nano,
-            }
-            for c in candidates
-        ]
-        print_json(
-            {
-                "model": name,
-                "objective": objective,
-                "regions": found.regions,
-                "chosen": chosen,
-                "candidates": rows,
-            }
-        )
-        return
-    shown = [
-        (
-            c.place.name, c.place.deployment.region or "", c.place.deployment.vendor or "",
-            "" if c.excluded else f"{c.first_token_ms:.0f}", "" if c.excluded else format_money(c.cost_nano),
-            c.excluded or ("chosen" if c.place.name == chosen else ""),
-        )
-        for c in candidates
-    ]  # fmt: skip
-    columns = ["deployment", "region", "vendor", "first token ms", "CNY", "why"]
-    print_table(
-        f"{name} for {found.phone_masked}, {objective}", columns, shown, right=["first token ms", "CNY"]
-    )
-
-
-GROUPS: Final = (deployment, alias, factory, route)
+GROUPS: Final = (deployment, alias, factory)

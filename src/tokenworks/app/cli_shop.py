@@ -488,6 +488,9 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
     help="Its data may go to this region only, such as cn or cn-sh; more than one.",
 )
 @click.option("--anywhere", is_flag=True, help="Its data may go anywhere.")
+@click.option(
+    "--home-region", help="Where it is, such as cn-sh: an edge box near it serves it first; '-': not said."
+)
 @click.option("--cap", help="At most so much pay-as-you-go a month, in yuan.")
 @click.option("--lock/--unlock", default=None, help="No pay-as-you-go at all.")
 @click.option(
@@ -498,7 +501,7 @@ def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool)
 def subscriber_set(
     context: Context, subscriber: str, name: str | None, audiences: tuple[str, ...], language: str | None,
     broadband: str | None, bill_day: int | None, real_name: str | None, credit_limit: str | None, cap: str | None, lock: bool | None,
-    spill_over: bool | None, regions: tuple[str, ...], anywhere: bool, as_json: bool,
+    spill_over: bool | None, regions: tuple[str, ...], anywhere: bool, home_region: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Set what is known of a subscriber, and what it may spend."""
     profile = {
@@ -514,6 +517,7 @@ def subscriber_set(
         raise click.UsageError("--region and --anywhere exclude each other")
     fields: dict[str, object] = {name: value for name, value in profile.items() if value is not None}
     fields |= {"regions": list(regions) or None} if regions or anywhere else {}
+    fields |= {} if home_region is None else {"home_region": None if home_region == "-" else home_region}
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.works() as works:
         found = works.subscriptions.find(subscriber)

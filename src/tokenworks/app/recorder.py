@@ -28,6 +28,7 @@ from tokenworks.charging import (
     DatabaseThread,
     HostGrants,
     HostLimits,
+    HostQueues,
     Journal,
     JournalCorrupt,
     Ledger,
@@ -212,17 +213,27 @@ class Feed:
         )
 
     async def _publish_snapshot(self) -> None:
-        def read(connection: Any) -> tuple[Any, Any, Any, Any]:
+        def read(connection: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
             deployments = Deployments(connection)
             limits = Ledger(connection, self._clock).deployment_limits()
-            return deployments.all(), deployments.aliases(), Offerings(connection).rate_cards(), limits
+            cards = Offerings(connection).rate_cards()
+            return (
+                deployments.all(),
+                deployments.aliases(),
+                cards,
+                limits,
+                deployments.models(),
+                deployments.intents(),
+            )
 
-        found, aliases, self.cards, limits = await self._thread.run(read)
+        found, aliases, self.cards, limits, models, intents = await self._thread.run(read)
         self._number += 1
         # A number that grows over restarts of the recorder, too.
         number = int(asyncio.get_running_loop().time() * 1000) * 1000 + self._number % 1000
         self._recorder.publish(
-            "snapshot", snapshot_to_wire(number, found, aliases, self.cards, limits), keep=True
+            "snapshot",
+            snapshot_to_wire(number, found, aliases, self.cards, limits, models, intents),
+            keep=True,
         )
 
 
@@ -258,6 +269,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                 rows: list[list[Any]] = []
                 for mac, k in works.keys.find(macs).items():
                     caps, ends = subscriptions.caps(k.member_id)
+                    subscriber = subscriptions.of_account(k.account_id)
                     if k.cap_bucket_id is not None:
                         caps.append(k.cap_bucket_id)
                     rows.append([
@@ -269,7 +281,8 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                             ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
                             *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
                         ]),
-                        subscriptions.of_account(k.account_id).regions,
+                        subscriber.regions, subscriber.home_region,
+                        subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
                     ])  # fmt: skip
                 return rows
 
@@ -344,6 +357,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         on_fatal=fatal,
     )
     recorder.limits = HostLimits(ledger, recorder.send, clock, on_fatal=fatal)
+    recorder.queues = HostQueues(recorder.limits, recorder.send, clock, settings.queue_max)
     used: dict[str, int] = {}
     for _, _, parts, _ in unsettled:
         for _, grant_id, amount in parts:

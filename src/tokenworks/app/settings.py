@@ -129,6 +129,34 @@ class Settings(BaseModel):
         "place; 0: those alone",
     )
     attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
+    failover_patience_s: int = Field(
+        default=5,
+        ge=1,
+        le=3600,
+        description="a stream's first byte may come so late, and four times as late as was foreseen, before another deployment "
+        "is tried, where there is one",
+    )
+    queue_wait_s: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="how long a request waits where all deployments of its model are at their limits; 0: it is refused",
+    )
+    queue_max: int = Field(
+        default=1_000,
+        ge=0,
+        le=100_000,
+        description="requests of a model that wait on this host; more are shed",
+    )
+    flex_deadline_s: int = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description="how long a request of service_tier flex waits for the cheapest deployment, at most",
+    )
+    filing_required: bool = Field(
+        default=False, description="serve only models that are declared as filed, or exempt from it"
+    )
     health_check_s: int = Field(
         default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles"
     )

@@ -18,7 +18,15 @@ from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import CredentialMissing, read_credential
-from tokenworks.gateway import ClientConnection, Gateway, KeyCache, ModelTokenizer, Stats, snapshot_from_wire
+from tokenworks.gateway import (
+    ClientConnection,
+    Gateway,
+    KeyCache,
+    ModelTokenizer,
+    Stats,
+    read_seen,
+    snapshot_from_wire,
+)
 from tokenworks.kernel import SystemClock, TokenworksError, uuid7
 from tokenworks.trust import load_peppers
 
@@ -26,6 +34,8 @@ log = structlog.get_logger()
 
 EXIT_FENCED: Final = 71
 TICK_S: Final = 1.0
+# How fast a deployment is stays true for so long.
+SEEN_FOR_S: Final = 3600.0
 
 
 class Worker:
@@ -43,6 +53,10 @@ class Worker:
             str(settings.run_dir / "control.sock"),
             tls=settings.tls_key is not None,
         )
+        self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
+        # What was learned of the deployments outlives the process that learned it.
+        for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
+            self.gateway.seen_before = states
         self.gateway.slices = Slices(self.gateway.rate)
         self.lock = self._lock(settings.run_dir / "workers")
         self.gateway.client = RecorderClient(

@@ -12,6 +12,7 @@ from tokenworks.catalog.model import (
     Counts,
     Offering,
     RateCard,
+    Service,
     Weights,
 )
 from tokenworks.catalog.rating import Share, amount, split
@@ -32,6 +33,7 @@ __all__ = [
     "OfferingNotFound",
     "Offerings",
     "RateCard",
+    "Service",
     "Share",
     "SoldOffering",
     "Weights",

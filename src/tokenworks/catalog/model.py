@@ -183,6 +183,18 @@ class ChargingPolicy(_Frozen):
         return self
 
 
+class Service(_Frozen):
+    """What a plan promises beside its tokens: what its requests are placed for, and their part where more is asked than there is."""
+
+    objective: Literal["latency", "cost", "balance", "quality"] = "latency"
+    # Of what a model's deployments take at once, for subscribers of weight 2 twice as much as for those of weight 1.
+    weight: int = Field(default=1, strict=True, ge=1, le=100)
+    # Served before all others that wait.
+    priority: bool = False
+    # Whether an edge box near the subscriber is asked first.
+    edge_first: bool = True
+
+
 class Rollover(_Frozen):
     """What a plan's month leaves unused goes on for one more month, up to so many whole units (all, where not said)."""
 
@@ -231,6 +243,7 @@ class Offering(_Frozen):
     fulfilment: Slug | None = None
     deliveries: tuple[Delivery, ...] = Field(default=(), max_length=3)
     policy: ChargingPolicy = ChargingPolicy()
+    service: Service = Service()
     samples: tuple[Name, ...] = Field(default=(), max_length=50)
     source: str = Field(min_length=1, max_length=500)
 

@@ -39,6 +39,7 @@ from tokenworks.charging.model import (
     most,
 )
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
+from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
 from tokenworks.charging.revenue import FEN_NANO, share
 from tokenworks.charging.settlement import Settler
@@ -50,6 +51,8 @@ __all__ = [
     "FEN_NANO",
     "FOLLOW_UP",
     "PER_UNIT",
+    "SHED",
+    "WAITED",
     "AccountNotFound",
     "AccountSlices",
     "Adjustment",
@@ -68,6 +71,7 @@ __all__ = [
     "Hold",
     "HostGrants",
     "HostLimits",
+    "HostQueues",
     "Journal",
     "JournalCorrupt",
     "JournalFailed",
@@ -76,6 +80,7 @@ __all__ = [
     "Limit",
     "Need",
     "Part",
+    "Queued",
     "RateLookup",
     "Recorder",
     "RecorderAway",

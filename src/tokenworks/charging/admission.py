@@ -8,6 +8,7 @@ import structlog
 
 from tokenworks.charging import wire
 from tokenworks.charging.limits import SLOT_MS, WINDOW_SLOTS, Limit
+from tokenworks.charging.queues import Queued
 from tokenworks.kernel import Clock
 
 log = structlog.get_logger()
@@ -17,14 +18,23 @@ NS_PER_MS: Final = 1_000_000
 
 
 class Admission:
-    """One request that was admitted under its limits; `slot` is when."""
+    """One request that was admitted under its limits; `slot` is when. `queued`, `counted`: from which queue, as how many tokens."""
 
-    __slots__ = ("limits", "slot", "tokens")
+    __slots__ = ("counted", "limits", "queued", "slot", "tokens")
 
-    def __init__(self, limits: tuple[Limit, ...], tokens: int, slot: int) -> None:
+    def __init__(
+        self,
+        limits: tuple[Limit, ...],
+        tokens: int,
+        slot: int,
+        queued: Queued | None = None,
+        counted: int = 0,
+    ) -> None:
         self.limits = limits
         self.tokens = tokens
         self.slot = slot
+        self.queued = queued
+        self.counted = counted
 
 
 Answered = Callable[[Admission | None, int, Limit, int], None]
@@ -45,23 +55,43 @@ class Admissions:
         self._clock = clock
         self._schedule = schedule
         self._number = 0
-        self._asked: dict[int, tuple[tuple[Limit, ...], int, Answered]] = {}
+        self._asked: dict[int, tuple[tuple[Limit, ...], int, Answered, Queued | None, int]] = {}
+        self._forgotten: list[int] = []
+        self._queue_backs: list[list[Any]] = []
         self._asks: list[int] = []
         self._backs: list[list[Any]] = []
         self._begun: dict[str, _Begun] = {}
 
-    def ask(self, limits: tuple[Limit, ...], tokens: int, answered: Answered) -> None:
-        """Ask for one request of about so many tokens under all of `limits`."""
+    def ask(
+        self, limits: tuple[Limit, ...], tokens: int, answered: Answered, queued: Queued | None = None
+    ) -> int:
+        """Ask for one request of about so many tokens under all of `limits`; `queued`: under any one of them, and it would wait.
+        Returns its number, 0 where it is answered already.
+        """
         if len(self._asked) >= ASKED_MAX:
             answered(None, 1000, limits[0], 0)
-            return
+            return 0
         self._number += 1
-        self._asked[self._number] = (limits, tokens, answered)
+        until_ms = 0 if queued is None else self._now_ms() + queued.wait_ms
+        self._asked[self._number] = (limits, tokens, answered, queued, until_ms)
         self._asks.append(self._number)
         self._schedule()
+        return self._number
+
+    def _now_ms(self) -> int:
+        return self._clock.boot_ns() // NS_PER_MS
+
+    def forget(self, number: int) -> None:
+        """Nobody waits for the answer any more: the recorder answers at once, if it has not."""
+        if number in self._asked:
+            self._forgotten.append(number)
+            self._schedule()
 
     def end(self, admission: Admission, used_tokens: int, *, begun: bool) -> None:
         """The request is over and used so many tokens; `begun` False: nothing was ever sent, it does not count."""
+        if admission.queued is not None:
+            queued = admission.queued
+            self._queue_backs.append([queued.queue, queued.account_id, admission.counted, used_tokens])
         for limit in admission.limits:
             reserved = (
                 min(admission.tokens, limit.tokens_per_min) if limit.tokens_per_min else admission.tokens
@@ -80,19 +110,33 @@ class Admissions:
         if self._backs:
             out.append(wire.frame(wire.LIMIT_BACK, wire.encode(self._backs)))
             self._backs = []
+        if self._queue_backs:
+            out.append(wire.frame(wire.QUEUE_BACK, wire.encode(self._queue_backs)))
+            self._queue_backs = []
+        if self._forgotten:
+            out.append(wire.frame(wire.UNQUEUE, wire.encode(self._forgotten)))
+            self._forgotten = []
         if self._asks:
-            rows = [
-                [number, self._asked[number][1], self._asked[number][0]]
-                for number in self._asks
-                if number in self._asked
-            ]
-            out.append(wire.frame(wire.LIMIT, wire.encode(rows)))
+            limited, waiting = [], []
+            for number in self._asks:
+                if number not in self._asked:
+                    continue
+                limits, tokens, _, queued, until_ms = self._asked[number]
+                if queued is None:
+                    limited.append([number, tokens, limits])
+                else:
+                    left_ms = max(0, until_ms - self._now_ms())
+                    waiting.append([number, tokens, limits, queued._replace(wait_ms=left_ms)])
             self._asks = []
+            if limited:
+                out.append(wire.frame(wire.LIMIT, wire.encode(limited)))
+            if waiting:
+                out.append(wire.frame(wire.QUEUE, wire.encode(waiting)))
         return out
 
     def state(self) -> bytes:
         """For a new recorder: what is in flight, and what was begun within the minute. What waits is asked again."""
-        first = self._clock.boot_ns() // NS_PER_MS // SLOT_MS - WINDOW_SLOTS - 1
+        first = self._now_ms() // SLOT_MS - WINDOW_SLOTS - 1
         rows = []
         for limit_id, known in list(self._begun.items()):
             while known.slots and known.slots[0][0] < first:
@@ -108,17 +152,21 @@ class Admissions:
             rows.append([known.limit, known.in_flight, list(sums.values())])
         self._asks = list(self._asked)
         self._backs = []
+        self._queue_backs = []
+        self._forgotten = []
         return wire.frame(wire.LIMIT_STATE, wire.encode(rows))
 
-    def answered(self, number: int, wait_ms: int, which: int, what: int, slot: int) -> None:
+    def answered(self, number: int, wait_ms: int, which: int, what: int, slot: int, counted: int = 0) -> None:
         asked = self._asked.pop(number, None)
         if asked is None:
             return
-        limits, tokens, waiter = asked
+        limits, tokens, waiter, queued, _ = asked
         admission = None
         if not wait_ms:
-            admission = Admission(limits, tokens, slot)
-            for limit in limits:
+            admission = Admission(
+                limits if queued is None else (limits[which],), tokens, slot, queued, counted
+            )
+            for limit in admission.limits:
                 known = self._begun.setdefault(limit.limit_id, _Begun(limit))
                 known.limit = limit
                 known.in_flight += 1

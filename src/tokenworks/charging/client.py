@@ -318,7 +318,7 @@ class RecorderClient(asyncio.Protocol):
                 number, account_id, bucket_ids, closing = content
                 self._gives.append([number, account_id, self._slices.recall(account_id, bucket_ids, closing)])
                 self._schedule()
-            elif kind == wire.LIMITED:
+            elif kind in {wire.LIMITED, wire.QUEUED}:
                 for row in content:
                     self.admissions.answered(*row)
             elif kind == wire.REPLY:

@@ -187,6 +187,7 @@ class HostLimits:
         self.hosts = 1
         self.away_until_ms = 0
         self.away = False  # the ledger did not answer the last time
+        self.on_room: Callable[[], None] = lambda: None  # something may fit that did not
 
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
@@ -242,6 +243,42 @@ class HostLimits:
             for slot, requests, tokens in slots:
                 window.add(slot, requests, tokens)
 
+    # For queues: what one limit says, without an answer.
+
+    def room(self, limit: Limit, tokens: int, now_ms: int) -> tuple[int, int] | None:
+        """What is short of a limit for a request of so many tokens, as (milliseconds to wait, what); None where it fits."""
+        window = self._window(limit)
+        window.used_ms = now_ms
+        window.prune(now_ms // SLOT_MS)
+        if self.hosts == 1 or now_ms < self.away_until_ms:
+            return self._short_alone(window, tokens, now_ms)
+        short = self._short_leased(window, tokens, now_ms)
+        if short is not None and short[0] < 0:
+            self._begin_lease(window)
+            return ASK_AGAIN_MS, STREAMS
+        return short
+
+    def take(self, worker_id: str, limit: Limit, tokens: int, now_ms: int) -> int:
+        """One request begins under a limit. Returns its slot."""
+        window = self._windows[limit.limit_id]
+        reserved = self._reserved(limit, tokens)
+        if self.hosts > 1 and now_ms >= self.away_until_ms:
+            self._spend(window, reserved, now_ms)
+        slot = now_ms // SLOT_MS
+        window.add(slot, 1, reserved)
+        window.in_flight[worker_id] = window.in_flight.get(worker_id, 0) + 1
+        return slot
+
+    def streams(self, limit: Limit) -> int:
+        """How many requests run under a limit on this host."""
+        return self._window(limit).streams
+
+    def streams_max(self, limit: Limit) -> int:
+        """How many may run at once on this host; 0: any number."""
+        if self.hosts == 1 or not limit.streams_max:
+            return limit.streams_max
+        return max(1, self._window(limit).streams_claimed)
+
     def worker_lost(self, worker_id: str) -> None:
         for window in self._windows.values():
             window.in_flight.pop(worker_id, None)
@@ -253,6 +290,7 @@ class HostLimits:
         held_back, self._held_back = self._held_back, []
         for asked in held_back:
             self._decide(asked)
+        self.on_room()
 
     # Deciding.
 
@@ -265,9 +303,13 @@ class HostLimits:
             window = self._window(limit)
             window.used_ms = now_ms
             window.prune(slot)
-            short = self._short_alone(window, asked, now_ms) if alone or now_ms < self.away_until_ms else None
+            short = (
+                self._short_alone(window, asked.tokens, now_ms)
+                if alone or now_ms < self.away_until_ms
+                else None
+            )
             if short is None and not alone and now_ms >= self.away_until_ms:
-                short = self._short_leased(window, asked, now_ms)
+                short = self._short_leased(window, asked.tokens, now_ms)
                 if short is not None and short[0] < 0:
                     self._lease(window, asked)
                     return
@@ -277,12 +319,7 @@ class HostLimits:
             self._refuse(asked, *longest)
             return
         for limit in asked.limits:
-            window = self._windows[limit.limit_id]
-            tokens = self._reserved(limit, asked.tokens)
-            if not alone:
-                self._spend(window, tokens, now_ms)
-            window.add(slot, 1, tokens)
-            window.in_flight[asked.worker_id] = window.in_flight.get(asked.worker_id, 0) + 1
+            self.take(asked.worker_id, limit, asked.tokens, now_ms)
         self._send(asked.worker_id, wire.LIMITED, [[asked.number, 0, 0, 0, slot]])
 
     @staticmethod
@@ -290,7 +327,7 @@ class HostLimits:
         """A request that alone is larger than the limit takes all of it."""
         return min(tokens, limit.tokens_per_min) if limit.tokens_per_min else tokens
 
-    def _short_alone(self, window: _Window, asked: _Asked, now_ms: int) -> tuple[int, int] | None:
+    def _short_alone(self, window: _Window, asked_tokens: int, now_ms: int) -> tuple[int, int] | None:
         """What is short by this host's own count, and for how long. Without the ledger its share is the limit."""
         limit = window.limit
         requests, tokens, streams = limit.requests_per_min, limit.tokens_per_min, limit.streams_max
@@ -301,13 +338,13 @@ class HostLimits:
             streams = streams and max(1, streams // least, window.streams_claimed)
         if streams and window.streams >= streams:
             return STREAMS_AGAIN_MS, STREAMS
-        wanted = min(asked.tokens, tokens) if tokens else 0
+        wanted = min(asked_tokens, tokens) if tokens else 0
         return window.wait_ms(now_ms, requests, tokens, wanted)
 
-    def _short_leased(self, window: _Window, asked: _Asked, now_ms: int) -> tuple[int, int] | None:
+    def _short_leased(self, window: _Window, tokens: int, now_ms: int) -> tuple[int, int] | None:
         """None where the leases cover it; -1 where the ledger has to be asked first."""
         limit = window.limit
-        if self._covered(window, asked, now_ms):
+        if self._covered(window, tokens, now_ms):
             return None
         if now_ms >= window.denied_until_ms:
             return -1, 0
@@ -315,16 +352,14 @@ class HostLimits:
             return window.denied_wait_ms, STREAMS
         return window.denied_wait_ms, REQUESTS if limit.requests_per_min else TOKENS
 
-    def _covered(self, window: _Window, asked: _Asked, now_ms: int) -> bool:
+    def _covered(self, window: _Window, tokens: int, now_ms: int) -> bool:
         limit = window.limit
         if limit.streams_max and window.streams >= window.streams_claimed:
             return False
         live = [pool for pool in window.pools if pool.until_ms > now_ms]
         if limit.requests_per_min and sum(pool.requests for pool in live) < 1:
             return False
-        return not limit.tokens_per_min or sum(pool.tokens for pool in live) >= self._reserved(
-            limit, asked.tokens
-        )
+        return not limit.tokens_per_min or sum(pool.tokens for pool in live) >= self._reserved(limit, tokens)
 
     @staticmethod
     def _spend(window: _Window, tokens: int, now_ms: int) -> None:
@@ -348,6 +383,9 @@ class HostLimits:
             self._refuse(asked, ASK_AGAIN_MS, 0, REQUESTS)
             return
         window.waiting.append(asked)
+        self._begin_lease(window)
+
+    def _begin_lease(self, window: _Window) -> None:
         if not window.leasing:
             window.leasing = True
             task = asyncio.get_running_loop().create_task(self._lease_more(window))
@@ -396,6 +434,7 @@ class HostLimits:
             waiting, window.waiting = window.waiting, []
             for asked in waiting:
                 self._decide(asked)
+            self.on_room()
 
     def _ledger_away(self) -> None:
         self.away = True

@@ -88,7 +88,7 @@ class Start(NamedTuple):
     started_ms: int
 
 
-class UsageRecord(msgspec.Struct):
+class UsageRecord(msgspec.Struct, omit_defaults=True):
     """A usage record as the journal keeps it and the settling statement reads it."""
 
     account_id: str
@@ -115,6 +115,9 @@ class UsageRecord(msgspec.Struct):
     upstream_id: str | None
     # Whether a person asked; else it goes on with a tool's result, which a plan of prompts does not count.
     prompt: bool = True
+    # What the client asked for, and why it got this model, where it named an intent and not a model.
+    asked: str | None = None
+    choice: str | None = None
 
 
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode

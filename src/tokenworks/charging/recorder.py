@@ -31,6 +31,7 @@ from tokenworks.charging.host import Ask
 from tokenworks.charging.journal import Journal, read_segment
 from tokenworks.charging.limits import HostLimits
 from tokenworks.charging.model import Need
+from tokenworks.charging.queues import HostQueues
 from tokenworks.charging.settle_store import Settling
 from tokenworks.charging.settlement import Settler
 from tokenworks.kernel import NotFound, TokenworksError
@@ -118,6 +119,7 @@ class Recorder:
         self._on_fatal = on_fatal
         self.grants: HostGrants
         self.limits: HostLimits
+        self.queues: HostQueues
         self.settler: Settler
         self.attempts: dict[str, OpenAttempt] = {}
         self.workers: dict[str, WorkerConnection] = {}
@@ -225,6 +227,15 @@ class Recorder:
         elif kind == wire.LIMIT_BACK:
             for limit_id, slot, requests, tokens, ended in wire.decode(body):
                 self.limits.back(connection.worker_id, limit_id, slot, requests, tokens, ended=ended)
+        elif kind == wire.QUEUE:
+            for number, tokens, limits, queued in wire.decode(body):
+                self.queues.ask(connection.worker_id, number, tokens, limits, queued)
+        elif kind == wire.QUEUE_BACK:
+            for queue, account_id, counted, used in wire.decode(body):
+                self.queues.ended(connection.worker_id, queue, account_id, counted, used)
+        elif kind == wire.UNQUEUE:
+            for number in wire.decode(body):
+                self.queues.forget(connection.worker_id, number)
         elif kind == wire.LIMIT_STATE:
             self.limits.state(connection.worker_id, wire.decode(body))
         elif kind == wire.REQUEST:
@@ -322,6 +333,7 @@ class Recorder:
         if hasattr(self, "grants"):
             self.grants.worker_lost(worker_id)
             self.limits.worker_lost(worker_id)
+            self.queues.worker_lost(worker_id)
         ops: list[list[Any]] = []
         for usage_id, attempt in self.attempts.items():
             if attempt.worker_id == worker_id:
@@ -410,6 +422,7 @@ class Recorder:
         self._check_awaited()
         await self.grants.tend()
         await self.limits.tend()
+        self.queues.tend()
         now_s = time.monotonic()
         if now_s - self._cleaned_s > CLEAN_EVERY_S:
             self._cleaned_s = now_s

@@ -23,7 +23,7 @@ WITH incoming AS MATERIALIZED (
         account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
         model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
         first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text, prompt boolean)
+        upstream_id text, prompt boolean, asked text, choice text)
     WHERE (e->>0)::bigint > %(settled)s
 ), entries AS MATERIALIZED (
     SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
@@ -31,12 +31,12 @@ WITH incoming AS MATERIALIZED (
     INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
         state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
         cache_write, audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id,
-        prompt, journal_id, seq, entry_id)
+        prompt, asked, choice, journal_id, seq, entry_id)
     SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
         reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
         latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
         (c->>5)::bigint, (c->>6)::bigint, provider_total, parts, nullif(loss, 'null'::jsonb),
-        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, coalesce(prompt, true), %(journal)s, seq, e.entry_id
+        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, coalesce(prompt, true), asked, choice, %(journal)s, seq, e.entry_id
     FROM incoming i JOIN entries e USING (account_id)
     RETURNING account_id, usage_id, entry_id, parts, ended_at
 ), part AS MATERIALIZED (

@@ -478,7 +478,7 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
 
 _USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
     started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
-    audio_output, provider_total, parts, loss, flags, upstream_id, prompt"""
+    audio_output, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
 
 
 def usage(

@@ -25,6 +25,9 @@ REQUEST: Final = 6  # [request number, name, argument]: for the wiring (keys, up
 LIMIT: Final = 7  # [[number, tokens, [limit, …]], …]: may these begin?
 LIMIT_BACK: Final = 8  # [[limit, slot, requests back, tokens back, over], …]
 LIMIT_STATE: Final = 9  # [[limit, in flight, [[slot, requests, tokens], …]], …]: after STATE
+QUEUE: Final = 10  # [[number, tokens, [limit, …], queued], …]: which of these has room, now or soon?
+QUEUE_BACK: Final = 11  # [[queue, account, tokens counted, tokens used], …]
+UNQUEUE: Final = 12  # [number, …]: not waited for any more
 # Recorder to worker
 WELCOME: Final = 17  # [last message number that is in the journal]
 ACK: Final = 18  # [message number]: everything up to it is on disk
@@ -34,6 +37,7 @@ RECALL: Final = 21  # [recall number, account, [bucket, …], keep giving back]
 REPLY: Final = 22  # [request number, answer]
 PUBLISH: Final = 23  # [name, content]: for the wiring (snapshot, changes)
 LIMITED: Final = 25  # [[number, ms to wait (0: begin), which limit, what of it, slot], …]
+QUEUED: Final = 26  # [[number, ms to wait (0: begin), which limit, what of it, slot, tokens counted], …]
 DIE: Final = 24  # []: your attempts have been closed; leave
 
 # Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON]: the recorder has to

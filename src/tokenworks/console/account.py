@@ -187,6 +187,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
             "regions": subscriber.regions,
+            "home_region": subscriber.home_region,
             "credit_limit": None
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
@@ -211,6 +212,8 @@ class SubscriberUpdate(Strict):
     spill_over: bool | None = None
     # Where requests may be sent, such as cn or cn-sh; null: anywhere.
     regions: list[str] | None = Field(default=None, max_length=100)
+    # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
+    home_region: str | None = Field(default=None, max_length=60)
     # What is agreed to, or taken back, by purpose.
     consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
 
@@ -229,8 +232,10 @@ def update_subscriber(
         rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
         for purpose, given in (body.consents or {}).items():
             rooms.subscriptions.consent(found, purpose, given=given)
-        if "regions" in body.model_fields_set:
-            rooms.subscriptions.set_profile(found, regions=body.regions)
+        said = {
+            name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
+        }
+        rooms.subscriptions.set_profile(found, **said)
         fields: dict[str, Any] = {"name": body.name, "language": body.language}
         changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
         after = subscriber_resource(rooms, changed)

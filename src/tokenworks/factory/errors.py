@@ -11,6 +11,10 @@ class DeploymentNotFound(NotFound):
     """No such deployment."""
 
 
+class ModelNotFound(NotFound):
+    """No such model, or no such intent."""
+
+
 class DeploymentExists(Conflict):
     """The name is taken."""
 

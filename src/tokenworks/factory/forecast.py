@@ -52,6 +52,17 @@ class Forecast:
         self._seen = 0
 
     @property
+    def answers(self) -> int:
+        """How many first tokens were learned from."""
+        return self._seen
+
+    def begin_with(self, latency_ms: float, ms_per_token: float, running_ms: float, answers: int) -> None:
+        """What somebody else learned of the place, where nothing was learned here."""
+        if not self._seen:
+            self.latency_ms, self.ms_per_token, self.running_ms = latency_ms, ms_per_token, running_ms
+            self._seen = answers
+
+    @property
     def busy(self) -> bool:
         """Whether a request waits here for its first token."""
         return self.waiting > 0
@@ -76,10 +87,18 @@ class Forecast:
         return self.ms_per_token * uncached_tokens
 
     def sent(
-        self, ticket: object, now_ms: float, uncached_tokens: int, *, sure: bool, running: int = 0
+        self,
+        ticket: object,
+        now_ms: float,
+        uncached_tokens: int,
+        *,
+        sure: bool,
+        running: int = 0,
+        own_ms: float | None = None,
     ) -> None:
         """`sure`: little of the prompt is believed to be cached, so that its time says what a token takes."""
-        own_ms = self.own_ms(uncached_tokens)
+        if own_ms is None:
+            own_ms = self.own_ms(uncached_tokens)
         self._pending[ticket] = (now_ms, own_ms, uncached_tokens, sure, running)
         self._turns_ms += own_ms
         self.waiting = len(self._pending)

@@ -16,6 +16,8 @@ PROTOCOL_PATHS: Final[dict[Protocol, str]] = {
     "responses": "/v1/responses",
     "messages": "/v1/messages",
 }
+Kind = Literal["edge", "hub", "vendor"]
+KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 CONTEXT_TOKENS_DEFAULT: Final = 131_072
 OUTPUT_TOKENS_DEFAULT: Final = 4_096
 ENV_PREFIX: Final = "TOKENWORKS_UPSTREAM_"
@@ -67,6 +69,11 @@ class Deployment(BaseModel):
     round_trip_ms: int | None = Field(default=None, ge=0, le=60_000)
     prefill_tokens_per_s: int | None = Field(default=None, gt=0, le=10_000_000)
     cache_blocks: int | None = Field(default=None, gt=0, le=1_000_000)
+    # Where it stands: at a site (several deployments may), which is an edge box near subscribers, a hub, or a vendor's.
+    site: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] | None = None
+    kind: Kind = "hub"
+    # It takes nothing new; what it serves goes on to its end.
+    draining: bool = False
     # The folder of `tokenizers_dir` that counts where it reports nothing.
     tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
 

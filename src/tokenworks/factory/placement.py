@@ -11,21 +11,22 @@ state and the time it is given, so that the data plane, the simulator and a test
 """
 
 import math
-from collections.abc import Collection, Iterable, Sequence
-from typing import Final, Literal, NamedTuple, get_args
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 from tokenworks.factory.forecast import MS_PER_TOKEN, Forecast
+from tokenworks.factory.health import FAILURES_TO_OPEN, Health
 from tokenworks.factory.model import Deployment
 from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
 
-FAILURES_TO_OPEN: Final = 5
-COOL_DOWN_S: Final = 10.0
 # How fast the share of busy places is followed, and the most that it is believed to be.
 LOAD_TAU_S: Final = 20.0
 LOAD_MAX: Final = 0.97
 # How fast it is followed which places' caches are asked for, and what each of those who come meanwhile is thought to lose.
 WANTED_TAU_S: Final = 20.0
 WANTED_COST_MS: Final = 1000.0
+# An edge box is first as long as its first token is not thought to come so much later than elsewhere.
+EDGE_FIRST_MS: Final = 500.0
 Objective = Literal["latency", "balance", "cost", "quality"]
 OBJECTIVES: Final[tuple[Objective, ...]] = get_args(Objective)
 # What a second of waiting is worth, in nano yuan: a cent of a yuan in `balance`, a yuan and a hundredth of a cent beside.
@@ -48,6 +49,9 @@ class Ask(NamedTuple):
     # Where its data may go, as region prefixes (`cn` allows `cn-sh`), and who may see it; None: anywhere, anybody.
     regions: tuple[str, ...] | None = None
     vendors: frozenset[str] | None = None
+    # The subscriber's home region: an edge box there is first, and one elsewhere is not for him.
+    home: str | None = None
+    edge_first: bool = True
 
     def uncached(self, blocks: int) -> int:
         """Tokens to compute where so many blocks are cached: at least the last one."""
@@ -58,30 +62,43 @@ class Ask(NamedTuple):
 NO_ASK: Final = Ask(1, 1)
 
 
-class Place:
+class Place(Health):
     """One deployment as a worker sees it."""
 
     __slots__ = (
         "alone",
         "cached_nano",
         "context_tokens",
-        "cool_until_s",
         "costs",
         "deployment",
-        "failures",
+        "draining",
+        "edge_region",
         "forecast",
         "fresh_nano",
         "last_used_s",
         "name",
         "number",
         "output_nano",
-        "outstanding",
-        "trial",
     )
 
     def __init__(self, deployment: Deployment) -> None:
-        self.deployment = deployment
+        super().__init__()
         self.name = deployment.name
+        self.declare(deployment)
+        self.number = -1
+        self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
+        self.last_used_s = 0.0
+        self.forecast = Forecast(
+            deployment.round_trip_ms or 0.0,
+            1000.0 / deployment.prefill_tokens_per_s if deployment.prefill_tokens_per_s else MS_PER_TOKEN,
+        )
+
+    def declare(self, deployment: Deployment) -> None:
+        """What is said of it, now or anew; what was seen of it stays."""
+        self.deployment = deployment
+        self.draining = deployment.draining
+        # An edge box is for those who are near it, where it says where it is.
+        self.edge_region = (deployment.region or "") if deployment.kind == "edge" else None
         self.context_tokens = deployment.context_tokens
         # What a token more costs the operator: nothing where capacity is paid for anyway.
         price = deployment.price
@@ -90,45 +107,50 @@ class Place:
         paid = (0, 0, 0) if deployment.committed else (fresh, cached, price.output_nano or 0)
         self.fresh_nano, self.cached_nano, self.output_nano = paid
         self.costs = any(paid)
-        self.number = -1
-        self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
-        self.outstanding = 0
-        self.failures = 0
-        self.cool_until_s = 0.0
-        self.trial = False
-        self.last_used_s = 0.0
-        self.forecast = Forecast(
-            deployment.round_trip_ms or 0.0,
-            1000.0 / deployment.prefill_tokens_per_s if deployment.prefill_tokens_per_s else MS_PER_TOKEN,
-        )
-
-    def open(self, now_s: float) -> bool:
-        """Whether the circuit is open: nothing is sent, but for one trial after the cool-down."""
-        return self.failures >= FAILURES_TO_OPEN and (now_s < self.cool_until_s or self.trial)
 
     def began(self, now_s: float) -> None:
-        self.outstanding += 1
         self.last_used_s = now_s
-        if self.failures >= FAILURES_TO_OPEN:
-            self.trial = True
+        super().began(now_s)
 
-    def ended(self) -> None:
-        assert self.outstanding > 0
-        self.outstanding -= 1
-        self.trial = False
+    def seen(self, now_s: float) -> dict[str, float | int | None]:
+        """What was seen of it, for another process: what is learned, what waits, how it is. `restore` takes it."""
+        forecast = self.forecast
+        return {
+            "latency_ms": round(forecast.latency_ms, 3),
+            "ms_per_token": round(forecast.ms_per_token, 6),
+            "running_ms": round(forecast.running_ms, 3),
+            "answers": forecast.answers,
+            "wait_ms": round(forecast.wait_ms(now_s * 1000.0)),
+            "outstanding": self.outstanding,
+            "failures": self.failures,
+            "rests_s": round(max(0.0, self.cool_until_s - now_s), 1) if self.open(now_s) else 0,
+            "takes": self.takes(now_s),
+        }
 
-    def succeeded(self) -> None:
-        self.failures = 0
+    def restore(self, seen: Mapping[str, Any], now_s: float) -> None:
+        """As another process saw it. What it served is not this one's, but waits all the same."""
+        self.learn_from(seen)
+        self.outstanding = int(seen["outstanding"])
+        self.failures = int(seen["failures"])
+        self.cool_until_s = now_s + float(seen["rests_s"])
+        if seen["wait_ms"]:
+            self.forecast.sent("before", now_s * 1000.0, 0, sure=False, own_ms=float(seen["wait_ms"]))
 
-    def failed(self, now_s: float, cool_down_s: float = COOL_DOWN_S) -> None:
-        self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN:
-            self.cool_until_s = now_s + cool_down_s
+    def learn_from(self, seen: Mapping[str, Any]) -> None:
+        """How far away and how fast it is, where nothing was seen of it here."""
+        self.forecast.begin_with(
+            float(seen["latency_ms"]),
+            float(seen["ms_per_token"]),
+            float(seen["running_ms"]),
+            int(seen["answers"]),
+        )
 
-    def rest(self, now_s: float, seconds: float) -> None:
-        """A vendor's Retry-After: the circuit opens at once for that long."""
-        self.failures = max(self.failures, FAILURES_TO_OPEN)
-        self.cool_until_s = max(self.cool_until_s, now_s + seconds)
+    def too_early(self, now_s: float) -> str | None:
+        """Why one request more is too much while it begins slowly."""
+        most = self.takes(now_s)
+        if most is None or self.outstanding < most:
+            return None
+        return f"slow start: it takes {most} at once for now"
 
 
 class Candidate(NamedTuple):
@@ -157,13 +179,26 @@ def may_have(deployment: Deployment, ask: Ask) -> str | None:
         region = deployment.region
         if region is None:
             return f"residency: it does not say where it is, and data may go to {', '.join(ask.regions)} only"
-        if not any(region == allowed or region.startswith(allowed + "-") for allowed in ask.regions):
+        if not any(is_within(region, allowed) for allowed in ask.regions):
             return f"residency: it is in {region}, and data may go to {', '.join(ask.regions)} only"
     if ask.vendors is not None and deployment.vendor not in ask.vendors:
         return (
             f"vendor: {deployment.vendor or 'it names none'} is not one of {', '.join(sorted(ask.vendors))}"
         )
+    region, home = deployment.region, ask.home
+    if (
+        deployment.kind == "edge"
+        and region is not None
+        and home is not None
+        and not (is_within(home, region) or is_within(region, home))
+    ):
+        return f"edge: it serves {region}, and the subscriber is at home in {home}"
     return None
+
+
+def is_within(region: str, other: str) -> bool:
+    """Whether a region is another one or a part of it: cn-sh is within cn."""
+    return region == other or region.startswith(other + "-")
 
 
 class Placement:
@@ -181,8 +216,9 @@ class Placement:
         self._wanted: dict[int, float] = {}
         self._wanted_s = 0.0
 
-    def set_places(self, places: Sequence[Place]) -> None:
-        """Those that there are now. A place's cache is forgotten with it."""
+    def set_places(self, places: Sequence[Place], now_s: float = 0.0) -> None:
+        """Those that there are now. A place's cache is forgotten with it; one that comes new to others of its model begins slowly."""
+        served = {place.deployment.model for place in self._live}
         # Requests go on at places that are gone: what they tell is heard by nobody.
         for place in self._live:
             place.number = -1
@@ -197,6 +233,8 @@ class Placement:
         for place in places:
             known = self._numbers.get(place.name)
             number = next(free) if known is None else known
+            if known is None and place.deployment.model in served:
+                place.begin_slowly(now_s)
             self._numbers[place.name] = place.number = number
             self._index.add_place(number, place.deployment.cache_blocks or CACHE_BLOCKS_DEFAULT)
         self._places = max(1, len(places))
@@ -237,14 +275,17 @@ class Placement:
         """
         if ask is NO_ASK and len(places) == 1:
             place = places[0]
-            return None if place.trial or place.name in tried else place.alone
+            return None if place.trial or place.draining or place.name in tried else place.alone
         best = self._foresee(places, tried, ask, now_s, best_only=True)
         if best:
             return best[-1]
         closed = [
             place
             for place in places
-            if place.name not in tried and not place.trial and may_have(place.deployment, ask) is None
+            if place.name not in tried
+            and not place.trial
+            and not place.draining
+            and may_have(place.deployment, ask) is None
         ]
         last = min(closed, key=lambda place: place.cool_until_s, default=None)
         return None if last is None else last.alone
@@ -270,7 +311,7 @@ class Placement:
         missing = self._decay(now_s) * WANTED_COST_MS / 1000.0
         wanted = self._wanted
         ms_nano = _SECOND_NANO[ask.objective] / 1000.0
-        ruled = ask.regions is not None or ask.vendors is not None
+        ruled = ask.regions is not None or ask.vendors is not None or ask.home is not None
         now_ms, tokens, output_tokens = now_s * 1000.0, ask.input_tokens, ask.output_tokens
         found: list[Candidate] = []
         best_score, best_used_s = math.inf, 0.0
@@ -279,10 +320,14 @@ class Placement:
             if excluded is None:
                 if tried and place.name in tried:
                     excluded = "tried: it was asked already"
+                elif place.draining:
+                    excluded = "draining: it takes nothing new"
                 elif tokens > place.context_tokens:
                     excluded = f"context: about {tokens} tokens, it takes {place.context_tokens}"
                 elif place.failures >= FAILURES_TO_OPEN and place.open(now_s):
                     excluded = f"health: it failed {place.failures} times, and rests"
+                elif place.warm_from_s is not None:
+                    excluded = place.too_early(now_s)
             if excluded is not None and best_only:
                 continue
             forecast, number = place.forecast, place.number
@@ -304,6 +349,8 @@ class Placement:
             score = paid_nano + ms_nano * (
                 latency_ms + wait_ms + own_ms * (crowding + wanted.get(number, 0.0) * missing)
             )
+            if place.edge_region is not None and ask.edge_first:
+                score -= ms_nano * EDGE_FIRST_MS
             if best_only:
                 if score > best_score or (score == best_score and place.last_used_s >= best_used_s):
                     continue
@@ -355,5 +402,12 @@ def carry_over(old: Iterable[Place], new: Iterable[Place]) -> list[Place]:
     kept = []
     for place in new:
         before = known.get(place.name)
-        kept.append(before if before is not None and before.deployment == place.deployment else place)
+        if before is not None and before.deployment != place.deployment:
+            # It only drains, or takes requests again: the same place, with those that it serves.
+            same = before.deployment.model_copy(update={"draining": place.deployment.draining})
+            if same == place.deployment:
+                before.declare(place.deployment)
+            else:
+                before = None
+        kept.append(place if before is None else before)
     return kept

@@ -5,9 +5,9 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tokenworks.factory import store
 from tokenworks.factory.errors import (
@@ -15,18 +15,37 @@ from tokenworks.factory.errors import (
     DeploymentExists,
     DeploymentInvalid,
     DeploymentNotFound,
+    ModelNotFound,
 )
+from tokenworks.factory.intents import Intent, ModelCard
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
 from tokenworks.kernel import uuid7
 
 CREDENTIAL_CHARS_MAX: Final = 4096
 DEPLOYMENTS_MAX: Final = 10_000
+MODELS_MAX: Final = 10_000
+INTENTS_MAX: Final = 1_000
+_Declared = TypeVar("_Declared", bound=BaseModel)
 
 
 def make_deployment(**fields: object) -> Deployment:
     """A validated deployment. Raises `DeploymentInvalid` with the reason."""
+    return _make(Deployment, fields)
+
+
+def make_model(**fields: object) -> ModelCard:
+    """A validated declaration of a model. Raises `DeploymentInvalid` with the reason."""
+    return _make(ModelCard, fields)
+
+
+def make_intent(**fields: object) -> Intent:
+    """A validated intent. Raises `DeploymentInvalid` with the reason."""
+    return _make(Intent, fields)
+
+
+def _make(kind: type[_Declared], fields: Mapping[str, object]) -> _Declared:
     try:
-        return Deployment.model_validate(fields)
+        return kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -56,6 +75,50 @@ class Deployments:
 
     def all(self) -> list[Deployment]:
         return store.deployments(self._connection)
+
+    def drain(self, name: str, *, draining: bool) -> Deployment:
+        """Send it nothing new, or take that back; what it serves goes on. Raises `DeploymentNotFound`."""
+        found = next((deployment for deployment in self.all() if deployment.name == name), None)
+        made = None if found is None else found.model_copy(update={"draining": draining})
+        if made is None or not store.replace_deployment(self._connection, made):
+            raise DeploymentNotFound(
+                f"there is no deployment {name!r}: `tokenworks deployment list` shows them"
+            )
+        return made
+
+    def set_model(self, card: ModelCard) -> None:
+        """Declare what a model is, or anew."""
+        known = {model.name for model in self.models()}
+        if card.name not in known and len(known) >= MODELS_MAX:
+            raise DeploymentInvalid(f"{MODELS_MAX} models are declared already: remove one first")
+        store.set_named(self._connection, "model_card", card.name, card.model_dump_json())
+
+    def models(self) -> list[ModelCard]:
+        return [ModelCard.model_validate(content) for content in store.named(self._connection, "model_card")]
+
+    def remove_model(self, name: str) -> None:
+        """Forget what is declared of it; its deployments stay. Raises `ModelNotFound`."""
+        if not store.remove_named(self._connection, "model_card", name):
+            raise ModelNotFound(f"nothing is declared of {name}: `tokenworks model list` shows what is")
+
+    def set_intent(self, intent: Intent) -> None:
+        """Let clients name it in place of a model. One of the built-in names is defined anew. Raises `DeploymentInvalid`."""
+        taken = {deployment.model for deployment in self.all()} | self.aliases().keys()
+        if intent.name in taken:
+            raise DeploymentInvalid(f"{intent.name} is a model or an alias already: take another name")
+        known = {one.name for one in self.intents()}
+        if intent.name not in known and len(known) >= INTENTS_MAX:
+            raise DeploymentInvalid(f"there are {INTENTS_MAX} intents already: remove one first")
+        store.set_named(self._connection, "model_intent", intent.name, intent.model_dump_json())
+
+    def intents(self) -> list[Intent]:
+        """Those that the operator defined; the built-in ones are beside them."""
+        return [Intent.model_validate(content) for content in store.named(self._connection, "model_intent")]
+
+    def remove_intent(self, name: str) -> None:
+        """A built-in one means again what it did. Raises `ModelNotFound`."""
+        if not store.remove_named(self._connection, "model_intent", name):
+            raise ModelNotFound(f"no intent {name} was set: `tokenworks intent list` shows those that were")
 
     def set_alias(self, alias: str, model: str) -> None:
         """Clients may name `alias` and get `model`. Raises `DeploymentInvalid`."""

@@ -145,7 +145,7 @@ class Predicted:
 
     def first_token(self, ticket: int, engine: int, now_ms: float) -> None:
         place = self._places[engine]
-        place.succeeded()
+        place.succeeded(now_ms / 1000.0)
         self._placement.first_token(ticket, place, now_ms / 1000.0)
 
     def ended(self, ticket: int, engine: int, now_ms: float) -> None:

@@ -60,5 +60,43 @@ def aliases(connection: Connection) -> dict[str, str]:
     return dict(connection.execute("SELECT alias, model FROM model_alias ORDER BY alias").fetchall())
 
 
+def set_named(connection: Connection, table: str, name: str, content: str) -> None:
+    """`table` is model_card or model_intent."""
+    with connection.transaction():
+        connection.execute(
+            f"""INSERT INTO {table} (name, content) VALUES (%s, %s::jsonb)
+                ON CONFLICT (name) DO UPDATE SET content = excluded.content""".encode(),
+            (name, content),
+        )
+        tell(connection, f"{table} {name}")
+
+
+def remove_named(connection: Connection, table: str, name: str) -> bool:
+    with connection.transaction():
+        row = connection.execute(
+            f"DELETE FROM {table} WHERE name = %s RETURNING 1".encode(), (name,)
+        ).fetchone()
+        if row is not None:
+            tell(connection, f"{table} {name}")
+    return row is not None
+
+
+def named(connection: Connection, table: str) -> list[Any]:
+    return [
+        content for (content,) in connection.execute(f"SELECT content FROM {table} ORDER BY name".encode())
+    ]
+
+
+def replace_deployment(connection: Connection, deployment: Deployment) -> bool:
+    with connection.transaction():
+        row = connection.execute(
+            "UPDATE deployment SET content = %s::jsonb WHERE name = %s AND removed_at IS NULL RETURNING 1",
+            (deployment.model_dump_json(), deployment.name),
+        ).fetchone()
+        if row is not None:
+            tell(connection, f"deployment {deployment.name}")
+    return row is not None
+
+
 def tell(connection: Connection, what: str) -> None:
     connection.execute("INSERT INTO change (kind, ref) VALUES ('snapshot', %s)", (what,))

@@ -4,6 +4,7 @@ from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import CODES
 from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
 from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Reading, Stats, heartbeat_ms
@@ -21,6 +22,7 @@ __all__ = [
     "Snapshot",
     "Stats",
     "heartbeat_ms",
+    "read_seen",
     "snapshot_from_wire",
     "snapshot_to_wire",
 ]

@@ -37,6 +37,10 @@ class _Item(msgspec.Struct, gc=False):
 _item: Final = msgspec.json.Decoder(_Item)
 
 
+_FLEX: Final = msgspec.Raw(b'"flex"')
+_FLEX_PROTOCOLS: Final = frozenset({"chat", "completions", "responses"})
+
+
 class BodyError(Exception):
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(refusal.message)
@@ -59,6 +63,8 @@ class Parsed(msgspec.Struct, gc=False):
     choices: int = 1
     add_usage: bool = False
     upstream_object: str | None = None
+    # It may wait for the cheapest deployment.
+    flex: bool = False
 
 
 def parse_body(body: bytes, protocol: str) -> Parsed:
@@ -71,7 +77,16 @@ def parse_body(body: bytes, protocol: str) -> Parsed:
     if not model or len(model) > 200:
         raise _invalid("name a model", "model")
     stream = "stream" in fields and _flag(fields, "stream")
-    return _DIALECTS[protocol](fields, _is_canonical(fields, len(body)), model, stream)
+    canonical = _is_canonical(fields, len(body))
+    flex = protocol in _FLEX_PROTOCOLS and fields.get("service_tier") == _FLEX
+    if flex:
+        # It says what is wanted of us, and nothing to who serves it.
+        del fields["service_tier"]
+        canonical = False
+    parsed = _DIALECTS[protocol](fields, canonical, model, stream)
+    if flex:
+        parsed.flex = True
+    return parsed
 
 
 def _is_canonical(fields: RawBody, length: int) -> bool:
@@ -310,6 +325,59 @@ def is_prompt(parsed: Parsed, protocol: str) -> bool:
     return True
 
 
+class _Effort(msgspec.Struct):
+    effort: str | None = None
+
+
+_effort: Final = msgspec.json.Decoder(_Effort)
+
+
+def asked_effort(parsed: Parsed) -> str | None:
+    """How much thinking a client asks for, as it says it."""
+    raw = parsed.fields.get("reasoning_effort")
+    try:
+        if raw is not None:
+            said: str | None = _string.decode(raw)
+            return said
+        nested = parsed.fields.get("reasoning")
+        return None if nested is None else _effort.decode(nested).effort
+    except UNREADABLE:
+        return None
+
+
+def count_tools(parsed: Parsed) -> int:
+    raw = parsed.fields.get("tools")
+    if raw is None:
+        return 0
+    try:
+        return len(_items.decode(raw))
+    except UNREADABLE:
+        return 0
+
+
+def asked_text(parsed: Parsed, protocol: str) -> str:
+    """What a person asks last, as text; empty where nothing can be read."""
+    raw = parsed.fields.get({"responses": "input", "completions": "prompt"}.get(protocol, "messages"))
+    if raw is None:
+        return ""
+    try:
+        if protocol == "completions" or not bytes(raw).startswith(b"["):
+            value = _any.decode(raw)
+            return value if isinstance(value, str) else " ".join(v for v in value if isinstance(v, str))
+        for item in reversed(_items.decode(raw)):
+            last = _item.decode(item)
+            if last.role in {None, "user"}:
+                content = _any.decode(last.content)
+                if isinstance(content, str):
+                    return content
+                if isinstance(content, list):
+                    texts = (part.get("text") for part in content if isinstance(part, dict))
+                    return " ".join(text for text in texts if isinstance(text, str))
+    except (*UNREADABLE, TypeError):
+        return ""
+    return ""
+
+
 # Usage
 
 
@@ -500,6 +568,15 @@ def body_usage(body: bytes, protocol: str) -> tuple[Usage | None, str | None]:
         return None, None
     usage = anthropic_usage(read.usage) if protocol == "messages" else openai_usage(read.usage)
     return usage, object_id(read.id)
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body is whole: one that was cut, by whatever a header said, is not."""
+    try:
+        _any.decode(body)
+    except UNREADABLE:
+        return False
+    return True
 
 
 def object_id(raw: msgspec.Raw) -> str | None:

@@ -5,29 +5,22 @@ another deployment may be tried; after it an attempt ends as complete or interru
 end of the response is withheld until the record is on disk.
 """
 
+import math
 import time
 from typing import Any, Final
 
 import structlog
 
-from tokenworks.charging import Admission, Limit, RecorderAway
+from tokenworks.charging import RecorderAway
 from tokenworks.charging import wire as charging_wire
-from tokenworks.factory import (
-    BLOCK_BYTES,
-    NO_ASK,
-    PROTOCOL_PATHS,
-    Ask,
-    Candidate,
-    Place,
-    hash_blocks,
-    may_have,
-)
-from tokenworks.gateway.dialects import BodyError, body_usage, parse_body, render_body
+from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
+from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.recording import NO_COUNTS, Recording
-from tokenworks.gateway.refusals import no_hold, no_route, over_limit
+from tokenworks.gateway.placing import Placing
+from tokenworks.gateway.recording import NO_COUNTS
+from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.stream import EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
@@ -41,8 +34,10 @@ _RESPONSE_DROPPED: Final = frozenset(
     x-request-id request-id server date alt-svc strict-transport-security""".split()
 )
 RETRY_AFTER_S_MAX: Final = 60
-# What a token is taken for where only its magnitude matters.
-BYTES_PER_TOKEN: Final = 4
+# Where another deployment could be tried, a connection is waited for no longer than this.
+FAILOVER_CONNECT_S: Final = 0.8
+# A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
+LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
 HEADER_MEMO_MAX: Final = 10_000
 _STATUS_LINES: Final = {
@@ -62,7 +57,7 @@ def _line_begin(name_as_sent: bytes) -> bytes:
     return line
 
 
-class Exchange(Recording):
+class Exchange(Placing):
     __slots__ = ()
 
     # Before upstream.
@@ -102,6 +97,12 @@ class Exchange(Recording):
             return
         snapshot = gateway.snapshot
         self.model = model = snapshot.aliases.get(parsed.model, parsed.model)
+        self.flex = parsed.flex
+        intent = snapshot.intents.get(model) if self.protocol != "embeddings" else None
+        if intent is not None and (model, self.protocol) not in snapshot.routes:
+            if self._choose_model(intent):
+                self._placed_model()
+            return
         if user.models is not None and parsed.model not in user.models and model not in user.models:
             self.refuse(
                 Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
@@ -112,6 +113,16 @@ class Exchange(Recording):
             self.refuse(no_route(snapshot, parsed.model, model, self.protocol))
             return
         self.route, self.places = route, route.places
+        refusal = self._check_model()
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self._placed_model()
+
+    def _placed_model(self) -> None:
+        """The model is known, and so are the places that serve it."""
+        gateway, parsed, user = self.gateway, self.parsed, self.user
+        assert user is not None
         if parsed.upstream_object is not None:
             gateway.client.request("owns", [user.account_id, parsed.upstream_object], self._owner_known)
             return
@@ -136,81 +147,6 @@ class Exchange(Recording):
             return
         self._hold()
 
-    def _try(self) -> None:
-        """Send it to a deployment that was not tried yet."""
-        gateway = self.gateway
-        now_s = gateway.loop.time()
-        ask = self.ask
-        if ask is None:
-            ask = self.ask = self._what_is_asked()
-        chosen = (
-            gateway.placement.choose(self.places, self.tried, ask, now_s)
-            if len(self.tried) < gateway.settings.attempts_max
-            else None
-        )
-        if chosen is None:
-            gateway.decided(self, None)
-            self._release_hold()
-            self.refuse(self.last_refusal or self._nowhere(ask))
-            return
-        if ask is not NO_ASK:
-            gateway.decided(self, chosen)
-        place = chosen.place
-        if gateway.broken_credentials and place.name in gateway.broken_credentials:
-            self.tried.append(place.name)
-            self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
-            self._try()
-            return
-        limits = gateway.snapshot.limits
-        if limits and place.name in limits and not self.free:
-            self._ask_place(chosen, limits[place.name])
-            return
-        self._begin_at(chosen)
-
-    def _what_is_asked(self) -> Ask:
-        """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
-        assert self.user is not None
-        if len(self.places) == 1:
-            return NO_ASK if self.user.regions is None else NO_ASK._replace(regions=self.user.regions)
-        return Ask(
-            max(1, len(self.body) // BYTES_PER_TOKEN),
-            1 if self.free else self.need.output_tokens,
-            hash_blocks(self.body),
-            BLOCK_BYTES / BYTES_PER_TOKEN,
-            regions=self.user.regions,
-        )
-
-    def _nowhere(self, ask: Ask) -> Refusal:
-        if all(may_have(place.deployment, ask) for place in self.places):
-            allowed = ", ".join(ask.regions or ())
-            return Refusal(
-                403,
-                "residency",
-                f"no deployment of {self.model} may have this account's data, which may go to {allowed} only",
-                param="model",
-            )
-        return Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
-
-    def _ask_place(self, chosen: Candidate, limit: Limit) -> None:
-        """The deployment is under a limit of its own: another one is tried where it is reached."""
-        place = chosen.place
-
-        def answered(admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
-            if self.conn is None or self.ended:
-                if admission is not None:
-                    self.gateway.client.admissions.end(admission, 0, begun=False)
-                return
-            if admission is None:
-                self.tried.append(place.name)
-                self.last_refusal = over_limit("model's deployments", limit, what, wait_ms)
-                self._try()
-                return
-            self.place_admission = admission
-            self._begin_at(chosen)
-
-        tokens = self.need.input_tokens + self.held_output
-        self.gateway.client.admissions.ask((limit,), tokens, answered)
-
     def _begin_at(self, chosen: Candidate) -> None:
         gateway = self.gateway
         self.place = place = chosen.place
@@ -219,14 +155,21 @@ class Exchange(Recording):
         now_s = gateway.loop.time()
         place.began(now_s)
         assert self.ask is not None
+        self.foreseen_ms = chosen.first_token_ms
         gateway.placement.sent(self, chosen, self.ask, now_s, streams=self.parsed.stream)
         gateway.stats.c["attempts"] += 1
         pool = gateway.pool(place)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
+        elif self._others():
+            pool.connect(self._connected, FAILOVER_CONNECT_S)
         else:
             pool.connect(self._connected)
+
+    def _others(self) -> bool:
+        """Whether another deployment could be tried."""
+        return len(self.tried) < min(len(self.places), self.gateway.settings.attempts_max)
 
     def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
         if self.conn is None or self.ended:
@@ -276,9 +219,16 @@ class Exchange(Recording):
             self,
             b"%b%d\r\n\r\n" % (self._request_head(place), len(body)),
             body,
-            settings.upstream_first_byte_timeout_s,
+            self._patience_s(settings.upstream_first_byte_timeout_s),
             settings.upstream_idle_timeout_s,
         )
+
+    def _patience_s(self, most_s: int) -> int:
+        """How long to wait for the first byte. A stream's is foreseen: what is much later does not come, or not soon."""
+        if not self.parsed.stream or not self._others():
+            return most_s
+        late_s = math.ceil(LATE_TIMES * self.foreseen_ms / 1000.0)
+        return min(most_s, max(self.gateway.settings.failover_patience_s, late_s))
 
     def _request_head(self, place: Place) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
@@ -336,6 +286,10 @@ class Exchange(Recording):
                 kind = value
             lines += (line, value, b"\r\n")
         lines += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
+        if self.asked is not None:
+            lines += (b"x-tokenworks-model: ", self.model.encode(), b"\r\nx-tokenworks-choice: ", (self.choice or "").encode(), b"\r\n")  # fmt: skip
+        if self.queued_ms:
+            lines += (b"x-tokenworks-queued-ms: %d\r\n" % self.queued_ms,)
         if self.restricted:
             lines += (b"x-tokenworks-restricted-to: ", self.model.encode(), b"\r\n")
         self.response_head = b"".join(lines)
@@ -432,7 +386,7 @@ class Exchange(Recording):
     def _send_head(self, conn: ClientConnection, first: bytes) -> None:
         self.sent = True
         assert self.place is not None
-        self.place.succeeded()
+        self.place.succeeded(self.gateway.loop.time())
         if self.head.http10:
             self.head.keep_alive = False
             conn.write(self.response_head + b"connection: close\r\n\r\n" + first)
@@ -461,14 +415,14 @@ class Exchange(Recording):
         body = self.chunks[0]
         assert self.place is not None
         if connection.status >= 300 or self.free:
-            self.place.succeeded()
+            self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
         usage, upstream_id = body_usage(body, self.protocol)
-        if usage is None and body[:64].lstrip().startswith(b'{"error"'):
+        if usage is None and (body[:64].lstrip().startswith(b'{"error"') or not is_json(body)):
             self._attempt_failed("upstream_error")
             return
-        self.place.succeeded()
+        self.place.succeeded(self.gateway.loop.time())
         self._complete(usage, upstream_id, NO_COUNTS)
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
@@ -488,6 +442,9 @@ class Exchange(Recording):
             self.gateway.pool(self.place).connect(self._connected)
             return
         if reason == "timeout":
+            if self.parsed.stream and not self.sent and self.place is not None and self._others():
+                # Silent for much longer than it should be: it rests, but for one trial now and then.
+                self.place.rest(self.gateway.loop.time(), COOL_DOWN_S)
             self.last_refusal = Refusal(
                 504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
             )
@@ -505,7 +462,14 @@ class Exchange(Recording):
         assert self.place is not None
         gateway.stats.c["attempts_failed"] += 1
         if count:
-            self.place.failed(gateway.loop.time())
+            now_s = gateway.loop.time()
+            self.place.failed(now_s)
+            if eject_outlier(self.place, self.places, now_s):
+                log.warning(
+                    "placement.ejected",
+                    deployment=self.place.name,
+                    cool_s=round(self.place.cool_until_s - now_s),
+                )
         self._end_attempt()
         self._drop_attempt()
         self.streaming = False
@@ -638,6 +602,8 @@ class Exchange(Recording):
             return
         if self.asking is not None:
             self.gateway.client.forget(self.asking)
+        if self.queue_number:
+            self.gateway.client.admissions.forget(self.queue_number)
         if self.hold is None and not self.free:
             # Either nothing was held yet, or the record is on its way and ends this exchange.
             if not self.usage_id:

@@ -2,13 +2,14 @@
 
 import asyncio
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 import structlog
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
-from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement
+from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement, RetryBudget
 from tokenworks.gateway.counting import ModelTokenizer
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
@@ -18,6 +19,8 @@ from tokenworks.gateway.ids import IdSource
 from tokenworks.gateway.keys import KeyCache, KeyEntry
 from tokenworks.gateway.models import model_body, models_body
 from tokenworks.gateway.passthrough import ControlExchange
+from tokenworks.gateway.placing import Placing
+from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
@@ -73,6 +76,10 @@ class Limits(Protocol):
     request_timeout_s: int
     attempts_max: int
     decision_log_every: int
+    failover_patience_s: int
+    queue_wait_s: int
+    flex_deadline_s: int
+    filing_required: bool
     health_check_s: int
     input_bytes_per_token: int
     stream_hold_tokens: int
@@ -109,6 +116,10 @@ class Gateway:
         self.tokenizers: dict[str, ModelTokenizer] = {}
         self.counting = 0  # how many answers are being counted
         self.placement = Placement()
+        self.retries = RetryBudget()
+        self.seen_path: Path | None = None
+        self.seen_before: dict[str, Any] = {}  # by an earlier worker on this host
+        self.deferred: list[Placing] = []  # they look again with the next tick
         self._decisions = 0
         self._failures_logged = 0  # in this second
         self._pools: dict[Place, Pool] = {}
@@ -348,7 +359,7 @@ class Gateway:
         counters = self.stats.c
         counters[name if name in counters else "refused_other"] += 1
 
-    def decided(self, exchange: Exchange, chosen: Candidate | None) -> None:
+    def decided(self, exchange: Placing, chosen: Candidate | None) -> None:
         """Keep a sample of placement's decisions in the log, and every one that found no place, so many a second. What became
         of a request is in its usage record, under the same id.
         """
@@ -389,7 +400,10 @@ class Gateway:
     def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
         """A new snapshot; running requests keep the one that they began with."""
         self.snapshot = snapshot
-        self.placement.set_places(snapshot.places)
+        for place in snapshot.places:
+            if place.name in self.seen_before:
+                place.learn_from(self.seen_before.pop(place.name))
+        self.placement.set_places(snapshot.places, self.loop.time())
         self.broken_credentials = broken_credentials
         live = set(snapshot.places)
         for place in [place for place in self._pools if place not in live]:
@@ -403,6 +417,9 @@ class Gateway:
         self._failures_logged = 0
         self.wheel.tick(int(now_s))
         oldest_s = now_s - self.settings.request_timeout_s
+        deferred, self.deferred = self.deferred, []
+        for exchange in deferred:
+            exchange.again()
         for exchange in [e for e in self.exchanges if e.began_s < oldest_s]:
             exchange.timed_out_whole()
         if now_s - self._checked_s >= self.settings.health_check_s:
@@ -421,6 +438,8 @@ class Gateway:
         counters["recorder_ready"] = int(self.client.ready)
         counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
         self.stats.beat()
+        if self.seen_path is not None and self.snapshot.places:
+            write_seen(self.seen_path, self.snapshot.places, now_s)
 
     def drain(self) -> None:
         """No new connections; those that idle are closed, the others when their response is written."""

@@ -41,7 +41,7 @@ class HealthCheck:
         if connection.status >= 500:
             self._failed()
         else:
-            self._place.succeeded()
+            self._place.succeeded(self._gateway.loop.time())
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         """What it lists is not looked at."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
-from tokenworks.factory import Ask, Place
+from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.head import Head
@@ -33,8 +33,8 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "admission", "ask", "asking", "attempt_no", "began_s", "body", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "free",
-        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol",
+        "admission", "ask", "asked", "asking", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "flex", "foreseen_ms", "free",
+        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
         "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
 
@@ -68,6 +68,14 @@ class Holding:
         self.place: Place | None = None
         self.tried: list[str] = []
         self.ask: Ask | None = None  # what placement knows of it
+        self.asked: str | None = None  # the intent that was named in place of a model
+        self.choice: str | None = None  # and why it got this model
+        self.choices: list[Choice] = []  # the next best ones
+        self.flex = False  # it may wait for the cheapest deployment
+        self.foreseen_ms = 0.0  # to its first token, where it is sent
+        self.queue_number = 0  # of what waits for room at the deployments
+        self.queue_until_s = 0.0
+        self.queued_ms = 0
         self.attempt_no = 0
         self.usage_id = ""
         self.deployment = ""
@@ -101,6 +109,10 @@ class Holding:
         raise NotImplementedError
 
     def refuse(self, refusal: Refusal) -> None:
+        raise NotImplementedError
+
+    def _next_choice(self) -> bool:
+        """Whether there is another model for its intent; it is taken then."""
         raise NotImplementedError
 
     def _cut(self, verdict: int) -> None:
@@ -214,7 +226,10 @@ class Holding:
         if hold is None:
             assert self.user is not None
             if verdict != charging_wire.NOTHING_LEFT or not self._hold_rest():
-                if verdict != charging_wire.NOTHING_LEFT or not self._restrict():
+                if verdict == charging_wire.NOTHING_LEFT and self._next_choice():
+                    # The plan does not pay for this model: for the next best it may.
+                    self._hold()
+                elif verdict != charging_wire.NOTHING_LEFT or not self._restrict():
                     self.refuse(no_hold(verdict, self.user))
                 return
         else:

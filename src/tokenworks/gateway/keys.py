@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from tokenworks.catalog import ChargingPolicy
+from tokenworks.catalog import ChargingPolicy, Service
 from tokenworks.charging import Limit
 from tokenworks.trust import is_key, key_mac
 
 DEFAULT_POLICY: Final = ChargingPolicy()
+DEFAULT_SERVICE: Final = Service()
 POLICIES_MAX: Final = 10_000
 NEGATIVE_FOR_S: Final = 5.0
 POSITIVE_FOR_S: Final = 60.0
@@ -23,6 +24,7 @@ class KeyEntry:
         "counts_prompts",
         "expires_s",
         "fresh_until_s",
+        "home",
         "in_flight",
         "key_id",
         "known",
@@ -33,6 +35,7 @@ class KeyEntry:
         "models",
         "policy",
         "regions",
+        "service",
         "text",
     )
 
@@ -49,6 +52,8 @@ class KeyEntry:
         self.counts_prompts = False
         # Where this subscriber's data may go; None: anywhere.
         self.regions: tuple[str, ...] | None = None
+        self.home: str | None = None
+        self.service = DEFAULT_SERVICE
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
         self.expires_s: float | None = None
@@ -62,7 +67,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -147,7 +152,10 @@ class KeyCache:
                 entry.counts_prompts,
                 limits,
                 regions,
+                entry.home,
+                service,
             ) = rows[0]
+            entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
             entry.regions = None if regions is None else tuple(regions)
             entry.limits = tuple(Limit(*limit) for _, limit in limits)
             entry.limit_scopes = tuple(scope for scope, _ in limits)

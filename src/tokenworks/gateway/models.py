@@ -11,8 +11,9 @@ CREATED: Final = 1_767_225_600  # 2026-01-01, for want of a better one
 
 
 def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
-    model = snapshot.resolve(name)
-    deployments = [place.deployment for place in snapshot.places if place.deployment.model == model]
+    intent = snapshot.intents.get(name)
+    models = {snapshot.resolve(name)} if intent is None else set(snapshot.models_of(intent))
+    deployments = [place.deployment for place in snapshot.places if place.deployment.model in models]
     return {
         "id": name,
         "object": "model",
@@ -29,11 +30,24 @@ def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
 
 def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
     names = sorted(
-        {*snapshot.models, *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models)}
+        {
+            *snapshot.models,
+            *snapshot.intents,
+            *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models),
+        }
     )
     if user.models is None:
         return names
-    return [name for name in names if name in user.models or snapshot.resolve(name) in user.models]
+    return [
+        name
+        for name in names
+        if name in user.models
+        or snapshot.resolve(name) in user.models
+        or (
+            name in snapshot.intents
+            and not user.models.isdisjoint(snapshot.models_of(snapshot.intents[name]))
+        )
+    ]
 
 
 def models_body(snapshot: Snapshot, user: KeyEntry) -> bytes:

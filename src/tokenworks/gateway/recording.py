@@ -17,6 +17,8 @@ from tokenworks.gateway.stream import FILTERED
 
 log = structlog.get_logger()
 NO_COUNTS: Final = Counts()
+# Of each choice: tokens that end it or mark its parts, and show as nothing.
+HIDDEN_TOKENS_MAX: Final = 64
 
 
 class Recording(Holding):
@@ -96,7 +98,31 @@ class Recording(Holding):
                 reason, waived = "content_filtered", counts
             elif policy.cache_hit == "nothing":
                 waived = Counts(cached_input=counts.cached_input)
+        surplus = self._surplus(counts) if counted_by == "provider" else NO_COUNTS
+        if surplus is not NO_COUNTS:
+            flags = [*flags, "implausible"]
+            waived = Counts(*map(max, waived, surplus))
         self._record("complete", reason, counted_by, counts, total, flags, upstream_id, waived)
+
+    def _surplus(self, counts: Counts) -> Counts:
+        """What a provider reports beyond what can be: more input than the deployment takes, more output than it was asked for, or
+        than there are bytes of it. It stays in the record, and the operator bears it until it is reconciled.
+        """
+        assert self.place is not None
+        deployment = self.place.deployment
+        over_in = sum(counts[:4]) - deployment.context_tokens
+        over_out = counts.output - self.need.output_tokens
+        if not deployment.hides_reasoning and self.protocol != "embeddings":
+            shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
+            over_out = max(over_out, counts.output - shown - HIDDEN_TOKENS_MAX * self.parsed.choices)
+        if over_in <= 0 and over_out <= 0:
+            return NO_COUNTS
+        surplus, left = [0] * len(counts), max(0, over_in)
+        for at in range(4):
+            surplus[at] = min(counts[at], left)
+            left -= surplus[at]
+        surplus[4] = min(counts.output, max(0, over_out))
+        return Counts(*surplus)
 
     def _filtered(self) -> bool:
         """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
@@ -194,7 +220,7 @@ class Recording(Holding):
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
                 self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                loss, flags, upstream_id, self.rated == self.model,
+                loss, flags, upstream_id, self.rated == self.model, self.asked, self.choice,
             ),
             self._durable, reason if state == "interrupted" else "",
         )  # fmt: skip

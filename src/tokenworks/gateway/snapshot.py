@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from tokenworks.catalog import RateCard, Weights
 from tokenworks.charging import Limit
-from tokenworks.factory import Deployment, Place, carry_over
+from tokenworks.factory import BUILT_IN, MODALITIES, Deployment, Intent, ModelCard, Place, carry_over
 
 RATES_MEMO_MAX: Final = 100_000
 
@@ -31,7 +31,9 @@ class Snapshot:
         "aliases",
         "by_name",
         "cards",
+        "cards_of_models",
         "credentials",
+        "intents",
         "limits",
         "models",
         "number",
@@ -48,6 +50,8 @@ class Snapshot:
         credentials: Mapping[str, str | None],
         before: "Snapshot | None" = None,
         limits: Mapping[str, Limit] = MappingProxyType({}),
+        models: Iterable[ModelCard] = (),
+        intents: Iterable[Intent] = (),
     ) -> None:
         self.number = number
         self.limits = dict(limits)
@@ -64,6 +68,9 @@ class Snapshot:
                 serving.setdefault((place.deployment.model, protocol), []).append(place)
         self.routes = {route: Route(places) for route, places in serving.items()}
         self.models = sorted({place.deployment.model for place in self.places})
+        self.cards_of_models = {card.name: card for card in models}
+        defined = BUILT_IN | {intent.name: intent for intent in intents}
+        self.intents = {name: intent for name, intent in defined.items() if self.models_of(intent)}
         self._memo: dict[tuple[str, str], tuple[str, Weights] | None] = {}
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
@@ -80,6 +87,16 @@ class Snapshot:
             self._memo[key] = found
         return found
 
+    def models_of(self, intent: Intent) -> list[str]:
+        """The models that an intent means and that are served: those that it names, else all of which a quality is declared."""
+        named = intent.models or [
+            name for name, card in sorted(self.cards_of_models.items()) if card.quality is not None
+        ]
+        return [model for model in named if model in self.models]
+
+    def card_of(self, model: str) -> ModelCard:
+        return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)
+
     def resolve(self, model: str) -> str:
         """The model that a name stands for."""
         return self.aliases.get(model, model)
@@ -91,6 +108,8 @@ def snapshot_to_wire(
     aliases: Mapping[str, str],
     cards: Mapping[str, RateCard],
     limits: Mapping[str, Limit],
+    models: Iterable[ModelCard] = (),
+    intents: Iterable[Intent] = (),
 ) -> dict[str, Any]:
     return {
         "number": number,
@@ -98,6 +117,8 @@ def snapshot_to_wire(
         "aliases": dict(aliases),
         "cards": {version: card.model_dump_json() for version, card in cards.items()},
         "limits": dict(limits),
+        "models": [card.model_dump_json() for card in models],
+        "intents": [intent.model_dump_json() for intent in intents],
     }
 
 
@@ -116,4 +137,6 @@ def snapshot_from_wire(
         credentials,
         before,
         {name: Limit(*row) for name, row in content["limits"].items()},
+        [ModelCard.model_validate_json(text) for text in content["models"]],
+        [Intent.model_validate_json(text) for text in content["intents"]],
     )

@@ -148,7 +148,8 @@ class UpstreamConnection(asyncio.Protocol):
             user.upstream_head(self)
             if self.user is not user:
                 return
-        if not ended:
+        # A head alone is no sign of an answer yet: the first byte of it is waited for as it was.
+        if not ended and self._body:
             wheel = self.wheel
             self.deadline_s = at = wheel.now_s + self.idle_s + 1
             if not self.wheel_s or at < self.wheel_s:
@@ -285,15 +286,17 @@ class Pool:
         if connection in self.idle:
             self.idle.remove(connection)
 
-    def connect(self, connected: Connected) -> None:
+    def connect(self, connected: Connected, timeout_s: float | None = None) -> None:
         """Make a connection; `connected(connection, "")` or `connected(None, reason)`."""
-        task = asyncio.get_running_loop().create_task(self._connect(connected))
+        task = asyncio.get_running_loop().create_task(
+            self._connect(connected, timeout_s or self._connect_timeout_s)
+        )
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _connect(self, connected: Connected) -> None:
+    async def _connect(self, connected: Connected, timeout_s: float) -> None:
         try:
-            async with asyncio.timeout(self._connect_timeout_s):
+            async with asyncio.timeout(timeout_s):
                 connection = await self._open()
         except TimeoutError:
             connected(None, "timeout")

@@ -38,6 +38,8 @@ class Subscriber:
     restricted: bool = False
     # Residency: where requests may be sent, as prefixes of regions (`cn` allows `cn-sh`); None: anywhere.
     regions: tuple[str, ...] | None = None
+    # Where it is, so that an edge box near it may serve it; None: not said.
+    home_region: str | None = None
 
     @property
     def phone_masked(self) -> str:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
-from tokenworks.catalog import Audience, ChargingPolicy, Offerings
+from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
 from tokenworks.subscriptions import store
@@ -34,7 +34,17 @@ MEMBERS_MAX: Final = 10_000
 CAP_TOKENS_MAX: Final = 10**12
 CONSENTS: Final = frozenset({"terms", "marketing", "spill_over", "data_cross_border"})
 _PROFILE: Final = frozenset(
-    {"name", "audiences", "language", "broadband", "real_name", "bill_day", "credit_limit_nano", "regions"}
+    {
+        "name",
+        "audiences",
+        "language",
+        "broadband",
+        "real_name",
+        "bill_day",
+        "credit_limit_nano",
+        "regions",
+        "home_region",
+    }
 )
 REGIONS_MAX: Final = 100
 _REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
@@ -119,7 +129,7 @@ class Subscriptions:
 
     def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
         """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
-        credit_limit_nano, regions. Hosts hear of regions. Raises `Invalid`.
+        credit_limit_nano, regions, home_region. Hosts hear of regions. Raises `Invalid`.
         """
         unknown = set(fields) - _PROFILE
         if unknown:
@@ -128,7 +138,7 @@ class Subscriptions:
         if fields:
             with self._connection.transaction():
                 store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
-                if "regions" in fields:
+                if "regions" in fields or "home_region" in fields:
                     self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
 
@@ -430,6 +440,11 @@ class Subscriptions:
         version = store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
 
+    def service(self, account_id: UUID) -> Service:
+        """What the newest active product (else the newest one) promises beside its tokens."""
+        version = store.newest_offering_version(self._connection, account_id)
+        return Service() if version is None else self._offerings.sold(version).offering.service
+
     def line_of(self, member_id: UUID) -> list[UUID]:
         """A member and the departments that it is under."""
         return [member.member_id for member in store.line_of(self._connection, member_id)]
@@ -455,6 +470,9 @@ def _check_profile(fields: dict[str, Any]) -> None:
                 f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; anywhere is none at all"
             )
         fields["regions"] = list(regions)
+    home = fields.get("home_region")
+    if home is not None and not _REGION.fullmatch(home):
+        raise Invalid("a home region is one such as cn-sh; none is nowhere in particular")
     if fields.get("language", "zh") not in {"zh", "en"}:
         raise Invalid("a language is zh or en")
     broadband = fields.get("broadband")

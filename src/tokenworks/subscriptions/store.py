@@ -14,7 +14,7 @@ from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions"""
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
 
 
 def _subscriber(row: tuple[Any, ...]) -> Subscriber:
