@@ -418,13 +418,65 @@ def bench_bills(count, progress):
     }
 
 
+def bench_fleet(rounds, chats, bar):
+    """Four llama.cpp servers behind us, behind sglang-router by cache and by turns: each arm in turn, the same shapes of chats."""
+    from bench import fleet
+    from tokenworks.app.model_server import MODEL
+
+    servers = fleet.ModelServers()
+    ours = by_cache = by_turns = None
+    found = {}
+    try:
+        ours = Tokenworks(None, url=[f"{url}/v1" for url in servers.urls], model_name=MODEL)
+        like = ("--cache-threshold", "0.5", "--balance-abs-threshold", "32", "--balance-rel-threshold", "1.1")
+        by_cache = Sglang(servers.urls, "cache_aware", MODEL, *like)
+        by_turns = Sglang(servers.urls, "round_robin", MODEL)
+        arms = {"tokenworks": ours, "sglang-router by cache": by_cache, "round robin": by_turns}
+        found = {name: [] for name in arms}
+        for target in arms.values():
+            uvloop.run(
+                fleet.run(target.port, target.key, MODEL, fleet.SERVERS, target.name)
+            )  # nothing is cold
+        for at in range(rounds):
+            # Each one is first in turn.
+            for name, target in [*arms.items()][at % 3 :] + [*arms.items()][: at % 3]:
+                found[name].append(
+                    uvloop.run(fleet.run(target.port, target.key, MODEL, chats, f"{name}{at}"))
+                )
+                bar()
+        ours.settled()
+        ok = ours.verify()["ok"]
+    finally:
+        for target in (ours, by_cache, by_turns):
+            if target is not None:
+                target.stop()
+        servers.stop()
+    first = {name: statistics.median(map(fleet.mean_ms, outcomes)) for name, outcomes in found.items()}
+    rate = {
+        name: statistics.median(o.tokens / o.took_s for o in outcomes) for name, outcomes in found.items()
+    }
+    table(
+        f"Four llama.cpp servers, {chats} chats of {fleet.TURNS} turns, {fleet.CHATS_AT_ONCE} at once",
+        ["", "first token ms", "× of it", "tokens/s", "× of it"],
+        [
+            (name, f"{first[name]:.0f}", f"{first['tokenworks'] / first[name]:.2f}", f"{rate[name]:.0f}", f"{rate['tokenworks'] / rate[name]:.2f}")
+            for name in found
+        ],
+    )  # fmt: skip
+    return {
+        "first_token": {name: round(first["tokenworks"] / first[name], 3) for name in found},
+        "tokens_per_s": {name: round(rate["tokenworks"] / rate[name], 3) for name in found},
+        "ok": ok,
+    }
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument(
         "--quick", action="store_true", help="one short round of each: for a look, not for figures"
     )
     parser.add_argument(
-        "--only", default="", help="requests,placing,chunks,low,memory,tls,settlement,grants,bills"
+        "--only", default="", help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet"
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -437,10 +489,20 @@ def main():
             result = bench_bills(options.subscribers, progress)
         console.print(json.dumps({"bills": result}))
         return 0 if result["ok"] else 1
+    if only == {"fleet"}:
+        with Progress(console=console, transient=True) as progress:
+            task = progress.add_task("chats", total=3 if options.quick else 9)
+            result = bench_fleet(
+                1 if options.quick else 3, 6 if options.quick else 12, lambda: progress.advance(task)
+            )
+        console.print(json.dumps({"fleet": result}))
+        return 0 if result["ok"] else 1
     console.print(f"CPython {sys.version}: how it was built moves our figures, and not the others'.")
     upstream = Upstream()
     envoy, ours, relay = Envoy(upstream), Tokenworks(upstream), Relay(upstream)
-    sglang = None if options.no_sglang or not wanted("requests") else Sglang(upstream)
+    sglang = (
+        None if options.no_sglang or not wanted("requests") else Sglang([f"http://127.0.0.1:{upstream.port}"])
+    )
     steps = (
         (3 * rounds if wanted("requests") else 0)
         + (rounds if wanted("placing") else 0)
@@ -448,7 +510,10 @@ def main():
         + (8 if wanted("low") else 0)
     )
     steps += (
-        (1 if wanted("grants") else 0) + (2 if wanted("memory") else 0) + (rounds if wanted("tls") else 0)
+        (1 if wanted("grants") else 0)
+        + ((3 if options.quick else 9) if wanted("fleet") else 0)
+        + (2 if wanted("memory") else 0)
+        + (rounds if wanted("tls") else 0)
     )
     results = {}
     try:
@@ -471,6 +536,8 @@ def main():
                 results["grants"] = bench_hot_account(upstream, 1000, bar)
             if wanted("bills"):
                 results["bills"] = bench_bills(20_000 if options.quick else options.subscribers, progress)
+            if wanted("fleet"):
+                results["fleet"] = bench_fleet(1 if options.quick else 3, 6 if options.quick else 12, bar)
             if wanted("tls"):
                 results["tls"] = bench_tls(rounds, seconds, bar)
         ours.settled()

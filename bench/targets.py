@@ -163,23 +163,23 @@ class Envoy:
 class Sglang:
     name = "sglang-router"
 
-    def __init__(self, upstream):
+    def __init__(self, urls, policy="round_robin", model="bench", *more):
         self.port = free_port()
         self.key = "none"
         self.process = subprocess.Popen(
-            [PEERS / "bin/python", "-m", "sglang_router.launch_router", "--worker-urls", f"http://127.0.0.1:{upstream.port}", "--host", "127.0.0.1",
-             "--port", str(self.port), "--policy", "round_robin", "--log-level", "error", "--prometheus-port", str(free_port())],
+            [PEERS / "bin/python", "-m", "sglang_router.launch_router", "--worker-urls", *urls, "--host", "127.0.0.1",
+             "--port", str(self.port), "--policy", policy, "--log-level", "error", "--prometheus-port", str(free_port()), *more],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         wait_port(self.port)
-        self._wait_served()
+        self._wait_served(model)
 
-    def _wait_served(self):
-        """It checks its worker before it serves; SystemExit where it never does."""
-        body = b'{"model":"bench","max_tokens":16,"messages":[{"role":"user","content":"hi"}]}'
+    def _wait_served(self, model):
+        """It checks its workers before it serves; SystemExit where it never does."""
+        body = json.dumps({"model": model, "max_tokens": 16, "messages": [{"role": "user", "content": "hi"}]})
         for _ in range(60):
             with contextlib.suppress(OSError, http.client.HTTPException):
-                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
+                connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
                 connection.request("POST", "/v1/chat/completions", body, {"content-type": "application/json"})
                 if connection.getresponse().status == 200:
                     return
@@ -200,7 +200,7 @@ class Sglang:
 class Tokenworks:
     name = "tokenworks"
 
-    def __init__(self, upstream, workers=1, url=None, env=None, beside=None):
+    def __init__(self, upstream, workers=1, url=None, env=None, beside=None, model_name="bench"):
         """`beside`: another host of the same works, on the same database."""
         self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR"))
         self.data_dir = self.folder.name
@@ -217,8 +217,14 @@ class Tokenworks:
         for _ in range(4):
             self.cli("order", "place", "--subscriber", phone, "--offering", "ctc-flagship")
         self.key = json.loads(self.cli("key", "create", "--subscriber", phone, "--json"))["key"]
-        self.cli("deployment", "add", "--name", "bench", "--model", "bench", "--base-url", url or f"http://127.0.0.1:{upstream.port}/v1",
-                 "--allow-private", "--protocol", "chat", "--context-tokens", "200000")  # fmt: skip
+        named = (
+            [("bench", url or f"http://127.0.0.1:{upstream.port}/v1")]
+            if upstream is not None
+            else [(model_name, base) for base in url]
+        )
+        for at, (model, base) in enumerate(named):
+            self.cli("deployment", "add", "--name", f"bench-{at}", "--model", model, "--base-url", base,
+                     "--allow-private", "--protocol", "chat", "--context-tokens", "200000")  # fmt: skip
         self._serve(workers)
 
     def _serve(self, workers):

@@ -215,6 +215,33 @@ def test_its_own_tokenizer_counts_as_the_model_does(real):
         assert usage["completion_tokens"] - 3 <= shown <= usage["completion_tokens"]
 
 
+def test_the_real_engine_is_timed_and_simulated(real, tmp_path):
+    server, subscriber, _, _ = real
+    before = len(server.usage(subscriber))
+    fleet = tmp_path / "fleet.yaml"
+    done = server.cli(
+        "factory", "calibrate", "--deployment", "real", "--slots", "4", "--out", str(fleet), "--json"
+    )
+    said = json.loads(done.stdout)
+    engine, check = said["engine"], said["check"]
+    assert engine["prefill_ms_per_token"] > 0 and engine["decode_base_ms"] > 0 and engine["slots_max"] == 4
+    assert all(value > 0 for value in check.values())
+    simulated = server.cli(
+        "factory",
+        "simulate",
+        "--trace",
+        "synthetic:uniform",
+        "--fleet",
+        str(fleet),
+        "--traffic",
+        "0.001",
+        "--json",
+    )
+    assert json.loads(simulated.stdout)
+    assert len(server.usage(subscriber)) == before, "timing goes past the gateway"
+    assert server.cli("factory", "calibrate", "--deployment", "nobody", check=False).returncode == 1
+
+
 @pytest.fixture
 def silent(real, upstream):
     """A deployment that reports no usage, with the real model's tokenizer."""

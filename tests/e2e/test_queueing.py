@@ -107,7 +107,7 @@ def test_who_leaves_while_waiting_leaves_nothing(queueing):
     subscriber, key = server.subscriber("ctc-premium")
     with ThreadPoolExecutor(4) as pool:
         held = [
-            pool.submit(server.chat, slow_key, {"tokens": 2, "prompt": 3, "gap_ms": 600}, stream=True)
+            pool.submit(server.chat, slow_key, {"tokens": 2, "prompt": 3, "gap_ms": 3000}, stream=True)
             for _ in range(2)
         ]
         until(lambda: sum(server.metrics("requests_open")) >= 2)

@@ -1,5 +1,6 @@
 """The commands of the token factory: deployments and aliases, what a fleet would do with traffic, where a request would go and why."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -9,6 +10,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 
+from tokenworks.app import calibration
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.curves import draw_curves
 from tokenworks.app.output import console, print_json, print_table
@@ -19,6 +21,7 @@ from tokenworks.factory import (
     POLICIES,
     PROTOCOLS,
     SYNTHETIC,
+    DeploymentNotFound,
     EngineSpec,
     Objective,
     Outcome,
@@ -36,6 +39,18 @@ from tokenworks.gateway import ModelTokenizer
 from tokenworks.kernel import format_money
 
 FLEET_BYTES_MAX: Final = 1_000_000
+_CALIBRATED: Final = frozenset(
+    {
+        "name",
+        "kind",
+        "region",
+        "prefill_base_ms",
+        "prefill_ms_per_token",
+        "decode_base_ms",
+        "decode_ms_per_request",
+        "slots_max",
+    }
+)
 TRAFFIC_MAX: Final = 1000.0
 
 
@@ -292,6 +307,73 @@ def _figures(outcome: Outcome, limit_s: float) -> dict[str, Any]:
         "cost_nano": outcome.cost_nano,
         "energy_wh": round(outcome.energy_wh, 1),
     }
+
+
+@factory.command("calibrate")
+@click.option(
+    "--deployment",
+    "name",
+    required=True,
+    help="One that is declared, and speaks chat; nobody else should be using it.",
+)
+@click.option(
+    "--slots", type=click.IntRange(1, 10_000), help="How many requests it has at once, where that is known."
+)
+@click.option(
+    "--check/--no-check",
+    "checked",
+    default=True,
+    show_default=True,
+    help="Hold a simulation of the result against it.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write a fleet file for `factory simulate`.",
+)
+@click.option("--seed", type=int, default=1, show_default=True)
+@json_option
+@pass_context
+def factory_calibrate(
+    context: Context, name: str, slots: int | None, checked: bool, out: Path | None, seed: int, as_json: bool
+) -> None:
+    """Time a real engine, so that a simulation is of it: about forty requests, past the gateway, charged to nobody."""
+    with context.works() as works:
+        found = next((d for d in works.deployments.all() if d.name == name), None)
+    if found is None:
+        raise DeploymentNotFound(f"there is no deployment {name!r}: tokenworks deployment list")
+    if "chat" not in found.protocols:
+        raise TraceFaulty(f"{name} does not speak chat")
+    engine = calibration.Engine(found, read_credential(found.credential, context.settings().secrets))
+    slug = re.sub(r"[^a-z0-9.-]", "-", name.lower())[:40]
+    with Progress(console=console, transient=True, disable=as_json) as bar:
+        task = bar.add_task("timing", total=calibration.steps())
+        spec = calibration.measure(engine, slug, slots, seed, lambda: bar.advance(task))
+        spec = spec.model_copy(update={"kind": found.kind, "region": found.region})
+        check = calibration.check(engine, spec, seed, lambda: bar.advance(task)) if checked else None
+    content = {
+        field: value for field, value in spec.model_dump(exclude_none=True).items() if field in _CALIBRATED
+    }
+    content = {
+        field: round(value, 4) if isinstance(value, float) else value for field, value in content.items()
+    }
+    if out is not None:
+        out.write_text(yaml.safe_dump([content], sort_keys=False), encoding="utf-8")
+    if as_json:
+        print_json({"engine": content, "check": None if check is None else check._asdict()})
+        return
+    print_table(f"{name}, as it was timed", ["", "ms"], [(field, f"{value:g}") for field, value in content.items() if field.endswith(("_ms", "_token", "_request"))], right=["ms"])  # fmt: skip
+    if check is not None:
+        rows = [
+            ("first token", f"{check.first_token_ms:.0f}", f"{check.simulated_first_token_ms:.0f}", f"{check.simulated_first_token_ms / check.first_token_ms:.2f}"),
+            ("whole", f"{check.whole_ms:.0f}", f"{check.simulated_whole_ms:.0f}", f"{check.simulated_whole_ms / check.whole_ms:.2f}"),
+        ]  # fmt: skip
+        print_table(
+            f"{calibration.CHECK_REQUESTS} requests at the same times, mean ms",
+            ["", "engine", "simulated", "ratio"], rows, right=["engine", "simulated", "ratio"],
+        )  # fmt: skip
+    if out is not None:
+        click.echo(f"Written: {out}. tokenworks factory simulate --trace … --fleet {out}")
 
 
 @factory.command("simulate")

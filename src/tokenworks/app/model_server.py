@@ -1,6 +1,6 @@
 """The demo's model: SmolLM2-135M-Instruct on llama.cpp's own server, on loopback, gone with its parent.
 
-Run: python -m tokenworks.app.model_server [PORT]. Prints its address, then serves until its standard input closes.
+Run: python -m tokenworks.app.model_server [PORT [THREADS]]. Prints its address, then serves until its standard input closes.
 """
 
 import importlib.util
@@ -23,8 +23,8 @@ def weights() -> Path:
     return next(Path(spec.origin).parent.glob("*.gguf"))
 
 
-def start(port: int) -> Any:
-    """A running llama.cpp server; it ends with the object. `/metrics` counts every token it processed."""
+def start(port: int, threads: int = 0) -> Any:
+    """A running llama.cpp server; it ends with the object. `/metrics` counts every token it processed. `threads` 0: all cores."""
     import xllamacpp  # noqa: PLC0415  (100 MB that nobody else needs)
 
     params = xllamacpp.CommonParams()
@@ -37,12 +37,15 @@ def start(port: int) -> Any:
     params.hostnames = ["127.0.0.1"]
     params.port = port
     params.verbosity = 0
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
     params.warmup = False
     return xllamacpp.Server(params)
 
 
 def main() -> None:
-    server = start(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+    port, threads = ([int(value) for value in sys.argv[1:3]] + [0, 0])[:2]
+    server = start(port, threads)
     print(server.listening_address, flush=True)
     sys.stdin.read()
 

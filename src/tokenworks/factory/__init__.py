@@ -1,5 +1,6 @@
 """Models, deployments, health and placement. Never knows a price to a customer."""
 
+from tokenworks.factory.calibrate import Read, Written, fit
 from tokenworks.factory.engine import EngineSpec, Work
 from tokenworks.factory.errors import (
     CredentialMissing,
@@ -104,18 +105,21 @@ __all__ = [
     "Price",
     "Protocol",
     "ProtocolsUnknown",
+    "Read",
     "RetryBudget",
     "TraceFaulty",
     "Verdict",
     "Waiter",
     "Wanted",
     "Work",
+    "Written",
     "address_refusal",
     "carry_over",
     "difficulty",
     "eject_outlier",
     "evaluate",
     "features",
+    "fit",
     "hash_blocks",
     "headroom",
     "machines_for",
