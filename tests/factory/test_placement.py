@@ -412,3 +412,29 @@ def test_the_count_of_busy_places_is_right_whatever_comes(steps):
         busy = sum(one.forecast.busy for one in router.places)
         assert router.placement.busy == busy
         assert all(one.outstanding == sum(at is one for _, at in live) for one in router.places)
+
+
+def test_of_a_place_that_nothing_is_declared_of_the_first_answers_are_believed():
+    unknown, declared = Forecast(), Forecast(50.0, 0.25)
+    for n in range(6):
+        for forecast in (unknown, declared):
+            sent_ms = n * 60_000.0
+            forecast.sent(n, sent_ms, 800, sure=True)
+            # Ten times as slow as is usual.
+            forecast.first_token(n, sent_ms + 100.0 + 2.5 * 800)
+    assert 2.0 < unknown.ms_per_token < 3.0
+    assert declared.ms_per_token < unknown.ms_per_token / 2, (
+        "what was declared is not thrown away for a few answers"
+    )
+    assert abs(unknown.latency_ms + 800 * unknown.ms_per_token - 2100) < 210
+
+
+@given(st.floats(0.1, 100_000), st.integers(1, 100_000), st.integers(0, 64))
+def test_a_guess_is_never_below_zero_nor_beyond_what_was_seen(taken_ms, tokens, running):
+    forecast = Forecast()
+    before = forecast.latency_ms + forecast.own_ms(tokens) + forecast.running_ms * running
+    forecast.sent("t", 0.0, tokens, sure=True, running=running)
+    forecast.first_token("t", taken_ms)
+    assert forecast.latency_ms > 0 and forecast.ms_per_token > 0 and forecast.running_ms >= 1.0
+    after = forecast.latency_ms + forecast.own_ms(tokens) + forecast.running_ms * running
+    assert after <= max(before, taken_ms) * 1.001 + running

@@ -15,6 +15,9 @@ MS_PER_TOKEN: Final = 0.25
 # A step of learning: large at first, never less than this; and an error that is believed of one request at most.
 GAIN_MIN: Final = 0.05
 ERROR_MIN_MS: Final = 50.0
+# So many first answers of a place of which nothing is declared are believed; none makes less than this of what was believed.
+GUESSES: Final = 8
+FACTOR_MIN: Final = 0.2
 # Of what a prompt was thought to take: what is still to come where it should have been read by now.
 LATE_SHARE: Final = 0.1
 # Tokens, and running answers, that weigh as much as the latency in what an error is put down to.
@@ -28,6 +31,7 @@ class Forecast:
     """One place. A ticket names a request from its sending to its first token."""
 
     __slots__ = (
+        "_guesses",
         "_last_ms",
         "_pending",
         "_seen",
@@ -38,9 +42,11 @@ class Forecast:
         "waiting",
     )
 
-    def __init__(self, latency_ms: float = LATENCY_MS, ms_per_token: float = MS_PER_TOKEN) -> None:
-        self.latency_ms = latency_ms
-        self.ms_per_token = ms_per_token
+    def __init__(self, latency_ms: float | None = None, ms_per_token: float | None = None) -> None:
+        """What is declared of a place. Where its speed is not, the first answers are believed and not what is usual."""
+        self.latency_ms = LATENCY_MS if latency_ms is None else latency_ms
+        self.ms_per_token = MS_PER_TOKEN if ms_per_token is None else ms_per_token
+        self._guesses = GUESSES if ms_per_token is None else 0
         self.running_ms = RUNNING_MS
         # By ticket, oldest first: sent, what it takes itself, uncached tokens, whether they are sure, how many answers were
         # written then. And what all of them take: there may be thousands, and every decision asks.
@@ -129,6 +135,9 @@ class Forecast:
         expected_ms = (
             self.own_ms(tokens) + self.running_ms * running + (self.latency_ms if with_latency else 0.0)
         )
+        if self._seen < self._guesses:
+            self._guess(taken_ms - expected_ms, tokens, running, with_latency=with_latency)
+            return
         bound_ms = max(expected_ms, ERROR_MIN_MS)
         error_ms = max(-bound_ms, min(bound_ms, taken_ms - expected_ms))
         self._seen += 1
@@ -140,6 +149,18 @@ class Forecast:
         self.running_ms = max(RUNNING_MS, self.running_ms + step * crowd / RUNNING_SCALE)
         self.ms_per_token = max(0.0, self.ms_per_token + step * scaled / TOKENS_SCALE)
         self.latency_ms = max(0.0, self.latency_ms + step * share)
+
+    def _guess(self, error_ms: float, tokens: int, running: int, *, with_latency: bool) -> None:
+        """The first answers of a place of which nothing is known: what is usual may be wrong by any factor, so what was unforeseen is
+        put down to each part as a factor, by how much of the whole it was thought to be.
+        """
+        parts = (self.latency_ms if with_latency else 0.0, self.own_ms(tokens), self.running_ms * running)
+        self._seen += 1
+        step = error_ms / self._seen / (sum(part * part for part in parts) + 1e-9)
+        latency, own, crowd = (max(FACTOR_MIN, 1.0 + step * part) for part in parts)
+        self.latency_ms *= latency
+        self.ms_per_token *= own
+        self.running_ms = max(RUNNING_MS, self.running_ms * crowd)
 
     def dropped(self, ticket: object) -> None:
         """A request ended without a first token, or is not waited for any more."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
-from tokenworks.factory.forecast import MS_PER_TOKEN, Forecast
+from tokenworks.factory.forecast import Forecast
 from tokenworks.factory.health import FAILURES_TO_OPEN, Health
 from tokenworks.factory.model import Deployment
 from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
@@ -89,8 +89,8 @@ class Place(Health):
         self.alone = Candidate(self, None, 0.0, 0.0, 0.0, 0, 0, 0.0)
         self.last_used_s = 0.0
         self.forecast = Forecast(
-            deployment.round_trip_ms or 0.0,
-            1000.0 / deployment.prefill_tokens_per_s if deployment.prefill_tokens_per_s else MS_PER_TOKEN,
+            deployment.round_trip_ms,
+            1000.0 / deployment.prefill_tokens_per_s if deployment.prefill_tokens_per_s else None,
         )
 
     def declare(self, deployment: Deployment) -> None:
