@@ -5,6 +5,7 @@ import itertools
 import random
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -293,6 +294,29 @@ def test_never_beyond_a_limit_and_everybody_is_answered_once(seed, most_a, most_
         await asyncio.gather(*tasks)
         assert answered == 60 and not host.answers
         assert all(not window.in_flight for window in host.limits._windows.values())
+        tending.cancel()
+
+    simulate(main)
+
+
+@pytest.mark.parametrize(
+    "limit", [Limit("l" * 32, 0, 1000, 0), Limit("l" * 32, 100, 0, 2)], ids=["tokens", "streams"]
+)
+def test_between_hosts_what_is_leased_is_waited_for(limit):
+    """A request that is larger than the twentieth of a limit that is leased at a time, too."""
+
+    async def main(loop):
+        host = Queueing(loop)
+        host.limits.set_hosts(2)
+        tending = loop.create_task(host.tend())
+        answers = [await asyncio.wait_for(host.ask([limit], tokens=400, account=name), 25) for name in "xy"]
+        assert [answer[0] for answer in answers] == [0, 0]
+        _, third = host.begin([limit], tokens=400, account="z", wait_ms=90_000)
+        await asyncio.sleep(5)
+        assert not third.done(), "beyond the limit"
+        for name, answer in zip("xy", answers, strict=True):
+            host.end([limit], answer, account=name, used=400, tokens=400)
+        assert (await asyncio.wait_for(third, 80))[0] == 0
         tending.cancel()
 
     simulate(main)

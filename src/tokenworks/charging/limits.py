@@ -89,6 +89,7 @@ class _Window:
         "tokens",
         "used_ms",
         "waiting",
+        "wanted_tokens",
     )
 
     def __init__(self, limit: Limit) -> None:
@@ -103,6 +104,7 @@ class _Window:
         self.returned = [0, 0]  # requests and tokens that the ledger has to hear of
         self.leasing = False
         self.waiting: list[_Asked] = []
+        self.wanted_tokens = 0  # by the largest request that waits in a queue
         self.denied_until_ms = 0
         self.denied_wait_ms = 0
         self.used_ms = 0
@@ -254,6 +256,7 @@ class HostLimits:
             return self._short_alone(window, tokens, now_ms)
         short = self._short_leased(window, tokens, now_ms)
         if short is not None and short[0] < 0:
+            window.wanted_tokens = max(window.wanted_tokens, self._reserved(limit, tokens))
             self._begin_lease(window)
             return ASK_AGAIN_MS, STREAMS
         return short
@@ -406,6 +409,7 @@ class HostLimits:
             limit = window.limit
             asks = len(window.waiting)
             wanted = sum(self._reserved(limit, asked.tokens) for asked in window.waiting)
+            wanted, window.wanted_tokens = max(wanted, window.wanted_tokens), 0
             before_ms = self._now_ms()
             try:
                 lease = await self._ledger.lease_limit(
