@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.gguf import write_tokenizer
 from tests.support.server import ROOT, Server, until
+from tokenworks.app import calibration
 from tokenworks.app.model_server import MODEL, weights
 from tokenworks.gateway import ModelTokenizer
 
@@ -215,29 +216,24 @@ def test_its_own_tokenizer_counts_as_the_model_does(real):
         assert usage["completion_tokens"] - 3 <= shown <= usage["completion_tokens"]
 
 
-def test_the_real_engine_is_timed_and_simulated(real, tmp_path):
+def test_the_real_engine_is_timed_and_simulated(real, monkeypatch):
+    """With few and short requests: what it costs at its full length is time alone."""
     server, subscriber, _, _ = real
+    for name, value in (
+        ("PROMPT_WORDS", (20, 120)),
+        ("PROMPTS_EACH", 1),
+        ("AT_ONCE", (1, 2)),
+        ("ANSWER_TOKENS", 8),
+        ("CHECK_REQUESTS", 3),
+    ):
+        monkeypatch.setattr(calibration, name, value)
     before = len(server.usage(subscriber))
-    fleet = tmp_path / "fleet.yaml"
-    done = server.cli(
-        "factory", "calibrate", "--deployment", "real", "--slots", "4", "--out", str(fleet), "--json"
-    )
-    said = json.loads(done.stdout)
-    engine, check = said["engine"], said["check"]
-    assert engine["prefill_ms_per_token"] > 0 and engine["decode_base_ms"] > 0 and engine["slots_max"] == 4
-    assert all(value > 0 for value in check.values())
-    simulated = server.cli(
-        "factory",
-        "simulate",
-        "--trace",
-        "synthetic:uniform",
-        "--fleet",
-        str(fleet),
-        "--traffic",
-        "0.001",
-        "--json",
-    )
-    assert json.loads(simulated.stdout)
+    deployment = next(found for found in server.works.deployments.all() if found.name == "real")
+    engine, told = calibration.Engine(deployment, None), []
+    spec = calibration.measure(engine, "real", 4, 1, lambda: told.append(1))
+    assert spec.prefill_ms_per_token > 0 and spec.decode_base_ms > 0 and spec.slots_max == 4
+    check = calibration.check(engine, spec, 1, lambda: told.append(1))
+    assert all(value > 0 for value in check) and len(told) == calibration.steps()
     assert len(server.usage(subscriber)) == before, "timing goes past the gateway"
     assert server.cli("factory", "calibrate", "--deployment", "nobody", check=False).returncode == 1
 

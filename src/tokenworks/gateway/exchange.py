@@ -450,8 +450,19 @@ class Exchange(Placing):
             )
         self._interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
 
+    def _count_failure(self) -> None:
+        place, now_s = self.place, self.gateway.loop.time()
+        assert place is not None
+        place.failed(now_s)
+        if eject_outlier(place, self.places, now_s):
+            cool_s = round(place.cool_until_s - now_s)
+            log.warning("placement.ejected", deployment=place.name, cool_s=cool_s)
+
     def _interrupt_or_fail(self, reason: str) -> None:
         if self.sent:
+            if self.place is not None and reason in {"upstream_error", "upstream_timeout"}:
+                # It began well, and broke off: who does that often is no better than who never begins.
+                self._count_failure()
             self._interrupted(reason)
         else:
             self._attempt_failed(reason)
@@ -462,14 +473,7 @@ class Exchange(Placing):
         assert self.place is not None
         gateway.stats.c["attempts_failed"] += 1
         if count:
-            now_s = gateway.loop.time()
-            self.place.failed(now_s)
-            if eject_outlier(self.place, self.places, now_s):
-                log.warning(
-                    "placement.ejected",
-                    deployment=self.place.name,
-                    cool_s=round(self.place.cool_until_s - now_s),
-                )
+            self._count_failure()
         self._end_attempt()
         self._drop_attempt()
         self.streaming = False
