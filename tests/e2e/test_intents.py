@@ -255,8 +255,8 @@ def test_flex_waits_for_the_cheapest_and_takes_another_one_in_time(works, upstre
 
     def limited():
         with ThreadPoolExecutor(2) as pool:
-            held = pool.submit(ask, works, key, "small", EASY, {"gap_ms": 250}, stream=True, **body)
-            until(lambda: sum(works.metrics("requests_open")) >= 1)
+            held = pool.submit(ask, works, key, "small", EASY, {"gap_ms": 700}, stream=True, **body)
+            until(lambda: edge.running() >= 1)
             flex = ask(works, key, "small", EASY, **body)
             held.result()
         return "x-tokenworks-queued-ms" in flex[2] and flex
@@ -266,7 +266,7 @@ def test_flex_waits_for_the_cheapest_and_takes_another_one_in_time(works, upstre
     # Before its deadline is over it takes what there is; the client may say an earlier one.
     with ThreadPoolExecutor(1) as pool:
         held = pool.submit(ask, works, key, "small", EASY, {"gap_ms": 1500, "tokens": 3}, stream=True, **body)
-        until(lambda: sum(works.metrics("requests_open")) >= 1)
+        until(lambda: edge.running() >= 1)
         before = small.count()["requests"]
         status, _, headers = works.chat(
             key,

@@ -30,9 +30,7 @@ def test_those_who_wait_are_served_and_never_more_than_two_at_once(queueing):
 
     def watch():
         while not stop.is_set():
-            count = upstream.count()
-            running = sum(1 for id_ in count["started"] if id_ not in count["complete"])
-            most[0] = max(most[0], running)
+            most[0] = max(most[0], upstream.running())
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -60,7 +58,7 @@ def test_too_long_and_too_many_are_said_and_cost_nothing(queueing):
             pool.submit(server.chat, slow_key, {"tokens": 2, "prompt": 3, "gap_ms": 2500}, stream=True)
             for _ in range(2)
         ]
-        until(lambda: sum(server.metrics("requests_open")) >= 2)
+        until(lambda: upstream.running() >= 2)
         answers = list(pool.map(lambda _: server.chat(key, {"tokens": 2, "prompt": 3}), range(18)))
         assert [job.result()[0] for job in held] == [200, 200]
     refused = [answer for answer in answers if answer[0] != 200]
@@ -102,7 +100,7 @@ def test_a_flood_does_not_keep_others_out(queueing):
 
 
 def test_who_leaves_while_waiting_leaves_nothing(queueing):
-    server, _ = queueing
+    server, upstream = queueing
     _, slow_key = server.subscriber("ctc-premium")
     subscriber, key = server.subscriber("ctc-premium")
     with ThreadPoolExecutor(4) as pool:
@@ -110,7 +108,7 @@ def test_who_leaves_while_waiting_leaves_nothing(queueing):
             pool.submit(server.chat, slow_key, {"tokens": 2, "prompt": 3, "gap_ms": 3000}, stream=True)
             for _ in range(2)
         ]
-        until(lambda: sum(server.metrics("requests_open")) >= 2)
+        until(lambda: upstream.running() >= 2)
         for _ in range(5):
             with pytest.raises(OSError):
                 server.request(

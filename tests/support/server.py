@@ -62,6 +62,11 @@ class StubUpstream:
     def count(self):
         return self.get("/count")
 
+    def running(self):
+        """How many answers it is in the middle of."""
+        count = self.count()
+        return sum(id_ not in count["complete"] for id_ in count["started"])
+
     def behave(self, **told):
         """From now on, whatever a request is told."""
         self.get("/behave?" + quote(json.dumps(told)))
