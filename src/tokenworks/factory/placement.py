@@ -25,6 +25,8 @@ LOAD_MAX: Final = 0.97
 # How fast it is followed which places' caches are asked for, and what each of those who come meanwhile is thought to lose.
 WANTED_TAU_S: Final = 20.0
 WANTED_COST_MS: Final = 1000.0
+# Of so many different rules it is remembered which places they leave.
+RULES_MAX: Final = 1_000
 # An edge box is first as long as its first token is not thought to come so much later than elsewhere.
 EDGE_FIRST_MS: Final = 500.0
 Objective = Literal["latency", "balance", "cost", "quality"]
@@ -215,6 +217,7 @@ class Placement:
         # How often each place has had the longest prefix, a second; all decay alike, so they are kept divided by the decay.
         self._wanted: dict[int, float] = {}
         self._wanted_s = 0.0
+        self._rules: dict[tuple[object, ...], dict[Place, str | None]] = {}
 
     def set_places(self, places: Sequence[Place], now_s: float = 0.0) -> None:
         """Those that there are now. A place's cache is forgotten with it; one that comes new to others of its model begins slowly."""
@@ -223,6 +226,7 @@ class Placement:
         for place in self._live:
             place.number = -1
         self._live = list(places)
+        self._rules.clear()
         names = {place.name for place in places}
         for name in [name for name in self._numbers if name not in names]:
             number = self._numbers.pop(name)
@@ -265,6 +269,16 @@ class Placement:
         share = 1.0 / (WANTED_TAU_S * decay * len(holders))
         for number in holders:
             self._wanted[number] = self._wanted.get(number, 0.0) + share
+
+    def _rules_of(self, ask: Ask) -> dict[Place, str | None]:
+        """What `may_have` said of places under the same rules: many subscribers have the same ones."""
+        key = ask.regions, ask.vendors, ask.home
+        found = self._rules.get(key)
+        if found is None:
+            if len(self._rules) >= RULES_MAX:
+                self._rules.clear()
+            found = self._rules[key] = {}
+        return found
 
     def choose(
         self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
@@ -312,11 +326,17 @@ class Placement:
         wanted = self._wanted
         ms_nano = _SECOND_NANO[ask.objective] / 1000.0
         ruled = ask.regions is not None or ask.vendors is not None or ask.home is not None
+        rules = self._rules_of(ask) if ruled else {}
         now_ms, tokens, output_tokens = now_s * 1000.0, ask.input_tokens, ask.output_tokens
         found: list[Candidate] = []
         best_score, best_used_s = math.inf, 0.0
         for place in places:
-            excluded = may_have(place.deployment, ask) if ruled else None
+            excluded = None
+            if ruled:
+                if place in rules:
+                    excluded = rules[place]
+                else:
+                    excluded = rules[place] = may_have(place.deployment, ask)
             if excluded is None:
                 if tried and place.name in tried:
                     excluded = "tried: it was asked already"
