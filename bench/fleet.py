@@ -15,6 +15,7 @@ from typing import NamedTuple
 import httpx
 
 from bench.targets import ROOT
+from tokenworks.app.calibration import some_words
 
 SERVERS = 4
 CHATS_AT_ONCE = 6
@@ -22,10 +23,6 @@ TURNS = 5
 SYSTEM_WORDS = 420
 TURN_WORDS = 60
 OUTPUT_TOKENS = 32
-WORDS = (
-    "river stone market letter winter garden engine harbour silver window mountain paper signal bridge season "
-    "kitchen travel number forest light summer village music cotton copper morning evening teacher doctor story"
-).split()
 
 
 class ModelServers:
@@ -61,15 +58,11 @@ class Outcome(NamedTuple):
     took_s: float
 
 
-def text(rng, words):
-    return " ".join(rng.choice(WORDS) for _ in range(words))
-
-
 async def chat(client, port, key, model, rng, found):
-    messages = [{"role": "system", "content": text(rng, SYSTEM_WORDS)}]
+    messages = [{"role": "system", "content": some_words(rng, SYSTEM_WORDS)}]
     tokens = 0
     for _ in range(TURNS):
-        messages.append({"role": "user", "content": text(rng, TURN_WORDS)})
+        messages.append({"role": "user", "content": some_words(rng, TURN_WORDS)})
         body = {
             "model": model, "messages": messages, "stream": True, "max_tokens": OUTPUT_TOKENS, "temperature": 0,
             "stream_options": {"include_usage": True}, "ignore_eos": True,

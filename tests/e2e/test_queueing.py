@@ -71,7 +71,7 @@ def test_too_long_and_too_many_are_said_and_cost_nothing(queueing):
     served = sum(answer[0] == 200 for answer in answers)
     assert len(server.usage(subscriber, served) if served else []) == served
     assert server.findings() == []
-    # In Anthropic's words where a client speaks them.
+    # And what is free again is served again.
     until(lambda: server.chat(key, {"tokens": 2, "prompt": 3})[0] == 200)
 
 

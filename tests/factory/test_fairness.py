@@ -10,7 +10,7 @@ from tokenworks.factory import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, head
 
 
 def waiter(ticket, account="a", weight=1, service=STANDARD, tokens=100, until_ms=10**9):
-    return Waiter(ticket, account, weight, service, tokens, ("p",), 0, until_ms)
+    return Waiter(ticket, account, weight, service, tokens, ("p",), until_ms)
 
 
 def serve(queue, now_ms=0):

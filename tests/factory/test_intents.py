@@ -147,3 +147,10 @@ def test_faulty_requests_are_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(TraceFaulty):
         read_requests(path)
+
+
+def test_costs_in_several_units_are_not_compared():
+    calls = Option("large", LARGE, 400.0, 1, "thousandths of a call", operator_nano=900)
+    tokens = Option("small", SMALL, 80.0, 5000, "thousandths of a token", operator_nano=5)
+    found = rank(BUILT_IN["auto"], Wanted(0.0), [calls, tokens])
+    assert found[0].model == "small" and "costs" not in found[0].reason

@@ -19,7 +19,7 @@ AT_ONCE: Final = (1, 2, 4)
 ANSWER_TOKENS: Final = 48
 TIMEOUT_S: Final = 120.0
 CHECK_REQUESTS: Final = 24
-_WORDS: Final = [
+WORDS: Final = [
     "river",
     "stone",
     "market",
@@ -71,6 +71,10 @@ class Check(NamedTuple):
     simulated_whole_ms: float
 
 
+def some_words(rng: random.Random, count: int) -> str:
+    return " ".join(rng.choice(WORDS) for _ in range(count))
+
+
 class Engine:
     def __init__(self, deployment: Deployment, credential: str | None) -> None:
         self._deployment = deployment
@@ -79,7 +83,7 @@ class Engine:
     def ask(self, words: int, tokens: int, seed: int) -> Timed:
         """A prompt that nobody has sent before. Raises `TraceFaulty` where it is not answered as a stream with usage."""
         rng = random.Random(seed)
-        text = f"{rng.random()} " + " ".join(rng.choice(_WORDS) for _ in range(words))
+        text = f"{rng.random()} {some_words(rng, words)}"
         body = {
             "model": self._deployment.upstream_model, "messages": [{"role": "user", "content": text}], "max_tokens": tokens,
             "temperature": 0, "stream": True, "stream_options": {"include_usage": True}, "ignore_eos": True,

@@ -1,4 +1,4 @@
-"""The commands of the token factory: deployments and aliases, what a fleet would do with traffic, where a request would go and why."""
+"""The commands of the token factory: deployments and aliases, how fast an engine is, what a fleet would do with traffic."""
 
 import re
 from collections.abc import Sequence

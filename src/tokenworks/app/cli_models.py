@@ -248,8 +248,6 @@ def route_explain(
                     excluded[candidate] = why
                     continue
                 options.append(_option(works, found, card, best[0][1][0], wanted))
-            if len({option.unit for option in options if option.paid}) > 1:
-                options = [option._replace(cost=0, unit="") for option in options]
             chosen_by = rank(one, wanted, options)
             if not chosen_by:
                 raise NotFound(f"no model can have this request as {name}: {excluded or 'none has a declared quality'}")  # fmt: skip

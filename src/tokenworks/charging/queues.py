@@ -55,7 +55,7 @@ class HostQueues:
         now_ms = self._now_ms()
         ticket = worker_id, number
         waiter = Waiter(
-            ticket, asked.account_id, asked.weight, asked.service, tokens, tuple(limit.limit_id for limit in found), now_ms,
+            ticket, asked.account_id, asked.weight, asked.service, tokens, tuple(limit.limit_id for limit in found),
             now_ms + asked.wait_ms,
         )  # fmt: skip
         self._asked[ticket] = found

@@ -29,10 +29,10 @@ HEADROOM_PARTS: Final = 8
 class Waiter:
     """One request that waits. `ticket` is its owner's; `places` what it may have, as its owner names them."""
 
-    __slots__ = ("account_id", "places", "service", "since_ms", "ticket", "tokens", "until_ms", "weight")
+    __slots__ = ("account_id", "places", "service", "ticket", "tokens", "until_ms", "weight")
 
     def __init__(
-        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, places: tuple[str, ...], since_ms: int,
+        self, ticket: Hashable, account_id: str, weight: int, service: int, tokens: int, places: tuple[str, ...],
         until_ms: int,
     ) -> None:  # fmt: skip
         self.ticket = ticket
@@ -41,7 +41,6 @@ class Waiter:
         self.service = min(max(service, FLEX), PRIORITY)
         self.tokens = tokens
         self.places = places
-        self.since_ms = since_ms
         self.until_ms = until_ms
 
 

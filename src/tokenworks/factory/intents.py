@@ -116,7 +116,12 @@ def quality_needed(difficulty: float, objective: Objective = "balance") -> float
 
 
 def rank(intent: Intent, wanted: Wanted, options: Sequence[Option]) -> list[Choice]:
-    """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not."""
+    """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not.
+
+    Costs are compared in one unit: where buckets of several units would pay, by what the operator pays.
+    """
+    if len({option.unit for option in options if option.paid}) > 1:
+        options = [option._replace(cost=0, unit="") for option in options]
     needed = max(float(intent.quality_min), quality_needed(wanted.difficulty, intent.objective))
     highest = max((_quality(option) for option in options), default=0)
     # Where nobody is as good as it should be, the best of all is good enough.

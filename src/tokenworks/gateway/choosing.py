@@ -64,9 +64,6 @@ def options(
             continue
         paid = cost_of(gateway, exchange, model, wanted)
         found.append(Option(model, card, best.first_token_ms, *paid, best.cost_nano))
-    # Costs are compared in one unit, and only where all are known; else by what the operator pays.
-    if len({option.unit for option in found if option.paid}) > 1 or all(not option.paid for option in found):
-        found = [option._replace(cost=0, unit="", paid=True) for option in found]
     return found
 
 
