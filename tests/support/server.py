@@ -67,6 +67,10 @@ class StubUpstream:
         count = self.count()
         return sum(id_ not in count["complete"] for id_ in count["started"])
 
+    def release(self):
+        """Let those go on that were told to hold."""
+        self.get("/release")
+
     def behave(self, **told):
         """From now on, whatever a request is told."""
         self.get("/behave?" + quote(json.dumps(told)))

@@ -2,7 +2,7 @@
 
 It speaks chat, completions, embeddings, messages and responses. What it does is told by a JSON object in the request's
 `user` field (messages: `metadata.user_id`): tokens, gap_ms, prompt, cached, reasoning, fail, status, cut_after,
-no_usage, no_done, pad, finish, linger_ms; `GET /behave?{…}` tells it of all requests. Run: python -m tests.support.upstream PORT
+no_usage, no_done, pad, finish, linger_ms, hold_after (until `GET /release`); `GET /behave?{…}` tells it of all requests. Run: python -m tests.support.upstream PORT
 """
 
 import asyncio
@@ -24,6 +24,7 @@ class State:
         self.heads = []
         self.open = 0
         self.behave = {}  # told to all of them, over what a request is told
+        self.released = asyncio.Event()
 
 
 class Server(asyncio.Protocol):
@@ -83,6 +84,11 @@ class Server(asyncio.Protocol):
             return
         if url == "/last":
             self.send({"bodies": state.bodies[-5:], "heads": state.heads[-5:]})
+            return
+        if url == "/release":
+            state.released.set()
+            state.released = asyncio.Event()
+            self.send({})
             return
         if url.startswith("/behave"):
             state.behave = json.loads(unquote(url.partition("?")[2]) or "{}")
@@ -186,6 +192,10 @@ class Server(asyncio.Protocol):
             if told.get("stall_after") == at:
                 self.transport.write(out)
                 await asyncio.sleep(3600)
+            if told.get("hold_after") == at:
+                self.transport.write(out)
+                out = b""
+                await state.released.wait()
             event = protocol.token(at)
             out += b"%x\r\n%b\r\n" % (len(event), event)
             state.started[protocol.id][0] = at + 1

@@ -159,7 +159,7 @@ def _metrics() -> list[str]:
         + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
         + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`. Of the recorder: `tokenworks_recorder_*` "
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
-        "granted quantity, whether database and settlement answer).",
+        "granted quantity, requests that wait, were shed or waited too long, whether database and settlement answer).",
     ]
 
 

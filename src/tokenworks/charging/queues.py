@@ -38,7 +38,15 @@ class HostQueues:
         self._queues: dict[str, FairQueue] = {}
         self._asked: dict[tuple[str, int], list[Limit]] = {}
         self._running: dict[str, Counter[tuple[str, str]]] = {}  # by worker: (queue, account)
+        # For the metrics: who was let go, and whose time was over.
+        self.shed = 0
+        self.timed_out = 0
         limits.on_room = self.pump
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait now."""
+        return sum(len(queue) for queue in self._queues.values())
 
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
@@ -81,6 +89,7 @@ class HostQueues:
     def _join(self, queue: FairQueue, waiter: Waiter) -> None:
         shed = queue.join(waiter)
         if shed is not None:
+            self.shed += 1
             self._refuse(shed, STREAMS_AGAIN_MS, 0, SHED)
 
     def forget(self, worker_id: str, number: int) -> None:
@@ -170,6 +179,7 @@ class HostQueues:
         now_ms = self._now_ms()
         for name, queue in list(self._queues.items()):
             for waiter in queue.overdue(now_ms):
+                self.timed_out += 1
                 self._refuse(waiter, STREAMS_AGAIN_MS, 0, WAITED)
             queue.forget_idle(now_ms)
             if queue.idle:
