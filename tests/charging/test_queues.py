@@ -371,5 +371,9 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
         frames()
         admissions.forget(number)
         assert frames() == [(wire.UNQUEUE, [number])]
+        # Who leaves in the turn in which he came is heard to come, and then to leave.
+        number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
+        admissions.forget(number)
+        assert [kind for kind, _ in frames()] == [wire.QUEUE, wire.UNQUEUE]
 
     simulate(main)

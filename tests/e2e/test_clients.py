@@ -11,6 +11,7 @@ from tests.support.gguf import write_tokenizer
 from tests.support.server import ROOT, Server, until
 from tokenworks.app import calibration
 from tokenworks.app.model_server import MODEL, weights
+from tokenworks.factory import TraceFaulty
 from tokenworks.gateway import ModelTokenizer
 
 pytest.importorskip("xllamacpp")
@@ -220,8 +221,8 @@ def test_the_real_engine_is_timed_and_simulated(real, monkeypatch):
     """With few and short requests: what it costs at its full length is time alone."""
     server, subscriber, _, _ = real
     for name, value in (
-        ("PROMPT_WORDS", (20, 120)),
-        ("PROMPTS_EACH", 1),
+        ("PROMPT_WORDS", (20, 300)),
+        ("PROMPTS_EACH", 2),
         ("AT_ONCE", (1, 2)),
         ("ANSWER_TOKENS", 8),
         ("CHECK_REQUESTS", 3),
@@ -229,8 +230,14 @@ def test_the_real_engine_is_timed_and_simulated(real, monkeypatch):
         monkeypatch.setattr(calibration, name, value)
     before = len(server.usage(subscriber))
     deployment = next(found for found in server.works.deployments.all() if found.name == "real")
-    engine, told = calibration.Engine(deployment, None), []
-    spec = calibration.measure(engine, "real", 4, 1, lambda: told.append(1))
+    engine = calibration.Engine(deployment, None)
+    for seed in range(0, 5000, 1000):
+        told = []
+        try:
+            spec = calibration.measure(engine, "real", 4, seed, lambda told=told: told.append(1))
+            break
+        except TraceFaulty as error:  # it says so where the machine was busy, and an operator times it again
+            assert "busy" in str(error)
     assert spec.prefill_ms_per_token > 0 and spec.decode_base_ms > 0 and spec.slots_max == 4
     check = calibration.check(engine, spec, 1, lambda: told.append(1))
     assert all(value > 0 for value in check) and len(told) == calibration.steps()

@@ -113,9 +113,6 @@ class Admissions:
         if self._queue_backs:
             out.append(wire.frame(wire.QUEUE_BACK, wire.encode(self._queue_backs)))
             self._queue_backs = []
-        if self._forgotten:
-            out.append(wire.frame(wire.UNQUEUE, wire.encode(self._forgotten)))
-            self._forgotten = []
         if self._asks:
             limited, waiting = [], []
             for number in self._asks:
@@ -132,6 +129,10 @@ class Admissions:
                 out.append(wire.frame(wire.LIMIT, wire.encode(limited)))
             if waiting:
                 out.append(wire.frame(wire.QUEUE, wire.encode(waiting)))
+        # After what is asked: it may be among it.
+        if self._forgotten:
+            out.append(wire.frame(wire.UNQUEUE, wire.encode(self._forgotten)))
+            self._forgotten = []
         return out
 
     def state(self) -> bytes:
