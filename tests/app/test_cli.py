@@ -1,5 +1,6 @@
 """The commands as an operator runs them: exit codes, one sentence on stderr, JSON."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -18,6 +19,7 @@ def cli(tmp_path_factory):
 
 
 def test_from_a_phone_number_to_a_balance(cli):
+    cli = functools.partial(cli, process=True)
     made = json.loads(
         cli("subscriber", "create", "--phone", "+86 138 0000 0009", "--name", "Li", "--json").stdout
     )
@@ -157,13 +159,15 @@ def test_a_refusal_is_one_sentence_and_exit_code_1(cli, args, reason):
     ],
 )
 def test_a_wrong_command_line_is_exit_code_2(cli, args):
-    done = cli(*args, check=False)
+    done = cli(*args, check=False, process=True)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 
 
 def test_what_is_not_there_yet_says_what_to_do(tmp_path):
-    done = Server(tmp_path / "none").cli("balance", "--subscriber", "+8613800000009", check=False)
+    done = Server(tmp_path / "none").cli(
+        "balance", "--subscriber", "+8613800000009", check=False, process=True
+    )
     assert (done.returncode, "tokenworks init" in done.stderr) == (1, True)
 
 
@@ -355,7 +359,8 @@ def test_a_month_by_commands(server, tmp_path):
     note = run("bill", "correct", number, "--line", "1", "--amount", "2", "--reason", "outage")
     assert note["amount_nano"] == 2_000_000_000
     token = run("staff", "add", "--name", "Wang", "--role", "auditor")["token"]
-    assert server.request("GET", "/api/operations/audit", token)[0] == 200
+    # 206: there is more than a page of it, where other tests were before.
+    assert server.request("GET", "/api/operations/audit", token)[0] in {200, 206}
     run("staff", "revoke", "--name", "Wang")
     assert server.request("GET", "/api/operations/audit", token)[0] == 401
     run("subscriber", "close", *who, "--dry-run")

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.client
+import io
 import json
 import os
 import re
@@ -9,11 +10,15 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
+from unittest import mock
 from urllib.parse import quote
 
 from tokenworks.app.bootstrap import make_works
+from tokenworks.app.cli import main
 from tokenworks.app.database import connect, database
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
@@ -34,6 +39,25 @@ def until(ready, timeout_s=30.0, what="it"):
             return value
         assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
         time.sleep(0.02)
+
+
+def in_process(argv, environ):
+    """What `tokenworks` does with these arguments, as if it had been run."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        mock.patch.object(sys, "argv", ["tokenworks", *argv]),
+        mock.patch.dict(os.environ, environ, clear=True),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as done:
+            code = done.code if isinstance(done.code, int) else int(done.code is not None)
+        except Exception:  # an interpreter of its own would print it, too
+            traceback.print_exc()
+            code = 1
+    return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
 
 
 class StubUpstream:
@@ -93,11 +117,19 @@ class Server:
             name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
         } | self.env
 
-    def cli(self, *args, check=True):
-        done = subprocess.run(
-            [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), *args],
-            capture_output=True, text=True, env=self.environ(), cwd=ROOT, timeout=60,
-        )  # fmt: skip
+    def cli(self, *args, check=True, process=False):
+        """A command. In this process, since an interpreter of its own takes longer than most commands do; `process`: in one
+        of its own, as an operator runs it. Threads have theirs always, and so has what sets signals.
+        """
+        argv = ["--data-dir", str(self.data_dir), *args]
+        alone = threading.current_thread() is threading.main_thread() and args[0] not in {"serve", "demo"}
+        if process or not alone:
+            done = subprocess.run(
+                [sys.executable, "-m", "tokenworks", *argv],
+                capture_output=True, text=True, env=self.environ(), cwd=ROOT, timeout=60,
+            )  # fmt: skip
+        else:
+            done = in_process(argv, self.environ())
         assert not check or done.returncode == 0, done.stderr
         return done
 
