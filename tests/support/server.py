@@ -1,15 +1,20 @@
 """Real processes for tests: a server, an upstream, and the operator's commands."""
 
+import atexit
 import contextlib
+import fcntl
+import functools
 import http.client
 import io
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -27,6 +32,7 @@ from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
 from tokenworks.charging import verify
 
 ROOT = Path(__file__).parents[2]
+FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false"}
 PHONES = iter(range(13_900_000_000, 13_999_999_999))
 
 
@@ -58,6 +64,18 @@ def in_process(argv, environ):
             traceback.print_exc()
             code = 1
     return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+
+@functools.cache
+def first_cluster():
+    """Where a cluster with schema and catalogue lies, at rest: servers begin with a copy, since `initdb` takes a second."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-"))
+    assert in_process(["--data-dir", str(folder), "init"], dict(os.environ) | FAST).returncode == 0
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(Embedded(folder).destroy)
+    with (folder / "pg.guardian").open() as guardian:
+        fcntl.flock(guardian, fcntl.LOCK_EX)
+    return Embedded(folder).home
 
 
 class StubUpstream:
@@ -106,7 +124,7 @@ class Server:
     def __init__(self, data_dir, workers=1, env=None, **settings):
         self.data_dir = Path(data_dir)
         self.workers = workers
-        self.env = {"TOKENWORKS_EMBEDDED_FSYNC": "false", "TOKENWORKS_JOURNAL_SEGMENT_BYTES": "1048576"} | {
+        self.env = FAST | {"TOKENWORKS_JOURNAL_SEGMENT_BYTES": "1048576"} | {
             f"TOKENWORKS_{name.upper()}": str(value) for name, value in settings.items()
         } | (env or {})  # fmt: skip
         self.process = None
@@ -135,6 +153,10 @@ class Server:
 
     def __enter__(self):
         self.data_dir.mkdir(parents=True, exist_ok=True)
+        if "TOKENWORKS_DATABASE_URL" not in self.env:
+            # Owners and modes, too: as root it belongs to another user.
+            home = Embedded(self.data_dir).home
+            subprocess.run(["cp", "-a", f"{first_cluster()}/.", home], check=True)
         self.cli("init")
         self.settings = load_settings({"data_dir": str(self.data_dir)}, self.env).settings
         # Our own hold on the database, so that the tests may look while the server is down.

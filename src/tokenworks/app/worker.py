@@ -154,6 +154,8 @@ class Worker:
         server = await self.loop.create_server(
             lambda: ClientConnection(gateway), sock=listener, ssl=context, backlog=4096
         )
+        # Who asks whether the host is ready need not wait for the next second.
+        gateway.tick()
         await self.stop.wait()
         server.close()
         gateway.drain()
