@@ -264,7 +264,7 @@ class Tokenworks:
         ]
 
     def role(self, module):
-        return [p for p in tree(self.process.pid) if f"tokenworks.app.{module}" in p.cmdline()]
+        return [p for p in tree(self.process.pid) if p.name().startswith(f"tw-{module}")]
 
     def postgres(self):
         return [p for p in psutil.process_iter() if "postgres" in p.name() and self._mine(p)]

@@ -319,10 +319,8 @@ class Server:
             if not path.name.isdigit():
                 continue
             with contextlib.suppress(OSError):
-                command = (path / "cmdline").read_bytes().decode().split("\0")
-                environ = (path / "environ").read_bytes()
-                if "-m" in command and str(self.data_dir).encode() in environ:
-                    module = command[command.index("-m") + 1]
-                    if module.startswith("tokenworks.app."):
-                        found.append((module.removeprefix("tokenworks.app."), int(path.name)))
+                name = (path / "comm").read_text().strip()
+                if name.startswith("tw-") and str(self.data_dir).encode() in (path / "cmdline").read_bytes():
+                    # Of a worker without its number.
+                    found.append((name.split("-")[1], int(path.name)))
         return found

@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import json
 import math
-import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
@@ -329,17 +327,8 @@ async def serve(
     jobs.cancel()
 
 
-def main() -> None:
-    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
-    control_fd, admin_fd, supervisor_fd = (int(arg) for arg in sys.argv[1:4])
+def run(settings: Settings, control: socket.socket, admin: socket.socket, supervisor: int) -> None:
+    """Serve both ports until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, "control")
     with database(settings) as url:
-        asyncio.run(
-            serve(
-                settings, url, socket.socket(fileno=control_fd), socket.socket(fileno=admin_fd), supervisor_fd
-            )
-        )
-
-
-if __name__ == "__main__":
-    main()
+        asyncio.run(serve(settings, url, control, admin, supervisor))

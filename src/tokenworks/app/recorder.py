@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -508,18 +507,11 @@ def _quantile(values: Iterable[float], percent: int) -> float:
     return found[len(found) * percent // 100] if found else 0.0
 
 
-def main() -> None:
-    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
-    listener_fd, supervisor_fd = int(sys.argv[1]), int(sys.argv[2])
+def run(settings: Settings, listener: socket.socket, supervisor: int) -> int:
+    """Record until told to end, or until the supervisor's end of the pipe is closed. Returns an exit code."""
     configure_logs(settings.log_level, settings.log_format, "recorder")
-    listener = socket.socket(fileno=listener_fd)
     # Long collections stop every commit; what lives long is frozen out of them.
     gc.set_threshold(50_000, 20, 100)
     # Its own hold on the embedded database: what is in the journal is settled even after the supervisor's death.
     with database(settings) as url:
-        code = uvloop.run(serve(settings, url, listener, supervisor_fd))
-    sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()
+        return uvloop.run(serve(settings, url, listener, supervisor))

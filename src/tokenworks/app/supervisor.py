@@ -1,17 +1,16 @@
 """The supervisor: binds the sockets and hands them down, starts what a host needs, restarts what dies, drains.
 
-Children hold the read end of a pipe whose write end only the supervisor has: its end of file means drain. They also
-hold the data directory's lock, so that a new server starts when the last one of the old is gone.
+Children are forks of it. They hold the read end of a pipe whose write end only the supervisor has: its end of file means
+drain. They also hold the data directory's lock, so that a new server starts when the last one of the old is gone.
 """
 
 import contextlib
 import fcntl
+import gc
 import os
 import select
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
@@ -21,7 +20,9 @@ from typing import Final
 
 import structlog
 
+from tokenworks.app import recorder, worker
 from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
+from tokenworks.app.forked import Forked
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
 from tokenworks.kernel import Conflict, Invalid, Unavailable
@@ -36,12 +37,6 @@ RESTART_S_MAX: Final = 1.0
 STEADY_S: Final = 10.0
 LOCK_WAIT_S: Final = 45.0
 START_GRACE_S: Final = 30.0
-# glibc gives heap back per request otherwise: a 98 kB body cost 43 µs instead of 4.6.
-_MALLOC: Final = {
-    "MALLOC_TRIM_THRESHOLD_": "268435456",
-    "MALLOC_TOP_PAD_": "16777216",
-    "MALLOC_MMAP_THRESHOLD_": "67108864",
-}
 _CORRUPT: Final = 78
 
 
@@ -49,19 +44,21 @@ class _Child:
     """One process that has to run: how to start it, and since when it runs."""
 
     def __init__(
-        self, name: str, start: Callable[[], "subprocess.Popen[bytes]"], stats: Path | None = None
+        self, name: str, run: Callable[[], int | None], keep: list[int], stats: Path | None = None
     ) -> None:
         self.name = name
         self.stats = stats
-        self._start = start
-        self.process: subprocess.Popen[bytes] | None = None
+        self._run = run
+        self._keep = keep
+        self.process: Forked | None = None
         self.started_s = 0.0
         self.deaths = 0
         self.due_s = 0.0
 
     def start(self) -> None:
-        self.process = self._start()
+        # Before it is there: its first heartbeat comes soon.
         self.started_s = time.monotonic()
+        self.process = Forked(f"tw-{self.name}", self._run, self._keep)
 
     def alive(self) -> bool:
         return self.process is not None and self.process.poll() is None
@@ -106,10 +103,13 @@ class Supervisor:
                 check_durability(settings, connection)
             public = bind(settings.listen)
             admin = bind(settings.admin_listen)
-            recorder = bind_unix(settings.run_dir / "recorder.sock")
-            control = bind_unix(settings.run_dir / "control.sock")
+            recorder_socket = bind_unix(settings.run_dir / "recorder.sock")
+            control_socket = bind_unix(settings.run_dir / "control.sock")
             self._pipe_read, self._pipe_write = os.pipe()
-            self._make_children(public, admin, recorder, control)
+            self._make_children(public, admin, recorder_socket, control_socket)
+            # What is here stays as it is, so that children share it.
+            gc.collect()
+            gc.freeze()
             for child in self._children:
                 child.start()
             if on_ready is not None:
@@ -151,42 +151,37 @@ class Supervisor:
         return False
 
     def _make_children(
-        self, public: socket.socket, admin: socket.socket, recorder: socket.socket, control: socket.socket
+        self,
+        public: socket.socket,
+        admin: socket.socket,
+        recorder_socket: socket.socket,
+        control_socket: socket.socket,
     ) -> None:
-        settings = self._settings
-        self._children = [
-            _Child("recorder", lambda: self._spawn("recorder", settings, recorder)),
-            _Child("control", lambda: self._spawn("control", settings, control, admin)),
-        ]
+        settings, gone = self._settings, self._pipe_read
         # A worker has no business with the database: it does not even know where it is.
         without_database = settings.model_copy(update={"database_url": None})
-        for number in range(settings.workers):
-            self._children.append(
-                _Child(
-                    f"worker-{number}",
-                    lambda number=number: self._spawn("worker", without_database, public, args=[str(number)]),  # type: ignore[misc]
-                    settings.run_dir / f"worker-{number}.stats",
-                )
-            )
 
-    def _spawn(
-        self, module: str, settings: Settings, *sockets: socket.socket, args: list[str] | None = None
-    ) -> "subprocess.Popen[bytes]":
-        fds = [sock.fileno() for sock in sockets]
-        return subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                f"tokenworks.app.{module}",
-                *(args or []),
-                *map(str, fds),
-                str(self._pipe_read),
-            ],
-            env=os.environ | _MALLOC | {"TOKENWORKS_CHILD": settings.model_dump_json()},
-            pass_fds=[*fds, self._pipe_read, self._lock],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        def control() -> None:
+            # What serves people's pages is large, and no other child's business.
+            from tokenworks.app import control  # noqa: PLC0415
+
+            control.run(settings, control_socket, admin, gone)
+
+        def child(
+            name: str, run: Callable[[], int | None], *sockets: socket.socket, stats: Path | None = None
+        ) -> None:
+            keep = [*(sock.fileno() for sock in sockets), gone, self._lock]
+            self._children.append(_Child(name, run, keep, stats))
+
+        child("control", control, control_socket, admin)
+        child("recorder", lambda: recorder.run(settings, recorder_socket, gone), recorder_socket)
+        for number in range(settings.workers):
+            child(
+                f"worker-{number}",
+                lambda number=number: worker.run(without_database, number, public, gone),  # type: ignore[misc]
+                public,
+                stats=settings.run_dir / f"worker-{number}.stats",
+            )
 
     def _stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stopping = True

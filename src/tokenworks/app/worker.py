@@ -7,7 +7,6 @@ import os
 import signal
 import socket
 import ssl
-import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,14 +196,9 @@ async def serve(settings: Settings, number: int, listener: socket.socket, superv
     await Worker(settings, number, supervisor).run(listener)
 
 
-def main() -> None:
-    settings = Settings.model_validate_json(os.environ.pop("TOKENWORKS_CHILD"))
-    number, listener_fd, supervisor_fd = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+def run(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:
+    """Serve until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, f"worker-{number}")
     # Long collections stop all streams; what lives long is frozen out of them.
     gc.set_threshold(50_000, 20, 100)
-    uvloop.run(serve(settings, number, socket.socket(fileno=listener_fd), supervisor_fd))
-
-
-if __name__ == "__main__":
-    main()
+    uvloop.run(serve(settings, number, listener, supervisor))
