@@ -147,10 +147,12 @@ def stopped(pids):
 def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
     home = tmp_path / "database"
     with Embedded(home).use() as url, Server(tmp_path / "a", workers=2, database_url=url) as server:
-        server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-premium")
         other, other_key = server.subscriber("ctc-premium")
         third, leaked_key = server.subscriber("ctc-premium")
+        # After them: who knows of the deployment was told of the accounts' orders, and forgets no key by them any more.
+        server.add_deployment("stub", "stub", upstream.url)
+        until(lambda: server.metrics("deployments") == [1.0, 1.0], what="both workers to know the deployment")
         blocked = server.works.keys.of_account(third.account_id, {})
         warm = 0
         while (
