@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.memory import in_memory
 from tests.support.server import Server, StubUpstream
 from tests.support.spend import Spender
 from tokenworks.app.bootstrap import make_works
@@ -39,6 +40,7 @@ def session_dir():
 @pytest.fixture(scope="session")
 def cluster(session_dir):
     """The URL of a server with a migrated, seeded template database."""
+    in_memory(session_dir / "pg")
     with Embedded(session_dir / "pg", FAST).use() as url:
         admin = url.replace("/tokenworks?", "/postgres?")
         with psycopg.connect(admin, autocommit=True) as connection:
@@ -59,7 +61,7 @@ def database_url(cluster):
     name = f"works_{os.getpid()}_{next(_numbers)}"
     admin = cluster.replace("/tokenworks?", "/postgres?")
     with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_works")
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_works STRATEGY FILE_COPY")
     yield cluster.replace("/tokenworks?", f"/{name}?")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")

@@ -22,6 +22,7 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
 
+from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli import main
 from tokenworks.app.database import connect, database
@@ -70,6 +71,7 @@ def in_process(argv, environ):
 def first_cluster():
     """Where a cluster with schema and catalogue lies, at rest: servers begin with a copy, since `initdb` takes a second."""
     folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-"))
+    in_memory(folder)
     assert in_process(["--data-dir", str(folder), "init"], dict(os.environ) | FAST).returncode == 0
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(Embedded(folder).destroy)
@@ -154,6 +156,7 @@ class Server:
     def __enter__(self):
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if "TOKENWORKS_DATABASE_URL" not in self.env:
+            in_memory(self.data_dir)
             # Owners and modes, too: as root it belongs to another user.
             home = Embedded(self.data_dir).home
             subprocess.run(["cp", "-a", f"{first_cluster()}/.", home], check=True)
