@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.test_hosts import two_hosts  # noqa: F401
 from tests.support.server import Server, StubUpstream, until
 
 QUEUE_MAX = 12
@@ -144,3 +145,39 @@ def test_who_leaves_while_waiting_leaves_nothing(queueing):
     assert server.chat(key, {"tokens": 2, "prompt": 3})[0] == 200
     assert upstream.count()["requests"] == before + 3
     assert len(server.usage(subscriber, 1)) == 1 and server.findings() == []
+
+
+def test_two_hosts_share_what_a_deployment_takes(two_hosts):  # noqa: F811
+    """Each with a queue of its own: never more than the deployment takes, and nobody is left waiting at either."""
+    with StubUpstream() as upstream:
+        a, b = two_hosts
+        a.add_deployment("shared", "shared", upstream.url, "--upstream-model", "stub", wait=False)
+        a.cli("limit", "set", "--deployment", "shared", "--streams", "4")
+        subscriber, key = a.subscriber("ctc-premium")
+        for host in two_hosts:  # from its beginning it knows of the limit and of the other
+            host.stop()
+            host.start()
+        until(lambda: a.metrics("recorder_hosts") == b.metrics("recorder_hosts") == [2.0])
+        most, stop = [0], threading.Event()
+
+        def watch():
+            while not stop.is_set():
+                most[0] = max(most[0], upstream.running())
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            with ThreadPoolExecutor(24) as pool:
+                told = {"tokens": 6, "prompt": 3, "gap_ms": 20}
+                answers = list(
+                    pool.map(
+                        lambda at: two_hosts[at % 2].chat(key, told, model="shared", stream=True), range(24)
+                    )
+                )
+        finally:
+            stop.set()
+            watching.join()
+        assert [answer[0] for answer in answers] == [200] * 24
+        assert 1 <= most[0] <= 4
+        assert any(int(answer[2].get("x-tokenworks-queued-ms", 0)) > 0 for answer in answers)
+        assert len(a.usage(subscriber, 24)) == 24
