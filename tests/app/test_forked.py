@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import time
 
 import pytest
 
@@ -59,6 +60,11 @@ def test_it_has_a_name_a_session_and_signals_of_its_own():
 
     before = signal.signal(signal.SIGTERM, lambda *_: None)
     try:
+        # One that comes before it has its own is not lost in ours.
+        for _ in range(50):
+            child = Forked("tw-test", lambda: time.sleep(20), [])
+            child.send_signal(signal.SIGTERM)
+            assert child.wait() == -signal.SIGTERM
         child = Forked("tw-worker-1234567", run, [write])
         assert os.read(read, 100) == b"tw-worker-12345 True"
         assert child.poll() is None

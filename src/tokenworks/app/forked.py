@@ -20,6 +20,7 @@ _MALLOC: Final = {
 _PR_SET_NAME: Final = 15
 _NAME_BYTES_MAX: Final = 15
 _POLL_S: Final = 0.01
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 EXIT_FAILED: Final = 1
 
 
@@ -30,12 +31,19 @@ class Forked:
     """
 
     def __init__(self, name: str, run: Callable[[], int | None], keep: Collection[int]) -> None:
+        # What is buffered is said once, by us; where nobody listens any more a child may begin all the same.
         for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
         self._code: int | None = None
-        self.pid = os.fork()
-        if self.pid == 0:
-            _become(name, run, {1, 2, *keep})
+        # A signal for the child must not meet our handlers in it: it waits until the child has its own.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        try:
+            self.pid = os.fork()
+            if self.pid == 0:
+                _become(name, run, {1, 2, *keep}, before)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def poll(self) -> int | None:
         """Its exit code, below zero the signal that ended it; None while it runs."""
@@ -55,14 +63,15 @@ class Forked:
             os.kill(self.pid, number)
 
 
-def _become(name: str, run: Callable[[], int | None], keep: set[int]) -> None:
+def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Collection[int]) -> None:
     """Never returns: nothing of the parent's own may go on, or be cleaned up, in a child."""
     code: int | None = EXIT_FAILED
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD):
+        for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         _close_all_but(keep | {0})
         _adjust(name)
