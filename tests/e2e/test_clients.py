@@ -6,12 +6,12 @@ import sys
 
 import httpx
 import pytest
+from rich.progress import Progress
 
 from tests.support.gguf import write_tokenizer
 from tests.support.server import ROOT, Server, until
 from tokenworks.app import calibration
 from tokenworks.app.model_server import MODEL, weights
-from tokenworks.factory import TraceFaulty
 from tokenworks.gateway import ModelTokenizer
 
 pytest.importorskip("xllamacpp")
@@ -217,7 +217,7 @@ def test_its_own_tokenizer_counts_as_the_model_does(real):
         assert usage["completion_tokens"] - 3 <= shown <= usage["completion_tokens"]
 
 
-def test_the_real_engine_is_timed_and_simulated(real, monkeypatch):
+def test_the_real_engine_is_timed_and_simulated(real, monkeypatch, tmp_path):
     """With few and short requests: what it costs at its full length is time alone."""
     server, subscriber, _, _ = real
     for name, value in (
@@ -229,18 +229,26 @@ def test_the_real_engine_is_timed_and_simulated(real, monkeypatch):
     ):
         monkeypatch.setattr(calibration, name, value)
     before = len(server.usage(subscriber))
-    deployment = next(found for found in server.works.deployments.all() if found.name == "real")
-    engine = calibration.Engine(deployment, None)
+    fleet = tmp_path / "fleet.yaml"
+    told = []
+    monkeypatch.setattr(Progress, "advance", lambda *_: told.append(1))
     for seed in range(0, 5000, 1000):
-        told = []
-        try:
-            spec = calibration.measure(engine, "real", 4, seed, lambda told=told: told.append(1))
+        told.clear()
+        asked = ("--deployment", "real", "--slots", "4", "--out", str(fleet), "--seed", str(seed), "--json")
+        done = server.cli("factory", "calibrate", *asked, check=False)
+        if done.returncode == 0:
             break
-        except TraceFaulty as error:  # it says so where the machine was busy, and an operator times it again
-            assert "busy" in str(error)
-    assert spec.prefill_ms_per_token > 0 and spec.decode_base_ms > 0 and spec.slots_max == 4
-    check = calibration.check(engine, spec, 1, lambda: told.append(1))
-    assert all(value > 0 for value in check) and len(told) == calibration.steps()
+        # It says so where the machine was busy, and an operator times it again.
+        assert "busy" in done.stderr, done.stderr
+    said = json.loads(done.stdout)
+    engine, check = said["engine"], said["check"]
+    assert engine["prefill_ms_per_token"] > 0 and engine["decode_base_ms"] > 0 and engine["slots_max"] == 4
+    assert all(value > 0 for value in check.values())
+    simulated = server.cli(
+        "factory", "simulate", "--trace", "synthetic:uniform", "--fleet", str(fleet), "--traffic", "0.001", "--json"
+    )  # fmt: skip
+    assert json.loads(simulated.stdout)
+    assert len(told) == calibration.steps(), "the bar is full at the end"
     assert len(server.usage(subscriber)) == before, "timing goes past the gateway"
     assert server.cli("factory", "calibrate", "--deployment", "nobody", check=False).returncode == 1
 

@@ -1,7 +1,6 @@
 """More than a model's deployments take at once: requests wait, in fair order, and are told when it is too much."""
 
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -62,22 +61,12 @@ def queued(server):
 def test_those_who_wait_are_served_and_never_more_than_two_at_once(queueing):
     server, upstream = queueing
     subscriber, key = server.subscriber("ctc-premium")
-    most, stop = [0], threading.Event()
-
-    def watch():
-        while not stop.is_set():
-            most[0] = max(most[0], upstream.running())
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    with ThreadPoolExecutor(10) as pool:
+    with upstream.watched() as most, ThreadPoolExecutor(10) as pool:
         answers = list(
             pool.map(
                 lambda _: server.chat(key, {"tokens": 6, "prompt": 3, "gap_ms": 20}, stream=True), range(10)
             )
         )
-    stop.set()
-    watching.join()
     assert [answer[0] for answer in answers] == [200] * 10
     assert most[0] <= 2
     waited = [int(answer[2].get("x-tokenworks-queued-ms", 0)) for answer in answers]
@@ -141,6 +130,16 @@ def test_who_leaves_while_waiting_leaves_nothing(queueing):
                     "POST", "/v1/chat/completions", key, {"model": "stub", "messages": []}, timeout_s=0.2
                 )
         until(lambda: queued(server) == 0, what="those who left to be gone")
+        # One who is seen to wait, and then not any more, long before his time is over.
+        with server.open() as sock:
+            body = b'{"model": "stub", "messages": []}'
+            sock.sendall(
+                f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n"
+                f"content-length: {len(body)}\r\n\r\n".encode()
+                + body
+            )
+            until(lambda: queued(server) == 1, what="him to wait")
+        until(lambda: queued(server) == 0, what="him to be gone")
     until(lambda: sum(server.metrics("requests_open")) == 0)
     assert server.chat(key, {"tokens": 2, "prompt": 3})[0] == 200
     assert upstream.count()["requests"] == before + 3
@@ -158,25 +157,11 @@ def test_two_hosts_share_what_a_deployment_takes(two_hosts):  # noqa: F811
             host.stop()
             host.start()
         until(lambda: a.metrics("recorder_hosts") == b.metrics("recorder_hosts") == [2.0])
-        most, stop = [0], threading.Event()
-
-        def watch():
-            while not stop.is_set():
-                most[0] = max(most[0], upstream.running())
-
-        watching = threading.Thread(target=watch)
-        watching.start()
-        try:
-            with ThreadPoolExecutor(24) as pool:
-                told = {"tokens": 6, "prompt": 3, "gap_ms": 20}
-                answers = list(
-                    pool.map(
-                        lambda at: two_hosts[at % 2].chat(key, told, model="shared", stream=True), range(24)
-                    )
-                )
-        finally:
-            stop.set()
-            watching.join()
+        told = {"tokens": 6, "prompt": 3, "gap_ms": 20}
+        with upstream.watched() as most, ThreadPoolExecutor(24) as pool:
+            answers = list(
+                pool.map(lambda at: two_hosts[at % 2].chat(key, told, model="shared", stream=True), range(24))
+            )
         assert [answer[0] for answer in answers] == [200] * 24
         assert 1 <= most[0] <= 4
         assert any(int(answer[2].get("x-tokenworks-queued-ms", 0)) > 0 for answer in answers)

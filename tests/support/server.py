@@ -2,7 +2,6 @@
 
 import atexit
 import contextlib
-import fcntl
 import functools
 import http.client
 import io
@@ -75,9 +74,9 @@ def first_cluster():
     assert in_process(["--data-dir", str(folder), "init"], dict(os.environ) | FAST).returncode == 0
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     atexit.register(Embedded(folder).destroy)
-    with (folder / "pg.guardian").open() as guardian:
-        fcntl.flock(guardian, fcntl.LOCK_EX)
-    return Embedded(folder).home
+    embedded = Embedded(folder)
+    with embedded.at_rest():
+        return embedded.home
 
 
 class StubUpstream:
@@ -107,9 +106,26 @@ class StubUpstream:
         return self.get("/count")
 
     def running(self):
-        """How many answers it is in the middle of."""
+        """How many answers it is in the middle of; one that broke off counts on."""
         count = self.count()
         return sum(id_ not in count["complete"] for id_ in count["started"])
+
+    @contextlib.contextmanager
+    def watched(self):
+        """A list whose one number is the most answers that it was seen in the middle of while the context lasted."""
+        most, stop = [0], threading.Event()
+
+        def watch():
+            while not stop.is_set():
+                most[0] = max(most[0], self.running())
+
+        watching = threading.Thread(target=watch)
+        watching.start()
+        try:
+            yield most
+        finally:
+            stop.set()
+            watching.join()
 
     def release(self):
         """Let those go on that were told to hold."""

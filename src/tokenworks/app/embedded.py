@@ -71,8 +71,9 @@ class Embedded:
         finally:
             os.close(users)
 
-    def destroy(self) -> None:
-        """Wait until nobody uses the cluster and the guardian is gone, then delete it: for throw-away data."""
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""
         guard = _open_lock(self.data_dir / "pg.guardian")
         try:
             deadline = time.monotonic() + START_TIMEOUT_S
@@ -82,13 +83,16 @@ class Embedded:
                     break
                 except BlockingIOError:
                     if time.monotonic() > deadline:
-                        raise Unavailable(
-                            f"the PostgreSQL in {self.home} is still in use: it is not deleted"
-                        ) from None
+                        raise Unavailable(f"the PostgreSQL in {self.home} is still in use") from None
                     time.sleep(0.02)
-            shutil.rmtree(self.home, ignore_errors=True)
+            yield
         finally:
             os.close(guard)
+
+    def destroy(self) -> None:
+        """Delete the cluster when it is at rest: for throw-away data."""
+        with self.at_rest():
+            shutil.rmtree(self.home, ignore_errors=True)
 
     def _ensure_up(self) -> None:
         starting = _open_lock(self.data_dir / "pg.starting")

@@ -41,7 +41,7 @@ class Forked:
         try:
             self.pid = os.fork()
             if self.pid == 0:
-                _become(name, run, {1, 2, *keep}, before)
+                _become(name, run, {0, 1, 2, *keep}, before)
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -73,7 +73,7 @@ def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Coll
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-        _close_all_but(keep | {0})
+        _close_all_but(keep)
         _adjust(name)
         code = run()
     except SystemExit as done:
@@ -88,6 +88,9 @@ def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Coll
 
 
 def _close_all_but(keep: set[int]) -> None:
+    """Objects of the parent still name what is closed here, by numbers that will be others'. None of them closes anything: the
+    frames that hold them lie below this one, and end with the process.
+    """
     for fd in [int(path.name) for path in Path("/proc/self/fd").iterdir()]:
         if fd not in keep:
             with contextlib.suppress(OSError):

@@ -64,7 +64,7 @@ class _Child:
         return self.process is not None and self.process.poll() is None
 
     def signal(self, number: int) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.send_signal(number)
 
 
