@@ -27,34 +27,31 @@ from tokenworks.gateway.upstream import UpstreamConnection
 
 log = structlog.get_logger()
 
-# Upstream answers that another deployment may do better than.
-_RETRY: Final = frozenset({401, 402, 403, 404, 408, 409, 425, 429, *range(300, 400), *range(500, 600)})
-_RESPONSE_DROPPED: Final = frozenset(
-    b"""connection keep-alive proxy-connection transfer-encoding content-length trailer upgrade te set-cookie
-    x-request-id request-id server date alt-svc strict-transport-security""".split()
-)
-RETRY_AFTER_S_MAX: Final = 60
+# Of an answer that is no success so much is read: what is wrong stands at its beginning.
+REFUSAL_BYTES_MAX: Final = 65_536
+# An answer that is not streamed is thought to be written so fast, where another place could be tried.
+UNSTREAMED_TOKENS_PER_S: Final = 100
+# A stream that says nothing says this often that it lives.
+PING_EVERY_S: Final = 15
+PING_COMMENT: Final = b": ping\n\n"
+PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
+BOM: Final = b"\xef\xbb\xbf"
 # Where another deployment could be tried, a connection is waited for no longer than this.
 FAILOVER_CONNECT_S: Final = 0.8
 # A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
-HEADER_MEMO_MAX: Final = 10_000
-_STATUS_LINES: Final = {
-    status: b"HTTP/1.1 %d %b\r\n" % (status, reason.encode()) for status, reason in REASONS.items()
-}
-_DROP: Final = b""
-_CODING: Final = b"content-encoding: "
-# How a response header's line begins, by its name as an upstream writes it; a bounded memo.
-_LINES: Final[dict[bytes, bytes]] = {}
 
 
-def _line_begin(name_as_sent: bytes) -> bytes:
-    name = name_as_sent.lower()
-    line = _CODING if name == b"content-encoding" else _DROP if name in _RESPONSE_DROPPED else name + b": "
-    if len(_LINES) < HEADER_MEMO_MAX:
-        _LINES[name_as_sent] = line
-    return line
+def _broke_off(reason: str) -> Refusal:
+    """What a client is told whose stream ended half-way."""
+    if reason == "upstream_timeout":
+        said = "the deployment went silent: what was produced until here was charged"
+        return Refusal(504, "upstream_timeout", said)
+    if reason == "shutdown":
+        said = "this server is being restarted: what was produced until here was charged"
+        return Refusal(503, "shutting_down", said)
+    return Refusal(502, "upstream_error", "the deployment broke off: what was produced until here was charged")
 
 
 class Exchange(Placing):
@@ -88,15 +85,44 @@ class Exchange(Placing):
                 )
             )
             return
+        if user.abandons.over(gateway.settings.key_abandons_per_min, gateway.loop.time()):
+            self.refuse(
+                Refusal(
+                    429,
+                    "too_many_requests",
+                    "this key leaves too many of its requests before their end: read them to the end",
+                    60,
+                )
+            )
+            return
         user.in_flight += 1
         self.user = user
         try:
             self.parsed = parsed = parse_body(self.body, self.protocol)
+            check_tools(parsed, user.service.hosted_tools)
+            self.streams = parsed.stream
         except BodyError as error:
             self.refuse(error.refusal)
             return
+        if parsed.links:
+            gateway.links.check(parsed.links, self._links_checked)
+        else:
+            self._find_model()
+
+    def _links_checked(self, why: str | None) -> None:
+        """Whether an upstream may fetch what the request links to."""
+        if self.conn is None:
+            self._finish()
+        elif why is not None:
+            self.refuse(Refusal(400, "forbidden_link", why))
+        else:
+            self._find_model()
+
+    def _find_model(self) -> None:
+        gateway, parsed, user = self.gateway, self.parsed, self.user
+        assert user is not None
         snapshot = gateway.snapshot
-        self.model = model = snapshot.aliases.get(parsed.model, parsed.model)
+        self.model = model = snapshot.resolve_for(parsed.model, user.service.default_model)
         self.flex = parsed.flex
         intent = snapshot.intents.get(model) if self.protocol != "embeddings" else None
         if intent is not None and (model, self.protocol) not in snapshot.routes:
@@ -121,31 +147,39 @@ class Exchange(Placing):
 
     def _placed_model(self) -> None:
         """The model is known, and so are the places that serve it."""
-        gateway, parsed, user = self.gateway, self.parsed, self.user
-        assert user is not None
-        if parsed.upstream_object is not None:
-            gateway.client.request("owns", [user.account_id, parsed.upstream_object], self._owner_known)
-            return
-        if self.free:
+        if self.parsed.objects:
+            self._check_object(0)
+        elif self.free:
             self._try()
         else:
             self._hold()
 
-    def _owner_known(self, deployment: str | None) -> None:
-        if self.conn is None:
+    def _check_object(self, at: int) -> None:
+        """An upstream object resolves only for the account that received it, and only where it was made."""
+        objects, user = self.parsed.objects, self.user
+        assert user is not None
+        if at == len(objects):
+            if self.free:
+                self._try()
+            else:
+                self._hold()
             return
-        self.places = [place for place in self.places if place.name == deployment]
-        if not self.places:
-            self.refuse(
-                Refusal(
-                    400,
-                    "foreign_object",
-                    "no such response: an id works only for the account that received it",
-                    param="previous_response_id",
-                )
-            )
-            return
-        self._hold()
+        param, name = objects[at]
+
+        def answered(owner: list[Any] | None) -> None:
+            if self.conn is None:
+                self._finish()
+                return
+            deployment, tokens = owner or ("", 0)
+            self.places = [place for place in self.places if place.name == deployment]
+            if not self.places:
+                said = f"no such object as {param} names: an id works only for the account that received it"
+                self.refuse(Refusal(400, "foreign_object", said, param=param))
+                return
+            self.stored_tokens += tokens
+            self._check_object(at + 1)
+
+        self.gateway.client.request("owns", [user.account_id, name], answered)
 
     def _begin_at(self, chosen: Candidate) -> None:
         gateway = self.gateway
@@ -173,7 +207,7 @@ class Exchange(Placing):
 
     def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
         if self.conn is None or self.ended:
-            # The client left meanwhile: the connection is good for somebody else.
+            # The client left meanwhile: the connection is good for another request.
             if connection is not None:
                 connection.pool.give_back(connection)
             return
@@ -185,17 +219,8 @@ class Exchange(Placing):
     def _send(self, connection: UpstreamConnection) -> None:
         gateway, place, parsed = self.gateway, self.place, self.parsed
         assert place is not None
-        changes: dict[str, Any] | None = None
-        if place.deployment.upstream_model != parsed.model:
-            changes = {"model": place.deployment.upstream_model}
+        deployment = place.deployment
         if not self.free:
-            if parsed.output_tokens is None and parsed.output_field:
-                most = self.need.output_tokens if self.cuttable else self.held_output
-                changes = (changes or {}) | {parsed.output_field: most // parsed.choices}
-            elif not self.cuttable and self.held_output < self.need.output_tokens:
-                changes = (changes or {}) | {parsed.output_field: self.held_output // parsed.choices}
-            if parsed.add_usage:
-                changes = (changes or {}) | {"stream_options": {"include_usage": True}}
             if self.attempt_no == 1:
                 self.usage_id = self.request_id
             else:
@@ -210,25 +235,37 @@ class Exchange(Placing):
                 self._release_hold()
                 self.refuse(Refusal(503, "recorder_away", str(error), 1))
                 return
-        body = self.body
-        if changes is not None or not parsed.canonical:
-            body = render_body(parsed, body, changes)
+        body, dropped = render(
+            parsed, self.body, deployment, maximum=None if self.free else self.maximum, usage=not self.free
+        )
+        self.dropped = dropped
         self.upstream = connection
         settings = gateway.settings
         connection.begin(
             self,
             b"%b%d\r\n\r\n" % (self._request_head(place), len(body)),
             body,
-            self._patience_s(settings.upstream_first_byte_timeout_s),
-            settings.upstream_idle_timeout_s,
+            self._patience_s(),
+            deployment.idle_timeout_s or settings.upstream_idle_timeout_s,
         )
 
-    def _patience_s(self, most_s: int) -> int:
-        """How long to wait for the first byte. A stream's is foreseen: what is much later does not come, or not soon."""
-        if not self.parsed.stream or not self._others():
-            return most_s
+    def _patience_s(self) -> int:
+        """How long to wait for the first byte of the answer.
+
+        A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
+        streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
+        """
+        settings, parsed = self.gateway.settings, self.parsed
+        if not parsed.stream:
+            left_s = max(1, math.ceil(self.began_s + settings.request_timeout_s - self.gateway.loop.time()))
+            if not self._others():
+                return left_s
+            writing_s = (parsed.output_tokens or 0) // UNSTREAMED_TOKENS_PER_S
+            return min(left_s, max(settings.upstream_first_byte_timeout_s, writing_s))
+        if not self._others():
+            return settings.upstream_first_byte_timeout_s
         late_s = math.ceil(LATE_TIMES * self.foreseen_ms / 1000.0)
-        return min(most_s, max(self.gateway.settings.failover_patience_s, late_s))
+        return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
 
     def _request_head(self, place: Place) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
@@ -237,18 +274,16 @@ class Exchange(Placing):
         memo = forward.get(place.name)
         if memo is not None and memo[0] == number:
             return memo[1]
-        deployment = place.deployment
+        deployment, profile = place.deployment, place.profile
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
-        query = b"?" + self.head.query if self.head.query else b""
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
         lines = (
-            f"POST {deployment.path(endpoint)}".encode()
-            + query
-            + f" HTTP/1.1\r\nhost: {host}{port}\r\n".encode()
-        )
-        lines += forwarded(self.head)
+            f"POST {deployment.path(endpoint)}{allowed_query(self.head.query, profile)}"
+            f" HTTP/1.1\r\nhost: {host}{port}\r\n"
+        ).encode()
+        lines += forwarded(self.head, profile)
         if b"content-type" not in self.head.headers:
             lines += b"content-type: application/json\r\n"
         if credential:
@@ -264,129 +299,138 @@ class Exchange(Placing):
 
     def upstream_head(self, connection: UpstreamConnection) -> None:
         status = connection.status
-        headers = connection.headers
-        if status in _RETRY:
-            self._retry_status(connection, status)
+        if not 200 <= status < 300:
+            # Its body says what is wrong: it is read, bounded, before it is judged.
+            self.refused_status = status
             return
-        lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
-        kind = b""
-        for name, value in headers.items():
-            line = _LINES.get(name)
-            if line is None:
-                line = _line_begin(name)
-            if line is _DROP:
-                continue
-            if line is _CODING:
-                if value.lower() != b"identity":
-                    connection.abort()
-                    self._attempt_failed("a compressed answer, which can't be metered")
-                    return
-                continue
-            if line == b"content-type: ":
-                kind = value
-            lines += (line, value, b"\r\n")
-        lines += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
+        assert self.place is not None
+        lines = [b"HTTP/1.1 200 OK\r\n", *response_lines(connection.headers, self.place.profile)]
+        ids = self.request_id.encode()
+        lines += (b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n")
         if self.asked is not None:
             lines += (b"x-tokenworks-model: ", self.model.encode(), b"\r\nx-tokenworks-choice: ", (self.choice or "").encode(), b"\r\n")  # fmt: skip
         if self.queued_ms:
-            lines += (b"x-tokenworks-queued-ms: %d\r\n" % self.queued_ms,)
+            lines.append(b"x-tokenworks-queued-ms: %d\r\n" % self.queued_ms)
         if self.restricted:
             lines += (b"x-tokenworks-restricted-to: ", self.model.encode(), b"\r\n")
+        if self.dropped:
+            lines.append(dropped_line(self.dropped))
+        lines += self.cors_lines()
         self.response_head = b"".join(lines)
-        if status < 300 and kind.startswith(b"text/event-stream") and not self.free:
-            self.streaming = True
-            self.meter = make_meter(
-                self.protocol,
-                drop_usage=self.parsed.add_usage,
-                event_bytes_max=self.gateway.settings.event_bytes_max,
-            )
+        if self.free:
+            return
+        if connection.content_type == b"text/event-stream":
+            self._begin_stream()
+        elif self.parsed.stream:
+            self.undecided = True  # what the first bytes look like decides
 
-    def _retry_status(self, connection: UpstreamConnection, status: int) -> None:
-        """An answer that another deployment may do better than. What the vendor said stays between us."""
-        retry_after = connection.headers.get(b"retry-after") or connection.headers.get(b"Retry-After")
-        connection.abort()
+    def _begin_stream(self) -> None:
         assert self.place is not None
-        if status == 429:
-            seconds = int(retry_after) if retry_after is not None and retry_after.isdigit() else 1
-            seconds = max(1, min(seconds, RETRY_AFTER_S_MAX))
-            if retry_after is not None:
-                self.place.rest(self.gateway.loop.time(), seconds)
-            self.last_refusal = Refusal(
-                429, "too_many_requests", f"{self.model} is busy: every deployment is at its limit", seconds
-            )
-        else:
-            self.last_refusal = Refusal(
-                502, "upstream_error", f"the deployment of {self.model} answered {status}", 1
-            )
-        self._attempt_failed("", count=status not in {404, 409, 425})
+        self.streaming = True
+        self.undecided = False
+        parsed, settings = self.parsed, self.gateway.settings
+        self.meter = make_meter(
+            self.protocol,
+            asked_model=parsed.model,
+            drop_usage=not parsed.client_usage,
+            event_bytes_max=settings.event_bytes_max,
+            text_max=None if self.maximum is None else self.maximum * parsed.choices,
+            keep_text=self.place.deployment.tokenizer is not None,
+        )
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         if self.first_byte_ms is None:
-            now_s = self.gateway.loop.time()
-            self.first_byte_ms = int((now_s - self.began_s) * 1000)
-            if self.streaming and self.place is not None:
-                self.gateway.placement.first_token(self, self.place, now_s)
+            self.first_byte_ms = int((self.gateway.loop.time() - self.began_s) * 1000)
+        if self.undecided and looks_like_events(data if not self.chunks else self.chunks[0] + data):
+            self._begin_stream()
+            data = b"".join((*self.chunks, data))
+            self.chunks, self.size = [], 0
         meter = self.meter
         if meter is None:
-            self.chunks.append(data)
-            self.size += len(data)
-            if self.size > self.gateway.settings.response_bytes_max:
-                connection.abort()
-                self.last_refusal = Refusal(
-                    502, "upstream_error", "the answer is larger than this gateway relays", None
-                )
-                self._interrupt_or_fail("response_too_large")
+            self._keep_whole(connection, data)
             return
         try:
             out = meter.feed(data)
         except EventTooLarge:
             connection.abort()
+            self.upstream = None
             self._interrupt_or_fail("event_too_large")
             return
-        conn = self.conn
-        assert self.place is not None
-        if out and self.place.deployment.tokenizer is not None and meter.usage is None:
-            self._keep(out)
-        if out and conn is not None:
-            self.gateway.stats.c["chunks"] += 1
-            if not self.sent:
-                self._send_head(conn, out)
-            elif self.head.http10:
-                conn.write(out)
-            else:
-                conn.write(b"%x\r\n%b\r\n" % (len(out), out))
-            if conn.write_paused:
-                self.pause()
+        if meter.failed is not None and not self.sent:
+            # The first thing it said is an error: another place may do better.
+            connection.abort()
+            self.upstream = None
+            self._attempt_refused(meter.failed)
+            return
+        if out:
+            self._relay(out)
+        if meter.over_maximum and not meter.stopped:
+            self._cut_at_maximum()
+            return
         if (
             self.cuttable
             and meter.shown_bytes > self.held_output - self.gateway.settings.stream_hold_tokens // 4
         ):
             self._extend(meter)
-        if meter.progress >= self.progress_at and self.hold is not None:
+        if meter.stopped:
+            self.gateway.stopping.add(self)
+        if self.conn is None:
+            self._go_on_alone()
+        elif meter.progress >= self.progress_at and self.hold is not None:
             self.progress_at = meter.progress + self.gateway.settings.progress_tokens
             self.gateway.client.progress(
-                self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
+                self.usage_id, self._least(meter.counts()), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
             )
+
+    def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
+        """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
+        most = REFUSAL_BYTES_MAX if self.refused_status else self.gateway.settings.response_bytes_max
+        self.size += len(data)
+        if self.size <= most and self.gateway.memory.take(self.address, len(data)):
+            self.kept_bytes += len(data)
+            self.chunks.append(data)
+            return
+        connection.abort()
+        self.upstream = None
+        if self.refused_status:
+            self._answered_badly(connection, b"")
+            return
+        self.last_refusal = Refusal(502, "upstream_error", "the answer is larger than this gateway relays", None)
+        self._interrupt_or_fail("response_too_large")
+
+    def _relay(self, out: bytes) -> None:
+        conn = self.conn
+        assert self.place is not None
+        if not self.sent:
+            now_s = self.gateway.loop.time()
+            self.place.succeeded(now_s)
+            self.gateway.placement.first_token(self, self.place, now_s)
+            self.sent = True
+        if self.place.deployment.tokenizer is not None:
+            self._keep(out)
+        if conn is None:
+            return
+        gateway = self.gateway
+        gateway.stats.c["chunks"] += 1
+        self.written_s = gateway.wheel.now_s
+        if not self.headed:
+            self._send_head(conn, out)
+        elif self.head.http10:
+            conn.write(out)
+        else:
+            conn.write(b"%x\r\n%b\r\n" % (len(out), out))
+        if conn.write_paused:
+            self.pause()
 
     def _keep(self, out: bytes) -> None:
         """For the tokenizer, should the provider report nothing. Too much of it is not kept: then it is estimated."""
         self.size += len(out)
-        if self.size <= self.gateway.settings.response_bytes_max:
+        if self.size <= self.gateway.settings.response_bytes_max and self.gateway.memory.take(self.address, len(out)):
+            self.kept_bytes += len(out)
             self.chunks.append(out)
 
-    def _cut(self, verdict: int) -> None:
-        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
-        upstream, self.upstream = self.upstream, None
-        if upstream is None or self.ended:
-            return
-        upstream.abort()
-        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
-        self._interrupt_or_fail(reason)
-
     def _send_head(self, conn: ClientConnection, first: bytes) -> None:
-        self.sent = True
-        assert self.place is not None
-        self.place.succeeded(self.gateway.loop.time())
+        self.headed = True
         if self.head.http10:
             self.head.keep_alive = False
             conn.write(self.response_head + b"connection: close\r\n\r\n" + first)
@@ -398,32 +442,41 @@ class Exchange(Placing):
     def upstream_end(self, connection: UpstreamConnection) -> None:
         self.upstream = None
         if self.streaming:
-            meter = self.meter
-            assert meter is not None
-            meter.finish()
-            if meter.usage is not None and (meter.terminal or self.protocol != "messages"):
-                self._complete(meter.usage, meter.upstream_id or None, meter.counts())
-            elif meter.failed or (not meter.terminal and not meter.progress):
-                self._interrupt_or_fail("upstream_error")
-            elif meter.progress:
-                self._complete(None, meter.upstream_id or None, meter.counts())
-            else:
-                self._empty()
+            self._stream_ended()
             return
         if len(self.chunks) != 1:
             self.chunks = [b"".join(self.chunks)]
-        body = self.chunks[0]
+        body = self.chunks[0].removeprefix(BOM)
         assert self.place is not None
-        if connection.status >= 300 or self.free:
+        if self.refused_status:
+            self._answered_badly(connection, body)
+            return
+        if self.free:
             self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
-        usage, upstream_id = body_usage(body, self.protocol)
-        if usage is None and (body[:64].lstrip().startswith(b'{"error"') or not is_json(body)):
-            self._attempt_failed("upstream_error")
+        fault = fault_of_body(connection.status, body, self.protocol)
+        if fault is not None:
+            self._note_failed_usage(body)
+            self._attempt_refused(fault)
             return
         self.place.succeeded(self.gateway.loop.time())
+        usage, upstream_id = body_usage(body, self.protocol)
+        self.chunks[0] = name_model(body, self.parsed.model)
         self._complete(usage, upstream_id, NO_COUNTS)
+
+    def _stream_ended(self) -> None:
+        meter = self.meter
+        assert meter is not None
+        meter.finish()
+        if meter.failed is not None and not self.sent:
+            self._attempt_refused(meter.failed)
+        elif meter.failed is not None or not (meter.whole or meter.usage_at_end):
+            self._interrupt_or_fail("upstream_error")
+        elif meter.begun or meter.usage is not None:
+            self._complete(meter.usage, meter.upstream_id or None, meter.counts())
+        else:
+            self._empty()
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         self.upstream = None
@@ -434,6 +487,7 @@ class Exchange(Placing):
             and reason != "timeout"
             and self.conn is not None
             and not self.streaming
+            and not self.refused_status
         ):
             # A kept-alive connection that the other side was closing: the same deployment, a new connection.
             self._drop_attempt()
@@ -441,14 +495,71 @@ class Exchange(Placing):
             self.attempt_no += 1
             self.gateway.pool(self.place).connect(self._connected)
             return
+        if self.meter is not None:
+            self.meter.finish()
+            if self.meter.usage_at_end and self.meter.stopped:
+                # It said everything but its goodbye.
+                self._stream_ended()
+                return
         if reason == "timeout":
-            if self.parsed.stream and not self.sent and self.place is not None and self._others():
+            if not self.sent and self.place is not None and self._others():
                 # Silent for much longer than it should be: it rests, but for one trial now and then.
                 self.place.rest(self.gateway.loop.time(), COOL_DOWN_S)
             self.last_refusal = Refusal(
                 504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
             )
         self._interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
+
+    # What the upstream refuses.
+
+    def _answered_badly(self, connection: UpstreamConnection, body: bytes) -> None:
+        """An answer with a status that is no success."""
+        status = self.refused_status
+        fault = fault_of_body(status, body, self.protocol) or Fault("server", status, "", "", None)
+        seconds = retry_after_s(connection.headers, time.time())
+        if seconds is not None:
+            fault = fault._replace(retry_after_s=seconds)
+        if not 300 <= status < 500 and fault.kind == "client":
+            fault = fault._replace(kind="server")
+        self._attempt_refused(fault)
+
+    def _attempt_refused(self, fault: Fault) -> None:
+        """The upstream answered, and not with what was asked for: say it on, or try another place."""
+        gateway, place = self.gateway, self.place
+        assert place is not None
+        now_s = gateway.loop.time()
+        if fault.kind in {"client", "moderation"}:
+            said = refusal_of(fault, names=place.profile.names_of(place.deployment), model=self.parsed.model)
+            if said is not None:
+                place.succeeded(now_s)
+                self._end_attempt()
+                self._drop_attempt()
+                self._release_hold()
+                self._refuse_or_say(said)
+                return
+        wait_s = fault.retry_after_s
+        if wait_s is not None:
+            place.rest(now_s, wait_s)
+        self.last_refusal = self._refusal_for(fault)
+        # What says itself when it has room is not ill.
+        self._attempt_failed("", count=wait_s is None and fault.status not in {404, 409, 425})
+
+    def _refusal_for(self, fault: Fault) -> Refusal:
+        """What the client is told where no other place does better. What the vendor said stays between us."""
+        seconds = max(1, math.ceil(fault.retry_after_s or 1))
+        if fault.kind == "rate":
+            said = f"{self.model} is busy: every deployment is at its limit, try again in {seconds} s"
+            return Refusal(429, "too_many_requests", said, seconds)
+        if fault.kind in {"quota", "overloaded"}:
+            return Refusal(503, "no_deployment", f"no deployment can take {self.model} now", seconds)
+        return Refusal(502, "upstream_error", f"the deployment of {self.model} failed", seconds)
+
+    def _note_failed_usage(self, body: bytes) -> None:
+        """A failed answer that reports tokens all the same: they are the operator's loss."""
+        usage, upstream_id = body_usage(body, self.protocol)
+        if usage is None or not usage.total:
+            return
+        self._record_loss("failed_attempt", usage, upstream_id)
 
     def _count_failure(self) -> None:
         place, now_s = self.place, self.gateway.loop.time()
@@ -461,9 +572,12 @@ class Exchange(Placing):
     def _interrupt_or_fail(self, reason: str) -> None:
         if self.sent:
             if self.place is not None and reason in {"upstream_error", "upstream_timeout"}:
-                # It began well, and broke off: who does that often is no better than who never begins.
+                # It began well, and broke off: a place that does that often is no better than one that never begins.
                 self._count_failure()
             self._interrupted(reason)
+        elif self.conn is None and reason in {"upstream_timeout", "shutdown"}:
+            # Nobody waits for it, and it was never finished: it worked all the same.
+            self._interrupted("client_gone")
         else:
             self._attempt_failed(reason)
 
@@ -476,14 +590,27 @@ class Exchange(Placing):
             self._count_failure()
         self._end_attempt()
         self._drop_attempt()
-        self.streaming = False
-        self.meter = None
-        self.chunks = []
-        self.size = 0
+        self._forget_answer()
         if reason and (self.last_refusal is None or self.last_refusal.status != 504):
             self.last_refusal = Refusal(502, "upstream_error", f"the deployment of {self.model} failed", 1)
         if self.conn is not None:
             self._try()
+        else:
+            self._release_hold()
+            self._finish()
+
+    def _forget_answer(self) -> None:
+        self.streaming = self.undecided = False
+        self.meter = None
+        self.chunks = []
+        self.size = 0
+        self.refused_status = 0
+        self._give_memory()
+
+    def _give_memory(self) -> None:
+        if self.kept_bytes:
+            self.gateway.memory.give(self.address, self.kept_bytes)
+            self.kept_bytes = 0
 
     def _drop_attempt(self) -> None:
         if self.usage_id:
@@ -499,12 +626,52 @@ class Exchange(Placing):
             admission, self.place_admission = self.place_admission, None
             self.gateway.client.admissions.end(admission, self.spent_tokens, begun=True)
 
+    # Cutting.
+
+    def _cut(self, verdict: int) -> None:
+        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
+        if self._abort_upstream():
+            reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+            self._interrupt_or_fail(reason)
+
+    def _cut_at_maximum(self) -> None:
+        """It made more than the maximum that was sent: the client gets the end that a maximum has."""
+        if self._abort_upstream():
+            self.gateway.stats.c["cut_at_maximum"] += 1
+            self._interrupted("beyond_maximum")
+
+    def cut_for_shutdown(self) -> None:
+        """The worker ends: what was produced is charged, and the client told in protocol."""
+        if self.ended or self.counting:
+            return
+        if self._abort_upstream():
+            self.tried += [place.name for place in self.places]
+            self.last_refusal = Refusal(503, "shutting_down", "this server is being restarted: try again", 1)
+            self._interrupt_or_fail("shutdown")
+        elif self.hold is None and self.user is None:
+            self.refuse(Refusal(503, "shutting_down", "this server is being restarted: try again", 1))
+
+    def _abort_upstream(self) -> bool:
+        upstream, self.upstream = self.upstream, None
+        if upstream is None or self.ended:
+            return False
+        upstream.abort()
+        return True
+
+    def timed_out_whole(self) -> None:
+        """`request_timeout_s` is over."""
+        if self._abort_upstream():
+            self.last_refusal = Refusal(
+                504, "upstream_timeout", "the request took longer than this gateway waits"
+            )
+            self.tried += [place.name for place in self.places]
+            self._interrupt_or_fail("upstream_timeout")
+
     # The end.
 
     def _relay_free(self) -> None:
-        """An answer that costs nothing: a client's own error, or a count of tokens."""
+        """A count of tokens, which costs nothing."""
         self._end_attempt()
-        self._drop_attempt()
         self._release_hold()
         self._write_whole()
         self._finish()
@@ -534,53 +701,53 @@ class Exchange(Placing):
         conn = self.conn
         if conn is not None:
             if self.streaming:
-                held = self.meter.held if self.meter is not None else b""
-                if not self.sent:
-                    self._send_head(conn, held)
-                    held = b""
-                if self.head.http10:
-                    conn.write(held)
-                else:
-                    conn.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(held), held) if held else b"0\r\n\r\n")
+                self._end_stream(conn, self.meter.held if self.meter is not None else b"")
             else:
                 self._write_whole()
         self._finish()
 
+    def _end_stream(self, conn: ClientConnection, last: bytes) -> None:
+        if not self.headed:
+            self._send_head(conn, last)
+            last = b""
+        if self.head.http10:
+            conn.write(last)
+        else:
+            conn.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
+
     def _after_interrupt(self, reason: str) -> None:
-        """In protocol: an error event, and an end that nobody takes for a whole answer."""
+        """In protocol: an error event, and an end that no client takes for a whole answer."""
         conn = self.conn
-        if conn is not None and self.sent and reason in {"nothing_left", "hold_unavailable"}:
-            self._say_nothing_left(conn, reason)
-        elif conn is not None and self.sent:
-            refusal = Refusal(
-                502, "upstream_error", "the deployment broke off: what was produced until here was charged"
+        if conn is None:
+            self._finish()
+            return
+        assert self.meter is not None
+        if reason == "beyond_maximum":
+            last = cut_events(
+                None, self.protocol, self.request_id, self.parsed.model, self.meter.upstream_id, self.meter.progress
             )
-            if reason == "upstream_timeout":
-                refusal = Refusal(
-                    504,
-                    "upstream_timeout",
-                    "the deployment went silent: what was produced until here was charged",
-                )
-            event = error_event(refusal, self.protocol, self.request_id)
-            conn.write(event if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
-            self.head.keep_alive = False
+        elif reason in {"nothing_left", "hold_unavailable"}:
+            last = self._nothing_left_events(reason)
+        else:
+            last = error_event(_broke_off(reason), self.protocol, self.request_id)
+        self._end_stream(conn, last)
         self._finish()
 
-    def _say_nothing_left(self, conn: ClientConnection, reason: str) -> None:
+    def _nothing_left_events(self, reason: str) -> bytes:
         """The final unit action in protocol: a last chunk with a finish reason, then why, and what to do."""
         assert self.user is not None
         assert self.meter is not None
         verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
         refusal = no_hold(verdict, self.user)
-        out = cut_events(
-            refusal, self.protocol, self.request_id, self.model, self.meter.upstream_id, self.meter.progress
+        return cut_events(
+            refusal, self.protocol, self.request_id, self.parsed.model, self.meter.upstream_id, self.meter.progress
         )
-        conn.write(out if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(out), out))
 
     def _finish(self) -> None:
         if self.ended:
             return
         self.ended = True
+        self._give_memory()
         self.gateway.exchange_ended(self)
         conn, self.conn = self.conn, None
         if conn is not None:
@@ -590,50 +757,122 @@ class Exchange(Placing):
         """Nothing changed, nothing is charged."""
         if self.ended:
             return
+        self._refuse_or_say(refusal)
+
+    def _refuse_or_say(self, refusal: Refusal) -> None:
+        """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
+        conn = self.conn
+        if conn is not None and self.headed:
+            self.gateway.count_refusal(refusal)
+            self._end_stream(conn, error_event(refusal, self.protocol, self.request_id))
+            self._finish()
+            return
         self.ended = True
+        self._give_memory()
         self.gateway.exchange_ended(self)
-        conn, self.conn = self.conn, None
+        self.conn = None
         if conn is not None:
             conn.exchange = None
             conn.refuse(refusal, self.protocol, self.request_id)
 
+    # Time, once a second.
+
+    def tick(self, now_s: int) -> None:
+        """A stream that is silent says that it lives; what waits for a usage event, or has no client, waits no longer than it may."""
+        conn, meter = self.conn, self.meter
+        if conn is None:
+            if self.drain_until_s and now_s >= self.drain_until_s and self._abort_upstream():
+                self._interrupted("client_gone")
+            return
+        if self.paused or self.free or not self.streams:
+            return
+        if now_s - self.written_s < PING_EVERY_S:
+            return
+        if self.streaming or self.headed or (self.place is not None and self.place.deployment.early_head):
+            self._ping(conn, now_s)
+
+    def _ping(self, conn: ClientConnection, now_s: int) -> None:
+        ping = PINGS.get(self.protocol, PING_COMMENT)
+        self.written_s = now_s
+        if not self.headed:
+            if not self.response_head:
+                self.response_head = self._early_head()
+            self._send_head(conn, ping)
+        elif self.head.http10:
+            conn.write(ping)
+        else:
+            conn.write(b"%x\r\n%b\r\n" % (len(ping), ping))
+
+    def _early_head(self) -> bytes:
+        ids = self.request_id.encode()
+        return (
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
+            % (ids, ids)
+        ) + b"".join(self.cors_lines())
+
+    def stop_waited(self, now_s: int) -> bool:
+        """A stream that has stopped and whose usage is late. Whether it waits no longer."""
+        meter = self.meter
+        if meter is None or self.ended or self.upstream is None:
+            return True
+        if not self.stopped_s:
+            self.stopped_s = now_s
+        waited_s = now_s - self.stopped_s
+        if waited_s >= USAGE_WAIT_S:
+            if self._abort_upstream():
+                self._stream_ended()
+            return True
+        if waited_s + 1 >= STOP_WAIT_S and meter.waiting and self.conn is not None:
+            out = meter.release()
+            if out:
+                self._relay(out)
+        return False
+
     # The client.
 
     def client_gone(self) -> None:
-        """The client went away: cancel upstream, charge what was produced and could reach it."""
+        """The client went away: read what ends soon to its end, cut the rest, and charge what was produced."""
         self.conn = None
         if self.ended or self.counting:
             return
-        if self.asking is not None:
+        if self.asking is not None and self.upstream is None:
             self.gateway.client.forget(self.asking)
         if self.queue_number:
             self.gateway.client.admissions.forget(self.queue_number)
-        if self.hold is None and not self.free:
-            # Either nothing was held yet, or the record is on its way and ends this exchange.
-            if not self.usage_id:
-                self._finish()
+        if self.free or self.hold is None:
+            # Nothing is held yet, or the record is on its way and ends this exchange.
+            self._leave_free()
             return
-        upstream, self.upstream = self.upstream, None
-        if upstream is not None:
-            upstream.abort()
-        if self.sent:
-            self._interrupted("client_gone")
-        else:
+        if self.upstream is None:
+            # Held and not sent: it waits for a place or a connection.
             self._end_attempt()
             self._drop_attempt()
             self._release_hold()
             self._finish()
-
-    def timed_out_whole(self) -> None:
-        """`request_timeout_s` is over."""
-        upstream, self.upstream = self.upstream, None
-        if upstream is None or self.ended:
             return
-        upstream.abort()
-        self.last_refusal = Refusal(
-            504, "upstream_timeout", "the request took longer than this gateway waits"
-        )
-        self.tried += [place.name for place in self.places]
-        self._interrupt_or_fail("upstream_timeout")
+        self.gateway.stats.c["abandoned"] += 1
+        self.resume()  # no client's pace holds it back any longer
+        if drain_of(self) == "whole":
+            self.gateway.stats.c["drained"] += 1
+            self.drain_until_s = drain_until_s(self)
+        else:
+            self._leave()
 
-    # Upstream is not read while the client can't take more, or while a hold is waited for.
+    def _leave_free(self) -> None:
+        upstream = self.upstream
+        if self.free and upstream is not None:
+            self._abort_upstream()
+            self._end_attempt()
+        if not self.usage_id or self.free:
+            self._finish()
+
+    def _go_on_alone(self) -> None:
+        """A stream without a client went on: it may have come so near to its end that it is read to it, or the other way."""
+        if not self.drain_until_s:
+            self._leave()
+
+    def _leave(self) -> None:
+        assert self.user is not None
+        self.user.abandon(self.gateway.loop.time())
+        if self._abort_upstream():
+            self._interrupted("client_gone")

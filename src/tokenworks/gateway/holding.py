@@ -5,14 +5,16 @@ bound the tokens from above: what is over the hold is at most one upstream chunk
 What can't be cut (not streamed, or hidden reasoning) holds its whole output maximum, or the upstream is asked for less.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
+from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.estimate import bound_input
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.refusals import no_hold, over_limit
@@ -26,6 +28,10 @@ if TYPE_CHECKING:
 
 # Template and role tokens beyond the text itself.
 INPUT_EXTRA_TOKENS: Final = 64
+# No output maximum is written where the context leaves less than this beside the input's bound.
+OUTPUT_ROOM_TOKENS_MIN: Final = 256
+# A text has at least a token for so many bytes: what the input surely takes of the context.
+INPUT_BYTES_PER_TOKEN_MAX: Final = 16
 # What is left is not worth a request where it covers fewer output tokens than this.
 REST_TOKENS_MIN: Final = 16
 _FOR_CLIENT, _FOR_HOLD = 1, 2
@@ -33,9 +39,9 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "admission", "ask", "asked", "asking", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "flex", "foreseen_ms", "free",
-        "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
-        "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
+        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
+        "gateway", "head", "headed", "held_output", "hold", "input_bound", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
+        "rated", "refused_status", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "stopped_s", "stored_tokens", "streaming", "streams", "tried", "undecided", "upstream", "usage_id", "user", "written_s",
     )  # fmt: skip
 
     def __init__(
@@ -90,6 +96,21 @@ class Holding:
         self.admission: Admission | None = None  # under the limits of key, member, subscriber
         self.place_admission: Admission | None = None  # under the deployment's
         self.spent_tokens = 0
+        self.address = conn.peer
+        self.maximum: int | None = None  # of each choice, as the upstream is told
+        self.input_bound = 0  # tokens that the input has at most
+        self.stored_tokens = 0  # of upstream objects that it goes on with
+        self.estimated = False  # its input was counted or estimated, since the bound did not fit
+        self.at_risk = 0  # tokens that it may cost beyond its hold, in the account's loss budget
+        self.streams = False  # its client asked for a stream
+        self.headed = False  # the response's head has left, maybe with pings alone
+        self.undecided = False  # a stream was asked for, and what came does not say yet whether it is one
+        self.refused_status = 0  # of an upstream answer that is no success
+        self.dropped: tuple[str, ...] = ()  # fields that were not sent on
+        self.kept_bytes = 0  # of the worker's memory budget
+        self.written_s = gateway.wheel.now_s  # when something was last written to the client
+        self.stopped_s = 0  # since when its stream waits for its usage event
+        self.drain_until_s = 0.0  # its client has gone, and it is read until then
         self.upstream: UpstreamConnection | None = None
         self.meter: StreamMeter | None = None
         self.streaming = False
@@ -97,7 +118,7 @@ class Holding:
         self.chunks: list[bytes] = []  # the answer, or of a stream what its tokenizer has to count
         self.counting = False
         self.size = 0
-        self.sent = False
+        self.sent = False  # content has left, so no other place may be tried
         self.first_byte_ms: int | None = None
         self.progress_at = gateway.settings.progress_tokens
         self.last_refusal: Refusal | None = None
@@ -119,32 +140,67 @@ class Holding:
         """What is held is spent, and there is no more."""
         raise NotImplementedError
 
+    def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
+        """Have the request counted by its model's tokenizer."""
+        raise NotImplementedError
+
+    def _finish(self) -> None:
+        """It is over, and says nothing."""
+        raise NotImplementedError
+
     # Before upstream.
 
     def _hold(self) -> None:
+        """Reserve what the request can cost: its input by the bound from its bytes, its output by its maximum."""
         gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
         assert user is not None
         self.rated = self.model
         if user.counts_prompts and not is_prompt(parsed, self.protocol):
             self.rated = FOLLOW_UP + self.model
-        context, output = route.context_tokens, parsed.output_tokens
-        if output is None:
-            output = route.output_tokens
-        elif output > context:
-            output = context
-        output *= parsed.choices
-        inputs = len(self.body) // gateway.settings.input_bytes_per_token + INPUT_EXTRA_TOKENS
-        inputs = min(inputs, context)
+        context = route.context_tokens
+        bound = bound_input(parsed, self.protocol, route.media, stored_tokens=self.stored_tokens)
+        self.input_bound = inputs = min(bound.tokens, context * parsed.inputs)
+        self.maximum = self._maximum_to_send(inputs)
+        output = self._output_bound(context)
         self.need = need = Need(1, inputs, output)
-        if parsed.stream and not route.hides_reasoning and output > gateway.settings.stream_hold_tokens:
-            self.cuttable = True
-            output = gateway.settings.stream_hold_tokens
-            need = Need(1, inputs, output)
-        self.held_output = output
+        hidden = route.hides_reasoning or parsed.hidden_reasoning
+        self.cuttable = parsed.stream and not hidden and output > gateway.settings.stream_hold_tokens
+        self.held_output = gateway.settings.stream_hold_tokens if self.cuttable else output
+        self.estimated = False
         if user.limits and self.admission is None:
-            gateway.client.admissions.ask(user.limits, inputs + output, self._admitted)
+            tokens = self._input_estimate() + self.held_output
+            gateway.client.admissions.ask(user.limits, tokens, self._admitted)
             return
-        self._reserve(need)
+        self._reserve(Need(1, need.input_tokens, self.held_output))
+
+    def _maximum_to_send(self, input_tokens: int) -> int | None:
+        """The output maximum of each choice that the upstream is told; None where none is written.
+
+        What the client gave is sent. Where it gave none, one is written only where neither the gateway can cut the
+        answer (it is not streamed, or reasons out of sight) nor the engine ends it by itself.
+        """
+        parsed, route = self.parsed, self.route
+        if parsed.output_tokens is not None or not parsed.output_field:
+            return parsed.output_tokens
+        visible = parsed.stream and not route.hides_reasoning and not parsed.hidden_reasoning
+        if visible or route.caps_output:
+            return None
+        room = route.context_tokens - input_tokens
+        return None if room < OUTPUT_ROOM_TOKENS_MIN else min(route.output_tokens, room)
+
+    def _output_bound(self, context: int) -> int:
+        """The most output tokens that the request can make, of all its choices."""
+        if not self.parsed.output_field:
+            return 0
+        most = context - min(context - 1, self.parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
+        if self.maximum is not None:
+            most = min(most, self.maximum)
+        return most * self.parsed.choices
+
+    def _input_estimate(self) -> int:
+        """About how many tokens the input has, where nobody counted it; never more than its bound."""
+        per_token = self.gateway.settings.input_bytes_per_token
+        return min(self.input_bound, self.parsed.text_bytes // per_token + INPUT_EXTRA_TOKENS)
 
     def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user
@@ -160,6 +216,9 @@ class Holding:
 
     def over(self) -> None:
         """The request is over. What was refused before anything was sent does not count."""
+        if self.at_risk and self.user is not None:
+            self.gateway.risk.give(self.user.account_id, self.at_risk)
+            self.at_risk = 0
         if self.admission is not None:
             admission, self.admission = self.admission, None
             self.gateway.client.admissions.end(admission, self.spent_tokens, begun=bool(self.attempt_no))
@@ -176,6 +235,38 @@ class Holding:
                 self._try()
                 return
         self.asking = gateway.client.ask(account, user.cap_ids, self.rated, need, self._held)
+
+    def _hold_less_input(self) -> bool:
+        """The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
+
+        True where the hold is tried again with less.
+        """
+        if self.estimated or self.need.input_tokens <= INPUT_EXTRA_TOKENS:
+            return False
+        self.estimated = True
+        self._count(self._input_counted, answer=False)
+        return True
+
+    def _input_counted(self, found: Counted | None) -> None:
+        """The tokenizer counted the input; None where there is none, or it did not answer in time."""
+        if self.conn is None:
+            self._finish()
+            return
+        if found is not None:
+            tokens = min(self.input_bound, found.input + INPUT_EXTRA_TOKENS)
+        else:
+            tokens = self._input_estimate()
+            assert self.user is not None
+            risk = self.input_bound - tokens
+            if self.gateway.risk.take(self.user.account_id, risk):
+                self.at_risk += risk
+            else:
+                tokens = self.input_bound  # the loss budget of this account is spent: the worst case is held
+        if tokens >= self.need.input_tokens:
+            self._not_held(charging_wire.NOTHING_LEFT)
+            return
+        self.need = Need(1, tokens, self.need.output_tokens)
+        self._reserve(Need(1, tokens, self.held_output))
 
     def _hold_rest(self) -> bool:
         """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
@@ -200,6 +291,9 @@ class Holding:
             self._release(hold)
             return False
         self.hold, self.held_output = hold, output
+        if not self.cuttable:
+            # It can't be cut: the upstream makes no more than what is held.
+            self.maximum = output // self.parsed.choices
         return True
 
     def _restrict(self) -> bool:
@@ -223,18 +317,26 @@ class Holding:
             if hold is not None:
                 self._release(hold)
             return
-        if hold is None:
-            assert self.user is not None
-            if verdict != charging_wire.NOTHING_LEFT or not self._hold_rest():
-                if verdict == charging_wire.NOTHING_LEFT and self._next_choice():
-                    # The plan does not pay for this model: for the next best it may.
-                    self._hold()
-                elif verdict != charging_wire.NOTHING_LEFT or not self._restrict():
-                    self.refuse(no_hold(verdict, self.user))
-                return
-        else:
+        if hold is not None:
             self.hold = hold
-        self._try()
+            self._try()
+        elif verdict != charging_wire.NOTHING_LEFT or not self._hold_less_input():
+            self._not_held(verdict)
+
+    def _not_held(self, verdict: int) -> None:
+        """The account does not cover the request as it is."""
+        assert self.user is not None
+        if verdict == charging_wire.NOTHING_LEFT:
+            if self._hold_rest():
+                self._try()
+                return
+            if self._next_choice():
+                # The plan does not pay for this model: for the next best it may.
+                self._hold()
+                return
+            if self._restrict():
+                return
+        self.refuse(no_hold(verdict, self.user))
 
     def start_op(self) -> tuple[Any, ...]:
         """For the journal: the attempt in flight and what it holds."""

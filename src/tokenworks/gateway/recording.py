@@ -1,24 +1,31 @@
-"""From what was metered to a usage record: who counted, what the plan's policy waives, what each bucket pays."""
+"""From what was metered to a usage record: who counted, what is loss and why, what each bucket pays.
 
-import asyncio
+What the upstream reports within what was held and sent is charged. What it reports beyond the hold is taken from what
+the account still has before it is loss. Nothing is waived without a cause in the record.
+"""
+
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from operator import sub
 from typing import Final
 
 import structlog
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import UsageRecord
-from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
-from tokenworks.gateway.dialects import Usage
+from tokenworks.charging import Hold, Loss, Need, UsageRecord
+from tokenworks.gateway.counting import Counted, CountJob
+from tokenworks.gateway.estimate import least_input, least_text
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
+from tokenworks.gateway.plausible import implausible
 from tokenworks.gateway.stream import FILTERED
+from tokenworks.gateway.usage import Usage
 
 log = structlog.get_logger()
 NO_COUNTS: Final = Counts()
-# Of each choice: tokens that end it or mark its parts, and show as nothing.
-HIDDEN_TOKENS_MAX: Final = 64
+NO_LOSSES: Final[tuple[Loss, ...]] = ()
+# Output classes in the order in which what is beyond a maximum is taken from them.
+_OUTPUT: Final = ("output", "reasoning", "audio_output")
 
 
 class Recording(Holding):
@@ -40,6 +47,8 @@ class Recording(Holding):
         """The record is on disk."""
         raise NotImplementedError
 
+    # A whole answer.
+
     def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
         if usage is not None:
             self._completed(usage.counts, usage.total, list(usage.flags), "provider", upstream_id)
@@ -50,79 +59,65 @@ class Recording(Holding):
                 self._completed(self._estimate(progress), None, ["no_usage"], "estimate", upstream_id)
                 return
             output = 0 if self.protocol == "embeddings" else max(found.output, progress.output)
-            counts = Counts(fresh_input=found.input, output=min(output, self.need.output_tokens))
+            counts = Counts(fresh_input=found.input, output=output)
             self._completed(counts, None, ["no_usage"], "tokenizer", upstream_id)
 
         self._count(counted)
 
     def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
-        """Have the model's own tokenizer count the request and its answer, in a thread; None where it can't be."""
+        """Have the host's tokenizer process count the request, and its answer; None where it can't, or not in time."""
         gateway = self.gateway
-        assert self.place is not None
-        tokenizer = gateway.tokenizers.get(self.place.deployment.tokenizer or "")
+        tokenizer = self.place.deployment.tokenizer if self.place is not None else self.route.tokenizer
         too_large = self.streaming and self.size > gateway.settings.response_bytes_max
-        if tokenizer is None or too_large or gateway.counting >= COUNTS_WAITING_MAX:
+        if tokenizer is None or gateway.counter is None or too_large:
             counted(None)
             return
-        chunks, streamed = list(self.chunks) if answer else [], self.streaming
-
-        def work() -> Counted:
-            return Counted(
-                tokenizer.count_request(self.protocol, self.body),
-                tokenizer.count_answer(self.protocol, chunks, streamed=streamed),
-            )
-
-        def done(future: "asyncio.Future[Counted]") -> None:
-            gateway.counting -= 1
-            self.counting = False
-            if future.exception() is not None:
-                log.error("exchange.count_failed", error=type(future.exception()).__name__)
-            counted(None if future.exception() is not None else future.result())
-
-        gateway.counting += 1
+        chunks = tuple(self.chunks) if answer else ()
         self.counting = True
-        gateway.loop.run_in_executor(None, work).add_done_callback(done)
+
+        def done(found: Counted | None) -> None:
+            self.counting = False
+            counted(found)
+
+        gateway.counter.count(CountJob(tokenizer, self.protocol, self.body, chunks, self.streaming), done)
 
     def _completed(
         self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
     ) -> None:
+        """Losses of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be."""
         assert self.user is not None
         policy = self.user.policy
-        reason, waived = "completed", NO_COUNTS
-        if not counts[4] and not counts[5] and not counts[6] and self.protocol != "embeddings":
+        reason, losses = "completed", list[Loss]()
+        if not counts.output_tokens and self.protocol != "embeddings":
             reason = "empty_answer"
             if policy.empty_answer == "nothing":
-                waived = counts
+                losses.append(Loss("empty_answer", 1, counts))
         elif policy is not DEFAULT_POLICY:
             if policy.content_filtered == "nothing" and self._filtered():
-                reason, waived = "content_filtered", counts
-            elif policy.cache_hit == "nothing":
-                waived = Counts(cached_input=counts.cached_input)
-        surplus = self._surplus(counts) if counted_by == "provider" else NO_COUNTS
-        if surplus is not NO_COUNTS:
-            flags = [*flags, "implausible"]
-            waived = Counts(*map(max, waived, surplus))
-        self._record("complete", reason, counted_by, counts, total, flags, upstream_id, waived)
+                reason = "content_filtered"
+                losses.append(Loss("content_filtered", 1, counts))
+            elif policy.cache_hit == "nothing" and counts.cached_input:
+                losses.append(Loss("cache_hit", 0, Counts(cached_input=counts.cached_input)))
+        if not losses or losses[0].cause == "cache_hit":
+            self._bound_losses(counts, counted_by, losses, flags)
+        self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
 
-    def _surplus(self, counts: Counts) -> Counts:
-        """What a provider reports beyond what can be: more input than the deployment takes, more output than it was asked for, or
-        than there are bytes of it. It stays in the record, and the operator bears it until it is reconciled.
-        """
-        assert self.place is not None
-        deployment = self.place.deployment
-        over_in = sum(counts[:4]) - deployment.context_tokens
-        over_out = counts.output - self.need.output_tokens
-        if not deployment.hides_reasoning and self.protocol != "embeddings":
-            shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
-            over_out = max(over_out, counts.output - shown - HIDDEN_TOKENS_MAX * self.parsed.choices)
-        if over_in <= 0 and over_out <= 0:
-            return NO_COUNTS
-        surplus, left = [0] * len(counts), max(0, over_in)
-        for at in range(4):
-            surplus[at] = min(counts[at], left)
-            left -= surplus[at]
-        surplus[4] = min(counts.output, max(0, over_out))
-        return Counts(*surplus)
+    def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:
+        if self.maximum is not None and self.protocol != "embeddings":
+            over = counts.output_tokens - self.maximum * self.parsed.choices
+            if over > 0:
+                beyond = _output_part(counts, over)
+                losses.append(Loss("beyond_maximum", 0, beyond))
+                flags.append("beyond_maximum")
+                self.gateway.stats.c["beyond_maximum_tokens"] += over
+        if counted_by != "provider":
+            return
+        charged = _less(counts, losses)
+        beyond, suspicious = implausible(charged, self._seen())
+        if beyond is not None:
+            losses.append(Loss("implausible", 0, beyond))
+        if suspicious or beyond is not None:
+            flags.append("implausible")
 
     def _filtered(self) -> bool:
         """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
@@ -132,53 +127,126 @@ class Recording(Holding):
 
     def _estimate(self, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
-        size = 0 if self.streaming else len(self.chunks[0]) if self.chunks else 0
-        output = 0 if self.protocol == "embeddings" else max(progress.output, size // 4)
-        return Counts(fresh_input=max(1, len(self.body) // 4), output=min(output, self.need.output_tokens))
+        shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
+        output = 0 if self.protocol == "embeddings" else max(progress.output, shown // 4)
+        return Counts(fresh_input=max(1, self.parsed.text_bytes // 4), output=min(output, self.need.output_tokens))
 
-    def _interrupted(self, reason: str) -> None:
-        """It stopped half-way: charged from what is known to have been produced."""
+    # An answer that stopped half-way.
+
+    def _interrupted(self, reason: str, *, charge: str | None = None) -> None:
+        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason."""
         meter = self.meter
-        counts = meter.counts() if meter is not None else NO_COUNTS
-        if meter is None or not any(counts):
-            self._end_attempt()
-            self._drop_attempt()
-            self._release_hold()
-            self._after_interrupt(reason)
-            return
         assert self.user is not None
-        policy = self.user.policy
-        counted_by, total, flags = "progress", None, list[str]()
-        charge = "produced"
-        if reason == "client_gone":
-            charge = policy.client_gone_in_content
-            if meter.usage is not None and meter.usage.counts.output >= meter.progress:
-                # The provider had said it all.
-                charge = policy.client_gone_after_content
-                counts, total, flags = meter.usage.counts, meter.usage.total, list(meter.usage.flags)
-                counted_by = "provider"
-        elif reason == "upstream_timeout":
-            charge = policy.upstream_timeout
-        elif reason in {"upstream_error", "event_too_large"}:
-            charge = policy.upstream_error
-        upstream_id = meter.upstream_id or None
-
-        def record(counts: Counts, counted_by: str) -> None:
-            waived = counts if charge == "nothing" else NO_COUNTS
-            self._record("interrupted", reason, counted_by, counts, total, flags, upstream_id, waived)
-
-        if meter.usage is not None or self.place is None:
-            record(counts, counted_by)
+        if meter is not None and meter.usage is not None and self._usage_is_whole(meter.usage, meter.progress):
+            usage = meter.usage
+            charge = charge or self._charge_of(reason, said_all=meter.stopped)
+            self._settle_interrupted(
+                reason, charge, usage.counts, usage.total, list(usage.flags), "provider"
+            )
             return
+        charge = charge or self._charge_of(reason, said_all=False)
+        known = meter.counts() if meter is not None else NO_COUNTS
 
         def counted(found: Counted | None) -> None:
-            # Chat reports its input only at the end, which did not come.
-            if found is None:
-                record(counts, counted_by)
-            else:
-                record(counts._replace(fresh_input=found.input), "tokenizer")
+            counts, counted_by = self._least(known), "progress"
+            if found is not None:
+                counts = known._replace(
+                    fresh_input=max(known.fresh_input, found.input) if not known.input_tokens else known.fresh_input,
+                    output=max(known.output, found.output),
+                )
+                counted_by = "tokenizer"
+            self._settle_interrupted(reason, charge, counts, None, [], counted_by)
 
-        self._count(counted, answer=False)
+        self._count(counted)
+
+    @staticmethod
+    def _usage_is_whole(usage: Usage, progress: int) -> bool:
+        """Whether what was reported covers what was shown: a start's report says nothing of the output yet."""
+        return usage.counts.output_tokens >= progress
+
+    def _least(self, known: Counts) -> Counts:
+        """What was surely produced: the input where the upstream did not say it, the text that was shown."""
+        meter = self.meter
+        output = known.output
+        if meter is not None:
+            output = max(output, least_text(meter.shown_bytes))
+        fresh = known.fresh_input if known.input_tokens else least_input(self.parsed, self.protocol)
+        return known._replace(fresh_input=fresh, output=output)
+
+    def _charge_of(self, reason: str, *, said_all: bool) -> str:
+        """What the plan's policy charges of an attempt that ended for this reason."""
+        assert self.user is not None
+        policy = self.user.policy
+        if reason == "client_gone":
+            if said_all:
+                return policy.client_gone_after_content
+            begun = self.meter is not None and self.meter.begun
+            return policy.client_gone_in_content if begun else policy.client_gone_before_content
+        if reason == "upstream_timeout":
+            return policy.upstream_timeout
+        if reason in {"upstream_error", "event_too_large", "response_too_large"}:
+            return policy.upstream_error
+        return "produced"
+
+    def _settle_interrupted(
+        self, reason: str, charge: str, counts: Counts, total: int | None, flags: list[str], counted_by: str
+    ) -> None:
+        losses = list[Loss]()
+        if charge == "nothing":
+            losses.append(Loss(reason if reason in _POLICY_CAUSES else "upstream_error", 1, counts))
+            flags = [*flags, "waived"]
+        else:
+            self._bound_losses(counts, "progress", losses, flags)
+        upstream_id = None if self.meter is None else self.meter.upstream_id or None
+        self._settle("interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+
+    # The record.
+
+    def _settle(
+        self,
+        state: str,
+        reason: str,
+        counted_by: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        upstream_id: str | None,
+        losses: list[Loss],
+    ) -> None:
+        """Have the account cover what is charged beyond the hold, then write the record."""
+        gateway, hold, user = self.gateway, self.hold, self.user
+        assert hold is not None
+        assert user is not None
+
+        def record() -> None:
+            self._record(state, reason, counted_by, counts, total, flags, upstream_id, losses)
+
+        charged = _less(counts, losses) if losses else counts
+        more = Need(
+            0,
+            max(0, charged.input_tokens - self.need.input_tokens),
+            max(0, charged.output_tokens - self.held_output),
+        )
+        if more.nothing or hold.paid_whole:
+            record()
+            return
+        account, boot_ns = hold.account, gateway.clock.boot_ns
+        got = gateway.slices.hold(account, user.cap_ids, self.rated, more, boot_ns())
+        if got is not None:
+            gateway.slices.merge(hold, got)
+            record()
+            return
+
+        def answered(got: Hold | None, _verdict: int) -> None:
+            self.counting = False
+            self.asking = None
+            if got is not None:
+                gateway.slices.merge(hold, got)
+            # Else what is free in the slices here is drawn, and the rest by settlement.
+            record()
+
+        self.counting = True
+        self.asking = gateway.client.ask(account, user.cap_ids, self.rated, more, answered)
 
     def _record(
         self,
@@ -189,7 +257,7 @@ class Recording(Holding):
         total: int | None,
         flags: list[str],
         upstream_id: str | None,
-        waived: Counts = NO_COUNTS,
+        losses: Sequence[Loss] = NO_LOSSES,
     ) -> None:
         gateway, hold, user = self.gateway, self.hold, self.user
         assert hold is not None
@@ -197,20 +265,20 @@ class Recording(Holding):
         self.spent_tokens = sum(counts)
         self._end_attempt()
         clock_ms = time.time_ns() // 1_000_000
-        if waived is NO_COUNTS:
-            parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
+        if losses:
+            parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
         else:
-            parts, loss = gateway.slices.commit_charged(hold, counts, waived, gateway.clock.boot_ns)
-            if any(waived):
-                flags = [*flags, "waived"]
+            parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         self.hold = None
         stats = gateway.stats
         counters = stats.c
         counters[state] += 1
-        counters["tokens_input"] += sum(counts[:4])
-        counters["tokens_output"] += sum(counts[4:])
-        if loss is not None:
-            counters["loss_tokens"] += sum(loss[1])
+        counters["tokens_input"] += counts.input_tokens
+        counters["tokens_output"] += counts.output_tokens
+        risk_tokens = self._risk_of(counted_by, counts, losses)
+        if risk_tokens:
+            counters["loss_tokens"] += sum(sum(loss.counts) for loss in losses)
+            gateway.risk.lost(user.account_id, risk_tokens)
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
         if first_byte_ms is not None:
@@ -220,9 +288,61 @@ class Recording(Holding):
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
                 self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                loss, flags, upstream_id, self.rated == self.model, self.asked, self.choice,
+                list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid,
             ),
-            self._durable, reason if state == "interrupted" else "",
+            self._durable, reason if state == "interrupted" else "", risk_tokens,
         )  # fmt: skip
         if hold.account.closing:
             gateway.client.released(hold.account)
+
+    def _record_loss(self, cause: str, usage: Usage, upstream_id: str | None) -> None:
+        """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
+        gateway, user = self.gateway, self.user
+        assert user is not None
+        tokens = sum(usage.counts)
+        gateway.stats.c["loss_tokens"] += tokens
+        gateway.risk.lost(user.account_id, tokens)
+        now_s = gateway.loop.time()
+        gateway.client.finish(
+            UsageRecord(
+                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
+                self.deployment, "interrupted", cause, "provider", self.started_ms, time.time_ns() // 1_000_000, None,
+                int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
+                list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None,
+            ),
+            _nothing, None, tokens,
+        )  # fmt: skip
+        self.usage_id = ""
+
+    def _risk_of(self, counted_by: str, counts: Counts, losses: Sequence[Loss]) -> int:
+        """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+        lost = sum(sum(loss.counts) for loss in losses)
+        if counted_by != "progress" or self.protocol == "embeddings":
+            return lost
+        shown = self.meter.shown_bytes if self.meter is not None else 0
+        likely = self._input_estimate() + shown // 3
+        return lost + max(0, likely - counts.input_tokens - counts.output)
+
+
+def _nothing(_: object) -> None:
+    """Nobody waits for this record."""
+
+
+_POLICY_CAUSES: Final = frozenset({"client_gone", "upstream_error", "upstream_timeout"})
+
+
+def _less(counts: Counts, losses: Sequence[Loss]) -> Counts:
+    for loss in losses:
+        counts = Counts(*map(sub, counts, loss.counts))
+    return counts
+
+
+def _output_part(counts: Counts, tokens: int) -> Counts:
+    """So many of the output tokens, from the classes in order."""
+    taken: dict[str, int] = {}
+    for name in _OUTPUT:
+        taken[name] = min(tokens, getattr(counts, name))
+        tokens -= taken[name]
+    return Counts(**taken)
+
+
