@@ -285,11 +285,14 @@ class Placement:
     ) -> Candidate | None:
         """The place with the best score among those that may have the request and whose circuit is closed; ties go round by
         last use. Where none is left, the one that cools down first, or seems too small: a wrong guess costs one request,
-        refusing all of them costs every one. None where nobody may have it.
+        refusing all of them costs every one. A place that has named the time when it has room is not asked before it.
+        None where no place may have it.
         """
         if ask is NO_ASK and len(places) == 1:
             place = places[0]
-            return None if place.trial or place.draining or place.name in tried else place.alone
+            if place.trial or place.draining or place.name in tried or place.resting_s(now_s) > 0:
+                return None
+            return place.alone
         best = self._foresee(places, tried, ask, now_s, best_only=True)
         if best:
             return best[-1]
@@ -299,6 +302,7 @@ class Placement:
             if place.name not in tried
             and not place.trial
             and not place.draining
+            and place.resting_s(now_s) <= 0
             and may_have(place.deployment, ask) is None
         ]
         last = min(closed, key=lambda place: place.cool_until_s, default=None)

@@ -4,6 +4,7 @@ A request that names an intent has a list of models, the best first; one that is
 the cheapest deployment that may have it, until its deadline comes near; any other waits `queue_wait_s` where all are full.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
@@ -177,6 +178,14 @@ class Placing(Recording):
             return
         if self.last_refusal is not None:
             self.refuse(self.last_refusal)
+            return
+        now_s = gateway.loop.time()
+        wait_s = min((place.resting_s(now_s) for place in self.places), default=0.0)
+        if wait_s > 0:
+            # Every place has said when it has room again.
+            seconds = math.ceil(wait_s)
+            said = f"{self.model} is busy: every deployment is at its limit, try again in {seconds} s"
+            self.refuse(Refusal(429, "too_many_requests", said, seconds))
             return
         reasons = [may_have(place.deployment, ask) for place in self.places]
         if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
