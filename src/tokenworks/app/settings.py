@@ -98,6 +98,12 @@ class Settings(BaseModel):
         le=1_000_000,
         description="requests in flight of one key in a worker; more get 429",
     )
+    key_abandons_per_min: int = Field(
+        default=300,
+        ge=0,
+        le=1_000_000,
+        description="streams that one key may leave long before their end, in a minute and worker; more get 429. 0: any number",
+    )
     upstream_idle_max: int = Field(
         default=512, ge=0, le=100_000, description="idle connections kept to one deployment by a worker"
     )
@@ -115,10 +121,10 @@ class Settings(BaseModel):
         default=5, ge=1, le=120, description="to connect to a deployment, TLS included"
     )
     upstream_first_byte_timeout_s: int = Field(
-        default=120, ge=1, le=3600, description="to a deployment's first byte"
+        default=120, ge=1, le=3600, description="to the first byte of a deployment's stream; of an answer that is not streamed where another place could be tried"
     )
     upstream_idle_timeout_s: int = Field(
-        default=60, ge=1, le=3600, description="between two bytes of a deployment"
+        default=300, ge=1, le=3600, description="between two bytes of a deployment, unless it says otherwise"
     )
     request_timeout_s: int = Field(default=1800, ge=1, le=86_400, description="for a request as a whole")
     decision_log_every: int = Field(
@@ -262,7 +268,18 @@ class Settings(BaseModel):
     journal_retain_s: int = Field(
         default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long"
     )
-    drain_s: int = Field(default=30, ge=0, le=3600, description="on SIGTERM running requests get this long")
+    drain_s: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="on SIGTERM running requests get this long; and so does an answer whose client has gone, to come to its end",
+    )
+    drain_tokens: int = Field(
+        default=512,
+        ge=0,
+        le=10_000_000,
+        description="a stream whose client has gone is read to its end where at most this much of its maximum is left",
+    )
     worker_silence_s: int = Field(
         default=5, ge=1, le=600, description="a worker silent for this long is killed"
     )

@@ -170,8 +170,9 @@ class ChargingPolicy(_Frozen):
     content_filtered: Charge = "produced"
     # Input that the provider had cached: at the rate card's cached rate, or free.
     cache_hit: Charge = "produced"
-    # Before content, and attempts that another one replaced: nothing is known to have been produced.
-    client_gone_before_content: Literal["nothing"] = "nothing"
+    # The client went away before content: its input was read all the same.
+    client_gone_before_content: Charge = "nothing"
+    # Attempts that another one replaced.
     retried_attempt: Literal["nothing"] = "nothing"
 
     @model_validator(mode="after")

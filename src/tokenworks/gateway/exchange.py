@@ -85,7 +85,8 @@ class Exchange(Placing):
                 )
             )
             return
-        if user.abandons.over(gateway.settings.key_abandons_per_min, gateway.loop.time()):
+        abandons_max = gateway.settings.key_abandons_per_min
+        if abandons_max and user.abandoned(gateway.loop.time()) >= abandons_max:
             self.refuse(
                 Refusal(
                     429,

@@ -19,6 +19,8 @@ class KeyEntry:
     """A key that was found, or (`known` False) not."""
 
     __slots__ = (
+        "_abandon_minute",
+        "_abandoned",
         "account_id",
         "cap_ids",
         "counts_prompts",
@@ -59,6 +61,17 @@ class KeyEntry:
         self.expires_s: float | None = None
         self.fresh_until_s = 0.0
         self.in_flight = 0
+        self._abandon_minute = 0
+        self._abandoned = 0
+
+    def abandon(self, now_s: float) -> None:
+        """One of its streams was left long before its end."""
+        self._abandoned = self.abandoned(now_s) + 1
+        self._abandon_minute = int(now_s // 60)
+
+    def abandoned(self, now_s: float) -> int:
+        """How many were left in this minute."""
+        return self._abandoned if int(now_s // 60) == self._abandon_minute else 0
 
 
 Waiter = Callable[[KeyEntry | None], None]
