@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import UsageRecord
+from tokenworks.charging import LOSS_CAUSES, Loss, UsageRecord
 from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
 from tokenworks.gateway.dialects import Usage
 from tokenworks.gateway.holding import Holding
@@ -88,21 +88,27 @@ class Recording(Holding):
     ) -> None:
         assert self.user is not None
         policy = self.user.policy
-        reason, waived = "completed", NO_COUNTS
+        reason, losses = "completed", list[Loss]()
         if not counts[4] and not counts[5] and not counts[6] and self.protocol != "embeddings":
             reason = "empty_answer"
             if policy.empty_answer == "nothing":
-                waived = counts
+                losses.append(Loss("empty_answer", 1, counts))
         elif policy is not DEFAULT_POLICY:
             if policy.content_filtered == "nothing" and self._filtered():
-                reason, waived = "content_filtered", counts
-            elif policy.cache_hit == "nothing":
-                waived = Counts(cached_input=counts.cached_input)
+                reason = "content_filtered"
+                losses.append(Loss("content_filtered", 1, counts))
+            elif policy.cache_hit == "nothing" and counts.cached_input:
+                losses.append(Loss("cache_hit", 0, Counts(cached_input=counts.cached_input)))
         surplus = self._surplus(counts) if counted_by == "provider" else NO_COUNTS
         if surplus is not NO_COUNTS:
             flags = [*flags, "implausible"]
-            waived = Counts(*map(max, waived, surplus))
-        self._record("complete", reason, counted_by, counts, total, flags, upstream_id, waived)
+            waived = losses[0].counts if losses else NO_COUNTS
+            # Of what the policy waives anyway nothing is lost twice.
+            beyond = Counts(*(max(0, more - less) for more, less in zip(surplus, waived, strict=True)))
+            if any(beyond):
+                whole = not losses and beyond == counts
+                losses.append(Loss("implausible", int(whole), beyond))
+        self._record("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
 
     def _surplus(self, counts: Counts) -> Counts:
         """What a provider reports beyond what can be: more input than the deployment takes, more output than it was asked for, or
@@ -110,7 +116,7 @@ class Recording(Holding):
         """
         assert self.place is not None
         deployment = self.place.deployment
-        over_in = sum(counts[:4]) - deployment.context_tokens
+        over_in = counts.input_tokens - deployment.context_tokens
         over_out = counts.output - self.need.output_tokens
         if not deployment.hides_reasoning and self.protocol != "embeddings":
             shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
@@ -118,7 +124,7 @@ class Recording(Holding):
         if over_in <= 0 and over_out <= 0:
             return NO_COUNTS
         surplus, left = [0] * len(counts), max(0, over_in)
-        for at in range(4):
+        for at in (0, 1, 2, 3, 7):
             surplus[at] = min(counts[at], left)
             left -= surplus[at]
         surplus[4] = min(counts.output, max(0, over_out))
@@ -164,8 +170,9 @@ class Recording(Holding):
         upstream_id = meter.upstream_id or None
 
         def record(counts: Counts, counted_by: str) -> None:
-            waived = counts if charge == "nothing" else NO_COUNTS
-            self._record("interrupted", reason, counted_by, counts, total, flags, upstream_id, waived)
+            cause = reason if reason in LOSS_CAUSES else "upstream_error"
+            losses = [Loss(cause, 1, counts)] if charge == "nothing" else []
+            self._record("interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
 
         if meter.usage is not None or self.place is None:
             record(counts, counted_by)
@@ -189,7 +196,7 @@ class Recording(Holding):
         total: int | None,
         flags: list[str],
         upstream_id: str | None,
-        waived: Counts = NO_COUNTS,
+        losses: list[Loss],
     ) -> None:
         gateway, hold, user = self.gateway, self.hold, self.user
         assert hold is not None
@@ -197,20 +204,17 @@ class Recording(Holding):
         self.spent_tokens = sum(counts)
         self._end_attempt()
         clock_ms = time.time_ns() // 1_000_000
-        if waived is NO_COUNTS:
-            parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
+        if not losses:
+            parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         else:
-            parts, loss = gateway.slices.commit_charged(hold, counts, waived, gateway.clock.boot_ns)
-            if any(waived):
-                flags = [*flags, "waived"]
+            parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
+            flags = [*flags, "waived"]
         self.hold = None
         stats = gateway.stats
         counters = stats.c
         counters[state] += 1
-        counters["tokens_input"] += sum(counts[:4])
-        counters["tokens_output"] += sum(counts[4:])
-        if loss is not None:
-            counters["loss_tokens"] += sum(loss[1])
+        counters["tokens_input"] += counts.input_tokens
+        counters["tokens_output"] += counts.output_tokens
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
         if first_byte_ms is not None:
@@ -220,7 +224,7 @@ class Recording(Holding):
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
                 self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                loss, flags, upstream_id, self.rated == self.model, self.asked, self.choice,
+                losses, flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid,
             ),
             self._durable, reason if state == "interrupted" else "",
         )  # fmt: skip
