@@ -3,8 +3,8 @@ from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts, Weights, amount, split
 
-weights = st.builds(Weights, *[st.integers(0, 5000)] * 8)
-counts = st.builds(Counts, *[st.integers(0, 1000)] * 7)
+weights = st.builds(Weights, *[st.integers(0, 5000)] * 9)
+counts = st.builds(Counts, *[st.integers(0, 1000)] * 8)
 
 
 @given(weights, counts)
@@ -26,7 +26,7 @@ def test_a_split_loses_nothing_and_overdraws_nothing(buckets, tokens):
 
 
 def test_classes_are_drawn_in_declared_order():
-    rate = Weights(0, *[1000] * 7)
+    rate = Weights(0, *[1000] * 8)
     shares, _, left = split([(rate, 3_500), (rate, 2_000)], Counts(fresh_input=2, output=4))
     assert shares[0].counts == Counts(fresh_input=2, output=1)
     assert shares[1].counts == Counts(output=2)

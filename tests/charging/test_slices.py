@@ -6,8 +6,8 @@ from tokenworks.catalog import Counts, Weights, amount
 from tokenworks.charging.model import BucketTerms, Need, cost, cover
 from tokenworks.charging.slices import Slices
 
-FLAT = Weights(0, *[1000] * 7)
-HEAVY = Weights(5000, 1000, 250, 1250, 2000, 4000, 4000, 8000)
+FLAT = Weights(0, *[1000] * 8)
+HEAVY = Weights(5000, 1000, 250, 1250, 2000, 4000, 4000, 8000, 2000)
 RATES = {"flat": ("standard", FLAT), "heavy": ("standard", HEAVY)}
 
 
@@ -72,7 +72,7 @@ class SlicesMachine(RuleBasedStateMachine):
             fresh_input=need.input_tokens * share // 100, output=need.output_tokens * share // 100
         )
         parts, loss = self.slices.commit(hold, counts, lambda: 50)
-        paid = [0] * 7
+        paid = [0] * 8
         for part in parts:
             self.used[part.bucket_id] = self.used.get(part.bucket_id, 0) + part.amount
             if part.kind == "balance":

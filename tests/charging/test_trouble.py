@@ -149,10 +149,10 @@ def test_what_a_lost_host_settles_after_all_is_late(sold):
     assert apply(sold, sold.a, 2, [sold.record(1, lost, 1), sold.record(2, lost, 7)]) == 2
     by_output = {record["output"]: record for record in works.ledger.usage(sold.account_id)}
     assert [part[5] for part in by_output[1]["parts"]] == [1_000]
-    assert by_output[1]["loss"] is None
+    assert by_output[1]["loss"] == []
     # 500 millitokens are left: not a whole token.
     assert [part[5] for part in by_output[7]["parts"]] == [0]
-    assert by_output[7]["loss"][1][4] == 7
+    assert by_output[7]["loss"] == [{"cause": "late", "requests": 0, "counts": {"output": 7}}]
     assert all("late" in record["flags"] for record in by_output.values())
     assert sold.bucket().remaining == 500
     assert findings(works) == []
@@ -171,7 +171,7 @@ def test_a_grant_that_a_restore_lost_is_settled_late(sold):
     records = works.ledger.usage(sold.account_id)
     assert all("late" in record["flags"] for record in records)
     assert sum(part[5] for record in records for part in record["parts"]) == 6_000
-    assert sum(record["loss"][1][4] for record in records if record["loss"]) == 4
+    assert sum(loss["counts"]["output"] for record in records for loss in record["loss"]) == 4
     assert (sold.bucket().remaining, sold.bucket().used) == (0, 6_000)
     assert works.ledger.quarantined() == []
     works.ledger.close_grant(sold.account_id.hex, other.grant_id, sold.b, 0)

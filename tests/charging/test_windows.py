@@ -82,7 +82,7 @@ class Plan:
             counts = Counts(fresh_input=3, output=4)
             records.append((self.seq, UsageRecord(
                 self.account.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "complete", "completed", "provider",
-                now_ms, now_ms, 1, 2, counts, 7, parts, None, [], None, prompt,
+                now_ms, now_ms, 1, 2, counts, 7, parts, [], [], None, prompt,
             )))  # fmt: skip
         if records:
             settle(self.works.connection, self.journal, self.seq, records)
@@ -217,8 +217,8 @@ def test_windows_agree_with_a_naive_oracle(works, clock):
 
 # The worker's side.
 
-CALLS = Weights(1000, *[0] * 7)
-TOKENS = Weights(0, *[1000] * 7)
+CALLS = Weights(1000, *[0] * 8)
+TOKENS = Weights(0, *[1000] * 8)
 
 
 def lookup(version, model):

@@ -49,7 +49,7 @@ def test_a_stream_is_cut_at_the_cap_and_the_next_request_is_told(server):
     text, reason, error = chat(server, key, {"tokens": 6000, "prompt": 11, "gap_ms": 1})
     assert reason == "length" and error.code == "nothing_left"
     (record,) = server.usage(subscriber, 1)
-    assert record["loss"] is None
+    assert record["loss"] == []
     assert record["output"] == len(text) // WORDS_BYTES <= 2000
     assert len(steps(server, subscriber)) == 2
     until(lambda: server.chat(key, {"tokens": 2000, "prompt": 2000})[0] == 402, what="the refusal")

@@ -107,7 +107,7 @@ def test_a_stream_is_cut_at_the_members_cap(server):
     )
     assert (reason, error.code) == ("length", "nothing_left")
     (record,) = server.usage(subscriber, 1)
-    assert (record["reason"], record["loss"]) == ("nothing_left", None)
+    assert (record["reason"], record["loss"]) == ("nothing_left", [])
     assert len(text) <= 404
     assert {part[4] for part in record["parts"]} == {"balance", "cap"}
 

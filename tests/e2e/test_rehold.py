@@ -74,7 +74,7 @@ def test_a_stream_is_cut_in_protocol_where_nothing_is_left(server):
     (record,) = server.usage(subscriber, 1)
     assert (record["state"], record["reason"]) == ("interrupted", "nothing_left")
     # The bound: what was shown is at most what was held, and one upstream chunk; so nothing is overdrawn, and no loss.
-    assert record["loss"] is None
+    assert record["loss"] == []
     assert record["output"] == len(text) // WORDS_BYTES
     assert len(text) <= 400 + WORDS_BYTES
     assert left(server, subscriber) == 400 - record["output"] >= 0
@@ -116,7 +116,7 @@ def test_the_cut_speaks_every_protocol(server, protocol):
         if protocol == "responses":
             assert "response.incomplete" in seen
     (record,) = server.usage(subscriber, 1)
-    assert (record["state"], record["reason"], record["loss"]) == ("interrupted", "nothing_left", None)
+    assert (record["state"], record["reason"], record["loss"]) == ("interrupted", "nothing_left", [])
 
 
 def test_nothing_at_all_is_402(server):
@@ -186,7 +186,7 @@ def test_what_cannot_be_cut_asks_for_no_more_than_is_held(server, upstream):
     sent = upstream.get("/last")["bodies"][-1]["max_tokens"]
     assert 16 <= sent < 300
     (record,) = server.usage(subscriber, 1)
-    assert (record["output"], record["loss"]) == (sent, None)
+    assert (record["output"], record["loss"]) == (sent, [])
     assert left(server, subscriber) == 300 - 11 - sent
 
 
@@ -231,7 +231,7 @@ def test_many_streams_on_one_balance_are_cut_and_nothing_is_overdrawn(server):
     served = [count for count in counts if count is not None]
     records = server.usage(subscriber, len(served))
     assert sorted(record["output"] for record in records) == sorted(served)
-    assert all(record["loss"] is None for record in records)
+    assert all(record["loss"] == [] for record in records)
     assert left(server, subscriber) == 3000 - sum(served) >= 0
 
 
@@ -270,7 +270,7 @@ def test_client_gone_in_content(server, charge, pays):
     assert (record["state"], record["reason"]) == ("interrupted", "client_gone")
     assert record["output"] >= 5
     assert paid(record) == (record["output"] if pays else 0)
-    assert (record["loss"] is None) == pays
+    assert (record["loss"] == []) == pays
     assert ("waived" in record["flags"]) == (not pays)
 
 

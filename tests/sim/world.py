@@ -16,8 +16,8 @@ from tokenworks.charging.host import Ask, terms_from_wire
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.kernel import Unavailable
 
-TOKENS = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
-PROMPTS = Weights(1000, 0, 0, 0, 0, 0, 0, 0)
+TOKENS = Weights(0, *[1000] * 8)
+PROMPTS = Weights(1000, *[0] * 8)
 WINDOW_S = 40.0
 LEASE_S = 30.0
 WAIT_S_MAX = 1.0  # as the ledger's: who waits longer is not waited for

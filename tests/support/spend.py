@@ -47,7 +47,7 @@ class Spender:
         ]  # fmt: skip
         record = UsageRecord(
             account_id.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "complete", "completed", "provider",
-            1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, None, [], None,
+            1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(
             self.works.connection, self.journal_id, self.seq, [settling(self.seq, record)], lambda *_: None

@@ -382,7 +382,7 @@ def _compare(demo: _Demo, records: list[dict[str, Any]], witness_before: dict[st
     table = []
     ok = True
     for label, names, key in (
-        ("input, fresh", ("fresh_input", "cache_write"), "prompt"),
+        ("input, fresh", ("fresh_input", "cache_write", "cache_write_1h"), "prompt"),
         ("input, cached", ("cached_input",), "cached"),
         ("output", ("output", "reasoning"), "predicted"),
     ):

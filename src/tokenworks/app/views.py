@@ -81,6 +81,11 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
     )
 
 
+def lost_tokens(losses: Iterable[dict[str, Any]]) -> int:
+    """Tokens of a record that the operator bears, whatever for."""
+    return sum(sum(loss["counts"].values()) for loss in losses)
+
+
 def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
     columns = [
         "usage",
@@ -97,7 +102,7 @@ def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
     shown = [
         (
             str(row["usage_id"])[-12:], f"{row['started_at']:%m-%d %H:%M}", row["deployment"], row["upstream_id"], ", ".join(row["flags"]),
-            row["counted_by"], row["provider_total"], row["input_tokens"], row["output_tokens"], sum(row["loss"][1]) if row["loss"] else 0,
+            row["counted_by"], row["provider_total"], row["input_tokens"], row["output_tokens"], lost_tokens(row["loss"]),
         )
         for row in rows
     ]  # fmt: skip
@@ -154,8 +159,9 @@ def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
             (
                 str(record["usage_id"])[-12:], f"{record['started_at']:%H:%M:%S}", record["protocol"], record["model"],
                 record["state"] if record["state"] == "complete" else f"{record['state']}: {record['reason']}",
-                record["fresh_input"], record["cached_input"], record["cache_write"], record["output"], record["reasoning"],
-                record["audio_input"] + record["audio_output"], charged, parts[0][2][:13] if parts else "",
+                record["fresh_input"], record["cached_input"], record["cache_write"] + record["cache_write_1h"],
+                record["output"], record["reasoning"], record["audio_input"] + record["audio_output"], charged,
+                lost_tokens(record["loss"]) or "", parts[0][2][:13] if parts else "",
             )
         )  # fmt: skip
     columns = [
@@ -171,9 +177,10 @@ def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
         "reasoning",
         "audio",
         "charged",
+        "lost",
         "rate",
     ]
-    print_table(title, columns, rows, right=columns[5:12])
+    print_table(title, columns, rows, right=columns[5:13])
 
 
 def print_products(products: Iterable[Product]) -> None:

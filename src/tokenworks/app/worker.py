@@ -98,6 +98,8 @@ class Worker:
             gateway.keys.block(frozenset(content["keys"]))
         elif name == "journal":
             gateway.journal_full = content["full"]
+        elif name == "lossy":
+            gateway.lossy = frozenset(content["accounts"])
         elif name == "snapshot":
             credentials: dict[str, str | None] = {}
             snapshot = snapshot_from_wire(content, credentials, gateway.snapshot)

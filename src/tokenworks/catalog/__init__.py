@@ -14,8 +14,9 @@ from tokenworks.catalog.model import (
     RateCard,
     Service,
     Weights,
+    weights_of,
 )
-from tokenworks.catalog.rating import Share, amount, split
+from tokenworks.catalog.rating import Share, amount, first_tokens, split
 from tokenworks.catalog.service import Offerings, SoldOffering, seed_catalogue
 
 __all__ = [
@@ -38,7 +39,9 @@ __all__ = [
     "SoldOffering",
     "Weights",
     "amount",
+    "first_tokens",
     "read_catalogue",
     "seed_catalogue",
     "split",
+    "weights_of",
 ]

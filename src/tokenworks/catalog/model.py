@@ -6,11 +6,20 @@ credit; nano money), per class of models. Weights are integers, so that rating a
 
 import hashlib
 import itertools
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tokenworks.kernel import Invalid, parse_money
 
@@ -23,8 +32,12 @@ TOKEN_CLASSES: Final = (
     "output",
     "reasoning",
     "audio_output",
+    # Last, so that counts of seven classes in journals and rows of earlier releases go on to mean what they did.
+    "cache_write_1h",
 )
-INPUT_CLASSES: Final = frozenset({"fresh_input", "cached_input", "cache_write", "audio_input"})
+INPUT_CLASSES: Final = frozenset(
+    {"fresh_input", "cached_input", "cache_write", "audio_input", "cache_write_1h"}
+)
 WEIGHT_MAX: Final = 10**12
 QUANTITY_MAX: Final = 10**15
 WINDOWS_S: Final = {"5h": 5 * 3600, "week": 7 * 86_400}
@@ -36,7 +49,10 @@ Pattern = Annotated[str, Field(min_length=1, max_length=200)]
 
 
 class Counts(NamedTuple):
-    """Tokens of one attempt by class: the disjoint parts of what the provider reported."""
+    """Tokens of one attempt by class: the disjoint parts of what the provider reported.
+
+    `cache_write_1h`: input written into a cache for an hour, which costs more than one for minutes (`cache_write`).
+    """
 
     fresh_input: int = 0
     cached_input: int = 0
@@ -45,6 +61,20 @@ class Counts(NamedTuple):
     output: int = 0
     reasoning: int = 0
     audio_output: int = 0
+    cache_write_1h: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        return self[0] + self[1] + self[2] + self[3] + self[7]
+
+    @property
+    def output_tokens(self) -> int:
+        """Reasoning and audio included."""
+        return self[4] + self[5] + self[6]
+
+    @property
+    def total(self) -> int:
+        return sum(self)
 
 
 class Weights(NamedTuple):
@@ -58,6 +88,22 @@ class Weights(NamedTuple):
     output: int
     reasoning: int
     audio_output: int
+    cache_write_1h: int
+
+    @property
+    def most_input(self) -> int:
+        """What an input token costs at most."""
+        return max(self[1], self[2], self[3], self[4], self[8])
+
+    @property
+    def most_output(self) -> int:
+        """What an output token costs at most."""
+        return max(self[5], self[6], self[7])
+
+
+def weights_of(row: Sequence[int]) -> Weights:
+    """Weights as a journal has them. Of eight values, as earlier releases wrote them, the hour's cache write costs what any does."""
+    return Weights._make(row if len(row) == len(Weights._fields) else [*row, row[3]])
 
 
 def _aware(value: datetime) -> datetime:
@@ -83,6 +129,16 @@ class Rate(_Frozen):
     output: Weight
     reasoning: Weight
     audio_output: Weight
+    # Where a card does not say, it is its `cache_write`.
+    cache_write_1h: Weight | None = None
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A card that does not name the class keeps the text, and so the version, that it had before there was one."""
+        content: dict[str, Any] = serialise(self)
+        if self.cache_write_1h is None:
+            content.pop("cache_write_1h", None)
+        return content
 
     def weights(self) -> Weights:
         return Weights(
@@ -94,6 +150,7 @@ class Rate(_Frozen):
             self.output,
             self.reasoning,
             self.audio_output,
+            self.cache_write if self.cache_write_1h is None else self.cache_write_1h,
         )
 
 

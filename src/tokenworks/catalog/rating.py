@@ -29,16 +29,28 @@ def amount(weights: Weights, counts: Counts) -> int:
         + weights[5] * counts[4]
         + weights[6] * counts[5]
         + weights[7] * counts[6]
+        + weights[8] * counts[7]
     )
 
 
-def split(buckets: Iterable[tuple[Weights, int]], counts: Counts) -> tuple[list[Share], int, Counts]:
+def first_tokens(counts: Counts, limit: int) -> Counts:
+    """The first `limit` tokens of `counts`, classes in declared order."""
+    taken = []
+    for count in counts:
+        taken.append(min(count, limit))
+        limit -= taken[-1]
+    return Counts(*taken)
+
+
+def split(
+    buckets: Iterable[tuple[Weights, int]], counts: Counts, requests: int = 1
+) -> tuple[list[Share], int, Counts]:
     """Draw a record from `(weights, available)` buckets in order; whole tokens, classes in declared order.
 
     Returns the share of each bucket and what no bucket could pay: the request (0 or 1) and tokens by class.
-    Each share's amount is at most what was available, and shares and the rest add up to `counts`.
+    Each share's amount is at most what was available, and shares and the rest add up to `requests` and `counts`.
     """
-    left = [1, *counts]
+    left = [requests, *counts]
     shares = []
     for weights, available in buckets:
         taken = [0] * len(left)

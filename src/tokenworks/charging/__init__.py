@@ -23,12 +23,14 @@ from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import HostLimits, Limit
 from tokenworks.charging.model import (
     FOLLOW_UP,
+    LOSS_CAUSES,
     PER_UNIT,
     Adjustment,
     BalanceMove,
     BillLine,
     Bucket,
     Charge,
+    Loss,
     Need,
     Part,
     RateLookup,
@@ -50,6 +52,7 @@ from tokenworks.charging.verify import Finding, verify
 __all__ = [
     "FEN_NANO",
     "FOLLOW_UP",
+    "LOSS_CAUSES",
     "PER_UNIT",
     "SHED",
     "WAITED",
@@ -78,6 +81,7 @@ __all__ = [
     "Ledger",
     "LedgerWentBack",
     "Limit",
+    "Loss",
     "Need",
     "Part",
     "Queued",

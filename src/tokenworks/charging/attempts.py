@@ -2,8 +2,8 @@
 
 from typing import Any, Final
 
-from tokenworks.catalog import Counts, Weights, split
-from tokenworks.charging.model import Part, UsageRecord, encode_record
+from tokenworks.catalog import Counts, split, weights_of
+from tokenworks.charging.model import Loss, Part, UsageRecord, encode_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
 WORKER_LOST: Final = "worker_lost"
@@ -45,15 +45,15 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
     balance = [part for part in start[10] if part[4] == "balance"]
     beside = [part for part in start[10] if part[4] != "balance"]
     parts: list[Part] = []
-    shares, requests, left = split([(Weights(*part[6]), part[5]) for part in balance], counts)
+    shares, requests, left = split([(weights_of(part[6]), part[5]) for part in balance], counts)
     for part, share in zip(balance, shares, strict=False):
         parts.append(_part(part, share.amount, share.requests, share.counts))
     for part in beside:
-        (share,), _, _ = split([(Weights(*part[6]), part[5])], counts)
+        (share,), _, _ = split([(weights_of(part[6]), part[5])], counts)
         parts.append(_part(part, share.amount, share.requests if part[4] == "window" else 0, share.counts))
     # A plan of prompts does not count what goes on with a tool's result: its request weighs nothing.
     prompt = all(part[6][0] for part in start[10] if part[3] == "prompt")
-    loss = (requests, left) if requests or any(left) else None
+    loss = [Loss(WORKER_LOST, requests, left)] if requests or any(left) else []
     latency_ms = max(0, attempt.progress_ms - start[9])
     (
         usage_id,

@@ -181,13 +181,22 @@ class RecorderClient(asyncio.Protocol):
             self._ops.append((wire.DROP, usage_id))
             self._schedule_later()
 
-    def finish(self, record: UsageRecord, waiter: Waiter, argument: Any) -> None:
-        """`waiter(argument)` is called once the record is on disk."""
+    def finish(self, record: UsageRecord, waiter: Waiter, argument: Any, risk_tokens: int = 0) -> None:
+        """`waiter(argument)` is called once the record is on disk.
+
+        `risk_tokens`: tokens that may have been produced and are not charged, losses included, what is unpaid not.
+        """
         usage_id, account_id = record.usage_id, record.account_id
         # A start that was not sent yet need not be.
         self._starts.pop(usage_id, None)
         used = [(part[0], part[1], part[5]) for part in record.parts]
-        self._ops.append((wire.FINISH, usage_id, account_id, used, encode_record(record)))
+        if risk_tokens:
+            record.risk_tokens = risk_tokens
+            self._ops.append(
+                (wire.FINISH, usage_id, account_id, used, encode_record(record), record.ended_ms, risk_tokens)
+            )
+        else:
+            self._ops.append((wire.FINISH, usage_id, account_id, used, encode_record(record)))
         self._used.append((account_id, used))
         self._waiters.append((waiter, argument))
         if not self._flush_scheduled:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store
+from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store, usage_store
 from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
@@ -152,7 +152,7 @@ class Ledger:
     ) -> list[dict[str, Any]]:
         """Usage records since a time, newest first."""
         floor = None if since is None else _floor(since)
-        return store.usage(self._connection, account_id, floor, limit)
+        return usage_store.usage(self._connection, account_id, floor, limit)
 
     def usage_page(
         self, account_id: UUID, since: datetime | None, member_id: UUID | None, offset: int, limit: int
@@ -161,7 +161,7 @@ class Ledger:
         most so many as are shown.
         """
         floor = None if since is None else _floor(since)
-        found = store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
+        found = usage_store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
         return found[offset : offset + limit], len(found)
 
     def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
@@ -169,10 +169,10 @@ class Ledger:
         floor = _floor(since)
         offset = since.astimezone(zone).utcoffset()
         assert offset is not None
-        return store.usage_by_day(self._connection, account_id, floor, offset)
+        return usage_store.usage_by_day(self._connection, account_id, floor, offset)
 
     def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
-        return store.usage_record(self._connection, usage_id)
+        return usage_store.usage_record(self._connection, usage_id)
 
     def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
         return store.account_of_bucket(self._connection, bucket_id)
@@ -180,12 +180,17 @@ class Ledger:
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
         """Who spent what since a time, most first."""
         floor = None if since is None else _floor(since)
-        return store.usage_by_member(self._connection, account_id, floor)
+        return usage_store.usage_by_member(self._connection, account_id, floor)
 
     def flagged(self, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Records to be reconciled with the deployments' own figures, newest first."""
         floor = None if since is None else _floor(since)
-        return store.flagged(self._connection, floor, limit)
+        return usage_store.flagged(self._connection, floor, limit)
+
+    def losses(self, since: datetime | None = None, account_id: UUID | None = None) -> list[dict[str, Any]]:
+        """What the operator bore by day and cause, newest first."""
+        floor = None if since is None else _floor(since)
+        return usage_store.losses(self._connection, floor, account_id)
 
     # What a host's recorder needs.
 
@@ -212,7 +217,7 @@ class Ledger:
         return store.granted_elsewhere(self._connection, UUID(account_id), journal_id)
 
     def owns_upstream_id(self, account_id: str, upstream_id: str) -> str | None:
-        return store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
+        return usage_store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
 
     def grant(
         self,

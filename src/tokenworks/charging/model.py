@@ -6,12 +6,12 @@ Quantities are integers in the bucket's unit (thousandths of a token, call or cr
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 import msgspec
 
-from tokenworks.catalog import BucketSpec, Counts, Weights
+from tokenworks.catalog import TOKEN_CLASSES, BucketSpec, Counts, Weights
 
 # Thousandths of a token, call or credit.
 PER_UNIT: Final = 1000
@@ -22,7 +22,7 @@ FOLLOW_UP: Final = "+"
 # Of what costs nothing: it draws on no grant.
 NO_GRANT: Final = "0" * 32
 WHOLE_UNITS: Final = frozenset({"call", "prompt"})
-CAP_WEIGHTS: Final = Weights(0, 1000, 1000, 1000, 1000, 1000, 1000, 1000)
+CAP_WEIGHTS: Final = Weights(0, *[PER_UNIT] * len(TOKEN_CLASSES))
 
 State = Literal["complete", "interrupted"]
 CountedBy = Literal["provider", "progress", "tokenizer", "estimate"]
@@ -69,6 +69,32 @@ class Part(NamedTuple):
     counts: Counts | None
 
 
+LOSS_CAUSES: Final[dict[str, str]] = {
+    "beyond_hold": "more than was held, and nothing was left of the account when it was settled",
+    "beyond_maximum": "output beyond the maximum that the upstream was sent",
+    "implausible": "reported beyond what an honest answer of its kind can have",
+    "client_gone": "the client left, and the plan charges nothing for it",
+    "upstream_error": "the upstream broke off, and the plan charges nothing for it",
+    "upstream_timeout": "the upstream fell silent, and the plan charges nothing for it",
+    "worker_lost": "the worker died, and the hold did not cover what it had reported",
+    "failed_attempt": "an attempt that failed or that another one replaced, though the upstream produced",
+    "empty_answer": "an answer without content, for which the plan charges nothing",
+    "content_filtered": "an answer that the provider's filter ended, for which the plan charges nothing",
+    "cache_hit": "input that the provider had cached, for which the plan charges nothing",
+    "late": "settled after its grant was written off, when its bucket had nothing left",
+    "unnamed": "recorded by a release that named no causes",
+}
+"""Why the operator bears what was produced: cause -> what it means. `ledger verify` refuses any other."""
+
+
+class Loss(NamedTuple):
+    """What the operator bears of a record, and why: `requests` (0 or 1) and tokens by class."""
+
+    cause: str
+    requests: int
+    counts: Counts
+
+
 class Start(NamedTuple):
     """An attempt's beginning, as the journal has it until its record comes. Ids are 32 hex digits, times milliseconds since 1970.
 
@@ -110,7 +136,7 @@ class UsageRecord(msgspec.Struct, omit_defaults=True):
     c: Counts
     provider_total: int | None
     parts: list[Part]
-    loss: tuple[int, Counts] | None
+    loss: list[Loss]
     flags: list[str]
     upstream_id: str | None
     # Whether a person asked; else it goes on with a tool's result, which a plan of prompts does not count.
@@ -118,9 +144,43 @@ class UsageRecord(msgspec.Struct, omit_defaults=True):
     # What the client asked for, and why it got this model, where it named an intent and not a model.
     asked: str | None = None
     choice: str | None = None
+    # (requests, tokens) that neither the hold nor the host could pay: settlement draws them from what the account has left.
+    unpaid: tuple[int, Counts] | None = None
+    # Tokens that may have been produced and are not charged: they count for the account's loss budget of the day.
+    risk_tokens: int = 0
+
+
+class _BeforeCauses(UsageRecord):
+    """As journals of releases before schema 0011 have it."""
+
+    loss: tuple[int, Counts] | None  # type: ignore[assignment]
 
 
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(UsageRecord).decode
+_decode_before: Final = msgspec.json.Decoder(_BeforeCauses).decode
+
+
+def decode_record(text: bytes) -> UsageRecord:
+    """A record of a journal, of this release or an earlier one. Raises `msgspec.DecodeError`."""
+    try:
+        return _decode(text)
+    except msgspec.ValidationError:
+        before = _decode_before(text)
+    values = {name: getattr(before, name) for name in UsageRecord.__struct_fields__}
+    return UsageRecord(**values | {"loss": [] if before.loss is None else [Loss("unnamed", *before.loss)]})
+
+
+def losses_shown(loss: list[Any] | None) -> list[dict[str, Any]]:
+    """The losses of a row as people and programs read them: cause, requests, and the classes that lost something."""
+    return [
+        {
+            "cause": cause,
+            "requests": requests,
+            "counts": {name: count for name, count in Counts(*counts)._asdict().items() if count},
+        }
+        for cause, requests, counts in loss or ()
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,8 +215,8 @@ class BucketTerms:
                 weights = weights._replace(request=0)
         return HoldRate(
             weights.request,
-            max(weights[1:5]),
-            max(weights[5:8]),
+            weights.most_input,
+            weights.most_output,
             self.unit in WHOLE_UNITS,
             weights,
             tuple(weights[1:]),
@@ -200,8 +260,8 @@ def most(weights: Weights, need: Need) -> int:
     """The most that `need` can cost by these weights."""
     return (
         need.requests * weights.request
-        + need.input_tokens * max(weights[1:5])
-        + need.output_tokens * max(weights[5:8])
+        + need.input_tokens * weights.most_input
+        + need.output_tokens * weights.most_output
     )
 
 

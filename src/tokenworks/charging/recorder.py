@@ -299,7 +299,7 @@ class Recorder:
         for op in ops:
             kind = op[0]
             if kind == wire.FINISH:
-                _, usage_id, account_id, used, record = op
+                _, usage_id, account_id, used, record = op[:5]
                 self.attempts.pop(usage_id, None)
                 records.append((seq, account_id, used, record))
                 if grants is not None:

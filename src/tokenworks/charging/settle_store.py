@@ -2,6 +2,7 @@
 
 import contextlib
 import zlib
+from collections import Counter
 from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from operator import add
@@ -13,8 +14,17 @@ import psycopg
 
 from tokenworks.catalog import Counts, split
 from tokenworks.charging.errors import LedgerWentBack, QuarantineNotFound, RecordRefused
-from tokenworks.charging.model import CAP_WEIGHTS, Part, RateLookup, UsageRecord, encode_record
+from tokenworks.charging.model import (
+    CAP_WEIGHTS,
+    Loss,
+    Part,
+    RateLookup,
+    UsageRecord,
+    decode_record,
+    encode_record,
+)
 from tokenworks.charging.store import Connection
+from tokenworks.charging.unpaid_store import UNPAID_MARK, draw_unpaid, lock_buckets
 from tokenworks.kernel import uuid7
 
 _SETTLE: Final = """
@@ -23,21 +33,29 @@ WITH incoming AS MATERIALIZED (
         account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
         model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
         first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text, prompt boolean, asked text, choice text)
+        upstream_id text, prompt boolean, asked text, choice text, risk_tokens bigint)
     WHERE (e->>0)::bigint > %(settled)s
+), losing AS MATERIALIZED (
+    -- [[cause, requests, [tokens by class]], …]; releases before schema 0011 wrote [requests, [tokens by class]].
+    SELECT usage_id, account_id, CASE WHEN jsonb_typeof(loss->0) = 'number'
+        THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END AS loss
+    FROM incoming WHERE jsonb_typeof(loss) = 'array' AND loss <> '[]'
+), lost_tokens AS MATERIALIZED (
+    SELECT account_id, l->>0 AS cause, (SELECT coalesce(sum(t::bigint), 0) FROM jsonb_array_elements_text(l->2) t) AS tokens
+    FROM losing, jsonb_array_elements(loss) l
 ), entries AS MATERIALIZED (
     SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
 ), inserted AS (
     INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
         state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
-        cache_write, audio_input, output, reasoning, audio_output, provider_total, parts, loss, flags, upstream_id,
-        prompt, asked, choice, journal_id, seq, entry_id)
+        cache_write, audio_input, output, reasoning, audio_output, cache_write_1h, provider_total, parts, loss, flags,
+        upstream_id, prompt, asked, choice, journal_id, seq, entry_id)
     SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
         reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
         latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
-        (c->>5)::bigint, (c->>6)::bigint, provider_total, parts, nullif(loss, 'null'::jsonb),
+        (c->>5)::bigint, (c->>6)::bigint, coalesce((c->>7)::bigint, 0), provider_total, parts, l.loss,
         ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, coalesce(prompt, true), asked, choice, %(journal)s, seq, e.entry_id
-    FROM incoming i JOIN entries e USING (account_id)
+    FROM incoming i JOIN entries e USING (account_id) LEFT JOIN losing l USING (usage_id)
     RETURNING account_id, usage_id, entry_id, parts, ended_at
 ), part AS MATERIALIZED (
     SELECT account_id, entry_id, (p->>0)::uuid AS bucket_id, (p->>1)::uuid AS grant_id, p->>3 AS unit, p->>4 AS kind,
@@ -68,20 +86,26 @@ WITH incoming AS MATERIALIZED (
     INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
     SELECT account_id, entry_id, 1000000 + side, CASE side WHEN 0 THEN 'produced' ELSE 'operator_loss' END, 'token', NULL,
         CASE side WHEN 0 THEN -tokens ELSE tokens END
-    FROM (SELECT i.account_id, e.entry_id,
-                 (1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(i.loss->1) t)))::bigint AS tokens
-          FROM incoming i JOIN entries e USING (account_id) WHERE jsonb_typeof(i.loss) = 'array' GROUP BY 1, 2) l,
+    FROM (SELECT account_id, entry_id, (1000 * sum(tokens))::bigint AS tokens
+          FROM lost_tokens JOIN entries USING (account_id) GROUP BY 1, 2) l,
          generate_series(0, 1) side WHERE tokens > 0
+    RETURNING 1
+), risked AS (
+    INSERT INTO account_loss (account_id, day, risk_tokens)
+    SELECT account_id, (to_timestamp(ended_ms / 1000.0) AT TIME ZONE 'UTC')::date, sum(risk_tokens)::bigint
+    FROM incoming WHERE risk_tokens > 0 GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (account_id, day) DO UPDATE SET risk_tokens = account_loss.risk_tokens + excluded.risk_tokens
     RETURNING 1
 )
 SELECT (SELECT count(*) FROM inserted),
-    (SELECT count(DISTINCT grant_id) FROM part WHERE amount > 0 AND NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn)
+    (SELECT count(DISTINCT grant_id) FROM part WHERE amount > 0 AND NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn),
+    (SELECT coalesce(jsonb_object_agg(cause, tokens), '{}') FROM (SELECT cause, sum(tokens)::bigint AS tokens FROM lost_tokens
+                                                                  GROUP BY 1) c)
 """
 
 
 Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
 """(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
-_decode_record = msgspec.json.Decoder(UsageRecord).decode
 
 
 def settle(
@@ -93,14 +117,17 @@ def settle(
     *,
     expected: int = 0,
     quarantine: dict[str, str] | None = None,
+    lost_tokens: Counter[str] | None = None,
 ) -> int:
     """Apply records above the journal's settled sequence and advance it: one transaction, exactly once.
 
-    Records whose grant was written off are late: they draw on what their buckets have free. Raises one of `REFUSALS`
-    where the database will never take a record; with `quarantine` such records are bisected out instead, and usage id
-    and reason are put there. Returns how many records were applied. Raises `LedgerWentBack` where the database has
+    Records whose grant was written off are late: they draw on what their buckets have free. What a host could not pay of a
+    record is drawn from what its account has left. Raises one of `REFUSALS` where the database will never take a record; with
+    `quarantine` such records are bisected out instead, and usage id and reason are put there. Returns how many records were
+    applied; their losses, in tokens by cause, are added to `lost_tokens`. Raises `LedgerWentBack` where the database has
     settled less than `expected`.
     """
+    lost: Counter[str] = Counter()
     with connection.transaction():
         row = connection.execute(
             "SELECT settled_seq FROM journal WHERE journal_id = %s FOR UPDATE", (journal_id,)
@@ -113,13 +140,17 @@ def settle(
             return 0
         batch = [settling for settling in batch if settling[0] > settled]
         if quarantine is None:
-            applied = _apply(connection, journal_id, batch, rates, settled, f"{settled + 1}-{up_to_seq}")
+            applied = _apply(
+                connection, journal_id, batch, rates, settled, f"{settled + 1}-{up_to_seq}", lost
+            )
         else:
-            applied = _apply_apart(connection, journal_id, batch, rates, settled, quarantine)
+            applied = _apply_apart(connection, journal_id, batch, rates, settled, quarantine, lost)
         connection.execute(
             "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
             (up_to_seq, journal_id),
         )
+    if lost_tokens is not None:
+        lost_tokens.update(lost)
     return applied
 
 
@@ -130,13 +161,16 @@ def _apply_apart(
     rates: RateLookup,
     settled: int,
     quarantine: dict[str, str],
+    lost: Counter[str],
 ) -> int:
     """Halve what is refused until single records are left; those go to quarantine."""
     if not batch:
         return 0
     try:
         with connection.transaction():
-            return _apply(connection, journal_id, batch, rates, settled, f"{batch[0][0]}-{batch[-1][0]}")
+            return _apply(
+                connection, journal_id, batch, rates, settled, f"{batch[0][0]}-{batch[-1][0]}", lost
+            )
     except REFUSALS as error:
         if len(batch) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
@@ -144,7 +178,7 @@ def _apply_apart(
             return 0
     half = len(batch) // 2
     return sum(
-        _apply_apart(connection, journal_id, part, rates, settled, quarantine)
+        _apply_apart(connection, journal_id, part, rates, settled, quarantine, lost)
         for part in (batch[:half], batch[half:])
     )
 
@@ -156,7 +190,9 @@ def _apply(
     rates: RateLookup,
     settled: int,
     ref: str,
+    lost: Counter[str],
 ) -> int:
+    lock_buckets(connection, {account_id for _, account_id, _, record in batch if UNPAID_MARK in record})
     # What costs nothing draws on no grant.
     named = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used if part[2]}
     # Grants are locked in ascending order of their key.
@@ -175,10 +211,18 @@ def _apply(
         missing = min(key[1] for key in named if ours.get(key) not in {"open", "written_off"})
         raise RecordRefused(f"grant {missing} is not open, or not of journal {journal_id}")
     gone = {grant_id for (_, grant_id), state in ours.items() if state == "written_off"}
-    texts = [
-        record if gone.isdisjoint(part[1] for part in used) else _late(connection, record, gone, rates)
-        for _, _, used, record in batch
-    ]
+    texts = []
+    closed: set[str] = set()
+    for _, _, used, text in batch:
+        late = not gone.isdisjoint(part[1] for part in used)
+        if not late and UNPAID_MARK not in text:
+            texts.append(text)
+            continue
+        record = decode_record(text)
+        if late:
+            _late(connection, record, gone, rates)
+        closed |= draw_unpaid(connection, journal_id, record, rates)
+        texts.append(encode_record(record))
     records = b"[%b]" % b",".join(
         [b"[%d,%b]" % (settling[0], text) for settling, text in zip(batch, texts, strict=True)]
     )
@@ -188,14 +232,15 @@ def _apply(
             "records": records.decode(),
             "settled": settled,
             "journal": journal_id,
-            "gone": list(gone),
+            "gone": [*gone, *closed],
             "ref": f"{journal_id}:{ref}",
         },
     ).fetchone()
     assert row is not None
-    applied, grants_named, grants_drawn = row
+    applied, grants_named, grants_drawn, lost_here = row
     if grants_named != grants_drawn:
         raise RecordRefused(f"{grants_named - grants_drawn} grants are not open")
+    lost.update(lost_here)
     return int(applied)
 
 
@@ -226,12 +271,11 @@ def _register_lost(
             raise RecordRefused(f"grant {grant_id} is of a bucket that this account does not have")
 
 
-def _late(connection: Connection, text: bytes, gone: Collection[str], rates: RateLookup) -> bytes:
+def _late(connection: Connection, record: UsageRecord, gone: Collection[str], rates: RateLookup) -> None:
     """A record of a grant that was written off: it draws on what its bucket has free, the rest is operator loss."""
-    record = _decode_record(text)
     account_id = UUID(record.account_id)
     parts: list[Part] = []
-    loss_requests, loss_counts = record.loss or (0, Counts())
+    loss_requests, loss_counts = 0, Counts()
     for part in record.parts:
         if part.grant_id not in gone:
             parts.append(part)
@@ -267,9 +311,9 @@ def _late(connection: Connection, text: bytes, gone: Collection[str], rates: Rat
             loss_requests += min(requests, part.requests)
             loss_counts = Counts(*map(add, loss_counts, left))
     record.parts = parts
-    record.loss = (loss_requests, loss_counts) if loss_requests or any(loss_counts) else None
+    if loss_requests or any(loss_counts):
+        record.loss = [*record.loss, Loss("late", loss_requests, loss_counts)]
     record.flags = [*record.flags, "late"]
-    return encode_record(record)
 
 
 REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, RecordRefused, msgspec.DecodeError)
@@ -280,7 +324,7 @@ def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, re
     """Keep a refused record, with its grants in doubt. Returns its name: the usage id, or its place in the journal."""
     seq, account_id, used, text = settling
     try:
-        name = _decode_record(text).usage_id
+        name = decode_record(text).usage_id
     except msgspec.DecodeError:
         name = f"{seq}:{zlib.crc32(text):08x}"
     connection.execute(
@@ -335,13 +379,12 @@ def decide_quarantine(
         if row is None:
             raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
         journal_id, seq, account_id, text = row
-        record = _decode_record(text.encode())
+        record = decode_record(text.encode())
         if state == "released":
             ensure_usage_months(connection, {month_of(record.usage_id)})
             used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
-            _apply(
-                connection, journal_id, [(seq, account_id.hex, used, text.encode())], rates, seq - 1, f"{seq}"
-            )
+            batch = [(seq, account_id.hex, used, text.encode())]
+            _apply(connection, journal_id, batch, rates, seq - 1, f"{seq}", Counter())
         connection.execute(
             "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
             (state, now, quarantine_id),
@@ -359,7 +402,7 @@ def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:
     months: set[datetime] = set()
     for settling in batch:
         with contextlib.suppress(msgspec.DecodeError, ValueError, OverflowError):
-            months.add(month_of(_decode_record(settling[3]).usage_id))
+            months.add(month_of(decode_record(settling[3]).usage_id))
         if len(months) >= limit:
             break
     return months

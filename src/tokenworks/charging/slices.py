@@ -9,8 +9,18 @@ from collections.abc import Callable, Sequence
 from operator import add, mul, sub
 from typing import Final
 
-from tokenworks.catalog import Counts, split
-from tokenworks.charging.model import BucketTerms, HoldRate, Need, Part, RateLookup, cost, cover
+from tokenworks.catalog import Counts, first_tokens, split
+from tokenworks.charging.model import (
+    PER_UNIT,
+    BucketTerms,
+    HoldRate,
+    Loss,
+    Need,
+    Part,
+    RateLookup,
+    cost,
+    cover,
+)
 
 ASKS_MAX: Final = 10_000
 _UNKNOWN: Final = object()
@@ -33,6 +43,8 @@ class Slice:
 
 
 HeldPart = tuple[Slice, int, HoldRate]
+Unpaid = tuple[int, Counts] | None
+"""(requests, tokens) that nothing here could pay."""
 
 
 class Hold:
@@ -73,6 +85,12 @@ def _merged(parts: list[HeldPart], more: list[HeldPart]) -> list[HeldPart]:
         before = merged.get(id(slice_))
         merged[id(slice_)] = (slice_, amount + (before[1] if before is not None else 0), rate)
     return list(merged.values())
+
+
+def _caps_cover(beside: list[HeldPart], counts: Counts) -> bool:
+    """Whether each cap has all of it, held or free. A window has what it holds: its weight is the request's."""
+    tokens = sum(counts) * PER_UNIT
+    return all(held + slice_.free >= tokens for slice_, held, _ in beside if slice_.terms.kind == "cap")
 
 
 Waiter = Callable[[int], None]
@@ -249,18 +267,17 @@ class Slices:
             slice_.free += amount
         hold.parts, hold.caps = [], []
 
-    def commit(
-        self, hold: Hold, counts: Counts, boot_ns: Callable[[], int]
-    ) -> tuple[list[Part], tuple[int, Counts] | None]:
-        """Charge an attempt: what each bucket pays, and what nobody could pay (the operator's loss), or None.
+    def commit(self, hold: Hold, counts: Counts, boot_ns: Callable[[], int]) -> tuple[list[Part], Unpaid]:
+        """Charge an attempt: what each bucket pays, and (requests, tokens) that nothing here could pay, or None.
 
-        Beyond the hold an attempt draws on what is free in the account's slices here; beyond that it is loss.
+        Beyond the hold an attempt draws on what is free in the account's slices here, as far as its caps have it; what is
+        beyond that goes into the record as `unpaid`.
         """
         first = hold.parts[0] if hold.parts else None
         if first is not None and len(hold.parts) == 1:
             slice_, held, rate = first
             amount = rate.request + sum(map(mul, rate.class_weights, counts))
-            if amount <= held:
+            if amount <= held and (not hold.caps or _caps_cover(hold.caps, counts)):
                 slice_.held -= held
                 slice_.free += held - amount
                 terms = slice_.terms
@@ -277,52 +294,63 @@ class Slices:
                     )
                 ]
                 for cap in hold.caps:
-                    parts.append(self._commit_cap(cap, counts))
+                    parts.append(self._commit_beside(cap, counts))
                 hold.parts, hold.caps = [], []
                 return parts, None
-        return self._commit_split(hold, counts, boot_ns())
+        return self._commit_split(hold, counts, 1, boot_ns())
 
     def commit_charged(
-        self, hold: Hold, counts: Counts, waived: Counts, boot_ns: Callable[[], int]
-    ) -> tuple[list[Part], tuple[int, Counts] | None]:
-        """As `commit`, where the plan's policy makes the operator bear `waived`, which is a part of `counts`.
+        self, hold: Hold, counts: Counts, losses: Sequence[Loss], boot_ns: Callable[[], int]
+    ) -> tuple[list[Part], Unpaid]:
+        """As `commit`, where the operator bears `losses`, which are parts of `counts` and together no more than it.
 
-        All of it waived: the flat price of the request, too, and nothing is drawn from any bucket.
+        Losses of every token and of the request: nothing is drawn from any bucket.
         """
-        if waived == counts:
+        requests = 1 - sum(loss.requests for loss in losses)
+        charged = counts
+        for loss in losses:
+            charged = Counts(*map(sub, charged, loss.counts))
+        assert requests >= 0 and min(charged) >= 0, f"losses {losses} are more than {counts}"
+        if not requests and not any(charged):
             self.release(hold)
-            return [], (1, counts)
-        charged = Counts(*map(sub, counts, waived))
-        parts, loss = self.commit(hold, charged, boot_ns)
-        parts = [part if part.counts is not None else part._replace(counts=charged) for part in parts]
-        if loss is None:
-            return parts, (0, waived)
-        return parts, (loss[0], Counts(*map(add, loss[1], waived)))
+            return [], None
+        if requests:
+            parts, unpaid = self.commit(hold, charged, boot_ns)
+        else:
+            parts, unpaid = self._commit_split(hold, charged, 0, boot_ns())
+        # A part without counts pays for the whole record, and the record has what was lost, too.
+        return [part if part.counts is not None else part._replace(counts=charged) for part in parts], unpaid
+
+    def _beyond(self, hold: Hold, now_ns: int) -> list[tuple[Slice, HoldRate, int]]:
+        """What an attempt may draw on beyond its hold: what is free in the slices it holds, then in the account's others."""
+        found = [(slice_, rate, slice_.free) for slice_, _, rate in hold.parts]
+        if not hold.parts:
+            return found
+        held = {id(slice_) for slice_, _, _ in hold.parts}
+        first, _, first_rate = hold.parts[0]
+        model = next((name for name, rate in first.rates.items() if rate is first_rate), None)
+        if model is None:
+            return found
+        for slice_ in hold.account.balance:
+            if id(slice_) in held or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
+                continue
+            rate = self._rate(slice_, model)
+            # A bucket that is counted in requests pays no remainder of one that another bucket began.
+            if rate is not None and not rate.whole:
+                found.append((slice_, rate, slice_.free))
+        return found
 
     def _commit_split(
-        self, hold: Hold, counts: Counts, now_ns: int
-    ) -> tuple[list[Part], tuple[int, Counts] | None]:
-        held = {id(slice_) for slice_, _, _ in hold.parts}
-        drawn: list[tuple[Slice, HoldRate, int]] = [
-            (slice_, rate, amount) for slice_, amount, rate in hold.parts
-        ]
-        model_rates = hold.parts[0][2] if hold.parts else None
-        # Beyond the hold: what is free in the slices it was drawn from, then in the others.
-        for slice_, _, rate in hold.parts:
-            drawn.append((slice_, rate, slice_.free))
-        if model_rates is not None:
-            for slice_ in hold.account.balance:
-                if id(slice_) in held or slice_.closing or now_ns >= slice_.spend_until_ns or not slice_.free:
-                    continue
-                rates = [
-                    rate
-                    for rate in slice_.rates.values()
-                    if rate is not None and rate.weights == model_rates.weights
-                ]
-                if rates:
-                    drawn.append((slice_, rates[0], slice_.free))
-        shares, requests_left, counts_left = split(
-            [(rate.weights, amount) for _, rate, amount in drawn], counts
+        self, hold: Hold, counts: Counts, requests: int, now_ns: int
+    ) -> tuple[list[Part], Unpaid]:
+        tokens_max = min(
+            ((held + cap.free) // PER_UNIT for cap, held, _ in hold.caps if cap.terms.kind == "cap"),
+            default=None,
+        )
+        capped = counts if tokens_max is None else first_tokens(counts, tokens_max)
+        drawn = [(slice_, rate, amount) for slice_, amount, rate in hold.parts] + self._beyond(hold, now_ns)
+        shares, requests_left, tokens_left = split(
+            [(rate.weights, amount) for _, rate, amount in drawn], capped, requests
         )
         for slice_, amount, _ in hold.parts:
             slice_.held -= amount
@@ -342,29 +370,29 @@ class Slices:
                 )  # fmt: skip
             else:
                 assert before.counts is not None
-                both = Counts(*(a + b for a, b in zip(before.counts, share.counts, strict=True)))
                 merged[terms.bucket_id] = before._replace(
                     amount=before.amount + share.amount,
                     requests=before.requests + share.requests,
-                    counts=both,
+                    counts=Counts(*map(add, before.counts, share.counts)),
                 )
         parts = list(merged.values())
+        paid = Counts(*map(sub, capped, tokens_left))
         for cap in hold.caps:
-            parts.append(self._commit_cap(cap, counts))
+            parts.append(self._commit_beside(cap, paid, requests - requests_left))
         hold.parts, hold.caps = [], []
-        loss = (requests_left, counts_left) if requests_left or any(counts_left) else None
-        return parts, loss
+        unpaid = Counts(*map(sub, counts, paid))
+        return parts, (requests_left, unpaid) if requests_left or any(unpaid) else None
 
     @staticmethod
-    def _commit_cap(cap: HeldPart, counts: Counts) -> Part:
-        slice_, held, rate = cap
+    def _commit_beside(beside: HeldPart, counts: Counts, requests: int = 1) -> Part:
+        """What is drawn of a cap or window for what the balance pays."""
+        slice_, held, rate = beside
         slice_.held -= held
         slice_.free += held
-        (share,), _, _ = split([(rate.weights, slice_.free)], counts)
+        (share,), _, _ = split([(rate.weights, slice_.free)], counts, requests)
         slice_.free -= share.amount
         assert slice_.free >= 0, "a cap's slice was overdrawn"
         terms = slice_.terms
-        requests = share.requests if terms.kind == "window" else 0
         return Part(
             terms.bucket_id,
             slice_.grant_id,
@@ -372,7 +400,7 @@ class Slices:
             terms.unit,
             terms.kind,
             share.amount,
-            requests,
+            share.requests if terms.kind == "window" else 0,
             share.counts,
         )
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -288,6 +288,15 @@ def grant(
     return Granted(grant_id.hex, added, remaining - added, spend_for_s, behind)
 
 
+def _lock_bucket_of(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
+    """A bucket is locked before its grants, here as in settlement."""
+    connection.execute(
+        """SELECT 1 FROM bucket WHERE account_id = %(account)s AND bucket_id = (
+               SELECT bucket_id FROM grants WHERE account_id = %(account)s AND grant_id = %(grant)s) FOR UPDATE""",
+        {"account": account_id, "grant": grant_id},
+    )
+
+
 def close_grant(
     connection: Connection,
     account_id: UUID,
@@ -306,6 +315,7 @@ def close_grant(
         ).fetchone()
         if row is None or row[0] < settled_seq:
             raise GrantStillOpen(f"grant {grant_id} has records that are not settled yet")
+        _lock_bucket_of(connection, account_id, grant_id)
         row = connection.execute(
             """SELECT bucket_id, amount, used, doubt FROM grants
                WHERE account_id = %s AND grant_id = %s AND journal_id = %s AND state = 'open' FOR UPDATE""",
@@ -476,86 +486,9 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
     ]  # fmt: skip
 
 
-_USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
-    started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
-    audio_output, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
-
-
-def usage(
-    connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
-) -> list[dict[str, Any]]:
-    """Usage records, newest first."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
-            f"""SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id >= %s
-                AND (%s::uuid IS NULL OR member_id = %s) ORDER BY usage_id DESC LIMIT %s""".encode(),
-            (account_id, floor or UUID(int=0), member_id, member_id, min(limit, RECORDS_SHOWN_MAX)),
-        ).fetchall()
-
-
-def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: timedelta) -> dict[str, int]:
-    rows = connection.execute(
-        """SELECT to_char((ended_at AT TIME ZONE 'UTC') + %s, 'YYYY-MM-DD'),
-                  sum(fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output)::bigint
-           FROM usage WHERE account_id = %s AND usage_id >= %s GROUP BY 1""",
-        (offset, account_id, floor),
-    )
-    return dict(rows.fetchall())
-
-
-def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
-    with connection.cursor(row_factory=dict_row) as cursor:
-        return cursor.execute(
-            f"SELECT account_id, {_USAGE} FROM usage WHERE usage_id = %s".encode(), (usage_id,)
-        ).fetchone()
-
-
 def account_of_bucket(connection: Connection, bucket_id: UUID) -> UUID | None:
     row = connection.execute("SELECT account_id FROM bucket WHERE bucket_id = %s", (bucket_id,)).fetchone()
     return None if row is None else UUID(str(row[0]))
-
-
-def usage_by_member(connection: Connection, account_id: UUID, floor: UUID | None) -> list[dict[str, Any]]:
-    """Who spent what since a time, most first: records, tokens, and what was charged in each unit."""
-    cursor = connection.execute(
-        """WITH found AS (SELECT * FROM usage WHERE account_id = %(account)s AND usage_id >= %(floor)s),
-                paid AS (SELECT member_id, p->>3 AS unit, sum((p->>5)::bigint)::bigint AS amount
-                         FROM found, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2)
-           SELECT member_id, count(*) AS records,
-                  sum(fresh_input + cached_input + cache_write + audio_input)::bigint AS input_tokens,
-                  sum(output + reasoning + audio_output)::bigint AS output_tokens,
-                  coalesce((SELECT jsonb_object_agg(unit, amount) FROM paid WHERE paid.member_id = found.member_id), '{}') AS charged
-           FROM found GROUP BY member_id ORDER BY 3 DESC""",
-        {"account": account_id, "floor": floor or UUID(int=0)},
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
-    with the deployment's own.
-    """
-    cursor = connection.execute(
-        """SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
-                  (fresh_input + cached_input + cache_write + audio_input)::bigint AS input_tokens,
-                  (output + reasoning + audio_output)::bigint AS output_tokens, loss
-           FROM usage WHERE flags <> '{}' AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""",
-        (floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> str | None:
-    """The deployment from which this account received an upstream object, or None."""
-    row = connection.execute(
-        "SELECT deployment FROM usage WHERE account_id = %s AND upstream_id = %s ORDER BY usage_id DESC LIMIT 1",
-        (account_id, upstream_id),
-    ).fetchone()
-    return None if row is None else str(row[0])
 
 
 def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:
@@ -652,6 +585,11 @@ def write_off(connection: Connection, grant_id: UUID, now: datetime) -> int:
     Raises `GrantNotFound`, `GrantNotInDoubt`.
     """
     with connection.transaction():
+        found = connection.execute(
+            "SELECT account_id FROM grants WHERE grant_id = %s", (grant_id,)
+        ).fetchone()
+        if found is not None:
+            _lock_bucket_of(connection, found[0], grant_id)
         row = connection.execute(
             """SELECT account_id, bucket_id, amount, used, spend_until < now() OR doubt IS NOT NULL FROM grants
                WHERE grant_id = %s AND state = 'open' FOR UPDATE""",
@@ -703,6 +641,7 @@ def return_grant(
 ) -> bool:
     """Give back a part of an open grant that its host has free. False where the grant is not open any more."""
     with connection.transaction():
+        _lock_bucket_of(connection, account_id, grant_id)
         row = connection.execute(
             """UPDATE grants SET amount = amount - %s
                WHERE account_id = %s AND grant_id = %s AND journal_id = %s AND state = 'open' AND amount - %s >= used

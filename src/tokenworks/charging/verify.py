@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
 from tokenworks.charging import store
-from tokenworks.charging.model import CAP_WEIGHTS
+from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES
 
 FINDINGS_MAX: Final = 1000
 FETCH_ROWS: Final = 5000
@@ -22,6 +22,8 @@ class Finding(NamedTuple):
     where: str
     detail: str
 
+
+_ALL_CLASSES: Final = " + ".join(TOKEN_CLASSES)
 
 # Each statement returns (where, detail) of the rows that break its invariant.
 _CHECKS: Final[dict[str, str]] = {
@@ -160,11 +162,16 @@ _CHECKS: Final[dict[str, str]] = {
         SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u, jsonb_array_elements(parts) p
         LEFT JOIN bucket b ON b.bucket_id = (p->>0)::uuid
         WHERE b.account_id IS DISTINCT FROM u.account_id OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
-    "usage: the provider's total is the sum of its classes": """
+    "usage: the provider's total is the sum of its classes": f"""
         SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
-            fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output) FROM usage
-        WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <>
-            fresh_input + cached_input + cache_write + audio_input + output + reasoning + audio_output""",
+            {_ALL_CLASSES}) FROM usage
+        WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <> {_ALL_CLASSES}""",
+    "usage: what was lost of it is posted as operator loss": """
+        WITH lost AS (SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
+                      FROM usage, jsonb_array_elements(loss) l WHERE loss IS NOT NULL GROUP BY 1, 2),
+             posted AS (SELECT account_id, entry_id, sum(amount) AS amount FROM posting WHERE ledger_account = 'operator_loss' GROUP BY 1, 2)
+        SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
+        FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
 }
 
 
@@ -201,7 +208,9 @@ def steps() -> int:
 
 def _rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
     """Each part costs what its card says for the tokens it paid; parts and loss together are the record."""
-    invariant = "usage: rated anew, it costs the same, and its parts and loss are its tokens"
+    invariant = (
+        "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class"
+    )
     weights: dict[tuple[str, str], Weights | None] = {}
     columns = ", ".join(TOKEN_CLASSES)
     with connection.cursor("rerate") as cursor:
@@ -242,8 +251,10 @@ def _problem(
             return f"a part says {cost}, its rate says {expected}"
         if kind == "balance":
             paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
-    if loss is not None:
-        paid = [a + b for a, b in zip(paid, [loss[0], *loss[1]], strict=True)]
+    for cause, requests, tokens in loss or ():
+        if cause not in LOSS_CAUSES:
+            return f"a loss for no cause that is known: {cause}"
+        paid = [a + b for a, b in zip(paid, [requests, *Counts(*tokens)], strict=True)]
     if paid != [1, *counts]:
-        return f"parts and loss pay for {paid}, the record is {[1, *counts]}"
+        return f"parts and losses pay for {paid}, the record is {[1, *counts]}"
     return None

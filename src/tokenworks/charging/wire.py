@@ -40,8 +40,9 @@ LIMITED: Final = 25  # [[number, ms to wait (0: begin), which limit, what of it,
 QUEUED: Final = 26  # [[number, ms to wait (0: begin), which limit, what of it, slot, tokens counted], …]
 DIE: Final = 24  # []: your attempts have been closed; leave
 
-# Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON]: the recorder has to
-# know only what was used of what; the record goes to the database as it came.
+# Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON] and, where tokens may
+# have been produced that are not charged, [ended at in ms, those tokens]: the recorder has to know only what was used of what
+# and what was at risk; the record goes to the database as it came.
 START: Final = 0
 PROGRESS: Final = 1
 FINISH: Final = 2

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Form, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from tokenworks.catalog import Offering
+from tokenworks.catalog import TOKEN_CLASSES, Offering
 from tokenworks.charging import Bucket, Charge
 from tokenworks.console.account import (
     client_address,
@@ -369,9 +369,7 @@ def _bars(days: dict[str, int], now: datetime) -> list[dict[str, Any]]:
 
 def _record(record: dict[str, Any], language: Language) -> dict[str, Any]:
     parts = [part for part in record["parts"] if part[4] == "balance"]
-    tokens = sum(
-        record[name] for name in ("fresh_input", "cached_input", "cache_write", "audio_input", "output", "reasoning", "audio_output")
-    )  # fmt: skip
+    tokens = sum(record[name] for name in TOKEN_CLASSES)
     return {
         "at": f"{record['ended_at'].astimezone(BILLING_ZONE):%m-%d %H:%M}",
         "model": record["model"],

@@ -55,8 +55,8 @@ _SPECIFICATION: Final = {
 }
 _CHARACTERISTICS: Final = (
     "protocol", "model", "deployment", "state", "reason", "counted_by", "fresh_input", "cached_input", "cache_write",
-    "audio_input", "output", "reasoning", "audio_output", "provider_total", "first_byte_ms", "latency_ms", "request_id",
-    "member_id", "key_id",
+    "cache_write_1h", "audio_input", "output", "reasoning", "audio_output", "provider_total", "first_byte_ms", "latency_ms",
+    "request_id", "member_id", "key_id",
 )  # fmt: skip
 USAGE_SHOWN_MAX: Final = 1000
 
@@ -504,7 +504,9 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
                 {"name": name, "value": str(record[name]), "valueType": "string"}
                 for name in _CHARACTERISTICS
                 if record[name] is not None
-            ],
+            ]
+            # What the operator bears of it: cause, requests, tokens by class.
+            + ([{"name": "loss", "value": record["loss"], "valueType": "array"}] if record["loss"] else []),
             "ratedProductUsage": [charged(part) for part in record["parts"] if part[4] == "balance"],
             "relatedParty": party(subscriber.subscriber_id),
             "@type": "Usage",
@@ -552,7 +554,8 @@ def usage_specifications(request: Request, page: Paged) -> Response:
         "specCharacteristic": [
             {"id": name, "name": name, "valueType": "string", "configurable": False}
             for name in _CHARACTERISTICS
-        ],
+        ]
+        + [{"id": "loss", "name": "loss", "valueType": "array", "configurable": False}],
         "@type": "UsageSpecification",
     }
     return cut(page, filtered(request, [resource], ("id", "name")))

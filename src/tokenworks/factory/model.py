@@ -42,6 +42,8 @@ class Price(BaseModel):
     output_nano: int | None = Field(default=None, ge=0, strict=True)
     reasoning_nano: int | None = Field(default=None, ge=0, strict=True)
     audio_output_nano: int | None = Field(default=None, ge=0, strict=True)
+    # Where it is not known, it is `cache_write_nano`.
+    cache_write_1h_nano: int | None = Field(default=None, ge=0, strict=True)
 
 
 class Deployment(BaseModel):

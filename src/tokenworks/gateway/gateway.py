@@ -111,6 +111,7 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.journal_full = False
+        self.lossy: frozenset[str] = frozenset()  # accounts over their loss budget of the day
         self.database_ok_s = self.loop.time()
         self.proxies = settings.proxy_networks
         self.tokenizers: dict[str, ModelTokenizer] = {}

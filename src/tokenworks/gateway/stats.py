@@ -33,7 +33,6 @@ COUNTERS: Final = (
     "interrupted",
     "tokens_input",
     "tokens_output",
-    "loss_tokens",
     "upstream_open",
     "upstream_idle",
     "unacknowledged",

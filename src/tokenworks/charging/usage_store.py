@@ -1,0 +1,119 @@
+"""The SQL of usage as people and auditors read it. Settlement alone writes it."""
+
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from psycopg.rows import dict_row
+
+from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.charging.model import losses_shown
+from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection
+
+_USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
+    started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
+    audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
+_INPUT: Final = "fresh_input + cached_input + cache_write + audio_input + cache_write_1h"
+_OUTPUT: Final = "output + reasoning + audio_output"
+
+
+def _with_losses(row: dict[str, Any]) -> dict[str, Any]:
+    """A usage row as it is read: its losses named."""
+    row["loss"] = losses_shown(row["loss"])
+    return row
+
+
+def usage(
+    connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
+) -> list[dict[str, Any]]:
+    """Usage records, newest first."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            f"""SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id >= %s
+                AND (%s::uuid IS NULL OR member_id = %s) ORDER BY usage_id DESC LIMIT %s""".encode(),
+            (account_id, floor or UUID(int=0), member_id, member_id, min(limit, RECORDS_SHOWN_MAX)),
+        ).fetchall()
+    return [_with_losses(row) for row in found]
+
+
+def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: timedelta) -> dict[str, int]:
+    rows = connection.execute(
+        f"""SELECT to_char((ended_at AT TIME ZONE 'UTC') + %s, 'YYYY-MM-DD'), sum({_INPUT} + {_OUTPUT})::bigint
+            FROM usage WHERE account_id = %s AND usage_id >= %s GROUP BY 1""".encode(),
+        (offset, account_id, floor),
+    )
+    return dict(rows.fetchall())
+
+
+def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
+    with connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            f"SELECT account_id, {_USAGE} FROM usage WHERE usage_id = %s".encode(), (usage_id,)
+        ).fetchone()
+    return None if found is None else _with_losses(found)
+
+
+def usage_by_member(connection: Connection, account_id: UUID, floor: UUID | None) -> list[dict[str, Any]]:
+    """Who spent what since a time, most first: records, tokens, and what was charged in each unit."""
+    cursor = connection.execute(
+        f"""WITH found AS (SELECT * FROM usage WHERE account_id = %(account)s AND usage_id >= %(floor)s),
+                paid AS (SELECT member_id, p->>3 AS unit, sum((p->>5)::bigint)::bigint AS amount
+                         FROM found, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2)
+           SELECT member_id, count(*) AS records,
+                  sum({_INPUT})::bigint AS input_tokens, sum({_OUTPUT})::bigint AS output_tokens,
+                  coalesce((SELECT jsonb_object_agg(unit, amount) FROM paid WHERE paid.member_id = found.member_id), '{{}}') AS charged
+           FROM found GROUP BY member_id ORDER BY 3 DESC""".encode(),
+        {"account": account_id, "floor": floor or UUID(int=0)},
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
+    """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
+    with the deployment's own.
+    """
+    cursor = connection.execute(
+        f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
+                   ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
+            FROM usage WHERE flags <> '{{}}' AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""".encode(),
+        (floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [_with_losses(dict(zip(names, row, strict=True))) for row in cursor]
+
+
+def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> str | None:
+    """The deployment from which this account received an upstream object, or None."""
+    row = connection.execute(
+        "SELECT deployment FROM usage WHERE account_id = %s AND upstream_id = %s ORDER BY usage_id DESC LIMIT 1",
+        (account_id, upstream_id),
+    ).fetchone()
+    return None if row is None else str(row[0])
+
+
+def losses(connection: Connection, floor: UUID | None, account_id: UUID | None) -> list[dict[str, Any]]:
+    """What the operator bore by day (UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
+    classes = ", ".join(
+        f"sum((l->2->>{at})::bigint)::bigint AS {name}" for at, name in enumerate(TOKEN_CLASSES)
+    )
+    with connection.cursor(row_factory=dict_row) as cursor:
+        rows = cursor.execute(
+            f"""SELECT to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, l->>0 AS cause, count(*) AS records,
+                       sum((l->>1)::bigint)::bigint AS requests, {classes}
+                FROM usage, jsonb_array_elements(loss) l
+                WHERE loss IS NOT NULL AND usage_id >= %(floor)s AND (%(account)s::uuid IS NULL OR account_id = %(account)s)
+                GROUP BY 1, 2""".encode(),
+            {"floor": floor or UUID(int=0), "account": account_id},
+        ).fetchall()
+    found = [
+        {name: row[name] for name in ("day", "cause", "records", "requests")}
+        | {"tokens": sum(row[name] or 0 for name in TOKEN_CLASSES)}
+        | {"counts": {name: row[name] for name in TOKEN_CLASSES if row[name]}}
+        for row in rows
+    ]
+    found.sort(key=lambda row: (-row["tokens"], row["cause"]))
+    found.sort(key=lambda row: str(row["day"]), reverse=True)
+    return found
