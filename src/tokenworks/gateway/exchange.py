@@ -39,6 +39,7 @@ FAILOVER_CONNECT_S: Final = 0.8
 # A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
+CUT: Final = Refusal(503, "shutting_down", "this server ends: try again, another one takes it", 1)
 HEADER_MEMO_MAX: Final = 10_000
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, reason.encode()) for status, reason in REASONS.items()
@@ -444,7 +445,7 @@ class Exchange(Placing):
         if reason == "timeout":
             if self.parsed.stream and not self.sent and self.place is not None and self._others():
                 # Silent for much longer than it should be: it rests, but for one trial now and then.
-                self.place.rest(self.gateway.loop.time(), COOL_DOWN_S)
+                self.place.cool_down(self.gateway.loop.time(), COOL_DOWN_S)
             self.last_refusal = Refusal(
                 504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
             )
@@ -561,6 +562,8 @@ class Exchange(Placing):
                     "upstream_timeout",
                     "the deployment went silent: what was produced until here was charged",
                 )
+            if reason == "shutdown":
+                refusal = CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
             event = error_event(refusal, self.protocol, self.request_id)
             conn.write(event if self.head.http10 else b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event))
             self.head.keep_alive = False
@@ -635,5 +638,27 @@ class Exchange(Placing):
         )
         self.tried += [place.name for place in self.places]
         self._interrupt_or_fail("upstream_timeout")
+
+    def cut_for_shutdown(self) -> None:
+        """The worker ends and its time to drain is over: end in protocol, charge what was produced.
+
+        A record that is on its way to the recorder ends the exchange as usual.
+        """
+        if self.ended or self.counting or (self.hold is None and self.usage_id):
+            return
+        if self.asking is not None:
+            self.gateway.client.forget(self.asking)
+        if self.queue_number:
+            self.gateway.client.admissions.forget(self.queue_number)
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None:
+            upstream.abort()
+        if self.sent and self.hold is not None:
+            self._interrupted("shutdown")
+            return
+        self._end_attempt()
+        self._drop_attempt()
+        self._release_hold()
+        self.refuse(CUT)
 
     # Upstream is not read while the client can't take more, or while a hold is waited for.
