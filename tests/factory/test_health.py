@@ -1,9 +1,18 @@
 """Circuits, outliers, slow starts, draining, and what a bad hour may cost."""
 
 from tests.factory.test_placement import Router, place
-from tokenworks.factory import FAILURES_TO_OPEN, Ask, RetryBudget, carry_over, eject_outlier
+from tokenworks.factory import (
+    FAILURES_TO_OPEN,
+    NO_ASK,
+    Ask,
+    RetryBudget,
+    carry_over,
+    eject_outlier,
+    named_wait_s,
+)
 from tokenworks.factory.health import (
     EJECTION_S,
+    NAMED_S_MAX,
     SLOW_START_S,
     SLOW_STARTS,
     Health,
@@ -123,3 +132,103 @@ def test_what_one_worker_saw_another_one_restores():
     # It is a beginning, and nothing that was seen here is thrown away for it.
     other.learn_from({"latency_ms": 1, "ms_per_token": 1, "running_ms": 1, "answers": 1})
     assert other.forecast.latency_ms == 80.0
+
+
+def broken(one, now_s=0.0):
+    for _ in range(FAILURES_TO_OPEN):
+        one.began(now_s)
+        one.failed(now_s)
+        one.ended()
+
+
+def test_the_first_good_byte_of_a_trial_closes_the_circuit_and_not_the_answers_end():
+    alone = place("alone")
+    router = Router(alone)
+    broken(alone)
+    assert router.placement.choose([alone], (), NO_ASK, 1.0).place is alone, "the next try is not put off"
+    alone.began(1.0)
+    assert router.placement.choose([alone], (), NO_ASK, 1.5) is None, "one trial at once"
+    alone.succeeded(2.0)
+    assert not alone.trial and not alone.open(2.0)
+    assert router.placement.choose([alone], (), NO_ASK, 2.0).place is alone, "while the trial still streams"
+    assert router.placement.choose([alone], (), Ask(9, 9), 2.0).place is alone
+    alone.ended()
+
+
+def test_a_trial_that_fails_leaves_the_circuit_open_for_the_next_one():
+    alone = place("alone")
+    broken(alone)
+    alone.began(1.0)
+    alone.failed(1.2)
+    alone.ended()
+    assert alone.open(1.2) and not alone.trial
+    assert Router(alone).placement.choose([alone], (), NO_ASK, 1.3).place is alone
+
+
+def test_until_the_time_that_an_upstream_named_nobody_asks_it():
+    alone = place("alone")
+    router = Router(alone)
+    alone.began(10.0)
+    alone.rest(10.0, 7.5)
+    alone.failed(10.0)
+    alone.ended()
+    for ask in (NO_ASK, Ask(9, 9)):
+        assert router.placement.choose([alone], (), ask, 17.4) is None
+        assert router.placement.choose([alone], (), ask, 17.5).place is alone, "and not a moment later"
+    assert alone.resting_s(10.0) == 7.5 and alone.resting_s(17.0) == 0.5 and alone.resting_s(17.5) == 0.0
+    assert not alone.open(17.5), "a cool-down of our own is not added to it"
+
+
+def test_nothing_shortens_a_named_time():
+    one = place("one")
+    one.began(0.0)
+    one.began(0.0)
+    one.rest(1.0, 20.0)
+    one.ended()
+    # An answer from before, a check that was on its way, a shorter time that another answer names.
+    one.succeeded(2.0)
+    one.rest(3.0, 2.0)
+    one.failed(4.0)
+    one.cool_down(5.0, 1.0)
+    one.ended()
+    assert one.resting_s(5.0) == 16.0 and one.open(20.9)
+    one.began(21.0)
+    assert one.trial
+    one.succeeded(21.5)
+    assert not one.open(21.5) and one.failures == 0
+
+
+def test_no_check_asks_a_place_before_its_named_time():
+    one = place("one")
+    one.rest(100.0, 50.0)
+    assert not one.check_due(149.0, 10.0), "although it idles for long"
+    assert one.check_due(150.0, 10.0)
+    failed = place("failed")
+    broken(failed, 100.0)
+    assert not failed.check_due(105.0, 60.0) and failed.check_due(110.0, 60.0)
+
+
+def test_of_several_the_one_that_named_no_time_is_tried_and_the_wait_is_the_shortest_named_one():
+    named, cooling, third = place("named"), place("cooling"), place("third")
+    router = Router(named, cooling)
+    named.rest(0.0, 2.0)
+    broken(cooling)
+    assert router.placement.choose([named, cooling], (), Ask(9, 9), 1.0).place is cooling
+    assert named_wait_s([named, cooling], NO_ASK, 1.0) == 0.0
+    third.rest(0.0, 5.0)
+    assert named_wait_s([named, third], NO_ASK, 0.5) == 1.5
+    assert named_wait_s([], NO_ASK, 0.5) == 0.0
+    assert router.placement.choose([named, third], (), Ask(9, 9), 1.0) is None
+
+
+def test_a_named_time_outlives_the_worker_that_heard_it_and_no_more_than_an_hour():
+    heard, next_one, after_boot = place("one"), place("one"), place("one")
+    heard.rest(1000.0, 40.0)
+    seen = heard.seen(1010.0)
+    next_one.learn_from(seen, 1015.0)
+    assert next_one.resting_s(1015.0) == 25.0
+    after_boot.learn_from(seen | {"named_until_s": 90_000.0}, 5.0)
+    assert after_boot.resting_s(5.0) == NAMED_S_MAX
+    later = place("one")
+    later.learn_from(heard.seen(1041.0), 1041.0)
+    assert later.resting_s(1041.0) == 0.0 and not later.failures

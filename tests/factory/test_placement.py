@@ -121,7 +121,7 @@ def test_what_was_tried_is_not_tried_again(up, tried):
     places = [place(str(n)) for n in range(len(up))]
     for one, healthy in zip(places, up, strict=True):
         if not healthy:
-            one.rest(0.0, 30.0)
+            one.cool_down(0.0, 30.0)
     best = Router(*places).choose(tried=[str(n) for n in tried])
     left = [one for one in places if int(one.name) not in tried]
     if best is None:
@@ -225,7 +225,7 @@ def test_data_never_goes_where_it_may_not_fail_over_included(fleet, allowed, tok
     for one, (_, broken, busy) in zip(places, fleet, strict=True):
         one.outstanding = busy
         if broken:
-            one.rest(0.0, 60.0)
+            one.cool_down(0.0, 60.0)
     router = Router(*places)
     ask = prompt("p", tokens, regions=None if allowed is None else tuple(allowed))
     tried = []
@@ -313,7 +313,7 @@ def test_what_is_explained_is_what_is_done(steps):
     )
     for at, (failing, chat, tokens, answers) in enumerate(steps):
         if failing < 5:
-            router.places[failing].rest(float(at), 1.5)
+            router.places[failing].cool_down(float(at), 1.5)
         ask = prompt(str(chat), tokens)
         best = router.placement.explain(router.places, (), ask, float(at))[0]
         ticket, chosen = router.send(ask, float(at))

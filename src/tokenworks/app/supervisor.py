@@ -33,6 +33,8 @@ log = structlog.get_logger()
 BACKLOG: Final = 4096
 # A death is told by a signal; heartbeats are looked at this often.
 CHECK_S: Final = 0.5
+# A look that comes later than this after the last one: the supervisor itself, or the whole host, stood still.
+STALLED_S: Final = 1.5
 RESTART_S_MAX: Final = 1.0
 STEADY_S: Final = 10.0
 LOCK_WAIT_S: Final = 45.0
@@ -74,6 +76,7 @@ class Supervisor:
         self._stopping = False
         self._code = 0
         self._lock = -1
+        self._looked_s = self._awake_s = 0.0
         self._children: list[_Child] = []
         self._pipe_read = self._pipe_write = -1
 
@@ -189,6 +192,7 @@ class Supervisor:
     def _watch(self, wake: socket.socket) -> None:
         while not self._stopping:
             now_s = time.monotonic()
+            self._note_own_stall(now_s)
             for child in self._children:
                 if child.alive():
                     self._check_heartbeat(child, now_s)
@@ -212,12 +216,20 @@ class Supervisor:
                 with contextlib.suppress(BlockingIOError):
                     wake.recv(4096)
 
+    def _note_own_stall(self, now_s: float) -> None:
+        """After a stall of its own (a paused machine, no CPU) it heard nobody: the workers' silence is counted from now on."""
+        if self._looked_s and now_s - self._looked_s > STALLED_S:
+            log.warning("supervisor.stalled", seconds=round(now_s - self._looked_s, 1))
+            self._awake_s = now_s
+        self._looked_s = now_s
+
     def _check_heartbeat(self, child: _Child, now_s: float) -> None:
         if child.stats is None:
             return
         beat_s = heartbeat_ms(child.stats) / 1000
         # A heartbeat from before its start is its predecessor's.
         last_s = beat_s if beat_s > child.started_s else child.started_s + START_GRACE_S
+        last_s = max(last_s, self._awake_s)
         if now_s - last_s > self._settings.worker_silence_s:
             log.error("supervisor.child_silent", child=child.name, silence_s=round(now_s - last_s, 1))
             child.signal(signal.SIGKILL)

@@ -33,6 +33,8 @@ log = structlog.get_logger()
 
 EXIT_FENCED: Final = 71
 TICK_S: Final = 1.0
+# After the time to drain: for the records of what is cut, and for the last bytes to reach their clients.
+CUT_S: Final = 3.0
 # How fast a deployment is stays true for so long.
 SEEN_FOR_S: Final = 3600.0
 
@@ -163,14 +165,27 @@ class Worker:
         deadline_s = self.loop.time() + self.settings.drain_s
         while not gateway.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
-        # Who is still served now is cut, and charged for what was produced.
-        for connection in list(gateway.connections):
-            connection.abort()
-        deadline_s = self.loop.time() + 2
-        while not gateway.idle and self.loop.time() < deadline_s:
-            await asyncio.sleep(0.02)
+        await self._cut()
         gateway.client.close()
         ticking.cancel()
+
+    async def _cut(self) -> None:
+        """End what is still served in protocol: an error event and the last chunk, each after its record is durable.
+
+        A connection is broken off only where its client takes nothing, or its request was not here yet.
+        """
+        gateway = self.gateway
+        if gateway.exchanges:
+            log.warning("worker.cuts", requests=len(gateway.exchanges))
+        for exchange in list(gateway.exchanges):
+            exchange.cut_for_shutdown()
+        deadline_s = self.loop.time() + CUT_S
+        while not gateway.idle and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        while gateway.connections and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        for connection in list(gateway.connections):
+            connection.abort()
 
     def _supervisor_gone(self) -> None:
         self.loop.remove_reader(self.supervisor)

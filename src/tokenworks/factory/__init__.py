@@ -48,6 +48,7 @@ from tokenworks.factory.placement import (
     Placement,
     carry_over,
     may_have,
+    named_wait_s,
 )
 from tokenworks.factory.prefixes import BLOCK_BYTES, hash_blocks
 from tokenworks.factory.probe import probe_protocols
@@ -127,6 +128,7 @@ __all__ = [
     "make_intent",
     "make_model",
     "may_have",
+    "named_wait_s",
     "parse_address",
     "probe_protocols",
     "rank",

@@ -3,6 +3,10 @@
 A circuit opens after so many failures in a row. A place that fails a good part of its requests without ever failing so many in
 a row is an outlier: it is ejected for a while, longer each time. What comes back, or comes new to others, begins slowly: its
 cache is cold, and it may not be well yet.
+
+Two rests differ. A cool-down is this gateway's own guess: where no other place is left, one request may be tried earlier. A time
+that the upstream named (Retry-After and its like) is kept exactly: until then the place gets no request and no health check,
+and nothing shortens it. After either the next request is a trial, and its first good byte closes the circuit.
 """
 
 import math
@@ -20,6 +24,8 @@ EJECTION_S: Final = 30.0
 EJECTION_MAX_S: Final = 300.0
 # A place that was well for so long after its last ejection is taken for a new one.
 FORGIVEN_S: Final = 600.0
+# What another process saw named is believed for so long at most: monotonic seconds begin anew with a boot.
+NAMED_S_MAX: Final = 3600.0
 # Slow start: one request at once, twice as many after each such time, and after so many times any number.
 SLOW_START_S: Final = 2.0
 SLOW_STARTS: Final = 8
@@ -36,6 +42,7 @@ class Health:
         "ejected_s",
         "ejections",
         "failures",
+        "named_until_s",
         "outstanding",
         "trial",
         "warm_from_s",
@@ -45,6 +52,7 @@ class Health:
         self.outstanding = 0
         self.failures = 0
         self.cool_until_s = 0.0
+        self.named_until_s = 0.0
         self.trial = False
         self.ejections = 0
         self.ejected_s = 0.0
@@ -57,6 +65,10 @@ class Health:
         """Whether the circuit is open: nothing is sent, but for one trial after the cool-down."""
         return self.failures >= FAILURES_TO_OPEN and (now_s < self.cool_until_s or self.trial)
 
+    def resting_s(self, now_s: float) -> float:
+        """How many seconds of a time that the upstream named are left: until then nothing is sent at all. 0.0: none."""
+        return max(0.0, self.named_until_s - now_s)
+
     def began(self, now_s: float) -> None:
         self.outstanding += 1
         if self.failures >= FAILURES_TO_OPEN:
@@ -68,7 +80,13 @@ class Health:
         self.trial = False
 
     def succeeded(self, now_s: float) -> None:
-        if self.failures:
+        """The first good byte of an answer: the circuit closes, without waiting for the answer's end.
+
+        An answer that was asked for before the upstream named a time does not shorten that time.
+        """
+        self._good += 1.0
+        self.trial = False
+        if self.failures and now_s >= self.named_until_s:
             if self.failures >= FAILURES_TO_OPEN:
                 self.warm_from_s = now_s
             self.failures = 0
@@ -76,13 +94,12 @@ class Health:
             self._count(now_s)
             if self._bad < 0.5 and now_s - self.ejected_s > FORGIVEN_S:
                 self._bad, self.ejections = 0.0, 0
-        self._good += 1.0
 
     def failed(self, now_s: float, cool_down_s: float = COOL_DOWN_S) -> None:
         self._count(now_s)
         self._bad += 1.0
         self.failures += 1
-        if self.failures >= FAILURES_TO_OPEN:
+        if self.failures >= FAILURES_TO_OPEN and now_s >= self.named_until_s:
             self.cool_until_s = max(self.cool_until_s, now_s + cool_down_s)
 
     def _count(self, now_s: float) -> None:
@@ -97,9 +114,15 @@ class Health:
         return seen >= OUTLIER_REQUESTS_MIN and self._bad >= OUTLIER_SHARE * seen
 
     def rest(self, now_s: float, seconds: float) -> None:
-        """A vendor's Retry-After: the circuit opens at once for that long."""
+        """The upstream named a time (Retry-After): the circuit opens at once, for exactly that long."""
         self.failures = max(self.failures, FAILURES_TO_OPEN)
-        self.cool_until_s = max(self.cool_until_s, now_s + seconds)
+        self.cool_until_s = self.named_until_s = max(self.named_until_s, now_s + seconds)
+
+    def cool_down(self, now_s: float, seconds: float) -> None:
+        """No time was named: the circuit opens at once, for that long or until no other place is left."""
+        self.failures = max(self.failures, FAILURES_TO_OPEN)
+        if now_s >= self.named_until_s:
+            self.cool_until_s = max(self.cool_until_s, now_s + seconds)
 
     def eject(self, now_s: float) -> float:
         """For how long."""
@@ -107,7 +130,7 @@ class Health:
         self.ejections += 1
         self.ejected_s = now_s
         self._good = self._bad = 0.0
-        self.rest(now_s, seconds)
+        self.cool_down(now_s, seconds)
         return seconds
 
     def begin_slowly(self, now_s: float) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from tokenworks.factory.forecast import Forecast
-from tokenworks.factory.health import FAILURES_TO_OPEN, Health
+from tokenworks.factory.health import FAILURES_TO_OPEN, NAMED_S_MAX, Health
 from tokenworks.factory.model import Deployment
 from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
 
@@ -114,6 +114,12 @@ class Place(Health):
         self.last_used_s = now_s
         super().began(now_s)
 
+    def check_due(self, now_s: float, idle_s: float) -> bool:
+        """True if an active check should ask the place: it failed and its rest is over, or it idles for longer than `idle_s`."""
+        if now_s < self.named_until_s:
+            return False
+        return (self.failures > 0 and not self.open(now_s)) or now_s - self.last_used_s > idle_s
+
     def seen(self, now_s: float) -> dict[str, float | int | None]:
         """What was seen of it, for another process: what is learned, what waits, how it is. `restore` takes it."""
         forecast = self.forecast
@@ -126,20 +132,26 @@ class Place(Health):
             "outstanding": self.outstanding,
             "failures": self.failures,
             "rests_s": round(max(0.0, self.cool_until_s - now_s), 1) if self.open(now_s) else 0,
+            "named_until_s": round(self.named_until_s, 3) if self.resting_s(now_s) else 0,
             "takes": self.takes(now_s),
         }
 
     def restore(self, seen: Mapping[str, Any], now_s: float) -> None:
         """As another process saw it. What it served is not this one's, but waits all the same."""
-        self.learn_from(seen)
+        self.learn_from(seen, now_s)
         self.outstanding = int(seen["outstanding"])
         self.failures = int(seen["failures"])
         self.cool_until_s = now_s + float(seen["rests_s"])
         if seen["wait_ms"]:
             self.forecast.sent("before", now_s * 1000.0, 0, sure=False, own_ms=float(seen["wait_ms"]))
 
-    def learn_from(self, seen: Mapping[str, Any]) -> None:
-        """How far away and how fast it is, where nothing was seen of it here."""
+    def learn_from(self, seen: Mapping[str, Any], now_s: float = 0.0) -> None:
+        """How far away and how fast it is, where nothing was seen of it here; and the time that its upstream named, in monotonic
+        seconds of this host.
+        """
+        left_s = min(float(seen.get("named_until_s", 0)) - now_s, NAMED_S_MAX)
+        if now_s and left_s > 0:
+            self.rest(now_s, left_s)
         self.forecast.begin_with(
             float(seen["latency_ms"]),
             float(seen["ms_per_token"]),
@@ -285,12 +297,12 @@ class Placement:
     ) -> Candidate | None:
         """The place with the best score among those that may have the request and whose circuit is closed; ties go round by
         last use. Where none is left, the one that cools down first, or seems too small: a wrong guess costs one request,
-        refusing all of them costs every one. A place that has named the time when it has room is not asked before it.
-        None where no place may have it.
+        refusing all of them costs every one. Never one whose upstream named a time that is not over. None where nobody may
+        have it.
         """
         if ask is NO_ASK and len(places) == 1:
             place = places[0]
-            if place.trial or place.draining or place.name in tried or place.resting_s(now_s) > 0:
+            if place.trial or place.draining or now_s < place.named_until_s or place.name in tried:
                 return None
             return place.alone
         best = self._foresee(places, tried, ask, now_s, best_only=True)
@@ -302,7 +314,7 @@ class Placement:
             if place.name not in tried
             and not place.trial
             and not place.draining
-            and place.resting_s(now_s) <= 0
+            and now_s >= place.named_until_s
             and may_have(place.deployment, ask) is None
         ]
         last = min(closed, key=lambda place: place.cool_until_s, default=None)
@@ -418,6 +430,20 @@ class Placement:
         """It was busy; it may not be any more."""
         if place.number >= 0 and not place.forecast.busy:
             self._busy -= 1
+
+
+def named_wait_s(places: Iterable[Place], ask: Ask, now_s: float) -> float:
+    """Seconds until the first of the places that may have a request takes one, where each of them rests for a time that its
+    upstream named; 0.0 where one of them does not rest, or none may have it.
+    """
+    return min(
+        (
+            place.resting_s(now_s)
+            for place in places
+            if not place.draining and may_have(place.deployment, ask) is None
+        ),
+        default=0.0,
+    )
 
 
 def carry_over(old: Iterable[Place], new: Iterable[Place]) -> list[Place]:

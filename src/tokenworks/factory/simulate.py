@@ -153,7 +153,7 @@ class Predicted:
 
     def refused(self, ticket: int, engine: int, now_ms: float) -> None:
         place = self._places[engine]
-        place.rest(now_ms / 1000.0, RETRY_S)
+        place.cool_down(now_ms / 1000.0, RETRY_S)
         self._placement.dropped(ticket, place)
         place.ended()
 

@@ -88,6 +88,8 @@ CODES: Final = {
     "journal_full": "503: the disk of the host's journal is nearly full, or too much of it waits for the database; nothing new is begun",
     "recorder_away": "503: the host's recorder does not answer",
     "database_away": "503: the database does not answer, and nothing is left that was granted",
+    "shutting_down": "503: this worker ends, and its time to drain is over; another one takes the request at once",
+    "clock_skew": "503: the host's clock is off by more than clock_skew_max_s; nothing new is begun",
     "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",
     "upstream_timeout": "504: the deployment did not answer in time",
     "http_version": "505: another version than HTTP/1.0 or 1.1",

@@ -41,6 +41,7 @@ FAILOVER_CONNECT_S: Final = 0.8
 # A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
+CUT: Final = Refusal(503, "shutting_down", "this server ends: try again, another one takes it", 1)
 
 
 def _broke_off(reason: str) -> Refusal:
@@ -49,8 +50,7 @@ def _broke_off(reason: str) -> Refusal:
         said = "the deployment went silent: what was produced until here was charged"
         return Refusal(504, "upstream_timeout", said)
     if reason == "shutdown":
-        said = "this server is being restarted: what was produced until here was charged"
-        return Refusal(503, "shutting_down", said)
+        return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
     return Refusal(502, "upstream_error", "the deployment broke off: what was produced until here was charged")
 
 
@@ -505,7 +505,7 @@ class Exchange(Placing):
         if reason == "timeout":
             if not self.sent and self.place is not None and self._others():
                 # Silent for much longer than it should be: it rests, but for one trial now and then.
-                self.place.rest(self.gateway.loop.time(), COOL_DOWN_S)
+                self.place.cool_down(self.gateway.loop.time(), COOL_DOWN_S)
             self.last_refusal = Refusal(
                 504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
             )
@@ -642,15 +642,23 @@ class Exchange(Placing):
             self._interrupted("beyond_maximum")
 
     def cut_for_shutdown(self) -> None:
-        """The worker ends: what was produced is charged, and the client told in protocol."""
-        if self.ended or self.counting:
+        """The worker ends and its time to drain is over: end in protocol, charge what was produced.
+
+        A record that is on its way to the recorder ends the exchange as usual.
+        """
+        if self.ended or self.counting or (self.hold is None and self.usage_id):
             return
-        if self._abort_upstream():
-            self.tried += [place.name for place in self.places]
-            self.last_refusal = Refusal(503, "shutting_down", "this server is being restarted: try again", 1)
-            self._interrupt_or_fail("shutdown")
-        elif self.hold is None and self.user is None:
-            self.refuse(Refusal(503, "shutting_down", "this server is being restarted: try again", 1))
+        if self.asking is not None:
+            self.gateway.client.forget(self.asking)
+        if self.queue_number:
+            self.gateway.client.admissions.forget(self.queue_number)
+        if self._abort_upstream() and self.hold is not None and (self.sent or self.conn is None):
+            self._interrupted("shutdown" if self.sent else "client_gone")
+            return
+        self._end_attempt()
+        self._drop_attempt()
+        self._release_hold()
+        self.refuse(CUT)
 
     def _abort_upstream(self) -> bool:
         upstream, self.upstream = self.upstream, None

@@ -403,7 +403,7 @@ class Gateway:
         self.snapshot = snapshot
         for place in snapshot.places:
             if place.name in self.seen_before:
-                place.learn_from(self.seen_before.pop(place.name))
+                place.learn_from(self.seen_before.pop(place.name), self.loop.time())
         self.placement.set_places(snapshot.places, self.loop.time())
         self.broken_credentials = broken_credentials
         live = set(snapshot.places)
@@ -426,9 +426,7 @@ class Gateway:
         if now_s - self._checked_s >= self.settings.health_check_s:
             self._checked_s = now_s
             for place in self.snapshot.places:
-                if (
-                    place.failures and not place.open(now_s)
-                ) or now_s - place.last_used_s > 6 * self.settings.health_check_s:
+                if place.check_due(now_s, 6.0 * self.settings.health_check_s):
                     HealthCheck(self, place).run()
         counters = self.stats.c
         counters["connections_open"] = len(self.connections)

@@ -23,6 +23,7 @@ from tokenworks.factory import (
     Place,
     hash_blocks,
     may_have,
+    named_wait_s,
     rank,
     unfit,
 )
@@ -179,8 +180,7 @@ class Placing(Recording):
         if self.last_refusal is not None:
             self.refuse(self.last_refusal)
             return
-        now_s = gateway.loop.time()
-        wait_s = min((place.resting_s(now_s) for place in self.places), default=0.0)
+        wait_s = named_wait_s(self.places, ask, gateway.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
             seconds = math.ceil(wait_s)
