@@ -1,6 +1,5 @@
 """From what was metered to a usage record: who counted, what the plan's policy waives, what each bucket pays."""
 
-import asyncio
 import time
 from collections.abc import Callable
 from typing import Final
@@ -9,7 +8,7 @@ import structlog
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import UsageRecord
-from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
+from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.dialects import Usage
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
@@ -56,32 +55,21 @@ class Recording(Holding):
         self._count(counted)
 
     def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
-        """Have the model's own tokenizer count the request and its answer, in a thread; None where it can't be."""
+        """Have the model's own tokenizer count the request and its answer; None where it can't be, or not in time."""
         gateway = self.gateway
         assert self.place is not None
-        tokenizer = gateway.tokenizers.get(self.place.deployment.tokenizer or "")
-        too_large = self.streaming and self.size > gateway.settings.response_bytes_max
-        if tokenizer is None or too_large or gateway.counting >= COUNTS_WAITING_MAX:
+        tokenizer = self.place.deployment.tokenizer
+        if tokenizer is None or (self.streaming and self.size > gateway.settings.response_bytes_max):
             counted(None)
             return
-        chunks, streamed = list(self.chunks) if answer else [], self.streaming
 
-        def work() -> Counted:
-            return Counted(
-                tokenizer.count_request(self.protocol, self.body),
-                tokenizer.count_answer(self.protocol, chunks, streamed=streamed),
-            )
-
-        def done(future: "asyncio.Future[Counted]") -> None:
-            gateway.counting -= 1
+        def done(found: Counted | None) -> None:
             self.counting = False
-            if future.exception() is not None:
-                log.error("exchange.count_failed", error=type(future.exception()).__name__)
-            counted(None if future.exception() is not None else future.result())
+            counted(found)
 
-        gateway.counting += 1
         self.counting = True
-        gateway.loop.run_in_executor(None, work).add_done_callback(done)
+        chunks = self.chunks if answer else ()
+        gateway.counter.count(Job(tokenizer, self.protocol, self.body, chunks, self.streaming), done)
 
     def _completed(
         self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
