@@ -147,6 +147,7 @@ class HostMetrics:
                     "recorder_ready",
                     "snapshot_age_ms",
                     "deployments",
+                    "tokenizer_waiting",
                 }
                 family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
                     f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]

@@ -169,6 +169,15 @@ class Settings(BaseModel):
     input_bytes_per_token: int = Field(
         default=2, ge=1, le=8, description="the input estimate: body bytes per token, at most the context"
     )
+    tokenize_queue_max: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="counts that wait for the host's tokenizer process; more are bounded by their bytes",
+    )
+    tokenize_timeout_s: int = Field(
+        default=3, ge=1, le=60, description="how long a count may take; then it is bounded by its bytes"
+    )
     journal_reserve_bytes: int = Field(
         default=64 * 1024 * 1024,
         ge=0,

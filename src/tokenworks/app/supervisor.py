@@ -20,7 +20,7 @@ from typing import Final
 
 import structlog
 
-from tokenworks.app import recorder, worker
+from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
 from tokenworks.app.settings import Settings, parse_address
@@ -46,10 +46,16 @@ class _Child:
     """One process that has to run: how to start it, and since when it runs."""
 
     def __init__(
-        self, name: str, run: Callable[[], int | None], keep: list[int], stats: Path | None = None
+        self,
+        name: str,
+        run: Callable[[], int | None],
+        keep: list[int],
+        stats: Path | None = None,
+        silence_s: float = 0.0,
     ) -> None:
         self.name = name
         self.stats = stats
+        self.silence_s = silence_s
         self._run = run
         self._keep = keep
         self.process: Forked | None = None
@@ -88,7 +94,7 @@ class Supervisor:
         self._take_lock()
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
-        for old in settings.run_dir.glob("worker-*.stats"):
+        for old in settings.run_dir.glob("*.stats"):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
         load_peppers(settings.secrets)
@@ -108,8 +114,9 @@ class Supervisor:
             admin = bind(settings.admin_listen)
             recorder_socket = bind_unix(settings.run_dir / "recorder.sock")
             control_socket = bind_unix(settings.run_dir / "control.sock")
+            tokenizer_socket = bind_unix(settings.run_dir / "tokenizer.sock")
             self._pipe_read, self._pipe_write = os.pipe()
-            self._make_children(public, admin, recorder_socket, control_socket)
+            self._make_children(public, admin, recorder_socket, control_socket, tokenizer_socket)
             # What is here stays as it is, so that children share it.
             gc.collect()
             gc.freeze()
@@ -159,6 +166,7 @@ class Supervisor:
         admin: socket.socket,
         recorder_socket: socket.socket,
         control_socket: socket.socket,
+        tokenizer_socket: socket.socket,
     ) -> None:
         settings, gone = self._settings, self._pipe_read
         # A worker has no business with the database: it does not even know where it is.
@@ -171,13 +179,25 @@ class Supervisor:
             control.run(settings, control_socket, admin, gone)
 
         def child(
-            name: str, run: Callable[[], int | None], *sockets: socket.socket, stats: Path | None = None
+            name: str,
+            run: Callable[[], int | None],
+            *sockets: socket.socket,
+            stats: Path | None = None,
+            silence_s: float = settings.worker_silence_s,
         ) -> None:
             keep = [*(sock.fileno() for sock in sockets), gone, self._lock]
-            self._children.append(_Child(name, run, keep, stats))
+            self._children.append(_Child(name, run, keep, stats, silence_s))
 
         child("control", control, control_socket, admin)
         child("recorder", lambda: recorder.run(settings, recorder_socket, gone), recorder_socket)
+        child(
+            "tokenizer",
+            lambda: tokenizer.run(without_database, tokenizer_socket, gone),
+            tokenizer_socket,
+            stats=settings.run_dir / "tokenizer.stats",
+            # It may be silent for as long as it takes to read a large vocabulary.
+            silence_s=settings.worker_silence_s + settings.tokenize_timeout_s,
+        )
         for number in range(settings.workers):
             child(
                 f"worker-{number}",
@@ -230,7 +250,7 @@ class Supervisor:
         # A heartbeat from before its start is its predecessor's.
         last_s = beat_s if beat_s > child.started_s else child.started_s + START_GRACE_S
         last_s = max(last_s, self._awake_s)
-        if now_s - last_s > self._settings.worker_silence_s:
+        if now_s - last_s > child.silence_s:
             log.error("supervisor.child_silent", child=child.name, silence_s=round(now_s - last_s, 1))
             child.signal(signal.SIGKILL)
 

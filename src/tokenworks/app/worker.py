@@ -21,12 +21,12 @@ from tokenworks.gateway import (
     ClientConnection,
     Gateway,
     KeyCache,
-    ModelTokenizer,
     Stats,
+    TokenizerClient,
     read_seen,
     snapshot_from_wire,
 )
-from tokenworks.kernel import SystemClock, TokenworksError, uuid7
+from tokenworks.kernel import SystemClock, uuid7
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -67,6 +67,12 @@ class Worker:
             clock,
             on_publish=self._published,
             on_die=self._fenced,
+        )
+        self.gateway.counter = TokenizerClient(
+            str(settings.run_dir / "tokenizer.sock"),
+            queue_max=settings.tokenize_queue_max,
+            timeout_s=settings.tokenize_timeout_s,
+            counters=self.stats.c,
         )
         self.gateway.keys = KeyCache(
             load_peppers(settings.secrets),
@@ -116,22 +122,10 @@ class Worker:
                     broken.add(place.name)
                     log.error("worker.credential_missing", deployment=place.name, error=str(error))
             gateway.swap(snapshot, frozenset(broken))
-            self._load_tokenizers({place.deployment.tokenizer for place in snapshot.places} - {None})  # type: ignore[arg-type]
+            named = {place.deployment.tokenizer for place in snapshot.places}
+            gateway.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()
-
-    def _load_tokenizers(self, names: set[str]) -> None:
-        """In a thread: a large vocabulary takes a second. Until it is there, what it would count is estimated."""
-        known = self.gateway.tokenizers
-        for name in names - known.keys():
-
-            def load(name: str = name) -> None:
-                try:
-                    known[name] = ModelTokenizer(self.settings.tokenizers / name)
-                except TokenworksError as error:
-                    log.error("worker.tokenizer", tokenizer=name, error=str(error))
-
-            self.loop.run_in_executor(None, load)
 
     def _tls(self) -> ssl.SSLContext | None:
         if self.settings.tls_certificate is None or self.settings.tls_key is None:
@@ -167,6 +161,7 @@ class Worker:
             await asyncio.sleep(0.02)
         await self._cut()
         gateway.client.close()
+        gateway.counter.close()
         ticking.cancel()
 
     async def _cut(self) -> None:

@@ -13,6 +13,7 @@ from tokenworks.factory.errors import (
 )
 from tokenworks.factory.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
 from tokenworks.factory.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
+from tokenworks.factory.image_size import image_size
 from tokenworks.factory.intents import (
     BUILT_IN,
     FILINGS,
@@ -28,6 +29,7 @@ from tokenworks.factory.intents import (
     unfit,
 )
 from tokenworks.factory.labelled import SYNTHETIC_REQUESTS, Verdict, evaluate, read_requests
+from tokenworks.factory.media import MediaRules, media_rules
 from tokenworks.factory.model import (
     KINDS,
     PROTOCOL_PATHS,
@@ -95,6 +97,7 @@ __all__ = [
     "EngineSpec",
     "FairQueue",
     "Intent",
+    "MediaRules",
     "ModelCard",
     "ModelNotFound",
     "Objective",
@@ -123,11 +126,13 @@ __all__ = [
     "fit",
     "hash_blocks",
     "headroom",
+    "image_size",
     "machines_for",
     "make_deployment",
     "make_intent",
     "make_model",
     "may_have",
+    "media_rules",
     "named_wait_s",
     "parse_address",
     "probe_protocols",

@@ -1,13 +1,14 @@
 """The data plane: relay, metering, holds."""
 
-from tokenworks.gateway.counting import ModelTokenizer
+from tokenworks.gateway.counting import Counted, Job, TokenizerClient
 from tokenworks.gateway.errors import CODES
 from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
-from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Reading, Stats, heartbeat_ms
+from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Heartbeat, Reading, Stats, heartbeat_ms
+from tokenworks.gateway.tokenizer import ModelTokenizer
 
 __all__ = [
     "BUCKETS_MS",
@@ -15,12 +16,16 @@ __all__ = [
     "COUNTERS",
     "HISTOGRAMS",
     "ClientConnection",
+    "Counted",
     "Gateway",
+    "Heartbeat",
+    "Job",
     "KeyCache",
     "ModelTokenizer",
     "Reading",
     "Snapshot",
     "Stats",
+    "TokenizerClient",
     "heartbeat_ms",
     "read_seen",
     "snapshot_from_wire",

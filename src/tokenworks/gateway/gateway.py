@@ -10,7 +10,7 @@ import structlog
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement, RetryBudget
-from tokenworks.gateway.counting import ModelTokenizer
+from tokenworks.gateway.counting import TokenizerClient
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.head import Head
@@ -91,7 +91,7 @@ class Limits(Protocol):
 
 
 class Gateway:
-    """Everything is handed in; `client`, `keys` and `slices` are wired by the app."""
+    """Everything is handed in; `client`, `keys`, `slices` and `counter` are wired by the app."""
 
     def __init__(self, settings: Limits, clock: Clock, stats: Stats, control_path: str, *, tls: bool) -> None:
         self.settings = settings
@@ -114,8 +114,7 @@ class Gateway:
         self.lossy: frozenset[str] = frozenset()  # accounts over their loss budget of the day
         self.database_ok_s = self.loop.time()
         self.proxies = settings.proxy_networks
-        self.tokenizers: dict[str, ModelTokenizer] = {}
-        self.counting = 0  # how many answers are being counted
+        self.counter: TokenizerClient
         self.placement = Placement()
         self.retries = RetryBudget()
         self.seen_path: Path | None = None

@@ -39,12 +39,17 @@ COUNTERS: Final = (
     "recorder_ready",
     "snapshot_age_ms",
     "deployments",
+    "tokenizer_waiting",
+    "tokenizer_jobs",
+    "tokenizer_timeouts",
+    "tokenizer_refused",
 )
 BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
 HISTOGRAMS: Final = ("first_byte_ms", "latency_ms")
 _PER_HISTOGRAM: Final = len(BUCKETS_MS) + 3  # buckets, above, count, sum
 _VALUES: Final = 3 + len(COUNTERS) + len(HISTOGRAMS) * _PER_HISTOGRAM  # heartbeat, pid, alive first
 _FORMAT: Final = struct.Struct(f"<{_VALUES}q")
+_HEARTBEAT: Final = struct.Struct("<2q")
 
 
 class Stats:
@@ -76,6 +81,19 @@ class Stats:
         for row in self.h.values():
             values += row
         _FORMAT.pack_into(self._map, 0, *values)
+
+
+class Heartbeat:
+    """The head of such a file, for a process that has no counters: it lives, says the monotonic clock."""
+
+    def __init__(self, path: Path, pid: int) -> None:
+        with path.open("w+b") as file:
+            file.truncate(_HEARTBEAT.size)
+            self._map = mmap.mmap(file.fileno(), _HEARTBEAT.size)
+        self._pid = pid
+
+    def beat(self) -> None:
+        _HEARTBEAT.pack_into(self._map, 0, int(time.monotonic() * 1000), self._pid)
 
 
 class Reading:

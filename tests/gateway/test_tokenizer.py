@@ -3,7 +3,7 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tokenworks.gateway.counting import ModelTokenizer
+from tokenworks.gateway.tokenizer import ModelTokenizer
 from tokenworks.kernel import Invalid
 
 
