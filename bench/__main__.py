@@ -418,6 +418,36 @@ def bench_bills(count, progress):
     }
 
 
+def bench_before(upstream, revision, pairs, bar):
+    """This tree against another revision, in one run."""
+    from bench import before
+
+    def cost_us(target, run):
+        (count, failed), cpu, _ = measure(target, run)
+        if failed:
+            raise SystemExit(f"{failed} of {count} failed at {target.root}")
+        return cpu / count * 1e6
+
+    rows = before.summary(before.ratios(upstream, revision, pairs, cost_us, bar))
+    table(
+        f"CPU of {before.named(None)} against {before.named(revision)}, {pairs} pairs, µs",
+        ["", "before", "now", "ratio", "least", "most", "bar"],
+        [
+            (
+                label,
+                f"{base:.1f}",
+                f"{mine:.1f}",
+                f"{ratio:.3f}",
+                f"{least:.3f}",
+                f"{most:.3f}",
+                f"{limit:.2f}",
+            )
+            for label, base, mine, ratio, least, most, limit in rows
+        ],
+    )
+    return {label: round(ratio, 3) for label, _, _, ratio, _, _, _ in rows}
+
+
 def bench_fleet(rounds, chats, bar):
     """Four llama.cpp servers behind us, behind sglang-router by cache and by turns: each arm in turn, the same shapes of chats."""
     from bench import fleet
@@ -476,10 +506,16 @@ def main():
         "--quick", action="store_true", help="one short round of each: for a look, not for figures"
     )
     parser.add_argument(
-        "--only", default="", help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet"
+        "--only",
+        default="",
+        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet; or before, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
+    parser.add_argument(
+        "--base", default="HEAD~1", metavar="REV", help="the revision that `before` compares with"
+    )
+    parser.add_argument("--pairs", type=int, default=8, help="of `before`, at least 6 where not --quick")
     options = parser.parse_args()
     rounds, seconds = (1, 2) if options.quick else (4, 4)
     only = set(filter(None, options.only.split(",")))
@@ -489,6 +525,19 @@ def main():
             result = bench_bills(options.subscribers, progress)
         console.print(json.dumps({"bills": result}))
         return 0 if result["ok"] else 1
+    if only == {"before"}:
+        from bench.before import PAIRS_MIN, ROWS
+
+        pairs = 1 if options.quick else max(PAIRS_MIN, options.pairs)
+        upstream = Upstream()
+        try:
+            with Progress(console=console, transient=True) as progress:
+                task = progress.add_task("measuring", total=len(ROWS) * pairs)
+                result = bench_before(upstream, options.base, pairs, lambda: progress.advance(task))
+        finally:
+            upstream.stop()
+        console.print(json.dumps({"before": result}))
+        return 0 if all(result[row.label] <= row.bar for row in ROWS) else 1
     if only == {"fleet"}:
         with Progress(console=console, transient=True) as progress:
             task = progress.add_task("chats", total=3 if options.quick else 9)

@@ -19,10 +19,13 @@ def plain_body(size):
     return head + b"x " * ((size - len(head) - len(tail)) // 2) + tail
 
 
-def stream_body(tokens, gap_ms):
+def stream_body(tokens, gap_ms, *, usage_in_every_chunk=False):
+    """`usage_in_every_chunk`: the upstream reports as it goes, and the client has not asked for usage."""
+    asked = b"" if usage_in_every_chunk else b'"stream_options":{"include_usage":true},'
+    told = b"%d,%d,usage" % (tokens, gap_ms) if usage_in_every_chunk else b"%d,%d" % (tokens, gap_ms)
     return (
-        b'{"model":"bench","max_tokens":%d,"stream":true,"stream_options":{"include_usage":true},"user":"%d,%d",'
-        b'"messages":[{"role":"user","content":"hi"}]}' % (tokens, tokens, gap_ms)
+        b'{"model":"bench","max_tokens":%d,"stream":true,%b"user":"%b","messages":[{"role":"user","content":"hi"}]}'
+        % (tokens, asked, told)
     )
 
 

@@ -200,13 +200,15 @@ class Sglang:
 class Tokenworks:
     name = "tokenworks"
 
-    def __init__(self, upstream, workers=1, url=None, env=None, beside=None, model_name="bench"):
-        """`beside`: another host of the same works, on the same database."""
+    def __init__(self, upstream, workers=1, url=None, env=None, beside=None, model_name="bench", root=ROOT):
+        """`beside`: another host of the same works, on the same database. `root`: the tree that is run."""
+        self.root = root
         self.folder = tempfile.TemporaryDirectory(dir=os.environ.get("BENCH_DIR"))
         self.data_dir = self.folder.name
         self.env = {
             name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
         } | (env or {})
+        self.env["PYTHONPATH"] = str(Path(root, "src"))
         self.cli("init")
         if beside is not None:
             self.key = beside.key
@@ -231,7 +233,7 @@ class Tokenworks:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tokenworks", "--data-dir", self.data_dir, "serve", "--workers", str(workers), "--listen", "127.0.0.1:0",
              "--admin-listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=self.env, cwd=ROOT,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=self.env, cwd=self.root,
         )  # fmt: skip
         public, admin = re.findall(r"http://([^/\s]+)", self.process.stdout.readline())
         self.port, self.admin_port = int(public.rsplit(":", 1)[1]), int(admin.rsplit(":", 1)[1])
@@ -249,7 +251,7 @@ class Tokenworks:
             capture_output=True,
             text=True,
             env=self.env,
-            cwd=ROOT,
+            cwd=self.root,
         )
         if done.returncode:
             raise SystemExit(done.stderr + done.stdout)
@@ -267,10 +269,12 @@ class Tokenworks:
         return [p for p in tree(self.process.pid) if p.name().startswith(f"tw-{module}")]
 
     def postgres(self):
-        return [p for p in psutil.process_iter() if "postgres" in p.name() and self._mine(p)]
+        return [p for p in psutil.process_iter() if self._mine(p)]
 
     def _mine(self, process):
         with contextlib.suppress(psutil.Error, OSError):
+            if "postgres" not in process.name():
+                return False
             home = Path(self.data_dir, "pg.location")
             place = home.read_text().strip() if home.exists() else self.data_dir
             return place in " ".join(process.cmdline()) or any(

@@ -1,6 +1,7 @@
 """A lean upstream for benchmarks: it answers what it is asked as cheaply as it can, and keeps count.
 
-Streams: chunks at a fixed spacing; how many and how far apart is in the request's `user` field ("tokens,gap_ms").
+Streams: chunks at a fixed spacing; how many and how far apart is in the request's `user` field ("tokens,gap_ms"); with
+",usage" behind it, each chunk says the usage so far.
 Run: python -m bench.upstream [PORT [CERTIFICATE KEY]]
 """
 
@@ -12,7 +13,7 @@ import sys
 
 import uvloop
 
-USER = re.compile(rb'"user": ?"(\d+),(\d+)"')
+USER = re.compile(rb'"user": ?"(\d+),(\d+)(,usage)?"')
 LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
 CHUNK = {
     "id": "c-1",
@@ -25,6 +26,13 @@ TOKEN = b"data: " + json.dumps(CHUNK).encode() + b"\n\n"
 TOKEN = b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN)
 STREAM_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 count = {"requests": 0, "tokens": 0, "open": 0}
+
+
+def counted_token(number):
+    """A token as engines send it that report usage as they go."""
+    usage = b',"usage":{"prompt_tokens":9,"completion_tokens":%d,"total_tokens":%d}}' % (number, 9 + number)
+    event = b"data: " + json.dumps(CHUNK).encode()[:-1] + usage + b"\n\n"
+    return b"%x\r\n%b\r\n" % (len(event), event)
 
 
 def end(tokens):
@@ -74,11 +82,12 @@ class Connection(asyncio.Protocol):
                 b'HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 28\r\n\r\n{"object":"list","data":[]}\n'
             )
         elif b'"stream":true' in request:
-            tokens, gap = (int(group) for group in USER.search(request).groups())
+            tokens, gap, counted = USER.search(request).groups()
+            tokens, gap = int(tokens), int(gap)
             count["requests"] += 1
             count["open"] += 1
             self.transport.write(STREAM_HEAD)
-            self.step(tokens, tokens, gap / 1000)
+            self.step(tokens, tokens, gap / 1000, counted is not None)
         elif b'"messages"' in request:
             count["requests"] += 1
             count["tokens"] += 9
@@ -88,13 +97,13 @@ class Connection(asyncio.Protocol):
                 b"HTTP/1.1 400 X\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
             )
 
-    def step(self, left, tokens, gap):
+    def step(self, left, tokens, gap, counted):
         if self.transport.is_closing():
             count["open"] -= 1
             return
         if left:
-            self.transport.write(TOKEN)
-            asyncio.get_running_loop().call_later(gap, self.step, left - 1, tokens, gap)
+            self.transport.write(counted_token(tokens - left + 1) if counted else TOKEN)
+            asyncio.get_running_loop().call_later(gap, self.step, left - 1, tokens, gap, counted)
         else:
             count["tokens"] += tokens
             count["open"] -= 1
