@@ -6,6 +6,7 @@ end of the response is withheld until the record is on disk.
 """
 
 import math
+import re
 import time
 from typing import Any, Final
 
@@ -14,16 +15,23 @@ import structlog
 from tokenworks.charging import RecorderAway
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
-from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render_body
-from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
-from tokenworks.gateway.head import forwarded
+from tokenworks.gateway.decoding import looks_like_events
+from tokenworks.gateway.errors import Refusal, cut_events, error_event
+from tokenworks.gateway.fields import BodyError, dropped_header, parse_body, render
+from tokenworks.gateway.headers import forwarded, response_lines
 from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s
+from tokenworks.gateway.outcome import Fault, fault_of_body
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.recording import NO_COUNTS
 from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
-from tokenworks.gateway.stream import EventTooLarge, make_meter
+from tokenworks.gateway.snapshot import allows
+from tokenworks.gateway.splice import body_with_model
+from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
+from tokenworks.gateway.usage import BOM, body_usage
+from tokenworks.gateway.vendor_errors import refusal_of, retry_after_s
 
 log = structlog.get_logger()
 
@@ -35,7 +43,10 @@ UNSTREAMED_TOKENS_PER_S: Final = 100
 PING_EVERY_S: Final = 15
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
-BOM: Final = b"\xef\xbb\xbf"
+# Of a query nothing passes but Anthropic's own switch.
+_BETA: Final = re.compile(rb"(?:^|&)beta=true(?:&|$)")
+# Of a stream's text so much is kept for a tokenizer.
+KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 # Where another deployment could be tried, a connection is waited for no longer than this.
 FAILOVER_CONNECT_S: Final = 0.8
 # A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
@@ -52,6 +63,13 @@ def _broke_off(reason: str) -> Refusal:
     if reason == "shutdown":
         return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
     return Refusal(502, "upstream_error", "the deployment broke off: what was produced until here was charged")
+
+
+def names_of(place: Place) -> tuple[str, ...]:
+    """What a customer does not get to read in an upstream's words: who runs the deployment, and where."""
+    deployment, profile = place.deployment, place.profile
+    vendor = () if deployment.vendor is None else (deployment.vendor,)
+    return (*vendor, *profile.names, *profile.hosts, deployment.host)
 
 
 class Exchange(Placing):
@@ -100,10 +118,13 @@ class Exchange(Placing):
         self.user = user
         try:
             self.parsed = parsed = parse_body(self.body, self.protocol)
-            check_tools(parsed, user.service.hosted_tools)
-            self.streams = parsed.stream
         except BodyError as error:
             self.refuse(error.refusal)
+            return
+        self.streams = parsed.stream
+        if parsed.hosted and user.service.hosted_tools == "refuse":
+            said = f"{', '.join(parsed.hosted)[:200]} would run at the vendor, which this plan does not sell"
+            self.refuse(Refusal(400, "unpriced_field", said, param="tools"))
             return
         if parsed.links:
             gateway.links.check(parsed.links, self._links_checked)
@@ -123,14 +144,16 @@ class Exchange(Placing):
         gateway, parsed, user = self.gateway, self.parsed, self.user
         assert user is not None
         snapshot = gateway.snapshot
-        self.model = model = snapshot.resolve_for(parsed.model, user.service.default_model)
+        self.model = model = snapshot.model_for(
+            parsed.model, self.protocol, user.models, user.service.default_model
+        )
         self.flex = parsed.flex
         intent = snapshot.intents.get(model) if self.protocol != "embeddings" else None
         if intent is not None and (model, self.protocol) not in snapshot.routes:
             if self._choose_model(intent):
                 self._placed_model()
             return
-        if user.models is not None and parsed.model not in user.models and model not in user.models:
+        if user.models is not None and not allows(user.models, parsed.model, model):
             self.refuse(
                 Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
             )
@@ -237,9 +260,14 @@ class Exchange(Placing):
                 self.refuse(Refusal(503, "recorder_away", str(error), 1))
                 return
         body, dropped = render(
-            parsed, self.body, deployment, maximum=None if self.free else self.maximum, usage=not self.free
+            parsed,
+            self.body,
+            deployment,
+            place.profile,
+            maximum=None if self.free else self.maximum,
+            usage=not self.free,
         )
-        self.dropped = dropped
+        self.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
         self.upstream = connection
         settings = gateway.settings
         connection.begin(
@@ -276,17 +304,16 @@ class Exchange(Placing):
         if memo is not None and memo[0] == number:
             return memo[1]
         deployment, profile = place.deployment, place.profile
+        query = "?beta=true" if self.head.query and _BETA.search(self.head.query) else ""
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
         lines = (
-            f"POST {deployment.path(endpoint)}{allowed_query(self.head.query, profile)}"
+            f"POST {deployment.path(endpoint)}{query}"
             f" HTTP/1.1\r\nhost: {host}{port}\r\n"
         ).encode()
         lines += forwarded(self.head, profile)
-        if b"content-type" not in self.head.headers:
-            lines += b"content-type: application/json\r\n"
         if credential:
             if self.protocol == "messages":
                 lines += b"x-api-key: " + credential.encode() + b"\r\n"
@@ -305,9 +332,17 @@ class Exchange(Placing):
             self.refused_status = status
             return
         assert self.place is not None
-        lines = [b"HTTP/1.1 200 OK\r\n", *response_lines(connection.headers, self.place.profile)]
+        kind = connection.content_type
+        events = kind == b"text/event-stream" and not self.free
+        self.undecided = self.parsed.stream and not events and not self.free  # what its first bytes look like decides
         ids = self.request_id.encode()
-        lines += (b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n")
+        lines = [
+            b"HTTP/1.1 200 OK\r\ncontent-type: ",
+            b"text/event-stream" if events or self.undecided else kind or b"application/json",
+            b"\r\n",
+            *response_lines(connection.headers, self.place.profile),
+            b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", self.head.cors,
+        ]  # fmt: skip
         if self.asked is not None:
             lines += (b"x-tokenworks-model: ", self.model.encode(), b"\r\nx-tokenworks-choice: ", (self.choice or "").encode(), b"\r\n")  # fmt: skip
         if self.queued_ms:
@@ -315,15 +350,10 @@ class Exchange(Placing):
         if self.restricted:
             lines += (b"x-tokenworks-restricted-to: ", self.model.encode(), b"\r\n")
         if self.dropped:
-            lines.append(dropped_line(self.dropped))
-        lines += self.cors_lines()
+            lines += (b"x-tokenworks-dropped: ", dropped_header(self.dropped), b"\r\n")
         self.response_head = b"".join(lines)
-        if self.free:
-            return
-        if connection.content_type == b"text/event-stream":
+        if events:
             self._begin_stream()
-        elif self.parsed.stream:
-            self.undecided = True  # what the first bytes look like decides
 
     def _begin_stream(self) -> None:
         assert self.place is not None
@@ -333,10 +363,10 @@ class Exchange(Placing):
         self.meter = make_meter(
             self.protocol,
             asked_model=parsed.model,
-            drop_usage=not parsed.client_usage,
+            ask=UsageAsked(final=parsed.client_usage),
             event_bytes_max=settings.event_bytes_max,
             text_max=None if self.maximum is None else self.maximum * parsed.choices,
-            keep_text=self.place.deployment.tokenizer is not None,
+            keep_bytes_max=0 if self.place.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
         )
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
@@ -407,8 +437,6 @@ class Exchange(Placing):
             self.place.succeeded(now_s)
             self.gateway.placement.first_token(self, self.place, now_s)
             self.sent = True
-        if self.place.deployment.tokenizer is not None:
-            self._keep(out)
         if conn is None:
             return
         gateway = self.gateway
@@ -422,13 +450,6 @@ class Exchange(Placing):
             conn.write(b"%x\r\n%b\r\n" % (len(out), out))
         if conn.write_paused:
             self.pause()
-
-    def _keep(self, out: bytes) -> None:
-        """For the tokenizer, should the provider report nothing. Too much of it is not kept: then it is estimated."""
-        self.size += len(out)
-        if self.size <= self.gateway.settings.response_bytes_max and self.gateway.memory.take(self.address, len(out)):
-            self.kept_bytes += len(out)
-            self.chunks.append(out)
 
     def _send_head(self, conn: ClientConnection, first: bytes) -> None:
         self.headed = True
@@ -463,7 +484,7 @@ class Exchange(Placing):
             return
         self.place.succeeded(self.gateway.loop.time())
         usage, upstream_id = body_usage(body, self.protocol)
-        self.chunks[0] = name_model(body, self.parsed.model)
+        self.chunks[0] = body_with_model(body, self.parsed.model)
         self._complete(usage, upstream_id, NO_COUNTS)
 
     def _stream_ended(self) -> None:
@@ -472,7 +493,7 @@ class Exchange(Placing):
         meter.finish()
         if meter.failed is not None and not self.sent:
             self._attempt_refused(meter.failed)
-        elif meter.failed is not None or not (meter.whole or meter.usage_at_end):
+        elif not meter.whole:
             self._interrupt_or_fail("upstream_error")
         elif meter.begun or meter.usage is not None:
             self._complete(meter.usage, meter.upstream_id or None, meter.counts())
@@ -498,7 +519,7 @@ class Exchange(Placing):
             return
         if self.meter is not None:
             self.meter.finish()
-            if self.meter.usage_at_end and self.meter.stopped:
+            if self.meter.whole and self.meter.usage is not None:
                 # It said everything but its goodbye.
                 self._stream_ended()
                 return
@@ -530,7 +551,10 @@ class Exchange(Placing):
         assert place is not None
         now_s = gateway.loop.time()
         if fault.kind in {"client", "moderation"}:
-            said = refusal_of(fault, names=place.profile.names_of(place.deployment), model=self.parsed.model)
+            upstream_model = place.deployment.upstream_model
+            said = refusal_of(
+                fault, names=names_of(place), model=self.parsed.model, upstream_model=upstream_model
+            )
             if said is not None:
                 place.succeeded(now_s)
                 self._end_attempt()
@@ -817,7 +841,7 @@ class Exchange(Placing):
         return (
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
             % (ids, ids)
-        ) + b"".join(self.cors_lines())
+        ) + self.head.cors
 
     def stop_waited(self, now_s: int) -> bool:
         """A stream that has stopped and whose usage is late. Whether it waits no longer."""

@@ -12,9 +12,9 @@ from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
-from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.estimate import bound_input
+from tokenworks.gateway.fields import Parsed, is_prompt
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.refusals import no_hold, over_limit
@@ -158,8 +158,9 @@ class Holding:
         if user.counts_prompts and not is_prompt(parsed, self.protocol):
             self.rated = FOLLOW_UP + self.model
         context = route.context_tokens
-        bound = bound_input(parsed, self.protocol, route.media, stored_tokens=self.stored_tokens)
-        self.input_bound = inputs = min(bound.tokens, context * parsed.inputs)
+        # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
+        bound = max(bound_input(parsed, rules, self.stored_tokens).tokens for rules in route.rules)
+        self.input_bound = inputs = min(bound, context * parsed.inputs)
         self.maximum = self._maximum_to_send(inputs)
         output = self._output_bound(context)
         self.need = need = Need(1, inputs, output)

@@ -12,13 +12,13 @@ from typing import Final
 import structlog
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import Hold, Loss, Need, UsageRecord
-from tokenworks.gateway.counting import Counted, CountJob
-from tokenworks.gateway.estimate import least_input, least_text
+from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, UsageRecord
+from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.estimate import least_input, least_shown
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
-from tokenworks.gateway.plausible import implausible
-from tokenworks.gateway.stream import FILTERED
+from tokenworks.gateway.outcome import FILTERED
+from tokenworks.gateway.plausible import Asked, Shown, bound
 from tokenworks.gateway.usage import Usage
 
 log = structlog.get_logger()
@@ -66,20 +66,21 @@ class Recording(Holding):
 
     def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
         """Have the host's tokenizer process count the request, and its answer; None where it can't, or not in time."""
-        gateway = self.gateway
+        gateway, meter = self.gateway, self.meter
         tokenizer = self.place.deployment.tokenizer if self.place is not None else self.route.tokenizer
-        too_large = self.streaming and self.size > gateway.settings.response_bytes_max
-        if tokenizer is None or gateway.counter is None or too_large:
+        if tokenizer is None:
             counted(None)
             return
-        chunks = tuple(self.chunks) if answer else ()
+        # What a stream showed is kept as its texts; any other answer is read by the tokenizer's process.
+        texts = tuple(meter.kept) if answer and meter is not None else ()
+        chunks = tuple(self.chunks) if answer and meter is None else ()
         self.counting = True
 
         def done(found: Counted | None) -> None:
             self.counting = False
             counted(found)
 
-        gateway.counter.count(CountJob(tokenizer, self.protocol, self.body, chunks, self.streaming), done)
+        gateway.counter.count(Job(tokenizer, self.protocol, self.body, chunks, False, texts), done)
 
     def _completed(
         self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
@@ -112,12 +113,29 @@ class Recording(Holding):
                 self.gateway.stats.c["beyond_maximum_tokens"] += over
         if counted_by != "provider":
             return
-        charged = _less(counts, losses)
-        beyond, suspicious = implausible(charged, self._seen())
-        if beyond is not None:
-            losses.append(Loss("implausible", 0, beyond))
-        if suspicious or beyond is not None:
-            flags.append("implausible")
+        beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown())
+        if any(beyond.counts):
+            losses.append(Loss("implausible", 0, beyond.counts))
+        flags += beyond.flags
+
+    def _what_was_asked(self) -> Asked:
+        assert self.place is not None
+        parsed, deployment = self.parsed, self.place.deployment
+        free_text = not parsed.has_media and not parsed.objects and not parsed.links
+        return Asked(
+            self.protocol,
+            deployment.context_tokens,
+            parsed.inputs,
+            parsed.choices,
+            parsed.text_bytes if free_text else None,
+            deployment.hides_reasoning or parsed.hidden_reasoning,
+        )
+
+    def _what_was_shown(self) -> Shown:
+        meter = self.meter
+        if meter is not None:
+            return Shown(meter.shown_bytes, meter.calls, meter.hidden)
+        return shown_of_body(self.chunks[0] if self.chunks else b"", self.protocol)
 
     def _filtered(self) -> bool:
         """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
@@ -151,7 +169,7 @@ class Recording(Holding):
             counts, counted_by = self._least(known), "progress"
             if found is not None:
                 counts = known._replace(
-                    fresh_input=max(known.fresh_input, found.input) if not known.input_tokens else known.fresh_input,
+                    fresh_input=known.fresh_input if known.input_tokens else found.input,
                     output=max(known.output, found.output),
                 )
                 counted_by = "tokenizer"
@@ -169,7 +187,7 @@ class Recording(Holding):
         meter = self.meter
         output = known.output
         if meter is not None:
-            output = max(output, least_text(meter.shown_bytes))
+            output = max(output, least_shown(meter.shown_bytes, meter.progress))
         fresh = known.fresh_input if known.input_tokens else least_input(self.parsed, self.protocol)
         return known._replace(fresh_input=fresh, output=output)
 
@@ -193,8 +211,7 @@ class Recording(Holding):
     ) -> None:
         losses = list[Loss]()
         if charge == "nothing":
-            losses.append(Loss(reason if reason in _POLICY_CAUSES else "upstream_error", 1, counts))
-            flags = [*flags, "waived"]
+            losses.append(Loss(reason if reason in LOSS_CAUSES else "upstream_error", 1, counts))
         else:
             self._bound_losses(counts, "progress", losses, flags)
         upstream_id = None if self.meter is None else self.meter.upstream_id or None
@@ -267,6 +284,7 @@ class Recording(Holding):
         clock_ms = time.time_ns() // 1_000_000
         if losses:
             parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
+            flags = [*flags, "waived"]
         else:
             parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         self.hold = None
@@ -326,9 +344,6 @@ class Recording(Holding):
 
 def _nothing(_: object) -> None:
     """Nobody waits for this record."""
-
-
-_POLICY_CAUSES: Final = frozenset({"client_gone", "upstream_error", "upstream_timeout"})
 
 
 def _less(counts: Counts, losses: Sequence[Loss]) -> Counts:
