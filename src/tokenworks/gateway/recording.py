@@ -19,6 +19,7 @@ from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.outcome import FILTERED
 from tokenworks.gateway.plausible import Asked, Shown, bound
+from tokenworks.gateway.shown import shown_of_body
 from tokenworks.gateway.usage import Usage
 
 log = structlog.get_logger()
@@ -113,7 +114,7 @@ class Recording(Holding):
                 self.gateway.stats.c["beyond_maximum_tokens"] += over
         if counted_by != "provider":
             return
-        beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown())
+        beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown(counts))
         if any(beyond.counts):
             losses.append(Loss("implausible", 0, beyond.counts))
         flags += beyond.flags
@@ -131,11 +132,11 @@ class Recording(Holding):
             deployment.hides_reasoning or parsed.hidden_reasoning,
         )
 
-    def _what_was_shown(self) -> Shown:
+    def _what_was_shown(self, counts: Counts) -> Shown:
         meter = self.meter
         if meter is not None:
             return Shown(meter.shown_bytes, meter.calls, meter.hidden)
-        return shown_of_body(self.chunks[0] if self.chunks else b"", self.protocol)
+        return shown_of_body(self.chunks[0] if self.chunks else b"", counts)
 
     def _filtered(self) -> bool:
         """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
