@@ -14,16 +14,18 @@ import structlog
 from tokenworks.charging import RecorderAway
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
-from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render_body
+from tokenworks.gateway.dialects import BodyError, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
 from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.outcome import fault_of_body
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.recording import NO_COUNTS
 from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
-from tokenworks.gateway.stream import EventTooLarge, make_meter
+from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
+from tokenworks.gateway.usage import body_usage
 
 log = structlog.get_logger()
 
@@ -297,8 +299,10 @@ class Exchange(Placing):
             self.streaming = True
             self.meter = make_meter(
                 self.protocol,
-                drop_usage=self.parsed.add_usage,
+                asked_model=self.parsed.model,
+                ask=UsageAsked(final=not self.parsed.add_usage),
                 event_bytes_max=self.gateway.settings.event_bytes_max,
+                text_max=None,
             )
 
     def _retry_status(self, connection: UpstreamConnection, status: int) -> None:
@@ -401,10 +405,10 @@ class Exchange(Placing):
             meter = self.meter
             assert meter is not None
             meter.finish()
-            if meter.usage is not None and (meter.terminal or self.protocol != "messages"):
-                self._complete(meter.usage, meter.upstream_id or None, meter.counts())
-            elif meter.failed or (not meter.terminal and not meter.progress):
+            if not meter.whole:
                 self._interrupt_or_fail("upstream_error")
+            elif meter.usage is not None:
+                self._complete(meter.usage, meter.upstream_id or None, meter.counts())
             elif meter.progress:
                 self._complete(None, meter.upstream_id or None, meter.counts())
             else:
@@ -418,10 +422,10 @@ class Exchange(Placing):
             self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
-        usage, upstream_id = body_usage(body, self.protocol)
-        if usage is None and (body[:64].lstrip().startswith(b'{"error"') or not is_json(body)):
+        if fault_of_body(connection.status, body, self.protocol) is not None:
             self._attempt_failed("upstream_error")
             return
+        usage, upstream_id = body_usage(body, self.protocol)
         self.place.succeeded(self.gateway.loop.time())
         self._complete(usage, upstream_id, NO_COUNTS)
 

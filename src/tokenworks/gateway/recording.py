@@ -10,10 +10,10 @@ import structlog
 from tokenworks.catalog import Counts
 from tokenworks.charging import LOSS_CAUSES, Loss, UsageRecord
 from tokenworks.gateway.counting import COUNTS_WAITING_MAX, Counted
-from tokenworks.gateway.dialects import Usage
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
-from tokenworks.gateway.stream import FILTERED
+from tokenworks.gateway.outcome import FILTERED
+from tokenworks.gateway.usage import Usage
 
 log = structlog.get_logger()
 NO_COUNTS: Final = Counts()
