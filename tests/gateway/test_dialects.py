@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.dialects import BodyError, anthropic_usage, openai_usage, parse_body, render_body
+from tokenworks.gateway.dialects import BodyError, parse_body, render_body
+from tokenworks.gateway.usage import anthropic_usage, openai_usage
 
 maybe = st.one_of(st.none(), st.integers(-5, 10**6))
 

@@ -4,9 +4,10 @@ import random
 
 import pytest
 
-from tokenworks.gateway.dialects import BodyError, body_usage, parse_body
+from tokenworks.gateway.dialects import BodyError, parse_body
 from tokenworks.gateway.head import HeadError, parse_head
-from tokenworks.gateway.stream import EventTooLarge, make_meter
+from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
+from tokenworks.gateway.usage import body_usage
 
 pytestmark = pytest.mark.fuzz
 ROUNDS = 20_000
@@ -102,11 +103,19 @@ def test_streams():
     for _ in range(ROUNDS // 4):
         data = mutate(rng, STREAM)
         for protocol in ("chat", "messages", "responses"):
-            meter = make_meter(protocol, drop_usage=False, event_bytes_max=10_000)
+            meter = make_meter(
+                protocol,
+                asked_model="",
+                ask=UsageAsked(final=True, each=True),
+                event_bytes_max=10_000,
+                text_max=100,
+            )
             out = b""
             try:
                 for at in range(0, len(data), 37):
                     out += meter.feed(data[at : at + 37])
-                assert out + meter.finish() == data
+                passed = out + meter.finish()
+                # As it came, but for an event that was cut at the end; after a fault nothing passes.
+                assert data.startswith(passed.rstrip(b"\r\n"))
             except EventTooLarge:
                 pass

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.upstream import Chat, Messages, Responses
 from tokenworks.catalog import Counts
-from tokenworks.gateway.stream import EventTooLarge, make_meter
+from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 
 TOLD = {"cached": 3, "reasoning": 2}
 
@@ -17,6 +17,11 @@ def whole(kind, tokens=5, usage=True, done=True, crlf=False):
     made = kind("id-1", 11, TOLD, 0)
     data = made.begin() + b"".join(made.token(at) for at in range(tokens)) + made.end(tokens, usage, done)
     return data.replace(b"\n", b"\r\n") if crlf else data
+
+
+def meter_of(protocol, *, usage=True, limit=10**6, **more):
+    settings = {"asked_model": "", "ask": UsageAsked(final=usage), "event_bytes_max": limit, "text_max": None}
+    return make_meter(protocol, **(settings | more))
 
 
 KINDS = {"chat": Chat, "messages": Messages, "responses": Responses}
@@ -31,7 +36,7 @@ EXPECTED = {
 @given(st.sampled_from(list(KINDS)), st.lists(st.integers(1, 4000), max_size=30), st.booleans())
 def test_cut_anywhere_it_is_the_same(protocol, cuts, drop):
     data = whole(KINDS[protocol])
-    meter = make_meter(protocol, drop_usage=drop, event_bytes_max=10**6)
+    meter = meter_of(protocol, usage=not drop)
     out = b""
     edges = sorted({cut % len(data) for cut in cuts} | {0, len(data)})
     for start, end in pairwise(edges):
@@ -58,7 +63,7 @@ def test_cut_anywhere_it_is_the_same(protocol, cuts, drop):
 @pytest.mark.parametrize("protocol", list(KINDS))
 def test_line_ends_may_be_crlf(protocol):
     data = whole(KINDS[protocol], crlf=True)
-    meter = make_meter(protocol, drop_usage=False, event_bytes_max=10**6)
+    meter = meter_of(protocol)
     out = meter.feed(data)
     assert meter.terminal
     assert out + meter.finish() == data
@@ -66,14 +71,14 @@ def test_line_ends_may_be_crlf(protocol):
 
 
 def test_an_event_without_end_is_refused():
-    meter = make_meter("chat", drop_usage=False, event_bytes_max=1000)
+    meter = meter_of("chat", limit=1000)
     with pytest.raises(EventTooLarge):
         for _ in range(100):
             meter.feed(b"data: " + b"x" * 100)
 
 
 def test_text_that_looks_like_an_event_is_not_counted():
-    meter = make_meter("chat", drop_usage=False, event_bytes_max=10**6)
+    meter = meter_of("chat")
     event = b'data: {"id":"a","choices":[{"delta":{"content":"say \\"content\\":\\"x\\" and [DONE] and \\"usage\\""}}]}\n\n'
     assert meter.feed(event) == event
     assert meter.progress == 1
@@ -82,7 +87,7 @@ def test_text_that_looks_like_an_event_is_not_counted():
 
 
 def test_usage_null_in_every_chunk_is_no_usage():
-    meter = make_meter("chat", drop_usage=True, event_bytes_max=10**6)
+    meter = meter_of("chat", usage=False)
     first = b'data: {"id":"a","choices":[{"delta":{"content":"x"}}],"usage":null}\n\n'
     assert meter.feed(first * 3) == first * 3
     assert meter.usage is None
