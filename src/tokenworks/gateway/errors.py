@@ -65,6 +65,7 @@ CODES: Final = {
     "ambiguous_path": "400: a path with //, dot segments or encoded separators",
     "invalid_body": "400: the body lacks what the protocol needs, or has it in a wrong type",
     "unpriced_field": "400: a field that would move price or upstream state and is not priced here",
+    "forbidden_link": "400: a URL of media that no upstream may fetch: not a public address, or not http, https or data",
     "foreign_object": "400: an upstream object that this account did not receive",
     "invalid_api_key": "401: no key, a typo, unknown, revoked or expired",
     "nothing_left": "402: what the account (or the key's cap) has left does not cover the request",

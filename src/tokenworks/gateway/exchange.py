@@ -7,14 +7,15 @@ end of the response is withheld until the record is on disk.
 
 import math
 import time
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from tokenworks.charging import RecorderAway
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
-from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render_body
+from tokenworks.factory.profiles import profile_of
+from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
 from tokenworks.gateway.head import forwarded
 from tokenworks.gateway.keys import KeyEntry
@@ -185,17 +186,13 @@ class Exchange(Placing):
     def _send(self, connection: UpstreamConnection) -> None:
         gateway, place, parsed = self.gateway, self.place, self.parsed
         assert place is not None
-        changes: dict[str, Any] | None = None
-        if place.deployment.upstream_model != parsed.model:
-            changes = {"model": place.deployment.upstream_model}
+        maximum: int | None = None
         if not self.free:
             if parsed.output_tokens is None and parsed.output_field:
                 most = self.need.output_tokens if self.cuttable else self.held_output
-                changes = (changes or {}) | {parsed.output_field: most // parsed.choices}
+                maximum = most // parsed.choices
             elif not self.cuttable and self.held_output < self.need.output_tokens:
-                changes = (changes or {}) | {parsed.output_field: self.held_output // parsed.choices}
-            if parsed.add_usage:
-                changes = (changes or {}) | {"stream_options": {"include_usage": True}}
+                maximum = self.held_output // parsed.choices
             if self.attempt_no == 1:
                 self.usage_id = self.request_id
             else:
@@ -210,9 +207,14 @@ class Exchange(Placing):
                 self._release_hold()
                 self.refuse(Refusal(503, "recorder_away", str(error), 1))
                 return
-        body = self.body
-        if changes is not None or not parsed.canonical:
-            body = render_body(parsed, body, changes)
+        body, _ = render(
+            parsed,
+            self.body,
+            place.deployment,
+            profile_of(place.deployment.profile),
+            maximum=maximum,
+            usage=not self.free,
+        )
         self.upstream = connection
         settings = gateway.settings
         connection.begin(
