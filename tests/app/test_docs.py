@@ -18,11 +18,15 @@ def test_the_reference_is_what_the_code_says():
 
 def test_every_error_that_is_raised_is_documented_and_no_other():
     raised = set()
-    for path in (ROOT / "src/tokenworks/gateway").glob("*.py"):
+    for path in (ROOT / "src/tokenworks/gateway").rglob("*.py"):
         raised |= set(re.findall(r'(?:Refusal|HeadError)\(\s*\d{3},\s*"(\w+)"', path.read_text()))
     # Those that the bodies' reader passes by name.
-    dialects = (ROOT / "src/tokenworks/gateway/dialects.py").read_text()
-    raised |= {code for code in ("invalid_body", "unpriced_field") if f'"{code}"' in dialects}
+    fields = "".join(path.read_text() for path in (ROOT / "src/tokenworks/gateway/fields").glob("*.py"))
+    raised |= {
+        code
+        for code in ("bad_request", "forbidden_link", "invalid_body", "unpriced_field")
+        if f'"{code}"' in fields
+    }
     assert raised == set(CODES)
 
 

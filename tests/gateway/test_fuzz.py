@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tokenworks.gateway.dialects import BodyError, parse_body
+from tokenworks.gateway.fields import BodyError, parse_body
 from tokenworks.gateway.head import HeadError, parse_head
 from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 from tokenworks.gateway.usage import body_usage

@@ -12,6 +12,7 @@ from rich.progress import Progress
 
 from tokenworks.app import calibration
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
+from tokenworks.app.cli_options import asked_options
 from tokenworks.app.curves import draw_curves
 from tokenworks.app.output import console, print_json, print_table
 from tokenworks.factory import (
@@ -101,13 +102,14 @@ def deployment() -> None:
     metavar="CLASS=NANO",
     help="Price paid, nano yuan per token of a class, such as output=8000.",
 )
+@asked_options
 @json_option
 @pass_context
 def deployment_add(
-    context: Context, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
+    context: Context, /, name: str, model: str, base_url: str, upstream_model: str | None, protocols: tuple[str, ...],
     api_key_env: str | None, api_key_file: str | None, allow_private: bool, region: str | None, context_tokens: int | None,
     tokenizer: str | None, max_output_tokens: int | None, hides_reasoning: bool, prices: tuple[str, ...], vendor: str | None, committed: bool, round_trip_ms: int | None,
-    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool,
+    prefill_tokens_per_s: int | None, cache_blocks: int | None, site: str | None, kind: str, as_json: bool, **asked: object,
 ) -> None:  # fmt: skip
     """Declare a deployment: any OpenAI-compatible or Anthropic-compatible server."""
     if api_key_env and api_key_file:
@@ -135,6 +137,7 @@ def deployment_add(
     fields |= {"context_tokens": context_tokens} if context_tokens is not None else {}
     fields |= {"max_output_tokens": max_output_tokens} if max_output_tokens is not None else {}
     fields["hides_reasoning"] = hides_reasoning
+    fields |= {name: value for name, value in asked.items() if value is not None}
     made = make_deployment(**fields)
     settings = context.settings()
     if made.tokenizer is not None:
@@ -188,6 +191,24 @@ def deployment_list(context: Context, as_json: bool) -> None:
             ["name", "model", "upstream model", "base URL", "protocols", "credential", "site", ""],
             rows,
         )
+
+
+@deployment.command("set")
+@click.argument("name")
+@asked_options
+@json_option
+@pass_context
+def deployment_set(context: Context, /, name: str, as_json: bool, **asked: object) -> None:
+    """Change how a deployment is asked; what is not said stays."""
+    fields = {field: value for field, value in asked.items() if value is not None}
+    if not fields:
+        raise click.UsageError("say what to change: `tokenworks deployment set --help` lists it")
+    with context.works() as works:
+        made = works.deployments.change(name, **fields)
+    if as_json:
+        print_json(made.model_dump(mode="json"))
+    else:
+        click.echo(f"Deployment {name}: {', '.join(f'{field} {value}' for field, value in fields.items())}.")
 
 
 @deployment.command("drain")

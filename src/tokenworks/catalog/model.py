@@ -251,6 +251,9 @@ class Service(_Frozen):
     priority: bool = False
     # Whether an edge box near the subscriber is asked first.
     edge_first: bool = True
+    # What happens to tools that would run at the vendor (searches, sandboxes) where a request declares them: they are dropped and
+    # named, or the request is refused.
+    hosted_tools: Literal["drop", "refuse"] = "drop"
 
 
 class Rollover(_Frozen):

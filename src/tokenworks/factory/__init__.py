@@ -54,6 +54,7 @@ from tokenworks.factory.placement import (
 )
 from tokenworks.factory.prefixes import BLOCK_BYTES, hash_blocks
 from tokenworks.factory.probe import probe_protocols
+from tokenworks.factory.profiles import Profile, load_profile, max_tokens_field, profile_names, profile_of
 from tokenworks.factory.service import Deployments, make_deployment, make_intent, make_model, read_credential
 from tokenworks.factory.simulate import (
     MACHINES_MAX,
@@ -107,6 +108,7 @@ __all__ = [
     "Placement",
     "Policy",
     "Price",
+    "Profile",
     "Protocol",
     "ProtocolsUnknown",
     "Read",
@@ -127,15 +129,19 @@ __all__ = [
     "hash_blocks",
     "headroom",
     "image_size",
+    "load_profile",
     "machines_for",
     "make_deployment",
     "make_intent",
     "make_model",
+    "max_tokens_field",
     "may_have",
     "media_rules",
     "named_wait_s",
     "parse_address",
     "probe_protocols",
+    "profile_names",
+    "profile_of",
     "rank",
     "read_credential",
     "read_requests",

@@ -23,7 +23,11 @@ OUTPUT_TOKENS_DEFAULT: Final = 4_096
 ENV_PREFIX: Final = "TOKENWORKS_UPSTREAM_"
 MODEL_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$"
 
-_VERSIONED = re.compile(r"/v\d+$")
+# A base URL that names a version has no /v1 added: /v1, /api/paas/v4, /api/v3, /compatible-mode/v1, Google's /v1beta/openai,
+# DeepSeek's /beta.
+_VERSIONED: Final = re.compile(r"/v\d+(?:(?:alpha|beta)\d*)?(?:/openai)?$|^/beta$")
+# Some vendors print the whole endpoint.
+_ENDPOINT: Final = re.compile(r"/(?:chat/completions|completions|embeddings|responses|messages)$")
 # Metadata services outside the link-local range (Alibaba Cloud), and addresses that are nobody's.
 _NEVER: Final = tuple(
     ip_network(net)
@@ -78,6 +82,18 @@ class Deployment(BaseModel):
     draining: bool = False
     # The folder of `tokenizers_dir` that counts where it reports nothing.
     tokenizer: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")] | None = None
+    # Which vendor's or engine's fields, maxima and headers it takes: a profile of `vendors/`.
+    profile: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,62}$")] = "generic"
+    # Fields that no list names pass to it (but never those of `never.yaml`, nor listed ones in other letters).
+    pass_unknown: bool = False
+    # Whether usage is asked for in its streams; False: it takes no `stream_options`. None: as the profile says.
+    stream_options: bool | None = None
+    # The field of a chat request's maximum that it understands, where that is not the profile's.
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    # A stream's head goes out to the client before the upstream's, so that pings can.
+    early_head: bool = False
+    # How long its streams may be silent; None: the setting's time.
+    idle_timeout_s: int | None = Field(default=None, gt=0, le=86_400)
 
     @field_validator("base_url")
     @classmethod
@@ -98,7 +114,7 @@ class Deployment(BaseModel):
         ):
             raise ValueError("a base URL's path is plain: no //, no .., no %")
         _ = parts.port
-        return value.rstrip("/")
+        return _ENDPOINT.sub("", value.rstrip("/"))
 
     @field_validator("credential")
     @classmethod
@@ -141,7 +157,7 @@ class Deployment(BaseModel):
         return self.base_url.startswith("https://")
 
     def path(self, endpoint: str) -> str:
-        """The upstream's path for `/v1/…`. A base URL may end in /v1 (or /v4), as SDKs take it, or not."""
+        """The upstream's path for `/v1/…`. A base URL may end in a version, as vendors print it and SDKs take it, or not."""
         base = urlsplit(self.base_url).path
         return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
 

@@ -19,6 +19,7 @@ from tokenworks.factory.errors import (
 )
 from tokenworks.factory.intents import Intent, ModelCard
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
+from tokenworks.factory.profiles import profile_names
 from tokenworks.kernel import uuid7
 
 CREDENTIAL_CHARS_MAX: Final = 4096
@@ -30,7 +31,10 @@ _Declared = TypeVar("_Declared", bound=BaseModel)
 
 def make_deployment(**fields: object) -> Deployment:
     """A validated deployment. Raises `DeploymentInvalid` with the reason."""
-    return _make(Deployment, fields)
+    made = _make(Deployment, fields)
+    if made.profile not in profile_names():
+        raise DeploymentInvalid(f"there is no profile {made.profile}: there are {', '.join(profile_names())}")
+    return made
 
 
 def make_model(**fields: object) -> ModelCard:
@@ -78,8 +82,14 @@ class Deployments:
 
     def drain(self, name: str, *, draining: bool) -> Deployment:
         """Send it nothing new, or take that back; what it serves goes on. Raises `DeploymentNotFound`."""
+        return self.change(name, draining=draining)
+
+    def change(self, name: str, **fields: object) -> Deployment:
+        """Give some fields other values; requests that it serves go on as they began. Raises `DeploymentNotFound` and
+        `DeploymentInvalid`.
+        """
         found = next((deployment for deployment in self.all() if deployment.name == name), None)
-        made = None if found is None else found.model_copy(update={"draining": draining})
+        made = None if found is None else make_deployment(**(found.model_dump() | fields))
         if made is None or not store.replace_deployment(self._connection, made):
             raise DeploymentNotFound(
                 f"there is no deployment {name!r}: `tokenworks deployment list` shows them"

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Final
 
 from tokenworks.catalog import Counts, amount
 from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, unfit
-from tokenworks.gateway.dialects import Parsed, asked_effort, asked_text, count_tools
+from tokenworks.gateway.fields import Parsed, asked_effort, asked_text, count_tools
 
 if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway

@@ -69,6 +69,7 @@ CODES: Final = {
     "context_length_exceeded": "400: what the request brings and asks for is more than the model's context; the message is its server's, cleaned",
     "content_policy_violation": "400 or 403: a content policy of the model's server refuses what the request brings; the message is its own, cleaned",
     "refused_by_model": "400, 413 or 422: the model's server refuses the request for what is in it; the message is its own, cleaned",
+    "forbidden_link": "400: a URL of media that no upstream may fetch: not a public address, or not http, https or data",
     "foreign_object": "400: an upstream object that this account did not receive",
     "invalid_api_key": "401: no key, a typo, unknown, revoked or expired",
     "nothing_left": "402: what the account (or the key's cap) has left does not cover the request",

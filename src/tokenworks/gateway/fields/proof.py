@@ -1,0 +1,139 @@
+"""The fast way through a body: one typed decode, and the proof that nothing in it has to change.
+
+It takes only what is compact, listed at every level, and brings nothing that an upstream would fetch, look up or run.
+It looks at all objects of a level at once, so that a message costs no more than its share of three set operations. What it can't
+prove is walked.
+"""
+
+from collections.abc import Iterable
+from itertools import chain
+from struct import Struct
+from typing import Any, Final
+
+import msgspec
+
+from tokenworks.gateway.fields.errors import UNREADABLE
+from tokenworks.gateway.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject, members_length
+from tokenworks.gateway.fields.lists import (
+    CLIENT,
+    DROP,
+    NESTED,
+    OPAQUE,
+    PASS,
+    PLAIN,
+    REFUSE,
+    Level,
+    Lists,
+    Rule,
+)
+
+DEPTH_MAX: Final = 8
+_first: Final = Struct("B").unpack_from
+_object: Final = msgspec.json.Decoder(RawObject)
+_objects: Final = msgspec.json.Decoder(list[RawObject])
+_any: Final = msgspec.json.Decoder()
+# The value of each protocol that most of a body is.
+BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
+
+
+class Unproved(Exception):
+    """Walk it."""
+
+
+class Proof:
+    """`listed_by`: the profiles that list everything in the body; None where the protocol's own list does."""
+
+    __slots__ = ("listed_by", "lists")
+
+    def __init__(self, lists: Lists) -> None:
+        self.lists = lists
+        self.listed_by: frozenset[str] | None = None
+
+    def narrow(self, rule: Rule) -> None:
+        if not rule.base:
+            self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
+
+    def values(self, raws: Iterable[msgspec.Raw], level: Level, depth: int = 0) -> None:
+        """Objects, lists of objects and scalars where the protocol types `level`. Raises `Unproved`."""
+        items: list[RawObject] = []
+        written = between = 0
+        for raw in raws:
+            opens = _first(raw)[0]
+            try:
+                if opens == OPEN_OBJECT:
+                    items.append(_object.decode(raw))
+                elif opens == OPEN_ARRAY:
+                    more = _objects.decode(raw)
+                    between += 1 + len(more) if more else 2
+                    items += more
+                else:
+                    continue
+            except UNREADABLE:
+                raise Unproved from None
+            written += len(raw)
+        if not items and not written:
+            return
+        if written != between + members_length(items):
+            raise Unproved
+        self.objects(items, level, depth)
+
+    def objects(self, items: list[RawObject], level: Level, depth: int = 0) -> None:
+        """Compact objects of one level. Raises `Unproved`."""
+        if depth > DEPTH_MAX:
+            raise Unproved
+        for name in set(chain.from_iterable(items)) - level.plain:
+            if name == "type" and level.typed:
+                continue
+            self.name(name, level, (fields[name] for fields in items if name in fields), depth)
+        if level.typed:
+            self._types(items, level)
+
+    def name_bulk(self, name: str, items: list[RawObject]) -> None:
+        """The list that most of a body is; its length is looked at by whoever read it. Raises `Unproved`."""
+        self.objects(items, self.lists.levels[self.lists.body.rules[name].level], 1)
+
+    def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
+        """All values of one name at one level. Raises `Unproved`."""
+        rule = level.rules.get(name)
+        if rule is None or rule.action in {DROP, REFUSE}:
+            raise Unproved
+        if rule.kind == NESTED:
+            self.values(raws, self.lists.levels[rule.level], depth + 1)
+        elif rule.kind not in {PLAIN, OPAQUE}:
+            raise Unproved
+        self.narrow(rule)
+
+    def _types(self, items: list[RawObject], level: Level) -> None:
+        kinds = [bytes(fields["type"]) for fields in items if "type" in fields]
+        if len(kinds) != len(items) and (
+            level.untyped not in {None, PASS, CLIENT} or not _all_have_roles(items, level)
+        ):
+            raise Unproved
+        for kind in set(kinds) - level.known:
+            rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
+            if rule is None or rule.action not in {PASS, CLIENT}:
+                raise Unproved
+            if not rule.base:
+                self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles
+
+
+def _all_have_roles(items: list[RawObject], level: Level) -> bool:
+    """An item of a response without a type is a message where it has a role, and the name of another item otherwise."""
+    return level.name != "item" or all("role" in fields for fields in items if "type" not in fields)
+
+
+class Reader:
+    """The typed decoder of a protocol's body: every listed name, unknown ones refused, the bulk as objects."""
+
+    def __init__(self, lists: Lists) -> None:
+        self.lists = lists
+        self.bulk = BULK.get(lists.protocol)
+        names = [name for name in lists.body.rules if name != self.bulk]
+        fields: list[tuple[str, Any, Any]] = [(f"f{i}", msgspec.Raw, None) for i in range(len(names))]
+        rename = {f"f{i}": name for i, name in enumerate(names)}
+        if self.bulk is not None:
+            fields.append(("bulk", list[RawObject], None))
+            rename["bulk"] = self.bulk
+        made = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False, rename=rename)
+        self.names = names
+        self.decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
