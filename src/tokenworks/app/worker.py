@@ -155,6 +155,7 @@ class Worker:
         )
         # Who asks whether the host is ready need not wait for the next second.
         gateway.tick()
+        gateway.lag.start()
         await self.stop.wait()
         server.close()
         gateway.drain()
@@ -168,6 +169,7 @@ class Worker:
         while not gateway.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
         gateway.client.close()
+        gateway.lag.stop()
         ticking.cancel()
 
     def _supervisor_gone(self) -> None:

@@ -193,6 +193,8 @@ class Service(_Frozen):
     priority: bool = False
     # Whether an edge box near the subscriber is asked first.
     edge_first: bool = True
+    # The model (or alias, or intent) of a request that names none that is served, where its key may use it.
+    default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
 
 
 class Rollover(_Frozen):

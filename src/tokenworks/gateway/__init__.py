@@ -7,12 +7,13 @@ from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
-from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Reading, Stats, heartbeat_ms
+from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, GAUGES, HISTOGRAMS, Reading, Stats, heartbeat_ms
 
 __all__ = [
     "BUCKETS_MS",
     "CODES",
     "COUNTERS",
+    "GAUGES",
     "HISTOGRAMS",
     "ClientConnection",
     "Gateway",

@@ -6,6 +6,7 @@ end of the response is withheld until the record is on disk.
 """
 
 import math
+import re
 import time
 from typing import Any, Final
 
@@ -16,12 +17,13 @@ from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
 from tokenworks.gateway.dialects import BodyError, body_usage, is_json, parse_body, render_body
 from tokenworks.gateway.errors import REASONS, Refusal, cut_events, error_event
-from tokenworks.gateway.head import forwarded
+from tokenworks.gateway.headers import forwarded, response_lines
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.recording import NO_COUNTS
 from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
+from tokenworks.gateway.snapshot import allows
 from tokenworks.gateway.stream import EventTooLarge, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
 
@@ -29,32 +31,17 @@ log = structlog.get_logger()
 
 # Upstream answers that another deployment may do better than.
 _RETRY: Final = frozenset({401, 402, 403, 404, 408, 409, 425, 429, *range(300, 400), *range(500, 600)})
-_RESPONSE_DROPPED: Final = frozenset(
-    b"""connection keep-alive proxy-connection transfer-encoding content-length trailer upgrade te set-cookie
-    x-request-id request-id server date alt-svc strict-transport-security""".split()
-)
+# Of a query nothing passes but Anthropic's own switch.
+_BETA: Final = re.compile(rb"(?:^|&)beta=true(?:&|$)")
 RETRY_AFTER_S_MAX: Final = 60
 # Where another deployment could be tried, a connection is waited for no longer than this.
 FAILOVER_CONNECT_S: Final = 0.8
 # A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
 LATE_TIMES: Final = 4.0
 FORWARD_MEMO_MAX: Final = 100
-HEADER_MEMO_MAX: Final = 10_000
 _STATUS_LINES: Final = {
     status: b"HTTP/1.1 %d %b\r\n" % (status, reason.encode()) for status, reason in REASONS.items()
 }
-_DROP: Final = b""
-_CODING: Final = b"content-encoding: "
-# How a response header's line begins, by its name as an upstream writes it; a bounded memo.
-_LINES: Final[dict[bytes, bytes]] = {}
-
-
-def _line_begin(name_as_sent: bytes) -> bytes:
-    name = name_as_sent.lower()
-    line = _CODING if name == b"content-encoding" else _DROP if name in _RESPONSE_DROPPED else name + b": "
-    if len(_LINES) < HEADER_MEMO_MAX:
-        _LINES[name_as_sent] = line
-    return line
 
 
 class Exchange(Placing):
@@ -96,14 +83,16 @@ class Exchange(Placing):
             self.refuse(error.refusal)
             return
         snapshot = gateway.snapshot
-        self.model = model = snapshot.aliases.get(parsed.model, parsed.model)
+        self.model = model = snapshot.model_for(
+            parsed.model, self.protocol, user.models, user.service.default_model
+        )
         self.flex = parsed.flex
         intent = snapshot.intents.get(model) if self.protocol != "embeddings" else None
         if intent is not None and (model, self.protocol) not in snapshot.routes:
             if self._choose_model(intent):
                 self._placed_model()
             return
-        if user.models is not None and parsed.model not in user.models and model not in user.models:
+        if user.models is not None and not allows(user.models, parsed.model, model):
             self.refuse(
                 Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
             )
@@ -239,7 +228,7 @@ class Exchange(Placing):
             return memo[1]
         deployment = place.deployment
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
-        query = b"?" + self.head.query if self.head.query else b""
+        query = b"?beta=true" if self.head.query and _BETA.search(self.head.query) else b""
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
@@ -249,8 +238,6 @@ class Exchange(Placing):
             + f" HTTP/1.1\r\nhost: {host}{port}\r\n".encode()
         )
         lines += forwarded(self.head)
-        if b"content-type" not in self.head.headers:
-            lines += b"content-type: application/json\r\n"
         if credential:
             if self.protocol == "messages":
                 lines += b"x-api-key: " + credential.encode() + b"\r\n"
@@ -269,23 +256,11 @@ class Exchange(Placing):
             self._retry_status(connection, status)
             return
         lines = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d Unknown\r\n" % status]
-        kind = b""
-        for name, value in headers.items():
-            line = _LINES.get(name)
-            if line is None:
-                line = _line_begin(name)
-            if line is _DROP:
-                continue
-            if line is _CODING:
-                if value.lower() != b"identity":
-                    connection.abort()
-                    self._attempt_failed("a compressed answer, which can't be metered")
-                    return
-                continue
-            if line == b"content-type: ":
-                kind = value
-            lines += (line, value, b"\r\n")
-        lines += (b"x-request-id: ", self.request_id.encode(), b"\r\n")
+        kind = connection.content_type
+        lines += (b"content-type: ", kind or b"application/json", b"\r\n")
+        lines += response_lines(headers)
+        request_id = self.request_id.encode()
+        lines += (b"x-request-id: ", request_id, b"\r\nrequest-id: ", request_id, b"\r\n", self.head.cors)
         if self.asked is not None:
             lines += (b"x-tokenworks-model: ", self.model.encode(), b"\r\nx-tokenworks-choice: ", (self.choice or "").encode(), b"\r\n")  # fmt: skip
         if self.queued_ms:
@@ -293,7 +268,7 @@ class Exchange(Placing):
         if self.restricted:
             lines += (b"x-tokenworks-restricted-to: ", self.model.encode(), b"\r\n")
         self.response_head = b"".join(lines)
-        if status < 300 and kind.startswith(b"text/event-stream") and not self.free:
+        if status < 300 and kind == b"text/event-stream" and not self.free:
             self.streaming = True
             self.meter = make_meter(
                 self.protocol,
