@@ -75,7 +75,7 @@ def test_heads():
         if end < 0:
             continue
         try:
-            head, _, _ = parse_head(data[: end + 4], 100)
+            head = parse_head(data[: end + 4], 100)
         except HeadError as error:
             assert 400 <= error.refusal.status <= 505
         else:

@@ -368,6 +368,7 @@ def key() -> None:
 @click.option("--member", help="Who spends with it: a member's id or name; left out: the owner.")
 @click.option("--name", default="default")
 @click.option("--model", "models", multiple=True, help="Allow only this model (again for more).")
+@click.option("--origin", "origins", multiple=True, help="Of pages, allow only this origin, such as https://app.example (again for more).")  # fmt: skip
 @click.option("--cap-tokens", type=int, help="The most that this key may ever use.")
 @click.option("--expires-in-days", type=click.IntRange(1, 36_500))
 @json_option
@@ -378,13 +379,16 @@ def key_create(
     member: str | None,
     name: str,
     models: tuple[str, ...],
+    origins: tuple[str, ...],
     cap_tokens: int | None,
     expires_in_days: int | None,
     as_json: bool,
 ) -> None:
     """Issue a key. Its text is shown this once and can't be had again."""
     with context.works() as works:
-        key_id, text = views.issue_key(works, subscriber, name, models, cap_tokens, expires_in_days, member)
+        key_id, text = views.issue_key(
+            works, subscriber, name, models, cap_tokens, expires_in_days, member, origins
+        )
     if as_json:
         print_json({"key_id": key_id, "key": text})
     else:

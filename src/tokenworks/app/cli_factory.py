@@ -250,7 +250,12 @@ def alias() -> None:
 
 
 @alias.command("add")
-@click.option("--alias", "name", required=True, help="The name that clients may use.")
+@click.option(
+    "--alias",
+    "name",
+    required=True,
+    help="The name that clients may use; claude-* stands for all that begin so.",
+)
 @click.option("--model", required=True, help="The model it stands for.")
 @json_option
 @pass_context

@@ -28,7 +28,7 @@ from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver
 from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
-from tokenworks.gateway import BUCKETS_MS, HISTOGRAMS, Reading
+from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, Unavailable
 from tokenworks.trust import load_peppers
 
@@ -138,17 +138,7 @@ class HostMetrics:
         readings = self.readings()
         if readings:
             for name in readings[0][1].counters:
-                gauge = name in {
-                    "connections_open",
-                    "requests_open",
-                    "upstream_open",
-                    "upstream_idle",
-                    "unacknowledged",
-                    "recorder_ready",
-                    "snapshot_age_ms",
-                    "deployments",
-                    "tokenizer_waiting",
-                }
+                gauge = name in GAUGES
                 family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
                     f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]
                 )

@@ -282,6 +282,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                         ]),
                         subscriber.regions, subscriber.home_region,
                         subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
+                        None if k.origins is None else sorted(k.origins),
                     ])  # fmt: skip
                 return rows
 

@@ -157,7 +157,7 @@ def _metrics() -> list[str]:
         "",
         "`GET /metrics` on the admin port, Prometheus text. Per worker: "
         + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
-        + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`. Of the recorder: `tokenworks_recorder_*` "
+        + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`, `tokenworks_loop_lag_ms`. Of the recorder: `tokenworks_recorder_*` "
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
         "granted quantity, requests that wait, were shed or waited too long, whether database and settlement answer).",
     ]

@@ -74,6 +74,28 @@ class Settings(BaseModel):
     )
     header_count_max: int = Field(default=100, ge=10, le=1000, description="a request's headers")
     body_bytes_max: int = Field(default=16_777_216, ge=1024, le=1_073_741_824, description="a request's body")
+    control_body_bytes_max: int = Field(
+        default=262_144,
+        ge=1024,
+        le=1_073_741_824,
+        description="a request's body on a route of the control plane, but for files of the operator's, which body_bytes_max bounds",
+    )
+    memory_bytes_max: int = Field(
+        default=201_326_592,
+        ge=1_048_576,
+        le=2**40,
+        description="of requests and answers in flight that a worker keeps at once: bodies, heads, what upstreams and slow readers "
+        "leave; more are refused",
+    )
+    memory_address_percent: int = Field(
+        default=50, ge=1, le=100, description="of memory_bytes_max that one client address may have in flight"
+    )
+    cors_origins: str = Field(
+        default="*",
+        max_length=4000,
+        pattern=r"^[!-~ ]*$",
+        description="origins (https://app.example, …) whose pages may use the data plane with a key; *: all; empty: none",
+    )
     response_bytes_max: int = Field(
         default=67_108_864, ge=65_536, le=1_073_741_824, description="a response that is not streamed"
     )
@@ -81,7 +103,7 @@ class Settings(BaseModel):
         default=16_777_216, ge=4096, le=268_435_456, description="one event of a stream"
     )
     write_buffer_bytes: int = Field(
-        default=262_144, ge=4096, le=67_108_864, description="a slow reader pauses its upstream above this"
+        default=65_536, ge=4096, le=67_108_864, description="a slow reader pauses its upstream above this"
     )
     connections_max: int = Field(
         default=20_000, ge=10, le=1_000_000, description="client connections of a worker"

@@ -27,6 +27,7 @@ def issue_key(
     cap_tokens: int | None,
     expires_in_days: int | None,
     member: str | None = None,
+    origins: Sequence[str] = (),
 ) -> tuple[UUID, str]:
     """A key for a subscriber's owner, or another member, with its cap's bucket, in one transaction."""
     found = works.subscriptions.find(subscriber)
@@ -42,6 +43,7 @@ def issue_key(
             models=models or None,
             cap_bucket_id=cap,
             expires_at=expires_at,
+            origins=origins or None,
         )
 
 

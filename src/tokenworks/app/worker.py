@@ -153,6 +153,7 @@ class Worker:
         )
         # Who asks whether the host is ready need not wait for the next second.
         gateway.tick()
+        gateway.lag.start()
         await self.stop.wait()
         server.close()
         gateway.drain()
@@ -162,6 +163,7 @@ class Worker:
         await self._cut()
         gateway.client.close()
         gateway.counter.close()
+        gateway.lag.stop()
         ticking.cancel()
 
     async def _cut(self) -> None:

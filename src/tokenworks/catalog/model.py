@@ -254,6 +254,8 @@ class Service(_Frozen):
     # What happens to tools that would run at the vendor (searches, sandboxes) where a request declares them: they are dropped and
     # named, or the request is refused.
     hosted_tools: Literal["drop", "refuse"] = "drop"
+    # The model (or alias, or intent) of a request that names none that is served, where its key may use it.
+    default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
 
 
 class Rollover(_Frozen):

@@ -131,8 +131,10 @@ class Deployments:
             raise ModelNotFound(f"no intent {name} was set: `tokenworks intent list` shows those that were")
 
     def set_alias(self, alias: str, model: str) -> None:
-        """Clients may name `alias` and get `model`. Raises `DeploymentInvalid`."""
-        for name in (alias, model):
+        """Clients may name `alias` and get `model`. An alias that ends in `*` stands for all names that begin so and are
+        neither served nor aliases; of several the longest counts. Raises `DeploymentInvalid`.
+        """
+        for name in (alias.removesuffix("*"), model):
             if not re.fullmatch(MODEL_PATTERN, name):
                 raise DeploymentInvalid(f"not a model name: {name!r}")
         if model in store.aliases(self._connection):

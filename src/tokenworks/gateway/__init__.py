@@ -7,13 +7,23 @@ from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
-from tokenworks.gateway.stats import BUCKETS_MS, COUNTERS, HISTOGRAMS, Heartbeat, Reading, Stats, heartbeat_ms
+from tokenworks.gateway.stats import (
+    BUCKETS_MS,
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Heartbeat,
+    Reading,
+    Stats,
+    heartbeat_ms,
+)
 from tokenworks.gateway.tokenizer import ModelTokenizer
 
 __all__ = [
     "BUCKETS_MS",
     "CODES",
     "COUNTERS",
+    "GAUGES",
     "HISTOGRAMS",
     "ClientConnection",
     "Counted",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Final
 from tokenworks.catalog import Counts, amount
 from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, unfit
 from tokenworks.gateway.fields import Parsed, asked_effort, asked_text, count_tools
+from tokenworks.gateway.snapshot import allows
 
 if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway
@@ -53,7 +54,7 @@ def options(
     now_s = gateway.loop.time()
     found: list[Option] = []
     for model in snapshot.models_of(intent):
-        if user.models is not None and intent.name not in user.models and model not in user.models:
+        if not allows(user.models, intent.name, model):
             continue
         route = snapshot.routes.get((model, exchange.protocol))
         card = snapshot.card_of(model)

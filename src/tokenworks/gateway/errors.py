@@ -50,8 +50,10 @@ REASONS: Final = {
     405: "Method Not Allowed",
     408: "Request Timeout",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
     417: "Expectation Failed",
     422: "Unprocessable Content",
+    426: "Upgrade Required",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
@@ -63,7 +65,7 @@ REASONS: Final = {
 # Every code that this room refuses with, for the reference (a test compares them).
 CODES: Final = {
     "bad_request": "400: not HTTP/1.1 as we take it, or not JSON",
-    "ambiguous_path": "400: a path with //, dot segments or encoded separators",
+    "ambiguous_path": "400: a path with dot segments, encoded separators outside a model's id, or // that leads to no route",
     "invalid_body": "400: the body lacks what the protocol needs, or has it in a wrong type",
     "unpriced_field": "400: a field that would move price or upstream state and is not priced here",
     "context_length_exceeded": "400: what the request brings and asks for is more than the model's context; the message is its server's, cleaned",
@@ -79,8 +81,11 @@ CODES: Final = {
     "method_not_allowed": "405: the route does not take this method",
     "request_timeout": "408: the request did not arrive in time",
     "body_too_large": "413: the body is larger than body_bytes_max",
+    "unsupported_encoding": "415: a body in another content coding than gzip, deflate, br or zstd, or in several",
     "expectation_failed": "417: an Expect header other than 100-continue",
-    "too_many_requests": "429: over the admission limit; Retry-After says when",
+    "upgrade_required": "426: an offer of WebSocket; the same request over HTTP is served",
+    "origin_not_allowed": "403: a page of this origin may not use the key",
+    "too_many_requests": "429: over the admission limit, or over an address's share of memory_bytes_max; Retry-After says when",
     "rate_limited": "429: over a protective limit of the key, member, subscriber or deployments; Retry-After says when there is room",
     "allowance_used_up": "429: what the plan allows in any 5 hours or week is used up; Retry-After says when the next comes back",
     "headers_too_large": "431: more than header_bytes_max or header_count_max",
@@ -90,6 +95,7 @@ CODES: Final = {
     "overloaded": "503: all deployments of the model are at their limits, and none came free in time, or too many wait; Retry-After says when",
     "residency": "403: the account's data may not go where the model is served",
     "no_deployment": "503: no deployment can take the request now",
+    "memory_full": "503: the worker has all the bytes in flight that memory_bytes_max allows; try again",
     "journal_full": "503: the disk of the host's journal is nearly full, or too much of it waits for the database; nothing new is begun",
     "recorder_away": "503: the host's recorder does not answer",
     "database_away": "503: the database does not answer, and nothing is left that was granted",
@@ -126,26 +132,32 @@ def _where(refusal: Refusal) -> dict[str, str]:
 
 
 def error_response(
-    refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False
+    refusal: Refusal, protocol: str, request_id: str, *, close: bool, head: bool = False, lines: bytes = b""
 ) -> bytes:
-    """A whole response."""
+    """A whole response, with these header lines more."""
     body = error_body(refusal, protocol, request_id)
-    lines = [
+    said = [
         f"HTTP/1.1 {refusal.status} {REASONS.get(refusal.status, 'Error')}",
         "content-type: application/json",
         f"content-length: {len(body)}",
         f"x-request-id: {request_id}",
+        f"request-id: {request_id}",
     ]
     if refusal.retry_after_s is not None:
-        lines.append(f"retry-after: {refusal.retry_after_s}")
+        said.append(f"retry-after: {refusal.retry_after_s}")
     if refusal.status == 401:
-        lines.append('www-authenticate: Bearer realm="tokenworks"')
+        said.append('www-authenticate: Bearer realm="tokenworks"')
     if refusal.status == 402:
         # SDKs retry what they don't know; nothing changes until somebody pays.
-        lines.append("x-should-retry: false")
-    if close:
-        lines.append("connection: close")
-    text = "\r\n".join(lines).encode() + b"\r\n\r\n"
+        said.append("x-should-retry: false")
+    options = ["close"] if close else []
+    if refusal.status == 426:
+        # RFC 9110, 15.5.22: what is spoken instead.
+        said.append("upgrade: HTTP/1.1")
+        options.append("upgrade")
+    if options:
+        said.append("connection: " + ", ".join(options))
+    text = "\r\n".join(said).encode() + b"\r\n" + lines + b"\r\n"
     return text if head else text + body
 
 

@@ -10,16 +10,22 @@ import structlog
 from tokenworks.catalog import Weights
 from tokenworks.charging import RecorderClient, Slices
 from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement, RetryBudget
+from tokenworks.gateway.coding import coding_of
+from tokenworks.gateway.cors import Origins, is_preflight, preflight_response, refusal_of_key
 from tokenworks.gateway.counting import TokenizerClient
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.health import HealthCheck
 from tokenworks.gateway.ids import IdSource
+from tokenworks.gateway.inflate import UNKNOWN_CODING, Inflation
 from tokenworks.gateway.keys import KeyCache, KeyEntry
-from tokenworks.gateway.models import model_body, models_body
+from tokenworks.gateway.lag import LoopLag
+from tokenworks.gateway.memory import Budget
+from tokenworks.gateway.models import model_body, models_body, with_model
 from tokenworks.gateway.passthrough import ControlExchange
 from tokenworks.gateway.placing import Placing
+from tokenworks.gateway.refusals import not_found
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot
@@ -35,13 +41,28 @@ FAILURES_LOGGED_PER_S: Final = 10
 CANDIDATES_LOGGED_MAX: Final = 20
 _PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
 _COUNT_PATH: Final = "/v1/messages/count_tokens"
-_KNOWN_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH, "/v1/models"})
+_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH})
+_KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
 NO_KEY: Final = Refusal(
     401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key"
 )
+NO_WEBSOCKET: Final = Refusal(
+    426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
+)
+# A client that asks whether its base URL is right, before anything else.
+_HELLO_PATHS: Final = frozenset({"/", "/api/hello"})
+# The one route of the control plane that takes files.
+_FILE_PATHS: Final = frozenset({"/api/operations/charge-files/acknowledgements"})
+BOM: Final = b"\xef\xbb\xbf"
 BAD_KEY: Final = Refusal(
     401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong"
 )
+
+
+UNKNOWN_KEY: Final = Refusal(
+    401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
+)
+KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
 
 
 def _is_address(text: str) -> bool:
@@ -58,6 +79,10 @@ class Limits(Protocol):
     header_bytes_max: int
     header_count_max: int
     body_bytes_max: int
+    control_body_bytes_max: int
+    memory_bytes_max: int
+    memory_address_percent: int
+    cors_origins: str
     response_bytes_max: int
     event_bytes_max: int
     write_buffer_bytes: int
@@ -105,6 +130,9 @@ class Gateway:
         self.slices: Slices
         self.client: RecorderClient
         self.keys: KeyCache
+        self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
+        self.origins = Origins(settings.cors_origins)
+        self.lag = LoopLag(stats)
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.control_open = 0
@@ -129,25 +157,108 @@ class Gateway:
             idle_max=16,
             connect_timeout_s=settings.upstream_connect_timeout_s,
             unix_path=control_path,
+            memory=self.memory,
+            decoded_max=settings.response_bytes_max,
         )
         self._checked_s = 0.0
 
     # Routes.
 
+    def after_head(self, conn: ClientConnection, head: Head) -> None:
+        """What a connection's first head of its kind says, once for all requests that have the same."""
+        path = head.path
+        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.meant is not None
+        head.body_max = self.settings.body_bytes_max
+        if path not in _METERED_PATHS and path not in _FILE_PATHS:
+            head.body_max = min(head.body_max, self.settings.control_body_bytes_max)
+        head.copies = 2 if path in _METERED_PATHS else 1
+        if head.origin is not None and data_plane:
+            head.cors = self.origins.lines(head.origin)
+        head.coding = coding_of(head.headers.get(b"content-encoding"))
+        if not data_plane and head.coding:
+            head.coding = None
+        head.plain = (
+            path in _METERED_PATHS
+            and head.method == b"POST"
+            and not head.upgrade
+            and head.coding == b""
+            and head.model is None
+        )
+        if self.proxies:
+            conn.set_address(self.client_address(conn, head))
+
     def dispatch(self, conn: ClientConnection, head: Head, body: bytes) -> None:
         path = head.path
         protocol = _PROTOCOL_OF.get(path)
-        if protocol is not None or path == _COUNT_PATH:
-            if head.method != b"POST":
-                conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes POST"), protocol or "messages")
-                return
+        if head.plain:
             self._metered(conn, head, body, protocol or "messages", free=protocol is None)
-        elif path.startswith("/v1/") or path == "/v1":
+        elif head.upgrade:
+            conn.refuse(NO_WEBSOCKET)
+        elif head.coding is None:
+            conn.refuse(UNKNOWN_CODING)
+        elif path in _METERED_PATHS:
+            self._metered_after_a_look(conn, head, body, protocol)
+        elif path.startswith("/v1/") or path == "/v1" or head.meant is not None:
             self._models(conn, head)
         elif path in {"/healthz", "/readyz"}:
             self._health(conn, path)
+        elif path in _HELLO_PATHS and (head.method == b"HEAD" or path != "/"):
+            self._hello(conn, head)
         else:
             self._control(conn, head, body)
+
+    def _metered_after_a_look(
+        self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None
+    ) -> None:
+        """A request of a metered route that is not as most are."""
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+        elif head.method != b"POST":
+            conn.refuse(Refusal(405, "method_not_allowed", f"{head.path} takes POST"))
+        elif head.coding:
+            self._inflate(conn, head, body, protocol)
+        else:
+            self._metered_of_path(conn, head, body, protocol)
+
+    def _metered_of_path(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
+        if head.model is not None:
+            body = with_model(body, head.model)
+        self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+
+    def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
+        """Decode a body, for a key that is known: an unknown one could make this worker compute for nothing."""
+
+        def decoded(content: bytes) -> None:
+            self._metered_of_path(conn, head, content, protocol)
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            if user is not None and user.known:
+                inflation = Inflation(self, conn, head.coding or b"", body, decoded, conn.refuse)
+                conn.exchange = inflation
+                inflation.run()
+            else:
+                conn.refuse(UNKNOWN_KEY if user is not None else KEYS_AWAY)
+
+        self._identify(head, identified, conn.refuse)
+
+    def _options(self, conn: ClientConnection, head: Head) -> None:
+        """A preflight, or a client that asks what may be asked."""
+        request_id = self.ids.next().encode()
+        if is_preflight(head):
+            conn.write(preflight_response(head, request_id, close=not conn.keep_alive))
+        else:
+            close = b"" if conn.keep_alive else b"connection: close\r\n"
+            conn.write(
+                b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, OPTIONS\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b%b\r\n"
+                % (request_id, request_id, head.cors, close)
+            )
+        conn.done()
+
+    def _hello(self, conn: ClientConnection, head: Head) -> None:
+        """Claude Code asks `HEAD /` and `/api/hello` whether anything is there."""
+        self._json(conn, 200, b'{"message":"hello"}', head)
 
     def is_proxy(self, address: str) -> bool:
         """Whether a peer is one of the proxies in front."""
@@ -199,6 +310,8 @@ class Gateway:
                 protocol,
             )
             return
+        if body[:3] == BOM:
+            body = body[3:]
         exchange = Exchange(self, conn, head, body, protocol, now_s, free=free)
         conn.exchange = exchange
         counters["requests_open"] += 1
@@ -210,17 +323,20 @@ class Gateway:
             self._identify(head, exchange.identified, exchange.refuse)
 
     def _identify(self, head: Head, identified: Any, refuse: Any) -> None:
-        now_s = self.loop.time()  # monotonic seconds, as the keys' own
-        keys = self.keys
+        """Who sends this: `identified(entry)`, None where nobody can say, or `refuse(refusal)`."""
         entry: KeyEntry | None = head.key
-        if entry is not None and now_s < entry.fresh_until_s:
+        if entry is not None and self.loop.time() < entry.fresh_until_s:
             identified(entry)
-            return
-        text = head.raw_key
-        if text is None:
+        elif head.raw_key is None:
             refuse(NO_KEY)
-            return
-        entry = keys.get(text, now_s)
+        elif head.origin is None and not head.other_keys:
+            self._look_up(head, head.raw_key, identified, refuse)
+        else:
+            self._identify_one_of(head, (head.raw_key, *head.other_keys), identified, refuse)
+
+    def _look_up(self, head: Head, text: str, identified: Any, refuse: Any) -> None:
+        keys = self.keys
+        entry = keys.get(text, self.loop.time())  # monotonic seconds, as the keys' own
         if entry is not None:
             head.key = entry
             identified(entry)
@@ -229,23 +345,47 @@ class Gateway:
         elif not keys.look_up(text, identified):
             refuse(Refusal(503, "database_away", "too many unknown keys are asked for: try again", 1))
 
+    def _identify_one_of(self, head: Head, texts: tuple[str, ...], identified: Any, refuse: Any) -> None:
+        """Of several keys in one request the first that is known counts; a page may use it only if the key says so."""
+
+        def answered(entry: KeyEntry | None) -> None:
+            if entry is not None and not entry.known and len(texts) > 1:
+                head.key = None
+                self._identify_one_of(head, texts[1:], identified, refuse)
+                return
+            refusal = None if entry is None else refusal_of_key(head.origin, entry.origins)
+            if refusal is not None:
+                head.key = None
+                refuse(refusal)
+            else:
+                identified(entry)
+
+        def refused(refusal: Refusal) -> None:
+            if len(texts) > 1 and refusal is BAD_KEY:
+                self._identify_one_of(head, texts[1:], identified, refuse)
+            else:
+                refuse(refusal)
+
+        self._look_up(head, texts[0], answered, refused)
+
     def refuse_early(self, head: Head) -> Refusal | None:
         """What can be said before a body is read: nobody sends megabytes without a key."""
-        if head.path in _PROTOCOL_OF or head.path == _COUNT_PATH:
+        if head.path in _METERED_PATHS and head.method == b"POST":
             if head.raw_key is None:
                 return NO_KEY
             if not self.keys.well_formed(head.raw_key):
                 return BAD_KEY
+        if head.coding is None:
+            return UNKNOWN_CODING
         return None
 
     def _models(self, conn: ClientConnection, head: Head) -> None:
         path = head.path
-        known = path in _KNOWN_PATHS or path.startswith("/v1/models/")
-        if not known or path in _PROTOCOL_OF or path == _COUNT_PATH:
-            conn.refuse(
-                Refusal(404, "not_found", f"there is no {path} here"),
-                "messages" if b"anthropic-version" in head.headers else "chat",
-            )
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+            return
+        if path != "/v1/models" and not path.startswith("/v1/models/"):
+            conn.refuse(not_found(path, head.meant))
             return
         if head.method not in {b"GET", b"HEAD"}:
             conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))
@@ -259,19 +399,13 @@ class Gateway:
             if conn.transport is None:
                 return
             if user is None:
-                refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
+                refuse(KEYS_AWAY)
             elif not user.known:
-                refuse(
-                    Refusal(
-                        401,
-                        "invalid_api_key",
-                        "this API key is not valid here: check it, or ask for a new one",
-                    )
-                )
+                refuse(UNKNOWN_KEY)
             elif path == "/v1/models":
                 self._json(conn, 200, models_body(self.snapshot, user), head)
             else:
-                name = path.removeprefix("/v1/models/").replace("%3A", ":").replace("%3a", ":")
+                name = path.removeprefix("/v1/models/")
                 body = model_body(self.snapshot, user, name)
                 if body is None:
                     refuse(
@@ -290,9 +424,10 @@ class Gateway:
         reasons = self.not_ready() if path == "/readyz" else []
         text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n"
         status = b"503 Service Unavailable" if reasons else b"200 OK"
+        request_id = self.ids.next().encode()
         conn.write(
-            b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n%b"
-            % (status, len(text), self.ids.next().encode(), text.encode())
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nx-request-id: %b\r\nrequest-id: %b\r\n\r\n%b"
+            % (status, len(text), request_id, request_id, text.encode())
         )
         conn.done()
 
@@ -313,9 +448,18 @@ class Gateway:
 
     def _json(self, conn: ClientConnection, status: int, body: bytes, head: Head) -> None:
         close = b"" if conn.keep_alive else b"connection: close\r\n"
+        request_id = self.ids.next().encode()
         conn.write(
-            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\n%b\r\n%b"
-            % (status, len(body), self.ids.next().encode(), close, b"" if head.method == b"HEAD" else body)
+            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b%b\r\n%b"
+            % (
+                status,
+                len(body),
+                request_id,
+                request_id,
+                head.cors,
+                close,
+                b"" if head.method == b"HEAD" else body,
+            )
         )
         conn.done()
 
@@ -340,6 +484,8 @@ class Gateway:
                 self.wheel,
                 idle_max=self.settings.upstream_idle_max,
                 connect_timeout_s=self.settings.upstream_connect_timeout_s,
+                memory=self.memory,
+                decoded_max=self.settings.response_bytes_max,
             )
         return pool
 
@@ -429,6 +575,9 @@ class Gateway:
                     HealthCheck(self, place).run()
         counters = self.stats.c
         counters["connections_open"] = len(self.connections)
+        counters["memory_used_bytes"] = self.memory.used
+        counters["memory_peak_bytes"] = self.memory.peak
+        counters["memory_refused"] = self.memory.refused
         counters["upstream_open"] = sum(len(pool.open) for pool in self._pools.values())
         counters["upstream_idle"] = sum(len(pool.idle) for pool in self._pools.values())
         counters["unacknowledged"] = self.client.open_messages

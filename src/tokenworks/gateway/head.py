@@ -5,20 +5,18 @@ from typing import Any, Final
 
 import httptools
 
+from tokenworks.gateway.credentials import keys_of
 from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.paths import ENDPOINTS, Target, speaks_messages, target_of, without_separators
 
 PATH_BYTES_MAX: Final = 2048
 TARGET_BYTES_MAX: Final = 8192
+# Heads that are larger are not remembered between the requests of a connection.
+MEMO_BYTES_MAX: Final = 4096
 _PLAIN_PATH: Final = re.compile(rb"/[A-Za-z0-9._~!$&'()*+,;=:@/%-]*")
+_PLAIN_QUERY: Final = re.compile(rb"[!-~]*")
 _AMBIGUOUS: Final = re.compile(rb"//|/\.{1,2}(?:/|$)|%(?:2[ef]|5c|00|25)|%(?![0-9a-fA-F]{2})", re.IGNORECASE)
 _LENGTH: Final = re.compile(rb"\r\ncontent-length: ?([0-9]{1,12})(?=\r\n)", re.IGNORECASE)
-# Never forwarded: hop by hop, credentials, what we set ourselves, what would hide the body from us.
-_DROPPED: Final = frozenset(
-    b"""host connection keep-alive proxy-connection proxy-authenticate proxy-authorization te trailer transfer-encoding
-    upgrade content-length expect accept-encoding authorization x-api-key api-key x-goog-api-key cookie set-cookie
-    forwarded x-real-ip x-request-id http2-settings x-auth-token x-access-token""".split()
-)
-_DROPPED_PREFIXES: Final = (b"x-forwarded-", b"x-tokenworks-", b"proxy-", b"cf-", b"x-amz-")
 # A second one of these is an attack or a bug; others are joined with a comma, as RFC 9110, 5.3 has it.
 _ONCE: Final = frozenset(
     {
@@ -32,6 +30,10 @@ _ONCE: Final = frozenset(
         b"connection",
     }
 )
+PLAIN_SEGMENTS: Final = "a path is /plain/segments: no dot segments, no encoded separators but in a model's id, and // only before a route"
+_SLASHES: Final = re.compile(rb"/{2,}")
+# What needs no look: by far the most requests.
+_AS_THEY_ARE: Final = frozenset({b"/", *(b"/v1" + endpoint.encode() for endpoint in ENDPOINTS)})
 
 
 class HeadError(Exception):
@@ -46,8 +48,8 @@ class Head:
     """What a request's head says. Heads of a connection that differ in nothing but the content length share one."""
 
     __slots__ = (
-        "body_length", "chunked", "expect", "forward", "headers", "http10", "keep_alive", "key", "method", "path", "query",
-        "raw_key",
+        "body_length", "body_max", "chunked", "coding", "copies", "cors", "expect", "forward", "headers", "http10", "keep_alive", "key", "meant", "messages", "method", "model",
+        "origin", "other_keys", "path", "plain", "query", "raw_key", "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -60,21 +62,29 @@ class Head:
         self.expect = False
         self.keep_alive = True
         self.http10 = False
+        self.plain = True  # nothing of what follows needs a look
+        self.body_max = 0
+        self.copies = 1  # of the body that are kept: of what goes on, one as it came and one as it goes
+        self.coding: bytes | None = b""  # of the body; None: one that is not known
+        self.upgrade = False  # an offer to speak WebSocket
+        self.messages = False  # refusals are in Anthropic's protocol
         self.raw_key: str | None = None
+        self.other_keys: tuple[str, ...] = ()
+        self.model: str | None = None  # named by the path
+        self.meant: str | None = None  # the route that a path of none looks like
+        self.origin: bytes | None = None
+        self.cors = b""  # lines of every answer to it
         # The gateway's memos: the head for each deployment, with the snapshot's number, and who this is.
         self.forward: dict[str, tuple[int, bytes]] = {}
         self.key: Any = None
 
 
 class Sink:
-    """What llhttp calls back: it only collects."""
+    """What llhttp calls back of a head: it only collects."""
 
-    __slots__ = ("body", "complete", "headers", "on_body", "on_header", "on_url", "url")
+    __slots__ = ("headers", "on_header", "on_url", "url")
 
     def __init__(self) -> None:
-        self.body: list[bytes] = []
-        self.on_body = self.body.append
-        self.complete = False
         self.headers: list[tuple[bytes, bytes]] = []
         self.url: list[bytes] = []
         self.on_url = self.url.append
@@ -84,21 +94,15 @@ class Sink:
 
         self.on_header = on_header
 
-    def on_message_complete(self) -> None:
-        self.complete = True
 
-
-def parse_head(data: bytes, header_count_max: int) -> tuple[Head, Any, Sink]:
-    """A head that ends with its empty line. Returns it with its parser, which goes on with a chunked body, and the
-    parser's sink. Raises `HeadError`.
-    """
+def parse_head(data: bytes, header_count_max: int) -> Head:
+    """A head that ends with its empty line. Raises `HeadError`."""
     sink = Sink()
     parser = httptools.HttpRequestParser(sink)
-    upgrade = False
     try:
         parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        upgrade = True
+        pass  # only an offer: the body is read by what frames it
     except httptools.HttpParserError as error:
         raise HeadError(400, "bad_request", f"this is not a request that we take: {error}") from None
     if len(sink.headers) > header_count_max:
@@ -112,14 +116,18 @@ def parse_head(data: bytes, header_count_max: int) -> tuple[Head, Any, Sink]:
     if head.method == b"CONNECT":
         raise HeadError(405, "method_not_allowed", "CONNECT is not for us")
     _read_headers(head, sink.headers)
-    # An offer to upgrade is declined by answering in HTTP/1.1; it must not swallow the body.
+    # An offer to upgrade is declined by answering in HTTP/1.1 (RFC 9110, 7.8); it must not swallow the body.
     # llhttp says whether to keep alive only until a message is over, and one without a body is over at once.
     options = {option.strip().lower() for option in head.headers.get(b"connection", b"").split(b",")}
     head.keep_alive = b"keep-alive" in options if head.http10 else b"close" not in options
-    if upgrade and head.chunked:
-        raise HeadError(400, "bad_request", "an upgrade with a chunked body: send it without Upgrade")
+    head.upgrade = b"websocket" in head.headers.get(b"upgrade", b"").lower()
+    head.origin = head.headers.get(b"origin")
     _read_target(head, b"".join(sink.url))
-    return head, parser, sink
+    head.messages = speaks_messages(head.path) or b"anthropic-version" in head.headers
+    keys = keys_of(head.headers, head.query)
+    if keys:
+        head.raw_key, head.other_keys = keys[0], keys[1:]
+    return head
 
 
 def around_length(raw: bytes) -> tuple[bytes, bytes] | None:
@@ -157,36 +165,25 @@ def _read_headers(head: Head, pairs: list[tuple[bytes, bytes]]) -> None:
         if expect.lower() != b"100-continue":
             raise HeadError(417, "expectation_failed", "the only expectation that we know is 100-continue")
         head.expect = not head.http10
-    head.raw_key = _raw_key(headers)
-
-
-def _raw_key(headers: dict[bytes, bytes]) -> str | None:
-    authorization = headers.get(b"authorization", b"")
-    if authorization[:7].lower() == b"bearer ":
-        return authorization[7:].strip().decode("latin-1")
-    key = headers.get(b"x-api-key") or headers.get(b"api-key")
-    return None if key is None else key.strip().decode("latin-1")
 
 
 def _read_target(head: Head, target: bytes) -> None:
     path, _, query = target.partition(b"?")
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
-    if not _PLAIN_PATH.fullmatch(path) or _AMBIGUOUS.search(path):
-        raise HeadError(
-            400, "ambiguous_path", "a path is /plain/segments: no //, no dot segments, no encoded separators"
-        )
-    if any(byte < 0x21 or byte > 0x7E for byte in query):
+    if not _PLAIN_PATH.fullmatch(path):
+        raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
+    target_ = None if path in _AS_THEY_ARE else target_of(path.decode("ascii"))
+    if _AMBIGUOUS.search(path) and (target_ is None or not _only_slashes(path)):
+        raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
+    if not _PLAIN_QUERY.fullmatch(query):
         raise HeadError(400, "bad_request", "the query has bytes that are not visible ASCII")
-    head.path = path.decode("ascii")
+    head.path, head.model, head.meant = target_ or Target(path.decode("ascii"))
     head.query = query
 
 
-def forwarded(head: Head) -> bytes:
-    """The client's own headers that pass to an upstream, as lines."""
-    lines = []
-    for name, value in head.headers.items():
-        if name in _DROPPED or name.startswith(_DROPPED_PREFIXES):
-            continue
-        lines.append(name + b": " + value + b"\r\n")
-    return b"".join(lines)
+def _only_slashes(path: bytes) -> bool:
+    """Whether all that is ambiguous in a route's path is doubled slashes, which a joined base URL makes, and encoded ones in
+    a model's id.
+    """
+    return not _AMBIGUOUS.search(without_separators(_SLASHES.sub(b"/", path)))

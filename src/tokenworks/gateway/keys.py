@@ -35,6 +35,7 @@ class KeyEntry:
         "mac",
         "member_id",
         "models",
+        "origins",
         "policy",
         "regions",
         "service",
@@ -49,6 +50,8 @@ class KeyEntry:
         self.account_id = ""
         self.member_id = ""
         self.models: frozenset[str] | None = None
+        # Of pages that may use it; None: whatever the setting allows.
+        self.origins: frozenset[str] | None = None
         self.cap_ids: tuple[str, ...] = ()
         self.policy = DEFAULT_POLICY
         self.counts_prompts = False
@@ -80,7 +83,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -167,6 +170,7 @@ class KeyCache:
                 regions,
                 entry.home,
                 service,
+                origins,
             ) = rows[0]
             entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
             entry.regions = None if regions is None else tuple(regions)
@@ -177,6 +181,7 @@ class KeyCache:
             entry.known = entry.key_id not in self.blocked
             entry.mac = mac
             entry.models = None if models is None else frozenset(models)
+            entry.origins = None if origins is None else frozenset(origins)
             entry.expires_s = None if expires_ms is None else expires_ms / 1000
         entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows else NEGATIVE_FOR_S)
         if rows and caps_end_ms is not None:

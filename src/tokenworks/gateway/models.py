@@ -4,8 +4,10 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import msgspec
+
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.snapshot import Snapshot
+from tokenworks.gateway.snapshot import Snapshot, allows
 
 CREATED: Final = 1_767_225_600  # 2026-01-01, for want of a better one
 
@@ -29,6 +31,7 @@ def _entry(name: str, snapshot: Snapshot) -> dict[str, Any]:
 
 
 def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
+    """All names that may be sent. A wildcard alias is listed as it is written: sent so, it means its model, too."""
     names = sorted(
         {
             *snapshot.models,
@@ -36,18 +39,14 @@ def _names(snapshot: Snapshot, user: KeyEntry) -> list[str]:
             *(alias for alias, model in snapshot.aliases.items() if model in snapshot.models),
         }
     )
-    if user.models is None:
-        return names
-    return [
-        name
-        for name in names
-        if name in user.models
-        or snapshot.resolve(name) in user.models
-        or (
-            name in snapshot.intents
-            and not user.models.isdisjoint(snapshot.models_of(snapshot.intents[name]))
-        )
-    ]
+    return [name for name in names if _may_use(snapshot, user, name)]
+
+
+def _may_use(snapshot: Snapshot, user: KeyEntry, name: str) -> bool:
+    if allows(user.models, name, snapshot.resolve(name)):
+        return True
+    intent = snapshot.intents.get(name)
+    return intent is not None and allows(user.models, *snapshot.models_of(intent))
 
 
 def models_body(snapshot: Snapshot, user: KeyEntry) -> bytes:
@@ -65,5 +64,20 @@ def models_body(snapshot: Snapshot, user: KeyEntry) -> bytes:
 
 
 def model_body(snapshot: Snapshot, user: KeyEntry, name: str) -> bytes | None:
-    """One of them, or None."""
-    return json.dumps(_entry(name, snapshot)).encode() if name in _names(snapshot, user) else None
+    """One of them, or None. A name that a wildcard alias covers is one, though the list has the alias alone."""
+    model = snapshot.resolve(name)
+    if (model not in snapshot.models and model not in snapshot.intents) or not _may_use(snapshot, user, name):
+        return None
+    return json.dumps(_entry(name, snapshot)).encode()
+
+
+def with_model(body: bytes, model: str) -> bytes:
+    """A body that asks for the model that its path names (Azure's), whatever it says itself. What is no object stays as it is:
+    it is refused where it is read.
+    """
+    try:
+        fields = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
+    except msgspec.DecodeError:
+        return body
+    fields["model"] = msgspec.Raw(msgspec.json.encode(model))
+    return msgspec.json.encode(fields)

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Final
 
 from tokenworks.gateway.errors import REASONS, Refusal
-from tokenworks.gateway.head import Head, forwarded
+from tokenworks.gateway.head import Head
+from tokenworks.gateway.headers import relayed
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.upstream import UpstreamConnection
 
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway
 
 _DROPPED: Final = frozenset(
-    b"connection keep-alive transfer-encoding content-length upgrade te trailer x-request-id server".split()
+    b"connection keep-alive transfer-encoding content-length upgrade te trailer x-request-id request-id server".split()
 )
 CONTROL_TIMEOUT_S: Final = 60
 
@@ -67,7 +68,7 @@ class ControlExchange:
         # uvicorn takes a host name of its own; what the client named is told apart.
         lines = (
             head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + head.headers.get(b"host", b"localhost") + b"\r\n"
-            + forwarded(head)
+            + relayed(head)
             + b"".join(
                 name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers
             )
@@ -96,10 +97,17 @@ class ControlExchange:
             + b"".join(lines)
             + b"x-request-id: "
             + self.request_id.encode()
+            + b"\r\nrequest-id: "
+            + self.request_id.encode()
             + b"\r\n"
         )
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
+        conn = self.conn
+        if conn is not None and not conn.count(len(data)):
+            connection.abort()
+            self._refuse(self._gateway.memory.refusal(conn.address, len(data)))
+            return
         self._body.append(data)
         self.size += len(data)
         if self.size > self._gateway.settings.response_bytes_max:
@@ -119,7 +127,7 @@ class ControlExchange:
             if connection.status in {204, 304}:
                 conn.write(self.head_bytes + close + b"\r\n")
             else:
-                conn.write(b"%b%bcontent-length: %b\r\n\r\n%b" % (self.head_bytes, close, length, body))
+                conn.write_whole(b"%b%bcontent-length: %b\r\n\r\n" % (self.head_bytes, close, length), body)
         self._end()
         if conn is not None:
             conn.done()

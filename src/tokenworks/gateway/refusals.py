@@ -35,6 +35,19 @@ def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refus
     return Refusal(503, "no_deployment", "no deployment is declared yet: tokenworks deployment add", 5)
 
 
+def not_found(path: str, meant: str | None) -> Refusal:
+    """No route; where the path looks like one, which."""
+    if meant is not None:
+        base = "/v1" if not meant.startswith("/v1/messages") else ""
+        where = f"a base URL ends in {base or 'the host'} here"
+        return Refusal(404, "not_found", f"there is no {path} here: it is {meant}; {where}")
+    return Refusal(
+        404,
+        "not_found",
+        f"there is no {path} here: POST /v1/chat/completions, /v1/responses, /v1/messages, /v1/completions, /v1/embeddings; GET /v1/models",
+    )
+
+
 _LIMITED: Final = ("requests at once", "requests a minute", "tokens a minute")
 
 

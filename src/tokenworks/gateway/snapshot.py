@@ -39,6 +39,7 @@ class Snapshot:
         "number",
         "places",
         "routes",
+        "wildcards",
     )
 
     def __init__(
@@ -56,6 +57,11 @@ class Snapshot:
         self.number = number
         self.limits = dict(limits)
         self.aliases = dict(aliases)
+        # Aliases that end in `*`, by what stands before it; the longest come first.
+        self.wildcards = sorted(
+            ((name[:-1], model) for name, model in self.aliases.items() if name.endswith("*")),
+            key=lambda found: (-len(found[0]), found[0]),
+        )
         self.cards = dict(cards)
         self.credentials = dict(credentials)
         self.places: list[Place] = carry_over(
@@ -67,7 +73,7 @@ class Snapshot:
             for protocol in place.deployment.protocols:
                 serving.setdefault((place.deployment.model, protocol), []).append(place)
         self.routes = {route: Route(places) for route, places in serving.items()}
-        self.models = sorted({place.deployment.model for place in self.places})
+        self.models = dict.fromkeys(sorted({place.deployment.model for place in self.places}))
         self.cards_of_models = {card.name: card for card in models}
         defined = BUILT_IN | {intent.name: intent for intent in intents}
         self.intents = {name: intent for name, intent in defined.items() if self.models_of(intent)}
@@ -97,9 +103,37 @@ class Snapshot:
     def card_of(self, model: str) -> ModelCard:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)
 
-    def resolve(self, model: str) -> str:
-        """The model that a name stands for."""
-        return self.aliases.get(model, model)
+    def resolve(self, name: str) -> str:
+        """The model that a name stands for: by its own alias, as it is where it is served, or by the longest wildcard alias."""
+        model = self.aliases.get(name)
+        if model is not None:
+            return model
+        if name in self.models or name in self.intents:
+            return name
+        for prefix, stands_for in self.wildcards:
+            if name.startswith(prefix):
+                return stands_for
+        return name
+
+    def model_for(self, name: str, protocol: str, allowed: frozenset[str] | None, default: str | None) -> str:
+        """The model (or intent) of a request: what its name stands for or, where that is none that is served, the plan's default.
+        The default is taken only where it is served over the protocol and the key may use it.
+        """
+        model = self.resolve(name)
+        if default is None or model in self.models or model in self.intents:
+            return model
+        other = self.resolve(default)
+        served = (other, protocol) in self.routes or (other in self.intents and protocol != "embeddings")
+        if served and (allowed is None or other in allowed or default in allowed):
+            return other
+        return model
+
+
+def allows(allowed: frozenset[str] | None, *names: str) -> bool:
+    """Whether a key's models have one of these names; an entry that ends in `*` stands for all that begin so."""
+    if allowed is None or not allowed.isdisjoint(names):
+        return True
+    return any(entry.endswith("*") and name.startswith(entry[:-1]) for entry in allowed for name in names)
 
 
 def snapshot_to_wire(

@@ -43,9 +43,39 @@ COUNTERS: Final = (
     "tokenizer_jobs",
     "tokenizer_timeouts",
     "tokenizer_refused",
+    "abandoned",
+    "drained",
+    "cut_at_maximum",
+    "beyond_maximum_tokens",
+    "memory_used_bytes",
+    "memory_peak_bytes",
+    "memory_refused",
+    "slow_readers_cut",
+    "loop_lag_last_ms",
+    "loop_lag_max_ms",
+    "loop_busy_max_ms",
+)
+# Of these the value of now is told, the others only grow.
+GAUGES: Final = frozenset(
+    {
+        "connections_open",
+        "requests_open",
+        "upstream_open",
+        "upstream_idle",
+        "unacknowledged",
+        "recorder_ready",
+        "snapshot_age_ms",
+        "deployments",
+        "tokenizer_waiting",
+        "memory_used_bytes",
+        "memory_peak_bytes",
+        "loop_lag_last_ms",
+        "loop_lag_max_ms",
+        "loop_busy_max_ms",
+    }
 )
 BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)
-HISTOGRAMS: Final = ("first_byte_ms", "latency_ms")
+HISTOGRAMS: Final = ("first_byte_ms", "latency_ms", "loop_lag_ms")
 _PER_HISTOGRAM: Final = len(BUCKETS_MS) + 3  # buckets, above, count, sum
 _VALUES: Final = 3 + len(COUNTERS) + len(HISTOGRAMS) * _PER_HISTOGRAM  # heartbeat, pid, alive first
 _FORMAT: Final = struct.Struct(f"<{_VALUES}q")
@@ -61,19 +91,33 @@ class Stats:
         # What was observed since the last beat.
         self.first_byte_ms: list[int] = []
         self.latency_ms: list[int] = []
+        self.loop_lag_ms: list[int] = []
         self._pid = pid
         with path.open("w+b") as file:
             file.truncate(_FORMAT.size)
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
 
     def _observe_all(self) -> None:
-        for name, values in (("first_byte_ms", self.first_byte_ms), ("latency_ms", self.latency_ms)):
+        self.c["loop_lag_last_ms"] = max(self.loop_lag_ms, default=0)
+        for name, values in (
+            ("first_byte_ms", self.first_byte_ms),
+            ("latency_ms", self.latency_ms),
+            ("loop_lag_ms", self.loop_lag_ms),
+        ):
             row = self.h[name]
             for value_ms, times in Counter(values).items():
                 row[bisect_left(BUCKETS_MS, value_ms)] += times
                 row[-1] += value_ms * times
             row[-2] += len(values)
             values.clear()
+
+    def lagged(self, lag_ms: int, busy_ms: int) -> None:
+        """A timer of the loop came so much later than it was set for; meanwhile the loop's thread computed for `busy_ms`.
+        What is lag and not busy is the host's: another process had the core.
+        """
+        self.loop_lag_ms.append(lag_ms)
+        self.c["loop_lag_max_ms"] = max(self.c["loop_lag_max_ms"], lag_ms)
+        self.c["loop_busy_max_ms"] = max(self.c["loop_busy_max_ms"], min(lag_ms, busy_ms))
 
     def beat(self) -> None:
         self._observe_all()

@@ -11,14 +11,32 @@ from typing import Any, Final, Protocol, cast
 import httptools
 
 from tokenworks.factory import Deployment, address_refusal, parse_address
+from tokenworks.gateway.coding import coding_of
+from tokenworks.gateway.decoding import SIGNS, Coded
+from tokenworks.gateway.memory import Budget
+from tokenworks.gateway.names import names_of
 from tokenworks.gateway.wheel import Wheel
 
 RESOLVE_FOR_S: Final = 30.0
 HEADERS_MAX: Final = 200
+# A response's line and headers; and what may come one after the other without being its body: chunk extensions, trailers.
+HEAD_BYTES_MAX: Final = 65_536
+SILENT_BYTES_MAX: Final = 65_536
+INTERIM_MAX: Final = 16
 # From here on a body is written apart from its head: joining them would cost more than a second piece.
 WRITE_APART_BYTES: Final = 65_536
 _ONE: Final = (None,)
 _FRAMING: Final = frozenset({b"content-length", b"transfer-encoding"})
+# Media types by the value that an upstream sends; a bounded memo.
+_KINDS: Final[dict[bytes, bytes]] = {}
+KINDS_MAX: Final = 10_000
+
+
+def _media_type(value: bytes) -> bytes:
+    kind = value.partition(b";")[0].strip().lower()
+    if len(_KINDS) < KINDS_MAX:
+        _KINDS[value] = kind
+    return kind
 
 
 class UpstreamUser(Protocol):
@@ -40,10 +58,17 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_begin_once",
         "_body",
+        "_coded",
         "_complete_once",
+        "_fed",
         "_head_once",
+        "_interims",
         "_last",
+        "_plain",
         "_reported",
+        "_tail",
+        "_taken",
+        "content_type",
         "deadline_s",
         "headers",
         "idle_s",
@@ -82,6 +107,13 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self._reported = False
         self._last = False
+        self._plain = False  # what comes of the body is as it is
+        self._coded: Coded | None = None
+        self._tail = b""  # of the head's last piece
+        self._fed = 0  # bytes that brought no body
+        self._taken = 0  # of the budget, for a head that is not whole
+        self._interims = 0
+        self.content_type = b""  # the media type alone, in small letters
         self.no_body = False
         self.reused = False
         self.deadline_s = 0
@@ -107,6 +139,10 @@ class UpstreamConnection(asyncio.Protocol):
         self.user = user
         self._expect_message()
         self._reported = False
+        self._coded = None
+        if self._interims or self._tail:
+            self._interims = 0
+            self._tail = b""
         self.no_body = no_body
         self.idle_s = idle_s
         self.wheel.set(self, timeout_s)
@@ -118,6 +154,7 @@ class UpstreamConnection(asyncio.Protocol):
     def _expect_message(self) -> None:
         self.headers.clear()
         self._body.clear()
+        self._plain = False
         # One of each; what the last response left over must not count.
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
@@ -134,35 +171,91 @@ class UpstreamConnection(asyncio.Protocol):
             return
         ended = not self._complete_once
         if not self._reported:
-            if self._head_once:
-                if len(self.headers) > HEADERS_MAX:
-                    self._fail("too many headers")
-                return
-            self.status = self.parser.get_status_code()
-            if self.status < 200:
-                self._interim(data)
+            if not self._head_received(user, data):
                 return
             ended = ended or self.no_body
-            self._last = not data.startswith(b"HTTP/1.1")
-            self._reported = True
-            user.upstream_head(self)
-            if self.user is not user:
-                return
-        # A head alone is no sign of an answer yet: the first byte of it is waited for as it was.
-        if not ended and self._body:
-            wheel = self.wheel
-            self.deadline_s = at = wheel.now_s + self.idle_s + 1
-            if not self.wheel_s or at < self.wheel_s:
-                wheel.put(self, at)
         body = self._body
         if body:
+            # A head alone is no sign of an answer yet: the first byte of it is waited for as it was.
+            if not ended:
+                wheel = self.wheel
+                self.deadline_s = at = wheel.now_s + self.idle_s + 1
+                if not self.wheel_s or at < self.wheel_s:
+                    wheel.put(self, at)
+            if self._fed:
+                self._fed = 0
             whole = body[0] if len(body) == 1 else b"".join(body)
             body.clear()
-            user.upstream_data(self, whole)
+            if self._plain:
+                user.upstream_data(self, whole)
+            else:
+                self._body_begins(user, whole)
             if self.user is not user:
                 return
+        elif not ended:
+            # A head's, a chunk's extension, trailers: read, never kept, and not without end.
+            self._fed += len(data)
+            if self._fed > SILENT_BYTES_MAX:
+                self._fail("too much that is no body")
+                return
         if ended:
-            self._end(user)
+            coded = self._coded
+            if coded is None or coded.over(user):
+                self._end(user)
+
+    def _head_received(self, user: UpstreamUser, data: bytes) -> bool:
+        """Whether the response's head is whole, and its user told."""
+        headers = self.headers
+        if self._head_once:
+            self._fed += len(data)
+            self._tail = (self._tail + data)[-3:]
+            if len(headers) > HEADERS_MAX or self._fed > HEAD_BYTES_MAX:
+                self._fail("the head of the answer is too large")
+            elif not self.pool.take_bytes(len(data)):
+                self._fail("no memory for the answer's head")
+            else:
+                self._taken += len(data)
+            return False
+        if self._fed:
+            self._give()
+        if len(headers) > HEADERS_MAX:
+            self._fail("too many headers")
+            return False
+        self.status = self.parser.get_status_code()
+        if self.status < 200:
+            self._interim(data)
+            return False
+        self._last = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
+        names = names_of(headers)
+        if names.coding is not None:
+            coding = coding_of(headers[names.coding])
+            if coding is None:
+                self._fail("the answer is in a coding that is not known here")
+                return False
+            if coding:
+                self._coded = Coded(self, coding)
+        kind = b"" if names.kind is None else headers[names.kind]
+        self.content_type = _KINDS.get(kind) or _media_type(kind)
+        self._reported = True
+        user.upstream_head(self)
+        return self.user is user
+
+    def _give(self) -> None:
+        self._fed = 0
+        if self._taken:
+            self.pool.give_bytes(self._taken)
+            self._taken = 0
+
+    def _body_begins(self, user: UpstreamUser, data: bytes) -> None:
+        """The first bytes of a body say whether it is what its head says; coded ones are decoded."""
+        coded = self._coded
+        if coded is None:
+            if data[:1] not in SIGNS:
+                self._plain = True
+                user.upstream_data(self, data)
+                return
+            coded = self._coded = Coded(self, b"")
+        coded.data(user, data)
 
     def _broken(self, data: bytes, error: Exception) -> None:
         """An interim response looks like a whole one, so what follows it looks like one too many."""
@@ -174,18 +267,29 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _interim(self, data: bytes) -> None:
         """Read on with a fresh parser after an interim response."""
-        _, found, rest = data.partition(b"\r\n\r\n")
-        if self.status == 101 or not found:
+        _, found, rest = (self._tail + data).partition(b"\r\n\r\n")
+        self._tail = b""
+        self._interims += 1
+        if self.status == 101 or not found or self._interims > INTERIM_MAX:
             self._fail("an interim response that we did not ask for")
             return
         self._expect_message()
+        self._give()
         self.parser = httptools.HttpResponseParser(self)
         if rest:
             self.data_received(rest)
 
+    def decodes_with(self, coded: Coded) -> bool:
+        return self._coded is coded
+
+    def end(self, user: UpstreamUser) -> None:
+        """All of a coded body is decoded."""
+        self._end(user)
+
     def _end(self, user: UpstreamUser) -> None:
         self.user = None
         self.deadline_s = 0
+        self._coded = None
         # llhttp knows whether to keep alive only until the next bytes: the headers say it, and the parser refuses
         # bytes after a message that was the last.
         said = self.headers.get(b"connection") or self.headers.get(b"Connection")
@@ -201,18 +305,32 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self.pool.lost(self)
-        user, self.user = self.user, None
+        self._give()
+        user = self.user
         if user is None:
             return
-        if self._reported and not any(name.lower() in _FRAMING for name in self.headers):
+        coded = self._coded
+        if coded is not None and self._reported and (coded.pending or not self._framed()):
+            if coded.over(user):
+                self._end(user)
+            return
+        self.user = None
+        if self._reported and not self._framed():
             user.upstream_end(self)  # a body that ends with the connection
         else:
             user.upstream_failed(
                 self, "the connection broke" if self._reported else "the connection closed before a response"
             )
 
+    def _framed(self) -> bool:
+        return any(name.lower() in _FRAMING for name in self.headers)
+
     def timed_out(self) -> None:
         self._fail("timeout")
+
+    def fail(self, reason: str) -> None:
+        """Its body is not what it should be."""
+        self._fail(reason)
 
     def _fail(self, reason: str) -> None:
         user, self.user = self.user, None
@@ -223,15 +341,20 @@ class UpstreamConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Let go of it: the request it carries is cancelled upstream."""
         self.user = None
+        self._coded = None
         if self.transport is not None:
             self.transport.abort()
 
     def pause(self) -> None:
+        if self._coded is not None:
+            self._coded.paused = True
         if self.transport is not None and not self.transport.is_closing():
             self.transport.pause_reading()
             self.pool.wheel.clear(self)
 
     def resume(self, timeout_s: int) -> None:
+        if self._coded is not None:
+            self._coded.resume()
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
             self.pool.wheel.set(self, timeout_s)
@@ -251,6 +374,8 @@ class Pool:
         idle_max: int,
         connect_timeout_s: int,
         unix_path: str | None = None,
+        memory: Budget | None = None,
+        decoded_max: int = 67_108_864,
     ) -> None:
         self.deployment = deployment
         self.wheel = wheel
@@ -264,6 +389,20 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._tls: ssl.SSLContext | None = None
         self.closed = False
+        self._memory = memory
+        self.decoded_max = decoded_max
+
+    @property
+    def _name(self) -> str:
+        return "" if self.deployment is None else f"deployment {self.deployment.name}"
+
+    def take_bytes(self, count: int) -> bool:
+        """Whether the worker's budget has room for what an upstream sent and nobody has yet."""
+        return self._memory is None or self._memory.take(self._name, count)
+
+    def give_bytes(self, count: int) -> None:
+        if self._memory is not None:
+            self._memory.give(self._name, count)
 
     def take(self) -> UpstreamConnection | None:
         """An idle connection, or None."""

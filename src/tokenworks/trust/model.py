@@ -28,6 +28,8 @@ class ApiKey:
     models: frozenset[str] | None
     cap_bucket_id: UUID | None
     expires_at_ms: int | None
+    # Of pages that may use it (`https://app.example`); None: whatever the server allows.
+    origins: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
 
 KEY_NAME_CHARS_MAX: Final = 100
 KEY_MODELS_MAX: Final = 200
+KEY_ORIGINS_MAX: Final = 50
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
 _ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
 
 
@@ -39,6 +41,7 @@ class Keys:
         models: Sequence[str] | None = None,
         cap_bucket_id: UUID | None = None,
         expires_at: datetime | None = None,
+        origins: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
         """A new key: its id and its text, which is shown this once and can't be had again.
 
@@ -50,6 +53,10 @@ class Keys:
             raise Invalid(
                 f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all"
             )
+        if origins is not None:
+            origins = [origin.strip().rstrip("/").lower() for origin in origins]
+            if not 0 < len(origins) <= KEY_ORIGINS_MAX or not all(map(_ORIGIN.fullmatch, origins)):
+                raise Invalid(f"a key's origins are 1 to {KEY_ORIGINS_MAX} such as https://app.example")
         if expires_at is not None and expires_at <= self._clock.now():
             raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
         text = format_key(self._environment, secrets.randbits(178))
@@ -67,6 +74,7 @@ class Keys:
             models=models,
             cap_bucket_id=cap_bucket_id,
             expires_at=expires_at,
+            origins=origins,
         )
         return key_id, text
 

@@ -25,11 +25,12 @@ def add_key(
     models: Sequence[str] | None,
     cap_bucket_id: UUID | None,
     expires_at: datetime | None,
+    origins: Sequence[str] | None,
 ) -> None:
     connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models,
-                                cap_bucket_id, expires_at)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                cap_bucket_id, expires_at, origins)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (
             key_id,
             account_id,
@@ -41,6 +42,7 @@ def add_key(
             None if models is None else list(models),
             cap_bucket_id,
             expires_at,
+            None if origins is None else list(origins),
         ),
     )
     # Who was told that it is unknown, a moment ago, looks again.
@@ -50,7 +52,7 @@ def add_key(
 def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
     """The live keys among these MACs; expired and revoked ones are absent."""
     rows = connection.execute(
-        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at
+        """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins
            FROM api_key k JOIN account a ON a.account_id = k.account_id
            WHERE key_mac = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
              AND a.state = 'open'""",
@@ -64,8 +66,9 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
             models=None if models is None else frozenset(models),
             cap_bucket_id=cap_bucket_id,
             expires_at_ms=None if expires_at is None else int(expires_at.timestamp() * 1000),
+            origins=None if origins is None else frozenset(origins),
         )
-        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at in rows
+        for mac, key_id, account_id, member_id, models, cap_bucket_id, expires_at, origins in rows
     }
 
 

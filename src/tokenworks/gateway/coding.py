@@ -1,0 +1,185 @@
+"""Content codings (RFC 9110, 8.4.1): decoded in pieces whose size the caller sets, so that a small input can't become
+a large output at once.
+"""
+
+import sys
+import zlib
+from typing import Final, Protocol
+
+import brotli
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+# RFC 9659: a decoder of HTTP content need not take a larger window.
+_ZSTD_WINDOW_LOG: Final = 23
+# One stream may be several gzip members or zstd frames; each costs a decoder of its own.
+MEMBERS_MAX: Final = 64
+PIECE_BYTES: Final = 262_144
+# How a coding's data begins, for an answer that does not say that it is coded.
+_MAGIC: Final = {b"\x1f\x8b\x08": b"gzip", b"\x28\xb5\x2f": b"zstd"}
+# Values that stand for "not coded": `utf-8` is what some engines write for a charset.
+PLAIN: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
+# What a decoder keeps by itself, about: its window.
+WINDOW_BYTES: Final = {b"gzip": 65_536, b"deflate": 65_536, b"br": 16_777_216, b"zstd": 8_388_608}
+CODINGS: Final = tuple(WINDOW_BYTES)
+
+
+class CodingError(Exception):
+    """The data is not what its coding says."""
+
+
+class Decoder(Protocol):
+    """`push` what came, then `pull` until it gives nothing."""
+
+    def push(self, data: bytes) -> None: ...
+    def pull(self, most: int) -> bytes:
+        """Up to about `most` bytes; none where more input is needed or the data is over. Raises `CodingError`."""
+        ...
+
+    @property
+    def whole(self) -> bool:
+        """Whether the data came to its proper end."""
+        ...
+
+
+def coding_of(value: bytes | None) -> bytes | None:
+    """A `Content-Encoding` as one of `CODINGS`, b"" where nothing is coded, None where it is another or several."""
+    if value is None:
+        return b""
+    name = value.strip().lower()
+    name = name.removeprefix(b"x-")
+    if name in PLAIN:
+        return b""
+    return name if name in WINDOW_BYTES else None
+
+
+def sniffed(data: bytes) -> bytes:
+    """The coding that data is in though nobody says so; JSON and events never begin as these do."""
+    return _MAGIC.get(data[:3], b"")
+
+
+def is_plain(data: bytes) -> bool:
+    """Whether data that is said to be coded is JSON or events as they are: a proxy decoded it and kept the header."""
+    return data[:1] in {b"{", b"["} or data[:5] in {b"data:", b"event"}
+
+
+def make_decoder(coding: bytes) -> Decoder:
+    """For one of `CODINGS`."""
+    if coding == b"br":
+        return _Brotli()
+    return _Zstd() if coding == b"zstd" else _Zlib(gzip=coding == b"gzip")
+
+
+class _Zlib:
+    __slots__ = ("_gzip", "_inner", "_members", "_waiting", "whole")
+
+    def __init__(self, *, gzip: bool) -> None:
+        self._gzip = gzip
+        # "deflate" is zlib's format, but some send bare deflate: the first two bytes tell.
+        self._inner = zlib.decompressobj(31) if gzip else None
+        self._waiting = b""
+        self._members = 1
+        self.whole = False
+
+    def push(self, data: bytes) -> None:
+        self._waiting += data
+
+    def pull(self, most: int) -> bytes:
+        if self._inner is None:
+            if len(self._waiting) < 2:
+                return b""
+            first = int.from_bytes(self._waiting[:2])
+            self._inner = zlib.decompressobj(15 if (first >> 8) & 15 == 8 and first % 31 == 0 else -15)
+        while True:
+            if self._inner.eof and not self._next_member():
+                return b""
+            data, self._waiting = self._waiting, b""
+            try:
+                out = self._inner.decompress(data, most)
+            except zlib.error as error:
+                raise CodingError(str(error)) from None
+            self._waiting = self._inner.unused_data if self._inner.eof else self._inner.unconsumed_tail
+            self.whole = self._inner.eof
+            if out or not self._inner.eof:
+                return out
+
+    def _next_member(self) -> bool:
+        """What follows the end of a gzip member is another one, or padding."""
+        if not self._gzip or not self._waiting.startswith(b"\x1f\x8b"):
+            self._waiting = b""
+            return False
+        self._members += 1
+        if self._members > MEMBERS_MAX:
+            raise CodingError("too many members")
+        self._inner = zlib.decompressobj(31)
+        return True
+
+
+class _Brotli:
+    __slots__ = ("_inner", "_waiting")
+
+    def __init__(self) -> None:
+        self._inner = brotli.Decompressor()
+        self._waiting = b""
+
+    @property
+    def whole(self) -> bool:
+        return bool(self._inner.is_finished())
+
+    def push(self, data: bytes) -> None:
+        self._waiting += data
+
+    def pull(self, most: int) -> bytes:
+        if self._inner.is_finished():
+            self._waiting = b""
+            return b""
+        data = b""
+        if self._inner.can_accept_more_data():
+            data, self._waiting = self._waiting, b""
+        try:
+            out: bytes = self._inner.process(data, output_buffer_limit=most)
+        except brotli.error as error:
+            raise CodingError(str(error)) from None
+        return out
+
+
+class _Zstd:
+    __slots__ = ("_frames", "_inner", "_waiting", "whole")
+
+    def __init__(self) -> None:
+        self._inner = self._decompressor()
+        self._waiting = b""
+        self._frames = 1
+        self.whole = False
+
+    @staticmethod
+    def _decompressor() -> zstd.ZstdDecompressor:
+        return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: _ZSTD_WINDOW_LOG})
+
+    def push(self, data: bytes) -> None:
+        self._waiting += data
+
+    def pull(self, most: int) -> bytes:
+        while True:
+            if self._inner.eof:
+                if not self._waiting:
+                    return b""
+                self._frames += 1
+                if self._frames > MEMBERS_MAX:
+                    raise CodingError("too many frames")
+                self._inner = self._decompressor()
+            data, self._waiting = self._waiting, b""
+            if not data and self._inner.needs_input:
+                return b""
+            try:
+                out = self._inner.decompress(data, most)
+            except zstd.ZstdError as error:
+                raise CodingError(str(error)) from None
+            self.whole = self._inner.eof
+            if self._inner.eof:
+                self._waiting = self._inner.unused_data
+            if out or not self._inner.eof:
+                return out

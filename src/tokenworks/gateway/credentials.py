@@ -1,0 +1,49 @@
+"""Where a request's API key may be: the places that SDKs and tools put it, and more than one of them at once."""
+
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from tokenworks.trust import is_key
+
+# Beside `Authorization`: Anthropic's, Azure's, Google's.
+_HEADERS: Final = (b"x-api-key", b"api-key", b"x-goog-api-key")
+_QUOTES: Final = "\"'"
+
+
+def keys_of(headers: dict[bytes, bytes], query: bytes) -> tuple[str, ...]:
+    """All that may be a key, those of our form first. The query's counts only where no header has one."""
+    found: list[str] = []
+    authorization = headers.get(b"authorization")
+    if authorization is not None:
+        words = authorization.split()
+        # "Bearer Bearer twk_…" is a key that was pasted with its scheme; alone it came without one.
+        if words and (len(words) > 1 or words[0].lower() != b"bearer"):
+            scheme = words[0].lower() if len(words) > 1 else b"bearer"
+            if scheme == b"bearer":
+                found.append(_text(words[-1]))
+    for name in _HEADERS:
+        value = headers.get(name)
+        if value is not None:
+            words = value.split()
+            if words:
+                found.append(_text(words[-1]))
+    if not found and b"key=" in query:
+        for pair in query.split(b"&"):
+            name, _, value = pair.partition(b"=")
+            if name == b"key" and value:
+                found.append(_text(unquote_to_bytes(value)))
+    if len(found) < 2:
+        return tuple(found)
+    distinct = list(dict.fromkeys(found))
+    return tuple(sorted(distinct, key=lambda text: not is_key(text)))
+
+
+def without_key(query: bytes) -> bytes:
+    """A query without a key in it: it goes no further."""
+    if b"key=" not in query:
+        return query
+    return b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"key="))
+
+
+def _text(raw: bytes) -> str:
+    return raw.decode("latin-1").strip(_QUOTES)

@@ -1,0 +1,114 @@
+"""Which route a path means, as clients build paths from a base URL with or without `/v1`, a slash or a vendor's prefix.
+
+Whatever stands before an endpoint is taken off as long as it is something that clients put there; what is left over
+makes the path unknown, and the refusal says the right one.
+"""
+
+import re
+from typing import Final, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+# Longer ones first: `/messages/count_tokens` ends in no other, but `/chat/completions` ends in `/completions`.
+ENDPOINTS: Final = (
+    "/messages/count_tokens",
+    "/chat/completions",
+    "/completions",
+    "/embeddings",
+    "/responses",
+    "/messages",
+    "/models",
+)
+# What base URLs end in at vendors whose clients are pointed here.
+_PREFIXES: Final = (
+    "/v1beta/openai",
+    "/compatible-mode",
+    "/inference",
+    "/openai",
+    "/anthropic",
+    "/api/v1",
+    "/v1",
+)
+_SLASHES: Final = re.compile("/{2,}")
+_MODEL: Final = re.compile(r"(.*?)/models/(.+)", re.DOTALL)
+_AZURE: Final = re.compile(
+    r"(?:/v1)*(?:/openai)?(?:/v1)?/deployments/([^/]+)(/chat/completions|/completions|/embeddings|/responses|/messages)"
+)
+_SEPARATORS: Final = re.compile("%2f", re.IGNORECASE)
+MODEL_ID_CHARS_MAX: Final = 600
+
+
+class Target(NamedTuple):
+    """`path` is the route's; `model` the one that the path names (Azure's). `meant`: what the path looks like, where it is
+    none of ours.
+    """
+
+    path: str
+    model: str | None = None
+    meant: str | None = None
+
+
+def target_of(path: str) -> Target | None:
+    """The route that a path means; None where it is no route of the data plane and nothing like one."""
+    path = _SLASHES.sub("/", path)
+    if len(path) > 1:
+        path = path.rstrip("/") or "/"
+    azure = _AZURE.fullmatch(path)
+    if azure is not None:
+        return Target("/v1" + azure[2], unquoted(azure[1]))
+    found = _endpoint(path)
+    if found is not None:
+        base = path[: -len(found)]
+        if _is_base(base):
+            return Target("/v1" + found)
+        if not base.startswith(("/api/", "/tmf-api/")):
+            return Target(path, None, "/v1" + found)
+        return None
+    model = _MODEL.fullmatch(path)
+    if model is not None and _is_base(model[1]):
+        name = unquoted(model[2])
+        return None if name is None else Target("/v1/models/" + name)
+    return None
+
+
+def unquoted(text: str) -> str | None:
+    """A model's id from a path: what is percent-encoded is meant as it is. None where that is no text."""
+    if len(text) > MODEL_ID_CHARS_MAX:
+        return None
+    try:
+        name = unquote_to_bytes(text).decode()
+    except UnicodeDecodeError:
+        return None
+    return name if name.isprintable() and "//" not in name else None
+
+
+def without_separators(path: bytes) -> bytes:
+    """A path whose encoded slashes are in the id of a model, which may have them; else as it is."""
+    text = path.decode("ascii")
+    at = text.find("/models/")
+    if at < 0:
+        at = text.find("/deployments/")
+    return path if at < 0 else (text[:at] + _SEPARATORS.sub("_", text[at:])).encode()
+
+
+def _endpoint(path: str) -> str | None:
+    for endpoint in ENDPOINTS:
+        if path.endswith(endpoint):
+            return endpoint
+    return None
+
+
+def _is_base(base: str) -> bool:
+    """Whether a base URL's path is made of what clients write there: versions, vendors' prefixes, whole endpoints."""
+    while base:
+        for end in (*_PREFIXES, *ENDPOINTS):
+            if base.endswith(end):
+                base = base[: -len(end)]
+                break
+        else:
+            return False
+    return True
+
+
+def speaks_messages(path: str) -> bool:
+    """Whether a path is of Anthropic's protocol, so that its refusals are."""
+    return path.endswith(("/messages", "/messages/count_tokens")) or path.startswith("/anthropic")
