@@ -126,10 +126,7 @@ class Exchange(Placing):
         if parsed.upstream_object is not None:
             gateway.client.request("owns", [user.account_id, parsed.upstream_object], self._owner_known)
             return
-        if self.free:
-            self._try()
-        else:
-            self._hold()
+        self._hold()
 
     def _owner_known(self, deployment: str | None) -> None:
         if self.conn is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
+from tokenworks.gateway.count_tokens import LIVE_PLAN
 from tokenworks.gateway.dialects import Parsed, is_prompt
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.head import Head
@@ -33,7 +34,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "admission", "ask", "asked", "asking", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "flex", "foreseen_ms", "free",
+        "admission", "ask", "asked", "asking", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "ended", "first_byte_ms", "flex", "foreseen_ms", "free",
         "gateway", "head", "held_output", "hold", "last_refusal", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
         "rated", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "streaming", "tried", "upstream", "usage_id", "user",
     )  # fmt: skip
@@ -96,6 +97,8 @@ class Holding:
         self.response_head = b""
         self.chunks: list[bytes] = []  # the answer, or of a stream what its tokenizer has to count
         self.counting = False
+        # Of count_tokens: whether our own tokenizer answered; None before it was asked.
+        self.counted_here: bool | None = None
         self.size = 0
         self.sent = False
         self.first_byte_ms: int | None = None
@@ -125,6 +128,13 @@ class Holding:
         gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
         assert user is not None
         self.rated = self.model
+        if self.free:
+            self.need, self.held_output = LIVE_PLAN, 0
+            if user.limits and self.admission is None:
+                gateway.client.admissions.ask(user.limits, 0, self._admitted)
+            else:
+                self._reserve(LIVE_PLAN)
+            return
         if user.counts_prompts and not is_prompt(parsed, self.protocol):
             self.rated = FOLLOW_UP + self.model
         context, output = route.context_tokens, parsed.output_tokens
@@ -162,7 +172,8 @@ class Holding:
         """The request is over. What was refused before anything was sent does not count."""
         if self.admission is not None:
             admission, self.admission = self.admission, None
-            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=bool(self.attempt_no))
+            begun = bool(self.attempt_no or self.counted_here)
+            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=begun)
 
     def _reserve(self, need: Need) -> None:
         gateway, user = self.gateway, self.user
