@@ -7,7 +7,7 @@ None where the process is away, too busy, too slow or does not have the tokenize
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import msgspec
 import structlog
@@ -102,7 +102,7 @@ class TokenizerClient(asyncio.Protocol):
         self._timeout_s = timeout_s
         self._counters = counters
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.WriteTransport | None = None
+        self._transport: asyncio.Transport | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._reader = FrameReader()
         self._waiting: dict[int, _Waiting] = {}
@@ -110,6 +110,11 @@ class TokenizerClient(asyncio.Protocol):
         self._number = 0
         self._names: frozenset[str] = frozenset()
         self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        """Whether the process can be reached."""
+        return self._transport is not None
 
     # What the data plane asks.
 
@@ -183,10 +188,9 @@ class TokenizerClient(asyncio.Protocol):
         self._connecting = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)
         self._reader = FrameReader()
-        transport.write(frame(LOAD, _encode(sorted(self._names))))
+        self._transport.write(frame(LOAD, _encode(sorted(self._names))))
 
     def data_received(self, data: bytes) -> None:
         try:

@@ -173,8 +173,6 @@ class Exchange(Placing):
         """The model is known, and so are the places that serve it."""
         if self.parsed.objects:
             self._check_object(0)
-        elif self.free:
-            self._try()
         else:
             self._hold()
 
@@ -183,10 +181,7 @@ class Exchange(Placing):
         objects, user = self.parsed.objects, self.user
         assert user is not None
         if at == len(objects):
-            if self.free:
-                self._try()
-            else:
-                self._hold()
+            self._hold()
             return
         param, name = objects[at]
 
@@ -897,6 +892,7 @@ class Exchange(Placing):
             self._abort_upstream()
             self._end_attempt()
         if not self.usage_id or self.free:
+            self._release_hold()
             self._finish()
 
     def _go_on_alone(self) -> None:

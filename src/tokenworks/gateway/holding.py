@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
+from tokenworks.gateway.count_tokens import LIVE_PLAN
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.estimate import bound_input
@@ -39,7 +40,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
+        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
         "gateway", "head", "headed", "held_output", "hold", "input_bound", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
         "rated", "refused_status", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "stopped_s", "stored_tokens", "streaming", "streams", "tried", "undecided", "upstream", "usage_id", "user", "written_s",
     )  # fmt: skip
@@ -117,6 +118,8 @@ class Holding:
         self.response_head = b""
         self.chunks: list[bytes] = []  # the answer, or of a stream what its tokenizer has to count
         self.counting = False
+        # Of count_tokens: whether our own tokenizer answered; None before it was asked.
+        self.counted_here: bool | None = None
         self.size = 0
         self.sent = False  # content has left, so no other place may be tried
         self.first_byte_ms: int | None = None
@@ -155,6 +158,13 @@ class Holding:
         gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
         assert user is not None
         self.rated = self.model
+        if self.free:
+            self.need, self.held_output = LIVE_PLAN, 0
+            if user.limits and self.admission is None:
+                gateway.client.admissions.ask(user.limits, 0, self._admitted)
+            else:
+                self._reserve(LIVE_PLAN)
+            return
         if user.counts_prompts and not is_prompt(parsed, self.protocol):
             self.rated = FOLLOW_UP + self.model
         context = route.context_tokens
@@ -222,7 +232,8 @@ class Holding:
             self.at_risk = 0
         if self.admission is not None:
             admission, self.admission = self.admission, None
-            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=bool(self.attempt_no))
+            begun = bool(self.attempt_no or self.counted_here)
+            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=begun)
 
     def _reserve(self, need: Need) -> None:
         gateway, user = self.gateway, self.user

@@ -28,6 +28,7 @@ from tokenworks.factory import (
     unfit,
 )
 from tokenworks.gateway.choosing import SAYS_NOTHING, options, wanted_of
+from tokenworks.gateway.count_tokens import answer_count
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.recording import Recording
 from tokenworks.gateway.refusals import over_limit
@@ -135,9 +136,15 @@ class Placing(Recording):
             hash_blocks(self.body),
         )
 
+    def _relay_free(self) -> None:
+        """Answer with what costs nothing."""
+        raise NotImplementedError
+
     def _try(self) -> None:
         """Send it to a deployment that was not tried yet."""
         gateway = self.gateway
+        if self.free and answer_count(self):
+            return
         now_s = gateway.loop.time()
         ask = self.ask
         if ask is None:
