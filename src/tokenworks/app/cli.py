@@ -1,6 +1,7 @@
 """The command line. Errors are one clear sentence on stderr with exit code 1, usage errors 2, never a traceback."""
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -18,13 +19,17 @@ from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
-from tokenworks.app.output import console, print_json, print_table
+from tokenworks.app.edge import guard, read_text
+from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
-from tokenworks.kernel import NotFound, TokenworksError
+from tokenworks.kernel import NotFound, TokenworksError, is_digits
 from tokenworks.subscriptions import CapPeriod
 
 USAGE_LIMIT_DEFAULT: Final = 50
+KEYS_LIMIT_DEFAULT: Final = 50
+# Of a span such as 24h: days of 273 years.
+SPAN_DIGITS_MAX: Final = 5
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -49,11 +54,7 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     from tokenworks.trust import ensure_pepper  # noqa: PLC0415
 
     settings = context.settings()
-    content = (
-        seed_catalogue()
-        if catalogue is None
-        else read_catalogue(catalogue.read_text(encoding="utf-8"), str(catalogue))
-    )
+    content = seed_catalogue() if catalogue is None else read_catalogue(read_text(catalogue), str(catalogue))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ensure_pepper(settings.secrets)
     with _status("Starting the database"), database(settings) as url:
@@ -69,7 +70,7 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo(
+        say(
             f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions)."
         )
 
@@ -89,9 +90,7 @@ def serve(context: Context, listen: str | None, admin_listen: str | None, worker
 
     def ready(public: str, admin: str) -> None:
         scheme = "https" if settings.tls_key else "http"
-        click.echo(
-            f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics"
-        )
+        say(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
         sys.stdout.flush()
 
     sys.exit(Supervisor(settings).run(ready))
@@ -179,7 +178,7 @@ def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
 @pass_context
 def offering_load(context: Context, file: Path, as_json: bool) -> None:
     """Load a catalogue file. A faulty one is refused as a whole, with the line and the reason."""
-    content = read_catalogue(file.read_text(encoding="utf-8"), str(file))
+    content = read_catalogue(read_text(file), str(file))
     with context.works() as works:
         new = works.offerings.load(content)
     said(
@@ -237,7 +236,7 @@ def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
     if as_json:
         print_json({"subscriber": found, "products": products, "bill_lines": lines})
     else:
-        click.echo(f"{found.subscriber_id}  {found.phone_masked}  {found.name or ''}")
+        say(f"{found.subscriber_id}  {found.phone_masked}  {found.name or ''}")
         views.print_products(products)
         views.print_bill(lines)
 
@@ -392,21 +391,25 @@ def key_create(
     if as_json:
         print_json({"key_id": key_id, "key": text})
     else:
-        click.echo(f"{text}\nThis is shown once. Key id {key_id}.")
+        say(f"{text}\nThis is shown once. Key id {key_id}.")
 
 
 @key.command("list")
 @subscriber_option
+@click.option("--limit", type=click.IntRange(1, 1000), default=KEYS_LIMIT_DEFAULT, show_default=True)
+@click.option("--after", type=click.UUID, help="Go on after this key's id, the last one of the page before.")
 @json_option
 @pass_context
-def key_list(context: Context, subscriber: str, as_json: bool) -> None:
-    """A subscriber's keys."""
+def key_list(context: Context, subscriber: str, limit: int, after: UUID | None, as_json: bool) -> None:
+    """A subscriber's keys, oldest first, a page at a time."""
     with context.works() as works:
-        found = views.keys_of(works, works.subscriptions.find(subscriber).account_id)
+        account_id = works.subscriptions.find(subscriber).account_id
+        found = views.keys_of(works, account_id, after, limit)
+        count = works.keys.count(account_id)
     if as_json:
         print_json(found)
     else:
-        views.print_keys(found)
+        views.print_keys(found, count)
 
 
 @key.command("block")
@@ -494,7 +497,7 @@ def _since(text: str | None) -> datetime | None:
     if text is None:
         return None
     units = {"m": 60, "h": 3600, "d": 86_400}
-    if text[:-1].isdigit() and text[-1:] in units:
+    if is_digits(text[:-1], SPAN_DIGITS_MAX) and text[-1:] in units:
         return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
     try:
         at = datetime.fromisoformat(text)
@@ -568,23 +571,29 @@ def _status(what: str) -> Iterator[None]:
         yield
 
 
+guard(cli)
+
+
 def main() -> None:
     """The entry point: errors that we raise on purpose become one sentence."""
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        # It quotes what was given.
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip("\n"), err=True)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     except TokenworksError as error:
-        click.echo(f"tokenworks: {error}", err=True)
+        say(f"tokenworks: {error}", err=True)
         sys.exit(1)
     except psycopg.Error as error:
-        click.echo(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
+        say(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
         sys.exit(1)
     except OSError as error:
-        click.echo(
+        say(
             f"tokenworks: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
             err=True,
         )

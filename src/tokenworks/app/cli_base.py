@@ -10,7 +10,7 @@ import click
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import check_schema, connect, database
-from tokenworks.app.output import print_json
+from tokenworks.app.output import print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import Invalid
 
@@ -94,4 +94,4 @@ def said(value: Any, text: str, as_json: bool) -> None:
     if as_json:
         print_json(value)
     else:
-        click.echo(text)
+        say(text)

@@ -14,7 +14,7 @@ from tokenworks.app import calibration
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.cli_options import asked_options
 from tokenworks.app.curves import draw_curves
-from tokenworks.app.output import console, print_json, print_table
+from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.factory import (
     KINDS,
     MACHINES_MAX,
@@ -37,7 +37,7 @@ from tokenworks.factory import (
     simulate,
 )
 from tokenworks.gateway import ModelTokenizer
-from tokenworks.kernel import format_money
+from tokenworks.kernel import format_money, is_digits
 
 FLEET_BYTES_MAX: Final = 1_000_000
 _CALIBRATED: Final = frozenset(
@@ -150,14 +150,14 @@ def deployment_add(
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
-        click.echo(f"Deployment {name} serves {model} over {', '.join(made.protocols)}.")
+        say(f"Deployment {name} serves {model} over {', '.join(made.protocols)}.")
 
 
 def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
     prices = {}
     for pair in pairs:
         name, equals, nano = pair.partition("=")
-        if not equals or not nano.isdigit():
+        if not equals or not is_digits(nano, 18):
             raise click.UsageError(f"--price is CLASS=NANO, not {pair!r}")
         prices[f"{name}_nano"] = int(nano)
     return prices
@@ -297,7 +297,7 @@ def factory() -> None:
 
 def read_fleet(text: str) -> list[EngineSpec]:
     """`16` for so many of the standard engine, or a YAML file with a list of engines. Raises `TraceFaulty`."""
-    if text.isdigit():
+    if is_digits(text, 6):
         content: Any = [{"count": int(text)}]
     else:
         path = Path(text)
@@ -399,7 +399,7 @@ def factory_calibrate(
             ["", "engine", "simulated", "ratio"], rows, right=["engine", "simulated", "ratio"],
         )  # fmt: skip
     if out is not None:
-        click.echo(f"Written: {out}. tokenworks factory simulate --trace … --fleet {out}")
+        say(f"Written: {out}. tokenworks factory simulate --trace … --fleet {out}")
 
 
 @factory.command("simulate")
@@ -507,7 +507,7 @@ def factory_simulate(
         right=columns[1:],
     )
     if curves is not None:
-        click.echo(f"{curves}: the curves.")
+        say(f"{curves}: the curves.")
 
 
 def _machines(

@@ -7,7 +7,7 @@ import click
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
-from tokenworks.app.output import print_json, print_table
+from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Counts, amount
 from tokenworks.factory import (
     BUILT_IN,
@@ -35,7 +35,7 @@ from tokenworks.factory import (
     unfit,
 )
 from tokenworks.gateway import read_seen
-from tokenworks.kernel import NotFound, format_money
+from tokenworks.kernel import NotFound, format_money, is_digits
 from tokenworks.subscriptions import Subscriber
 
 
@@ -186,7 +186,7 @@ def _verdict(verdict: Verdict) -> dict[str, Any]:
 
 def _priced(name: str, text: str) -> tuple[ModelCard, int]:
     quality, colon, price = text.partition(":")
-    if not colon or not quality.isdigit() or not price.isdigit():
+    if not colon or not is_digits(quality, 3) or not is_digits(price, 12):
         raise click.UsageError(f"--{name} is QUALITY:PRICE, such as 40:1, not {text!r}")
     return make_model(name=name, quality=int(quality)), int(price)
 
@@ -328,9 +328,9 @@ def _say(
         )
         return
     for choice in choices[:1]:
-        click.echo(f"{choice.model}: {choice.reason}")
+        say(f"{choice.model}: {choice.reason}")
     for other, why in excluded.items():
-        click.echo(f"{other} is out: {why}")
+        say(f"{other} is out: {why}")
     shown = [
         (
             c.place.name, c.place.deployment.region or "", c.place.deployment.kind, c.place.deployment.vendor or "",
@@ -345,7 +345,7 @@ def _say(
     print_table(title, columns, shown, right=["first token ms", "of it waiting", "CNY"])
     for worker, place in by_worker.items():
         if place != chosen:
-            click.echo(f"Worker {worker} would choose {place or 'none'}.")
+            say(f"Worker {worker} would choose {place or 'none'}.")
 
 
 GROUPS: Final = (model, intent, route)

@@ -1,6 +1,5 @@
 """The commands of the shop and the bill: order, bill, refund, and what is set of a subscriber."""
 
-import json
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +11,8 @@ from rich.progress import Progress
 
 from tokenworks.app import views
 from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
-from tokenworks.app.output import console, plain, print_json, print_table
+from tokenworks.app.edge import read_text
+from tokenworks.app.output import console, json_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
@@ -318,7 +318,7 @@ def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh
     with context.works() as works:
         pdf = bill_pdf(works, works.bills.find(bill_no), language)
     out.write_bytes(pdf)
-    click.echo(f"{out}: {len(pdf):,} bytes.")
+    say(f"{out}: {len(pdf):,} bytes.")
 
 
 @bill.command("correct")
@@ -461,7 +461,7 @@ def bill_files(context: Context, as_json: bool) -> None:
 def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
     """Take the carrier's answer to a charge file: all of it, or nothing."""
     with context.works() as works:
-        accepted, rejected = works.payments.acknowledge(path.read_text(encoding="utf-8"), dry_run=dry_run)
+        accepted, rejected = works.payments.acknowledge(read_text(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},
@@ -688,7 +688,7 @@ def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["role"], row["action"], row["ref"], json.dumps(row["after"], ensure_ascii=False))
+        (f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
         for row in found
     ]  # fmt: skip
     print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)

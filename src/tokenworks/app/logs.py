@@ -9,6 +9,8 @@ from typing import Any, Final, TextIO, cast
 
 import structlog
 
+from tokenworks.kernel import shown
+
 # Belt and braces: whatever a message quotes, keys and phone numbers are cut out of it.
 _KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
 _PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
@@ -40,7 +42,8 @@ def masked(text: str) -> str:
 def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     for name, value in event.items():
         if isinstance(value, str):
-            event[name] = masked(value)
+            # In a terminal a logged text must not act, or begin a line that looks like another one's.
+            event[name] = shown(masked(value), lines=name == "exception")
     return event
 
 

@@ -12,6 +12,9 @@ from uuid import UUID
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from tokenworks.kernel import flaw, shown
 
 # Somewhere else than on a terminal nothing is folded to 80 columns.
 console = Console() if sys.stdout.isatty() else Console(width=200)
@@ -32,8 +35,31 @@ def plain(value: Any) -> Any:
     return value
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print lines for people: what comes from elsewhere can neither move the cursor nor turn the text."""
+    click.echo(shown(text, lines=True), err=err)
+
+
 def print_json(value: Any) -> None:
-    click.echo(json.dumps(plain(value), ensure_ascii=False, indent=2))
+    """The value exactly. What would act in a terminal is in JSON's own escapes, so a parser reads the same text."""
+    click.echo(json_text(value))
+
+
+def json_text(value: Any, indent: int | None = 2) -> str:
+    """JSON in which nothing acts in a terminal; other scripts stay readable."""
+    text = json.dumps(plain(value), ensure_ascii=False, indent=indent)
+    return text if flaw(text, lines=True) is None else _escape(text)
+
+
+def _escape(text: str) -> str:
+    return "".join(
+        char
+        if char == "\n" or flaw(char) is None
+        else "\\u007f"
+        if char == "\x7f"
+        else json.dumps(char)[1:-1]
+        for char in text
+    )
 
 
 def print_table(
@@ -44,15 +70,16 @@ def print_table(
     right: Iterable[str] = (),
     to: Console | None = None,
 ) -> None:
-    table = Table(title=title, title_justify="left", header_style="bold", show_lines=False)
+    table = Table(title=Text(shown(title)), title_justify="left", header_style="bold", show_lines=False)
     numeric = set(right)
     for column in columns:
         table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
     count = 0
     for row in rows:
-        table.add_row(*("" if cell is None else str(cell) for cell in row))
+        # As a text, not as markup: a name such as [red] or [link=…] is shown as it is.
+        table.add_row(*(Text("" if cell is None else shown(str(cell))) for cell in row))
         count += 1
     if count:
         (to or console).print(table)
     else:
-        (to or console).print(f"{title}: none")
+        (to or console).print(Text(f"{shown(title)}: none"))

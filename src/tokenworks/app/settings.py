@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from tokenworks.kernel import Invalid
+from tokenworks.kernel import Invalid, flaw, is_digits
 
 PREFIX: Final = "TOKENWORKS_"
 # Variables of the same prefix that are not settings.
@@ -315,6 +315,15 @@ class Settings(BaseModel):
         default=5, ge=1, le=600, description="a worker silent for this long is killed"
     )
 
+    @field_validator("*")
+    @classmethod
+    def _text(cls, value: Any) -> Any:
+        """A setting is shown, logged, and on bills: no text of it may have what acts there."""
+        found = flaw(str(value)) if isinstance(value, str | Path) else None
+        if found is not None:
+            raise ValueError(f"it has {found}: leave it out")
+        return value
+
     @field_validator("listen", "admin_listen")
     @classmethod
     def _address(cls, value: str) -> str:
@@ -370,7 +379,7 @@ class Effective:
 def parse_address(text: str) -> tuple[str, int]:
     """`HOST:PORT` or `[V6]:PORT`. Raises `ValueError`."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdigit() or int(port) > 65535 or not host:
+    if not colon or not is_digits(port, 5) or int(port) > 65535 or not host:
         raise ValueError(f"an address is HOST:PORT, not {text!r}")
     return host.strip("[]"), int(port)
 

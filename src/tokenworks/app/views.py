@@ -5,10 +5,8 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import click
-
 from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, plain, print_json, print_table
+from tokenworks.app.output import console, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, SoldOffering
 from tokenworks.charging import BillLine, Bucket, Charge, Finding
@@ -16,6 +14,9 @@ from tokenworks.kernel import format_money, format_quantity
 from tokenworks.subscriptions import BILLING_ZONE, Member, Product
 from tokenworks.trust import ApiKeyInfo
 
+# Of a key's models in a table.
+NAMES_SHOWN: Final = 3
+NAMES_CHARS_SHOWN: Final = 80
 _COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
 
 
@@ -47,11 +48,14 @@ def issue_key(
         )
 
 
-def keys_of(works: Works, account_id: UUID) -> list[ApiKeyInfo]:
+def keys_of(
+    works: Works, account_id: UUID, after: UUID | None = None, limit: int | None = None
+) -> list[ApiKeyInfo]:
+    """Keys, oldest first: all, or so many after one."""
     caps = {
         bucket.bucket_id: bucket.total for bucket in works.ledger.buckets(account_id) if bucket.kind == "cap"
     }
-    return works.keys.of_account(account_id, caps)
+    return works.keys.of_account(account_id, caps, after, limit)
 
 
 def bucket_json(bucket: Bucket) -> dict[str, Any]:
@@ -234,20 +238,30 @@ def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[Cre
     columns = ["line", "what", "kind", "times", "VAT in it", bill.currency]
     print_table(title, columns, rows, right=columns[3:])
     if bill.remaining_nano:
-        console.print(
+        say(
             f"{format_money(bill.remaining_nano)} {bill.currency} to pay until {bill.due_at.astimezone(BILLING_ZONE):%Y-%m-%d}."
         )
     for note in notes:
-        console.print(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")
+        say(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")
 
 
-def print_keys(keys: Iterable[ApiKeyInfo]) -> None:
+def print_keys(keys: Sequence[ApiKeyInfo], count: int | None = None) -> None:
+    """`count`: how many there are in all, where this is a page of them."""
     rows = [
-        (k.key_id, k.name, k.hint, ", ".join(k.models) if k.models else "all", k.cap_tokens or "none",
+        (k.key_id, k.name, k.hint, _few(k.models) if k.models else "all", k.cap_tokens or "none",
          "revoked" if k.revoked_at else "live", f"{k.expires_at:%Y-%m-%d}" if k.expires_at else "never")
         for k in keys
     ]  # fmt: skip
-    print_table("Keys", ["id", "name", "key", "models", "cap", "state", "expires"], rows)
+    title = "Keys" if count is None else f"Keys ({len(keys)} of {count})"
+    print_table(title, ["id", "name", "key", "models", "cap", "state", "expires"], rows)
+
+
+def _few(names: Sequence[str]) -> str:
+    """The first of a list, and how many more there are: a table is for reading, `--json` has all."""
+    more = len(names) - NAMES_SHOWN
+    text = ", ".join(names[:NAMES_SHOWN])
+    text = text if len(text) <= NAMES_CHARS_SHOWN else f"{text[:NAMES_CHARS_SHOWN]}…"
+    return f"{text} and {more} more" if more > 0 else text
 
 
 _POLICY_WORDS: Final = {
@@ -276,9 +290,7 @@ def print_policy(policy: ChargingPolicy) -> None:
         "Charging policy", ["when", "the subscriber pays"], [[when, words[charge]] for when, charge in rows]
     )
     more = policy.top_up_url or policy.restrict_to
-    console.print(
-        f"When nothing is left: {_FINAL_UNIT_WORDS[policy.final_unit]}{f' ({more})' if more else ''}."
-    )
+    say(f"When nothing is left: {_FINAL_UNIT_WORDS[policy.final_unit]}{f' ({more})' if more else ''}.")
 
 
 def print_offerings(sold: Iterable[SoldOffering]) -> None:
@@ -311,4 +323,4 @@ def print_verified(counts: dict[str, int], findings: Sequence[Finding]) -> None:
         console.print(f"[green]The ledger balances.[/green] Checked: {checked}.")
         return
     print_table("Broken invariants", ["invariant", "where", "what"], findings)
-    click.echo(f"{len(findings)} finding(s). Checked: {checked}.", err=True)
+    say(f"{len(findings)} finding(s). Checked: {checked}.", err=True)

@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from typing import Final
 
 from tokenworks.billing.errors import AcknowledgementFaulty
+from tokenworks.kernel import REASON_CHARS_MAX, flaw, is_digits
 
 LAYOUT: Final = "tokenworks-phone-1"
 LINES_MAX: Final = 100_000
-REASON_CHARS_MAX: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,8 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
 
 def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
     """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
-    rows = text.splitlines()
+    # Lines end with LF (or CR LF) alone: `splitlines` also takes a dozen other characters for an end.
+    rows = [row.removesuffix("\r") for row in text.removesuffix("\n").split("\n")] if text else []
     if not rows:
         raise AcknowledgementFaulty("the acknowledgement is empty")
     return _sequence(rows[0]), _answers(rows[1:], lines)
@@ -90,6 +91,9 @@ def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
             raise AcknowledgementFaulty(f"line {at}: the file has no line {fields[1][:20]}, it has {lines}")
         if number in found:
             raise AcknowledgementFaulty(f"line {at}: line {number} is answered twice")
+        found_flaw = flaw(fields[3])
+        if found_flaw is not None:
+            raise AcknowledgementFaulty(f"line {at}: the reason has {found_flaw}")
         if (fields[2] == "rejected") != bool(fields[3]) or len(fields[3]) > REASON_CHARS_MAX:
             raise AcknowledgementFaulty(
                 f"line {at}: a rejected line has a reason of at most {REASON_CHARS_MAX} characters, an accepted one has none"
@@ -102,4 +106,4 @@ def _answers(rows: Sequence[str], lines: int) -> list[Answer]:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 9
+    return is_digits(text, 9)

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal
 
 from tokenworks.billing.model import Bill, CreditNote
 from tokenworks.charging import BillLine
-from tokenworks.kernel import Unavailable, format_money, format_tokens
+from tokenworks.kernel import Unavailable, format_money, format_tokens, shown
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber
 
 Language = Literal["zh", "en"]
@@ -77,11 +77,11 @@ def invoice_data(
         amount, unit = quantities.get(line.line_no, (0, "token"))
         return format_tokens(amount, unit, language) if amount else ""
 
-    name = f"{subscriber.name} " if subscriber.name else ""
+    name = f"{shown(subscriber.name)} " if subscriber.name else ""
     return {
         "language": language,
         "words": _WORDS[language],
-        "operator": operator,
+        "operator": shown(operator),
         "number": bill.bill_no,
         "issued_s": int(bill.issued_at.timestamp()),
         "subscriber": f"{name}{subscriber.phone_masked}",
@@ -93,9 +93,9 @@ def invoice_data(
         "amount": _yuan(bill.amount_nano),
         "lines": [
             {
-                "what": line.description_zh + _KINDS_ZH.get(line.kind, "")
+                "what": shown(line.description_zh) + _KINDS_ZH.get(line.kind, "")
                 if language == "zh"
-                else line.description + _KINDS_EN.get(line.kind, ""),
+                else shown(line.description) + _KINDS_EN.get(line.kind, ""),
                 "quantity": quantity(line),
                 "count": str(line.charges),
                 "tax": _yuan(line.tax_nano),
@@ -106,7 +106,7 @@ def invoice_data(
         "notes": [
             {
                 "number": note.credit_note_no,
-                "reason": note.reason,
+                "reason": shown(note.reason),
                 "amount": _yuan(-note.amount_nano),
             }
             for note in notes

@@ -26,19 +26,18 @@ from tokenworks.billing.errors import (
 )
 from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment, Payout
 from tokenworks.charging import FEN_NANO, Charges
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_line, uuid7
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber, Subscriptions
 
 DUNNING_BATCH: Final = 500
 PAGE_MAX: Final = 1000
-REFERENCE_CHARS_MAX: Final = 100
 ANSWER_BATCH: Final = 2000
 
 
 def _check_reference(reference: str) -> None:
     """Raises `Invalid`."""
-    if not 0 < len(reference) <= REFERENCE_CHARS_MAX or not reference.isprintable():
-        raise Invalid(f"a payment's reference has 1 to {REFERENCE_CHARS_MAX} printable characters")
+    if check_line(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
+        raise Invalid("a payment's reference has no spaces around it")
 
 
 class PaymentProvider(Protocol):

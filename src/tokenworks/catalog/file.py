@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from tokenworks.catalog.errors import CatalogueFaulty
 from tokenworks.catalog.model import Catalogue
+from tokenworks.kernel import flaw
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 DEPTH_MAX: Final = 20
@@ -76,6 +77,9 @@ class _Reader:
             value = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             raise CatalogueFaulty(f"{self._name}:{line}: {error}") from None
+        found = flaw(value.strip()) if isinstance(value, str) else None
+        if found is not None:
+            raise CatalogueFaulty(f"{self._name}:{line}: a text has {found}: leave it out")
         if type(value) is date:
             return datetime(value.year, value.month, value.day)  # noqa: DTZ001  (refused later, with its reason)
         return value
@@ -86,6 +90,8 @@ class _Reader:
             key = key_node.value
             if not isinstance(key, str):
                 raise CatalogueFaulty(f"{self._name}:{key_node.start_mark.line + 1}: a key is a plain word")
+            if (bad := flaw(key)) is not None:
+                raise CatalogueFaulty(f"{self._name}:{key_node.start_mark.line + 1}: a key has {bad}")
             if key in found:
                 raise CatalogueFaulty(f"{self._name}:{key_node.start_mark.line + 1}: {key} is there twice")
             found[key] = self.value(value_node, (*path, key))

@@ -9,9 +9,8 @@ from uuid import UUID
 from tokenworks.charging import adjustment_store, store
 from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
 from tokenworks.charging.model import Adjustment
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, uuid7
 
-REASON_CHARS_MAX: Final = 200
 AMOUNT_MAX: Final = 10**15
 
 
@@ -26,8 +25,7 @@ class Adjustments:
         """The same key again is the same adjustment. Raises `Invalid`, `AdjustmentNotAllowed` where the key was another's, and
         `AdjustmentNotFound` where there is no such balance.
         """
-        if not 0 < len(reason.strip()) <= REASON_CHARS_MAX:
-            raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
+        reason = check_line(reason, "the reason", chars_max=REASON_CHARS_MAX)
         if not amount or abs(amount) > AMOUNT_MAX:
             raise Invalid("an adjustment adds or takes something")
         with self._connection.transaction():
@@ -41,7 +39,7 @@ class Adjustments:
             if found is None:
                 raise AdjustmentNotFound(f"there is no balance {bucket_id} that could be adjusted")
             adjustment = Adjustment(
-                uuid7(), found[0], bucket_id, amount, found[1], reason.strip(), asked_by, self._clock.now(), None, None, "asked"
+                uuid7(), found[0], bucket_id, amount, found[1], reason, asked_by, self._clock.now(), None, None, "asked"
             )  # fmt: skip
             adjustment_store.add(self._connection, adjustment, idempotency_key)
         return adjustment

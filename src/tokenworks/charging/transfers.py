@@ -10,9 +10,8 @@ from uuid import UUID
 from tokenworks.charging import cap_store, recall_store, store
 from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
 from tokenworks.charging.model import PER_UNIT, BalanceMove, Transfer
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, uuid7
 
-REASON_CHARS_MAX: Final = 200
 LIST_MAX: Final = 1000
 
 
@@ -41,8 +40,7 @@ class Transfers:
         Raises `Invalid`, and `TransferNotAllowed` where less is free: hosts are asked to give back what nobody holds,
         so that it can be tried again at once.
         """
-        if not 0 < len(reason.strip()) <= REASON_CHARS_MAX:
-            raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
+        reason = check_line(reason, "the reason", chars_max=REASON_CHARS_MAX)
         if tokens <= 0:
             raise Invalid("a transfer moves at least one token")
         if giver == taker:
@@ -64,7 +62,7 @@ class Transfers:
                 raise TransferNotAllowed("a cap's period has just ended: try again")
             if free[giver[1]] >= amount:
                 made = Transfer(
-                    uuid7(), account_id, giver[1], taker[1], giver[0], taker[0], amount, reason.strip(), made_by,
+                    uuid7(), account_id, giver[1], taker[1], giver[0], taker[0], amount, reason, made_by,
                     self._clock.now(),
                 )  # fmt: skip
                 cap_store.move(self._connection, made, idempotency_key)

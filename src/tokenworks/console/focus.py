@@ -10,6 +10,7 @@ from typing import Final
 
 from tokenworks.charging import Charge
 from tokenworks.console.web import Rooms, decimal, when
+from tokenworks.kernel import csv_cell
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber, add_months
 
 CHARGES_MAX: Final = 100_000
@@ -34,7 +35,8 @@ def focus_csv(rooms: Rooms, subscriber: Subscriber, month: str) -> str:
     writer.writeheader()
     for charge in rooms.charges.of_subscriber(subscriber.subscriber_id, limit=CHARGES_MAX):
         if begin <= charge.charged_at < end:
-            writer.writerow(_row(rooms, charge, subscriber, begin, end))
+            row = _row(rooms, charge, subscriber, begin, end)
+            writer.writerow({name: csv_cell(value) for name, value in row.items()})
     return out.getvalue()
 
 

@@ -20,7 +20,7 @@ from tokenworks.factory.errors import (
 from tokenworks.factory.intents import Intent, ModelCard
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
 from tokenworks.factory.profiles import profile_names
-from tokenworks.kernel import uuid7
+from tokenworks.kernel import flaw_in, uuid7
 
 CREDENTIAL_CHARS_MAX: Final = 4096
 DEPLOYMENTS_MAX: Final = 10_000
@@ -49,12 +49,17 @@ def make_intent(**fields: object) -> Intent:
 
 def _make(kind: type[_Declared], fields: Mapping[str, object]) -> _Declared:
     try:
-        return kind.model_validate(fields)
+        made = kind.model_validate(fields)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         reason = first["msg"].removeprefix("Value error, ")
         raise DeploymentInvalid(f"{where}: {reason}" if where else reason) from None
+    for name in kind.model_fields:
+        found = flaw_in(getattr(made, name))
+        if found is not None:
+            raise DeploymentInvalid(f"{name} has {found}: leave it out")
+    return made
 
 
 class Deployments:

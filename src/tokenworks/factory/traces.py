@@ -12,6 +12,7 @@ from typing import IO, Final
 
 from tokenworks.factory.engine import Work
 from tokenworks.factory.errors import TraceFaulty
+from tokenworks.kernel import is_digits
 
 ROWS_MAX: Final = 2_000_000
 FILE_BYTES_MAX: Final = 2 * 1024**3
@@ -27,7 +28,7 @@ def read_trace(name: str) -> list[Work]:
     """
     if name.startswith("synthetic:"):
         _, kind, *rest = name.split(":")
-        if kind not in SYNTHETIC or len(rest) > 1 or (rest and not rest[0].isdigit()):
+        if kind not in SYNTHETIC or len(rest) > 1 or (rest and not is_digits(rest[0], 18)):
             raise TraceFaulty(
                 f"traffic is made as synthetic:NAME[:SEED], with {', '.join(sorted(SYNTHETIC))}"
             )

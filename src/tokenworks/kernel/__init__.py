@@ -3,6 +3,22 @@
 from tokenworks.kernel.clock import AnchoredClock, Clock, ManualClock, SystemClock
 from tokenworks.kernel.errors import Conflict, Invalid, NotFound, Refused, TokenworksError, Unavailable
 from tokenworks.kernel.ids import uuid7, uuid7_floor, uuid7_ms
+from tokenworks.kernel.text import (
+    LINE_CHARS_MAX,
+    MODEL_CHARS_MAX,
+    NAME_CHARS_MAX,
+    REASON_CHARS_MAX,
+    REFERENCE_CHARS_MAX,
+    TEXT_CHARS_MAX,
+    check_line,
+    check_names,
+    check_number,
+    csv_cell,
+    flaw,
+    flaw_in,
+    is_digits,
+    shown,
+)
 from tokenworks.kernel.units import (
     MTOK_PER_TOKEN,
     NANO_PER_UNIT,
@@ -18,8 +34,14 @@ from tokenworks.kernel.units import (
 )
 
 __all__ = [
+    "LINE_CHARS_MAX",
+    "MODEL_CHARS_MAX",
     "MTOK_PER_TOKEN",
+    "NAME_CHARS_MAX",
     "NANO_PER_UNIT",
+    "REASON_CHARS_MAX",
+    "REFERENCE_CHARS_MAX",
+    "TEXT_CHARS_MAX",
     "AnchoredClock",
     "Clock",
     "Conflict",
@@ -34,10 +56,18 @@ __all__ = [
     "Tokens",
     "TokenworksError",
     "Unavailable",
+    "check_line",
+    "check_names",
+    "check_number",
+    "csv_cell",
+    "flaw",
+    "flaw_in",
     "format_money",
     "format_quantity",
     "format_tokens",
+    "is_digits",
     "parse_money",
+    "shown",
     "tokens_to_mtok",
     "uuid7",
     "uuid7_floor",

@@ -11,7 +11,8 @@ from tokenworks.kernel import Invalid
 
 # Carriers' months are Chinese months: UTC+8, no daylight saving.
 BILLING_ZONE: Final = timezone(timedelta(hours=8))
-_E164 = re.compile(r"\+[1-9]\d{6,14}")
+# ASCII digits: `\d` would take any script's.
+_E164 = re.compile(r"\+[1-9][0-9]{6,14}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +160,7 @@ class WorkOrder:
 
 def parse_phone(text: str) -> str:
     """A phone number in E.164 (ITU-T E.164: + and at most 15 digits). Raises `Invalid`."""
-    phone = re.sub(r"[\s()-]", "", text)
+    phone = re.sub(r"[ \t()-]", "", text)
     if not _E164.fullmatch(phone):
         raise Invalid("a phone number is E.164: + and country code and number, such as +8613800000001")
     return phone

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
+from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
@@ -39,6 +39,13 @@ def check_idempotency_key(key: str | None) -> None:
     """Raises `Invalid`."""
     if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
         raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
+
+
+def _checked_reason(reason: str | None) -> str | None:
+    """Raises `Invalid`."""
+    return (
+        None if reason is None else check_line(reason, "the reason", chars_max=REASON_CHARS_MAX, chars_min=0)
+    )
 
 
 def price_for(
@@ -301,8 +308,9 @@ class Orders:
         """What the delivering system says: done, or refused, for now (`again`) or for good. A delivery that fails takes the
         whole order back: what it charged is credited, what others delivered is withdrawn.
 
-        Raises `WorkOrderNotFound`, `WorkOrderAnswered`.
+        Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
+        reason = _checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
             subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
@@ -659,8 +667,9 @@ class Orders:
     def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
         """Take back an order that is not done: one that waits for a cycle's end, or for its delivery.
 
-        Raises `OrderNotFound`, `ChangeNotAllowed`.
+        Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
+        reason = _checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
             subscriber = store.lock_subscriber(self._connection, subscriber_id)

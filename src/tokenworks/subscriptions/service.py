@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
-from tokenworks.kernel import Clock, Invalid, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     MemberExists,
@@ -28,7 +28,6 @@ from tokenworks.subscriptions.model import (
 )
 from tokenworks.subscriptions.orders import Orders, check_idempotency_key
 
-NAME_CHARS_MAX: Final = 100
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
 CAP_TOKENS_MAX: Final = 10**12
@@ -80,7 +79,7 @@ class Subscriptions:
         _check_profile(profile)
         with self._connection.transaction():
             account_id = self._ledger.open_account()
-            del profile["name"]
+            name = profile.pop("name")
             if profile.get("audiences") is not None:
                 profile["audiences"] = tuple(profile["audiences"])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
@@ -190,8 +189,7 @@ class Subscriptions:
         valid_from = valid_from or self._clock.now()
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
-        if not 0 < len(contract) <= NAME_CHARS_MAX:
-            raise Invalid(f"a contract's name has 1 to {NAME_CHARS_MAX} characters")
+        contract = check_line(contract, "a contract's name")
         store.set_contract_price(
             self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
             contract,
@@ -265,7 +263,7 @@ class Subscriptions:
 
         Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
-        self._check_new_member(subscriber, name, cap_tokens)
+        name = self._check_new_member(subscriber, name, cap_tokens)
         above = self._department(subscriber, parent)
         if department and above is not None and self.member(subscriber, str(above)).parent_id is not None:
             raise Invalid("departments go two levels deep")
@@ -302,13 +300,13 @@ class Subscriptions:
         """By offering and time."""
         return store.contract_prices(self._connection, subscriber.subscriber_id)
 
-    def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> None:
-        """Raises `Invalid`."""
-        if not 0 < len(name) <= NAME_CHARS_MAX or not name.isprintable():
-            raise Invalid(f"a member's name is 1 to {NAME_CHARS_MAX} printable characters")
+    def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
+        """The name as it is kept. Raises `Invalid`."""
+        name = check_line(name, "a member's name")
         if len(self.members(subscriber)) >= MEMBERS_MAX:
             raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
         _check_cap(cap_tokens)
+        return name
 
     def invite(
         self,
@@ -324,7 +322,7 @@ class Subscriptions:
         """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
         accept. `parent`: the department that they are in. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
         """
-        self._check_new_member(subscriber, name, cap_tokens)
+        name = self._check_new_member(subscriber, name, cap_tokens)
         if role not in {"member", "admin"}:
             raise Invalid("a member's role is member or admin")
         member = Member(
@@ -457,8 +455,8 @@ class Subscriptions:
 def _check_profile(fields: dict[str, Any]) -> None:
     """Raises `Invalid`."""
     name, audiences = fields.get("name"), fields.get("audiences")
-    if name is not None and not 0 < len(name.strip()) <= NAME_CHARS_MAX:
-        raise Invalid(f"a name has 1 to {NAME_CHARS_MAX} characters")
+    if name is not None:
+        fields["name"] = check_line(name, "a name")
     if audiences is not None:
         if not audiences or not set(audiences) <= set(get_args(Audience)):
             raise Invalid(f"audiences are {', '.join(get_args(Audience))}")

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, uuid7
 from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
@@ -22,7 +22,6 @@ CODES_PER_ADDRESS: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
 SESSION_LIFE: Final = timedelta(days=7)
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
-STAFF_NAME_CHARS_MAX: Final = 100
 
 StaffRole = Literal["operator", "finance", "auditor"]
 Role = Literal["owner", "admin", "member", "operator", "finance", "auditor"]
@@ -133,8 +132,7 @@ class Identity:
 
     def add_staff(self, name: str, role: StaffRole) -> str:
         """A member of the staff; its token's text, which is shown this once. Raises `StaffExists`, `Invalid`."""
-        if not 0 < len(name) <= STAFF_NAME_CHARS_MAX or not name.isprintable():
-            raise Invalid(f"a name is 1 to {STAFF_NAME_CHARS_MAX} printable characters")
+        name = check_line(name, "a name")
         if role not in STAFF_ROLES:
             raise Invalid(f"a role is one of {', '.join(sorted(STAFF_ROLES))}")
         text = f"twf_{secrets.token_urlsafe(32)}"

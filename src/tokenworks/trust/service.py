@@ -7,12 +7,11 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
 from tokenworks.trust import store
 from tokenworks.trust.errors import KeyNotFound
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
 
-KEY_NAME_CHARS_MAX: Final = 100
 KEY_MODELS_MAX: Final = 200
 KEY_ORIGINS_MAX: Final = 50
 _ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
@@ -47,12 +46,13 @@ class Keys:
 
         Raises `Invalid` on a name or list that is too long, or an expiry that has passed.
         """
-        if not name or len(name) > KEY_NAME_CHARS_MAX:
-            raise Invalid(f"a key's name has 1 to {KEY_NAME_CHARS_MAX} characters")
-        if models is not None and not 0 < len(models) <= KEY_MODELS_MAX:
-            raise Invalid(
-                f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all"
-            )
+        name = check_line(name, "a key's name")
+        if models is not None:
+            if not 0 < len(models) <= KEY_MODELS_MAX:
+                raise Invalid(
+                    f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all"
+                )
+            models = check_names(models, "a key's allowed models", count_max=KEY_MODELS_MAX)
         if origins is not None:
             origins = [origin.strip().rstrip("/").lower() for origin in origins]
             if not 0 < len(origins) <= KEY_ORIGINS_MAX or not all(map(_ORIGIN.fullmatch, origins)):
@@ -82,8 +82,15 @@ class Keys:
         """The live keys among these MACs."""
         return store.find_keys(self._connection, macs)
 
-    def of_account(self, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
-        return store.list_keys(self._connection, account_id, caps)
+    def of_account(
+        self, account_id: UUID, caps: dict[UUID, int], after: UUID | None = None, limit: int | None = None
+    ) -> list[ApiKeyInfo]:
+        """An account's keys, oldest first: all of them, or at most `limit` after the key `after`."""
+        return store.list_keys(self._connection, account_id, caps, after, limit)
+
+    def count(self, account_id: UUID) -> int:
+        """How many keys an account has, revoked ones included."""
+        return store.count_keys(self._connection, account_id)
 
     def info(self, key_id: UUID) -> ApiKeyInfo | None:
         """One key as people see it, without its cap."""

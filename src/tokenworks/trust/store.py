@@ -72,11 +72,23 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
     }
 
 
-def list_keys(connection: Connection, account_id: UUID, caps: dict[UUID, int]) -> list[ApiKeyInfo]:
-    """The account's keys, newest last. `caps` gives the total of each cap bucket in thousandths of a token; the cap of a key
+def list_keys(
+    connection: Connection,
+    account_id: UUID,
+    caps: dict[UUID, int],
+    after: UUID | None = None,
+    limit: int | None = None,
+) -> list[ApiKeyInfo]:
+    """The account's keys, newest last: all, or at most `limit` after one. `caps` gives the total of each cap bucket in thousandths of a token; the cap of a key
     whose bucket is not in it is not said.
     """
-    return _infos(connection, "account_id = %s ORDER BY key_id", (account_id,), caps)
+    where = "account_id = %s AND key_id > %s ORDER BY key_id LIMIT %s"
+    return _infos(connection, where, (account_id, after or UUID(int=0), limit), caps)
+
+
+def count_keys(connection: Connection, account_id: UUID) -> int:
+    row = connection.execute("SELECT count(*) FROM api_key WHERE account_id = %s", (account_id,)).fetchone()
+    return 0 if row is None else int(row[0])
 
 
 def key_info(connection: Connection, key_id: UUID) -> ApiKeyInfo | None:

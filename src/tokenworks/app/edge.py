@@ -1,0 +1,94 @@
+"""The command line's edge: every option and argument is checked before any command sees it.
+
+`guard` walks the commands once they are all there, so that one that is added later is checked, too.
+"""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from tokenworks.kernel import LINE_CHARS_MAX, TEXT_CHARS_MAX, Invalid, flaw
+
+# What is a text of several lines; everything else is one line.
+_TEXTS: Final = frozenset({"prompt"})
+FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+
+
+class Line(click.ParamType):  # type: ignore[type-arg]
+    """One line (or a text of several) of bounded length, with nothing in it that acts in a terminal, a page or a file."""
+
+    name = "text"
+
+    def __init__(self, chars_max: int = LINE_CHARS_MAX, *, lines: bool = False) -> None:
+        self.chars_max = chars_max
+        self.lines = lines
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Fails as a usage error, which does not repeat the value."""
+        if isinstance(value, str):
+            _refuse(value, self, param, ctx, lines=self.lines)
+            if len(value) > self.chars_max:
+                self.fail(f"it has {len(value)} characters, at most {self.chars_max} are taken", param, ctx)
+        return value
+
+
+def _refuse(
+    value: str,
+    kind: "click.ParamType[Any]",
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+    *,
+    lines: bool,
+) -> None:
+    found = flaw(value, lines=lines)
+    if found is not None:
+        kind.fail(f"it has {found}: leave it out", param, ctx)
+
+
+def _checked(kind: "click.ParamType[Any]") -> "click.ParamType[Any]":
+    """The same type, which looks at the text first. A number, an id or a date has no other scripts' digits."""
+    made = copy.copy(kind)
+    ascii_only = not isinstance(kind, click.Path | click.Choice)
+    convert = kind.convert
+
+    def check_first(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str):
+            _refuse(value, made, param, ctx, lines=False)
+            if len(value) > LINE_CHARS_MAX or (ascii_only and not value.isascii()):
+                made.fail(f"{value[:40]!a} is not a value of ASCII letters and digits", param, ctx)
+        return convert(value, param, ctx)
+
+    made.convert = check_first  # type: ignore[method-assign]
+    return made
+
+
+def commands(command: click.Command) -> Iterator[click.Command]:
+    """A command and all that are under it."""
+    yield command
+    if isinstance(command, click.Group):
+        for under in command.commands.values():
+            yield from commands(under)
+
+
+def guard(root: click.Group) -> None:
+    """Check every parameter of every command."""
+    for command in commands(root):
+        for param in command.params:
+            if isinstance(param.type, click.types.StringParamType):
+                text = param.name in _TEXTS
+                param.type = Line(TEXT_CHARS_MAX if text else LINE_CHARS_MAX, lines=text)
+            elif not isinstance(param.type, Line):
+                param.type = _checked(param.type)
+
+
+def read_text(path: Path) -> str:
+    """A file that an operator names: UTF-8, with or without a byte order mark, of bounded size. Raises `Invalid`."""
+    if path.stat().st_size > FILE_BYTES_MAX:
+        raise Invalid(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Invalid(f"{path}: not UTF-8 at byte {error.start}") from None

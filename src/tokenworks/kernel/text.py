@@ -1,0 +1,157 @@
+r"""Text at the edge: one rule for what comes in, and one for how it is shown.
+
+In: a line (a name, a reason, a reference) has no control character, escape sequence, bidirectional control, zero-width or
+other invisible character, private-use or unpaired code point, and no pile of combining marks. It is refused with the name of
+what it has; nothing is repaired silently. A number or a phone is of ASCII digits: `str.isdigit`, `int` and `\d` also take
+other scripts' digits, so they are not asked alone. Lengths are counted in characters; one has at most 4 bytes in UTF-8.
+
+Out: what was stored before this rule, or comes from another system, is shown with each such character spelled out
+(`\x1b`, `\u202e`), in a CSV without a formula at its beginning.
+
+The characters: general categories Cc, Cf, Cs, Co, Zl and Zp of the Unicode Character Database, its noncharacters, and
+letters that show as nothing (UAX #44; UTS #39, section 3; CVE-2021-42574 for the bidirectional ones).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from decimal import Decimal
+from typing import Final
+
+from tokenworks.kernel.errors import Invalid
+
+NAME_CHARS_MAX: Final = 100
+REASON_CHARS_MAX: Final = 200
+REFERENCE_CHARS_MAX: Final = 100
+# Anything else that is one line: a URL, an address, a path.
+LINE_CHARS_MAX: Final = 1000
+# A prompt on the command line.
+TEXT_CHARS_MAX: Final = 100_000
+MODEL_CHARS_MAX: Final = 200
+NUMBER_CHARS_MAX: Final = 40
+# How deep lists and objects of a request are looked into.
+DEPTH_MAX: Final = 20
+
+_CONTROL: Final = r"\x00-\x1f\x7f-\x9f"
+_BIDI: Final = r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"
+_ZERO_WIDTH: Final = r"\u200b-\u200d\u2060-\u2064\ufeff"
+# Other format characters; then what shows as nothing although it is a letter or a mark.
+_INVISIBLE: Final = (
+    r"\xad\u0600-\u0605\u06dd\u070f\u0890\u0891\u08e2\u180e\u2065\u206a-\u206f\ufff9-\ufffb\U000110bd\U000110cd"
+    r"\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"
+    r"\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0"
+)
+_SEPARATOR: Final = r"\u2028\u2029"
+_SURROGATE: Final = r"\ud800-\udfff"
+_PRIVATE: Final = r"\ue000-\uf8ff\U000f0000-\U0010ffff\ufdd0-\ufdef\ufffe\uffff" + "".join(
+    rf"\U{plane:04x}fffe\U{plane:04x}ffff" for plane in range(1, 15)
+)
+_KINDS: Final = (
+    ("a control character", re.compile(f"[{_CONTROL}]")),
+    ("a line or paragraph separator", re.compile(f"[{_SEPARATOR}]")),
+    ("a mark that turns the direction of text", re.compile(f"[{_BIDI}]")),
+    ("a zero-width character", re.compile(f"[{_ZERO_WIDTH}]")),
+    ("an invisible character", re.compile(f"[{_INVISIBLE}]")),
+    ("half of a character (an unpaired surrogate)", re.compile(f"[{_SURROGATE}]")),
+    ("a code point that is no character", re.compile(f"[{_PRIVATE}]")),
+)
+_BAD: Final = re.compile(f"[{_CONTROL}{_SEPARATOR}{_BIDI}{_ZERO_WIDTH}{_INVISIBLE}{_SURROGATE}{_PRIVATE}]")
+# Of a text of several lines these pass.
+_LINE_ENDS: Final = str.maketrans("", "", "\n\t")
+_PILE: Final = re.compile(
+    r"[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{5}"
+)
+_MODEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+*-]*")
+# What a spreadsheet takes for the beginning of a formula, or strips to get at one (OWASP, CSV injection).
+_FORMULA: Final = frozenset("=+-@\t\r\n＝＋－＠")
+
+
+def flaw(text: str, *, lines: bool = False) -> str | None:
+    """What a text has that no text may have, or None. `lines`: line ends and tabs pass."""
+    if text.isascii() and text.isprintable():
+        return None
+    if lines:
+        text = text.replace("\r\n", "\n").translate(_LINE_ENDS)
+    if _BAD.search(text) is not None:
+        name, found = next((name, match) for name, kind in _KINDS if (match := kind.search(text)))
+        return f"{name} (U+{ord(found[0]):04X})"
+    return "a pile of combining marks" if _PILE.search(text) is not None else None
+
+
+def flaw_in(value: object, depth: int = 0) -> str | None:
+    """The first flaw of any text in lists and mappings, or None."""
+    if isinstance(value, str):
+        return flaw(value)
+    if isinstance(value, Mapping):
+        parts: Iterable[object] = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = value
+    else:
+        return None
+    if depth >= DEPTH_MAX:
+        return f"more than {DEPTH_MAX} levels"
+    return next((found for part in parts if (found := flaw_in(part, depth + 1)) is not None), None)
+
+
+def check_line(text: str, what: str, *, chars_max: int = NAME_CHARS_MAX, chars_min: int = 1) -> str:
+    """A line without spaces around it. Raises `Invalid`, which says `what` and why, and does not repeat the text."""
+    found = flaw(text)
+    if found is not None:
+        raise Invalid(f"{what} has {found}: leave it out")
+    text = text.strip()
+    if not chars_min <= len(text) <= chars_max:
+        raise Invalid(f"{what} has {chars_min} to {chars_max} characters, not {len(text)}")
+    return text
+
+
+def check_names(
+    names: Iterable[str], what: str, *, count_max: int, chars_max: int = MODEL_CHARS_MAX
+) -> tuple[str, ...]:
+    """A list of model names, each once, with bounds on their number and lengths. Raises `Invalid`."""
+    found: dict[str, None] = {}
+    for name in names:
+        if len(name) > chars_max or _MODEL.fullmatch(name) is None:
+            raise Invalid(f"{what}: a name has 1 to {chars_max} letters, digits and . _ : / @ + * -")
+        found[name] = None
+        if len(found) > count_max:
+            raise Invalid(f"{what} are at most {count_max} names")
+    return tuple(found)
+
+
+def is_digits(text: str, count_max: int = NUMBER_CHARS_MAX) -> bool:
+    """True if a text is ASCII digits alone, at least one and at most `count_max`."""
+    return text.isascii() and text.isdigit() and len(text) <= count_max
+
+
+def check_number(value: object) -> object:
+    """For a validator of decimals: a text has ASCII digits only, and not many. Raises `ValueError`."""
+    if isinstance(value, str) and not (value.isascii() and len(value) <= NUMBER_CHARS_MAX):
+        raise ValueError("a number has ASCII digits, at most 40")
+    return value
+
+
+def shown(text: str, *, lines: bool = False) -> str:
+    """A text as a terminal, a page or a bill may have it: what must not act there is spelled out. `lines`: as in `flaw`."""
+    if text.isascii() and text.isprintable():
+        return text
+    keep = "\n\t" if lines else ""
+    return _BAD.sub(lambda match: match[0] if match[0] in keep else _spelled(match[0]), text)
+
+
+def _spelled(char: str) -> str:
+    number = ord(char)
+    return (
+        f"\\x{number:02x}"
+        if number < 0x100
+        else f"\\u{number:04x}"
+        if number < 0x10000
+        else f"\\U{number:08x}"
+    )
+
+
+def csv_cell(value: object) -> object:
+    """A cell that no spreadsheet takes for a formula: text that begins as one gets an apostrophe. Numbers stay."""
+    if value is None or isinstance(value, int | Decimal):
+        return value
+    text = shown(str(value))
+    # What a program strips before it looks must not hide the sign.
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA and text.strip() else text
