@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help demo test sim lint bench serve reference openapi fmt lock
+.PHONY: help demo test nightly sim lint bench serve reference openapi fmt lock
 
 help: ## what one can do here
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -12,6 +12,10 @@ demo: ## set up, then run the main job on a real model (under a minute after the
 test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
+
+nightly: ## the edge at length: many random cases, every free rider for a minute, the clients (an hour)
+	@scripts/setup dev
+	@$(PY) -m pytest -m nightly tests/edge $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
 	@scripts/setup dev

@@ -422,13 +422,7 @@ def bench_before(upstream, revision, pairs, bar):
     """This tree against another revision, in one run."""
     from bench import before
 
-    def cost_us(target, run):
-        (count, failed), cpu, _ = measure(target, run)
-        if failed:
-            raise SystemExit(f"{failed} of {count} failed at {target.root}")
-        return cpu / count * 1e6
-
-    rows = before.summary(before.ratios(upstream, revision, pairs, cost_us, bar))
+    rows = before.summary(before.ratios(upstream, revision, pairs, bar))
     table(
         f"CPU of {before.named(None)} against {before.named(revision)}, {pairs} pairs, µs",
         ["", "before", "now", "ratio", "least", "most", "bar"],

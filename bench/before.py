@@ -1,6 +1,7 @@
 """This tree against another revision of it: CPU of the same requests, in pairs, one right after the other.
 
-Pairs are interleaved and each tree is first in every second one, so that a machine that warms up or is shared hits both alike.
+Within a pair the trees take turns by the second, one two two one, so that a machine that warms up or is shared hits both alike.
+What a tree settles of it in the background, until nothing is open, is part of its price.
 A ratio of a tree with itself shows how much of a figure is noise: `--base HEAD` on a clean tree.
 """
 
@@ -11,13 +12,16 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import uvloop
+
 from bench import load
-from bench.targets import ROOT, Tokenworks
+from bench.targets import ROOT, Tokenworks, cpu_s
 
 PAIRS_MIN = 6
-SECONDS = 3
+TURN_S = 1
 STREAMS = 150
-TOKENS, GAP_MS = 150, 20
+GAP_MS = 20
+TOKENS = TURN_S * 1000 // GAP_MS
 
 
 class Row(NamedTuple):
@@ -65,8 +69,8 @@ def _git(*args):
     return done.stdout.strip()
 
 
-def ratios(upstream, revision, pairs, cost_us, bar):
-    """Row -> [(CPU of the base in µs, of this tree)], one a pair. `cost_us(target, run)` is the CPU of a unit of `run`."""
+def ratios(upstream, revision, pairs, bar):
+    """Row -> [(CPU of a unit at the base in µs, at this tree)], one a pair. SystemExit where a request fails."""
     found = {row: [] for row in ROWS}
     with checked_out(revision) as tree, contextlib.ExitStack() as stack:
         trees = []
@@ -75,27 +79,39 @@ def ratios(upstream, revision, pairs, cost_us, bar):
             stack.callback(target.stop)
             trees.append(target)
         for row in ROWS:
-            for target in trees:  # nothing is cold
-                cost_us(target, _run(row, target, seconds=1, tokens=20))
+            _pair(row, trees)  # nothing is cold
             for at in range(pairs):
-                costs = {}
-                for target in trees if at % 2 else reversed(trees):
-                    costs[target] = cost_us(target, _run(row, target, SECONDS, TOKENS))
+                costs = _pair(row, trees if at % 2 else trees[::-1])
                 found[row].append((costs[trees[0]], costs[trees[1]]))
                 bar()
         for target in trees:
-            target.settled()
             if not target.verify()["ok"]:
                 raise SystemExit(f"the ledger of {target.root} does not balance")
     return found
 
 
-def _run(row, target, seconds, tokens):
+def _pair(row, trees):
+    """Target -> CPU of a unit in µs."""
+    processes = {target: target.processes() for target in trees}
+    before = {target: cpu_s(those) for target, those in processes.items()}
+    units = dict.fromkeys(trees, 0)
+    for target in (*trees, *trees[::-1]):
+        count, failed = uvloop.run(_turn(row, target))
+        if failed:
+            raise SystemExit(f"{failed} of {count} failed at {target.root}")
+        units[target] += count
+    for target in trees:
+        target.settled()
+    return {
+        target: (cpu_s(those) - before[target]) / units[target] * 1e6 for target, those in processes.items()
+    }
+
+
+def _turn(row, target):
     if row.size is not None:
-        data = load.request(target.key, load.plain_body(row.size))
-        return lambda: load.closed_loop(target.port, data, 32, seconds)
-    body = load.stream_body(tokens, GAP_MS, usage_in_every_chunk=row.usage_in_every_chunk)
-    return lambda: load.streams(target.port, load.request(target.key, body), STREAMS)
+        return load.closed_loop(target.port, load.request(target.key, load.plain_body(row.size)), 32, TURN_S)
+    body = load.stream_body(TOKENS, GAP_MS, usage_in_every_chunk=row.usage_in_every_chunk)
+    return load.streams(target.port, load.request(target.key, body), STREAMS)
 
 
 def summary(found):

@@ -43,6 +43,7 @@ class Case:
     seen: Seen
     answers: list = field(default_factory=list)
     before_ids: set = field(default_factory=set)
+    rows: list = field(default_factory=list)
     wrong: list = field(default_factory=list)
 
 
@@ -79,6 +80,10 @@ class Bench:
 
     def results(self, specs):
         """id -> findings, of all the specs run beside each other."""
+        return {case.spec["id"]: case.wrong for case in self.ran(specs)}
+
+    def ran(self, specs):
+        """A `Case` of each spec, run beside each other, recorded, settled and looked at."""
         cases = [self.prepared(spec) for spec in specs]
         self.visible([case.model for case in cases if case.stubs])
         self.await_(self._run_all(cases), timeout_s=300)
@@ -91,7 +96,7 @@ class Bench:
             for stub in case.stubs:
                 self.server.works.deployments.remove(f"{case.model}-{stub.place}")
                 self.loop.call_soon_threadsafe(stub.close)
-        return {case.spec["id"]: case.wrong for case in cases}
+        return cases
 
     def prepared(self, spec):
         """A `Case` with its deployments declared and its upstreams listening."""
@@ -214,10 +219,10 @@ class Bench:
     def _look(self, case, rows):
         if not case.answers:
             return
-        mine = [
+        case.rows = [
             row for row in rows if row["model"] == case.model and row["request_id"] not in case.before_ids
         ]
-        case.wrong += check.findings(case.spec, case.answers, case.seen.hits, mine)
+        case.wrong += check.findings(case.spec, case.answers, case.seen.hits, case.rows)
 
 
 def main():
