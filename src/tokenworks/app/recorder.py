@@ -293,7 +293,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                 if account == account_id and upstream_id.encode() in text:
                     record = json.loads(text)
                     if record["upstream_id"] == upstream_id:
-                        return record["deployment"]
+                        return [record["deployment"], sum(record["c"])]
             return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
         raise Unavailable(f"nothing answers {name}")
 

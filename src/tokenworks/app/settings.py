@@ -143,7 +143,10 @@ class Settings(BaseModel):
         default=5, ge=1, le=120, description="to connect to a deployment, TLS included"
     )
     upstream_first_byte_timeout_s: int = Field(
-        default=120, ge=1, le=3600, description="to the first byte of a deployment's stream; of an answer that is not streamed where another place could be tried"
+        default=120,
+        ge=1,
+        le=3600,
+        description="to the first byte of a deployment's stream; of an answer that is not streamed where another place could be tried",
     )
     upstream_idle_timeout_s: int = Field(
         default=300, ge=1, le=3600, description="between two bytes of a deployment, unless it says otherwise"
@@ -239,6 +242,13 @@ class Settings(BaseModel):
         ge=0,
         le=31_536_000,
         description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
+    )
+    operator_loss_budget_tokens: int = Field(
+        default=200_000,
+        ge=0,
+        le=10**12,
+        description="what may be produced for one account on a day (UTC) and not charged; past it that account's requests hold the "
+        "worst case; 0: no budget",
     )
     webhook_url: str = Field(
         default="",

@@ -107,7 +107,7 @@ class Worker:
         elif name == "journal":
             gateway.journal_full = content["full"]
         elif name == "lossy":
-            gateway.lossy = frozenset(content["accounts"])
+            gateway.risk.lossy = frozenset(content["accounts"])
         elif name == "snapshot":
             credentials: dict[str, str | None] = {}
             snapshot = snapshot_from_wire(content, credentials, gateway.snapshot)

@@ -216,7 +216,7 @@ class Ledger:
     def granted_elsewhere(self, account_id: str, journal_id: UUID) -> int:
         return store.granted_elsewhere(self._connection, UUID(account_id), journal_id)
 
-    def owns_upstream_id(self, account_id: str, upstream_id: str) -> str | None:
+    def owns_upstream_id(self, account_id: str, upstream_id: str) -> tuple[str, int] | None:
         return usage_store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
 
     def grant(

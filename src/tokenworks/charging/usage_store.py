@@ -85,13 +85,16 @@ def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict
     return [_with_losses(dict(zip(names, row, strict=True))) for row in cursor]
 
 
-def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> str | None:
-    """The deployment from which this account received an upstream object, or None."""
+def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
+    """The deployment from which this account received an upstream object, and the tokens that the object holds (the input
+    and output of its record); None where the account received no such object.
+    """
     row = connection.execute(
-        "SELECT deployment FROM usage WHERE account_id = %s AND upstream_id = %s ORDER BY usage_id DESC LIMIT 1",
+        f"""SELECT deployment, {" + ".join(TOKEN_CLASSES)} FROM usage
+            WHERE account_id = %s AND upstream_id = %s ORDER BY usage_id DESC LIMIT 1""".encode(),
         (account_id, upstream_id),
     ).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else (str(row[0]), int(row[1]))
 
 
 def losses(connection: Connection, floor: UUID | None, account_id: UUID | None) -> list[dict[str, Any]]:

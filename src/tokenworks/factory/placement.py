@@ -18,6 +18,7 @@ from tokenworks.factory.forecast import Forecast
 from tokenworks.factory.health import FAILURES_TO_OPEN, NAMED_S_MAX, Health
 from tokenworks.factory.model import Deployment
 from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
+from tokenworks.factory.profiles import profile_of
 
 # How fast the share of busy places is followed, and the most that it is believed to be.
 LOAD_TAU_S: Final = 20.0
@@ -81,6 +82,7 @@ class Place(Health):
         "name",
         "number",
         "output_nano",
+        "profile",
     )
 
     def __init__(self, deployment: Deployment) -> None:
@@ -98,6 +100,7 @@ class Place(Health):
     def declare(self, deployment: Deployment) -> None:
         """What is said of it, now or anew; what was seen of it stays."""
         self.deployment = deployment
+        self.profile = profile_of(deployment.profile)
         self.draining = deployment.draining
         # An edge box is for those who are near it, where it says where it is.
         self.edge_region = (deployment.region or "") if deployment.kind == "edge" else None

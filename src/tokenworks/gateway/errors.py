@@ -173,10 +173,18 @@ def error_event(refusal: Refusal, protocol: str, request_id: str) -> bytes:
 
 
 def cut_events(
-    refusal: Refusal, protocol: str, request_id: str, model: str, upstream_id: str | None, output_tokens: int
+    refusal: Refusal | None,
+    protocol: str,
+    request_id: str,
+    model: str,
+    upstream_id: str | None,
+    output_tokens: int,
 ) -> bytes:
-    """The end of a stream for which nothing is left: a finish reason as for a length limit, then the refusal."""
+    """The end of a stream that the gateway ends: a finish reason as for a length limit, then why, where that is no maximum
+    of the client's own (`refusal` None).
+    """
     answer_id = upstream_id or request_id
+    why = b"" if refusal is None else error_event(refusal, protocol, request_id)
 
     def data(content: object, event: str | None = None) -> bytes:
         named = b"" if event is None else f"event: {event}\n".encode()
@@ -188,17 +196,17 @@ def cut_events(
              "usage": {"output_tokens": output_tokens}},
             "message_delta",
         )  # fmt: skip
-        return last + error_event(refusal, protocol, request_id)
+        return last + (why or data({"type": "message_stop"}, "message_stop"))
     if protocol == "responses":
         response = {
             "id": answer_id, "object": "response", "status": "incomplete", "model": model, "output": [],
             "incomplete_details": {"reason": "max_output_tokens"},
         }  # fmt: skip
         last = data({"type": "response.incomplete", "response": response}, "response.incomplete")
-        return last + error_event(refusal, protocol, request_id)
+        return last + why
     choice: dict[str, object] = {"index": 0, "finish_reason": "length", "delta": {}}
     if protocol == "completions":
         choice = {"index": 0, "finish_reason": "length", "text": ""}
     kind = "text_completion" if protocol == "completions" else "chat.completion.chunk"
     last = data({"id": answer_id, "object": kind, "created": 0, "model": model, "choices": [choice]})
-    return last + error_event(refusal, protocol, request_id) + b"data: [DONE]\n\n"
+    return last + why + b"data: [DONE]\n\n"

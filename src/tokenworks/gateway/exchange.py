@@ -62,7 +62,9 @@ def _broke_off(reason: str) -> Refusal:
         return Refusal(504, "upstream_timeout", said)
     if reason == "shutdown":
         return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
-    return Refusal(502, "upstream_error", "the deployment broke off: what was produced until here was charged")
+    return Refusal(
+        502, "upstream_error", "the deployment broke off: what was produced until here was charged"
+    )
 
 
 def names_of(place: Place) -> tuple[str, ...]:
@@ -304,10 +306,7 @@ class Exchange(Placing):
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
         credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
-        lines = (
-            f"POST {deployment.path(endpoint)}{query}"
-            f" HTTP/1.1\r\nhost: {host}{port}\r\n"
-        ).encode()
+        lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
         lines += forwarded(self.head, profile)
         if credential:
             if self.protocol == "messages":
@@ -329,7 +328,9 @@ class Exchange(Placing):
         assert self.place is not None
         kind = connection.content_type
         events = kind == b"text/event-stream" and not self.free
-        self.undecided = self.parsed.stream and not events and not self.free  # what its first bytes look like decides
+        self.undecided = (
+            self.parsed.stream and not events and not self.free
+        )  # what its first bytes look like decides
         ids = self.request_id.encode()
         lines = [
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
@@ -405,7 +406,11 @@ class Exchange(Placing):
         elif meter.progress >= self.progress_at and self.hold is not None:
             self.progress_at = meter.progress + self.gateway.settings.progress_tokens
             self.gateway.client.progress(
-                self.usage_id, self._least(meter.counts()), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
+                self.usage_id,
+                self._least(meter.counts()),
+                self.first_byte_ms,
+                time.time_ns() // 1_000_000,
+                self.hold,
             )
 
     def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
@@ -421,7 +426,9 @@ class Exchange(Placing):
         if self.refused_status:
             self._answered_badly(connection, b"")
             return
-        self.last_refusal = Refusal(502, "upstream_error", "the answer is larger than this gateway relays", None)
+        self.last_refusal = Refusal(
+            502, "upstream_error", "the answer is larger than this gateway relays", None
+        )
         self._interrupt_or_fail("response_too_large")
 
     def _relay(self, out: bytes) -> None:
@@ -752,7 +759,12 @@ class Exchange(Placing):
         assert self.meter is not None
         if reason == "beyond_maximum":
             last = cut_events(
-                None, self.protocol, self.request_id, self.parsed.model, self.meter.upstream_id, self.meter.progress
+                None,
+                self.protocol,
+                self.request_id,
+                self.parsed.model,
+                self.meter.upstream_id,
+                self.meter.progress,
             )
         elif reason in {"nothing_left", "hold_unavailable"}:
             last = self._nothing_left_events(reason)
@@ -768,7 +780,12 @@ class Exchange(Placing):
         verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
         refusal = no_hold(verdict, self.user)
         return cut_events(
-            refusal, self.protocol, self.request_id, self.parsed.model, self.meter.upstream_id, self.meter.progress
+            refusal,
+            self.protocol,
+            self.request_id,
+            self.parsed.model,
+            self.meter.upstream_id,
+            self.meter.progress,
         )
 
     def _finish(self) -> None:
@@ -805,18 +822,19 @@ class Exchange(Placing):
 
     # Time, once a second.
 
+    def is_due(self, now_s: int) -> bool:
+        """Whether `tick` has something to do: a client of a stream that hears nothing, or none at all."""
+        return now_s - self.written_s >= PING_EVERY_S or (self.conn is None and self.drain_until_s > 0)
+
     def tick(self, now_s: int) -> None:
-        """A stream that is silent says that it lives; what waits for a usage event, or has no client, waits no longer than it may."""
-        conn, meter = self.conn, self.meter
+        """A stream that is silent says that it lives; an answer without a client is waited for no longer than it may."""
+        conn, place = self.conn, self.place
         if conn is None:
             if self.drain_until_s and now_s >= self.drain_until_s and self._abort_upstream():
                 self._interrupted("client_gone")
+        elif self.paused or self.free or not self.streams:
             return
-        if self.paused or self.free or not self.streams:
-            return
-        if now_s - self.written_s < PING_EVERY_S:
-            return
-        if self.streaming or self.headed or (self.place is not None and self.place.deployment.early_head):
+        elif self.streaming or self.headed or (place is not None and place.deployment.early_head):
             self._ping(conn, now_s)
 
     def _ping(self, conn: ClientConnection, now_s: int) -> None:

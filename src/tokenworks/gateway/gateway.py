@@ -21,11 +21,13 @@ from tokenworks.gateway.ids import IdSource
 from tokenworks.gateway.inflate import UNKNOWN_CODING, Inflation
 from tokenworks.gateway.keys import KeyCache, KeyEntry
 from tokenworks.gateway.lag import LoopLag
+from tokenworks.gateway.links import LinkCheck
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.models import model_body, models_body, with_model
 from tokenworks.gateway.passthrough import ControlExchange
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.refusals import not_found
+from tokenworks.gateway.risk import RiskBook
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot
@@ -110,6 +112,10 @@ class Limits(Protocol):
     stream_hold_tokens: int
     progress_tokens: int
     key_max_stale_s: int
+    key_abandons_per_min: int
+    operator_loss_budget_tokens: int
+    drain_s: int
+    drain_tokens: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
@@ -139,7 +145,9 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.journal_full = False
-        self.lossy: frozenset[str] = frozenset()  # accounts over their loss budget of the day
+        self.risk = RiskBook(settings.operator_loss_budget_tokens)
+        self.links = LinkCheck(self.loop)
+        self.stopping: set[Exchange] = set()  # their streams have stopped, and their usage is late
         self.database_ok_s = self.loop.time()
         self.proxies = settings.proxy_networks
         self.counter: TokenizerClient
@@ -568,6 +576,11 @@ class Gateway:
             exchange.again()
         for exchange in [e for e in self.exchanges if e.began_s < oldest_s]:
             exchange.timed_out_whole()
+        second = int(now_s)
+        for exchange in [e for e in self.exchanges if e.is_due(second)]:
+            exchange.tick(second)
+        if self.stopping:
+            self.stopping = {exchange for exchange in self.stopping if not exchange.stop_waited(second)}
         if now_s - self._checked_s >= self.settings.health_check_s:
             self._checked_s = now_s
             for place in self.snapshot.places:

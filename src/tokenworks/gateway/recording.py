@@ -108,8 +108,7 @@ class Recording(Holding):
         if self.maximum is not None and self.protocol != "embeddings":
             over = counts.output_tokens - self.maximum * self.parsed.choices
             if over > 0:
-                beyond = _output_part(counts, over)
-                losses.append(Loss("beyond_maximum", 0, beyond))
+                losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
                 flags.append("beyond_maximum")
                 self.gateway.stats.c["beyond_maximum_tokens"] += over
         if counted_by != "provider":
@@ -148,7 +147,9 @@ class Recording(Holding):
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
         shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
         output = 0 if self.protocol == "embeddings" else max(progress.output, shown // 4)
-        return Counts(fresh_input=max(1, self.parsed.text_bytes // 4), output=min(output, self.need.output_tokens))
+        return Counts(
+            fresh_input=max(1, self.parsed.text_bytes // 4), output=min(output, self.need.output_tokens)
+        )
 
     # An answer that stopped half-way.
 
@@ -156,12 +157,14 @@ class Recording(Holding):
         """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason."""
         meter = self.meter
         assert self.user is not None
-        if meter is not None and meter.usage is not None and self._usage_is_whole(meter.usage, meter.progress):
+        if (
+            meter is not None
+            and meter.usage is not None
+            and self._usage_is_whole(meter.usage, meter.progress)
+        ):
             usage = meter.usage
             charge = charge or self._charge_of(reason, said_all=meter.stopped)
-            self._settle_interrupted(
-                reason, charge, usage.counts, usage.total, list(usage.flags), "provider"
-            )
+            self._settle_interrupted(reason, charge, usage.counts, usage.total, list(usage.flags), "provider")
             return
         charge = charge or self._charge_of(reason, said_all=False)
         known = meter.counts() if meter is not None else NO_COUNTS
@@ -360,5 +363,3 @@ def _output_part(counts: Counts, tokens: int) -> Counts:
         taken[name] = min(tokens, getattr(counts, name))
         tokens -= taken[name]
     return Counts(**taken)
-
-

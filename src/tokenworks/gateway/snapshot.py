@@ -6,7 +6,17 @@ from typing import Any, Final
 
 from tokenworks.catalog import RateCard, Weights
 from tokenworks.charging import Limit
-from tokenworks.factory import BUILT_IN, MODALITIES, Deployment, Intent, ModelCard, Place, carry_over
+from tokenworks.factory import (
+    BUILT_IN,
+    MODALITIES,
+    Deployment,
+    Intent,
+    ModelCard,
+    Place,
+    carry_over,
+    media_rules,
+)
+from tokenworks.gateway.estimate import InputRules
 
 RATES_MEMO_MAX: Final = 100_000
 
@@ -14,13 +24,27 @@ RATES_MEMO_MAX: Final = 100_000
 class Route:
     """The places that serve a model over a protocol, and the most that any of them takes and makes."""
 
-    __slots__ = ("context_tokens", "hides_reasoning", "output_tokens", "places")
+    __slots__ = (
+        "caps_output",
+        "context_tokens",
+        "hides_reasoning",
+        "output_tokens",
+        "places",
+        "rules",
+        "tokenizer",
+    )
 
     def __init__(self, places: list[Place]) -> None:
         self.places = places
         self.context_tokens = max(place.deployment.context_tokens for place in places)
         self.output_tokens = max(place.deployment.max_output_tokens for place in places)
         self.hides_reasoning = any(place.deployment.hides_reasoning for place in places)
+        # Whether each of them ends an answer at the context's end by itself.
+        self.caps_output = all(place.profile.caps_output for place in places)
+        # One tokenizer of the model counts for all of its places.
+        self.tokenizer = next((p.deployment.tokenizer for p in places if p.deployment.tokenizer), None)
+        found = {(p.deployment.profile, p.deployment.upstream_model) for p in places}
+        self.rules = tuple({InputRules(media_rules(*names)): None for names in sorted(found)})
 
 
 class Snapshot:
