@@ -2,7 +2,17 @@ import re
 
 import pytest
 
-from tokenworks.catalog import CatalogueFaulty, read_catalogue, seed_catalogue
+from tokenworks.catalog import (
+    INPUT_CLASSES,
+    TOKEN_CLASSES,
+    CatalogueFaulty,
+    Counts,
+    Weights,
+    read_catalogue,
+    seed_catalogue,
+    weights_of,
+)
+from tokenworks.catalog.model import canonical
 
 GOOD = """catalogue: test
 rate_cards:
@@ -190,3 +200,34 @@ def test_an_offering_that_was_stored_before_it_learned_a_field_keeps_its_version
         (version, row[0], text),
     )
     assert works.offerings.sold(version).offering.vat_percent == 6
+
+
+def test_a_card_may_say_what_an_hours_cache_write_costs():
+    one = read_catalogue(GOOD, "good.yaml").rate_cards[0]
+    said = read_catalogue(GOOD.replace("cache_write: 1000,", "cache_write: 1250, cache_write_1h: 2000,"), "g.yaml").rate_cards[0]  # fmt: skip
+    assert one.rates[0].weights().cache_write_1h == one.rates[0].weights().cache_write == 1000
+    assert said.rates[0].weights().cache_write_1h == 2000
+    assert said.rates[0].weights().most_input == 2000
+    # What does not say keeps its text and its version; what says has another one.
+    assert "cache_write_1h" not in canonical(one)
+    assert '"cache_write_1h":2000' in canonical(said)
+    assert type(said).model_validate_json(canonical(said)) == said
+
+
+def test_the_shipped_cards_keep_the_versions_that_were_sold():
+    assert {card.id: card.version() for card in seed_catalogue().rate_cards} == {
+        "one-price": "rate-bff6bc596c124788a6480157b0f1339d",
+        "per-call": "rate-2fd62c04a6a2675b068c8b2133c3d3c5",
+        "unicom-credits": "rate-60d817b60417df29ffaadc31f0c76835",
+        "weighted-sample": "rate-81c840b046658eb4c2c97678d2330299",
+    }
+
+
+def test_classes_are_in_one_order_everywhere():
+    assert Counts._fields == TOKEN_CLASSES
+    assert Weights._fields == ("request", *TOKEN_CLASSES)
+    counts = Counts(*range(1, 9))
+    assert counts.input_tokens == sum(getattr(counts, name) for name in INPUT_CLASSES)
+    assert counts.input_tokens + counts.output_tokens == counts.total == 36
+    assert weights_of([5, 1, 2, 3, 4, 6, 7, 8]) == Weights(5, 1, 2, 3, 4, 6, 7, 8, 3)
+    assert weights_of([5, 1, 2, 3, 4, 6, 7, 8, 9]) == Weights(5, 1, 2, 3, 4, 6, 7, 8, 9)

@@ -19,7 +19,7 @@ from hypothesis.stateful import (
 from tokenworks.catalog import Counts
 from tokenworks.charging import model, settle_store, verify
 from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.model import Loss, Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
@@ -180,6 +180,16 @@ CORRUPTIONS = {
     "a charge": "UPDATE charge SET price_nano = price_nano + 1, amount_nano = amount_nano + 1",
     "a charge that is gone": "DELETE FROM charge",
     "a bucket for nothing": "UPDATE bucket SET used = used + 1, remaining = remaining - 1",
+    "a class of a record": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET cache_write_1h = 1, provider_total = NULL",
+    "a loss that is gone": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET loss = NULL",
+    "a loss for no cause": """ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET loss = jsonb_set(loss, '{0,0}', '"luck"')""",
+    "a loss of another class": """ALTER TABLE usage DISABLE TRIGGER ALL;
+        UPDATE usage SET loss = jsonb_set(loss, '{0,2}', '[2, 0, 0, 0, 0, 0, 0, 0]')""",
+    "a loss's request": "ALTER TABLE usage DISABLE TRIGGER ALL; UPDATE usage SET loss = jsonb_set(loss, '{0,1}', '1')",
+    "the posting of a loss": """ALTER TABLE posting DISABLE TRIGGER ALL;
+        UPDATE posting SET amount = 2 * amount WHERE ledger_account IN ('operator_loss', 'produced')""",
+    "a loss's posting that is gone": """ALTER TABLE posting DISABLE TRIGGER ALL;
+        DELETE FROM posting WHERE ledger_account IN ('operator_loss', 'produced')""",
 }
 
 
@@ -188,9 +198,11 @@ def test_one_corrupted_row_is_found(sold, name):
     works, account_id, bucket, journal_id = sold
     granted = grant(works, account_id, bucket, journal_id, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
-    settle(
-        works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(fresh_input=3, output=4))]
+    _, record = usage_record(
+        1, account_id, part, Counts(fresh_input=3, output=6), loss=[Loss("client_gone", 0, Counts(output=2))]
     )
+    record.parts = [part._replace(counts=Counts(fresh_input=3, output=4)) for part in record.parts]
+    settle(works.connection, journal_id, 1, [(1, record)])
     assert findings(works) == []
     for statement in CORRUPTIONS[name].split(";"):
         works.connection.execute(statement)

@@ -1,9 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tokenworks.catalog import Counts, Weights, amount
-from tokenworks.charging.model import BucketTerms, Need, cost, cover
+from tokenworks.charging.model import BucketTerms, Loss, Need, cost, cover
 from tokenworks.charging.slices import Slices
 
 FLAT = Weights(0, *[1000] * 8)
@@ -42,7 +43,6 @@ class SlicesMachine(RuleBasedStateMachine):
         self.used = {}
         self.back = {}
         self.holds = []
-        self.loss = 0
 
     @rule(bucket=st.sampled_from(["a", "b", "c"]), quantity=st.integers(1, 5_000_000))
     def receive(self, bucket, quantity):
@@ -65,25 +65,65 @@ class SlicesMachine(RuleBasedStateMachine):
             self.holds.append((hold, need))
 
     @precondition(lambda self: self.holds)
-    @rule(at=st.integers(0, 100), share=st.integers(0, 130))
-    def commit(self, at, share):
+    @rule(at=st.integers(0, 100), share=st.integers(0, 130), hours=st.integers(0, 100))
+    def commit(self, at, share, hours):
         hold, need = self.holds.pop(at % len(self.holds))
-        counts = Counts(
-            fresh_input=need.input_tokens * share // 100, output=need.output_tokens * share // 100
+        counts = self.counts(need, share, hours)
+        caps = len(hold.caps)
+        parts, unpaid = self.slices.commit(hold, counts, lambda: 50)
+        self.check(parts, unpaid, counts, 1, caps)
+        if share <= 100:
+            assert unpaid is None  # within the hold everything is paid
+
+    @precondition(lambda self: self.holds)
+    @rule(
+        at=st.integers(0, 100), share=st.integers(0, 130), hours=st.integers(0, 100),
+        waived=st.lists(st.integers(0, 100), min_size=8, max_size=8), request=st.booleans(), causes=st.booleans(),
+    )  # fmt: skip
+    def commit_charged(self, at, share, hours, waived, request, causes):
+        hold, need = self.holds.pop(at % len(self.holds))
+        counts = self.counts(need, share, hours)
+        caps = len(hold.caps)
+        lost = Counts(*(count * percent // 100 for count, percent in zip(counts, waived, strict=True)))
+        half = Counts(*(count // 2 for count in lost))
+        losses = [Loss("client_gone", int(request), lost)]
+        if causes:
+            rest = Counts(*(a - b for a, b in zip(lost, half, strict=True)))
+            losses = [Loss("cache_hit", 0, half), Loss("implausible", int(request), rest)]
+        parts, unpaid = self.slices.commit_charged(hold, counts, losses, lambda: 50)
+        charged = Counts(*(a - b for a, b in zip(counts, lost, strict=True)))
+        if request and not any(charged):
+            assert (parts, unpaid) == ([], None)
+            return
+        assert all(part.counts is not None for part in parts)
+        self.check(parts, unpaid, charged, 1 - request, caps)
+        if share <= 100:
+            assert unpaid is None
+
+    @staticmethod
+    def counts(need, share, hours):
+        """So much of what was needed, a part of the input written to the hour's cache."""
+        inputs = need.input_tokens * share // 100
+        written = inputs * hours // 100
+        return Counts(
+            fresh_input=inputs - written, output=need.output_tokens * share // 100, cache_write_1h=written
         )
-        parts, loss = self.slices.commit(hold, counts, lambda: 50)
-        paid = [0] * 8
+
+    def check(self, parts, unpaid, charged, requests, caps):
+        """What is charged is paid by parts or unpaid, class by class, and caps count what the balance pays."""
+        paid, capped = [0] * 9, []
         for part in parts:
             self.used[part.bucket_id] = self.used.get(part.bucket_id, 0) + part.amount
+            tokens = charged if part.counts is None else part.counts
             if part.kind == "balance":
-                tokens = counts if part.counts is None else part.counts
                 rate = RATES[part.rate_version][1]
                 assert part.amount == amount(rate, tokens) - rate.request * (1 - part.requests)
-                paid = [a + b for a, b in zip(paid, tokens, strict=True)]
-        lost = loss[1] if loss else Counts()
-        assert [a + b for a, b in zip(paid, lost, strict=True)] == list(counts)
-        if share <= 100:
-            assert loss is None  # within the hold nothing is ever lost
+                paid = [a + b for a, b in zip(paid, [part.requests, *tokens], strict=True)]
+            else:
+                capped.append((part.amount, tokens))
+        left = [unpaid[0], *unpaid[1]] if unpaid else [0] * 9
+        assert [a + b for a, b in zip(paid, left, strict=True)] == [requests, *charged]
+        assert capped == [(1000 * sum(paid[1:]), Counts(*paid[1:]))] * caps
 
     @precondition(lambda self: self.holds)
     @rule(at=st.integers(0, 100))
@@ -136,3 +176,33 @@ def test_a_bucket_pays_only_for_its_model_classes():
         "acc", "g", BucketTerms("a", "acc", "balance", "token", 1, None, ("premium",), "flat"), 10**9, 100
     )
     assert slices.hold(slices.account("acc"), (), "m", Need(1, 1, 1), 50) is None
+
+
+def test_what_a_cap_has_not_is_not_charged():
+    slices = Slices(lookup)
+    slices.receive("acc", "g", terms("a"), 100_000, 100)
+    slices.receive("acc", "c", terms("cap", kind="cap"), 12_000, 100)
+    hold = slices.hold(slices.account("acc"), ("cap",), "m", Need(1, 5, 5), 50)
+    parts, unpaid = slices.commit(hold, Counts(fresh_input=20), lambda: 50)
+    assert [(part.kind, part.amount) for part in parts] == [("balance", 12_000), ("cap", 12_000)]
+    assert unpaid == (0, Counts(fresh_input=8))
+
+
+def test_beyond_the_hold_every_slice_that_sells_the_model_pays():
+    """Also where its card weighs otherwise than the one that the hold is of."""
+    slices = Slices(lookup)
+    slices.receive("acc", "g1", terms("a", "flat", 1), 10_000, 100)
+    slices.receive("acc", "g2", terms("b", "heavy", 2), 8_000, 100)
+    slices.receive("acc", "g3", terms("c", "flat", 3), 1_000, 100)
+    hold = slices.hold(slices.account("acc"), (), "m", Need(1, 5, 5), 50)
+    parts, unpaid = slices.commit(hold, Counts(fresh_input=5, output=8), lambda: 50)
+    assert [(part.bucket_id, part.amount) for part in parts] == [("a", 10_000), ("b", 8_000), ("c", 1_000)]
+    assert unpaid is None
+
+
+def test_losses_beyond_the_record_are_refused():
+    slices = Slices(lookup)
+    slices.receive("acc", "g", terms("a"), 100_000, 100)
+    hold = slices.hold(slices.account("acc"), (), "m", Need(1, 5, 5), 50)
+    with pytest.raises(AssertionError, match="more than"):
+        slices.commit_charged(hold, Counts(output=3), [Loss("client_gone", 0, Counts(output=4))], lambda: 50)

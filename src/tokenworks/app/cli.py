@@ -528,6 +528,24 @@ def ledger_flagged(context: Context, since: str | None, limit: int, as_json: boo
         views.print_flagged(found)
 
 
+@ledger.command("losses")
+@click.option(
+    "--since", default="7d", show_default=True, help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d)."
+)
+@click.option("--subscriber", help="Of one alone: its id or phone number.")
+@json_option
+@pass_context
+def ledger_losses(context: Context, since: str, subscriber: str | None, as_json: bool) -> None:
+    """What was produced and nobody paid for, by day (UTC) and cause."""
+    with context.works() as works:
+        account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
+        found = works.ledger.losses(_since(since), account_id)
+    if as_json:
+        print_json(found)
+    else:
+        views.print_losses(found)
+
+
 @ledger.command("verify")
 @json_option
 @pass_context

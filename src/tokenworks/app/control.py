@@ -157,7 +157,17 @@ class HostMetrics:
                         buckets.append((str(bound), cumulative))
                     family.add_metric([worker], [*buckets, ("+Inf", count)], total)
                 yield family
-        for name, value in self.recorder().items():
+        report = self.recorder()
+        if report:
+            lost = CounterMetricFamily(
+                "tokenworks_loss_tokens",
+                "tokens that the operator bore, as they were settled by this host",
+                labels=["cause"],
+            )
+            for cause, tokens in report.pop("loss_tokens", {}).items():
+                lost.add_metric([cause], tokens)
+            yield lost
+        for name, value in report.items():
             if name != "pid":
                 yield GaugeMetricFamily(
                     f"tokenworks_recorder_{name}",

@@ -129,6 +129,7 @@ class Feed:
                 log.critical("recorder.clock_skew", ahead_seconds=round(self._clock.skew_s, 1))
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
+            on_database.delete_old_account_losses()
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
             return on_database.in_doubt(), len(on_database.quarantined()), alive
 
@@ -172,8 +173,16 @@ class Feed:
 
     async def poll(self) -> None:
         first = not self._number
+        losses = self._recorder.losses
+        lost: tuple[int, int, list[tuple[str, int]]] | None = None
 
         def read(connection: Any) -> tuple[str, list[tuple[int, str, str]]]:
+            nonlocal lost
+            if losses.budget_tokens:
+                # From half the budget on: what this host adds to it is known here before it is settled.
+                lost = Ledger(connection, self._clock).losses_of_today(
+                    self._recorder.journal.journal_id, losses.budget_tokens // 2
+                )
             # Whatever was not visible at the last poll has a transaction id from that poll's xmin on.
             row = connection.execute(
                 "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change"
@@ -191,6 +200,8 @@ class Feed:
             self.ok = False
             raise
         self.ok = True
+        if lost is not None:
+            losses.read(*lost)
         await self._look()
         changes = [row for row in rows if row[0] not in self._seen]
         self._seen = {row[0] for row in rows}
@@ -304,7 +315,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         settled = on_database.register_journal(journal.journal_id, socket.gethostname())
         return settled, on_database.open_grants(journal.journal_id)
 
-    recorder = Recorder(journal, workers_dir, answer, on_fatal=fatal)
+    recorder = Recorder(
+        journal,
+        workers_dir,
+        answer,
+        on_fatal=fatal,
+        loss_budget_tokens=settings.operator_loss_budget_tokens,
+    )
     # Nothing is recovered before the database says how far it has settled.
     while True:
         try:
@@ -477,6 +494,8 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "unsettled_records": settler.backlog,
         "oldest_unsettled_seconds": settler.oldest_s,
         "quarantined_records": feed.quarantined,
+        "loss_tokens": dict(settler.lost_tokens),
+        "accounts_over_loss_budget": len(recorder.losses.over),
         "hosts": feed.hosts,
         "clock_skew_seconds": abs(feed.skew_s),
         "in_doubt_grants": feed.in_doubt[0],

@@ -8,6 +8,7 @@ import click
 from tokenworks.app.cli import cli
 from tokenworks.app.control import HostMetrics, make_admin_app
 from tokenworks.app.settings import PREFIX, Settings
+from tokenworks.charging import LOSS_CAUSES
 from tokenworks.console import openapi_document, status_of
 from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway import CODES, COUNTERS
@@ -159,7 +160,17 @@ def _metrics() -> list[str]:
         + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
         + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`, `tokenworks_loop_lag_ms`. Of the recorder: `tokenworks_recorder_*` "
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
-        "granted quantity, requests that wait, were shed or waited too long, whether database and settlement answer).",
+        "granted quantity, requests that wait, were shed or waited too long, accounts over their loss budget, whether database and "
+        "settlement answer), and `tokenworks_loss_tokens_total` by `cause`.",
+        "",
+        "## Losses",
+        "",
+        "What was produced and nobody pays for, in a usage record's `loss` and in `tokenworks ledger losses`: `{cause, requests, counts}`, "
+        "tokens by class. Charged parts and losses of a record add up to what it counts, class by class (`tokenworks ledger verify`).",
+        "",
+        "| cause | what it means |",
+        "|---|---|",
+        *(f"| `{cause}` | {meaning} |" for cause, meaning in LOSS_CAUSES.items()),
     ]
 
 

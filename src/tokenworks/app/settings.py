@@ -237,6 +237,13 @@ class Settings(BaseModel):
     grant_spend_s: int = Field(
         default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
     )
+    operator_loss_budget_tokens: int = Field(
+        default=200_000,
+        ge=0,
+        le=10**12,
+        description="what may be produced for one account on a day (UTC) and not charged; past it that account's requests hold the "
+        "worst case; 0: no budget",
+    )
     in_doubt_limit_s: int = Field(
         default=0,
         ge=0,

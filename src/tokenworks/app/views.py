@@ -9,7 +9,7 @@ from tokenworks.app.bootstrap import Connection, Works
 from tokenworks.app.output import console, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, SoldOffering
-from tokenworks.charging import BillLine, Bucket, Charge, Finding
+from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_money, format_quantity
 from tokenworks.subscriptions import BILLING_ZONE, Member, Product
 from tokenworks.trust import ApiKeyInfo
@@ -90,6 +90,18 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
 def lost_tokens(losses: Iterable[dict[str, Any]]) -> int:
     """Tokens of a record that the operator bears, whatever for."""
     return sum(sum(loss["counts"].values()) for loss in losses)
+
+
+def print_losses(rows: Iterable[dict[str, Any]]) -> None:
+    shown = [
+        (
+            row["day"], row["cause"], row["records"], row["requests"], f"{row['tokens']:,}",
+            ", ".join(f"{count:,} {name}" for name, count in row["counts"].items()), LOSS_CAUSES.get(row["cause"], ""),
+        )
+        for row in rows
+    ]  # fmt: skip
+    columns = ["day", "cause", "records", "requests", "tokens", "of them", "what it means"]
+    print_table("The operator's losses", columns, shown, right=columns[2:5])
 
 
 def print_flagged(rows: Iterable[dict[str, Any]]) -> None:

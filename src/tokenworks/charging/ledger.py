@@ -9,6 +9,7 @@ from tokenworks.catalog import BucketSpec
 from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store, usage_store
 from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
+from tokenworks.charging.losses import LOSSY_MAX
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
 from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
 from tokenworks.kernel.units import QUANTITY_MAX
@@ -374,6 +375,15 @@ class Ledger:
 
     def delete_old_recalls(self) -> None:
         recall_store.delete_old_recalls(self._connection)
+
+    # The loss budget.
+
+    def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
+        """(day, the journal's settled sequence, accounts with more tokens at risk today than that, most first)."""
+        return usage_store.losses_of_today(self._connection, journal_id, above_tokens, LOSSY_MAX)
+
+    def delete_old_account_losses(self) -> None:
+        usage_store.delete_old_account_losses(self._connection)
 
 
 def _floor(since: datetime) -> UUID:

@@ -30,6 +30,7 @@ from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.host import Ask
 from tokenworks.charging.journal import Journal, read_segment
 from tokenworks.charging.limits import HostLimits
+from tokenworks.charging.losses import HostLosses
 from tokenworks.charging.model import Need
 from tokenworks.charging.queues import HostQueues
 from tokenworks.charging.settle_store import Settling
@@ -112,6 +113,7 @@ class Recorder:
         answer: Answer,
         *,
         on_fatal: Callable[[BaseException], None],
+        loss_budget_tokens: int = 0,
     ) -> None:
         self.journal = journal
         self._workers_dir = workers_dir
@@ -121,6 +123,7 @@ class Recorder:
         self.limits: HostLimits
         self.queues: HostQueues
         self.settler: Settler
+        self.losses = HostLosses(loss_budget_tokens, self._lossy)
         self.attempts: dict[str, OpenAttempt] = {}
         self.workers: dict[str, WorkerConnection] = {}
         self.last_message: dict[str, int] = {}
@@ -302,6 +305,8 @@ class Recorder:
                 _, usage_id, account_id, used, record = op[:5]
                 self.attempts.pop(usage_id, None)
                 records.append((seq, account_id, used, record))
+                if len(op) > 5:
+                    self.losses.add(seq, account_id, op[5], op[6])
                 if grants is not None:
                     grants.used(worker_id, account_id, used)
             elif kind == wire.START:
@@ -394,6 +399,9 @@ class Recorder:
     def unsettled(self) -> list[Settling]:
         """Records that the database does not have yet, newest last."""
         return [*self.settler.queued(), *self._records]
+
+    def _lossy(self, over: frozenset[str]) -> None:
+        self.publish("lossy", {"accounts": sorted(over)}, keep=True)
 
     def publish(self, name: str, content: Any, *, keep: bool) -> None:
         """Tell every worker; what is kept is told to those who come later, too."""

@@ -222,6 +222,7 @@ def _apply(
         if late:
             _late(connection, record, gone, rates)
         closed |= draw_unpaid(connection, journal_id, record, rates)
+        assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
         texts.append(encode_record(record))
     records = b"[%b]" % b",".join(
         [b"[%d,%b]" % (settling[0], text) for settling, text in zip(batch, texts, strict=True)]

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
 from uuid import UUID
@@ -12,7 +12,7 @@ import structlog
 
 from tokenworks.charging import settle_store, store
 from tokenworks.charging.errors import LedgerWentBack
-from tokenworks.charging.model import RateLookup
+from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.charging.settle_store import Settling
 from tokenworks.kernel import TokenworksError
 
@@ -55,6 +55,8 @@ class Settler:
         self.written_seq = settled_seq
         self.applied = 0
         self.quarantined = 0
+        # What the operator bore, in tokens by cause, since this began.
+        self.lost_tokens: Counter[str] = Counter(dict.fromkeys(LOSS_CAUSES, 0))
         self.batches = 0
         self.cpu_ns = 0
         self.failing_since_s: float | None = None
@@ -184,7 +186,13 @@ class Settler:
     def _apply(self, connection: store.Connection, up_to: int, batch: list[Settling]) -> None:
         try:
             settle_store.settle(
-                connection, self._journal_id, up_to, batch, self._rates, expected=self.settled_seq
+                connection,
+                self._journal_id,
+                up_to,
+                batch,
+                self._rates,
+                expected=self.settled_seq,
+                lost_tokens=self.lost_tokens,
             )
         except settle_store.REFUSALS as error:
             log.error(
@@ -206,6 +214,7 @@ class Settler:
             self._rates,
             expected=self.settled_seq,
             quarantine=refused,
+            lost_tokens=self.lost_tokens,
         )
         self.quarantined += len(refused)
         for usage_id, reason in refused.items():

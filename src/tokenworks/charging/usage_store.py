@@ -10,6 +10,9 @@ from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection
 
+# Days of which an account's losses are kept beside the records that have them.
+LOSS_DAYS_KEPT: Final = 35
+
 _USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
     started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
@@ -95,6 +98,32 @@ def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str)
         (account_id, upstream_id),
     ).fetchone()
     return None if row is None else (str(row[0]), int(row[1]))
+
+
+def losses_of_today(
+    connection: Connection, journal_id: UUID, above_tokens: int, limit: int
+) -> tuple[int, int, list[tuple[str, int]]]:
+    """(days since 1970 by the database's clock, the journal's settled sequence, accounts with more than so many tokens at risk
+    today, most first), in one snapshot.
+    """
+    row = connection.execute(
+        """WITH today AS (SELECT (now() AT TIME ZONE 'UTC')::date AS day),
+                found AS (SELECT account_id, risk_tokens FROM account_loss JOIN today USING (day)
+                          WHERE risk_tokens > %s ORDER BY risk_tokens DESC LIMIT %s)
+           SELECT day - date '1970-01-01', (SELECT settled_seq FROM journal WHERE journal_id = %s),
+                  (SELECT coalesce(array_agg(account_id), '{}') FROM found), (SELECT coalesce(array_agg(risk_tokens), '{}') FROM found)
+           FROM today""",
+        (above_tokens, limit, journal_id),
+    ).fetchone()
+    assert row is not None
+    day, settled_seq, accounts, tokens = row
+    return int(day), int(settled_seq or 0), [(a.hex, int(n)) for a, n in zip(accounts, tokens, strict=True)]
+
+
+def delete_old_account_losses(connection: Connection) -> None:
+    connection.execute(
+        "DELETE FROM account_loss WHERE day < (now() AT TIME ZONE 'UTC')::date - %s", (LOSS_DAYS_KEPT,)
+    )
 
 
 def losses(connection: Connection, floor: UUID | None, account_id: UUID | None) -> list[dict[str, Any]]:
