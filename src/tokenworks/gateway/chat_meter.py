@@ -5,7 +5,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.meter import StreamMeter
-from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event
+from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event, fault_said
 from tokenworks.gateway.splice import payload_of, without_usage
 from tokenworks.gateway.usage import UNREADABLE, Usage, later_usage, read_openai
 
@@ -293,8 +293,7 @@ class ChatMeter(StreamMeter):
             self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
             return self._pass(event, content=True)
         if not isinstance(content, dict):
-            fault = fault_of_event(payload, self.protocol)
-            return self._pass(event, content=True) if fault is None else self._fail(fault)
+            return self._fail(fault_said(200, {"error": content}, ""))
         return self._chunk(event, payload, _lenient(content))
 
 
