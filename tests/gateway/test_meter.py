@@ -26,7 +26,10 @@ from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 ROLE = chunk({"role": "assistant", "content": ""})
 CREATED = {"type": "response.created", "response": response("in_progress")}
 START = message_start({"input_tokens": 1000, "output_tokens": 1})
-COMPLETED = {"type": "response.completed", "response": response("completed", usage={"input_tokens": 10, "output_tokens": 5, "total_tokens": 15})}
+COMPLETED = {
+    "type": "response.completed",
+    "response": response("completed", usage={"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}),
+}
 
 
 def meter_of(protocol="chat", **more):
@@ -102,9 +105,19 @@ def test_a_fault_after_content_ends_it_and_is_not_said_raw(protocol, events, fau
 
 
 def test_usage_after_a_fault_is_read():
-    failed = response("failed", error={"code": "server_error"}, usage={"input_tokens": 9, "output_tokens": 4, "total_tokens": 13})
+    failed = response(
+        "failed",
+        error={"code": "server_error"},
+        usage={"input_tokens": 9, "output_tokens": 4, "total_tokens": 13},
+    )
     meter = meter_of("responses")
-    run(meter, CREATED, piece("abc"), {"type": "error", "code": "x", "message": "y"}, {"type": "response.failed", "response": failed})
+    run(
+        meter,
+        CREATED,
+        piece("abc"),
+        {"type": "error", "code": "x", "message": "y"},
+        {"type": "response.failed", "response": failed},
+    )
     assert meter.usage.counts == Counts(9, output=4)
 
 
@@ -211,7 +224,10 @@ def test_a_last_event_without_its_empty_line_gets_it_and_one_that_was_cut_is_dro
     assert (meter.finish(), meter.progress, meter.whole) == (b"", 1, False)
 
 
-@pytest.mark.parametrize(("finish", "filtered"), [("content_filter", True), ("sensitive", True), ("stop", False), ("tool_calls", False), (None, False)])
+@pytest.mark.parametrize(
+    ("finish", "filtered"),
+    [("content_filter", True), ("sensitive", True), ("stop", False), ("tool_calls", False), (None, False)],
+)
 def test_the_filter_is_seen(finish, filtered):
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, finish))
@@ -231,17 +247,25 @@ def test_an_event_too_large_is_refused_however_it_comes():
 # Usage that nobody asked for.
 
 
-EACH = [chunk({"content": "a"}, usage=used(10, 1)), chunk({"content": "b"}, usage=used(10, 2)), chunk({}, "stop", usage=used(10, 2))]
+EACH = [
+    chunk({"content": "a"}, usage=used(10, 1)),
+    chunk({"content": "b"}, usage=used(10, 2)),
+    chunk({}, "stop", usage=used(10, 2)),
+]
 
 
 def test_usage_in_every_chunk_is_taken_out_by_its_place():
     final = usage_chunk(used(10, 2))
     meter = meter_of()
     passed, held = run(meter, *EACH, final, "[DONE]")
-    assert b"".join(passed) + held == sse(chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop"), "[DONE]")
+    assert b"".join(passed) + held == sse(
+        chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop"), "[DONE]"
+    )
     assert meter.usage_as_it_goes and meter.usage.counts == Counts(10, output=2)
     meter = meter_of(ask=UsageAsked(final=True))
-    assert b"".join(run(meter, *EACH, final)[0]) == sse(chunk({"content": "a"}), chunk({"content": "b"}), EACH[2], final)
+    assert b"".join(run(meter, *EACH, final)[0]) == sse(
+        chunk({"content": "a"}), chunk({"content": "b"}), EACH[2], final
+    )
     meter = meter_of(ask=UsageAsked(final=True, each=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(*EACH, final)
 
@@ -281,7 +305,13 @@ def test_kimi_reports_inside_the_choice():
 
 def test_real_usage_and_then_zeros():
     meter = meter_of()
-    run(meter, chunk({"content": "a"}), chunk({}, "stop", usage=used(100, 20)), usage_chunk(used(0, 0)), "[DONE]")
+    run(
+        meter,
+        chunk({"content": "a"}),
+        chunk({}, "stop", usage=used(100, 20)),
+        usage_chunk(used(0, 0)),
+        "[DONE]",
+    )
     assert meter.usage.counts == Counts(100, output=20) and meter.whole
     meter = meter_of()
     run(meter, chunk({"content": "a"}), chunk({}, "stop"), usage_chunk(used(0, 0)), "[DONE]")
@@ -301,13 +331,17 @@ def test_every_event_says_the_model_that_was_asked_for():
     assert b"".join(passed) == sse(message_start({"input_tokens": 1}, 'shop/"best"'), *text_block("a"))
     meter = meter_of("responses", asked_model="shop/best")
     passed, held = run(meter, CREATED, piece("a"), COMPLETED)
-    assert (b"".join(passed) + held).count(b'"model":"shop/best"') == 2 and b'"v"' not in b"".join(passed) + held
+    assert (b"".join(passed) + held).count(b'"model":"shop/best"') == 2 and b'"v"' not in b"".join(
+        passed
+    ) + held
 
 
 def test_a_name_that_changes_or_is_written_otherwise_is_learnt_anew():
     meter = meter_of(asked_model="best")
     out = [
-        meter.feed(b'data: {"model": "Qwen\\/Qwen3","choices":[{"index":0,"delta":{"content":"\\"model\\":\\"x\\" "}}]}\n\n'),
+        meter.feed(
+            b'data: {"model": "Qwen\\/Qwen3","choices":[{"index":0,"delta":{"content":"\\"model\\":\\"x\\" "}}]}\n\n'
+        ),
         meter.feed(b'data: {"model":"fallback","choices":[{"index":0,"delta":{"content":"b"}}]}\n\n'),
         meter.feed(b'data: {"model":"best","choices":[{"index":0,"delta":{"content":"c"}}]}\n\n'),
         meter.feed(b'data: {"model":"","choices":[{"index":0,"delta":{"content":"d"}}]}\n\n'),
@@ -321,7 +355,7 @@ def test_a_name_that_changes_or_is_written_otherwise_is_learnt_anew():
 
 
 @pytest.mark.parametrize(("deltas", "size", "calls"), [
-    ([{"content": "wörd"}, {"content": " \u4e2d\U0001f600"}, {"content": "\n\"\\"}], 16, 0),
+    ([{"content": "wörd"}, {"content": " \u4e2d\U0001f600"}, {"content": '\n"\\'}], 16, 0),
     ([{"reasoning": "ab", "reasoning_details": [{"type": "reasoning.text", "text": "ab"}]}], 2, 0),
     ([{"reasoning_content": "ab", "reasoning": "ab", "content": "c"}], 3, 0),
     ([{"content": "", "reasoning_details": [{"type": "reasoning.text", "text": "Two"}]}, {"reasoning_details": [{"text": " options"}]}], 11, 0),
@@ -343,7 +377,10 @@ def test_text_of_a_chat_is_counted_once(deltas, size, calls):
 
 def test_deltas_that_repeat_all_so_far():
     meter = meter_of(keep_bytes_max=100)
-    run(meter, *(chunk({"content": text}) for text in ("The", "The second", "The second one", "The second one")))
+    run(
+        meter,
+        *(chunk({"content": text}) for text in ("The", "The second", "The second one", "The second one")),
+    )
     assert (meter.shown_bytes, "".join(meter.kept), meter.progress) == (14, "The second one", 3)
     # Pieces that only look like it are counted as pieces, from the first one on that does not.
     meter = meter_of()
@@ -354,7 +391,12 @@ def test_deltas_that_repeat_all_so_far():
     assert (meter.shown_bytes, meter.progress) == (100, 50)
 
 
-ITEM = {"type": "message", "id": "m1", "role": "assistant", "content": [{"type": "output_text", "text": "hello you"}]}
+ITEM = {
+    "type": "message",
+    "id": "m1",
+    "role": "assistant",
+    "content": [{"type": "output_text", "text": "hello you"}],
+}
 
 
 @pytest.mark.parametrize(("events", "size"), [
@@ -380,11 +422,34 @@ def test_text_of_responses_is_counted_once(events, size):
 
 def test_hidden_work_and_calls_are_seen():
     meter = meter_of("responses")
-    run(meter, CREATED, {"type": "response.output_item.done", "output_index": 0, "item": {"type": "compaction", "id": "c", "encrypted_content": "x"}}, COMPLETED)
+    run(
+        meter,
+        CREATED,
+        {
+            "type": "response.output_item.done",
+            "output_index": 0,
+            "item": {"type": "compaction", "id": "c", "encrypted_content": "x"},
+        },
+        COMPLETED,
+    )
     assert meter.hidden and meter.calls == 0
     meter = meter_of("messages")
-    block = {"type": "content_block_start", "index": 1, "content_block": {"type": "tool_use", "name": "look", "input": {"a": 1}}}
-    run(meter, START, {"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "E" * 2000}}, block, STOP)
+    block = {
+        "type": "content_block_start",
+        "index": 1,
+        "content_block": {"type": "tool_use", "name": "look", "input": {"a": 1}},
+    }
+    run(
+        meter,
+        START,
+        {
+            "type": "content_block_delta",
+            "index": 0,
+            "delta": {"type": "signature_delta", "signature": "E" * 2000},
+        },
+        block,
+        STOP,
+    )
     assert meter.hidden and (meter.calls, meter.shown_bytes) == (1, 11)
 
 
@@ -440,7 +505,15 @@ CHUNKS = st.builds(
     lambda delta, usage, index, model, extra: chunk(delta, model=model, index=index, **(extra | ({} if usage is None else {"usage": usage}))),
     DELTAS, USAGES, st.sampled_from([0, 0, 0, 1]), st.sampled_from(["v", "v", "w"]), st.sampled_from([{}, {"error": None}, {"usage": None}, {"x_groq": {"id": "x"}}]),
 )  # fmt: skip
-EVENTS = st.one_of(CHUNKS, CHUNKS, CHUNKS, st.just(": wait"), st.just({"choices": []}), st.just(chunk({}, "stop")), st.just({"error": {"message": "x"}}))
+EVENTS = st.one_of(
+    CHUNKS,
+    CHUNKS,
+    CHUNKS,
+    st.just(": wait"),
+    st.just({"choices": []}),
+    st.just(chunk({}, "stop")),
+    st.just({"error": {"message": "x"}}),
+)
 ENDINGS = st.sampled_from(["\n\n", "\r\n\r\n", "\r\r"])
 
 
@@ -450,7 +523,13 @@ def cut(data, cuts):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(EVENTS, max_size=12), st.booleans(), ENDINGS, st.lists(st.integers(0, 5000), max_size=20), st.sampled_from([UsageAsked(), UsageAsked(final=True), UsageAsked(final=True, each=True)]))
+@given(
+    st.lists(EVENTS, max_size=12),
+    st.booleans(),
+    ENDINGS,
+    st.lists(st.integers(0, 5000), max_size=20),
+    st.sampled_from([UsageAsked(), UsageAsked(final=True), UsageAsked(final=True, each=True)]),
+)
 def test_a_chat_cut_anywhere_is_the_same(events, done, end, cuts, ask):
     data = sse(*events, *(["[DONE]"] if done else []), end=end)
     readings = []
@@ -477,10 +556,17 @@ PIECES = st.one_of(
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.data(), st.sampled_from(["messages", "responses"]), ENDINGS, st.lists(st.integers(0, 5000), max_size=20))
+@given(
+    st.data(),
+    st.sampled_from(["messages", "responses"]),
+    ENDINGS,
+    st.lists(st.integers(0, 5000), max_size=20),
+)
 def test_the_other_protocols_cut_anywhere_are_the_same(data, protocol, end, cuts):
     groups = data.draw(st.lists(BLOCKS if protocol == "messages" else PIECES, max_size=8))
-    stream = sse(START if protocol == "messages" else CREATED, *(event for group in groups for event in group), end=end)
+    stream = sse(
+        START if protocol == "messages" else CREATED, *(event for group in groups for event in group), end=end
+    )
     readings = []
     for pieces in ([stream], cut(stream, cuts), cut(stream, range(len(stream)))):
         meter = meter_of(protocol, asked_model="best", text_max=20, keep_bytes_max=50)
@@ -507,12 +593,55 @@ def test_the_typed_and_the_lenient_way_agree(events):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=12), st.booleans())
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), min_size=1, max_size=8), min_size=1, max_size=12),
+    st.booleans(),
+)
 def test_bytes_of_text_are_what_they_are_however_they_are_written(words, ascii_only):
     """An upstream that escapes what is not ASCII shows no more text than one that does not."""
     meter = meter_of()
-    meter.feed(b"".join(b"data: " + json.dumps(chunk({"content": word}), ensure_ascii=ascii_only).encode() + b"\n\n" for word in words))
+    meter.feed(
+        b"".join(
+            b"data: " + json.dumps(chunk({"content": word}), ensure_ascii=ascii_only).encode() + b"\n\n"
+            for word in words
+        )
+    )
     pieces = sum(len(word.encode()) for word in words)
     assert meter.shown_bytes <= pieces
     if not all(later.startswith(earlier) for earlier, later in pairwise(words)):
         assert (meter.shown_bytes, meter.progress) == (pieces, len(words)) or meter.shown_bytes == pieces
+
+
+NAMES = [
+    "type", "id", "model", "choices", "delta", "message", "content", "text", "usage", "error", "index", "finish_reason", "tool_calls", "function", "name",
+    "arguments", "response", "output", "item", "item_id", "output_index", "status", "summary", "content_block", "x_groq", "base_resp", "reasoning_details",
+]  # fmt: skip
+TYPES = st.sampled_from(
+    [
+        "message_start",
+        "content_block_delta",
+        "content_block_start",
+        "message_delta",
+        "response.output_item.done",
+        "response.created",
+        "response.output_text.delta",
+        "message",
+        "reasoning",
+    ]
+)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4) | TYPES | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(NAMES), inner, max_size=5), max_leaves=15,
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(JSON, max_size=5), st.sampled_from(["chat", "completions", "messages", "responses"]))
+def test_whatever_an_event_holds_it_is_read_or_counted(events, protocol):
+    meter = meter_of(protocol, asked_model="best", text_max=5, keep_bytes_max=20)
+    out = b"".join(meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n") for event in events)
+    meter.finish()
+    assert meter.shown_bytes >= 0 and meter.progress >= 0
+    assert meter.usage is None or min(meter.usage.counts) >= 0
+    assert not (out and meter.failed and not meter.begun)
+    assert meter.whole == (meter.failed is None and (meter.stopped or meter.terminal))

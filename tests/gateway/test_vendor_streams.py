@@ -11,7 +11,13 @@ from tokenworks.gateway.stream import UsageAsked, make_meter
 FOLDER = Path(__file__).parents[3] / "shared/vendors/streams"
 FILES = sorted(FOLDER.glob("*.json"))
 # The reading is of a stream that a client sees to its end, but here it is one that an error ends.
-FAULTS = {"1008": "quota", "502": "server", "500": "server", "500001": "server", "insufficient_quota": "quota"}
+FAULTS = {
+    "1008": "quota",
+    "502": "server",
+    "500": "server",
+    "500001": "server",
+    "insufficient_quota": "quota",
+}
 
 pytestmark = pytest.mark.skipif(not FILES, reason=f"no vendors' streams in {FOLDER}")
 

@@ -222,7 +222,7 @@ class ChatMeter(StreamMeter):
             text = detail.get("text")
             if isinstance(text, str):
                 texts.append(text)
-            if detail.get("type") in {"reasoning.encrypted", "reasoning.summary"}:
+            if _text(detail.get("type")) in {"reasoning.encrypted", "reasoning.summary"}:
                 self.hidden = True
                 summary = detail.get("summary")
                 texts.append(summary if isinstance(summary, str) else "")

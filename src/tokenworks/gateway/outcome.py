@@ -82,7 +82,11 @@ def _fault_in(content: Any, protocol: str) -> Fault | None:
     response = content.get("response")
     if protocol == "responses":
         said = response if isinstance(response, dict) else content
-        if said.get("error") or said.get("status") in _FAILED or content.get("type") == "response.failed":
+        if (
+            said.get("error")
+            or _text(said.get("status")) in _FAILED
+            or content.get("type") == "response.failed"
+        ):
             return fault_said(200, said, "")
     if protocol in {"chat", "completions"}:
         return _fault_in_choices(content.get("choices"))
@@ -121,12 +125,16 @@ def _fault_in_choices(choices: Any) -> Fault | None:
 def _fault_in_choice(choice: Any) -> Fault | None:
     if not isinstance(choice, dict):
         return None
-    finish = choice.get("finish_reason")
+    finish = _text(choice.get("finish_reason"))
     if choice.get("error") or finish in FAULTY_FINISHES:
-        return fault_said(200, choice, str(finish or ""))
+        return fault_said(200, choice, finish)
     if finish == _ABORTED and "delta" not in choice and not _shows(choice):
         return fault_said(200, choice, _ABORTED)
     return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _shows(choice: Mapping[str, Any]) -> bool:
@@ -147,7 +155,7 @@ def _is_answer(content: Any, protocol: str) -> bool:
     if protocol == "messages":
         # A count of tokens has its count alone.
         return isinstance(content.get("content"), list) or "input_tokens" in content
-    return isinstance(content.get("output"), list) or content.get("status") in {
+    return isinstance(content.get("output"), list) or _text(content.get("status")) in {
         "completed", "incomplete", "queued", "in_progress",
     }  # fmt: skip
 

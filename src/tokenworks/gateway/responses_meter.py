@@ -145,7 +145,8 @@ class ResponsesMeter(StreamMeter):
         if isinstance(item.get("id"), str):
             read.item_id = item["id"]
         key = self._item_key(read)
-        kind = item.get("type")
+        said = item.get("type")
+        kind = said if isinstance(said, str) else ""
         if kind in _HIDDEN_ITEMS or item.get("encrypted_content"):
             self.hidden = True
         if kind in _CALL_ITEMS and ("call", key) not in self._texts:
