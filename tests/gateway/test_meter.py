@@ -21,7 +21,7 @@ from tests.gateway.streams import (
     used,
 )
 from tokenworks.catalog import Counts
-from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
+from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter, read_whole
 
 ROLE = chunk({"role": "assistant", "content": ""})
 CREATED = {"type": "response.created", "response": response("in_progress")}
@@ -451,6 +451,30 @@ def test_hidden_work_and_calls_are_seen():
         STOP,
     )
     assert meter.hidden and (meter.calls, meter.shown_bytes) == (1, 11)
+
+
+CALL = {"id": "t", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+
+@pytest.mark.parametrize(("protocol", "body", "expected"), [
+    ("chat", {"choices": [{"message": {"content": "wörd", "reasoning_content": "ab", "tool_calls": [CALL]}, "finish_reason": "stop"}, {"index": 1, "message": {"content": [{"type": "text", "text": "c"}]}}]}, (14, 1, 2, False, False)),
+    ("completions", {"choices": [{"text": "abc", "finish_reason": "content_filter"}]}, (3, 0, 1, False, True)),
+    ("messages", {"content": [{"type": "thinking", "thinking": "why", "signature": "x"}, {"type": "text", "text": "so"}, {"type": "tool_use", "name": "f", "input": {"a": 1}}], "stop_reason": "tool_use"}, (13, 1, 1, True, False)),
+    ("messages", {"content": [{"type": "redacted_thinking", "data": "xx"}], "stop_reason": "refusal"}, (0, 0, 1, True, True)),
+    ("responses", response("incomplete", output=[ITEM, {"type": "reasoning", "id": "r", "summary": []}], incomplete_details={"reason": "content_filter"}), (9, 0, 1, True, True)),
+    ("embeddings", {"data": []}, (0, 0, 1, False, False)),
+])  # fmt: skip
+def test_of_an_answer_that_is_not_streamed(protocol, body, expected):
+    meter = read_whole(protocol, b"\xef\xbb\xbf" + json.dumps(body, indent=1).encode(), keep_bytes_max=100)
+    assert (meter.shown_bytes, meter.calls, meter.choices, meter.hidden, meter.filtered) == expected
+    assert len("".join(meter.kept).encode()) == meter.shown_bytes
+
+
+@given(
+    st.sampled_from(["chat", "completions", "messages", "responses", "embeddings"]), st.binary(max_size=60)
+)
+def test_of_no_answer_nothing_shows(protocol, body):
+    assert read_whole(protocol, body).shown_bytes == 0
 
 
 # The maximum.

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.meter import StreamMeter
+from tokenworks.gateway.meter import StreamMeter, decoded
 from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event, fault_said
 from tokenworks.gateway.splice import payload_of, without_usage
 from tokenworks.gateway.usage import UNREADABLE, Usage, later_usage, read_openai
@@ -73,6 +73,15 @@ class ChatMeter(StreamMeter):
         self._ended: set[int] = set()  # choices with a finish reason
         # The last name of each call: some engines repeat it with every piece of its arguments.
         self._named_calls: dict[tuple[int, int | None], tuple[str | None, str]] = {}
+
+    def read_whole(self, body: bytes) -> None:
+        try:
+            chunk = _chunk.decode(body)
+        except UNREADABLE:
+            content = decoded(body)
+            chunk = _lenient(content)
+        for choice in chunk.choices or ():
+            self._choice(choice)
 
     def _take(self, event: bytes) -> bytes:
         payload = event[5:] if event.startswith(b"data:") else payload_of(event)
