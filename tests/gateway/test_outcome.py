@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.upstream import Chat, Completions, Embeddings, Messages, Responses
-from tokenworks.gateway.outcome import FILTERED, Fault, fault_of_body, fault_of_event
+from tokenworks.gateway.outcome import FILTERED, Answer, Fault, fault_of_body, fault_of_event, read_body
+from tokenworks.gateway.usage import body_usage
 
 SAID = {"message": "it broke", "type": "server_error", "param": None, "code": None}
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error"}
@@ -161,6 +162,18 @@ def test_what_it_says_is_read_wherever_it_is():
     assert len(long.message) <= 500 and len(long.code) <= 100
 
 
+@pytest.mark.parametrize(("message", "seconds"), [
+    ("Please try again in 1.5s.", 1.5), ("Rate limit reached. Please try again in 6m0s. Visit", 360), ("retry after 20ms", 0.02), ("try again in 30 s", 30),
+    ("try again in a moment", None), ("try again in 3 steps", None), ("in 5s", None),
+])  # fmt: skip
+def test_when_to_come_back_may_stand_in_the_message(message, seconds):
+    assert (
+        fault({"error": {"message": message, "code": "rate_limit_exceeded"}}, status=429).retry_after_s
+        == seconds
+    )
+    assert fault({"error": {"message": message, "code": "invalid_api_key"}}, status=401).retry_after_s is None
+
+
 def test_a_status_of_an_error_is_one_whatever_its_body():
     assert fault(b"<html>", status=400) == Fault("client", 400, "", "")
     assert fault(Chat("i", 1, {}, 0).whole(2), status=503).kind == "overloaded"
@@ -202,3 +215,18 @@ def test_an_answer_that_was_cut_is_a_fault(protocol, left):
     body = json.dumps(KINDS[protocol]("id-1", 11, {}, 0).whole(5)).encode()
     assert fault(body, protocol) is None
     assert fault(body[: len(body) * left // 61], protocol) is not None
+
+
+said = st.fixed_dictionaries({}, optional={
+    "prompt_tokens": st.integers(0, 9) | st.just("7"), "completion_tokens": st.integers(0, 9), "total_tokens": st.integers(0, 18), "input_tokens": st.integers(0, 9),
+})  # fmt: skip
+
+
+@given(values, said | st.none(), st.sampled_from([200, 500]), st.sampled_from(list(KINDS)))
+def test_one_look_sees_what_two_do(body, usage, status, protocol):
+    if isinstance(body, dict):
+        body = body | {"usage": usage, "id": "x"}
+    data = json.dumps(body).encode()
+    assert read_body(status, data, protocol) == Answer(
+        fault_of_body(status, data, protocol), *body_usage(data, protocol)
+    )

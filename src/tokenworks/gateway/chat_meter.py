@@ -4,8 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.meter import StreamMeter
-from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event
+from tokenworks.gateway.meter import StreamMeter, decoded
+from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event, fault_said
 from tokenworks.gateway.splice import payload_of, without_usage
 from tokenworks.gateway.usage import UNREADABLE, Usage, later_usage, read_openai
 
@@ -73,6 +73,15 @@ class ChatMeter(StreamMeter):
         self._ended: set[int] = set()  # choices with a finish reason
         # The last name of each call: some engines repeat it with every piece of its arguments.
         self._named_calls: dict[tuple[int, int | None], tuple[str | None, str]] = {}
+
+    def read_whole(self, body: bytes) -> None:
+        try:
+            chunk = _chunk.decode(body)
+        except UNREADABLE:
+            content = decoded(body)
+            chunk = _lenient(content)
+        for choice in chunk.choices or ():
+            self._choice(choice)
 
     def _take(self, event: bytes) -> bytes:
         payload = event[5:] if event.startswith(b"data:") else payload_of(event)
@@ -222,7 +231,7 @@ class ChatMeter(StreamMeter):
             text = detail.get("text")
             if isinstance(text, str):
                 texts.append(text)
-            if detail.get("type") in {"reasoning.encrypted", "reasoning.summary"}:
+            if _text(detail.get("type")) in {"reasoning.encrypted", "reasoning.summary"}:
                 self.hidden = True
                 summary = detail.get("summary")
                 texts.append(summary if isinstance(summary, str) else "")
@@ -293,8 +302,7 @@ class ChatMeter(StreamMeter):
             self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
             return self._pass(event, content=True)
         if not isinstance(content, dict):
-            fault = fault_of_event(payload, self.protocol)
-            return self._pass(event, content=True) if fault is None else self._fail(fault)
+            return self._fail(fault_said(200, {"error": content}, ""))
         return self._chunk(event, payload, _lenient(content))
 
 

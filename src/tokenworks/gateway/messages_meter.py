@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.meter import StreamMeter
+from tokenworks.gateway.meter import StreamMeter, decoded
 from tokenworks.gateway.outcome import FILTERED_FINISHES, fault_of_event, fault_said
 from tokenworks.gateway.splice import payload_of
 from tokenworks.gateway.usage import UNREADABLE, later_usage, read_anthropic
@@ -56,6 +56,16 @@ class MessagesMeter(StreamMeter):
     """Anthropic's messages."""
 
     __slots__ = ()
+
+    def read_whole(self, body: bytes) -> None:
+        content = decoded(body)
+        self.filtered = _text(content.get("stop_reason")) in FILTERED_FINISHES
+        blocks = content.get("content")
+        for at, block in enumerate(blocks if isinstance(blocks, list) else ()):
+            if isinstance(block, dict):
+                if block.get("signature"):
+                    self.hidden = True
+                self._block(_lenient({"index": at, "content_block": block}))
 
     def _take(self, event: bytes) -> bytes:
         at = event.find(b"data:")

@@ -6,14 +6,14 @@ a dozen words. What does not fit the types is read leniently into the same types
 """
 
 import re
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from tokenworks.catalog import Counts
 from tokenworks.gateway.outcome import Fault
 from tokenworks.gateway.splice import model_name, payload_of
-from tokenworks.gateway.usage import Usage, is_json, known_id, later_usage
+from tokenworks.gateway.usage import UNREADABLE, Usage, is_json, known_id, later_usage
 
 # Bytes of text that make a token, where no tokenizer counts (the issue's rule; docs/METERING.md).
 BYTES_PER_TOKEN: Final = 4
@@ -25,6 +25,7 @@ CHANNELS_MAX: Final = 1024
 _LF_END: Final = b"\n\n"
 _ANY_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _END_BYTES: Final = 4
+_any: Final = msgspec.json.Decoder()
 
 
 class UsageAsked(NamedTuple):
@@ -175,6 +176,10 @@ class StreamMeter:
             self.held += data
             if len(self.held) > 2 * self._event_bytes_max:
                 raise EventTooLarge
+
+    def read_whole(self, body: bytes) -> None:
+        """Count what an answer that is not streamed shows; the rest of it is `outcome`'s and `usage`'s."""
+        raise NotImplementedError
 
     def _take(self, event: bytes) -> bytes:
         """Read one whole event; what may pass because of it."""
@@ -340,3 +345,12 @@ class StreamMeter:
         known = self.usage.counts
         missing = self.progress - known.output_tokens
         return known if missing <= 0 else known._replace(output=known.output + missing)
+
+
+def decoded(body: bytes) -> dict[str, Any]:
+    """A whole answer's fields, none where it has none."""
+    try:
+        content = _any.decode(body)
+    except UNREADABLE:
+        return {}
+    return content if isinstance(content, dict) else {}

@@ -6,21 +6,32 @@ is (docs/METERING.md lists the shapes).
 
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tokenworks.gateway.usage import BOM, UNREADABLE
-from tokenworks.gateway.vendor_errors import CODE_CHARS_MAX, Fault, clean_text, kind_of, wait_s
+from tokenworks.gateway.usage import (
+    BOM,
+    UNREADABLE,
+    Usage,
+    body_usage,
+    known_id,
+    later_usage,
+    read_anthropic,
+    read_openai,
+)
+from tokenworks.gateway.vendor_errors import CODE_CHARS_MAX, Fault, clean_text, kind_of, wait_s, wait_said
 
 __all__ = [
     "FAULTY_FINISHES",
     "FILTERED",
     "FILTERED_FINISHES",
+    "Answer",
     "Fault",
     "fault_of_body",
     "fault_of_event",
     "fault_said",
+    "read_body",
 ]
 
 _any: Final = msgspec.json.Decoder()
@@ -28,6 +39,7 @@ _any: Final = msgspec.json.Decoder()
 FAULTY_FINISHES: Final = frozenset({"error", "network_error", "insufficient_system_resource"})
 # An engine was told to stop: what it made until then is an answer, and nothing is none (SGLang, LMDeploy).
 _ABORTED: Final = "abort"
+_PLAIN_FINISHES: Final = ("stop", "length", "tool_calls", "function_call", "content_filter")
 # Finish reasons by which the provider's filter ended an answer (OpenAI; Zhipu; Anthropic).
 FILTERED_FINISHES: Final = frozenset({"content_filter", "sensitive", "refusal"})
 # The same in the bytes of a whole answer. Inside a text the quotes would be escaped.
@@ -51,10 +63,96 @@ _WAITS: Final = ("retry_after", "retry_after_seconds", "retryAfter", "retryDelay
 _DEPTH_MAX: Final = 4
 
 
+class _Choice(msgspec.Struct, gc=False):
+    finish_reason: Any = None
+    error: Any = None
+
+
+class _Body(msgspec.Struct, gc=False):
+    id: Any = None
+    usage: Any = None
+    error: Any = None
+    errors: Any = None
+    object: Any = None
+    type: Any = None
+    base_resp: Any = None
+    code: Any = None
+    success: Any = None
+    status: Any = None
+    choices: list[_Choice] | None = None
+    data: msgspec.Raw = msgspec.Raw(b"")
+    content: msgspec.Raw = msgspec.Raw(b"")
+    output: msgspec.Raw = msgspec.Raw(b"")
+
+
+_body: Final = msgspec.json.Decoder(_Body)
+
+
+class Answer(NamedTuple):
+    """What a whole answer is: a fault, or usage (None where it says none) and the upstream's id of it."""
+
+    fault: Fault | None
+    usage: Usage | None
+    upstream_id: str | None
+
+
+def read_body(status: int, body: bytes, protocol: str) -> Answer:
+    """`fault_of_body` and `body_usage` in one look; usage is read of a fault, too."""
+    body = body.removeprefix(BOM)
+    try:
+        read = _body.decode(body)
+    except UNREADABLE:
+        return Answer(fault_of_body(status, body, protocol), *body_usage(body, protocol))
+    plain = status < 400 and _is_plain_answer(read, protocol)
+    fault = None if plain else fault_of_body(status, body, protocol)
+    if protocol == "messages":
+        usage = read_anthropic(read.usage)
+    else:
+        usage = read_openai(read.usage, input_only=protocol == "embeddings")
+        if usage is None:
+            return Answer(fault, *body_usage(body, protocol))
+    return Answer(fault, later_usage(None, usage), known_id(read.id))
+
+
+def _is_plain_answer(read: _Body, protocol: str) -> bool:
+    """Whether it is an answer by a look at its fields, without reading what is in them; False where it may be one."""
+    if (
+        read.error
+        or read.errors
+        or read.base_resp is not None
+        or read.code is not None
+        or read.success is False
+        or read.object == "error"
+        or read.type == "error"
+    ):
+        return False
+    if protocol in {"chat", "completions"}:
+        if not read.choices:
+            return False
+        for choice in read.choices:
+            finish = choice.finish_reason
+            if choice.error or not (finish is None or finish in _PLAIN_FINISHES):
+                return False
+        return True
+    if protocol == "responses":
+        return read.status in ("completed", "incomplete") and _is_list(read.output)
+    return _is_list(read.data if protocol == "embeddings" else read.content)
+
+
+def _is_list(raw: msgspec.Raw) -> bool:
+    return bytes(memoryview(raw)[:1]) == b"["
+
+
 def fault_of_body(status: int, body: bytes, protocol: str) -> Fault | None:
     """The fault in a whole answer, None where it is an answer."""
+    body = body.removeprefix(BOM)
     try:
-        content = _any.decode(body.removeprefix(BOM))
+        if status < 400 and _is_plain_answer(_body.decode(body), protocol):
+            return None
+    except UNREADABLE:
+        pass  # what is not as usual is read leniently
+    try:
+        content = _any.decode(body)
     except UNREADABLE:
         return fault_said(status, None, "")
     if status < 400:
@@ -82,7 +180,11 @@ def _fault_in(content: Any, protocol: str) -> Fault | None:
     response = content.get("response")
     if protocol == "responses":
         said = response if isinstance(response, dict) else content
-        if said.get("error") or said.get("status") in _FAILED or content.get("type") == "response.failed":
+        if (
+            said.get("error")
+            or _text(said.get("status")) in _FAILED
+            or content.get("type") == "response.failed"
+        ):
             return fault_said(200, said, "")
     if protocol in {"chat", "completions"}:
         return _fault_in_choices(content.get("choices"))
@@ -121,12 +223,16 @@ def _fault_in_choices(choices: Any) -> Fault | None:
 def _fault_in_choice(choice: Any) -> Fault | None:
     if not isinstance(choice, dict):
         return None
-    finish = choice.get("finish_reason")
+    finish = _text(choice.get("finish_reason"))
     if choice.get("error") or finish in FAULTY_FINISHES:
-        return fault_said(200, choice, str(finish or ""))
+        return fault_said(200, choice, finish)
     if finish == _ABORTED and "delta" not in choice and not _shows(choice):
         return fault_said(200, choice, _ABORTED)
     return None
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _shows(choice: Mapping[str, Any]) -> bool:
@@ -147,7 +253,7 @@ def _is_answer(content: Any, protocol: str) -> bool:
     if protocol == "messages":
         # A count of tokens has its count alone.
         return isinstance(content.get("content"), list) or "input_tokens" in content
-    return isinstance(content.get("output"), list) or content.get("status") in {
+    return isinstance(content.get("output"), list) or _text(content.get("status")) in {
         "completed", "incomplete", "queued", "in_progress",
     }  # fmt: skip
 
@@ -163,6 +269,8 @@ def fault_said(status: int, content: Mapping[str, Any] | None, finish: str) -> F
     status = status if status >= 400 else number or 0
     kind = kind_of(status, code or finish, message)
     named = code.split(" ")[0] or finish
+    if after_s is None and kind in {"rate", "overloaded"}:
+        after_s = wait_said(message)
     if kind == "context":
         kind, named = "client", "context_length_exceeded"
     if kind in {"client", "moderation"} and not 400 <= status < 500:

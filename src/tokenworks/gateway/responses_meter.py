@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.meter import StreamMeter
+from tokenworks.gateway.meter import StreamMeter, decoded
 from tokenworks.gateway.outcome import fault_of_event, fault_said
 from tokenworks.gateway.splice import payload_of
 from tokenworks.gateway.usage import UNREADABLE, read_openai
@@ -70,6 +70,10 @@ class ResponsesMeter(StreamMeter):
         self._items: dict[object, int] = {}
         self._texts: dict[object, int] = {}
         self._names: dict[int, str] = {}
+
+    def read_whole(self, body: bytes) -> None:
+        read = _lenient({"response": decoded(body)}).response or _Response()
+        self._output(read)
 
     def _take(self, event: bytes) -> bytes:
         at = event.find(b"data:")
@@ -145,7 +149,8 @@ class ResponsesMeter(StreamMeter):
         if isinstance(item.get("id"), str):
             read.item_id = item["id"]
         key = self._item_key(read)
-        kind = item.get("type")
+        said = item.get("type")
+        kind = said if isinstance(said, str) else ""
         if kind in _HIDDEN_ITEMS or item.get("encrypted_content"):
             self.hidden = True
         if kind in _CALL_ITEMS and ("call", key) not in self._texts:
@@ -171,18 +176,22 @@ class ResponsesMeter(StreamMeter):
             if read.type in _TERMINAL:
                 self._end(event)
             return b""
+        self._output(response)
+        event = self._named(event, payload_of(event), response.model)
+        if read.type in _TERMINAL:
+            self.stopped = True
+            return self._end(event)
+        return self._pass(event, content=read.type not in _EARLY)
+
+    def _output(self, response: _Response) -> None:
+        """What the response as a whole shows that was not shown yet."""
         if isinstance(response.output, list):
             for at, item in enumerate(response.output):
                 if isinstance(item, dict):
                     self._item(_Event(output_index=at), item)
-        event = self._named(event, payload_of(event), response.model)
-        if read.type in _TERMINAL:
-            details = response.incomplete_details
-            if isinstance(details, dict) and details.get("reason") == "content_filter":
-                self.filtered = True
-            self.stopped = True
-            return self._end(event)
-        return self._pass(event, content=read.type not in _EARLY)
+        details = response.incomplete_details
+        if isinstance(details, dict) and details.get("reason") == "content_filter":
+            self.filtered = True
 
     def _odd(self, event: bytes) -> bytes:
         """A comment, an event of several data lines, or what does not fit the types."""

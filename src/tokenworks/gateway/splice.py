@@ -10,6 +10,7 @@ from tokenworks.gateway.usage import BOM, UNREADABLE
 _any: Final = msgspec.json.Decoder()
 _NOTHING: Final = msgspec.Raw(b"")
 _USAGE_KEY: Final = b'"usage"'
+_FLAT_USAGE: Final = b',"usage":{'
 _AFTER_KEY: Final = re.compile(rb"[ \t\r\n]*:[ \t\r\n]*")
 _COMMA_BEFORE: Final = re.compile(rb",[ \t\r\n]*$")
 _COMMA_AFTER: Final = re.compile(rb"[ \t\r\n]*,[ \t\r\n]*")
@@ -42,6 +43,13 @@ def payload_of(event: bytes) -> bytes:
 
 def without_usage(event: bytes, payload: bytes) -> bytes:
     """An event of a stream without its `usage` at the top; `payload` is its data, which is an object with one."""
+    at = event.find(_FLAT_USAGE)
+    if at >= 0 and event.find(_USAGE_KEY) == at + 1 and event.find(_USAGE_KEY, at + 2) < 0:
+        # As engines write it in every chunk: numbers alone.
+        end = event.find(b"}", at) + 1
+        value = event[at + len(_FLAT_USAGE) : end]
+        if b"{" not in value and b':"' not in value and b'": "' not in value:
+            return event[:at] + event[end:]
     try:
         raw = bytes(_usage.decode(payload).usage)
     except UNREADABLE:
@@ -116,18 +124,6 @@ def model_name(payload: bytes) -> tuple[bytes, bytes] | None:
         return None
     match = re.search(rb'"model"[ \t\r\n]*:[ \t\r\n]*' + re.escape(raw), payload)
     return None if match is None else (raw, match.group())
-
-
-def with_model(event: bytes, payload: bytes, asked_model: str) -> bytes:
-    """An event with the model's name as it was asked for."""
-    found = model_name(payload)
-    if found is None:
-        return event
-    raw, member = found
-    asked = msgspec.json.encode(asked_model)
-    if raw == asked:
-        return event
-    return event.replace(member, member[: -len(raw)] + asked)
 
 
 def body_with_model(body: bytes, asked_model: str) -> bytes:

@@ -6,8 +6,9 @@ from tokenworks.gateway.chat_meter import ChatMeter
 from tokenworks.gateway.messages_meter import MessagesMeter
 from tokenworks.gateway.meter import EventTooLarge, StreamMeter, UsageAsked
 from tokenworks.gateway.responses_meter import ResponsesMeter
+from tokenworks.gateway.usage import BOM
 
-__all__ = ["EventTooLarge", "StreamMeter", "UsageAsked", "make_meter"]
+__all__ = ["EventTooLarge", "StreamMeter", "UsageAsked", "make_meter", "read_whole"]
 
 _METERS: Final[dict[str, type[StreamMeter]]] = {"messages": MessagesMeter, "responses": ResponsesMeter}
 
@@ -33,3 +34,18 @@ def make_meter(
         text_max=text_max,
         keep_bytes_max=keep_bytes_max,
     )
+
+
+def read_whole(protocol: str, body: bytes, *, keep_bytes_max: int = 0) -> StreamMeter:
+    """What an answer that is not streamed shows: `shown_bytes`, `calls`, `choices`, `hidden`, `filtered`, `kept`."""
+    meter = make_meter(
+        protocol,
+        asked_model="",
+        ask=UsageAsked(),
+        event_bytes_max=len(body),
+        text_max=None,
+        keep_bytes_max=keep_bytes_max,
+    )
+    if protocol != "embeddings":
+        meter.read_whole(body.removeprefix(BOM))
+    return meter

@@ -41,6 +41,13 @@ _AUDIO: Final = ("audio_tokens",)
 _5M: Final = ("ephemeral_5m_input_tokens",)
 _1H: Final = ("ephemeral_1h_input_tokens",)
 
+# Fields that need the long way.
+_RARE: Final = frozenset({
+    "input_tokens", "output_tokens", "input_tokens_details", "output_tokens_details", "prompt_token_details", "completion_token_details",
+    "cache_creation", "cache_read_input_tokens", "cache_creation_input_tokens", "prompt_cache_miss_tokens", *_CACHED, *_WRITTEN, *_REASONING_DETAIL,
+})  # fmt: skip
+_RARE_DETAIL: Final = frozenset({"cache_creation", *_CACHED_DETAIL[1:], *_WRITTEN_DETAIL[1:]})
+
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """What a provider reported, in disjoint classes. `total` is the provider's own, or the sum of the classes where it
@@ -79,22 +86,42 @@ def read_openai(said: object, *, input_only: bool = False) -> Usage | None:
     """As `openai_usage`, of what is decoded already."""
     if not isinstance(said, dict) or not said:
         return None
+    return _read_usual(said) or _read_parts(said, input_only=input_only)
+
+
+def _read_usual(said: _Said) -> Usage | None:
+    """As OpenAI and most engines write it, in whole numbers that add up; None for all else, which takes the long way."""
     prompt, completion, total = (
         said.get("prompt_tokens"),
         said.get("completion_tokens"),
         said.get("total_tokens"),
     )
-    if (
-        len(said) == 3
-        and type(prompt) is int
-        and type(completion) is int
-        and prompt >= 0
-        and completion >= 0
-        and total == prompt + completion <= TOKENS_MAX
-        and type(total) is int
-    ):
+    if type(prompt) is not int or type(completion) is not int or type(total) is not int:
+        return None
+    if prompt < 0 or completion < 0 or total > TOKENS_MAX or total != prompt + completion:
+        return None
+    if len(said) == 3:
         return Usage(Counts(prompt, 0, 0, 0, completion), total, _NO_FLAGS)
-    return _read_parts(said, input_only=input_only)
+    if not _RARE.isdisjoint(said):
+        return None
+    cached = written = audio_in = reasoning = audio_out = 0
+    given, made = said.get("prompt_tokens_details"), said.get("completion_tokens_details")
+    if given is not None:
+        if type(given) is not dict or not _RARE_DETAIL.isdisjoint(given):
+            return None
+        cached, audio_in = given.get("cached_tokens", 0), given.get("audio_tokens", 0)
+        written = given.get("cache_write_tokens", 0)
+    if made is not None:
+        if type(made) is not dict or "thinking_tokens" in made:
+            return None
+        reasoning, audio_out = made.get("reasoning_tokens", 0), made.get("audio_tokens", 0)
+    for part in (cached, written, audio_in, reasoning, audio_out):
+        if type(part) is not int or part < 0:
+            return None
+    fresh, output = prompt - cached - written - audio_in, completion - reasoning - audio_out
+    if fresh < 0 or output < 0:
+        return None
+    return Usage(Counts(fresh, cached, written, audio_in, output, reasoning, audio_out), total, _NO_FLAGS)
 
 
 def _read_parts(said: _Said, *, input_only: bool) -> Usage | None:

@@ -30,6 +30,10 @@ _UNIT_S: Final = {
     "ns": 1e-9,
 }
 _PLAIN: Final = re.compile(r"-?\d{1,15}(?:\.\d{1,9})?")
+_WAIT_SAID: Final = re.compile(
+    r"(?:try again|retry) (?:in|after) ((?:\d{1,9}(?:\.\d{1,9})?\s?(?:ms|[hms])\s?){1,4})(?![a-z])",
+    re.IGNORECASE,
+)
 _STRUCTURED: Final = re.compile(r"(?:^|[;,\s])(?:reset|t)\s*=\s*(\d{1,12})")
 
 
@@ -107,6 +111,12 @@ def wait_s(text: str, now_s: float) -> float | None:
         return _bounded(sum(float(part[1]) * _UNIT_S[part[2]] for part in parts))
     at_s = _date_s(text)
     return None if at_s is None else _bounded(at_s - now_s)
+
+
+def wait_said(message: str) -> float | None:
+    """Seconds of "please try again in 1m2s", where a vendor says it in its message alone."""
+    match = _WAIT_SAID.search(message)
+    return None if match is None else wait_s(match[1], 0.0)
 
 
 def _date_s(text: str) -> float | None:
