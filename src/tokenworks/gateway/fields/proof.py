@@ -6,7 +6,7 @@ prove is walked.
 """
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, compress
 from struct import Struct
 from typing import Any, Final
 
@@ -28,6 +28,8 @@ from tokenworks.gateway.fields.lists import (
 )
 
 DEPTH_MAX: Final = 8
+SMALL_BYTES: Final = 8_192
+_QUOTE: Final = b'"'[0]
 _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
@@ -59,6 +61,8 @@ class Proof:
         written = between = 0
         for raw in raws:
             opens = _first(raw)[0]
+            if opens == _QUOTE:
+                continue
             try:
                 if opens == OPEN_OBJECT:
                     items.append(_object.decode(raw))
@@ -88,9 +92,9 @@ class Proof:
         if level.typed:
             self._types(items, level)
 
-    def name_bulk(self, name: str, items: list[RawObject]) -> None:
+    def name_bulk(self, level: str, items: list[RawObject]) -> None:
         """The list that most of a body is; its length is looked at by whoever read it. Raises `Unproved`."""
-        self.objects(items, self.lists.levels[self.lists.body.rules[name].level], 1)
+        self.objects(items, self.lists.levels[level], 1)
 
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
         """All values of one name at one level. Raises `Unproved`."""
@@ -137,3 +141,17 @@ class Reader:
         made = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False, rename=rename)
         self.names = names
         self.decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
+
+    def read(self, body: bytes) -> tuple[RawObject, list[RawObject]]:
+        """All fields but the bulk, and the bulk's objects. Raises `Unproved`.
+
+        A small body is read twice: that takes less than the typed decoder's many fields.
+        """
+        try:
+            if self.bulk is None or len(body) < SMALL_BYTES:
+                said = _object.decode(body)
+                return said, [] if self.bulk is None else _objects.decode(said.pop(self.bulk, b"[]"))
+            *read, items = msgspec.structs.astuple(self.decoder.decode(body))
+        except UNREADABLE:
+            raise Unproved from None
+        return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
