@@ -4,13 +4,26 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from tokenworks.factory import DeploymentInvalid, load_profile, make_deployment, max_tokens_field, profile_names, profile_of
+from tokenworks.factory import (
+    DeploymentInvalid,
+    load_profile,
+    make_deployment,
+    max_tokens_field,
+    profile_names,
+    profile_of,
+)
 from tokenworks.factory.model_facts import facts_of
 from tokenworks.gateway.fields import PROTOCOLS, lists_of
 
 VENDORS = ("openai", "anthropic", "deepseek", "dashscope", "moonshot", "zhipu")
 ENGINES = ("vllm", "sglang", "llama.cpp")
-GOOD = {"name": "a", "model": "m", "upstream_model": "m", "base_url": "https://x.example/v1", "protocols": ("chat",)}
+GOOD = {
+    "name": "a",
+    "model": "m",
+    "upstream_model": "m",
+    "base_url": "https://x.example/v1",
+    "protocols": ("chat",),
+}
 
 
 def test_ten_profiles_are_shipped_each_with_its_sources():
@@ -25,13 +38,18 @@ def test_ten_profiles_are_shipped_each_with_its_sources():
 def test_the_loader_that_is_taken_loads_what_the_plain_one_loads():
     for name in profile_names():
         text = (files("tokenworks.factory") / "vendors" / f"{name}.yaml").read_text()
-        assert load_profile(name).model_dump(exclude_unset=True, mode="json").keys() == yaml.safe_load(text).keys()
+        assert (
+            load_profile(name).model_dump(exclude_unset=True, mode="json").keys()
+            == yaml.safe_load(text).keys()
+        )
 
 
 def test_a_level_that_a_profile_adds_to_is_one_that_something_has():
     for name in profile_names():
         for protocol, levels in load_profile(name).fields.items():
-            reached = {"body"} | {rule.level for level in lists_of(protocol).levels.values() for rule in level.rules.values()}
+            reached = {"body"} | {
+                rule.level for level in lists_of(protocol).levels.values() for rule in level.rules.values()
+            }
             assert levels.keys() <= reached, (name, protocol)
 
 
@@ -59,7 +77,20 @@ def test_where_the_maximum_goes():
 
 def test_no_beta_that_is_priced_apart_passes():
     betas = load_profile("anthropic").betas
-    for word in ("fast-mode", "context-1m", "mcp", "code-execution", "skills", "files-api", "fallback", "compact", "advisor", "user-profiles", "message-threads", "memory"):
+    for word in (
+        "fast-mode",
+        "context-1m",
+        "mcp",
+        "code-execution",
+        "skills",
+        "files-api",
+        "fallback",
+        "compact",
+        "advisor",
+        "user-profiles",
+        "message-threads",
+        "memory",
+    ):
         assert not [beta for beta in betas if word in beta]
     assert not any(load_profile(name).betas for name in profile_names() if name != "anthropic")
 
@@ -80,7 +111,10 @@ def test_urls_as_vendors_print_them():
         assert make_deployment(**(GOOD | {"base_url": base})).path("/v1/chat/completions") == path
     claude = make_deployment(**(GOOD | {"base_url": "https://api.anthropic.com/v1/messages"}))
     assert claude.path("/v1/messages") == "/v1/messages"
-    assert make_deployment(**(GOOD | {"base_url": "https://x/apps/anthropic"})).path("/v1/messages") == "/apps/anthropic/v1/messages"
+    assert (
+        make_deployment(**(GOOD | {"base_url": "https://x/apps/anthropic"})).path("/v1/messages")
+        == "/apps/anthropic/v1/messages"
+    )
 
 
 @pytest.mark.parametrize("vendor", VENDORS)
@@ -89,7 +123,9 @@ def test_facts_of_models_have_their_source_and_date(vendor):
     assert len(facts) >= 5
     for model in facts.values():
         assert model.source and model.date
-        assert model.context_tokens or model.input_tokens_max or model.output_tokens_max or model.prices, model.id
+        assert model.context_tokens or model.input_tokens_max or model.output_tokens_max or model.prices, (
+            model.id
+        )
         for price in model.prices:
             assert price.source and price.date and price.currency in {"CNY", "USD"}
             # A cached token costs no more than a fresh one, and an hour's cache no less than the short one.

@@ -5,7 +5,14 @@ import pytest
 
 from tokenworks.gateway.links import CACHE_S, NAMES_MAX, LinkCheck, link_refusal
 
-GOOD = ["https://img.example.com/a.png", "http://8.8.8.8/x", "https://example.com:8443/a?b=c#d", "https://[2001:4860:4860::8888]/x", "https://bücher.example/a", "https://a.b.c.d.e.example/x"]
+GOOD = [
+    "https://img.example.com/a.png",
+    "http://8.8.8.8/x",
+    "https://example.com:8443/a?b=c#d",
+    "https://[2001:4860:4860::8888]/x",
+    "https://bücher.example/a",
+    "https://a.b.c.d.e.example/x",
+]
 BAD = [
     "http://169.254.169.254/latest/meta-data/", "http://2852039166/", "http://0xa9fea9fe/", "http://0251.0376.0251.0376/", "http://169.254.43518/", "http://169.16689662/", "http://0xa9.0xfe.0xa9.0xfe/",
     "http://[::ffff:169.254.169.254]/", "http://[::ffff:a9fe:a9fe]/", "http://[fe80::1]/", "http://[fe80::1%25eth0]/", "http://[::1]/", "http://[fd00::1]/", "http://[64:ff9b::a9fe:a9fe]/",
@@ -35,12 +42,12 @@ def checked(resolves, *batches):
         loop = asyncio.get_running_loop()
         asked = []
 
-        async def getaddrinfo(host, port, *, type):
+        async def getaddrinfo(host, port, **_):
             asked.append(host)
             found = resolves[host]
             if isinstance(found, Exception):
                 raise found
-            return [(socket.AF_INET, type, 0, "", (address, 0)) for address in found]
+            return [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (address, 0)) for address in found]
 
         loop.getaddrinfo = getaddrinfo
         check = LinkCheck(loop)
@@ -55,7 +62,12 @@ def checked(resolves, *batches):
 
 
 def test_names_are_resolved_once_and_refused_by_their_address():
-    resolves = {"a.example": ["8.8.8.8"], "b.example": ["8.8.8.8", "10.0.0.1"], "c.example": OSError("no such name"), "d.example": ["::ffff:127.0.0.1"]}
+    resolves = {
+        "a.example": ["8.8.8.8"],
+        "b.example": ["8.8.8.8", "10.0.0.1"],
+        "c.example": OSError("no such name"),
+        "d.example": ["::ffff:127.0.0.1"],
+    }
     said, asked = checked(
         resolves, ["https://a.example/1", "https://a.example/2"], ["https://a.example/3"], ["https://a.example/", "https://b.example/"], ["https://b.example/2"], ["https://c.example/"],
         ["https://d.example/"], ["http://8.8.8.8/"], [],
@@ -72,7 +84,7 @@ def test_a_name_that_resolves_too_slowly_passes(monkeypatch):
         loop = asyncio.get_running_loop()
         never = loop.create_future()
 
-        async def getaddrinfo(host, port, *, type):
+        async def getaddrinfo(host, port, **_):
             return await never
 
         loop.getaddrinfo = getaddrinfo

@@ -13,7 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenworks.factory.profiles import LOADER
 
 
-
 class _Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -31,13 +31,23 @@ def typed_dicts(annotation):
     args = (inner,) if inner is not None else get_args(annotation)
     if get_origin(annotation) is typing.Literal:
         return []
-    return [found for arg in args if not isinstance(arg, (str, int, bool, type(None))) for found in typed_dicts(arg)]
+    return [
+        found
+        for arg in args
+        if not isinstance(arg, (str, int, bool, type(None)))
+        for found in typed_dicts(arg)
+    ]
 
 
 def literals(annotation):
     if get_origin(annotation) is typing.Literal:
         return [value for value in get_args(annotation) if isinstance(value, str)]
-    return [value for arg in get_args(annotation) if not isinstance(arg, (str, int, bool, type(None))) for value in literals(arg)]
+    return [
+        value
+        for arg in get_args(annotation)
+        if not isinstance(arg, (str, int, bool, type(None)))
+        for value in literals(arg)
+    ]
 
 
 def missing(lists, level, typed_dict, path, seen):
@@ -97,5 +107,11 @@ def test_the_lists_name_the_clients_they_were_made_from():
     from importlib.resources import files
 
     for protocol in ("chat", "completions", "embeddings", "responses"):
-        assert f"openai {openai.__version__} " in files("tokenworks.gateway.fields").joinpath(f"{protocol}.yaml").read_text()
-    assert f"anthropic {anthropic.__version__} " in files("tokenworks.gateway.fields").joinpath("messages.yaml").read_text()
+        assert (
+            f"openai {openai.__version__} "
+            in files("tokenworks.gateway.fields").joinpath(f"{protocol}.yaml").read_text()
+        )
+    assert (
+        f"anthropic {anthropic.__version__} "
+        in files("tokenworks.gateway.fields").joinpath("messages.yaml").read_text()
+    )

@@ -166,10 +166,9 @@ def _proved(body: bytes, lists: Lists) -> Parsed:
         if not items or not all(items):
             raise Unproved
         length += 4 + len(reader.bulk) + 1 + len(items) + members_length(items)
+        proof.objects(items, lists.levels[lists.body.rules[reader.bulk].level], 1)
     if length != len(body):
         raise Unproved
-    if items:
-        proof.name_bulk(lists.body.rules[reader.bulk].level, items)
     for name in said.keys() - lists.body.plain:
         proof.name(name, lists.body, (said[name],))
     if "tool_choice" in said:

@@ -92,10 +92,6 @@ class Proof:
         if level.typed:
             self._types(items, level)
 
-    def name_bulk(self, level: str, items: list[RawObject]) -> None:
-        """The list that most of a body is; its length is looked at by whoever read it. Raises `Unproved`."""
-        self.objects(items, self.lists.levels[level], 1)
-
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
         """All values of one name at one level. Raises `Unproved`."""
         rule = level.rules.get(name)
