@@ -159,14 +159,22 @@ def _check_count(body: bytes) -> None:
 def _proved(body: bytes, lists: Lists) -> Parsed:
     """A body that has to change nowhere, read at once. Raises `Unproved` and `BodyError`."""
     reader = _reader(lists.protocol)
-    said, items = reader.read(body)
     proof = Proof(lists)
+    mixed = reader.read_mixed(body)
+    if mixed is not None:
+        said, messages = mixed
+        bulk_length = proof.mixed(messages, lists.levels[lists.body.rules[reader.bulk or ""].level])
+        count = len(messages)
+    else:
+        said, items = reader.read(body)
+        bulk_length, count = members_length(items), len(items)
+        if reader.bulk is not None and items and all(items):
+            proof.objects(items, lists.levels[lists.body.rules[reader.bulk].level], 1)
     length = object_length(said)
     if reader.bulk is not None:
-        if not items or not all(items):
+        if not count:
             raise Unproved
-        length += 4 + len(reader.bulk) + 1 + len(items) + members_length(items)
-        proof.objects(items, lists.levels[lists.body.rules[reader.bulk].level], 1)
+        length += 4 + len(reader.bulk) + 1 + count + bulk_length
     if length != len(body):
         raise Unproved
     for name in said.keys() - lists.body.plain:
