@@ -1,14 +1,13 @@
 """A request's body as the gateway needs it: what is asked for, what has to go, and what an upstream would fetch or look up."""
 
 from functools import cache
-from itertools import compress
 from typing import Any, Final
 
 import msgspec
 
 from tokenworks.gateway.fields import numbers
 from tokenworks.gateway.fields.errors import UNREADABLE, invalid
-from tokenworks.gateway.fields.layout import RawObject, is_canonical, members_length
+from tokenworks.gateway.fields.layout import RawObject, is_canonical, members_length, object_length
 from tokenworks.gateway.fields.lists import PROTOCOLS, Lists, lists_of
 from tokenworks.gateway.fields.proof import Proof, Reader, Unproved
 from tokenworks.gateway.fields.tools import check_choice, names_hosted
@@ -160,20 +159,22 @@ def _check_count(body: bytes) -> None:
 def _proved(body: bytes, lists: Lists) -> Parsed:
     """A body that has to change nowhere, read at once. Raises `Unproved` and `BodyError`."""
     reader = _reader(lists.protocol)
-    try:
-        read = msgspec.structs.astuple(reader.decoder.decode(body))
-    except UNREADABLE:
-        raise Unproved from None
-    items = read[-1] if reader.bulk is not None else None
-    read = read[: len(reader.names)]
-    said: RawObject = dict(zip(compress(reader.names, read), filter(None, read), strict=True))
     proof = Proof(lists)
-    length = members_length((said,))
+    mixed = reader.read_mixed(body)
+    if mixed is not None:
+        said, messages = mixed
+        bulk_length = proof.mixed(messages, lists.levels[lists.body.rules[reader.bulk or ""].level])
+        count = len(messages)
+    else:
+        said, items = reader.read(body)
+        bulk_length, count = members_length(items), len(items)
+        if reader.bulk is not None and items and all(items):
+            proof.objects(items, lists.levels[lists.body.rules[reader.bulk].level], 1)
+    length = object_length(said)
     if reader.bulk is not None:
-        if not items or not all(items):
+        if not count:
             raise Unproved
-        length += 4 + len(reader.bulk) + 1 + len(items) + members_length(items)
-        proof.name_bulk(reader.bulk, items)
+        length += 4 + len(reader.bulk) + 1 + count + bulk_length
     if length != len(body):
         raise Unproved
     for name in said.keys() - lists.body.plain:
@@ -297,7 +298,7 @@ def _with_bulk(parsed: Parsed) -> RawObject | None:
     body, key = parsed.body, b'"%b":[' % bulk.encode()
     begin = body.find(key) + len(key) - 1
     # Compact, so that its length is what the other members leave.
-    length = len(body) - members_length((parsed.said,)) - 4 - len(bulk)
+    length = len(body) - object_length(parsed.said) - 4 - len(bulk)
     head, tail = body[: begin - len(key) + 1], body[begin + length :]
     try:
         before = object_decoder.decode(head.rstrip(b",") + b"}")

@@ -27,12 +27,17 @@ def members_length(items: Sequence[RawObject]) -> int:
     )
 
 
+def object_length(fields: RawObject) -> int:
+    """The bytes of a compact object that is not empty."""
+    return 1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
+
+
 def is_canonical(fields: RawObject, written: bytes | msgspec.Raw) -> bool:
     """Whether an object's bytes are these fields in a known layout."""
     if not fields:
         return len(written) == 2
     length = len(written)
-    compact = members_length((fields,))
+    compact = object_length(fields)
     if length == compact:
         return True
     if length != compact + 2 * len(fields) - 1:

@@ -6,7 +6,7 @@ prove is walked.
 """
 
 from collections.abc import Iterable
-from itertools import chain
+from itertools import chain, compress
 from struct import Struct
 from typing import Any, Final
 
@@ -27,11 +27,18 @@ from tokenworks.gateway.fields.lists import (
     Rule,
 )
 
+MixedObject = dict[str, str | list[RawObject]]
 DEPTH_MAX: Final = 8
+# How messages with lists of parts begin to look, and where that is looked for.
+_PARTS: Final = b'"content":[{'
+PARTS_WITHIN_BYTES: Final = 4_096
+SMALL_BYTES: Final = 8_192
+_QUOTE: Final = b'"'[0]
 _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
 _any: Final = msgspec.json.Decoder()
+_encode: Final = msgspec.json.encode
 # The value of each protocol that most of a body is.
 BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
 
@@ -59,6 +66,8 @@ class Proof:
         written = between = 0
         for raw in raws:
             opens = _first(raw)[0]
+            if opens == _QUOTE:
+                continue
             try:
                 if opens == OPEN_OBJECT:
                     items.append(_object.decode(raw))
@@ -88,9 +97,28 @@ class Proof:
         if level.typed:
             self._types(items, level)
 
-    def name_bulk(self, name: str, items: list[RawObject]) -> None:
-        """The list that most of a body is; its length is looked at by whoever read it. Raises `Unproved`."""
-        self.objects(items, self.lists.levels[self.lists.body.rules[name].level], 1)
+    def mixed(self, items: list[MixedObject], level: Level) -> int:
+        """Objects whose values are texts and lists of objects, as messages of agents are. Their length. Raises `Unproved`."""
+        values = list(chain.from_iterable(map(dict.values, items)))
+        texts = [value for value in values if type(value) is str]
+        lists = [value for value in values if type(value) is list]
+        names = sum(map(len, chain.from_iterable(items)))
+        length = len(items) + 4 * len(values) + names + sum(map(len, map(_encode, texts)))
+        length += len(lists) + sum(map(len, lists)) + lists.count([])
+        unseen = len(lists)
+        for name in set(chain.from_iterable(items)) - level.plain:
+            self.name(name, level, ())
+            rule = level.rules[name]
+            if rule.kind != NESTED:
+                continue
+            below = [fields[name] for fields in items if type(fields.get(name)) is list]
+            objects: list[RawObject] = list(chain.from_iterable(below))  # type: ignore[arg-type]
+            unseen -= len(below)
+            length += members_length(objects)
+            self.objects(objects, self.lists.levels[rule.level], 1)
+        if unseen:
+            raise Unproved  # a list where the protocol types none
+        return length
 
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
         """All values of one name at one level. Raises `Unproved`."""
@@ -137,3 +165,34 @@ class Reader:
         made = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False, rename=rename)
         self.names = names
         self.decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
+        self.mixed_decoder: msgspec.json.Decoder[msgspec.Struct] | None = None
+        if self.bulk is not None and not lists.levels[lists.body.rules[self.bulk].level].typed:
+            fields[-1] = ("bulk", list[MixedObject], None)
+            made = msgspec.defstruct("Mixed", fields, forbid_unknown_fields=True, gc=False, rename=rename)
+            self.mixed_decoder = msgspec.json.Decoder(made)
+
+    def read(self, body: bytes) -> tuple[RawObject, list[RawObject]]:
+        """All fields but the bulk, and the bulk's objects. Raises `Unproved`.
+
+        A small body is read twice: that takes less than the typed decoder's many fields.
+        """
+        try:
+            if self.bulk is None or len(body) < SMALL_BYTES:
+                said = _object.decode(body)
+                return said, [] if self.bulk is None else _objects.decode(said.pop(self.bulk, b"[]"))
+            *read, items = msgspec.structs.astuple(self.decoder.decode(body))
+        except UNREADABLE:
+            raise Unproved from None
+        return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
+
+    def read_mixed(self, body: bytes) -> tuple[RawObject, list[MixedObject]] | None:
+        """All of a larger body whose messages have lists of parts, read once; None where it is another one."""
+        if self.mixed_decoder is None or len(body) < SMALL_BYTES:
+            return None
+        if self.lists.protocol != "messages" and body.find(_PARTS, 0, PARTS_WITHIN_BYTES) < 0:
+            return None
+        try:
+            *read, items = msgspec.structs.astuple(self.mixed_decoder.decode(body))
+        except UNREADABLE:
+            return None
+        return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
