@@ -303,6 +303,11 @@ class Exchange(Placing):
                 self.gateway.placement.first_token(self, self.place, now_s)
         meter = self.meter
         if meter is None:
+            if self.conn is not None and not self.conn.count(len(data)):
+                connection.abort()
+                self.last_refusal = self.gateway.memory.refusal(self.conn.address, len(data))
+                self._interrupt_or_fail("response_too_large")
+                return
             self.chunks.append(data)
             self.size += len(data)
             if self.size > self.gateway.settings.response_bytes_max:
