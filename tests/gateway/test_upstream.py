@@ -253,10 +253,70 @@ def test_interim_answers_are_read_past(cut):
     assert (user.data, user.ended, user.heads) == (JSON, True, 1)
 
 
+def in_turns(data):
+    """What its user was told of an answer that comes in one read, and is read in turns of the loop."""
+
+    async def main():
+        wire = Wire()
+        wire.feed(data)
+        while wire.transport.paused and not wire.user.failed:
+            await asyncio.sleep(0)
+        return wire.user
+
+    return asyncio.run(main())
+
+
 def test_interim_answers_without_end_end_the_answer():
-    assert Wire().feed(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000).failed
+    assert Wire().feed(b"HTTP/1.1 100 Continue\r\n\r\n" * 100).failed
+    assert in_turns(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000).failed
     assert Wire().feed(b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, 25).failed
     assert Wire().feed(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").failed
+
+
+FINE = HEAD + b"transfer-encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 20_000
+
+
+def test_chunks_of_a_byte_are_read_in_turns():
+    user = in_turns(FINE + b"0\r\n\r\n")
+    assert (len(user.data), user.ended) == (20_000, True)
+    assert max(user.pieces) < 2000
+
+
+def test_chunks_of_a_byte_that_end_with_their_connection_are_read():
+    async def main():
+        wire = Wire()
+        wire.feed(FINE + b"0\r\n\r\n")
+        wire.connection.connection_lost(None)
+        return wire.user
+
+    user = asyncio.run(main())
+    assert (len(user.data), user.ended) == (20_000, True)
+
+
+def test_bytes_after_the_end_never_reach_the_next_request():
+    async def main():
+        wire = Wire()
+        first = wire.user
+        wire.feed(FINE + b"0\r\n\r\n" + answer(b"forged" * 5000))
+        while not first.ended and not first.failed:
+            await asyncio.sleep(0)
+        assert wire.transport.aborted
+        assert not wire.pool.idle
+
+    asyncio.run(main())
+
+
+def test_more_framing_than_answer_ends_it():
+    async def main():
+        wire = Wire()
+        wire.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n")
+        fed = 0
+        while not wire.user.failed:
+            wire.connection.data_received(b"1\r\nx\r\n" * 10_000)
+            fed += 60_000
+            assert fed <= 5_000_000
+
+    asyncio.run(main())
 
 
 def test_a_head_in_pieces_leaves_a_connection_that_can_be_used():

@@ -1,6 +1,5 @@
 """An answer that does not begin as JSON or events do: coded though it was asked for as it is, or with a byte order mark."""
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 
 from tokenworks.gateway.coding import PIECE_BYTES, CodingError, Decoder, is_plain, make_decoder, sniffed
@@ -12,8 +11,9 @@ BOM: Final = b"\xef\xbb\xbf"
 # The first byte of a byte order mark, of gzip, of zstd.
 SIGNS: Final = frozenset({b"\xef", b"\x1f", b"\x28"})
 SIGN_BYTES: Final = 3
-# What is decoded of one answer in a turn of the loop: about 10 ms.
-TURN_BYTES: Final = 2_097_152
+# What is decoded of one answer in a turn of the loop: about 5 ms, and at once.
+TURN_BYTES: Final = 1_048_576
+AT_ONCE_BYTES: Final = 262_144
 _EVENT_BEGINS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
@@ -62,7 +62,8 @@ class Coded:
             self._hand_over(user, data)
             return
         self._decoder.push(data)
-        self._decode(user)
+        if not self._waits:
+            self._decode(user, AT_ONCE_BYTES)
 
     def _begin(self, data: bytes) -> None:
         self._first = None
@@ -77,10 +78,10 @@ class Coded:
         if data:
             user.upstream_data(self._connection, data)
 
-    def _decode(self, user: "UpstreamUser") -> None:
+    def _decode(self, user: "UpstreamUser", most: int) -> None:
         decoder, connection = self._decoder, self._connection
         assert decoder is not None
-        left = TURN_BYTES
+        left = most
         self.pending = True
         while not self.paused:
             if left <= 0:
@@ -109,20 +110,20 @@ class Coded:
         self._waits = True
         if self._connection.transport is not None:
             self._connection.transport.pause_reading()
-        asyncio.get_running_loop().call_soon(self._go_on, user)
+        self._connection.pool.turns.later(lambda: self._go_on(user))
 
     def _go_on(self, user: "UpstreamUser") -> None:
         self._waits = False
         connection = self._connection
         if connection.user is not user or not connection.decodes_with(self):
             return
-        self._decode(user)
+        self._decode(user, TURN_BYTES)
         if connection.user is not user or self.pending:
             return
         if self._over:
             connection.end(user)
-        elif connection.transport is not None:
-            connection.transport.resume_reading()
+        else:
+            connection.read_on()
 
     def resume(self) -> None:
         """The user takes more."""

@@ -32,6 +32,7 @@ from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
+from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.upstream import Pool
 from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
@@ -139,6 +140,7 @@ class Gateway:
         self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
         self.origins = Origins(settings.cors_origins)
         self.lag = LoopLag(stats)
+        self.turns = Turns()
         self.connections: set[ClientConnection] = set()
         self.exchanges: set[Exchange] = set()
         self.control_open = 0
@@ -166,6 +168,7 @@ class Gateway:
             connect_timeout_s=settings.upstream_connect_timeout_s,
             unix_path=control_path,
             memory=self.memory,
+            turns=self.turns,
             decoded_max=settings.response_bytes_max,
         )
         self._checked_s = 0.0
@@ -493,6 +496,7 @@ class Gateway:
                 idle_max=self.settings.upstream_idle_max,
                 connect_timeout_s=self.settings.upstream_connect_timeout_s,
                 memory=self.memory,
+                turns=self.turns,
                 decoded_max=self.settings.response_bytes_max,
             )
         return pool

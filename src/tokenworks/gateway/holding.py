@@ -97,7 +97,7 @@ class Holding:
         self.admission: Admission | None = None  # under the limits of key, member, subscriber
         self.place_admission: Admission | None = None  # under the deployment's
         self.spent_tokens = 0
-        self.address = conn.peer
+        self.address = conn.address
         self.maximum: int | None = None  # of each choice, as the upstream is told
         self.input_bound = 0  # tokens that the input has at most
         self.stored_tokens = 0  # of upstream objects that it goes on with

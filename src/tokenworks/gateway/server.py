@@ -6,6 +6,7 @@ heads and bodies is counted in the worker's memory budget under the client's add
 """
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -27,6 +28,9 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 SMALL_PIECE_BYTES: Final = 4096
 # A remembered head is there three times: before and after its length, and as headers.
 MEMO_TIMES: Final = 3
+DISCARDED_BYTES_MAX: Final = 4_194_304
+# A chunked body is read in pieces, in case its chunks are of a few bytes; what takes long is put off.
+CHUNKED_PIECE_BYTES: Final = 8192
 
 
 class ClientConnection(asyncio.Protocol):
@@ -108,6 +112,14 @@ class ClientConnection(asyncio.Protocol):
                 self._take_head(data)
         elif state == _BUSY:
             self._wait_behind(data)
+        else:
+            self._discard(len(data))
+
+    def _discard(self, count: int) -> None:
+        """Bytes after the last answer: read so that it arrives, but not without end."""
+        self._body_left += count
+        if self._body_left > DISCARDED_BYTES_MAX and self.transport is not None:
+            self.transport.abort()
 
     def _wait_behind(self, data: bytes) -> None:
         """Bytes of a next request while one is served."""
@@ -265,9 +277,38 @@ class ClientConnection(asyncio.Protocol):
         self._ready(self._head, body)
 
     def _take_chunked(self, data: bytes) -> None:
-        chunked, head = self._chunked, self._head
-        if self._state != _CHUNKED:
+        """A piece at once, and more while the loop has time; the rest waits for turns of its own, and reading with it."""
+        turns = self._gateway.turns
+        at = 0
+        while at < len(data) and self._state == _CHUNKED and turns.free():
+            begun_s = time.perf_counter()
+            self._feed_chunked(data[at : at + CHUNKED_PIECE_BYTES])
+            at += CHUNKED_PIECE_BYTES
+            turns.spent(begun_s)
+        if at >= len(data):
             return
+        rest = data[at:]
+        if self._state != _CHUNKED:
+            self.data_received(rest)
+            return
+        if self.transport is not None:
+            self.transport.pause_reading()
+        turns.later(lambda: self._chunked_turn(rest))
+
+    def _chunked_turn(self, data: bytes) -> None:
+        if self._state == _CHUNKED:
+            self._feed_chunked(data[:CHUNKED_PIECE_BYTES])
+            data = data[CHUNKED_PIECE_BYTES:]
+        if self._state == _CHUNKED and data:
+            self._gateway.turns.later(lambda: self._chunked_turn(data))
+            return
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+            if data:
+                self.data_received(data)
+
+    def _feed_chunked(self, data: bytes) -> None:
+        chunked, head = self._chunked, self._head
         assert chunked is not None
         assert head is not None
         before = len(chunked.data)
@@ -430,6 +471,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _end(self) -> None:
         self._state = _CLOSED
+        self._body_left = 0
         unread, self._unread = self._unread, 0  # what is written is still there
         self._give_all()
         self._unread = unread

@@ -51,8 +51,9 @@ COUNTERS: Final = (
     "memory_peak_bytes",
     "memory_refused",
     "slow_readers_cut",
-    "loop_lag_last_ms",
+    "loop_lag_second_ms",
     "loop_lag_max_ms",
+    "loop_busy_second_ms",
     "loop_busy_max_ms",
 )
 # Of these the value of now is told, the others only grow.
@@ -69,8 +70,9 @@ GAUGES: Final = frozenset(
         "tokenizer_waiting",
         "memory_used_bytes",
         "memory_peak_bytes",
-        "loop_lag_last_ms",
+        "loop_lag_second_ms",
         "loop_lag_max_ms",
+        "loop_busy_second_ms",
         "loop_busy_max_ms",
     }
 )
@@ -92,13 +94,16 @@ class Stats:
         self.first_byte_ms: list[int] = []
         self.latency_ms: list[int] = []
         self.loop_lag_ms: list[int] = []
+        self._busy_ms = 0
         self._pid = pid
         with path.open("w+b") as file:
             file.truncate(_FORMAT.size)
             self._map = mmap.mmap(file.fileno(), _FORMAT.size)
 
     def _observe_all(self) -> None:
-        self.c["loop_lag_last_ms"] = max(self.loop_lag_ms, default=0)
+        self.c["loop_lag_second_ms"] = max(self.loop_lag_ms, default=0)
+        self.c["loop_busy_second_ms"], self._busy_ms = self._busy_ms, 0
+        self.c["loop_busy_max_ms"] = max(self.c["loop_busy_max_ms"], self.c["loop_busy_second_ms"])
         for name, values in (
             ("first_byte_ms", self.first_byte_ms),
             ("latency_ms", self.latency_ms),
@@ -117,7 +122,7 @@ class Stats:
         """
         self.loop_lag_ms.append(lag_ms)
         self.c["loop_lag_max_ms"] = max(self.c["loop_lag_max_ms"], lag_ms)
-        self.c["loop_busy_max_ms"] = max(self.c["loop_busy_max_ms"], min(lag_ms, busy_ms))
+        self._busy_ms = max(self._busy_ms, min(lag_ms, busy_ms))
 
     def beat(self) -> None:
         self._observe_all()

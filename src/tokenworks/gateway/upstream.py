@@ -15,6 +15,7 @@ from tokenworks.gateway.coding import coding_of
 from tokenworks.gateway.decoding import SIGNS, Coded
 from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.names import names_of
+from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 
 RESOLVE_FOR_S: Final = 30.0
@@ -23,6 +24,13 @@ HEADERS_MAX: Final = 200
 HEAD_BYTES_MAX: Final = 65_536
 SILENT_BYTES_MAX: Final = 65_536
 INTERIM_MAX: Final = 16
+# Reads that are larger and begin with so many line ends in their first bytes are chunks of a few bytes: they are read in
+# pieces of their own, and an answer has only so many bytes of them.
+LARGE_READ_BYTES: Final = 16_384
+SAMPLE_BYTES: Final = 4096
+LINES_IN_SAMPLE_MAX: Final = 512
+PIECE_BYTES: Final = 8192
+FINE_BYTES_MAX: Final = 4_194_304
 # From here on a body is written apart from its head: joining them would cost more than a second piece.
 WRITE_APART_BYTES: Final = 65_536
 _ONE: Final = (None,)
@@ -61,7 +69,10 @@ class UpstreamConnection(asyncio.Protocol):
         "_coded",
         "_complete_once",
         "_fed",
+        "_fine",
+        "_fine_fed",
         "_head_once",
+        "_held",
         "_interims",
         "_last",
         "_plain",
@@ -111,6 +122,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._coded: Coded | None = None
         self._tail = b""  # of the head's last piece
         self._fed = 0  # bytes that brought no body
+        self._fine = b""  # what is read in pieces
+        self._fine_fed = 0
+        self._held = False  # its user takes nothing now
         self._taken = 0  # of the budget, for a head that is not whole
         self._interims = 0
         self.content_type = b""  # the media type alone, in small letters
@@ -140,6 +154,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._expect_message()
         self._reported = False
         self._coded = None
+        self._held = False
+        if self._fine_fed:
+            self._fine_fed = 0
         if self._interims or self._tail:
             self._interims = 0
             self._tail = b""
@@ -159,6 +176,41 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
+        if self._fine or (
+            len(data) > LARGE_READ_BYTES and data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX
+        ):
+            self._take_fine(data)
+        else:
+            self._take(data)
+
+    def _take_fine(self, data: bytes) -> None:
+        """Much of what would take long: a piece now, the others in turns of their own."""
+        self._fine_fed += len(data)
+        if self._fine_fed > FINE_BYTES_MAX:
+            self._fail("more framing than answer")
+            return
+        self._fine += data
+        if len(self._fine) == len(data):
+            if self.transport is not None:
+                self.transport.pause_reading()
+            self.pool.turns.later(self._take_piece)
+
+    def _take_piece(self) -> None:
+        piece, self._fine = self._fine[:PIECE_BYTES], self._fine[PIECE_BYTES:]
+        if not piece:
+            return
+        self._take(piece)
+        if self._fine:
+            self.pool.turns.later(self._take_piece)
+        elif not self._held:
+            self.read_on()
+
+    def read_on(self) -> None:
+        """Reading goes on, where the connection is still there."""
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _take(self, data: bytes) -> None:
         user = self.user
         if user is None:
             # Unsolicited bytes would be read as the next response.
@@ -277,7 +329,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._give()
         self.parser = httptools.HttpResponseParser(self)
         if rest:
-            self.data_received(rest)
+            self._take(rest)
 
     def decodes_with(self, coded: Coded) -> bool:
         return self._coded is coded
@@ -293,7 +345,7 @@ class UpstreamConnection(asyncio.Protocol):
         # llhttp knows whether to keep alive only until the next bytes: the headers say it, and the parser refuses
         # bytes after a message that was the last.
         said = self.headers.get(b"connection") or self.headers.get(b"Connection")
-        if self.no_body or self._last or (said is not None and said.lower() != b"keep-alive"):
+        if self.no_body or self._last or self._fine or (said is not None and said.lower() != b"keep-alive"):
             self.abort()
         else:
             self.pool.give_back(self)
@@ -303,6 +355,9 @@ class UpstreamConnection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        while self._fine and self.user is not None:
+            self._take_piece()
+        self._fine = b""
         self.transport = None
         self.pool.lost(self)
         self._give()
@@ -342,10 +397,12 @@ class UpstreamConnection(asyncio.Protocol):
         """Let go of it: the request it carries is cancelled upstream."""
         self.user = None
         self._coded = None
+        self._fine = b""
         if self.transport is not None:
             self.transport.abort()
 
     def pause(self) -> None:
+        self._held = True
         if self._coded is not None:
             self._coded.paused = True
         if self.transport is not None and not self.transport.is_closing():
@@ -353,6 +410,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.wheel.clear(self)
 
     def resume(self, timeout_s: int) -> None:
+        self._held = False
         if self._coded is not None:
             self._coded.resume()
         if self.transport is not None and not self.transport.is_closing():
@@ -375,6 +433,7 @@ class Pool:
         connect_timeout_s: int,
         unix_path: str | None = None,
         memory: Budget | None = None,
+        turns: Turns | None = None,
         decoded_max: int = 67_108_864,
     ) -> None:
         self.deployment = deployment
@@ -391,6 +450,7 @@ class Pool:
         self.closed = False
         self._memory = memory
         self.decoded_max = decoded_max
+        self.turns = turns or Turns()
 
     @property
     def _name(self) -> str:
