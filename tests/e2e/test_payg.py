@@ -103,3 +103,15 @@ def test_a_crowd_never_spends_beyond_the_cap(server):
     assert paid <= 5_000_000
     assert len(steps(server, subscriber)) == 5
     assert server.works.payg.spent(subscriber) == 5 * YUAN
+
+
+def test_a_count_of_tokens_is_answered_and_buys_nothing(server):
+    subscriber, key = payer(server, 2)
+    body = {"model": "stub", "messages": [{"role": "user", "content": "hi"}]}
+    for _ in range(3):
+        assert server.request("POST", "/v1/messages/count_tokens", key, body)[0] == 200
+    assert steps(server, subscriber) == []
+    server.works.payg.control(subscriber, locked=True)
+    until(
+        lambda: server.request("POST", "/v1/messages/count_tokens", key, body)[0] == 402, what="the refusal"
+    )

@@ -129,7 +129,7 @@ def test_a_request_with_its_template_lies_between_its_bounds(messages, escaped):
     tokenizer = ModelTokenizer(real_tokenizers.smollm2_folder())
     body = json.dumps({"messages": messages}, ensure_ascii=escaped, separators=(",", ":")).encode()
     counted = tokenizer.count_request("chat", body)
-    assert least_input(asked(body), "chat") <= counted <= bound_input(asked(body)).tokens
+    assert least_input(asked(body), "chat") <= counted <= bound_input(asked(body), "chat").tokens
 
 
 def test_tools_lie_within_the_bound():
@@ -142,20 +142,22 @@ def test_tools_lie_within_the_bound():
         },
     }
     body = chat("go", tools=[tool] * 20)
-    assert tokenizer.count_request("chat", json.dumps(body).encode()) <= bound_input(asked(body)).tokens
+    assert (
+        tokenizer.count_request("chat", json.dumps(body).encode()) <= bound_input(asked(body), "chat").tokens
+    )
 
 
 def test_the_bound_is_of_bytes_and_of_what_is_added():
-    plain = bound_input(asked(chat("hi")))
+    plain = bound_input(asked(chat("hi")), "chat")
     assert plain == (len(json.dumps(chat("hi"))) + TEMPLATE_TOKENS, True, 0)
     tools = chat("hi", tools=[{"type": "bash_20250124", "name": "bash"}])
     assert (
-        bound_input(asked(tools)).tokens
+        bound_input(asked(tools), "messages").tokens
         == len(json.dumps(tools)) + TEMPLATE_TOKENS + TOOLS_TOKENS + NAMED_TOOL_TOKENS
     )
-    assert bound_input(asked(chat("hi")), stored_tokens=89_020).tokens == plain.tokens + 89_020
-    assert bound_input(asked(chat("hi")), InputRules(inserts_tokens=50)).tokens == plain.tokens + 50
-    halved = bound_input(asked(chat("x" * 9999)), InputRules(bytes_per_token_milli=2000))
+    assert bound_input(asked(chat("hi")), "chat", stored_tokens=89_020).tokens == plain.tokens + 89_020
+    assert bound_input(asked(chat("hi")), "chat", InputRules(inserts_tokens=50)).tokens == plain.tokens + 50
+    halved = bound_input(asked(chat("x" * 9999)), "chat", InputRules(bytes_per_token_milli=2000))
     assert (halved.exact, halved.tokens < 5300) == (False, True), "what is declared is not proven"
 
 
@@ -166,7 +168,7 @@ def test_media_are_added_and_what_has_no_size_is_named():
             "content": [{"type": "image_url", "image_url": {"url": "https://img.example.com/a.png"}}],
         }
     ]
-    bound = bound_input(asked(chat("hi"), media=content))
+    bound = bound_input(asked(chat("hi"), media=content), "chat")
     assert bound.tokens > 14_000
     assert (bound.exact, bound.unbounded_items) == (False, 1)
 

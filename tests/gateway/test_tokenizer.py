@@ -3,7 +3,8 @@ import json
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from tokenworks.gateway.tokenizer import ModelTokenizer
+from tests.support import real_tokenizers
+from tokenworks.gateway.tokenizer import PIECE_CHARS, ModelTokenizer
 from tokenworks.kernel import Invalid
 
 
@@ -52,7 +53,10 @@ REQUESTS = [
     ("completions", {"prompt": ["one two", "three"]}, 3, 3),
     ("completions", {"prompt": [5, 6, 7, 8]}, 4, 4),
     ("embeddings", {"input": "one two three"}, 3, 3),
+    ("messages", {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "name": "one", "input": "two"}]}]}, 4, 6),
+    ("responses", {"input": [{"type": "function_call", "name": "one", "arguments": " two"}]}, 2, 4),
     ("chat", {"messages": "no list"}, 1, 1),
+    ("chat", ["no object"], 1, 1),
 ]  # fmt: skip
 
 
@@ -98,6 +102,8 @@ ANSWERS = [
     ("responses", False, json.dumps({"output": [{"content": [{"type": "output_text", "text": "one two"}]}]}).encode(), 2),
     ("messages", True, sse({"type": "content_block_delta", "index": 0, "delta": {"text": "one two"}}), 2),
     ("messages", False, json.dumps({"content": [{"type": "text", "text": "one"}]}).encode(), 1),
+    ("messages", False, json.dumps({"content": [{"type": "tool_use", "name": "one", "input": {"two": "three"}}]}).encode(), 7),
+    ("responses", False, json.dumps({"output": [{"summary": [{"text": "one"}]}, {"name": "two", "arguments": " three"}]}).encode(), 3),
     ("chat", True, b"data: {broken\n\ndata: [1]\n\n", 0),
 ]  # fmt: skip
 
@@ -114,3 +120,21 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(Invalid, match="holds no tokenizer"):
         ModelTokenizer(tmp_path)
+
+
+def test_a_long_text_is_counted_in_pieces_and_never_more_than_it_is(plain):
+    assert plain.count("one two " * PIECE_CHARS) == 2 * PIECE_CHARS
+    assert 1 <= plain.count("x" * 5 * PIECE_CHARS) <= 1
+    seen = []
+    plain.count("one " * PIECE_CHARS, lambda: seen.append(1))
+    assert len(seen) == 5, "it can be stopped between any two"
+
+
+def test_pieces_of_a_real_tokenizer_are_what_the_whole_is():
+    tokenizer = ModelTokenizer(real_tokenizers.smollm2_folder())
+    count = real_tokenizers.counters()["smollm2"]
+    words = "The quick brown fox, 12 times; jumps\n  over the lazy dogs and cats. " * 1500
+    assert len(words) > 3 * PIECE_CHARS
+    assert tokenizer.count(words) == count(words)
+    chinese = "人工智能正在改变世界，中国的科技公司也在快速发展。" * 4000
+    assert count(chinese) - 20 <= tokenizer.count(chinese) <= count(chinese)

@@ -43,7 +43,7 @@ PEERS_MAX: Final = 512
 # What can't be read is looked at again after this.
 LOAD_AGAIN_S: Final = 10.0
 # It gives way to those who serve.
-NICE: Final = 5
+NICE: Final = 2
 FRAME_BYTES_MAX: Final = JOB_BYTES_MAX + 65_536
 
 

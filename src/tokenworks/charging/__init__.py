@@ -22,6 +22,7 @@ from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import HostLimits, Limit
 from tokenworks.charging.model import (
+    COUNT_NEED,
     FOLLOW_UP,
     LOSS_CAUSES,
     PER_UNIT,
@@ -50,6 +51,7 @@ from tokenworks.charging.transfers import Transfers
 from tokenworks.charging.verify import Finding, verify
 
 __all__ = [
+    "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
     "LOSS_CAUSES",

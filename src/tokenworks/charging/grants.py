@@ -21,7 +21,7 @@ from tokenworks.charging.host import (
     terms_to_wire,
     unknown_terms,
 )
-from tokenworks.charging.model import NO_GRANT, Need, RateLookup, cost, cover
+from tokenworks.charging.model import COUNT_NEED, NO_GRANT, NO_NEED, Need, RateLookup, cost, cover
 from tokenworks.kernel import Clock, Unavailable
 
 RECALL_WAIT_S: Final = 0.3
@@ -439,10 +439,14 @@ class HostGrants:
         # An empty account that is hammered costs the database this often, no more; one that wants less is heard.
         if self._now_s() < account.top_up_after_s and wants >= account.top_up_refused:
             return wire.NOTHING_LEFT
-        if not await self._ledger.top_up(account.account_id, ask.model, lacks):
+        # A count of tokens is free: whether more could be bought is all that it asks.
+        counts = ask.need == COUNT_NEED
+        if not await self._ledger.top_up(account.account_id, ask.model, NO_NEED if counts else lacks):
             account.top_up_after_s = self._now_s() + RELOAD_S
             account.top_up_refused = wants
             return wire.NOTHING_LEFT
+        if counts:
+            return wire.PAYS_AS_IT_GOES
         account.loaded_s = -1e9
         await self._load(account, fresh=True)
         return await self._cover(account, ask)

@@ -43,6 +43,12 @@ class Need(msgspec.Struct, frozen=True, array_like=True, gc=False):
         return not (self.requests or self.input_tokens or self.output_tokens)
 
 
+# What an account must be able to pay for a count of tokens, which spends nothing, so that nothing is bought for it either. No
+# other request holds so little.
+COUNT_NEED: Final = Need(1, 1, 0)
+NO_NEED: Final = Need(0, 0, 0)
+
+
 class HoldRate(msgspec.Struct, frozen=True, gc=False):
     """The most that a request, an input token and an output token can cost in one bucket."""
 

@@ -53,6 +53,7 @@ ENOUGH: Final = 0
 NOTHING_LEFT: Final = 1
 ELSEWHERE: Final = 2  # other hosts hold what would cover it: try again soon
 AWAY: Final = 3  # the database does not answer
+PAYS_AS_IT_GOES: Final = 4  # nothing left, and what is missing would be bought, but not for a count of tokens
 LATER: Final = 16  # and so many seconds: a window is used up, and the first of its uses comes back then
 
 _encoder = msgspec.msgpack.Encoder()

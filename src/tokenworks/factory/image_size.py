@@ -22,15 +22,17 @@ Size = tuple[int, int]
 class _Base64:
     """Random access to the bytes behind base64 text."""
 
-    __slots__ = ("_text",)
+    __slots__ = ("_begin", "_text")
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, begin: int) -> None:
         self._text = text
+        self._begin = begin
 
     def read(self, at: int, count: int) -> bytes:
         """`count` bytes from byte `at` on. Raises `ValueError` where they are not there or are no base64."""
         first = at // 3
-        piece = self._text[4 * first : 4 * ((at + count + 2) // 3)]
+        begin = self._begin
+        piece = self._text[begin + 4 * first : begin + 4 * ((at + count + 2) // 3)]
         data = binascii.a2b_base64(piece + "=" * (-len(piece) % 4), strict_mode=True)
         data = data[at - 3 * first : at - 3 * first + count]
         if len(data) != count:
@@ -119,18 +121,18 @@ _FORMATS: Final[tuple[tuple[bytes, frozenset[str], Callable[[_Base64], Size]], .
 )
 
 
-def image_size(base64_text: str, mime: str) -> Size | None:
-    """(width, height) in pixels of an image in base64 that is declared as `mime`.
+def image_size(text: str, mime: str, begin: int = 0) -> Size | None:
+    """(width, height) in pixels of an image that is declared as `mime` and lies as base64 in a text, from `begin` on.
 
     None where the size can't be read, is nothing or is beyond `SIDE_PX_MAX`, or where the data is of another format than
     declared: it is not known then how an upstream reads it.
     """
     kind = mime.lower().partition("/")[2].partition(";")[0].strip()
-    data = _Base64(base64_text)
+    data = _Base64(text, begin)
     try:
-        begin = data.read(0, 8)
+        magic_bytes = data.read(0, 8)
         for magic, names, read in _FORMATS:
-            if begin.startswith(magic):
+            if magic_bytes.startswith(magic):
                 width, height = read(data) if kind in names else _NO_SIZE
                 return (width, height) if 0 < width <= SIDE_PX_MAX and 0 < height <= SIDE_PX_MAX else None
     except ValueError:  # binascii.Error is one: not base64, or not as long as it says

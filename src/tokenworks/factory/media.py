@@ -4,7 +4,7 @@ Rules are data of a vendor's profile. They bound from above: sides are rounded u
 can't be read costs the declared maximum.
 """
 
-from functools import cache
+from functools import cache, lru_cache
 from importlib import resources
 from math import isqrt
 from typing import Annotated, Any, Final, Literal
@@ -173,6 +173,7 @@ def _shipped() -> dict[str, dict[str, Any]]:
     return content
 
 
+@lru_cache(maxsize=1024)
 def media_rules(profile: str = GENERIC, upstream_model: str = "") -> MediaRules:
     """The shipped rules of a vendor's profile, or of one of its models whose name begins as one that has rules of its own.
     A profile that is not named has the generic ones.

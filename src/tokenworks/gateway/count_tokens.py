@@ -1,4 +1,4 @@
-"""`count_tokens`: free, and yet a request: under the key's limits, for a plan that has something left.
+"""`count_tokens`: free, and yet a request: under the key's limits, for a plan that has something left or pays as it goes.
 
 Where a deployment of the model names its tokenizer the host's tokenizer process answers, template included; where none does, or
 it is away or too slow, the request is relayed as any other.
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from tokenworks.charging import Need
 from tokenworks.factory import MediaRules
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.media_items import items_cost
@@ -16,8 +15,6 @@ from tokenworks.gateway.media_items import items_cost
 if TYPE_CHECKING:
     from tokenworks.gateway.placing import Placing
 
-# Held while it runs, and given back: an account that can't pay one token of input has no use for a count.
-LIVE_PLAN: Final = Need(1, 1, 0)
 _MEDIA: Final = b'"source"'
 _RULES: Final = MediaRules()
 

@@ -17,7 +17,7 @@ from tokenworks.gateway.media_items import items_cost
 
 # What a chat template writes around the messages beyond what their JSON takes: its own system text, a date, the answer's begin.
 TEMPLATE_TOKENS: Final = 128
-# Anthropic's system text for tools, and what one of its own tools costs by its name alone ("Tool use", pricing).
+# A provider's system text for tools, and what one of Anthropic's own tools costs by its name alone ("Tool use", pricing).
 TOOLS_TOKENS: Final = 640
 NAMED_TOOL_TOKENS: Final = 1280
 # Their names end in a date: bash_20250124.
@@ -79,7 +79,9 @@ class InputBound(NamedTuple):
 NO_RULES: Final = InputRules()
 
 
-def bound_input(asked: Asked, rules: InputRules = NO_RULES, stored_tokens: int = 0) -> InputBound:
+def bound_input(
+    asked: Asked, protocol: str, rules: InputRules = NO_RULES, stored_tokens: int = 0
+) -> InputBound:
     """An upper bound of a request's input. `stored_tokens` is what the stored response that it goes on from is known to have
     held, input and output.
     """
@@ -87,7 +89,9 @@ def bound_input(asked: Asked, rules: InputRules = NO_RULES, stored_tokens: int =
     tokens += TEMPLATE_TOKENS + rules.inserts_tokens
     tools = asked.fields.get("tools")
     if tools is not None:
-        tokens += TOOLS_TOKENS + NAMED_TOOL_TOKENS * bytes(tools).count(_DATED)
+        tokens += TOOLS_TOKENS
+        if protocol == "messages":
+            tokens += NAMED_TOOL_TOKENS * bytes(tools).count(_DATED)
     unbounded = 0
     if asked.content is not None:
         cost, unbounded = items_cost(asked.content, rules.media)

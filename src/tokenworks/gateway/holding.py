@@ -8,10 +8,9 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import FOLLOW_UP, Admission, Hold, Limit, Need, Start
+from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
-from tokenworks.gateway.count_tokens import LIVE_PLAN
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.estimate import bound_input
@@ -159,11 +158,11 @@ class Holding:
         assert user is not None
         self.rated = self.model
         if self.free:
-            self.need, self.held_output = LIVE_PLAN, 0
+            self.need, self.held_output = COUNT_NEED, 0
             if user.limits and self.admission is None:
                 gateway.client.admissions.ask(user.limits, 0, self._admitted)
             else:
-                self._reserve(LIVE_PLAN)
+                self._reserve(COUNT_NEED)
             return
         if user.counts_prompts and not is_prompt(parsed, self.protocol):
             self.rated = FOLLOW_UP + self.model
@@ -329,7 +328,7 @@ class Holding:
             if hold is not None:
                 self._release(hold)
             return
-        if hold is not None:
+        if hold is not None or (self.free and verdict == charging_wire.PAYS_AS_IT_GOES):
             self.hold = hold
             self._try()
         elif verdict != charging_wire.NOTHING_LEFT or not self._hold_less_input():

@@ -14,6 +14,8 @@ from tokenworks.factory import MediaRules, image_size
 
 ITEMS_MAX: Final = 10_000
 DEPTH_MAX: Final = 12
+# Of a data URL, before its data.
+HEAD_CHARS_MAX: Final = 256
 Kind = Literal["image", "audio", "video", "file"]
 # Of a WAV file, in base64: its head ends with where the sound begins.
 _WAV_HEAD_CHARS: Final = 48
@@ -36,15 +38,21 @@ _KINDS: Final[dict[str, Kind]] = {
     "computer_screenshot": "image",
     "container_upload": "file",
 }
+# A union would be made anew with each look.
+_NESTED: Final = (dict, list)
+_GIVEN: Final = (str, dict)
 _OPAQUE: Final = frozenset({"arguments", "tool_calls", "metadata", "parameters", "input_schema"})
 
 
 class Item(NamedTuple):
-    """One item: its data in base64 with its MIME type, None where an upstream has to fetch it; of a video its frames' number."""
+    """One item: a text in which its base64 begins at `begin`, with its MIME type; None where an upstream has to fetch it. Of a
+    video its frames' number.
+    """
 
     kind: Kind
     data: str | None
     mime: str
+    begin: int = 0
     low: bool = False
     frames: int | None = None
 
@@ -64,7 +72,7 @@ def find_items(content: Any) -> Iterator[Item]:
         value, depth = waiting.pop()
         if isinstance(value, list):
             if depth < DEPTH_MAX:
-                waiting.extend((item, depth + 1) for item in value if isinstance(item, dict | list))
+                waiting.extend((item, depth + 1) for item in value if isinstance(item, _NESTED))
             continue
         item = _item(value)
         if item is not None:
@@ -77,7 +85,7 @@ def find_items(content: Any) -> Iterator[Item]:
             waiting.extend(
                 (inner, depth + 1)
                 for name, inner in value.items()
-                if name not in opaque and isinstance(inner, dict | list)
+                if name not in opaque and isinstance(inner, _NESTED)
             )
 
 
@@ -88,7 +96,7 @@ def _item(part: Mapping[str, Any]) -> Item | None:
         return _of_source("file" if kind == "document" else kind, source)
     for name, what in _FIELDS:
         value = part.get(name)
-        if isinstance(value, str | dict) or (what == "video" and isinstance(value, list)):
+        if value is not None and (isinstance(value, _GIVEN) or (what == "video" and isinstance(value, list))):
             return _of_value(_KINDS.get(str(kind), what), value, part)
     return None
 
@@ -112,21 +120,19 @@ def _of_value(kind: Kind, value: Any, part: Mapping[str, Any]) -> Item:
         sound = value.get("format")
         mime = f"{kind}/{sound}" if isinstance(sound, str) else ""
         value = next((value[name] for name in ("url", "data", "file_data") if name in value), None)
-    data, said = _inline(value) if isinstance(value, str) else (None, "")
-    if data is None and mime and isinstance(value, str) and "://" not in value[:16]:
-        data = value  # a sound is given as plain base64 with its format beside
-    return Item(kind, data, said or mime, low=detail == "low")
+    begin, said = _inline(value) if isinstance(value, str) else (0, "")
+    inline = bool(begin) or (bool(mime) and isinstance(value, str) and "://" not in value[:16])
+    # A sound is given as plain base64 with its format beside.
+    return Item(kind, value if inline else None, said or mime, begin, low=detail == "low")
 
 
-def _inline(url: str) -> tuple[str | None, str]:
-    """Base64 and MIME type of a data URL (RFC 2397); (None, "") of any other."""
+def _inline(url: str) -> tuple[int, str]:
+    """Where the base64 of a data URL begins (RFC 2397), and its MIME type; 0 of any other URL."""
     if url[:5].lower() != "data:":
-        return None, ""
-    head, comma, data = url[5:].partition(",")
-    mime, _, parameters = head.partition(";")
-    if not comma or not parameters.lower().endswith("base64"):
-        return None, mime
-    return data, mime
+        return 0, ""
+    comma = url.find(",", 0, HEAD_CHARS_MAX)
+    mime, _, parameters = url[5 : max(5, comma)].partition(";")
+    return (comma + 1, mime) if parameters.lower().endswith("base64") else (0, mime)
 
 
 def items_cost(content: Any, rules: MediaRules) -> Cost:
@@ -141,14 +147,16 @@ def items_cost(content: Any, rules: MediaRules) -> Cost:
 
 def _cost(item: Item, rules: MediaRules) -> tuple[int, bool]:
     if item.kind == "image":
-        size = None if item.data is None else image_size(item.data, item.mime)
+        size = None if item.data is None else image_size(item.data, item.mime, item.begin)
         return rules.image_tokens(size, low=item.low), size is not None
     if item.kind == "video":
         return rules.video_tokens(item.frames), False
-    length_bytes = None if item.data is None else len(item.data) * 3 // 4
+    length_bytes = None if item.data is None else (len(item.data) - item.begin) * 3 // 4
     if item.kind == "file":
         return rules.file_tokens(length_bytes), False
-    bytes_per_s = None if item.data is None else _wav_bytes_per_s(item.data)
+    bytes_per_s = (
+        None if item.data is None else _wav_bytes_per_s(item.data[item.begin : item.begin + _WAV_HEAD_CHARS])
+    )
     known = bytes_per_s is not None or item.mime.endswith(("mp3", "mpeg"))
     return rules.audio_tokens(length_bytes if known else None, bytes_per_s), known
 
@@ -156,7 +164,7 @@ def _cost(item: Item, rules: MediaRules) -> tuple[int, bool]:
 def _wav_bytes_per_s(data: str) -> int | None:
     """As a WAV file's head says it (RIFF, `fmt ` first, PCM); None where it is not one, or its figures don't fit together."""
     try:
-        head = base64.b64decode(data[:_WAV_HEAD_CHARS], validate=True)
+        head = base64.b64decode(data, validate=True)
         if head[:4] != b"RIFF" or head[8:16] != b"WAVEfmt ":
             return None
         code, channels, rate, bytes_per_s, block = struct.unpack("<HHIIH", head[20:34])

@@ -63,7 +63,7 @@ class ModelTokenizer:
             tokens += len(self._tokenizer.encode(piece, add_special_tokens=False).ids)
             pause()
             if end == len(text):
-                return tokens
+                return max(tokens, min(1, len(text)))
             if not whole:
                 tokens -= _CUT_TOKENS
             at = end
@@ -227,7 +227,9 @@ def _shown(protocol: str, content: Mapping[str, Any]) -> Iterator[tuple[Any, str
             yield (content.get("item_id"), content.get("content_index"), content["type"]), content["delta"]
         for at, item in enumerate(content.get("output") or ()):
             if isinstance(item, dict):
-                yield at, _text_of(item.get("content")) + str(item.get("arguments") or "")
+                text = _text_of(item.get("summary")) + _text_of(item.get("content"))
+                called = item.get("arguments") or item.get("input") or ""
+                yield at, text + (str(item.get("name") or "") + str(called) if called else "")
         return
     if protocol == "messages":
         delta = content.get("delta")
@@ -236,7 +238,7 @@ def _shown(protocol: str, content: Mapping[str, Any]) -> Iterator[tuple[Any, str
                 yield (content.get("index"), name), delta[name]
         for at, block in enumerate(content.get("content") or ()):
             if isinstance(block, dict):
-                yield at, str(block.get("text") or block.get("thinking") or "")
+                yield at, _text_of_part(block)
         return
     for choice in content.get("choices") or ():
         if not isinstance(choice, dict):
