@@ -6,7 +6,6 @@ end of the response is withheld until the record is on disk.
 """
 
 import math
-import time
 from typing import Any, Final
 
 import structlog
@@ -71,7 +70,9 @@ class Exchange(Placing):
         if user is None:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
-        if not user.known or (user.expires_s is not None and time.time() >= user.expires_s):
+        if not user.known or (
+            user.expires_s is not None and gateway.clock.civil_ms() >= user.expires_s * 1000
+        ):
             self.refuse(
                 Refusal(
                     401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
@@ -366,7 +367,7 @@ class Exchange(Placing):
         if meter.progress >= self.progress_at and self.hold is not None:
             self.progress_at = meter.progress + self.gateway.settings.progress_tokens
             self.gateway.client.progress(
-                self.usage_id, meter.counts(), self.first_byte_ms, time.time_ns() // 1_000_000, self.hold
+                self.usage_id, meter.counts(), self.first_byte_ms, self.gateway.clock.civil_ms(), self.hold
             )
 
     def _keep(self, out: bytes) -> None:

@@ -100,7 +100,7 @@ class Gateway:
         self.tls = tls
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(int(self.loop.time()))
-        self.ids = IdSource()
+        self.ids = IdSource(clock.civil_ms)
         self.snapshot = Snapshot(0, (), {}, {}, {})
         self.slices: Slices
         self.client: RecorderClient
@@ -111,6 +111,7 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.journal_full = False
+        self.clock_off_s: float | None = None  # by so much, which is more than it may be
         self.database_ok_s = self.loop.time()
         self.proxies = settings.proxy_networks
         self.tokenizers: dict[str, ModelTokenizer] = {}
@@ -195,6 +196,14 @@ class Gateway:
                     "journal_full",
                     "this host's journal has no room, or too much of it waits for the database: it takes nothing new",
                     5,
+                ),
+                protocol,
+            )
+            return
+        if self.clock_off_s is not None:
+            conn.refuse(
+                Refusal(
+                    503, "clock_skew", "this host's clock is wrong: it takes nothing new until it is set", 5
                 ),
                 protocol,
             )
@@ -307,6 +316,8 @@ class Gateway:
             reasons.append("the database has been away for too long")
         if self.journal_full:
             reasons.append("the journal's disk is full, or too much of it is not settled")
+        if self.clock_off_s is not None:
+            reasons.append(f"the host's clock is off by {self.clock_off_s:.1f} s")
         if self.draining:
             reasons.append("draining")
         return reasons

@@ -1,7 +1,6 @@
 """From what was metered to a usage record: who counted, what the plan's policy waives, what each bucket pays."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import Final
 
@@ -196,7 +195,7 @@ class Recording(Holding):
         assert user is not None
         self.spent_tokens = sum(counts)
         self._end_attempt()
-        clock_ms = time.time_ns() // 1_000_000
+        clock_ms = gateway.clock.civil_ms()
         if waived is NO_COUNTS:
             parts, loss = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         else:
