@@ -1,4 +1,6 @@
+import re
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from tokenworks.kernel import AnchoredClock, ManualClock, SystemClock
 
@@ -94,3 +96,20 @@ def test_a_shifted_system_clock_is_wrong_in_civil_time_alone():
     assert 3599_000 < ahead.civil_ms() - right.civil_ms() < 3601_000
     assert timedelta(seconds=3599) < ahead.now() - right.now() < timedelta(seconds=3601)
     assert abs(ahead.boot_ns() - right.boot_ns()) < 1_000_000_000
+
+
+# Where a host's own civil time may be read: by the clock itself, as the default of what is given one, and for ages of its own files.
+MAY_READ_CIVIL_TIME = {
+    "kernel/clock.py", "kernel/ids.py", "gateway/ids.py", "gateway/keys.py", "gateway/seen.py", "app/control.py", "app/messages.py",
+    "app/cli.py", "app/demo.py", "charging/recorder.py",
+}  # fmt: skip
+
+
+def test_civil_time_is_read_by_the_clock_alone():
+    root = Path(__file__).parents[2] / "src/tokenworks"
+    found = {
+        str(path.relative_to(root))
+        for path in root.rglob("*.py")
+        if re.search(r"time\.time(_ns)?\(|datetime\.(now|utcnow)\(|time\.time_ns\b", path.read_text())
+    }
+    assert found <= MAY_READ_CIVIL_TIME, "give it a clock"

@@ -48,6 +48,8 @@ log = structlog.get_logger()
 POLL_S: Final = 0.5
 LOOK_S: Final = 2.0
 BLOCKED_MAX: Final = 100_000
+# Deployments whose upstream named a time, at once.
+RESTS_MAX: Final = 10_000
 TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
@@ -82,6 +84,7 @@ class Feed:
         self._looked_s = -1e9
         self._measured_s = -1e9
         self.clock_off = False
+        self._rests: dict[str, float] = {}
         self._told_clock: tuple[int, bool] | None = None
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
@@ -173,6 +176,15 @@ class Feed:
         settled = Ledger(connection, self._clock).settled_seq(self._recorder.journal.journal_id)
         if settled is None or settled < expected:
             raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
+
+    def rested(self, place: str, until_s: float) -> None:
+        """An upstream named a time to one worker: all of them hear it, also those that begin later."""
+        now_s = asyncio.get_running_loop().time()
+        live = {name: at_s for name, at_s in self._rests.items() if at_s > now_s}
+        if len(live) < RESTS_MAX or place in live:
+            live[place] = max(until_s, live.get(place, 0.0))
+        self._rests = live
+        self._recorder.publish("rested", {"until_s": live}, keep=True)
 
     def look_at_blocked(self) -> None:
         """Keys that an operator blocked on this host: known without the database."""
@@ -323,6 +335,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                     if record["upstream_id"] == upstream_id:
                         return record["deployment"]
             return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
+        if name == "rested":
+            feed.rested(*argument)
+            return None
         raise Unavailable(f"nothing answers {name}")
 
     def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:

@@ -102,6 +102,8 @@ class Worker:
         elif name == "clock":
             self.clock.follow(content["offset_ns"], content["error_ns"])
             gateway.clock_off_s = content["off_s"]
+        elif name == "rested":
+            gateway.rested(content["until_s"])
         elif name == "journal":
             gateway.journal_full = content["full"]
         elif name == "snapshot":

@@ -312,7 +312,7 @@ class Exchange(Placing):
             seconds = int(retry_after) if retry_after is not None and retry_after.isdigit() else 1
             seconds = max(1, min(seconds, RETRY_AFTER_S_MAX))
             if retry_after is not None:
-                self.place.rest(self.gateway.loop.time(), seconds)
+                self.gateway.rest(self.place, seconds)
             self.last_refusal = Refusal(
                 429, "too_many_requests", f"{self.model} is busy: every deployment is at its limit", seconds
             )

@@ -1,6 +1,7 @@
 """A worker's data plane: what all its connections share, and where each request goes."""
 
 import asyncio
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -354,6 +355,20 @@ class Gateway:
             )
         return pool
 
+    def rest(self, place: Place, seconds: float) -> None:
+        """The upstream of a place named a time: until then no worker of this host asks it."""
+        now_s = self.loop.time()
+        place.rest(now_s, seconds)
+        self.client.request("rested", [place.name, place.named_until_s], lambda _told: None)
+
+    def rested(self, until_s: Mapping[str, float]) -> None:
+        """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
+        now_s = self.loop.time()
+        for place in self.snapshot.places:
+            left_s = until_s.get(place.name, 0.0) - now_s
+            if left_s > place.resting_s(now_s):
+                place.rest(now_s, left_s)
+
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
         """(model class, weights) in the snapshot of now."""
         return self.snapshot.rate(rate_version, model)
@@ -413,7 +428,7 @@ class Gateway:
         self.snapshot = snapshot
         for place in snapshot.places:
             if place.name in self.seen_before:
-                place.learn_from(self.seen_before.pop(place.name), self.loop.time())
+                place.learn_from(self.seen_before.pop(place.name))
         self.placement.set_places(snapshot.places, self.loop.time())
         self.broken_credentials = broken_credentials
         live = set(snapshot.places)
