@@ -159,7 +159,7 @@ def _metrics() -> list[str]:
         + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
         + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`. Of the recorder: `tokenworks_recorder_*` "
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
-        "granted quantity, requests that wait, were shed or waited too long, whether database and settlement answer).",
+        "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, were shed or waited too long, whether database and settlement answer).",
     ]
 
 

@@ -221,7 +221,7 @@ def charge_file(rooms: Asked, sequence: int) -> Response:
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
 def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Invalid("an acknowledgement is UTF-8") from None
     with rooms.connection.transaction():
