@@ -12,7 +12,6 @@ from tokenworks.factory import (
 )
 from tokenworks.factory.health import (
     EJECTION_S,
-    NAMED_S_MAX,
     SLOW_START_S,
     SLOW_STARTS,
     Health,
@@ -219,16 +218,3 @@ def test_of_several_the_one_that_named_no_time_is_tried_and_the_wait_is_the_shor
     assert named_wait_s([named, third], NO_ASK, 0.5) == 1.5
     assert named_wait_s([], NO_ASK, 0.5) == 0.0
     assert router.placement.choose([named, third], (), Ask(9, 9), 1.0) is None
-
-
-def test_a_named_time_outlives_the_worker_that_heard_it_and_no_more_than_an_hour():
-    heard, next_one, after_boot = place("one"), place("one"), place("one")
-    heard.rest(1000.0, 40.0)
-    seen = heard.seen(1010.0)
-    next_one.learn_from(seen, 1015.0)
-    assert next_one.resting_s(1015.0) == 25.0
-    after_boot.learn_from(seen | {"named_until_s": 90_000.0}, 5.0)
-    assert after_boot.resting_s(5.0) == NAMED_S_MAX
-    later = place("one")
-    later.learn_from(heard.seen(1041.0), 1041.0)
-    assert later.resting_s(1041.0) == 0.0 and not later.failures

@@ -9,10 +9,10 @@ import click
 
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import check_schema, connect, database
+from tokenworks.app.database import anchor, check_schema, connect, database
 from tokenworks.app.output import print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
-from tokenworks.kernel import Invalid
+from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -58,7 +58,10 @@ class Context:
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             check_schema(connection)
-            works = make_works(settings, connection)
+            # What a command dates is by the database's clock, as what a server dates is.
+            clock = AnchoredClock(SystemClock(settings.clock_shift_s))
+            anchor(clock, connection)
+            works = make_works(settings, connection, clock)
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):

@@ -29,7 +29,7 @@ from tokenworks.app.notify import deliver
 from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
-from tokenworks.kernel import AnchoredClock, Unavailable
+from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -49,7 +49,7 @@ BILL_BATCHES: Final = 20
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     """What people and other systems ask over the public port, outside /v1."""
     peppers = load_peppers(settings.secrets)
-    clock = AnchoredClock()
+    clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     pool = ConnectionPool(
         url(),
         min_size=1,
@@ -71,11 +71,12 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
-        with contextlib.suppress(psycopg.Error):
-            await asyncio.to_thread(_anchor, url(), clock)
+        await _anchor(pool, clock)
+        following = asyncio.create_task(_follow(pool, clock, settings.clock_check_s))
         try:
             yield
         finally:
+            following.cancel()
             await asyncio.to_thread(pool.close)
 
     app = make_api(open_rooms, code_sender(settings), settings.public_url)
@@ -90,10 +91,22 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-def _anchor(url: str, clock: AnchoredClock) -> None:
+async def _anchor(pool: ConnectionPool, clock: AnchoredClock) -> None:
     """By the database's clock: what a host whose own is off writes down is not dated wrong."""
-    with contextlib.closing(connect(url)) as connection:
-        anchor(clock, connection)
+
+    def ask() -> None:
+        with pool.connection() as connection:
+            anchor(clock, connection)
+
+    # Away for now: the boot clock carries on what was known.
+    with contextlib.suppress(psycopg.Error, PoolTimeout):
+        await asyncio.to_thread(ask)
+
+
+async def _follow(pool: ConnectionPool, clock: AnchoredClock, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        await _anchor(pool, clock)
 
 
 class HostMetrics:
@@ -128,6 +141,8 @@ class HostMetrics:
             reasons.append("settlement fails")
         elif recorder["journal_full"]:
             reasons.append("the journal's disk is full")
+        elif recorder["clock_off"]:
+            reasons.append(f"the host's clock is off by {recorder['clock_skew_seconds']:.1f} s")
         now_ms = time.monotonic() * 1000
         alive = [reading for _, reading in self.readings() if now_ms - reading.heartbeat_ms < STALE_S * 1000]
         if not any(reading.counters["recorder_ready"] for reading in alive):
@@ -218,7 +233,7 @@ class Jobs:
             if row is None or not row[0]:
                 return
             # By the database's clock: a host whose own has jumped renews and expires nothing early.
-            clock = AnchoredClock()
+            clock = AnchoredClock(SystemClock(self._settings.clock_shift_s))
             anchor(clock, connection)
             works = make_works(self._settings, connection, clock)
             for job in (

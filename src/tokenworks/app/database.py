@@ -111,8 +111,10 @@ def check_schema(connection: Connection) -> None:
 
 
 def ensure_usage_months(connection: Connection, now: datetime | None = None) -> None:
-    """Partitions for this month and the next ones; idempotent, called at start and daily."""
-    month = (now or datetime.now(UTC)).replace(day=1)
+    """Partitions for this month, by the database's clock, and the next ones; idempotent, called at start and daily."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    month = (now or row[0]).astimezone(UTC).replace(day=1)
     for _ in range(USAGE_MONTHS_AHEAD + 1):
         connection.execute("SELECT ensure_usage_month(%s)", (month,))
         month = (month + timedelta(days=32)).replace(day=1)

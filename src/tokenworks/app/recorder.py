@@ -40,7 +40,7 @@ from tokenworks.charging import (
 )
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
-from tokenworks.kernel import AnchoredClock, TokenworksError, Unavailable
+from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -48,7 +48,8 @@ log = structlog.get_logger()
 POLL_S: Final = 0.5
 LOOK_S: Final = 2.0
 BLOCKED_MAX: Final = 100_000
-SKEW_ALARM_S: Final = 5.0
+# Deployments whose upstream named a time, at once.
+RESTS_MAX: Final = 10_000
 TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
@@ -81,6 +82,10 @@ class Feed:
         self._database = ""
         self._blocked: list[str] = []
         self._looked_s = -1e9
+        self._measured_s = -1e9
+        self.clock_off = False
+        self._rests: dict[str, float] = {}
+        self._told_clock: tuple[int, bool] | None = None
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
         key = (rate_version, model)
@@ -99,6 +104,11 @@ class Feed:
         """By how much this host's wall clock is ahead of the database's."""
         return self._clock.skew_s
 
+    @property
+    def clock_error_s(self) -> float:
+        """How far off `skew_s` may be."""
+        return self._clock.error_s
+
     async def run(self) -> None:
         while True:
             try:
@@ -110,6 +120,30 @@ class Feed:
             ) as error:  # the database went back, or an invariant is broken: the next recorder begins anew
                 self._recorder.fatal(error)
             await asyncio.sleep(POLL_S)
+
+    async def _measure(self) -> None:
+        """Compare civil time with the database's, every `clock_check_s`."""
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._measured_s >= self._settings.clock_check_s:
+            await self._thread.run(lambda connection: anchor(self._clock, connection))
+            self._measured_s = now_s
+
+    def look_at_clock(self) -> None:
+        """Tell the workers the time, and whether this host's own is off. Also while the database is away: the boot clock carries
+        its time on, so a wall clock that is set meanwhile is seen.
+        """
+        anchored = self._clock.anchored
+        if anchored is None:
+            return
+        off = self._clock.is_off(self._settings.clock_skew_max_s)
+        if off != self.clock_off:
+            log.critical("recorder.clock_skew", off=off, ahead_seconds=round(self._clock.skew_s, 3))
+            self.clock_off = off
+        if (anchored[0], off) != self._told_clock:
+            self._told_clock = anchored[0], off
+            off_s = abs(self._clock.skew_s) if off else None
+            told = {"offset_ns": anchored[0], "error_ns": anchored[1], "off_s": off_s}
+            self._recorder.publish("clock", told, keep=True)
 
     async def _look(self) -> None:
         """For the metrics: what is in doubt and in quarantine. Seldom: it is not news."""
@@ -123,10 +157,6 @@ class Feed:
 
         def read(connection: Any) -> tuple[tuple[int, int, int], int, int]:
             self._check_went_back(connection, expected)
-            skew_s = self._clock.skew_s
-            anchor(self._clock, connection)
-            if abs(self._clock.skew_s) > SKEW_ALARM_S and abs(self._clock.skew_s - skew_s) > 1:
-                log.critical("recorder.clock_skew", ahead_seconds=round(self._clock.skew_s, 1))
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
             on_database.delete_old_account_losses()
@@ -147,6 +177,15 @@ class Feed:
         settled = Ledger(connection, self._clock).settled_seq(self._recorder.journal.journal_id)
         if settled is None or settled < expected:
             raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
+
+    def rested(self, place: str, until_s: float) -> None:
+        """An upstream named a time to one worker: all of them hear it, also those that begin later."""
+        now_s = asyncio.get_running_loop().time()
+        live = {name: at_s for name, at_s in self._rests.items() if at_s > now_s}
+        if len(live) < RESTS_MAX or place in live:
+            live[place] = max(until_s, live.get(place, 0.0))
+        self._rests = live
+        self._recorder.publish("rested", {"until_s": live}, keep=True)
 
     def look_at_blocked(self) -> None:
         """Keys that an operator blocked on this host: known without the database."""
@@ -202,6 +241,8 @@ class Feed:
         self.ok = True
         if lost is not None:
             losses.read(*lost)
+        await self._measure()
+        self.look_at_clock()
         await self._look()
         changes = [row for row in rows if row[0] not in self._seen]
         self._seen = {row[0] for row in rows}
@@ -250,7 +291,7 @@ class Feed:
 async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    clock = AnchoredClock()
+    clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     peppers = load_peppers(settings.secrets)
 
     def fatal(error: BaseException) -> None:
@@ -306,6 +347,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                     if record["upstream_id"] == upstream_id:
                         return [record["deployment"], sum(record["c"])]
             return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
+        if name == "rested":
+            feed.rested(*argument)
+            return None
         raise Unavailable(f"nothing answers {name}")
 
     def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
@@ -465,6 +509,7 @@ async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
         try:
             feed.look_at_blocked()
+            feed.look_at_clock()
             _write_status(recorder, feed, settings)
         except (
             OSError
@@ -498,6 +543,9 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "accounts_over_loss_budget": len(recorder.losses.over),
         "hosts": feed.hosts,
         "clock_skew_seconds": abs(feed.skew_s),
+        "clock_offset_seconds": feed.skew_s,
+        "clock_error_seconds": feed.clock_error_s,
+        "clock_off": int(feed.clock_off),
         "in_doubt_grants": feed.in_doubt[0],
         "in_doubt_quantity": feed.in_doubt[1],
         "in_doubt_seconds": feed.in_doubt[2],

@@ -234,6 +234,21 @@ class Settings(BaseModel):
         default=500, ge=1, le=100_000, description="unknown keys that a worker asks for a second"
     )
 
+    clock_check_s: int = Field(
+        default=2, ge=1, le=3600, description="civil time is compared with the database's this often"
+    )
+    clock_skew_max_s: float = Field(
+        default=2.0,
+        ge=0.05,
+        le=3600,
+        description="a host whose clock is off by more (beyond half the round trip of the comparison) takes no new requests",
+    )
+    clock_shift_s: float = Field(
+        default=0.0,
+        ge=-1e9,
+        le=1e9,
+        description="in a dev environment alone, for tests: the host's clock is taken for so many seconds ahead",
+    )
     grant_spend_s: int = Field(
         default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
     )
@@ -442,6 +457,8 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
         raise Invalid(
             f"{name} ({origins.get(name, 'option')}): {first['msg'].removeprefix('Value error, ')}"
         ) from None
+    if settings.clock_shift_s and settings.environment != "dev":
+        raise Invalid('clock_shift_s makes a host\'s time wrong: it is for tests, where environment = "dev"')
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise Invalid("tls_certificate and tls_key go together")
     return Effective(settings.model_copy(update={"data_dir": settings.data_dir.absolute()}), origins)

@@ -26,7 +26,7 @@ from tokenworks.gateway import (
     read_seen,
     snapshot_from_wire,
 )
-from tokenworks.kernel import SystemClock, uuid7
+from tokenworks.kernel import AnchoredClock, SystemClock, uuid7
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -45,7 +45,7 @@ class Worker:
         self.worker_id = uuid7().hex
         self.supervisor = supervisor
         self.loop = asyncio.get_running_loop()
-        clock = SystemClock()
+        self.clock = clock = AnchoredClock(SystemClock(settings.clock_shift_s))
         self.stats = Stats(settings.run_dir / f"worker-{number}.stats", os.getpid())
         self.gateway = Gateway(
             settings,
@@ -79,6 +79,7 @@ class Worker:
             lambda macs, answered: self.gateway.client.request("keys", macs, answered),
             settings.key_cache_max,
             settings.key_lookups_per_s,
+            clock.civil_ms,
         )
         self.stop = asyncio.Event()
 
@@ -104,6 +105,11 @@ class Worker:
                 gateway.slices.drop_empty(account_id)
         elif name == "blocked":
             gateway.keys.block(frozenset(content["keys"]))
+        elif name == "clock":
+            self.clock.follow(content["offset_ns"], content["error_ns"])
+            gateway.clock_off_s = content["off_s"]
+        elif name == "rested":
+            gateway.rested(content["until_s"])
         elif name == "journal":
             gateway.journal_full = content["full"]
         elif name == "lossy":

@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Protocol
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from starlette.background import BackgroundTask
 
@@ -12,8 +12,11 @@ from tokenworks.console.web import (
     BUYERS,
     COOKIE,
     EVERYBODY,
+    OFFSET_MAX,
     READERS,
     Asked,
+    Of,
+    Page,
     Rooms,
     Strict,
     Who,
@@ -25,10 +28,11 @@ from tokenworks.console.web import (
     decimal,
     one,
     own,
+    page_of,
     shown,
     when,
 )
-from tokenworks.kernel import Invalid, NotFound, TokenworksError, parse_money
+from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksError, is_digits, parse_money
 from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
 from tokenworks.trust import CodeWrong
 
@@ -46,6 +50,8 @@ class SendCode(Protocol):
 
 
 Identifier = Annotated[str, Field(min_length=6, max_length=32)]
+ModelName = Annotated[str, Field(min_length=1, max_length=MODEL_CHARS_MAX)]
+Region = Annotated[str, Field(min_length=1, max_length=60)]
 
 
 class CodeWanted(Strict):
@@ -56,13 +62,13 @@ class CodeWanted(Strict):
 
 class SignIn(Strict):
     identifier: Identifier
-    code: str = Field(pattern=r"^\d{6}$")
+    code: str = Field(pattern=r"^[0-9]{6}$")
 
 
 def normal(identifier: str) -> str:
     """One text for one number: a Chinese mobile number may come without its country code."""
     text = identifier.replace(" ", "").replace("-", "")
-    if len(text) == 11 and text.startswith("1") and text.isdigit():
+    if len(text) == 11 and text.startswith("1") and is_digits(text):
         text = f"+86{text}"
     return parse_phone(text) if text.startswith("+") else identifier
 
@@ -198,7 +204,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
-def subscriber(request: Request, rooms: Asked, who: Who, of: str | None = None) -> Response:
+def subscriber(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
     return one(request, subscriber_resource(rooms, own(rooms, who, of)))
 
 
@@ -211,7 +217,7 @@ class SubscriberUpdate(Strict):
     spend_locked: bool | None = None
     spill_over: bool | None = None
     # Where requests may be sent, such as cn or cn-sh; null: anywhere.
-    regions: list[str] | None = Field(default=None, max_length=100)
+    regions: list[Region] | None = Field(default=None, max_length=100)
     # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
     home_region: str | None = Field(default=None, max_length=60)
     # What is agreed to, or taken back, by purpose.
@@ -222,7 +228,7 @@ class SubscriberUpdate(Strict):
     "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
 )
 def update_subscriber(
-    request: Request, body: SubscriberUpdate, rooms: Asked, who: Who, of: str | None = None
+    request: Request, body: SubscriberUpdate, rooms: Asked, who: Who, of: Of = None
 ) -> Response:
     found = own(rooms, who, of)
     before = subscriber_resource(rooms, found)
@@ -248,13 +254,19 @@ def update_subscriber(
 
 class KeyCreate(Strict):
     name: str = Field(min_length=1, max_length=100)
-    models: list[str] | None = Field(default=None, max_length=200)
+    models: list[ModelName] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
 
 
-@router.get("/keys", summary="API keys; a member sees its own", **allow(*EVERYBODY))
-def keys(rooms: Asked, who: Who, of: str | None = None) -> Response:
-    found = own(rooms, who, of)
+@router.get("/keys", summary="API keys, oldest first; a member sees its own", **allow(*EVERYBODY))
+def keys(
+    rooms: Asked,
+    who: Who,
+    of: Of = None,
+    offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
+    limit: Annotated[int, Query(ge=1, le=KEYS_MAX)] = KEYS_MAX,
+) -> Response:
+    found = _visible(rooms, who, own(rooms, who, of))
     rows = [
         {
             "id": str(key.key_id),
@@ -265,9 +277,9 @@ def keys(rooms: Asked, who: Who, of: str | None = None) -> Response:
             "expires_at": when(key.expires_at),
             "revoked_at": when(key.revoked_at),
         }
-        for key in _visible(rooms, who, found)
+        for key in found[offset : offset + limit]
     ]
-    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+    return page_of(Page(offset, limit, None), rows, len(found))
 
 
 def _visible(rooms: Rooms, who: Who, subscriber: Subscriber) -> list[Any]:
@@ -307,7 +319,7 @@ def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
     summary="Stop a key everywhere",
     **allow(*EVERYBODY[:2], "member", "operator"),
 )
-def revoke_key(rooms: Asked, who: Who, id: str, of: str | None = None) -> Response:
+def revoke_key(rooms: Asked, who: Who, id: str, of: Of = None) -> Response:
     found = own(rooms, who, of)
     key_id = as_uuid(id, "key")
     if key_id not in {key.key_id for key in _visible(rooms, who, found)}:
@@ -355,7 +367,7 @@ def member_resource(member: Member) -> dict[str, object]:
 
 
 @router.get("/members", summary="Who spends from the account", **allow(*READERS))
-def members(rooms: Asked, who: Who, of: str | None = None) -> Response:
+def members(rooms: Asked, who: Who, of: Of = None) -> Response:
     found = [member_resource(member) for member in rooms.subscriptions.members(own(rooms, who, of))]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/api/operations", tags=["operations"])
 class SubscriberCreate(Strict):
     phone: str = Field(max_length=32)
     name: str | None = Field(default=None, max_length=100)
-    audiences: list[str] | None = Field(default=None, max_length=7)
+    audiences: list[Annotated[str, Field(max_length=32)]] | None = Field(default=None, max_length=7)
     language: Literal["zh", "en"] = "zh"
     broadband: str | None = Field(default=None, max_length=32)
     bill_day: int = Field(default=1, ge=1, le=28)
@@ -221,7 +221,7 @@ def charge_file(rooms: Asked, sequence: int) -> Response:
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
 def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     try:
-        text = body.decode()
+        text = body.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Invalid("an acknowledgement is UTF-8") from None
     with rooms.connection.transaction():

@@ -7,9 +7,11 @@ from importlib.resources import files
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import quote
 
-from fastapi import APIRouter, Form, Request, Response
+from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from pydantic import AfterValidator
 
 from tokenworks.catalog import TOKEN_CLASSES, Offering
 from tokenworks.charging import Bucket, Charge
@@ -24,7 +26,16 @@ from tokenworks.console.account import (
 from tokenworks.console.tmf_bills import BILL
 from tokenworks.console.web import COOKIE, Asked, Rooms, own, principal_of, reached_at
 from tokenworks.console.words import REFUSALS_ZH, WORDS, Language
-from tokenworks.kernel import NotFound, TokenworksError, format_money, format_tokens, parse_money, uuid7
+from tokenworks.kernel import (
+    NotFound,
+    TokenworksError,
+    flaw,
+    format_money,
+    format_tokens,
+    parse_money,
+    shown,
+    uuid7,
+)
 from tokenworks.subscriptions import BILLING_ZONE, Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal
 
@@ -43,8 +54,16 @@ HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-store",
 }
+
+
+def _harmless(value: object) -> object:
+    """What a page says: beside the escaping of HTML, nothing that turns the direction of the text around it."""
+    return shown(value, lines=True) if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
 _templates = Environment(
-    loader=PackageLoader("tokenworks.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=PackageLoader("tokenworks.console"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+    finalize=_harmless,
 )  # fmt: skip
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
@@ -114,7 +133,14 @@ def _ask(
     )
 
 
-Text = Annotated[str, Form(max_length=200)]
+def _line(text: str) -> str:
+    found = flaw(text)
+    if found is not None:
+        raise ValueError(f"it has {found}: leave it out")
+    return text
+
+
+Text = Annotated[str, Form(max_length=200), AfterValidator(_line)]
 
 
 @router.post("/sign-in/code")
@@ -210,7 +236,9 @@ def _for(rooms: Rooms, subscriber: Subscriber) -> list[Offering]:
 
 
 @router.get("/order")
-def order(request: Request, rooms: Asked, offering: str | None = None) -> Response:
+def order(
+    request: Request, rooms: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
+) -> Response:
     found = _whoever(request, rooms)
     if found is None:
         return _ask(request, rooms, "order")

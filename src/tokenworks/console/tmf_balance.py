@@ -21,6 +21,7 @@ from tokenworks.console.web import (
     Fields,
     IdempotencyKey,
     Loose,
+    Number,
     Paged,
     Ref,
     Rooms,
@@ -170,7 +171,7 @@ def accumulated_one(request: Request, rooms: Asked, who: Who, id: str, fields: F
 
 
 class _Quantity(Loose):
-    amount: Decimal = Field(max_digits=24, decimal_places=9)
+    amount: Number = Field(max_digits=24, decimal_places=9)
     units: str = Field(max_length=20)
 
 
@@ -565,7 +566,7 @@ def usage_specifications(request: Request, page: Paged) -> Response:
 def focus(
     rooms: Asked,
     who: Who,
-    month: Annotated[str, Query(pattern=r"^\d{4}-(0[1-9]|1[0-2])$")],
+    month: Annotated[str, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")],
     related: Party = None,
 ) -> Response:
     subscriber = own(rooms, who, related)

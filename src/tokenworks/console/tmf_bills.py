@@ -1,6 +1,5 @@
 """TMF678 customer bills and TMF676 payments and refunds."""
 
-from decimal import Decimal
 from typing import Annotated, Final, Literal
 from uuid import UUID
 
@@ -16,6 +15,7 @@ from tokenworks.console.web import (
     Fields,
     IdempotencyKey,
     Loose,
+    Number,
     Paged,
     Ref,
     Rooms,
@@ -190,7 +190,7 @@ class _Money(Loose):
     """At most 15 digits, so that a JSON number is the decimal that was written; more go as a string of a decimal."""
 
     unit: Literal["CNY"]
-    value: Decimal = Field(max_digits=15, decimal_places=9)
+    value: Number = Field(max_digits=15, decimal_places=9)
 
     def nano(self) -> int:
         return parse_money(f"{self.value:f}").amount_nano

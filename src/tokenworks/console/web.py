@@ -8,14 +8,15 @@ from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, Protocol
+from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
+from urllib.parse import unquote_to_bytes
 from uuid import UUID
 
 import msgspec
 import psycopg
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -24,6 +25,7 @@ from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.kernel import (
     NANO_PER_UNIT,
+    NUMBER_CHARS_MAX,
     Clock,
     Conflict,
     Invalid,
@@ -31,6 +33,9 @@ from tokenworks.kernel import (
     Refused,
     TokenworksError,
     Unavailable,
+    check_number,
+    flaw,
+    flaw_in,
 )
 from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
 from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
@@ -39,6 +44,9 @@ PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
 OFFSET_MAX: Final = 1_000_000
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
+PATH_CHARS_MAX: Final = 1000
+PATH_PART_CHARS_MAX: Final = 200
+QUERY_BYTES_MAX: Final = 8192
 COOKIE: Final = "tokenworks_session"
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -89,6 +97,34 @@ _base_url: ContextVar[str] = ContextVar("base_url", default="")
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
+class CleanUrl:
+    """Refuses a path or a query that names what no text may have, or is longer than any that is answered: before a route."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            found = _flaw_of_url(scope["path"], scope["query_string"])
+            if found is not None:
+                await problem(400, "Invalid", found)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _flaw_of_url(path: str, query: bytes) -> str | None:
+    if len(path) > PATH_CHARS_MAX or any(len(part) > PATH_PART_CHARS_MAX for part in path.split("/")):
+        return f"a path has at most {PATH_CHARS_MAX} characters, a part of it {PATH_PART_CHARS_MAX}"
+    if len(query) > QUERY_BYTES_MAX:
+        return f"a query has at most {QUERY_BYTES_MAX} bytes"
+    try:
+        text = unquote_to_bytes(query.replace(b"+", b" ")).decode()
+    except UnicodeDecodeError:
+        return "the query is not UTF-8"
+    bad = flaw(path) or flaw(text)
+    return None if bad is None else f"the URL has {bad}: leave it out"
+
+
 class BaseUrl:
     """Says where the asker reached us: `public_url` where it is set, else what the request says."""
 
@@ -124,10 +160,32 @@ def _linked(content: object) -> object:
     return content
 
 
-class Loose(BaseModel):
-    """Of a standard: what it allows beside what is read here passes."""
+class _Checked(BaseModel):
+    """Every text that is read of a body, in lists and objects too, is checked by the one rule of `kernel.text`."""
+
+    @model_validator(mode="after")
+    def _texts(self) -> Self:
+        for name in type(self).model_fields:
+            found = flaw_in(getattr(self, name))
+            if found is not None:
+                raise ValueError(f"{name} has {found}: leave it out")
+        return self
+
+
+class Loose(_Checked):
+    """Of a standard: what it allows beside what is read here passes, and is kept nowhere."""
 
     model_config = ConfigDict(extra="allow", populate_by_name=True)
+
+
+# Exactly what was written: no float, no other scripts' digits, which `Decimal` would take.
+Number = Annotated[
+    Decimal,
+    BeforeValidator(check_number),
+    WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": NUMBER_CHARS_MAX}]}),
+]
+# Whose: a subscriber's id, phone or broadband number.
+Of = Annotated[str | None, Query(max_length=64)]
 
 
 class Ref(Loose):
@@ -136,7 +194,7 @@ class Ref(Loose):
     id: str = Field(min_length=1, max_length=64)
 
 
-class Strict(BaseModel):
+class Strict(_Checked):
     """Of our own: what is not known is refused."""
 
     model_config = ConfigDict(extra="forbid", str_strip_whitespace=True)
@@ -257,12 +315,15 @@ def mine_only(who: Principal, subscriber_id: UUID, what: str) -> None:
 def as_uuid(text: str, what: str) -> UUID:
     """Raises `NotFound`: what is no id names nothing."""
     try:
-        return UUID(text)
+        # `int` takes other scripts' digits, and so would this.
+        if text.isascii():
+            return UUID(text)
     except ValueError:
-        raise NotFound(f"there is no such {what}") from None
+        pass
+    raise NotFound(f"there is no such {what}")
 
 
-def _key(key: Annotated[str | None, Header(alias="Idempotency-Key")] = None) -> str:
+def _key(key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None) -> str:
     if key is None:
         raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
     return key

@@ -24,8 +24,6 @@ EJECTION_S: Final = 30.0
 EJECTION_MAX_S: Final = 300.0
 # A place that was well for so long after its last ejection is taken for a new one.
 FORGIVEN_S: Final = 600.0
-# What another process saw named is believed for so long at most: monotonic seconds begin anew with a boot.
-NAMED_S_MAX: Final = 3600.0
 # Slow start: one request at once, twice as many after each such time, and after so many times any number.
 SLOW_START_S: Final = 2.0
 SLOW_STARTS: Final = 8

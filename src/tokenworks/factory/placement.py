@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from tokenworks.factory.forecast import Forecast
-from tokenworks.factory.health import FAILURES_TO_OPEN, NAMED_S_MAX, Health
+from tokenworks.factory.health import FAILURES_TO_OPEN, Health
 from tokenworks.factory.model import Deployment
 from tokenworks.factory.prefixes import CACHE_BLOCKS_DEFAULT, PrefixIndex
 from tokenworks.factory.profiles import profile_of
@@ -135,26 +135,20 @@ class Place(Health):
             "outstanding": self.outstanding,
             "failures": self.failures,
             "rests_s": round(max(0.0, self.cool_until_s - now_s), 1) if self.open(now_s) else 0,
-            "named_until_s": round(self.named_until_s, 3) if self.resting_s(now_s) else 0,
             "takes": self.takes(now_s),
         }
 
     def restore(self, seen: Mapping[str, Any], now_s: float) -> None:
         """As another process saw it. What it served is not this one's, but waits all the same."""
-        self.learn_from(seen, now_s)
+        self.learn_from(seen)
         self.outstanding = int(seen["outstanding"])
         self.failures = int(seen["failures"])
         self.cool_until_s = now_s + float(seen["rests_s"])
         if seen["wait_ms"]:
             self.forecast.sent("before", now_s * 1000.0, 0, sure=False, own_ms=float(seen["wait_ms"]))
 
-    def learn_from(self, seen: Mapping[str, Any], now_s: float = 0.0) -> None:
-        """How far away and how fast it is, where nothing was seen of it here; and the time that its upstream named, in monotonic
-        seconds of this host.
-        """
-        left_s = min(float(seen.get("named_until_s", 0)) - now_s, NAMED_S_MAX)
-        if now_s and left_s > 0:
-            self.rest(now_s, left_s)
+    def learn_from(self, seen: Mapping[str, Any]) -> None:
+        """How far away and how fast it is, where nothing was seen of it here."""
         self.forecast.begin_with(
             float(seen["latency_ms"]),
             float(seen["ms_per_token"]),

@@ -7,7 +7,6 @@ end of the response is withheld until the record is on disk.
 
 import math
 import re
-import time
 from typing import Any, Final
 
 import structlog
@@ -87,7 +86,9 @@ class Exchange(Placing):
         if user is None:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
-        if not user.known or (user.expires_s is not None and time.time() >= user.expires_s):
+        if not user.known or (
+            user.expires_s is not None and gateway.clock.civil_ms() >= user.expires_s * 1000
+        ):
             self.refuse(
                 Refusal(
                     401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
@@ -409,7 +410,7 @@ class Exchange(Placing):
                 self.usage_id,
                 self._least(meter.counts()),
                 self.first_byte_ms,
-                time.time_ns() // 1_000_000,
+                self.gateway.clock.civil_ms(),
                 self.hold,
             )
 
@@ -540,7 +541,7 @@ class Exchange(Placing):
         """An answer with a status that is no success."""
         status = self.refused_status
         fault = fault_of_body(status, body, self.protocol) or Fault("server", status, "", "", None)
-        seconds = retry_after_s(connection.headers, time.time())
+        seconds = retry_after_s(connection.headers, self.gateway.clock.civil_ms() / 1000)
         if seconds is not None:
             fault = fault._replace(retry_after_s=seconds)
         if not 300 <= status < 500 and fault.kind == "client":
@@ -566,7 +567,7 @@ class Exchange(Placing):
                 return
         wait_s = fault.retry_after_s
         if wait_s is not None:
-            place.rest(now_s, wait_s)
+            gateway.rest(place, wait_s)
         self.last_refusal = self._refusal_for(fault)
         # What says itself when it has room is not ill.
         self._attempt_failed("", count=wait_s is None and fault.status not in {404, 409, 425})

@@ -1,6 +1,7 @@
 """A worker's data plane: what all its connections share, and where each request goes."""
 
 import asyncio
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -132,7 +133,7 @@ class Gateway:
         self.tls = tls
         self.loop = asyncio.get_running_loop()
         self.wheel = Wheel(int(self.loop.time()))
-        self.ids = IdSource()
+        self.ids = IdSource(clock.civil_ms)
         self.snapshot = Snapshot(0, (), {}, {}, {})
         self.slices: Slices
         self.client: RecorderClient
@@ -147,9 +148,10 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.journal_full = False
-        self.risk = RiskBook(settings.operator_loss_budget_tokens)
+        self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
         self.links = LinkCheck(self.loop)
         self.stopping: set[Exchange] = set()  # their streams have stopped, and their usage is late
+        self.clock_off_s: float | None = None  # by so much, which is more than it may be
         self.database_ok_s = self.loop.time()
         self.proxies = settings.proxy_networks
         self.counter: TokenizerClient
@@ -323,6 +325,14 @@ class Gateway:
             return
         if body[:3] == BOM:
             body = body[3:]
+        if self.clock_off_s is not None:
+            conn.refuse(
+                Refusal(
+                    503, "clock_skew", "this host's clock is wrong: it takes nothing new until it is set", 5
+                ),
+                protocol,
+            )
+            return
         exchange = Exchange(self, conn, head, body, protocol, now_s, free=free)
         conn.exchange = exchange
         counters["requests_open"] += 1
@@ -453,6 +463,8 @@ class Gateway:
             reasons.append("the database has been away for too long")
         if self.journal_full:
             reasons.append("the journal's disk is full, or too much of it is not settled")
+        if self.clock_off_s is not None:
+            reasons.append(f"the host's clock is off by {self.clock_off_s:.1f} s")
         if self.draining:
             reasons.append("draining")
         return reasons
@@ -500,6 +512,20 @@ class Gateway:
                 decoded_max=self.settings.response_bytes_max,
             )
         return pool
+
+    def rest(self, place: Place, seconds: float) -> None:
+        """The upstream of a place named a time: until then no worker of this host asks it."""
+        now_s = self.loop.time()
+        place.rest(now_s, seconds)
+        self.client.request("rested", [place.name, place.named_until_s], lambda _told: None)
+
+    def rested(self, until_s: Mapping[str, float]) -> None:
+        """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
+        now_s = self.loop.time()
+        for place in self.snapshot.places:
+            left_s = until_s.get(place.name, 0.0) - now_s
+            if left_s > place.resting_s(now_s):
+                place.rest(now_s, left_s)
 
     def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
         """(model class, weights) in the snapshot of now."""
@@ -560,7 +586,7 @@ class Gateway:
         self.snapshot = snapshot
         for place in snapshot.places:
             if place.name in self.seen_before:
-                place.learn_from(self.seen_before.pop(place.name), self.loop.time())
+                place.learn_from(self.seen_before.pop(place.name))
         self.placement.set_places(snapshot.places, self.loop.time())
         self.broken_credentials = broken_credentials
         live = set(snapshot.places)

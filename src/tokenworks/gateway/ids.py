@@ -2,6 +2,7 @@
 
 import secrets
 import time
+from collections.abc import Callable
 
 
 class IdSource:
@@ -9,9 +10,10 @@ class IdSource:
     process and 32 that count from a random start, so that two processes never meet.
     """
 
-    __slots__ = ("_begin", "_count", "_counter", "_random", "ms")
+    __slots__ = ("_begin", "_civil_ms", "_count", "_counter", "_random", "ms")
 
-    def __init__(self) -> None:
+    def __init__(self, civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+        self._civil_ms = civil_ms
         self.ms = 0
         """The milliseconds in the last id: the time when it was made, where the clock did not step back."""
         self._begin = ""
@@ -20,7 +22,7 @@ class IdSource:
         self._count = secrets.randbits(32)
 
     def next(self) -> str:
-        ms = time.time_ns() // 1_000_000
+        ms = self._civil_ms()
         if ms > self.ms:
             self.ms, self._counter = ms, 0
             self._begin = f"{ms:012x}7"

@@ -92,7 +92,9 @@ class KeyCache:
         ask: Callable[[list[bytes], Callable[[Any], None]], None],
         size_max: int,
         lookups_per_s: int,
+        civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
+        self._civil_ms = civil_ms
         self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
         self._ask = ask
         self._size_max = size_max
@@ -186,7 +188,9 @@ class KeyCache:
         entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows else NEGATIVE_FOR_S)
         if rows and caps_end_ms is not None:
             # With the day or the month a new bucket comes for each cap.
-            entry.fresh_until_s = min(entry.fresh_until_s, now_s + max(0.0, caps_end_ms / 1000 - time.time()))
+            entry.fresh_until_s = min(
+                entry.fresh_until_s, now_s + max(0.0, (caps_end_ms - self._civil_ms()) / 1000)
+            )
         if text not in self._by_text:
             while len(self._by_text) >= self._size_max:
                 self._drop(self._by_text[next(iter(self._by_text))])

@@ -270,8 +270,9 @@ class Placing(Recording):
                 return
             chosen = candidates[limits.index(admission.limits[0])]
             place = chosen.place
-            if place.draining or place.open(now_s):
-                # It went bad meanwhile.
+            bad = place.trial or place.resting_s(now_s) > 0 or (len(self.places) > 1 and place.open(now_s))
+            if place.draining or bad:
+                # It went bad meanwhile. Alone it is tried all the same: waiting for its cool-down helps nobody.
                 gateway.client.admissions.end(admission, 0, begun=False)
                 self._try()
                 return

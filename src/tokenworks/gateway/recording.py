@@ -4,7 +4,6 @@ What the upstream reports within what was held and sent is charged. What it repo
 the account still has before it is loss. Nothing is waived without a cause in the record.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from operator import sub
 from typing import Final
@@ -285,7 +284,7 @@ class Recording(Holding):
         assert user is not None
         self.spent_tokens = sum(counts)
         self._end_attempt()
-        clock_ms = time.time_ns() // 1_000_000
+        clock_ms = self.gateway.clock.civil_ms()
         if losses:
             parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
             flags = [*flags, "waived"]
@@ -328,7 +327,7 @@ class Recording(Holding):
         gateway.client.finish(
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, "interrupted", cause, "provider", self.started_ms, time.time_ns() // 1_000_000, None,
+                self.deployment, "interrupted", cause, "provider", self.started_ms, self.gateway.clock.civil_ms(), None,
                 int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
                 list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None,
             ),
