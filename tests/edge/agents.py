@@ -37,7 +37,7 @@ def installed():
             for each in ("package.json", "package-lock.json"):
                 shutil.copy(HERE / each, cache)
             done = subprocess.run(
-                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+                ["npm", "install", "--ignore-scripts", "--no-audit", "--no-fund"],
                 cwd=cache,
                 capture_output=True,
                 text=True,
