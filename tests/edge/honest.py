@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass, field
 
 from tests.edge.shapes import TOKEN
-from tests.edge.stub import read_request
+from tests.edge.stub import read_request, sized
 
 MEDIUM_TOKENS = 777
 CALL_TOKENS = 30
@@ -257,12 +257,8 @@ def event(writer, *made):
         writer.write(b"%x\r\n%b\r\n" % (len(data), data))
 
 
-def send(writer, made):
-    body = json.dumps(made).encode()
-    writer.write(
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-        % (len(body), body)
-    )
+def send(writer, made, status=200):
+    writer.write(sized(status, [("content-type", "application/json")], json.dumps(made).encode()))
 
 
 def write_tokenizer(folder):

@@ -42,5 +42,9 @@ def test_no_public_case_is_missing_or_changed():
         assert CASES.get(id_) == case, f"{case['kind']}/{id_} is not here as it is there"
 
 
+def test_nothing_is_left_open_after_all_of_them(wrong, bench):
+    assert bench.left_open == {}
+
+
 def test_the_ledger_balances_after_all_of_them(wrong, bench):
     assert bench.server.findings() == []
