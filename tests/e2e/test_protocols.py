@@ -111,10 +111,25 @@ REFUSED = [
     ("no key", {"key": None}, 401, "invalid_api_key"),
     ("a typo", {"key": "twk_dev_000000000000000000000000000000000000"}, 401, "invalid_api_key"),
     ("no such model", {"model": "gpt-none"}, 404, "model_not_found"),
-    ("a server tool", {"tools": [{"type": "web_search"}]}, 400, "unpriced_field"),
+    (
+        "a server tool that is forced",
+        {"tools": [{"type": "web_search"}], "tool_choice": {"type": "web_search"}},
+        400,
+        "unpriced_field",
+    ),
     ("a priced tier", {"service_tier": "priority"}, 400, "unpriced_field"),
     ("n out of bounds", {"n": 1000}, 400, "invalid_body"),
-    ("two maxima", {"max_completion_tokens": 5}, 400, "invalid_body"),
+    ("a maximum that is none", {"max_completion_tokens": -5}, 400, "invalid_body"),
+    (
+        "a private picture",
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://10.0.0.1/"}}]}
+            ]
+        },
+        400,
+        "forbidden_link",
+    ),
     ("a wrong type", {"stream": "yes"}, 400, "invalid_body"),
 ]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.gateway.fields.support import HI, compact, sent
-from tokenworks.gateway.fields import BodyError, parse_body
+from tokenworks.gateway.fields import BodyError, allowed_query, parse_body
 
 
 def refused(body, protocol="chat"):
@@ -236,3 +236,30 @@ def test_the_cheapest_tier_is_ours_and_not_sent_on():
         {"model": "m", "messages": HI},
         (),
     )
+
+
+@pytest.mark.parametrize("spaced", [False, True])
+def test_a_thought_that_only_its_id_names_does_not_pass(spaced):
+    """It would be looked up among what the vendor kept, of whoever it was."""
+    user, call = (
+        {"role": "user", "content": "hi"},
+        {"type": "function_call", "id": "fc_1", "call_id": "c", "name": "f", "arguments": "{}"},
+    )
+    whole = {"type": "reasoning", "id": "rs_1", "summary": [], "encrypted_content": "x"}
+    body = {"model": "m", "input": [user, whole, call]}
+    assert sent(json.dumps(body).encode() if spaced else body, "responses") == (body, ())
+    for bare in (
+        {"type": "reasoning", "id": "rs_1", "summary": []},
+        {"type": "reasoning", "id": "rs_1", "summary": [], "content": None, "encrypted_content": None},
+    ):
+        body = {"model": "m", "input": [user, bare, call]}
+        out, names = sent(json.dumps(body).encode() if spaced else body, "responses")
+        assert out["input"] == [user, {name: value for name, value in call.items() if name != "id"}]
+        assert set(names) == {"input[1]", "input[2].id"}
+
+
+def test_only_what_is_named_of_a_query_string_passes():
+    assert allowed_query("messages", b"beta=true") == b"beta=true"
+    assert allowed_query("messages", b"beta=true&service_tier=priority&beta=true&beta=false") == b"beta=true"
+    assert allowed_query("chat", b"service_tier=priority&n=4") == b""
+    assert allowed_query("chat", b"") == b""

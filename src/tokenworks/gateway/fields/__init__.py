@@ -3,7 +3,7 @@
 from tokenworks.gateway.fields.asked import asked_effort, asked_text, count_tools, is_prompt
 from tokenworks.gateway.fields.body import Parsed, parse_body, warm
 from tokenworks.gateway.fields.errors import UNREADABLE, BodyError
-from tokenworks.gateway.fields.lists import PROTOCOLS, fold, lists_of, never_names
+from tokenworks.gateway.fields.lists import PROTOCOLS, allowed_query, fold, lists_of, never_names
 from tokenworks.gateway.fields.render import HEADER_BYTES_MAX, dropped_header, render
 from tokenworks.gateway.fields.tools import tools_refused
 
@@ -13,6 +13,7 @@ __all__ = [
     "UNREADABLE",
     "BodyError",
     "Parsed",
+    "allowed_query",
     "asked_effort",
     "asked_text",
     "count_tools",

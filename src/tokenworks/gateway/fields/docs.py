@@ -113,6 +113,7 @@ _TYPES: Final = {
     "client": "passes: the client runs it",
     "hosted": "dropped or refused, as the plan says: the vendor runs it",
     "drop": "dropped and named",
+    "carried": "passes where it carries what it says; where only its id names it, it is dropped, and so are the ids of other items",
     "reference": "its `id` is looked at: works only for the account that received it",
 }
 

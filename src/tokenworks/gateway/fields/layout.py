@@ -16,6 +16,14 @@ OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
 
 
+_NOTHING: Final = (msgspec.Raw(b"null"), msgspec.Raw(b"[]"), msgspec.Raw(b'""'))
+
+
+def carries(fields: RawObject) -> bool:
+    """Whether an item says what it holds, and does not only name it by its id."""
+    return any(name in fields and fields[name] not in _NOTHING for name in ("encrypted_content", "content"))
+
+
 def members_length(items: Sequence[RawObject]) -> int:
     """The bytes of so many compact objects, without what is between them. No item is empty."""
     values = chain.from_iterable(map(dict.values, items))

@@ -36,7 +36,7 @@ _KEYS: Final = frozenset(
         "types",
     }
 )
-CLIENT, HOSTED, REFERENCE = "client", "hosted", "reference"
+CLIENT, HOSTED, REFERENCE, CARRIED = "client", "hosted", "reference", "carried"
 
 
 class Rule(msgspec.Struct, gc=False):
@@ -56,7 +56,9 @@ class Rule(msgspec.Struct, gc=False):
 
 
 class TypeRule(msgspec.Struct, gc=False):
-    """What happens to an object of one `type`: pass, drop, `client` (a tool that the client runs), `hosted` (the vendor's)."""
+    """What happens to an object of one `type`: pass, drop, `client` (a tool that the client runs), `hosted` (the vendor's),
+    `reference` (its id names another object), `carried` (so does its id where it carries nothing else: then it is dropped).
+    """
 
     action: str
     base: bool = True
@@ -221,3 +223,11 @@ def _lay_types(level: Level, types: Mapping[str, Any], profile: str | None) -> N
 
 def _named(said: Mapping[str, str] | Iterable[str]) -> Iterable[tuple[str, str]]:
     return said.items() if isinstance(said, Mapping) else ((name, "") for name in said)
+
+
+def allowed_query(protocol: str, query: bytes) -> bytes:
+    """Of a query string the parts that go upstream: those that the protocol's list names, once each."""
+    if not query:
+        return b""
+    allowed = {part.encode() for part in lists_of(protocol).query}
+    return b"&".join(dict.fromkeys(part for part in query.split(b"&") if part in allowed))

@@ -13,8 +13,9 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.fields.errors import UNREADABLE
-from tokenworks.gateway.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject, members_length
+from tokenworks.gateway.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject, carries, members_length
 from tokenworks.gateway.fields.lists import (
+    CARRIED,
     CLIENT,
     DROP,
     NESTED,
@@ -139,7 +140,11 @@ class Proof:
             raise Unproved
         for kind in set(kinds) - level.known:
             rule = level.type_rule(_any.decode(kind)) if kind[:1] == b'"' else None
-            if rule is None or rule.action not in {PASS, CLIENT}:
+            if rule is None or rule.action not in {PASS, CLIENT, CARRIED}:
+                raise Unproved
+            if rule.action == CARRIED and not all(
+                map(carries, (f for f in items if f.get("type") == msgspec.Raw(kind)))
+            ):
                 raise Unproved
             if not rule.base:
                 self.listed_by = rule.profiles if self.listed_by is None else self.listed_by & rule.profiles

@@ -13,10 +13,12 @@ from tokenworks.gateway.fields.layout import (
     OPEN_ARRAY,
     OPEN_OBJECT,
     RawObject,
+    carries,
     is_canonical,
     is_canonical_list,
 )
 from tokenworks.gateway.fields.lists import (
+    CARRIED,
     DATA,
     DROP,
     HOSTED,
@@ -67,8 +69,10 @@ class Walk:
 
     __slots__ = (
         "always",
+        "bare",
         "extras",
         "hosted",
+        "item_ids",
         "links",
         "lists",
         "media_bytes",
@@ -83,6 +87,9 @@ class Walk:
         self.unknown: list[Path] = []
         self.extras: list[tuple[Path, frozenset[str]]] = []
         self.hosted: list[tuple[Path, str]] = []
+        # Items that only their ids name, and the ids of all.
+        self.bare: set[Path] = set()
+        self.item_ids: list[Path] = []
         self.objects: list[tuple[str, str]] = []
         self.links: list[str] = []
         self.media_bytes = 0
@@ -91,6 +98,9 @@ class Walk:
     def body(self, fields: RawObject) -> bool:
         """Look at all of it. True if `fields` had to be written anew somewhere below. Raises `BodyError`."""
         changed, _ = self._names(fields, self.lists.body, ())
+        if self.bare:
+            # Beside an item that is gone its neighbours are told to be what they were: they are taken for what they say.
+            self.always += [path for path in self.item_ids if path[:-1] not in self.bare]
         return changed
 
     def _count(self) -> None:
@@ -144,8 +154,13 @@ class Walk:
             return kind
         elif rule.action == DROP:
             self.always.append(path)
+        elif rule.action == CARRIED and not carries(fields):
+            self.always.append(path)
+            self.bare.add(path)
         elif not rule.base:
             self.extras.append((path, rule.profiles))
+        if level.name == "item" and "id" in fields:
+            self.item_ids.append((*path, "id"))
         if (rule is not None and rule.action == REFERENCE) or (
             kind is None and level.name == "item" and "role" not in fields
         ):
