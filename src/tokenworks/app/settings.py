@@ -265,13 +265,6 @@ class Settings(BaseModel):
         le=31_536_000,
         description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
     )
-    operator_loss_budget_tokens: int = Field(
-        default=200_000,
-        ge=0,
-        le=10**12,
-        description="what may be produced for one account on a day (UTC) and not charged; past it that account's requests hold the "
-        "worst case; 0: no budget",
-    )
     webhook_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,500})?$",

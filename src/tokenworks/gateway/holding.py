@@ -168,7 +168,9 @@ class Holding:
             self.rated = FOLLOW_UP + self.model
         context = route.context_tokens
         # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
-        bound = max(bound_input(parsed, rules, self.stored_tokens).tokens for rules in route.rules)
+        bound = max(
+            bound_input(parsed, self.protocol, rules, self.stored_tokens).tokens for rules in route.rules
+        )
         self.input_bound = inputs = min(bound, context * parsed.inputs)
         self.maximum = self._maximum_to_send(inputs)
         output = self._output_bound(context)
