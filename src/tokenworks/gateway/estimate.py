@@ -37,6 +37,7 @@ _PATTERN_CHARS: Final = 8
 # What repeats at a distance is found by compressing it; ordinary text shrinks by less than this.
 _SHRINKS: Final = 2
 _COMPRESSED_FROM_CHARS: Final = 256
+SHOWN_BYTES_PER_TOKEN: Final = 8
 _RUN: Final = re.compile(r"(.)\1{2,}", re.DOTALL)
 _LATIN_LAST: Final = "\u1eff"
 _DEPTH_MAX: Final = 12
@@ -129,8 +130,10 @@ def _more(piece: str) -> int:
 
 
 def least_shown(shown_bytes: int, progress: int) -> int:
-    """Of a text that was sent and not kept: so many bytes in so many events, of which each made one token or more of it."""
-    return max(min(progress, 1), shown_bytes // _WORD_CHARS)
+    """Of a text that was sent and not kept: so many bytes in so many events, of which each made one token or more of it.
+    Whole texts have fewer bytes a token than `SHOWN_BYTES_PER_TOKEN` in every language; single words may have more.
+    """
+    return max(progress, shown_bytes // SHOWN_BYTES_PER_TOKEN)
 
 
 def least_input(asked: Asked, protocol: str) -> int:

@@ -500,6 +500,8 @@ class Exchange(Placing):
             self._interrupt_or_fail("upstream_error")
         elif meter.begun or meter.usage is not None:
             self._complete(meter.usage, meter.upstream_id or None, meter.counts())
+        elif meter.upstream_id is None:
+            self._attempt_failed("upstream_error")  # an end, and nothing before it
         else:
             self._empty()
 

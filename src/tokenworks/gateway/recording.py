@@ -298,7 +298,6 @@ class Recording(Holding):
         counters["tokens_output"] += counts.output_tokens
         risk_tokens = self._risk_of(counted_by, counts, losses)
         if risk_tokens:
-            counters["loss_tokens"] += sum(sum(loss.counts) for loss in losses)
             gateway.risk.lost(user.account_id, risk_tokens)
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
@@ -321,7 +320,6 @@ class Recording(Holding):
         gateway, user = self.gateway, self.user
         assert user is not None
         tokens = sum(usage.counts)
-        gateway.stats.c["loss_tokens"] += tokens
         gateway.risk.lost(user.account_id, tokens)
         now_s = gateway.loop.time()
         gateway.client.finish(
