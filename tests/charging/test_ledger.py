@@ -220,6 +220,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.subscriber = self.works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
         self.works.orders.place(self.subscriber, "sample-trial")
         self.account = self.subscriber.account_id
+        # Settlement goes by the database's clock, which does not move as the test's does.
+        self.works.connection.execute(
+            "UPDATE bucket SET valid_from = now() WHERE account_id = %s", (self.account,)
+        )
         self.bucket = self.works.ledger.buckets(self.account)[0]
         self.journals = [uuid7(), uuid7()]
         self.seq = dict.fromkeys(self.journals, 0)
@@ -333,6 +337,28 @@ class LedgerMachine(RuleBasedStateMachine):
         drawn = min(tokens, self.remaining // 1000) * 1000
         self.remaining -= drawn
         self.used += drawn
+
+    @rule(which=st.integers(0, 1), tokens=st.integers(1, 3000), repeat=st.booleans())
+    def settle_unpaid(self, which, tokens, repeat):
+        """What a host could not pay is drawn once from what no host has, and what is not there is lost."""
+        journal_id = self.journals[which]
+        self.seq[journal_id] += 1
+        part = (self.bucket.bucket_id.hex, self.bucket.bucket_id.hex, self.bucket.rate_version, 0)
+        _, record = usage_record(0, self.account, part, Counts(output=tokens))
+        record.parts, record.unpaid = [], (1, Counts(output=tokens))
+        for _ in range(1 + repeat):
+            settle(
+                self.works.connection,
+                journal_id,
+                self.seq[journal_id],
+                [(self.seq[journal_id], record)],
+                self.rates,
+            )
+        drawn = min(tokens, self.remaining // 1000)
+        self.remaining -= 1000 * drawn
+        self.used += 1000 * drawn
+        row = self.works.ledger.usage_record(UUID(record.usage_id))
+        assert sum(loss["counts"].get("output", 0) for loss in row["loss"]) == tokens - drawn
 
     @rule(frozen=st.booleans())
     def freeze(self, frozen):

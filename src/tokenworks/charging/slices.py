@@ -389,19 +389,23 @@ class Slices:
         slice_, held, rate = beside
         slice_.held -= held
         slice_.free += held
-        (share,), _, _ = split([(rate.weights, slice_.free)], counts, requests)
-        slice_.free -= share.amount
-        assert slice_.free >= 0, "a cap's slice was overdrawn"
         terms = slice_.terms
+        if terms.kind == "cap":
+            # It counts tokens alone, and has all of these.
+            amount, requests = PER_UNIT * sum(counts), 0
+        else:
+            ((amount, requests, counts),), _, _ = split([(rate.weights, slice_.free)], counts, requests)
+        slice_.free -= amount
+        assert slice_.free >= 0, "a cap's slice was overdrawn"
         return Part(
             terms.bucket_id,
             slice_.grant_id,
             terms.rate_version,
             terms.unit,
             terms.kind,
-            share.amount,
-            share.requests if terms.kind == "window" else 0,
-            share.counts,
+            amount,
+            requests,
+            counts,
         )
 
     # What the recorder says.
