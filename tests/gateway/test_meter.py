@@ -508,6 +508,17 @@ def test_what_is_kept_for_a_tokenizer_is_bounded():
     assert meter_of().kept == []
 
 
+def test_what_is_buffered_is_said():
+    meter = meter_of(keep_bytes_max=100)
+    assert meter.buffered_bytes == 0
+    meter.feed(sse(ROLE) + b"data: half")
+    assert meter.buffered_bytes == len(sse(ROLE)) + 10
+    meter.feed(b"\n\n" + sse(chunk({"content": "abc"}), chunk({}, "stop")))
+    assert meter.buffered_bytes >= len(sse(chunk({}, "stop"))) + 3
+    meter.feed(sse("[DONE]"))
+    assert meter.buffered_bytes >= len(sse(chunk({}, "stop"), "[DONE]"))
+
+
 def test_what_cannot_be_read_is_counted_and_passes():
     meter = meter_of()
     strange = b'data: {"choices":[{"delta":{"content":"half a \xff text"}}]\n\n'

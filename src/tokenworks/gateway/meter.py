@@ -22,6 +22,9 @@ OVER_TENTHS: Final = 11
 OVER_TOKENS: Final = 16
 # Channels (a choice's text, a call's arguments, …) whose text is remembered.
 CHANNELS_MAX: Final = 1024
+CHANNELS_BYTES_MAX: Final = 1 << 20
+# Texts that came again as they were, before any grew: so many are pieces.
+REPEATED_MAX: Final = 8
 _LF_END: Final = b"\n\n"
 _ANY_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _END_BYTES: Final = 4
@@ -47,9 +50,10 @@ class StreamMeter:
 
     __slots__ = (
         "_ask", "_asked_model", "_early", "_event_bytes_max", "_grew", "_keep_bytes_max", "_kept_bytes", "_last",
-        "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes", "_released", "_settled", "_skipped_bytes",
-        "_text_max", "_waiting", "begun", "calls", "choices", "counted", "failed", "filtered", "held", "hidden", "kept",
-        "progress", "protocol", "shown_bytes", "stopped", "terminal", "upstream_id", "usage", "usage_as_it_goes",
+        "_last_bytes", "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes",
+        "_released", "_repeated", "_settled", "_skipped_bytes", "_text_max", "_waiting", "begun", "calls", "choices", "counted",
+        "failed", "filtered", "held", "hidden", "kept", "progress", "protocol", "shown_bytes", "stopped", "terminal",
+        "upstream_id", "usage", "usage_as_it_goes",
     )  # fmt: skip
 
     def __init__(
@@ -82,6 +86,7 @@ class StreamMeter:
         self._model_old = self._model_new = b""
         # The last text of each channel, as long as every text began with the one before it; None once one did not.
         self._last: dict[object, str] | None = {}
+        self._last_bytes = self._repeated = 0
         self._grew = False
         self._skipped_bytes = 0
         self.begun = False
@@ -252,6 +257,12 @@ class StreamMeter:
             self._early = self._waiting = b""
         return self.held
 
+    @property
+    def buffered_bytes(self) -> int:
+        """What is kept of the stream: events without end, the beginning, what waits, what is held, texts."""
+        waits = len(self._early) + len(self._waiting) + len(self.held)
+        return self._parts_bytes + waits + self._kept_bytes
+
     # What was made.
 
     def _show(self, channel: object, text: str) -> None:
@@ -273,7 +284,8 @@ class StreamMeter:
         """What is new in a text (and its bytes), while it is not clear whether texts are pieces or all so far."""
         before = last.get(channel)
         if before is None:
-            if len(last) < CHANNELS_MAX:
+            self._last_bytes += size
+            if len(last) < CHANNELS_MAX and self._last_bytes <= CHANNELS_BYTES_MAX:
                 last[channel] = text
             return text, size
         known = len(before.encode("utf-8", "surrogatepass"))
@@ -290,7 +302,10 @@ class StreamMeter:
         if self._grew:
             self._skipped_bytes += size
             return "", 0
-        return text, size  # the same piece again: "ha", "ha"
+        self._repeated += 1  # the same piece again: "ha", "ha"
+        if self._repeated == REPEATED_MAX:
+            self._last = None
+        return text, size
 
     def _use(self, usage: Usage | None, *, beside_content: bool) -> None:
         """A report of usage."""
