@@ -4,6 +4,8 @@ import base64
 import struct
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.factory.test_image_size import png
 from tokenworks.factory import MediaRules
@@ -103,3 +105,26 @@ def test_many_and_deep_items_take_bounded_work():
     for _ in range(2000):
         deep = [deep]
     assert list(find_items(deep)) == []
+
+
+_NAMES = st.sampled_from(
+    ["type", "source", "image_url", "url", "data", "detail", "format", "input_audio", "video", "file", "file_data", "media_type", "content", "x"]
+)  # fmt: skip
+_LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.text(max_size=20),
+    st.sampled_from(["image", "document", "tool_use", "base64", "low", "wav", "mp3", "data:,", "data:image/png;base64,", url(IMAGE), "data:;base64,/9j/"]),
+)  # fmt: skip
+_JSON = st.recursive(
+    _LEAVES,
+    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(_NAMES, inner, max_size=5)),
+    max_leaves=30,
+)
+
+
+@settings(deadline=None)
+@given(st.lists(_JSON, max_size=4))
+def test_no_content_does_harm(content):
+    cost = items_cost(content, MediaRules())
+    found = sum(1 for _ in find_items(content))
+    assert 0 <= cost.unbounded_items <= found
+    assert (cost.tokens > 0) == (found > 0)

@@ -33,6 +33,12 @@ _FIELDS: Final[tuple[tuple[str, Kind], ...]] = (
     ("file_url", "file"),
     ("file_id", "file"),
 )
+_WITH_SOURCE: Final[dict[str, Kind]] = {
+    "image": "image",
+    "document": "file",
+    "video": "video",
+    "audio": "audio",
+}
 _KINDS: Final[dict[str, Kind]] = {
     "input_image": "image",
     "computer_screenshot": "image",
@@ -92,8 +98,8 @@ def find_items(content: Any) -> Iterator[Item]:
 def _item(part: Mapping[str, Any]) -> Item | None:
     kind = part.get("type")
     source = part.get("source")
-    if kind in {"image", "document", "video", "audio"} and isinstance(source, dict):
-        return _of_source("file" if kind == "document" else kind, source)
+    if isinstance(source, dict) and isinstance(kind, str) and kind in _WITH_SOURCE:
+        return _of_source(_WITH_SOURCE[kind], source)
     for name, what in _FIELDS:
         value = part.get(name)
         if value is not None and (isinstance(value, _GIVEN) or (what == "video" and isinstance(value, list))):
@@ -103,7 +109,7 @@ def _item(part: Mapping[str, Any]) -> Item | None:
 
 def _of_source(kind: Kind, source: Mapping[str, Any]) -> Item | None:
     """Anthropic's source of an image or a document; one of text, or of further blocks, is no item itself."""
-    if source.get("type") in {"text", "content"}:
+    if source.get("type") in ("text", "content"):
         return None
     data = source.get("data")
     mime = str(source.get("media_type") or "")
@@ -112,7 +118,7 @@ def _of_source(kind: Kind, source: Mapping[str, Any]) -> Item | None:
 
 def _of_value(kind: Kind, value: Any, part: Mapping[str, Any]) -> Item:
     if isinstance(value, list):
-        return Item(kind, None, "", frames=len(value))
+        return Item(kind, None, "", frames=max(1, len(value)))
     detail = part.get("detail")
     mime = ""
     if isinstance(value, dict):

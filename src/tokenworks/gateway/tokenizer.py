@@ -204,7 +204,7 @@ def _messages(protocol: str, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
     for item in items if isinstance(items, list) else ():
         if isinstance(item, dict):
             text = _text_of(item.get("content")) or _text_of(item.get("output"))
-            if item.get("type") in {"function_call", "custom_tool_call"}:
+            if item.get("type") in ("function_call", "custom_tool_call"):
                 text = str(item.get("name") or "") + str(item.get("arguments") or item.get("input") or "")
             message = {"role": str(item.get("role") or "user"), "content": text}
             if item.get("tool_calls"):
@@ -223,7 +223,7 @@ def _events(data: bytes) -> Iterator[bytes]:
 def _shown(protocol: str, content: Mapping[str, Any]) -> Iterator[tuple[Any, str]]:
     """(what it is a part of, text) of a whole answer or of one event."""
     if protocol == "responses":
-        if content.get("type", "").endswith(".delta") and isinstance(content.get("delta"), str):
+        if str(content.get("type")).endswith(".delta") and isinstance(content.get("delta"), str):
             yield (content.get("item_id"), content.get("content_index"), content["type"]), content["delta"]
         for at, item in enumerate(content.get("output") or ()):
             if isinstance(item, dict):
