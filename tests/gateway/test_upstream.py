@@ -212,6 +212,30 @@ def test_a_coded_body_that_ends_with_its_connection_is_decoded_to_its_end():
     asyncio.run(main())
 
 
+def test_a_coded_body_that_breaks_off_is_a_failed_answer():
+    async def main():
+        wire = Wire()
+        body = gzip.compress(bytes(10_000_000))
+        wire.feed(answer(body, b"content-encoding: gzip")[:-1])
+        wire.connection.connection_lost(None)
+        assert wire.user.failed
+        assert not wire.user.ended
+
+    asyncio.run(main())
+
+
+def test_a_coded_body_that_is_whole_outlives_its_connection():
+    async def main():
+        wire = Wire()
+        wire.feed(answer(gzip.compress(bytes(10_000_000)), b"content-encoding: gzip"))
+        wire.connection.connection_lost(None)
+        while not wire.user.ended:
+            await asyncio.sleep(0)
+        assert len(wire.user.data) == 10_000_000
+
+    asyncio.run(main())
+
+
 def test_an_endless_header_ends_the_answer():
     memory = Budget(10_000_000, 100)
     wire = Wire(memory)
