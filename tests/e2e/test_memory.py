@@ -240,7 +240,7 @@ def test_pipelined_requests(attacked):
 
 
 def test_bombs(attacked):
-    bomb = gzip.compress(bytes(200_000_000))
+    content = gzip.compress(bytes(200_000_000))
     with Watch(attacked) as watch, contextlib.ExitStack() as stack:
         socks = [stack.enter_context(watch.server.open()) for _ in range(40)]
         for sock in socks:
@@ -250,9 +250,9 @@ def test_bombs(attacked):
                     watch.key,
                     "/v1/chat/completions",
                     "content-encoding: gzip",
-                    f"content-length: {len(bomb)}",
+                    f"content-length: {len(content)}",
                 )
-                + bomb,
+                + content,
             )
         assert {status_of(sock) for sock in socks} <= {413, 429, 503}
 
@@ -266,23 +266,30 @@ def endless(piece, begin=b"HTTP/1.1 200 OK\r\n"):
     return answer
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        endless(b"y" * 65_536, b"HTTP/1.1 200 OK\r\nx-endless: "),
-        endless(b"x-more: y\r\n" * 6000),
-        endless(b"y" * 65_536, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: "),
-        endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 3000, b""),
-        whole(
-            gzip.compress(bytes(300_000_000)), b"content-type: application/json", b"content-encoding: gzip"
-        ),
-        endless(b"1\r\nx\r\n" * 10_000, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"),
-    ],
-    ids=["a header line", "headers", "a trailer", "interim answers", "a bomb", "chunks of a byte"],
-)
-def test_upstreams_without_end(attacked, answer):
+def bomb(head, body):
+    yield whole(
+        gzip.compress(bytes(300_000_000)), b"content-type: application/json", b"content-encoding: gzip"
+    )
+
+
+ANSWERS = {
+    "a header line": endless(b"y" * 65_536, b"HTTP/1.1 200 OK\r\nx-endless: "),
+    "headers": endless(b"x-more: y\r\n" * 6000),
+    "a trailer": endless(
+        b"y" * 65_536, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nx: "
+    ),
+    "interim answers": endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 3000, b""),
+    "a bomb": bomb,
+    "chunks of a byte": endless(
+        b"1\r\nx\r\n" * 10_000, b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_upstreams_without_end(attacked, name):
     server, _, key = attacked
-    with RawUpstream(answer) as bad:
+    with RawUpstream(ANSWERS[name]) as bad:
         server.add_deployment("bad", "bad", bad.url, "--protocol", "chat")
         try:
             with Watch(attacked) as watch:

@@ -22,9 +22,9 @@ PIECE_BYTES: Final = 262_144
 _MAGIC: Final = {b"\x1f\x8b\x08": b"gzip", b"\x28\xb5\x2f": b"zstd"}
 # Values that stand for "not coded": `utf-8` is what some engines write for a charset.
 PLAIN: Final = frozenset({b"", b"identity", b"none", b"utf-8", b"utf8"})
-# What a decoder keeps by itself, about: its window.
-WINDOW_BYTES: Final = {b"gzip": 65_536, b"deflate": 65_536, b"br": 16_777_216, b"zstd": 8_388_608}
-CODINGS: Final = tuple(WINDOW_BYTES)
+_WINDOW_BYTES: Final = {b"gzip": 65_536, b"deflate": 65_536, b"br": 16_777_216, b"zstd": 8_388_608}
+CODINGS: Final = tuple(_WINDOW_BYTES)
+CODINGS_AT_ONCE_MAX: Final = 2
 
 
 class CodingError(Exception):
@@ -46,14 +46,21 @@ class Decoder(Protocol):
 
 
 def coding_of(value: bytes | None) -> bytes | None:
-    """A `Content-Encoding` as one of `CODINGS`, b"" where nothing is coded, None where it is another or several."""
+    """A `Content-Encoding` as one or two of `CODINGS` in the order in which they were applied, b"" where nothing is coded, None
+    where it is another or more of them.
+    """
     if value is None:
         return b""
-    name = value.strip().lower()
-    name = name.removeprefix(b"x-")
-    if name in PLAIN:
-        return b""
-    return name if name in WINDOW_BYTES else None
+    names = [name.strip().lower().removeprefix(b"x-") for name in value.split(b",", CODINGS_AT_ONCE_MAX + 1)]
+    names = [name for name in names if name not in PLAIN]
+    if len(names) > CODINGS_AT_ONCE_MAX or not all(name in _WINDOW_BYTES for name in names):
+        return None
+    return b",".join(names)
+
+
+def window_bytes(coding: bytes) -> int:
+    """What a decoder keeps by itself, about."""
+    return sum(_WINDOW_BYTES[name] for name in coding.split(b","))
 
 
 def sniffed(data: bytes) -> bytes:
@@ -67,10 +74,40 @@ def is_plain(data: bytes) -> bool:
 
 
 def make_decoder(coding: bytes) -> Decoder:
-    """For one of `CODINGS`."""
+    """For what `coding_of` gives."""
+    first, _, second = coding.partition(b",")
+    if second:
+        return _Chain(make_decoder(second), make_decoder(first))
     if coding == b"br":
         return _Brotli()
     return _Zstd() if coding == b"zstd" else _Zlib(gzip=coding == b"gzip")
+
+
+class _Chain:
+    """Two codings, one over the other: the last that was applied is taken off first."""
+
+    __slots__ = ("_inner", "_outer")
+
+    def __init__(self, outer: Decoder, inner: Decoder) -> None:
+        self._outer = outer
+        self._inner = inner
+
+    @property
+    def whole(self) -> bool:
+        return self._outer.whole and self._inner.whole
+
+    def push(self, data: bytes) -> None:
+        self._outer.push(data)
+
+    def pull(self, most: int) -> bytes:
+        while True:
+            piece = self._inner.pull(most)
+            if piece:
+                return piece
+            between = self._outer.pull(most)
+            if not between:
+                return b""
+            self._inner.push(between)
 
 
 class _Zlib:

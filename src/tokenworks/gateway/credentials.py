@@ -38,12 +38,5 @@ def keys_of(headers: dict[bytes, bytes], query: bytes) -> tuple[str, ...]:
     return tuple(sorted(distinct, key=lambda text: not is_key(text)))
 
 
-def without_key(query: bytes) -> bytes:
-    """A query without a key in it: it goes no further."""
-    if b"key=" not in query:
-        return query
-    return b"&".join(pair for pair in query.split(b"&") if not pair.startswith(b"key="))
-
-
 def _text(raw: bytes) -> str:
     return raw.decode("latin-1").strip(_QUOTES)

@@ -22,6 +22,12 @@ def looks_like_events(data: bytes) -> bool:
     return data[:64].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
 
 
+def could_be_events(data: bytes) -> bool:
+    """Whether a body is too short yet to say: its bytes are how a stream of events may begin, or a mark or space before it."""
+    text = data[:64].removeprefix(BOM).lstrip()
+    return BOM.startswith(data) or not text or any(begin.startswith(text) for begin in _EVENT_BEGINS)
+
+
 class Coded:
     """A response's body on its way through a decoder, in turns of the loop, and no faster than its user takes it."""
 

@@ -81,7 +81,7 @@ CODES: Final = {
     "method_not_allowed": "405: the route does not take this method",
     "request_timeout": "408: the request did not arrive in time",
     "body_too_large": "413: the body is larger than body_bytes_max",
-    "unsupported_encoding": "415: a body in another content coding than gzip, deflate, br or zstd, or in several",
+    "unsupported_encoding": "415: a body in another content coding than gzip, deflate, br or zstd, or in more than two",
     "expectation_failed": "417: an Expect header other than 100-continue",
     "upgrade_required": "426: an offer of WebSocket; the same request over HTTP is served",
     "origin_not_allowed": "403: a page of this origin may not use the key",

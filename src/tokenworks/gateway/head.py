@@ -171,14 +171,19 @@ def _read_target(head: Head, target: bytes) -> None:
     path, _, query = target.partition(b"?")
     if len(target) > TARGET_BYTES_MAX or len(path) > PATH_BYTES_MAX:
         raise HeadError(400, "bad_request", "the path is too long")
-    if not _PLAIN_PATH.fullmatch(path):
-        raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
-    target_ = None if path in _AS_THEY_ARE else target_of(path.decode("ascii"))
-    if _AMBIGUOUS.search(path) and (target_ is None or not _only_slashes(path)):
-        raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
-    if not _PLAIN_QUERY.fullmatch(query):
+    found: Target | None = None
+    if path not in _AS_THEY_ARE:
+        if not _PLAIN_PATH.fullmatch(path):
+            raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
+        found = target_of(path.decode("ascii"))
+        if _AMBIGUOUS.search(path) and (found is None or not _only_slashes(path)):
+            raise HeadError(400, "ambiguous_path", PLAIN_SEGMENTS)
+    if query and not _PLAIN_QUERY.fullmatch(query):
         raise HeadError(400, "bad_request", "the query has bytes that are not visible ASCII")
-    head.path, head.model, head.meant = target_ or Target(path.decode("ascii"))
+    if found is None:
+        head.path = path.decode("ascii")
+    else:
+        head.path, head.model, head.meant = found
     head.query = query
 
 

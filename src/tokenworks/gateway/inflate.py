@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from tokenworks.gateway.coding import CODINGS, PIECE_BYTES, WINDOW_BYTES, CodingError, is_plain, make_decoder
+from tokenworks.gateway.coding import CODINGS, PIECE_BYTES, CodingError, is_plain, make_decoder, window_bytes
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.server import ClientConnection
 
@@ -19,7 +19,7 @@ PUSH_BYTES: Final = 65_536
 UNKNOWN_CODING: Final = Refusal(
     415,
     "unsupported_encoding",
-    "a body may be in one of " + ", ".join(name.decode() for name in CODINGS) + ", or as it is",
+    "a body may be in one of " + ", ".join(name.decode() for name in CODINGS) + ", two of them, or as it is",
 )
 
 
@@ -64,7 +64,7 @@ class Inflation:
     def run(self) -> None:
         if is_plain(self._body):
             self._end(self._body)
-        elif not self._take(WINDOW_BYTES[self._coding]):
+        elif not self._take(window_bytes(self._coding)):
             return
         elif self._gateway.turns.free():
             begun_s = time.perf_counter()

@@ -365,14 +365,13 @@ class UpstreamConnection(asyncio.Protocol):
         if user is None:
             return
         coded = self._coded
-        if coded is not None and self._reported and (coded.pending or not self._framed()):
-            if coded.over(user):
-                self._end(user)
-            return
-        self.user = None
-        if self._reported and not self._framed():
-            user.upstream_end(self)  # a body that ends with the connection
-        else:
+        # It is whole by its framing, or by the connection's end where it has none.
+        whole = self._reported and (not self._complete_once or not self._framed())
+        if whole and (coded is None or coded.over(user)):
+            self.user = None
+            user.upstream_end(self)
+        elif not whole:
+            self.user = None
             user.upstream_failed(
                 self, "the connection broke" if self._reported else "the connection closed before a response"
             )
