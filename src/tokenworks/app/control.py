@@ -233,7 +233,7 @@ class Jobs:
             if row is None or not row[0]:
                 return
             # By the database's clock: a host whose own has jumped renews and expires nothing early.
-            clock = AnchoredClock(SystemClock(self._settings.clock_shift_s))
+            clock = AnchoredClock()
             anchor(clock, connection)
             works = make_works(self._settings, connection, clock)
             for job in (

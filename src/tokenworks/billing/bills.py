@@ -13,7 +13,7 @@ from tokenworks.billing import store
 from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote
 from tokenworks.charging import BillLine, Charges
-from tokenworks.kernel import REASON_CHARS_MAX, Clock, Conflict, Invalid, check_line, uuid7
+from tokenworks.kernel import Clock, Conflict, Invalid, check_reason, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,
     KeyReused,
@@ -25,11 +25,6 @@ from tokenworks.subscriptions import (
 RUN_BATCH: Final = 2000
 PAGE_MAX: Final = 1000
 _DAYS: Final = range(1, 29)
-
-
-def check_reason(reason: str) -> str:
-    """Raises `Invalid`."""
-    return check_line(reason, "the reason", chars_max=REASON_CHARS_MAX)
 
 
 class Bills:

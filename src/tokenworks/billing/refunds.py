@@ -9,11 +9,10 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.billing import store
-from tokenworks.billing.bills import check_reason
 from tokenworks.billing.errors import RefundNotAllowed
 from tokenworks.billing.model import Refund
 from tokenworks.charging import Charge, Charges, share
-from tokenworks.kernel import Clock, Invalid, uuid7
+from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 from tokenworks.subscriptions import Orders, Subscriptions, check_idempotency_key
 
 PENDING_MAX: Final = 1000

@@ -9,7 +9,7 @@ from uuid import UUID
 from tokenworks.charging import adjustment_store, store
 from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
 from tokenworks.charging.model import Adjustment
-from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, uuid7
+from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 
 AMOUNT_MAX: Final = 10**15
 
@@ -25,7 +25,7 @@ class Adjustments:
         """The same key again is the same adjustment. Raises `Invalid`, `AdjustmentNotAllowed` where the key was another's, and
         `AdjustmentNotFound` where there is no such balance.
         """
-        reason = check_line(reason, "the reason", chars_max=REASON_CHARS_MAX)
+        reason = check_reason(reason)
         if not amount or abs(amount) > AMOUNT_MAX:
             raise Invalid("an adjustment adds or takes something")
         with self._connection.transaction():

@@ -10,7 +10,7 @@ from uuid import UUID
 from tokenworks.charging import cap_store, recall_store, store
 from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
 from tokenworks.charging.model import PER_UNIT, BalanceMove, Transfer
-from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, uuid7
+from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 
 LIST_MAX: Final = 1000
 
@@ -40,7 +40,7 @@ class Transfers:
         Raises `Invalid`, and `TransferNotAllowed` where less is free: hosts are asked to give back what nobody holds,
         so that it can be tried again at once.
         """
-        reason = check_line(reason, "the reason", chars_max=REASON_CHARS_MAX)
+        reason = check_reason(reason)
         if tokens <= 0:
             raise Invalid("a transfer moves at least one token")
         if giver == taker:

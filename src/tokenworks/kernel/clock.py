@@ -51,6 +51,7 @@ class AnchoredClock:
 
     def __init__(self, system: Clock | None = None) -> None:
         self._system = system or SystemClock()
+        self._boot_ns = self._system.boot_ns
         # Civil time less boot time, and how far off that may have been when it was measured.
         self._offset_ns: int | None = None
         self._half_trip_ns = 0
@@ -86,7 +87,7 @@ class AnchoredClock:
     def civil_ms(self) -> int:
         if self._offset_ns is None:
             return self._system.civil_ms()
-        return (self.boot_ns() + self._offset_ns) // NS_PER_MS
+        return (self._boot_ns() + self._offset_ns) // NS_PER_MS
 
     def boot_ns(self) -> int:
         return self._system.boot_ns()

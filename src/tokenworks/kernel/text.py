@@ -103,6 +103,13 @@ def check_line(text: str, what: str, *, chars_max: int = NAME_CHARS_MAX, chars_m
     return text
 
 
+def check_reason(text: str, *, optional: bool = False) -> str:
+    """Why something was done: a line that is kept. Raises `Invalid`."""
+    if (not optional and not text.strip()) or len(text.strip()) > REASON_CHARS_MAX:
+        raise Invalid(f"say why, in at most {REASON_CHARS_MAX} characters")
+    return check_line(text, "the reason", chars_max=REASON_CHARS_MAX, chars_min=0)
+
+
 def check_names(
     names: Iterable[str], what: str, *, count_max: int, chars_max: int = MODEL_CHARS_MAX
 ) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import REASON_CHARS_MAX, Clock, Invalid, check_line, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
@@ -43,9 +43,7 @@ def check_idempotency_key(key: str | None) -> None:
 
 def _checked_reason(reason: str | None) -> str | None:
     """Raises `Invalid`."""
-    return (
-        None if reason is None else check_line(reason, "the reason", chars_max=REASON_CHARS_MAX, chars_min=0)
-    )
+    return None if reason is None else check_reason(reason, optional=True)
 
 
 def price_for(
