@@ -161,3 +161,16 @@ def streamed(protocol, count, prompt, output, text=TOKEN, **more):
         *ended(protocol, usage(protocol, prompt, output)),
     ]
     return {"events": events} | more
+
+
+def spec(kind, protocol, body, upstream, expect, **more):
+    """A case without an id; `body` is a request's body, or a whole request."""
+    request = {"body": body} if isinstance(body, dict) and "model" in body else body
+    return {
+        "kind": kind,
+        "source": "own",
+        "protocol": protocol,
+        "request": request,
+        "upstream": upstream,
+        "expect": expect,
+    } | more
