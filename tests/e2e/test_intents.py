@@ -21,9 +21,7 @@ def upstreams():
 @pytest.fixture(scope="module")
 def works(tmp_path_factory, upstreams):
     small, large, edge = upstreams
-    with Server(
-        tmp_path_factory.mktemp("intents"), input_bytes_per_token=1, flex_deadline_s=8, queue_wait_s=20
-    ) as server:
+    with Server(tmp_path_factory.mktemp("intents"), flex_deadline_s=8, queue_wait_s=20) as server:
         price = ("--price", "fresh_input=1", "--price", "output=1")
         dear = ("--price", "fresh_input=400", "--price", "output=1600")
         server.add_deployment("small-hub", "small", small.url, *price, "--site", "sh-1", "--region", "cn-sh")

@@ -16,7 +16,7 @@ def three():
 @pytest.fixture(scope="module")
 def placed(tmp_path_factory, three):
     """One model in Shanghai, Beijing and Singapore."""
-    with Server(tmp_path_factory.mktemp("placed"), input_bytes_per_token=1, decision_log_every=1) as server:
+    with Server(tmp_path_factory.mktemp("placed"), decision_log_every=1) as server:
         for name, region, upstream in zip("abc", ("cn-sh", "cn-bj", "sg"), three, strict=True):
             server.cli(
                 "deployment", "add", "--name", name, "--model", "stub", "--base-url", upstream.url, "--protocol", "chat",

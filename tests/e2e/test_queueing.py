@@ -16,7 +16,7 @@ QUEUE_MAX = 12
 def two_at_once(data_dir, **settings):
     """(server, upstream): two workers in front of one deployment that takes two at once."""
     with StubUpstream() as upstream, Server(
-        data_dir, workers=2, queue_max=QUEUE_MAX, input_bytes_per_token=1, **settings
+        data_dir, workers=2, queue_max=QUEUE_MAX, **settings
     ) as server:  # fmt: skip
         server.add_deployment("only", "stub", upstream.url, wait=False)
         server.cli("limit", "set", "--deployment", "only", "--streams", "2")

@@ -24,7 +24,7 @@ def pair():
 def serving(tmp_path_factory):
     with Server(
         tmp_path_factory.mktemp("factory"), failover_patience_s=1, health_check_s=1, upstream_first_byte_timeout_s=20,
-        upstream_idle_timeout_s=2, input_bytes_per_token=1,
+        upstream_idle_timeout_s=2,
     ) as server:  # fmt: skip
         yield server
 

@@ -191,9 +191,6 @@ class Settings(BaseModel):
     health_check_s: int = Field(
         default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles"
     )
-    input_bytes_per_token: int = Field(
-        default=2, ge=1, le=8, description="the input estimate: body bytes per token, at most the context"
-    )
     tokenize_queue_max: int = Field(
         default=64,
         ge=1,

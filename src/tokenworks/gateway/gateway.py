@@ -110,7 +110,6 @@ class Limits(Protocol):
     flex_deadline_s: int
     filing_required: bool
     health_check_s: int
-    input_bytes_per_token: int
     stream_hold_tokens: int
     progress_tokens: int
     key_max_stale_s: int

@@ -13,7 +13,7 @@ from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
-from tokenworks.gateway.estimate import bound_input
+from tokenworks.gateway.estimate import at_risk_tokens, bound_input
 from tokenworks.gateway.fields import Parsed, is_prompt
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
@@ -26,8 +26,6 @@ from tokenworks.gateway.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from tokenworks.gateway.gateway import Gateway
 
-# Template and role tokens beyond the text itself.
-INPUT_EXTRA_TOKENS: Final = 64
 # No output maximum is written where the context leaves less than this beside the input's bound.
 OUTPUT_ROOM_TOKENS_MIN: Final = 256
 # A text has at least a token for so many bytes: what the input surely takes of the context.
@@ -39,7 +37,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
+        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "beside_text", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
         "gateway", "head", "headed", "held_output", "hold", "input_bound", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
         "rated", "refused_status", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "stopped_s", "stored_tokens", "streaming", "streams", "tried", "undecided", "upstream", "usage_id", "user", "written_s",
     )  # fmt: skip
@@ -99,6 +97,7 @@ class Holding:
         self.address = conn.address
         self.maximum: int | None = None  # of each choice, as the upstream is told
         self.input_bound = 0  # tokens that the input has at most
+        self.beside_text = 0  # of them, what is no text: media, tools, a template, what is stored
         self.stored_tokens = 0  # of upstream objects that it goes on with
         self.estimated = False  # its input was counted or estimated, since the bound did not fit
         self.at_risk = 0  # tokens that it may cost beyond its hold, in the account's loss budget
@@ -210,9 +209,10 @@ class Holding:
         return most * self.parsed.choices
 
     def _input_estimate(self) -> int:
-        """About how many tokens the input has, where nobody counted it; never more than its bound."""
-        per_token = self.gateway.settings.input_bytes_per_token
-        return min(self.input_bound, self.parsed.text_bytes // per_token + INPUT_EXTRA_TOKENS)
+        """About how many tokens the input has, where nobody counted it: its text by what it needs in any script, the rest (media,
+        tools, what is stored) by its bound. Never more than the whole bound.
+        """
+        return min(self.input_bound, at_risk_tokens(self.parsed.text_bytes) + self.beside_text)
 
     def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user
@@ -254,7 +254,7 @@ class Holding:
 
         True where the hold is tried again with less.
         """
-        if self.estimated or self.need.input_tokens <= INPUT_EXTRA_TOKENS:
+        if self.estimated or self.free or self._input_estimate() >= self.need.input_tokens:
             return False
         self.estimated = True
         self._count(self._input_counted, answer=False)
@@ -266,7 +266,7 @@ class Holding:
             self._finish()
             return
         if found is not None:
-            tokens = min(self.input_bound, found.input + INPUT_EXTRA_TOKENS)
+            tokens = min(self.input_bound, found.input + self.beside_text)
         else:
             tokens = self._input_estimate()
             assert self.user is not None

@@ -133,7 +133,8 @@ class Recording(Holding):
     def _what_was_shown(self, counts: Counts) -> Shown:
         meter = self.meter
         if meter is not None:
-            return Shown(meter.shown_bytes, meter.calls, meter.hidden)
+            hidden = meter.hidden or (meter.usage is not None and meter.usage.iterated)
+            return Shown(meter.shown_bytes, meter.calls, hidden)
         return shown_of_body(self.chunks[0] if self.chunks else b"", counts)
 
     def _filtered(self) -> bool:

@@ -10,7 +10,7 @@ _BYTES_PER_TOKEN_MAX: Final = 32
 # Inside a text the quotes would be escaped, so these are members of the answer itself.
 _CALLS: Final = (b'"arguments"', b'"tool_use"', b'"input":{')
 _HIDDEN: Final = (
-    b'"encrypted_content"', b'"redacted_thinking"', b'"thinking"', b'"reasoning"', b'"summary"', b'"compaction"', b'"signature"',
+    b'"encrypted_content"', b'"redacted_thinking"', b'"thinking"', b'"reasoning"', b'"summary"', b'"compaction"', b'"iterations"', b'"signature"',
 )  # fmt: skip
 _MEDIA: Final = (b'"audio"', b'"b64_json"', b'"image_generation_call"', b'"output_audio"')
 

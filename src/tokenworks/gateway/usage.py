@@ -57,6 +57,8 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
     counts: Counts
     total: int
     flags: tuple[str, ...]
+    iterated: bool = False
+    """Whether it is the sum of several samplings (compaction, tools of the vendor), of which not all is shown."""
 
 
 def openai_usage(raw: bytes | msgspec.Raw, *, input_only: bool = False) -> Usage | None:
@@ -203,7 +205,8 @@ def read_anthropic(said: object, before: Usage | None = None) -> Usage | None:
     iterated = _read_iterations(said.get("iterations"), thinking, flags)
     if sum(iterated) > sum(counts):
         counts = iterated
-    return Usage(counts, sum(counts), tuple(dict.fromkeys(flags)) if flags else _NO_FLAGS)
+    said_flags = tuple(dict.fromkeys(flags)) if flags else _NO_FLAGS
+    return Usage(counts, sum(counts), said_flags, iterated=any(iterated))
 
 
 def _read_classes(said: _Said, flags: list[str]) -> tuple[int, int, int, int | None, int, int] | None:
