@@ -208,7 +208,8 @@ class Recording(Holding):
             parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         else:
             parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
-            flags = [*flags, "waived"]
+            if any(any(loss.counts) for loss in losses):
+                flags = [*flags, "waived"]
         self.hold = None
         stats = gateway.stats
         counters = stats.c
