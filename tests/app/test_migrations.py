@@ -55,5 +55,13 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
         assert rows[ids[1]]["loss"] == []
         assert rows[ids[2]]["loss"] == [{"cause": "unnamed", "requests": 0, "counts": {"fresh_input": 2}}]
         assert all(row["cache_write_1h"] == 0 for row in rows.values())
+        # A host of the release before, still running, writes as it did.
+        connection.execute("ALTER TABLE usage DISABLE TRIGGER usage_is_history")
+        connection.execute("UPDATE usage SET loss = %s WHERE usage_id = %s", (losses[0], ids[0]))
+        connection.execute("ALTER TABLE usage ENABLE TRIGGER usage_is_history")
+        assert Ledger(connection, SystemClock()).usage_record(ids[0])["loss"] == rows[ids[0]]["loss"]
+        assert {(row["cause"], row["tokens"]) for row in Ledger(connection, SystemClock()).losses()} == {
+            ("unnamed", 9)
+        }
         with pytest.raises(psycopg.errors.RaiseException, match="history"):
             connection.execute("UPDATE usage SET loss = NULL")

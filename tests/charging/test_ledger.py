@@ -222,7 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.account = self.subscriber.account_id
         # Settlement goes by the database's clock, which does not move as the test's does.
         self.works.connection.execute(
-            "UPDATE bucket SET valid_from = now() WHERE account_id = %s", (self.account,)
+            "UPDATE bucket SET valid_from = least(valid_from, now()) WHERE account_id = %s", (self.account,)
         )
         self.bucket = self.works.ledger.buckets(self.account)[0]
         self.journals = [uuid7(), uuid7()]

@@ -177,15 +177,22 @@ def decode_record(text: bytes) -> UsageRecord:
     return UsageRecord(**values | {"loss": [] if before.loss is None else [Loss("unnamed", *before.loss)]})
 
 
-def losses_shown(loss: list[Any] | None) -> list[dict[str, Any]]:
-    """The losses of a row as people and programs read them: cause, requests, and the classes that lost something."""
+def losses_of(row: list[Any] | None) -> list[Loss]:
+    """The losses of a usage row. A host of an earlier release, still running on this schema, writes [requests, [tokens]]."""
+    if row and not isinstance(row[0], list):
+        row = [["unnamed", *row]]
+    return [Loss(cause, requests, Counts(*counts)) for cause, requests, counts in row or ()]
+
+
+def losses_shown(row: list[Any] | None) -> list[dict[str, Any]]:
+    """The losses of a usage row as people and programs read them: cause, requests, and the classes that lost something."""
     return [
         {
             "cause": cause,
             "requests": requests,
-            "counts": {name: count for name, count in Counts(*counts)._asdict().items() if count},
+            "counts": {name: count for name, count in counts._asdict().items() if count},
         }
-        for cause, requests, counts in loss or ()
+        for cause, requests, counts in losses_of(row)
     ]
 
 

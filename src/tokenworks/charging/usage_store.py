@@ -135,7 +135,8 @@ def losses(connection: Connection, floor: UUID | None, account_id: UUID | None) 
         rows = cursor.execute(
             f"""SELECT to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, l->>0 AS cause, count(*) AS records,
                        sum((l->>1)::bigint)::bigint AS requests, {classes}
-                FROM usage, jsonb_array_elements(loss) l
+                FROM usage, jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
+                    THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END) l
                 WHERE loss IS NOT NULL AND usage_id >= %(floor)s AND (%(account)s::uuid IS NULL OR account_id = %(account)s)
                 GROUP BY 1, 2""".encode(),
             {"floor": floor or UUID(int=0), "account": account_id},

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
 from tokenworks.charging import store
-from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES
+from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 
 FINDINGS_MAX: Final = 1000
 FETCH_ROWS: Final = 5000
@@ -23,6 +23,9 @@ class Finding(NamedTuple):
     detail: str
 
 
+# The losses of a usage row, whichever release wrote it.
+_LOSSES: Final = """jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
+                          THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END)"""
 _ALL_CLASSES: Final = " + ".join(TOKEN_CLASSES)
 
 # Each statement returns (where, detail) of the rows that break its invariant.
@@ -166,9 +169,9 @@ _CHECKS: Final[dict[str, str]] = {
         SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
             {_ALL_CLASSES}) FROM usage
         WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <> {_ALL_CLASSES}""",
-    "usage: what was lost of it is posted as operator loss": """
+    "usage: what was lost of it is posted as operator loss": f"""
         WITH lost AS (SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
-                      FROM usage, jsonb_array_elements(loss) l WHERE loss IS NOT NULL GROUP BY 1, 2),
+                      FROM usage, {_LOSSES} l GROUP BY 1, 2),
              posted AS (SELECT account_id, entry_id, sum(amount) AS amount FROM posting WHERE ledger_account = 'operator_loss' GROUP BY 1, 2)
         SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
         FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
@@ -251,10 +254,10 @@ def _problem(
             return f"a part says {cost}, its rate says {expected}"
         if kind == "balance":
             paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
-    for cause, requests, tokens in loss or ():
+    for cause, requests, tokens in losses_of(loss):
         if cause not in LOSS_CAUSES:
             return f"a loss for no cause that is known: {cause}"
-        paid = [a + b for a, b in zip(paid, [requests, *Counts(*tokens)], strict=True)]
+        paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
     if paid != [1, *counts]:
         return f"parts and losses pay for {paid}, the record is {[1, *counts]}"
     return None

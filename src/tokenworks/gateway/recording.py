@@ -288,7 +288,8 @@ class Recording(Holding):
         clock_ms = self.gateway.clock.civil_ms()
         if losses:
             parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
-            flags = [*flags, "waived"]
+            if any(any(loss.counts) for loss in losses):
+                flags = [*flags, "waived"]
         else:
             parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         self.hold = None

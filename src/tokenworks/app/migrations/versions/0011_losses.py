@@ -1,6 +1,6 @@
 """Tokens of the hour's cache write, losses with their causes, and what is lost of an account in a day.
 
-A fleet under migration may still write losses without a cause: settlement of this release names them, and rows say `unnamed`.
+A fleet under migration may still write losses without a cause, in journals and rows: they are read as `unnamed`.
 """
 
 from alembic import op
