@@ -7,7 +7,7 @@ import msgspec
 
 from tokenworks.gateway.fields import numbers
 from tokenworks.gateway.fields.errors import UNREADABLE, invalid
-from tokenworks.gateway.fields.layout import RawObject, is_canonical, members_length, object_length
+from tokenworks.gateway.fields.layout import RawObject, is_canonical, members_length
 from tokenworks.gateway.fields.lists import PROTOCOLS, Lists, lists_of
 from tokenworks.gateway.fields.proof import Proof, Reader, Unproved
 from tokenworks.gateway.fields.tools import check_choice, names_hosted
@@ -17,6 +17,7 @@ MODEL_CHARS_MAX: Final = 200
 # A body of more bytes is counted before it is read: so many values that reading them would hold others up are refused.
 COUNTED_BYTES: Final = 1_000_000
 VALUES_MAX: Final = 400_000
+_encode: Final = msgspec.json.encode
 _BOM: Final = b"\xef\xbb\xbf"
 _FLEX: Final = msgspec.Raw(b'"flex"')
 _FLEX_PROTOCOLS: Final = frozenset({"chat", "completions", "responses"})
@@ -160,21 +161,19 @@ def _proved(body: bytes, lists: Lists) -> Parsed:
     """A body that has to change nowhere, read at once. Raises `Unproved` and `BodyError`."""
     reader = _reader(lists.protocol)
     proof = Proof(lists)
-    mixed = reader.read_mixed(body)
-    if mixed is not None:
-        said, messages = mixed
-        bulk_length = proof.mixed(messages, lists.levels[lists.body.rules[reader.bulk or ""].level])
-        count = len(messages)
-    else:
-        said, items = reader.read(body)
-        bulk_length, count = members_length(items), len(items)
-        if reader.bulk is not None and items and all(items):
-            proof.objects(items, lists.levels[lists.body.rules[reader.bulk].level], 1)
-    length = object_length(said)
+    said, items, mixed = reader.read(body)
     if reader.bulk is not None:
-        if not count:
+        if not items:
             raise Unproved
-        length += 4 + len(reader.bulk) + 1 + count + bulk_length
+        level = lists.levels[lists.body.rules[reader.bulk].level]
+        if mixed:
+            proof.mixed(items, level)
+        else:
+            proof.objects(items, level, 1)
+    # In whatever order: nothing shorter says the same, and nothing longer is proved.
+    length = len(_encode(said))
+    if reader.bulk is not None:
+        length += 4 + len(reader.bulk) + 1 + len(items) + members_length(items, len(body), mixed=mixed)
     if length != len(body):
         raise Unproved
     for name in said.keys() - lists.body.plain:
@@ -273,7 +272,7 @@ def _read_maximum(parsed: Parsed, fields: RawObject, lists: Lists) -> None:
         if not 0 <= value <= numbers.TOKENS_MAX:
             raise invalid(f"{name} is a positive number of tokens", name)
         given[name] = value
-        if bytes(fields[name]) != b"%d" % value:
+        if not bytes(fields[name]).isdigit():
             # As a float it is refused by some upstreams.
             parsed.changed = parsed.respelled = True
     if not given:
@@ -298,7 +297,7 @@ def _with_bulk(parsed: Parsed) -> RawObject | None:
     body, key = parsed.body, b'"%b":[' % bulk.encode()
     begin = body.find(key) + len(key) - 1
     # Compact, so that its length is what the other members leave.
-    length = len(body) - object_length(parsed.said) - 4 - len(bulk)
+    length = len(body) - len(_encode(parsed.said)) - 4 - len(bulk)
     head, tail = body[: begin - len(key) + 1], body[begin + length :]
     try:
         before = object_decoder.decode(head.rstrip(b",") + b"}")

@@ -1,17 +1,19 @@
 """Whether bytes say what was read from them: each name once, and nothing else.
 
-A name that is there twice could mean one thing to us and another upstream. Two layouts are known: compact, whose length
-leaves no room for a second one, and Python's default, which is compared byte by byte. What has another layout is
+A name that is there twice could mean one thing to us and another upstream. Two layouts are known: compact, which is as short
+as can be, so that its length leaves no room for a second one, and Python's default, which is compared byte by byte. What has another layout is
 written anew from what was read.
 """
 
 from collections.abc import Mapping, Sequence
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
 RawObject = dict[str, msgspec.Raw]
+_encode: Final = msgspec.json.encode
+WRITTEN_BYTES: Final = 16_384
 OPEN_OBJECT, OPEN_ARRAY = b"{"[0], b"["[0]
 _SPACED: Final = b'": '
 
@@ -24,44 +26,36 @@ def carries(fields: RawObject) -> bool:
     return any(name in fields and fields[name] not in _NOTHING for name in ("encrypted_content", "content"))
 
 
-def members_length(items: Sequence[RawObject]) -> int:
-    """The bytes of so many compact objects, without what is between them. No item is empty."""
-    values = chain.from_iterable(map(dict.values, items))
-    return (
-        len(items)
-        + 4 * sum(map(len, items))
-        + sum(map(len, chain.from_iterable(items)))
-        + sum(map(len, values))
-    )
+def members_length(items: Sequence[Mapping[str, Any]], about_bytes: int, *, mixed: bool = False) -> int:
+    """The bytes of so many compact objects of raw values (`mixed`: of texts and lists), without what is between them.
 
-
-def object_length(fields: RawObject) -> int:
-    """The bytes of a compact object that is not empty."""
-    return 1 + 4 * len(fields) + sum(map(len, fields)) + sum(map(len, fields.values()))
+    Small ones are written for it, which is the least work; of large ones (`about_bytes`) the parts' lengths are added up.
+    """
+    if not items:
+        return 0
+    if about_bytes < WRITTEN_BYTES:
+        return len(_encode(items)) - 1 - len(items)
+    values = chain.from_iterable([fields.values() for fields in items])
+    names = sum(map(len, chain.from_iterable(items)))
+    empty = 0 if all(items) else sum(not fields for fields in items)
+    length = len(items) + empty + 4 * sum(map(len, items)) + names
+    return length + (sum(map(len, map(_encode, values))) if mixed else sum(map(len, values)))
 
 
 def is_canonical(fields: RawObject, written: bytes | msgspec.Raw) -> bool:
     """Whether an object's bytes are these fields in a known layout."""
-    if not fields:
-        return len(written) == 2
-    length = len(written)
-    compact = object_length(fields)
-    if length == compact:
-        return True
-    if length != compact + 2 * len(fields) - 1:
-        return False
-    return _spaced(fields) == bytes(written)
+    compact = _encode(fields)
+    text = bytes(written)
+    if len(text) == len(compact):
+        return text == compact
+    return len(text) == len(compact) + 2 * len(fields) - 1 and _spaced(fields) == text
 
 
 def is_canonical_list(items: list[RawObject], written: msgspec.Raw) -> bool:
     """Whether an array's bytes are these objects in a known layout, all of them in the same."""
-    if not items:
-        return len(written) == 2
-    if not all(items):
-        return False
-    if len(written) == 1 + len(items) + members_length(items):
-        return True
     text = bytes(written)
+    if _encode(items) == text:
+        return True
     return _SPACED in text[:300] and b"[" + b", ".join(map(_spaced, items)) + b"]" == text
 
 

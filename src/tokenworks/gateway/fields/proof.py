@@ -30,16 +30,15 @@ from tokenworks.gateway.fields.lists import (
 
 MixedObject = dict[str, str | list[RawObject]]
 DEPTH_MAX: Final = 8
-# How messages with lists of parts begin to look, and where that is looked for.
-_PARTS: Final = b'"content":[{'
-PARTS_WITHIN_BYTES: Final = 4_096
-SMALL_BYTES: Final = 8_192
-_QUOTE: Final = b'"'[0]
+# Where the first message's content is looked for, which says what the others' will be.
+_CONTENT: Final = b'"content":'
+CONTENT_WITHIN_BYTES: Final = 4_096
+SMALL_BYTES: Final = 16_384
+_OPENS: Final = frozenset({OPEN_OBJECT, OPEN_ARRAY})
 _first: Final = Struct("B").unpack_from
 _object: Final = msgspec.json.Decoder(RawObject)
 _objects: Final = msgspec.json.Decoder(list[RawObject])
 _any: Final = msgspec.json.Decoder()
-_encode: Final = msgspec.json.encode
 # The value of each protocol that most of a body is.
 BULK: Final = {"chat": "messages", "messages": "messages", "responses": "input"}
 
@@ -63,27 +62,23 @@ class Proof:
 
     def values(self, raws: Iterable[msgspec.Raw], level: Level, depth: int = 0) -> None:
         """Objects, lists of objects and scalars where the protocol types `level`. Raises `Unproved`."""
+        opened = [raw for raw in raws if _first(raw)[0] in _OPENS]
+        if not opened:
+            return
         items: list[RawObject] = []
-        written = between = 0
-        for raw in raws:
-            opens = _first(raw)[0]
-            if opens == _QUOTE:
-                continue
-            try:
-                if opens == OPEN_OBJECT:
+        between = 0
+        try:
+            for raw in opened:
+                if _first(raw)[0] == OPEN_OBJECT:
                     items.append(_object.decode(raw))
-                elif opens == OPEN_ARRAY:
+                else:
                     more = _objects.decode(raw)
                     between += 1 + len(more) if more else 2
                     items += more
-                else:
-                    continue
-            except UNREADABLE:
-                raise Unproved from None
-            written += len(raw)
-        if not items and not written:
-            return
-        if written != between + members_length(items):
+        except UNREADABLE:
+            raise Unproved from None
+        written = sum(map(len, opened))
+        if written != between + members_length(items, written):
             raise Unproved
         self.objects(items, level, depth)
 
@@ -98,15 +93,9 @@ class Proof:
         if level.typed:
             self._types(items, level)
 
-    def mixed(self, items: list[MixedObject], level: Level) -> int:
-        """Objects whose values are texts and lists of objects, as messages of agents are. Their length. Raises `Unproved`."""
-        values = list(chain.from_iterable(map(dict.values, items)))
-        texts = [value for value in values if type(value) is str]
-        lists = [value for value in values if type(value) is list]
-        names = sum(map(len, chain.from_iterable(items)))
-        length = len(items) + 4 * len(values) + names + sum(map(len, map(_encode, texts)))
-        length += len(lists) + sum(map(len, lists)) + lists.count([])
-        unseen = len(lists)
+    def mixed(self, items: list[MixedObject], level: Level) -> None:
+        """Objects whose values are texts and lists of objects, as messages of agents are. Raises `Unproved`."""
+        unseen = sum(type(value) is list for value in chain.from_iterable(map(dict.values, items)))
         for name in set(chain.from_iterable(items)) - level.plain:
             self.name(name, level, ())
             rule = level.rules[name]
@@ -115,11 +104,9 @@ class Proof:
             below = [fields[name] for fields in items if type(fields.get(name)) is list]
             objects: list[RawObject] = list(chain.from_iterable(below))  # type: ignore[arg-type]
             unseen -= len(below)
-            length += members_length(objects)
             self.objects(objects, self.lists.levels[rule.level], 1)
         if unseen:
             raise Unproved  # a list where the protocol types none
-        return length
 
     def name(self, name: str, level: Level, raws: Iterable[msgspec.Raw], depth: int = 0) -> None:
         """All values of one name at one level. Raises `Unproved`."""
@@ -170,34 +157,36 @@ class Reader:
         made = msgspec.defstruct("Body", fields, forbid_unknown_fields=True, gc=False, rename=rename)
         self.names = names
         self.decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
-        self.mixed_decoder: msgspec.json.Decoder[msgspec.Struct] | None = None
-        if self.bulk is not None and not lists.levels[lists.body.rules[self.bulk].level].typed:
+        if fields[-1][0] == "bulk":
             fields[-1] = ("bulk", list[MixedObject], None)
-            made = msgspec.defstruct("Mixed", fields, forbid_unknown_fields=True, gc=False, rename=rename)
-            self.mixed_decoder = msgspec.json.Decoder(made)
+        made = msgspec.defstruct("Mixed", fields, forbid_unknown_fields=True, gc=False, rename=rename)
+        self.mixed_decoder: msgspec.json.Decoder[msgspec.Struct] = msgspec.json.Decoder(made)
 
-    def read(self, body: bytes) -> tuple[RawObject, list[RawObject]]:
-        """All fields but the bulk, and the bulk's objects. Raises `Unproved`.
+    def read(self, body: bytes) -> tuple[RawObject, list[Any], bool]:
+        """All fields but the bulk, and the bulk's objects; whether their values are texts and lists, or bytes. Raises `Unproved`.
 
         A small body is read twice: that takes less than the typed decoder's many fields.
         """
         try:
             if self.bulk is None or len(body) < SMALL_BYTES:
                 said = _object.decode(body)
-                return said, [] if self.bulk is None else _objects.decode(said.pop(self.bulk, b"[]"))
-            *read, items = msgspec.structs.astuple(self.decoder.decode(body))
+                return said, [] if self.bulk is None else _objects.decode(said.pop(self.bulk, b"[]")), False
+            if self._has_parts(body):
+                try:
+                    return *self._split(self.mixed_decoder.decode(body)), True
+                except msgspec.ValidationError:
+                    pass  # other values are among them
+            return *self._split(self.decoder.decode(body)), False
         except UNREADABLE:
             raise Unproved from None
-        return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
 
-    def read_mixed(self, body: bytes) -> tuple[RawObject, list[MixedObject]] | None:
-        """All of a larger body whose messages have lists of parts, read once; None where it is another one."""
-        if self.mixed_decoder is None or len(body) < SMALL_BYTES:
-            return None
-        if self.lists.protocol != "messages" and body.find(_PARTS, 0, PARTS_WITHIN_BYTES) < 0:
-            return None
-        try:
-            *read, items = msgspec.structs.astuple(self.mixed_decoder.decode(body))
-        except UNREADABLE:
-            return None
+    def _has_parts(self, body: bytes) -> bool:
+        """Whether messages have lists of parts, as far as the first one says."""
+        if self.lists.protocol == "messages":
+            return True
+        after = body.find(_CONTENT, 0, CONTENT_WITHIN_BYTES) + len(_CONTENT)
+        return self.lists.protocol == "chat" and body[after : after + 2] == b"[{"
+
+    def _split(self, struct: msgspec.Struct) -> tuple[RawObject, list[Any]]:
+        *read, items = msgspec.structs.astuple(struct)
         return dict(zip(compress(self.names, read), filter(None, read), strict=True)), items or []
