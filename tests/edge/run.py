@@ -180,8 +180,17 @@ class Bench:
         for stub in case.stubs:
             stub.answers = answers_of(spec.get("upstream"))
         case.seen.hits.clear()
+        case.seen.asked.clear()
         asked = (
-            ask(port, spec["request"], case.key, case.model, protocol, spec.get("client", "all"))
+            ask(
+                port,
+                spec["request"],
+                case.key,
+                case.model,
+                protocol,
+                spec.get("client", "all"),
+                case.seen.asked,
+            )
             for _ in range(spec.get("at_once", 1))
         )
         case.answers = await asyncio.gather(*asked)

@@ -260,7 +260,7 @@ def disconnect(draw):
     if way == "unstreamed":
         body = asked(protocol, WORD * prompt, maximum)
         answer = whole(protocol, TOKEN * output, usage(protocol, prompt, output)) | {"delay_ms": 120}
-        client = {"resets_after_ms": draw(st.integers(20, 100))}
+        client = {"resets_when_asked": draw(st.integers(0, 80))}
     charged = {"fresh_input": {"min": 0, "max": prompt}, "output+reasoning": {"min": 0, "max": output}}
     expect = {
         "charged": charged,

@@ -34,6 +34,7 @@ class Seen:
     """What all deployments of a case saw, in order."""
 
     hits: list = field(default_factory=list)
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Stub:
@@ -74,6 +75,7 @@ class Stub:
             body = json.loads(raw)
         hit = Hit(self.place, path, headers, body, raw)
         self.seen.hits.append(hit)
+        self.seen.asked.set()
         answer = self._fitting(hit)
         await asyncio.sleep(answer.get("delay_ms", 0) / 1000)
         if "bytes" in answer:

@@ -111,8 +111,12 @@ def left(mode, out):
     return False
 
 
-async def ask(port, request, key, model, protocol, mode="all"):
-    """An `Answer`. Where the client leaves early it resets the connection, as a process that ends does."""
+async def ask(port, request, key, model, protocol, mode="all", asked=None):
+    """An `Answer`. Where the client leaves early it resets the connection, as a process that ends does.
+
+    `asked` is set once an upstream has the request: `{resets_when_asked: ms}` leaves so long after that, however slow the
+    machine is.
+    """
     data = request_bytes(request, key, model, protocol)
     began = time.monotonic()
     wait_s = request.get("timeout_s", TIMEOUT_S)
@@ -122,6 +126,9 @@ async def ask(port, request, key, model, protocol, mode="all"):
     out, cut = b"", False
     try:
         writer.write(data)
+        if isinstance(mode, dict) and "resets_when_asked" in mode:
+            await asyncio.wait_for(asked.wait(), wait_s)
+            wait_s = mode["resets_when_asked"] / 1000
         async with asyncio.timeout(wait_s):
             await writer.drain()
             while read := await reader.read(READ_BYTES):

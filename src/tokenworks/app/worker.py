@@ -25,6 +25,7 @@ from tokenworks.gateway import (
     TokenizerClient,
     read_seen,
     snapshot_from_wire,
+    warm,
 )
 from tokenworks.kernel import AnchoredClock, SystemClock, uuid7
 from tokenworks.trust import load_peppers
@@ -82,6 +83,7 @@ class Worker:
             clock.civil_ms,
         )
         self.stop = asyncio.Event()
+        warm()
 
     def _lock(self, folder: Path) -> int:
         """Held as long as this process lives: how a new recorder knows who is gone."""

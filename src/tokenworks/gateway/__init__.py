@@ -3,6 +3,7 @@
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
 from tokenworks.gateway.errors import CODES
 from tokenworks.gateway.gateway import Gateway
+from tokenworks.gateway.fields import warm
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
@@ -40,4 +41,5 @@ __all__ = [
     "read_seen",
     "snapshot_from_wire",
     "snapshot_to_wire",
+    "warm",
 ]

@@ -6,7 +6,6 @@ end of the response is withheld until the record is on disk.
 """
 
 import math
-import re
 from typing import Any, Final
 
 import structlog
@@ -16,11 +15,18 @@ from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import COOL_DOWN_S, PROTOCOL_PATHS, Candidate, Place, eject_outlier
 from tokenworks.gateway.decoding import looks_like_events
 from tokenworks.gateway.errors import Refusal, cut_events, error_event
-from tokenworks.gateway.fields import BodyError, dropped_header, parse_body, render
+from tokenworks.gateway.fields import (
+    BodyError,
+    allowed_query,
+    dropped_header,
+    parse_body,
+    render,
+    tools_refused,
+)
 from tokenworks.gateway.headers import forwarded, response_lines
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s
-from tokenworks.gateway.outcome import Fault, fault_of_body
+from tokenworks.gateway.outcome import Fault, fault_of_body, read_body
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.recording import NO_COUNTS
 from tokenworks.gateway.refusals import no_hold, no_route
@@ -29,7 +35,7 @@ from tokenworks.gateway.snapshot import allows
 from tokenworks.gateway.splice import body_with_model
 from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
-from tokenworks.gateway.usage import BOM, body_usage
+from tokenworks.gateway.usage import BOM
 from tokenworks.gateway.vendor_errors import refusal_of, retry_after_s
 
 log = structlog.get_logger()
@@ -42,8 +48,6 @@ UNSTREAMED_TOKENS_PER_S: Final = 100
 PING_EVERY_S: Final = 15
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
-# Of a query nothing passes but Anthropic's own switch.
-_BETA: Final = re.compile(rb"(?:^|&)beta=true(?:&|$)")
 # Of a stream's text so much is kept for a tokenizer.
 KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 # Where another deployment could be tried, a connection is waited for no longer than this.
@@ -125,9 +129,9 @@ class Exchange(Placing):
             self.refuse(error.refusal)
             return
         self.streams = parsed.stream
-        if parsed.hosted and user.service.hosted_tools == "refuse":
-            said = f"{', '.join(parsed.hosted)[:200]} would run at the vendor, which this plan does not sell"
-            self.refuse(Refusal(400, "unpriced_field", said, param="tools"))
+        refusal = tools_refused(parsed.hosted, user.service) if parsed.hosted else None
+        if refusal is not None:
+            self.refuse(refusal)
             return
         if parsed.links:
             gateway.links.check(parsed.links, self._links_checked)
@@ -302,7 +306,7 @@ class Exchange(Placing):
         if memo is not None and memo[0] == number:
             return memo[1]
         deployment, profile = place.deployment, place.profile
-        query = "?beta=true" if self.head.query and _BETA.search(self.head.query) else ""
+        query = allowed_query(self.protocol, self.head.query).decode()
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
@@ -480,13 +484,14 @@ class Exchange(Placing):
             self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
-        fault = fault_of_body(connection.status, body, self.protocol)
+        fault, usage, upstream_id = read_body(connection.status, body, self.protocol)
         if fault is not None:
-            self._note_failed_usage(body)
+            if usage is not None and usage.total:
+                # It failed, and reports tokens all the same: they are the operator's loss.
+                self._record_loss("failed_attempt", usage, upstream_id)
             self._attempt_refused(fault)
             return
         self.place.succeeded(self.gateway.loop.time())
-        usage, upstream_id = body_usage(body, self.protocol)
         self.chunks[0] = body_with_model(body, self.parsed.model)
         self._complete(usage, upstream_id, NO_COUNTS)
 
@@ -580,16 +585,9 @@ class Exchange(Placing):
         if fault.kind == "rate":
             said = f"{self.model} is busy: every deployment is at its limit, try again in {seconds} s"
             return Refusal(429, "too_many_requests", said, seconds)
-        if fault.kind in {"quota", "overloaded"}:
+        if fault.kind == "quota" or (fault.kind == "overloaded" and fault.retry_after_s is not None):
             return Refusal(503, "no_deployment", f"no deployment can take {self.model} now", seconds)
         return Refusal(502, "upstream_error", f"the deployment of {self.model} failed", seconds)
-
-    def _note_failed_usage(self, body: bytes) -> None:
-        """A failed answer that reports tokens all the same: they are the operator's loss."""
-        usage, upstream_id = body_usage(body, self.protocol)
-        if usage is None or not usage.total:
-            return
-        self._record_loss("failed_attempt", usage, upstream_id)
 
     def _count_failure(self) -> None:
         place, now_s = self.place, self.gateway.loop.time()

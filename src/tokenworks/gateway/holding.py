@@ -38,7 +38,7 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 class Holding:
     __slots__ = (
         "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "beside_text", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
-        "gateway", "head", "headed", "held_output", "hold", "input_bound", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
+        "gateway", "head", "headed", "held_output", "hold", "input_bound", "iterated", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
         "rated", "refused_status", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "stopped_s", "stored_tokens", "streaming", "streams", "tried", "undecided", "upstream", "usage_id", "user", "written_s",
     )  # fmt: skip
 
@@ -106,6 +106,7 @@ class Holding:
         self.undecided = False  # a stream was asked for, and what came does not say yet whether it is one
         self.refused_status = 0  # of an upstream answer that is no success
         self.dropped: tuple[str, ...] = ()  # fields that were not sent on
+        self.iterated = False  # its usage is the sum of several samplings, of which not all is shown
         self.kept_bytes = 0  # of the worker's memory budget
         self.written_s = gateway.wheel.now_s  # when something was last written to the client
         self.stopped_s = 0  # since when its stream waits for its usage event

@@ -51,6 +51,7 @@ class Recording(Holding):
 
     def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
         if usage is not None:
+            self.iterated = usage.iterated
             self._completed(usage.counts, usage.total, list(usage.flags), "provider", upstream_id)
             return
 
@@ -133,9 +134,9 @@ class Recording(Holding):
     def _what_was_shown(self, counts: Counts) -> Shown:
         meter = self.meter
         if meter is not None:
-            hidden = meter.hidden or (meter.usage is not None and meter.usage.iterated)
-            return Shown(meter.shown_bytes, meter.calls, hidden)
-        return shown_of_body(self.chunks[0] if self.chunks else b"", counts)
+            return Shown(meter.shown_bytes, meter.calls, self.iterated or meter.hidden or meter.filtered)
+        shown = shown_of_body(self.chunks[0] if self.chunks else b"", self.protocol, counts)
+        return shown._replace(hidden=True) if self.iterated else shown
 
     def _filtered(self) -> bool:
         """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
