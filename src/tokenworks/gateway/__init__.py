@@ -2,8 +2,8 @@
 
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
 from tokenworks.gateway.errors import CODES
-from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.fields import warm
+from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.server import ClientConnection
