@@ -77,7 +77,8 @@ def test_a_stream_is_cut_in_protocol_where_nothing_is_left(server):
     assert record["loss"] == []
     assert record["output"] == len(text) // WORDS_BYTES
     assert len(text) <= 400 + WORDS_BYTES
-    assert left(server, subscriber) == 400 - record["output"] >= 0
+    assert 1 <= record["fresh_input"] <= 11
+    assert left(server, subscriber) == 400 - record["output"] - record["fresh_input"] >= 0
 
 
 @pytest.mark.parametrize("protocol", ["messages", "completions", "responses"])
@@ -198,7 +199,10 @@ def test_what_a_provider_reports_beyond_the_hold_is_the_operators(server):
     assert status == 200
     (record,) = server.usage(subscriber, 1)
     assert record["output"] == 900
-    assert {"implausible", "waived"} <= set(record["flags"])
+    assert {"beyond_maximum", "waived"} <= set(record["flags"])
+    assert [(loss["cause"], loss["counts"]) for loss in record["loss"]] == [
+        ("beyond_maximum", {"output": 800})
+    ]
     assert left(server, subscriber) == 300 - 11 - 100
     assert server.findings() == []
 
@@ -232,7 +236,9 @@ def test_many_streams_on_one_balance_are_cut_and_nothing_is_overdrawn(server):
     records = server.usage(subscriber, len(served))
     assert sorted(record["output"] for record in records) == sorted(served)
     assert all(record["loss"] == [] for record in records)
-    assert left(server, subscriber) == 3000 - sum(served) >= 0
+    # A chat's input comes at the end, which none of them reached: it is bounded from below.
+    assert all(1 <= record["fresh_input"] <= 11 for record in records)
+    assert left(server, subscriber) == 3000 - sum(served) - sum(r["fresh_input"] for r in records) >= 0
 
 
 # The declared policy: one test each.
@@ -261,16 +267,18 @@ def start_stream(server, key, told, tokens=200):
 @pytest.mark.parametrize(("charge", "pays"), [("produced", True), ("nothing", False)])
 def test_client_gone_in_content(server, charge, pays):
     subscriber, key = customer(server, 5000, client_gone_in_content=charge)
-    sock = start_stream(server, key, {"tokens": 200, "gap_ms": 20})
+    # More is left of its maximum than is read to its end for nobody.
+    sock = start_stream(server, key, {"tokens": 2000, "gap_ms": 20}, tokens=4000)
     data = b""
     while data.count(b"tok ") < 5:
         data += sock.recv(65536)
     sock.close()
     record = one_record(server, subscriber)
     assert (record["state"], record["reason"]) == ("interrupted", "client_gone")
-    assert record["output"] >= 5
-    assert paid(record) == (record["output"] if pays else 0)
-    assert (record["loss"] == []) == pays
+    assert 5 <= record["output"] < 2000
+    assert 1 <= record["fresh_input"] <= 11
+    assert paid(record) == (record["output"] + record["fresh_input"] if pays else 0)
+    assert [loss["cause"] for loss in record["loss"]] == ([] if pays else ["client_gone"])
     assert ("waived" in record["flags"]) == (not pays)
 
 
@@ -283,7 +291,8 @@ def test_upstream_timeout(server, charge, pays, tmp_path, upstream):
         assert error is not None
         record = one_record(quick, subscriber)
         assert (record["reason"], record["output"]) == ("upstream_timeout", 7)
-        assert paid(record) == (7 if pays else 0)
+        assert 1 <= record["fresh_input"] <= 11
+        assert paid(record) == (7 + record["fresh_input"] if pays else 0)
 
 
 @pytest.mark.parametrize(("charge", "pays"), [("produced", True), ("nothing", False)])
@@ -293,7 +302,8 @@ def test_upstream_error_after_content(server, charge, pays):
     assert error is not None
     record = one_record(server, subscriber)
     assert (record["reason"], record["output"]) == ("upstream_error", 7)
-    assert paid(record) == (7 if pays else 0)
+    assert 1 <= record["fresh_input"] <= 11
+    assert paid(record) == (7 + record["fresh_input"] if pays else 0)
 
 
 @pytest.mark.parametrize(("charge", "pays"), [("produced", True), ("nothing", False)])
@@ -352,38 +362,66 @@ def test_what_does_not_add_up_is_listed(server):
     assert "inconsistent" in server.cli("ledger", "flagged").stdout
 
 
-def test_client_gone_before_content_costs_nothing(server, upstream):
-    subscriber, key = customer(server, 5000)
-    sock = start_stream(server, key, {"tokens": 20, "wait_ms": 60_000})
-    until(
-        lambda: any(b.get("user", "").endswith('"wait_ms": 60000}') for b in upstream.get("/last")["bodies"])
-    )
+@pytest.mark.parametrize(("charge", "pays"), [("produced", True), ("nothing", False)])
+def test_client_gone_before_content(server, upstream, charge, pays):
+    """Its input was read all the same: the plan says who bears it, and the record says it either way."""
+    subscriber, key = customer(server, 5000, client_gone_before_content=charge)
+    told = {"tokens": 20, "wait_ms": 60_000, "of": charge}
+    sock = start_stream(server, key, told, tokens=4000)
+    until(lambda: any(b.get("user", "") == json.dumps(told) for b in upstream.get("/last")["bodies"]))
     sock.close()
     # Upstream is cancelled at once, long before it would have answered, and what was held is free again.
     until(lambda: sum(server.metrics("requests_open")) == 0, what="the request's end")
-    assert server.usage(subscriber) == []
-    assert chat(server, key, {"tokens": 5, "prompt": 11})[1] == "stop"
-    assert [record["output"] for record in server.usage(subscriber, 1)] == [5]
-    assert left(server, subscriber) == 5000 - 16
+    record = one_record(server, subscriber)
+    assert (record["state"], record["reason"], record["output"]) == ("interrupted", "client_gone", 0)
+    assert 1 <= record["fresh_input"] <= 11
+    assert paid(record) == (record["fresh_input"] if pays else 0)
+    assert [loss["cause"] for loss in record["loss"]] == ([] if pays else ["client_gone"])
+    assert left(server, subscriber) == 5000 - paid(record)
 
 
-def test_client_gone_after_content(server):
-    """The provider has said it all, the end is still to come: what it said is what is charged."""
-    for charge, pays in (("produced", 17), ("nothing", 0)):
-        subscriber, key = customer(server, 5000, client_gone_after_content=charge)
-        sock = start_stream(server, key, {"tokens": 6, "prompt": 11, "no_done": True, "linger_ms": 5000})
-        data = b""
-        while data.count(b"tok ") < 6:
-            data += sock.recv(65536)
-        while b'"stop"' not in data:
-            data += sock.recv(65536)
-        sock.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )  # gone at once, not half-closed
-        sock.close()
-        record = one_record(server, subscriber)
-        assert (record["reason"], record["output"], record["fresh_input"]) == ("client_gone", 6, 11)
-        assert paid(record) == pays
+def test_what_ends_soon_is_read_to_its_end_for_a_client_that_left(server):
+    """One token before the end is as good as the end: it is charged as complete."""
+    subscriber, key = customer(server, 5000)
+    sock = start_stream(server, key, {"tokens": 200, "prompt": 11, "gap_ms": 5})
+    data = b""
+    while data.count(b"tok ") < 5:
+        data += sock.recv(65536)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    record = one_record(server, subscriber)
+    assert (record["state"], record["output"], record["fresh_input"]) == ("complete", 200, 11)
+    assert (paid(record), record["loss"]) == (211, [])
+
+
+def test_an_answer_that_is_not_streamed_is_read_to_its_end_for_a_client_that_left(server):
+    subscriber, key = customer(server, 5000)
+    body = json.dumps({"model": "stub", "max_tokens": 100, "user": json.dumps({"tokens": 50, "prompt": 11, "wait_ms": 600}),
+                       "messages": [{"role": "user", "content": "hi"}]}).encode()  # fmt: skip
+    with server.open() as sock:
+        sock.sendall(
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-length: {len(body)}\r\n\r\n".encode()
+            + body
+        )
+        until(
+            lambda: sum(server.metrics("upstream_open")) > sum(server.metrics("upstream_idle")),
+            what="it to be sent",
+        )
+    record = one_record(server, subscriber)
+    assert (record["state"], record["output"], paid(record), record["loss"]) == ("complete", 50, 61, [])
+
+
+def test_a_client_that_stops_at_the_finish_reason_pays_all(server):
+    """The finish leaves after the record: usage that comes late is waited for, with or without the client."""
+    subscriber, key = customer(server, 5000)
+    sock = start_stream(server, key, {"tokens": 6, "prompt": 11, "no_done": True, "linger_ms": 500})
+    data = b""
+    while b'"stop"' not in data:
+        data += sock.recv(65536)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    sock.close()
+    record = one_record(server, subscriber)
+    assert (record["state"], record["output"], record["fresh_input"], paid(record)) == ("complete", 6, 11, 17)
 
 
 def test_a_retried_attempt_costs_nothing(server, upstream, tmp_path):

@@ -48,6 +48,9 @@ UNSTREAMED_TOKENS_PER_S: Final = 100
 PING_EVERY_S: Final = 15
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
+# An answer that begins so is not taken for a good one before it is whole.
+ERROR_SIGN: Final = b'"error"'
+ERROR_SIGN_WITHIN: Final = 512
 # Of a stream's text so much is kept for a tokenizer.
 KEPT_TEXT_BYTES_MAX: Final = 4 * 1024 * 1024
 # Where another deployment could be tried, a connection is waited for no longer than this.
@@ -364,7 +367,7 @@ class Exchange(Placing):
         self.meter = make_meter(
             self.protocol,
             asked_model=parsed.model,
-            ask=UsageAsked(final=parsed.client_usage),
+            ask=UsageAsked(final=parsed.client_usage, each=parsed.client_usage_each),
             event_bytes_max=settings.event_bytes_max,
             text_max=None if self.maximum is None else self.maximum * parsed.choices,
             keep_bytes_max=0 if self.place.deployment.tokenizer is None else KEPT_TEXT_BYTES_MAX,
@@ -424,6 +427,9 @@ class Exchange(Placing):
         self.size += len(data)
         if self.size <= most and self.gateway.memory.take(self.address, len(data)):
             self.kept_bytes += len(data)
+            begins = not self.chunks and not self.refused_status
+            if begins and self.place is not None and ERROR_SIGN not in data[:ERROR_SIGN_WITHIN]:
+                self.place.succeeded(self.gateway.loop.time())  # its first good bytes
             self.chunks.append(data)
             return
         connection.abort()

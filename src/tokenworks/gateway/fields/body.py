@@ -28,6 +28,7 @@ _COLON: Final = b'":'
 
 class _StreamOptions(msgspec.Struct):
     include_usage: bool | None = None
+    continuous_usage_stats: bool | None = None
 
 
 _stream_options: Final = msgspec.json.Decoder(_StreamOptions | None)
@@ -55,6 +56,8 @@ class Parsed(msgspec.Struct):
     choices: int = 1
     flex: bool = False
     client_usage: bool = False
+    # … and in every chunk, which engines give.
+    client_usage_each: bool = False
     inputs: int = 1
     hidden_reasoning: bool = False
     dropped: tuple[str, ...] = ()
@@ -234,7 +237,9 @@ def _read(body: bytes, fields: RawObject, lists: Lists, walk: Walk | None) -> Pa
     _read_counts(parsed, fields)
     if "stream_options" in fields and protocol in {"chat", "completions"}:
         options: _StreamOptions | None = numbers.typed(fields, "stream_options", _stream_options)
-        parsed.client_usage = options is not None and options.include_usage is True
+        if options is not None:
+            parsed.client_usage = options.include_usage is True
+            parsed.client_usage_each = parsed.client_usage and options.continuous_usage_stats is True
     parsed.hidden_reasoning = numbers.asks_to_think(fields)
     return parsed
 
