@@ -19,13 +19,14 @@ from tokenworks.gateway.fields import (
     BodyError,
     allowed_query,
     dropped_header,
+    is_maximum,
     parse_body,
     render,
     tools_refused,
 )
 from tokenworks.gateway.headers import forwarded, response_lines
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s
+from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.outcome import Fault, fault_of_body, read_body
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.recording import NO_COUNTS
@@ -132,6 +133,8 @@ class Exchange(Placing):
             self.refuse(error.refusal)
             return
         self.streams = parsed.stream
+        if parsed.choices > 1 or parsed.dropped:
+            self._name_riders()
         refusal = tools_refused(parsed.hosted, user.service) if parsed.hosted else None
         if refusal is not None:
             self.refuse(refusal)
@@ -140,6 +143,11 @@ class Exchange(Placing):
             gateway.links.check(parsed.links, self._links_checked)
         else:
             self._find_model()
+
+    def _name_riders(self) -> None:
+        counters, parsed = self.gateway.stats.c, self.parsed
+        counters["free_rider_many_choices"] += parsed.choices > 1
+        counters["free_rider_maximum_aliases"] += any(is_maximum(name) for name in parsed.dropped)
 
     def _links_checked(self, why: str | None) -> None:
         """Whether an upstream may fetch what the request links to."""
@@ -666,6 +674,7 @@ class Exchange(Placing):
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
         if self._abort_upstream():
             reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+            self.gateway.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
             self._interrupt_or_fail(reason)
 
     def _cut_at_maximum(self) -> None:
@@ -749,6 +758,7 @@ class Exchange(Placing):
         self._finish()
 
     def _end_stream(self, conn: ClientConnection, last: bytes) -> None:
+        conn.streamed = True
         if not self.headed:
             self._send_head(conn, last)
             last = b""
@@ -903,10 +913,12 @@ class Exchange(Placing):
             self._release_hold()
             self._finish()
             return
-        self.gateway.stats.c["abandoned"] += 1
+        drain, counters = drain_of(self), self.gateway.stats.c
+        counters["abandoned"] += 1
+        counters[f"free_rider_{name_leaving(self, drain)}"] += 1
         self.resume()  # no client's pace holds it back any longer
-        if drain_of(self) == "whole":
-            self.gateway.stats.c["drained"] += 1
+        if drain == "whole":
+            counters["drained"] += 1
             self.drain_until_s = drain_until_s(self)
         else:
             self._leave()

@@ -350,6 +350,8 @@ class Holding:
                 return
             if self._restrict():
                 return
+            media = not self.free and self.parsed.has_media
+            self.gateway.stats.c["free_rider_media_refused" if media else "free_rider_over_balance"] += 1
         self.refuse(no_hold(verdict, self.user))
 
     def start_op(self) -> tuple[Any, ...]:

@@ -47,3 +47,12 @@ def drain_until_s(exchange: "Exchange") -> float:
     if _is_spent(exchange):
         return exchange.began_s + gateway.settings.request_timeout_s
     return gateway.loop.time() + gateway.settings.drain_s
+
+
+def name_leaving(exchange: "Exchange", drain: Drain) -> str:
+    """The counter (`FREE_RIDERS`) of a client that left so."""
+    if not exchange.parsed.stream:
+        return "left_unstreamed"
+    if not exchange.sent:
+        return "left_before_content"
+    return "left_near_the_end" if drain == "whole" else "left_in_content"

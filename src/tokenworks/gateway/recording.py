@@ -102,6 +102,11 @@ class Recording(Holding):
                 losses.append(Loss("cache_hit", 0, Counts(cached_input=counts.cached_input)))
         if not losses or losses[0].cause == "cache_hit":
             self._bound_losses(counts, counted_by, losses, flags)
+        meter = self.meter
+        if meter is not None and (meter.hidden or meter.calls > 1):
+            counters = self.gateway.stats.c
+            counters["free_rider_hidden_output"] += meter.hidden
+            counters["free_rider_tool_calls"] += meter.calls > 1
         self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
 
     def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:

@@ -36,7 +36,7 @@ CHUNKED_PIECE_BYTES: Final = 8192
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_after", "_before", "_body", "_body_left", "_buffer", "_buffer_taken", "_chunked", "_gateway", "_head", "_memo", "_memo_taken", "_partial", "_state",
-        "_taken", "_unread", "_whole", "address", "deadline_s", "exchange", "peer", "transport", "wheel_s", "write_paused",
+        "_taken", "_unread", "_whole", "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
     def __init__(self, gateway: "Gateway") -> None:
@@ -45,6 +45,7 @@ class ClientConnection(asyncio.Protocol):
         self.peer = ""
         self.address = ""  # the client's, behind a trusted proxy: under it memory is counted
         self.exchange: Any = None
+        self.streamed = False  # the last answer was a stream
         self.write_paused = False
         self._buffer = b""
         self._partial: bytearray | None = None  # a head that is not whole
@@ -85,6 +86,9 @@ class ClientConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone()
+        elif self.streamed and isinstance(exc, ConnectionResetError):
+            # A client that stops at the finish reason leaves the rest of the stream unread.
+            self._gateway.stats.c["free_rider_left_at_finish"] += 1
         self._give_all()
 
     def eof_received(self) -> bool:
@@ -335,6 +339,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _ready(self, head: Head, body: bytes) -> None:
         self._state = _BUSY
+        self.streamed = False
         self.deadline_s = 0
         if self._buffer:
             waiting, self._buffer = self._buffer, b""

@@ -8,6 +8,23 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+# What a client does that may want tokens for nothing; most who do it are honest, so it is a rise that says something. Counted are
+# requests with another name for the maximum, answers with hidden output, with several calls, streams whose connection is reset
+# after their end, answers left near their end, unstreamed, in their content or before it, media and others that the balance
+# does not cover, and requests for several choices.
+FREE_RIDERS: Final = (
+    "maximum_aliases",
+    "hidden_output",
+    "tool_calls",
+    "left_at_finish",
+    "left_near_the_end",
+    "left_unstreamed",
+    "left_in_content",
+    "left_before_content",
+    "media_refused",
+    "over_balance",
+    "many_choices",
+)
 COUNTERS: Final = (
     "connections_open",
     "connections",
@@ -45,6 +62,7 @@ COUNTERS: Final = (
     "tokenizer_refused",
     "abandoned",
     "drained",
+    *(f"free_rider_{name}" for name in FREE_RIDERS),
     "cut_at_maximum",
     "beyond_maximum_tokens",
     "memory_used_bytes",
