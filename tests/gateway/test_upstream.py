@@ -104,7 +104,9 @@ def test_a_coded_answer_is_decoded(name, cut):
 
 @pytest.mark.parametrize("cut", [None, 1])
 @pytest.mark.parametrize(
-    "body", [gzip.compress(JSON), codings.zstd.compress(JSON), b"\xef\xbb\xbf" + JSON, JSON]
+    "body",
+    [gzip.compress(JSON, mtime=0), codings.zstd.compress(JSON), b"\xef\xbb\xbf" + JSON, JSON],
+    ids=["gzip", "zstd", "marked", "plain"],
 )
 def test_what_is_coded_or_marked_without_a_word_is_seen(body, cut):
     user = Wire().feed(answer(body), cut)

@@ -3,7 +3,14 @@
 from tokenworks.gateway.fields.asked import asked_effort, asked_text, count_tools, is_prompt
 from tokenworks.gateway.fields.body import Parsed, parse_body, warm
 from tokenworks.gateway.fields.errors import UNREADABLE, BodyError
-from tokenworks.gateway.fields.lists import PROTOCOLS, allowed_query, fold, lists_of, never_names
+from tokenworks.gateway.fields.lists import (
+    PROTOCOLS,
+    allowed_query,
+    fold,
+    is_maximum,
+    lists_of,
+    never_names,
+)
 from tokenworks.gateway.fields.render import HEADER_BYTES_MAX, dropped_header, render
 from tokenworks.gateway.fields.tools import tools_refused
 
@@ -19,6 +26,7 @@ __all__ = [
     "count_tools",
     "dropped_header",
     "fold",
+    "is_maximum",
     "is_prompt",
     "lists_of",
     "never_names",

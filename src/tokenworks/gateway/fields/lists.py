@@ -153,6 +153,16 @@ def never_names() -> dict[str, str]:
 
 
 @cache
+def _maxima() -> frozenset[str]:
+    return frozenset(fold(name) for name in _read("never.yaml")["names"]["another maximum"])
+
+
+def is_maximum(name: str) -> bool:
+    """Whether a name that was dropped is another one for the maximum of the output, in whatever letters."""
+    return fold(name) in _maxima()
+
+
+@cache
 def lists_of(protocol: str) -> Lists:
     """The protocol's lists with every profile's. Raises where the data is faulty: a test reads all of it."""
     content = _read(f"{protocol}.yaml")
