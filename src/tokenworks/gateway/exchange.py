@@ -34,7 +34,7 @@ from tokenworks.gateway.refusals import no_hold, no_route
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import allows
 from tokenworks.gateway.splice import body_with_model
-from tokenworks.gateway.stream import EventTooLarge, UsageAsked, make_meter
+from tokenworks.gateway.stream import EventTooLarge, StreamMeter, UsageAsked, make_meter
 from tokenworks.gateway.upstream import UpstreamConnection
 from tokenworks.gateway.usage import BOM
 from tokenworks.gateway.vendor_errors import refusal_of, retry_after_s
@@ -49,6 +49,10 @@ UNSTREAMED_TOKENS_PER_S: Final = 100
 PING_EVERY_S: Final = 15
 PING_COMMENT: Final = b": ping\n\n"
 PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
+# Ids of upstream objects in one request: each is looked up.
+OBJECTS_MAX: Final = 32
+# A stream that lets nothing pass is counted in the memory budget from here on.
+UNCOUNTED_STREAM_BYTES: Final = 65_536
 # An answer that begins so is not taken for a good one before it is whole.
 ERROR_SIGN: Final = b'"error"'
 ERROR_SIGN_WITHIN: Final = 512
@@ -189,7 +193,10 @@ class Exchange(Placing):
 
     def _placed_model(self) -> None:
         """The model is known, and so are the places that serve it."""
-        if self.parsed.objects:
+        if len(self.parsed.objects) > OBJECTS_MAX:
+            said = f"a request names at most {OBJECTS_MAX} objects of an upstream"
+            self.refuse(Refusal(400, "invalid_body", said))
+        elif self.parsed.objects:
             self._check_object(0)
         else:
             self._hold()
@@ -317,7 +324,8 @@ class Exchange(Placing):
         if memo is not None and memo[0] == number:
             return memo[1]
         deployment, profile = place.deployment, place.profile
-        query = allowed_query(self.protocol, self.head.query).decode()
+        passing = allowed_query(self.protocol, self.head.query).decode()
+        query = f"?{passing}" if passing else ""
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
@@ -407,6 +415,11 @@ class Exchange(Placing):
             return
         if out:
             self._relay(out)
+        elif not self._count_buffered(meter):
+            connection.abort()
+            self.upstream = None
+            self._interrupt_or_fail("event_too_large")
+            return
         if meter.over_maximum and not meter.stopped:
             self._cut_at_maximum()
             return
@@ -428,6 +441,16 @@ class Exchange(Placing):
                 self.gateway.clock.civil_ms(),
                 self.hold,
             )
+
+    def _count_buffered(self, meter: StreamMeter) -> bool:
+        """Whether the worker's budget has room for what a stream keeps back."""
+        more = meter.buffered_bytes - self.kept_bytes
+        if more <= UNCOUNTED_STREAM_BYTES:
+            return True
+        if not self.gateway.memory.take(self.address, more):
+            return False
+        self.kept_bytes += more
+        return True
 
     def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
         """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
@@ -498,6 +521,13 @@ class Exchange(Placing):
             self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
+        if self.undecided:
+            # A stream was asked for, and this is none: it goes on as what it is, if its head can still say so.
+            if self.headed:
+                self._attempt_failed("upstream_error")
+                return
+            kind = connection.content_type or b"application/json"
+            self.response_head = self.response_head.replace(b"text/event-stream", kind, 1)
         fault, usage, upstream_id = read_body(connection.status, body, self.protocol)
         if fault is not None:
             if usage is not None and usage.total:
@@ -919,6 +949,9 @@ class Exchange(Placing):
         self.resume()  # no client's pace holds it back any longer
         if drain == "whole":
             counters["drained"] += 1
+            # Its connection does not count the body any more, and a tokenizer may have to.
+            self.gateway.memory.force(self.address, len(self.body))
+            self.kept_bytes += len(self.body)
             self.drain_until_s = drain_until_s(self)
         else:
             self._leave()
