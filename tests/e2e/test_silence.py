@@ -41,7 +41,10 @@ def start(server, key, protocol, model, told):
 
 def read_until(sock, sign, data=b""):
     while sign not in data:
-        more = sock.recv(65536)
+        try:
+            more = sock.recv(65536)
+        except TimeoutError:
+            raise AssertionError(f"{sign!r} is not in {data!r}") from None
         assert more, data
         data += more
     return data
@@ -78,6 +81,7 @@ def test_while_only_pings_have_gone_out_another_place_is_tried(server, upstream)
             "chat",
             "--early-head",
         )
+        until(lambda: server.metrics("deployments") == [3], what="both places")
         sock = start(server, key, "chat", "two", {"tokens": 4, "prompt": 11})
         connection, _ = mute.accept()
         server.cli("deployment", "resume", "good")

@@ -346,7 +346,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                     record = json.loads(text)
                     if record["upstream_id"] == upstream_id:
                         return [record["deployment"], sum(record["c"])]
-            return await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
+            owned = await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
+            # None is what a caller hears where nothing could be asked.
+            return owned or ["", 0]
         if name == "rested":
             feed.rested(*argument)
             return None

@@ -180,6 +180,7 @@ class Worker:
         A connection is broken off only where its client takes nothing, or its request was not here yet.
         """
         gateway = self.gateway
+        gateway.cutting = True
         if gateway.exchanges:
             log.warning("worker.cuts", requests=len(gateway.exchanges))
         for exchange in list(gateway.exchanges):

@@ -11,6 +11,7 @@ import msgspec
 from tokenworks.factory import MediaRules
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.media_items import items_cost
+from tokenworks.gateway.refusals import CUT
 
 if TYPE_CHECKING:
     from tokenworks.gateway.placing import Placing
@@ -34,6 +35,9 @@ def answer_count(exchange: "Placing", rules: MediaRules = _RULES) -> bool:
 
     def done(found: Counted | None) -> None:
         exchange.counting = False
+        if exchange.gateway.cutting:
+            exchange.refuse(CUT)
+            return
         if found is None and exchange.conn is not None:
             exchange._try()
             return

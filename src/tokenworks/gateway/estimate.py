@@ -69,12 +69,14 @@ class InputRules(NamedTuple):
 
 class InputBound(NamedTuple):
     """The most that an input can cost in tokens. `exact`: nothing of it was declared in place of being read. `unbounded_items`
-    were taken at their declared maximum.
+    were taken at their declared maximum. `beside_text`: the part of `tokens` that is not the request's own text (a template, tools,
+    media, what is stored).
     """
 
     tokens: int
     exact: bool
     unbounded_items: int
+    beside_text: int
 
 
 NO_RULES: Final = InputRules()
@@ -86,20 +88,19 @@ def bound_input(
     """An upper bound of a request's input. `stored_tokens` is what the stored response that it goes on from is known to have
     held, input and output.
     """
-    tokens = -(-asked.text_bytes * 1000 // rules.bytes_per_token_milli)
-    tokens += TEMPLATE_TOKENS + rules.inserts_tokens
+    text = -(-asked.text_bytes * 1000 // rules.bytes_per_token_milli)
+    beside = TEMPLATE_TOKENS + rules.inserts_tokens + stored_tokens
     tools = asked.fields.get("tools")
     if tools is not None:
-        tokens += TOOLS_TOKENS
+        beside += TOOLS_TOKENS
         if protocol == "messages":
-            tokens += NAMED_TOOL_TOKENS * bytes(tools).count(_DATED)
+            beside += NAMED_TOOL_TOKENS * bytes(tools).count(_DATED)
     unbounded = 0
     if asked.content is not None:
         cost, unbounded = items_cost(asked.content, rules.media)
-        tokens += cost
-    return InputBound(
-        tokens + stored_tokens, rules.bytes_per_token_milli == 1000 and not unbounded, unbounded
-    )
+        beside += cost
+    exact = rules.bytes_per_token_milli == 1000 and not unbounded
+    return InputBound(text + beside, exact, unbounded, beside)
 
 
 def at_risk_tokens(text_bytes: int) -> int:

@@ -1,7 +1,7 @@
 """A worker's data plane: what all its connections share, and where each request goes."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -14,6 +14,7 @@ from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement, Retr
 from tokenworks.gateway.coding import coding_of
 from tokenworks.gateway.cors import Origins, is_preflight, preflight_response, refusal_of_key
 from tokenworks.gateway.counting import TokenizerClient
+from tokenworks.gateway.ending import Ending
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.exchange import Exchange
 from tokenworks.gateway.head import Head
@@ -146,6 +147,7 @@ class Gateway:
         self.control_open = 0
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
+        self.cutting = False  # the time to drain is over: nothing is sent any more
         self.journal_full = False
         self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
         self.links = LinkCheck(self.loop)
@@ -530,7 +532,7 @@ class Gateway:
         """(model class, weights) in the snapshot of now."""
         return self.snapshot.rate(rate_version, model)
 
-    def exchange_ended(self, exchange: Exchange) -> None:
+    def exchange_ended(self, exchange: Ending) -> None:
         self.exchanges.discard(exchange)
         self.stats.c["requests_open"] -= 1
         exchange.over()
@@ -601,15 +603,13 @@ class Gateway:
         self.wheel.tick(int(now_s))
         oldest_s = now_s - self.settings.request_timeout_s
         deferred, self.deferred = self.deferred, []
-        for exchange in deferred:
-            exchange.again()
-        for exchange in [e for e in self.exchanges if e.began_s < oldest_s]:
-            exchange.timed_out_whole()
         second = int(now_s)
-        for exchange in [e for e in self.exchanges if e.is_due(second)]:
-            exchange.tick(second)
-        if self.stopping:
-            self.stopping = {exchange for exchange in self.stopping if not exchange.stop_waited(second)}
+        self._each(deferred, lambda exchange: exchange.again())
+        late = [e for e in self.exchanges if e.began_s < oldest_s]
+        self._each(late, lambda exchange: exchange.timed_out_whole())
+        due = [e for e in self.exchanges if e.is_due(second)]
+        self._each(due, lambda exchange: exchange.tick(second))
+        self._each(list(self.stopping), lambda exchange: exchange.stop_waited(second))
         if now_s - self._checked_s >= self.settings.health_check_s:
             self._checked_s = now_s
             for place in self.snapshot.places:
@@ -629,6 +629,17 @@ class Gateway:
         self.stats.beat()
         if self.seen_path is not None and self.snapshot.places:
             write_seen(self.seen_path, self.snapshot.places, now_s)
+
+    @staticmethod
+    def _each(exchanges: Iterable[Placing], call: Callable[[Any], None]) -> None:
+        """A defect of ours in one exchange costs its client the connection, and no other anything."""
+        for exchange in exchanges:
+            try:
+                call(exchange)
+            except Exception:
+                log.exception("gateway.tick_failed", request_id=exchange.request_id)
+                if exchange.conn is not None:
+                    exchange.conn.abort()
 
     def drain(self) -> None:
         """No new connections; those that idle are closed, the others when their response is written."""

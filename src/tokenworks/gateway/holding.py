@@ -17,7 +17,7 @@ from tokenworks.gateway.estimate import at_risk_tokens, bound_input
 from tokenworks.gateway.fields import Parsed, is_prompt
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.refusals import no_hold, over_limit
+from tokenworks.gateway.refusals import CUT, no_hold, over_limit
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Route
 from tokenworks.gateway.stream import StreamMeter
@@ -37,9 +37,79 @@ _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 class Holding:
     __slots__ = (
-        "address", "admission", "ask", "asked", "asking", "at_risk", "attempt_no", "began_s", "beside_text", "body", "choice", "choices", "chunks", "conn", "counted_here", "counting", "cuttable", "denied", "deployment", "drain_until_s", "dropped", "ended", "estimated", "first_byte_ms", "flex", "foreseen_ms", "free",
-        "gateway", "head", "headed", "held_output", "hold", "input_bound", "iterated", "kept_bytes", "last_refusal", "maximum", "meter", "model", "need", "parsed", "paused", "place", "place_admission", "places", "progress_at", "protocol", "queue_number", "queue_until_s", "queued_ms",
-        "rated", "refused_status", "request_id", "response_head", "restricted", "route", "sent", "size", "spent_tokens", "started_ms", "stopped_s", "stored_tokens", "streaming", "streams", "tried", "undecided", "upstream", "usage_id", "user", "written_s",
+        "address",
+        "admission",
+        "ask",
+        "asked",
+        "asking",
+        "at_risk",
+        "attempt_no",
+        "began_s",
+        "beside_text",
+        "body",
+        "choice",
+        "choices",
+        "chunks",
+        "conn",
+        "counted_here",
+        "counting",
+        "cuttable",
+        "denied",
+        "deployment",
+        "drain_until_s",
+        "dropped",
+        "ended",
+        "estimated",
+        "first_byte_ms",
+        "flex",
+        "foreseen_ms",
+        "free",
+        "gateway",
+        "head",
+        "headed",
+        "held_output",
+        "hold",
+        "input_bound",
+        "iterated",
+        "kept_bytes",
+        "last_refusal",
+        "maximum",
+        "measuring",
+        "meter",
+        "model",
+        "need",
+        "object_place",
+        "parsed",
+        "paused",
+        "place",
+        "place_admission",
+        "places",
+        "progress_at",
+        "protocol",
+        "queue_number",
+        "queue_until_s",
+        "queued_ms",
+        "rated",
+        "refused_status",
+        "reported",
+        "request_id",
+        "response_head",
+        "restricted",
+        "route",
+        "sent",
+        "size",
+        "spent_tokens",
+        "started_ms",
+        "stopped_s",
+        "stored_tokens",
+        "streaming",
+        "streams",
+        "tried",
+        "undecided",
+        "upstream",
+        "usage_id",
+        "user",
+        "written_s",
     )  # fmt: skip
 
     def __init__(
@@ -98,6 +168,7 @@ class Holding:
         self.maximum: int | None = None  # of each choice, as the upstream is told
         self.input_bound = 0  # tokens that the input has at most
         self.beside_text = 0  # of them, what is no text: media, tools, a template, what is stored
+        self.object_place = ""  # where the upstream objects that it names were made
         self.stored_tokens = 0  # of upstream objects that it goes on with
         self.estimated = False  # its input was counted or estimated, since the bound did not fit
         self.at_risk = 0  # tokens that it may cost beyond its hold, in the account's loss budget
@@ -105,6 +176,8 @@ class Holding:
         self.headed = False  # the response's head has left, maybe with pings alone
         self.undecided = False  # a stream was asked for, and what came does not say yet whether it is one
         self.refused_status = 0  # of an upstream answer that is no success
+        self.reported = False  # its progress, to the journal
+        self.measuring: bool | None = False  # its text, by the tokenizer; None: that can't be
         self.dropped: tuple[str, ...] = ()  # fields that were not sent on
         self.iterated = False  # its usage is the sum of several samplings, of which not all is shown
         self.kept_bytes = 0  # of the worker's memory budget
@@ -133,6 +206,15 @@ class Holding:
 
     def refuse(self, refusal: Refusal) -> None:
         raise NotImplementedError
+
+    def _check_model(self) -> Refusal | None:
+        """Why the model can't have the request, by what is declared of it."""
+        raise NotImplementedError
+
+    def _take_places(self, route: Route) -> None:
+        """The places of a route; of a request that goes on with an upstream's object the one where that was made."""
+        made_at = self.object_place
+        self.places = [p for p in route.places if p.name == made_at] if made_at else route.places
 
     def _next_choice(self) -> bool:
         """Whether there is another model for its intent; it is taken then."""
@@ -168,10 +250,9 @@ class Holding:
             self.rated = FOLLOW_UP + self.model
         context = route.context_tokens
         # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
-        bound = max(
-            bound_input(parsed, self.protocol, rules, self.stored_tokens).tokens for rules in route.rules
-        )
-        self.input_bound = inputs = min(bound, context * parsed.inputs)
+        bounds = [bound_input(parsed, self.protocol, rules, self.stored_tokens) for rules in route.rules]
+        self.beside_text = max(bound.beside_text for bound in bounds)
+        self.input_bound = inputs = min(max(bound.tokens for bound in bounds), context * parsed.inputs)
         self.maximum = self._maximum_to_send(inputs)
         output = self._output_bound(context)
         self.need = need = Need(1, inputs, output)
@@ -266,6 +347,9 @@ class Holding:
         if self.conn is None:
             self._finish()
             return
+        if self.gateway.cutting:
+            self.refuse(CUT)
+            return
         if found is not None:
             tokens = min(self.input_bound, found.input + self.beside_text)
         else:
@@ -320,8 +404,13 @@ class Holding:
         route = self.gateway.snapshot.routes.get((other, self.protocol))
         if route is None:
             return False
+        before = self.model, self.route, self.places
+        self.model, self.route = other, route
+        self._take_places(route)
+        if not self.places or self._check_model() is not None:
+            self.model, self.route, self.places = before
+            return False
         self.restricted = True
-        self.model, self.route, self.places = other, route, route.places
         self._hold()
         return True
 
@@ -463,7 +552,12 @@ class Holding:
         before = self.paused
         self.paused &= ~(_FOR_HOLD if for_hold else _FOR_CLIENT)
         if before and not self.paused and self.upstream is not None:
-            self.upstream.resume(self.gateway.settings.upstream_idle_timeout_s)
+            self.upstream.resume(self._idle_timeout_s())
+
+    def _idle_timeout_s(self) -> int:
+        """How long the upstream may be silent between two bytes."""
+        own = None if self.place is None else self.place.deployment.idle_timeout_s
+        return own or self.gateway.settings.upstream_idle_timeout_s
 
     # After.
 

@@ -32,6 +32,7 @@ _PRIVATE_ENDS: Final = (
     ".home.arpa",
     ".onion",
 )
+LATER: Final = "the names of this request's media can't be looked up now: try again"
 _REFUSED: Final = "is not fetched: media come from public addresses, or inline as data:"
 
 

@@ -65,6 +65,7 @@ class StreamMeter:
         event_bytes_max: int,
         text_max: int | None,
         keep_bytes_max: int = 0,
+        choices: int = 1,
     ) -> None:
         self.protocol = protocol
         self._ask = ask
@@ -111,8 +112,8 @@ class StreamMeter:
         """
         self.calls = 0
         """Calls of tools: each has tokens that show as nothing."""
-        self.choices = 1
-        """Choices that began."""
+        self.choices = choices
+        """Choices that were asked for, or more that began."""
         self.hidden = False
         """Whether there is reasoning that is not shown as it was made: summarised, encrypted, redacted, compacted."""
         self.kept: list[str] = []
@@ -347,6 +348,11 @@ class StreamMeter:
             return self.shown_bytes // BYTES_PER_TOKEN
         size, tokens = self.counted
         return tokens + max(0, self.shown_bytes - size) // BYTES_PER_TOKEN
+
+    @property
+    def says_over(self) -> bool:
+        """Whether the upstream's own count passed the maximum."""
+        return self._over
 
     @property
     def over_maximum(self) -> bool:

@@ -79,7 +79,7 @@ class Placing(Recording):
         choice: Choice = self.choices.pop(0)
         self.model, self.choice = choice.model, choice.reason
         self.route = route = self.gateway.snapshot.routes[choice.model, self.protocol]
-        self.places = route.places
+        self._take_places(route)
         self.ask = None
         self.cuttable = False
         return True
@@ -143,7 +143,7 @@ class Placing(Recording):
     def _try(self) -> None:
         """Send it to a deployment that was not tried yet."""
         gateway = self.gateway
-        if self.free and answer_count(self):
+        if self.free and answer_count(self, self.route.rules[0].media):
             return
         now_s = gateway.loop.time()
         ask = self.ask

@@ -19,6 +19,7 @@ from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.outcome import FILTERED
 from tokenworks.gateway.plausible import Asked, Shown, bound
 from tokenworks.gateway.shown import shown_of_body
+from tokenworks.gateway.stream import read_whole
 from tokenworks.gateway.usage import Usage
 
 log = structlog.get_logger()
@@ -90,15 +91,15 @@ class Recording(Holding):
         assert self.user is not None
         policy = self.user.policy
         reason, losses = "completed", list[Loss]()
-        if not counts.output_tokens and self.protocol != "embeddings":
+        if self._is_empty(counts):
             reason = "empty_answer"
-            if policy.empty_answer == "nothing":
+            if self._waives(policy.empty_answer):
                 losses.append(Loss("empty_answer", 1, counts))
         elif policy is not DEFAULT_POLICY:
-            if policy.content_filtered == "nothing" and self._filtered():
+            if self._waives(policy.content_filtered) and self._filtered():
                 reason = "content_filtered"
                 losses.append(Loss("content_filtered", 1, counts))
-            elif policy.cache_hit == "nothing" and counts.cached_input:
+            elif self._waives(policy.cache_hit) and counts.cached_input:
                 losses.append(Loss("cache_hit", 0, Counts(cached_input=counts.cached_input)))
         if not losses or losses[0].cause == "cache_hit":
             self._bound_losses(counts, counted_by, losses, flags)
@@ -108,6 +109,23 @@ class Recording(Holding):
             counters["free_rider_hidden_output"] += meter.hidden
             counters["free_rider_tool_calls"] += meter.calls > 1
         self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+
+    def _is_empty(self, counts: Counts) -> bool:
+        """Whether output was asked for and none came. A prompt that is scored or echoed, or a cache that is filled, is served."""
+        if counts.output_tokens or self.protocol == "embeddings" or self.parsed.output_tokens == 0:
+            return False
+        return not self._shown_bytes()
+
+    def _shown_bytes(self) -> int:
+        """Bytes of all text that the answer shows."""
+        if self.meter is not None:
+            return self.meter.shown_bytes
+        return read_whole(self.protocol, self.chunks[0]).shown_bytes if self.chunks else 0
+
+    def _waives(self, policy: str) -> bool:
+        """Whether the plan has the operator bear it, and the account's loss budget of today is not spent."""
+        assert self.user is not None
+        return policy == "nothing" and not self.gateway.risk.spent(self.user.account_id)
 
     def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:
         if self.maximum is not None and self.protocol != "embeddings":
@@ -151,8 +169,7 @@ class Recording(Holding):
 
     def _estimate(self, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
-        shown = self.meter.shown_bytes if self.meter is not None else sum(map(len, self.chunks))
-        output = 0 if self.protocol == "embeddings" else max(progress.output, shown // 4)
+        output = 0 if self.protocol == "embeddings" else max(progress.output, self._shown_bytes() // 4)
         return Counts(
             fresh_input=max(1, self.parsed.text_bytes // 4), output=min(output, self.need.output_tokens)
         )
@@ -220,7 +237,7 @@ class Recording(Holding):
         self, reason: str, charge: str, counts: Counts, total: int | None, flags: list[str], counted_by: str
     ) -> None:
         losses = list[Loss]()
-        if charge == "nothing":
+        if self._waives(charge):
             losses.append(Loss(reason if reason in LOSS_CAUSES else "upstream_error", 1, counts))
         else:
             self._bound_losses(counts, "progress", losses, flags)

@@ -8,6 +8,8 @@ from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.snapshot import Snapshot
 
+CUT: Final = Refusal(503, "shutting_down", "this server ends: try again, another one takes it", 1)
+
 
 def no_route(snapshot: Snapshot, asked: str, model: str, protocol: str) -> Refusal:
     if model in snapshot.models:

@@ -21,6 +21,7 @@ def make_meter(
     event_bytes_max: int,
     text_max: int | None,
     keep_bytes_max: int = 0,
+    choices: int = 1,
 ) -> StreamMeter:
     """`asked_model`: the name that the client asked for, which every event says instead of the upstream's (empty: events
     keep theirs). `text_max`: output tokens that the upstream was asked for at most, or None. `keep_bytes_max`: how much of
@@ -33,6 +34,7 @@ def make_meter(
         event_bytes_max=event_bytes_max,
         text_max=text_max,
         keep_bytes_max=keep_bytes_max,
+        choices=choices,
     )
 
 
