@@ -181,6 +181,14 @@ def test_several_choices_end_one_by_one():
     assert meter.stopped and meter.choices == 2
 
 
+def test_choices_that_come_one_after_the_other_are_waited_for():
+    meter = meter_of(choices=2)
+    run(meter, chunk({"content": "a"}), chunk({}, "stop"))
+    assert not meter.stopped
+    run(meter, chunk({"content": "b"}, index=1), chunk({}, "stop", index=1))
+    assert meter.stopped and meter.whole
+
+
 def test_an_empty_answer_goes_out_whole_with_its_end():
     meter = meter_of()
     passed, held = run(meter, ROLE, chunk({}, "stop"), "[DONE]")

@@ -84,6 +84,8 @@ LOSS_CAUSES: Final[dict[str, str]] = {
     "upstream_timeout": "the upstream fell silent, and the plan charges nothing for it",
     "worker_lost": "the worker died, and the hold did not cover what it had reported",
     "failed_attempt": "an attempt that failed or that another one replaced, though the upstream produced",
+    "no_memory": "the worker had no room for an answer that was produced",
+    "response_too_large": "an answer beyond response_bytes_max",
     "empty_answer": "an answer without content, for which the plan charges nothing",
     "content_filtered": "an answer that the provider's filter ended, for which the plan charges nothing",
     "cache_hit": "input that the provider had cached, for which the plan charges nothing",
