@@ -209,13 +209,26 @@ def test_http_client(paid, name):
     paid.charged()
 
 
-@pytest.mark.parametrize("name", ["codex", "claude", "opencode", "qwen"])
+AGENTS = ["codex", "claude", "opencode", "qwen"]
+
+
+@pytest.mark.parametrize("name", AGENTS)
 def test_agent(paid, tmp_path, name):
+    agent_works(paid, tmp_path, name, install=False)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", AGENTS)
+def test_agent_of_the_lock(paid, tmp_path, name):
+    agent_works(paid, tmp_path, name, install=True)
+
+
+def agent_works(paid, tmp_path, name, *, install):
     if name == "claude":
         paid.bench.server.cli("alias", "add", "--alias", "claude-*", "--model", MODEL)
         until(lambda: asks_for(paid, "claude-of-tomorrow") == 200, what="the alias")
         paid = Paid(paid.bench, paid.vendor)
-    agent = Agent(tmp_path / "home", paid.url, paid.key, MODEL)
+    agent = Agent(tmp_path / "home", paid.url, paid.key, MODEL, install=install)
     said = getattr(agent, name)()
     assert TEXT in said, said[-3000:]
     paid.charged()
