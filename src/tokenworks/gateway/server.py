@@ -459,6 +459,8 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state = _HEAD
         self._head = None
+        if self.transport is not None:
+            self._unsent = self.transport.get_write_buffer_size()
         if self._taken:
             self._give()
         gateway = self._gateway
