@@ -196,6 +196,27 @@ def test_requests_at_once_are_given_back_by_their_end_and_by_a_workers_death():
     simulate(main)
 
 
+def test_what_a_lost_worker_asked_before_the_recorder_began_takes_nothing():
+    limit = Limit("l" * 32, 0, 0, 1)
+
+    async def main(loop):
+        answered = []
+        limits = HostLimits(
+            NaiveLeases(loop).port("a"),
+            lambda *said: answered.append(said),
+            SimClock(loop),
+            on_fatal=pytest.fail,
+        )
+        limits.ask("a", 1, 10, [list(limit)])
+        limits.ask("b", 2, 10, [list(limit)])
+        limits.worker_lost("a")
+        limits.start()
+        assert [(worker, rows[0][:2]) for worker, _, rows in answered] == [("b", [2, 0])]
+        assert limits.streams(limit) == 1
+
+    simulate(main)
+
+
 def test_a_new_recorder_learns_from_the_workers():
     limit = Limit("l" * 32, 5, 0, 4)
 

@@ -283,6 +283,8 @@ class HostLimits:
         return max(1, self._window(limit).streams_claimed)
 
     def worker_lost(self, worker_id: str) -> None:
+        # Nobody would return what it is given now.
+        self._held_back = [asked for asked in self._held_back if asked.worker_id != worker_id]
         for window in self._windows.values():
             window.in_flight.pop(worker_id, None)
             window.waiting = [asked for asked in window.waiting if asked.worker_id != worker_id]

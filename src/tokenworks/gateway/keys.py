@@ -4,9 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import structlog
+
 from tokenworks.catalog import ChargingPolicy, Service
 from tokenworks.charging import Limit
 from tokenworks.trust import is_key, key_mac
+
+log = structlog.get_logger()
 
 DEFAULT_POLICY: Final = ChargingPolicy()
 DEFAULT_SERVICE: Final = Service()
@@ -143,12 +147,18 @@ class KeyCache:
     def _answered(self, text: str, macs: Sequence[bytes], rows: Any) -> None:
         entry: KeyEntry | None = None
         if rows is not None:
-            entry = self._store(text, macs[0], rows)
+            try:
+                entry = self._store(text, macs[0], rows)
+            except Exception:  # a defect of ours: those who wait are told that nobody could say
+                log.exception("keys.store_failed")
         else:
             # Nobody could say. What is known stays good for as long as it may be stale; that is checked elsewhere.
             entry = self._by_text.get(text)
         for waiter in self._waiting.pop(text, ()):
-            waiter(entry)
+            try:
+                waiter(entry)
+            except Exception:  # a defect of ours costs this request, and no other that waits for the same key
+                log.exception("keys.waiter_failed")
 
     def _store(self, text: str, mac: bytes, rows: Any) -> KeyEntry:
         entry = self._by_text.get(text)

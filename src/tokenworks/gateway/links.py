@@ -2,16 +2,23 @@
 addresses pass, in every spelling of an address.
 
 What a name resolves to is asked here, once a minute at most. A name that does not resolve here passes: the upstream may
-see other names, and can't be talked into an address that we know.
+see other names, and can't be talked into an address that we know. One that was not looked up in time passes never: then the
+client comes again (`LATER`). Look-ups have threads of their own: however slow the names' servers are, deployments' own
+names are resolved beside them.
 """
 
 import asyncio
 import socket
+import threading
+import time
 import unicodedata
 from collections.abc import Callable, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final
+from queue import SimpleQueue
+from typing import Any, Final
 from urllib.parse import urlsplit
+
+import structlog
 
 from tokenworks.factory import address_refusal, parse_address
 
@@ -20,7 +27,12 @@ RESOLVE_S_MAX: Final = 1.0
 CACHE_S: Final = 60.0
 CACHE_MAX: Final = 10_000
 # Different names that one request may bring.
-NAMES_MAX: Final = 64
+NAMES_MAX: Final = 16
+# Names of all requests of a worker that are being looked up, or wait for that; of more the client hears `LATER`.
+IN_FLIGHT_MAX: Final = 64
+THREADS: Final = 2
+LATER: Final = "the names of linked media could not be looked up in time: try again"
+"""Told in place of a reason, and compared by identity: nothing is wrong with the URLs."""
 _PRIVATE_ENDS: Final = (
     ".localhost",
     ".local",
@@ -34,6 +46,8 @@ _PRIVATE_ENDS: Final = (
 )
 LATER: Final = "the names of this request's media can't be looked up now: try again"
 _REFUSED: Final = "is not fetched: media come from public addresses, or inline as data:"
+
+log = structlog.get_logger()
 
 
 def link_refusal(url: str) -> str | None:
@@ -118,16 +132,59 @@ def _literal(host: str) -> IPv4Address | IPv6Address | None:
     return IPv4Address(value << width | numbers[-1])
 
 
+class _Wait:
+    """One request, until all of its names are known, one is refused, or its time is over."""
+
+    __slots__ = ("done", "left", "timer")
+
+    def __init__(self, left: set[str], done: Callable[[str | None], None]) -> None:
+        self.left = left
+        self.done: Callable[[str | None], None] | None = done
+        self.timer: asyncio.TimerHandle | None = None
+
+    def end(self, why: str | None) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+        done, self.done = self.done, None
+        if done is None:
+            return
+        try:
+            done(why)
+        except Exception:  # one request's failure must not keep others from their answers
+            log.exception("links.waiter_failed")
+
+    def known(self, host: str, why: str | None) -> None:
+        self.left.discard(host)
+        if why is not None or not self.left:
+            self.end(why)
+
+
+class _Asked:
+    """A name that is being looked up. After `until_s` nobody waits for it."""
+
+    __slots__ = ("host", "until_s", "waits")
+
+    def __init__(self, host: str) -> None:
+        self.host = host
+        self.until_s = 0.0
+        self.waits: list[_Wait] = []
+
+
 class LinkCheck:
     """What the names in URLs resolve to, in the background."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, getaddrinfo: Callable[..., Any] = socket.getaddrinfo
+    ) -> None:
         self._loop = loop
+        self._getaddrinfo = getaddrinfo
         self._known: dict[str, tuple[float, str | None]] = {}
-        self._asking: dict[str, asyncio.Task[str | None]] = {}
+        self._asking: dict[str, _Asked] = {}
+        self._queue: SimpleQueue[_Asked] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
 
     def check(self, urls: Iterable[str], done: Callable[[str | None], None]) -> None:
-        """Calls `done` once, with why a URL may not be fetched, or None; at once where all is known."""
+        """Calls `done` once, with why a URL may not be fetched, `LATER`, or None; at once where all is known."""
         hosts: dict[str, None] = {}
         for url in urls:
             reason = link_refusal(url)
@@ -139,39 +196,72 @@ class LinkCheck:
             done(f"media are linked from at most {NAMES_MAX} hosts")
             return
         now_s = self._loop.time()
-        waiting: list[asyncio.Task[str | None]] = []
+        unknown: set[str] = set()
         for host in hosts:
             if _literal(host) is not None:
                 continue
             known = self._known.get(host)
-            if known is not None and known[0] > now_s:
-                if known[1] is not None:
-                    done(known[1])
-                    return
-                continue
-            task = self._asking.get(host)
-            if task is None:
-                task = self._asking[host] = self._loop.create_task(self._resolve(host))
-            waiting.append(task)
-        if not waiting:
+            if known is None or known[0] <= now_s:
+                unknown.add(host)
+            elif known[1] is not None:
+                done(known[1])
+                return
+        if not unknown:
             done(None)
-            return
-        gathered = asyncio.gather(*waiting)
-        gathered.add_done_callback(lambda all_of: done(next((r for r in all_of.result() if r), None)))
+        elif len(self._asking.keys() | unknown) > IN_FLIGHT_MAX:
+            done(LATER)
+        else:
+            self._wait(_Wait(unknown, done))
 
-    async def _resolve(self, host: str) -> str | None:
+    def _wait(self, wait: _Wait) -> None:
+        wait.timer = self._loop.call_later(RESOLVE_S_MAX, wait.end, LATER)
+        until_s = time.monotonic() + RESOLVE_S_MAX
+        for host in wait.left:
+            asked = self._asking.get(host)
+            new = asked is None
+            if asked is None:
+                asked = self._asking[host] = _Asked(host)
+            asked.waits = [other for other in asked.waits if other.done is not None]
+            asked.waits.append(wait)
+            asked.until_s = until_s
+            if new:
+                self._queue.put(asked)
+        while len(self._threads) < THREADS:
+            # Daemons: a worker's end waits for no name's server.
+            thread = threading.Thread(target=self._look_up, name="tw-links", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _look_up(self) -> None:
+        """A thread's work."""
+        while True:
+            asked = self._queue.get()
+            try:
+                why = LATER if time.monotonic() >= asked.until_s else self._resolve(asked.host)
+            except Exception:
+                log.exception("links.look_up_failed")
+                why = LATER
+            try:
+                self._loop.call_soon_threadsafe(self._answered, asked, why)
+            except RuntimeError:
+                return  # the loop has ended
+
+    def _resolve(self, host: str) -> str | None:
         try:
-            async with asyncio.timeout(RESOLVE_S_MAX):
-                found = await self._loop.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError, TimeoutError):
-            found = []
-        finally:
-            self._asking.pop(host, None)
-        reason = None
+            found = self._getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError):
+            return None  # there is no such name here, or nobody here can say
         for *_, address in found:
             if address_refusal(parse_address(str(address[0])), allow_private=False):
-                reason = f"{host} {_REFUSED}"
-        if len(self._known) >= CACHE_MAX:
-            self._known.clear()
-        self._known[host] = (self._loop.time() + CACHE_S, reason)
-        return reason
+                return f"{host} {_REFUSED}"
+        return None
+
+    def _answered(self, asked: _Asked, why: str | None) -> None:
+        """However late: who comes again finds it."""
+        self._asking.pop(asked.host, None)
+        if why is not LATER:
+            if len(self._known) >= CACHE_MAX:
+                self._known.clear()
+            self._known[asked.host] = (self._loop.time() + CACHE_S, why)
+        for wait in asked.waits:
+            wait.known(asked.host, why)

@@ -29,6 +29,8 @@ SMALL_PIECE_BYTES: Final = 4096
 # A remembered head is there three times: before and after its length, and as headers.
 MEMO_TIMES: Final = 3
 DISCARDED_BYTES_MAX: Final = 4_194_304
+# An answer that was handed over to the system may take so long to arrive before the connection is closed.
+END_TIMEOUT_S: Final = 5
 # A chunked body is read in pieces, in case its chunks are of a few bytes; what takes long is put off.
 CHUNKED_PIECE_BYTES: Final = 8192
 
@@ -36,7 +38,7 @@ CHUNKED_PIECE_BYTES: Final = 8192
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
         "_after", "_before", "_body", "_body_left", "_buffer", "_buffer_taken", "_chunked", "_gateway", "_head", "_memo", "_memo_taken", "_partial", "_state",
-        "_taken", "_unread", "_whole", "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
+        "_taken", "_unread", "_unsent", "_whole", "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
     def __init__(self, gateway: "Gateway") -> None:
@@ -58,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
         self._body: list[bytes | bytearray | memoryview] = []
         self._body_left = 0
         self._whole = False  # a whole answer is being written
+        # What the client had not taken when that was last looked at, with what was written since.
+        self._unsent = 0
         # Bytes that the budget counts: of the request, of what waits behind it, of the memo, of what is not read.
         self._taken = self._buffer_taken = self._memo_taken = self._unread = 0
         self.deadline_s = 0
@@ -405,12 +409,16 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         transport = self.transport
         if transport is not None and not transport.is_closing():
+            if self.write_paused:
+                self._unsent += len(data)
             transport.write(data)
 
     def write_whole(self, head: bytes, body: bytes) -> None:
         """A response in two pieces: joining a large body to its head would cost more than the second piece."""
         transport = self.transport
         if transport is not None and not transport.is_closing():
+            if self.write_paused:
+                self._unsent += len(head) + len(body)
             if len(body) < WRITE_APART_BYTES:
                 transport.write(head + body)
             else:
@@ -451,11 +459,15 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state = _HEAD
         self._head = None
+        if self.transport is not None:
+            self._unsent = self.transport.get_write_buffer_size()
         if self._taken:
             self._give()
         gateway = self._gateway
         wheel = gateway.wheel
-        self.deadline_s = at = wheel.now_s + gateway.settings.idle_timeout_s + 1
+        settings = gateway.settings
+        wait_s = settings.write_timeout_s if self.write_paused else settings.idle_timeout_s
+        self.deadline_s = at = wheel.now_s + wait_s + 1
         if not self.wheel_s or at < self.wheel_s:
             wheel.put(self, at)
         if self._buffer:
@@ -480,7 +492,10 @@ class ClientConnection(asyncio.Protocol):
         unread, self._unread = self._unread, 0  # what is written is still there
         self._give_all()
         self._unread = unread
-        self._gateway.wheel.set(self, 5)  # what is written may take so long to leave
+        if self.transport is not None:
+            self._unsent = self.transport.get_write_buffer_size()
+        wait_s = self._gateway.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
+        self._gateway.wheel.set(self, wait_s)
         if self.transport is not None:
             if self.transport.get_write_buffer_size():
                 self.transport.close()
@@ -505,6 +520,11 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._state in {_BODY, _CHUNKED} or (self._state == _HEAD and (self._buffer or self._partial)):
             self.refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
+            return
+        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        if 0 < self._unsent < before:
+            # It reads, however slowly.
+            self._gateway.wheel.set(self, self._gateway.settings.write_timeout_s)
         else:
             self.transport.abort()
 
@@ -517,7 +537,7 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = True
         if self.transport is not None:
             # What a slow reader leaves here is counted, too.
-            unread = self.transport.get_write_buffer_size()
+            unread = self._unsent = self.transport.get_write_buffer_size()
             if self._gateway.memory.take(self.address, unread):
                 self._unread += unread
             elif self._whole:
@@ -539,5 +559,7 @@ class ClientConnection(asyncio.Protocol):
             self._unread = 0
         if self._state == _BUSY:
             self._gateway.wheel.clear(self)
+        elif self._state == _HEAD and not self._buffer and self._partial is None:
+            self._gateway.wheel.set(self, self._gateway.settings.idle_timeout_s)
         if self.exchange is not None:
             self.exchange.resume()

@@ -1,9 +1,11 @@
 """A request's body as the gateway needs it: what is asked for, what has to go, and what an upstream would fetch or look up."""
 
 from functools import cache
+from pathlib import PurePath
 from typing import Any, Final
 
 import msgspec
+import structlog
 
 from tokenworks.gateway.fields import numbers
 from tokenworks.gateway.fields.errors import UNREADABLE, invalid
@@ -24,6 +26,10 @@ _FLEX_PROTOCOLS: Final = frozenset({"chat", "completions", "responses"})
 # Where 0 tokens of output mean something: a cache is filled, a prompt is scored. Elsewhere clients write 0 or -1 for "no maximum".
 _ZERO_PROTOCOLS: Final = frozenset({"completions", "messages"})
 _COLON: Final = b'":'
+# What a value of a type that nobody expected makes of code that takes it for another.
+_DEFECTS: Final = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
+_defects_seen: Final[set[str]] = set()
+log = structlog.get_logger()
 
 
 class _StreamOptions(msgspec.Struct):
@@ -131,7 +137,26 @@ def warm() -> None:
 
 
 def parse_body(body: bytes, protocol: str) -> Parsed:
-    """Raises `BodyError`."""
+    """Raises `BodyError` and nothing else, whatever is in the body."""
+    try:
+        return _parsed(body, protocol)
+    except _DEFECTS as error:
+        note_defect(error, protocol)
+        raise invalid("a value in the body is of a type that is not expected there") from None
+
+
+def note_defect(error: Exception, protocol: str) -> None:
+    """Once for each place, and without the error's words: they may be the client's."""
+    at = error.__traceback__
+    while at is not None and at.tb_next is not None:
+        at = at.tb_next
+    place = "" if at is None else f"{PurePath(at.tb_frame.f_code.co_filename).name}:{at.tb_lineno}"
+    if place not in _defects_seen:
+        _defects_seen.add(place)
+        log.error("body.defect", protocol=protocol, error=type(error).__name__, at=place)
+
+
+def _parsed(body: bytes, protocol: str) -> Parsed:
     if body[:3] == _BOM:
         body = body[3:]
     lists = lists_of(protocol)

@@ -89,7 +89,7 @@ _THINKS: Final = frozenset(
         "output_config",
     }
 )
-_NO_EFFORT: Final = frozenset({None, "none"})
+_ON: Final = frozenset({"enabled", "adaptive", "auto", "between_tools"})
 
 
 def asks_to_think(fields: RawObject) -> bool:
@@ -105,16 +105,22 @@ def asks_to_think(fields: RawObject) -> bool:
             return True
     switches = [value for value in values.values() if isinstance(value, dict)]
     return (
-        values.get("reasoning_effort") not in _NO_EFFORT
+        _is_effort(values.get("reasoning_effort"))
         or bool(values.get("enable_thinking") or values.get("thinking_budget"))
         or any(_switched_on(switch) for switch in switches)
     )
 
 
+def _is_effort(value: Any) -> bool:
+    """Whatever it is, and be it of the wrong type."""
+    return value is not None and value != "none"
+
+
 def _switched_on(switch: dict[str, Any]) -> bool:
     """`reasoning`, `thinking`, or the switches of a chat template."""
-    if switch.get("type") in {"enabled", "adaptive", "auto", "between_tools"}:
+    kind = switch.get("type")
+    if isinstance(kind, str) and kind in _ON:
         return True
     return bool(switch.get("enable_thinking") or switch.get("thinking") or switch.get("thinking_budget")) or (
-        "format" not in switch and switch.get("effort") not in _NO_EFFORT and "type" not in switch
+        "format" not in switch and _is_effort(switch.get("effort")) and "type" not in switch
     )

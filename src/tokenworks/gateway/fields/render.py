@@ -118,7 +118,7 @@ def _set_usage(
 
 def _without_tools(fields: RawObject, cuts: list[Path]) -> list[Path]:
     """Where no tool is left, what is said of tools goes too."""
-    gone = {path[1] for path in cuts if len(path) == 2 and path[0] == "tools"}
+    gone = {path[1] for path in cuts if len(path) == 2 and path[0] == "tools" and isinstance(path[1], int)}
     raw = fields.get("tools")
     if not gone or raw is None or len(gone) < len(items_decoder.decode(raw)):
         return cuts

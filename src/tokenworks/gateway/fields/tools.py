@@ -37,28 +37,31 @@ def check_choice(fields: RawObject, lists: Lists, walk: Walk | None) -> None:
     if not isinstance(choice, dict):
         return
     kind = choice.get("type")
+    if not isinstance(kind, str):
+        return
     if kind in _FORCED and none_left:
         raise _forces("every tool here", "tool_choice")
-    if kind in _FREE or kind in _FORCED or kind is None:
+    if kind in _FREE or kind in _FORCED:
         return
     if kind == "allowed_tools":
         _check_allowed(choice, lists, walk)
         return
-    rule = None if not isinstance(kind, str) or kind in _NAMED else lists.levels["tool"].type_rule(kind)
+    rule = None if kind in _NAMED else lists.levels["tool"].type_rule(kind)
     if rule is not None and rule.action == HOSTED:
-        raise _forces(str(kind), "tool_choice")
-    name = choice.get("name") or (choice.get(kind) or {}).get("name") if isinstance(kind, str) else None
+        raise _forces(kind, "tool_choice")
+    name = _name(choice) or _name(choice.get(kind))
     named = {
         _name(any_decoder.decode(tools[path[1]]))
         for path, _ in hosted
         if len(path) == 2 and isinstance(path[1], int)
     }
     if name is not None and name in named:
-        raise _forces(str(name), "tool_choice")
+        raise _forces(name, "tool_choice")
 
 
-def _name(tool: Any) -> Any:
-    return tool.get("name") if isinstance(tool, dict) else None
+def _name(tool: Any) -> str | None:
+    name = tool.get("name") if isinstance(tool, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _check_allowed(choice: dict[str, Any], lists: Lists, walk: Walk | None) -> None:
@@ -74,7 +77,8 @@ def _check_allowed(choice: dict[str, Any], lists: Lists, walk: Walk | None) -> N
     if not gone:
         return
     if len(gone) == len(tools):
-        if allowed.get("mode") in _FORCED:
+        mode = allowed.get("mode")
+        if isinstance(mode, str) and mode in _FORCED:
             raise _forces("every allowed tool", "tool_choice")
         if walk is not None:
             walk.always.append(("tool_choice",))
