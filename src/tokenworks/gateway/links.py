@@ -31,8 +31,6 @@ NAMES_MAX: Final = 16
 # Names of all requests of a worker that are being looked up, or wait for that; of more the client hears `LATER`.
 IN_FLIGHT_MAX: Final = 64
 THREADS: Final = 2
-LATER: Final = "the names of linked media could not be looked up in time: try again"
-"""Told in place of a reason, and compared by identity: nothing is wrong with the URLs."""
 _PRIVATE_ENDS: Final = (
     ".localhost",
     ".local",
@@ -184,7 +182,7 @@ class LinkCheck:
         self._threads: list[threading.Thread] = []
 
     def check(self, urls: Iterable[str], done: Callable[[str | None], None]) -> None:
-        """Calls `done` once, with why a URL may not be fetched, `LATER`, or None; at once where all is known."""
+        """Calls `done` once, with why a URL may not be fetched, `LATER` itself, or None; at once where all is known."""
         hosts: dict[str, None] = {}
         for url in urls:
             reason = link_refusal(url)
