@@ -32,7 +32,7 @@ def test_200_streams_on_balance_for_about_50(tmp_path, upstream):
     with Server(tmp_path, workers=2) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("sample-trial")
-        # A hold is the estimate of the input (a body of about 150 bytes, and 64) and max_tokens: about 190 in all.
+        # A hold is the bound of the input (a token a byte of a body of about 150, and 128) and max_tokens: about 340 in all.
         results = asyncio.run(_all(server, key, 200, {"tokens": 60, "prompt": 11, "gap_ms": 20}, 60))
         statuses = [status for status, _ in results]
         assert set(statuses) <= {200, 402}, statuses
@@ -45,7 +45,7 @@ def test_200_streams_on_balance_for_about_50(tmp_path, upstream):
                 assert b'"code": "nothing_left"' in data
         records = server.usage(subscriber, served)
         assert len(records) == served
-        assert 40 <= served <= 60
+        assert 25 <= served <= 45
         assert refused == 200 - served
         bucket = server.buckets(subscriber)[0]
         assert bucket.left == bucket.total - served * 71_000 >= 0
@@ -78,6 +78,7 @@ def test_the_last_tokens_move_between_workers(tmp_path, upstream):
             "model": "stub", "stream": True, "max_tokens": 100, "user": json.dumps({"tokens": 100, "prompt": 50}),
             "messages": [{"role": "user", "content": "hi"}],
         }))  # fmt: skip
-        least = 1000 * (body // 2 + 64 + 16)
+        # Where the bound does not fit what is left: two thirds of a token a byte, a template, and some output.
+        least = 1000 * (body * 2 // 3 + 128 + 16)
         assert left < least, f"refused with {left} left, the least hold is {least}"
         assert server.findings() == []

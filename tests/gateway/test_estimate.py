@@ -207,6 +207,6 @@ def test_the_least_of_a_long_prompt_is_worth_charging(counters):
 
 def test_what_was_sent_and_not_kept():
     assert least_shown(0, 0) == 0
-    assert least_shown(5, 9) == 1, "events are not tokens"
-    assert least_shown(2400, 1) == 100
-    assert at_risk_tokens(3000) == 2000 + TEMPLATE_TOKENS
+    assert least_shown(5, 9) == 9, "an event with content has a token at least"
+    assert least_shown(2400, 1) == 300, "and may have many"
+    assert at_risk_tokens(3000) == 2000

@@ -107,7 +107,7 @@ def at_risk_tokens(text_bytes: int) -> int:
     """About what a text costs, for a hold where the bound does not fit what is left and nobody can count: a byte and a half a
     token is less than ordinary text of any script has, but digits, base64 and text made for it pass it.
     """
-    return text_bytes * 2 // 3 + TEMPLATE_TOKENS
+    return text_bytes * 2 // 3
 
 
 def least_text(text: str) -> int:
