@@ -149,7 +149,7 @@ def test_tools_lie_within_the_bound():
 
 def test_the_bound_is_of_bytes_and_of_what_is_added():
     plain = bound_input(asked(chat("hi")), "chat")
-    assert plain == (len(json.dumps(chat("hi"))) + TEMPLATE_TOKENS, True, 0)
+    assert plain == (len(json.dumps(chat("hi"))) + TEMPLATE_TOKENS, True, 0, TEMPLATE_TOKENS)
     tools = chat("hi", tools=[{"type": "bash_20250124", "name": "bash"}])
     assert (
         bound_input(asked(tools), "messages").tokens
