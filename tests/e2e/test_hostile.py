@@ -290,7 +290,7 @@ def test_a_client_that_leaves_mid_stream_is_charged_for_what_was_produced(hostil
 
 def test_a_slow_reader_pauses_its_upstream_and_is_let_go(tmp_path, upstream):
     with Server(tmp_path, workers=1, write_timeout_s=1, write_buffer_bytes=4096) as server:
-        server.add_deployment("stub", "stub", upstream.url)
+        server.add_deployment("stub", "stub", upstream.url, "--context-tokens", "100000000")
         subscriber, key = server.subscriber("ctc-premium")
         body = json.dumps(
             {

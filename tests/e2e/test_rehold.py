@@ -310,7 +310,7 @@ def test_upstream_error_after_content(server, charge, pays):
 def test_empty_answer(server, charge, pays):
     subscriber, key = customer(server, 5000, empty_answer=charge)
     status, _, _ = server.chat(
-        key, {"usage": {"prompt_tokens": 11, "completion_tokens": 0, "total_tokens": 11}}
+        key, {"tokens": 0, "usage": {"prompt_tokens": 11, "completion_tokens": 0, "total_tokens": 11}}
     )
     assert status == 200
     record = one_record(server, subscriber)
