@@ -80,7 +80,8 @@ def test_it_goes_on_from_a_plan_with_consent_alone(server):
     # A trial is no plan that one would have to consent to leave.
     assert server.chat(key, {"tokens": 400, "prompt": 11}, max_tokens=400)[0] == 200
     assert chat(server, key, {"tokens": 900, "prompt": 11})[1] == "stop"
-    assert 1 <= len(steps(server, subscriber)) <= 3
+    # What is held bounds the input by its bytes: a step may be bought before it is needed.
+    assert 1 <= len(steps(server, subscriber)) <= 4
     other, key = server.subscriber("ctc-light")
     server.works.orders.place(other, "small-steps")
     server.works.orders.suspend(server.works.orders.products(other)[0].product_id)

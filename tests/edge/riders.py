@@ -142,7 +142,8 @@ STRATEGIES = {
         "ctc-flagship",
         "free_rider_left_before_content",
     ),
-    "slow_reader": (slow_reader, "ctc-flagship", "free_rider_slow_readers"),
+    # What it leaves unread is in the kernel's buffers: to the gateway it is a client that leaves near the end.
+    "slow_reader": (slow_reader, "ctc-flagship", "free_rider_left_near_the_end"),
     "many_choices": (many_choices, "ctc-flagship", "free_rider_many_choices"),
     "many_at_once_on_a_small_account": (
         many_at_once_on_a_small_account,

@@ -119,6 +119,8 @@ async def honest_streams(bench, key):
     )
 
 
+# In the small the same stands in tests/e2e/test_memory.py, which every run takes.
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attack(attacked, name):
     bench, (attack, behaviour) = attacked, ATTACKS[name]

@@ -104,9 +104,9 @@ class Recording(Holding):
         if not losses or losses[0].cause == "cache_hit":
             self._bound_losses(counts, counted_by, losses, flags)
         meter = self.meter
-        if meter is not None and (meter.hidden or meter.calls > 1):
+        if meter is not None and (meter.hidden or meter.calls > 1 or self.parsed.hidden_reasoning):
             counters = self.gateway.stats.c
-            counters["free_rider_hidden_output"] += meter.hidden
+            counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
         self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
 
