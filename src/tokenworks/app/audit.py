@@ -126,7 +126,7 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 _LOOKS: Final[dict[str, Look]] = {
     "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
     "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
-    "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "intent remove": _intent,
+    "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,

@@ -208,7 +208,7 @@ def deployment_set(context: Context, /, name: str, as_json: bool, **asked: objec
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
-        click.echo(f"Deployment {name}: {', '.join(f'{field} {value}' for field, value in fields.items())}.")
+        say(f"Deployment {name}: {', '.join(f'{field} {value}' for field, value in fields.items())}.")
 
 
 @deployment.command("drain")
