@@ -5,8 +5,6 @@ import json
 
 from tests.support.server import Server
 
-HOLD = 600  # tokens that each request may take at most, estimate included
-
 
 async def _stream(server, key, told, max_tokens):
     """(status, body) of a streamed chat, read to its end."""
@@ -28,12 +26,25 @@ async def _all(server, key, count, told, max_tokens):
     return await asyncio.gather(*[_stream(server, key, told, max_tokens) for _ in range(count)])
 
 
+async def _all_at_once(server, upstream, key, count, told, max_tokens):
+    """The same; the upstream holds what it was asked until every other request has been refused."""
+    before = await asyncio.to_thread(upstream.running)
+    tasks = [asyncio.create_task(_stream(server, key, told, max_tokens)) for _ in range(count)]
+    async with asyncio.timeout(50):
+        while await asyncio.to_thread(upstream.running) - before + sum(task.done() for task in tasks) < count:
+            await asyncio.sleep(0.02)
+    await asyncio.to_thread(upstream.release)
+    return await asyncio.gather(*tasks)
+
+
 def test_200_streams_on_balance_for_about_50(tmp_path, upstream):
     with Server(tmp_path, workers=2) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("sample-trial")
         # A hold is the bound of the input (a token a byte of a body of about 150, and 128) and max_tokens: about 340 in all.
-        results = asyncio.run(_all(server, key, 200, {"tokens": 60, "prompt": 11, "gap_ms": 20}, 60))
+        # None of them ends before all are decided: what a stream gives back when it ends would serve another.
+        told = {"tokens": 60, "prompt": 11, "hold_after": 1}
+        results = asyncio.run(_all_at_once(server, upstream, key, 200, told, 60))
         statuses = [status for status, _ in results]
         assert set(statuses) <= {200, 402}, statuses
         served, refused = statuses.count(200), statuses.count(402)

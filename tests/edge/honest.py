@@ -15,7 +15,7 @@ from tests.edge.stub import read_request, sized
 
 MEDIUM_TOKENS = 777
 CALL_TOKENS = 30
-# A hundred tokens a second and stream, as engines do: what is made while a cancellation travels is a token or two.
+# A hundred tokens a second and stream, as engines do.
 CHUNK_TOKENS = 2
 GAP_S = 0.02
 REST_S = 0.02

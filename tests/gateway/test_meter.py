@@ -45,7 +45,7 @@ def run(meter, *events):
 def state(meter):
     """What is known after a stream, however it came."""
     return (
-        meter.begun, meter.failed, meter.filtered, meter.stopped, meter.terminal, meter.whole, meter.usage, meter.usage_as_it_goes, meter.progress,
+        meter.begun, meter.failed, meter.filtered, meter.stopped, meter.terminal, meter.whole, meter.usage, meter.progress,
         meter.shown_bytes, meter.calls, meter.choices, meter.hidden, meter.upstream_id, meter.over_maximum, meter.counts(), "".join(meter.kept),
     )  # fmt: skip
 
@@ -269,7 +269,7 @@ def test_usage_in_every_chunk_is_taken_out_by_its_place():
     assert b"".join(passed) + held == sse(
         chunk({"content": "a"}), chunk({"content": "b"}), chunk({}, "stop"), "[DONE]"
     )
-    assert meter.usage_as_it_goes and meter.usage.counts == Counts(10, output=2)
+    assert meter.usage.counts == Counts(10, output=2)
     meter = meter_of(ask=UsageAsked(final=True))
     assert b"".join(run(meter, *EACH, final)[0]) == sse(
         chunk({"content": "a"}), chunk({"content": "b"}), EACH[2], final

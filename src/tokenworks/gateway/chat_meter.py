@@ -5,11 +5,10 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.meter import StreamMeter, decoded
-from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event, fault_said
+from tokenworks.gateway.outcome import FILTERED_FINISHES, Fault, fault_of_event
 from tokenworks.gateway.splice import payload_of, without_usage
 from tokenworks.gateway.usage import UNREADABLE, Usage, later_usage, read_openai
 
-_DONE: Final = b"[DONE]"
 _ABORTED: Final = "abort"
 CHOICES_MAX: Final = 1024
 
@@ -58,7 +57,6 @@ class _Chunk(msgspec.Struct, gc=False):
 
 
 _chunk: Final = msgspec.json.Decoder(_Chunk)
-_any: Final = msgspec.json.Decoder()
 _FIRST: Final = (0, "content")
 _THOUGHT: Final = (0, "reasoning")
 
@@ -167,7 +165,7 @@ class ChatMeter(StreamMeter):
         for choice in choices:
             finished = self._choice(choice) or finished
         content = self.shown_bytes + self.calls > before
-        self._report(chunk, content=content, finished=finished)
+        self._report(chunk, finished=finished)
         fault = self._fault(payload, chunk, choices)
         if fault is not None:
             return self._fail(fault)
@@ -256,7 +254,7 @@ class ChatMeter(StreamMeter):
             if written:
                 self._show((index, "arguments", at, self.calls), written)
 
-    def _report(self, chunk: _Chunk, *, content: bool, finished: bool) -> None:
+    def _report(self, chunk: _Chunk, *, finished: bool) -> None:
         """Usage, wherever it is: at the top, in the first choice (Kimi), in Groq's own field."""
         found: Usage | None = None
         choices = chunk.choices
@@ -268,7 +266,7 @@ class ChatMeter(StreamMeter):
             found = later_usage(found, read_openai(chunk.usage))
         if found is None:
             return
-        self._use(found, beside_content=content and not finished)
+        self._use(found)
         if self.usage is not None and (finished or self.stopped or not choices):
             self._settled = True
 
@@ -288,21 +286,7 @@ class ChatMeter(StreamMeter):
             return False
         return not (self._ask.final and (finished or not choices or self.stopped))
 
-    def _odd(self, event: bytes) -> bytes:
-        """The end, a comment, or what does not fit the types."""
-        payload = payload_of(event).strip()
-        if payload == _DONE:
-            return self._end(event)
-        if not payload:
-            return self._pass(event, content=False)
-        try:
-            content = _any.decode(payload)
-        except UNREADABLE:
-            # Who can't be read may still be read by the client: all of it is counted.
-            self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
-            return self._pass(event, content=True)
-        if not isinstance(content, dict):
-            return self._fail(fault_said(200, {"error": content}, ""))
+    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
         return self._chunk(event, payload, _lenient(content))
 
 

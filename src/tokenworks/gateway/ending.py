@@ -4,11 +4,14 @@ The end of a response leaves after its record is on disk. A refusal is a status 
 stream afterwards.
 """
 
+from collections.abc import Callable
+
 from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.refusals import CUT, no_hold
 from tokenworks.gateway.server import ClientConnection
+from tokenworks.gateway.tail import Tail
 
 
 def _broke_off(reason: str) -> Refusal:
@@ -60,6 +63,25 @@ class Ending(Placing):
         if upstream is None or self.ended:
             return False
         upstream.abort()
+        return True
+
+    def _cut_upstream(self, over: Callable[[], None]) -> bool:
+        """Stop the upstream of a stream that is paid for, count what it had made until then, and call `over`."""
+        upstream, meter = self.upstream, self.meter
+        if upstream is None or self.ended:
+            return False
+        if meter is None or not upstream.end_request():
+            self._abort_upstream()
+            over()
+            return True
+
+        def counted() -> None:
+            self.counting = False
+            over()
+
+        self.upstream = None
+        self.counting = True
+        Tail(upstream, meter, self._idle_timeout_s(), self.gateway.loop, counted)
         return True
 
     def _relay_free(self) -> None:

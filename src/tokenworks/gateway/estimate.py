@@ -68,13 +68,11 @@ class InputRules(NamedTuple):
 
 
 class InputBound(NamedTuple):
-    """The most that an input can cost in tokens. `exact`: nothing of it was declared in place of being read. `unbounded_items`
-    were taken at their declared maximum. `beside_text`: the part of `tokens` that is not the request's own text (a template, tools,
+    """The most that an input can cost in tokens. `unbounded_items` were taken at their declared maximum. `beside_text`: the part of `tokens` that is not the request's own text (a template, tools,
     media, what is stored).
     """
 
     tokens: int
-    exact: bool
     unbounded_items: int
     beside_text: int
 
@@ -99,8 +97,7 @@ def bound_input(
     if asked.content is not None:
         cost, unbounded = items_cost(asked.content, rules.media)
         beside += cost
-    exact = rules.bytes_per_token_milli == 1000 and not unbounded
-    return InputBound(text + beside, exact, unbounded, beside)
+    return InputBound(text + beside, unbounded, beside)
 
 
 def at_risk_tokens(text_bytes: int) -> int:

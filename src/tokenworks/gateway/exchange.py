@@ -310,10 +310,9 @@ class Exchange(Answering):
 
     def _cut(self, verdict: int) -> None:
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
-        if self._abort_upstream():
-            reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        if self._cut_upstream(lambda: self._interrupt_or_fail(reason)):
             self.gateway.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
-            self._interrupt_or_fail(reason)
 
     def _cut_at_maximum(self) -> None:
         """It made more than the maximum that was sent: the client gets the end that a maximum has."""
@@ -463,5 +462,4 @@ class Exchange(Answering):
     def _leave(self) -> None:
         assert self.user is not None
         self.user.abandon(self.gateway.loop.time())
-        if self._abort_upstream():
-            self._interrupted("client_gone")
+        self._cut_upstream(lambda: self._interrupted("client_gone"))

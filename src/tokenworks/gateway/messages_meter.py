@@ -46,7 +46,6 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _event: Final = msgspec.json.Decoder(_Event)
-_any: Final = msgspec.json.Decoder()
 _HIDDEN_BLOCKS: Final = frozenset({"redacted_thinking", "compaction"})
 _HIDDEN_DELTAS: Final = frozenset({"signature_delta", "compaction_delta"})
 _CALL_BLOCKS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
@@ -111,7 +110,7 @@ class MessagesMeter(StreamMeter):
         return self._pass(event, content=kind not in {"ping", "content_block_stop", ""})
 
     def _report(self, usage: Any) -> None:
-        self._use(later_usage(None, read_anthropic(usage, self.usage)), beside_content=False)
+        self._use(later_usage(None, read_anthropic(usage, self.usage)))
 
     def _block(self, read: _Event) -> bool:
         """What the beginning of a block shows; whether it is content."""
@@ -134,20 +133,7 @@ class MessagesMeter(StreamMeter):
             return True
         return self.progress > before or block.type not in {"text", "thinking", ""}
 
-    def _odd(self, event: bytes) -> bytes:
-        """A comment, an event of several data lines, or what does not fit the types."""
-        payload = payload_of(event).strip()
-        if not payload:
-            return self._pass(event, content=False)
-        if payload == b"[DONE]":
-            return self._end(event)
-        try:
-            content = _any.decode(payload)
-        except UNREADABLE:
-            self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
-            return self._pass(event, content=True)
-        if not isinstance(content, dict):
-            return self._fail(fault_said(200, {"error": content}, ""))
+    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
         if content.get("type") == "content_block_delta":
             return self._odd_delta(event, content)
         return self._other(event, payload, _lenient(content))

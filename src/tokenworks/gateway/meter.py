@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.outcome import Fault
+from tokenworks.gateway.outcome import Fault, fault_said
 from tokenworks.gateway.splice import model_name, payload_of
 from tokenworks.gateway.usage import UNREADABLE, Usage, is_json, known_id, later_usage
 
@@ -25,6 +25,7 @@ CHANNELS_MAX: Final = 1024
 CHANNELS_BYTES_MAX: Final = 1 << 20
 # Texts that came again as they were, before any grew: so many are pieces.
 REPEATED_MAX: Final = 8
+DONE: Final = b"[DONE]"
 _LF_END: Final = b"\n\n"
 _ANY_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _END_BYTES: Final = 4
@@ -53,7 +54,7 @@ class StreamMeter:
         "_last_bytes", "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes",
         "_released", "_repeated", "_settled", "_skipped_bytes", "_text_max", "_waiting", "begun", "calls", "choices", "counted",
         "failed", "filtered", "held", "hidden", "kept", "progress", "protocol", "shown_bytes", "stopped", "terminal",
-        "upstream_id", "usage", "usage_as_it_goes",
+        "upstream_id", "usage",
     )  # fmt: skip
 
     def __init__(
@@ -102,8 +103,6 @@ class StreamMeter:
         """Whether the terminal event came."""
         self.held = b""
         self.usage: Usage | None = None
-        self.usage_as_it_goes = False
-        """Whether usage came beside content: it is then known of an interrupted stream, too."""
         self.progress = 0
         """Texts so far. Each has at least one token, so it is a lower bound of the output."""
         self.shown_bytes = 0
@@ -191,6 +190,27 @@ class StreamMeter:
         """Read one whole event; what may pass because of it."""
         raise NotImplementedError
 
+    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
+        """The same for an event whose fields do not fit the protocol's types."""
+        raise NotImplementedError
+
+    def _odd(self, event: bytes) -> bytes:
+        """The end, a comment, an event of several data lines, or what does not fit the types."""
+        payload = payload_of(event).strip()
+        if not payload:
+            return self._pass(event, content=False)
+        if payload == DONE:
+            return self._end(event)
+        try:
+            content = _any.decode(payload)
+        except UNREADABLE:
+            # What can't be read here may still be read by the client: all of it is counted.
+            self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
+            return self._pass(event, content=True)
+        if not isinstance(content, dict):
+            return self._fail(fault_said(200, {"error": content}, ""))
+        return self._take_lenient(event, payload, content)
+
     def _pass(self, event: bytes, *, content: bool) -> bytes:
         """An event that is neither a fault nor the end: now, with what waited for it, or later."""
         if self.failed is not None:
@@ -249,7 +269,7 @@ class StreamMeter:
             rest = b"".join(self._parts).rstrip(b"\r\n") + _LF_END
             self._parts = []
             payload = payload_of(rest)
-            if not payload or payload.strip() == b"[DONE]" or is_json(payload):
+            if not payload or payload.strip() == DONE or is_json(payload):
                 out = self._take(rest)
                 if not self.terminal and self.failed is None:
                     self.held = out
@@ -308,14 +328,12 @@ class StreamMeter:
             self._last = None
         return text, size
 
-    def _use(self, usage: Usage | None, *, beside_content: bool) -> None:
+    def _use(self, usage: Usage | None) -> None:
         """A report of usage."""
         usage = later_usage(self.usage, usage)
         if usage is None:
             return
         self.usage = usage
-        if beside_content:
-            self.usage_as_it_goes = True
         if self._text_max is not None and usage.counts.output_tokens > self._text_max:
             self._over = True
 

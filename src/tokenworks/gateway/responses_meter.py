@@ -56,7 +56,6 @@ class _Event(msgspec.Struct, gc=False):
 
 
 _event: Final = msgspec.json.Decoder(_Event)
-_any: Final = msgspec.json.Decoder()
 
 
 class ResponsesMeter(StreamMeter):
@@ -165,7 +164,7 @@ class ResponsesMeter(StreamMeter):
         """The response as a whole: at the beginning, and as the terminal event."""
         response = read.response or _Response()
         self._identify(response.id)
-        self._use(read_openai(response.usage), beside_content=False)
+        self._use(read_openai(response.usage))
         if (
             response.error
             or response.status in {"failed", "cancelled"}
@@ -193,20 +192,7 @@ class ResponsesMeter(StreamMeter):
         if isinstance(details, dict) and details.get("reason") == "content_filter":
             self.filtered = True
 
-    def _odd(self, event: bytes) -> bytes:
-        """A comment, an event of several data lines, or what does not fit the types."""
-        payload = payload_of(event).strip()
-        if not payload:
-            return self._pass(event, content=False)
-        if payload == b"[DONE]":
-            return self._end(event)
-        try:
-            content = _any.decode(payload)
-        except UNREADABLE:
-            self._show((0, "unreadable"), payload.decode("utf-8", "replace"))
-            return self._pass(event, content=True)
-        if not isinstance(content, dict):
-            return self._fail(fault_said(200, {"error": content}, ""))
+    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
         return self._read(event, _lenient(content))
 
 

@@ -6,6 +6,9 @@ heads and bodies is counted in the worker's memory budget under the client's add
 """
 
 import asyncio
+import fcntl
+import struct
+import termios
 import time
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -33,6 +36,20 @@ DISCARDED_BYTES_MAX: Final = 4_194_304
 END_TIMEOUT_S: Final = 5
 # A chunked body is read in pieces, in case its chunks are of a few bytes; what takes long is put off.
 CHUNKED_PIECE_BYTES: Final = 8192
+
+
+def _untaken(transport: asyncio.Transport) -> int:
+    """Bytes that were written and that the client has not acknowledged. The system's send buffer counts, too: it takes more only
+    when a third of it is free, which at its four megabytes is longer than a time-out for somebody who reads slowly.
+    """
+    size = transport.get_write_buffer_size()
+    if not size:
+        return 0
+    number: int = transport.get_extra_info("socket").fileno()
+    if number < 0:
+        return size
+    (queued,) = struct.unpack("i", fcntl.ioctl(number, termios.TIOCOUTQ, b"\0" * 4))
+    return size + int(queued)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -460,7 +477,7 @@ class ClientConnection(asyncio.Protocol):
         self._state = _HEAD
         self._head = None
         if self.transport is not None:
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = _untaken(self.transport)
         if self._taken:
             self._give()
         gateway = self._gateway
@@ -493,7 +510,7 @@ class ClientConnection(asyncio.Protocol):
         self._give_all()
         self._unread = unread
         if self.transport is not None:
-            self._unsent = self.transport.get_write_buffer_size()
+            self._unsent = _untaken(self.transport)
         wait_s = self._gateway.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
         self._gateway.wheel.set(self, wait_s)
         if self.transport is not None:
@@ -521,7 +538,7 @@ class ClientConnection(asyncio.Protocol):
         if self._state in {_BODY, _CHUNKED} or (self._state == _HEAD and (self._buffer or self._partial)):
             self.refuse(Refusal(408, "request_timeout", "the request did not arrive in time"))
             return
-        before, self._unsent = self._unsent, self.transport.get_write_buffer_size()
+        before, self._unsent = self._unsent, _untaken(self.transport)
         if 0 < self._unsent < before:
             # It reads, however slowly.
             self._gateway.wheel.set(self, self._gateway.settings.write_timeout_s)
@@ -537,7 +554,8 @@ class ClientConnection(asyncio.Protocol):
         self.write_paused = True
         if self.transport is not None:
             # What a slow reader leaves here is counted, too.
-            unread = self._unsent = self.transport.get_write_buffer_size()
+            unread = self.transport.get_write_buffer_size()
+            self._unsent = _untaken(self.transport)
             if self._gateway.memory.take(self.address, unread):
                 self._unread += unread
             elif self._whole:

@@ -400,6 +400,22 @@ class UpstreamConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def end_request(self) -> bool:
+        """Close the request's side alone: the upstream stops, and what it has sent can still be read. Whether that is possible:
+        TLS closes both sides at once, and a decoder hands on what it has in turns of its own.
+        """
+        transport = self.transport
+        if (
+            transport is None
+            or transport.is_closing()
+            or self._coded is not None
+            or not transport.can_write_eof()
+        ):
+            return False
+        self._last = True
+        transport.write_eof()
+        return True
+
     def pause(self) -> None:
         self._held = True
         if self._coded is not None:
