@@ -44,13 +44,15 @@ def test_a_stream_buys_steps_as_it_goes(server):
     assert server.works.payg.spent(subscriber) == len(steps(server, subscriber)) * YUAN
 
 
-def test_a_stream_is_cut_at_the_cap_and_the_next_request_is_told(server):
+def test_a_stream_is_cut_at_the_cap_and_the_next_request_is_told(server, upstream):
     subscriber, key = payer(server, 2)
+    before = upstream.made()
     text, reason, error = chat(server, key, {"tokens": 6000, "prompt": 11, "gap_ms": 1})
     assert reason == "length" and error.code == "nothing_left"
     (record,) = server.usage(subscriber, 1)
     assert record["loss"] == []
-    assert record["output"] == len(text) // WORDS_BYTES <= 2000
+    (made,) = upstream.made(before).values()
+    assert len(text) // WORDS_BYTES <= record["output"] == made <= 2000
     assert len(steps(server, subscriber)) == 2
     until(lambda: server.chat(key, {"tokens": 2000, "prompt": 2000})[0] == 402, what="the refusal")
     assert len(steps(server, subscriber)) == 2
@@ -100,7 +102,8 @@ def test_a_crowd_never_spends_beyond_the_cap(server):
     served = statuses.count(200)
     records = server.usage(subscriber, served)
     paid = sum(part[5] for record in records for part in record["parts"] if part[4] == "balance")
-    assert 30 <= served <= 50
+    # A request holds about 340 tokens and uses 100: of 5,000 at least a dozen run at once, and no more than 50 are paid.
+    assert 12 <= served <= 50
     assert paid <= 5_000_000
     assert len(steps(server, subscriber)) == 5
     assert server.works.payg.spent(subscriber) == 5 * YUAN

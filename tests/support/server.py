@@ -105,6 +105,10 @@ class StubUpstream:
     def count(self):
         return self.get("/count")
 
+    def made(self, before=()):
+        """Tokens made so far by id, of answers that are not in `before`: what was sent, and what was on its way."""
+        return {id_: tokens for id_, (tokens, _) in self.count()["started"].items() if id_ not in before}
+
     def running(self):
         """How many answers it is in the middle of; one that broke off counts on."""
         count = self.count()

@@ -54,6 +54,11 @@ class Server(asyncio.Protocol):
         if self.task is not None:
             self.task.cancel()
 
+    def eof_received(self):
+        """As engines do: nothing is made for a caller that has closed its side."""
+        if self.task is not None:
+            self.task.cancel()
+
     def data_received(self, data):
         self.parser.feed_data(data)
 
