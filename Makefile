@@ -13,9 +13,9 @@ test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
 
-nightly: ## the edge at length: many random cases, every free rider for a minute, the clients (an hour)
+nightly: ## at length: many random cases, every free rider for a minute, the clients, kills, years (an hour)
 	@scripts/setup dev
-	@$(PY) -m pytest -m nightly tests/edge $(ARGS)
+	@$(PY) -m pytest -m nightly $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
 	@scripts/setup dev

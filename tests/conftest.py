@@ -24,6 +24,29 @@ _numbers = itertools.count()
 FAST = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Tests that share something that a module makes (a server, most often) run on one worker: else every worker makes its own."""
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            found = item._fixtureinfo.name2fixturedefs.values() if hasattr(item, "_fixtureinfo") else ()
+            if any(one.scope == "module" for fixtures in found for one in fixtures):
+                item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_collection_finish(session):
+    """Groups are a part of the names of tests, or nobody sees them: pytest 9.2 with xdist 3.8 ran every test by itself, and every
+    worker made all that a module makes.
+    """
+    if not getattr(session.config.option, "loadgroup", False):
+        return
+    for item in session.items:
+        if item.get_closest_marker("xdist_group") is not None and "@" not in item.nodeid:
+            raise pytest.UsageError(
+                f"{item.nodeid}: its group is not seen; check the versions of pytest and xdist"
+            )
+
+
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch):
     for name in list(os.environ):

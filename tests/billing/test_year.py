@@ -238,7 +238,7 @@ class Book:
         self.last_end = end
 
 
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.nightly) for seed in (2, 3, 4))])
 def test_a_year(works, seed):
     dice = random.Random(seed)
     clock, spender = works.clock, Spender(works)

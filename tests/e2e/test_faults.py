@@ -14,7 +14,7 @@ import pytest
 from tests.support.server import Server, StubUpstream, until
 
 pytestmark = pytest.mark.fault
-KILLS = 20
+KILLS = pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.nightly)])
 
 
 class Load:
@@ -113,8 +113,9 @@ def _quiet(server, since):
     return False
 
 
+@KILLS
 @pytest.mark.parametrize("victim", ["worker", "recorder"])
-def test_kill_9_twenty_times_under_load(tmp_path, victim):
+def test_kill_9_again_and_again_under_load(tmp_path, victim, kills):
     with StubUpstream() as upstream, Server(tmp_path, workers=2, progress_tokens=4) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-premium")
@@ -122,7 +123,7 @@ def test_kill_9_twenty_times_under_load(tmp_path, victim):
         rng = random.Random(1)
 
         async def disturb(load):
-            for _ in range(KILLS):
+            for _ in range(kills):
                 seen = len(load.finished)
                 while len(load.finished) < seen + 15:
                     await asyncio.sleep(0.005)
@@ -134,7 +135,7 @@ def test_kill_9_twenty_times_under_load(tmp_path, victim):
                 await asyncio.sleep(0.005)
 
         asyncio.run(load.run(disturb))
-        assert server.log_text().count("supervisor.child_died") >= KILLS
+        assert server.log_text().count("supervisor.child_died") >= kills
         check(server, subscriber, upstream, load, interrupted=victim == "worker")
 
 
@@ -161,14 +162,15 @@ def test_kill_9_of_worker_and_recorder_at_once(tmp_path):
         check(server, subscriber, upstream, load, interrupted=False)
 
 
-def test_kill_9_of_the_supervisor_twenty_times_under_load(tmp_path):
+@KILLS
+def test_kill_9_of_the_supervisor_again_and_again_under_load(tmp_path, kills):
     with StubUpstream() as upstream, Server(tmp_path, workers=2, progress_tokens=4, drain_s=1) as server:
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-premium")
         load = Load(server, key, clients=6)
 
         async def disturb(load):
-            for _ in range(KILLS):
+            for _ in range(kills):
                 seen = len(load.finished)
                 while len(load.finished) < seen + 8:
                     await asyncio.sleep(0.005)
