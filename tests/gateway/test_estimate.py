@@ -32,6 +32,10 @@ class Asked(msgspec.Struct):
     text_bytes: int
     content: object = None
 
+    @property
+    def tools(self):
+        return self.fields.get("tools")
+
 
 def asked(body, *, media=None):
     data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -494,9 +494,9 @@ def test_a_stream_that_passes_its_maximum_is_told():
         meter.feed(sse(chunk({"content": f"word{at} "})))
         assert meter.over_maximum == (meter.text_tokens() * 10 > 10 * 11 + 160)
     assert meter.over_maximum
-    meter.counted = (meter.shown_bytes, 25)
+    meter.measured(meter.shown_bytes, 25)
     assert not meter.over_maximum  # a tokenizer knows better
-    meter.counted = (meter.shown_bytes, 28)
+    meter.measured(meter.shown_bytes, 28)
     assert meter.over_maximum
     assert not meter_of(text_max=None).over_maximum
 

@@ -5,7 +5,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.plausible import ROUNDS_MAX, TEMPLATE_TOKENS, Asked, Shown, bound, input_most
+from tokenworks.gateway.plausible import (
+    ROUNDS_MAX,
+    TEMPLATE_TOKENS,
+    Asked,
+    Shown,
+    bound,
+    input_most,
+    is_usual,
+)
+from tokenworks.gateway.shown import shown_of_body
 
 CHAT = Asked("chat", context_tokens=131_072)
 MESSAGES = CHAT._replace(protocol="messages")
@@ -85,3 +94,18 @@ def test_more_that_is_shown_never_makes_less_plausible(counts, asked, shown, mor
     before = bound(counts, asked, shown).counts
     after = bound(counts, asked, shown._replace(text_bytes=shown.text_bytes + more)).counts
     assert sum(after) <= sum(before)
+
+
+@given(
+    st.tuples(*[st.integers(0, 3000)] * 8),
+    st.integers(0, 50_000),
+    st.integers(1, 40_000),
+    st.integers(0, 9000),
+    st.sampled_from(["chat", "completions", "messages", "responses"]),
+    st.integers(1, 4),
+)
+def test_what_is_usual_is_within_every_bound(counts, asked_bytes, context, size, protocol, choices):
+    made = Counts(*counts)
+    if is_usual(made, asked_bytes, context, size):
+        asked = Asked(protocol, context, 1, choices, asked_bytes)
+        assert bound(made, asked, shown_of_body(b" " * size, protocol, made)) == (Counts(), ())

@@ -18,6 +18,7 @@ from tokenworks.gateway.fields import (
 )
 from tokenworks.gateway.headers import response_lines
 from tokenworks.gateway.holding import INPUT_BYTES_PER_TOKEN_MAX
+from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.outcome import Fault, fault_of_body, read_body
 from tokenworks.gateway.recording import NO_COUNTS
 from tokenworks.gateway.splice import body_with_model
@@ -82,7 +83,7 @@ class Answering(Ending):
             b"HTTP/1.1 200 OK\r\ncontent-type: ",
             b"text/event-stream" if events or self.undecided else kind or b"application/json",
             b"\r\n",
-            *response_lines(connection.headers, self.place.profile),
+            *response_lines(connection.headers, self.place.profile, connection.names),
             b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", self.head.cors,
         ]  # fmt: skip
         if self.asked is not None:
@@ -144,7 +145,12 @@ class Answering(Ending):
         if (not out or meter.kept) and not self._count_buffered(meter):
             self._no_memory(len(data))
             return
-        if meter.over_maximum and not meter.stopped and not self._is_below_maximum(meter):
+        if (
+            meter.shown_bytes >= meter.look_bytes
+            and meter.over_maximum
+            and not meter.stopped
+            and not self._is_below_maximum(meter)
+        ):
             self._cut_at_maximum()
             return
         if (
@@ -188,7 +194,7 @@ class Answering(Ending):
                 # Not counted: from now on its bytes say how long it is.
                 self.measuring = None if found is None else False
                 if found is not None:
-                    meter.counted = size, found.output
+                    meter.measured(size, found.output)
 
             gateway.counter.count(Job(tokenizer, self.protocol, texts=texts), done)
         return True
@@ -213,8 +219,14 @@ class Answering(Ending):
         """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
         most = REFUSAL_BYTES_MAX if self.refused_status else self.gateway.settings.response_bytes_max
         self.size += len(data)
-        if self.size <= most and self.gateway.memory.take(self.address, len(data)):
-            self.kept_bytes += len(data)
+        # What is small is bounded by the number of requests, as a small body is.
+        more = len(data)
+        if self.size <= UNCOUNTED_BYTES:
+            more = 0
+        elif self.size - more <= UNCOUNTED_BYTES:
+            more = self.size
+        if self.size <= most and (not more or self.gateway.memory.take(self.address, more)):
+            self.kept_bytes += more
             begins = not self.chunks and not self.refused_status
             if begins and self.place is not None and ERROR_SIGN not in data[:ERROR_SIGN_WITHIN]:
                 self.place.succeeded(self.gateway.loop.time())  # its first good bytes
@@ -268,7 +280,7 @@ class Answering(Ending):
             self.place.succeeded(self.gateway.loop.time())
             self._relay_free()
             return
-        fault, usage, upstream_id = read_body(connection.status, body, self.protocol)
+        fault, usage, upstream_id, model = read_body(connection.status, body, self.protocol)
         if self.undecided and fault is None:
             # A stream was asked for, and this is none: it goes on as what it is, if its head can still say so.
             kind = connection.content_type or b"application/json"
@@ -282,7 +294,7 @@ class Answering(Ending):
             self._attempt_refused(fault)
             return
         self.place.succeeded(self.gateway.loop.time())
-        self.chunks[0] = body_with_model(body, self.parsed.model)
+        self.chunks[0] = body if model == self.parsed.model else body_with_model(body, self.parsed.model)
         self._complete(usage, upstream_id, NO_COUNTS)
 
     def _stream_ended(self) -> None:

@@ -52,6 +52,8 @@ class Asked(Protocol):
     @property
     def fields(self) -> dict[str, msgspec.Raw]: ...
     @property
+    def tools(self) -> msgspec.Raw | None: ...
+    @property
     def text_bytes(self) -> int: ...
     @property
     def content(self) -> Any | None: ...
@@ -86,16 +88,18 @@ def bound_input(
     """An upper bound of a request's input. `stored_tokens` is what the stored response that it goes on from is known to have
     held, input and output.
     """
-    text = -(-asked.text_bytes * 1000 // rules.bytes_per_token_milli)
+    per_milli = rules.bytes_per_token_milli
+    text = asked.text_bytes if per_milli == 1000 else -(-asked.text_bytes * 1000 // per_milli)
     beside = TEMPLATE_TOKENS + rules.inserts_tokens + stored_tokens
-    tools = asked.fields.get("tools")
+    tools = asked.tools
     if tools is not None:
         beside += TOOLS_TOKENS
         if protocol == "messages":
             beside += NAMED_TOOL_TOKENS * bytes(tools).count(_DATED)
     unbounded = 0
-    if asked.content is not None:
-        cost, unbounded = items_cost(asked.content, rules.media)
+    content = asked.content
+    if content is not None:
+        cost, unbounded = items_cost(content, rules.media)
         beside += cost
     return InputBound(text + beside, unbounded, beside)
 

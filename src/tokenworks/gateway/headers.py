@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Final, Protocol
 
 from tokenworks.gateway.head import Head
-from tokenworks.gateway.names import PASSING, names_of
+from tokenworks.gateway.names import PASSING, Names, names_of
 
 
 class HeaderRules(Protocol):
@@ -52,10 +52,14 @@ def _betas(value: bytes, allowed: Collection[str]) -> bytes:
     return b", ".join(part for part in named if part.decode("latin-1") in allowed)
 
 
-def response_lines(headers: Mapping[bytes, bytes], profile: HeaderRules | None = None) -> list[bytes]:
-    """The pieces of an upstream's header lines that pass to the client; the content type is not among them."""
+def response_lines(
+    headers: Mapping[bytes, bytes], profile: HeaderRules | None = None, names: Names | None = None
+) -> list[bytes]:
+    """The pieces of an upstream's header lines that pass to the client; the content type is not among them. `names`: what
+    `names_of` found of them, where that is known.
+    """
     pieces: list[bytes] = []
-    for name, line in names_of(headers).passing:
+    for name, line in (names or names_of(headers)).passing:
         pieces += (line, headers[name], b"\r\n")
     if profile is not None and profile.response_headers:
         for name, value in headers.items():

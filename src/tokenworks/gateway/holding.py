@@ -250,9 +250,13 @@ class Holding:
             self.rated = FOLLOW_UP + self.model
         context = route.context_tokens
         # Which of the places will serve it is not known yet: the one where the input costs most bounds it.
-        bounds = [bound_input(parsed, self.protocol, rules, self.stored_tokens) for rules in route.rules]
-        self.beside_text = max(bound.beside_text for bound in bounds)
-        self.input_bound = inputs = min(max(bound.tokens for bound in bounds), context * parsed.inputs)
+        first, *others = route.rules
+        most, _, self.beside_text = bound_input(parsed, self.protocol, first, self.stored_tokens)
+        for rules in others:
+            bound = bound_input(parsed, self.protocol, rules, self.stored_tokens)
+            most = max(most, bound.tokens)
+            self.beside_text = max(self.beside_text, bound.beside_text)
+        self.input_bound = inputs = min(most, context * parsed.inputs)
         self.maximum = self._maximum_to_send(inputs)
         output = self._output_bound(context)
         self.need = need = Need(1, inputs, output)

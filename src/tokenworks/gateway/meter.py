@@ -26,6 +26,7 @@ CHANNELS_BYTES_MAX: Final = 1 << 20
 # Texts that came again as they were, before any grew: so many are pieces.
 REPEATED_MAX: Final = 8
 DONE: Final = b"[DONE]"
+NEVER_BYTES: Final = 1 << 62
 _LF_END: Final = b"\n\n"
 _ANY_END: Final = re.compile(rb"\r\n\r\n|\n\n|\r\r|\n\r\n|\r\n\n")
 _END_BYTES: Final = 4
@@ -53,7 +54,7 @@ class StreamMeter:
         "_ask", "_asked_model", "_early", "_event_bytes_max", "_grew", "_keep_bytes_max", "_kept_bytes", "_last",
         "_last_bytes", "_model_new", "_model_old", "_model_seen", "_over", "_over_tokens", "_parts", "_parts_bytes",
         "_released", "_repeated", "_settled", "_skipped_bytes", "_text_max", "_waiting", "begun", "calls", "choices", "counted",
-        "failed", "filtered", "held", "hidden", "kept", "progress", "protocol", "shown_bytes", "stopped", "terminal",
+        "failed", "filtered", "held", "hidden", "kept", "look_bytes", "progress", "protocol", "shown_bytes", "stopped", "terminal",
         "upstream_id", "usage",
     )  # fmt: skip
 
@@ -75,6 +76,8 @@ class StreamMeter:
         self._text_max = text_max
         # The tokens of text from which on it is over: more than text_max × 1.1 + 16.
         self._over_tokens = None if text_max is None else text_max * OVER_TENTHS // 10 + OVER_TOKENS + 1
+        self.look_bytes = NEVER_BYTES if self._over_tokens is None else self._over_tokens * BYTES_PER_TOKEN
+        """With fewer bytes shown it is not over its maximum; from here on `over_maximum` says it."""
         self._keep_bytes_max = keep_bytes_max
         self._kept_bytes = 0
         self._parts: list[bytes] = []  # of an event that has no end yet
@@ -336,6 +339,7 @@ class StreamMeter:
         self.usage = usage
         if self._text_max is not None and usage.counts.output_tokens > self._text_max:
             self._over = True
+            self.look_bytes = 0
 
     def _identify(self, value: object) -> None:
         self.upstream_id = known_id(value) or self.upstream_id or ""
@@ -359,6 +363,11 @@ class StreamMeter:
         if model != self._asked_model:
             self._model_old = member
             self._model_new = member[: -len(raw)] + msgspec.json.encode(self._asked_model)
+
+    def measured(self, size: int, tokens: int) -> None:
+        """A tokenizer counted the first `size` bytes shown."""
+        self.counted = size, tokens
+        self.look_bytes = 0
 
     def text_tokens(self) -> int:
         """Tokens of the text so far: by a tokenizer as far as one counted, else by its bytes."""

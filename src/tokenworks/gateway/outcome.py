@@ -70,6 +70,7 @@ class _Choice(msgspec.Struct, gc=False):
 
 class _Body(msgspec.Struct, gc=False):
     id: Any = None
+    model: Any = None
     usage: Any = None
     error: Any = None
     errors: Any = None
@@ -89,11 +90,14 @@ _body: Final = msgspec.json.Decoder(_Body)
 
 
 class Answer(NamedTuple):
-    """What a whole answer is: a fault, or usage (None where it says none) and the upstream's id of it."""
+    """What a whole answer is: a fault, or usage (None where it says none) and the upstream's id of it; its model's name where that
+    stands at the top and was read.
+    """
 
     fault: Fault | None
     usage: Usage | None
     upstream_id: str | None
+    model: Any = None
 
 
 def read_body(status: int, body: bytes, protocol: str) -> Answer:
@@ -111,7 +115,7 @@ def read_body(status: int, body: bytes, protocol: str) -> Answer:
         usage = read_openai(read.usage, input_only=protocol == "embeddings")
         if usage is None:
             return Answer(fault, *body_usage(body, protocol))
-    return Answer(fault, later_usage(None, usage), known_id(read.id))
+    return Answer(fault, later_usage(None, usage), known_id(read.id), read.model)
 
 
 def _is_plain_answer(read: _Body, protocol: str) -> bool:

@@ -61,6 +61,20 @@ class Beyond(NamedTuple):
     flags: tuple[str, ...]
 
 
+def is_usual(counts: Counts, asked_bytes: int, context_tokens: int, body_bytes: int) -> bool:
+    """Whether a report of an unstreamed answer to a text is within every bound of `bound` and not odd, by a look at four numbers:
+    `bound` would find nothing. `asked_bytes`: what becomes input text at most; `body_bytes`: the answer's.
+    """
+    fresh, cached, written, audio, output, reasoning, audio_output, written_long = counts
+    inputs, made = fresh + cached + written + audio + written_long, output + reasoning + audio_output
+    return (
+        inputs <= context_tokens
+        and inputs <= asked_bytes + TEMPLATE_TOKENS
+        and made <= context_tokens
+        and made * _BYTES_MIN <= body_bytes
+    )
+
+
 def bound(counts: Counts, asked: Asked, shown: Shown) -> Beyond:
     """What of a report is beyond its bounds; flags where it is beyond or only odd."""
     beyond = [0] * len(counts)

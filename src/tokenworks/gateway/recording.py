@@ -17,7 +17,7 @@ from tokenworks.gateway.estimate import least_input, least_shown
 from tokenworks.gateway.holding import Holding
 from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.outcome import FILTERED
-from tokenworks.gateway.plausible import Asked, Shown, bound
+from tokenworks.gateway.plausible import Asked, Shown, bound, is_usual
 from tokenworks.gateway.shown import shown_of_body
 from tokenworks.gateway.stream import read_whole
 from tokenworks.gateway.usage import Usage
@@ -134,12 +134,27 @@ class Recording(Holding):
                 losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
                 flags.append("beyond_maximum")
                 self.gateway.stats.c["beyond_maximum_tokens"] += over
-        if counted_by != "provider":
+        if counted_by != "provider" or (self.meter is None and self._is_usual(counts)):
             return
         beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown(counts))
         if any(beyond.counts):
             losses.append(Loss("implausible", 0, beyond.counts))
         flags += beyond.flags
+
+    def _is_usual(self, counts: Counts) -> bool:
+        """Whether the bounds of an answer that is not streamed need no closer look."""
+        parsed, place = self.parsed, self.place
+        assert place is not None
+        if (
+            parsed.has_media
+            or parsed.objects
+            or parsed.links
+            or self.iterated
+            or self.protocol == "embeddings"
+        ):
+            return False
+        body_bytes = len(self.chunks[0]) if self.chunks else 0
+        return is_usual(counts, parsed.text_bytes, place.deployment.context_tokens, body_bytes)
 
     def _what_was_asked(self) -> Asked:
         assert self.place is not None
@@ -261,6 +276,10 @@ class Recording(Holding):
         gateway, hold, user = self.gateway, self.hold, self.user
         assert hold is not None
         assert user is not None
+        covered = counts.input_tokens <= self.need.input_tokens and counts.output_tokens <= self.held_output
+        if covered or hold.paid_whole:
+            self._record(state, reason, counted_by, counts, total, flags, upstream_id, losses)
+            return
 
         def record() -> None:
             self._record(state, reason, counted_by, counts, total, flags, upstream_id, losses)
@@ -271,7 +290,7 @@ class Recording(Holding):
             max(0, charged.input_tokens - self.need.input_tokens),
             max(0, charged.output_tokens - self.held_output),
         )
-        if more.nothing or hold.paid_whole:
+        if more.nothing:
             record()
             return
         account, boot_ns = hold.account, gateway.clock.boot_ns
@@ -360,7 +379,7 @@ class Recording(Holding):
 
     def _risk_of(self, counted_by: str, counts: Counts, losses: Sequence[Loss]) -> int:
         """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
-        lost = sum(sum(loss.counts) for loss in losses)
+        lost = sum(sum(loss.counts) for loss in losses) if losses else 0
         if counted_by != "progress" or self.protocol == "embeddings":
             return lost
         shown = self.meter.shown_bytes if self.meter is not None else 0

@@ -14,7 +14,7 @@ from tokenworks.factory import Deployment, address_refusal, parse_address
 from tokenworks.gateway.coding import coding_of
 from tokenworks.gateway.decoding import SIGNS, Coded
 from tokenworks.gateway.memory import Budget
-from tokenworks.gateway.names import names_of
+from tokenworks.gateway.names import Names, names_of
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.wheel import Wheel
 
@@ -83,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         "deadline_s",
         "headers",
         "idle_s",
+        "names",
         "no_body",
         "on_body",
         "on_header",
@@ -127,6 +128,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._held = False  # its user takes nothing now
         self._taken = 0  # of the budget, for a head that is not whole
         self._interims = 0
+        self.names: Names | None = None  # of its last answer's headers
         self.content_type = b""  # the media type alone, in small letters
         self.no_body = False
         self.reused = False
@@ -278,7 +280,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._interim(data)
             return False
         self._last = not data.startswith(b"HTTP/1.1") and self.parser.get_http_version() != "1.1"
-        names = names_of(headers)
+        names = self.names = names_of(headers)
         if names.coding is not None:
             coding = coding_of(headers[names.coding])
             if coding is None:

@@ -93,8 +93,9 @@ class Parsed(msgspec.Struct):
         return self.whole
 
     @property
-    def canonical(self) -> bool:
-        return not self.changed
+    def tools(self) -> msgspec.Raw | None:
+        """The field `tools`, as bytes. Of a proved body nothing is read again for it."""
+        return (self.said if self.walk is None else self.fields).get("tools")
 
     @property
     def add_usage(self) -> bool:
