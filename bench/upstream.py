@@ -15,12 +15,13 @@ import uvloop
 
 USER = re.compile(rb'"user": ?"(\d+),(\d+)(,usage)?"')
 LENGTH = re.compile(rb"content-length: ?(\d+)", re.IGNORECASE)
+# Four bytes a token, as text has about: a stream whose text is far longer than its maximum would be cut.
 CHUNK = {
     "id": "c-1",
     "object": "chat.completion.chunk",
     "created": 1,
     "model": "bench",
-    "choices": [{"index": 0, "delta": {"content": "token "}, "finish_reason": None}],
+    "choices": [{"index": 0, "delta": {"content": "tok "}, "finish_reason": None}],
 }
 TOKEN = b"data: " + json.dumps(CHUNK).encode() + b"\n\n"
 TOKEN = b"%x\r\n%b\r\n" % (len(TOKEN), TOKEN)
