@@ -35,6 +35,10 @@ class SubscriberNotActive(Conflict):
     """The subscriber is suspended or closed."""
 
 
+class NotSuspended(Conflict):
+    """The subscriber is not suspended for that cause."""
+
+
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
 

@@ -41,7 +41,7 @@ def check_idempotency_key(key: str | None) -> None:
         raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
 
 
-def _checked_reason(reason: str | None) -> str | None:
+def checked_reason(reason: str | None) -> str | None:
     """Raises `Invalid`."""
     return None if reason is None else check_reason(reason, optional=True)
 
@@ -107,8 +107,7 @@ class Orders:
                             f"the idempotency key was used for {before.offering_id}: take another one"
                         )
                     return before
-            if known.state != "active" or known.restricted:
-                raise SubscriberNotActive("nothing can be ordered: what is owed has to be paid first")
+            check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
             self._check_eligible(known, sold.offering)
@@ -308,7 +307,7 @@ class Orders:
 
         Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
             subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
@@ -333,7 +332,8 @@ class Orders:
         found = store.lock_product(self._connection, work.product_id)
         assert found is not None
         product = found[0]
-        if product.state != "pendingActive":
+        # What is delivered while a suspension stops charging begins, and costs, once that is lifted: `go_on`.
+        if product.state != "pendingActive" or not subscriber.begins_cycles:
             return
         now, sold = self._clock.now(), self._offerings.sold(product.offering_version)
         product = replace(
@@ -474,6 +474,11 @@ class Orders:
             delivered = store.delivery_of(self._connection, product.product_id)
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
+                if product.state == "pendingActive":
+                    # Delivered while a suspension kept it from beginning.
+                    store.end_order(
+                        self._connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
+                    )
             elif delivered is not None and delivered.state == "open":
                 store.answer_work_order(
                     self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
@@ -497,8 +502,7 @@ class Orders:
             if before is not None:
                 return before
             _check_live(product)
-            if subscriber.state != "active" or subscriber.restricted:
-                raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
+            check_may_buy(subscriber, "nothing can be changed")
             if product.state != "active":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
             now = self._clock.now()
@@ -611,9 +615,31 @@ class Orders:
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
             store.set_product(self._connection, product_id, state="active", suspended_at=None)
             self._ledger.set_paused(subscriber.account_id, product_id, paused=False)
-            now = self._clock.now()
-            if product.cycle_end is not None and product.cycle_end <= now:
-                self._next_cycle(subscriber, replace(product, state="active"), begin=now)
+            self._continue(subscriber, replace(product, state="active"))
+
+    def _continue(self, subscriber: Subscriber, product: Product) -> None:
+        """Where an active product's cycle has ended while nothing renewed it, the next one begins now; not while a suspension of
+        the subscriber stops that.
+        """
+        now = self._clock.now()
+        ends = not product.renews or product.ends_after_cycle
+        if product.cycle_end is not None and product.cycle_end <= now and (ends or subscriber.begins_cycles):
+            self._next_cycle(subscriber, product, begin=now)
+
+    def go_on(self, subscriber: Subscriber) -> None:
+        """No suspension of the subscriber stops new cycles any more: those that waited begin now, and so does what was delivered
+        meanwhile. In the caller's transaction, the subscriber locked.
+        """
+        for known in store.products(self._connection, subscriber.subscriber_id):
+            found = store.lock_product(self._connection, known.product_id)
+            assert found is not None
+            product = found[0]
+            if product.state == "active":
+                self._continue(subscriber, product)
+            elif product.state == "pendingActive":
+                work = store.delivery_of(self._connection, product.product_id)
+                if work is not None and work.state == "done":
+                    self._deliver(subscriber, work)
 
     # The monthly cycle.
 
@@ -624,10 +650,12 @@ class Orders:
             for product_id in due:
                 with self._connection.transaction():
                     product, subscriber = self._lock(product_id)
+                    ends = not product.renews or product.ends_after_cycle
                     if (
                         product.state != "active"
                         or product.cycle_end is None
                         or product.cycle_end > self._clock.now()
+                        or not (ends or subscriber.begins_cycles)
                     ):
                         continue
                     self._next_cycle(subscriber, product, begin=product.cycle_end)
@@ -667,7 +695,7 @@ class Orders:
 
         Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
             subscriber = store.lock_subscriber(self._connection, subscriber_id)
@@ -717,6 +745,17 @@ class Orders:
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
+
+
+def check_may_buy(subscriber: Subscriber, what: str) -> None:
+    """Raises `SubscriberNotActive`, which says what has to happen first."""
+    if subscriber.state == "closed":
+        raise SubscriberNotActive(f"{what}: the subscriber is closed")
+    others = [cause.replace("_", " ") for cause in subscriber.suspended_by if cause != "payment"]
+    if others:
+        raise SubscriberNotActive(f"{what}: the subscriber is suspended ({', '.join(others)})")
+    if subscriber.state != "active" or subscriber.restricted:
+        raise SubscriberNotActive(f"{what}: what is owed has to be paid first")
 
 
 def _check_live(product: Product) -> None:

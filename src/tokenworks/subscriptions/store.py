@@ -9,18 +9,30 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product, Subscriber, TopUp, WorkOrder
+from tokenworks.subscriptions.model import (
+    CYCLE_STOPPERS,
+    ContractPrice,
+    Member,
+    Order,
+    Product,
+    Subscriber,
+    Suspension,
+    TopUp,
+    WorkOrder,
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
+    suspended_by, cap_raises"""
 
 
 def _subscriber(row: tuple[Any, ...]) -> Subscriber:
     values = list(row)
     for at in (6, 16):
         values[at] = None if row[at] is None else tuple(row[at])
+    values[18] = tuple(row[18])
     return Subscriber(*values)
 
 
@@ -186,6 +198,34 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
         f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
         {**fields, "_id": subscriber_id},
     )
+
+
+def begin_suspension(connection: Connection, found: Suspension) -> None:
+    connection.execute(
+        """INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at) VALUES (%s, %s, %s, %s, %s)""",
+        (found.suspension_id, found.subscriber_id, found.cause, found.reason, found.began_at),
+    )
+
+
+def end_suspensions(
+    connection: Connection, subscriber_id: UUID, cause: str | None, at: datetime, reason: str | None
+) -> None:
+    """Of one cause, or of all."""
+    connection.execute(
+        """UPDATE suspension SET ended_at = %(at)s, end_reason = %(reason)s
+           WHERE subscriber_id = %(id)s AND ended_at IS NULL AND (%(cause)s::text IS NULL OR cause = %(cause)s)""",
+        {"id": subscriber_id, "cause": cause, "at": at, "reason": reason},
+    )
+
+
+def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list[Suspension]:
+    """Newest first."""
+    rows = connection.execute(
+        """SELECT suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason FROM suspension
+           WHERE subscriber_id = %s ORDER BY began_at DESC, suspension_id DESC LIMIT %s""",
+        (subscriber_id, limit),
+    )
+    return [Suspension(*row) for row in rows]
 
 
 def phone_is_taken(connection: Connection, phone: str) -> bool:
@@ -477,9 +517,13 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
 
 
 def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
+    """Products whose cycle has ended. One that would renew waits while a suspension of its subscriber stops that."""
     rows = connection.execute(
-        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s",
-        (now, limit),
+        """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
+           WHERE p.state = 'active' AND p.cycle_end <= %s
+               AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
+           ORDER BY p.product_id LIMIT %s""",
+        (now, list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
 
