@@ -66,7 +66,7 @@ def test_the_same_key_orders_once(works, subscriber):
     with pytest.raises(Invalid):
         works.orders.place(subscriber, "ctc-light", "bad key\n")
     assert len(works.ledger.buckets(subscriber.account_id)) == 1
-    works.orders.place(subscriber, "ctc-light", "key-2")
+    works.orders.place(subscriber, "ctc-light", "key-2", confirm_second=True)
     assert len(works.charges.of_subscriber(subscriber.subscriber_id, unbilled=True)) == 2
 
 

@@ -1,5 +1,6 @@
 """The commands of the shop and the bill: order, bill, refund, and what is set of a subscriber."""
 
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -17,8 +18,8 @@ from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import BILLING_ZONE, When
-from tokenworks.trust import StaffRole
+from tokenworks.subscriptions import BILLING_ZONE, SUSPENSIONS, Subscriber, SuspensionCause, When
+from tokenworks.trust import Document, StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
     "--idempotency-key", help="The same key again does nothing more."
@@ -28,6 +29,9 @@ when_option: Callable[[Command], Command] = click.option(
 )
 dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
+)
+second_option: Callable[[Command], Command] = click.option(
+    "--confirm-second", is_flag=True, help="Have it although it is there already: twice, at twice the price."
 )
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 LIST_DEFAULT: Final = 50
@@ -42,6 +46,7 @@ def order() -> None:
 @subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@second_option
 @idempotency_option
 @dry_run_option
 @json_option
@@ -51,6 +56,7 @@ def order_place(
     subscriber: str,
     offering: str,
     delivery: str | None,
+    confirm_second: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
@@ -59,7 +65,9 @@ def order_place(
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         with works.connection.transaction(force_rollback=dry_run):
-            made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+            made = works.orders.place(
+                found, offering, idempotency_key, delivery=delivery, confirm_second=confirm_second
+            )
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
@@ -70,6 +78,7 @@ def order_place(
 @product_option
 @click.option("--offering", required=True, help="The plan to go on with.")
 @when_option
+@second_option
 @idempotency_option
 @dry_run_option
 @json_option
@@ -79,13 +88,14 @@ def order_change(
     product: UUID,
     offering: str,
     when: When,
+    confirm_second: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.orders.change(product, offering, when, idempotency_key)
+        made = works.orders.change(product, offering, when, idempotency_key, confirm_second=confirm_second)
     amount = f"{format_money(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
@@ -608,6 +618,89 @@ def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) 
     said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
 
 
+_cause_option: Callable[[Command], Command] = click.option(
+    "--cause",
+    type=click.Choice([cause for cause in SUSPENSIONS if cause != "payment"]),
+    default="operator",
+    show_default=True,
+    help="Each cause is lifted by itself; by payment dunning alone suspends, and paying lifts it.",
+)
+_why_option: Callable[[Command], Command] = click.option("--reason", required=True, help="Why; it is kept.")
+
+
+@click.command("suspend")
+@subscriber_option
+@_cause_option
+@_why_option
+@json_option
+@pass_context
+def subscriber_suspend(
+    context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
+) -> None:
+    """Stop serving a subscriber; nothing new is charged meanwhile, except where a phone is lost."""
+    with context.works() as works:
+        found = works.subscriptions.suspend(works.subscriptions.find(subscriber), cause, reason)
+    said(found, f"Subscriber {found.subscriber_id} is suspended by {_by(found)}.", as_json)
+
+
+@click.command("resume")
+@subscriber_option
+@_cause_option
+@_why_option
+@json_option
+@pass_context
+def subscriber_resume(
+    context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
+) -> None:
+    """Lift what one cause suspended. Where nothing else suspends it, plans that waited begin their next cycle now."""
+    with context.works() as works:
+        found = works.subscriptions.lift(works.subscriptions.find(subscriber), cause, reason)
+    text = f"still suspended by {_by(found)}" if found.suspended_by else "active"
+    said(found, f"Subscriber {found.subscriber_id} is {text}.", as_json)
+
+
+def _by(found: Subscriber) -> str:
+    return ", ".join(cause.replace("_", " ") for cause in found.suspended_by)
+
+
+@click.command("suspensions")
+@subscriber_option
+@json_option
+@pass_context
+def subscriber_suspensions(context: Context, subscriber: str, as_json: bool) -> None:
+    """What suspended a subscriber, newest first."""
+    with context.works() as works:
+        found = works.subscriptions.suspensions(works.subscriptions.find(subscriber))
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (s.cause.replace("_", " "), f"{s.began_at.astimezone(BILLING_ZONE):%Y-%m-%d %H:%M}",
+         "" if s.ended_at is None else f"{s.ended_at.astimezone(BILLING_ZONE):%Y-%m-%d %H:%M}", s.reason or "")
+        for s in found
+    ]  # fmt: skip
+    print_table("Suspensions", ["cause", "from", "until", "why"], rows)
+
+
+@click.command("identify")
+@subscriber_option
+@click.option("--document", type=click.Choice(get_args(Document)), default="resident_id", show_default=True)
+@json_option
+@pass_context
+def subscriber_identify(context: Context, subscriber: str, document: Document, as_json: bool) -> None:
+    """Keep who a subscriber is. The number is asked for, or read from standard input; a keyed hash of it is kept, no more."""
+    hidden = sys.stdin.isatty()
+    number = click.prompt("Number", hide_input=hidden, err=True, prompt_suffix=": " if hidden else "")
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        works.subscriptions.identify(found, document, number)
+    said(
+        {"subscriber_id": found.subscriber_id, "document": document},
+        f"Subscriber {found.subscriber_id} is identified.",
+        as_json,
+    )
+
+
 @click.command("close")
 @subscriber_option
 @dry_run_option
@@ -701,5 +794,9 @@ SUBSCRIBER: Final = (
     subscriber_top_up,
     subscriber_history,
     subscriber_phone,
+    subscriber_suspend,
+    subscriber_resume,
+    subscriber_suspensions,
+    subscriber_identify,
     subscriber_close,
 )

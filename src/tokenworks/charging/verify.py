@@ -122,8 +122,9 @@ _CHECKS: Final[dict[str, str]] = {
         SELECT 'charge ' || charge_id, format('%s charged, price %s', c.price_nano, o.content::jsonb->>'price')
         FROM charge c JOIN product p USING (product_id) JOIN offering o ON o.offering_version = c.offering_version
         WHERE c.kind IN ('cycle', 'step', 'change') AND p.price_nano IS NULL
-            AND c.price_nano <> (coalesce(CASE WHEN c.kind = 'cycle' AND c.number = 1 THEN o.content::jsonb->>'first_price' END,
-                                          o.content::jsonb->>'price')::numeric * 1000000000)
+            AND c.price_nano <> (o.content::jsonb->>'price')::numeric * 1000000000
+            AND NOT (c.kind = 'cycle' AND c.number = 1 AND o.content::jsonb->>'first_price' IS NOT NULL
+                     AND c.price_nano = (o.content::jsonb->>'first_price')::numeric * 1000000000)
             AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = c.subscriber_id
                             AND t.offering_id = o.offering_id AND t.price_nano = c.price_nano)""",
     "charge: what was credited is the sum of its credits": """

@@ -33,7 +33,14 @@ from tokenworks.console.web import (
     when,
 )
 from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksError, is_digits, parse_money
-from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
+from tokenworks.subscriptions import (
+    SUSPENSIONS,
+    Member,
+    Subscriber,
+    SubscriberNotFound,
+    Suspension,
+    parse_phone,
+)
 from tokenworks.trust import CodeWrong
 
 log = structlog.get_logger()
@@ -192,6 +199,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
+            "suspended_by": list(subscriber.suspended_by),
             "regions": subscriber.regions,
             "home_region": subscriber.home_region,
             "credit_limit": None
@@ -201,6 +209,47 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "consents": rooms.subscriptions.consents(subscriber),
         }
     )
+
+
+def suspension_resource(found: Suspension) -> dict[str, object]:
+    stops = SUSPENSIONS[found.cause]
+    return shown(
+        {
+            "cause": found.cause,
+            "reason": found.reason,
+            "began_at": when(found.began_at),
+            "ended_at": when(found.ended_at),
+            "end_reason": found.end_reason,
+            "stops": [name for name, stopped in stops._asdict().items() if stopped],
+        }
+    )
+
+
+@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
+def my_suspensions(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = rooms.subscriptions.suspensions(own(rooms, who, of))
+    rows = [suspension_resource(one) for one in found if one.ended_at is None]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class OwnSuspension(Strict):
+    cause: Literal["own_wish", "lost_phone"]
+    state: Literal["suspended", "active"]
+
+
+@router.patch(
+    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
+)
+def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
+    """Only these two causes are the subscriber's to set and to lift."""
+    found = own(rooms, who, of)
+    with rooms.connection.transaction():
+        if body.state == "suspended":
+            found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+        else:
+            found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
+        audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
+    return answer(subscriber_resource(rooms, found))
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))

@@ -15,6 +15,10 @@ class SubscriberNotFound(NotFound):
     """No such subscriber."""
 
 
+class IdentityKnown(Conflict):
+    """The subscriber is identified by another document."""
+
+
 class PhoneTaken(Conflict):
     """The number has a subscriber."""
 
@@ -41,6 +45,10 @@ class NotSuspended(Conflict):
 
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
+
+
+class SecondNotConfirmed(Conflict):
+    """The subscriber has it already, and the order does not say that it is to be had once more."""
 
 
 class ChangeNotAllowed(Conflict):

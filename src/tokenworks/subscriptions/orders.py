@@ -20,6 +20,7 @@ from tokenworks.subscriptions.errors import (
     OrderNotFound,
     ProductEnded,
     ProductNotFound,
+    SecondNotConfirmed,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
@@ -31,7 +32,8 @@ LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
+# Of a product that is had, or will be.
+LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
 
 
@@ -88,12 +90,14 @@ class Orders:
         idempotency_key: str | None = None,
         *,
         delivery: str | None = None,
+        confirm_second: bool = False,
     ) -> Order:
         """Order an offering: its products, their buckets and charges, in one transaction.
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
-        idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
+        with `confirm_second` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
+        `SubscriberNotActive`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -110,7 +114,7 @@ class Orders:
             check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            self._check_eligible(known, sold.offering)
+            self._check_eligible(known, sold.offering, confirm_second=confirm_second)
             _check_delivery(sold.offering, delivery)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
@@ -130,18 +134,49 @@ class Orders:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
 
-    def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
-        if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
+    def _check_eligible(
+        self,
+        subscriber: Subscriber,
+        offering: Offering,
+        *,
+        confirm_second: bool,
+        instead_of: Product | None = None,
+    ) -> None:
+        """`instead_of`: the product that becomes it. Raises `NotEligible`, `SecondNotConfirmed`."""
+        if not self._offerings.is_for(offering, subscriber.audiences):
             raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
-        products = store.products(self._connection, subscriber.subscriber_id)
-        live = {product.offering_id for product in products if product.state in _LIVE}
+        # One person's orders come one after the other, also over several subscribers: what was had is counted once.
+        store.lock_person(self._connection, subscriber.subscriber_id)
+        beside = [
+            product
+            for product in store.products(self._connection, subscriber.subscriber_id)
+            if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
+        ]
+        live = {product.offering_id for product in beside}
         if offering.requires and not live & set(offering.requires):
             raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-        had = sum(product.offering_id == offering.id for product in products)
-        if offering.per_subscriber_max is not None and had >= offering.per_subscriber_max:
-            raise NotEligible(f"{offering.id} can be had {offering.per_subscriber_max} time(s)")
+        for one in [offering, *(self._offerings.on_sale(part).offering for part in offering.parts)]:
+            most = one.per_subscriber_max
+            # Another version of what a product is already is not one more.
+            same = (
+                instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
+            )
+            had = 0 if most is None else store.times_had(
+                self._connection, subscriber.subscriber_id, one.id, besides=same
+            )  # fmt: skip
+            if most is not None and had >= most:
+                raise NotEligible(f"{one.id} can be had {most} time(s) in all, and was")
         if offering.kind == "pay_as_you_go" and offering.id in live:
             raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
+        coming = {
+            self._offerings.sold(product.next_version).offering.id
+            for product in beside
+            if product.next_version is not None
+        }
+        if offering.id in live | coming and not confirm_second:
+            raise SecondNotConfirmed(
+                f"{offering.id} is there already: say that it is to be had a second time (confirm_second), or change nothing"
+            )
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
@@ -219,7 +254,11 @@ class Orders:
             return 0
         price = product.price_nano
         if price is None:
-            first = product.cycle_no == 1
+            # The first month's price is given once, as all that is to be had once.
+            first = product.cycle_no == 1 and offering.first_price is not None
+            first = first and not store.times_had(
+                self._connection, subscriber.subscriber_id, offering.id, besides=product.product_id
+            )
             price = price_for(self._connection, subscriber, offering, product.cycle_start, first=first)
         return self._sell(
             subscriber,
@@ -448,7 +487,7 @@ class Orders:
             for part in [product_id, *store.parts_of(self._connection, product_id)]:
                 found = store.lock_product(self._connection, part)
                 assert found is not None
-                if found[0].state not in _LIVE:
+                if found[0].state not in LIVE:
                     continue
                 if when == "now":
                     self._end(found[0], subscriber, "cancelled")
@@ -488,13 +527,20 @@ class Orders:
                 )
 
     def change(
-        self, product_id: UUID, offering_id: str, when: When = "now", idempotency_key: str | None = None
+        self,
+        product_id: UUID,
+        offering_id: str,
+        when: When = "now",
+        idempotency_key: str | None = None,
+        *,
+        confirm_second: bool = False,
     ) -> Order:
         """Another plan for a product. With the cycle's end: from the next cycle on. Now: the new plan's price and quantity
         for the part of the cycle that is left, and a credit of the old plan's charge for the lesser of the part of its time
         and the part of its quantity that are left; granted quantity is waited for, until then the order is in progress.
 
-        Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
+        What the subscriber may order it may change to, and nothing else: limits and conditions count here, too. Raises
+        `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
         """
         with self._connection.transaction():
             product, subscriber = self._lock(product_id)
@@ -518,7 +564,7 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, _beside_nothing(sold.offering))
+            self._check_eligible(subscriber, sold.offering, confirm_second=confirm_second, instead_of=product)
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
@@ -742,6 +788,12 @@ class Orders:
             raise ProductNotFound(f"there is no product {product_id}")
         return found
 
+    def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
+        """Whether the subscriber, or the person that it is known to be, ever had an offering: a first month's price is given
+        where not.
+        """
+        return store.times_had(self._connection, subscriber.subscriber_id, offering_id) > 0
+
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
@@ -760,13 +812,8 @@ def check_may_buy(subscriber: Subscriber, what: str) -> None:
 
 def _check_live(product: Product) -> None:
     """Raises `ProductEnded`."""
-    if product.state not in _LIVE:
+    if product.state not in LIVE:
         raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
-def _beside_nothing(offering: Offering) -> Offering:
-    """A plan that is changed to needs nothing beside itself, and is not one more."""
-    return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
 
 
 def _check_delivery(offering: Offering, delivery: str | None) -> None:

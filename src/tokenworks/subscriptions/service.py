@@ -12,6 +12,7 @@ from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
+    IdentityKnown,
     MemberExists,
     MemberNotFound,
     NotSuspended,
@@ -31,6 +32,7 @@ from tokenworks.subscriptions.model import (
     period_of,
 )
 from tokenworks.subscriptions.orders import Orders, check_idempotency_key, checked_reason
+from tokenworks.trust import Document, Persons
 
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
@@ -65,6 +67,7 @@ class Subscriptions:
         clock: Clock,
         orders: Orders,
         transfers: Transfers,
+        persons: Persons,
     ) -> None:
         self._connection = connection
         self._offerings = offerings
@@ -72,6 +75,7 @@ class Subscriptions:
         self._clock = clock
         self._orders = orders
         self._transfers = transfers
+        self._persons = persons
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -145,6 +149,24 @@ class Subscriptions:
                     self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
 
+    def identify(self, subscriber: Subscriber, document: Document, number: str) -> None:
+        """Keep who a subscriber is, as the keyed hash of an identity document's number and nothing else: what one person may have
+        so often counts over all of its subscribers, closed ones too. The same document again changes nothing.
+
+        Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` where it is another one's.
+        """
+        hashes = self._persons.hashes(document, number)
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            known = store.identity_hash(self._connection, found.subscriber_id)
+            if known is not None and known not in hashes:
+                raise IdentityKnown("the subscriber is identified by another document already")
+            # Of one person all have one hash, also where an older pepper made the first.
+            same = known or store.known_hash(self._connection, hashes) or hashes[0]
+            store.set_subscriber(self._connection, found.subscriber_id, identity_hash=same)
+
     def change_phone(
         self, subscriber: Subscriber, phone: str, reason: Literal["change", "port_in", "port_out"] = "change"
     ) -> Subscriber:
@@ -170,7 +192,12 @@ class Subscriptions:
         """Keep what a subscriber agrees to, or takes back. Raises `Invalid`."""
         if purpose not in CONSENTS:
             raise Invalid(f"a consent is for {', '.join(sorted(CONSENTS))}")
-        store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
+        with self._connection.transaction():
+            if purpose == "spill_over":
+                # What pay-as-you-go asks: one consent, however it was said.
+                store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
+                self._ledger.tell_account(subscriber.account_id)
+            store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
 
     def consents(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""

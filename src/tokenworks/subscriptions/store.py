@@ -200,6 +200,21 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
     )
 
 
+def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
+
+
+def known_hash(connection: Connection, hashes: Sequence[bytes]) -> bytes | None:
+    """The one of these hashes of a person under which there are subscribers already, open or closed."""
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE identity_hash = ANY(%s) LIMIT 1", (list(hashes),)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
 def begin_suspension(connection: Connection, found: Suspension) -> None:
     connection.execute(
         """INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at) VALUES (%s, %s, %s, %s, %s)""",
@@ -482,6 +497,38 @@ def products_of_order(connection: Connection, order_id: UUID) -> list[Product]:
         f"SELECT {_PRODUCT} {_FROM_PRODUCT} WHERE p.order_id = %s ORDER BY p.product_id".encode(), (order_id,)
     )
     return [Product(*row) for row in rows]
+
+
+def lock_person(connection: Connection, subscriber_id: UUID) -> None:
+    """For a transaction: whoever is known to be the same person waits. Nothing where that is not known."""
+    connection.execute(
+        """SELECT pg_advisory_xact_lock(7461005, hashtext(encode(identity_hash, 'hex'))) FROM subscriber
+           WHERE subscriber_id = %s AND identity_hash IS NOT NULL""",
+        (subscriber_id,),
+    )
+
+
+def times_had(
+    connection: Connection, subscriber_id: UUID, offering_id: str, besides: UUID | None = None
+) -> int:
+    """How many products of a subscriber, and of the person that it is known to be, are, were or will be of an offering. What
+    failed, or was taken back before it was delivered, does not count.
+    """
+    row = connection.execute(
+        """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id
+           WHERE p.subscriber_id IN (
+                   SELECT %(id)s::uuid UNION
+                   SELECT b.subscriber_id FROM subscriber a JOIN subscriber b USING (identity_hash) WHERE a.subscriber_id = %(id)s)
+               AND p.product_id IS DISTINCT FROM %(besides)s::uuid AND p.state <> 'aborted'
+               AND (p.state = 'pendingActive' OR NOT EXISTS (SELECT 1 FROM work_order w
+                       WHERE w.product_id = p.product_id AND w.action = 'deliver' AND w.state <> 'done'))
+               AND (v.offering_id = %(offering)s OR (o.product_id = p.product_id AND o.offering_id = %(offering)s)
+                   OR EXISTS (SELECT 1 FROM product_order m WHERE m.subscriber_id = p.subscriber_id
+                              AND m.product_id = p.product_id AND m.offering_id = %(offering)s AND m.action = 'modify' AND m.state NOT IN ('rejected', 'cancelled', 'failed')))""",
+        {"id": subscriber_id, "offering": offering_id, "besides": besides},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def subscriber_of_product(connection: Connection, product_id: UUID) -> UUID | None:

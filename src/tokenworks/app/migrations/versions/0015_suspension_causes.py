@@ -25,12 +25,12 @@ CREATE TABLE suspension (
 CREATE INDEX suspension_subscriber ON suspension (subscriber_id, suspension_id);
 CREATE UNIQUE INDEX suspension_open ON suspension (subscriber_id, cause) WHERE ended_at IS NULL;
 
--- Of what is suspended already the cause is known where dunning did it; everything else was the operator's.
+-- Of what is suspended (or frozen) already the cause is known where dunning did it; everything else was the operator's.
 INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at)
 SELECT gen_random_uuid(), s.subscriber_id, CASE WHEN d.since IS NULL THEN 'operator' ELSE 'payment' END,
        'suspended before causes were kept', coalesce(d.since, now())
-FROM subscriber s LEFT JOIN (SELECT subscriber_id, min(taken_at) AS since FROM dunning
+FROM subscriber s JOIN account a USING (account_id) LEFT JOIN (SELECT subscriber_id, min(taken_at) AS since FROM dunning
                              WHERE step = 'suspend' AND lifted_at IS NULL GROUP BY 1) d USING (subscriber_id)
-WHERE s.state = 'suspended';
-UPDATE subscriber s SET suspended_by = ARRAY[x.cause] FROM suspension x WHERE x.subscriber_id = s.subscriber_id;
+WHERE s.state = 'suspended' OR (s.state = 'active' AND a.state = 'frozen');
+UPDATE subscriber s SET state = 'suspended', suspended_by = ARRAY[x.cause] FROM suspension x WHERE x.subscriber_id = s.subscriber_id;
 """)
