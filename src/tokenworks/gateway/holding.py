@@ -13,7 +13,7 @@ from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
-from tokenworks.gateway.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input
+from tokenworks.gateway.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
 from tokenworks.gateway.fields import Parsed, is_prompt
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
@@ -295,7 +295,7 @@ class Holding:
         tools, what is stored) by its bound. Never more than the whole bound.
         """
         beside = max(0, self.beside_text - TEMPLATE_TOKENS)  # a template takes about what its JSON does
-        return min(self.input_bound, at_risk_tokens(self.parsed.text_bytes) + beside)
+        return min(self.input_bound, at_risk_tokens(read_bytes(self.parsed)) + beside)
 
     def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user

@@ -173,10 +173,9 @@ class Orders:
             for product in beside
             if product.next_version is not None
         }
-        if offering.id in live | coming and not confirm_second:
-            raise SecondNotConfirmed(
-                f"{offering.id} is there already: say that it is to be had a second time (confirm_second), or change nothing"
-            )
+        twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
+        if twice and not confirm_second:
+            raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
