@@ -41,7 +41,7 @@ from tokenworks.subscriptions import (
     Suspension,
     parse_phone,
 )
-from tokenworks.trust import CodeWrong
+from tokenworks.trust import CodeWrong, NotAllowed
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
@@ -241,11 +241,17 @@ class OwnSuspension(Strict):
     "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
 )
 def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
-    """Only these two causes are the subscriber's to set and to lift."""
+    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
+    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+    """
     found = own(rooms, who, of)
+    if (body.cause, body.state) == ("lost_phone", "active"):
+        raise NotAllowed("the operator lifts this, once it has seen who asks")
     with rooms.connection.transaction():
         if body.state == "suspended":
             found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+            if body.cause == "lost_phone":
+                rooms.identity.end_sessions(found.subscriber_id)
         else:
             found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
         audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
