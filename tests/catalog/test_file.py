@@ -168,7 +168,7 @@ def test_a_tariff_change_is_a_new_version_from_a_date(works, clock):
     clock.move(timedelta(days=10))
     assert works.offerings.on_sale(id_).offering.price == "2"
     assert [s.offering.price for s in works.offerings.all() if s.offering.id == id_] == ["2"]
-    works.orders.place(subscriber, id_, confirm_second=True)
+    works.orders.place(subscriber, id_, confirm=True)
     clock.move(timedelta(days=10))
     with pytest.raises(OfferingNotActive):
         works.orders.place(subscriber, id_)

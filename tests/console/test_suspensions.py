@@ -78,9 +78,9 @@ def test_a_second_one_is_confirmed_over_tmf622(client, works, subscriber, signed
     refused = order("a")
     assert (refused.status_code, refused.json()["title"]) == (409, "SecondNotConfirmed")
     for key, value in (("b", True), ("c", "true")):
-        confirmed = {"productCharacteristic": [{"name": "confirmSecond", "value": value}]}
+        confirmed = {"productCharacteristic": [{"name": "confirm", "value": value}]}
         assert order(key, product=confirmed).status_code == 201
-    bad = {"productCharacteristic": [{"name": "confirmSecond", "value": "maybe"}]}
+    bad = {"productCharacteristic": [{"name": "confirm", "value": "maybe"}]}
     assert order("d", product=bad).status_code == 400
     assert len(works.orders.products(subscriber)) == 3
 

@@ -60,7 +60,7 @@ def load(works, id_, like="ctc-light", **update):
 def test_a_trial_is_had_once(works, subscriber, clock):
     works.orders.place(subscriber, "sample-trial")
     with pytest.raises(NotEligible, match=r"1 time\(s\) in all"):
-        works.orders.place(subscriber, "sample-trial", confirm_second=True)
+        works.orders.place(subscriber, "sample-trial", confirm=True)
     clock.move(timedelta(days=40))
     works.orders.run_cycles()
     with pytest.raises(NotEligible):
@@ -138,7 +138,7 @@ def test_what_was_never_delivered_was_not_had(works, subscriber):
     for work in works.orders.work_orders():
         works.orders.answer(work.work_order_id, done=True)
     with pytest.raises(NotEligible):
-        works.orders.place(subscriber, "gift", confirm_second=True)
+        works.orders.place(subscriber, "gift", confirm=True)
 
 
 def test_a_refund_does_not_bring_the_trial_back(works, subscriber):
@@ -191,7 +191,7 @@ def test_the_same_plan_twice_asks_first(works, subscriber):
         works.orders.place(subscriber, "ctc-light", "k2")
     assert works.orders.place(subscriber, "ctc-light", "k1").order_id == first.order_id
     assert len(charged(works, subscriber)) == 1
-    works.orders.place(subscriber, "ctc-light", "k2", confirm_second=True)
+    works.orders.place(subscriber, "ctc-light", "k2", confirm=True)
     assert len(charged(works, subscriber)) == 2 and balances(works)
 
 
@@ -203,7 +203,7 @@ def test_a_change_to_what_is_there_asks_and_so_does_what_comes_with_the_next_cyc
     works.orders.change(other.product_id, "ctc-premium", "cycle_end")
     with pytest.raises(SecondNotConfirmed):
         works.orders.place(subscriber, "ctc-premium")
-    works.orders.change(light.product_id, "ctc-standard", confirm_second=True)
+    works.orders.change(light.product_id, "ctc-standard", confirm=True)
     assert balances(works)
 
 

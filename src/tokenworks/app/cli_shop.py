@@ -31,7 +31,7 @@ dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
 )
 second_option: Callable[[Command], Command] = click.option(
-    "--confirm-second", is_flag=True, help="Have it although it is there already: twice, at twice the price."
+    "--confirm", is_flag=True, help="Have it although it is there already: twice, at twice the price."
 )
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 LIST_DEFAULT: Final = 50
@@ -56,7 +56,7 @@ def order_place(
     subscriber: str,
     offering: str,
     delivery: str | None,
-    confirm_second: bool,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
@@ -65,9 +65,7 @@ def order_place(
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         with works.connection.transaction(force_rollback=dry_run):
-            made = works.orders.place(
-                found, offering, idempotency_key, delivery=delivery, confirm_second=confirm_second
-            )
+            made = works.orders.place(found, offering, idempotency_key, delivery=delivery, confirm=confirm)
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
@@ -88,14 +86,14 @@ def order_change(
     product: UUID,
     offering: str,
     when: When,
-    confirm_second: bool,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.orders.change(product, offering, when, idempotency_key, confirm_second=confirm_second)
+        made = works.orders.change(product, offering, when, idempotency_key, confirm=confirm)
     amount = f"{format_money(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",

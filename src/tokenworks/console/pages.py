@@ -292,7 +292,7 @@ def place(
     who, subscriber = found
     try:
         with rooms.connection.transaction():
-            made = rooms.orders.place(subscriber, offering, key, confirm_second=second == "yes")
+            made = rooms.orders.place(subscriber, offering, key, confirm=second == "yes")
             text = _first_key(rooms, who, subscriber) if made.new else None
     except TokenworksError as error:
         return _choose(request, rooms, subscriber, offering, error)

@@ -155,7 +155,7 @@ class _OrderItem(Loose):
 
 class ProductOrderCreate(Loose):
     """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end;
-    `confirmSecond` (true) orders what the subscriber has already once more.
+    `confirm` (true) orders what the subscriber has already once more.
     """
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
@@ -215,22 +215,20 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     item = body.product_order_item[0]
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
-    second = _characteristic(item, "confirmSecond", ("true", "false", True, False)) in {"true", "True"}
+    second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
     at: Any = _characteristic(item, "when", ("now", "cycle_end")) or "now"
     with rooms.connection.transaction():
         if item.action == "add":
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to add")
             made = rooms.orders.place(
-                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm_second=second
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second
             )  # fmt: skip
         elif item.action == "modify":
             product = _own_product(rooms, subscriber, item)
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to change it to")
-            made = rooms.orders.change(
-                product.product_id, item.product_offering.id, at, key, confirm_second=second
-            )
+            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key, confirm=second)
         elif item.action == "delete":
             made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
         else:

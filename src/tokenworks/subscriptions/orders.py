@@ -90,13 +90,13 @@ class Orders:
         idempotency_key: str | None = None,
         *,
         delivery: str | None = None,
-        confirm_second: bool = False,
+        confirm: bool = False,
     ) -> Order:
         """Order an offering: its products, their buckets and charges, in one transaction.
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
-        with `confirm_second` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
+        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
         `SubscriberNotActive`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
@@ -114,7 +114,7 @@ class Orders:
             check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            self._check_eligible(known, sold.offering, confirm_second=confirm_second)
+            self._check_eligible(known, sold.offering, confirm=confirm)
             _check_delivery(sold.offering, delivery)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
@@ -139,7 +139,7 @@ class Orders:
         subscriber: Subscriber,
         offering: Offering,
         *,
-        confirm_second: bool,
+        confirm: bool,
         instead_of: Product | None = None,
     ) -> None:
         """`instead_of`: the product that becomes it. Raises `NotEligible`, `SecondNotConfirmed`."""
@@ -174,7 +174,7 @@ class Orders:
             if product.next_version is not None
         }
         twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
-        if twice and not confirm_second:
+        if twice and not confirm:
             raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
@@ -532,7 +532,7 @@ class Orders:
         when: When = "now",
         idempotency_key: str | None = None,
         *,
-        confirm_second: bool = False,
+        confirm: bool = False,
     ) -> Order:
         """Another plan for a product. With the cycle's end: from the next cycle on. Now: the new plan's price and quantity
         for the part of the cycle that is left, and a credit of the old plan's charge for the lesser of the part of its time
@@ -563,7 +563,7 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, sold.offering, confirm_second=confirm_second, instead_of=product)
+            self._check_eligible(subscriber, sold.offering, confirm=confirm, instead_of=product)
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
