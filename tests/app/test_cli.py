@@ -419,6 +419,12 @@ def test_the_audit_trail_says_what_was_before_and_after(server):
     assert last()["before"]["revoked_at"] is None and last()["after"]["is"]["revoked_at"]
     run("account", "freeze", *who)
     assert (last()["before"]["account"], last()["after"]["is"]["account"]) == ("open", "frozen")
+    frozen = run("subscriber", "suspensions", *who)
+    assert [(s["cause"], s["ended_at"]) for s in frozen] == [("operator", None)]
+    run("subscriber", "suspend", *who, "--cause", "fraud", "--reason", "reported")
+    assert run("account", "freeze", *who, "--undo")["frozen"] is True  # fraud still holds
+    run("subscriber", "resume", *who, "--cause", "fraud", "--reason", "cleared")
+    assert (last()["before"]["state"], last()["after"]["is"]["state"]) == ("suspended", "active")
     run("staff", "add", "--name", "Mei", "--role", "finance")
     run("staff", "revoke", "--name", "Mei")
     row = last()

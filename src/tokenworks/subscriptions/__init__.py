@@ -1,5 +1,6 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.eligibility import check_idempotency_key
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
@@ -41,7 +42,7 @@ from tokenworks.subscriptions.model import (
     parse_phone,
 )
 from tokenworks.subscriptions.notices import Notice, Notices
-from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
+from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.service import Subscriptions
 

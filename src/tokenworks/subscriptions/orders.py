@@ -3,7 +3,6 @@
 Every step is one transaction: after a crash an order is where its last step left it, and nothing is half done.
 """
 
-import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
@@ -11,17 +10,23 @@ from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
+from tokenworks.kernel import Clock, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import (
+    LIVE,
+    check_delivery,
+    check_eligible,
+    check_idempotency_key,
+    check_live,
+    check_may_buy,
+    checked_reason,
+    has_first_price,
+)
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
-    NotEligible,
     OrderNotFound,
-    ProductEnded,
     ProductNotFound,
-    SecondNotConfirmed,
-    SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
@@ -31,21 +36,7 @@ CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-# Of a product that is had, or will be.
-LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raises `Invalid`."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
-
-
-def checked_reason(reason: str | None) -> str | None:
-    """Raises `Invalid`."""
-    return None if reason is None else check_reason(reason, optional=True)
 
 
 def price_for(
@@ -114,8 +105,8 @@ class Orders:
             check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            self._check_eligible(known, sold.offering, confirm=confirm)
-            _check_delivery(sold.offering, delivery)
+            check_eligible(self._connection, self._offerings, known, sold.offering, confirm=confirm)
+            check_delivery(sold.offering, delivery)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
@@ -133,49 +124,6 @@ class Orders:
             else:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
-
-    def _check_eligible(
-        self,
-        subscriber: Subscriber,
-        offering: Offering,
-        *,
-        confirm: bool,
-        instead_of: Product | None = None,
-    ) -> None:
-        """`instead_of`: the product that becomes it. Raises `NotEligible`, `SecondNotConfirmed`."""
-        if not self._offerings.is_for(offering, subscriber.audiences):
-            raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
-        # One person's orders come one after the other, also over several subscribers: what was had is counted once.
-        store.lock_person(self._connection, subscriber.subscriber_id)
-        beside = [
-            product
-            for product in store.products(self._connection, subscriber.subscriber_id)
-            if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
-        ]
-        live = {product.offering_id for product in beside}
-        if offering.requires and not live & set(offering.requires):
-            raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-        for one in [offering, *(self._offerings.on_sale(part).offering for part in offering.parts)]:
-            most = one.per_subscriber_max
-            # Another version of what a product is already is not one more.
-            same = (
-                instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
-            )
-            had = 0 if most is None else store.times_had(
-                self._connection, subscriber.subscriber_id, one.id, besides=same
-            )  # fmt: skip
-            if most is not None and had >= most:
-                raise NotEligible(f"{one.id} can be had {most} time(s) in all, and was")
-        if offering.kind == "pay_as_you_go" and offering.id in live:
-            raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
-        coming = {
-            self._offerings.sold(product.next_version).offering.id
-            for product in beside
-            if product.next_version is not None
-        }
-        twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
-        if twice and not confirm:
-            raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
@@ -253,11 +201,7 @@ class Orders:
             return 0
         price = product.price_nano
         if price is None:
-            # The first month's price is given once, as all that is to be had once.
-            first = product.cycle_no == 1 and offering.first_price is not None
-            first = first and not store.times_had(
-                self._connection, subscriber.subscriber_id, offering.id, besides=product.product_id
-            )
+            first = has_first_price(self._connection, subscriber, offering, product)
             price = price_for(self._connection, subscriber, offering, product.cycle_start, first=first)
         return self._sell(
             subscriber,
@@ -439,7 +383,7 @@ class Orders:
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        _check_live(product)
+        check_live(product)
         return product, subscriber
 
     def _again(
@@ -472,7 +416,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
@@ -546,7 +490,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             check_may_buy(subscriber, "nothing can be changed")
             if product.state != "active":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
@@ -563,7 +507,9 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, sold.offering, confirm=confirm, instead_of=product)
+            check_eligible(
+                self._connection, self._offerings, subscriber, sold.offering, confirm=confirm, instead_of=product
+            )  # fmt: skip
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
@@ -663,13 +609,15 @@ class Orders:
             self._continue(subscriber, replace(product, state="active"))
 
     def _continue(self, subscriber: Subscriber, product: Product) -> None:
-        """Where an active product's cycle has ended while nothing renewed it, the next one begins now; not while a suspension of
-        the subscriber stops that.
-        """
-        now = self._clock.now()
+        """Where a product's cycle has ended while nothing renewed it, the next one begins now."""
+        if self._is_due(subscriber, product):
+            self._next_cycle(subscriber, product, begin=self._clock.now())
+
+    def _is_due(self, subscriber: Subscriber, product: Product) -> bool:
+        """Whether the cycle is over and the product ends, or goes on with another one, which a suspension can stop."""
+        over = product.cycle_end is not None and product.cycle_end <= self._clock.now()
         ends = not product.renews or product.ends_after_cycle
-        if product.cycle_end is not None and product.cycle_end <= now and (ends or subscriber.begins_cycles):
-            self._next_cycle(subscriber, product, begin=now)
+        return product.state == "active" and over and (ends or subscriber.begins_cycles)
 
     def go_on(self, subscriber: Subscriber) -> None:
         """No suspension of the subscriber stops new cycles any more: those that waited begin now, and so does what was delivered
@@ -695,14 +643,9 @@ class Orders:
             for product_id in due:
                 with self._connection.transaction():
                     product, subscriber = self._lock(product_id)
-                    ends = not product.renews or product.ends_after_cycle
-                    if (
-                        product.state != "active"
-                        or product.cycle_end is None
-                        or product.cycle_end > self._clock.now()
-                        or not (ends or subscriber.begins_cycles)
-                    ):
+                    if not self._is_due(subscriber, product):
                         continue
+                    assert product.cycle_end is not None
                     self._next_cycle(subscriber, product, begin=product.cycle_end)
                 total += 1
         self._ledger.expire_due()
@@ -788,37 +731,12 @@ class Orders:
         return found
 
     def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
-        """Whether the subscriber, or the person that it is known to be, ever had an offering: a first month's price is given
-        where not.
-        """
+        """Whether the subscriber, or the person that it is known to be, ever had an offering."""
         return store.times_had(self._connection, subscriber.subscriber_id, offering_id) > 0
 
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
-
-
-def check_may_buy(subscriber: Subscriber, what: str) -> None:
-    """Raises `SubscriberNotActive`, which says what has to happen first."""
-    if subscriber.state == "closed":
-        raise SubscriberNotActive(f"{what}: the subscriber is closed")
-    others = [cause.replace("_", " ") for cause in subscriber.suspended_by if cause != "payment"]
-    if others:
-        raise SubscriberNotActive(f"{what}: the subscriber is suspended ({', '.join(others)})")
-    if subscriber.state != "active" or subscriber.restricted:
-        raise SubscriberNotActive(f"{what}: what is owed has to be paid first")
-
-
-def _check_live(product: Product) -> None:
-    """Raises `ProductEnded`."""
-    if product.state not in LIVE:
-        raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
-def _check_delivery(offering: Offering, delivery: str | None) -> None:
-    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
-        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
-        raise Invalid(f"{offering.id} is delivered as: {ways}")
 
 
 def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:

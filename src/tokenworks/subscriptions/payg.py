@@ -12,6 +12,7 @@ from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import LIVE, check_idempotency_key, check_may_buy
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     KeyReused,
@@ -20,7 +21,7 @@ from tokenworks.subscriptions.errors import (
     TopUpNotFound,
 )
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import LIVE, check_idempotency_key, check_may_buy, price_for
+from tokenworks.subscriptions.orders import price_for
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15

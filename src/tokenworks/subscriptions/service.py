@@ -11,6 +11,7 @@ from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import check_idempotency_key, checked_reason
 from tokenworks.subscriptions.errors import (
     IdentityKnown,
     MemberExists,
@@ -31,7 +32,7 @@ from tokenworks.subscriptions.model import (
     parse_phone,
     period_of,
 )
-from tokenworks.subscriptions.orders import Orders, check_idempotency_key, checked_reason
+from tokenworks.subscriptions.orders import Orders
 from tokenworks.trust import Document, Persons
 
 LIST_MAX: Final = 1000
