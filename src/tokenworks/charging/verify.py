@@ -153,6 +153,7 @@ _CHECKS: Final[dict[str, str]] = {
     "product: no cycle or step was charged while its subscriber was suspended for what stops charging": """
         SELECT 'charge ' || c.charge_id, format('charged at %s, suspended by %s from %s', c.charged_at, x.cause, x.began_at)
         FROM charge c JOIN suspension x USING (subscriber_id)
+        -- A lost phone stops serving alone.
         WHERE c.kind IN ('cycle', 'step', 'change') AND x.cause <> 'lost_phone' AND x.reason IS DISTINCT FROM
                 'suspended before causes were kept'
             -- Clocks of hosts differ by less than a minute.
