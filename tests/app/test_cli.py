@@ -244,7 +244,7 @@ def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
 READING = {
     "alias list", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
-    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show",
+    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
     "usage", "balance",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
@@ -419,6 +419,12 @@ def test_the_audit_trail_says_what_was_before_and_after(server):
     assert last()["before"]["revoked_at"] is None and last()["after"]["is"]["revoked_at"]
     run("account", "freeze", *who)
     assert (last()["before"]["account"], last()["after"]["is"]["account"]) == ("open", "frozen")
+    frozen = run("subscriber", "suspensions", *who)
+    assert [(s["cause"], s["ended_at"]) for s in frozen] == [("operator", None)]
+    run("subscriber", "suspend", *who, "--cause", "fraud", "--reason", "reported")
+    assert run("account", "freeze", *who, "--undo")["frozen"] is True  # fraud still holds
+    run("subscriber", "resume", *who, "--cause", "fraud", "--reason", "cleared")
+    assert (last()["before"]["state"], last()["after"]["is"]["state"]) == ("suspended", "active")
     run("staff", "add", "--name", "Mei", "--role", "finance")
     run("staff", "revoke", "--name", "Mei")
     row = last()

@@ -362,7 +362,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(frozen=st.booleans())
     def freeze(self, frozen):
-        self.works.ledger.set_frozen(self.account, frozen=frozen)
+        self.works.subscriptions.set_state(self.subscriber, "suspended" if frozen else "active")
         self.frozen = frozen
 
     @rule()

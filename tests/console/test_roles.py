@@ -100,7 +100,11 @@ class Household:
         return {
             f"POST {BASES['order']}/productOrder": {
                 "relatedParty": [{"id": str(self.subscriber.subscriber_id), "role": "customer", "@referredType": "Customer"}],
-                "productOrderItem": [{"id": "1", "action": "add", "productOffering": {"id": "ctc-standard"}}],
+                # Each role orders it once.
+                "productOrderItem": [{
+                    "id": "1", "action": "add", "productOffering": {"id": "ctc-standard"},
+                    "product": {"productCharacteristic": [{"name": "confirm", "value": True}]},
+                }],
             },
             f"POST {BASES['order']}/cancelProductOrder": {"productOrder": {"id": str(self.waits.order_id)}},
             f"POST {BASES['balance']}/topupBalance": {
@@ -127,6 +131,8 @@ class Household:
                 "order": {"id": str(self.order.order_id)}, "part": "amount", "totalAmount": money, "reason": "test",
             },
             "PATCH /api/subscriber": {"spend_locked": True},
+            "PATCH /api/suspensions": {"cause": "own_wish", "state": "active"},
+            "PUT /api/operations/subscribers/{id}/identity": {"document": "passport", "number": "E12345678"},
             "POST /api/keys": {"name": "another"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
             "PATCH /api/members/{id}": {"cap_tokens": 500_000, "department": "Sales"},
@@ -156,7 +162,7 @@ class Household:
             return {"relatedParty.id": str(self.subscriber.subscriber_id)}
         return (
             {"of": str(self.subscriber.subscriber_id)}
-            if path in {"/api/subscriber", "/api/keys", "/api/keys/{id}", "/api/members"}
+            if path in {"/api/subscriber", "/api/suspensions", "/api/keys", "/api/keys/{id}", "/api/members"}
             else {}
         )
 
@@ -306,7 +312,7 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
-        ("departments", "MemberExists"),
+        ("departments", "MemberExists"), ("suspensions", "NotSuspended"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

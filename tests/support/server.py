@@ -268,7 +268,12 @@ class Server:
         like = next(offering for offering in seed_catalogue().offerings if offering.id == "sample-trial")
         bucket = like.buckets[0].model_copy(update={"quantity": tokens})
         offering = like.model_copy(
-            update={"id": offering_id, "buckets": (bucket,), "policy": ChargingPolicy(**policy)}
+            update={
+                "id": offering_id,
+                "buckets": (bucket,),
+                "policy": ChargingPolicy(**policy),
+                "per_subscriber_max": None,
+            }
         )
         self.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
         return offering_id

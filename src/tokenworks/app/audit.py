@@ -134,6 +134,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
     "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber suspend": _subscriber, "subscriber resume": _subscriber, "subscriber identify": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
 LONG: Final = frozenset({"bill run"})

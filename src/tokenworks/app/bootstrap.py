@@ -13,7 +13,7 @@ from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Identity, Keys, load_peppers
+from tokenworks.trust import Identity, Keys, Persons, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -53,7 +53,7 @@ def make_works(
     """`peppers` where the caller has loaded them already."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
-    offerings = Offerings(connection, clock)
+    offerings = Offerings(connection, clock, is_dev=settings.environment == "dev")
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
     orders = Orders(connection, offerings, ledger, charges, clock)
@@ -64,7 +64,7 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers)
+    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, Persons(peppers))
     return Works(
         connection=connection,
         clock=clock,

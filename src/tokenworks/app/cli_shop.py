@@ -29,6 +29,9 @@ when_option: Callable[[Command], Command] = click.option(
 dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
 )
+second_option: Callable[[Command], Command] = click.option(
+    "--confirm", is_flag=True, help="Have it although it is there already: twice, at twice the price."
+)
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 LIST_DEFAULT: Final = 50
 
@@ -42,6 +45,7 @@ def order() -> None:
 @subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@second_option
 @idempotency_option
 @dry_run_option
 @json_option
@@ -51,6 +55,7 @@ def order_place(
     subscriber: str,
     offering: str,
     delivery: str | None,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
@@ -59,7 +64,7 @@ def order_place(
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         with works.connection.transaction(force_rollback=dry_run):
-            made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+            made = works.orders.place(found, offering, idempotency_key, delivery=delivery, confirm=confirm)
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
@@ -70,6 +75,7 @@ def order_place(
 @product_option
 @click.option("--offering", required=True, help="The plan to go on with.")
 @when_option
+@second_option
 @idempotency_option
 @dry_run_option
 @json_option
@@ -79,13 +85,14 @@ def order_change(
     product: UUID,
     offering: str,
     when: When,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.orders.change(product, offering, when, idempotency_key)
+        made = works.orders.change(product, offering, when, idempotency_key, confirm=confirm)
     amount = f"{format_money(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",

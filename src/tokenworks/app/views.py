@@ -8,7 +8,7 @@ from uuid import UUID
 from tokenworks.app.bootstrap import Connection, Works
 from tokenworks.app.output import console, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
-from tokenworks.catalog import ChargingPolicy, SoldOffering
+from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
 from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_money, format_quantity
 from tokenworks.subscriptions import BILLING_ZONE, Member, Product
@@ -305,6 +305,14 @@ def print_policy(policy: ChargingPolicy) -> None:
     say(f"When nothing is left: {_FINAL_UNIT_WORDS[policy.final_unit]}{f' ({more})' if more else ''}.")
 
 
+def _state(offering: Offering) -> str:
+    return (
+        "dev alone"
+        if offering.is_sample and offering.status == "active"
+        else offering.status.replace("_", " ")
+    )
+
+
 def print_offerings(sold: Iterable[SoldOffering]) -> None:
     rows = []
     for item in sold:
@@ -313,9 +321,7 @@ def print_offerings(sold: Iterable[SoldOffering]) -> None:
             f"{b.quantity:,} {b.unit}s{f' per {b.window}' if b.window else ''}" for b in o.buckets
         )
         note = "sample: " + ", ".join(o.samples) if o.samples else ""
-        rows.append(
-            (o.id, o.name, o.price, o.cycle.replace("_", " "), buckets, o.status.replace("_", " "), note)
-        )
+        rows.append((o.id, o.name, o.price, o.cycle.replace("_", " "), buckets, _state(o), note))
     print_table(
         "Offerings", ["id", "name", "CNY", "cycle", "buckets", "state", "our own values"], rows, right=["CNY"]
     )

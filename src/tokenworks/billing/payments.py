@@ -283,12 +283,15 @@ class Payments:
             bill = store.find_bill(self._connection, bill_id, lock=True)
             if bill is None or bill.state == "settled" or subscriber.state == "closed":
                 return 0
+            if store.awaits_answer(self._connection, bill_id):
+                return 0  # the carrier may have collected it: its answer comes first
             if not store.add_dunning(self._connection, bill_id, step, subscriber_id, self._clock.now()):
                 return 0
             if step == "restrict":
-                self._subscriptions.set_state(subscriber, subscriber.state, restricted=True)
+                suspended = "payment" in subscriber.suspended_by
+                self._subscriptions.set_dunned(subscriber, restricted=True, suspended=suspended)
             elif step == "suspend":
-                self._subscriptions.set_state(subscriber, "suspended", restricted=True)
+                self._subscriptions.set_dunned(subscriber, restricted=True, suspended=True)
             elif step == "close":
                 self._subscriptions.close(subscriber)
             self._subscriptions.notify(
@@ -311,9 +314,6 @@ class Payments:
         subscriber = self._subscriptions.find(str(bill.subscriber_id))
         if subscriber.state == "closed":
             return
-        suspended = "suspend" in left
-        self._subscriptions.set_state(
-            subscriber,
-            "suspended" if suspended else "active",
-            restricted=bool(left & {"restrict", "suspend"}),
+        self._subscriptions.set_dunned(
+            subscriber, restricted=bool(left & {"restrict", "suspend"}), suspended="suspend" in left
         )

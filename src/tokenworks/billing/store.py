@@ -491,14 +491,25 @@ def acknowledge_file(connection: Connection, file_id: UUID, at: datetime) -> Non
 
 
 def overdue(connection: Connection, due_before: datetime, step: str, limit: int) -> list[tuple[UUID, UUID]]:
-    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet."""
+    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet. Not of those that a
+    charge file has which the carrier has not answered.
+    """
     return connection.execute(
         """SELECT b.bill_id, b.subscriber_id FROM bill b JOIN subscriber s USING (subscriber_id)
            WHERE b.state <> 'settled' AND b.due_at < %s AND s.state <> 'closed'
                AND NOT EXISTS (SELECT 1 FROM dunning d WHERE d.bill_id = b.bill_id AND d.step = %s)
+               AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
            ORDER BY b.bill_id LIMIT %s""",
         (due_before, step, limit),
     ).fetchall()
+
+
+def awaits_answer(connection: Connection, bill_id: UUID) -> bool:
+    """Whether a charge file has the bill, and the carrier has not answered it."""
+    row = connection.execute(
+        "SELECT 1 FROM charge_file_line WHERE bill_id = %s AND state = 'sent' LIMIT 1", (bill_id,)
+    ).fetchone()
+    return row is not None
 
 
 def add_dunning(connection: Connection, bill_id: UUID, step: str, subscriber_id: UUID, at: datetime) -> bool:

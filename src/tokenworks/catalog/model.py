@@ -39,6 +39,7 @@ INPUT_CLASSES: Final = frozenset(
     {"fresh_input", "cached_input", "cache_write", "audio_input", "cache_write_1h"}
 )
 WEIGHT_MAX: Final = 10**12
+SAMPLE_PREFIX: Final = "sample-"
 QUANTITY_MAX: Final = 10**15
 WINDOWS_S: Final = {"5h": 5 * 3600, "week": 7 * 86_400}
 _LONGEST_MONTH_S: Final = 31 * 86_400
@@ -282,12 +283,14 @@ class Offering(_Frozen):
     name_zh: Name
     carrier: Name
     kind: Literal["plan", "pay_as_you_go", "trial", "add_on", "bundle"]
-    status: Literal["in_study", "active", "retired"] = "active"
+    # `comparison`: another seller's tariff, shown beside one's own and never ordered.
+    status: Literal["in_study", "active", "retired", "comparison"] = "active"
     # When it can be ordered. What is sold stays.
     valid_from: datetime | None = None
     valid_until: datetime | None = None
     audiences: tuple[Audience, ...] = Field(min_length=1)
-    # Orderable only beside an active product of one of these, and at most so often by one subscriber.
+    # Orderable only beside an active product of one of these, and at most so often in all: by a subscriber, and by the person
+    # that it is known to be, over closed subscribers, too. What was had by a change counts.
     requires: tuple[Slug, ...] = Field(default=(), max_length=100)
     per_subscriber_max: int | None = Field(default=None, strict=True, gt=0, le=1000)
     price: str
@@ -384,6 +387,11 @@ class Offering(_Frozen):
         )
         times = _LONGEST_MONTH_S // (tightest.window_s or 1) + 2
         return [tightest.model_copy(update={"quantity": tightest.quantity * times, "window": None})]
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether it is on sale in a dev environment alone: its id begins with `sample-`."""
+        return self.id.startswith(SAMPLE_PREFIX)
 
     @property
     def begins(self) -> datetime:

@@ -46,7 +46,7 @@ from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
 from tokenworks.charging.revenue import FEN_NANO, share
 from tokenworks.charging.settlement import Settler
-from tokenworks.charging.slices import AccountSlices, Hold, Slices
+from tokenworks.charging.slices import AccountSlices, Hold, Shortage, Slices
 from tokenworks.charging.transfers import Transfers
 from tokenworks.charging.verify import Finding, verify
 
@@ -95,6 +95,7 @@ __all__ = [
     "RefundTooMuch",
     "Sale",
     "Settler",
+    "Shortage",
     "Slices",
     "Start",
     "Transfer",

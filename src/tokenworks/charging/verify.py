@@ -122,8 +122,9 @@ _CHECKS: Final[dict[str, str]] = {
         SELECT 'charge ' || charge_id, format('%s charged, price %s', c.price_nano, o.content::jsonb->>'price')
         FROM charge c JOIN product p USING (product_id) JOIN offering o ON o.offering_version = c.offering_version
         WHERE c.kind IN ('cycle', 'step', 'change') AND p.price_nano IS NULL
-            AND c.price_nano <> (coalesce(CASE WHEN c.kind = 'cycle' AND c.number = 1 THEN o.content::jsonb->>'first_price' END,
-                                          o.content::jsonb->>'price')::numeric * 1000000000)
+            AND c.price_nano <> (o.content::jsonb->>'price')::numeric * 1000000000
+            AND NOT (c.kind = 'cycle' AND c.number = 1 AND o.content::jsonb->>'first_price' IS NOT NULL
+                     AND c.price_nano = (o.content::jsonb->>'first_price')::numeric * 1000000000)
             AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = c.subscriber_id
                             AND t.offering_id = o.offering_id AND t.price_nano = c.price_nano)""",
     "charge: what was credited is the sum of its credits": """
@@ -140,6 +141,24 @@ _CHECKS: Final[dict[str, str]] = {
         GROUP BY p.product_id, p.cycle_no, p.step_no, o.content
         HAVING count(c.charge_id) <> CASE o.content::jsonb->>'kind' WHEN 'bundle' THEN 0 WHEN 'pay_as_you_go' THEN p.step_no
                                      ELSE p.cycle_no END""",
+    "subscriber: what suspends it is open in its history, and its state and account say so": """
+        SELECT 'subscriber ' || s.subscriber_id, format('%s, account %s, by %s, open %s', s.state, a.state, s.suspended_by, o.causes)
+        FROM subscriber s JOIN account a USING (account_id)
+        LEFT JOIN (SELECT subscriber_id, array_agg(cause) AS causes FROM suspension WHERE ended_at IS NULL GROUP BY 1) o
+            USING (subscriber_id)
+        WHERE NOT (s.suspended_by @> coalesce(o.causes, '{}') AND s.suspended_by <@ coalesce(o.causes, '{}'))
+            OR cardinality(s.suspended_by) <> cardinality(coalesce(o.causes, '{}'))
+            OR (s.state = 'suspended') <> (a.state = 'frozen') OR (s.state = 'closed') <> (a.state = 'closed')
+            OR (s.state = 'active' AND s.suspended_by <> '{}')""",
+    "product: no cycle or step was charged while its subscriber was suspended for what stops charging": """
+        SELECT 'charge ' || c.charge_id, format('charged at %s, suspended by %s from %s', c.charged_at, x.cause, x.began_at)
+        FROM charge c JOIN suspension x USING (subscriber_id)
+        -- A lost phone stops serving alone.
+        WHERE c.kind IN ('cycle', 'step', 'change') AND x.cause <> 'lost_phone' AND x.reason IS DISTINCT FROM
+                'suspended before causes were kept'
+            -- Clocks of hosts differ by less than a minute.
+            AND c.charged_at > x.began_at + interval '1 minute'
+            AND c.charged_at < coalesce(x.ended_at, 'infinity') - interval '1 minute'""",
     "bill: its lines add up to it, and each is its charges rounded to fen, posted": """
         SELECT 'bill ' || b.bill_id, format('%s billed, lines %s', b.amount_nano, coalesce(l.nano, 0))
         FROM bill b LEFT JOIN (SELECT bill_id, sum(amount_nano) AS nano, sum(tax_nano) AS tax FROM bill_line GROUP BY 1) l USING (bill_id)

@@ -33,8 +33,15 @@ from tokenworks.console.web import (
     when,
 )
 from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksError, is_digits, parse_money
-from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
-from tokenworks.trust import CodeWrong
+from tokenworks.subscriptions import (
+    SUSPENSIONS,
+    Member,
+    Subscriber,
+    SubscriberNotFound,
+    Suspension,
+    parse_phone,
+)
+from tokenworks.trust import CodeWrong, NotAllowed
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
@@ -192,6 +199,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
+            "suspended_by": list(subscriber.suspended_by),
             "regions": subscriber.regions,
             "home_region": subscriber.home_region,
             "credit_limit": None
@@ -201,6 +209,53 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "consents": rooms.subscriptions.consents(subscriber),
         }
     )
+
+
+def suspension_resource(found: Suspension) -> dict[str, object]:
+    stops = SUSPENSIONS[found.cause]
+    return shown(
+        {
+            "cause": found.cause,
+            "reason": found.reason,
+            "began_at": when(found.began_at),
+            "ended_at": when(found.ended_at),
+            "end_reason": found.end_reason,
+            "stops": [name for name, stopped in stops._asdict().items() if stopped],
+        }
+    )
+
+
+@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
+def my_suspensions(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = rooms.subscriptions.suspensions(own(rooms, who, of))
+    rows = [suspension_resource(one) for one in found if one.ended_at is None]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class OwnSuspension(Strict):
+    cause: Literal["own_wish", "lost_phone"]
+    state: Literal["suspended", "active"]
+
+
+@router.patch(
+    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
+)
+def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
+    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
+    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+    """
+    found = own(rooms, who, of)
+    if (body.cause, body.state) == ("lost_phone", "active"):
+        raise NotAllowed("the operator lifts this, once it has seen who asks")
+    with rooms.connection.transaction():
+        if body.state == "suspended":
+            found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+            if body.cause == "lost_phone":
+                rooms.identity.end_sessions(found.subscriber_id)
+        else:
+            found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
+        audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
+    return answer(subscriber_resource(rooms, found))
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))

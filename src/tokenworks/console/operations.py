@@ -1,12 +1,12 @@
 """What staff does: subscribers, deliveries, bill runs, charge files, the audit trail."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, Field
 
 from tokenworks.billing import LAYOUT
-from tokenworks.console.account import subscriber_resource
+from tokenworks.console.account import subscriber_resource, suspension_resource
 from tokenworks.console.web import (
     ALL_STAFF,
     Asked,
@@ -26,6 +26,7 @@ from tokenworks.console.web import (
 )
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import ContractPrice, parse_phone
+from tokenworks.trust import Document
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -51,7 +52,10 @@ def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
 
 
 class SubscriberAction(Strict):
+    """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
+
     action: Literal["suspend", "resume", "close", "change_phone"]
+    cause: Literal["operator", "fraud", "lost_phone", "own_wish"] = "operator"
     phone: str | None = Field(default=None, max_length=32)
     reason: str = Field(min_length=1, max_length=200)
 
@@ -71,9 +75,10 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
                 raise Invalid("phone: say the new number")
             rooms.subscriptions.change_phone(found, body.phone)
             rooms.identity.end_sessions(found.subscriber_id)
+        elif body.action == "suspend":
+            rooms.subscriptions.suspend(found, body.cause, body.reason)
         else:
-            state: Any = "suspended" if body.action == "suspend" else "active"
-            rooms.subscriptions.set_state(found, state)
+            rooms.subscriptions.lift(found, body.cause, body.reason)
         after = subscriber_resource(rooms, rooms.subscriptions.find(str(found.subscriber_id)))
         audit(
             rooms,
@@ -84,6 +89,36 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
             {**after, "reason": body.reason},
         )
     return answer(after)
+
+
+@router.get(
+    "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
+)
+def suspensions(rooms: Asked, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [suspension_resource(one) for one in rooms.subscriptions.suspensions(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class Identification(Strict):
+    """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
+
+    document: Document = "resident_id"
+    number: str = Field(min_length=5, max_length=64)
+
+
+@router.put(
+    "/subscribers/{id}/identity",
+    status_code=204,
+    summary="Whom a subscriber is known to be",
+    **allow("operator"),
+)
+def identify(body: Identification, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with rooms.connection.transaction():
+        rooms.subscriptions.identify(found, body.document, body.number)
+        audit(rooms, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+    return Response(status_code=204)
 
 
 class ContractPriceCreate(Strict):

@@ -36,7 +36,7 @@ from tokenworks.kernel import (
     shown,
     uuid7,
 )
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber
+from tokenworks.subscriptions import BILLING_ZONE, SecondNotConfirmed, Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal
 
 router = APIRouter(include_in_schema=False)
@@ -227,10 +227,8 @@ def _for(rooms: Rooms, subscriber: Subscriber) -> list[Offering]:
     rank = {"plan": 0, "pay_as_you_go": 1, "bundle": 2, "trial": 3, "add_on": 4}
     found = [
         sold.offering
-        for sold in rooms.offerings.all()
-        if sold.offering.status == "active"
-        and (subscriber.audiences is None or set(subscriber.audiences) & set(sold.offering.audiences))
-        and {"person", "family", "developer", "small_business"} & set(sold.offering.audiences)
+        for sold in rooms.offerings.for_sale(subscriber.audiences)
+        if {"person", "family", "developer", "small_business"} & set(sold.offering.audiences)
     ]
     return sorted(found, key=lambda o: (rank[o.kind], parse_money(o.price).amount_nano))
 
@@ -253,7 +251,12 @@ def _choose(
     error: TokenworksError | None = None,
 ) -> Response:
     words = WORDS[language_of(request, subscriber)]
-    offered = _for(rooms, subscriber)
+    offered = [
+        o.model_copy(update={"first_price": None})
+        if o.first_price is not None and rooms.orders.has_had(subscriber, o.id)
+        else o
+        for o in _for(rooms, subscriber)
+    ]
     chosen = next((o for o in offered if o.id == offering), None)
     if chosen is None:
         cards = [_card(o, language_of(request, subscriber)) for o in offered]
@@ -271,18 +274,25 @@ def _choose(
     return _page(
         request, rooms, "confirm.html", "order", "confirm", subscriber=subscriber, error=error, o=card,
         idempotency_key=uuid7().hex, order_for=words["order_for"].format(price=card["first"] or card["price"]),
+        second=isinstance(error, SecondNotConfirmed),
     )  # fmt: skip
 
 
 @router.post("/order")
-def place(request: Request, rooms: Asked, offering: Text, key: Text) -> Response:
+def place(
+    request: Request,
+    rooms: Asked,
+    offering: Text,
+    key: Text,
+    second: Annotated[Literal["", "yes"], Form()] = "",
+) -> Response:
     found = _whoever(request, rooms)
     if found is None:
         return _ask(request, rooms, "order")
     who, subscriber = found
     try:
         with rooms.connection.transaction():
-            made = rooms.orders.place(subscriber, offering, key)
+            made = rooms.orders.place(subscriber, offering, key, confirm=second == "yes")
             text = _first_key(rooms, who, subscriber) if made.new else None
     except TokenworksError as error:
         return _choose(request, rooms, subscriber, offering, error)

@@ -5,12 +5,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 
 from tokenworks.catalog import Offering, SoldOffering
-from tokenworks.console.web import Asked, Fields, Paged, cut, filtered, money, one, shown, when
+from tokenworks.console.web import Asked, Fields, Paged, Rooms, cut, filtered, money, one, shown, when
 from tokenworks.kernel import NotFound, parse_money
 
 BASE: Final = "/tmf-api/productCatalogManagement/v4"
 router = APIRouter(prefix=BASE, tags=["TMF620 product catalogue"])
-_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired"}
+# Another seller's tariff, kept for comparison, is none that we have launched.
+_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired", "comparison": "In study"}
 _CATEGORIES: Final = {
     "plan": ("Token plans", "套餐"),
     "pay_as_you_go": ("Pay as you go", "随用随付"),
@@ -30,7 +31,7 @@ def _period(offering: Offering) -> dict[str, object] | None:
     return shown({"startDateTime": when(offering.valid_from), "endDateTime": when(offering.valid_until)})
 
 
-def offering_resource(sold: SoldOffering) -> dict[str, object]:
+def offering_resource(rooms: Rooms, sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
     return shown(
         {
@@ -38,7 +39,7 @@ def offering_resource(sold: SoldOffering) -> dict[str, object]:
             "description": f"{o.name_zh}. {o.source}"
             + (f" Samples: {', '.join(o.samples)}." if o.samples else ""),
             "isBundle": o.kind == "bundle",
-            "isSellable": o.status == "active",
+            "isSellable": rooms.offerings.can_be_ordered(o),
             "lifecycleStatus": _LIFE[o.status],
             "version": sold.offering_version,
             "validFor": _period(o),
@@ -153,7 +154,7 @@ def _find(resources: list[dict[str, object]], id_: str, what: str) -> dict[str, 
 
 @router.get("/productOffering", summary="What is sold")
 def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [offering_resource(sold) for sold in rooms.offerings.all()]
+    found = [offering_resource(rooms, sold) for sold in rooms.offerings.all()]
     return cut(
         page, filtered(request, found, ("id", "name", "lifecycleStatus", "isBundle", "isSellable", "version"))
     )
@@ -162,7 +163,9 @@ def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
 @router.get("/productOffering/{id}", summary="One offering")
 def offering(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
     return one(
-        request, _find([offering_resource(sold) for sold in rooms.offerings.all()], id, "offering"), fields
+        request,
+        _find([offering_resource(rooms, sold) for sold in rooms.offerings.all()], id, "offering"),
+        fields,
     )
 
 

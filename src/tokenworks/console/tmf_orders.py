@@ -154,7 +154,9 @@ class _OrderItem(Loose):
 
 
 class ProductOrderCreate(Loose):
-    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end."""
+    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end;
+    `confirm` (true) orders what the subscriber has already once more.
+    """
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
     related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
@@ -165,11 +167,11 @@ class CancelProductOrderCreate(Loose):
     cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
 
 
-def _characteristic(item: _OrderItem, name: str, allowed: tuple[str, ...] | None = None) -> str | None:
+def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | None = None) -> str | None:
     for given in item.product.product_characteristic if item.product else []:
         if given.name == name:
             if allowed is not None and given.value not in allowed:
-                raise Invalid(f"{name} is {' or '.join(allowed)}")
+                raise Invalid(f"{name} is {' or '.join(str(value) for value in allowed)}")
             return str(given.value)
     return None
 
@@ -213,19 +215,20 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     item = body.product_order_item[0]
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
+    second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
     at: Any = _characteristic(item, "when", ("now", "cycle_end")) or "now"
     with rooms.connection.transaction():
         if item.action == "add":
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to add")
             made = rooms.orders.place(
-                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery")
-            )
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second
+            )  # fmt: skip
         elif item.action == "modify":
             product = _own_product(rooms, subscriber, item)
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to change it to")
-            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key)
+            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key, confirm=second)
         elif item.action == "delete":
             made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
         else:

@@ -1,16 +1,20 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.eligibility import check_idempotency_key
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
+    IdentityKnown,
     KeyReused,
     MemberExists,
     MemberNotFound,
     NotEligible,
+    NotSuspended,
     OrderNotFound,
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    SecondNotConfirmed,
     SubscriberNotActive,
     SubscriberNotFound,
     TopUpNotAllowed,
@@ -20,12 +24,16 @@ from tokenworks.subscriptions.errors import (
 )
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
+    SUSPENSIONS,
     CapPeriod,
     ContractPrice,
     Member,
     Order,
     Product,
+    Stops,
     Subscriber,
+    Suspension,
+    SuspensionCause,
     TopUp,
     WorkOrder,
     add_months,
@@ -34,21 +42,24 @@ from tokenworks.subscriptions.model import (
     parse_phone,
 )
 from tokenworks.subscriptions.notices import Notice, Notices
-from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
+from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
     "BILLING_ZONE",
+    "SUSPENSIONS",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
     "ContractPrice",
+    "IdentityKnown",
     "KeyReused",
     "Member",
     "MemberExists",
     "MemberNotFound",
     "NotEligible",
+    "NotSuspended",
     "Notice",
     "Notices",
     "Order",
@@ -59,10 +70,14 @@ __all__ = [
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "SecondNotConfirmed",
+    "Stops",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
     "Subscriptions",
+    "Suspension",
+    "SuspensionCause",
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",

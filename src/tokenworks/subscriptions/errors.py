@@ -15,6 +15,10 @@ class SubscriberNotFound(NotFound):
     """No such subscriber."""
 
 
+class IdentityKnown(Conflict):
+    """The subscriber is identified by another document."""
+
+
 class PhoneTaken(Conflict):
     """The number has a subscriber."""
 
@@ -35,8 +39,16 @@ class SubscriberNotActive(Conflict):
     """The subscriber is suspended or closed."""
 
 
+class NotSuspended(Conflict):
+    """The subscriber is not suspended for that cause."""
+
+
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
+
+
+class SecondNotConfirmed(Conflict):
+    """The subscriber has it already, and the order does not say that it is to be had once more."""
 
 
 class ChangeNotAllowed(Conflict):

@@ -3,7 +3,6 @@
 Every step is one transaction: after a crash an order is where its last step left it, and nothing is half done.
 """
 
-import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
@@ -11,16 +10,23 @@ from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
+from tokenworks.kernel import Clock, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import (
+    LIVE,
+    check_delivery,
+    check_eligible,
+    check_idempotency_key,
+    check_live,
+    check_may_buy,
+    checked_reason,
+    has_first_price,
+)
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
-    NotEligible,
     OrderNotFound,
-    ProductEnded,
     ProductNotFound,
-    SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
@@ -30,20 +36,7 @@ CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raises `Invalid`."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
-
-
-def _checked_reason(reason: str | None) -> str | None:
-    """Raises `Invalid`."""
-    return None if reason is None else check_reason(reason, optional=True)
 
 
 def price_for(
@@ -88,12 +81,14 @@ class Orders:
         idempotency_key: str | None = None,
         *,
         delivery: str | None = None,
+        confirm: bool = False,
     ) -> Order:
         """Order an offering: its products, their buckets and charges, in one transaction.
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
-        idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
+        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
+        `SubscriberNotActive`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -107,12 +102,11 @@ class Orders:
                             f"the idempotency key was used for {before.offering_id}: take another one"
                         )
                     return before
-            if known.state != "active" or known.restricted:
-                raise SubscriberNotActive("nothing can be ordered: what is owed has to be paid first")
+            check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            self._check_eligible(known, sold.offering)
-            _check_delivery(sold.offering, delivery)
+            check_eligible(self._connection, self._offerings, known, sold.offering, confirm=confirm)
+            check_delivery(sold.offering, delivery)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
@@ -130,19 +124,6 @@ class Orders:
             else:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
-
-    def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
-        if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
-            raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
-        products = store.products(self._connection, subscriber.subscriber_id)
-        live = {product.offering_id for product in products if product.state in _LIVE}
-        if offering.requires and not live & set(offering.requires):
-            raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-        had = sum(product.offering_id == offering.id for product in products)
-        if offering.per_subscriber_max is not None and had >= offering.per_subscriber_max:
-            raise NotEligible(f"{offering.id} can be had {offering.per_subscriber_max} time(s)")
-        if offering.kind == "pay_as_you_go" and offering.id in live:
-            raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
@@ -220,7 +201,7 @@ class Orders:
             return 0
         price = product.price_nano
         if price is None:
-            first = product.cycle_no == 1
+            first = has_first_price(self._connection, subscriber, offering, product)
             price = price_for(self._connection, subscriber, offering, product.cycle_start, first=first)
         return self._sell(
             subscriber,
@@ -308,7 +289,7 @@ class Orders:
 
         Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
             subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
@@ -333,7 +314,8 @@ class Orders:
         found = store.lock_product(self._connection, work.product_id)
         assert found is not None
         product = found[0]
-        if product.state != "pendingActive":
+        # What is delivered while a suspension stops charging begins, and costs, once that is lifted: `go_on`.
+        if product.state != "pendingActive" or not subscriber.begins_cycles:
             return
         now, sold = self._clock.now(), self._offerings.sold(product.offering_version)
         product = replace(
@@ -401,7 +383,7 @@ class Orders:
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        _check_live(product)
+        check_live(product)
         return product, subscriber
 
     def _again(
@@ -434,7 +416,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
@@ -448,7 +430,7 @@ class Orders:
             for part in [product_id, *store.parts_of(self._connection, product_id)]:
                 found = store.lock_product(self._connection, part)
                 assert found is not None
-                if found[0].state not in _LIVE:
+                if found[0].state not in LIVE:
                     continue
                 if when == "now":
                     self._end(found[0], subscriber, "cancelled")
@@ -474,6 +456,11 @@ class Orders:
             delivered = store.delivery_of(self._connection, product.product_id)
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
+                if product.state == "pendingActive":
+                    # Delivered while a suspension kept it from beginning.
+                    store.end_order(
+                        self._connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
+                    )
             elif delivered is not None and delivered.state == "open":
                 store.answer_work_order(
                     self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
@@ -483,22 +470,28 @@ class Orders:
                 )
 
     def change(
-        self, product_id: UUID, offering_id: str, when: When = "now", idempotency_key: str | None = None
+        self,
+        product_id: UUID,
+        offering_id: str,
+        when: When = "now",
+        idempotency_key: str | None = None,
+        *,
+        confirm: bool = False,
     ) -> Order:
         """Another plan for a product. With the cycle's end: from the next cycle on. Now: the new plan's price and quantity
         for the part of the cycle that is left, and a credit of the old plan's charge for the lesser of the part of its time
         and the part of its quantity that are left; granted quantity is waited for, until then the order is in progress.
 
-        Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
+        What the subscriber may order it may change to, and nothing else: limits and conditions count here, too. Raises
+        `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
         """
         with self._connection.transaction():
             product, subscriber = self._lock(product_id)
             before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
-            _check_live(product)
-            if subscriber.state != "active" or subscriber.restricted:
-                raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
+            check_live(product)
+            check_may_buy(subscriber, "nothing can be changed")
             if product.state != "active":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
             now = self._clock.now()
@@ -514,7 +507,9 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, _beside_nothing(sold.offering))
+            check_eligible(
+                self._connection, self._offerings, subscriber, sold.offering, confirm=confirm, instead_of=product
+            )  # fmt: skip
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
@@ -611,9 +606,33 @@ class Orders:
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
             store.set_product(self._connection, product_id, state="active", suspended_at=None)
             self._ledger.set_paused(subscriber.account_id, product_id, paused=False)
-            now = self._clock.now()
-            if product.cycle_end is not None and product.cycle_end <= now:
-                self._next_cycle(subscriber, replace(product, state="active"), begin=now)
+            self._continue(subscriber, replace(product, state="active"))
+
+    def _continue(self, subscriber: Subscriber, product: Product) -> None:
+        """Where a product's cycle has ended while nothing renewed it, the next one begins now."""
+        if self._is_due(subscriber, product):
+            self._next_cycle(subscriber, product, begin=self._clock.now())
+
+    def _is_due(self, subscriber: Subscriber, product: Product) -> bool:
+        """Whether the cycle is over and the product ends, or goes on with another one, which a suspension can stop."""
+        over = product.cycle_end is not None and product.cycle_end <= self._clock.now()
+        ends = not product.renews or product.ends_after_cycle
+        return product.state == "active" and over and (ends or subscriber.begins_cycles)
+
+    def go_on(self, subscriber: Subscriber) -> None:
+        """No suspension of the subscriber stops new cycles any more: those that waited begin now, and so does what was delivered
+        meanwhile. In the caller's transaction, the subscriber locked.
+        """
+        for known in store.products(self._connection, subscriber.subscriber_id):
+            found = store.lock_product(self._connection, known.product_id)
+            assert found is not None
+            product = found[0]
+            if product.state == "active":
+                self._continue(subscriber, product)
+            elif product.state == "pendingActive":
+                work = store.delivery_of(self._connection, product.product_id)
+                if work is not None and work.state == "done":
+                    self._deliver(subscriber, work)
 
     # The monthly cycle.
 
@@ -624,12 +643,9 @@ class Orders:
             for product_id in due:
                 with self._connection.transaction():
                     product, subscriber = self._lock(product_id)
-                    if (
-                        product.state != "active"
-                        or product.cycle_end is None
-                        or product.cycle_end > self._clock.now()
-                    ):
+                    if not self._is_due(subscriber, product):
                         continue
+                    assert product.cycle_end is not None
                     self._next_cycle(subscriber, product, begin=product.cycle_end)
                 total += 1
         self._ledger.expire_due()
@@ -667,7 +683,7 @@ class Orders:
 
         Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
             subscriber = store.lock_subscriber(self._connection, subscriber_id)
@@ -714,26 +730,13 @@ class Orders:
             raise ProductNotFound(f"there is no product {product_id}")
         return found
 
+    def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
+        """Whether the subscriber, or the person that it is known to be, ever had an offering."""
+        return store.times_had(self._connection, subscriber.subscriber_id, offering_id) > 0
+
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
-
-
-def _check_live(product: Product) -> None:
-    """Raises `ProductEnded`."""
-    if product.state not in _LIVE:
-        raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
-def _beside_nothing(offering: Offering) -> Offering:
-    """A plan that is changed to needs nothing beside itself, and is not one more."""
-    return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
-
-
-def _check_delivery(offering: Offering, delivery: str | None) -> None:
-    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
-        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
-        raise Invalid(f"{offering.id} is delivered as: {ways}")
 
 
 def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:

@@ -9,18 +9,30 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product, Subscriber, TopUp, WorkOrder
+from tokenworks.subscriptions.model import (
+    CYCLE_STOPPERS,
+    ContractPrice,
+    Member,
+    Order,
+    Product,
+    Subscriber,
+    Suspension,
+    TopUp,
+    WorkOrder,
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
+    suspended_by, cap_raises"""
 
 
 def _subscriber(row: tuple[Any, ...]) -> Subscriber:
     values = list(row)
     for at in (6, 16):
         values[at] = None if row[at] is None else tuple(row[at])
+    values[18] = tuple(row[18])
     return Subscriber(*values)
 
 
@@ -186,6 +198,49 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
         f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
         {**fields, "_id": subscriber_id},
     )
+
+
+def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
+
+
+def known_hash(connection: Connection, hashes: Sequence[bytes]) -> bytes | None:
+    """The one of these hashes of a person under which there are subscribers already, open or closed."""
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE identity_hash = ANY(%s) LIMIT 1", (list(hashes),)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def begin_suspension(connection: Connection, found: Suspension) -> None:
+    connection.execute(
+        """INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at) VALUES (%s, %s, %s, %s, %s)""",
+        (found.suspension_id, found.subscriber_id, found.cause, found.reason, found.began_at),
+    )
+
+
+def end_suspensions(
+    connection: Connection, subscriber_id: UUID, cause: str | None, at: datetime, reason: str | None
+) -> None:
+    """Of one cause, or of all."""
+    connection.execute(
+        """UPDATE suspension SET ended_at = %(at)s, end_reason = %(reason)s
+           WHERE subscriber_id = %(id)s AND ended_at IS NULL AND (%(cause)s::text IS NULL OR cause = %(cause)s)""",
+        {"id": subscriber_id, "cause": cause, "at": at, "reason": reason},
+    )
+
+
+def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list[Suspension]:
+    """Newest first."""
+    rows = connection.execute(
+        """SELECT suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason FROM suspension
+           WHERE subscriber_id = %s ORDER BY began_at DESC, suspension_id DESC LIMIT %s""",
+        (subscriber_id, limit),
+    )
+    return [Suspension(*row) for row in rows]
 
 
 def phone_is_taken(connection: Connection, phone: str) -> bool:
@@ -444,6 +499,38 @@ def products_of_order(connection: Connection, order_id: UUID) -> list[Product]:
     return [Product(*row) for row in rows]
 
 
+def lock_person(connection: Connection, subscriber_id: UUID) -> None:
+    """For a transaction: whoever is known to be the same person waits. Nothing where that is not known."""
+    connection.execute(
+        """SELECT pg_advisory_xact_lock(7461005, hashtext(encode(identity_hash, 'hex'))) FROM subscriber
+           WHERE subscriber_id = %s AND identity_hash IS NOT NULL""",
+        (subscriber_id,),
+    )
+
+
+def times_had(
+    connection: Connection, subscriber_id: UUID, offering_id: str, besides: UUID | None = None
+) -> int:
+    """How many products of a subscriber, and of the person that it is known to be, are, were or will be of an offering. What
+    failed, or was taken back before it was delivered, does not count.
+    """
+    row = connection.execute(
+        """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id
+           WHERE p.subscriber_id IN (
+                   SELECT %(id)s::uuid UNION
+                   SELECT b.subscriber_id FROM subscriber a JOIN subscriber b USING (identity_hash) WHERE a.subscriber_id = %(id)s)
+               AND p.product_id IS DISTINCT FROM %(besides)s::uuid AND p.state <> 'aborted'
+               AND (p.state = 'pendingActive' OR NOT EXISTS (SELECT 1 FROM work_order w
+                       WHERE w.product_id = p.product_id AND w.action = 'deliver' AND w.state <> 'done'))
+               AND (v.offering_id = %(offering)s OR (o.product_id = p.product_id AND o.offering_id = %(offering)s)
+                   OR EXISTS (SELECT 1 FROM product_order m WHERE m.subscriber_id = p.subscriber_id
+                              AND m.product_id = p.product_id AND m.offering_id = %(offering)s AND m.action = 'modify' AND m.state NOT IN ('rejected', 'cancelled', 'failed')))""",
+        {"id": subscriber_id, "offering": offering_id, "besides": besides},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 def subscriber_of_product(connection: Connection, product_id: UUID) -> UUID | None:
     row = connection.execute(
         "SELECT subscriber_id FROM product WHERE product_id = %s", (product_id,)
@@ -477,9 +564,13 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
 
 
 def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
+    """Products whose cycle has ended. One that would renew waits while a suspension of its subscriber stops that."""
     rows = connection.execute(
-        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s",
-        (now, limit),
+        """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
+           WHERE p.state = 'active' AND p.cycle_end <= %s
+               AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
+           ORDER BY p.product_id LIMIT %s""",
+        (now, list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
 

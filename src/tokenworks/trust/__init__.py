@@ -12,6 +12,7 @@ from tokenworks.trust.errors import (
 from tokenworks.trust.identity import STAFF_ROLES, Identity, Principal, Role, StaffRole
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
 from tokenworks.trust.pepper import ensure_pepper, load_peppers
+from tokenworks.trust.persons import Document, Persons
 from tokenworks.trust.service import Keys
 
 __all__ = [
@@ -19,11 +20,13 @@ __all__ = [
     "ApiKey",
     "ApiKeyInfo",
     "CodeWrong",
+    "Document",
     "Identity",
     "KeyNotFound",
     "Keys",
     "NotAllowed",
     "NotSignedIn",
+    "Persons",
     "Principal",
     "Role",
     "StaffExists",
