@@ -16,6 +16,7 @@ from tokenworks.console import (
     tmf_orders,
 )
 from tokenworks.console.account import SendCode
+from tokenworks.console.page import explain_errors_to_people
 from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
 
 ROUTERS: Final = (
@@ -53,6 +54,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl)
     explain_errors(app)
+    explain_errors_to_people(app)
     for router in ROUTERS:
         app.include_router(router)
     return app
