@@ -30,7 +30,7 @@ ROUTERS: Final = (
     account.router,
     disputes.router,
     operations.router,
-    pages.router,
+    *pages.ROUTERS,
 )
 
 

@@ -27,7 +27,7 @@ from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import TokenworksError, format_money, parse_money
 from tokenworks.trust import NotAllowed
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 BILLS_SHOWN: Final = 12
 Done = Annotated[Literal["asked", "spending"] | None, Query()]
 BillNo = Annotated[str, Query(max_length=64)]

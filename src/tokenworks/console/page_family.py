@@ -23,7 +23,7 @@ from tokenworks.kernel import NotFound, TokenworksError, format_tokens
 from tokenworks.subscriptions import Member
 from tokenworks.trust import NotAllowed
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
 MEMBERS_SHOWN: Final = 200
 _PHONE_SHOWN: Final = 4

@@ -22,7 +22,7 @@ from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
 from tokenworks.trust import ApiKeyInfo
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 KEYS_SHOWN: Final = 200
 # What the form offers: days, or none.
 Days = Annotated[Literal["", "30", "90", "365"], Form()]

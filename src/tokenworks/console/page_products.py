@@ -27,7 +27,7 @@ from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import NotFound, TokenworksError, uuid7
 from tokenworks.subscriptions import Order, Product, When
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 What = Literal["change", "cancel", "pause", "resume"]
 Done = Annotated[
     Literal["change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep"] | None, Query()

@@ -34,7 +34,7 @@ from tokenworks.kernel import (
     uuid7,
 )
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 # Whom the shop is for; what is for others alone is sold by people.
 _AUDIENCES: Final = ("person", "family", "developer", "small_business")

@@ -25,7 +25,7 @@ from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import format_tokens
 from tokenworks.subscriptions import BILLING_ZONE
 
-router = APIRouter()
+router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
 RECORDS_SHOWN: Final = 20
 FORECAST_DAYS: Final = 7

@@ -108,5 +108,7 @@ def language(to: Annotated[Literal["zh", "en"], Form()], back: Text = "/order") 
     return response
 
 
-for _pages in (page_shop, page_products, page_usage, page_keys, page_family, page_bill):
-    router.include_router(_pages.router)
+ROUTERS: Final = (
+    router,
+    *(module.router for module in (page_shop, page_products, page_usage, page_keys, page_family, page_bill)),
+)
