@@ -55,7 +55,7 @@ class Person:
                 const r = e.getBoundingClientRect(); return r.width && r.left > -500 && (r.height < 24 || r.width < 24) && !e.closest('p')
             }).map(e => e.outerHTML)"""
         )
-        assert small == []
+        assert small == [], small
 
     def accessible(self):
         """Every field has a label, every picture a name, headings in order, one main, a language."""
