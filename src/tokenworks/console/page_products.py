@@ -32,6 +32,8 @@ What = Literal["change", "cancel", "pause", "resume"]
 Done = Annotated[
     Literal["change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep"] | None, Query()
 ]
+# What others deliver is not paused: neither an add-on, nor a bundle that may have one.
+PAUSED: Final = frozenset({"plan", "pay_as_you_go", "trial"})
 EARLIER_SHOWN: Final = 20
 ORDERS_LOOKED_AT: Final = 1000
 
@@ -97,7 +99,7 @@ def _card(
         "price": shown["price"], "per": shown["per"], "lines": lines, "end": end,
         "can_keep": product.ends_after_cycle or product.next_version is not None,
         "can_change": o.kind == "plan" and product.state == "active",
-        "can_pause": product.state == "active", "can_resume": product.state == "suspended",
+        "can_pause": product.state == "active" and o.kind in PAUSED, "can_resume": product.state == "suspended",
     }  # fmt: skip
 
 

@@ -38,6 +38,14 @@ router = APIRouter(include_in_schema=False)
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 # Whom the shop is for; what is for others alone is sold by people.
 _AUDIENCES: Final = ("person", "family", "developer", "small_business")
+# What can be done later with an offering of each kind.
+_TERMS: Final = {
+    "plan": "on_phone_bill",
+    "pay_as_you_go": "on_phone_bill_pause",
+    "trial": "on_phone_bill_pause",
+    "bundle": "on_phone_bill_cancel",
+    "add_on": "on_phone_bill_cancel",
+}
 _RANK: Final = {"plan": 0, "pay_as_you_go": 1, "bundle": 2, "trial": 3, "add_on": 4}
 
 
@@ -247,7 +255,7 @@ def _confirm(
         request, rooms, "confirm.html", "order", "confirm", visitor=visitor, error=error,
         o=card, facts=facts, do=do, why=None if refused is None else refusal(refused, language), twice=twice, version=chosen.offering_version,
         deliveries=[(name, words[name]) for name in o.deliveries] if len(o.deliveries) > 1 else [],
-        idempotency_key=uuid7().hex,
+        idempotency_key=uuid7().hex, terms=words[_TERMS[o.kind]],
     )  # fmt: skip
 
 
