@@ -7,11 +7,12 @@ from typing import get_args
 
 import pytest
 
+from tests.console.test_edge import HOSTILE
 from tests.support.spend import balances
 from tokenworks.billing import DisputeNotFound
 from tokenworks.catalog import Audience, Catalogue, seed_catalogue
 from tokenworks.catalog.model import Delivery
-from tokenworks.console import words
+from tokenworks.console import account, words
 from tokenworks.console.page import last_day, page_at, read_tokens, yuan
 from tokenworks.console.page_shop import cards, common_name
 from tokenworks.console.words import WORDS, refusal
@@ -417,3 +418,51 @@ def test_an_offering_that_cannot_be_had_says_why(client, works, li, enter):
     assert client.get("/order?offering=ctc-light").status_code == 200
     answer = client.post("/order", data={"offering": "ctc-light", "key": "k"})
     assert answer.status_code == 422 and "您暂不符合订购条件" in answer.text
+
+
+@pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li, enter, clock, text):
+    order = works.orders.place(li, "ctc-light")
+    child = works.subscriptions.invite(li, "+8613800000002", "Mei")
+    clock.move(timedelta(days=21))
+    works.bills.run()
+    (bill,), _ = works.bills.all(li)
+    enter(li)
+    for path, form in (
+        ("/keys", {"name": text}),
+        ("/keys", {"name": "x", "cap": f"1{text}"}),
+        ("/keys", {"name": "x", "models": f"m{text}"}),
+        ("/keys/stop", {"id": text}),
+        ("/family/invite", {"phone": "13800000003", "name": text}),
+        ("/family/invite", {"phone": f"138{text}00000003", "name": "x"}),
+        ("/family/cap", {"id": str(child.member_id), "cap": f"5{text}"}),
+        ("/family/join", {"id": text, "what": "accept"}),
+        ("/bill/spending", {"what": "cap", "cap": f"5{text}"}),
+        ("/bill/dispute", {"bill": bill.bill_no, "line": "1", "text": f"Why{text}?"}),
+        ("/bill/dispute", {"bill": f"{bill.bill_no}{text}", "line": "1", "text": "Why?"}),
+        (f"/products/{order.product_id}/change", {"offering": f"ctc-standard{text}", "key": "k"}),
+        (f"/products/{order.product_id}/cancel", {"when": "now", "key": f"k{text}"}),
+        ("/order", {"offering": "ctc-light", "key": f"k{text}"}),
+        ("/order", {"offering": "security-protection", "key": "k", "delivery": f"network{text}"}),
+    ):
+        if form.get("text", "").startswith("Why") and "\n" in form["text"]:
+            continue  # a question may have several lines
+        answer = client.post(path, data=form, headers=BROWSER, follow_redirects=False)
+        assert answer.status_code in {400, 404, 422}, (path, form, answer.status_code)
+    assert works.keys.of_account(li.account_id, {}) == [] and works.disputes.all() == ([], 0)
+    assert [p.state for p in works.orders.products(li)] == ["active"]
+    assert {m.name for m in works.subscriptions.members(li)} == {"Li", "Mei"}
+
+
+def test_an_order_does_not_depend_on_a_key(client, works, li, enter, monkeypatch):
+    monkeypatch.setattr(account, "KEYS_MAX", 1)
+    enter(li)
+    client.post("/keys", data={"name": "first"})
+    assert client.post("/keys", data={"name": "second"}).status_code == 422
+    page = client.post("/order", data={"offering": "ctc-light", "key": "k"})
+    assert page.status_code == 200 and "订购成功" in page.text and "twk_…" in page.text
+    assert len(works.orders.products(li)) == 1
+    # One that is stopped makes room for another.
+    (key,) = works.keys.of_account(li.account_id, {})
+    works.keys.revoke(key.key_id)
+    assert client.post("/keys", data={"name": "second"}).status_code == 200

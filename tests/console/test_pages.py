@@ -161,6 +161,37 @@ def test_english_dark_and_by_keyboard_alone(browser, base, codes, works):
     person.context.close()
 
 
+@needs_browser
+def test_nothing_is_cut_on_the_narrowest_phone(browser, base, works, signed_in):
+    """WCAG 2.2, 1.4.10: 320 px without scrolling sideways; a long name of the operator, of a member and of a key."""
+    subscriber = works.subscriptions.register("+8613800000001", "A" * 100)
+    for offering in ("ctc-light", "tianyi-coding-lite", "shanghai-mobile-payg", "sample-home-bundle"):
+        works.orders.place(subscriber, offering)
+    works.subscriptions.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)
+    owner = works.subscriptions.owner_of(subscriber)
+    works.keys.issue(account_id=subscriber.account_id, member_id=owner, name="C" * 100, models=["m" * 200])
+    for locale in ("zh-CN", "en-GB"):
+        context = browser.new_context(
+            viewport={"width": 320, "height": 640}, locale=locale, extra_http_headers=signed_in(subscriber)
+        )
+        context.add_cookies([{"name": "tokenworks_language", "value": locale[:2], "url": base}])
+        page = context.new_page()
+        for path in (
+            "/order",
+            "/order?offering=sample-home-bundle",
+            "/products",
+            "/usage",
+            "/keys",
+            "/family",
+            "/bill",
+        ):
+            page.goto(base + path)
+            for summary in page.locator("summary").all():
+                summary.click()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 320, (locale, path)
+        context.close()
+
+
 def test_every_page_has_a_strict_policy_and_no_script(client, works, signed_in):
     subscriber = works.subscriptions.register("+8613800000001", "Li <script>alert(1)</script>")
     works.orders.place(subscriber, "ctc-light")

@@ -40,7 +40,9 @@ from tokenworks.trust import ApiKeyInfo, CodeWrong, Principal
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
+# Of a member at a time; of an account ever, stopped ones included.
 KEYS_MAX: Final = 100
+KEYS_EVER_MAX: Final = 10_000
 
 
 class SendCode(Protocol):
@@ -322,8 +324,10 @@ def issue_key(
 ) -> tuple[UUID, str]:
     """A key of whoever is signed in, with its limits: its id, and its text, which is shown this once. Raises `Invalid`."""
     assert who.member_id is not None
-    if len(visible_keys(rooms, who, subscriber)) >= KEYS_MAX:
-        raise Invalid(f"one has at most {KEYS_MAX} keys")
+    if len(rooms.keys.of_member(who.member_id)) >= KEYS_MAX:
+        raise Invalid(f"one has at most {KEYS_MAX} keys: stop one that is not used any more")
+    if rooms.keys.count(subscriber.account_id) >= KEYS_EVER_MAX:
+        raise Invalid(f"an account makes at most {KEYS_EVER_MAX} keys")
     with rooms.connection.transaction():
         cap = None if cap_tokens is None else rooms.ledger.add_cap(subscriber.account_id, cap_tokens)
         return rooms.keys.issue(

@@ -196,7 +196,7 @@ def explain_errors_to_people(app: FastAPI) -> None:
 def _for_people(handler: Callable[..., Any]) -> Callable[..., Any]:
     def answer(request: Request, error: Exception) -> Response:
         response: Response = handler(request, error)
-        if not is_for_a_person(request) or response.status_code < 400:
+        if not is_for_a_person(request) or response.media_type != "application/problem+json":
             return response
         return _error_page(request, response)
 

@@ -27,6 +27,7 @@ from tokenworks.console.web import Asked, Rooms, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
     Conflict,
+    Invalid,
     TokenworksError,
     format_money,
     format_tokens,
@@ -292,11 +293,19 @@ def place(
             made = rooms.orders.place(visitor.subscriber, offering, key, delivery=delivery or None)
             text = None
             if made.new:
-                name = WORDS[language_of(request, visitor)]["from_order_page"]
-                _, text = issue_key(rooms, visitor.who, visitor.subscriber, name)
+                text = _first_key(request, rooms, visitor)
     except TokenworksError as error:
         return _choose(request, rooms, visitor, offering, error)
     return show_key(request, rooms, visitor, text, "ordered", waits=made.state != "completed")
+
+
+def _first_key(request: Request, rooms: Rooms, visitor: Visitor) -> str | None:
+    """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
+    name = WORDS[language_of(request, visitor)]["from_order_page"]
+    try:
+        return issue_key(rooms, visitor.who, visitor.subscriber, name)[1]
+    except Invalid:
+        return None
 
 
 def show_key(
