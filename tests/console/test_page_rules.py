@@ -216,8 +216,15 @@ def test_an_order_says_before_it_is_placed_what_it_does(client, works, li, enter
     assert "开通后收取 ¥10.00" in page and "订购，今天不收费" in page and "可随时在“套餐”页取消。" in page
     page = words_of(client.get("/order?offering=sample-trial").text)
     assert "本期到 2027-05-09" in page and "到期不续订" in page
+    works.subscriptions.set_contract_price(li, "mobile-coding-lite", "20", "C-2")
+    page = words_of(client.get("/order?offering=mobile-coding-lite").text)
+    assert "今天收取 ¥20.00" in page and "首月" not in page
     works.orders.place(li, "ctc-light")
-    assert "您已有这个套餐" in client.get("/order?offering=ctc-light").text
+    page = client.get("/order?offering=ctc-light").text
+    assert (
+        "我已有这个套餐，仍要再订一份。" in page
+        and 'type="checkbox" name="second" value="yes" required' in page
+    )
     works.subscriptions.set_state(li, "active", restricted=True)
     page = words_of(client.get("/order?offering=ctc-standard").text)
     assert "现在不能订购： 账户有欠费或已停用，请先缴费。" in page and '<button class="wide"' not in page

@@ -20,8 +20,8 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
+from tokenworks.console.page_quotes import price_from, quote
 from tokenworks.console.page_shop import LIVE, offer, on_sale
-from tokenworks.console.quotes import price_from, quote
 from tokenworks.console.web import Asked, Rooms, as_uuid
 from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import NotFound, TokenworksError, uuid7

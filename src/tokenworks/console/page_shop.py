@@ -22,7 +22,7 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
-from tokenworks.console.quotes import Quote, price_from, quote
+from tokenworks.console.page_quotes import Quote, price_from, quote
 from tokenworks.console.web import Asked, Rooms, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
@@ -243,6 +243,8 @@ def _confirm(
             refused = why
         else:
             today, product = found.amount_nano, found.product
+            if o.first_price is not None and today > parse_money(o.first_price).amount_nano:
+                card["first"] = None  # it was had before, or a contract has another price
             facts.append((words["charged_today"], _today(found, yuan(price_of(o)), words)))
             if product.cycle_end is not None:
                 facts.append((words["runs_until"], last_day(product.cycle_end)))

@@ -34,7 +34,7 @@ WORDS: Final[dict[Language, dict[str, str]]] = {
         "renews_anniversary": "每月在订购当天的日期自动续订，{price}", "billed_by_step": "按份购买，用多少买多少", "after_delivery": "开通后收取 {price}", "rest_later": "{price}，其余部分开通后收取",
         "no_end": "长期有效", "on_phone_bill": "费用计入话费账单。可随时在“套餐”页取消、变更或暂停。",
         "on_phone_bill_pause": "费用计入话费账单。可随时在“套餐”页取消或暂停。", "on_phone_bill_cancel": "费用计入话费账单。可随时在“套餐”页取消。",
-        "order_for": "以 {price} 订购", "order_free": "订购，今天不收费", "sign_in_to_order": "登录后订购", "twice": "您已有这个套餐，确认后将再订一份。",
+        "order_for": "以 {price} 订购", "order_free": "订购，今天不收费", "sign_in_to_order": "登录后订购", "twice": "我已有这个套餐，仍要再订一份。",
         "cannot_order": "现在不能订购：", "other_plans": "看看其他套餐",
         # After an order, keys.
         "ordered": "订购成功", "key_made": "密钥已创建", "your_key": "您的密钥", "key_once": "密钥只显示这一次，请立即保存。",
@@ -124,7 +124,7 @@ WORDS: Final[dict[Language, dict[str, str]]] = {
         "renews_anniversary": "Each month on the day of your order, automatically, at {price}", "billed_by_step": "Bought pack by pack, as you use it", "after_delivery": "{price} once it is set up", "rest_later": "{price}, the rest once it is set up",
         "no_end": "No end date", "on_phone_bill": "It is charged to your phone bill. You can cancel, change or pause it at any time under Plans.",
         "on_phone_bill_pause": "It is charged to your phone bill. You can cancel or pause it at any time under Plans.", "on_phone_bill_cancel": "It is charged to your phone bill. You can cancel it at any time under Plans.",
-        "order_for": "Order for {price}", "order_free": "Order, nothing to pay today", "sign_in_to_order": "Sign in to order", "twice": "You have this plan already. Confirm to order another one.",
+        "order_for": "Order for {price}", "order_free": "Order, nothing to pay today", "sign_in_to_order": "Sign in to order", "twice": "I have this plan already, and I want another one.",
         "cannot_order": "This can't be ordered now:", "other_plans": "See other plans",
         "ordered": "Your order is complete", "key_made": "Your key is ready", "your_key": "Your key", "key_once": "The key is shown only once. Save it now.",
         "key_again": "Your order is complete. A key is shown only once; create another one if you need it.", "new_key": "Create a new key", "to_products": "See my plans",
