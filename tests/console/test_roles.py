@@ -81,6 +81,7 @@ class Household:
         (self.bill,), _ = works.bills.all(self.subscriber)
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
+        self.dispute = works.disputes.ask(self.bill, 1, "What is this?")
         works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
         works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
 
@@ -91,7 +92,7 @@ class Household:
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
             "transferBalance": self.transfer.transfer_id,
-            "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
+            "disputes": self.dispute.dispute_id, "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
     def bodies(self):
@@ -144,6 +145,8 @@ class Household:
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
+            "POST /api/disputes": {"bill": self.bill.bill_no, "line": 1, "text": "And this?"},
+            "PATCH /api/operations/disputes/{id}": {"text": "It is your plan."},
             "POST /api/operations/charge-files/acknowledgements": "A|tokenworks-phone-1|9",
         }  # fmt: skip
 
@@ -162,7 +165,15 @@ class Household:
             return {"relatedParty.id": str(self.subscriber.subscriber_id)}
         return (
             {"of": str(self.subscriber.subscriber_id)}
-            if path in {"/api/subscriber", "/api/suspensions", "/api/keys", "/api/keys/{id}", "/api/members"}
+            if path
+            in {
+                "/api/subscriber",
+                "/api/suspensions",
+                "/api/keys",
+                "/api/keys/{id}",
+                "/api/members",
+                "/api/disputes",
+            }
             else {}
         )
 
@@ -199,7 +210,7 @@ def call(client, household, method, path, headers, key):
 
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
-    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
+    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit", "dispute",
 )  # fmt: skip
 
 
@@ -312,7 +323,7 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
-        ("departments", "MemberExists"), ("suspensions", "NotSuspended"),
+        ("departments", "MemberExists"), ("suspensions", "NotSuspended"), ("disputes/{id}", "DisputeAnswered"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

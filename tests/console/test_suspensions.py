@@ -1,8 +1,12 @@
 """Suspensions over HTTP: what the subscriber may say of itself, and what the operator says."""
 
+import re
+
 import pytest
 
 from tests.support.spend import balances
+from tokenworks.console.words import WORDS
+from tokenworks.subscriptions import SUSPENSIONS
 
 
 @pytest.fixture
@@ -97,6 +101,40 @@ def test_the_order_page_asks_before_a_second_one_and_shows_the_price_that_is_giv
     order = works.orders.place(subscriber, "mobile-coding-lite")
     works.orders.cancel(order.product_id)
     assert "7.9" not in client.get("/order?offering=mobile-coding-lite").text
+
+
+def test_a_change_to_what_is_had_beside_it_asks_first(client, works, subscriber, signed_in):
+    client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
+    works.orders.place(subscriber, "ctc-standard")
+    light = works.orders.products(subscriber)[0]
+    assert light.offering_id == "ctc-light"
+    url = f"/products/{light.product_id}/change"
+    assert client.get(url, params={"offering": "ctc-premium"}).text.count('name="second"') == 0
+    assert client.get(url, params={"offering": "ctc-standard"}).text.count('name="second"') == 2
+    form = {"offering": "ctc-standard", "when": "now", "key": "k1"}
+    refused = client.post(url, data=form)
+    assert refused.status_code == 422 and "请勾选确认" in refused.text
+    assert works.orders.product(light.product_id)[0].offering_id == "ctc-light"
+    done = client.post(url, data={**form, "second": "yes"}, follow_redirects=False)
+    assert (done.status_code, done.headers["location"]) == (303, "/products?done=change")
+    assert works.orders.product(light.product_id)[0].offering_id == "ctc-standard"
+
+
+def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscriber, signed_in):
+    client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
+
+    def notices():
+        return re.findall(r'<p class="error">([^<]*)</p>', client.get("/products").text)
+
+    works.subscriptions.set_dunned(subscriber, restricted=True, suspended=False)
+    assert notices() == [WORDS["zh"]["notice_restricted"]]
+    works.subscriptions.set_dunned(subscriber, restricted=True, suspended=True)
+    for cause in SUSPENSIONS:
+        if cause != "payment":
+            works.subscriptions.suspend(subscriber, cause, "a test")
+    assert notices() == [WORDS["zh"][f"suspended_{cause}"] for cause in SUSPENSIONS]
+    works.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
+    assert WORDS["zh"]["suspended_payment"] not in notices() and len(notices()) == len(SUSPENSIONS) - 1
 
 
 def test_an_identity_is_set_by_the_operator_and_never_shown(client, works, subscriber, staff):

@@ -55,6 +55,12 @@ def _bill(works: Works, params: Mapping[str, Any]) -> object:
     return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}
 
 
+def _dispute(works: Works, params: Mapping[str, Any]) -> object:
+    if "dispute_id" in params:
+        return works.disputes.find(params["dispute_id"])
+    return works.disputes.of_bills([works.bills.find(params["bill_no"])])
+
+
 def _files(works: Works, _params: Mapping[str, Any]) -> object:
     return works.payments.files(1)
 
@@ -125,6 +131,7 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 
 _LOOKS: Final[dict[str, Look]] = {
     "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
+    "bill dispute answer": _dispute, "bill dispute ask": _dispute,
     "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
     "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
@@ -170,7 +177,7 @@ def _masked(value: Any) -> Any:
 
 
 _REFS: Final = (
-    "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
+    "subscriber", "product", "order_id", "dispute_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
     "limit_id", "phone", "name",
 )  # fmt: skip
 

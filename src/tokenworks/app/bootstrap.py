@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from tokenworks.app.settings import Settings
-from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
+from tokenworks.billing import Bills, Disputes, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
@@ -35,6 +35,7 @@ class Works:
     subscriptions: Subscriptions
     notices: Notices
     bills: Bills
+    disputes: Disputes
     payments: Payments
     refunds: Refunds
     keys: Keys
@@ -65,6 +66,7 @@ def make_works(
     )
     transfers = Transfers(connection, clock)
     subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, Persons(peppers))
+    bills = Bills(connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch)
     return Works(
         connection=connection,
         clock=clock,
@@ -78,9 +80,8 @@ def make_works(
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
-        bills=Bills(
-            connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
-        ),
+        bills=bills,
+        disputes=Disputes(connection, bills, subscriptions, clock),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),

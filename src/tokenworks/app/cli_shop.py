@@ -11,6 +11,7 @@ from rich.progress import Progress
 
 from tokenworks.app import views
 from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_disputes import dispute
 from tokenworks.app.edge import read_text
 from tokenworks.app.output import console, json_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
@@ -701,6 +702,7 @@ def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
     print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)
 
 
+bill.add_command(dispute)
 GROUPS: Final = (order, bill, refund, staff, audit)
 SUBSCRIBER: Final = (
     subscriber_set,

@@ -13,8 +13,8 @@ from typing import Any, Final
 import psycopg
 import structlog
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -81,12 +81,6 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
 
     app = make_api(open_rooms, code_sender(settings), settings.public_url)
     app.router.lifespan_context = lifespan
-
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def root(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/order", 303)
-        return JSONResponse({"service": "tokenworks", "version": __version__})
 
     return app
 

@@ -45,6 +45,11 @@ _TEXTS: Final = {
         "dunning.suspend",
         "en",
     ): "Bill {bill_no}: ¥{left} are overdue. The service is suspended until it is paid.",
+    ("dispute.answered", "zh"): "您对账单 {bill_no} 第 {line_no} 项的疑问已有答复，请在“账单”页查看。",
+    (
+        "dispute.answered",
+        "en",
+    ): "Your question about line {line_no} of bill {bill_no} is answered: see the bill page.",
     ("dunning.close", "zh"): "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
     ("dunning.close", "en"): "Bill {bill_no}: ¥{left} were not paid. The service has ended.",
 }
@@ -55,6 +60,7 @@ def text_of(kind: str, content: dict[str, Any], language: str) -> str:
     return _TEXTS[kind, language].format(
         percent=content.get("percent"),
         bill_no=content.get("bill_no"),
+        line_no=content.get("line_no"),
         spent=format_money(content.get("spent_nano", 0)),
         cap=format_money(content.get("cap_nano", 0)),
         left=format_money(content.get("remaining_nano", 0)),

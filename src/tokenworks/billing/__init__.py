@@ -1,13 +1,17 @@
-"""Bills, payments, the phone bill's charge files, refunds and dunning."""
+"""Bills and questions about them, payments, the phone bill's charge files, refunds and dunning."""
 
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.charge_file import LAYOUT, read_answer, write_file
+from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
     BillNotFound,
     BillSettled,
     ChargeFileAnswered,
     ChargeFileNotFound,
+    DisputeAnswered,
+    DisputeNotFound,
+    DisputeOpen,
     PaymentDeclined,
     PaymentReused,
     PaymentTooMuch,
@@ -19,6 +23,7 @@ from tokenworks.billing.model import (
     Bill,
     BillRun,
     CreditNote,
+    Dispute,
     DunningPlan,
     Payment,
     Payout,
@@ -29,6 +34,7 @@ from tokenworks.billing.refunds import Part, Refunds
 
 __all__ = [
     "LAYOUT",
+    "QUESTION_CHARS_MAX",
     "AcknowledgementFaulty",
     "Bill",
     "BillNotFound",
@@ -38,6 +44,11 @@ __all__ = [
     "ChargeFileAnswered",
     "ChargeFileNotFound",
     "CreditNote",
+    "Dispute",
+    "DisputeAnswered",
+    "DisputeNotFound",
+    "DisputeOpen",
+    "Disputes",
     "DunningPlan",
     "Part",
     "Payment",

@@ -39,5 +39,17 @@ class AcknowledgementFaulty(Invalid):
     """An acknowledgement that does not fit its charge file; nothing changed."""
 
 
+class DisputeNotFound(NotFound):
+    """No such question about a bill."""
+
+
+class DisputeOpen(Conflict):
+    """The line of the bill has a question that is not answered yet."""
+
+
+class DisputeAnswered(Conflict):
+    """The question is answered already."""
+
+
 class RefundNotAllowed(Conflict):
     """There is nothing to refund, or it is refunded already."""

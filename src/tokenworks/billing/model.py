@@ -71,6 +71,26 @@ class CreditNote:
 
 
 @dataclass(frozen=True, slots=True)
+class Dispute:
+    """A subscriber's question about a line of a bill, and its answer. `amount_nano` is the line's."""
+
+    dispute_id: UUID
+    subscriber_id: UUID
+    bill_id: UUID
+    bill_no: str
+    line_no: int
+    description: str
+    description_zh: str
+    amount_nano: int
+    question: str
+    asked_at: datetime
+    state: Literal["open", "answered"]
+    answer: str | None
+    answered_by: str | None
+    answered_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class Refund:
     """What is given back of one charge. Pending while something of it is still granted."""
 

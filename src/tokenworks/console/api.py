@@ -5,8 +5,18 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import (
+    account,
+    disputes,
+    operations,
+    pages,
+    tmf_balance,
+    tmf_bills,
+    tmf_catalog,
+    tmf_orders,
+)
 from tokenworks.console.account import SendCode
+from tokenworks.console.page import explain_errors_to_people
 from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
 
 ROUTERS: Final = (
@@ -18,8 +28,9 @@ ROUTERS: Final = (
     tmf_bills.bills_router,
     tmf_bills.payments_router,
     account.router,
+    disputes.router,
     operations.router,
-    pages.router,
+    *pages.ROUTERS,
 )
 
 
@@ -43,6 +54,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl)
     explain_errors(app)
+    explain_errors_to_people(app)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenworks.billing import Bills, Payments, Refunds
+from tokenworks.billing import Bills, Disputes, Payments, Refunds
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.kernel import (
@@ -76,6 +76,8 @@ class Rooms(Protocol):
     def subscriptions(self) -> Subscriptions: ...
     @property
     def bills(self) -> Bills: ...
+    @property
+    def disputes(self) -> Disputes: ...
     @property
     def payments(self) -> Payments: ...
     @property
