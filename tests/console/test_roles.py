@@ -293,7 +293,7 @@ def test_who_may_can(client, works, town, staff):
                     method,
                     at if method == "GET" else path,
                     headers[role],
-                    f"key-{role}-{len(refused)}",
+                    f"key-{role}-{name.replace(' ', '-')}",
                 )
                 if at == path
                 else client.request(method, at, json={"status": "completed"}, headers=headers[role])

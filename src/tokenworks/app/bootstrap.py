@@ -13,7 +13,7 @@ from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Identity, Keys, load_peppers
+from tokenworks.trust import Answers, Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -39,6 +39,7 @@ class Works:
     refunds: Refunds
     keys: Keys
     identity: Identity
+    answers: Answers
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -85,6 +86,7 @@ def make_works(
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),
         identity=Identity(connection, peppers, clock),
+        answers=Answers(connection, clock),
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

@@ -3,14 +3,14 @@
 import contextlib
 import getpass
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, check_schema, connect, database
-from tokenworks.app.output import print_json, say
+from tokenworks.app.output import json_text, print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 
@@ -22,6 +22,10 @@ json_option: Callable[[Command], Command] = click.option(
 subscriber_option: Callable[[Command], Command] = click.option(
     "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
 )
+
+
+# Of a command's parameters: how it is asked, not what.
+_FORM: Final = frozenset({"as_json", "dry_run", "exact"})
 
 
 def command_name() -> str:
@@ -65,12 +69,15 @@ class Context:
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):
+                with connection.transaction(force_rollback=True):
+                    _begin(works, command, params)
                 yield works
             elif command in LONG:
                 yield works
                 self._audit(works, command, params, None, None)
             else:
                 with connection.transaction():
+                    _begin(works, command, params)
                     about = pinned(works, params)
                     before = look(works, command, about)
                     yield works
@@ -88,6 +95,17 @@ class Context:
             before,
             {"asked": as_said(params), "is": after},
         )
+
+
+def _begin(works: Works, command: str, params: dict[str, Any]) -> None:
+    """Take the command's idempotency key, where it has one. The services give a repeat what they gave before.
+
+    Raises `KeyReused`.
+    """
+    key = params.get("idempotency_key")
+    if key is not None:
+        asked = {name: str(value) for name, value in pinned(works, params).items() if name not in _FORM}
+        works.answers.begin("command line", key, json_text([command, sorted(asked.items())], None).encode())
 
 
 pass_context = click.make_pass_decorator(Context)

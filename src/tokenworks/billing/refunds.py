@@ -13,7 +13,7 @@ from tokenworks.billing.errors import RefundNotAllowed
 from tokenworks.billing.model import Refund
 from tokenworks.charging import Charge, Charges, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
-from tokenworks.subscriptions import Orders, Subscriptions, check_idempotency_key
+from tokenworks.subscriptions import KeyReused, Orders, Subscriptions, check_idempotency_key
 
 PENDING_MAX: Final = 1000
 Part = Literal["whole", "unused", "amount"]
@@ -48,7 +48,7 @@ class Refunds:
     ) -> list[Refund]:
         """Give back what an order's last charges cost: all of it (`whole`), what was not used (`unused`), or an amount of the
         first of them, with which the product goes on. The first two end the order's products. The same key again gives the
-        same refunds. Raises `OrderNotFound`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
+        same refunds. Raises `OrderNotFound`, `KeyReused`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -60,6 +60,8 @@ class Refunds:
             if idempotency_key is not None:
                 before = store.refunds_of_key(self._connection, order_id, idempotency_key)
                 if before:
+                    if (before[0].part, before[0].asked_nano) != (part, amount_nano):
+                        raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]
             charges = [c for p in products for c in self._refundable(p.product_id)]

@@ -24,6 +24,7 @@ from tokenworks.console.web import (
     Number,
     Paged,
     Ref,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
@@ -47,8 +48,8 @@ from tokenworks.subscriptions import Member, Subscriber, TopUp
 
 BALANCE: Final = "/tmf-api/prepayBalanceManagement/v4"
 USAGE: Final = "/tmf-api/usageManagement/v4"
-balance_router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"])
-usage_router = APIRouter(prefix=USAGE, tags=["TMF635 usage"])
+balance_router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
+usage_router = APIRouter(prefix=USAGE, tags=["TMF635 usage"], route_class=RepeatableRoute)
 _SPECIFICATION: Final = {
     "id": "tokens",
     "href": f"{USAGE}/usageSpecification/tokens",

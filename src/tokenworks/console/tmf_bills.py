@@ -18,6 +18,7 @@ from tokenworks.console.web import (
     Number,
     Paged,
     Ref,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
@@ -37,8 +38,8 @@ from tokenworks.kernel import Invalid, NotFound, parse_money
 
 BILL: Final = "/tmf-api/customerBillManagement/v4"
 PAYMENT: Final = "/tmf-api/paymentManagement/v4"
-bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"])
-payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"])
+bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
+payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=RepeatableRoute)
 
 
 def bill_resource(bill: Bill) -> dict[str, object]:

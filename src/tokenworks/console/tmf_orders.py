@@ -15,6 +15,8 @@ from tokenworks.console.web import (
     Loose,
     Paged,
     Ref,
+    Repeatable,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
@@ -38,8 +40,8 @@ from tokenworks.subscriptions import Order, Product, Subscriber
 
 ORDER: Final = "/tmf-api/productOrderingManagement/v4"
 INVENTORY: Final = "/tmf-api/productInventory/v4"
-orders_router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"])
-inventory_router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"])
+orders_router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"], route_class=RepeatableRoute)
+inventory_router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"], route_class=RepeatableRoute)
 Party = Annotated[str | None, Query(alias="relatedParty.id", max_length=64)]
 # What TMF637 calls the states of a product.
 _STATUS: Final = {
@@ -242,7 +244,7 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     summary="Take an order back before it is delivered",
     **allow(*BUYERS),
 )
-def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who) -> Response:
+def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
     found, subscriber_id = rooms.orders.find(as_uuid(body.product_order.id, "order"))
     mine_only(who, subscriber_id, "order")
     with rooms.connection.transaction():

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -15,7 +15,9 @@ from uuid import UUID
 import msgspec
 import psycopg
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -38,7 +40,17 @@ from tokenworks.kernel import (
     flaw_in,
 )
 from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
-from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+from tokenworks.trust import (
+    Answers,
+    Identity,
+    KeptAnswer,
+    Keys,
+    NotAllowed,
+    NotSignedIn,
+    Principal,
+    Role,
+    TooManyCodes,
+)
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -84,6 +96,8 @@ class Rooms(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def answers(self) -> Answers: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -323,13 +337,86 @@ def as_uuid(text: str, what: str) -> UUID:
     raise NotFound(f"there is no such {what}")
 
 
-def _key(key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None) -> str:
+# Requests that may come again.
+
+# What an answer is for its asker alone, or for the moment: a repeat gets its own.
+_KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
+
+
+class Repeated(Exception):
+    """The request came before under its idempotency key: this is what it was answered."""
+
+    def __init__(self, kept: KeptAnswer) -> None:
+        super().__init__("the request came before")
+        self.kept = kept
+
+
+class _Claim(NamedTuple):
+    """The key of a request that is done now, until its answer is kept."""
+
+    answers: Answers
+    asker: str
+    key: str
+
+
+async def _asked_text(request: Request) -> bytes:
+    """What makes two requests the same: method, path, query and body, whatever the spaces and the order of JSON's members."""
+    body = await request.body()
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    target = f"{request.method} {request.url.path}?{request.url.query}\n"
+    return target.encode() + body
+
+
+def _claim(
+    request: Request,
+    rooms: Asked,
+    who: Who,
+    text: Annotated[bytes, Depends(_asked_text)],
+    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
+) -> Iterator[str | None]:
+    """What the request does, and the answer that is kept of it, are one transaction. Raises `Repeated`, `KeyReused`."""
+    if key is None:
+        yield None
+        return
+    asker = f"staff:{who.name}" if who.is_staff else f"member:{who.member_id}"
+    with rooms.connection.transaction():
+        kept = rooms.answers.begin(asker, key, text)
+        if kept is not None:
+            raise Repeated(kept)
+        request.state.claim = _Claim(rooms.answers, asker, key)
+        yield key
+
+
+# Ends before the answer is sent: an answer that says "done" is after the commit.
+Repeatable = Annotated[str | None, Depends(_claim, scope="function")]
+
+
+def _key(key: Repeatable) -> str:
     if key is None:
         raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
     return key
 
 
-IdempotencyKey = Annotated[str, Depends(_key)]
+IdempotencyKey = Annotated[str, Depends(_key, scope="function")]
+
+
+class RepeatableRoute(APIRoute):
+    """Keeps the answer of a route whose request had an idempotency key, in the request's transaction. The one place."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            response = await handle(request)
+            claim: _Claim | None = getattr(request.state, "claim", None)
+            if claim is not None:
+                headers = {k: v for k, v in response.headers.items() if k in _KEPT_HEADERS}
+                kept = KeptAnswer(response.status_code, headers, bytes(response.body))
+                await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept)
+            return response
+
+        return handled
 
 
 def audit(
@@ -481,6 +568,11 @@ def explain_errors(app: FastAPI) -> None:
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
+
+    @app.exception_handler(Repeated)
+    def again(_request: Request, repeated: Repeated) -> Response:
+        headers = {**repeated.kept.headers, "Idempotent-Replayed": "true"}
+        return Response(repeated.kept.body, repeated.kept.status, headers)
 
     @app.exception_handler(psycopg.errors.UniqueViolation)
     def at_once(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
