@@ -1,7 +1,7 @@
 """The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
 
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,6 +16,8 @@ from tokenworks.kernel.units import QUANTITY_MAX
 
 EXPIRE_BATCH: Final = 500
 LIMIT_MAX: Final = 10**12
+# Longer than any request runs, and more than two clocks differ.
+CONSUMED_SLACK: Final = timedelta(days=1)
 
 
 class Ledger:
@@ -171,6 +173,13 @@ class Ledger:
         offset = since.astimezone(zone).utcoffset()
         assert offset is not None
         return usage_store.usage_by_day(self._connection, account_id, floor, offset)
+
+    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
+        """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
+        member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
+        """
+        floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
+        return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
 
     def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
         return usage_store.usage_record(self._connection, usage_id)

@@ -1,6 +1,6 @@
 """The SQL of usage as people and auditors read it. Settlement alone writes it."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -46,6 +46,31 @@ def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: 
         (offset, account_id, floor),
     )
     return dict(rows.fetchall())
+
+
+def consumed(
+    connection: Connection, account_id: UUID, floor: UUID, below: UUID, begin: datetime, end: datetime
+) -> list[dict[str, Any]]:
+    """What was drawn from an account's buckets by requests that ended in a time, by charge, product, member, model and unit:
+    amounts in thousandths. `floor` and `below` bound the ids that are looked at. A request that only windows limit is counted
+    once, in the first of them.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """WITH found AS (
+                   SELECT usage_id, member_id, model, p, at,
+                          bool_or(p->>4 = 'balance') OVER (PARTITION BY usage_id) AS paid,
+                          min(at) FILTER (WHERE p->>4 = 'window') OVER (PARTITION BY usage_id) AS first_window
+                   FROM usage, jsonb_array_elements(parts) WITH ORDINALITY AS t(p, at)
+                   WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s
+                       AND ended_at >= %(begin)s AND ended_at < %(end)s)
+               SELECT b.charge_id, b.product_id, f.member_id, f.model, f.p->>3 AS unit, f.p->>2 AS rate_version,
+                      sum((f.p->>5)::bigint)::bigint AS amount, count(DISTINCT f.usage_id)::int AS requests
+               FROM found f JOIN bucket b ON b.account_id = %(account)s AND b.bucket_id = (f.p->>0)::uuid
+               WHERE f.p->>4 = 'balance' OR (NOT f.paid AND f.at = f.first_window)
+               GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 2, 1, 3, 4, 5, 6""",
+            {"account": account_id, "floor": floor, "below": below, "begin": begin, "end": end},
+        ).fetchall()
 
 
 def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:

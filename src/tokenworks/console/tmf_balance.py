@@ -8,9 +8,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
+from starlette.responses import StreamingResponse
 
 from tokenworks.charging import PER_UNIT, Adjustment, BalanceMove, Bucket, Transfer
-from tokenworks.console.focus import focus_csv
+from tokenworks.console.focus import focus_pieces
 from tokenworks.console.tmf_orders import Party, party, product_ref
 from tokenworks.console.web import (
     ALL_STAFF,
@@ -571,8 +572,8 @@ def focus(
     related: Party = None,
 ) -> Response:
     subscriber = own(rooms, who, related)
-    return Response(
-        focus_csv(rooms, subscriber, month),
+    return StreamingResponse(
+        focus_pieces(rooms, subscriber, month),
         media_type="text/csv",
         headers={"Content-Disposition": f'attachment; filename="focus-{month}.csv"'},
     )

@@ -229,6 +229,13 @@ def decimal(amount_nano: int) -> Decimal:
     return Decimal(f"-{text}" if amount_nano < 0 else text)
 
 
+def quantity_decimal(amount: int) -> Decimal:
+    """Thousandths of a unit, exactly."""
+    whole, rest = divmod(abs(amount), 1000)
+    text = f"{whole}.{rest:03d}".rstrip("0").rstrip(".")
+    return Decimal(f"-{text}" if amount < 0 else text)
+
+
 def when(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
