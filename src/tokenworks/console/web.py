@@ -18,7 +18,7 @@ from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -198,6 +198,19 @@ Number = Annotated[
     BeforeValidator(check_number),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": NUMBER_CHARS_MAX}]}),
 ]
+# The years in which an instant that is kept lies: one at the ends of time has no UTC, and no column holds it.
+INSTANT_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+INSTANT_LAST: Final = datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def _instant(at: datetime) -> datetime:
+    if not INSTANT_FIRST <= at <= INSTANT_LAST:
+        raise ValueError(f"an instant is of the years {INSTANT_FIRST.year} to {INSTANT_LAST.year}")
+    return at.astimezone(UTC)
+
+
+# An instant with its offset, as RFC 3339 writes it.
+Instant = Annotated[AwareDatetime, AfterValidator(_instant)]
 # Whose: a subscriber's id, phone or broadband number.
 Of = Annotated[str | None, Query(max_length=64)]
 
@@ -585,6 +598,11 @@ def explain_errors(app: FastAPI) -> None:
     def at_once(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
         """Two who did the same at the same moment, where each had looked before: one of them did it."""
         return problem(409, "Conflict", "the same was done at this moment: look, and try again")
+
+    @app.exception_handler(psycopg.DataError)
+    def beyond(_request: Request, _error: psycopg.DataError) -> Response:
+        """The last of the edge: a number, an instant or a text that no column holds. Nothing is changed: it was rolled back."""
+        return problem(400, "Invalid", "a number, an instant or a text is beyond what can be kept")
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> Response:

@@ -92,6 +92,8 @@ class PayAsYouGo:
             if found.state != "active" or found.spend_locked or found.restricted:
                 raise TopUpNotAllowed("spending is locked")
             price = price_for(self._connection, found, product[1].offering, self._clock.now())
+            if not price:  # agreed before this was refused
+                raise TopUpNotAllowed("a step costs nothing here: there is nothing to buy")
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
                 raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")

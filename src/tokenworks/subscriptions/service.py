@@ -185,13 +185,16 @@ class Subscriptions:
 
         Raises `OfferingNotFound`, `Invalid`.
         """
-        self._offerings.on_sale(offering_id)
+        sold = self._offerings.on_sale(offering_id)
+        price_nano = parse_money(price).amount_nano
+        if sold.offering.kind == "pay_as_you_go" and not price_nano:
+            raise Invalid("a step of pay-as-you-go costs more than zero: a plan can be free")
         valid_from = valid_from or self._clock.now()
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
         contract = check_line(contract, "a contract's name")
         store.set_contract_price(
-            self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
+            self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
 
