@@ -17,7 +17,19 @@ NUMBERS = (
     0, -1, 1, 2, 0.0, -0.0, 0.1, 0.001, 1e-9, 1e-10, 5e-324, 1.5, 999_999_999, 10**9, 10**12, 10**12 + 1, 10**15, 10**16, -(10**15), 2**31,
     2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**64, 10**24, 10**30, 1e308, 10**400,
 )  # fmt: skip
-OTHERS = (None, True, False, [], {}, [[]], [None], {"": ""}, {"a": {"b": [1, "\x00"]}}, {"\x00": 1}, [["x"] * 3] * 3)
+OTHERS = (
+    None,
+    True,
+    False,
+    [],
+    {},
+    [[]],
+    [None],
+    {"": ""},
+    {"a": {"b": [1, "\x00"]}},
+    {"\x00": 1},
+    [["x"] * 3] * 3,
+)
 VALUES = (*TEXTS, *NUMBERS, *OTHERS)
 
 
@@ -52,14 +64,29 @@ def as_bytes(body):
     return json.dumps(body, ensure_ascii=True).encode()
 
 
-RAW = (b"", b"\xff", b"{", b"[" * 2000, b'{"a":1' * 50, b"\xef\xbb\xbf{}", b'"\\ud800"', b"NaN", b"A|\xef\xbc\x91\r\n", b"A|tokenworks-phone-1|" + b"9" * 30)
+RAW = (
+    b"",
+    b"\xff",
+    b"{",
+    b"[" * 2000,
+    b'{"a":1' * 50,
+    b"\xef\xbb\xbf{}",
+    b'"\\ud800"',
+    b"NaN",
+    b"A|\xef\xbc\x91\r\n",
+    b"A|tokenworks-phone-1|" + b"9" * 30,
+)
 HEADERS = ("Idempotency-Key", "If-Match", "If-None-Match", "Accept-Language", "Host", "Range")
 
 
 def spoiled(random, body, names, more=()):
     """(body as bytes or None, query, path value or None, headers): a request's parts with one or two of them spoiled."""
     query, headers, part = {}, {}, None
-    kinds = ["query", "path", "header"] if body is None else ["body", "body", "body", "query", "path", "header", "raw"]
+    kinds = (
+        ["query", "path", "header"]
+        if body is None
+        else ["body", "body", "body", "query", "path", "header", "raw"]
+    )
     what = random.choice(kinds)
     sent = None if body is None else body.encode() if isinstance(body, str) else as_bytes(body)
     if what == "body" and isinstance(body, dict):

@@ -105,7 +105,7 @@ class _Hits:
         parts = path.split("/")
         of = parts[parts.index("{id}") - 1] if "{id}" in parts else ""
         right = str(self.family.ids().get(of, "x"))
-        random = Random(f"{name} {examples}")  # noqa: S311 - the same requests every time
+        random = Random(f"{name} {examples}")
         for number in range(examples):
             sent, query, part, headers = spoiled(random, body, names, more)
             value = right if part is None else quote(part.encode("utf-8", "surrogatepass"), safe="") or "x"
@@ -191,7 +191,7 @@ def _forms(api):
 @pytest.mark.fuzz
 def test_no_form_makes_us_fail(client, api, works, family):
     session = family.headers["owner"]["authorization"].removeprefix("Bearer ")
-    random = Random("forms")  # noqa: S311 - the same requests every time
+    random = Random("forms")
     for method, path, names in _forms(api):
         for _ in range(EXAMPLES // 2):
             chosen = random.sample(names, k=min(len(names), random.randint(1, 3))) or ["x"]

@@ -10,7 +10,7 @@ import click
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, check_schema, connect, database
-from tokenworks.app.output import json_text, print_json, say
+from tokenworks.app.output import exact_wanted, json_text, print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 
@@ -19,13 +19,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
 )
+exact_option: Callable[[Command], Command] = click.option(
+    "--exact",
+    is_flag=True,
+    expose_value=False,
+    callback=exact_wanted,
+    help="Money to the nano, not to the fen.",
+)
 subscriber_option: Callable[[Command], Command] = click.option(
     "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
 )
 
 
 # Of a command's parameters: how it is asked, not what.
-_FORM: Final = frozenset({"as_json", "dry_run", "exact"})
+_FORM: Final = frozenset({"as_json", "dry_run"})
 
 
 def command_name() -> str:

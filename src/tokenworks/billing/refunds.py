@@ -9,7 +9,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.billing import store
-from tokenworks.billing.errors import RefundNotAllowed
+from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
 from tokenworks.charging import Charge, Charges, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
@@ -127,6 +127,13 @@ class Refunds:
                 refund = store.lock_pending_refund(self._connection, refund_id)
                 done += refund is not None and self._settle(refund).state == "done"
         return done
+
+    def find(self, refund_id: UUID) -> Refund:
+        """Raises `RefundNotFound`."""
+        found = store.refund_by_id(self._connection, refund_id)
+        if found is None:
+            raise RefundNotFound("there is no such refund")
+        return found
 
     def of_order(self, order_id: UUID) -> list[Refund]:
         """Oldest first."""

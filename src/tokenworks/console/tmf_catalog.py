@@ -155,7 +155,23 @@ def _find(resources: list[dict[str, object]], id_: str, what: str) -> dict[str, 
 def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
     found = [offering_resource(sold) for sold in rooms.offerings.all()]
     return cut(
-        page, filtered(request, found, ("id", "name", "lifecycleStatus", "isBundle", "isSellable", "version"))
+        page,
+        filtered(
+            request,
+            found,
+            (
+                "id",
+                "name",
+                "lifecycleStatus",
+                "isBundle",
+                "isSellable",
+                "version",
+                "category.id",
+                "marketSegment.id",
+                "validFor.startDateTime",
+                "validFor.endDateTime",
+            ),
+        ),
     )
 
 
@@ -169,7 +185,10 @@ def offering(request: Request, rooms: Asked, id: str, fields: Fields = None) -> 
 @router.get("/productOfferingPrice", summary="What it costs")
 def prices(request: Request, rooms: Asked, page: Paged) -> Response:
     found = [price for sold in rooms.offerings.all() for price in price_resources(sold)]
-    return cut(page, filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version")))
+    return cut(
+        page,
+        filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version", "price.value")),
+    )
 
 
 @router.get("/productOfferingPrice/{id}", summary="One price")
@@ -194,7 +213,12 @@ def specification(request: Request, rooms: Asked, id: str, fields: Fields = None
 def categories(request: Request, rooms: Asked, page: Paged) -> Response:
     sold = rooms.offerings.all()
     return cut(
-        page, filtered(request, [_category_resource(kind, sold) for kind in _CATEGORIES], ("id", "name"))
+        page,
+        filtered(
+            request,
+            [_category_resource(kind, sold) for kind in _CATEGORIES],
+            ("id", "name", "lifecycleStatus"),
+        ),
     )
 
 

@@ -2,14 +2,15 @@
 
 import contextlib
 import hashlib
+import operator
 import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
-from urllib.parse import unquote_to_bytes
+from typing import Annotated, Any, Final, NamedTuple, Protocol, Self, TypeVar
+from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 from uuid import UUID
 
 import msgspec
@@ -18,7 +19,16 @@ from fastapi import Depends, FastAPI, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
-from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -108,6 +118,8 @@ class Rooms(Protocol):
 
 # Where this is reached, for the hrefs of the request that is answered.
 _base_url: ContextVar[str] = ContextVar("base_url", default="")
+# Path and query of the request that is answered, for the links between pages of its list.
+_target: ContextVar[tuple[str, str]] = ContextVar("target", default=("", ""))
 _HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
 
 
@@ -153,6 +165,7 @@ class BaseUrl:
             scheme = "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
             found = self._public_url or f"{scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
             _base_url.set(found)
+            _target.set((scope["path"], scope["query_string"].decode("latin-1")))
         await self._app(scope, receive, send)
 
 
@@ -485,11 +498,45 @@ Paged = Annotated[Page, Depends(_page)]
 Fields = Annotated[str | None, Query(max_length=500)]
 
 
+class OutOfRange(Invalid):
+    """A page begins behind the end of its list."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(f"offset: the list has {total} resources")
+        self.total = total
+
+
 def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
-    """A page of a list (TMF630): 206 where there is more."""
-    headers = {"X-Total-Count": str(total), "X-Result-Count": str(len(resources))}
+    """A page of a list (TMF630): 206 where there is more, 416 where it begins behind the end; links to the other pages."""
+    if page.offset and page.offset >= total:
+        raise OutOfRange(total)
+    last = (total - 1) // page.limit * page.limit if total else 0
+    offsets = {"first": 0, "last": last}
+    if page.offset:
+        offsets["prev"] = max(0, page.offset - page.limit)
+    if page.offset + len(resources) < total:
+        offsets["next"] = page.offset + page.limit
+    headers = {
+        "X-Total-Count": str(total),
+        "X-Result-Count": str(len(resources)),
+        "Link": links({rel: {"offset": str(at)} for rel, at in offsets.items()}),
+    }
+    if resources:
+        headers["Content-Range"] = f"items {page.offset}-{page.offset + len(resources) - 1}/{total}"
     status = 206 if len(resources) < total else 200
-    return answer([_pick(resource, page.fields) for resource in resources], status, headers)
+    return answer([pick(resource, page.fields) for resource in resources], status, headers)
+
+
+def links(changes: Mapping[str, Mapping[str, str]]) -> str:
+    """A `Link` header (RFC 8288): by relation, this request's address with parts of its query replaced."""
+    path, query = _target.get()
+    asked = parse_qsl(query, keep_blank_values=True)
+    found = []
+    for rel in sorted(changes):
+        kept = [(name, value) for name, value in asked if name not in {"offset", "cursor"}]
+        target = f"{_base_url.get()}{quote(path)}?{urlencode([*kept, *changes[rel].items()])}"
+        found.append(f'<{target}>; rel="{rel}"')
+    return ", ".join(found)
 
 
 def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
@@ -497,7 +544,7 @@ def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
     return page_of(page, resources[page.offset : page.offset + page.limit], len(resources))
 
 
-def _pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
+def pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
     return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
 
 
@@ -507,7 +554,7 @@ def _tag(body: bytes) -> str:
 
 def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
     """A resource with its ETag: 304 where the asker has it."""
-    body = encode(_pick(resource, _fields(fields)))
+    body = encode(pick(resource, _fields(fields)))
     tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers={"ETag": tag})
@@ -525,24 +572,115 @@ def check_match(request: Request, resource: Mapping[str, object]) -> None:
         raise Changed("it has changed since you read it: read it again")
 
 
+_Listed = TypeVar("_Listed")
+# Resources that are looked through for a filter that the database does not know.
+FILTERED_MAX: Final = 5000
+
+
+def narrowed(
+    request: Request,
+    page: Page,
+    read: Callable[[int, int], tuple[Sequence[_Listed], int]],
+    resource: Callable[[_Listed], Mapping[str, object]],
+    names: Sequence[str],
+    beside: Sequence[str] = (),
+) -> Response:
+    """A page of what `read(offset, limit)` gives with its total, or of what of it matches the query's filters. Raises `Invalid`
+    where there is more to look through than `FILTERED_MAX`.
+    """
+    if not is_filtered(request, *beside):
+        found, total = read(page.offset, page.limit)
+        return page_of(page, [resource(one) for one in found], total)
+    all_of: list[Mapping[str, object]] = []
+    total = 1
+    while len(all_of) < total:
+        found, total = read(len(all_of), 1000)
+        if total > FILTERED_MAX:
+            raise Invalid(f"there are {total} to look through: name a subscriber by relatedParty.id")
+        all_of += [resource(one) for one in found]
+        if not found:
+            break
+    return cut(page, filtered(request, all_of, names, beside))
+
+
+_OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "eq": operator.eq,
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+
+
 def filtered(
     request: Request,
     resources: Sequence[Mapping[str, object]],
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> list[Mapping[str, object]]:
-    """What matches the query's `name=value` (or one of `a,b`) of top-level attributes. Raises `Invalid` on other
-    names; those `beside` are somebody else's business.
+    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value` and its like for instants and numbers;
+    names with dots for attributes of attributes. Raises `Invalid` on other names; those `beside` are somebody else's business.
     """
     found = list(resources)
     for name, value in request.query_params.multi_items():
         if name in {"offset", "limit", "fields", *beside}:
             continue
-        if name not in names:
+        attribute, _, ending = name.rpartition(".")
+        if name in names:
+            wanted = set(value.split(","))
+            found = [one for one in found if wanted & {_as_text(part) for part in _parts(one, name)}]
+        elif attribute in names and ending in _OPERATORS:
+            bound = _comparable(value)
+            found = [
+                one for one in found if any(_holds(ending, part, bound) for part in _parts(one, attribute))
+            ]
+        else:
             raise Invalid(f"one can filter by {', '.join(names)}, not by {name[:50]}")
-        values = set(value.split(","))
-        found = [resource for resource in found if str(resource.get(name)) in values]
     return found
+
+
+def is_filtered(request: Request, *beside: str) -> bool:
+    """True if the query asks for more than a page of all (and what is `beside`)."""
+    return bool(set(request.query_params) - {"offset", "limit", "fields", *beside})
+
+
+def _parts(value: object, name: str) -> Iterator[object]:
+    """What a name with dots means in a resource: any of a list."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part, name)
+    elif isinstance(value, Mapping):
+        if name in value:
+            inner = value[name]
+            yield from inner if isinstance(inner, list | tuple) else (inner,)
+        first, dot, rest = name.partition(".")
+        if dot and first in value:
+            yield from _parts(value[first], rest)
+
+
+def _as_text(value: object) -> str:
+    """As JSON writes it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _comparable(text: str) -> datetime | Decimal:
+    """An instant or a number. Raises `Invalid`."""
+    with contextlib.suppress(ValueError):
+        at = datetime.fromisoformat(text.replace(" ", "+"))
+        return _instant(at if at.tzinfo else at.replace(tzinfo=UTC))
+    with contextlib.suppress(ValueError, ArithmeticError):
+        found = Decimal(str(check_number(text)))
+        if found.is_finite():
+            return found
+    raise Invalid(f"{text[:50]!r} is neither an instant (RFC 3339, years 2000 to 9998) nor a number")
+
+
+def _holds(name: str, value: object, bound: datetime | Decimal) -> bool:
+    if isinstance(bound, datetime):
+        with contextlib.suppress(ValueError):
+            return _OPERATORS[name](datetime.fromisoformat(str(value)), bound)
+        return False
+    return isinstance(value, int | Decimal) and not isinstance(value, bool) and _OPERATORS[name](value, bound)
 
 
 def only_filters(request: Request, *names: str) -> None:
@@ -560,6 +698,7 @@ _STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
     (NotAllowed, 403),
     (Changed, 412),
     (NotFound, 404),
+    (OutOfRange, 416),
     (Invalid, 400),
     (Conflict, 409),
     (Refused, 422),
@@ -585,6 +724,8 @@ def explain_errors(app: FastAPI) -> None:
         headers = {}
         if isinstance(error, TooManyCodes):
             headers["Retry-After"] = str(error.wait_s)
+        if isinstance(error, OutOfRange):
+            headers["Content-Range"] = f"items */{error.total}"
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
