@@ -111,8 +111,11 @@ def _begin(works: Works, command: str, params: dict[str, Any]) -> None:
     """
     key = params.get("idempotency_key")
     if key is not None:
-        asked = {name: str(value) for name, value in pinned(works, params).items() if name not in _FORM}
-        works.answers.begin("command line", key, json_text([command, sorted(asked.items())], None).encode())
+        about = pinned(works, params)
+        asked = {name: str(value) for name, value in about.items() if name not in _FORM}
+        # One subscriber's keys are not another's: scripts number what they do for each.
+        asker = f"command line:{about['subscriber']}" if "subscriber" in about else "command line"
+        works.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
 
 
 pass_context = click.make_pass_decorator(Context)
