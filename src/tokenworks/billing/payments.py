@@ -27,7 +27,7 @@ from tokenworks.billing.errors import (
 )
 from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment, Payout
 from tokenworks.charging import FEN_NANO, Charges
-from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_line, uuid7
+from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions, day_of, last_day
 
 DUNNING_BATCH: Final = 500
@@ -37,7 +37,7 @@ ANSWER_BATCH: Final = 2000
 
 def _check_reference(reference: str) -> None:
     """Raises `Invalid`."""
-    if check_line(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
+    if check_name(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
         raise Invalid("a payment's reference has no spaces around it")
 
 

@@ -12,6 +12,7 @@ from tokenworks.kernel.text import (
     REFERENCE_CHARS_MAX,
     TEXT_CHARS_MAX,
     check_line,
+    check_name,
     check_names,
     check_number,
     check_reason,
@@ -19,6 +20,7 @@ from tokenworks.kernel.text import (
     flaw,
     flaw_in,
     is_digits,
+    normal_name,
     shown,
 )
 from tokenworks.kernel.units import (
@@ -61,6 +63,7 @@ __all__ = [
     "TokenworksError",
     "Unavailable",
     "check_line",
+    "check_name",
     "check_names",
     "check_number",
     "check_reason",
@@ -72,6 +75,7 @@ __all__ = [
     "format_quantity",
     "format_tokens",
     "is_digits",
+    "normal_name",
     "parse_money",
     "shown",
     "tokens_to_mtok",
