@@ -39,9 +39,9 @@ def test_routes_that_move_money_take_a_key():
 def test_a_repeat_gets_the_same_answer_and_another_body_is_refused(
     client, works, family, staff, method, path, roles
 ):
-    headers = {**staff, **family.headers}[min(roles & {"owner", "finance"})]
+    headers = {**staff, **family.headers}[next(r for r in ("finance", "owner", "operator") if r in roles)]
     first = call(client, family, method, path, headers, "same")
-    assert first.status_code == 201, first.text
+    assert first.status_code == (200 if method == "PATCH" else 201), first.text
     assert "idempotent-replayed" not in first.headers
     before = _rows(works)
     again = call(client, family, method, path, headers, "same")

@@ -8,7 +8,7 @@ import psycopg
 
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
-from tokenworks.catalog import Offerings
+from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
@@ -25,6 +25,7 @@ class Works:
     connection: Connection
     clock: Clock
     offerings: Offerings
+    drafts: Drafts
     deployments: Deployments
     ledger: Ledger
     charges: Charges
@@ -70,6 +71,7 @@ def make_works(
         connection=connection,
         clock=clock,
         offerings=offerings,
+        drafts=Drafts(connection, offerings, clock),
         deployments=Deployments(connection),
         ledger=ledger,
         charges=charges,

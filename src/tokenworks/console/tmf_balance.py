@@ -13,6 +13,7 @@ from starlette.responses import StreamingResponse
 from tokenworks.charging import PER_UNIT, Adjustment, BalanceMove, Bucket, Transfer
 from tokenworks.console.focus import focus_pieces
 from tokenworks.console.tmf_orders import Party, party, product_ref
+from tokenworks.console.urls import links
 from tokenworks.console.web import (
     ALL_STAFF,
     BUYERS,
@@ -36,7 +37,6 @@ from tokenworks.console.web import (
     audit,
     cut,
     filtered,
-    links,
     mine_only,
     money,
     narrowed,

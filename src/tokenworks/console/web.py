@@ -3,14 +3,11 @@
 import contextlib
 import hashlib
 import operator
-import re
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Protocol, Self, TypeVar
-from urllib.parse import parse_qsl, quote, unquote_to_bytes, urlencode
 from uuid import UUID
 
 import msgspec
@@ -30,11 +27,11 @@ from pydantic import (
     model_validator,
 )
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenworks.billing import Bills, Payments, Refunds
-from tokenworks.catalog import Offerings
+from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.console.urls import base_url, links
 from tokenworks.kernel import (
     NANO_PER_UNIT,
     NUMBER_CHARS_MAX,
@@ -46,7 +43,6 @@ from tokenworks.kernel import (
     TokenworksError,
     Unavailable,
     check_number,
-    flaw,
     flaw_in,
 )
 from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
@@ -66,9 +62,6 @@ PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
 OFFSET_MAX: Final = 1_000_000
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
-PATH_CHARS_MAX: Final = 1000
-PATH_PART_CHARS_MAX: Final = 200
-QUERY_BYTES_MAX: Final = 8192
 COOKIE: Final = "tokenworks_session"
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -82,6 +75,8 @@ class Rooms(Protocol):
     def clock(self) -> Clock: ...
     @property
     def offerings(self) -> Offerings: ...
+    @property
+    def drafts(self) -> Drafts: ...
     @property
     def ledger(self) -> Ledger: ...
     @property
@@ -116,59 +111,6 @@ class Rooms(Protocol):
     def fonts_dir(self) -> Path | None: ...
 
 
-# Where this is reached, for the hrefs of the request that is answered.
-_base_url: ContextVar[str] = ContextVar("base_url", default="")
-# Path and query of the request that is answered, for the links between pages of its list.
-_target: ContextVar[tuple[str, str]] = ContextVar("target", default=("", ""))
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
-
-
-class CleanUrl:
-    """Refuses a path or a query that names what no text may have, or is longer than any that is answered: before a route."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            found = _flaw_of_url(scope["path"], scope["query_string"])
-            if found is not None:
-                await problem(400, "Invalid", found)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def _flaw_of_url(path: str, query: bytes) -> str | None:
-    if len(path) > PATH_CHARS_MAX or any(len(part) > PATH_PART_CHARS_MAX for part in path.split("/")):
-        return f"a path has at most {PATH_CHARS_MAX} characters, a part of it {PATH_PART_CHARS_MAX}"
-    if len(query) > QUERY_BYTES_MAX:
-        return f"a query has at most {QUERY_BYTES_MAX} bytes"
-    try:
-        text = unquote_to_bytes(query.replace(b"+", b" ")).decode()
-    except UnicodeDecodeError:
-        return "the query is not UTF-8"
-    bad = flaw(path) or flaw(text)
-    return None if bad is None else f"the URL has {bad}: leave it out"
-
-
-class BaseUrl:
-    """Says where the asker reached us: `public_url` where it is set, else what the request says."""
-
-    def __init__(self, app: ASGIApp, public_url: str = "") -> None:
-        self._app = app
-        self._public_url = public_url.rstrip("/")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            host = headers.get(b"host", b"localhost").decode("latin-1")
-            scheme = "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
-            found = self._public_url or f"{scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
-            _base_url.set(found)
-            _target.set((scope["path"], scope["query_string"].decode("latin-1")))
-        await self._app(scope, receive, send)
-
-
 def encode(content: object) -> bytes:
     """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
     return _encode(_linked(content))
@@ -177,7 +119,7 @@ def encode(content: object) -> bytes:
 def _linked(content: object) -> object:
     if isinstance(content, Mapping):
         return {
-            name: f"{_base_url.get()}{value}"
+            name: f"{base_url.get()}{value}"
             if name in {"href", "url"} and isinstance(value, str) and value.startswith("/")
             else _linked(value)
             for name, value in content.items()
@@ -284,7 +226,7 @@ Asked = Annotated[Rooms, Depends(_rooms)]
 
 def reached_at() -> str:
     """Where the asker of the request that is answered reached us: scheme and host."""
-    return _base_url.get()
+    return base_url.get()
 
 
 def _principal(request: Request, rooms: Asked) -> Principal:
@@ -315,6 +257,12 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
     return Principal(member.name, role, subscriber_id, member_id, session_id)
+
+
+def is_staff(request: Request, rooms: Rooms) -> bool:
+    """True if staff asks: of a route that is public, and says more to staff."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and rooms.identity.staff_of(text) is not None
 
 
 Who = Annotated[Principal, Depends(_principal)]
@@ -525,18 +473,6 @@ def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -
         headers["Content-Range"] = f"items {page.offset}-{page.offset + len(resources) - 1}/{total}"
     status = 206 if len(resources) < total else 200
     return answer([pick(resource, page.fields) for resource in resources], status, headers)
-
-
-def links(changes: Mapping[str, Mapping[str, str]]) -> str:
-    """A `Link` header (RFC 8288): by relation, this request's address with parts of its query replaced."""
-    path, query = _target.get()
-    asked = parse_qsl(query, keep_blank_values=True)
-    found = []
-    for rel in sorted(changes):
-        kept = [(name, value) for name, value in asked if name not in {"offset", "cursor"}]
-        target = f"{_base_url.get()}{quote(path)}?{urlencode([*kept, *changes[rel].items()])}"
-        found.append(f'<{target}>; rel="{rel}"')
-    return ", ".join(found)
 
 
 def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:

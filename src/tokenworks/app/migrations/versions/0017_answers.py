@@ -1,4 +1,4 @@
-"""Answers under idempotency keys: what a repeated request gets again."""
+"""Answers under idempotency keys, which a repeated request gets again; offerings that are being drafted."""
 
 from alembic import op
 
@@ -20,6 +20,15 @@ def upgrade() -> None:
             PRIMARY KEY (asker, idempotency_key)
         );
         CREATE INDEX kept_answer_made ON kept_answer (made_at);
+        CREATE TABLE offering_draft (
+            offering_id text PRIMARY KEY,
+            content jsonb NOT NULL,
+            drafted_by text NOT NULL,
+            drafted_at timestamptz NOT NULL,
+            approved_by text CHECK (approved_by <> drafted_by),
+            approved_at timestamptz,
+            CHECK ((approved_by IS NULL) = (approved_at IS NULL))
+        );
         COMMENT ON TABLE kept_answer IS 'The first answer to a request that had an idempotency key';
         """
     )
