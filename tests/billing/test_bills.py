@@ -256,7 +256,7 @@ def test_a_charge_file_takes_each_bill_once_and_its_answer_pays_them(works, cloc
     head, *lines, tail = [row.split("|") for row in rows]
     assert head == ["H", "tokenworks-phone-1", "1", "2027-04-30T17:00:00Z", "3", "2970"]
     assert [line[:2] + line[3:] for line in lines] == [
-        ["D", str(at + 1), f"+86137{at:08d}", "20270410", "20270501", "990", "56"] for at in range(3)
+        ["D", str(at + 1), f"+86137{at:08d}", "20270410", "20270430", "990", "56"] for at in range(3)
     ]
     body = "".join(f"{row}\n" for row in rows[:-1])
     assert tail == ["T", "3", "2970", hashlib.sha256(body.encode()).hexdigest()]

@@ -20,6 +20,7 @@ PUBLIC = {
         for one in ("", "/{id}")
     ),
     "GET /tmf-api/usageManagement/v4/usageSpecification",
+    "GET /tmf-api/usageManagement/v4/usageSpecification/{id}",
 }
 M = 1_000_000
 BASES = {
@@ -30,6 +31,13 @@ BASES = {
     "usage": "/tmf-api/usageManagement/v4",
     "inventory": "/tmf-api/productInventory/v4",
 }
+
+
+DRAFT = {
+    "id": "drafted", "name": "Drafted", "name_zh": "草案", "carrier": "Sample", "kind": "plan", "audiences": ["person"], "price": "5",
+    "cycle": "calendar_month", "rate_card": "one-price", "source": "a test",
+    "buckets": [{"unit": "token", "quantity": 1000}],
+}  # fmt: skip
 
 
 class Household:
@@ -81,16 +89,17 @@ class Household:
         (self.bill,), _ = works.bills.all(self.subscriber)
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
-        works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
-        works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
+        self.payment = works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
+        (self.refund,) = works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
 
     def ids(self):
         return {
-            "productOrder": self.order.order_id, "product": self.order.product_id, "bucket": self.bucket, "usage": self.usage,
+            "productOffering": "ctc-light", "productOrder": self.order.order_id, "product": self.order.product_id, "bucket": self.bucket, "usage": self.usage,
             "accumulatedBalance": f"{self.subscriber.account_id}-token", "customerBill": self.bill.bill_id,
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
-            "transferBalance": self.transfer.transfer_id,
+            "transferBalance": self.transfer.transfer_id, "payment": self.payment.payment_id, "refund": self.refund.refund_id,
+            "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens",
             "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
@@ -125,6 +134,10 @@ class Household:
             },
             f"POST {BASES['pay']}/refund": {
                 "order": {"id": str(self.order.order_id)}, "part": "amount", "totalAmount": money, "reason": "test",
+            },
+            "POST /tmf-api/productCatalogManagement/v4/productOffering": {"name": "Drafted", "catalogueEntry": DRAFT},
+            "PATCH /tmf-api/productCatalogManagement/v4/productOffering/{id}": {
+                "catalogueEntry": DRAFT | {"id": "ctc-light", "name": "Light, anew"},
             },
             "PATCH /api/subscriber": {"spend_locked": True},
             "POST /api/keys": {"name": "another"},
@@ -293,7 +306,7 @@ def test_who_may_can(client, works, town, staff):
                     method,
                     at if method == "GET" else path,
                     headers[role],
-                    f"key-{role}-{len(refused)}",
+                    f"key-{role}-{name.replace(' ', '-')}",
                 )
                 if at == path
                 else client.request(method, at, json={"status": "completed"}, headers=headers[role])
@@ -306,7 +319,8 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
-        ("departments", "MemberExists"),
+        ("departments", "MemberExists"), ("productOffering/{id}", "DraftNotFound"), ("productOffering", "Conflict"),
+        ("cancelProductOrder/{id}", "NotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

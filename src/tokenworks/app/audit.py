@@ -96,7 +96,7 @@ def _frozen(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _deployment(works: Works, params: Mapping[str, Any]) -> object:
-    return next(d for d in works.deployments.all() if d.name == params["name"])
+    return next(d for d in works.deployments.all() if d.name == params["name"]).model_dump(mode="json")
 
 
 def _alias(works: Works, params: Mapping[str, Any]) -> object:

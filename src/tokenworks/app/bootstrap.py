@@ -8,12 +8,12 @@ import psycopg
 
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
-from tokenworks.catalog import Offerings
+from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
 from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Identity, Keys, load_peppers
+from tokenworks.trust import Answers, Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -25,6 +25,7 @@ class Works:
     connection: Connection
     clock: Clock
     offerings: Offerings
+    drafts: Drafts
     deployments: Deployments
     ledger: Ledger
     charges: Charges
@@ -39,6 +40,7 @@ class Works:
     refunds: Refunds
     keys: Keys
     identity: Identity
+    answers: Answers
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -69,6 +71,7 @@ def make_works(
         connection=connection,
         clock=clock,
         offerings=offerings,
+        drafts=Drafts(connection, offerings, clock),
         deployments=Deployments(connection),
         ledger=ledger,
         charges=charges,
@@ -85,6 +88,7 @@ def make_works(
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),
         identity=Identity(connection, peppers, clock),
+        answers=Answers(connection, clock),
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

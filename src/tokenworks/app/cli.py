@@ -17,14 +17,14 @@ from rich.progress import Progress
 from tokenworks import __version__
 from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.kernel import NotFound, TokenworksError, is_digits
-from tokenworks.subscriptions import CapPeriod
+from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
 USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
@@ -131,6 +131,7 @@ def offering() -> None:
 
 
 @offering.command("list")
+@exact_option
 @json_option
 @pass_context
 def offering_list(context: Context, as_json: bool) -> None:
@@ -154,6 +155,7 @@ def offering_list(context: Context, as_json: bool) -> None:
 
 @offering.command("show")
 @click.argument("offering_id")
+@exact_option
 @json_option
 @pass_context
 def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
@@ -219,12 +221,13 @@ def subscriber_list(context: Context, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        rows = [(s.subscriber_id, s.phone_masked, s.name, f"{s.created_at:%Y-%m-%d}") for s in found]
+        rows = [(s.subscriber_id, s.phone_masked, s.name, day_of(s.created_at)) for s in found]
         print_table("Subscribers", ["id", "phone", "name", "since"], rows)
 
 
 @subscriber.command("show")
 @subscriber_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
@@ -539,7 +542,7 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
     """What was produced and nobody paid for, by day (UTC) and cause."""
     with context.works() as works:
         account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.ledger.losses(_since(since), account_id)
+        found = works.ledger.losses(_since(since), account_id, BILLING_ZONE)
     if as_json:
         print_json(found)
     else:

@@ -3,21 +3,29 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 from uuid import UUID
 
 import click
 from rich.progress import Progress
 
 from tokenworks.app import views
-from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import (
+    Command,
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
 from tokenworks.app.edge import read_text
-from tokenworks.app.output import console, json_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, json_text, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
-from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import BILLING_ZONE, When
+from tokenworks.kernel import Invalid, parse_money
+from tokenworks.subscriptions import When, day_of, end_of_day, last_day, second_of
 from tokenworks.trust import StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
@@ -44,6 +52,7 @@ def order() -> None:
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_place(
@@ -62,7 +71,7 @@ def order_place(
             made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
-    text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
+    text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
     said(made, f"It would be {text}" if dry_run else f"Order {made.order_id}: {text}", as_json)
 
 
@@ -72,6 +81,7 @@ def order_place(
 @when_option
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_change(
@@ -86,7 +96,7 @@ def order_change(
     """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.change(product, offering, when, idempotency_key)
-    amount = f"{format_money(made.amount_nano)} {made.currency}"
+    amount = f"{money_text(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
         "inProgress": f"is {offering} now: {amount}; the old plan is credited when nothing of it is granted any more",
@@ -145,6 +155,7 @@ def order_resume(context: Context, product: UUID, as_json: bool) -> None:
 @order.command("list")
 @click.option("--subscriber", help="Of this one alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@exact_option
 @json_option
 @pass_context
 def order_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
@@ -156,7 +167,7 @@ def order_list(context: Context, subscriber: str | None, limit: int, as_json: bo
         print_json(found)
         return
     rows = [
-        (o.order_id, f"{o.ordered_at:%Y-%m-%d %H:%M}", o.action, o.offering_id, o.state, format_money(o.amount_nano), o.reason or "")
+        (o.order_id, o.ordered_at, o.action, o.offering_id, o.state, money_text(o.amount_nano), o.reason or "")
         for o in found
     ]  # fmt: skip
     columns = ["order", "at", "action", "offering", "state", "CNY", "why"]
@@ -214,6 +225,7 @@ def work_answer(
 @click.option("--reason", required=True, help="Why; it is kept.")
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def refund(
@@ -234,7 +246,7 @@ def refund(
         )
     total = sum(refund.amount_nano or 0 for refund in made)
     waits = sum(refund.state == "pending" for refund in made)
-    text = f"{format_money(total)} CNY {'would be' if dry_run else 'are'} credited on the next bill"
+    text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited on the next bill"
     if waits:
         text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
     said(made, f"{text}.", as_json)
@@ -247,6 +259,7 @@ def bill() -> None:
 
 @bill.command("run")
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
@@ -254,7 +267,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
     with context.works() as works:
         count, amount = works.bills.due()
         if dry_run:
-            text = f"{count} bill(s) over about {format_money(amount)} CNY would be made."
+            text = f"{count} bill(s) over about {money_text(amount)} CNY would be made."
             said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
             return
         with Progress(console=console, transient=True, disable=as_json) as bar:
@@ -263,7 +276,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
             made = works.bills.run(lambda done: bar.update(task, completed=done))
     said(
         made,
-        f"{made.bills} bill(s) with {made.lines} line(s) over {format_money(made.amount_nano)} CNY.",
+        f"{made.bills} bill(s) with {made.lines} line(s) over {money_text(made.amount_nano)} CNY.",
         as_json,
     )
 
@@ -271,6 +284,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
 @bill.command("list")
 @click.option("--subscriber", help="Of this one alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@exact_option
 @json_option
 @pass_context
 def bill_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
@@ -282,7 +296,7 @@ def bill_list(context: Context, subscriber: str | None, limit: int, as_json: boo
         print_json(found)
         return
     rows = [
-        (b.bill_no, f"{b.period_end:%Y-%m-%d}", format_money(b.amount_nano), format_money(b.remaining_nano), b.state, f"{b.due_at:%Y-%m-%d}")
+        (b.bill_no, last_day(b.period_end), money_text(b.amount_nano), money_text(b.remaining_nano), b.state, day_of(b.due_at))
         for b in found
     ]  # fmt: skip
     columns = ["bill", "until", "CNY", "left to pay", "state", "due"]
@@ -291,6 +305,7 @@ def bill_list(context: Context, subscriber: str | None, limit: int, as_json: boo
 
 @bill.command("show")
 @click.argument("bill_no")
+@exact_option
 @json_option
 @pass_context
 def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
@@ -328,6 +343,7 @@ def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh
 @click.option("--reason", required=True, help="Why; it is on the credit note.")
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_correct(
@@ -339,7 +355,7 @@ def bill_correct(
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         note = works.bills.correct(works.bills.find(bill_no), line_no, amount_nano, reason, idempotency_key)
     dry = " (dry run)" if dry_run else ""
-    said(note, f"Credit note {note.credit_note_no} over {format_money(note.amount_nano)} CNY{dry}.", as_json)
+    said(note, f"Credit note {note.credit_note_no} over {money_text(note.amount_nano)} CNY{dry}.", as_json)
 
 
 @bill.command("pay")
@@ -355,6 +371,7 @@ def bill_correct(
     help="How it came in; `test` is the test provider.",
 )
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_pay(
@@ -381,7 +398,7 @@ def bill_pay(
         else:
             made = works.payments.pay(found, method, reference, amount_nano)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{format_money(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
+    said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
 
 
 @bill.command("pay-out")
@@ -393,6 +410,7 @@ def bill_pay(
     "--method", type=click.Choice(["bank_transfer", "cash"]), default="bank_transfer", show_default=True
 )
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_pay_out(
@@ -402,7 +420,7 @@ def bill_pay_out(
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{format_money(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
+    said(made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
 
 
 @bill.command("file")
@@ -435,6 +453,7 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
 
 
 @bill.command("files")
+@exact_option
 @json_option
 @pass_context
 def bill_files(context: Context, as_json: bool) -> None:
@@ -445,8 +464,8 @@ def bill_files(context: Context, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (f["sequence_no"], f["layout"], f"{f['made_at']:%Y-%m-%d %H:%M}", f["lines"], format_money(int(str(f["amount_nano"]))),
-         f"{f['acknowledged_at']:%Y-%m-%d}" if f["acknowledged_at"] else "waits", f["rejected"])
+        (f["sequence_no"], f["layout"], f["made_at"], f["lines"], money_text(int(str(f["amount_nano"]))),
+         f["acknowledged_at"] or "waits", f["rejected"])
         for f in found
     ]  # fmt: skip
     columns = ["file", "layout", "made", "lines", "CNY", "answered", "rejected"]
@@ -532,7 +551,9 @@ def subscriber_set(
 @click.option("--price", required=True, help="A month, or a step, in yuan.")
 @click.option("--contract", "contract_no", required=True, help="The contract's number.")
 @click.option(
-    "--until", type=click.DateTime(["%Y-%m-%d"]), help="The day on which it ends; left out: it does not."
+    "--until",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="The last day on which it holds; left out: it has none.",
 )
 @json_option
 @pass_context
@@ -540,7 +561,7 @@ def subscriber_contract(
     context: Context, subscriber: str, offering: str, price: str, contract_no: str, until: datetime | None, as_json: bool
 ) -> None:  # fmt: skip
     """A price of a subscriber's own, from now on. Charges that are made stay."""
-    end = None if until is None else until.replace(tzinfo=BILLING_ZONE)
+    end = None if until is None else end_of_day(until)
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         works.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
@@ -556,6 +577,7 @@ def subscriber_contract(
 @click.option("--amount", required=True, help="In yuan: a whole number of steps.")
 @click.option("--idempotency-key", required=True, help="The same key again is the same top-up.")
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_top_up(
@@ -566,7 +588,7 @@ def subscriber_top_up(
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payg.top_up(works.subscriptions.find(subscriber), amount_nano, idempotency_key)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{made.steps} step(s) for {format_money(made.amount_nano)} CNY{dry}.", as_json)
+    said(made, f"{made.steps} step(s) for {money_text(made.amount_nano)} CNY{dry}.", as_json)
 
 
 @click.command("history")
@@ -583,7 +605,7 @@ def subscriber_history(context: Context, subscriber: str, limit: int, as_json: b
         print_json(moves)
         return
     rows = [
-        (f"{m.at:%Y-%m-%d %H:%M}", m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
+        (m.at, m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
         for m in moves
     ]  # fmt: skip
     print_table(
@@ -611,6 +633,7 @@ def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) 
 @click.command("close")
 @subscriber_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: bool) -> None:
@@ -624,7 +647,7 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
     dry = " would be" if dry_run else " is"
     said(
         {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
-        f"Subscriber {found.subscriber_id}{dry} closed and owes {format_money(owed)} CNY.",
+        f"Subscriber {found.subscriber_id}{dry} closed and owes {money_text(owed)} CNY.",
         as_json,
     )
 
@@ -688,7 +711,7 @@ def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
+        (second_of(cast("datetime", row["at"])), row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
         for row in found
     ]  # fmt: skip
     print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)

@@ -3,7 +3,7 @@
 Layout `tokenworks-phone-1`, UTF-8, lines end with LF, fields are separated by `|`:
 
     H|tokenworks-phone-1|<sequence>|<made, ISO 8601 UTC>|<lines>|<total, fen>
-    D|<line>|<bill number>|<phone, E.164>|<period begins, YYYYMMDD>|<period ends, YYYYMMDD>|<amount, fen>|<of it VAT, fen>
+    D|<line>|<bill number>|<phone, E.164>|<first day, YYYYMMDD>|<last day, YYYYMMDD>|<amount, fen>|<of it VAT, fen>
     T|<lines>|<total, fen>|<SHA-256 of everything before this line, hex>
 
 The answer:
@@ -32,8 +32,9 @@ LINES_MAX: Final = 100_000
 class FileLine:
     bill_no: str
     phone: str
-    period_start: datetime
-    period_end: datetime
+    # YYYY-MM-DD, both in the bill's period.
+    first_day: str
+    last_day: str
     amount_fen: int
     tax_fen: int
 
@@ -50,13 +51,17 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
     total = sum(line.amount_fen for line in lines)
     rows = [f"H|{LAYOUT}|{sequence_no}|{made_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}|{len(lines)}|{total}"]
     rows += [
-        f"D|{no}|{line.bill_no}|{line.phone}|{line.period_start:%Y%m%d}|{line.period_end:%Y%m%d}|{line.amount_fen}|{line.tax_fen}"
+        f"D|{no}|{line.bill_no}|{line.phone}|{_digits(line.first_day)}|{_digits(line.last_day)}|{line.amount_fen}|{line.tax_fen}"
         for no, line in enumerate(lines, 1)
     ]
     body = "".join(f"{row}\n" for row in rows)
     digest = hashlib.sha256(body.encode()).hexdigest()
     text = f"{body}T|{len(lines)}|{total}|{digest}\n"
     return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digits(day: str) -> str:
+    return day.replace("-", "")
 
 
 def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:

@@ -15,6 +15,14 @@ class PaymentTooMuch(Conflict):
     """More than what is left of a bill can't be paid on it."""
 
 
+class PaymentNotFound(NotFound):
+    """No such payment."""
+
+
+class RefundNotFound(NotFound):
+    """No such refund."""
+
+
 class PaymentReused(Conflict):
     """The payment's reference was used for another payment."""
 

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from tokenworks.billing.model import Bill, CreditNote
 from tokenworks.charging import BillLine
 from tokenworks.kernel import Unavailable, format_money, format_tokens, shown
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber
+from tokenworks.subscriptions import Subscriber, day_of, last_day
 
 Language = Literal["zh", "en"]
 _FONT: Final = "Noto Sans CJK SC"
@@ -70,9 +70,6 @@ def invoice_data(
 ) -> dict[str, Any]:
     """What a bill says, as text in a language. `quantities`: line -> (thousandths, unit) of what it brought."""
 
-    def day(at: Any) -> str:
-        return f"{at.astimezone(BILLING_ZONE):%Y-%m-%d}"
-
     def quantity(line: BillLine) -> str:
         amount, unit = quantities.get(line.line_no, (0, "token"))
         return format_tokens(amount, unit, language) if amount else ""
@@ -85,9 +82,9 @@ def invoice_data(
         "number": bill.bill_no,
         "issued_s": int(bill.issued_at.timestamp()),
         "subscriber": f"{name}{subscriber.phone_masked}",
-        "period": f"{day(bill.period_start)} – {day(bill.period_end)}",
-        "issued": day(bill.issued_at),
-        "due": day(bill.due_at),
+        "period": f"{day_of(bill.period_start)} – {last_day(bill.period_end)}",
+        "issued": day_of(bill.issued_at),
+        "due": day_of(bill.due_at),
         "to_pay": _yuan(max(0, bill.amount_nano)),
         "tax": _yuan(bill.tax_nano),
         "amount": _yuan(bill.amount_nano),

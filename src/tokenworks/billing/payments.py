@@ -20,14 +20,15 @@ from tokenworks.billing.errors import (
     ChargeFileAnswered,
     ChargeFileNotFound,
     PaymentDeclined,
+    PaymentNotFound,
     PaymentReused,
     PaymentTooMuch,
     PayoutNotAllowed,
 )
 from tokenworks.billing.model import DUNNING_STEPS, Bill, DunningPlan, DunningStep, Payment, Payout
 from tokenworks.charging import FEN_NANO, Charges
-from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_line, uuid7
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber, Subscriptions
+from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, uuid7
+from tokenworks.subscriptions import Subscriber, Subscriptions, day_of, last_day
 
 DUNNING_BATCH: Final = 500
 PAGE_MAX: Final = 1000
@@ -36,7 +37,7 @@ ANSWER_BATCH: Final = 2000
 
 def _check_reference(reference: str) -> None:
     """Raises `Invalid`."""
-    if check_line(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
+    if check_name(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
         raise Invalid("a payment's reference has no spaces around it")
 
 
@@ -137,6 +138,13 @@ class Payments:
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.payments(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
 
+    def find(self, payment_id: UUID) -> Payment:
+        """Raises `PaymentNotFound`."""
+        found = store.payment_by_id(self._connection, payment_id)
+        if found is None:
+            raise PaymentNotFound("there is no such payment")
+        return found
+
     # The phone bill.
 
     def make_file(self, limit: int = LINES_MAX) -> tuple[int, str] | None:
@@ -152,7 +160,7 @@ class Payments:
             now = self._clock.now()
             lines = [
                 FileLine(
-                    bill.bill_no, phone, bill.period_start.astimezone(BILLING_ZONE), bill.period_end.astimezone(BILLING_ZONE),
+                    bill.bill_no, phone, day_of(bill.period_start), last_day(bill.period_end),
                     bill.remaining_nano // FEN_NANO, bill.tax_nano // FEN_NANO,
                 )
                 for bill, phone in found

@@ -9,11 +9,11 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.billing import store
-from tokenworks.billing.errors import RefundNotAllowed
+from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
 from tokenworks.charging import Charge, Charges, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
-from tokenworks.subscriptions import Orders, Subscriptions, check_idempotency_key
+from tokenworks.subscriptions import KeyReused, Orders, Subscriptions, check_idempotency_key
 
 PENDING_MAX: Final = 1000
 Part = Literal["whole", "unused", "amount"]
@@ -48,7 +48,7 @@ class Refunds:
     ) -> list[Refund]:
         """Give back what an order's last charges cost: all of it (`whole`), what was not used (`unused`), or an amount of the
         first of them, with which the product goes on. The first two end the order's products. The same key again gives the
-        same refunds. Raises `OrderNotFound`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
+        same refunds. Raises `OrderNotFound`, `KeyReused`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -60,6 +60,8 @@ class Refunds:
             if idempotency_key is not None:
                 before = store.refunds_of_key(self._connection, order_id, idempotency_key)
                 if before:
+                    if (before[0].part, before[0].asked_nano) != (part, amount_nano):
+                        raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]
             charges = [c for p in products for c in self._refundable(p.product_id)]
@@ -125,6 +127,13 @@ class Refunds:
                 refund = store.lock_pending_refund(self._connection, refund_id)
                 done += refund is not None and self._settle(refund).state == "done"
         return done
+
+    def find(self, refund_id: UUID) -> Refund:
+        """Raises `RefundNotFound`."""
+        found = store.refund_by_id(self._connection, refund_id)
+        if found is None:
+            raise RefundNotFound("there is no such refund")
+        return found
 
     def of_order(self, order_id: UUID) -> list[Refund]:
         """Oldest first."""

@@ -183,6 +183,13 @@ def payments(
     return [Payment(*row) for row in rows], count
 
 
+def payment_by_id(connection: Connection, payment_id: UUID) -> Payment | None:
+    row = connection.execute(
+        f"SELECT {_PAYMENT}, false FROM payment WHERE payment_id = %s".encode(), (payment_id,)
+    ).fetchone()
+    return None if row is None else Payment(*row)
+
+
 def add_payment(connection: Connection, payment: Payment, account_id: UUID, entry_id: UUID) -> None:
     connection.execute(
         f"INSERT INTO payment ({_PAYMENT}, account_id, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),
@@ -275,6 +282,13 @@ def refunds_of_order(connection: Connection, order_id: UUID) -> list[Refund]:
         f"SELECT {_REFUND} FROM refund WHERE order_id = %s ORDER BY refund_id".encode(), (order_id,)
     )
     return [Refund(*row) for row in rows]
+
+
+def refund_by_id(connection: Connection, refund_id: UUID) -> Refund | None:
+    row = connection.execute(
+        f"SELECT {_REFUND} FROM refund WHERE refund_id = %s".encode(), (refund_id,)
+    ).fetchone()
+    return None if row is None else Refund(*row)
 
 
 def refunds_of_key(connection: Connection, order_id: UUID, idempotency_key: str) -> list[Refund]:

@@ -1,6 +1,14 @@
 """What is sold and what it costs: offerings, rate cards and the pure function that rates."""
 
-from tokenworks.catalog.errors import CatalogueFaulty, ContentChanged, OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.drafts import Draft, Drafts
+from tokenworks.catalog.errors import (
+    CatalogueFaulty,
+    ContentChanged,
+    DraftNotFound,
+    DraftNotReady,
+    OfferingNotActive,
+    OfferingNotFound,
+)
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import (
     INPUT_CLASSES,
@@ -29,6 +37,10 @@ __all__ = [
     "ChargingPolicy",
     "ContentChanged",
     "Counts",
+    "Draft",
+    "DraftNotFound",
+    "DraftNotReady",
+    "Drafts",
     "Offering",
     "OfferingNotActive",
     "OfferingNotFound",

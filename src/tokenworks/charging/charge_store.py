@@ -63,6 +63,25 @@ def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limi
     )
 
 
+def charges_of_bill(connection: Connection, bill_id: UUID, after: UUID, limit: int) -> list[Charge]:
+    return _charges(
+        connection,
+        "bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
+        (bill_id, after, limit),
+    )
+
+
+def unbilled_between(
+    connection: Connection, subscriber_id: UUID, begin: datetime, end: datetime, after: UUID, limit: int
+) -> list[Charge]:
+    return _charges(
+        connection,
+        """subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s AND charge_id > %s
+           ORDER BY charge_id LIMIT %s""",
+        (subscriber_id, begin, end, after, limit),
+    )
+
+
 def charges_of_product(connection: Connection, product_id: UUID) -> list[Charge]:
     return _charges(connection, "product_id = %s ORDER BY charged_at, charge_id", (product_id,))
 

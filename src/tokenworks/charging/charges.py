@@ -5,7 +5,7 @@ Everything moves by entries in money: receivable, tax, customer_liability, reven
 where payments come from. Runs in the caller's transactions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
@@ -17,6 +17,7 @@ from tokenworks.charging.revenue import share, tax_in
 from tokenworks.kernel import Clock, uuid7
 
 RECOGNISE_BATCH: Final = 1000
+READ_BATCH: Final = 1000
 
 
 class Charges:
@@ -147,6 +148,20 @@ class Charges:
         """Oldest first."""
         return charge_store.charges(self._connection, subscriber_id, unbilled=unbilled, limit=limit)
 
+    def of_bill(self, bill_id: UUID) -> Iterator[Charge]:
+        """All charges of a bill, a batch in memory at a time."""
+        return _batches(
+            lambda after: charge_store.charges_of_bill(self._connection, bill_id, after, READ_BATCH)
+        )
+
+    def unbilled_between(self, subscriber_id: UUID, begin: datetime, end: datetime) -> Iterator[Charge]:
+        """All charges of a time that no bill has, a batch in memory at a time."""
+        return _batches(
+            lambda after: charge_store.unbilled_between(
+                self._connection, subscriber_id, begin, end, after, READ_BATCH
+            )
+        )
+
     def of_product(self, product_id: UUID) -> list[Charge]:
         """Oldest first."""
         return charge_store.charges_of_product(self._connection, product_id)
@@ -208,3 +223,14 @@ class Charges:
     def paid(self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str) -> UUID:
         """The entry of a payment."""
         return self.paid_many([(account_id, ref, amount_nano)], method, currency)[0]
+
+
+def _batches(read: Callable[[UUID], list[Charge]]) -> Iterator[Charge]:
+    """What `read` gives after an id, until it gives less than a batch."""
+    after = UUID(int=0)
+    while True:
+        found = read(after)
+        yield from found
+        if len(found) < READ_BATCH:
+            return
+        after = found[-1].charge_id

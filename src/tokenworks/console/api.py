@@ -7,7 +7,8 @@ from fastapi import FastAPI
 from tokenworks import __version__
 from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
 from tokenworks.console.account import SendCode
-from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
+from tokenworks.console.urls import BaseUrl, CleanUrl
+from tokenworks.console.web import OpenRooms, explain_errors, problem
 
 ROUTERS: Final = (
     tmf_catalog.router,
@@ -41,7 +42,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.add_middleware(CleanUrl)
+    app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
     explain_errors(app)
     for router in ROUTERS:
         app.include_router(router)

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from tokenworks.billing import LAYOUT
 from tokenworks.console.account import subscriber_resource
@@ -11,6 +11,7 @@ from tokenworks.console.web import (
     ALL_STAFF,
     Asked,
     Body,
+    Instant,
     Paged,
     Strict,
     Who,
@@ -92,8 +93,8 @@ class ContractPriceCreate(Strict):
     offering: str = Field(min_length=1, max_length=64)
     price: str = Field(max_length=20)
     contract: str = Field(min_length=1, max_length=100)
-    valid_from: AwareDatetime | None = None
-    valid_until: AwareDatetime | None = None
+    valid_from: Instant | None = None
+    valid_until: Instant | None = None
 
 
 def _contract_price(price: ContractPrice) -> dict[str, object]:

@@ -18,17 +18,19 @@ from tokenworks.console.web import (
     Number,
     Paged,
     Ref,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
     answer,
     as_uuid,
     audit,
+    cut,
+    filtered,
     mine_only,
     money,
+    narrowed,
     one,
-    only_filters,
-    page_of,
     shown,
     when,
     whose,
@@ -37,8 +39,8 @@ from tokenworks.kernel import Invalid, NotFound, parse_money
 
 BILL: Final = "/tmf-api/customerBillManagement/v4"
 PAYMENT: Final = "/tmf-api/paymentManagement/v4"
-bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"])
-payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"])
+bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
+payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=RepeatableRoute)
 
 
 def bill_resource(bill: Bill) -> dict[str, object]:
@@ -118,9 +120,15 @@ def _own_bill(rooms: Rooms, who: Who, id_: str) -> Bill:
 
 @bills_router.get("/customerBill", summary="Bills, newest first", **allow(*READERS))
 def bills(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
-    found, total = rooms.bills.all(whose(rooms, who, related), page.offset, page.limit)
-    return page_of(page, [bill_resource(bill) for bill in found], total)
+    of = whose(rooms, who, related)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.bills.all(of, offset, limit),
+        bill_resource,
+        ("id", "billNo", "state", "category", "billDate", "paymentDueDate", "billingAccount.id", "billingPeriod.startDateTime", "billingPeriod.endDateTime"),
+        ("relatedParty.id",),
+    )  # fmt: skip
 
 
 @bills_router.get("/customerBill/{id}", summary="One bill", **allow(*READERS))
@@ -167,10 +175,10 @@ def rates(
     page: Paged,
     bill_id: Annotated[str, Query(alias="bill.id", max_length=64)],
 ) -> Response:
-    only_filters(request, "bill.id")
     found = _own_bill(rooms, who, bill_id)
     lines = [rate_resource(line, found) for line in rooms.bills.lines(found)]
-    return page_of(page, lines[page.offset : page.offset + page.limit], len(lines))
+    names = ("id", "type", "name", "date", "product.id", "isBilled")
+    return cut(page, filtered(request, lines, names, beside=("bill.id",)))
 
 
 @bills_router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
@@ -248,13 +256,25 @@ def payment_resource(payment: Payment, account_id: UUID) -> dict[str, object]:
 
 @payments_router.get("/payment", summary="Payments, newest first", **allow(*READERS))
 def payments(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
-    found, total = rooms.payments.all(whose(rooms, who, related), page.offset, page.limit)
-    accounts = {
-        payment.subscriber_id: rooms.subscriptions.find(str(payment.subscriber_id)).account_id
-        for payment in found
-    }
-    return page_of(page, [payment_resource(p, accounts[p.subscriber_id]) for p in found], total)
+    of = whose(rooms, who, related)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.payments.all(of, offset, limit),
+        lambda payment: payment_resource(
+            payment, (of or rooms.subscriptions.find(str(payment.subscriber_id))).account_id
+        ),
+        ("id", "correlatorId", "status", "paymentDate", "account.id", "paymentItem.item.id"),
+        ("relatedParty.id",),
+    )
+
+
+@payments_router.get("/payment/{id}", summary="One payment", **allow(*READERS))
+def payment_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = rooms.payments.find(as_uuid(id, "payment"))
+    mine_only(who, found.subscriber_id, "payment")
+    account_id = rooms.subscriptions.find(str(found.subscriber_id)).account_id
+    return one(request, payment_resource(found, account_id), fields)
 
 
 @payments_router.post("/payment", status_code=201, summary="Book a payment of a bill", **allow("finance"))
@@ -321,11 +341,17 @@ def refunds(
     page: Paged,
     order_id: Annotated[str, Query(alias="order.id", max_length=64)],
 ) -> Response:
-    only_filters(request, "order.id")
     order, subscriber_id = rooms.orders.find(as_uuid(order_id, "order"))
     mine_only(who, subscriber_id, "order")
     found = [refund_resource(refund) for refund in rooms.refunds.of_order(order.order_id)]
-    return page_of(page, found[page.offset : page.offset + page.limit], len(found))
+    return cut(page, filtered(request, found, ("id", "status", "name", "refundDate"), beside=("order.id",)))
+
+
+@payments_router.get("/refund/{id}", summary="One refund", **allow(*READERS))
+def refund_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = rooms.refunds.find(as_uuid(id, "refund"))
+    mine_only(who, rooms.orders.find(found.order_id)[1], "refund")
+    return one(request, refund_resource(found), fields)
 
 
 @payments_router.post("/refund", status_code=201, summary="Refund an order", **allow("finance"))

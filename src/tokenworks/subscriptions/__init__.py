@@ -1,5 +1,6 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_of, second_of
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
@@ -73,6 +74,11 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "day_of",
+    "end_of_day",
+    "last_day",
+    "minute_of",
     "next_month",
     "parse_phone",
+    "second_of",
 ]

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
-from tokenworks.kernel import Clock, Invalid, format_money, uuid7
+from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
@@ -92,9 +92,13 @@ class PayAsYouGo:
             if found.state != "active" or found.spend_locked or found.restricted:
                 raise TopUpNotAllowed("spending is locked")
             price = price_for(self._connection, found, product[1].offering, self._clock.now())
+            if not price:  # agreed before this was refused
+                raise TopUpNotAllowed("a step costs nothing here: there is nothing to buy")
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
-                raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")
+                raise Invalid(
+                    f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money_exact(price)} yuan"
+                )
             if not self._buy(found, *product, steps):
                 raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
             made = TopUp(

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
-from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, check_name, normal_name, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     MemberExists,
@@ -185,13 +185,16 @@ class Subscriptions:
 
         Raises `OfferingNotFound`, `Invalid`.
         """
-        self._offerings.on_sale(offering_id)
+        sold = self._offerings.on_sale(offering_id)
+        price_nano = parse_money(price).amount_nano
+        if sold.offering.kind == "pay_as_you_go" and not price_nano:
+            raise Invalid("a step of pay-as-you-go costs more than zero: a plan can be free")
         valid_from = valid_from or self._clock.now()
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
-        contract = check_line(contract, "a contract's name")
+        contract = check_name(contract, "a contract's name")
         store.set_contract_price(
-            self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
+            self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
 
@@ -244,8 +247,9 @@ class Subscriptions:
 
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
+        name = normal_name(reference)
         for member in self.members(subscriber):
-            if reference in {str(member.member_id), member.member_id.hex, member.name}:
+            if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
                 return member
         raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
 
@@ -302,7 +306,7 @@ class Subscriptions:
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
         """The name as it is kept. Raises `Invalid`."""
-        name = check_line(name, "a member's name")
+        name = check_name(name, "a member's name")
         if len(self.members(subscriber)) >= MEMBERS_MAX:
             raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
         _check_cap(cap_tokens)
