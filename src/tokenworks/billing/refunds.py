@@ -11,9 +11,10 @@ from uuid import UUID
 from tokenworks.billing import store
 from tokenworks.billing.errors import RefundNotAllowed
 from tokenworks.billing.model import Refund
+from tokenworks.billing.open_items import OpenItems
 from tokenworks.charging import Charge, Charges, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
-from tokenworks.subscriptions import Orders, Subscriptions, check_idempotency_key
+from tokenworks.subscriptions import KeyReused, Orders, Subscriptions, check_idempotency_key
 
 PENDING_MAX: Final = 1000
 Part = Literal["whole", "unused", "amount"]
@@ -35,6 +36,7 @@ class Refunds:
         self._orders = orders
         self._subscriptions = subscriptions
         self._clock = clock
+        self._open = OpenItems(connection, subscriptions, clock)
 
     def refund(
         self,
@@ -48,7 +50,7 @@ class Refunds:
     ) -> list[Refund]:
         """Give back what an order's last charges cost: all of it (`whole`), what was not used (`unused`), or an amount of the
         first of them, with which the product goes on. The first two end the order's products. The same key again gives the
-        same refunds. Raises `OrderNotFound`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
+        same refunds. Raises `OrderNotFound`, `RefundNotAllowed`, `RefundTooMuch`, `KeyReused`, `Invalid`.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -56,10 +58,14 @@ class Refunds:
             raise Invalid("an amount above zero goes with part: amount")
         with self._connection.transaction(force_rollback=dry_run):
             order, subscriber_id = self._orders.find(order_id)
+            self._subscriptions.lock([subscriber_id])
             subscriber = self._subscriptions.find(str(subscriber_id))
             if idempotency_key is not None:
-                before = store.refunds_of_key(self._connection, order_id, idempotency_key)
+                before = store.refunds_of_key(self._connection, idempotency_key)
                 if before:
+                    asked = {(r.order_id, r.part, r.asked_nano, r.reason) for r in before}
+                    if asked != {(order_id, part, amount_nano, reason)}:
+                        raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]
             charges = [c for p in products for c in self._refundable(p.product_id)]
@@ -67,21 +73,23 @@ class Refunds:
                 raise RefundNotAllowed(f"order {order_id} has nothing that could be refunded")
             if part == "amount":
                 charges = charges[:1]
-            made = []
-            for at, charge in enumerate(charges):
-                key = idempotency_key if at == 0 or idempotency_key is None else f"{idempotency_key}#{at}"
+            made: list[Refund] = []
+            for charge in charges:
+                refund_id = uuid7()
                 refund = Refund(
-                    uuid7(), order_id, subscriber.account_id, charge.charge_id, part, amount_nano, reason, "pending", None,
-                    self._clock.now(), None,
+                    refund_id, order_id, subscriber.account_id, charge.charge_id, part, amount_nano, reason, "pending", None,
+                    self._clock.now(), None, made[0].batch_id if made else refund_id,
                 )  # fmt: skip
-                if not store.add_refund(self._connection, refund, key):
+                if not store.add_refund(self._connection, refund, None if made else idempotency_key):
                     raise RefundNotAllowed(f"order {order_id} is refunded already")
                 made.append(refund)
             if part != "amount":
                 for product in products:
                     if product.parent_id is None and product.state in {"active", "suspended"}:
                         self._orders.cancel(product.product_id)
-            return [self._settle(refund) for refund in made]
+            settled = [self._settle(refund) for refund in made]
+            self._open.follow(subscriber_id)
+        return settled
 
     def _refundable(self, product_id: UUID) -> list[Charge]:
         """A plan's last charge; of pay-as-you-go every step of which something is left."""
