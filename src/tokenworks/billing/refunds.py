@@ -63,8 +63,11 @@ class Refunds:
             if idempotency_key is not None:
                 before = store.refunds_of_key(self._connection, idempotency_key)
                 if before:
-                    asked = {(r.order_id, r.part, r.asked_nano, r.reason) for r in before}
-                    if asked != {(order_id, part, amount_nano, reason)}:
+                    first = before[0]
+                    asked_nano = first.asked_nano if first.part == "amount" else None
+                    if (first.order_id, first.part, asked_nano, first.reason) != (
+                        order_id, part, amount_nano, reason
+                    ):  # fmt: skip
                         raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]

@@ -32,18 +32,10 @@ class Charges:
         self._settled = listener
 
     def sell(self, sale: Sale) -> Charge:
-        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part).
-
-        Raises `CreditLimitReached` where more would be owed than the sale's limit allows.
-        """
+        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part)."""
         charge_id = uuid7()
         total = 0
         with self._connection.transaction():
-            self.check_limit(
-                sale.account_id,
-                share(sale.price_nano, sale.share_num, sale.share_den),
-                sale.credit_limit_nano,
-            )
             for spec in sale.specs:
                 quantity = share(spec.quantity, sale.share_num, sale.share_den) * PER_UNIT
                 total += quantity
@@ -87,16 +79,23 @@ class Charges:
             store.tell_account(self._connection, sale.account_id)
         return charge
 
-    def check_limit(self, account_id: UUID, amount_nano: int, limit_nano: int | None) -> None:
-        """Raises `CreditLimitReached` where `amount_nano` more would be owed than the limit allows. Nothing more is always fine."""
-        if (
-            limit_nano is not None
-            and amount_nano > 0
-            and self.receivable(account_id) + amount_nano > limit_nano
-        ):
-            raise CreditLimitReached(
-                "the credit limit is reached: something has to be paid first, or the operator raises the limit"
-            )
+    def limited(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
+        """Before something is charged in this transaction, which has locked the subscriber: what it returns is called when that is
+        done, with what is charged for it later, in nano. That raises `CreditLimitReached` where more is owed than the limit allows,
+        and more than before: what makes the debt smaller is always allowed.
+        """
+        if limit_nano is None:
+            return lambda _to_come_nano: None
+        before = self.receivable(account_id)
+
+        def check(to_come_nano: int) -> None:
+            owed = self.receivable(account_id) + to_come_nano
+            if owed > max(limit_nano, before):
+                raise CreditLimitReached(
+                    "that is more than the credit limit allows: something has to be paid first, or the operator raises the limit"
+                )
+
+        return check
 
     def credit(
         self,

@@ -418,8 +418,6 @@ class Sale:
     rollover: tuple[int | None, datetime] | None = None
     share_num: int = 1
     share_den: int = 1
-    # What the subscriber may owe at most, this sale with it; None: no limit.
-    credit_limit_nano: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
-from tokenworks.charging import Charge, Charges, Ledger, Sale, share
+from tokenworks.charging import Charge, Charges, CreditLimitReached, Ledger, Sale, share
 from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
@@ -93,7 +93,7 @@ class Orders:
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        `NotEligible`, `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -113,16 +113,23 @@ class Orders:
             sold = self._offerings.on_sale(offering_id, now)
             self._check_eligible(known, sold.offering)
             _check_delivery(sold.offering, delivery)
+            check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
             )  # fmt: skip
             store.add_order(self._connection, known, order, idempotency_key)
             amount = self._add_product(known, order, order.product_id, sold, None, delivery, None)
-            for part, price_nano in self._parts(known, sold):
+            parts = self._parts(known, sold)
+            for part, price_nano in parts:
                 amount += self._add_product(
                     known, order, uuid7(), part, order.product_id, delivery, price_nano
                 )
+            # What is charged when it is delivered counts now: then it is too late to say no.
+            to_come = sum(price_nano for part, price_nano in parts if part.offering.fulfilment is not None)
+            if sold.offering.fulfilment is not None:
+                to_come += price_for(self._connection, known, sold.offering, now, first=True)
+            check_limit(to_come)
             order = replace(order, amount_nano=amount)
             if self._delivered(order.order_id):
                 order = replace(order, state="completed", completed_at=now)
@@ -528,6 +535,7 @@ class Orders:
                 )
                 return order
             assert product.cycle_end is not None
+            check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
             left_s = max(0, int((product.cycle_end - now).total_seconds()))
             length_s = max(1, int((product.cycle_end - product.cycle_start).total_seconds()))
             charges = self._charges.of_product(product_id)
@@ -557,6 +565,7 @@ class Orders:
             )
             store.add_amount(self._connection, order.order_id, made.amount_nano)
             self._finish_change(order.order_id)
+            check_limit(0)
             found = store.order(self._connection, order.order_id)
             assert found is not None
         return replace(found[0], new=True)
@@ -604,7 +613,9 @@ class Orders:
             self._ledger.set_paused(subscriber.account_id, product_id, paused=True)
 
     def resume(self, product_id: UUID) -> None:
-        """Go on with a suspended product. Where its cycle has ended meanwhile, a new one begins now."""
+        """Go on with a suspended product. Where its cycle has ended meanwhile, a new one begins now. Raises `ChangeNotAllowed`,
+        `CreditLimitReached`.
+        """
         with self._connection.transaction():
             product, subscriber = self._lock_live(product_id)
             if product.state != "suspended":
@@ -613,7 +624,9 @@ class Orders:
             self._ledger.set_paused(subscriber.account_id, product_id, paused=False)
             now = self._clock.now()
             if product.cycle_end is not None and product.cycle_end <= now:
+                check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
                 self._next_cycle(subscriber, replace(product, state="active"), begin=now)
+                check_limit(0)
 
     # The monthly cycle.
 
@@ -630,11 +643,32 @@ class Orders:
                         or product.cycle_end > self._clock.now()
                     ):
                         continue
-                    self._next_cycle(subscriber, product, begin=product.cycle_end)
+                    try:
+                        with self._connection.transaction():
+                            check_limit = self._charges.limited(
+                                subscriber.account_id, subscriber.credit_limit_nano
+                            )
+                            self._next_cycle(subscriber, product, begin=product.cycle_end)
+                            check_limit(0)
+                    except CreditLimitReached:
+                        self._hold(subscriber, product)
                 total += 1
         self._ledger.expire_due()
         self.finish_changes()
         return total
+
+    def _hold(self, subscriber: Subscriber, product: Product) -> None:
+        """A product whose next cycle the credit limit does not allow is suspended and not charged: it is resumed where there is
+        room again.
+        """
+        store.set_product(
+            self._connection, product.product_id, state="suspended", suspended_at=self._clock.now()
+        )
+        self._ledger.set_paused(subscriber.account_id, product.product_id, paused=True)
+        store.add_notification(
+            self._connection, subscriber.subscriber_id, "credit_limit", f"{product.product_id}:{product.cycle_no}",
+            {"offering": product.offering_id, "limit_nano": subscriber.credit_limit_nano}, self._clock.now(),
+        )  # fmt: skip
 
     def _next_cycle(self, subscriber: Subscriber, product: Product, *, begin: datetime) -> None:
         if not product.renews or product.ends_after_cycle:
