@@ -60,7 +60,7 @@ PAYMENT_NANO_MAX: Final = 10**17
 # Booked by what happens, never as money that came in.
 WRITE_OFF: Final = "write_off"
 PHONE_BILL: Final = "phone_bill"
-_LINE_REFERENCE: Final = re.compile(rf"{LAYOUT}:([0-9]{{1,9}}):([0-9]{{1,9}})")
+_LINE_REFERENCE: Final = re.compile(rf"{LAYOUT}:([0-9]{{1,9}}):([0-9]{{1,9}})(#[0-9]{{1,9}})?")
 
 
 def _check_reference(reference: str) -> None:
@@ -463,7 +463,7 @@ class Payments:
             (
                 Payment(
                     uuid7(), bill.subscriber_id, bill.bill_id, PHONE_BILL, amount, bill.currency,
-                    f"{LAYOUT}:{sequence_no}:{line_no}", now, asked_nano=amount,
+                    self._line_reference(bill, sequence_no, line_no, anew=known[line_no] != "sent"), now, asked_nano=amount,
                 ),
                 bill,
             )
@@ -487,16 +487,20 @@ class Payments:
         ]
         for line_no, bill in refused:
             if known[line_no] == "accepted":
-                collected = store.find_payment(
-                    self._connection, PHONE_BILL, f"{LAYOUT}:{sequence_no}:{line_no}"
-                )
-                assert collected is not None, "an accepted line has its payment"
+                line = f"{LAYOUT}:{sequence_no}:{line_no}"
+                *_, collected = store.line_payments(self._connection, bill.bill_id, line)
                 self._take_back(collected, bill, "the carrier says now that it did not collect it")
         failed = store.add_failures(
             self._connection, [bill.bill_id for line_no, bill in refused if known[line_no] == "sent"]
         )
         self._open.settle([bill.subscriber_id for _, _, bill in found])
         self._open_cases("rejected", [self._locked(bill) for bill in failed])
+
+    def _line_reference(self, bill: Bill, sequence_no: int, line_no: int, *, anew: bool) -> str:
+        """What a line's payment is known by. `anew`: an answer before this one said otherwise."""
+        reference = f"{LAYOUT}:{sequence_no}:{line_no}"
+        before = store.line_payments(self._connection, bill.bill_id, reference) if anew else []
+        return f"{reference}#{len(before) + 1}" if before else reference
 
     def pay_out(self, subscriber: Subscriber, method: str, reference: str) -> Payout:
         """What a closed subscriber is owed, paid to it: its free credit, where nothing is open. The same reference again is the

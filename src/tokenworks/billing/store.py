@@ -181,6 +181,16 @@ def payment(connection: Connection, payment_id: UUID) -> Payment | None:
     return None if row is None else Payment(*row)
 
 
+def line_payments(connection: Connection, bill_id: UUID, reference: str) -> list[Payment]:
+    """What was booked for a line of a charge file, oldest first: `reference`, and it with `#2` … where an answer changed."""
+    rows = connection.execute(
+        f"""SELECT {_READ_PAYMENT} FROM payment WHERE bill_id = %s AND method = 'phone_bill'
+               AND (reference = %s OR starts_with(reference, %s)) ORDER BY payment_id""".encode(),
+        (bill_id, reference, f"{reference}#"),
+    )
+    return [Payment(*row) for row in rows]
+
+
 def write_offs(connection: Connection, bill_id: UUID) -> list[Payment]:
     """What of a bill is written off and not taken back, oldest first."""
     rows = connection.execute(

@@ -152,8 +152,9 @@ _CHECKS: Final[dict[str, str]] = {
         SELECT 'charge file ' || f.sequence_no || ' line ' || l.line_no, format('%s accepted, %s booked', l.amount_nano,
                coalesce(y.amount_nano, 0))
         FROM charge_file_line l JOIN charge_file f USING (charge_file_id)
-            LEFT JOIN payment y ON y.method = 'phone_bill' AND y.reference = f.layout || ':' || f.sequence_no || ':' || l.line_no
-                AND y.bill_id = l.bill_id
+            LEFT JOIN LATERAL (SELECT amount_nano FROM payment y WHERE y.bill_id = l.bill_id AND y.method = 'phone_bill'
+                AND split_part(y.reference, '#', 1) = f.layout || ':' || f.sequence_no || ':' || l.line_no
+                ORDER BY payment_id DESC LIMIT 1) y ON true
         WHERE l.state IN ('accepted', 'reversed') AND l.amount_nano <> coalesce(y.amount_nano, 0)
             AND NOT EXISTS (SELECT 1 FROM reconciliation_case r WHERE r.bill_id = l.bill_id AND r.kind = 'unbooked')""",
     "payout: it is posted": """
