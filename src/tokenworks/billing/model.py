@@ -51,6 +51,8 @@ class Payment:
     # What was asked for with the reference; None: all that was open.
     asked_nano: int | None = None
     reversed_at: datetime | None = None
+    # Of what was written off.
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

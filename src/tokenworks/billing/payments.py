@@ -141,11 +141,13 @@ class Payments:
             raise PaymentReused("the reference was used for another payment: take another one")
         return before
 
-    def _book(self, bill: Bill, method: str, reference: str, asked_nano: int | None) -> Payment:
+    def _book(
+        self, bill: Bill, method: str, reference: str, asked_nano: int | None, reason: str | None = None
+    ) -> Payment:
         """A payment of a locked bill, and what follows from it."""
         payment = Payment(
             uuid7(), bill.subscriber_id, bill.bill_id, method, asked_nano or bill.remaining_nano, bill.currency, reference,
-            self._clock.now(), asked_nano=asked_nano,
+            self._clock.now(), asked_nano=asked_nano, reason=reason,
         )  # fmt: skip
         entry_id = self._charges.paid(
             bill.account_id, str(payment.payment_id), method, payment.amount_nano, bill.currency
@@ -236,11 +238,13 @@ class Payments:
             found = self._lock(bill)
             before = self._paid_before(found, WRITE_OFF, reference, None)
             if before is not None:
+                if before.reason != reason:
+                    raise PaymentReused("the reference was used for another reason: take another one")
                 return before
             self._check_answered(found)
             if not found.remaining_nano:
                 raise BillSettled(f"nothing is open on bill {found.bill_no}")
-            made = self._book(found, WRITE_OFF, reference, None)
+            made = self._book(found, WRITE_OFF, reference, None, reason)
             self._resolve(found, f"written off: {reason}")
         return made
 

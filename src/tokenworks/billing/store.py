@@ -163,7 +163,7 @@ def lines(connection: Connection, bill_id: UUID) -> list[BillLine]:
 
 _PAYMENT: Final = "payment_id, subscriber_id, bill_id, method, amount_nano, currency, reference, paid_at"
 _READ_PAYMENT: Final = f"""{_PAYMENT}, false, asked_nano,
-    (SELECT reversed_at FROM payment_reversal r WHERE r.payment_id = payment.payment_id)"""
+    (SELECT reversed_at FROM payment_reversal r WHERE r.payment_id = payment.payment_id), reason"""
 
 
 def find_payment(connection: Connection, method: str, reference: str) -> Payment | None:
@@ -212,10 +212,10 @@ def payments(
 
 def add_payment(connection: Connection, payment: Payment, account_id: UUID, entry_id: UUID) -> None:
     connection.execute(
-        f"""INSERT INTO payment ({_PAYMENT}, account_id, entry_id, asked_nano)
-            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""".encode(),
+        f"""INSERT INTO payment ({_PAYMENT}, account_id, entry_id, asked_nano, reason)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""".encode(),
         (payment.payment_id, payment.subscriber_id, payment.bill_id, payment.method, payment.amount_nano, payment.currency,
-         payment.reference, payment.paid_at, account_id, entry_id, payment.asked_nano),
+         payment.reference, payment.paid_at, account_id, entry_id, payment.asked_nano, payment.reason),
     )  # fmt: skip
 
 

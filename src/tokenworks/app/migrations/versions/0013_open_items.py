@@ -37,6 +37,8 @@ WHERE EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l
 
 -- What was asked for with a payment's reference: null where all that was open.
 ALTER TABLE payment ADD COLUMN asked_nano bigint;
+-- Why something was written off.
+ALTER TABLE payment ADD COLUMN reason text;
 CREATE INDEX payment_bill ON payment (bill_id);
 CREATE INDEX payout_subscriber ON payout (subscriber_id);
 CREATE TABLE payment_reversal (
