@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import store
+from tokenworks.billing import open_store, store
 from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote, tax_of_part
 from tokenworks.billing.open_items import OpenItems
@@ -142,7 +142,7 @@ class Bills:
 
     def open_tax_nano(self, bill: Bill) -> int:
         """The VAT in what is open on a bill now, in whole fen: a part payment settles every line in proportion."""
-        left = store.lines_left(self._connection, [bill.bill_id])
+        left = open_store.lines_left(self._connection, [bill.bill_id])
         return tax_of_part(self.open_nano(bill), [left[bill.bill_id]])
 
     def credit_notes(self, bill: Bill) -> list[CreditNote]:

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import store
+from tokenworks.billing import open_store, store
 from tokenworks.billing.model import open_of
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import Subscriptions
@@ -33,10 +33,10 @@ class OpenItems:
         ids = sorted(set(subscriber_ids))
         for first in range(0, len(ids), SETTLE_BATCH):
             batch = ids[first : first + SETTLE_BATCH]
-            beside = store.beside_bills(self._connection, batch)
+            beside = open_store.beside_bills(self._connection, batch)
             changed: list[tuple[UUID, int, str]] = []
             for subscriber_id, found in groupby(
-                store.settlements(self._connection, batch), key=lambda row: row[0]
+                open_store.settlements(self._connection, batch), key=lambda row: row[0]
             ):
                 rows = list(found)
                 left, free[subscriber_id] = open_of(
@@ -47,7 +47,7 @@ class OpenItems:
                     if (kept_nano, kept_state) != (left[bill_id], state):
                         changed.append((bill_id, left[bill_id], state))
             if changed:
-                store.set_open(self._connection, changed, self._clock.now())
+                open_store.set_open(self._connection, changed, self._clock.now())
         return free
 
     def follow(self, subscriber_id: UUID) -> None:

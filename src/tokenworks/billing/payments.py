@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
-from tokenworks.billing import store
+from tokenworks.billing import open_store, store
 from tokenworks.billing.charge_file import (
     LAYOUT,
     LINES_MAX,
@@ -220,7 +220,9 @@ class Payments:
         if line is not None:
             store.reverse_line(self._connection, LAYOUT, int(line[1]), int(line[2]))
             failed = store.add_failures(self._connection, [bill.bill_id])
-        store.close_cases(self._connection, "the payment was reversed", now, payment_id=payment.payment_id)
+        open_store.close_cases(
+            self._connection, "the payment was reversed", now, payment_id=payment.payment_id
+        )
         free = self._open.settle([bill.subscriber_id])[bill.subscriber_id]
         self._open_cases("rejected", [self._locked(one) for one in failed])
         if free < min(0, before):
@@ -289,21 +291,23 @@ class Payments:
         self, *, still_open: bool = True, offset: int = 0, limit: int = PAGE_MAX
     ) -> tuple[list[ReconciliationCase], int]:
         """A page, oldest first, and how many there are."""
-        return store.cases(self._connection, still_open=still_open, offset=offset, limit=min(limit, PAGE_MAX))
+        return open_store.cases(
+            self._connection, still_open=still_open, offset=offset, limit=min(limit, PAGE_MAX)
+        )
 
     def close_case(self, case_id: UUID, resolution: str) -> ReconciliationCase:
         """It is known where the money belongs. Moves none. Raises `CaseNotFound`, `CaseClosed`, `Invalid`."""
         resolution = check_reason(resolution)
         with self._connection.transaction():
-            found = store.lock_case(self._connection, case_id)
+            found = open_store.lock_case(self._connection, case_id)
             if found is None:
                 raise CaseNotFound(f"there is no case {case_id}: `tokenworks bill cases` shows them")
             if found.closed_at is not None:
                 if found.resolution != resolution:
                     raise CaseClosed(f"the case is closed already: {found.resolution}")
                 return found
-            store.close_cases(self._connection, resolution, self._clock.now(), case_id=case_id)
-            closed = store.lock_case(self._connection, case_id)
+            open_store.close_cases(self._connection, resolution, self._clock.now(), case_id=case_id)
+            closed = open_store.lock_case(self._connection, case_id)
             assert closed is not None
         return closed
 
@@ -331,11 +335,11 @@ class Payments:
 
     def _add_cases(self, cases: Sequence[ReconciliationCase]) -> None:
         if cases:
-            store.add_cases(self._connection, cases)
+            open_store.add_cases(self._connection, cases)
 
     def _resolve(self, bill: Bill, resolution: str) -> None:
         """What became of a bill that the carrier did not collect."""
-        store.close_cases(self._connection, resolution, self._clock.now(), rejected_bill_id=bill.bill_id)
+        open_store.close_cases(self._connection, resolution, self._clock.now(), rejected_bill_id=bill.bill_id)
 
     def _lock(self, bill: Bill) -> Bill:
         """The subscriber, its account, then the bill. Raises `BillNotFound`."""
@@ -375,7 +379,7 @@ class Payments:
                 return None
             sequence_no = store.last_sequence(self._connection, LAYOUT) + 1
             now = self._clock.now()
-            left = store.lines_left(self._connection, [bill.bill_id for bill, _ in found])
+            left = open_store.lines_left(self._connection, [bill.bill_id for bill, _ in found])
             lines = [
                 FileLine(
                     bill.bill_no, phone, bill.period_start.astimezone(BILLING_ZONE), bill.period_end.astimezone(BILLING_ZONE),
