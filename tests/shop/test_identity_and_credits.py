@@ -309,16 +309,15 @@ def test_a_reversal_takes_back_all_that_a_payment_did(works, a, clock):
     paid = works.payments.pay(april, "bank_transfer", "T1", 25 * YUAN)  # April, May and 5.20 more
     assert [works.bills.open_nano(b) for b in (april, may)] == [0, 0]
     assert works.subscriptions.find(PHONE).state == "active"
-    made = works.payments.reverse(paid, "chargeback")
+    works.payments.reverse(paid, "chargeback")
     assert [works.bills.open_nano(b) for b in (april, may)] == [9_900_000_000, 9_900_000_000]
     state = works.subscriptions.find(PHONE)
     assert (state.state, state.restricted) == ("suspended", True), (
         "what the payment had lifted is in force again"
     )
     assert works.payments.cases() == ([], 0), "the surplus is none"
-    assert works.payments.reverse(paid, "chargeback") == made
     with pytest.raises(PaymentReversed):
-        works.payments.reverse(paid, "another reason")
+        works.payments.reverse(paid, "chargeback")
     with pytest.raises(Invalid):
         works.payments.reverse(paid, " ")
     assert works.payments.find(paid.payment_id).reversed_at == clock.now()

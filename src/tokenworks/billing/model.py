@@ -64,7 +64,6 @@ class Reversal:
     amount_nano: int
     reason: str
     reversed_at: datetime
-    new: bool = field(default=True, compare=False)
 
 
 CaseKind = Literal["surplus", "rejected", "paid_out", "unbooked"]

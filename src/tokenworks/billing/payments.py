@@ -189,19 +189,16 @@ class Payments:
 
     def reverse(self, payment: Payment, reason: str) -> Reversal:
         """A payment did not last (a chargeback), or was booked by mistake: its bill is open again, and so is what its surplus
-        paid; dunning that it ended is in force again, and goes on from now. What the carrier takes back may be sent again. The
-        same reason again is the same reversal. Raises `PaymentNotFound`, `PaymentReversed`, `Invalid`.
+        paid; dunning that it ended is in force again, and goes on from now. What the carrier takes back may be sent again. Raises `PaymentNotFound`, `PaymentReversed`, `Invalid`.
         """
         reason = check_reason(reason)
         with self._connection.transaction():
             known = self.find(payment.payment_id)
             assert known.bill_id is not None
             bill = self._lock_of(known.subscriber_id, known.bill_id)
-            before = store.find_reversal(self._connection, known.payment_id)
-            if before is not None:
-                if before.reason != reason:
-                    raise PaymentReversed("the payment is reversed already, for another reason")
-                return before
+            known = self.find(payment.payment_id)  # as it is now that nobody else can take it back
+            if known.reversed_at is not None:
+                raise PaymentReversed("the payment is reversed already")
             reversal = self._take_back(known, bill, reason)
             self._open.follow(bill.subscriber_id)
         return reversal

@@ -222,13 +222,6 @@ def add_payment(connection: Connection, payment: Payment, account_id: UUID, entr
 _REVERSAL: Final = "reversal_id, payment_id, amount_nano, reason, reversed_at"
 
 
-def find_reversal(connection: Connection, payment_id: UUID) -> Reversal | None:
-    row = connection.execute(
-        f"SELECT {_REVERSAL}, false FROM payment_reversal WHERE payment_id = %s".encode(), (payment_id,)
-    ).fetchone()
-    return None if row is None else Reversal(*row)
-
-
 def add_reversal(connection: Connection, reversal: Reversal, account_id: UUID, entry_id: UUID) -> None:
     r = reversal
     connection.execute(

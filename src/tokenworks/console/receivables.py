@@ -38,11 +38,10 @@ def reverse(body: Why, rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
         payment = rooms.payments.find(as_uuid(id, "payment"))
         made = rooms.payments.reverse(payment, body.reason)
-        if made.new:
-            audit(
-                rooms, who, "payment.reverse", payment.payment_id, None,
-                {"amount_nano": made.amount_nano, "reason": made.reason},
-            )  # fmt: skip
+        audit(
+            rooms, who, "payment.reverse", payment.payment_id, None,
+            {"amount_nano": made.amount_nano, "reason": made.reason},
+        )  # fmt: skip
     return answer(
         {
             "id": str(made.reversal_id),
@@ -51,7 +50,7 @@ def reverse(body: Why, rooms: Asked, who: Who, id: str) -> Response:
             "reason": made.reason,
             "reversed_at": when(made.reversed_at),
         },
-        201 if made.new else 200,
+        201,
     )
 
 
