@@ -49,7 +49,7 @@ class Line:
         self.tax = vat(amount) if tax is None else tax
         self.net = self.amount - self.tax
         self.used = self.earned = self.broken = self.given = self.credited = 0
-        self.span = None
+        self.span = self.of = None
         self.billed = False
 
 
@@ -204,6 +204,8 @@ class Book:
         line.given += min(amount - tax, owed)
         line.credited += amount
         made = Line(now, (kind, line.key[1]), -amount, tax=-tax)
+        # Of a line that is billed it is taken off that bill, and comes on no other.
+        made.of, made.billed = line, line.billed
         self.lines.append(made)
 
     def close(self, now):
@@ -232,6 +234,9 @@ class Book:
         for line in due:
             line.billed = True
             groups.setdefault(line.key, []).append(line)
+        for line in self.lines:
+            if line.of is not None and line.of.billed:
+                line.billed = True
         rows = sorted(half_up(Fraction(sum(x.amount for x in group), FEN)) for group in groups.values())
         tax = sum(half_up(Fraction(row * 6, 106)) for row in rows)
         self.bills.append((end, sum(rows) * FEN, tax * FEN, [row * FEN for row in rows]))

@@ -90,6 +90,9 @@ class Household:
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
         self.payment = works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
+        surplus = works.payments.pay(self.bill, "cash", f"counter2-{self.phone}", 100 * 10**9)
+        self.case = next(c for c in works.payments.cases()[0] if c.payment_id == surplus.payment_id)
+        works.payments.reverse(surplus, "booked twice")
         (self.refund,) = works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
 
     def ids(self):
@@ -99,7 +102,8 @@ class Household:
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
             "transferBalance": self.transfer.transfer_id, "payment": self.payment.payment_id, "refund": self.refund.refund_id,
-            "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens",
+            "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens", "payments": self.payment.payment_id,
+            "reconciliation-cases": self.case.case_id, "bills": self.bill.bill_id,
             "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
@@ -151,6 +155,10 @@ class Household:
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
+            "POST /api/operations/payments/{id}/reversal": {"reason": "chargeback"},
+            "PATCH /api/operations/reconciliation-cases/{id}": {"resolution": "stays as credit"},
+            "POST /api/operations/bills/{id}/actions": {"action": "direct", "reason": "test"},
+            "POST /api/operations/charge-files/{sequence}/lapse": {"reason": "never answered"},
             "POST /api/operations/charge-files/acknowledgements": "A|tokenworks-phone-1|9",
         }  # fmt: skip
 
@@ -320,7 +328,8 @@ def test_who_may_can(client, works, town, staff):
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
         ("departments", "MemberExists"), ("productOffering/{id}", "DraftNotFound"), ("productOffering", "Conflict"),
-        ("cancelProductOrder/{id}", "NotFound"),
+        ("cancelProductOrder/{id}", "NotFound"), ("operations/bills/{id}/actions", "CarrierNotAnswered"),
+        ("reconciliation-cases/{id}", "CaseClosed"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -55,6 +55,15 @@ def _bill(works: Works, params: Mapping[str, Any]) -> object:
     return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}
 
 
+def _payment(works: Works, params: Mapping[str, Any]) -> object:
+    return works.payments.find(params["payment_id"])
+
+
+def _case(works: Works, params: Mapping[str, Any]) -> object:
+    cases, _ = works.payments.cases(still_open=False)
+    return next(case for case in cases if case.case_id == params["case_id"])
+
+
 def _files(works: Works, _params: Mapping[str, Any]) -> object:
     return works.payments.files(1)
 
@@ -124,8 +133,9 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 
 
 _LOOKS: Final[dict[str, Look]] = {
-    "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
-    "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
+    "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill channel": _bill, "bill close-case": _case, "bill correct": _bill,
+    "bill file": _files, "bill lapse": _files, "bill pay": _bill, "bill pay-out": _subscriber, "bill resend": _bill,
+    "bill reverse": _payment, "bill write-off": _bill, "deployment add": _deployment,
     "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
@@ -133,7 +143,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
-    "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber owner": _subscriber, "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
 LONG: Final = frozenset({"bill run"})
@@ -170,7 +180,7 @@ def _masked(value: Any) -> Any:
 
 _REFS: Final = (
     "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "phone", "name",
+    "limit_id", "payment_id", "case_id", "phone", "name",
 )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import psycopg
 
 from tokenworks.app.settings import Settings
-from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
+from tokenworks.billing import Bills, DunningPlan, OpenItems, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
@@ -67,6 +67,7 @@ def make_works(
     )
     transfers = Transfers(connection, clock)
     subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers)
+    charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     return Works(
         connection=connection,
         clock=clock,
@@ -82,7 +83,12 @@ def make_works(
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
         bills=Bills(
-            connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
+            connection,
+            charges,
+            subscriptions,
+            clock,
+            due_days=settings.bill_due_days,
+            batch=settings.bill_run_batch,
         ),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),

@@ -15,7 +15,7 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
+from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_receivables, cli_shop, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
@@ -195,7 +195,7 @@ def subscriber() -> None:
     """Who is billed."""
 
 
-for _command in cli_shop.SUBSCRIBER:
+for _command in (*cli_shop.SUBSCRIBER, *cli_receivables.SUBSCRIBER):
     subscriber.add_command(_command)
 
 

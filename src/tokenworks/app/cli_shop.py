@@ -19,7 +19,7 @@ from tokenworks.app.cli_base import (
     said,
     subscriber_option,
 )
-from tokenworks.app.edge import read_text
+from tokenworks.app.edge import read_bytes
 from tokenworks.app.output import console, json_text, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
@@ -238,7 +238,7 @@ def refund(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give back what an order cost, by a credit on the next bill."""
+    """Give back what an order cost, by a credit: on the bill that has it, or on the next one."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
     with context.works() as works:
         made = works.refunds.refund(
@@ -246,7 +246,7 @@ def refund(
         )
     total = sum(refund.amount_nano or 0 for refund in made)
     waits = sum(refund.state == "pending" for refund in made)
-    text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited on the next bill"
+    text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited"
     if waits:
         text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
     said(made, f"{text}.", as_json)
@@ -299,8 +299,8 @@ def bill_list(context: Context, subscriber: str | None, limit: int, as_json: boo
         (b.bill_no, last_day(b.period_end), money_text(b.amount_nano), money_text(b.remaining_nano), b.state, day_of(b.due_at))
         for b in found
     ]  # fmt: skip
-    columns = ["bill", "until", "CNY", "left to pay", "state", "due"]
-    print_table(f"Bills ({len(found)} of {count})", columns, rows, right=["CNY", "left to pay"])
+    columns = ["bill", "until", "CNY", "open", "state", "due"]
+    print_table(f"Bills ({len(found)} of {count})", columns, rows, right=["CNY", "open"])
 
 
 @bill.command("show")
@@ -350,7 +350,7 @@ def bill_correct(
     context: Context, bill_no: str, line_no: int, amount: str, reason: str, idempotency_key: str | None, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Give back a part of a line by a credit note. The bill stays as it is; the credit comes on the next one."""
+    """Give back a part of a line by a credit note. The bill stays as it is; the note is taken off what is open on it."""
     amount_nano = parse_money(amount).amount_nano
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         note = works.bills.correct(works.bills.find(bill_no), line_no, amount_nano, reason, idempotency_key)
@@ -363,7 +363,10 @@ def bill_correct(
 @click.option(
     "--reference", required=True, help="The payment's own number: the same again is the same payment."
 )
-@click.option("--amount", help="In yuan; left out: all that is left.")
+@click.option(
+    "--amount",
+    help="In yuan; left out: all that is open. What is more than that is credit, and a case to reconcile.",
+)
 @click.option(
     "--method",
     default="bank_transfer",
@@ -478,9 +481,9 @@ def bill_files(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
-    """Take the carrier's answer to a charge file: all of it, or nothing."""
+    """Take the carrier's answer to a charge file: all of it, or nothing. Another answer to the same file corrects the first."""
     with context.works() as works:
-        accepted, rejected = works.payments.acknowledge(read_text(path), dry_run=dry_run)
+        accepted, rejected = works.payments.acknowledge(read_bytes(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},

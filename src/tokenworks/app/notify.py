@@ -120,7 +120,8 @@ def _send(works: Works, settings: Settings, notice: Notice) -> None:
             "X-Tokenworks-Signature": signature(webhook_secret(settings), at_s, body),
         }
         _post(settings.webhook_url, body, headers)
-    if settings.sms_url and (notice.kind, subscriber.language) in _TEXTS:
+    is_known = (notice.kind, subscriber.language) in _TEXTS
+    if settings.sms_url and is_known and works.subscriptions.has_number(subscriber):
         text = text_of(notice.kind, notice.content, subscriber.language)
         body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
         _post(settings.sms_url, body, {"Idempotency-Key": str(notice.notification_id)})

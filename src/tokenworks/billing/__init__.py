@@ -1,16 +1,21 @@
 """Bills, payments, the phone bill's charge files, refunds and dunning."""
 
 from tokenworks.billing.bills import Bills
-from tokenworks.billing.charge_file import LAYOUT, read_answer, write_file
+from tokenworks.billing.charge_file import LAYOUT, decode_answer, read_answer, write_file
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
     BillNotFound,
     BillSettled,
+    CarrierNotAnswered,
+    CaseClosed,
+    CaseNotFound,
+    ChannelNotAllowed,
     ChargeFileAnswered,
     ChargeFileNotFound,
     PaymentDeclined,
+    PaymentNotFound,
     PaymentReused,
-    PaymentTooMuch,
+    PaymentReversed,
     PayoutNotAllowed,
     RefundNotAllowed,
 )
@@ -18,12 +23,18 @@ from tokenworks.billing.invoice import invoice_data, render_pdf
 from tokenworks.billing.model import (
     Bill,
     BillRun,
+    Channel,
     CreditNote,
     DunningPlan,
     Payment,
     Payout,
+    ReconciliationCase,
     Refund,
+    Reversal,
+    open_of,
+    tax_of_part,
 )
+from tokenworks.billing.open_items import OpenItems
 from tokenworks.billing.payments import PaymentProvider, Payments, TestProvider
 from tokenworks.billing.refunds import Part, Refunds
 
@@ -35,25 +46,37 @@ __all__ = [
     "BillRun",
     "BillSettled",
     "Bills",
+    "CarrierNotAnswered",
+    "CaseClosed",
+    "CaseNotFound",
+    "Channel",
+    "ChannelNotAllowed",
     "ChargeFileAnswered",
     "ChargeFileNotFound",
     "CreditNote",
     "DunningPlan",
+    "OpenItems",
     "Part",
     "Payment",
     "PaymentDeclined",
+    "PaymentNotFound",
     "PaymentProvider",
     "PaymentReused",
-    "PaymentTooMuch",
+    "PaymentReversed",
     "Payments",
     "Payout",
     "PayoutNotAllowed",
+    "ReconciliationCase",
     "Refund",
     "RefundNotAllowed",
     "Refunds",
+    "Reversal",
     "TestProvider",
+    "decode_answer",
     "invoice_data",
+    "open_of",
     "read_answer",
     "render_pdf",
+    "tax_of_part",
     "write_file",
 ]

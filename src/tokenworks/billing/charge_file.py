@@ -12,7 +12,8 @@ The answer:
     R|<line>|accepted|
     R|<line>|rejected|<reason>
 
-Every line of the file is answered once.
+Every line of the file is answered once. An answer is UTF-8 or GB 18030 (of which GBK and GB 2312 are parts), with a byte order
+mark or without; its lines end with LF or CR LF, and there may be blank ones at its end.
 """
 
 import hashlib
@@ -26,6 +27,7 @@ from tokenworks.kernel import REASON_CHARS_MAX, flaw, is_digits
 
 LAYOUT: Final = "tokenworks-phone-1"
 LINES_MAX: Final = 100_000
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +66,43 @@ def _digits(day: str) -> str:
     return day.replace("-", "")
 
 
-def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
-    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+def decode_answer(data: bytes) -> str:
+    """An acknowledgement as text: UTF-8 where it is that, else GB 18030. Raises `AcknowledgementFaulty`, which says where."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        at = data.count(b"\n", 0, error.start) + 1
+    try:
+        return data.decode("gb18030")
+    except UnicodeDecodeError:
+        raise AcknowledgementFaulty(f"line {at}: it is neither UTF-8 nor GB 18030") from None
+
+
+def _rows(text: str) -> list[str]:
+    """The lines, without the byte order mark and blank lines at the end. Raises `AcknowledgementFaulty`."""
     # Lines end with LF (or CR LF) alone: `splitlines` also takes a dozen other characters for an end.
-    rows = [row.removesuffix("\r") for row in text.removesuffix("\n").split("\n")] if text else []
+    rows = [row.removesuffix("\r") for row in text.removeprefix(_BYTE_ORDER_MARK).split("\n")]
+    while rows and not rows[-1]:
+        rows.pop()
     if not rows:
         raise AcknowledgementFaulty("the acknowledgement is empty")
+    for at, row in enumerate(rows, 1):
+        found = flaw(row)
+        if found is not None and (at == 1 or row.count("|") != 3):
+            # Of an answer's reason `_answers` says so.
+            raise AcknowledgementFaulty(f"line {at}: it has {found}; lines end with LF or CR LF")
+    return rows
+
+
+def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
+    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+    rows = _rows(text)
     return _sequence(rows[0]), _answers(rows[1:], lines)
 
 
 def sequence_of(text: str) -> int:
     """Which file an acknowledgement answers. Raises `AcknowledgementFaulty`."""
-    return _sequence(text.split("\n", 1)[0].rstrip("\r"))
+    return _sequence(_rows(text)[0])
 
 
 def _sequence(row: str) -> int:

@@ -11,6 +11,7 @@ from uuid import UUID
 from tokenworks.billing import store
 from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
+from tokenworks.billing.open_items import OpenItems
 from tokenworks.charging import Charge, Charges, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 from tokenworks.subscriptions import KeyReused, Orders, Subscriptions, check_idempotency_key
@@ -35,6 +36,7 @@ class Refunds:
         self._orders = orders
         self._subscriptions = subscriptions
         self._clock = clock
+        self._open = OpenItems(connection, subscriptions, clock)
 
     def refund(
         self,
@@ -56,11 +58,16 @@ class Refunds:
             raise Invalid("an amount above zero goes with part: amount")
         with self._connection.transaction(force_rollback=dry_run):
             order, subscriber_id = self._orders.find(order_id)
+            self._subscriptions.lock([subscriber_id])
             subscriber = self._subscriptions.find(str(subscriber_id))
             if idempotency_key is not None:
-                before = store.refunds_of_key(self._connection, order_id, idempotency_key)
+                before = store.refunds_of_key(self._connection, idempotency_key)
                 if before:
-                    if (before[0].part, before[0].asked_nano) != (part, amount_nano):
+                    first = before[0]
+                    asked_nano = first.asked_nano if first.part == "amount" else None
+                    if (first.order_id, first.part, asked_nano, first.reason) != (
+                        order_id, part, amount_nano, reason
+                    ):  # fmt: skip
                         raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]
@@ -69,21 +76,23 @@ class Refunds:
                 raise RefundNotAllowed(f"order {order_id} has nothing that could be refunded")
             if part == "amount":
                 charges = charges[:1]
-            made = []
-            for at, charge in enumerate(charges):
-                key = idempotency_key if at == 0 or idempotency_key is None else f"{idempotency_key}#{at}"
+            made: list[Refund] = []
+            for charge in charges:
+                refund_id = uuid7()
                 refund = Refund(
-                    uuid7(), order_id, subscriber.account_id, charge.charge_id, part, amount_nano, reason, "pending", None,
-                    self._clock.now(), None,
+                    refund_id, order_id, subscriber.account_id, charge.charge_id, part, amount_nano, reason, "pending", None,
+                    self._clock.now(), None, made[0].batch_id if made else refund_id,
                 )  # fmt: skip
-                if not store.add_refund(self._connection, refund, key):
+                if not store.add_refund(self._connection, refund, None if made else idempotency_key):
                     raise RefundNotAllowed(f"order {order_id} is refunded already")
                 made.append(refund)
             if part != "amount":
                 for product in products:
                     if product.parent_id is None and product.state in {"active", "suspended"}:
                         self._orders.cancel(product.product_id)
-            return [self._settle(refund) for refund in made]
+            settled = [self._settle(refund) for refund in made]
+            self._open.follow(subscriber_id)
+        return settled
 
     def _refundable(self, product_id: UUID) -> list[Charge]:
         """A plan's last charge; of pay-as-you-go every step of which something is left."""

@@ -9,6 +9,7 @@ from tokenworks.charging.errors import (
     AdjustmentNotAllowed,
     AdjustmentNotFound,
     ChargeNotFound,
+    CreditLimitReached,
     JournalCorrupt,
     JournalFailed,
     LedgerWentBack,
@@ -44,7 +45,7 @@ from tokenworks.charging.model import (
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
-from tokenworks.charging.revenue import FEN_NANO, share
+from tokenworks.charging.revenue import FEN_NANO, fen_of, share
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Slices
 from tokenworks.charging.transfers import Transfers
@@ -71,6 +72,7 @@ __all__ = [
     "Charge",
     "ChargeNotFound",
     "Charges",
+    "CreditLimitReached",
     "DatabaseThread",
     "Finding",
     "Hold",
@@ -103,6 +105,7 @@ __all__ = [
     "Transfers",
     "UsageRecord",
     "WorkerConnection",
+    "fen_of",
     "inspect_journal",
     "most",
     "share",

@@ -27,6 +27,10 @@ class AdjustmentNotAllowed(Conflict):
     """The same person can't ask and decide; or the bucket has less than that."""
 
 
+class CreditLimitReached(Conflict):
+    """More would be owed than the subscriber's credit limit allows."""
+
+
 class RefundTooMuch(Conflict):
     """More than what is left of a charge can't be given back."""
 

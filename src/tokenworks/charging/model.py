@@ -375,6 +375,12 @@ class Charge:
     closed_at: datetime | None
     bill_id: UUID | None
     line_no: int | None
+    # Of a credit whose charge is on a bill: what it takes off that bill's line, in whole fen, and the rounding's entry.
+    settles_bill_id: UUID | None = None
+    settles_line_no: int | None = None
+    settled_nano: int | None = None
+    settled_tax_nano: int | None = None
+    settled_entry_id: UUID | None = None
 
     @property
     def net_nano(self) -> int:

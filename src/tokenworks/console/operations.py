@@ -52,13 +52,17 @@ def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
 
 
 class SubscriberAction(Strict):
-    action: Literal["suspend", "resume", "close", "change_phone"]
+    action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
     phone: str | None = Field(default=None, max_length=32)
+    # The new holder's, with `change_owner`.
+    name: str | None = Field(default=None, max_length=100)
     reason: str = Field(min_length=1, max_length=200)
 
 
 @router.post(
-    "/subscribers/{id}/actions", summary="Suspend, resume, close, another number", **allow("operator")
+    "/subscribers/{id}/actions",
+    summary="Suspend, resume, close, another number, another holder of it",
+    **allow("operator"),
 )
 def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
     found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
@@ -66,6 +70,10 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
         if body.action == "close":
             rooms.subscriptions.close(found)
+            rooms.identity.end_sessions(found.subscriber_id)
+        elif body.action == "change_owner":
+            # What the number's old holder owes stays its own: the answer is about that one, which is closed.
+            rooms.subscriptions.change_owner(found, body.name)
             rooms.identity.end_sessions(found.subscriber_id)
         elif body.action == "change_phone":
             if body.phone is None:
@@ -221,12 +229,8 @@ def charge_file(rooms: Asked, sequence: int) -> Response:
 
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
 def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Invalid("an acknowledgement is UTF-8") from None
     with rooms.connection.transaction():
-        accepted, rejected = rooms.payments.acknowledge(text, dry_run=dry_run)
+        accepted, rejected = rooms.payments.acknowledge(body, dry_run=dry_run)
         if not dry_run:
             audit(
                 rooms,

@@ -10,20 +10,21 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
-from tokenworks.charging import Charge, Charges, Ledger, Sale, share
+from tokenworks.charging import Charge, Charges, CreditLimitReached, Ledger, Sale, share
 from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.checks import LIVE, check_delivery, check_live
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
     NotEligible,
     OrderNotFound,
-    ProductEnded,
     ProductNotFound,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
+from tokenworks.subscriptions.holds import hold
 from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder, cycle_end
 
 CYCLE_BATCH: Final = 500
@@ -31,7 +32,6 @@ LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
 
 
@@ -93,7 +93,7 @@ class Orders:
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        `NotEligible`, `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -112,17 +112,22 @@ class Orders:
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
             self._check_eligible(known, sold.offering)
-            _check_delivery(sold.offering, delivery)
+            check_delivery(sold.offering, delivery)
+            check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
             )  # fmt: skip
             store.add_order(self._connection, known, order, idempotency_key)
             amount = self._add_product(known, order, order.product_id, sold, None, delivery, None)
-            for part, price_nano in self._parts(known, sold):
+            parts = self._parts(known, sold)
+            for part, price_nano in parts:
                 amount += self._add_product(
                     known, order, uuid7(), part, order.product_id, delivery, price_nano
                 )
+            # What is charged when it is delivered counts now: then it is too late to say no.
+            own = price_for(self._connection, known, sold.offering, now, first=True)
+            check_limit(sum(price for part, price in [*parts, (sold, own)] if part.offering.fulfilment))
             order = replace(order, amount_nano=amount)
             if self._delivered(order.order_id):
                 order = replace(order, state="completed", completed_at=now)
@@ -135,7 +140,7 @@ class Orders:
         if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
             raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
         products = store.products(self._connection, subscriber.subscriber_id)
-        live = {product.offering_id for product in products if product.state in _LIVE}
+        live = {product.offering_id for product in products if product.state in LIVE}
         if offering.requires and not live & set(offering.requires):
             raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
         had = sum(product.offering_id == offering.id for product in products)
@@ -401,7 +406,7 @@ class Orders:
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        _check_live(product)
+        check_live(product)
         return product, subscriber
 
     def _again(
@@ -434,7 +439,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
@@ -448,7 +453,7 @@ class Orders:
             for part in [product_id, *store.parts_of(self._connection, product_id)]:
                 found = store.lock_product(self._connection, part)
                 assert found is not None
-                if found[0].state not in _LIVE:
+                if found[0].state not in LIVE:
                     continue
                 if when == "now":
                     self._end(found[0], subscriber, "cancelled")
@@ -496,7 +501,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if subscriber.state != "active" or subscriber.restricted:
                 raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
             if product.state != "active":
@@ -528,6 +533,7 @@ class Orders:
                 )
                 return order
             assert product.cycle_end is not None
+            check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
             left_s = max(0, int((product.cycle_end - now).total_seconds()))
             length_s = max(1, int((product.cycle_end - product.cycle_start).total_seconds()))
             charges = self._charges.of_product(product_id)
@@ -557,6 +563,7 @@ class Orders:
             )
             store.add_amount(self._connection, order.order_id, made.amount_nano)
             self._finish_change(order.order_id)
+            check_limit(0)
             found = store.order(self._connection, order.order_id)
             assert found is not None
         return replace(found[0], new=True)
@@ -630,13 +637,18 @@ class Orders:
                         or product.cycle_end > self._clock.now()
                     ):
                         continue
-                    self._next_cycle(subscriber, product, begin=product.cycle_end)
+                    try:
+                        with self._connection.transaction():
+                            self._next_cycle(subscriber, product, begin=product.cycle_end)
+                    except CreditLimitReached:
+                        hold(self._connection, self._ledger, self._clock, subscriber, product)
                 total += 1
         self._ledger.expire_due()
         self.finish_changes()
         return total
 
     def _next_cycle(self, subscriber: Subscriber, product: Product, *, begin: datetime) -> None:
+        """Raises `CreditLimitReached`."""
         if not product.renews or product.ends_after_cycle:
             self._end(product, subscriber, "expired")
             return
@@ -660,7 +672,9 @@ class Orders:
             self._connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
             cycle_end=renewed.cycle_end, next_version=None,
         )  # fmt: skip
+        check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
         self._begin_cycle(subscriber, renewed, sold)
+        check_limit(0)
 
     def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
         """Take back an order that is not done: one that waits for a cycle's end, or for its delivery.
@@ -719,21 +733,9 @@ class Orders:
         return store.products(self._connection, subscriber.subscriber_id)
 
 
-def _check_live(product: Product) -> None:
-    """Raises `ProductEnded`."""
-    if product.state not in _LIVE:
-        raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
 def _beside_nothing(offering: Offering) -> Offering:
     """A plan that is changed to needs nothing beside itself, and is not one more."""
     return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
-
-
-def _check_delivery(offering: Offering, delivery: str | None) -> None:
-    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
-        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
-        raise Invalid(f"{offering.id} is delivered as: {ways}")
 
 
 def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:

@@ -80,8 +80,9 @@ class Subscriptions:
         with self._connection.transaction():
             account_id = self._ledger.open_account()
             name = profile.pop("name")
-            if profile.get("audiences") is not None:
-                profile["audiences"] = tuple(profile["audiences"])
+            for many in ("audiences", "regions"):
+                if profile.get(many) is not None:
+                    profile[many] = tuple(profile[many])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
             if not store.add_subscriber(self._connection, subscriber, uuid7()):
                 raise PhoneTaken(
@@ -216,8 +217,9 @@ class Subscriptions:
         return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
 
     def close(self, subscriber: Subscriber) -> None:
-        """The end: every product ends, nothing is granted, keys are unknown, the number is free again. What is owed stays
-        owed and comes on a last bill. Raises `SubscriberNotActive` where it is closed.
+        """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
+        other accounts end. What is owed stays owed and comes on a last bill, which the carrier does not collect by the number.
+        Raises `SubscriberNotActive` where it is closed.
         """
         with self._connection.transaction():
             found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
@@ -233,7 +235,28 @@ class Subscriptions:
                 closed_at=self._clock.now(),
                 broadband=None,
             )
+            # Who has the number next is nobody's member, as with another number.
+            store.end_memberships(self._connection, found.phone)
             self._ledger.close_account(found.account_id)
+
+    def has_number(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber's number is its own: a closed one's may be somebody else's by now."""
+        return subscriber.state != "closed" or not store.phone_is_taken(self._connection, subscriber.phone)
+
+    def change_owner(self, subscriber: Subscriber, name: str | None = None, **profile: Any) -> Subscriber:
+        """A number goes to somebody else: its subscriber is closed, with its products, keys and memberships, and the number is
+        registered anew, in one transaction. What the old one owes, or is owed, stays its own: a bill does not follow a number to
+        another holder. `profile` is as in `register`. Returns the new subscriber. Raises `SubscriberNotActive`, `Invalid`.
+        """
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed already")
+            self.close(found)
+            store.add_phone_history(
+                self._connection, found.subscriber_id, found.phone, "new_owner", self._clock.now()
+            )
+            return self.register(found.phone, name, **profile)
 
     # Members of a pool.
 

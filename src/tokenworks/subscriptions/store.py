@@ -26,8 +26,9 @@ def _subscriber(row: tuple[Any, ...]) -> Subscriber:
 
 def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
     row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
+        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day,
+                                   real_name, credit_limit_nano, regions, home_region)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
         (
             subscriber.subscriber_id,
             subscriber.account_id,
@@ -38,6 +39,10 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
             subscriber.language,
             subscriber.broadband,
             subscriber.bill_day,
+            subscriber.real_name,
+            subscriber.credit_limit_nano,
+            None if subscriber.regions is None else list(subscriber.regions),
+            subscriber.home_region,
         ),
     ).fetchone()
     if row is not None:
@@ -135,6 +140,11 @@ def move_memberships(connection: Connection, phone: str, to: str) -> None:
         (phone, to),
     )
     connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
+
+
+def end_memberships(connection: Connection, phone: str) -> None:
+    """In other people's accounts: the number is nobody's any more."""
+    connection.execute("UPDATE member SET state = 'left' WHERE phone = %s AND state <> 'left'", (phone,))
 
 
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
