@@ -72,7 +72,9 @@ class CreditNote:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What is given back of one charge. Pending while something of it is still granted."""
+    """What is given back of one charge. Pending while something of it is still granted. `asked_nano`: an amount that was asked for,
+    or what was not earned by time at that instant; `kept`: of what the charge brought, what was used or still there then.
+    """
 
     refund_id: UUID
     order_id: UUID
@@ -85,6 +87,7 @@ class Refund:
     amount_nano: int | None
     asked_at: datetime
     done_at: datetime | None
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

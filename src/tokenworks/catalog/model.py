@@ -268,6 +268,8 @@ Audience = Literal[
     "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
 ]
 Delivery = Literal["network", "local_hardware", "cloud_computer"]
+# What a part of a cycle costs, and what comes back of one: see `subscriptions.proration`.
+Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 
 class Offering(_Frozen):
@@ -296,6 +298,9 @@ class Offering(_Frozen):
     # Included in the price.
     vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
+    # What is charged for a cycle that is joined late, changed or left early: its share by time, all of it, or nothing before the
+    # next cycle. A bundle's holds for its parts.
+    proration: Proration = "prorate"
     validity_days: int | None = Field(default=None, gt=0, le=3660)
     rate_card: Slug
     buckets: tuple[BucketSpec, ...] = Field(default=(), max_length=20)
@@ -356,6 +361,10 @@ class Offering(_Frozen):
         if self.cycle != "once" and self.validity_days is not None:
             raise ValueError(
                 "validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle"
+            )
+        if self.proration == "free_until_next_cycle" and self.cycle == "once":
+            raise ValueError(
+                "proration: free_until_next_cycle goes with a cycle: what is sold once has no next one"
             )
         if self.kind == "plan" and self.cycle == "once":
             raise ValueError("a plan renews: give it cycle: calendar_month or anniversary_month")

@@ -9,6 +9,7 @@ from tokenworks.charging.errors import (
     AdjustmentNotAllowed,
     AdjustmentNotFound,
     ChargeNotFound,
+    FailedJobNotFound,
     JournalCorrupt,
     JournalFailed,
     LedgerWentBack,
@@ -17,6 +18,7 @@ from tokenworks.charging.errors import (
     TransferNotAllowed,
     TransferNotFound,
 )
+from tokenworks.charging.failures import JOB_NAMES, FailedJobs
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
@@ -31,6 +33,8 @@ from tokenworks.charging.model import (
     BillLine,
     Bucket,
     Charge,
+    FailedJob,
+    JobName,
     Loss,
     Need,
     Part,
@@ -54,6 +58,7 @@ __all__ = [
     "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
+    "JOB_NAMES",
     "LOSS_CAUSES",
     "PER_UNIT",
     "SHED",
@@ -72,11 +77,15 @@ __all__ = [
     "ChargeNotFound",
     "Charges",
     "DatabaseThread",
+    "FailedJob",
+    "FailedJobNotFound",
+    "FailedJobs",
     "Finding",
     "Hold",
     "HostGrants",
     "HostLimits",
     "HostQueues",
+    "JobName",
     "Journal",
     "JournalCorrupt",
     "JournalFailed",

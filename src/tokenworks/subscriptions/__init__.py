@@ -36,6 +36,7 @@ from tokenworks.subscriptions.model import (
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
@@ -75,4 +76,5 @@ __all__ = [
     "check_idempotency_key",
     "next_month",
     "parse_phone",
+    "unearned",
 ]

@@ -375,11 +375,12 @@ def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list
     return [row[0] for row in rows]
 
 
-def orders_in_change(connection: Connection, limit: int) -> list[UUID]:
-    """Changes whose old buckets may still be granted, oldest first."""
+def orders_with_credits(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Changes and cancellations whose old buckets may still be granted, oldest first, but for some."""
     rows = connection.execute(
-        "SELECT order_id FROM product_order WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s",
-        (limit,),
+        """SELECT order_id FROM product_order WHERE state = 'inProgress' AND action IN ('modify', 'delete')
+               AND order_id <> ALL(%s::uuid[]) ORDER BY order_id LIMIT %s""",
+        (list(but), limit),
     )
     return [row[0] for row in rows]
 
@@ -416,7 +417,8 @@ def set_product(connection: Connection, product_id: UUID, **fields: object) -> N
 
 
 _PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
-              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle"""
+              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle,
+              p.charge_id"""
 _FROM_PRODUCT = "FROM product p JOIN offering v USING (offering_version)"
 
 
@@ -476,12 +478,21 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
     return None if row is None else (Product(*row[:-1]), row[-1])
 
 
-def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
+def due_products(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Products whose cycle has ended, but for some. A bundle comes before its parts: it was made before them."""
     rows = connection.execute(
-        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s",
-        (now, limit),
+        """SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s AND product_id <> ALL(%s::uuid[])
+           ORDER BY product_id LIMIT %s""",
+        (now, list(but), limit),
     )
     return [row[0] for row in rows]
+
+
+def add_uncharged(connection: Connection, product_id: UUID, count: int) -> None:
+    """So many more of a product's cycles or steps cost nothing."""
+    connection.execute(
+        "UPDATE product SET uncharged = uncharged + %s WHERE product_id = %s", (count, product_id)
+    )
 
 
 _TOP_UP = "top_up_id, subscriber_id, product_id, steps, amount_nano, made_at"
