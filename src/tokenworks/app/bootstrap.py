@@ -9,10 +9,10 @@ import psycopg
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
+from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
 from tokenworks.trust import Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -31,6 +31,8 @@ class Works:
     adjustments: Adjustments
     transfers: Transfers
     orders: Orders
+    quotes: Quotes
+    failed_jobs: FailedJobs
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
@@ -75,6 +77,15 @@ def make_works(
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
+        quotes=Quotes(
+            connection,
+            offerings,
+            charges,
+            orders,
+            Sales(connection, offerings, ledger, charges, clock),
+            clock,
+        ),
+        failed_jobs=FailedJobs(connection, clock),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),

@@ -30,6 +30,7 @@ from tokenworks.subscriptions.model import (
     WorkOrder,
     add_months,
     bill_period_end,
+    month_start,
     next_month,
     parse_phone,
 )
@@ -37,6 +38,8 @@ from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.proration import unearned
+from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
+from tokenworks.subscriptions.sales import Sales
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
@@ -60,6 +63,10 @@ __all__ = [
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "Quote",
+    "QuoteLine",
+    "Quotes",
+    "Sales",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
@@ -74,6 +81,7 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "month_start",
     "next_month",
     "parse_phone",
     "unearned",

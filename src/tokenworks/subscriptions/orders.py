@@ -500,6 +500,16 @@ class Orders:
         store.end_order(self._connection, order_id, "completed", self._clock.now(), -amount, None)
         return True
 
+    def give_back_at_most(self, order_id: UUID) -> bool:
+        """Credit what a change or a cancellation waits for, as if nothing that is granted was used: for a quote, which is rolled
+        back. Whether it waited.
+        """
+        locked = store.lock_order(self._connection, order_id)
+        if locked is None or locked[0] != "inProgress":
+            return False
+        self._sales.give_back(locked[1], at_most=True)
+        return True
+
     def finish_changes(self) -> int:
         """Changes and cancellations that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
         done = 0

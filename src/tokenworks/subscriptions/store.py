@@ -548,6 +548,16 @@ def work_orders(connection: Connection, state: str | None, limit: int) -> list[W
     return [WorkOrder(*row) for row in rows]
 
 
+def work_orders_of(connection: Connection, order_id: UUID) -> list[UUID]:
+    """What another system is asked to deliver for an order, and has not answered."""
+    rows = connection.execute(
+        """SELECT work_order_id FROM work_order WHERE order_id = %s AND action = 'deliver' AND state = 'open'
+           ORDER BY work_order_id""",
+        (order_id,),
+    )
+    return [row[0] for row in rows]
+
+
 def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:
     row = connection.execute(
         "SELECT subscriber_id FROM work_order WHERE work_order_id = %s", (work_order_id,)
