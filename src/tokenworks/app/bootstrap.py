@@ -12,7 +12,7 @@ from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
+from tokenworks.subscriptions import Moves, Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
 from tokenworks.trust import Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -32,6 +32,7 @@ class Works:
     transfers: Transfers
     orders: Orders
     quotes: Quotes
+    moves: Moves
     failed_jobs: FailedJobs
     payg: PayAsYouGo
     subscriptions: Subscriptions
@@ -85,6 +86,7 @@ def make_works(
             Sales(connection, offerings, ledger, charges, clock),
             clock,
         ),
+        moves=Moves(connection, offerings, clock),
         failed_jobs=FailedJobs(connection, clock),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,

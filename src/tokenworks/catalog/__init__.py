@@ -1,5 +1,6 @@
 """What is sold and what it costs: offerings, rate cards and the pure function that rates."""
 
+from tokenworks.catalog.differences import OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import CatalogueFaulty, ContentChanged, OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import (
@@ -31,6 +32,7 @@ __all__ = [
     "ContentChanged",
     "Counts",
     "Offering",
+    "OfferingChange",
     "OfferingNotActive",
     "OfferingNotFound",
     "Offerings",
@@ -41,9 +43,11 @@ __all__ = [
     "SoldOffering",
     "Weights",
     "amount",
+    "card_words",
     "first_tokens",
     "read_catalogue",
     "seed_catalogue",
     "split",
     "weights_of",
+    "words_of",
 ]

@@ -34,6 +34,7 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
+from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
@@ -48,10 +49,13 @@ __all__ = [
     "CapPeriod",
     "ChangeNotAllowed",
     "ContractPrice",
+    "Holder",
     "KeyReused",
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "Moved",
+    "Moves",
     "NotEligible",
     "Notice",
     "Notices",
@@ -67,6 +71,7 @@ __all__ = [
     "QuoteLine",
     "Quotes",
     "Sales",
+    "SoldVersion",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",

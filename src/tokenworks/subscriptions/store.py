@@ -488,6 +488,26 @@ def due_products(connection: Connection, now: datetime, but: Sequence[UUID], lim
     return [row[0] for row in rows]
 
 
+def versions_sold(connection: Connection, offering_id: str | None) -> list[tuple[Any, ...]]:
+    """(offering, version, live products, of which move, first and last start) of what is live."""
+    return connection.execute(
+        """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
+           FROM product p JOIN offering v USING (offering_version)
+           WHERE p.ended_at IS NULL AND (%(id)s::text IS NULL OR v.offering_id = %(id)s)
+           GROUP BY 1, 2 ORDER BY 1, 5, 2""",
+        {"id": offering_id},
+    ).fetchall()
+
+
+def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[tuple[Any, ...]]:
+    """(product, subscriber, state, cycle's end, next version) of the live products of a version, by product."""
+    return connection.execute(
+        """SELECT product_id, subscriber_id, state, cycle_end, next_version FROM product
+           WHERE offering_version = %s AND ended_at IS NULL AND product_id > %s ORDER BY product_id LIMIT %s""",
+        (offering_version, after, limit),
+    ).fetchall()
+
+
 def add_uncharged(connection: Connection, product_id: UUID, count: int) -> None:
     """So many more of a product's cycles or steps cost nothing."""
     connection.execute(
