@@ -83,7 +83,7 @@ def order_change(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
+    """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.change(product, offering, when, idempotency_key)
     amount = f"{format_money(made.amount_nano)} {made.currency}"
@@ -105,7 +105,7 @@ def order_change(
 def order_cancel(
     context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """End a product, now or with its cycle; what is unused is withdrawn. Nothing is paid back: `tokenworks refund` does."""
+    """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.cancel(product, when, idempotency_key)
         account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
@@ -116,6 +116,10 @@ def order_cancel(
         ]
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
     ends = "is cancelled" if when == "now" else "ends with its cycle"
+    if made.amount_nano:
+        ends += f": {format_money(-made.amount_nano)} {made.currency} come back"
+    elif made.state == "inProgress":
+        ends += ": what comes back is known when nothing of it is granted any more"
     dry = " (dry run)" if dry_run else ""
     said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
 
@@ -136,7 +140,7 @@ def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
 @json_option
 @pass_context
 def order_resume(context: Context, product: UUID, as_json: bool) -> None:
-    """Go on with a suspended product; where its cycle has ended meanwhile, a new one begins."""
+    """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
     with context.works() as works:
         works.orders.resume(product)
     said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)

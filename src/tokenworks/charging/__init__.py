@@ -18,7 +18,7 @@ from tokenworks.charging.errors import (
     TransferNotAllowed,
     TransferNotFound,
 )
-from tokenworks.charging.failures import JOB_NAMES, FailedJobs
+from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
@@ -59,6 +59,7 @@ __all__ = [
     "FEN_NANO",
     "FOLLOW_UP",
     "JOB_NAMES",
+    "JOB_STATES",
     "LOSS_CAUSES",
     "PER_UNIT",
     "SHED",

@@ -14,7 +14,7 @@ import structlog
 
 from tokenworks.charging import failure_store, store
 from tokenworks.charging.errors import FailedJobNotFound
-from tokenworks.charging.model import FailedJob, JobName
+from tokenworks.charging.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
 
 log = structlog.get_logger()
@@ -25,6 +25,7 @@ FIRST_WAIT: Final = timedelta(minutes=1)
 LIST_MAX: Final = 1000
 REASON_CHARS_MAX: Final = 500
 JOB_NAMES: Final[tuple[JobName, ...]] = get_args(JobName)
+JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
 
 
 class FailedJobs:

@@ -485,6 +485,7 @@ class BalanceMove:
 # What is done for one product, order, refund or subscriber at a time: its next cycle; a credit or a refund that waited for
 # grants; its bill.
 JobName = Literal["cycle", "credit", "refund", "bill"]
+JobState = Literal["retrying", "quarantined"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -493,7 +494,7 @@ class FailedJob:
 
     job: JobName
     ref: UUID
-    state: Literal["retrying", "quarantined"]
+    state: JobState
     attempts: int
     reason: str
     first_failed_at: datetime

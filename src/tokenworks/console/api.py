@@ -5,7 +5,16 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import (
+    account,
+    operations,
+    pages,
+    quotes,
+    tmf_balance,
+    tmf_bills,
+    tmf_catalog,
+    tmf_orders,
+)
 from tokenworks.console.account import SendCode
 from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
 
@@ -18,6 +27,7 @@ ROUTERS: Final = (
     tmf_bills.bills_router,
     tmf_bills.payments_router,
     account.router,
+    quotes.router,
     operations.router,
     pages.router,
 )

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import AwareDatetime, Field
 
 from tokenworks.billing import LAYOUT
+from tokenworks.charging import JobName
 from tokenworks.console.account import subscriber_resource
 from tokenworks.console.web import (
     ALL_STAFF,
@@ -190,6 +191,35 @@ def bill_run(rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     return answer(
         {"bills": made.bills, "lines": made.lines, "amount_nano": made.amount_nano, "dry_run": False}
     )
+
+
+@router.get("/failed-jobs", summary="Cycles, credits, refunds and bills that failed", **allow(*ALL_STAFF))
+def failed_jobs(rooms: Asked) -> Response:
+    rows = [
+        {
+            "job": failed.job,
+            "ref": str(failed.ref),
+            "state": failed.state,
+            "attempts": failed.attempts,
+            "reason": failed.reason,
+            "first_failed_at": when(failed.first_failed_at),
+            "failed_at": when(failed.failed_at),
+            "next_at": when(failed.next_at) if failed.state == "retrying" else None,
+        }
+        for failed in rooms.failed_jobs.all()
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+@router.post(
+    "/failed-jobs/{job}/{ref}/release", summary="Try a failed job again", **allow("operator", "finance")
+)
+def release_job(rooms: Asked, who: Who, job: JobName, ref: str) -> Response:
+    about = as_uuid(ref, "job")
+    with rooms.connection.transaction():
+        rooms.failed_jobs.release(job, about)
+        audit(rooms, who, "job.release", about, {"job": job}, {"state": "released"})
+    return answer({"job": job, "ref": ref, "state": "released"})
 
 
 @router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tokenworks.billing import Bills, Payments, Refunds
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.kernel import (
     NANO_PER_UNIT,
     NUMBER_CHARS_MAX,
@@ -37,7 +37,7 @@ from tokenworks.kernel import (
     flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.subscriptions import Orders, PayAsYouGo, Quotes, Subscriber, Subscriptions
 from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
 
 PAGE_DEFAULT: Final = 20
@@ -70,6 +70,10 @@ class Rooms(Protocol):
     def transfers(self) -> Transfers: ...
     @property
     def orders(self) -> Orders: ...
+    @property
+    def quotes(self) -> Quotes: ...
+    @property
+    def failed_jobs(self) -> FailedJobs: ...
     @property
     def payg(self) -> PayAsYouGo: ...
     @property

@@ -10,9 +10,10 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
-from tokenworks.kernel import Clock, Invalid, parse_money
+from tokenworks.kernel import Clock, Invalid
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.model import Product, Subscriber
+from tokenworks.subscriptions.sales import price_for
 
 MOVE_BATCH: Final = 500
 HOLDERS_MAX: Final = 1000
@@ -152,8 +153,8 @@ class Moves:
             "name_zh": after.name_zh,
             "from_version": product.offering_version,
             "to_version": target.offering_version,
-            "from_price_nano": parse_money(before.price).amount_nano,
-            "to_price_nano": parse_money(after.price).amount_nano,
+            "from_price_nano": price_for(self._connection, subscriber, before, product.cycle_end),
+            "to_price_nano": price_for(self._connection, subscriber, after, product.cycle_end),
             "at": product.cycle_end.isoformat(),
         }
         ref = f"{product.product_id}:{target.offering_version}"
