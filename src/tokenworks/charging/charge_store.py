@@ -152,13 +152,14 @@ def stop(connection: Connection, account_id: UUID, product_id: UUID, now: dateti
     )
 
 
-def kept(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
-    # Least: what was given by hand beside it was not paid for.
+def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
+    # Least: what was given by hand beside it was not paid for. What is past its validity is gone, whenever it is expired.
     row = connection.execute(
-        """SELECT least(c.quantity, coalesce(sum(b.used + b.remaining + b.granted), 0)::bigint)
+        """SELECT least(c.quantity, coalesce(sum(b.used + CASE WHEN b.valid_until <= %s THEN 0 ELSE b.remaining + b.granted END),
+                                            0)::bigint)
            FROM charge c LEFT JOIN bucket b USING (account_id, charge_id)
            WHERE c.account_id = %s AND c.charge_id = %s GROUP BY c.quantity""",
-        (account_id, charge_id),
+        (now, account_id, charge_id),
     ).fetchone()
     assert row is not None
     return int(row[0])

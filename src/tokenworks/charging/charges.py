@@ -170,7 +170,7 @@ class Charges:
         """Of what a charge brought, what was used or is still there, in thousandths of its unit: not what expired, was withdrawn
         or was taken away by hand. Whoever gives back what is unused asks first, and withdraws what is there then.
         """
-        return charge_store.kept(self._connection, charge.account_id, charge.charge_id)
+        return charge_store.kept(self._connection, charge.account_id, charge.charge_id, self._clock.now())
 
     def unused(self, charge: Charge, kept: int | None = None) -> tuple[int, int]:
         """(free, granted) of what a charge brought: what nobody used of what was `kept`, and what is still granted of it."""

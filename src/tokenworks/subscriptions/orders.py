@@ -427,8 +427,8 @@ class Orders:
         self, product_id: UUID, offering_id: str, when: When = "now", idempotency_key: str | None = None
     ) -> Order:
         """Another plan for a product. With the cycle's end: from the next cycle on. Now: what the new plan costs and brings for
-        the rest of the cycle, and what comes back of the old one, say their proration policies (a plan that is free until its
-        next cycle begins there); granted quantity is waited for, until then the order is in progress.
+        the rest of the cycle, and what comes back of the old one, say their proration policies (to or from a plan
+        that is free until its next cycle, there); granted quantity is waited for, until then the order is in progress.
 
         Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
         """
@@ -448,7 +448,7 @@ class Orders:
                 self._offerings.sold(product.offering_version),
                 self._offerings.on_sale(offering_id, now),
             )
-            if sold.offering.proration == "free_until_next_cycle":
+            if "free_until_next_cycle" in {old.offering.proration, sold.offering.proration}:
                 when = "cycle_end"
             if old.offering.kind != "plan" or sold.offering.kind != "plan" or product.parent_id is not None:
                 raise ChangeNotAllowed("only a plan of its own can be changed, and to a plan")

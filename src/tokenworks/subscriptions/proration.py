@@ -7,7 +7,8 @@
 | cancel now | the unearned share back | nothing | nothing |
 | refund of what is unused | what is unearned at that instant | the same | the same |
 
-What is charged goes by the policy of the offering that begins, what comes back by that of the one that ends. A share is a number
+What is charged goes by the policy of the offering that begins, what comes back by that of the one that ends; where either of two
+plans is free until its next cycle, a change begins there. A share is a number
 of instants (microseconds) over that of the whole cycle; whoever multiplies a price with it rounds down to the nano.
 """
 
