@@ -107,7 +107,7 @@ class Orders:
             )  # fmt: skip
             store.add_order(self._connection, known, order, idempotency_key)
             amount = self._add_product(known, order, order.product_id, sold, None, delivery, None)
-            for part, price_nano in self._sales.parts(known, sold, now):
+            for part, price_nano in self._sales.parts(known, sold, order.product_id, now):
                 amount += self._add_product(
                     known, order, uuid7(), part, order.product_id, delivery, price_nano
                 )

@@ -116,14 +116,15 @@ class Sales:
         return price_for(self._connection, subscriber, offering, at, first=first)
 
     def parts(
-        self, subscriber: Subscriber, sold: SoldOffering, at: datetime
+        self, subscriber: Subscriber, sold: SoldOffering, product_id: UUID, at: datetime
     ) -> list[tuple[SoldOffering, int]]:
-        """What a bundle that is ordered now consists of, each part with its share of the price."""
+        """What a bundle that is ordered now as a product consists of, each part with its share of the price."""
         parts = [self._offerings.on_sale(part, at) for part in sold.offering.parts]
-        price = price_for(
-            self._connection, subscriber, sold.offering, at, first=not self._had_bundle(subscriber, sold)
-        )
-        return list(zip(parts, _shared_out(price, parts), strict=True)) if parts else []
+        if not parts:
+            return []
+        first = not self._had_bundle(subscriber, sold, product_id)
+        price = price_for(self._connection, subscriber, sold.offering, at, first=first)
+        return list(zip(parts, _shared_out(price, parts), strict=True))
 
     def _bundle(self, product: Product) -> SoldOffering:
         assert product.parent_id is not None
@@ -150,7 +151,8 @@ class Sales:
         at_index = bundle.offering.parts.index(product.offering_id)
         return _shared_out(price, parts)[at_index]
 
-    def _had_bundle(self, subscriber: Subscriber, sold: SoldOffering, but: UUID | None = None) -> bool:
+    def _had_bundle(self, subscriber: Subscriber, sold: SoldOffering, but: UUID) -> bool:
+        """Whether there was another product of a bundle that did not fail."""
         return any(
             p.offering_id == sold.offering.id and p.product_id != but and p.state != "aborted"
             for p in store.products(self._connection, subscriber.subscriber_id)
