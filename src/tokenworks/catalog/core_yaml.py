@@ -40,7 +40,8 @@ def scalar(node: yaml.ScalarNode) -> Any:
     if kind == "str":
         return text
     pattern = next((pattern for name, pattern, _ in _KINDS if name == kind), None)
-    if pattern is None or not pattern.fullmatch(text):
+    # What is quoted is a text, unless a tag says something else.
+    if pattern is None or node.style is not None or not pattern.fullmatch(text):
         raise ValueError(f"a tag ({node.tag[:40]}) is not taken here")
     if kind == "null":
         return None
