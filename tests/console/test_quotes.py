@@ -103,11 +103,15 @@ def test_failed_jobs_are_listed_and_released_by_staff(client, works, staff, pers
     assert (row["job"], row["ref"], row["state"], row["attempts"]) == ("cycle", str(ref), "retrying", 1)
     assert row["reason"] == "ValueError: a fault" and row["next_at"]
     assert client.get(url, headers=person[1]).status_code == 403
-    release = f"{url}/cycle/{ref}/release"
-    assert client.post(release, headers=staff["auditor"]).status_code == 403
-    assert client.post(release, headers=staff["operator"]).json()["state"] == "released"
-    assert client.post(release, headers=staff["operator"]).status_code == 404
-    assert client.post(f"{url}/nothing/{ref}/release", headers=staff["operator"]).status_code == 400
-    assert client.post(f"{url}/cycle/x/release", headers=staff["operator"]).status_code == 404
+
+    def release(role, id_=ref, job="cycle"):
+        return client.post(f"{url}/{id_}/release", json={"job": job}, headers=staff[role])
+
+    assert release("auditor").status_code == 403
+    assert release("operator", job="bill").status_code == 404
+    assert release("operator").json() == {"job": "cycle", "ref": str(ref), "state": "released"}
+    assert release("operator").status_code == 404
+    assert release("operator", job="nothing").status_code == 400
+    assert release("operator", id_="x").status_code == 404
     (trail,) = works.identity.audited(str(ref))[0]
     assert trail["action"] == "job.release"

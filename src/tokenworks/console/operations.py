@@ -211,15 +211,19 @@ def failed_jobs(rooms: Asked) -> Response:
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
-@router.post(
-    "/failed-jobs/{job}/{ref}/release", summary="Try a failed job again", **allow("operator", "finance")
-)
-def release_job(rooms: Asked, who: Who, job: JobName, ref: str) -> Response:
-    about = as_uuid(ref, "job")
+class JobRelease(Strict):
+    """Which job, of the product, order, refund or subscriber that the path names."""
+
+    job: JobName
+
+
+@router.post("/failed-jobs/{id}/release", summary="Try a failed job again", **allow("operator", "finance"))
+def release_job(body: JobRelease, rooms: Asked, who: Who, id: str) -> Response:
+    about = as_uuid(id, "job")
     with rooms.connection.transaction():
-        rooms.failed_jobs.release(job, about)
-        audit(rooms, who, "job.release", about, {"job": job}, {"state": "released"})
-    return answer({"job": job, "ref": ref, "state": "released"})
+        rooms.failed_jobs.release(body.job, about)
+        audit(rooms, who, "job.release", about, {"job": body.job}, {"state": "released"})
+    return answer({"job": body.job, "ref": str(about), "state": "released"})
 
 
 @router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))
