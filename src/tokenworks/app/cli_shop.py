@@ -58,12 +58,15 @@ def order_place(
     """Order an offering onto the phone bill."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
+        quoted = ""
         with works.connection.transaction(force_rollback=dry_run):
             made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+        if dry_run and made.new:
+            quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery))}"
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
-    said(made, f"It would be {text}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+    said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
 
 
 @order.command("change")

@@ -276,6 +276,7 @@ class Jobs:
         counts = failed.counts()
         rows = [(job, state, counts.get((job, state), 0)) for job in JOB_NAMES for state in JOB_STATES]
         path = self._settings.run_dir / "jobs.json"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         scratch = path.with_suffix(".tmp")
         scratch.write_text(json.dumps(rows))
         scratch.replace(path)
