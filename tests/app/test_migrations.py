@@ -134,3 +134,66 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
         gaps = connection.execute("SELECT kind, number FROM document_gap ORDER BY 1, 2").fetchall()
         assert gaps == [("bill", 1), ("bill", 3)]
         assert verify(connection, {}) == []
+
+
+def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_dir, monkeypatch):
+    """Schema 0012 with products, an empty bucket, a change and a refund that wait for grants: 0014 carries all of it."""
+    from datetime import UTC, datetime, timedelta
+
+    from bench import crowd
+
+    from tests.support.spend import Spender, balances
+    from tokenworks.app.bootstrap import make_works
+    from tokenworks.app.settings import load_settings
+    from tokenworks.catalog import Offerings, seed_catalogue
+    from tokenworks.kernel import ManualClock
+
+    migrate_to(empty_url, "0012")
+    begin = datetime(2027, 3, 31, 16, tzinfo=UTC)  # April begins in UTC+8
+    lines = [line for line in crowd.SQL.split(";\n") if not line.strip().startswith("UPDATE product")]
+    monkeypatch.setattr(crowd, "SQL", ";\n".join(lines))
+    with contextlib.closing(database.connect(empty_url)) as connection:
+        Offerings(connection, ManualClock(begin)).load(seed_catalogue())
+        crowd.seed(connection, 10, begin, begin + timedelta(days=30))
+        connection.execute(
+            """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
+                   valid_until, model_classes, rate_version, charge_id)
+               SELECT account_id, gen_random_uuid(), product_id, kind, unit, 0, 0, priority, valid_from, valid_until, model_classes,
+                   rate_version, charge_id FROM bucket LIMIT 1"""
+        )
+        plans = connection.execute(
+            """SELECT p.product_id, p.subscriber_id, p.account_id, p.order_id, c.charge_id FROM product p
+               JOIN charge c USING (product_id) WHERE c.kind = 'cycle' ORDER BY p.product_id LIMIT 2"""
+        ).fetchall()
+        changed, refunded = plans
+        waiting = uuid7()
+        connection.execute(
+            """INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action,
+                   product_id, asked)
+               SELECT %s, subscriber_id, account_id, 'ctc-light', offering_version, 'inProgress', %s, 'modify', product_id,
+                   jsonb_build_object('charge_id', %s::text, 'left_s', 1296000, 'length_s', 2592000)
+               FROM product WHERE product_id = %s""",
+            (waiting, begin, str(changed[4]), changed[0]),
+        )
+        connection.execute(
+            """INSERT INTO refund (refund_id, order_id, account_id, charge_id, part, reason, state, asked_at)
+               VALUES (%s, %s, %s, %s, 'unused', 'a reason', 'pending', %s)""",
+            (uuid7(), refunded[3], refunded[2], refunded[4], begin),
+        )
+        # As the release before left it: what is unused is withdrawn already.
+        works = make_works(
+            load_settings({"data_dir": str(session_dir / "seed")}).settings, connection, ManualClock(begin)
+        )
+        works.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
+        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        charges = connection.execute("SELECT charge_id FROM product WHERE product_id = %s", (changed[0],))
+        assert charges.fetchone()[0] == changed[4]
+        assert balances(works)
+        assert Spender(works).spend(changed[2], 1_000_000)
+        assert works.orders.finish_changes() == 1
+        assert works.orders.find(waiting)[0].amount_nano == -4_950_000_000
+        assert works.refunds.finish() == 1
+        assert works.refunds.of_order(refunded[3])[0].amount_nano == 9_900_000_000
+        works.clock.move(timedelta(days=30))
+        works.orders.run_cycles()
+        assert balances(works)

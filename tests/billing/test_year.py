@@ -93,7 +93,19 @@ class Book:
             "ends": False,
         }
         self.plan["end"] = self._end(now)
-        self._cycle(now, "cycle", Fraction(1))
+        self._cycle(now, "cycle", self._rest(now))
+
+    def _rest(self, now):
+        """The part of the whole cycle that is left: of the calendar month, or from the last anniversary."""
+        first, months = self.plan["first"], 0
+        if self.plan["calendar"]:
+            begin = now.replace(day=1, hour=0, minute=0)
+        else:
+            while month_later(first, first.day, months + 1) <= now:
+                months += 1
+            begin = month_later(first, first.day, months)
+        end = self.plan["end"]
+        return Fraction(int((end - now).total_seconds()), int((end - begin).total_seconds()))
 
     def _end(self, start):
         if self.plan["calendar"]:
@@ -172,19 +184,21 @@ class Book:
     def upgrade(self, offering, now):
         old, plan = self.current, self.plan
         left_s = int((plan["end"] - now).total_seconds())
-        length_s = int((plan["end"] - plan["start"]).total_seconds())
         span_s = int((old.span[1] - old.span[0]).total_seconds())
         free = sum(p.left for p in self.pots if p.line is old)
         for pot in self.pots:
             if pot.line is old:
                 pot.left = 0
         plan["offering"], plan["next"] = offering, None
-        self._cycle(now, "change", Fraction(left_s, length_s))
+        self._cycle(now, "change", self._rest(now))
+        self._give_back(old, left_s, span_s, free, now, "changed")
+
+    def _give_back(self, old, left_s, span_s, free, now, why):
         back = min(
             int(Fraction(old.amount * min(left_s, span_s), span_s)),
             int(Fraction(old.amount * free, old.quantity)),
         )
-        self.credit(old, min(back, old.amount - old.credited), now, "credit")
+        self.credit(old, min(back, old.amount - old.credited), now, f"credit {why}")
 
     def refund_unused(self, now):
         line = self.current
@@ -209,8 +223,16 @@ class Book:
         self.lines.append(made)
 
     def close(self, now):
+        line = self.current
+        free = sum(p.left for p in self.pots if p.line is line)
         for pot in self.pots:
             pot.left = 0
+        if self.plan:
+            span = line.span[1] - line.span[0]
+            left = self.plan["end"] - now
+            self._give_back(
+                line, int(left.total_seconds()), int(span.total_seconds()), free, now, "cancelled"
+            )
         self.plan = self.steps = None
 
     def recognise(self, now):
@@ -374,7 +396,7 @@ def test_a_year(works, seed):
         assert made == book.bills, name
         assert len(made) >= 5, name
     kinds = {line.key[0] for book in books.values() for line in book.lines}
-    assert kinds == {"cycle", "change", "credit", "refund", "step"}
+    assert kinds == {"cycle", "change", "credit changed", "credit cancelled", "refund", "step"}
 
 
 @pytest.fixture

@@ -145,6 +145,8 @@ class Household:
             },
             "PATCH /api/subscriber": {"spend_locked": True},
             "POST /api/keys": {"name": "another"},
+            "POST /api/quotes": {"action": "delete", "product": str(self.order.product_id)},
+            "POST /api/operations/failed-jobs/{id}/release": {"job": "cycle"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
             "PATCH /api/members/{id}": {"cap_tokens": 500_000, "department": "Sales"},
             "POST /api/departments": {"name": "Research", "cap_tokens": 5},
@@ -329,7 +331,8 @@ def test_who_may_can(client, works, town, staff):
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
         ("departments", "MemberExists"), ("productOffering/{id}", "DraftNotFound"), ("productOffering", "Conflict"),
         ("cancelProductOrder/{id}", "NotFound"), ("operations/bills/{id}/actions", "CarrierNotAnswered"),
-        ("reconciliation-cases/{id}", "CaseClosed"),
+        ("reconciliation-cases/{id}", "CaseClosed"), ("failed-jobs/{id}/release", "FailedJobNotFound"),
+        ("failed-jobs/{id}/release", "NotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

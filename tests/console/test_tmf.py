@@ -254,7 +254,9 @@ def test_an_enterprise_has_departments_and_contract_prices(client, works, family
     (price,) = client.get(url, headers=staff["finance"]).json()
     assert (price["offering"], price["price"], price["contract"]) == ("ctc-premium", 33.3, "C-7")
     made = works.orders.place(family.subscriber, "ctc-premium")
-    assert made.amount_nano == 33_300_000_000
+    (charge,) = works.charges.of_product(made.product_id)
+    assert charge.price_nano == 33_300_000_000
+    assert made.amount_nano == 33_300_000_000 * (31 * 24 - 1) // (31 * 24)  # an hour of May has passed
     (trail,) = works.identity.audited(str(family.subscriber.subscriber_id))[0]
     assert trail["action"] == "subscriber.contract" and trail["before"] == []
 

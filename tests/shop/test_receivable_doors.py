@@ -131,12 +131,14 @@ def test_reversals_cases_and_channels_by_http(works, bill):
         moved = client.post(
             f"{base}/bills/{bill.bill_id}/actions",
             json={"action": "direct", "reason": "by letter"},
-            headers=headers,
+            headers={**headers, "idempotency-key": "k2"},
         )
         assert moved.json()["channel"] == "direct"
         assert len(client.get(f"{base}/direct-bills", headers=headers).json()) == 1
         off = {"action": "write_off", "reason": "gone"}
-        done = client.post(f"{base}/bills/{bill.bill_id}/actions", json=off, headers=headers)
+        done = client.post(
+            f"{base}/bills/{bill.bill_id}/actions", json=off, headers={**headers, "idempotency-key": "k3"}
+        )
         assert done.json()["remainingAmount"]["value"] == 0
         assert (
             client.post(

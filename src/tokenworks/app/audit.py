@@ -93,6 +93,11 @@ def _limits(works: Works, params: Mapping[str, Any]) -> object:
     return [limit for limit in found if limit["account_id"] == account_id]
 
 
+def _failed_job(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.failed_jobs.all()
+    return next(f for f in found if (f.job, f.ref) == (params["job_name"], params["ref"]))
+
+
 def _keys(works: Works, params: Mapping[str, Any]) -> object:
     if "key_id" in params:
         return works.keys.info(params["key_id"])
@@ -137,6 +142,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "bill file": _files, "bill lapse": _files, "bill pay": _bill, "bill pay-out": _subscriber, "bill resend": _bill,
     "bill reverse": _payment, "bill write-off": _bill, "deployment add": _deployment,
     "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
+    "job release": _failed_job,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
@@ -146,7 +152,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "subscriber owner": _subscriber, "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run"})
+LONG: Final = frozenset({"bill run", "offering move"})
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 
@@ -180,7 +186,7 @@ def _masked(value: Any) -> Any:
 
 _REFS: Final = (
     "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "payment_id", "case_id", "phone", "name",
+    "limit_id", "payment_id", "case_id", "phone", "name", "ref", "offering_id",
 )  # fmt: skip
 
 

@@ -9,10 +9,10 @@ import psycopg
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, OpenItems, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
+from tokenworks.subscriptions import Moves, Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
 from tokenworks.trust import Answers, Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -32,6 +32,9 @@ class Works:
     adjustments: Adjustments
     transfers: Transfers
     orders: Orders
+    quotes: Quotes
+    moves: Moves
+    failed_jobs: FailedJobs
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
@@ -79,6 +82,16 @@ def make_works(
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
+        quotes=Quotes(
+            connection,
+            offerings,
+            charges,
+            orders,
+            Sales(connection, offerings, ledger, charges, clock),
+            clock,
+        ),
+        moves=Moves(connection, offerings, clock),
+        failed_jobs=FailedJobs(connection, clock),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),

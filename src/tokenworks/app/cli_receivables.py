@@ -17,8 +17,8 @@ reason_option = click.option("--reason", required=True, help="Why; it is kept.")
 @bill.command("payments")
 @click.option("--subscriber", help="Of this one alone.")
 @limit_option
-@json_option
 @exact_option
+@json_option
 @pass_context
 def bill_payments(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
     """Payments, newest first."""
@@ -41,8 +41,8 @@ def bill_payments(context: Context, subscriber: str | None, limit: int, as_json:
 @click.argument("payment_id", type=click.UUID)
 @reason_option
 @dry_run_option
-@json_option
 @exact_option
+@json_option
 @pass_context
 def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool, as_json: bool) -> None:
     """Take a payment back: a chargeback, or a booking by mistake. What it paid is open again."""
@@ -55,8 +55,8 @@ def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool,
 @bill.command("cases")
 @click.option("--all", "everything", is_flag=True, help="Closed ones, too.")
 @limit_option
-@json_option
 @exact_option
+@json_option
 @pass_context
 def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) -> None:
     """Money whose place a person has to find, oldest first."""
@@ -88,8 +88,8 @@ def bill_close_case(context: Context, case_id: UUID, resolution: str, dry_run: b
 
 @bill.command("direct")
 @limit_option
-@json_option
 @exact_option
+@json_option
 @pass_context
 def bill_direct(context: Context, limit: int, as_json: bool) -> None:
     """Open bills that are collected from subscribers themselves: of closed ones, and what was moved. Oldest first."""
@@ -145,8 +145,8 @@ def bill_channel(
 @click.option("--reference", required=True, help="The decision's own number: the same again is the same.")
 @reason_option
 @dry_run_option
-@json_option
 @exact_option
+@json_option
 @pass_context
 def bill_write_off(
     context: Context, bill_no: str, reference: str, reason: str, dry_run: bool, as_json: bool

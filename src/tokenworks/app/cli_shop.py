@@ -67,12 +67,15 @@ def order_place(
     """Order an offering onto the phone bill."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
+        quoted = ""
         with works.connection.transaction(force_rollback=dry_run):
             made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+        if dry_run and made.new:
+            quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery))}"
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
-    said(made, f"It would be {text}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+    said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
 
 
 @order.command("change")
@@ -93,7 +96,7 @@ def order_change(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
+    """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.change(product, offering, when, idempotency_key)
     amount = f"{money_text(made.amount_nano)} {made.currency}"
@@ -110,12 +113,13 @@ def order_change(
 @when_option
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_cancel(
     context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """End a product, now or with its cycle; what is unused is withdrawn. Nothing is paid back: `tokenworks refund` does."""
+    """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.cancel(product, when, idempotency_key)
         account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
@@ -126,6 +130,10 @@ def order_cancel(
         ]
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
     ends = "is cancelled" if when == "now" else "ends with its cycle"
+    if made.amount_nano:
+        ends += f": {money_text(-made.amount_nano)} {made.currency} come back"
+    elif made.state == "inProgress":
+        ends += ": what comes back is known when nothing of it is granted any more"
     dry = " (dry run)" if dry_run else ""
     said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
 
@@ -146,7 +154,7 @@ def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
 @json_option
 @pass_context
 def order_resume(context: Context, product: UUID, as_json: bool) -> None:
-    """Go on with a suspended product; where its cycle has ended meanwhile, a new one begins."""
+    """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
     with context.works() as works:
         works.orders.resume(product)
     said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)

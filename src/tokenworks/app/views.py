@@ -11,7 +11,7 @@ from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, SoldOffering
 from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
 from tokenworks.kernel import format_quantity, parse_money
-from tokenworks.subscriptions import Member, Product, day_of, last_day, minute_of, second_of
+from tokenworks.subscriptions import Member, Product, Quote, day_of, last_day, minute_of, second_of
 from tokenworks.trust import ApiKeyInfo
 
 # Of a key's models in a table.
@@ -289,6 +289,31 @@ _FINAL_UNIT_WORDS: Final = {
     "redirect": "the request ends, and says where to top up",
     "restrict": "the following requests go to a cheaper model",
 }
+
+
+PRORATION: Final = {
+    "prorate": "its share by time; what is not earned comes back when it is changed or cancelled",
+    "full": "all of it; nothing comes back when it is changed or cancelled",
+    "free_until_next_cycle": "nothing before the next cycle; a change begins there",
+}
+
+
+def quote_text(quote: Quote) -> str:
+    """What an operation costs, for people: the last day is the last one that it is there."""
+    amount = f"{money_text(abs(quote.amount_nano))} {quote.currency}"
+    said = [
+        f"{amount} {'come back' if quote.amount_nano < 0 else 'now'}{', at most' if quote.at_most else ''}"
+    ]
+    if quote.action != "delete" and quote.begins_at == quote.ends_at:
+        said.append(f"it begins on {day_of(quote.begins_at)}")
+    elif quote.ends_at is not None and quote.action == "delete":
+        said.append(f"it ends at {second_of(quote.ends_at)}")
+    elif quote.ends_at is not None:
+        said.append(f"to the end of {last_day(quote.ends_at)}")
+    if quote.renews_at is not None and quote.renewal_nano is not None:
+        renewal = f"{money_text(quote.renewal_nano)} {quote.currency}"
+        said.append(f"then {renewal} a cycle from {day_of(quote.renews_at)} on")
+    return f"{'; '.join(said)}. A part of a cycle: {PRORATION[quote.proration]}."
 
 
 def print_policy(policy: ChargingPolicy) -> None:

@@ -13,7 +13,7 @@ from tokenworks.billing import open_store, store
 from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote, tax_of_part
 from tokenworks.billing.open_items import OpenItems
-from tokenworks.charging import FEN_NANO, BillLine, Charge, Charges
+from tokenworks.charging import FEN_NANO, BillLine, Charge, Charges, FailedJobs
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,
@@ -25,6 +25,8 @@ from tokenworks.subscriptions import (
 )
 
 RUN_BATCH: Final = 2000
+# A batch that raises is tried again as so many smaller ones.
+_SMALLER: Final = 8
 PAGE_MAX: Final = 1000
 _DAYS: Final = range(1, 29)
 
@@ -49,6 +51,7 @@ class Bills:
         self._open = OpenItems(connection, subscriptions, clock)
         self._due_days = due_days
         self._batch_size = batch
+        self._failed = FailedJobs(connection, clock)
 
     def run(
         self, progress: Callable[[int], None] | None = None, *, batches_max: int | None = None
@@ -57,14 +60,33 @@ class Bills:
 
         A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
         is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far. After
-        `batches_max` it ends, too: the next one goes on.
+        `batches_max` it ends, too: the next one goes on. A batch that raises is made smaller until one subscriber is left; that
+        one is written down, tried again later, and in the end put in quarantine (`FailedJobs`), and the others have their bills.
         """
         ends = [bill_period_end(day, self._clock.now()) for day in _DAYS]
         bills = lines = amount = batches = 0
         after: UUID | None = UUID(int=0)
+        size = self._batch_size
+        but = self._failed.waiting("bill")
+        again = {failed.ref for failed in self._failed.all() if failed.job == "bill"}
         while after is not None and (batches_max is None or batches < batches_max):
-            with self._connection.transaction():
-                made, made_lines, after = self._batch(ends, after, self._batch_size)
+            try:
+                with self._connection.transaction():
+                    made, made_lines, last = self._batch(ends, after, but, size)
+                    for subscriber_id in again & {bill.subscriber_id for bill in made}:
+                        self._failed.done("bill", subscriber_id)
+            except Exception as error:  # one subscriber's, to be found among them
+                if self._connection.closed or self._connection.broken:
+                    raise
+                if size > 1:
+                    size = -(-size // _SMALLER)
+                    continue
+                after = next(iter(store.next_due(self._connection, list(_DAYS), ends, after, but, 1)), None)
+                if after is not None:
+                    self._failed.note("bill", after, error)
+                continue
+            after = last
+            size = min(self._batch_size, size * 2)
             if made:
                 bills += len(made)
                 lines += made_lines
@@ -74,8 +96,10 @@ class Bills:
                 progress(bills)
         return BillRun(bills, lines, amount, batches)
 
-    def _batch(self, ends: list[datetime], after: UUID, limit: int) -> tuple[list[Bill], int, UUID | None]:
-        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, limit)
+    def _batch(
+        self, ends: list[datetime], after: UUID, but: list[UUID], limit: int
+    ) -> tuple[list[Bill], int, UUID | None]:
+        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, but, limit)
         if not due:
             return [], 0, last
         ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}

@@ -119,7 +119,9 @@ class CreditNote:
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What is given back of one charge. Pending while something of it is still granted."""
+    """What is given back of one charge. Pending while something of it is still granted. `asked_nano`: an amount that was asked for,
+    or what was not earned by time at that instant; `kept`: of what the charge brought, what was used or still there then.
+    """
 
     refund_id: UUID
     order_id: UUID
@@ -134,6 +136,7 @@ class Refund:
     done_at: datetime | None
     # Refunds of one request have one.
     batch_id: UUID
+    kept: int | None = None
     new: bool = field(default=True, compare=False)
 
 

@@ -23,23 +23,41 @@ Due = tuple[UUID, UUID, datetime, datetime]
 
 
 def lock_due_subscribers(
-    connection: Connection, days: Sequence[int], ends: Sequence[datetime], after: UUID, limit: int
+    connection: Connection,
+    days: Sequence[int],
+    ends: Sequence[datetime],
+    after: UUID,
+    but: Sequence[UUID],
+    limit: int,
 ) -> tuple[list[Due], UUID | None]:
-    """The next ones who owe something for a period that has ended, locked, and the last one that was looked at, None where
-    there are no more.
+    """The next ones who owe something for a period that has ended, but for some, locked, and the last one that was looked at,
+    None where there are no more.
 
     `ends[i]` is the end of the period of those who are billed on `days[i]`. A period begins where the last bill's ended.
     Credits that exceed what is charged wait for the next bill.
     """
     # Runs at the same time take turns; and what an order does meanwhile is seen: looked at again once it is locked.
     connection.execute("SELECT pg_advisory_xact_lock(7461004)")
-    found = [row[0] for row in _due(connection, days, ends, "s.subscriber_id > %s", after, limit)]
+    found = next_due(connection, days, ends, after, but, limit)
     connection.execute(
         "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
         (found,),
     )
-    due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", found, limit)
+    due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", (found,), limit)
     return due, found[-1] if len(found) == limit else None
+
+
+def next_due(
+    connection: Connection,
+    days: Sequence[int],
+    ends: Sequence[datetime],
+    after: UUID,
+    but: Sequence[UUID],
+    limit: int,
+) -> list[UUID]:
+    """The next subscribers who owe something for a period that has ended, but for some, in ascending order."""
+    where = "s.subscriber_id > %s AND s.subscriber_id <> ALL(%s::uuid[])"
+    return [row[0] for row in _due(connection, days, ends, where, (after, list(but)), limit)]
 
 
 def _due(
@@ -47,7 +65,7 @@ def _due(
     days: Sequence[int],
     ends: Sequence[datetime],
     which: str,
-    value: object,
+    values: tuple[object, ...],
     limit: int,
 ) -> list[Due]:
     return connection.execute(
@@ -60,7 +78,7 @@ def _due(
                    AND c.settles_bill_id IS NULL AND c.charged_at < e.ends) x
            WHERE {which} AND (l.ends IS NULL OR l.ends < e.ends) AND x.nano > 0
            ORDER BY s.subscriber_id LIMIT %s""".encode(),
-        (list(days), list(ends), value, limit),
+        (list(days), list(ends), *values, limit),
     ).fetchall()
 
 
@@ -299,17 +317,18 @@ def credit_note_of_key(connection: Connection, idempotency_key: str) -> CreditNo
     return None if row is None else _note(row)
 
 
-_REFUND: Final = "refund_id, order_id, account_id, charge_id, part, asked_nano, reason, state, amount_nano, asked_at, done_at, batch_id"
+_REFUND: Final = """refund_id, order_id, account_id, charge_id, part, asked_nano, reason, state, amount_nano, asked_at, done_at,
+    batch_id, kept"""
 
 
 def add_refund(connection: Connection, refund: Refund, idempotency_key: str | None) -> bool:
     """False where the charge is refunded already."""
     r = refund
     row = connection.execute(
-        f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 13)})
+        f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 14)})
             ON CONFLICT DO NOTHING RETURNING 1""".encode(),
         (r.refund_id, r.order_id, r.account_id, r.charge_id, r.part, r.asked_nano, r.reason, r.state, r.amount_nano, r.asked_at,
-         r.done_at, r.batch_id, idempotency_key),
+         r.done_at, r.batch_id, r.kept, idempotency_key),
     ).fetchone()  # fmt: skip
     return row is not None
 
@@ -338,10 +357,12 @@ def refunds_of_key(connection: Connection, idempotency_key: str) -> list[Refund]
     return [Refund(*row) for row in rows]
 
 
-def pending_refunds(connection: Connection, limit: int) -> list[UUID]:
-    """Oldest first."""
+def pending_refunds(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Oldest first, but for some."""
     rows = connection.execute(
-        "SELECT refund_id FROM refund WHERE state = 'pending' ORDER BY refund_id LIMIT %s", (limit,)
+        """SELECT refund_id FROM refund WHERE state = 'pending' AND refund_id <> ALL(%s::uuid[])
+           ORDER BY refund_id LIMIT %s""",
+        (list(but), limit),
     )
     return [row[0] for row in rows]
 

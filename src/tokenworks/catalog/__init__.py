@@ -1,5 +1,6 @@
 """What is sold and what it costs: offerings, rate cards and the pure function that rates."""
 
+from tokenworks.catalog.differences import OfferingChange, card_words, words_of
 from tokenworks.catalog.drafts import Draft, Drafts
 from tokenworks.catalog.errors import (
     CatalogueFaulty,
@@ -19,6 +20,7 @@ from tokenworks.catalog.model import (
     ChargingPolicy,
     Counts,
     Offering,
+    Proration,
     RateCard,
     Service,
     Weights,
@@ -42,18 +44,22 @@ __all__ = [
     "DraftNotReady",
     "Drafts",
     "Offering",
+    "OfferingChange",
     "OfferingNotActive",
     "OfferingNotFound",
     "Offerings",
+    "Proration",
     "RateCard",
     "Service",
     "Share",
     "SoldOffering",
     "Weights",
     "amount",
+    "card_words",
     "first_tokens",
     "read_catalogue",
     "seed_catalogue",
     "split",
     "weights_of",
+    "words_of",
 ]

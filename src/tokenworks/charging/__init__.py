@@ -10,6 +10,7 @@ from tokenworks.charging.errors import (
     AdjustmentNotFound,
     ChargeNotFound,
     CreditLimitReached,
+    FailedJobNotFound,
     JournalCorrupt,
     JournalFailed,
     LedgerWentBack,
@@ -18,6 +19,7 @@ from tokenworks.charging.errors import (
     TransferNotAllowed,
     TransferNotFound,
 )
+from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
@@ -32,6 +34,8 @@ from tokenworks.charging.model import (
     BillLine,
     Bucket,
     Charge,
+    FailedJob,
+    JobName,
     Loss,
     Need,
     Part,
@@ -55,6 +59,8 @@ __all__ = [
     "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
+    "JOB_NAMES",
+    "JOB_STATES",
     "LOSS_CAUSES",
     "PER_UNIT",
     "SHED",
@@ -74,11 +80,15 @@ __all__ = [
     "Charges",
     "CreditLimitReached",
     "DatabaseThread",
+    "FailedJob",
+    "FailedJobNotFound",
+    "FailedJobs",
     "Finding",
     "Hold",
     "HostGrants",
     "HostLimits",
     "HostQueues",
+    "JobName",
     "Journal",
     "JournalCorrupt",
     "JournalFailed",

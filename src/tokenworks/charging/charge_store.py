@@ -18,6 +18,7 @@ _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_v
 
 def add_charge(connection: Connection, charge: Charge) -> None:
     c = charge
+    assert c.amount_nano, "a zero is not a row"
     connection.execute(
         f"INSERT INTO charge ({_CHARGE}) VALUES ({', '.join(['%s'] * 35)})".encode(),
         (c.charge_id, c.account_id, c.subscriber_id, c.product_id, c.offering_version, c.kind, c.number, c.charged_at,
@@ -179,16 +180,38 @@ def stop(connection: Connection, account_id: UUID, product_id: UUID, now: dateti
     )
 
 
-def unused(connection: Connection, account_id: UUID, charge_id: UUID) -> tuple[int, int]:
-    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
+    # Least: what was given by hand beside it was not paid for. What is past its validity is gone, whenever it is expired.
     row = connection.execute(
-        """SELECT greatest(0, c.quantity - coalesce(sum(b.used + b.expired + b.granted), 0)::bigint), coalesce(sum(b.granted), 0)::bigint
+        """SELECT least(c.quantity, coalesce(sum(b.used + CASE WHEN b.valid_until <= %s THEN 0 ELSE b.remaining + b.granted END),
+                                            0)::bigint)
            FROM charge c LEFT JOIN bucket b USING (account_id, charge_id)
            WHERE c.account_id = %s AND c.charge_id = %s GROUP BY c.quantity""",
-        (account_id, charge_id),
+        (now, account_id, charge_id),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def unused(connection: Connection, account_id: UUID, charge_id: UUID, kept: int) -> tuple[int, int]:
+    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+    row = connection.execute(
+        """SELECT greatest(0, %s::bigint - coalesce(sum(used + granted), 0)::bigint), coalesce(sum(granted), 0)::bigint
+           FROM bucket WHERE account_id = %s AND charge_id = %s""",
+        (kept, account_id, charge_id),
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
+    row = connection.execute(
+        """SELECT 1 FROM charge c JOIN offering o USING (offering_version)
+           WHERE c.account_id = %s AND o.offering_id = %s AND c.kind IN ('cycle', 'change')
+               AND c.credited_nano < c.amount_nano LIMIT 1""",
+        (account_id, offering_id),
+    ).fetchone()
+    return row is not None
 
 
 def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:

@@ -32,13 +32,20 @@ class Charges:
         """Whom to tell, in the same transaction, whose bills a credit took something off: billing keeps what is open on them."""
         self._settled = listener
 
-    def sell(self, sale: Sale) -> Charge:
-        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part)."""
-        charge_id = uuid7()
+    def sell(self, sale: Sale) -> Charge | None:
+        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part).
+
+        A zero is not a row: what rounds to nothing makes no bucket, and what costs nothing makes no charge (None).
+        """
+        assert 0 <= sale.share_num <= sale.share_den
+        amount = 0 if sale.free else share(sale.price_nano, sale.share_num, sale.share_den)
+        charge_id = uuid7() if amount else None
         total = 0
         with self._connection.transaction():
             for spec in sale.specs:
                 quantity = share(spec.quantity, sale.share_num, sale.share_den) * PER_UNIT
+                if not quantity:
+                    continue
                 total += quantity
                 store.add_bucket(
                     self._connection,
@@ -56,7 +63,9 @@ class Charges:
                     rollover=sale.rollover
                     and (min(quantity, (sale.rollover[0] or spec.quantity) * PER_UNIT), sale.rollover[1]),
                 )
-            amount = share(sale.price_nano, sale.share_num, sale.share_den)
+            store.tell_account(self._connection, sale.account_id)
+            if charge_id is None:
+                return None
             tax = tax_in(amount, sale.vat_percent)
             entry_id = store.post(
                 self._connection,
@@ -77,7 +86,6 @@ class Charges:
                 "usage" if by_usage else "time", 0, 0, 0, 0, None, None, None,
             )  # fmt: skip
             charge_store.add_charge(self._connection, charge)
-            store.tell_account(self._connection, sale.account_id)
         return charge
 
     def limited(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
@@ -114,7 +122,7 @@ class Charges:
             found = charge_store.lock_charge(self._connection, charge.account_id, charge.charge_id)
             if found is None:
                 raise ChargeNotFound(f"there is no charge {charge.charge_id}")
-            if not 0 <= amount_nano <= found.amount_nano - found.credited_nano:
+            if not 0 < amount_nano <= found.amount_nano - found.credited_nano:
                 raise RefundTooMuch("more than what is left of the charge can't be given back")
             tax = tax_in(found.credited_nano + amount_nano, found.vat_percent) - tax_in(
                 found.credited_nano, found.vat_percent
@@ -234,9 +242,21 @@ class Charges:
             raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
         return found
 
-    def unused(self, charge: Charge) -> tuple[int, int]:
-        """(free, granted) of what a charge brought: what was neither used nor has expired."""
-        return charge_store.unused(self._connection, charge.account_id, charge.charge_id)
+    def kept(self, charge: Charge) -> int:
+        """Of what a charge brought, what was used or is still there, in thousandths of its unit: not what expired, was withdrawn
+        or was taken away by hand. Whoever gives back what is unused asks first, and withdraws what is there then.
+        """
+        return charge_store.kept(self._connection, charge.account_id, charge.charge_id, self._clock.now())
+
+    def unused(self, charge: Charge, kept: int | None = None) -> tuple[int, int]:
+        """(free, granted) of what a charge brought: what nobody used of what was `kept`, and what is still granted of it."""
+        if kept is None:
+            kept = self.kept(charge)
+        return charge_store.unused(self._connection, charge.account_id, charge.charge_id, kept)
+
+    def had(self, account_id: UUID, offering_id: str) -> bool:
+        """Whether a cycle of an offering was charged before, at whatever version, and not credited in full."""
+        return charge_store.had(self._connection, account_id, offering_id)
 
     def used(self, charge: Charge) -> int:
         """What was used of what a charge brought, settled, in thousandths of its unit."""

@@ -35,6 +35,10 @@ class RefundTooMuch(Conflict):
     """More than what is left of a charge can't be given back."""
 
 
+class FailedJobNotFound(NotFound):
+    """No such job has failed, or it has been released or done since."""
+
+
 class LimitNotFound(NotFound):
     """No such protective limit."""
 

@@ -116,11 +116,12 @@ class Ledger:
         """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
         return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
 
-    def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID) -> list[UUID]:
-        """As `withdraw_product`, of the buckets that one charge brought."""
+    def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID | None) -> list[UUID]:
+        """As `withdraw_product`, of the balances that one charge brought; None: of those that cost nothing."""
         return store.start_closing(
-            self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id
-        )
+            self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id,
+            uncharged=charge_id is None, kind="balance",
+        )  # fmt: skip
 
     def withdraw_windows(self, account_id: UUID, product_id: UUID) -> None:
         """A product's windows end: other ones come."""

@@ -183,27 +183,53 @@ _CHECKS: Final[dict[str, str]] = {
         FROM charge c JOIN held h USING (account_id, charge_id)
         WHERE c.recognise = 'usage' AND recognised_nano > div((amount_nano - tax_nano)::numeric * h.used, quantity)""",
     "charge: it has its product's price": """
-        SELECT 'charge ' || charge_id, format('%s charged, price %s', c.price_nano, o.content::jsonb->>'price')
+        SELECT 'charge ' || c.charge_id, format('%s charged, price %s', c.price_nano, o.content::jsonb->>'price')
         FROM charge c JOIN product p USING (product_id) JOIN offering o ON o.offering_version = c.offering_version
-        WHERE c.kind IN ('cycle', 'step', 'change') AND p.price_nano IS NULL
-            AND c.price_nano <> (coalesce(CASE WHEN c.kind = 'cycle' AND c.number = 1 THEN o.content::jsonb->>'first_price' END,
-                                          o.content::jsonb->>'price')::numeric * 1000000000)
+        WHERE c.kind IN ('cycle', 'step', 'change') AND p.parent_id IS NULL
+            AND c.price_nano <> (o.content::jsonb->>'price')::numeric * 1000000000
+            AND (c.kind = 'step' OR o.content::jsonb->>'first_price' IS NULL
+                 OR c.price_nano <> (o.content::jsonb->>'first_price')::numeric * 1000000000)
             AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = c.subscriber_id
                             AND t.offering_id = o.offering_id AND t.price_nano = c.price_nano)""",
+    "charge: the parts of a bundle are charged its price together": """
+        WITH part AS (
+            SELECT p.parent_id, c.number, c.subscriber_id, sum(c.price_nano) AS nano, count(*) AS charges
+            FROM charge c JOIN product p USING (product_id)
+            WHERE c.kind = 'cycle' AND p.parent_id IS NOT NULL GROUP BY 1, 2, 3)
+        SELECT 'product ' || part.parent_id, format('cycle %s: %s charged, price %s', part.number, part.nano,
+               o.content::jsonb->>'price')
+        FROM part JOIN product b ON b.product_id = part.parent_id JOIN offering o ON o.offering_version = b.offering_version
+        WHERE part.charges = jsonb_array_length(o.content::jsonb->'parts')
+            AND part.nano NOT IN (SELECT (v.content::jsonb->>price)::numeric * 1000000000
+                FROM offering v, unnest(ARRAY['price', 'first_price']) price
+                WHERE v.offering_id = o.offering_id AND v.content::jsonb->>price IS NOT NULL)
+            AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = part.subscriber_id
+                            AND t.offering_id = o.offering_id)""",
+    "charge: it is a part of its price": """
+        SELECT 'charge ' || charge_id, format('%s of %s: %s / %s', amount_nano, price_nano, share_num, share_den) FROM charge
+        WHERE share_num > share_den""",
+    "bucket: a balance that was issued is not empty": """
+        SELECT 'bucket ' || bucket_id, 'nothing was ever in it' FROM bucket WHERE kind = 'balance' AND total = 0""",
+    "product: what pays for its cycle is a charge of its own": """
+        SELECT 'product ' || p.product_id, format('charge %s', p.charge_id) FROM product p
+        LEFT JOIN charge c ON c.account_id = p.account_id AND c.charge_id = p.charge_id AND c.product_id = p.product_id
+            AND c.kind IN ('cycle', 'change')
+        WHERE p.charge_id IS NOT NULL AND c.charge_id IS NULL""",
     "charge: what was credited is the sum of its credits": """
         SELECT 'charge ' || c.charge_id, format('%s credited, credits %s', c.credited_nano, coalesce(-r.nano, 0))
         FROM charge c LEFT JOIN (SELECT account_id, of_charge_id, sum(amount_nano) AS nano FROM charge
                                  WHERE of_charge_id IS NOT NULL GROUP BY 1, 2) r
             ON r.account_id = c.account_id AND r.of_charge_id = c.charge_id
         WHERE c.credited_nano <> coalesce(-r.nano, 0) OR (c.recognise <> 'none' AND c.credited_nano > c.amount_nano)""",
-    "product: every cycle and step has its charge": """
-        SELECT 'product ' || p.product_id, format('cycle %s, step %s, %s charges', p.cycle_no, p.step_no, count(c.charge_id))
+    "product: every cycle and step that costs something has its charge": """
+        SELECT 'product ' || p.product_id,
+               format('cycle %s, step %s, %s free, %s charges', p.cycle_no, p.step_no, p.uncharged, count(c.charge_id))
         FROM product p JOIN offering o USING (offering_version)
         LEFT JOIN charge c ON c.product_id = p.product_id AND c.kind IN ('cycle', 'step')
         WHERE p.state NOT IN ('pendingActive', 'aborted') AND p.ended_at IS NULL
-        GROUP BY p.product_id, p.cycle_no, p.step_no, o.content
-        HAVING count(c.charge_id) <> CASE o.content::jsonb->>'kind' WHEN 'bundle' THEN 0 WHEN 'pay_as_you_go' THEN p.step_no
-                                     ELSE p.cycle_no END""",
+        GROUP BY p.product_id, p.cycle_no, p.step_no, p.uncharged, o.content
+        HAVING count(c.charge_id) + p.uncharged <> CASE o.content::jsonb->>'kind' WHEN 'bundle' THEN 0
+            WHEN 'pay_as_you_go' THEN p.step_no ELSE p.cycle_no END""",
     "bill: its lines add up to it, and each is its charges rounded to fen, posted": """
         SELECT 'bill ' || b.bill_id, format('%s billed, lines %s', b.amount_nano, coalesce(l.nano, 0))
         FROM bill b LEFT JOIN (SELECT bill_id, sum(amount_nano) AS nano, sum(tax_nano) AS tax FROM bill_line GROUP BY 1) l USING (bill_id)

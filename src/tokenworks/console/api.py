@@ -9,6 +9,7 @@ from tokenworks.console import (
     account,
     operations,
     pages,
+    quotes,
     receivables,
     tmf_balance,
     tmf_bills,
@@ -29,6 +30,7 @@ ROUTERS: Final = (
     tmf_bills.payments_router,
     receivables.router,
     account.router,
+    quotes.router,
     operations.router,
     pages.router,
 )

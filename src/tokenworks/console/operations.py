@@ -6,6 +6,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
 from tokenworks.billing import LAYOUT
+from tokenworks.charging import JobName
 from tokenworks.console.account import subscriber_resource
 from tokenworks.console.web import (
     ALL_STAFF,
@@ -199,6 +200,39 @@ def bill_run(rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     return answer(
         {"bills": made.bills, "lines": made.lines, "amount_nano": made.amount_nano, "dry_run": False}
     )
+
+
+@router.get("/failed-jobs", summary="Cycles, credits, refunds and bills that failed", **allow(*ALL_STAFF))
+def failed_jobs(rooms: Asked) -> Response:
+    rows = [
+        {
+            "job": failed.job,
+            "ref": str(failed.ref),
+            "state": failed.state,
+            "attempts": failed.attempts,
+            "reason": failed.reason,
+            "first_failed_at": when(failed.first_failed_at),
+            "failed_at": when(failed.failed_at),
+            "next_at": when(failed.next_at) if failed.state == "retrying" else None,
+        }
+        for failed in rooms.failed_jobs.all()
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class JobRelease(Strict):
+    """Which job, of the product, order, refund or subscriber that the path names."""
+
+    job: JobName
+
+
+@router.post("/failed-jobs/{id}/release", summary="Try a failed job again", **allow("operator", "finance"))
+def release_job(body: JobRelease, rooms: Asked, who: Who, id: str) -> Response:
+    about = as_uuid(id, "job")
+    with rooms.connection.transaction():
+        rooms.failed_jobs.release(body.job, about)
+        audit(rooms, who, "job.release", about, {"job": body.job}, {"state": "released"})
+    return answer({"job": body.job, "ref": str(about), "state": "released"})
 
 
 @router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))

@@ -11,6 +11,7 @@ from tokenworks.console.web import (
     Asked,
     IdempotencyKey,
     Paged,
+    RepeatableRoute,
     Strict,
     Who,
     allow,
@@ -24,7 +25,7 @@ from tokenworks.console.web import (
     when,
 )
 
-router = APIRouter(prefix="/api/operations", tags=["operations"])
+router = APIRouter(prefix="/api/operations", tags=["operations"], route_class=RepeatableRoute)
 
 
 class Why(Strict):

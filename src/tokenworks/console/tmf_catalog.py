@@ -130,7 +130,11 @@ def specification_resource(sold: SoldOffering) -> dict[str, object]:
             "productSpecCharacteristicValue": [{"value": one_value, "valueType": kind, **more} for one_value in values],
         }  # fmt: skip
 
-    characteristics = [says("cycle", o.cycle), says("rateCardVersion", sold.rate_version)]
+    characteristics = [
+        says("cycle", o.cycle),
+        says("proration", o.proration),
+        says("rateCardVersion", sold.rate_version),
+    ]
     characteristics += [
         says(f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit)
         for b in o.buckets

@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 
 from tokenworks.billing import Bills, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.console.urls import base_url, links
 from tokenworks.kernel import (
     NANO_PER_UNIT,
@@ -45,7 +45,7 @@ from tokenworks.kernel import (
     check_number,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.subscriptions import Orders, PayAsYouGo, Quotes, Subscriber, Subscriptions
 from tokenworks.trust import (
     Answers,
     Identity,
@@ -87,6 +87,10 @@ class Rooms(Protocol):
     def transfers(self) -> Transfers: ...
     @property
     def orders(self) -> Orders: ...
+    @property
+    def quotes(self) -> Quotes: ...
+    @property
+    def failed_jobs(self) -> FailedJobs: ...
     @property
     def payg(self) -> PayAsYouGo: ...
     @property

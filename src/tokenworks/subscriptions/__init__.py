@@ -31,12 +31,17 @@ from tokenworks.subscriptions.model import (
     WorkOrder,
     add_months,
     bill_period_end,
+    month_start,
     next_month,
     parse_phone,
 )
+from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.proration import unearned
+from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
+from tokenworks.subscriptions.sales import Sales
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
@@ -45,10 +50,13 @@ __all__ = [
     "CapPeriod",
     "ChangeNotAllowed",
     "ContractPrice",
+    "Holder",
     "KeyReused",
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "Moved",
+    "Moves",
     "NotEligible",
     "Notice",
     "Notices",
@@ -60,6 +68,11 @@ __all__ = [
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "Quote",
+    "QuoteLine",
+    "Quotes",
+    "Sales",
+    "SoldVersion",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
@@ -78,7 +91,9 @@ __all__ = [
     "end_of_day",
     "last_day",
     "minute_of",
+    "month_start",
     "next_month",
     "parse_phone",
     "second_of",
+    "unearned",
 ]

@@ -14,7 +14,8 @@ from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import check_idempotency_key, price_for
+from tokenworks.subscriptions.orders import check_idempotency_key
+from tokenworks.subscriptions.sales import price_for
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -145,8 +146,9 @@ class PayAsYouGo:
             if over_cap:
                 self._alert(subscriber, 100, spent, now)
             return False
+        uncharged = 0
         for number in range(product.step_no + 1, product.step_no + steps + 1):
-            self._charges.sell(
+            charge = self._charges.sell(
                 Sale(
                     account_id=subscriber.account_id,
                     subscriber_id=subscriber.subscriber_id,
@@ -166,6 +168,9 @@ class PayAsYouGo:
                     recognise="usage",
                 )
             )
+            uncharged += charge is None
+        if uncharged:
+            store.add_uncharged(self._connection, product.product_id, uncharged)
         store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
         spent_now = spent + steps * price
         for percent in ALERTS_PERCENT:
