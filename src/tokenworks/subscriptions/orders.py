@@ -600,19 +600,22 @@ class Orders:
         """A product as its monthly job leaves it: what comes after a cycle's end and before the job is of the next cycle, as if
         the job had run in time. Raises `ProductEnded` where it ended with its cycle.
         """
+        product = self._brought_on(subscriber, product)
+        check_live(product)
+        return product
+
+    def _brought_on(self, subscriber: Subscriber, product: Product) -> Product:
         while self._is_due(product):
             self._go_on(subscriber, product)
             found = store.lock_product(self._connection, product.product_id)
             assert found is not None
             product = found[0]
-        check_live(product)
         return product
 
     def catch_up(self, product_id: UUID) -> None:
-        """Begin the cycles of a product that are due, before it is looked at. In the caller's transaction."""
+        """Begin the cycles of a product that are due, or end it, before it is looked at. In the caller's transaction."""
         product, subscriber = self._lock(product_id)
-        if product.state in LIVE:
-            self._caught_up(subscriber, product)
+        self._brought_on(subscriber, product)
 
     def _next_cycle(
         self, subscriber: Subscriber, product: Product, *, begin: datetime | None, joined: bool = False
