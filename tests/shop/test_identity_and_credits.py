@@ -631,6 +631,22 @@ def test_a_cycle_that_the_credit_limit_does_not_allow_is_not_charged(works, cloc
     assert balances(works)
 
 
+def test_before_the_monthly_job_the_credit_limit_binds_as_it_will_after_it(works, clock):
+    a = works.subscriptions.register(PHONE, "a", credit_limit_nano=12 * YUAN)
+    order = works.orders.place(a, "ctc-light")
+    go(clock, "2027-05-01 00:30")  # its next cycle is due, and more than the limit allows
+    with pytest.raises(CreditLimitReached):
+        works.orders.change(order.product_id, "ctc-standard")
+    assert works.orders.product(order.product_id)[0].offering_id == "ctc-light"
+    # It can be cancelled all the same: May is not charged, and nothing of April comes back.
+    ended = works.orders.cancel(order.product_id)
+    assert (ended.state, ended.amount_nano) == ("completed", 0)
+    month(works)
+    assert works.charges.receivable(a.account_id) == 9_900_000_000
+    assert works.orders.product(order.product_id)[0].state == "cancelled"
+    assert balances(works)
+
+
 def test_what_is_registered_of_a_subscriber_is_kept(works):
     made = works.subscriptions.register(
         PHONE, "a", credit_limit_nano=7, real_name="pending", regions=["cn-sh"], home_region="cn-sh", bill_day=5,
