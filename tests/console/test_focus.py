@@ -63,6 +63,7 @@ def subscriber(works):
 
 
 def test_rows_are_purchases_usage_credits_and_rounding(works, spender, clock, subscriber):
+    go_to(clock, 2027, 4, 10)
     plan = works.orders.place(subscriber, "ctc-light")
     works.orders.place(subscriber, "shanghai-mobile-payg")
     use(works, spender, subscriber, 1_000_000, "m")

@@ -1,4 +1,4 @@
-"""Refunds: what an order cost is given back, in whole or in part, by credits for the next bill.
+"""Refunds: what an order cost is given back, in whole or in part, by credits of its charges.
 
 Invariant: what is given back of a charge is at most the charge, VAT included; what nobody used is taken back first, and where
 something of it is still granted, the refund waits until that is closed. What is unused of what is earned with time is what is
