@@ -7,7 +7,7 @@ from tokenworks.app import database
 from tokenworks.charging import verify
 from tokenworks.kernel import uuid7
 
-BEFORE = "0012"
+BEFORE = "0014"
 
 
 def test_what_was_suspended_has_a_cause(empty_url):  # noqa: F811

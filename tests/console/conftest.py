@@ -16,7 +16,7 @@ from tokenworks.subscriptions import BILLING_ZONE
 
 @pytest.fixture
 def clock():
-    return ManualClock(datetime(2027, 4, 10, tzinfo=BILLING_ZONE).astimezone(UTC))
+    return ManualClock(datetime(2027, 4, 1, tzinfo=BILLING_ZONE).astimezone(UTC))
 
 
 @pytest.fixture

@@ -13,11 +13,11 @@ from tokenworks.billing import DisputeNotFound
 from tokenworks.catalog import Audience, Catalogue, seed_catalogue
 from tokenworks.catalog.model import Delivery
 from tokenworks.console import account, words
-from tokenworks.console.page import last_day, page_at, read_tokens, yuan
+from tokenworks.console.page import page_at, read_tokens, yuan
 from tokenworks.console.page_shop import cards, common_name
 from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import Invalid, TokenworksError, Unavailable
-from tokenworks.subscriptions import BILLING_ZONE, ChangeNotAllowed, NotEligible
+from tokenworks.subscriptions import BILLING_ZONE, ChangeNotAllowed, NotEligible, last_day
 from tokenworks.subscriptions.model import ProductState
 
 BROWSER = {"accept": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"}

@@ -79,6 +79,13 @@ def first_cluster():
         return embedded.home
 
 
+def whole_months():
+    """The shipped catalogue with whole first months, so that what a test buys does not hang on the day on which it runs."""
+    shipped = seed_catalogue()
+    whole = tuple(offering.model_copy(update={"proration": "full"}) for offering in shipped.offerings)
+    return shipped.model_copy(update={"offerings": whole})
+
+
 class StubUpstream:
     """`tests.support.upstream` as a process: what it says it sent is the truth that the ledger is held against."""
 
@@ -187,6 +194,7 @@ class Server:
         self.url = url
         self.connection = self.stack.enter_context(contextlib.closing(connect(url)))
         self.works = make_works(self.settings, self.connection)
+        self.works.offerings.load(whole_months())
         self.start()
         return self
 

@@ -10,6 +10,7 @@ from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import JournalCorrupt, RateLookup, inspect_journal
 from tokenworks.kernel import NotFound
+from tokenworks.subscriptions import second_of
 
 
 @click.group()
@@ -105,7 +106,7 @@ def quarantine_list(context: Context, as_json: bool) -> None:
             "Quarantine",
             ["record", "account", "journal sequence", "since", "reason"],
             [
-                [q["quarantine_id"], q["account_id"], q["seq"], q["quarantined_at"].isoformat(timespec="seconds"), q["reason"]]
+                [q["quarantine_id"], q["account_id"], q["seq"], second_of(q["quarantined_at"]), q["reason"]]
                 for q in found
             ],
         )  # fmt: skip

@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Final
 
 from tokenworks.catalog import store
+from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import Catalogue, Offering, RateCard
@@ -63,6 +64,37 @@ class Offerings:
                     new += store.add_offering(self._connection, offering, versions[offering.rate_card], now)
             store.tell(self._connection, f"catalogue {catalogue.catalogue}")
         return new
+
+    def compare(self, catalogue: Catalogue) -> list[OfferingChange]:
+        """What loading a catalogue would change, offering by offering, in words; versions in the order of their time."""
+        now = self._clock.now()
+        cards = {card.id: card for card in catalogue.rate_cards}
+        before = {sold.offering.id: sold for sold in self.all()}
+        known = self.rate_cards()
+        last: dict[str, tuple[Offering, RateCard]] = {
+            id_: (sold.offering, known[sold.rate_version]) for id_, sold in before.items()
+        }
+        found = []
+        for offering in sorted(catalogue.offerings, key=lambda offering: (offering.id, offering.begins)):
+            if offering.valid_until is not None and offering.valid_until <= now and offering.id in last:
+                continue
+            card = cards[offering.rate_card]
+            was = last.get(offering.id)
+            last[offering.id] = (offering, card)
+            sold = before.get(offering.id)
+            version = offering.version(card.version())
+            if was is None:
+                kind: ChangeKind = "new"
+            elif sold is not None and version == sold.offering_version:
+                kind = "same"
+            else:
+                kind = "changed"
+            words = words_of(was and was[0], offering) + (card_words(was[1], card) if was else [])
+            if kind == "changed" and not words:
+                words = ["nothing but its form: it is a version of its own"]
+            begins = offering.valid_from if offering.valid_from and offering.valid_from > now else None
+            found.append(OfferingChange(offering.id, kind, version, begins, tuple(words)))
+        return found
 
     def all(self) -> list[SoldOffering]:
         """What is known, whatever its state: by seller, kind and price, other sellers' tariffs last."""

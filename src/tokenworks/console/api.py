@@ -10,6 +10,8 @@ from tokenworks.console import (
     disputes,
     operations,
     pages,
+    quotes,
+    receivables,
     tmf_balance,
     tmf_bills,
     tmf_catalog,
@@ -17,7 +19,8 @@ from tokenworks.console import (
 )
 from tokenworks.console.account import SendCode
 from tokenworks.console.page import explain_errors_to_people
-from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
+from tokenworks.console.urls import BaseUrl, CleanUrl
+from tokenworks.console.web import OpenRooms, explain_errors, problem
 
 ROUTERS: Final = (
     tmf_catalog.router,
@@ -27,8 +30,10 @@ ROUTERS: Final = (
     tmf_balance.usage_router,
     tmf_bills.bills_router,
     tmf_bills.payments_router,
+    receivables.router,
     account.router,
     disputes.router,
+    quotes.router,
     operations.router,
     *pages.ROUTERS,
 )
@@ -52,7 +57,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.add_middleware(CleanUrl)
+    app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
     explain_errors(app)
     explain_errors_to_people(app)
     for router in ROUTERS:

@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from inspect import iscoroutinefunction
 from typing import Annotated, Any, Final
 
@@ -27,7 +26,7 @@ from tokenworks.kernel import (
     parse_money,
     shown,
 )
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber
+from tokenworks.subscriptions import Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
@@ -248,16 +247,6 @@ def yuan(amount_nano: int) -> str:
 
 def price_of(offering: Offering) -> int:
     return parse_money(offering.price).amount_nano
-
-
-def day(at: datetime) -> str:
-    """The day of an instant in the seller's zone."""
-    return f"{at.astimezone(BILLING_ZONE):%Y-%m-%d}"
-
-
-def last_day(end: datetime) -> str:
-    """The last day of what ends before an instant: 30 April where May's first midnight is the end."""
-    return day(end - timedelta(microseconds=1))
 
 
 def name_of(offering: Offering, language: Language) -> str:

@@ -13,10 +13,8 @@ from tokenworks.console.page import (
     Text,
     Visitor,
     ask_to_sign_in,
-    day,
     fen,
     language_of,
-    last_day,
     render,
     visitor_of,
     yuan,
@@ -25,6 +23,7 @@ from tokenworks.console.tmf_bills import BILL
 from tokenworks.console.web import Asked, Rooms
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import TokenworksError, format_money, parse_money
+from tokenworks.subscriptions import day_of, last_day
 from tokenworks.trust import NotAllowed
 
 router = APIRouter(include_in_schema=False)
@@ -71,9 +70,9 @@ def _bill(
 ) -> dict[str, Any]:
     words = WORDS[language]
     return {
-        "number": b.bill_no, "period": words["period"].format(begin=day(b.period_start), end=last_day(b.period_end)),
+        "number": b.bill_no, "period": words["period"].format(begin=day_of(b.period_start), end=last_day(b.period_end)),
         "amount": yuan(b.amount_nano), "left": words["to_pay"].format(amount=yuan(b.remaining_nano)) if b.remaining_nano else "",
-        "due": words["due"].format(day=day(b.due_at)),
+        "due": words["due"].format(day=day_of(b.due_at)),
         "pdf": f"{BILL}/customerBill/{quote(str(b.bill_id))}/document?language={language}",
         "lines": [
             {
@@ -94,9 +93,9 @@ def _said(line: Charge | BillLine, language: Language) -> str:
 def _dispute(one: Dispute, words: dict[str, str]) -> dict[str, str]:
     answered = words["waiting"]
     if one.answered_at is not None:
-        answered = words["answered"].format(day=day(one.answered_at))
+        answered = words["answered"].format(day=day_of(one.answered_at))
     return {
-        "asked": words["asked"].format(day=day(one.asked_at)),
+        "asked": words["asked"].format(day=day_of(one.asked_at)),
         "question": one.question,
         "answered": answered,
         "answer": one.answer or "",
@@ -112,7 +111,7 @@ def _together(charges: list[Charge], language: Language) -> list[dict[str, Any]]
     return [
         {
             "what": _said(group[0], language) + (f" × {len(group)}" if len(group) > 1 else ""),
-            "at": day(group[0].charged_at),
+            "at": day_of(group[0].charged_at),
             "nano": fen(sum(charge.amount_nano for charge in group)),
         }
         for group in rows.values()
@@ -174,7 +173,7 @@ def _question(
     return render(
         request, rooms, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error,
         number=found.bill_no, line=line_no, what=_said(line, language), amount=yuan(line.amount_nano), text=text,
-        period=words["period"].format(begin=day(found.period_start), end=last_day(found.period_end)), chars_max=QUESTION_CHARS_MAX,
+        period=words["period"].format(begin=day_of(found.period_start), end=last_day(found.period_end)), chars_max=QUESTION_CHARS_MAX,
     )  # fmt: skip
 
 

@@ -10,7 +10,6 @@ from tokenworks.console.page import (
     Text,
     Visitor,
     ask_to_sign_in,
-    day,
     language_of,
     read_tokens,
     render,
@@ -20,6 +19,7 @@ from tokenworks.console.page_shop import show_key
 from tokenworks.console.web import Asked, Rooms, as_uuid
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
+from tokenworks.subscriptions import day_of
 from tokenworks.trust import ApiKeyInfo
 
 router = APIRouter(include_in_schema=False)
@@ -71,10 +71,10 @@ def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
     if key.models:
         limits.append(words["only_models"].format(models=words["list_comma"].join(key.models)))
     if key.expires_at is not None:
-        limits.append(words["expires_on"].format(day=day(key.expires_at)))
+        limits.append(words["expires_on"].format(day=day_of(key.expires_at)))
     return {
         "id": str(key.key_id), "name": key.name, "hint": key.hint, "state": state,
-        "made": words["made_on"].format(day=day(key.created_at)),
+        "made": words["made_on"].format(day=day_of(key.created_at)),
         "limits": limits or [words["no_limits"]],
     }  # fmt: skip
 

@@ -11,9 +11,7 @@ from tokenworks.console.page import (
     Text,
     Visitor,
     ask_to_sign_in,
-    day,
     language_of,
-    last_day,
     name_of,
     price_of,
     render,
@@ -25,7 +23,7 @@ from tokenworks.console.page_shop import LIVE, offer, on_sale
 from tokenworks.console.web import Asked, Rooms, as_uuid
 from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import NotFound, TokenworksError, uuid7
-from tokenworks.subscriptions import Order, Product, When
+from tokenworks.subscriptions import Order, Product, When, day_of, last_day
 
 router = APIRouter(include_in_schema=False)
 What = Literal["change", "cancel", "pause", "resume"]
@@ -62,7 +60,7 @@ def _list(
             _card(request, rooms, visitor, p, found) for p in found if p.state in LIVE and p.parent_id is None
         ],
         earlier=[
-            {"name": _name(request, rooms, visitor, p), "state": words[p.state], "started": words["started"].format(day=day(p.started_at))}
+            {"name": _name(request, rooms, visitor, p), "state": words[p.state], "started": words["started"].format(day=day_of(p.started_at))}
             for p in reversed(found) if p.state not in LIVE and p.parent_id is None
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
@@ -99,7 +97,7 @@ def _card(
         lines.append(words["payg_product"].format(price=shown["price"]))
     waits = product.state == "pendingActive"
     if product.cycle_end is not None and not waits:
-        period = words["period"].format(begin=day(product.cycle_start), end=last_day(product.cycle_end))
+        period = words["period"].format(begin=day_of(product.cycle_start), end=last_day(product.cycle_end))
         lines.append(f"{words['this_period']}{'：' if language == 'zh' else ': '}{period}")
     end = _at_the_end(rooms, visitor, product, words, language)
     return {
@@ -126,8 +124,10 @@ def _at_the_end(
     o = rooms.offerings.sold(version).offering
     price = yuan(price_from(rooms, visitor.subscriber, o, product.cycle_end)) + words["per_month"]
     if product.next_version is not None:
-        return words["changes_on"].format(day=day(product.cycle_end), name=name_of(o, language), price=price)
-    return words["renews_on"].format(day=day(product.cycle_end), price=price)
+        return words["changes_on"].format(
+            day=day_of(product.cycle_end), name=name_of(o, language), price=price
+        )
+    return words["renews_on"].format(day=day_of(product.cycle_end), price=price)
 
 
 def _own(rooms: Rooms, visitor: Visitor, id_: str) -> Product:
@@ -228,13 +228,15 @@ def _change_at(
     o = rooms.offerings.on_sale(offering).offering
     price = yuan(price_from(rooms, visitor.subscriber, o, end)) + words["per_month"]
     if when == "cycle_end":
-        return _choice(when, title, [words["change_from"].format(price=price, day=day(end))], do, twice=twice)
+        return _choice(
+            when, title, [words["change_from"].format(price=price, day=day_of(end))], do, twice=twice
+        )
     amount = found.amount_nano
     said = "change_charge" if amount > 0 else "change_back" if amount < 0 else "change_nothing"
     lines = [words[said].format(amount=yuan(abs(amount)))]
     if found.order.state == "inProgress":
         lines.append(words["change_waits"])
-    lines.append(words["change_until"].format(end=last_day(end), day=day(end), price=price))
+    lines.append(words["change_until"].format(end=last_day(end), day=day_of(end), price=price))
     return _choice(when, title, lines, do, twice=twice)
 
 

@@ -13,10 +13,8 @@ from tokenworks.console.page import (
     Visitor,
     ask_to_sign_in,
     brings,
-    day,
     fen,
     language_of,
-    last_day,
     name_of,
     price_of,
     render,
@@ -35,6 +33,7 @@ from tokenworks.kernel import (
     parse_money,
     uuid7,
 )
+from tokenworks.subscriptions import day_of, last_day
 
 router = APIRouter(include_in_schema=False)
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
@@ -258,7 +257,7 @@ def _confirm(
             if product.cycle_end is not None:
                 facts.append((words["runs_until"], last_day(product.cycle_end)))
                 price = yuan(price_from(rooms, subscriber, o, product.cycle_end)) + words["per_month"]
-                renews = words["renews"].format(day=day(product.cycle_end), price=price)
+                renews = words["renews"].format(day=day_of(product.cycle_end), price=price)
                 facts.append((words["renewal"], renews if product.renews else words["no_renewal"]))
             else:
                 facts.append((words["renewal"], _renewal(o, card["price"], words)))

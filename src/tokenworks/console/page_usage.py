@@ -11,9 +11,7 @@ from tokenworks.charging import Bucket
 from tokenworks.console.page import (
     Visitor,
     ask_to_sign_in,
-    day,
     language_of,
-    last_day,
     name_of,
     render,
     span,
@@ -23,7 +21,7 @@ from tokenworks.console.page_family import cap_line
 from tokenworks.console.web import Asked, Rooms
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import format_tokens
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, day_of, last_day
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -80,7 +78,7 @@ def _ring(
     part = min(1.0, bucket.left / total) if total else 0.0
     forecast = ""
     if bucket.kind == "balance" and bucket.unit == "token":
-        recent = [days.get(day(now - timedelta(days=n)), 0) for n in range(FORECAST_DAYS)]
+        recent = [days.get(day_of(now - timedelta(days=n)), 0) for n in range(FORECAST_DAYS)]
         a_day = sum(recent) // FORECAST_DAYS
         if not a_day:
             forecast = words["forecast_none"]
@@ -89,7 +87,7 @@ def _ring(
             if bucket.valid_until is not None and ends >= bucket.valid_until:
                 forecast = words["forecast_lasts"]
             else:
-                forecast = words["forecast_ends"].format(day=day(ends))
+                forecast = words["forecast_ends"].format(day=day_of(ends))
     name = names.get(bucket.product_id, words["any_token"])
     if bucket.window_s is not None:
         name += f" · {span(bucket.window_s, language)}"
@@ -112,7 +110,7 @@ def _bars(days: dict[str, int], now: datetime) -> list[dict[str, Any]]:
     most = max(days.values(), default=0) or 1
     bars = []
     for n in range(DAYS_SHOWN - 1, -1, -1):
-        at = day(now - timedelta(days=n))
+        at = day_of(now - timedelta(days=n))
         tokens = days.get(at, 0)
         bars.append({"day": at, "short": at[5:], "tokens": f"{tokens:,}", "height": max(1 if tokens else 0, 85 * tokens // most)})  # fmt: skip
     return bars

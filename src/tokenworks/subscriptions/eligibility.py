@@ -2,6 +2,7 @@
 
 import re
 from typing import Final
+from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings
 from tokenworks.kernel import Invalid, check_reason
@@ -63,12 +64,12 @@ def check_eligible(
 
 
 def has_first_price(
-    connection: store.Connection, subscriber: Subscriber, offering: Offering, product: Product
+    connection: store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
 ) -> bool:
-    """Whether a product's cycle costs the first month's price: it is the first, and the person never had the offering."""
-    if product.cycle_no != 1 or offering.first_price is None:
+    """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
+    if offering.first_price is None:
         return False
-    return not store.times_had(connection, subscriber.subscriber_id, offering.id, besides=product.product_id)
+    return not store.times_had(connection, subscriber.subscriber_id, offering.id, besides=product_id)
 
 
 def check_may_buy(subscriber: Subscriber, what: str) -> None:

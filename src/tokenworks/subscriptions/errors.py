@@ -1,6 +1,7 @@
 """Facts about subscribers and orders."""
 
 from tokenworks.kernel import Conflict, NotFound, Refused
+from tokenworks.trust import KeyReused as KeyReused  # noqa: PLC0414 - the same fact, of an order or a refund
 
 
 class MemberNotFound(NotFound):
@@ -21,10 +22,6 @@ class IdentityKnown(Conflict):
 
 class PhoneTaken(Conflict):
     """The number has a subscriber."""
-
-
-class KeyReused(Conflict):
-    """The idempotency key was used for another order."""
 
 
 class ProductNotFound(NotFound):

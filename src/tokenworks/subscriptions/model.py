@@ -155,6 +155,8 @@ class Product:
     step_no: int = 0
     next_version: str | None = None
     ends_after_cycle: bool = False
+    # What pays for the running cycle; None where that cost nothing.
+    charge_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +244,15 @@ def cycle_end(
             end for n in range(max(1, months), months + 3) if (end := add_months(started_at, n)) > cycle_start
         )
     return None if validity_days is None else cycle_start + timedelta(days=validity_days)
+
+
+def cycle_begin(cycle: str, started_at: datetime, at: datetime) -> datetime:
+    """When the whole cycle began that an instant is in: the month's first instant, or the last anniversary of the first start."""
+    if cycle == "calendar_month":
+        return month_start(at)
+    begin, local = started_at.astimezone(BILLING_ZONE), at.astimezone(BILLING_ZONE)
+    months = max(0, (local.year - begin.year) * 12 + local.month - begin.month)
+    return next(found for n in range(months, -1, -1) if (found := add_months(started_at, n)) <= at or n == 0)
 
 
 def month_start(at: datetime) -> datetime:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
-from tokenworks.kernel import Clock, Invalid, format_money, uuid7
+from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.eligibility import LIVE, check_idempotency_key, check_may_buy
 from tokenworks.subscriptions.errors import (
@@ -21,7 +21,7 @@ from tokenworks.subscriptions.errors import (
     TopUpNotFound,
 )
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import price_for
+from tokenworks.subscriptions.sales import price_for
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -103,9 +103,13 @@ class PayAsYouGo:
             if found.spend_locked:
                 raise TopUpNotAllowed("spending is locked")
             price = price_for(self._connection, found, product[1].offering, self._clock.now())
+            if not price:  # agreed before this was refused
+                raise TopUpNotAllowed("a step costs nothing here: there is nothing to buy")
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
-                raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")
+                raise Invalid(
+                    f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money_exact(price)} yuan"
+                )
             if not self._buy(found, *product, steps):
                 raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
             made = TopUp(
@@ -155,8 +159,9 @@ class PayAsYouGo:
             if over_cap:
                 self._alert(subscriber, 100, spent, now)
             return False
+        uncharged = 0
         for number in range(product.step_no + 1, product.step_no + steps + 1):
-            self._charges.sell(
+            charge = self._charges.sell(
                 Sale(
                     account_id=subscriber.account_id,
                     subscriber_id=subscriber.subscriber_id,
@@ -176,6 +181,9 @@ class PayAsYouGo:
                     recognise="usage",
                 )
             )
+            uncharged += charge is None
+        if uncharged:
+            store.add_uncharged(self._connection, product.product_id, uncharged)
         store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
         spent_now = spent + steps * price
         for percent in ALERTS_PERCENT:

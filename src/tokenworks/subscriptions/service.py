@@ -9,7 +9,7 @@ from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
-from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, check_name, normal_name, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.eligibility import check_idempotency_key, checked_reason
 from tokenworks.subscriptions.errors import (
@@ -89,8 +89,9 @@ class Subscriptions:
         with self._connection.transaction():
             account_id = self._ledger.open_account()
             name = profile.pop("name")
-            if profile.get("audiences") is not None:
-                profile["audiences"] = tuple(profile["audiences"])
+            for many in ("audiences", "regions"):
+                if profile.get(many) is not None:
+                    profile[many] = tuple(profile[many])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
             if not store.add_subscriber(self._connection, subscriber, uuid7()):
                 raise PhoneTaken(
@@ -217,13 +218,16 @@ class Subscriptions:
 
         Raises `OfferingNotFound`, `Invalid`.
         """
-        self._offerings.on_sale(offering_id)
+        sold = self._offerings.on_sale(offering_id)
+        price_nano = parse_money(price).amount_nano
+        if sold.offering.kind == "pay_as_you_go" and not price_nano:
+            raise Invalid("a step of pay-as-you-go costs more than zero: a plan can be free")
         valid_from = valid_from or self._clock.now()
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
-        contract = check_line(contract, "a contract's name")
+        contract = check_name(contract, "a contract's name")
         store.set_contract_price(
-            self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
+            self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
 
@@ -302,8 +306,9 @@ class Subscriptions:
         return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
 
     def close(self, subscriber: Subscriber) -> None:
-        """The end: every product ends, nothing is granted, keys are unknown, the number is free again. What is owed stays
-        owed and comes on a last bill. Raises `SubscriberNotActive` where it is closed.
+        """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
+        other accounts end. What is owed stays owed and comes on a last bill, which the carrier does not collect by the number.
+        Raises `SubscriberNotActive` where it is closed.
         """
         with self._connection.transaction():
             found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
@@ -321,7 +326,28 @@ class Subscriptions:
                 closed_at=self._clock.now(),
                 broadband=None,
             )
+            # Who has the number next is nobody's member, as with another number.
+            store.end_memberships(self._connection, found.phone)
             self._ledger.close_account(found.account_id)
+
+    def has_number(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber's number is its own: a closed one's may be somebody else's by now."""
+        return subscriber.state != "closed" or not store.phone_is_taken(self._connection, subscriber.phone)
+
+    def change_owner(self, subscriber: Subscriber, name: str | None = None, **profile: Any) -> Subscriber:
+        """A number goes to somebody else: its subscriber is closed, with its products, keys and memberships, and the number is
+        registered anew, in one transaction. What the old one owes, or is owed, stays its own: a bill does not follow a number to
+        another holder. `profile` is as in `register`. Returns the new subscriber. Raises `SubscriberNotActive`, `Invalid`.
+        """
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed already")
+            self.close(found)
+            store.add_phone_history(
+                self._connection, found.subscriber_id, found.phone, "new_owner", self._clock.now()
+            )
+            return self.register(found.phone, name, **profile)
 
     # Members of a pool.
 
@@ -335,8 +361,9 @@ class Subscriptions:
 
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
+        name = normal_name(reference)
         for member in self.members(subscriber):
-            if reference in {str(member.member_id), member.member_id.hex, member.name}:
+            if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
                 return member
         raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
 
@@ -393,7 +420,7 @@ class Subscriptions:
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
         """The name as it is kept. Raises `Invalid`."""
-        name = check_line(name, "a member's name")
+        name = check_name(name, "a member's name")
         if len(self.members(subscriber)) >= MEMBERS_MAX:
             raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
         _check_cap(cap_tokens)

@@ -38,8 +38,9 @@ def _subscriber(row: tuple[Any, ...]) -> Subscriber:
 
 def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
     row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
+        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day,
+                                   real_name, credit_limit_nano, regions, home_region)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
         (
             subscriber.subscriber_id,
             subscriber.account_id,
@@ -50,6 +51,10 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
             subscriber.language,
             subscriber.broadband,
             subscriber.bill_day,
+            subscriber.real_name,
+            subscriber.credit_limit_nano,
+            None if subscriber.regions is None else list(subscriber.regions),
+            subscriber.home_region,
         ),
     ).fetchone()
     if row is not None:
@@ -147,6 +152,11 @@ def move_memberships(connection: Connection, phone: str, to: str) -> None:
         (phone, to),
     )
     connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
+
+
+def end_memberships(connection: Connection, phone: str) -> None:
+    """In other people's accounts: the number is nobody's any more."""
+    connection.execute("UPDATE member SET state = 'left' WHERE phone = %s AND state <> 'left'", (phone,))
 
 
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
@@ -430,11 +440,12 @@ def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list
     return [row[0] for row in rows]
 
 
-def orders_in_change(connection: Connection, limit: int) -> list[UUID]:
-    """Changes whose old buckets may still be granted, oldest first."""
+def orders_with_credits(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Changes and cancellations whose old buckets may still be granted, oldest first, but for some."""
     rows = connection.execute(
-        "SELECT order_id FROM product_order WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s",
-        (limit,),
+        """SELECT order_id FROM product_order WHERE state = 'inProgress' AND action IN ('modify', 'delete')
+               AND order_id <> ALL(%s::uuid[]) ORDER BY order_id LIMIT %s""",
+        (list(but), limit),
     )
     return [row[0] for row in rows]
 
@@ -471,7 +482,8 @@ def set_product(connection: Connection, product_id: UUID, **fields: object) -> N
 
 
 _PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
-              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle"""
+              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle,
+              p.charge_id"""
 _FROM_PRODUCT = "FROM product p JOIN offering v USING (offering_version)"
 
 
@@ -563,16 +575,45 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
     return None if row is None else (Product(*row[:-1]), row[-1])
 
 
-def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
-    """Products whose cycle has ended. One that would renew waits while a suspension of its subscriber stops that."""
+def due_products(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Products whose cycle has ended, but for some. One that would renew waits while a suspension of its subscriber stops that.
+    A bundle comes before its parts: it was made before them.
+    """
     rows = connection.execute(
         """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
-           WHERE p.state = 'active' AND p.cycle_end <= %s
+           WHERE p.state = 'active' AND p.cycle_end <= %s AND p.product_id <> ALL(%s::uuid[])
                AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
            ORDER BY p.product_id LIMIT %s""",
-        (now, list(CYCLE_STOPPERS), limit),
+        (now, list(but), list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
+
+
+def versions_sold(connection: Connection, offering_id: str | None) -> list[tuple[Any, ...]]:
+    """(offering, version, live products, of which move, first and last start) of what is live."""
+    return connection.execute(
+        """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
+           FROM product p JOIN offering v USING (offering_version)
+           WHERE p.ended_at IS NULL AND (%(id)s::text IS NULL OR v.offering_id = %(id)s)
+           GROUP BY 1, 2 ORDER BY 1, 5, 2""",
+        {"id": offering_id},
+    ).fetchall()
+
+
+def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[tuple[Any, ...]]:
+    """(product, subscriber, state, cycle's end, next version) of the live products of a version, by product."""
+    return connection.execute(
+        """SELECT product_id, subscriber_id, state, cycle_end, next_version FROM product
+           WHERE offering_version = %s AND ended_at IS NULL AND product_id > %s ORDER BY product_id LIMIT %s""",
+        (offering_version, after, limit),
+    ).fetchall()
+
+
+def add_uncharged(connection: Connection, product_id: UUID, count: int) -> None:
+    """So many more of a product's cycles or steps cost nothing."""
+    connection.execute(
+        "UPDATE product SET uncharged = uncharged + %s WHERE product_id = %s", (count, product_id)
+    )
 
 
 _TOP_UP = "top_up_id, subscriber_id, product_id, steps, amount_nano, made_at"
@@ -626,6 +667,16 @@ def work_orders(connection: Connection, state: str | None, limit: int) -> list[W
         {"s": state, "n": limit},
     )
     return [WorkOrder(*row) for row in rows]
+
+
+def work_orders_of(connection: Connection, order_id: UUID) -> list[UUID]:
+    """What another system is asked to deliver for an order, and has not answered."""
+    rows = connection.execute(
+        """SELECT work_order_id FROM work_order WHERE order_id = %s AND action = 'deliver' AND state = 'open'
+           ORDER BY work_order_id""",
+        (order_id,),
+    )
+    return [row[0] for row in rows]
 
 
 def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:

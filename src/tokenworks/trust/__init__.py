@@ -1,5 +1,6 @@
-"""Identity: API keys, one-time codes, sessions, staff and roles, and the pepper that all are hashed under."""
+"""Identity: API keys, one-time codes, sessions, staff and roles, idempotency keys, and the pepper that all are hashed under."""
 
+from tokenworks.trust.answers import Answers, KeptAnswer, KeyReused
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -17,12 +18,15 @@ from tokenworks.trust.service import Keys
 
 __all__ = [
     "STAFF_ROLES",
+    "Answers",
     "ApiKey",
     "ApiKeyInfo",
     "CodeWrong",
     "Document",
     "Identity",
+    "KeptAnswer",
     "KeyNotFound",
+    "KeyReused",
     "Keys",
     "NotAllowed",
     "NotSignedIn",
