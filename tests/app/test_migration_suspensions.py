@@ -28,7 +28,7 @@ def test_what_was_suspended_has_a_cause(empty_url):  # noqa: F811
         connection.execute(
             """INSERT INTO bill (bill_id, subscriber_id, account_id, bill_no, period_start, period_end, issued_at, due_at, currency,
                                  amount_nano, tax_nano, remaining_nano, state)
-               VALUES (%s, %s, %s, 'b', now() - interval '3 months', now() - interval '2 months', now(), now(), 'CNY', 0, 0, 0,
+               VALUES (%s, %s, %s, 'B20270501-000000001', now() - interval '3 months', now() - interval '2 months', now(), now(), 'CNY', 0, 0, 0,
                        'settled')""",
             (bill_id, dunned, account_id),
         )

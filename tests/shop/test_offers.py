@@ -65,7 +65,7 @@ def test_a_trial_is_had_once(works, subscriber, clock):
     works.orders.run_cycles()
     with pytest.raises(NotEligible):
         works.orders.place(subscriber, "sample-trial")
-    assert charged(works, subscriber) == [0] and balances(works)
+    assert charged(works, subscriber) == [] and balances(works)  # what costs nothing makes no charge
 
 
 def test_one_person_has_it_once_over_all_its_subscribers_and_a_numbers_next_holder_has_it_too(
@@ -159,7 +159,7 @@ def test_a_first_months_price_is_given_once(works, subscriber, clock):
     assert sum(charged(works, subscriber)) == pytest.approx(47_900_000_000, abs=160_000)
     # Another offering's first month is another one.
     works.orders.place(subscriber, "mobile-coding-pro")
-    assert charged(works, subscriber)[-1] == 39_900_000_000
+    assert charged(works, subscriber)[-1] == pytest.approx(39_900_000_000, abs=160_000)
     assert balances(works)
 
 

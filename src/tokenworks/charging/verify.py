@@ -188,7 +188,14 @@ _CHECKS: Final[dict[str, str]] = {
         WHERE c.kind IN ('cycle', 'step', 'change') AND p.parent_id IS NULL
             AND c.price_nano <> (o.content::jsonb->>'price')::numeric * 1000000000
             AND (c.kind = 'step' OR o.content::jsonb->>'first_price' IS NULL
-                 OR c.price_nano <> (o.content::jsonb->>'first_price')::numeric * 1000000000)
+                 OR c.price_nano <> (o.content::jsonb->>'first_price')::numeric * 1000000000
+                 -- The first month's is for what is charged first: for a later cycle where those before cost nothing, or were another
+                 -- offering's.
+                 OR (c.kind = 'cycle' AND c.number > 1 + p.uncharged AND NOT EXISTS (SELECT 1 FROM product_order m
+                     WHERE m.product_id = p.product_id AND m.action = 'modify'))
+                 OR EXISTS (SELECT 1 FROM charge e JOIN offering v USING (offering_version)
+                     WHERE e.product_id = c.product_id AND v.offering_id = o.offering_id AND e.kind IN ('cycle', 'change')
+                         AND e.charged_at < c.charged_at AND e.credited_nano < e.amount_nano))
             AND NOT EXISTS (SELECT 1 FROM contract_price t WHERE t.subscriber_id = c.subscriber_id
                             AND t.offering_id = o.offering_id AND t.price_nano = c.price_nano)""",
     "charge: the parts of a bundle are charged its price together": """
