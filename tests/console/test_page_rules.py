@@ -215,7 +215,7 @@ def test_an_order_says_before_it_is_placed_what_it_does(client, works, li, enter
     page = words_of(client.get("/order?offering=uplink-acceleration").text)
     assert "开通后收取 ¥10.00" in page and "订购，今天不收费" in page and "可随时在“套餐”页取消。" in page
     page = words_of(client.get("/order?offering=sample-trial").text)
-    assert "本期到 2027-05-09" in page and "到期不续订" in page
+    assert "本期到 2027-04-30" in page and "到期不续订" in page
     works.subscriptions.set_contract_price(li, "mobile-coding-lite", "20", "C-2")
     page = words_of(client.get("/order?offering=mobile-coding-lite").text)
     assert "今天收取 ¥20.00" in page and "首月" not in page
@@ -403,7 +403,7 @@ def test_a_question_is_asked_about_ones_own_bill_alone(client, works, li, enter,
     works.orders.place(li, "ctc-light")
     other = works.subscriptions.register("+8613800000009", "Wang")
     works.orders.place(other, "ctc-light")
-    clock.move(timedelta(days=21))
+    clock.move(timedelta(days=30))
     works.bills.run()
     (mine,), _ = works.bills.all(li)
     (theirs,), _ = works.bills.all(other)
@@ -434,7 +434,7 @@ def test_an_offering_that_cannot_be_had_says_why(client, works, li, enter):
 def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li, enter, clock, text):
     order = works.orders.place(li, "ctc-light")
     child = works.subscriptions.invite(li, "+8613800000002", "Mei")
-    clock.move(timedelta(days=21))
+    clock.move(timedelta(days=30))
     works.bills.run()
     (bill,), _ = works.bills.all(li)
     enter(li)

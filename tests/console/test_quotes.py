@@ -92,6 +92,9 @@ def test_nobody_sees_what_another_ones_product_costs(client, works, person, sign
     assert client.post("/api/quotes", json=body, headers=staff["auditor"]).status_code == 403
     mine = {"action": "add", "offering": "ctc-light", "subscriber": str(subscriber.subscriber_id)}
     assert client.post("/api/quotes", json=mine, headers=other).status_code == 404
+    # A second one of what is had wants its word.
+    assert client.post("/api/quotes", json=mine, headers=staff["operator"]).status_code == 409
+    mine["confirm"] = True
     assert client.post("/api/quotes", json=mine, headers=staff["operator"]).status_code == 200
 
 

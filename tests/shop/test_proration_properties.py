@@ -186,8 +186,10 @@ class Book:
     def refund(self, now):
         self.renew(now)
         x = self.current
-        if not x["amount"] or self.state not in {"active", "suspended"}:
+        if not x["amount"]:
             return False
+        if self.state == "expired":
+            return True  # of what ended with its cycle nothing is left
         if x["tokens"]:
             amount = floor(x["amount"] * Fraction(self.left(now), x["tokens"]))
         else:
