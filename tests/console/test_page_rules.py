@@ -267,7 +267,7 @@ def test_a_key_has_the_limits_that_it_was_given_and_is_stopped(client, works, li
     )
     assert re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", made.text)
     page = words_of(client.get("/keys").text)
-    assert "最多 50 万词元 仅限 glm-5、kimi-k2 有效期至 2027-07-09" in page
+    assert "最多 50 万词元 仅限 glm-5、kimi-k2 有效期至 2027-06-30" in page
     caps = {b.bucket_id: b.total for b in works.ledger.buckets(li.account_id) if b.kind == "cap"}
     (key,) = works.keys.of_account(li.account_id, caps)
     assert (key.name, key.cap_tokens, key.models) == ("laptop", 500_000, ("glm-5", "kimi-k2"))

@@ -8,7 +8,7 @@ import pytest
 from tests.console.person import Person, needs_browser
 from tests.support.spend import balances
 from tokenworks.kernel import ManualClock
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, month_start
 
 pytestmark = [pytest.mark.xdist_group("browser"), needs_browser]
 KEY = re.compile(r"twk_[a-z]+_[0-9A-Za-z]{36}")
@@ -46,9 +46,11 @@ EN = {
 
 @pytest.fixture
 def clock():
-    """Tomorrow, or early next month: ids of usage and a browser's cookies know the real time, and a month's end is of its own."""
-    at = datetime.now(BILLING_ZONE).replace(hour=10, minute=0, second=0, microsecond=0) + timedelta(days=1)
-    return ManualClock((at if at.day <= 25 else first_of(at) + timedelta(days=1)).astimezone(UTC))
+    """At a month's first instant, so that what is ordered is a whole month: the next month's, or today's. A browser's cookies and ids
+    of usage know the real time, and neither may be out of date.
+    """
+    now = datetime.now(BILLING_ZONE)
+    return ManualClock(month_start(now if now.day == 1 else first_of(now)).astimezone(UTC))
 
 
 def first_of(month):
