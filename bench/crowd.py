@@ -53,6 +53,7 @@ INSERT INTO charge (account_id, charge_id, subscriber_id, product_id, offering_v
                     description, description_zh, price_nano, amount_nano, vat_percent, tax_nano, currency, entry_id, quantity, recognise)
 SELECT account_id, charge_id, subscriber_id, product, version, kind, number, %(at)s, %(at)s, %(until)s, description, description_zh, price,
        price, 6, tax, 'CNY', entry_id, quantity, 'usage' FROM sold;
+UPDATE product p SET charge_id = sold.charge_id FROM sold WHERE sold.kind = 'cycle' AND p.product_id = sold.product;
 DROP TABLE crowd, sold
 """
 

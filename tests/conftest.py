@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 
 import psycopg
@@ -18,6 +19,7 @@ from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import seed_catalogue
 from tokenworks.kernel import ManualClock
+from tokenworks.subscriptions import month_start
 from tokenworks.trust import ensure_pepper
 
 _numbers = itertools.count()
@@ -92,9 +94,8 @@ def database_url(cluster):
 
 @pytest.fixture
 def clock():
-    from datetime import UTC, datetime
-
-    return ManualClock(datetime.now(UTC).replace(microsecond=0))
+    """At a month's first instant, so that what a test orders is a whole month, on whatever day it runs."""
+    return ManualClock(month_start(datetime.now(UTC)).astimezone(UTC))
 
 
 @pytest.fixture

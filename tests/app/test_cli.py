@@ -31,7 +31,7 @@ def test_from_a_phone_number_to_a_balance(cli):
             "--subscriber",
             phone,
             "--offering",
-            "ctc-light",
+            "sample-rollover",
             "--idempotency-key",
             "k",
             "--json",
@@ -44,7 +44,7 @@ def test_from_a_phone_number_to_a_balance(cli):
             "--subscriber",
             made["subscriber_id"],
             "--offering",
-            "ctc-light",
+            "sample-rollover",
             "--idempotency-key",
             "k",
             "--json",
@@ -52,7 +52,7 @@ def test_from_a_phone_number_to_a_balance(cli):
     )
     assert (order["order_id"], order["new"], again["new"]) == (again["order_id"], True, False)
     (bucket,) = json.loads(cli("balance", "--subscriber", phone, "--json").stdout)
-    assert (bucket["left"], bucket["spent"], bucket["total"]) == (10_000_000_000, 0, 10_000_000_000)
+    assert (bucket["left"], bucket["spent"], bucket["total"]) == (30_000_000_000, 0, 30_000_000_000)
     key = json.loads(
         cli(
             "key",
@@ -74,14 +74,17 @@ def test_from_a_phone_number_to_a_balance(cli):
     assert json.loads(cli("key", "revoke", key["key_id"], "--json").stdout)["revoked"] is True
     assert json.loads(cli("usage", "--subscriber", phone, "--since", "24h", "--json").stdout) == []
     shown = json.loads(cli("subscriber", "show", "--subscriber", phone, "--json").stdout)
-    assert [line["amount_nano"] for line in shown["bill_lines"]] == [9_900_000_000]
+    assert [line["amount_nano"] for line in shown["bill_lines"]] == [39_900_000_000]
     cli("order", "cancel", "--product", order["product_id"])
     assert json.loads(cli("ledger", "verify", "--json").stdout)["ok"] is True
     assert phone not in cli("subscriber", "list").stdout
 
 
 REFUSED = [
-    (("order", "place", "--subscriber", "+8613899999999", "--offering", "ctc-light"), "no such subscriber"),
+    (
+        ("order", "place", "--subscriber", "+8613899999999", "--offering", "sample-rollover"),
+        "no such subscriber",
+    ),
     (("subscriber", "create", "--phone", "138"), "E.164"),
     (("balance", "--subscriber", "nonsense"), "id or phone number"),
     (("deployment", "remove", "none"), "no deployment"),
@@ -242,10 +245,11 @@ def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
 
 
 READING = {
-    "alias list", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
+    "deployment history",
+    "alias list", "audit", "bill cases", "bill direct", "bill dispute list", "bill dispute show", "bill export", "bill payments", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
-    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show",
-    "usage", "balance",
+    "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
+    "usage", "balance", "offering diff", "offering sold", "job list", "order quote",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
 OF_THE_HOST = {"demo", "init", "key block", "serve"}
@@ -419,6 +423,12 @@ def test_the_audit_trail_says_what_was_before_and_after(server):
     assert last()["before"]["revoked_at"] is None and last()["after"]["is"]["revoked_at"]
     run("account", "freeze", *who)
     assert (last()["before"]["account"], last()["after"]["is"]["account"]) == ("open", "frozen")
+    frozen = run("subscriber", "suspensions", *who)
+    assert [(s["cause"], s["ended_at"]) for s in frozen] == [("operator", None)]
+    run("subscriber", "suspend", *who, "--cause", "fraud", "--reason", "reported")
+    assert run("account", "freeze", *who, "--undo")["frozen"] is True  # fraud still holds
+    run("subscriber", "resume", *who, "--cause", "fraud", "--reason", "cleared")
+    assert (last()["before"]["state"], last()["after"]["is"]["state"]) == ("suspended", "active")
     run("staff", "add", "--name", "Mei", "--role", "finance")
     run("staff", "revoke", "--name", "Mei")
     row = last()

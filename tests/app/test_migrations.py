@@ -7,7 +7,9 @@ import psycopg
 import pytest
 
 from tokenworks.app import database
-from tokenworks.charging import Ledger
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.settings import load_settings
+from tokenworks.charging import Ledger, verify
 from tokenworks.kernel import SystemClock, uuid7
 
 
@@ -65,3 +67,133 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
         }
         with pytest.raises(psycopg.errors.RaiseException, match="history"):
             connection.execute("UPDATE usage SET loss = NULL")
+
+
+BEFORE_0013 = """
+INSERT INTO account (account_id) VALUES (%(a)s);
+INSERT INTO subscriber (subscriber_id, account_id, phone, created_at) VALUES (%(s)s, %(a)s, '+8613800000001', now());
+INSERT INTO bill (bill_id, subscriber_id, account_id, bill_no, period_start, period_end, issued_at, due_at, currency, amount_nano,
+    tax_nano, remaining_nano, state) VALUES
+    (%(b1)s, %(s)s, %(a)s, '20270501-000000002', '2027-04-01', '2027-05-01', now(), now(), 'CNY', 10660000000, 600000000, 0, 'settled'),
+    (%(b2)s, %(s)s, %(a)s, '20270601-000000004', '2027-05-01', '2027-06-01', now(), now(), 'CNY', 9900000000, 560000000, 9900000000, 'new');
+INSERT INTO bill_line (bill_id, line_no, account_id, kind, description, description_zh, charges, charged_nano, amount_nano, vat_percent,
+    tax_nano, entry_id) VALUES
+    (%(b1)s, 1, %(a)s, 'adjustment', 'x', 'x', 1, 10658877044, 10660000000, 6, 600000000, %(r)s),
+    (%(b2)s, 1, %(a)s, 'adjustment', 'x', 'x', 1, 9900000000, 9900000000, 6, 560000000, %(r2)s);
+INSERT INTO charge (account_id, charge_id, subscriber_id, kind, number, charged_at, period_start, period_end, description, description_zh,
+    price_nano, amount_nano, vat_percent, tax_nano, currency, entry_id, of_charge_id, recognise, credited_nano, refunded_nano, closed_at,
+    bill_id, line_no) VALUES
+    (%(a)s, %(c1)s, %(s)s, 'adjustment', 1, '2027-04-02', '2027-04-02', NULL, 'x', 'x', 10658877044, 10658877044, 6, 603332663, 'CNY',
+        %(c1)s, NULL, 'time', 10658877044, 10055544381, now(), %(b1)s, 1),
+    (%(a)s, %(c2)s, %(s)s, 'adjustment', 1, '2027-05-02', '2027-05-02', NULL, 'x', 'x', 9900000000, 9900000000, 6, 560377358, 'CNY',
+        %(c2)s, NULL, 'time', 0, 0, NULL, %(b2)s, 1),
+    (%(a)s, %(k)s, %(s)s, 'credit', 0, '2027-05-03', '2027-05-03', NULL, 'x', 'x', 10658877044, -10658877044, 6, -603332663, 'CNY',
+        %(k)s, %(c1)s, 'none', 0, 0, now(), NULL, NULL);
+INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%(a)s, %(c1)s, 'charge', ''), (%(a)s, %(c2)s, 'charge', ''),
+    (%(a)s, %(k)s, 'credit', ''), (%(a)s, %(r)s, 'round', ''), (%(a)s, %(r2)s, 'round', ''), (%(a)s, %(p)s, 'payment', '');
+INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, amount) VALUES
+    (%(a)s, %(c1)s, 1, 'receivable', 'CNY', 10658877044), (%(a)s, %(c1)s, 2, 'tax', 'CNY', -603332663),
+    (%(a)s, %(c1)s, 3, 'customer_liability', 'CNY', -10055544381),
+    (%(a)s, %(c2)s, 1, 'receivable', 'CNY', 9900000000), (%(a)s, %(c2)s, 2, 'tax', 'CNY', -560377358),
+    (%(a)s, %(c2)s, 3, 'customer_liability', 'CNY', -9339622642),
+    (%(a)s, %(k)s, 1, 'receivable', 'CNY', -10658877044), (%(a)s, %(k)s, 2, 'tax', 'CNY', 603332663),
+    (%(a)s, %(k)s, 3, 'customer_liability', 'CNY', 10055544381),
+    (%(a)s, %(r)s, 1, 'receivable', 'CNY', 1122956), (%(a)s, %(r)s, 2, 'tax', 'CNY', 3332663), (%(a)s, %(r)s, 3, 'rounding', 'CNY', -4455619),
+    (%(a)s, %(r2)s, 1, 'tax', 'CNY', 377358), (%(a)s, %(r2)s, 2, 'rounding', 'CNY', -377358),
+    (%(a)s, %(p)s, 1, 'paid:cash', 'CNY', 10660000000), (%(a)s, %(p)s, 2, 'receivable', 'CNY', -10660000000);
+INSERT INTO payment (payment_id, subscriber_id, account_id, bill_id, method, amount_nano, currency, entry_id, reference, paid_at) VALUES
+    (%(p)s, %(s)s, %(a)s, %(b1)s, 'cash', 10660000000, 'CNY', %(p)s, 'r', now());
+INSERT INTO credit_note (credit_note_id, credit_note_no, bill_id, account_id, charge_id, amount_nano, tax_nano, reason, issued_at)
+VALUES (%(n)s, 'C20270503-000000001', %(b1)s, %(a)s, %(k)s, 10658877044, 603332663, 'wrong', now());
+INSERT INTO charge_file (charge_file_id, layout, sequence_no, lines, amount_nano, sha256, content, made_at, acknowledged_at)
+VALUES (%(f)s, 'tokenworks-phone-1', 1, 1, 10660000000, '', '', now(), now());
+INSERT INTO charge_file_line (charge_file_id, line_no, bill_id, amount_nano, state) VALUES (%(f)s, 1, %(b1)s, 10660000000, 'accepted');
+"""
+
+
+def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_booked_is_a_case(
+    empty_url, tmp_path
+):
+    migrate_to(empty_url, "0012")
+    ids = {name: uuid7() for name in ("a", "s", "b1", "b2", "c1", "c2", "k", "r", "r2", "p", "n", "f")}
+    with contextlib.closing(database.connect(empty_url)) as connection:
+        for statement in BEFORE_0013.split(";\n"):
+            if statement.strip():
+                connection.execute(statement, ids)
+        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        works = make_works(
+            load_settings({"data_dir": str(tmp_path)}).settings, connection, None, {1: b"x" * 32}
+        )
+        first, second = (works.bills.find(str(ids[name])) for name in ("b1", "b2"))
+        # Paid and credited in full: the credit is 10.66, as the line says, and pays the other bill.
+        assert (first.remaining_nano, second.remaining_nano, second.state) == (0, 0, "settled")
+        assert works.charges.receivable(ids["a"]) == -760_000_000
+        assert works.bills.credit_notes(first)[0].line_no == 1
+        ((case,), _) = works.payments.cases()
+        assert (case.kind, case.amount_nano) == ("unbooked", 10_660_000_000)
+        gaps = connection.execute("SELECT kind, number FROM document_gap ORDER BY 1, 2").fetchall()
+        assert gaps == [("bill", 1), ("bill", 3)]
+        assert verify(connection, {}) == []
+
+
+def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_dir, monkeypatch):
+    """Schema 0012 with products, an empty bucket, a change and a refund that wait for grants: 0014 carries all of it."""
+    from datetime import UTC, datetime, timedelta
+
+    from bench import crowd
+
+    from tests.support.spend import Spender, balances
+    from tokenworks.app.bootstrap import make_works
+    from tokenworks.app.settings import load_settings
+    from tokenworks.catalog import Offerings, seed_catalogue
+    from tokenworks.kernel import ManualClock
+
+    migrate_to(empty_url, "0012")
+    begin = datetime(2027, 3, 31, 16, tzinfo=UTC)  # April begins in UTC+8
+    lines = [line for line in crowd.SQL.split(";\n") if not line.strip().startswith("UPDATE product")]
+    monkeypatch.setattr(crowd, "SQL", ";\n".join(lines))
+    with contextlib.closing(database.connect(empty_url)) as connection:
+        Offerings(connection, ManualClock(begin)).load(seed_catalogue())
+        crowd.seed(connection, 10, begin, begin + timedelta(days=30))
+        connection.execute(
+            """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
+                   valid_until, model_classes, rate_version, charge_id)
+               SELECT account_id, gen_random_uuid(), product_id, kind, unit, 0, 0, priority, valid_from, valid_until, model_classes,
+                   rate_version, charge_id FROM bucket LIMIT 1"""
+        )
+        plans = connection.execute(
+            """SELECT p.product_id, p.subscriber_id, p.account_id, p.order_id, c.charge_id FROM product p
+               JOIN charge c USING (product_id) WHERE c.kind = 'cycle' ORDER BY p.product_id LIMIT 2"""
+        ).fetchall()
+        changed, refunded = plans
+        waiting = uuid7()
+        connection.execute(
+            """INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action,
+                   product_id, asked)
+               SELECT %s, subscriber_id, account_id, 'ctc-light', offering_version, 'inProgress', %s, 'modify', product_id,
+                   jsonb_build_object('charge_id', %s::text, 'left_s', 1296000, 'length_s', 2592000)
+               FROM product WHERE product_id = %s""",
+            (waiting, begin, str(changed[4]), changed[0]),
+        )
+        connection.execute(
+            """INSERT INTO refund (refund_id, order_id, account_id, charge_id, part, reason, state, asked_at)
+               VALUES (%s, %s, %s, %s, 'unused', 'a reason', 'pending', %s)""",
+            (uuid7(), refunded[3], refunded[2], refunded[4], begin),
+        )
+        # As the release before left it: what is unused is withdrawn already.
+        works = make_works(
+            load_settings({"data_dir": str(session_dir / "seed")}).settings, connection, ManualClock(begin)
+        )
+        works.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
+        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        charges = connection.execute("SELECT charge_id FROM product WHERE product_id = %s", (changed[0],))
+        assert charges.fetchone()[0] == changed[4]
+        assert balances(works)
+        assert Spender(works).spend(changed[2], 1_000_000)
+        assert works.orders.finish_changes() == 1
+        assert works.orders.find(waiting)[0].amount_nano == -4_950_000_000
+        assert works.refunds.finish() == 1
+        assert works.refunds.of_order(refunded[3])[0].amount_nano == 9_900_000_000
+        works.clock.move(timedelta(days=30))
+        works.orders.run_cycles()
+        assert balances(works)

@@ -49,7 +49,7 @@ class Line:
         self.tax = vat(amount) if tax is None else tax
         self.net = self.amount - self.tax
         self.used = self.earned = self.broken = self.given = self.credited = 0
-        self.span = None
+        self.span = self.of = None
         self.billed = False
 
 
@@ -93,7 +93,19 @@ class Book:
             "ends": False,
         }
         self.plan["end"] = self._end(now)
-        self._cycle(now, "cycle", Fraction(1))
+        self._cycle(now, "cycle", self._rest(now))
+
+    def _rest(self, now):
+        """The part of the whole cycle that is left: of the calendar month, or from the last anniversary."""
+        first, months = self.plan["first"], 0
+        if self.plan["calendar"]:
+            begin = now.replace(day=1, hour=0, minute=0)
+        else:
+            while month_later(first, first.day, months + 1) <= now:
+                months += 1
+            begin = month_later(first, first.day, months)
+        end = self.plan["end"]
+        return Fraction(int((end - now).total_seconds()), int((end - begin).total_seconds()))
 
     def _end(self, start):
         if self.plan["calendar"]:
@@ -172,19 +184,21 @@ class Book:
     def upgrade(self, offering, now):
         old, plan = self.current, self.plan
         left_s = int((plan["end"] - now).total_seconds())
-        length_s = int((plan["end"] - plan["start"]).total_seconds())
         span_s = int((old.span[1] - old.span[0]).total_seconds())
         free = sum(p.left for p in self.pots if p.line is old)
         for pot in self.pots:
             if pot.line is old:
                 pot.left = 0
         plan["offering"], plan["next"] = offering, None
-        self._cycle(now, "change", Fraction(left_s, length_s))
+        self._cycle(now, "change", self._rest(now))
+        self._give_back(old, left_s, span_s, free, now, "changed")
+
+    def _give_back(self, old, left_s, span_s, free, now, why):
         back = min(
             int(Fraction(old.amount * min(left_s, span_s), span_s)),
             int(Fraction(old.amount * free, old.quantity)),
         )
-        self.credit(old, min(back, old.amount - old.credited), now, "credit")
+        self.credit(old, min(back, old.amount - old.credited), now, f"credit {why}")
 
     def refund_unused(self, now):
         line = self.current
@@ -204,11 +218,21 @@ class Book:
         line.given += min(amount - tax, owed)
         line.credited += amount
         made = Line(now, (kind, line.key[1]), -amount, tax=-tax)
+        # Of a line that is billed it is taken off that bill, and comes on no other.
+        made.of, made.billed = line, line.billed
         self.lines.append(made)
 
     def close(self, now):
+        line = self.current
+        free = sum(p.left for p in self.pots if p.line is line)
         for pot in self.pots:
             pot.left = 0
+        if self.plan:
+            span = line.span[1] - line.span[0]
+            left = self.plan["end"] - now
+            self._give_back(
+                line, int(left.total_seconds()), int(span.total_seconds()), free, now, "cancelled"
+            )
         self.plan = self.steps = None
 
     def recognise(self, now):
@@ -232,6 +256,9 @@ class Book:
         for line in due:
             line.billed = True
             groups.setdefault(line.key, []).append(line)
+        for line in self.lines:
+            if line.of is not None and line.of.billed:
+                line.billed = True
         rows = sorted(half_up(Fraction(sum(x.amount for x in group), FEN)) for group in groups.values())
         tax = sum(half_up(Fraction(row * 6, 106)) for row in rows)
         self.bills.append((end, sum(rows) * FEN, tax * FEN, [row * FEN for row in rows]))
@@ -369,7 +396,7 @@ def test_a_year(works, seed):
         assert made == book.bills, name
         assert len(made) >= 5, name
     kinds = {line.key[0] for book in books.values() for line in book.lines}
-    assert kinds == {"cycle", "change", "credit", "refund", "step"}
+    assert kinds == {"cycle", "change", "credit changed", "credit cancelled", "refund", "step"}
 
 
 @pytest.fixture

@@ -85,7 +85,11 @@ def test_the_seed_has_the_tariffs_with_their_sources():
         assert (offerings[id_].price, offerings[id_].buckets[0].quantity) == (price, quantity)
     assert all(o.source for o in offerings.values())
     assert "price" in offerings["sample-trial"].samples
-    assert {o.id for o in offerings.values() if o.status != "active"} == {"sample-study"}
+    assert {o.id for o in offerings.values() if o.status == "in_study"} == {"sample-study"}
+    # Other sellers' tariffs are there for comparison, and every trial is to be had once.
+    others = {o.id for o in offerings.values() if o.status == "comparison"}
+    assert others == {o.id for o in offerings.values() if o.carrier in {"Tencent Cloud", "Huawei Cloud"}}
+    assert all(o.per_subscriber_max == 1 for o in offerings.values() if o.kind == "trial")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_a_tariff_change_is_a_new_version_from_a_date(works, clock):
     clock.move(timedelta(days=10))
     assert works.offerings.on_sale(id_).offering.price == "2"
     assert [s.offering.price for s in works.offerings.all() if s.offering.id == id_] == ["2"]
-    works.orders.place(subscriber, id_)
+    works.orders.place(subscriber, id_, confirm=True)
     clock.move(timedelta(days=10))
     with pytest.raises(OfferingNotActive):
         works.orders.place(subscriber, id_)

@@ -49,9 +49,11 @@ def settle(connection, journal_id, up_to, records, rates=no_rates, **more):
 
 @pytest.fixture
 def sold(works):
-    """(works, account, bucket, journal) with a trial of 10 000 tokens."""
+    """(works, account, bucket, journal) with a trial of 10 000 tokens, which cost nothing, and an add-on, which has a charge."""
     subscriber = works.subscriptions.register("+8613800000001")
     works.orders.place(subscriber, "sample-trial")
+    works.orders.place(subscriber, "uplink-acceleration")
+    works.orders.answer(works.orders.work_orders()[0].work_order_id, done=True)
     journal_id = uuid7()
     works.ledger.register_journal(journal_id, "test")
     return works, subscriber.account_id, works.ledger.buckets(subscriber.account_id)[0], journal_id
@@ -362,7 +364,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(frozen=st.booleans())
     def freeze(self, frozen):
-        self.works.ledger.set_frozen(self.account, frozen=frozen)
+        self.works.subscriptions.set_state(self.subscriber, "suspended" if frozen else "active")
         self.frozen = frozen
 
     @rule()

@@ -1,6 +1,6 @@
 """What goes wrong between a host and the ledger, on real PostgreSQL: refused records, lost hosts, recall, freezing."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
@@ -15,9 +15,15 @@ from tokenworks.charging.errors import (
     QuarantineNotFound,
     RecordRefused,
 )
-from tokenworks.kernel import uuid7
+from tokenworks.kernel import ManualClock, uuid7
 
 LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ahead
+
+
+@pytest.fixture
+def clock():
+    """The database's time: a grant is in doubt when that is past its end."""
+    return ManualClock(datetime.now(UTC).replace(microsecond=0))
 
 
 @pytest.fixture

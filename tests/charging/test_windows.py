@@ -97,7 +97,7 @@ class Plan:
 @pytest.fixture
 def plan(works, clock):
     """Ordered on the first day of a month, so that a test has all of it."""
-    clock.move(next_month(clock.now()) - clock.now() + timedelta(hours=1))
+    clock.move(next_month(clock.now()) - clock.now())
     return Plan(works, clock)
 
 
@@ -170,6 +170,7 @@ class WindowMachine(RuleBasedStateMachine):
 
     @initialize()
     def sell(self):
+        self.clock.move(next_month(self.clock.now()) - self.clock.now())
         self.plan = Plan(self.works, self.clock)
         self.uses = []
 

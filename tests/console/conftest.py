@@ -1,9 +1,14 @@
 import contextlib
+import socket
+import threading
 from datetime import UTC, datetime
 
 import pytest
+import uvicorn
 from fastapi.testclient import TestClient
 
+from tests.console.person import CHROMIUM, Person
+from tests.support.server import until
 from tokenworks.console import make_api
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import BILLING_ZONE
@@ -11,7 +16,7 @@ from tokenworks.subscriptions import BILLING_ZONE
 
 @pytest.fixture
 def clock():
-    return ManualClock(datetime(2027, 4, 10, tzinfo=BILLING_ZONE).astimezone(UTC))
+    return ManualClock(datetime(2027, 4, 1, tzinfo=BILLING_ZONE).astimezone(UTC))
 
 
 @pytest.fixture
@@ -56,3 +61,35 @@ def signed_in(works):
         return {"authorization": f"Bearer {text}"}
 
     return sign_in
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def base(api):
+    """The address of the real server."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(api, log_level="error", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    until(lambda: server.started, what="the pages")
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def person(browser, base):
+    made = Person(browser, base)
+    yield made
+    assert made.complaints == []
+    made.context.close()

@@ -20,6 +20,7 @@ PUBLIC = {
         for one in ("", "/{id}")
     ),
     "GET /tmf-api/usageManagement/v4/usageSpecification",
+    "GET /tmf-api/usageManagement/v4/usageSpecification/{id}",
 }
 M = 1_000_000
 BASES = {
@@ -30,6 +31,13 @@ BASES = {
     "usage": "/tmf-api/usageManagement/v4",
     "inventory": "/tmf-api/productInventory/v4",
 }
+
+
+DRAFT = {
+    "id": "drafted", "name": "Drafted", "name_zh": "草案", "carrier": "Sample", "kind": "plan", "audiences": ["person"], "price": "5",
+    "cycle": "calendar_month", "rate_card": "one-price", "source": "a test",
+    "buckets": [{"unit": "token", "quantity": 1000}],
+}  # fmt: skip
 
 
 class Household:
@@ -81,17 +89,23 @@ class Household:
         (self.bill,), _ = works.bills.all(self.subscriber)
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
-        works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
-        works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
+        self.dispute = works.disputes.ask(self.bill, 1, "What is this?")
+        self.payment = works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
+        surplus = works.payments.pay(self.bill, "cash", f"counter2-{self.phone}", 100 * 10**9)
+        self.case = next(c for c in works.payments.cases()[0] if c.payment_id == surplus.payment_id)
+        works.payments.reverse(surplus, "booked twice")
+        (self.refund,) = works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
 
     def ids(self):
         return {
-            "productOrder": self.order.order_id, "product": self.order.product_id, "bucket": self.bucket, "usage": self.usage,
+            "productOffering": "ctc-light", "productOrder": self.order.order_id, "product": self.order.product_id, "bucket": self.bucket, "usage": self.usage,
             "accumulatedBalance": f"{self.subscriber.account_id}-token", "customerBill": self.bill.bill_id,
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
-            "transferBalance": self.transfer.transfer_id,
-            "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
+            "transferBalance": self.transfer.transfer_id, "payment": self.payment.payment_id, "refund": self.refund.refund_id,
+            "cancelProductOrder": self.waits.order_id, "usageSpecification": "tokens", "payments": self.payment.payment_id,
+            "reconciliation-cases": self.case.case_id, "bills": self.bill.bill_id,
+            "disputes": self.dispute.dispute_id, "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
     def bodies(self):
@@ -100,7 +114,11 @@ class Household:
         return {
             f"POST {BASES['order']}/productOrder": {
                 "relatedParty": [{"id": str(self.subscriber.subscriber_id), "role": "customer", "@referredType": "Customer"}],
-                "productOrderItem": [{"id": "1", "action": "add", "productOffering": {"id": "ctc-standard"}}],
+                # Each role orders it once.
+                "productOrderItem": [{
+                    "id": "1", "action": "add", "productOffering": {"id": "ctc-standard"},
+                    "product": {"productCharacteristic": [{"name": "confirm", "value": True}]},
+                }],
             },
             f"POST {BASES['order']}/cancelProductOrder": {"productOrder": {"id": str(self.waits.order_id)}},
             f"POST {BASES['balance']}/topupBalance": {
@@ -126,8 +144,16 @@ class Household:
             f"POST {BASES['pay']}/refund": {
                 "order": {"id": str(self.order.order_id)}, "part": "amount", "totalAmount": money, "reason": "test",
             },
+            "POST /tmf-api/productCatalogManagement/v4/productOffering": {"name": "Drafted", "catalogueEntry": DRAFT},
+            "PATCH /tmf-api/productCatalogManagement/v4/productOffering/{id}": {
+                "catalogueEntry": DRAFT | {"id": "ctc-light", "name": "Light, anew"},
+            },
             "PATCH /api/subscriber": {"spend_locked": True},
+            "PATCH /api/suspensions": {"cause": "own_wish", "state": "active"},
+            "PUT /api/operations/subscribers/{id}/identity": {"document": "passport", "number": "E12345678"},
             "POST /api/keys": {"name": "another"},
+            "POST /api/quotes": {"action": "delete", "product": str(self.order.product_id)},
+            "POST /api/operations/failed-jobs/{id}/release": {"job": "cycle"},
             "POST /api/members": {"phone": "+8613333333333", "name": "Aunt"},
             "PATCH /api/members/{id}": {"cap_tokens": 500_000, "department": "Sales"},
             "POST /api/departments": {"name": "Research", "cap_tokens": 5},
@@ -138,6 +164,12 @@ class Household:
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
+            "POST /api/disputes": {"bill": self.bill.bill_no, "line": 1, "text": "And this?"},
+            "PATCH /api/operations/disputes/{id}": {"text": "It is your plan."},
+            "POST /api/operations/payments/{id}/reversal": {"reason": "chargeback"},
+            "PATCH /api/operations/reconciliation-cases/{id}": {"resolution": "stays as credit"},
+            "POST /api/operations/bills/{id}/actions": {"action": "direct", "reason": "test"},
+            "POST /api/operations/charge-files/{sequence}/lapse": {"reason": "never answered"},
             "POST /api/operations/charge-files/acknowledgements": "A|tokenworks-phone-1|9",
         }  # fmt: skip
 
@@ -156,7 +188,15 @@ class Household:
             return {"relatedParty.id": str(self.subscriber.subscriber_id)}
         return (
             {"of": str(self.subscriber.subscriber_id)}
-            if path in {"/api/subscriber", "/api/keys", "/api/keys/{id}", "/api/members"}
+            if path
+            in {
+                "/api/subscriber",
+                "/api/suspensions",
+                "/api/keys",
+                "/api/keys/{id}",
+                "/api/members",
+                "/api/disputes",
+            }
             else {}
         )
 
@@ -193,7 +233,7 @@ def call(client, household, method, path, headers, key):
 
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
-    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
+    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit", "dispute",
 )  # fmt: skip
 
 
@@ -293,7 +333,7 @@ def test_who_may_can(client, works, town, staff):
                     method,
                     at if method == "GET" else path,
                     headers[role],
-                    f"key-{role}-{len(refused)}",
+                    f"key-{role}-{name.replace(' ', '-')}",
                 )
                 if at == path
                 else client.request(method, at, json={"status": "completed"}, headers=headers[role])
@@ -306,7 +346,11 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
-        ("departments", "MemberExists"),
+        ("departments", "MemberExists"), ("suspensions", "NotSuspended"), ("disputes/{id}", "DisputeAnswered"),
+        ("productOffering/{id}", "DraftNotFound"), ("productOffering", "Conflict"),
+        ("cancelProductOrder/{id}", "NotFound"), ("operations/bills/{id}/actions", "CarrierNotAnswered"),
+        ("reconciliation-cases/{id}", "CaseClosed"), ("failed-jobs/{id}/release", "FailedJobNotFound"),
+        ("failed-jobs/{id}/release", "NotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

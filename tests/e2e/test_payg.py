@@ -87,6 +87,10 @@ def test_it_goes_on_from_a_plan_with_consent_alone(server):
     other, key = server.subscriber("ctc-light")
     server.works.orders.place(other, "small-steps")
     server.works.orders.suspend(server.works.orders.products(other)[0].product_id)
+    # A plan that is suspended is a plan: going on beside it needs consent, too.
+    refused, body, _ = server.chat(key, {"tokens": 5, "prompt": 11})
+    assert refused == 402 and b"needs consent (spill-over)" in body
+    server.works.payg.control(other, spill_over=True)
     assert until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="the step")
 
 

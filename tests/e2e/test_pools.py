@@ -54,7 +54,7 @@ def test_a_members_cap_holds_under_concurrency_and_the_pool_serves_the_others(se
     assert spent == until(lambda: used(server, subscriber, child)) <= 1_000_000
     assert spent > 700_000, "most of the cap can be used"
     refused = next(data for status, data in results if status == 402)
-    assert b"what a cap leaves to this key or member" in refused
+    assert b"the cap of this key or member leaves" in refused
     assert server.chat(owners, {"tokens": 60})[0] == 200
 
 

@@ -107,8 +107,8 @@ def test_a_frozen_accounts_follow_ups_stop(server):
     subscriber, key = coder(server, 1, 30, 100)
     assert server.chat(key, {"tokens": 3})[0] == 200
     assert server.chat(key, {"tokens": 3}, messages=FOLLOW_UP)[0] == 200
-    server.works.ledger.set_frozen(subscriber.account_id, frozen=True)
-    until(lambda: server.chat(key, {"tokens": 3}, messages=FOLLOW_UP)[0] == 401)
+    server.works.subscriptions.set_state(subscriber, "suspended")
+    until(lambda: server.chat(key, {"tokens": 3}, messages=FOLLOW_UP)[0] == 403)
 
 
 def test_a_plan_that_only_has_a_window_is_sold(server):

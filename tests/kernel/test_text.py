@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenworks.kernel import (
     Invalid,
     check_line,
+    check_name,
     check_names,
     check_number,
     csv_cell,
@@ -156,3 +157,18 @@ def test_no_cell_of_a_csv_begins_as_a_formula(text):
 def test_numbers_of_a_csv_stay_numbers():
     assert csv_cell(Decimal("-49.9")) == Decimal("-49.9") and csv_cell(-1) == -1 and csv_cell("a-b") == "a-b"
     assert csv_cell(None) is None and csv_cell("") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "normal"),
+    [("Ａnna", "Anna"), ("ﬁ", "fi"), ("①", "1"), ("Mei  Li", "Mei Li"), ("Mei\u3000Li", "Mei Li"), ("e\u0301", "é"), ("李梅", "李梅"), ("Ⅷ", "VIII")],
+)  # fmt: skip
+def test_a_name_that_identifies_has_one_form(text, normal):
+    assert check_name(text, "a name") == normal == check_name(normal, "a name")
+
+
+def test_a_name_that_is_too_long_in_its_normal_form_is_refused():
+    with pytest.raises(Invalid):
+        check_name("\ufdfa" * 50, "a name")  # 18 characters each
+    with pytest.raises(Invalid):
+        check_name("\u3000", "a name")

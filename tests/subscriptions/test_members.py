@@ -68,3 +68,14 @@ def test_the_line_of_departments(works, subscriber):
         add(subscriber, "x", parent="nobody")
     with pytest.raises(Invalid):
         add(subscriber, "")
+
+
+def test_names_that_look_the_same_are_one_name(works):
+    """Full-width letters, other spaces: one member has the name, and is found by either writing."""
+    family = works.subscriptions.register("+8613800000055")
+    made = works.subscriptions.add_member(family, "Ａnna  Li")
+    assert made.name == "Anna Li"
+    for name in ("Anna Li", "Ａｎｎａ\u3000Li"):
+        with pytest.raises(MemberExists):
+            works.subscriptions.add_member(family, name)
+        assert works.subscriptions.member(family, name).member_id == made.member_id

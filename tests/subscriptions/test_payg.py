@@ -95,9 +95,10 @@ def test_a_lock_a_credit_limit_and_a_suspension_stop_it(works, subscriber, spend
     works.subscriptions.set_profile(subscriber, credit_limit_nano=2 * YUAN)
     works.subscriptions.set_state(subscriber, "suspended")
     assert not works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1))
-    works.subscriptions.set_state(subscriber, "active", restricted=True)
+    works.subscriptions.set_state(subscriber, "active")
+    works.subscriptions.set_dunned(subscriber, restricted=True, suspended=False)
     assert not works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1))
-    works.subscriptions.set_state(subscriber, "active", restricted=False)
+    works.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
     assert spender.spend(subscriber.account_id, 1)
 
 

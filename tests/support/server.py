@@ -79,6 +79,13 @@ def first_cluster():
         return embedded.home
 
 
+def whole_months():
+    """The shipped catalogue with whole first months, so that what a test buys does not hang on the day on which it runs."""
+    shipped = seed_catalogue()
+    whole = tuple(offering.model_copy(update={"proration": "full"}) for offering in shipped.offerings)
+    return shipped.model_copy(update={"offerings": whole})
+
+
 class StubUpstream:
     """`tests.support.upstream` as a process: what it says it sent is the truth that the ledger is held against."""
 
@@ -187,6 +194,7 @@ class Server:
         self.url = url
         self.connection = self.stack.enter_context(contextlib.closing(connect(url)))
         self.works = make_works(self.settings, self.connection)
+        self.works.offerings.load(whole_months())
         self.start()
         return self
 
@@ -268,7 +276,12 @@ class Server:
         like = next(offering for offering in seed_catalogue().offerings if offering.id == "sample-trial")
         bucket = like.buckets[0].model_copy(update={"quantity": tokens})
         offering = like.model_copy(
-            update={"id": offering_id, "buckets": (bucket,), "policy": ChargingPolicy(**policy)}
+            update={
+                "id": offering_id,
+                "buckets": (bucket,),
+                "policy": ChargingPolicy(**policy),
+                "per_subscriber_max": None,
+            }
         )
         self.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
         return offering_id

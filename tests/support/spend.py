@@ -37,8 +37,8 @@ class Spender:
             amount=amount, spend_for_s=900,
         )  # fmt: skip
 
-    def settle(self, account_id, drawn):
-        """`drawn`: (bucket, grant, tokens)."""
+    def settle(self, account_id, drawn, ids=IDS):
+        """`drawn`: (bucket, grant, tokens). `ids`: of the key and of the member."""
         self.seq += 1
         total = sum(tokens for _, _, tokens in drawn)
         parts = [
@@ -46,7 +46,7 @@ class Spender:
             for at, (b, grant_id, tokens) in enumerate(drawn)
         ]  # fmt: skip
         record = UsageRecord(
-            account_id.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "complete", "completed", "provider",
+            account_id.hex, uuid7().hex, "req", 1, *ids, "chat", "m", "d", "complete", "completed", "provider",
             1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(
@@ -56,7 +56,7 @@ class Spender:
     def close(self, account_id, grant_id):
         self.works.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
 
-    def spend(self, account_id, tokens):
+    def spend(self, account_id, tokens, ids=IDS):
         """Whether all of it could be had; else nothing is spent."""
         drawn = self._take(account_id, tokens)
         lacks = tokens - sum(part for _, _, part in drawn)
@@ -66,7 +66,7 @@ class Spender:
             lacks = tokens - sum(part for _, _, part in drawn)
             assert not lacks
         if not lacks:
-            self.settle(account_id, drawn)
+            self.settle(account_id, drawn, ids)
         for _, grant_id, _ in drawn:
             self.close(account_id, grant_id)
         return not lacks

@@ -55,6 +55,21 @@ def _bill(works: Works, params: Mapping[str, Any]) -> object:
     return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}
 
 
+def _dispute(works: Works, params: Mapping[str, Any]) -> object:
+    if "dispute_id" in params:
+        return works.disputes.find(params["dispute_id"])
+    return works.disputes.of_bills([works.bills.find(params["bill_no"])])
+
+
+def _payment(works: Works, params: Mapping[str, Any]) -> object:
+    return works.payments.find(params["payment_id"])
+
+
+def _case(works: Works, params: Mapping[str, Any]) -> object:
+    cases, _ = works.payments.cases(still_open=False)
+    return next(case for case in cases if case.case_id == params["case_id"])
+
+
 def _files(works: Works, _params: Mapping[str, Any]) -> object:
     return works.payments.files(1)
 
@@ -84,6 +99,11 @@ def _limits(works: Works, params: Mapping[str, Any]) -> object:
     return [limit for limit in found if limit["account_id"] == account_id]
 
 
+def _failed_job(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.failed_jobs.all()
+    return next(f for f in found if (f.job, f.ref) == (params["job_name"], params["ref"]))
+
+
 def _keys(works: Works, params: Mapping[str, Any]) -> object:
     if "key_id" in params:
         return works.keys.info(params["key_id"])
@@ -96,7 +116,7 @@ def _frozen(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _deployment(works: Works, params: Mapping[str, Any]) -> object:
-    return next(d for d in works.deployments.all() if d.name == params["name"])
+    return next(d for d in works.deployments.all() if d.name == params["name"]).model_dump(mode="json")
 
 
 def _alias(works: Works, params: Mapping[str, Any]) -> object:
@@ -124,19 +144,23 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 
 
 _LOOKS: Final[dict[str, Look]] = {
-    "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
-    "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
+    "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill channel": _bill, "bill close-case": _case, "bill correct": _bill,
+    "bill dispute answer": _dispute, "bill dispute ask": _dispute,
+    "bill file": _files, "bill lapse": _files, "bill pay": _bill, "bill pay-out": _subscriber, "bill resend": _bill,
+    "bill reverse": _payment, "bill write-off": _bill, "deployment add": _deployment,
     "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
+    "job release": _failed_job,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
-    "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber owner": _subscriber, "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber suspend": _subscriber, "subscriber resume": _subscriber, "subscriber identify": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run"})
+LONG: Final = frozenset({"bill run", "offering move"})
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 
@@ -169,8 +193,8 @@ def _masked(value: Any) -> Any:
 
 
 _REFS: Final = (
-    "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "phone", "name",
+    "subscriber", "product", "order_id", "dispute_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
+    "limit_id", "payment_id", "case_id", "phone", "name", "ref", "offering_id",
 )  # fmt: skip
 
 

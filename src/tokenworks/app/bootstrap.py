@@ -7,13 +7,13 @@ from typing import Any
 import psycopg
 
 from tokenworks.app.settings import Settings
-from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
-from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
+from tokenworks.catalog import Drafts, Offerings
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Identity, Keys, load_peppers
+from tokenworks.subscriptions import Moves, Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
+from tokenworks.trust import Answers, Identity, Keys, Persons, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -25,20 +25,26 @@ class Works:
     connection: Connection
     clock: Clock
     offerings: Offerings
+    drafts: Drafts
     deployments: Deployments
     ledger: Ledger
     charges: Charges
     adjustments: Adjustments
     transfers: Transfers
     orders: Orders
+    quotes: Quotes
+    moves: Moves
+    failed_jobs: FailedJobs
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
     bills: Bills
+    disputes: Disputes
     payments: Payments
     refunds: Refunds
     keys: Keys
     identity: Identity
+    answers: Answers
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -53,7 +59,7 @@ def make_works(
     """`peppers` where the caller has loaded them already."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
-    offerings = Offerings(connection, clock)
+    offerings = Offerings(connection, clock, is_dev=settings.environment == "dev")
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
     orders = Orders(connection, offerings, ledger, charges, clock)
@@ -64,27 +70,47 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers)
+    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, Persons(peppers))
+    charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
+    bills = Bills(
+        connection,
+        charges,
+        subscriptions,
+        clock,
+        due_days=settings.bill_due_days,
+        batch=settings.bill_run_batch,
+    )
     return Works(
         connection=connection,
         clock=clock,
         offerings=offerings,
+        drafts=Drafts(connection, offerings, clock),
         deployments=Deployments(connection),
         ledger=ledger,
         charges=charges,
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
+        quotes=Quotes(
+            connection,
+            offerings,
+            charges,
+            orders,
+            Sales(connection, offerings, ledger, charges, clock),
+            clock,
+        ),
+        moves=Moves(connection, offerings, clock),
+        failed_jobs=FailedJobs(connection, clock),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
-        bills=Bills(
-            connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
-        ),
+        bills=bills,
+        disputes=Disputes(connection, bills, subscriptions, clock),
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),
         identity=Identity(connection, peppers, clock),
+        answers=Answers(connection, clock),
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

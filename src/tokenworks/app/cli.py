@@ -15,16 +15,26 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
+from tokenworks.app import (
+    cli_catalogue,
+    cli_factory,
+    cli_ledger,
+    cli_models,
+    cli_quotes,
+    cli_receivables,
+    cli_shop,
+    cli_subscriber,
+    views,
+)
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.kernel import NotFound, TokenworksError, is_digits
-from tokenworks.subscriptions import CapPeriod
+from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
 USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
@@ -121,71 +131,15 @@ def config_show(context: Context, as_json: bool) -> None:
         print_table("Settings", ["name", "value", "from"], [(r["name"], r["value"], r["from"]) for r in rows])
 
 
-for _group in (*cli_factory.GROUPS, *cli_models.GROUPS, *cli_ledger.GROUPS, *cli_shop.GROUPS):
+for _group in (
+    *cli_catalogue.GROUPS,
+    *cli_factory.GROUPS,
+    *cli_models.GROUPS,
+    *cli_ledger.GROUPS,
+    *cli_shop.GROUPS,
+):
     cli.add_command(_group)
-
-
-@cli.group()
-def offering() -> None:
-    """What is sold."""
-
-
-@offering.command("list")
-@json_option
-@pass_context
-def offering_list(context: Context, as_json: bool) -> None:
-    """All offerings: price, buckets, state."""
-    with context.works() as works:
-        found = works.offerings.all()
-    if as_json:
-        print_json(
-            [
-                {
-                    "offering_version": s.offering_version,
-                    "rate_version": s.rate_version,
-                    **s.offering.model_dump(mode="json"),
-                }
-                for s in found
-            ]
-        )
-    else:
-        views.print_offerings(found)
-
-
-@offering.command("show")
-@click.argument("offering_id")
-@json_option
-@pass_context
-def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
-    """One offering, with what its plan charges where things do not go as usual."""
-    with context.works() as works:
-        found = next((s for s in works.offerings.all() if s.offering.id == offering_id), None)
-    if found is None:
-        raise NotFound(f"there is no offering {offering_id}: tokenworks offering list")
-    if as_json:
-        print_json(
-            {"offering_version": found.offering_version, "rate_version": found.rate_version}
-            | found.offering.model_dump(mode="json")
-        )
-    else:
-        views.print_offerings([found])
-        views.print_policy(found.offering.policy)
-
-
-@offering.command("load")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@json_option
-@pass_context
-def offering_load(context: Context, file: Path, as_json: bool) -> None:
-    """Load a catalogue file. A faulty one is refused as a whole, with the line and the reason."""
-    content = read_catalogue(read_text(file), str(file))
-    with context.works() as works:
-        new = works.offerings.load(content)
-    said(
-        {"offerings": len(content.offerings), "new_versions": new},
-        f"{len(content.offerings)} offerings, {new} new versions.",
-        as_json,
-    )
+cli_shop.order.add_command(cli_quotes.order_quote)
 
 
 @cli.group()
@@ -193,7 +147,7 @@ def subscriber() -> None:
     """Who is billed."""
 
 
-for _command in cli_shop.SUBSCRIBER:
+for _command in (*cli_shop.SUBSCRIBER, *cli_subscriber.COMMANDS, *cli_receivables.SUBSCRIBER):
     subscriber.add_command(_command)
 
 
@@ -219,12 +173,13 @@ def subscriber_list(context: Context, as_json: bool) -> None:
     if as_json:
         print_json(found)
     else:
-        rows = [(s.subscriber_id, s.phone_masked, s.name, f"{s.created_at:%Y-%m-%d}") for s in found]
+        rows = [(s.subscriber_id, s.phone_masked, s.name, day_of(s.created_at)) for s in found]
         print_table("Subscribers", ["id", "phone", "name", "since"], rows)
 
 
 @subscriber.command("show")
 @subscriber_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
@@ -539,7 +494,7 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
     """What was produced and nobody paid for, by day (UTC) and cause."""
     with context.works() as works:
         account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.ledger.losses(_since(since), account_id)
+        found = works.ledger.losses(_since(since), account_id, BILLING_ZONE)
     if as_json:
         print_json(found)
     else:

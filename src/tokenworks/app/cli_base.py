@@ -3,14 +3,14 @@
 import contextlib
 import getpass
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import click
 
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, check_schema, connect, database
-from tokenworks.app.output import print_json, say
+from tokenworks.app.output import exact_wanted, json_text, print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 
@@ -19,9 +19,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 json_option: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
 )
+exact_option: Callable[[Command], Command] = click.option(
+    "--exact",
+    is_flag=True,
+    expose_value=False,
+    callback=exact_wanted,
+    help="Money to the nano, not to the fen.",
+)
 subscriber_option: Callable[[Command], Command] = click.option(
     "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
 )
+
+
+# Of a command's parameters: how it is asked, not what.
+_FORM: Final = frozenset({"as_json", "dry_run"})
 
 
 def command_name() -> str:
@@ -65,12 +76,15 @@ class Context:
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):
+                with connection.transaction(force_rollback=True):
+                    _begin(works, command, params)
                 yield works
             elif command in LONG:
                 yield works
                 self._audit(works, command, params, None, None)
             else:
                 with connection.transaction():
+                    _begin(works, command, params)
                     about = pinned(works, params)
                     before = look(works, command, about)
                     yield works
@@ -88,6 +102,20 @@ class Context:
             before,
             {"asked": as_said(params), "is": after},
         )
+
+
+def _begin(works: Works, command: str, params: dict[str, Any]) -> None:
+    """Take the command's idempotency key, where it has one. The services give a repeat what they gave before.
+
+    Raises `KeyReused`.
+    """
+    key = params.get("idempotency_key")
+    if key is not None:
+        about = pinned(works, params)
+        asked = {name: str(value) for name, value in about.items() if name not in _FORM}
+        # One subscriber's keys are not another's: scripts number what they do for each.
+        asker = f"command line:{about['subscriber']}" if "subscriber" in about else "command line"
+        works.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -1,7 +1,7 @@
 """The commands of the token factory: deployments and aliases, how fast an engine is, what a fleet would do with traffic."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +53,8 @@ _CALIBRATED: Final = frozenset(
     }
 )
 TRAFFIC_MAX: Final = 1000.0
+
+HISTORY_DEFAULT: Final = 50
 
 
 @click.group()
@@ -195,20 +197,71 @@ def deployment_list(context: Context, as_json: bool) -> None:
 
 @deployment.command("set")
 @click.argument("name")
+@click.option("--price", "prices", multiple=True, metavar="CLASS=NANO", help="Price paid from now on; classes that are not named keep theirs.")  # fmt: skip
+@click.option("--api-key-env", help="The TOKENWORKS_UPSTREAM_* variable with its credential.")
+@click.option("--api-key-file", help="The file in secrets_dir with its credential.")
+@click.option("--no-credential", is_flag=True, help="It takes no credential any more.")
+@click.option("--context-tokens", type=int, help="Its context length.")
+@click.option("--max-output-tokens", type=int, help="What is held where a client gives no maximum.")
+@click.option("--committed/--not-committed", default=None, help="Whether it is paid for anyway.")
+@click.option("--round-trip-ms", type=int, help="How far away it is, until that is seen.")
+@click.option("--prefill-tokens-per-s", type=int, help="How fast it reads a prompt, until that is seen.")
+@click.option("--cache-blocks", type=int, help="Blocks of 512 tokens that its prefix cache has room for.")
 @asked_options
 @json_option
 @pass_context
-def deployment_set(context: Context, /, name: str, as_json: bool, **asked: object) -> None:
-    """Change how a deployment is asked; what is not said stays."""
+def deployment_set(
+    context: Context, /, name: str, prices: tuple[str, ...], api_key_env: str | None, api_key_file: str | None,
+    no_credential: bool, as_json: bool, **asked: object,
+) -> None:  # fmt: skip
+    """Change a deployment's price, credential, limits or how it is asked; what is not said stays. `deployment history` shows it."""
+    if sum(map(bool, (api_key_env, api_key_file, no_credential))) > 1:
+        raise click.UsageError("--api-key-env, --api-key-file and --no-credential exclude each other")
     fields = {field: value for field, value in asked.items() if value is not None}
-    if not fields:
+    if api_key_env or api_key_file or no_credential:
+        fields["credential"] = (
+            None if no_credential else f"env:{api_key_env}" if api_key_env else f"file:{api_key_file}"
+        )
+    if not fields and not prices:
         raise click.UsageError("say what to change: `tokenworks deployment set --help` lists it")
     with context.works() as works:
+        if prices:
+            fields["price"] = works.deployments.find(name).price.model_dump() | _prices(prices)
         made = works.deployments.change(name, **fields)
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
-        say(f"Deployment {name}: {', '.join(f'{field} {value}' for field, value in fields.items())}.")
+        say(f"Deployment {name}: {', '.join(f'{field} {getattr(made, field)}' for field in fields)}.")
+
+
+@deployment.command("history")
+@click.argument("name")
+@click.option("--limit", type=click.IntRange(1, 1000), default=HISTORY_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def deployment_history(context: Context, name: str, limit: int, as_json: bool) -> None:
+    """Who changed what of a deployment and when, newest first; also of one that was removed."""
+    with context.works() as works:
+        found, _ = works.identity.audited(name, 0, limit)
+    rows = [row for row in found if str(row["action"]).startswith("deployment ")]
+    if as_json:
+        print_json([{**row, "changed": _changed(row)} for row in rows])
+        return
+    print_table(
+        f"History of deployment {name}",
+        ["at", "who", "did", "what changed"],
+        [(row["at"], row["actor"], row["action"], "; ".join(_changed(row)) or "") for row in rows],
+    )
+
+
+def _changed(row: Mapping[str, object]) -> list[str]:
+    """The fields that a row of the trail changed: name, before, after."""
+    after = row["after"]
+    now = after.get("is") if isinstance(after, dict) else None
+    was = row["before"] if isinstance(row["before"], dict) else {}
+    if not isinstance(now, dict) or not was:
+        return []
+    return [f"{name}: {was.get(name)} -> {value}" for name, value in now.items() if was.get(name) != value]
 
 
 @deployment.command("drain")

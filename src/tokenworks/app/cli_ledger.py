@@ -10,6 +10,7 @@ from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import JournalCorrupt, RateLookup, inspect_journal
 from tokenworks.kernel import NotFound
+from tokenworks.subscriptions import second_of
 
 
 @click.group()
@@ -74,15 +75,16 @@ def account() -> None:
 @json_option
 @pass_context
 def account_freeze(context: Context, subscriber: str, undo: bool, as_json: bool) -> None:
-    """Grant nothing more to an account, and get back what no request holds."""
+    """Suspend a subscriber by the operator: nothing more is granted or charged, and what no request holds comes back."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        works.ledger.set_frozen(found.account_id, frozen=not undo)
-    said(
-        {"account_id": found.account_id, "frozen": not undo},
-        "It can spend again." if undo else "Frozen: running requests finish, nothing new is granted.",
-        as_json,
-    )
+        works.subscriptions.set_state(found, "active" if undo else "suspended")
+        found = works.subscriptions.find(str(found.subscriber_id))
+    frozen = found.state == "suspended"
+    text = "Frozen: running requests finish, nothing new is granted." if frozen else "It can spend again."
+    if undo and frozen:
+        text = f"It stays suspended: {', '.join(found.suspended_by)}."
+    said({"account_id": found.account_id, "frozen": frozen}, text, as_json)
 
 
 @click.group()
@@ -104,7 +106,7 @@ def quarantine_list(context: Context, as_json: bool) -> None:
             "Quarantine",
             ["record", "account", "journal sequence", "since", "reason"],
             [
-                [q["quarantine_id"], q["account_id"], q["seq"], q["quarantined_at"].isoformat(timespec="seconds"), q["reason"]]
+                [q["quarantine_id"], q["account_id"], q["seq"], second_of(q["quarantined_at"]), q["reason"]]
                 for q in found
             ],
         )  # fmt: skip

@@ -35,7 +35,7 @@ from tokenworks.factory import (
     unfit,
 )
 from tokenworks.gateway import read_seen
-from tokenworks.kernel import NotFound, format_money, is_digits
+from tokenworks.kernel import NotFound, format_money_exact, is_digits
 from tokenworks.subscriptions import Subscriber
 
 
@@ -335,7 +335,7 @@ def _say(
         (
             c.place.name, c.place.deployment.region or "", c.place.deployment.kind, c.place.deployment.vendor or "",
             "" if c.excluded else f"{c.first_token_ms:.0f}", "" if c.excluded else f"{c.wait_ms:.0f}",
-            "" if c.excluded else format_money(c.cost_nano), c.excluded or ("chosen" if c.place.name == chosen else ""),
+            "" if c.excluded else format_money_exact(c.cost_nano), c.excluded or ("chosen" if c.place.name == chosen else ""),
         )
         for c in candidates
     ]  # fmt: skip

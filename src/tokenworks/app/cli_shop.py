@@ -3,21 +3,30 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 from uuid import UUID
 
 import click
 from rich.progress import Progress
 
 from tokenworks.app import views
-from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
-from tokenworks.app.edge import read_text
-from tokenworks.app.output import console, json_text, plain, print_json, print_table, say
+from tokenworks.app.cli_base import (
+    Command,
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
+from tokenworks.app.cli_disputes import dispute
+from tokenworks.app.edge import read_bytes
+from tokenworks.app.output import console, json_text, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
-from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import BILLING_ZONE, When
+from tokenworks.kernel import Invalid, parse_money
+from tokenworks.subscriptions import When, day_of, end_of_day, last_day, second_of
 from tokenworks.trust import StaffRole
 
 idempotency_option: Callable[[Command], Command] = click.option(
@@ -28,6 +37,9 @@ when_option: Callable[[Command], Command] = click.option(
 )
 dry_run_option: Callable[[Command], Command] = click.option(
     "--dry-run", is_flag=True, help="Say what would be done, and do nothing."
+)
+second_option: Callable[[Command], Command] = click.option(
+    "--confirm", is_flag=True, help="Have it although it is there already: twice, at twice the price."
 )
 product_option: Callable[[Command], Command] = click.option("--product", required=True, type=click.UUID)
 LIST_DEFAULT: Final = 50
@@ -42,8 +54,10 @@ def order() -> None:
 @subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@second_option
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_place(
@@ -51,6 +65,7 @@ def order_place(
     subscriber: str,
     offering: str,
     delivery: str | None,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
@@ -58,20 +73,25 @@ def order_place(
     """Order an offering onto the phone bill."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
+        quoted = ""
         with works.connection.transaction(force_rollback=dry_run):
-            made = works.orders.place(found, offering, idempotency_key, delivery=delivery)
+            made = works.orders.place(found, offering, idempotency_key, delivery=delivery, confirm=confirm)
+        if dry_run and made.new:
+            quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery, confirm=confirm))}"
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
-    text = f"product {made.product_id}, {format_money(made.amount_nano)} {made.currency}{state}{again}."
-    said(made, f"It would be {text}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+    text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
+    said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
 
 
 @order.command("change")
 @product_option
 @click.option("--offering", required=True, help="The plan to go on with.")
 @when_option
+@second_option
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_change(
@@ -79,14 +99,15 @@ def order_change(
     product: UUID,
     offering: str,
     when: When,
+    confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Another plan for a product: now, for the rest of the cycle at a part of the price, or from the next cycle on."""
+    """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.orders.change(product, offering, when, idempotency_key)
-    amount = f"{format_money(made.amount_nano)} {made.currency}"
+        made = works.orders.change(product, offering, when, idempotency_key, confirm=confirm)
+    amount = f"{money_text(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
         "inProgress": f"is {offering} now: {amount}; the old plan is credited when nothing of it is granted any more",
@@ -100,12 +121,13 @@ def order_change(
 @when_option
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def order_cancel(
     context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
 ) -> None:
-    """End a product, now or with its cycle; what is unused is withdrawn. Nothing is paid back: `tokenworks refund` does."""
+    """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.orders.cancel(product, when, idempotency_key)
         account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
@@ -116,6 +138,10 @@ def order_cancel(
         ]
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
     ends = "is cancelled" if when == "now" else "ends with its cycle"
+    if made.amount_nano:
+        ends += f": {money_text(-made.amount_nano)} {made.currency} come back"
+    elif made.state == "inProgress":
+        ends += ": what comes back is known when nothing of it is granted any more"
     dry = " (dry run)" if dry_run else ""
     said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
 
@@ -136,7 +162,7 @@ def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
 @json_option
 @pass_context
 def order_resume(context: Context, product: UUID, as_json: bool) -> None:
-    """Go on with a suspended product; where its cycle has ended meanwhile, a new one begins."""
+    """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
     with context.works() as works:
         works.orders.resume(product)
     said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
@@ -145,6 +171,7 @@ def order_resume(context: Context, product: UUID, as_json: bool) -> None:
 @order.command("list")
 @click.option("--subscriber", help="Of this one alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@exact_option
 @json_option
 @pass_context
 def order_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
@@ -156,7 +183,7 @@ def order_list(context: Context, subscriber: str | None, limit: int, as_json: bo
         print_json(found)
         return
     rows = [
-        (o.order_id, f"{o.ordered_at:%Y-%m-%d %H:%M}", o.action, o.offering_id, o.state, format_money(o.amount_nano), o.reason or "")
+        (o.order_id, o.ordered_at, o.action, o.offering_id, o.state, money_text(o.amount_nano), o.reason or "")
         for o in found
     ]  # fmt: skip
     columns = ["order", "at", "action", "offering", "state", "CNY", "why"]
@@ -214,6 +241,7 @@ def work_answer(
 @click.option("--reason", required=True, help="Why; it is kept.")
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def refund(
@@ -226,7 +254,7 @@ def refund(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Give back what an order cost, by a credit on the next bill."""
+    """Give back what an order cost, by a credit: on the bill that has it, or on the next one."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
     with context.works() as works:
         made = works.refunds.refund(
@@ -234,7 +262,7 @@ def refund(
         )
     total = sum(refund.amount_nano or 0 for refund in made)
     waits = sum(refund.state == "pending" for refund in made)
-    text = f"{format_money(total)} CNY {'would be' if dry_run else 'are'} credited on the next bill"
+    text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited"
     if waits:
         text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
     said(made, f"{text}.", as_json)
@@ -247,6 +275,7 @@ def bill() -> None:
 
 @bill.command("run")
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
@@ -254,7 +283,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
     with context.works() as works:
         count, amount = works.bills.due()
         if dry_run:
-            text = f"{count} bill(s) over about {format_money(amount)} CNY would be made."
+            text = f"{count} bill(s) over about {money_text(amount)} CNY would be made."
             said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
             return
         with Progress(console=console, transient=True, disable=as_json) as bar:
@@ -263,7 +292,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
             made = works.bills.run(lambda done: bar.update(task, completed=done))
     said(
         made,
-        f"{made.bills} bill(s) with {made.lines} line(s) over {format_money(made.amount_nano)} CNY.",
+        f"{made.bills} bill(s) with {made.lines} line(s) over {money_text(made.amount_nano)} CNY.",
         as_json,
     )
 
@@ -271,6 +300,7 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
 @bill.command("list")
 @click.option("--subscriber", help="Of this one alone.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@exact_option
 @json_option
 @pass_context
 def bill_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
@@ -282,15 +312,16 @@ def bill_list(context: Context, subscriber: str | None, limit: int, as_json: boo
         print_json(found)
         return
     rows = [
-        (b.bill_no, f"{b.period_end:%Y-%m-%d}", format_money(b.amount_nano), format_money(b.remaining_nano), b.state, f"{b.due_at:%Y-%m-%d}")
+        (b.bill_no, last_day(b.period_end), money_text(b.amount_nano), money_text(b.remaining_nano), b.state, day_of(b.due_at))
         for b in found
     ]  # fmt: skip
-    columns = ["bill", "until", "CNY", "left to pay", "state", "due"]
-    print_table(f"Bills ({len(found)} of {count})", columns, rows, right=["CNY", "left to pay"])
+    columns = ["bill", "until", "CNY", "open", "state", "due"]
+    print_table(f"Bills ({len(found)} of {count})", columns, rows, right=["CNY", "open"])
 
 
 @bill.command("show")
 @click.argument("bill_no")
+@exact_option
 @json_option
 @pass_context
 def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
@@ -328,18 +359,19 @@ def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh
 @click.option("--reason", required=True, help="Why; it is on the credit note.")
 @idempotency_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_correct(
     context: Context, bill_no: str, line_no: int, amount: str, reason: str, idempotency_key: str | None, dry_run: bool,
     as_json: bool,
 ) -> None:  # fmt: skip
-    """Give back a part of a line by a credit note. The bill stays as it is; the credit comes on the next one."""
+    """Give back a part of a line by a credit note. The bill stays as it is; the note is taken off what is open on it."""
     amount_nano = parse_money(amount).amount_nano
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         note = works.bills.correct(works.bills.find(bill_no), line_no, amount_nano, reason, idempotency_key)
     dry = " (dry run)" if dry_run else ""
-    said(note, f"Credit note {note.credit_note_no} over {format_money(note.amount_nano)} CNY{dry}.", as_json)
+    said(note, f"Credit note {note.credit_note_no} over {money_text(note.amount_nano)} CNY{dry}.", as_json)
 
 
 @bill.command("pay")
@@ -347,7 +379,10 @@ def bill_correct(
 @click.option(
     "--reference", required=True, help="The payment's own number: the same again is the same payment."
 )
-@click.option("--amount", help="In yuan; left out: all that is left.")
+@click.option(
+    "--amount",
+    help="In yuan; left out: all that is open. What is more than that is credit, and a case to reconcile.",
+)
 @click.option(
     "--method",
     default="bank_transfer",
@@ -355,6 +390,7 @@ def bill_correct(
     help="How it came in; `test` is the test provider.",
 )
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_pay(
@@ -381,7 +417,7 @@ def bill_pay(
         else:
             made = works.payments.pay(found, method, reference, amount_nano)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{format_money(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
+    said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
 
 
 @bill.command("pay-out")
@@ -393,6 +429,7 @@ def bill_pay(
     "--method", type=click.Choice(["bank_transfer", "cash"]), default="bank_transfer", show_default=True
 )
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def bill_pay_out(
@@ -402,7 +439,7 @@ def bill_pay_out(
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{format_money(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
+    said(made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
 
 
 @bill.command("file")
@@ -435,6 +472,7 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
 
 
 @bill.command("files")
+@exact_option
 @json_option
 @pass_context
 def bill_files(context: Context, as_json: bool) -> None:
@@ -445,8 +483,8 @@ def bill_files(context: Context, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (f["sequence_no"], f["layout"], f"{f['made_at']:%Y-%m-%d %H:%M}", f["lines"], format_money(int(str(f["amount_nano"]))),
-         f"{f['acknowledged_at']:%Y-%m-%d}" if f["acknowledged_at"] else "waits", f["rejected"])
+        (f["sequence_no"], f["layout"], f["made_at"], f["lines"], money_text(int(str(f["amount_nano"]))),
+         f["acknowledged_at"] or "waits", f["rejected"])
         for f in found
     ]  # fmt: skip
     columns = ["file", "layout", "made", "lines", "CNY", "answered", "rejected"]
@@ -459,9 +497,9 @@ def bill_files(context: Context, as_json: bool) -> None:
 @json_option
 @pass_context
 def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
-    """Take the carrier's answer to a charge file: all of it, or nothing."""
+    """Take the carrier's answer to a charge file: all of it, or nothing. Another answer to the same file corrects the first."""
     with context.works() as works:
-        accepted, rejected = works.payments.acknowledge(read_text(path), dry_run=dry_run)
+        accepted, rejected = works.payments.acknowledge(read_bytes(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},
@@ -532,7 +570,9 @@ def subscriber_set(
 @click.option("--price", required=True, help="A month, or a step, in yuan.")
 @click.option("--contract", "contract_no", required=True, help="The contract's number.")
 @click.option(
-    "--until", type=click.DateTime(["%Y-%m-%d"]), help="The day on which it ends; left out: it does not."
+    "--until",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="The last day on which it holds; left out: it has none.",
 )
 @json_option
 @pass_context
@@ -540,7 +580,7 @@ def subscriber_contract(
     context: Context, subscriber: str, offering: str, price: str, contract_no: str, until: datetime | None, as_json: bool
 ) -> None:  # fmt: skip
     """A price of a subscriber's own, from now on. Charges that are made stay."""
-    end = None if until is None else until.replace(tzinfo=BILLING_ZONE)
+    end = None if until is None else end_of_day(until)
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         works.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
@@ -556,6 +596,7 @@ def subscriber_contract(
 @click.option("--amount", required=True, help="In yuan: a whole number of steps.")
 @click.option("--idempotency-key", required=True, help="The same key again is the same top-up.")
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_top_up(
@@ -566,7 +607,7 @@ def subscriber_top_up(
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payg.top_up(works.subscriptions.find(subscriber), amount_nano, idempotency_key)
     dry = " (dry run)" if dry_run else ""
-    said(made, f"{made.steps} step(s) for {format_money(made.amount_nano)} CNY{dry}.", as_json)
+    said(made, f"{made.steps} step(s) for {money_text(made.amount_nano)} CNY{dry}.", as_json)
 
 
 @click.command("history")
@@ -583,7 +624,7 @@ def subscriber_history(context: Context, subscriber: str, limit: int, as_json: b
         print_json(moves)
         return
     rows = [
-        (f"{m.at:%Y-%m-%d %H:%M}", m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
+        (m.at, m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
         for m in moves
     ]  # fmt: skip
     print_table(
@@ -611,6 +652,7 @@ def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) 
 @click.command("close")
 @subscriber_option
 @dry_run_option
+@exact_option
 @json_option
 @pass_context
 def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: bool) -> None:
@@ -624,7 +666,7 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
     dry = " would be" if dry_run else " is"
     said(
         {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
-        f"Subscriber {found.subscriber_id}{dry} closed and owes {format_money(owed)} CNY.",
+        f"Subscriber {found.subscriber_id}{dry} closed and owes {money_text(owed)} CNY.",
         as_json,
     )
 
@@ -688,12 +730,13 @@ def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (f"{row['at']:%Y-%m-%d %H:%M:%S}", row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
+        (second_of(cast("datetime", row["at"])), row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
         for row in found
     ]  # fmt: skip
     print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)
 
 
+bill.add_command(dispute)
 GROUPS: Final = (order, bill, refund, staff, audit)
 SUBSCRIBER: Final = (
     subscriber_set,

@@ -13,8 +13,8 @@ from typing import Any, Final
 import psycopg
 import structlog
 import uvicorn
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -27,6 +27,7 @@ from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver
 from tokenworks.app.settings import Settings
+from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
@@ -82,12 +83,6 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     app = make_api(open_rooms, code_sender(settings), settings.public_url)
     app.router.lifespan_context = lifespan
 
-    @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
-    async def root(request: Request) -> Response:
-        if "text/html" in request.headers.get("accept", ""):
-            return RedirectResponse("/order", 303)
-        return JSONResponse({"service": "tokenworks", "version": __version__})
-
     return app
 
 
@@ -129,6 +124,12 @@ class HostMetrics:
             report["age_seconds"] = time.time() - path.stat().st_mtime
             return report
         return {}
+
+    def failed_jobs(self) -> list[tuple[str, str, int]]:
+        """(job, state, count), as this host's jobs saw them last."""
+        with contextlib.suppress(OSError, ValueError):
+            return [tuple(row) for row in json.loads((self._settings.run_dir / "jobs.json").read_text())]
+        return []
 
     def not_ready(self) -> list[str]:
         reasons = []
@@ -172,6 +173,14 @@ class HostMetrics:
                         buckets.append((str(bound), cumulative))
                     family.add_metric([worker], [*buckets, ("+Inf", count)], total)
                 yield family
+        failed = GaugeMetricFamily(
+            "tokenworks_failed_jobs",
+            "cycles, credits, refunds and bills whose job raised: tried again, or in quarantine until they are released",
+            labels=["job", "state"],
+        )
+        for job, state, count in self.failed_jobs():
+            failed.add_metric([job, state], count)
+        yield failed
         report = self.recorder()
         if report:
             lost = CounterMetricFamily(
@@ -231,6 +240,7 @@ class Jobs:
         with contextlib.closing(connect(self._url)) as connection:
             row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
             if row is None or not row[0]:
+                self._report(FailedJobs(connection, SystemClock()))
                 return
             # By the database's clock: a host whose own has jumped renews and expires nothing early.
             clock = AnchoredClock()
@@ -253,6 +263,17 @@ class Jobs:
                         job=job.__name__.strip("_"),
                         error=f"{type(error).__name__}: {error}".splitlines()[0],
                     )
+            self._report(works.failed_jobs)
+
+    def _report(self, failed: FailedJobs) -> None:
+        """For the metrics, of every host: how many jobs failed. None of a state is said, too, so that an alarm ends."""
+        counts = failed.counts()
+        rows = [(job, state, counts.get((job, state), 0)) for job in JOB_NAMES for state in JOB_STATES]
+        path = self._settings.run_dir / "jobs.json"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(rows))
+        scratch.replace(path)
 
     def _months(self, works: Works) -> None:
         ensure_usage_months(works.connection)

@@ -84,6 +84,13 @@ def guard(root: click.Group) -> None:
                 param.type = _checked(param.type)
 
 
+def read_bytes(path: Path) -> bytes:
+    """A file that an operator names, of bounded size. Raises `Invalid`."""
+    if path.stat().st_size > FILE_BYTES_MAX:
+        raise Invalid(f"{path}: larger than {FILE_BYTES_MAX} bytes")
+    return path.read_bytes()
+
+
 def read_text(path: Path) -> str:
     """A file that an operator names: UTF-8, with or without a byte order mark, of bounded size. Raises `Invalid`."""
     if path.stat().st_size > FILE_BYTES_MAX:

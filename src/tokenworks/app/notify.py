@@ -10,6 +10,7 @@ import secrets
 import time
 import urllib.error
 import urllib.request
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,7 +19,7 @@ import msgspec
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Unavailable, format_money
-from tokenworks.subscriptions import Notice
+from tokenworks.subscriptions import Notice, day_of
 
 SEND_S: Final = 5.0
 DELIVER_S: Final = 10.0
@@ -45,6 +46,19 @@ _TEXTS: Final = {
         "dunning.suspend",
         "en",
     ): "Bill {bill_no}: ¥{left} are overdue. The service is suspended until it is paid.",
+    ("dispute.answered", "zh"): "您对账单 {bill_no} 第 {line_no} 项的疑问已有答复，请在“账单”页查看。",
+    (
+        "dispute.answered",
+        "en",
+    ): "Your question about line {line_no} of bill {bill_no} is answered: see the bill page.",
+    (
+        "plan.move",
+        "zh",
+    ): "您的“{name_zh}”将自 {date} 起按新资费续订：¥{to_price}（现为 ¥{from_price}）。如不同意，可在此之前退订或更换套餐。",
+    (
+        "plan.move",
+        "en",
+    ): "From {date} on, {name} renews at a new tariff: ¥{to_price} (now ¥{from_price}). Until then you can cancel it or change your plan.",
     ("dunning.close", "zh"): "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
     ("dunning.close", "en"): "Bill {bill_no}: ¥{left} were not paid. The service has ended.",
 }
@@ -55,9 +69,15 @@ def text_of(kind: str, content: dict[str, Any], language: str) -> str:
     return _TEXTS[kind, language].format(
         percent=content.get("percent"),
         bill_no=content.get("bill_no"),
+        line_no=content.get("line_no"),
         spent=format_money(content.get("spent_nano", 0)),
         cap=format_money(content.get("cap_nano", 0)),
         left=format_money(content.get("remaining_nano", 0)),
+        name=content.get("name"),
+        name_zh=content.get("name_zh"),
+        from_price=format_money(content.get("from_price_nano", 0)),
+        to_price=format_money(content.get("to_price_nano", 0)),
+        date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,
     )
 
 
@@ -120,7 +140,8 @@ def _send(works: Works, settings: Settings, notice: Notice) -> None:
             "X-Tokenworks-Signature": signature(webhook_secret(settings), at_s, body),
         }
         _post(settings.webhook_url, body, headers)
-    if settings.sms_url and (notice.kind, subscriber.language) in _TEXTS:
+    is_known = (notice.kind, subscriber.language) in _TEXTS
+    if settings.sms_url and is_known and works.subscriptions.has_number(subscriber):
         text = text_of(notice.kind, notice.content, subscriber.language)
         body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
         _post(settings.sms_url, body, {"Idempotency-Key": str(notice.notification_id)})

@@ -41,6 +41,7 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
+from tokenworks.subscriptions import SUSPENSIONS
 from tokenworks.trust import load_peppers
 
 log = structlog.get_logger()
@@ -335,6 +336,8 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                         subscriber.regions, subscriber.home_region,
                         subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
                         None if k.origins is None else sorted(k.origins),
+                        [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving],
+                        works.payg.standing(subscriber),
                     ])  # fmt: skip
                 return rows
 

@@ -161,7 +161,8 @@ def _metrics() -> list[str]:
         + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`, `tokenworks_loop_lag_ms`. Of the recorder: `tokenworks_recorder_*` "
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
         "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, were shed or waited too long, accounts over their loss budget, whether database and "
-        "settlement answer), and `tokenworks_loss_tokens_total` by `cause`.",
+        "settlement answer), and `tokenworks_loss_tokens_total` by `cause`. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
+        "and `state` (retrying, quarantined).",
         "",
         "## Losses",
         "",

@@ -30,7 +30,7 @@ class Settings(BaseModel):
     environment: str = Field(
         default="dev",
         pattern=r"^[a-z0-9]{1,12}$",
-        description="part of every key's text: twk_<environment>_…",
+        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and all to whoever has not said whom they are",
     )
     database_url: str | None = Field(
         default=None, description="PostgreSQL's URL; left out: the embedded one in data_dir"

@@ -6,12 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, plain, print_json, print_table, say
+from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
-from tokenworks.catalog import ChargingPolicy, SoldOffering
+from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
 from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
-from tokenworks.kernel import format_money, format_quantity
-from tokenworks.subscriptions import BILLING_ZONE, Member, Product
+from tokenworks.kernel import format_quantity, parse_money
+from tokenworks.subscriptions import Member, Product, Quote, day_of, last_day, minute_of, second_of
 from tokenworks.trust import ApiKeyInfo
 
 # Of a key's models in a table.
@@ -75,7 +75,7 @@ def print_buckets(title: str, buckets: Iterable[Bucket]) -> None:
     rows = [
         (
             str(b.bucket_id)[-12:], _bucket_kind(b), format_quantity(b.window_quantity or b.total, b.unit), format_quantity(b.left, b.unit), format_quantity(b.spent, b.unit),
-            format_quantity(b.granted - b.granted_used, b.unit) if b.granted else "", f"{b.valid_until:%Y-%m-%d}" if b.valid_until else "never",
+            format_quantity(b.granted - b.granted_used, b.unit) if b.granted else "", last_day(b.valid_until) if b.valid_until else "never",
         )
         for b in buckets
     ]  # fmt: skip
@@ -119,7 +119,7 @@ def print_flagged(rows: Iterable[dict[str, Any]]) -> None:
     ]
     shown = [
         (
-            str(row["usage_id"])[-12:], f"{row['started_at']:%m-%d %H:%M}", row["deployment"], row["upstream_id"], ", ".join(row["flags"]),
+            str(row["usage_id"])[-12:], minute_of(row["started_at"]), row["deployment"], row["upstream_id"], ", ".join(row["flags"]),
             row["counted_by"], row["provider_total"], row["input_tokens"], row["output_tokens"], lost_tokens(row["loss"]),
         )
         for row in rows
@@ -175,7 +175,7 @@ def print_usage(title: str, records: Iterable[dict[str, Any]]) -> None:
         charged = " + ".join(format_quantity(part[5], part[3]) for part in parts) or "0"
         rows.append(
             (
-                str(record["usage_id"])[-12:], f"{record['started_at']:%H:%M:%S}", record["protocol"], record["model"],
+                str(record["usage_id"])[-12:], second_of(record["started_at"]), record["protocol"], record["model"],
                 record["state"] if record["state"] == "complete" else f"{record['state']}: {record['reason']}",
                 record["fresh_input"], record["cached_input"], record["cache_write"] + record["cache_write_1h"],
                 record["output"], record["reasoning"], record["audio_input"] + record["audio_output"], charged,
@@ -208,21 +208,21 @@ def print_products(products: Iterable[Product]) -> None:
             p.offering_id,
             p.state,
             p.cycle_no,
-            f"{p.cycle_end:%Y-%m-%d}" if p.cycle_end else "never",
+            last_day(p.cycle_end) if p.cycle_end else "never",
         )
         for p in products
     ]
-    print_table("Products", ["product", "offering", "state", "cycle", "ends"], rows)
+    print_table("Products", ["product", "offering", "state", "cycle", "last day"], rows)
 
 
 def print_bill(lines: Sequence[Charge]) -> None:
     """What is not billed yet."""
     rows: list[tuple[object, ...]] = [
         (
-            f"{line.period_start:%Y-%m-%d}",
+            day_of(line.period_start),
             line.description,
             line.number or "",
-            f"{format_money(line.amount_nano)} {line.currency}",
+            f"{money_text(line.amount_nano)} {line.currency}",
         )
         for line in lines
     ]
@@ -232,7 +232,7 @@ def print_bill(lines: Sequence[Charge]) -> None:
                 "",
                 "total so far",
                 "",
-                f"{format_money(sum(line.amount_nano for line in lines))} {lines[0].currency}",
+                f"{money_text(sum(line.amount_nano for line in lines))} {lines[0].currency}",
             )
         )
     print_table("Phone bill so far", ["from", "what", "number", "amount"], rows, right=["amount"])
@@ -241,27 +241,24 @@ def print_bill(lines: Sequence[Charge]) -> None:
 def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[CreditNote]) -> None:
     """A bill as it was issued, with its corrections."""
     rows: list[tuple[object, ...]] = [
-        (line.line_no, line.description, line.kind, line.charges, format_money(line.tax_nano), format_money(line.amount_nano))
+        (line.line_no, line.description, line.kind, line.charges, money_text(line.tax_nano), money_text(line.amount_nano))
         for line in lines
     ]  # fmt: skip
-    rows.append(("", "total", "", "", format_money(bill.tax_nano), format_money(bill.amount_nano)))
-    begin, end = bill.period_start.astimezone(BILLING_ZONE), bill.period_end.astimezone(BILLING_ZONE)
-    title = f"Bill {bill.bill_no}, {begin:%Y-%m-%d} to {end:%Y-%m-%d}, {bill.state}"
+    rows.append(("", "total", "", "", money_text(bill.tax_nano), money_text(bill.amount_nano)))
+    title = f"Bill {bill.bill_no}, {day_of(bill.period_start)} to {last_day(bill.period_end)}, {bill.state}"
     columns = ["line", "what", "kind", "times", "VAT in it", bill.currency]
     print_table(title, columns, rows, right=columns[3:])
     if bill.remaining_nano:
-        say(
-            f"{format_money(bill.remaining_nano)} {bill.currency} to pay until {bill.due_at.astimezone(BILLING_ZONE):%Y-%m-%d}."
-        )
+        say(f"{money_text(bill.remaining_nano)} {bill.currency} to pay until {day_of(bill.due_at)}.")
     for note in notes:
-        say(f"Corrected by {note.credit_note_no}: {format_money(note.amount_nano)}, {note.reason}.")
+        say(f"Corrected by {note.credit_note_no}: {money_text(note.amount_nano)}, {note.reason}.")
 
 
 def print_keys(keys: Sequence[ApiKeyInfo], count: int | None = None) -> None:
     """`count`: how many there are in all, where this is a page of them."""
     rows = [
         (k.key_id, k.name, k.hint, _few(k.models) if k.models else "all", k.cap_tokens or "none",
-         "revoked" if k.revoked_at else "live", f"{k.expires_at:%Y-%m-%d}" if k.expires_at else "never")
+         "revoked" if k.revoked_at else "live", last_day(k.expires_at) if k.expires_at else "never")
         for k in keys
     ]  # fmt: skip
     title = "Keys" if count is None else f"Keys ({len(keys)} of {count})"
@@ -294,6 +291,31 @@ _FINAL_UNIT_WORDS: Final = {
 }
 
 
+PRORATION: Final = {
+    "prorate": "its share by time; what is not earned comes back when it is changed or cancelled",
+    "full": "all of it; nothing comes back when it is changed or cancelled",
+    "free_until_next_cycle": "nothing before the next cycle; a change begins there",
+}
+
+
+def quote_text(quote: Quote) -> str:
+    """What an operation costs, for people: the last day is the last one that it is there."""
+    amount = f"{money_text(abs(quote.amount_nano))} {quote.currency}"
+    said = [
+        f"{amount} {'come back' if quote.amount_nano < 0 else 'now'}{', at most' if quote.at_most else ''}"
+    ]
+    if quote.action != "delete" and quote.begins_at == quote.ends_at:
+        said.append(f"it begins on {day_of(quote.begins_at)}")
+    elif quote.ends_at is not None and quote.action == "delete":
+        said.append(f"it ends at {second_of(quote.ends_at)}")
+    elif quote.ends_at is not None:
+        said.append(f"to the end of {last_day(quote.ends_at)}")
+    if quote.renews_at is not None and quote.renewal_nano is not None:
+        renewal = f"{money_text(quote.renewal_nano)} {quote.currency}"
+        said.append(f"then {renewal} a cycle from {day_of(quote.renews_at)} on")
+    return f"{'; '.join(said)}. A part of a cycle: {PRORATION[quote.proration]}."
+
+
 def print_policy(policy: ChargingPolicy) -> None:
     """What is charged where things do not go as usual."""
     rows = [(words, getattr(policy, name)) for name, words in _POLICY_WORDS.items()]
@@ -305,6 +327,14 @@ def print_policy(policy: ChargingPolicy) -> None:
     say(f"When nothing is left: {_FINAL_UNIT_WORDS[policy.final_unit]}{f' ({more})' if more else ''}.")
 
 
+def _state(offering: Offering) -> str:
+    return (
+        "dev alone"
+        if offering.is_sample and offering.status == "active"
+        else offering.status.replace("_", " ")
+    )
+
+
 def print_offerings(sold: Iterable[SoldOffering]) -> None:
     rows = []
     for item in sold:
@@ -314,7 +344,15 @@ def print_offerings(sold: Iterable[SoldOffering]) -> None:
         )
         note = "sample: " + ", ".join(o.samples) if o.samples else ""
         rows.append(
-            (o.id, o.name, o.price, o.cycle.replace("_", " "), buckets, o.status.replace("_", " "), note)
+            (
+                o.id,
+                o.name,
+                money_text(parse_money(o.price, o.currency).amount_nano),
+                o.cycle.replace("_", " "),
+                buckets,
+                _state(o),
+                note,
+            )
         )
     print_table(
         "Offerings", ["id", "name", "CNY", "cycle", "buckets", "state", "our own values"], rows, right=["CNY"]

@@ -1,16 +1,25 @@
-"""Bills, payments, the phone bill's charge files, refunds and dunning."""
+"""Bills and questions about them, payments, the phone bill's charge files, refunds and dunning."""
 
 from tokenworks.billing.bills import Bills
-from tokenworks.billing.charge_file import LAYOUT, read_answer, write_file
+from tokenworks.billing.charge_file import LAYOUT, decode_answer, read_answer, write_file
+from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
     BillNotFound,
     BillSettled,
+    CarrierNotAnswered,
+    CaseClosed,
+    CaseNotFound,
+    ChannelNotAllowed,
     ChargeFileAnswered,
     ChargeFileNotFound,
+    DisputeAnswered,
+    DisputeNotFound,
+    DisputeOpen,
     PaymentDeclined,
+    PaymentNotFound,
     PaymentReused,
-    PaymentTooMuch,
+    PaymentReversed,
     PayoutNotAllowed,
     RefundNotAllowed,
 )
@@ -18,42 +27,67 @@ from tokenworks.billing.invoice import invoice_data, render_pdf
 from tokenworks.billing.model import (
     Bill,
     BillRun,
+    Channel,
     CreditNote,
+    Dispute,
     DunningPlan,
     Payment,
     Payout,
+    ReconciliationCase,
     Refund,
+    Reversal,
+    open_of,
+    tax_of_part,
 )
+from tokenworks.billing.open_items import OpenItems
 from tokenworks.billing.payments import PaymentProvider, Payments, TestProvider
 from tokenworks.billing.refunds import Part, Refunds
 
 __all__ = [
     "LAYOUT",
+    "QUESTION_CHARS_MAX",
     "AcknowledgementFaulty",
     "Bill",
     "BillNotFound",
     "BillRun",
     "BillSettled",
     "Bills",
+    "CarrierNotAnswered",
+    "CaseClosed",
+    "CaseNotFound",
+    "Channel",
+    "ChannelNotAllowed",
     "ChargeFileAnswered",
     "ChargeFileNotFound",
     "CreditNote",
+    "Dispute",
+    "DisputeAnswered",
+    "DisputeNotFound",
+    "DisputeOpen",
+    "Disputes",
     "DunningPlan",
+    "OpenItems",
     "Part",
     "Payment",
     "PaymentDeclined",
+    "PaymentNotFound",
     "PaymentProvider",
     "PaymentReused",
-    "PaymentTooMuch",
+    "PaymentReversed",
     "Payments",
     "Payout",
     "PayoutNotAllowed",
+    "ReconciliationCase",
     "Refund",
     "RefundNotAllowed",
     "Refunds",
+    "Reversal",
     "TestProvider",
+    "decode_answer",
     "invoice_data",
+    "open_of",
     "read_answer",
     "render_pdf",
+    "tax_of_part",
     "write_file",
 ]

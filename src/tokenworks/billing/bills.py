@@ -9,20 +9,24 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import store
+from tokenworks.billing import open_store, store
 from tokenworks.billing.errors import BillNotFound
-from tokenworks.billing.model import Bill, BillRun, CreditNote
-from tokenworks.charging import BillLine, Charges
-from tokenworks.kernel import Clock, Conflict, Invalid, check_reason, uuid7
+from tokenworks.billing.model import Bill, BillRun, CreditNote, tax_of_part
+from tokenworks.billing.open_items import OpenItems
+from tokenworks.charging import FEN_NANO, BillLine, Charge, Charges, FailedJobs
+from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,
     KeyReused,
     Subscriber,
+    Subscriptions,
     bill_period_end,
     check_idempotency_key,
 )
 
 RUN_BATCH: Final = 2000
+# A batch that raises is tried again as so many smaller ones.
+_SMALLER: Final = 8
 PAGE_MAX: Final = 1000
 _DAYS: Final = range(1, 29)
 
@@ -34,6 +38,7 @@ class Bills:
         self,
         connection: store.Connection,
         charges: Charges,
+        subscriptions: Subscriptions,
         clock: Clock,
         *,
         due_days: int = 15,
@@ -41,9 +46,12 @@ class Bills:
     ) -> None:
         self._connection = connection
         self._charges = charges
+        self._subscriptions = subscriptions
         self._clock = clock
+        self._open = OpenItems(connection, subscriptions, clock)
         self._due_days = due_days
         self._batch_size = batch
+        self._failed = FailedJobs(connection, clock)
 
     def run(
         self, progress: Callable[[int], None] | None = None, *, batches_max: int | None = None
@@ -52,14 +60,33 @@ class Bills:
 
         A batch of subscribers is one transaction: whatever ends a run, the next one goes on where it ended, and nobody
         is billed twice or left out. Bounded memory: one batch. `progress` hears how many bills there are so far. After
-        `batches_max` it ends, too: the next one goes on.
+        `batches_max` it ends, too: the next one goes on. A batch that raises is made smaller until one subscriber is left; that
+        one is written down, tried again later, and in the end put in quarantine (`FailedJobs`), and the others have their bills.
         """
         ends = [bill_period_end(day, self._clock.now()) for day in _DAYS]
         bills = lines = amount = batches = 0
         after: UUID | None = UUID(int=0)
+        size = self._batch_size
+        but = self._failed.waiting("bill")
+        again = {failed.ref for failed in self._failed.all() if failed.job == "bill"}
         while after is not None and (batches_max is None or batches < batches_max):
-            with self._connection.transaction():
-                made, made_lines, after = self._batch(ends, after, self._batch_size)
+            try:
+                with self._connection.transaction():
+                    made, made_lines, last = self._batch(ends, after, but, size)
+                    for subscriber_id in again & {bill.subscriber_id for bill in made}:
+                        self._failed.done("bill", subscriber_id)
+            except Exception as error:  # one subscriber's, to be found among them
+                if self._connection.closed or self._connection.broken:
+                    raise
+                if size > 1:
+                    size = -(-size // _SMALLER)
+                    continue
+                after = next(iter(store.next_due(self._connection, list(_DAYS), ends, after, but, 1)), None)
+                if after is not None:
+                    self._failed.note("bill", after, error)
+                continue
+            after = last
+            size = min(self._batch_size, size * 2)
             if made:
                 bills += len(made)
                 lines += made_lines
@@ -69,8 +96,10 @@ class Bills:
                 progress(bills)
         return BillRun(bills, lines, amount, batches)
 
-    def _batch(self, ends: list[datetime], after: UUID, limit: int) -> tuple[list[Bill], int, UUID | None]:
-        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, limit)
+    def _batch(
+        self, ends: list[datetime], after: UUID, but: list[UUID], limit: int
+    ) -> tuple[list[Bill], int, UUID | None]:
+        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, but, limit)
         if not due:
             return [], 0, last
         ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}
@@ -86,7 +115,7 @@ class Bills:
             amounts[line.bill_id] = amounts.get(line.bill_id, 0) + line.amount_nano
             taxes[line.bill_id] = taxes.get(line.bill_id, 0) + line.tax_nano
         now = self._clock.now()
-        numbers = store.next_numbers(self._connection, "bill_number", len(due))
+        numbers = store.next_numbers(self._connection, "bill", len(due))
         made = []
         for (subscriber_id, account_id, begin, end), number in zip(due, numbers, strict=True):
             bill_id = ids[subscriber_id]
@@ -100,6 +129,8 @@ class Bills:
                 )
             )  # fmt: skip
         store.add_bills(self._connection, made, lines)
+        # Credit from before pays them, too.
+        self._open.settle([bill.subscriber_id for bill in made])
         return made, len(lines), last
 
     def due(self) -> tuple[int, int]:
@@ -127,6 +158,17 @@ class Bills:
     def lines(self, bill: Bill) -> list[BillLine]:
         return store.lines(self._connection, bill.bill_id)
 
+    def open_nano(self, bill: Bill) -> int:
+        """What is open on a bill now: its lines less credits and payments, the subscriber's free credit taken off the oldest
+        bills first. Raises `BillNotFound`.
+        """
+        return self.find(str(bill.bill_id)).remaining_nano
+
+    def open_tax_nano(self, bill: Bill) -> int:
+        """The VAT in what is open on a bill now, in whole fen: a part payment settles every line in proportion."""
+        left = open_store.lines_left(self._connection, [bill.bill_id])
+        return tax_of_part(self.open_nano(bill), [left[bill.bill_id]])
+
     def credit_notes(self, bill: Bill) -> list[CreditNote]:
         """Corrections of a bill, oldest first."""
         return store.credit_notes(self._connection, bill.bill_id)
@@ -134,47 +176,41 @@ class Bills:
     def correct(
         self, bill: Bill, line_no: int, amount_nano: int, reason: str, idempotency_key: str | None = None
     ) -> CreditNote:
-        """Give back a part of a line of an issued bill: a credit note, whose credit comes on the next bill. The bill stays.
+        """Give back a part of a line of an issued bill, in whole fen: a credit note. The bill stays; the note is taken off what is
+        open on it, and where that is less, it is the subscriber's credit.
 
-        Raises `BillNotFound`, `Invalid`, `KeyReused`; the same key again gives the same note.
+        Raises `BillNotFound`, `Invalid`, `KeyReused`, `RefundTooMuch`; the same key again gives the same note.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
-        if amount_nano <= 0:
-            raise Invalid("a credit note gives back more than zero")
+        if amount_nano <= 0 or amount_nano % FEN_NANO:
+            raise Invalid("a credit note gives back more than zero, in whole fen")
         with self._connection.transaction():
+            self._subscriptions.lock([bill.subscriber_id])
             self._charges.lock_accounts([bill.account_id])
             store.find_bill(self._connection, bill.bill_id, lock=True)
             before = store.credit_note_of_key(self._connection, idempotency_key) if idempotency_key else None
             if before is not None:
-                if (before.bill_id, before.amount_nano) != (bill.bill_id, amount_nano):
+                if (before.bill_id, before.line_no, before.amount_nano, before.reason) != (
+                    bill.bill_id, line_no, amount_nano, reason
+                ):  # fmt: skip
                     raise KeyReused("the idempotency key was used for another credit note: take another one")
                 return before
-            ids = store.charges_of_line(self._connection, bill.bill_id, line_no)
-            if not ids:
+            if all(line.line_no != line_no for line in self.lines(bill)):
                 raise BillNotFound(f"bill {bill.bill_no} has no line {line_no}")
-            left = amount_nano
-            tax = 0
-            first: UUID | None = None
-            for charge_id in ids:
-                charge = self._charges.find(charge_id)
-                part = min(left, charge.amount_nano - charge.credited_nano)
-                if part <= 0 or not left:
-                    continue
-                made = self._charges.credit(
-                    charge,
-                    part,
-                    "credit",
-                    f"{charge.description}: {reason}",
-                    f"{charge.description_zh}（更正）",
-                )
-                left, tax, first = left - part, tax - made.tax_nano, first or made.charge_id
-            if left or first is None:
-                raise Conflict(f"line {line_no} has less than that left to give back")
-            (number,) = store.next_numbers(self._connection, "credit_note_number", 1)
+
+            def describe(charge: Charge) -> tuple[str, str]:
+                return f"{charge.description}: {reason}", f"{charge.description_zh}（更正）"
+
+            made = self._charges.credit_line(bill.account_id, bill.bill_id, line_no, amount_nano, describe)
+            tax = sum(credit.settled_tax_nano or 0 for credit in made)
+            (number,) = store.next_numbers(self._connection, "credit_note", 1)
             now = self._clock.now()
             note = CreditNote(
-                uuid7(), f"C{now.astimezone(BILLING_ZONE):%Y%m%d}-{number:09d}", bill.bill_id, first, amount_nano, tax, reason, now
+                uuid7(), f"C{now.astimezone(BILLING_ZONE):%Y%m%d}-{number:09d}", bill.bill_id, made[0].charge_id, amount_nano, tax,
+                reason, now, line_no, tuple(credit.charge_id for credit in made),
             )  # fmt: skip
-            store.add_credit_note(self._connection, note, bill.account_id, idempotency_key)
+            if not store.add_credit_note(self._connection, note, bill.account_id, idempotency_key):
+                raise KeyReused("the idempotency key was used for another credit note: take another one")
+            self._open.follow(bill.subscriber_id)
         return note

@@ -3,7 +3,7 @@
 Layout `tokenworks-phone-1`, UTF-8, lines end with LF, fields are separated by `|`:
 
     H|tokenworks-phone-1|<sequence>|<made, ISO 8601 UTC>|<lines>|<total, fen>
-    D|<line>|<bill number>|<phone, E.164>|<period begins, YYYYMMDD>|<period ends, YYYYMMDD>|<amount, fen>|<of it VAT, fen>
+    D|<line>|<bill number>|<phone, E.164>|<first day, YYYYMMDD>|<last day, YYYYMMDD>|<amount, fen>|<of it VAT, fen>
     T|<lines>|<total, fen>|<SHA-256 of everything before this line, hex>
 
 The answer:
@@ -12,7 +12,8 @@ The answer:
     R|<line>|accepted|
     R|<line>|rejected|<reason>
 
-Every line of the file is answered once.
+Every line of the file is answered once. An answer is UTF-8 or GB 18030 (of which GBK and GB 2312 are parts), with a byte order
+mark or without; its lines end with LF or CR LF, and there may be blank ones at its end.
 """
 
 import hashlib
@@ -26,14 +27,16 @@ from tokenworks.kernel import REASON_CHARS_MAX, flaw, is_digits
 
 LAYOUT: Final = "tokenworks-phone-1"
 LINES_MAX: Final = 100_000
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 @dataclass(frozen=True, slots=True)
 class FileLine:
     bill_no: str
     phone: str
-    period_start: datetime
-    period_end: datetime
+    # YYYY-MM-DD, both in the bill's period.
+    first_day: str
+    last_day: str
     amount_fen: int
     tax_fen: int
 
@@ -50,7 +53,7 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
     total = sum(line.amount_fen for line in lines)
     rows = [f"H|{LAYOUT}|{sequence_no}|{made_at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}|{len(lines)}|{total}"]
     rows += [
-        f"D|{no}|{line.bill_no}|{line.phone}|{line.period_start:%Y%m%d}|{line.period_end:%Y%m%d}|{line.amount_fen}|{line.tax_fen}"
+        f"D|{no}|{line.bill_no}|{line.phone}|{_digits(line.first_day)}|{_digits(line.last_day)}|{line.amount_fen}|{line.tax_fen}"
         for no, line in enumerate(lines, 1)
     ]
     body = "".join(f"{row}\n" for row in rows)
@@ -59,18 +62,47 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
-    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+def _digits(day: str) -> str:
+    return day.replace("-", "")
+
+
+def decode_answer(data: bytes) -> str:
+    """An acknowledgement as text: UTF-8 where it is that, else GB 18030. Raises `AcknowledgementFaulty`, which says where."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        at = data.count(b"\n", 0, error.start) + 1
+    try:
+        return data.decode("gb18030")
+    except UnicodeDecodeError:
+        raise AcknowledgementFaulty(f"line {at}: it is neither UTF-8 nor GB 18030") from None
+
+
+def _rows(text: str) -> list[str]:
+    """The lines, without the byte order mark and blank lines at the end. Raises `AcknowledgementFaulty`."""
     # Lines end with LF (or CR LF) alone: `splitlines` also takes a dozen other characters for an end.
-    rows = [row.removesuffix("\r") for row in text.removesuffix("\n").split("\n")] if text else []
+    rows = [row.removesuffix("\r") for row in text.removeprefix(_BYTE_ORDER_MARK).split("\n")]
+    while rows and not rows[-1]:
+        rows.pop()
     if not rows:
         raise AcknowledgementFaulty("the acknowledgement is empty")
+    for at, row in enumerate(rows, 1):
+        found = flaw(row)
+        if found is not None and (at == 1 or row.count("|") != 3):
+            # Of an answer's reason `_answers` says so.
+            raise AcknowledgementFaulty(f"line {at}: it has {found}; lines end with LF or CR LF")
+    return rows
+
+
+def read_answer(text: str, lines: int) -> tuple[int, list[Answer]]:
+    """(the file's sequence, an answer for each of its lines). Raises `AcknowledgementFaulty`, which says where."""
+    rows = _rows(text)
     return _sequence(rows[0]), _answers(rows[1:], lines)
 
 
 def sequence_of(text: str) -> int:
     """Which file an acknowledgement answers. Raises `AcknowledgementFaulty`."""
-    return _sequence(text.split("\n", 1)[0].rstrip("\r"))
+    return _sequence(_rows(text)[0])
 
 
 def _sequence(row: str) -> int:

@@ -1,6 +1,7 @@
 """Facts about bills, payments, charge files and refunds."""
 
 from tokenworks.kernel import Conflict, Invalid, NotFound, Refused
+from tokenworks.subscriptions import KeyReused
 
 
 class BillNotFound(NotFound):
@@ -11,12 +12,36 @@ class BillSettled(Conflict):
     """The bill is paid already."""
 
 
-class PaymentTooMuch(Conflict):
-    """More than what is left of a bill can't be paid on it."""
+class PaymentNotFound(NotFound):
+    """No such payment."""
 
 
-class PaymentReused(Conflict):
-    """The payment's reference was used for another payment."""
+class RefundNotFound(NotFound):
+    """No such refund."""
+
+
+class PaymentReused(KeyReused):
+    """The payment's reference was used for another payment: take another one."""
+
+
+class PaymentReversed(Conflict):
+    """The payment is reversed already."""
+
+
+class CaseNotFound(NotFound):
+    """No such case to reconcile."""
+
+
+class CaseClosed(Conflict):
+    """The case to reconcile is closed already, with another resolution."""
+
+
+class CarrierNotAnswered(Conflict):
+    """The bill is in a charge file that the carrier has not answered: what it collects must have a bill to go to."""
+
+
+class ChannelNotAllowed(Conflict):
+    """The bill can't be collected so."""
 
 
 class PaymentDeclined(Refused):
@@ -37,6 +62,18 @@ class PayoutNotAllowed(Conflict):
 
 class AcknowledgementFaulty(Invalid):
     """An acknowledgement that does not fit its charge file; nothing changed."""
+
+
+class DisputeNotFound(NotFound):
+    """No such question about a bill."""
+
+
+class DisputeOpen(Conflict):
+    """The line of the bill has a question that is not answered yet."""
+
+
+class DisputeAnswered(Conflict):
+    """The question is answered already."""
 
 
 class RefundNotAllowed(Conflict):

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 from tokenworks.billing.model import Bill, CreditNote
 from tokenworks.charging import BillLine
 from tokenworks.kernel import Unavailable, format_money, format_tokens, shown
-from tokenworks.subscriptions import BILLING_ZONE, Subscriber
+from tokenworks.subscriptions import Subscriber, day_of, last_day
 
 Language = Literal["zh", "en"]
 _FONT: Final = "Noto Sans CJK SC"
@@ -31,9 +31,10 @@ _WORDS: Final[dict[Language, dict[str, str]]] = {
         "amount": "Amount",
         "tax_in_all": "VAT in all",
         "total": "Total",
-        "corrections": "Corrections, credited on the next bill",
+        "settled": "Paid and credited so far",
+        "corrections": "Corrections of this bill",
         "explain": "Amounts are in yuan and include VAT. Each line is rounded to fen once. Every charge, token and rate behind a line can be looked up in your usage records.",
-        "footer": "A bill is never changed: corrections come as credit notes.",
+        "footer": "The lines of a bill are never changed: corrections come as credit notes.",
     },
     "zh": {
         "title": "账单",
@@ -50,9 +51,10 @@ _WORDS: Final[dict[Language, dict[str, str]]] = {
         "amount": "金额",
         "tax_in_all": "增值税合计",
         "total": "合计",
-        "corrections": "更正（在下期账单中抵扣）",
+        "settled": "已缴及抵扣",
+        "corrections": "本期账单的更正",
         "explain": "金额单位为元，含增值税；每项只舍入一次，精确到分。每一项背后的计费、词元与费率均可在用量记录中逐条查询。",
-        "footer": "账单一经出具不再修改，更正以贷记单方式进行。",
+        "footer": "账单明细一经出具不再修改，更正以贷记单方式进行。",
     },
 }
 _KINDS_ZH: Final = {"step": "（随用随付）", "change": "（套餐变更）"}
@@ -68,10 +70,7 @@ def invoice_data(
     operator: str,
     language: Language,
 ) -> dict[str, Any]:
-    """What a bill says, as text in a language. `quantities`: line -> (thousandths, unit) of what it brought."""
-
-    def day(at: Any) -> str:
-        return f"{at.astimezone(BILLING_ZONE):%Y-%m-%d}"
+    """What a bill says, and what is open on it now, as text in a language. `quantities`: line -> (thousandths, unit) of what it brought."""
 
     def quantity(line: BillLine) -> str:
         amount, unit = quantities.get(line.line_no, (0, "token"))
@@ -85,10 +84,13 @@ def invoice_data(
         "number": bill.bill_no,
         "issued_s": int(bill.issued_at.timestamp()),
         "subscriber": f"{name}{subscriber.phone_masked}",
-        "period": f"{day(bill.period_start)} – {day(bill.period_end)}",
-        "issued": day(bill.issued_at),
-        "due": day(bill.due_at),
-        "to_pay": _yuan(max(0, bill.amount_nano)),
+        "period": f"{day_of(bill.period_start)} – {last_day(bill.period_end)}",
+        "issued": day_of(bill.issued_at),
+        "due": day_of(bill.due_at),
+        "to_pay": _yuan(bill.remaining_nano),
+        "settled": _yuan(bill.remaining_nano - bill.amount_nano)
+        if bill.remaining_nano < bill.amount_nano
+        else "",
         "tax": _yuan(bill.tax_nano),
         "amount": _yuan(bill.amount_nano),
         "lines": [

@@ -1,12 +1,16 @@
 """Bills, their lines, payments, refunds, dunning: frozen and pure. Amounts include VAT, in nano units."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
+from tokenworks.charging import FEN_NANO
+
 DunningStep = Literal["remind", "restrict", "suspend", "close"]
 DUNNING_STEPS: Final[tuple[DunningStep, ...]] = ("remind", "restrict", "suspend", "close")
+Channel = Literal["phone", "direct"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,11 @@ class Bill:
     currency: str
     amount_nano: int
     tax_nano: int
+    # What is open on it: see `open_of`.
     remaining_nano: int
     state: Literal["new", "sent", "partiallyPaid", "settled"]
+    # How it is collected: by the carrier on the phone bill, or from the subscriber itself.
+    channel: Channel = "phone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +48,43 @@ class Payment:
     reference: str
     paid_at: datetime
     new: bool = True
+    # What was asked for with the reference; None: all that was open.
+    asked_nano: int | None = None
+    reversed_at: datetime | None = None
+    # Of what was written off.
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reversal:
+    """A payment that is taken back: a chargeback, a booking by mistake."""
+
+    reversal_id: UUID
+    payment_id: UUID
+    amount_nano: int
+    reason: str
+    reversed_at: datetime
+
+
+CaseKind = Literal["surplus", "rejected", "paid_out", "unbooked"]
+
+
+@dataclass(frozen=True, slots=True)
+class ReconciliationCase:
+    """Money whose place a person has to find. `surplus`: a payment was more than what was open, and is the subscriber's credit;
+    `rejected`: the carrier has not collected a bill so often that it is not sent again; `paid_out`: a payment was reversed that
+    a payout had been made from; `unbooked`: what the carrier collected before all of it was booked.
+    """
+
+    case_id: UUID
+    subscriber_id: UUID
+    bill_id: UUID | None
+    payment_id: UUID | None
+    kind: CaseKind
+    amount_nano: int
+    opened_at: datetime
+    closed_at: datetime | None = None
+    resolution: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +102,7 @@ class Payout:
 
 @dataclass(frozen=True, slots=True)
 class CreditNote:
-    """A correction of an issued bill: its credit comes on the next one."""
+    """A correction of an issued bill's line, in whole fen: it is taken off that bill."""
 
     credit_note_id: UUID
     credit_note_no: str
@@ -68,11 +112,36 @@ class CreditNote:
     tax_nano: int
     reason: str
     issued_at: datetime
+    line_no: int | None = None
+    credit_charge_ids: tuple[UUID, ...] | None = None
+    new: bool = field(default=True, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A subscriber's question about a line of a bill, and its answer. `amount_nano` is the line's."""
+
+    dispute_id: UUID
+    subscriber_id: UUID
+    bill_id: UUID
+    bill_no: str
+    line_no: int
+    description: str
+    description_zh: str
+    amount_nano: int
+    question: str
+    asked_at: datetime
+    state: Literal["open", "answered"]
+    answer: str | None
+    answered_by: str | None
+    answered_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
 class Refund:
-    """What is given back of one charge. Pending while something of it is still granted."""
+    """What is given back of one charge. Pending while something of it is still granted. `asked_nano`: an amount that was asked for,
+    or what was not earned by time at that instant; `kept`: of what the charge brought, what was used or still there then.
+    """
 
     refund_id: UUID
     order_id: UUID
@@ -85,6 +154,10 @@ class Refund:
     amount_nano: int | None
     asked_at: datetime
     done_at: datetime | None
+    # Refunds of one request have one.
+    batch_id: UUID
+    kept: int | None = None
+    new: bool = field(default=True, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +183,34 @@ class BillRun:
     lines: int
     amount_nano: int
     batches: int
+
+
+def open_of(own: Sequence[tuple[UUID, int]], beside_nano: int = 0) -> tuple[dict[UUID, int], int]:
+    """(what is open on each of a subscriber's bills, its free credit), in nano: the one rule of what is owed.
+
+    `own`: (bill, its lines less its credits and payments), oldest first. Where that is below zero, more came in than the bill
+    asked for: that is the subscriber's credit, and pays its other bills, oldest first. `beside_nano` is what came in for no
+    bill, less what was paid out. The free credit is below zero where more was paid out than there is any more.
+
+    sum(open) - free = sum(own) - beside_nano.
+    """
+    free = beside_nano - sum(min(0, nano) for _, nano in own)
+    left: dict[UUID, int] = {}
+    for bill_id, nano in own:
+        owed = max(0, nano)
+        netted = min(owed, max(0, free))
+        free -= netted
+        left[bill_id] = owed - netted
+    return left, free
+
+
+def tax_of_part(part_nano: int, lines: Sequence[tuple[int, int]]) -> int:
+    """The VAT in a part of what lines come to, in whole fen, in nano: each line is settled in the proportion of its amount.
+
+    `lines`: (amount, VAT in it) of each, less its credits, in nano.
+    """
+    amount, tax = sum(a for a, _ in lines), sum(t for _, t in lines)
+    if amount <= 0 or part_nano <= 0:
+        return 0
+    assert part_nano <= amount, "a part is at most the whole"
+    return (2 * part_nano * tax + amount * FEN_NANO) // (2 * amount * FEN_NANO) * FEN_NANO

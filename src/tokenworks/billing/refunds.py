@@ -1,7 +1,9 @@
-"""Refunds: what an order cost is given back, in whole or in part, by credits for the next bill.
+"""Refunds: what an order cost is given back, in whole or in part, by credits of its charges.
 
-Invariant: what is given back of a charge is at most the charge; what nobody used is taken back first, and where something of
-it is still granted, the refund waits until that is closed.
+Invariant: what is given back of a charge is at most the charge, VAT included; what nobody used is taken back first, and where
+something of it is still granted, the refund waits until that is closed. What is unused of what is earned with time is what is
+not earned at the instant of asking, whenever revenue was recognised last; of what is earned with usage, what was there then: not
+what expired, or was withdrawn before.
 """
 
 from dataclasses import replace
@@ -9,11 +11,19 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.billing import store
-from tokenworks.billing.errors import RefundNotAllowed
+from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
-from tokenworks.charging import Charge, Charges, share
+from tokenworks.billing.open_items import OpenItems
+from tokenworks.charging import Charge, Charges, FailedJobs, share
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
-from tokenworks.subscriptions import Orders, Subscriptions, check_idempotency_key
+from tokenworks.subscriptions import (
+    KeyReused,
+    Orders,
+    Product,
+    Subscriptions,
+    check_idempotency_key,
+    unearned,
+)
 
 PENDING_MAX: Final = 1000
 Part = Literal["whole", "unused", "amount"]
@@ -35,6 +45,8 @@ class Refunds:
         self._orders = orders
         self._subscriptions = subscriptions
         self._clock = clock
+        self._open = OpenItems(connection, subscriptions, clock)
+        self._failed = FailedJobs(connection, clock)
 
     def refund(
         self,
@@ -48,7 +60,7 @@ class Refunds:
     ) -> list[Refund]:
         """Give back what an order's last charges cost: all of it (`whole`), what was not used (`unused`), or an amount of the
         first of them, with which the product goes on. The first two end the order's products. The same key again gives the
-        same refunds. Raises `OrderNotFound`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
+        same refunds. Raises `OrderNotFound`, `KeyReused`, `RefundNotAllowed`, `RefundTooMuch`, `Invalid`.
         """
         reason = check_reason(reason)
         check_idempotency_key(idempotency_key)
@@ -56,58 +68,74 @@ class Refunds:
             raise Invalid("an amount above zero goes with part: amount")
         with self._connection.transaction(force_rollback=dry_run):
             order, subscriber_id = self._orders.find(order_id)
+            self._subscriptions.lock([subscriber_id])
             subscriber = self._subscriptions.find(str(subscriber_id))
             if idempotency_key is not None:
-                before = store.refunds_of_key(self._connection, order_id, idempotency_key)
+                before = store.refunds_of_key(self._connection, idempotency_key)
                 if before:
+                    first = before[0]
+                    asked_nano = first.asked_nano if first.part == "amount" else None
+                    if (first.order_id, first.part, asked_nano, first.reason) != (
+                        order_id, part, amount_nano, reason
+                    ):  # fmt: skip
+                        raise KeyReused("the idempotency key was used for another refund: take another one")
                     return before
+            for product in self._orders.products(subscriber):
+                if product.order_id == order_id:
+                    self._orders.catch_up(product.product_id)
             products = [p for p in self._orders.products(subscriber) if p.order_id == order_id]
-            charges = [c for p in products for c in self._refundable(p.product_id)]
+            charges = [c for p in products for c in self._refundable(p)]
             if order.action != "add" or not charges:
                 raise RefundNotAllowed(f"order {order_id} has nothing that could be refunded")
             if part == "amount":
                 charges = charges[:1]
-            made = []
-            for at, charge in enumerate(charges):
-                key = idempotency_key if at == 0 or idempotency_key is None else f"{idempotency_key}#{at}"
+            made: list[Refund] = []
+            for charge in charges:
+                now, asked, kept = self._clock.now(), amount_nano, None
+                if part == "unused" and charge.quantity:
+                    kept = self._charges.kept(charge)
+                elif part == "unused":
+                    left = unearned(charge.period_start, charge.period_end, now)
+                    asked = share(charge.amount_nano, left.num, left.den)
+                refund_id = uuid7()
                 refund = Refund(
-                    uuid7(), order_id, subscriber.account_id, charge.charge_id, part, amount_nano, reason, "pending", None,
-                    self._clock.now(), None,
+                    refund_id, order_id, subscriber.account_id, charge.charge_id, part, asked, reason, "pending", None, now, None,
+                    made[0].batch_id if made else refund_id, kept,
                 )  # fmt: skip
-                if not store.add_refund(self._connection, refund, key):
+                if not store.add_refund(self._connection, refund, None if made else idempotency_key):
                     raise RefundNotAllowed(f"order {order_id} is refunded already")
                 made.append(refund)
             if part != "amount":
                 for product in products:
                     if product.parent_id is None and product.state in {"active", "suspended"}:
-                        self._orders.cancel(product.product_id)
-            return [self._settle(refund) for refund in made]
+                        self._orders.end(product.product_id)
+            settled = [self._settle(refund) for refund in made]
+            self._open.follow(subscriber_id)
+        return settled
 
-    def _refundable(self, product_id: UUID) -> list[Charge]:
-        """A plan's last charge; of pay-as-you-go every step of which something is left."""
-        found = [c for c in self._charges.of_product(product_id) if c.amount_nano > 0]
-        steps = [c for c in found if c.kind == "step"]
-        if steps:
-            return [c for c in steps if sum(self._charges.unused(c)) and c.credited_nano < c.amount_nano]
-        return [c for c in found if c.kind in {"cycle", "change"}][-1:]
+    def _refundable(self, product: Product) -> list[Charge]:
+        """The charge of a plan's last cycle, if that cost something; of pay-as-you-go every step of which something is left."""
+        if product.charge_id is not None:
+            return [self._charges.find(product.charge_id)]
+        steps = [c for c in self._charges.of_product(product.product_id) if c.kind == "step"]
+        return [c for c in steps if any(self._charges.unused(c)) and c.credited_nano < c.amount_nano]
 
     def _settle(self, refund: Refund) -> Refund:
         """Credit it, unless something is still granted of what it takes back."""
         charge = self._charges.find(refund.charge_id)
-        free, granted = self._charges.unused(charge)
+        free, granted = self._charges.unused(charge, refund.kept)
         left = charge.amount_nano - charge.credited_nano
         if refund.part == "amount":
             assert refund.asked_nano is not None
             amount = refund.asked_nano
+        elif refund.part == "unused" and refund.asked_nano is not None:
+            amount = min(left, refund.asked_nano)
         elif granted:
             return refund
         elif refund.part == "whole":
             amount = left
         else:
-            amount = min(
-                left,
-                share(charge.amount_nano, free, charge.quantity) if charge.quantity else charge.owed_nano,
-            )
+            amount = min(left, share(charge.amount_nano, free, charge.quantity) if charge.quantity else 0)
         credit_id = None
         if amount:
             credit_id = self._charges.credit(
@@ -120,11 +148,23 @@ class Refunds:
     def finish(self) -> int:
         """Refunds that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
         done = 0
-        for refund_id in store.pending_refunds(self._connection, PENDING_MAX):
-            with self._connection.transaction():
+        for refund_id in store.pending_refunds(self._connection, self._failed.waiting("refund"), PENDING_MAX):
+
+            def finish(refund_id: UUID = refund_id) -> None:
+                nonlocal done
                 refund = store.lock_pending_refund(self._connection, refund_id)
                 done += refund is not None and self._settle(refund).state == "done"
+                self._failed.done("refund", refund_id)
+
+            self._failed.run("refund", refund_id, finish)
         return done
+
+    def find(self, refund_id: UUID) -> Refund:
+        """Raises `RefundNotFound`."""
+        found = store.refund_by_id(self._connection, refund_id)
+        if found is None:
+            raise RefundNotFound("there is no such refund")
+        return found
 
     def of_order(self, order_id: UUID) -> list[Refund]:
         """Oldest first."""

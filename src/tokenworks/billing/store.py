@@ -1,20 +1,21 @@
 """The SQL of bills, payments, charge files, refunds and dunning."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 import psycopg
 
-from tokenworks.billing.model import Bill, CreditNote, Payment, Payout, Refund
+from tokenworks.billing.model import Bill, CreditNote, Payment, Payout, Refund, Reversal
 from tokenworks.charging import BillLine
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 REJECTIONS_MAX: Final = 3
 
 _BILL: Final = """bill_id, subscriber_id, account_id, bill_no, period_start, period_end, issued_at, due_at, currency, amount_nano,
-    tax_nano, remaining_nano, state"""
+    tax_nano, remaining_nano, state, channel"""
 
 
 Due = tuple[UUID, UUID, datetime, datetime]
@@ -22,23 +23,41 @@ Due = tuple[UUID, UUID, datetime, datetime]
 
 
 def lock_due_subscribers(
-    connection: Connection, days: Sequence[int], ends: Sequence[datetime], after: UUID, limit: int
+    connection: Connection,
+    days: Sequence[int],
+    ends: Sequence[datetime],
+    after: UUID,
+    but: Sequence[UUID],
+    limit: int,
 ) -> tuple[list[Due], UUID | None]:
-    """The next ones who owe something for a period that has ended, locked, and the last one that was looked at, None where
-    there are no more.
+    """The next ones who owe something for a period that has ended, but for some, locked, and the last one that was looked at,
+    None where there are no more.
 
     `ends[i]` is the end of the period of those who are billed on `days[i]`. A period begins where the last bill's ended.
     Credits that exceed what is charged wait for the next bill.
     """
     # Runs at the same time take turns; and what an order does meanwhile is seen: looked at again once it is locked.
     connection.execute("SELECT pg_advisory_xact_lock(7461004)")
-    found = [row[0] for row in _due(connection, days, ends, "s.subscriber_id > %s", after, limit)]
+    found = next_due(connection, days, ends, after, but, limit)
     connection.execute(
         "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
         (found,),
     )
-    due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", found, limit)
+    due = _due(connection, days, ends, "s.subscriber_id = ANY(%s)", (found,), limit)
     return due, found[-1] if len(found) == limit else None
+
+
+def next_due(
+    connection: Connection,
+    days: Sequence[int],
+    ends: Sequence[datetime],
+    after: UUID,
+    but: Sequence[UUID],
+    limit: int,
+) -> list[UUID]:
+    """The next subscribers who owe something for a period that has ended, but for some, in ascending order."""
+    where = "s.subscriber_id > %s AND s.subscriber_id <> ALL(%s::uuid[])"
+    return [row[0] for row in _due(connection, days, ends, where, (after, list(but)), limit)]
 
 
 def _due(
@@ -46,7 +65,7 @@ def _due(
     days: Sequence[int],
     ends: Sequence[datetime],
     which: str,
-    value: object,
+    values: tuple[object, ...],
     limit: int,
 ) -> list[Due]:
     return connection.execute(
@@ -56,10 +75,10 @@ def _due(
            CROSS JOIN LATERAL (
                SELECT sum(c.amount_nano) AS nano, min(c.charged_at) AS first FROM charge c
                WHERE c.account_id = s.account_id AND c.subscriber_id = s.subscriber_id AND c.bill_id IS NULL
-                   AND c.charged_at < e.ends) x
+                   AND c.settles_bill_id IS NULL AND c.charged_at < e.ends) x
            WHERE {which} AND (l.ends IS NULL OR l.ends < e.ends) AND x.nano > 0
            ORDER BY s.subscriber_id LIMIT %s""".encode(),
-        (list(days), list(ends), value, limit),
+        (list(days), list(ends), *values, limit),
     ).fetchall()
 
 
@@ -70,7 +89,8 @@ def count_due(connection: Connection, days: Sequence[int], ends: Sequence[dateti
                SELECT s.subscriber_id, sum(c.amount_nano) AS nano
                FROM charge c JOIN subscriber s USING (subscriber_id)
                JOIN unnest(%s::int[], %s::timestamptz[]) AS e(day, ends) ON e.day = s.bill_day
-               WHERE c.bill_id IS NULL AND c.charged_at < e.ends
+               WHERE c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < e.ends
+                   AND NOT EXISTS (SELECT 1 FROM bill b WHERE b.subscriber_id = s.subscriber_id AND b.period_end >= e.ends)
                GROUP BY 1 HAVING sum(c.amount_nano) > 0) d""",
         (list(days), list(ends)),
     ).fetchone()
@@ -78,9 +98,13 @@ def count_due(connection: Connection, days: Sequence[int], ends: Sequence[dateti
     return int(row[0]), int(row[1])
 
 
-def next_numbers(connection: Connection, sequence: str, count: int) -> list[int]:
-    rows = connection.execute("SELECT nextval(%s::regclass) FROM generate_series(1, %s)", (sequence, count))
-    return [int(row[0]) for row in rows]
+def next_numbers(connection: Connection, kind: str, count: int) -> list[int]:
+    """The next numbers of a kind of document. Whoever makes one next waits for this transaction: what it rolls back has no number."""
+    row = connection.execute(
+        "UPDATE document_number SET last = last + %s WHERE kind = %s RETURNING last", (count, kind)
+    ).fetchone()
+    assert row is not None, f"documents of kind {kind} have no number"
+    return list(range(int(row[0]) - count + 1, int(row[0]) + 1))
 
 
 def add_bills(connection: Connection, bills: Sequence[Bill], lines: Sequence[BillLine]) -> None:
@@ -89,7 +113,7 @@ def add_bills(connection: Connection, bills: Sequence[Bill], lines: Sequence[Bil
             for b in bills:
                 copy.write_row((
                     b.bill_id, b.subscriber_id, b.account_id, b.bill_no, b.period_start, b.period_end, b.issued_at, b.due_at,
-                    b.currency, b.amount_nano, b.tax_nano, b.remaining_nano, b.state,
+                    b.currency, b.amount_nano, b.tax_nano, b.remaining_nano, b.state, b.channel,
                 ))  # fmt: skip
         with cursor.copy(
             """COPY bill_line (bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh,
@@ -153,50 +177,78 @@ def lines(connection: Connection, bill_id: UUID) -> list[BillLine]:
     return [BillLine(*row) for row in rows]
 
 
-def charges_of_line(connection: Connection, bill_id: UUID, line_no: int) -> list[UUID]:
-    rows = connection.execute(
-        "SELECT charge_id FROM charge WHERE bill_id = %s AND line_no = %s ORDER BY charge_id",
-        (bill_id, line_no),
-    )
-    return [row[0] for row in rows]
-
-
 # Payments.
 
 _PAYMENT: Final = "payment_id, subscriber_id, bill_id, method, amount_nano, currency, reference, paid_at"
+_READ_PAYMENT: Final = f"""{_PAYMENT}, false, asked_nano,
+    (SELECT reversed_at FROM payment_reversal r WHERE r.payment_id = payment.payment_id), reason"""
 
 
 def find_payment(connection: Connection, method: str, reference: str) -> Payment | None:
     row = connection.execute(
-        f"SELECT {_PAYMENT}, false FROM payment WHERE method = %s AND reference = %s".encode(),
+        f"SELECT {_READ_PAYMENT} FROM payment WHERE method = %s AND reference = %s".encode(),
         (method, reference),
     ).fetchone()
     return None if row is None else Payment(*row)
+
+
+def payment(connection: Connection, payment_id: UUID) -> Payment | None:
+    row = connection.execute(
+        f"SELECT {_READ_PAYMENT} FROM payment WHERE payment_id = %s".encode(), (payment_id,)
+    ).fetchone()
+    return None if row is None else Payment(*row)
+
+
+def line_payments(connection: Connection, bill_id: UUID, reference: str) -> list[Payment]:
+    """What was booked for a line of a charge file, oldest first: `reference`, and it with `#2` … where an answer changed."""
+    rows = connection.execute(
+        f"""SELECT {_READ_PAYMENT} FROM payment WHERE bill_id = %s AND method = 'phone_bill'
+               AND (reference = %s OR starts_with(reference, %s)) ORDER BY payment_id""".encode(),
+        (bill_id, reference, f"{reference}#"),
+    )
+    return [Payment(*row) for row in rows]
+
+
+def write_offs(connection: Connection, bill_id: UUID) -> list[Payment]:
+    """What of a bill is written off and not taken back, oldest first."""
+    rows = connection.execute(
+        f"""SELECT {_READ_PAYMENT} FROM payment WHERE bill_id = %s AND method = 'write_off'
+               AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = payment.payment_id)
+           ORDER BY payment_id""".encode(),
+        (bill_id,),
+    )
+    return [Payment(*row) for row in rows]
 
 
 def payments(
     connection: Connection, subscriber_id: UUID | None, offset: int, limit: int
 ) -> tuple[list[Payment], int]:
     """Newest first."""
-    columns = f"{_PAYMENT}, false"
-    rows, count = _page(connection, columns, "payment", "payment_id DESC", subscriber_id, offset, limit)
+    rows, count = _page(connection, _READ_PAYMENT, "payment", "payment_id DESC", subscriber_id, offset, limit)
     return [Payment(*row) for row in rows], count
 
 
 def add_payment(connection: Connection, payment: Payment, account_id: UUID, entry_id: UUID) -> None:
     connection.execute(
-        f"INSERT INTO payment ({_PAYMENT}, account_id, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)".encode(),
+        f"""INSERT INTO payment ({_PAYMENT}, account_id, entry_id, asked_nano, reason)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""".encode(),
         (payment.payment_id, payment.subscriber_id, payment.bill_id, payment.method, payment.amount_nano, payment.currency,
-         payment.reference, payment.paid_at, account_id, entry_id),
+         payment.reference, payment.paid_at, account_id, entry_id, payment.asked_nano, payment.reason),
     )  # fmt: skip
 
 
-def pay_bill(connection: Connection, bill_id: UUID, amount_nano: int) -> None:
+_REVERSAL: Final = "reversal_id, payment_id, amount_nano, reason, reversed_at"
+
+
+def add_reversal(connection: Connection, reversal: Reversal, account_id: UUID, entry_id: UUID) -> None:
+    r = reversal
     connection.execute(
-        """UPDATE bill SET remaining_nano = remaining_nano - %(x)s,
-               state = CASE WHEN remaining_nano = %(x)s THEN 'settled' ELSE 'partiallyPaid' END WHERE bill_id = %(id)s""",
-        {"x": amount_nano, "id": bill_id},
+        f"INSERT INTO payment_reversal ({_REVERSAL}, account_id, entry_id) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),
+        (r.reversal_id, r.payment_id, r.amount_nano, r.reason, r.reversed_at, account_id, entry_id),
     )
+
+
+# Payouts.
 
 
 _PAYOUT: Final = "payout_id, subscriber_id, method, amount_nano, currency, reference, paid_at"
@@ -229,43 +281,54 @@ def has_unpaid(connection: Connection, subscriber_id: UUID) -> bool:
 
 def add_credit_note(
     connection: Connection, note: CreditNote, account_id: UUID, idempotency_key: str | None
-) -> None:
-    connection.execute(
+) -> bool:
+    """False where another one has the key by now."""
+    row = connection.execute(
         """INSERT INTO credit_note (credit_note_id, credit_note_no, bill_id, account_id, charge_id, amount_nano, tax_nano, reason,
-                                    issued_at, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                    issued_at, idempotency_key, line_no, credit_charge_ids)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT (idempotency_key) DO NOTHING RETURNING 1""",
         (note.credit_note_id, note.credit_note_no, note.bill_id, account_id, note.charge_id, note.amount_nano, note.tax_nano,
-         note.reason, note.issued_at, idempotency_key),
-    )  # fmt: skip
+         note.reason, note.issued_at, idempotency_key, note.line_no, list(note.credit_charge_ids or ())),
+    ).fetchone()  # fmt: skip
+    return row is not None
 
 
-_NOTE: Final = "credit_note_id, credit_note_no, bill_id, charge_id, amount_nano, tax_nano, reason, issued_at"
+_NOTE: Final = "credit_note_id, credit_note_no, bill_id, charge_id, amount_nano, tax_nano, reason, issued_at, line_no, credit_charge_ids"
+
+
+def _note(row: tuple[Any, ...]) -> CreditNote:
+    """One that was there before."""
+    *fields, credit_ids = row
+    ids = None if credit_ids is None else tuple(credit_ids)
+    return replace(CreditNote(*fields), credit_charge_ids=ids, new=False)
 
 
 def credit_notes(connection: Connection, bill_id: UUID) -> list[CreditNote]:
     rows = connection.execute(
         f"SELECT {_NOTE} FROM credit_note WHERE bill_id = %s ORDER BY credit_note_id".encode(), (bill_id,)
     )
-    return [CreditNote(*row) for row in rows]
+    return [_note(row) for row in rows]
 
 
 def credit_note_of_key(connection: Connection, idempotency_key: str) -> CreditNote | None:
     row = connection.execute(
         f"SELECT {_NOTE} FROM credit_note WHERE idempotency_key = %s".encode(), (idempotency_key,)
     ).fetchone()
-    return None if row is None else CreditNote(*row)
+    return None if row is None else _note(row)
 
 
-_REFUND: Final = "refund_id, order_id, account_id, charge_id, part, asked_nano, reason, state, amount_nano, asked_at, done_at"
+_REFUND: Final = """refund_id, order_id, account_id, charge_id, part, asked_nano, reason, state, amount_nano, asked_at, done_at,
+    batch_id, kept"""
 
 
 def add_refund(connection: Connection, refund: Refund, idempotency_key: str | None) -> bool:
     """False where the charge is refunded already."""
     r = refund
     row = connection.execute(
-        f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 12)})
+        f"""INSERT INTO refund ({_REFUND}, idempotency_key) VALUES ({", ".join(["%s"] * 14)})
             ON CONFLICT DO NOTHING RETURNING 1""".encode(),
         (r.refund_id, r.order_id, r.account_id, r.charge_id, r.part, r.asked_nano, r.reason, r.state, r.amount_nano, r.asked_at,
-         r.done_at, idempotency_key),
+         r.done_at, r.batch_id, r.kept, idempotency_key),
     ).fetchone()  # fmt: skip
     return row is not None
 
@@ -277,19 +340,29 @@ def refunds_of_order(connection: Connection, order_id: UUID) -> list[Refund]:
     return [Refund(*row) for row in rows]
 
 
-def refunds_of_key(connection: Connection, order_id: UUID, idempotency_key: str) -> list[Refund]:
+def refund_by_id(connection: Connection, refund_id: UUID) -> Refund | None:
+    row = connection.execute(
+        f"SELECT {_REFUND} FROM refund WHERE refund_id = %s".encode(), (refund_id,)
+    ).fetchone()
+    return None if row is None else Refund(*row)
+
+
+def refunds_of_key(connection: Connection, idempotency_key: str) -> list[Refund]:
+    """All of the request that had this key, of whichever order."""
     rows = connection.execute(
-        f"""SELECT {_REFUND} FROM refund WHERE order_id = %s
-            AND (idempotency_key = %s OR starts_with(idempotency_key, %s)) ORDER BY refund_id""".encode(),
-        (order_id, idempotency_key, f"{idempotency_key}#"),
+        f"""SELECT {_REFUND}, false FROM refund WHERE batch_id = (SELECT batch_id FROM refund WHERE idempotency_key = %s)
+            ORDER BY refund_id""".encode(),
+        (idempotency_key,),
     )
     return [Refund(*row) for row in rows]
 
 
-def pending_refunds(connection: Connection, limit: int) -> list[UUID]:
-    """Oldest first."""
+def pending_refunds(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Oldest first, but for some."""
     rows = connection.execute(
-        "SELECT refund_id FROM refund WHERE state = 'pending' ORDER BY refund_id LIMIT %s", (limit,)
+        """SELECT refund_id FROM refund WHERE state = 'pending' AND refund_id <> ALL(%s::uuid[])
+           ORDER BY refund_id LIMIT %s""",
+        (list(but), limit),
     )
     return [row[0] for row in rows]
 
@@ -316,13 +389,15 @@ def end_refund(
 
 
 def bills_for_file(connection: Connection, limit: int) -> list[tuple[Bill, str]]:
-    """(bill, phone) of bills that no charge file has, or whose line was rejected and may be sent again; locked."""
+    """(bill, phone) of what is open and collected by phone, that no file waits for an answer of, and that was not rejected too
+    often; locked. The phone is the living subscriber's own of today: a closed one's number may be somebody else's.
+    """
     rows = connection.execute(
         f"""SELECT {", ".join("b." + name.strip() for name in _BILL.split(","))}, s.phone
             FROM bill b JOIN subscriber s USING (subscriber_id)
-            WHERE b.state <> 'settled' AND b.remaining_nano > 0
-                AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state <> 'rejected')
-                AND (SELECT count(*) FROM charge_file_line l WHERE l.bill_id = b.bill_id) < %s
+            WHERE b.state <> 'settled' AND b.remaining_nano > 0 AND b.channel = 'phone' AND s.state <> 'closed'
+                AND b.file_failures < %s
+                AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
             ORDER BY b.bill_id LIMIT %s FOR UPDATE OF b SKIP LOCKED""".encode(),
         (REJECTIONS_MAX, limit),
     )
@@ -372,6 +447,44 @@ def add_file(
     )
 
 
+def direct_bills(connection: Connection, offset: int, limit: int) -> tuple[list[Bill], int]:
+    """What is open and not collected by phone, oldest first: of closed subscribers, and what was moved."""
+    where = """FROM bill b JOIN subscriber s USING (subscriber_id)
+        WHERE b.state <> 'settled' AND (b.channel = 'direct' OR s.state = 'closed')"""
+    columns = ", ".join("b." + name.strip() for name in _BILL.split(","))
+    rows = connection.execute(
+        f"SELECT {columns} {where} ORDER BY b.due_at, b.bill_id OFFSET %s LIMIT %s".encode(), (offset, limit)
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode()).fetchone()
+    assert count is not None
+    return [Bill(*row) for row in rows], int(count[0])
+
+
+def is_sent(connection: Connection, bill_id: UUID) -> bool:
+    """Whether the carrier has been asked for a bill and has not answered."""
+    row = connection.execute(
+        "SELECT 1 FROM charge_file_line WHERE bill_id = %s AND state = 'sent'", (bill_id,)
+    ).fetchone()
+    return row is not None
+
+
+def set_channel(connection: Connection, bill_id: UUID, channel: str) -> None:
+    """A bill begins anew in its channel."""
+    connection.execute(
+        "UPDATE bill SET channel = %s, file_failures = 0 WHERE bill_id = %s", (channel, bill_id)
+    )
+
+
+def add_failures(connection: Connection, bill_ids: Sequence[UUID]) -> list[Bill]:
+    """The carrier did not collect these, or gave it back. Returns those that are not sent again by themselves."""
+    rows = connection.execute(
+        f"""UPDATE bill SET file_failures = file_failures + 1 WHERE bill_id = ANY(%s)
+            RETURNING {_BILL}, file_failures""".encode(),
+        (list(bill_ids),),
+    )
+    return [Bill(*row[:-1]) for row in rows if row[-1] == REJECTIONS_MAX]
+
+
 def lock_file(
     connection: Connection, layout: str, sequence_no: int
 ) -> tuple[UUID, int, datetime | None] | None:
@@ -414,24 +527,42 @@ def accounts_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
 
 
 def dunned_of_file(connection: Connection, file_id: UUID) -> list[UUID]:
-    """The subscribers of a file's bills that were dunned."""
+    """The subscribers of a file's bills that were dunned, for these or for others."""
     rows = connection.execute(
-        """SELECT DISTINCT d.subscriber_id FROM charge_file_line l JOIN dunning d USING (bill_id)
-           WHERE l.charge_file_id = %s""",
+        """SELECT DISTINCT b.subscriber_id FROM charge_file_line l JOIN bill b USING (bill_id)
+           WHERE l.charge_file_id = %s AND EXISTS (SELECT 1 FROM dunning d WHERE d.subscriber_id = b.subscriber_id)""",
         (file_id,),
     )
     return [row[0] for row in rows]
 
 
+def line_states(connection: Connection, file_id: UUID) -> dict[int, str]:
+    """What is known of each line of a file, by its number."""
+    rows = connection.execute(
+        "SELECT line_no, state FROM charge_file_line WHERE charge_file_id = %s", (file_id,)
+    )
+    return dict(rows.fetchall())
+
+
+def reverse_line(connection: Connection, layout: str, sequence_no: int, line_no: int) -> None:
+    """The carrier took back what it had collected for a line. Where it says that it has not, the line is rejected already."""
+    connection.execute(
+        """UPDATE charge_file_line l SET state = 'reversed' FROM charge_file f
+           WHERE f.layout = %s AND f.sequence_no = %s AND l.charge_file_id = f.charge_file_id AND l.line_no = %s
+               AND l.state = 'accepted'""",
+        (layout, sequence_no, line_no),
+    )
+
+
 def lock_bills_of_file(
-    connection: Connection, file_id: UUID, first: int, last: int
+    connection: Connection, file_id: UUID, line_nos: Sequence[int]
 ) -> list[tuple[int, int, Bill]]:
-    """(line, nano that was sent, its bill) of a file's lines, the bills locked, in the order of the lines."""
+    """(line, nano that was sent, its bill) of some lines of a file, the bills locked, in the order of the lines."""
     rows = connection.execute(
         f"""SELECT l.line_no, l.amount_nano, {", ".join("b." + name.strip() for name in _BILL.split(","))}
             FROM charge_file_line l JOIN bill b USING (bill_id)
-            WHERE l.charge_file_id = %s AND l.line_no BETWEEN %s AND %s ORDER BY b.bill_id FOR NO KEY UPDATE OF b""".encode(),
-        (file_id, first, last),
+            WHERE l.charge_file_id = %s AND l.line_no = ANY(%s) ORDER BY b.bill_id FOR NO KEY UPDATE OF b""".encode(),
+        (file_id, list(line_nos)),
     ).fetchall()
     return sorted(((row[0], row[1], Bill(*row[2:])) for row in rows), key=lambda found: found[0])
 
@@ -439,48 +570,30 @@ def lock_bills_of_file(
 def answer_lines(
     connection: Connection, file_id: UUID, answers: Sequence[tuple[int, str, str | None]]
 ) -> None:
-    """(line, state, reason) of each. A bill whose line was rejected may be sent again."""
+    """(line, state, reason) of each."""
     connection.execute(
         """UPDATE charge_file_line l SET state = a.state, reason = a.reason
            FROM unnest(%s::int[], %s::text[], %s::text[]) AS a(line_no, state, reason)
            WHERE l.charge_file_id = %s AND l.line_no = a.line_no""",
         ([a[0] for a in answers], [a[1] for a in answers], [a[2] for a in answers], file_id),
     )
-    rejected = [a[0] for a in answers if a[1] == "rejected"]
-    connection.execute(
-        """UPDATE bill b SET state = 'new' FROM charge_file_line l
-           WHERE l.charge_file_id = %s AND l.line_no = ANY(%s) AND b.bill_id = l.bill_id AND b.state = 'sent'""",
-        (file_id, rejected),
-    )
 
 
 def add_payments(
     connection: Connection, payments: Sequence[tuple[Payment, UUID]], entry_ids: Sequence[UUID]
 ) -> None:
-    """(payment, account) of each, with its entry; their bills are paid by them."""
+    """(payment, account) of each, with its entry."""
     with (
         connection.cursor() as cursor,
-        cursor.copy(f"COPY payment ({_PAYMENT}, account_id, entry_id) FROM STDIN".encode()) as copy,
+        cursor.copy(
+            f"COPY payment ({_PAYMENT}, account_id, entry_id, asked_nano) FROM STDIN".encode()
+        ) as copy,
     ):
         for (p, account_id), entry_id in zip(payments, entry_ids, strict=True):
             copy.write_row((
                 p.payment_id, p.subscriber_id, p.bill_id, p.method, p.amount_nano, p.currency, p.reference, p.paid_at,
-                account_id, entry_id,
+                account_id, entry_id, p.asked_nano,
             ))  # fmt: skip
-    connection.execute(
-        """UPDATE bill b SET remaining_nano = remaining_nano - p.nano,
-               state = CASE WHEN remaining_nano = p.nano THEN 'settled' ELSE 'partiallyPaid' END
-           FROM unnest(%s::uuid[], %s::bigint[]) AS p(bill_id, nano) WHERE b.bill_id = p.bill_id""",
-        ([p.bill_id for p, _ in payments], [p.amount_nano for p, _ in payments]),
-    )
-
-
-def dunned(connection: Connection, bill_ids: Sequence[UUID]) -> set[UUID]:
-    """Which of them were dunned."""
-    rows = connection.execute(
-        "SELECT DISTINCT bill_id FROM dunning WHERE bill_id = ANY(%s)", (list(bill_ids),)
-    )
-    return {row[0] for row in rows}
 
 
 def acknowledge_file(connection: Connection, file_id: UUID, at: datetime) -> None:
@@ -491,11 +604,14 @@ def acknowledge_file(connection: Connection, file_id: UUID, at: datetime) -> Non
 
 
 def overdue(connection: Connection, due_before: datetime, step: str, limit: int) -> list[tuple[UUID, UUID]]:
-    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet."""
+    """(bill, subscriber) of unpaid bills that were due before a time and have not come to a step yet. Not of those that a
+    charge file has which the carrier has not answered.
+    """
     return connection.execute(
         """SELECT b.bill_id, b.subscriber_id FROM bill b JOIN subscriber s USING (subscriber_id)
-           WHERE b.state <> 'settled' AND b.due_at < %s AND s.state <> 'closed'
+           WHERE b.state <> 'settled' AND greatest(b.due_at, b.reopened_at) < %s AND s.state <> 'closed'
                AND NOT EXISTS (SELECT 1 FROM dunning d WHERE d.bill_id = b.bill_id AND d.step = %s)
+               AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
            ORDER BY b.bill_id LIMIT %s""",
         (due_before, step, limit),
     ).fetchall()
@@ -510,19 +626,28 @@ def add_dunning(connection: Connection, bill_id: UUID, step: str, subscriber_id:
     return row is not None
 
 
-def lift_dunning(connection: Connection, bill_id: UUID, subscriber_id: UUID, at: datetime) -> set[str]:
-    """A bill is paid. Returns the steps that other unpaid bills of the subscriber are still at."""
-    connection.execute(
-        "UPDATE dunning SET lifted_at = %s WHERE bill_id = %s AND lifted_at IS NULL", (at, bill_id)
-    )
+def follow_dunning(connection: Connection, subscriber_id: UUID, at: datetime) -> set[str] | None:
+    """Steps end with what is open on their bills, and are in force again with it. Returns those in force, None where none
+    changed.
+    """
+    changed = connection.execute(
+        """UPDATE dunning d SET lifted_at = CASE WHEN b.remaining_nano = 0 THEN %s::timestamptz END FROM bill b
+           WHERE d.subscriber_id = %s AND b.bill_id = d.bill_id AND (d.lifted_at IS NULL) = (b.remaining_nano = 0)""",
+        (at, subscriber_id),
+    ).rowcount
+    if not changed:
+        return None
     rows = connection.execute(
         "SELECT DISTINCT step FROM dunning WHERE subscriber_id = %s AND lifted_at IS NULL", (subscriber_id,)
     )
     return {row[0] for row in rows}
 
 
-def was_dunned(connection: Connection, bill_id: UUID) -> bool:
-    return (
-        connection.execute("SELECT 1 FROM dunning WHERE bill_id = %s LIMIT 1", (bill_id,)).fetchone()
-        is not None
+def dunned_for_nothing(connection: Connection, limit: int) -> list[UUID]:
+    """Subscribers with steps in force for bills on which nothing is open any more: a credit from elsewhere settled them."""
+    rows = connection.execute(
+        """SELECT DISTINCT d.subscriber_id FROM dunning d JOIN bill b USING (bill_id)
+           WHERE d.lifted_at IS NULL AND b.remaining_nano = 0 ORDER BY 1 LIMIT %s""",
+        (limit,),
     )
+    return [row[0] for row in rows]

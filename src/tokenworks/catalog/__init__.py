@@ -1,6 +1,15 @@
 """What is sold and what it costs: offerings, rate cards and the pure function that rates."""
 
-from tokenworks.catalog.errors import CatalogueFaulty, ContentChanged, OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.differences import OfferingChange, card_words, words_of
+from tokenworks.catalog.drafts import Draft, Drafts
+from tokenworks.catalog.errors import (
+    CatalogueFaulty,
+    ContentChanged,
+    DraftNotFound,
+    DraftNotReady,
+    OfferingNotActive,
+    OfferingNotFound,
+)
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import (
     INPUT_CLASSES,
@@ -11,6 +20,7 @@ from tokenworks.catalog.model import (
     ChargingPolicy,
     Counts,
     Offering,
+    Proration,
     RateCard,
     Service,
     Weights,
@@ -29,19 +39,27 @@ __all__ = [
     "ChargingPolicy",
     "ContentChanged",
     "Counts",
+    "Draft",
+    "DraftNotFound",
+    "DraftNotReady",
+    "Drafts",
     "Offering",
+    "OfferingChange",
     "OfferingNotActive",
     "OfferingNotFound",
     "Offerings",
+    "Proration",
     "RateCard",
     "Service",
     "Share",
     "SoldOffering",
     "Weights",
     "amount",
+    "card_words",
     "first_tokens",
     "read_catalogue",
     "seed_catalogue",
     "split",
     "weights_of",
+    "words_of",
 ]

@@ -17,3 +17,11 @@ class OfferingNotActive(Conflict):
 
 class ContentChanged(Conflict):
     """A version's stored content does not match its hash: somebody wrote to the table by hand."""
+
+
+class DraftNotFound(NotFound):
+    """No such offering is being drafted."""
+
+
+class DraftNotReady(Conflict):
+    """The draft is not approved, or its approver is who drafted it."""

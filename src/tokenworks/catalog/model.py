@@ -6,6 +6,7 @@ credit; nano money), per class of models. Weights are integers, so that rating a
 
 import hashlib
 import itertools
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
@@ -39,6 +41,7 @@ INPUT_CLASSES: Final = frozenset(
     {"fresh_input", "cached_input", "cache_write", "audio_input", "cache_write_1h"}
 )
 WEIGHT_MAX: Final = 10**12
+SAMPLE_PREFIX: Final = "sample-"
 QUANTITY_MAX: Final = 10**15
 WINDOWS_S: Final = {"5h": 5 * 3600, "week": 7 * 86_400}
 _LONGEST_MONTH_S: Final = 31 * 86_400
@@ -106,6 +109,31 @@ def weights_of(row: Sequence[int]) -> Weights:
     return Weights._make(row if len(row) == len(Weights._fields) else [*row, row[3]])
 
 
+class Inconsistent(ValueError):
+    """Things that don't fit together: (where, below the thing that is validated; reason) of each."""
+
+    def __init__(self, found: list[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__("; ".join(reason for _, reason in found))
+        self.found = found
+
+
+def _check(*rules: tuple[object, str]) -> None:
+    """Raises `Inconsistent` with the reasons of all rules that are broken: (whether it is broken, reason)."""
+    found: list[tuple[tuple[str | int, ...], str]] = [((), reason) for broken, reason in rules if broken]
+    if found:
+        raise Inconsistent(found)
+
+
+# What is written as a time: a date at least, whatever else a parser would take for one.
+_TIME = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}.*", re.DOTALL)
+
+
+def _as_time(value: object) -> object:
+    if value is None or isinstance(value, datetime) or (isinstance(value, str) and _TIME.fullmatch(value)):
+        return value
+    raise ValueError("a time is written as 2026-01-01T00:00:00+08:00")
+
+
 def _aware(value: datetime) -> datetime:
     if value.tzinfo is None:
         raise ValueError("a time needs its zone, such as 2026-01-01T00:00:00+08:00")
@@ -158,8 +186,8 @@ class RateCard(_Frozen):
     """Immutable; its version is the hash of its content."""
 
     id: Slug
-    effective_from: datetime
-    sample: bool = False
+    effective_from: Annotated[datetime, BeforeValidator(_as_time)]
+    sample: bool = Field(default=False, strict=True)
     source: str = Field(min_length=1, max_length=500)
     rates: tuple[Rate, ...] = Field(min_length=1, max_length=100)
 
@@ -191,7 +219,7 @@ class BucketSpec(_Frozen):
 
     unit: Literal["token", "call", "prompt", "credit"]
     quantity: int = Field(strict=True, gt=0, le=QUANTITY_MAX)
-    priority: int = Field(default=10, ge=0, le=1000)
+    priority: int = Field(default=10, strict=True, ge=0, le=1000)
     model_classes: tuple[Pattern, ...] = Field(default=("*",), min_length=1, max_length=100)
     # So many in any 5 hours or any week; `month` is the plan's own month, so it is what the cycle brings.
     window: Literal["5h", "week", "month"] | None = None
@@ -234,10 +262,16 @@ class ChargingPolicy(_Frozen):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        if self.final_unit == "redirect" and self.top_up_url is None:
-            raise ValueError("final_unit: redirect needs a top_up_url")
-        if (self.final_unit == "restrict") != (self.restrict_to is not None):
-            raise ValueError("final_unit: restrict and restrict_to go together")
+        _check(
+            (
+                self.final_unit == "redirect" and self.top_up_url is None,
+                "final_unit: redirect needs a top_up_url",
+            ),
+            (
+                (self.final_unit == "restrict") != (self.restrict_to is not None),
+                "final_unit: restrict and restrict_to go together",
+            ),
+        )
         return self
 
 
@@ -248,9 +282,9 @@ class Service(_Frozen):
     # Of what a model's deployments take at once, for subscribers of weight 2 twice as much as for those of weight 1.
     weight: int = Field(default=1, strict=True, ge=1, le=100)
     # Served before all others that wait.
-    priority: bool = False
+    priority: bool = Field(default=False, strict=True)
     # Whether an edge box near the subscriber is asked first.
-    edge_first: bool = True
+    edge_first: bool = Field(default=True, strict=True)
     # What happens to tools that would run at the vendor (searches, sandboxes) where a request declares them: they are dropped and
     # named, or the request is refused.
     hosted_tools: Literal["drop", "refuse"] = "drop"
@@ -268,6 +302,8 @@ Audience = Literal[
     "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
 ]
 Delivery = Literal["network", "local_hardware", "cloud_computer"]
+# What a part of a cycle costs, and what comes back of one: see `subscriptions.proration`.
+Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 
 class Offering(_Frozen):
@@ -282,12 +318,14 @@ class Offering(_Frozen):
     name_zh: Name
     carrier: Name
     kind: Literal["plan", "pay_as_you_go", "trial", "add_on", "bundle"]
-    status: Literal["in_study", "active", "retired"] = "active"
+    # `comparison`: another seller's tariff, shown beside one's own and never ordered.
+    status: Literal["in_study", "active", "retired", "comparison"] = "active"
     # When it can be ordered. What is sold stays.
-    valid_from: datetime | None = None
-    valid_until: datetime | None = None
+    valid_from: Annotated[datetime | None, BeforeValidator(_as_time)] = None
+    valid_until: Annotated[datetime | None, BeforeValidator(_as_time)] = None
     audiences: tuple[Audience, ...] = Field(min_length=1)
-    # Orderable only beside an active product of one of these, and at most so often by one subscriber.
+    # Orderable only beside an active product of one of these, and at most so often in all: by a subscriber, and by the person
+    # that it is known to be, over closed subscribers, too. What was had by a change counts.
     requires: tuple[Slug, ...] = Field(default=(), max_length=100)
     per_subscriber_max: int | None = Field(default=None, strict=True, gt=0, le=1000)
     price: str
@@ -296,7 +334,10 @@ class Offering(_Frozen):
     # Included in the price.
     vat_percent: int = Field(default=6, strict=True, ge=0, le=100)
     cycle: Literal["calendar_month", "anniversary_month", "once"]
-    validity_days: int | None = Field(default=None, gt=0, le=3660)
+    # What is charged for a cycle that is joined late, changed or left early: its share by time, all of it, or nothing before the
+    # next cycle. A bundle's holds for its parts.
+    proration: Proration = "prorate"
+    validity_days: int | None = Field(default=None, strict=True, gt=0, le=3660)
     rate_card: Slug
     buckets: tuple[BucketSpec, ...] = Field(default=(), max_length=20)
     rollover: Rollover | None = None
@@ -327,50 +368,71 @@ class Offering(_Frozen):
         return None if value is None else _aware(value)
 
     @model_validator(mode="after")
-    def _of_its_kind(self) -> Self:
-        if (self.kind in {"plan", "pay_as_you_go", "trial"}) != bool(self.buckets):
-            raise ValueError("plans, pay-as-you-go and trials have buckets, add-ons and bundles have none")
-        if (self.kind == "bundle") != bool(self.parts) or len(set(self.parts)) != len(self.parts):
-            raise ValueError("a bundle, and nothing else, has parts, each once")
-        if (self.kind == "add_on") != (self.fulfilment is not None):
-            raise ValueError("an add-on, and nothing else, names the fulfilment port that delivers it")
-        if self.deliveries and self.kind != "add_on":
-            raise ValueError("deliveries go with kind: add_on")
-        if self.rollover is not None and (self.kind != "plan" or any(b.window for b in self.buckets)):
-            raise ValueError("rollover goes with a plan whose buckets have no windows")
-        if self.kind == "pay_as_you_go":
-            if self.cycle != "once" or self.validity_days is None or len(self.buckets) != 1:
-                raise ValueError("pay-as-you-go is sold in steps: cycle: once, validity_days and one bucket")
-            if self.first_price is not None or not parse_money(self.price).amount_nano:
-                raise ValueError("a step of pay-as-you-go has one price above zero")
-        if len({bucket.unit for bucket in self.buckets}) > 1:
-            raise ValueError(
-                "the buckets of an offering are of one unit: its price is earned as they are used"
-            )
-        if self.valid_from and self.valid_until and self.valid_from >= self.valid_until:
-            raise ValueError("valid_from is before valid_until")
-        return self
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        if self.cycle != "once" and self.validity_days is not None:
-            raise ValueError(
-                "validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle"
-            )
-        if self.kind == "plan" and self.cycle == "once":
-            raise ValueError("a plan renews: give it cycle: calendar_month or anniversary_month")
-        windows = [bucket for bucket in self.buckets if bucket.window]
-        if windows:
-            if self.kind != "plan":
-                raise ValueError("windows go with kind: plan, whose cycle is a month")
-            if len(windows) != len(self.buckets) or len({bucket.unit for bucket in windows}) != 1:
-                raise ValueError("where one bucket has a window, all have one, of one unit")
-            if windows[0].unit not in {"call", "prompt"}:
-                raise ValueError("a window counts calls or prompts")
-            if len({bucket.window for bucket in windows}) != len(windows):
-                raise ValueError("a window is there once")
-            if len({(bucket.priority, bucket.model_classes) for bucket in windows}) != 1:
-                raise ValueError("the windows of an offering have one priority and the same model classes")
+    def _fits_together(self) -> Self:
+        kind, cycle, buckets = self.kind, self.cycle, self.buckets
+        windows = [bucket for bucket in buckets if bucket.window]
+        step = kind == "pay_as_you_go"
+        _check(
+            (
+                (kind in {"plan", "pay_as_you_go", "trial"}) != bool(buckets),
+                "plans, pay-as-you-go and trials have buckets, add-ons and bundles have none",
+            ),
+            (
+                (kind == "bundle") != bool(self.parts) or len(set(self.parts)) != len(self.parts),
+                "a bundle, and nothing else, has parts, each once",
+            ),
+            (
+                (kind == "add_on") != (self.fulfilment is not None),
+                "an add-on, and nothing else, names the fulfilment port that delivers it",
+            ),
+            (self.deliveries and kind != "add_on", "deliveries go with kind: add_on"),
+            (
+                self.rollover is not None and (kind != "plan" or windows),
+                "rollover goes with a plan whose buckets have no windows",
+            ),
+            (
+                step and (cycle != "once" or self.validity_days is None or len(buckets) != 1),
+                "pay-as-you-go is sold in steps: cycle: once, validity_days and one bucket",
+            ),
+            (
+                step and (self.first_price is not None or not parse_money(self.price).amount_nano),
+                "a step of pay-as-you-go has one price above zero",
+            ),
+            (
+                len({bucket.unit for bucket in buckets}) > 1,
+                "the buckets of an offering are of one unit: its price is earned as they are used",
+            ),
+            (
+                self.valid_from and self.valid_until and self.valid_from >= self.valid_until,
+                "valid_from is before valid_until",
+            ),
+            (
+                cycle != "once" and self.validity_days is not None,
+                "validity_days goes with cycle: once; a monthly bucket lives to the end of its cycle",
+            ),
+            (
+                self.proration == "free_until_next_cycle" and cycle == "once",
+                "proration: free_until_next_cycle goes with a cycle: what is sold once has no next one",
+            ),
+            (
+                kind == "plan" and cycle == "once",
+                "a plan renews: give it cycle: calendar_month or anniversary_month",
+            ),
+            (windows and kind != "plan", "windows go with kind: plan, whose cycle is a month"),
+            (
+                windows and (len(windows) != len(buckets) or len({bucket.unit for bucket in windows}) != 1),
+                "where one bucket has a window, all have one, of one unit",
+            ),
+            (
+                any(bucket.unit not in {"call", "prompt"} for bucket in windows),
+                "a window counts calls or prompts",
+            ),
+            (len({bucket.window for bucket in windows}) != len(windows), "a window is there once"),
+            (
+                len({(bucket.priority, bucket.model_classes) for bucket in windows}) > 1,
+                "the windows of an offering have one priority and the same model classes",
+            ),
+        )
         return self
 
     def cycle_buckets(self) -> list[BucketSpec]:
@@ -384,6 +446,11 @@ class Offering(_Frozen):
         )
         times = _LONGEST_MONTH_S // (tightest.window_s or 1) + 2
         return [tightest.model_copy(update={"quantity": tightest.quantity * times, "window": None})]
+
+    @property
+    def is_sample(self) -> bool:
+        """Whether it is on sale in a dev environment alone: its id begins with `sample-`."""
+        return self.id.startswith(SAMPLE_PREFIX)
 
     @property
     def begins(self) -> datetime:
@@ -411,57 +478,83 @@ class Catalogue(_Frozen):
     offerings: tuple[Offering, ...] = Field(min_length=1, max_length=10_000)
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
-        ids = [card.id for card in self.rate_cards]
-        twice = {id_ for id_ in ids if ids.count(id_) > 1}
-        if twice:
-            raise ValueError(f"rate card {min(twice)} is there twice")
-        self._check_versions()
-        known = {offering.id: offering for offering in self.offerings}
-        for offering in self.offerings:
-            for name in (*offering.parts, *offering.requires):
-                if name not in known:
-                    raise ValueError(f"{offering.id} names {name}, which is not in this catalogue")
-            if any(known[part].kind not in {"plan", "add_on"} for part in offering.parts):
-                raise ValueError(f"the parts of {offering.id} are plans and add-ons")
-            if any(known[part].cycle != offering.cycle for part in offering.parts):
-                raise ValueError(f"the parts of {offering.id} have its cycle")
-            if offering.parts and not sum(
-                parse_money(known[part].price).amount_nano for part in offering.parts
-            ):
-                raise ValueError(f"the parts of {offering.id} have prices: its own is shared out by them")
-        cards = {card.id: card for card in self.rate_cards}
-        for offering in self.offerings:
-            card = cards.get(offering.rate_card)
-            if (
-                card is not None
-                and any(bucket.window for bucket in offering.buckets)
-                and any(any(rate.weights()[1:]) or not rate.request for rate in card.rates)
-            ):
-                raise ValueError(
-                    f"{offering.id} has windows: its rate card {card.id} must count requests, and no tokens"
-                )
+    def _fits_together(self) -> Self:
+        cards, offerings = dict(enumerate(self.rate_cards)), dict(enumerate(self.offerings))
+        known = ({card.id for card in self.rate_cards}, {offering.id for offering in self.offerings})
+        found = inconsistencies(cards, offerings, *known)
+        if found:
+            raise Inconsistent(found)
         return self
 
-    def _check_versions(self) -> None:
-        """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
-        versions: dict[str, list[Offering]] = {}
-        for offering in self.offerings:
-            versions.setdefault(offering.id, []).append(offering)
-        for id_, found in versions.items():
-            found.sort(key=lambda offering: offering.begins)
-            for before, after in itertools.pairwise(found):
-                if before.begins == after.begins:
-                    raise ValueError(f"offering {id_} is there twice")
-                if before.valid_until is None or before.valid_until > after.begins:
-                    raise ValueError(
-                        f"two versions of {id_} are on sale at {after.begins.isoformat()}: end the first one there"
-                    )
-                if before.valid_until < after.begins:
-                    raise ValueError(
-                        f"there is a gap: no version of {id_} is on sale from {before.valid_until.isoformat()} "
-                        f"until {after.begins.isoformat()}"
-                    )
+
+def inconsistencies(
+    cards: dict[int, RateCard],
+    offerings: dict[int, Offering],
+    known_cards: set[str],
+    known_offerings: set[str],
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """(where in the file, reason) of all that does not fit together in a catalogue, of which these, by their place, are well
+    formed in themselves, and which has cards and offerings of these ids in all.
+    """
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    by_id: dict[str, RateCard] = {}
+    for at, card in cards.items():
+        if card.id in by_id:
+            found.append((("rate_cards", at, "id"), f"rate card {card.id} is there twice"))
+        by_id[card.id] = card
+    named = {offering.id: offering for offering in offerings.values()}
+    for at, offering in offerings.items():
+        where = ("offerings", at)
+        if offering.rate_card not in known_cards:
+            reason = f"offering {offering.id} names no rate card of this file: {offering.rate_card}"
+            found.append(((*where, "rate_card"), reason))
+        found += [
+            ((*where, field), f"{offering.id} names {name}, which is not in this catalogue")
+            for field in ("parts", "requires")
+            for name in getattr(offering, field)
+            if name not in known_offerings
+        ]
+        parts = [named[part] for part in offering.parts if part in named]
+        if any(part.kind not in {"plan", "add_on"} for part in parts):
+            found.append(((*where, "parts"), f"the parts of {offering.id} are plans and add-ons"))
+        if any(part.cycle != offering.cycle for part in parts):
+            found.append(((*where, "parts"), f"the parts of {offering.id} have its cycle"))
+        if parts and not sum(parse_money(part.price).amount_nano for part in parts):
+            reason = f"the parts of {offering.id} have prices: its own is shared out by them"
+            found.append(((*where, "parts"), reason))
+        of = by_id.get(offering.rate_card)
+        if (
+            of is not None
+            and any(bucket.window for bucket in offering.buckets)
+            and any(any(rate.weights()[1:]) or not rate.request for rate in of.rates)
+        ):
+            reason = f"{offering.id} has windows: its rate card {of.id} must count requests, and no tokens"
+            found.append(((*where, "rate_card"), reason))
+    return found + _version_faults(offerings)
+
+
+def _version_faults(offerings: dict[int, Offering]) -> list[tuple[tuple[str | int, ...], str]]:
+    """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    versions: dict[str, list[tuple[int, Offering]]] = {}
+    for at, offering in offerings.items():
+        versions.setdefault(offering.id, []).append((at, offering))
+    for id_, rows in versions.items():
+        rows.sort(key=lambda row: row[1].begins)
+        for (_, before), (at, after) in itertools.pairwise(rows):
+            where = ("offerings", at)
+            if before.begins == after.begins:
+                found.append(((*where, "id"), f"offering {id_} is there twice"))
+            elif before.valid_until is None or before.valid_until > after.begins:
+                reason = f"two versions of {id_} are on sale at {after.begins.isoformat()}: end the first one there"
+                found.append(((*where, "valid_from"), reason))
+            elif before.valid_until < after.begins:
+                reason = (
+                    f"there is a gap: no version of {id_} is on sale from {before.valid_until.isoformat()} "
+                    f"until {after.begins.isoformat()}"
+                )
+                found.append(((*where, "valid_from"), reason))
+    return found
 
 
 def _hash(kind: str, content: BaseModel, *more: str) -> str:

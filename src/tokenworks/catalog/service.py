@@ -1,16 +1,20 @@
 """Loading a catalogue and reading what is on sale."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.resources import files
+from typing import Final
 
 from tokenworks.catalog import store
+from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import Catalogue, Offering, RateCard
-from tokenworks.kernel import Clock, SystemClock
+from tokenworks.kernel import Clock, SystemClock, parse_money
 
 SEED_NAME = "seed.yaml"
+_KINDS: Final = ("plan", "bundle", "pay_as_you_go", "trial", "add_on")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +32,20 @@ def seed_catalogue() -> Catalogue:
     return read_catalogue(text, SEED_NAME)
 
 
+def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:
+    o = sold.offering
+    return o.status == "comparison", o.carrier, _KINDS.index(o.kind), parse_money(o.price).amount_nano, o.id
+
+
 class Offerings:
-    def __init__(self, connection: store.Connection, clock: Clock | None = None) -> None:
+    """`is_dev`: whether samples are on sale, and everything to whoever has not said whom they are."""
+
+    def __init__(
+        self, connection: store.Connection, clock: Clock | None = None, *, is_dev: bool = False
+    ) -> None:
         self._connection = connection
         self._clock = clock or SystemClock()
+        self._is_dev = is_dev
 
     def load(self, catalogue: Catalogue) -> int:
         """Make every offering of the file the current version, from its `valid_from` on. Returns how many versions are new.
@@ -51,11 +65,78 @@ class Offerings:
             store.tell(self._connection, f"catalogue {catalogue.catalogue}")
         return new
 
+    def compare(self, catalogue: Catalogue) -> list[OfferingChange]:
+        """What loading a catalogue would change, offering by offering, in words; versions in the order of their time."""
+        now = self._clock.now()
+        cards = {card.id: card for card in catalogue.rate_cards}
+        before = {sold.offering.id: sold for sold in self.all()}
+        known = self.rate_cards()
+        last: dict[str, tuple[Offering, RateCard]] = {
+            id_: (sold.offering, known[sold.rate_version]) for id_, sold in before.items()
+        }
+        found = []
+        for offering in sorted(catalogue.offerings, key=lambda offering: (offering.id, offering.begins)):
+            if offering.valid_until is not None and offering.valid_until <= now and offering.id in last:
+                continue
+            card = cards[offering.rate_card]
+            was = last.get(offering.id)
+            last[offering.id] = (offering, card)
+            sold = before.get(offering.id)
+            version = offering.version(card.version())
+            if was is None:
+                kind: ChangeKind = "new"
+            elif sold is not None and version == sold.offering_version:
+                kind = "same"
+            else:
+                kind = "changed"
+            words = words_of(was and was[0], offering) + (card_words(was[1], card) if was else [])
+            if kind == "changed" and not words:
+                words = ["nothing but its form: it is a version of its own"]
+            begins = offering.valid_from if offering.valid_from and offering.valid_from > now else None
+            found.append(OfferingChange(offering.id, kind, version, begins, tuple(words)))
+        return found
+
     def all(self) -> list[SoldOffering]:
-        return [
+        """What is known, whatever its state: by seller, kind and price, other sellers' tariffs last."""
+        found = [
             SoldOffering(o, version, rate)
             for version, rate, o in store.current_offerings(self._connection, self._clock.now())
         ]
+        return sorted(found, key=_by_seller)
+
+    def for_sale(self, audiences: Sequence[str] | None) -> list[SoldOffering]:
+        """What a subscriber of these audiences (None: not said) can order now, in the order of `all`."""
+        now = self._clock.now()
+        return [
+            sold
+            for sold in self.all()
+            if self._why_not(sold.offering, now) is None and self.is_for(sold.offering, audiences)
+        ]
+
+    def can_be_ordered(self, offering: Offering) -> bool:
+        """Whether it is on sale now, to whomever it is for."""
+        return self._why_not(offering, self._clock.now()) is None
+
+    def is_for(self, offering: Offering, audiences: Sequence[str] | None) -> bool:
+        """Whether a subscriber of these audiences may have it. One who has not said is a person; in a dev environment all of them
+        at once, so that everything can be tried.
+        """
+        if audiences is None:
+            return self._is_dev or "person" in offering.audiences
+        return bool(set(audiences) & set(offering.audiences))
+
+    def _why_not(self, offering: Offering, now: datetime) -> str | None:
+        """Why an offering can't be ordered at a time; None where it can."""
+        if offering.status == "comparison":
+            return f"{offering.id} is another seller's tariff, for comparison: it can't be ordered"
+        if offering.status != "active":
+            return f"{offering.id} is {offering.status.replace('_', ' ')}: it can't be ordered"
+        if offering.is_sample and not self._is_dev:
+            return f'{offering.id} is a sample: it can be ordered where environment = "dev" alone'
+        begun = offering.valid_from is None or offering.valid_from <= now
+        if not begun or (offering.valid_until is not None and offering.valid_until <= now):
+            return f"{offering.id} is not on sale at this time: `tokenworks offering list`"
+        return None
 
     def on_sale(self, offering_id: str, now: datetime | None = None) -> SoldOffering:
         """What can be ordered at `now`. Raises `OfferingNotFound` or `OfferingNotActive`."""
@@ -66,15 +147,9 @@ class Offerings:
                 f"there is no offering {offering_id!r}: `tokenworks offering list` shows them"
             )
         version, rate, offering = found
-        if offering.status != "active":
-            raise OfferingNotActive(
-                f"{offering_id} is {offering.status.replace('_', ' ')}: it can't be ordered"
-            )
-        if not (
-            (offering.valid_from is None or offering.valid_from <= now)
-            and (offering.valid_until is None or now < offering.valid_until)
-        ):
-            raise OfferingNotActive(f"{offering_id} is not on sale at this time: `tokenworks offering list`")
+        why_not = self._why_not(offering, now)
+        if why_not is not None:
+            raise OfferingNotActive(why_not)
         return SoldOffering(offering, version, rate)
 
     def sold(self, offering_version: str) -> SoldOffering:

@@ -9,6 +9,8 @@ from tokenworks.charging.errors import (
     AdjustmentNotAllowed,
     AdjustmentNotFound,
     ChargeNotFound,
+    CreditLimitReached,
+    FailedJobNotFound,
     JournalCorrupt,
     JournalFailed,
     LedgerWentBack,
@@ -17,6 +19,7 @@ from tokenworks.charging.errors import (
     TransferNotAllowed,
     TransferNotFound,
 )
+from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal
 from tokenworks.charging.ledger import Ledger
@@ -31,6 +34,8 @@ from tokenworks.charging.model import (
     BillLine,
     Bucket,
     Charge,
+    FailedJob,
+    JobName,
     Loss,
     Need,
     Part,
@@ -44,9 +49,9 @@ from tokenworks.charging.model import (
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
-from tokenworks.charging.revenue import FEN_NANO, share
+from tokenworks.charging.revenue import FEN_NANO, fen_of, share
 from tokenworks.charging.settlement import Settler
-from tokenworks.charging.slices import AccountSlices, Hold, Slices
+from tokenworks.charging.slices import AccountSlices, Hold, Shortage, Slices
 from tokenworks.charging.transfers import Transfers
 from tokenworks.charging.verify import Finding, verify
 
@@ -54,6 +59,8 @@ __all__ = [
     "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
+    "JOB_NAMES",
+    "JOB_STATES",
     "LOSS_CAUSES",
     "PER_UNIT",
     "SHED",
@@ -71,12 +78,17 @@ __all__ = [
     "Charge",
     "ChargeNotFound",
     "Charges",
+    "CreditLimitReached",
     "DatabaseThread",
+    "FailedJob",
+    "FailedJobNotFound",
+    "FailedJobs",
     "Finding",
     "Hold",
     "HostGrants",
     "HostLimits",
     "HostQueues",
+    "JobName",
     "Journal",
     "JournalCorrupt",
     "JournalFailed",
@@ -95,6 +107,7 @@ __all__ = [
     "RefundTooMuch",
     "Sale",
     "Settler",
+    "Shortage",
     "Slices",
     "Start",
     "Transfer",
@@ -103,6 +116,7 @@ __all__ = [
     "Transfers",
     "UsageRecord",
     "WorkerConnection",
+    "fen_of",
     "inspect_journal",
     "most",
     "share",

@@ -8,6 +8,7 @@ from psycopg.rows import class_row
 from tokenworks.charging import store
 from tokenworks.charging.model import Adjustment
 from tokenworks.charging.store import Connection
+from tokenworks.kernel.units import QUANTITY_MAX
 
 _COLUMNS = """adjustment_id, account_id, bucket_id, amount, unit, reason, asked_by, asked_at, decided_by, decided_at, state"""
 
@@ -59,7 +60,7 @@ def all_of(connection: Connection, account_id: UUID | None, limit: int) -> list[
 
 
 def apply(connection: Connection, adjustment: Adjustment) -> bool:
-    """Whether the bucket is open, and has what is taken."""
+    """Whether the bucket is open, has what is taken, and holds what is added."""
     a = adjustment
     if a.amount > 0:
         change, side = "total = total + %(x)s, remaining = remaining + %(x)s", 1
@@ -68,8 +69,8 @@ def apply(connection: Connection, adjustment: Adjustment) -> bool:
     x = abs(a.amount)
     changed = connection.execute(
         f"""UPDATE bucket SET {change} WHERE account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL
-            AND (%(side)s > 0 OR remaining >= %(x)s)""".encode(),
-        {"x": x, "account": a.account_id, "bucket": a.bucket_id, "side": side},
+            AND CASE WHEN %(side)s > 0 THEN total <= %(most)s - %(x)s ELSE remaining >= %(x)s END""".encode(),
+        {"x": x, "most": QUANTITY_MAX, "account": a.account_id, "bucket": a.bucket_id, "side": side},
     ).rowcount
     if not changed:
         return False

@@ -53,7 +53,9 @@ class Adjustments:
             if found.asked_by == decided_by:
                 raise AdjustmentNotAllowed("another person has to decide")
             if do and not adjustment_store.apply(self._connection, found):
-                raise AdjustmentNotAllowed("the bucket has less than that free, or has ended")
+                raise AdjustmentNotAllowed(
+                    "the bucket has less than that free, would hold more than can be counted, or has ended"
+                )
             state: Literal["done", "refused"] = "done" if do else "refused"
             adjustment_store.decide(self._connection, adjustment_id, decided_by, state, self._clock.now())
             made = adjustment_store.lock(self._connection, adjustment_id)

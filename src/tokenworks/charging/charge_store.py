@@ -13,17 +13,19 @@ from tokenworks.charging.store import Connection
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
     period_end, description, description_zh, price_nano, share_num, share_den, amount_nano, vat_percent, tax_nano, currency,
     entry_id, of_charge_id, quantity, recognise, recognised_nano, broken_nano, refunded_nano, credited_nano, closed_at,
-    bill_id, line_no"""
+    bill_id, line_no, settles_bill_id, settles_line_no, settled_nano, settled_tax_nano, settled_entry_id"""
 
 
 def add_charge(connection: Connection, charge: Charge) -> None:
     c = charge
+    assert c.amount_nano, "a zero is not a row"
     connection.execute(
-        f"INSERT INTO charge ({_CHARGE}) VALUES ({', '.join(['%s'] * 30)})".encode(),
+        f"INSERT INTO charge ({_CHARGE}) VALUES ({', '.join(['%s'] * 35)})".encode(),
         (c.charge_id, c.account_id, c.subscriber_id, c.product_id, c.offering_version, c.kind, c.number, c.charged_at,
          c.period_start, c.period_end, c.description, c.description_zh, c.price_nano, c.share_num, c.share_den, c.amount_nano,
          c.vat_percent, c.tax_nano, c.currency, c.entry_id, c.of_charge_id, c.quantity, c.recognise, c.recognised_nano,
-         c.broken_nano, c.refunded_nano, c.credited_nano, c.closed_at, c.bill_id, c.line_no),
+         c.broken_nano, c.refunded_nano, c.credited_nano, c.closed_at, c.bill_id, c.line_no, c.settles_bill_id, c.settles_line_no,
+         c.settled_nano, c.settled_tax_nano, c.settled_entry_id),
     )  # fmt: skip
 
 
@@ -55,11 +57,38 @@ def find_charge(connection: Connection, charge_id: UUID) -> Charge | None:
 
 
 def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> list[Charge]:
-    more = "AND bill_id IS NULL" if unbilled else ""
+    more = "AND bill_id IS NULL AND settles_bill_id IS NULL" if unbilled else ""
     return _charges(
         connection,
         f"subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
         (subscriber_id, limit),
+    )
+
+
+def charges_of_bill(connection: Connection, bill_id: UUID, after: UUID, limit: int) -> list[Charge]:
+    return _charges(
+        connection,
+        "bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
+        (bill_id, after, limit),
+    )
+
+
+def unbilled_between(
+    connection: Connection, subscriber_id: UUID, begin: datetime, end: datetime, after: UUID, limit: int
+) -> list[Charge]:
+    return _charges(
+        connection,
+        """subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s AND charge_id > %s
+           ORDER BY charge_id LIMIT %s""",
+        (subscriber_id, begin, end, after, limit),
+    )
+
+
+def charges_of_line(connection: Connection, account_id: UUID, bill_id: UUID, line_no: int) -> list[Charge]:
+    return _charges(
+        connection,
+        "account_id = %s AND bill_id = %s AND line_no = %s ORDER BY charged_at, charge_id",
+        (account_id, bill_id, line_no),
     )
 
 
@@ -151,16 +180,38 @@ def stop(connection: Connection, account_id: UUID, product_id: UUID, now: dateti
     )
 
 
-def unused(connection: Connection, account_id: UUID, charge_id: UUID) -> tuple[int, int]:
-    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+def kept(connection: Connection, account_id: UUID, charge_id: UUID, now: datetime) -> int:
+    # Least: what was given by hand beside it was not paid for. What is past its validity is gone, whenever it is expired.
     row = connection.execute(
-        """SELECT greatest(0, c.quantity - coalesce(sum(b.used + b.expired + b.granted), 0)::bigint), coalesce(sum(b.granted), 0)::bigint
+        """SELECT least(c.quantity, coalesce(sum(b.used + CASE WHEN b.valid_until <= %s THEN 0 ELSE b.remaining + b.granted END),
+                                            0)::bigint)
            FROM charge c LEFT JOIN bucket b USING (account_id, charge_id)
            WHERE c.account_id = %s AND c.charge_id = %s GROUP BY c.quantity""",
-        (account_id, charge_id),
+        (now, account_id, charge_id),
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def unused(connection: Connection, account_id: UUID, charge_id: UUID, kept: int) -> tuple[int, int]:
+    """(free, granted): what a charge brought and nobody used, by whether it is known to stay so."""
+    row = connection.execute(
+        """SELECT greatest(0, %s::bigint - coalesce(sum(used + granted), 0)::bigint), coalesce(sum(granted), 0)::bigint
+           FROM bucket WHERE account_id = %s AND charge_id = %s""",
+        (kept, account_id, charge_id),
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1])
+
+
+def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
+    row = connection.execute(
+        """SELECT 1 FROM charge c JOIN offering o USING (offering_version)
+           WHERE c.account_id = %s AND o.offering_id = %s AND c.kind IN ('cycle', 'change')
+               AND c.credited_nano < c.amount_nano LIMIT 1""",
+        (account_id, offering_id),
+    ).fetchone()
+    return row is not None
 
 
 def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
@@ -202,12 +253,12 @@ WITH bills AS (
 ), due AS MATERIALIZED (
     SELECT c.account_id, c.charge_id, b.bill_id, c.product_id, c.offering_version, c.kind, c.vat_percent, c.description,
            c.description_zh, c.amount_nano, c.tax_nano,
-           dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.offering_version, c.kind, c.vat_percent,
-                              c.description, c.description_zh)::int AS line_no
+           dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.kind, c.description, c.description_zh,
+                              c.vat_percent, c.offering_version)::int AS line_no
     -- OFFSET 0: by index for each bill. Joined freely, every batch would read all charges that are not billed yet.
     FROM bills b CROSS JOIN LATERAL (
         SELECT * FROM charge c WHERE c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
-            AND c.bill_id IS NULL AND c.charged_at < b.ends OFFSET 0) c
+            AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends OFFSET 0) c
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -258,6 +309,70 @@ def put_on_bills(
                 "ends": [bill[3] for bill in bills],
             },
         ).fetchall()
+
+
+# Fen are rounded half away from zero, cumulatively: what several credits take off a line is what one credit of their sum would,
+# and a line whose charges are credited in full is credited in full, whatever its rounding was.
+_SETTLE_CREDITS: Final = """
+WITH late AS MATERIALIZED (
+    SELECT k.account_id, k.charge_id, k.subscriber_id, -k.amount_nano AS nano, -k.tax_nano AS tax, c.bill_id, c.line_no, c.vat_percent
+    FROM charge k JOIN charge c ON c.account_id = k.account_id AND c.charge_id = k.of_charge_id
+    WHERE k.account_id = ANY(%(accounts)s::uuid[]) AND k.of_charge_id IS NOT NULL AND k.bill_id IS NULL
+        AND k.settles_bill_id IS NULL AND c.bill_id IS NOT NULL
+), line AS MATERIALIZED (
+    SELECT c.account_id, c.bill_id, c.line_no, sum(c.amount_nano)::bigint AS charged, sum(c.credited_nano)::bigint AS credited
+    FROM charge c JOIN (SELECT DISTINCT account_id, bill_id, line_no FROM late) l USING (account_id, bill_id, line_no) GROUP BY 1, 2, 3
+), step AS (
+    SELECT late.*, charged, (charged + 5000000) / 10000000 AS line_fen,
+        (credited - sum(nano) OVER (PARTITION BY late.account_id, late.bill_id, late.line_no)
+            + sum(nano) OVER (PARTITION BY late.account_id, late.bill_id, late.line_no ORDER BY charge_id))::bigint AS after
+    FROM late JOIN line USING (account_id, bill_id, line_no)
+), fen AS (
+    SELECT *, CASE WHEN after = charged THEN line_fen ELSE least(line_fen, (after + 5000000) / 10000000) END AS after_fen,
+        least(line_fen, (after - nano + 5000000) / 10000000) AS before_fen
+    FROM step
+), made AS MATERIALIZED (
+    SELECT account_id, charge_id, subscriber_id, nano, tax, bill_id, line_no, 10000000 * (after_fen - before_fen) AS settled,
+        10000000 * (div(2::numeric * after_fen * vat_percent + 100 + vat_percent, 2 * (100 + vat_percent))
+            - div(2::numeric * before_fen * vat_percent + 100 + vat_percent, 2 * (100 + vat_percent)))::bigint AS settled_tax,
+        gen_random_uuid() AS entry_id
+    FROM fen
+), moved AS (
+    SELECT *, nano - settled AS more, settled_tax - tax AS more_tax FROM made WHERE settled <> nano OR settled_tax <> tax
+), entered AS (
+    INSERT INTO entry (account_id, entry_id, kind, ref) SELECT account_id, entry_id, 'round', 'credit:' || charge_id FROM moved
+), posted AS (
+    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+    SELECT account_id, entry_id, side, CASE side WHEN 1 THEN 'receivable' WHEN 2 THEN 'tax' ELSE 'rounding' END, 'CNY', NULL,
+        CASE side WHEN 1 THEN more WHEN 2 THEN more_tax ELSE -more - more_tax END
+    FROM moved, generate_series(1, 3) side
+), marked AS (
+    UPDATE charge k SET settles_bill_id = m.bill_id, settles_line_no = m.line_no, settled_nano = m.settled,
+        settled_tax_nano = m.settled_tax,
+        settled_entry_id = CASE WHEN m.settled <> m.nano OR m.settled_tax <> m.tax THEN m.entry_id END
+    FROM made m WHERE k.account_id = m.account_id AND k.charge_id = m.charge_id
+)
+SELECT DISTINCT subscriber_id FROM made
+"""
+
+
+def settle_credits(connection: Connection, account_ids: Sequence[UUID]) -> list[UUID]:
+    """Credits of charges that are on bills, and are on none themselves, take their amounts off those bills' lines. Returns whose
+    they are. The accounts are locked.
+    """
+    rows = connection.execute(_SETTLE_CREDITS, {"accounts": list(account_ids)})
+    return [row[0] for row in rows]
+
+
+def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: int) -> tuple[int, int]:
+    """(charged, credited) in nano of the charges of a bill's line, exactly."""
+    row = connection.execute(
+        """SELECT coalesce(sum(amount_nano), 0)::bigint, coalesce(sum(credited_nano), 0)::bigint FROM charge
+           WHERE account_id = %s AND bill_id = %s AND line_no = %s""",
+        (account_id, bill_id, line_no),
+    ).fetchone()
+    assert row is not None
+    return int(row[0]), int(row[1])
 
 
 def quantities(connection: Connection, bill_id: UUID) -> dict[int, tuple[int, str]]:

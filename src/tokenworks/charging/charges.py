@@ -5,18 +5,19 @@ Everything moves by entries in money: receivable, tax, customer_liability, reven
 where payments come from. Runs in the caller's transactions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.charging import charge_store, store
-from tokenworks.charging.errors import ChargeNotFound, RefundTooMuch
+from tokenworks.charging.errors import ChargeNotFound, CreditLimitReached, RefundTooMuch
 from tokenworks.charging.model import PER_UNIT, BillLine, Charge, Sale
-from tokenworks.charging.revenue import share, tax_in
+from tokenworks.charging.revenue import fen_of, share, tax_in
 from tokenworks.kernel import Clock, uuid7
 
 RECOGNISE_BATCH: Final = 1000
+READ_BATCH: Final = 1000
 
 
 class Charges:
@@ -25,14 +26,26 @@ class Charges:
     def __init__(self, connection: store.Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
+        self._settled: Callable[[Sequence[UUID]], object] = _nobody
 
-    def sell(self, sale: Sale) -> Charge:
-        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part)."""
-        charge_id = uuid7()
+    def when_settled(self, listener: Callable[[Sequence[UUID]], object]) -> None:
+        """Whom to tell, in the same transaction, whose bills a credit took something off: billing keeps what is open on them."""
+        self._settled = listener
+
+    def sell(self, sale: Sale) -> Charge | None:
+        """The charge, its entry, and the buckets that it pays for (whole units, rounded down where it is a part).
+
+        A zero is not a row: what rounds to nothing makes no bucket, and what costs nothing makes no charge (None).
+        """
+        assert 0 <= sale.share_num <= sale.share_den
+        amount = 0 if sale.free else share(sale.price_nano, sale.share_num, sale.share_den)
+        charge_id = uuid7() if amount else None
         total = 0
         with self._connection.transaction():
             for spec in sale.specs:
                 quantity = share(spec.quantity, sale.share_num, sale.share_den) * PER_UNIT
+                if not quantity:
+                    continue
                 total += quantity
                 store.add_bucket(
                     self._connection,
@@ -50,7 +63,9 @@ class Charges:
                     rollover=sale.rollover
                     and (min(quantity, (sale.rollover[0] or spec.quantity) * PER_UNIT), sale.rollover[1]),
                 )
-            amount = share(sale.price_nano, sale.share_num, sale.share_den)
+            store.tell_account(self._connection, sale.account_id)
+            if charge_id is None:
+                return None
             tax = tax_in(amount, sale.vat_percent)
             entry_id = store.post(
                 self._connection,
@@ -71,8 +86,25 @@ class Charges:
                 "usage" if by_usage else "time", 0, 0, 0, 0, None, None, None,
             )  # fmt: skip
             charge_store.add_charge(self._connection, charge)
-            store.tell_account(self._connection, sale.account_id)
         return charge
+
+    def limited(self, account_id: UUID, limit_nano: int | None) -> Callable[[int], None]:
+        """Before something is charged in this transaction, which has locked the subscriber: what it returns is called when that is
+        done, with what is charged for it later, in nano. That raises `CreditLimitReached` where more is owed than the limit allows,
+        and more than before: what makes the debt smaller is always allowed.
+        """
+        if limit_nano is None:
+            return lambda _to_come_nano: None
+        before = self.receivable(account_id)
+
+        def check(to_come_nano: int) -> None:
+            owed = self.receivable(account_id) + to_come_nano
+            if owed > max(limit_nano, before):
+                raise CreditLimitReached(
+                    "that is more than the credit limit allows: something has to be paid first, or the operator raises the limit"
+                )
+
+        return check
 
     def credit(
         self,
@@ -82,14 +114,15 @@ class Charges:
         description: str,
         description_zh: str,
     ) -> Charge:
-        """Give a part of a charge back: a negative charge, for the next bill. First what is still owed for it goes, then
-        revenue (posted to `refund`, never taken from what was recognised). Raises `RefundTooMuch`.
+        """Give a part of a charge back: a negative charge. Where the charge is on a bill, it takes its amount off that bill, in
+        fen; else both come on the next one. First what is still owed for it goes, then revenue (posted to `refund`, never taken
+        from what was recognised). Raises `RefundTooMuch`.
         """
         with self._connection.transaction():
             found = charge_store.lock_charge(self._connection, charge.account_id, charge.charge_id)
             if found is None:
                 raise ChargeNotFound(f"there is no charge {charge.charge_id}")
-            if not 0 <= amount_nano <= found.amount_nano - found.credited_nano:
+            if not 0 < amount_nano <= found.amount_nano - found.credited_nano:
                 raise RefundTooMuch("more than what is left of the charge can't be given back")
             tax = tax_in(found.credited_nano + amount_nano, found.vat_percent) - tax_in(
                 found.credited_nano, found.vat_percent
@@ -119,7 +152,44 @@ class Charges:
                 found.charge_id, 0, "none", 0, 0, 0, 0, now, None, None,
             )  # fmt: skip
             charge_store.add_charge(self._connection, made)
+            if found.bill_id is not None:
+                self._settle_credits([found.account_id])
+                made = self.find(credit_id)
         return made
+
+    def credit_line(
+        self,
+        account_id: UUID,
+        bill_id: UUID,
+        line_no: int,
+        amount_nano: int,
+        describe: Callable[[Charge], tuple[str, str]],
+    ) -> list[Charge]:
+        """Give back so much of a bill's line, in whole fen: credits of its charges, oldest first. What is exact of them is what
+        makes the line's credits come to that; all that is left of a line takes its rounding with it.
+
+        `describe`: a charge -> what its credit is called, in both languages. Raises `RefundTooMuch`.
+        """
+        with self._connection.transaction():
+            self.lock_accounts([account_id])
+            charged, credited = charge_store.line_left(self._connection, account_id, bill_id, line_no)
+            line, before = fen_of(charged), min(fen_of(charged), fen_of(credited))
+            if amount_nano > line - before:
+                raise RefundTooMuch(f"line {line_no} has less than that left to give back")
+            left = (charged if before + amount_nano == line else before + amount_nano) - credited
+            made = []
+            for charge in charge_store.charges_of_line(self._connection, account_id, bill_id, line_no):
+                part = min(left, charge.amount_nano - charge.credited_nano)
+                if part > 0:
+                    made.append(self.credit(charge, part, "credit", *describe(charge)))
+                    left -= part
+            assert sum(credit.settled_nano or 0 for credit in made) == amount_nano, "a line's credits differ"
+        return made
+
+    def _settle_credits(self, account_ids: Sequence[UUID]) -> None:
+        subscriber_ids = charge_store.settle_credits(self._connection, account_ids)
+        if subscriber_ids:
+            self._settled(subscriber_ids)
 
     def recognise(self, account_ids: Sequence[UUID] | None = None) -> int:
         """Post what became revenue since the last time: by what was used, or by time; and close what has nothing left.
@@ -147,6 +217,20 @@ class Charges:
         """Oldest first."""
         return charge_store.charges(self._connection, subscriber_id, unbilled=unbilled, limit=limit)
 
+    def of_bill(self, bill_id: UUID) -> Iterator[Charge]:
+        """All charges of a bill, a batch in memory at a time."""
+        return _batches(
+            lambda after: charge_store.charges_of_bill(self._connection, bill_id, after, READ_BATCH)
+        )
+
+    def unbilled_between(self, subscriber_id: UUID, begin: datetime, end: datetime) -> Iterator[Charge]:
+        """All charges of a time that no bill has, a batch in memory at a time."""
+        return _batches(
+            lambda after: charge_store.unbilled_between(
+                self._connection, subscriber_id, begin, end, after, READ_BATCH
+            )
+        )
+
     def of_product(self, product_id: UUID) -> list[Charge]:
         """Oldest first."""
         return charge_store.charges_of_product(self._connection, product_id)
@@ -158,9 +242,21 @@ class Charges:
             raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
         return found
 
-    def unused(self, charge: Charge) -> tuple[int, int]:
-        """(free, granted) of what a charge brought: what was neither used nor has expired."""
-        return charge_store.unused(self._connection, charge.account_id, charge.charge_id)
+    def kept(self, charge: Charge) -> int:
+        """Of what a charge brought, what was used or is still there, in thousandths of its unit: not what expired, was withdrawn
+        or was taken away by hand. Whoever gives back what is unused asks first, and withdraws what is there then.
+        """
+        return charge_store.kept(self._connection, charge.account_id, charge.charge_id, self._clock.now())
+
+    def unused(self, charge: Charge, kept: int | None = None) -> tuple[int, int]:
+        """(free, granted) of what a charge brought: what nobody used of what was `kept`, and what is still granted of it."""
+        if kept is None:
+            kept = self.kept(charge)
+        return charge_store.unused(self._connection, charge.account_id, charge.charge_id, kept)
+
+    def had(self, account_id: UUID, offering_id: str) -> bool:
+        """Whether a cycle of an offering was charged before, at whatever version, and not credited in full."""
+        return charge_store.had(self._connection, account_id, offering_id)
 
     def used(self, charge: Charge) -> int:
         """What was used of what a charge brought, settled, in thousandths of its unit."""
@@ -176,7 +272,10 @@ class Charges:
         `bills`: (subscriber, account, bill, end). Charges of one product, offering version, kind and tax are one line,
         rounded to fen once; the rounding of amount and tax is posted. Returns the lines, by bill and number.
         """
-        return charge_store.put_on_bills(self._connection, bills)
+        lines = charge_store.put_on_bills(self._connection, bills)
+        # A credit from after the period's end, of a charge from before it.
+        charge_store.settle_credits(self._connection, [bill[1] for bill in bills])
+        return lines
 
     def quantities(self, bill_id: UUID) -> dict[int, tuple[int, str]]:
         """(quantity in thousandths, unit) that each line of a bill brought, by its number."""
@@ -190,21 +289,41 @@ class Charges:
         """Before what moves money of many accounts in one transaction: in ascending order, as everybody locks them."""
         charge_store.lock_accounts(self._connection, account_ids)
 
-    def paid_many(self, payments: Sequence[tuple[UUID, str, int]], method: str, currency: str) -> list[UUID]:
-        """The entries of payments, (account, ref, nano) each, in their order."""
+    def paid_many(
+        self, payments: Sequence[tuple[UUID, str, int]], method: str, currency: str, kind: str = "payment"
+    ) -> list[UUID]:
+        """The entries of payments, (account, ref, nano) each, in their order. What is written off is an expense."""
+        against = "bad_debt" if method == "write_off" else f"paid:{method}"
         return store.post_many(
             self._connection,
-            "payment",
+            kind,
             [
                 (
                     account_id,
                     ref,
-                    [(f"paid:{method}", currency, None, nano), ("receivable", currency, None, -nano)],
+                    [(against, currency, None, nano), ("receivable", currency, None, -nano)],
                 )
                 for account_id, ref, nano in payments
             ],
         )
 
-    def paid(self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str) -> UUID:
+    def paid(
+        self, account_id: UUID, ref: str, method: str, amount_nano: int, currency: str, kind: str = "payment"
+    ) -> UUID:
         """The entry of a payment."""
-        return self.paid_many([(account_id, ref, amount_nano)], method, currency)[0]
+        return self.paid_many([(account_id, ref, amount_nano)], method, currency, kind)[0]
+
+
+def _batches(read: Callable[[UUID], list[Charge]]) -> Iterator[Charge]:
+    """What `read` gives after an id, until it gives less than a batch."""
+    after = UUID(int=0)
+    while True:
+        found = read(after)
+        yield from found
+        if len(found) < READ_BATCH:
+            return
+        after = found[-1].charge_id
+
+
+def _nobody(_subscriber_ids: Sequence[UUID]) -> None:
+    """Where no room keeps bills."""

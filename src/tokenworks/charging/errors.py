@@ -27,8 +27,16 @@ class AdjustmentNotAllowed(Conflict):
     """The same person can't ask and decide; or the bucket has less than that."""
 
 
+class CreditLimitReached(Conflict):
+    """More would be owed than the subscriber's credit limit allows."""
+
+
 class RefundTooMuch(Conflict):
     """More than what is left of a charge can't be given back."""
+
+
+class FailedJobNotFound(NotFound):
+    """No such job has failed, or it has been released or done since."""
 
 
 class LimitNotFound(NotFound):

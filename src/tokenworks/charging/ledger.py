@@ -1,7 +1,7 @@
 """The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
 
 from collections.abc import Sequence
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
@@ -16,6 +16,10 @@ from tokenworks.kernel.units import QUANTITY_MAX
 
 EXPIRE_BATCH: Final = 500
 LIMIT_MAX: Final = 10**12
+# A list's records are counted up to this; beyond it there is no total.
+USAGE_COUNTED_MAX: Final = 10_000
+# Longer than any request runs, and more than two clocks differ.
+CONSUMED_SLACK: Final = timedelta(days=1)
 
 
 class Ledger:
@@ -112,11 +116,12 @@ class Ledger:
         """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
         return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
 
-    def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID) -> list[UUID]:
-        """As `withdraw_product`, of the buckets that one charge brought."""
+    def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID | None) -> list[UUID]:
+        """As `withdraw_product`, of the balances that one charge brought; None: of those that cost nothing."""
         return store.start_closing(
-            self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id
-        )
+            self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id,
+            uncharged=charge_id is None, kind="balance",
+        )  # fmt: skip
 
     def withdraw_windows(self, account_id: UUID, product_id: UUID) -> None:
         """A product's windows end: other ones come."""
@@ -156,14 +161,37 @@ class Ledger:
         return usage_store.usage(self._connection, account_id, floor, limit)
 
     def usage_page(
-        self, account_id: UUID, since: datetime | None, member_id: UUID | None, offset: int, limit: int
-    ) -> tuple[list[dict[str, Any]], int]:
-        """A page of an account's usage records (of one member where one is named), newest first, and how many there are, at
-        most so many as are shown.
+        self,
+        account_id: UUID,
+        since: datetime | None,
+        member_id: UUID | None,
+        offset: int,
+        limit: int,
+        *,
+        until: datetime | None = None,
+        before: UUID | None = None,
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """A page of an account's usage records (of one member where one is named) that ended in [since, until), newest first,
+        and how many there are in all: None where there are more than `USAGE_COUNTED_MAX`. `before`: the last id of the page
+        before; a page of any age is found by it as fast as the first.
         """
-        floor = None if since is None else _floor(since)
-        found = usage_store.usage(self._connection, account_id, floor, store.RECORDS_SHOWN_MAX, member_id)
-        return found[offset : offset + limit], len(found)
+        within = usage_store.UsageTime(
+            since,
+            until,
+            None if since is None else _floor(since - CONSUMED_SLACK),
+            None if until is None else _floor(until + CONSUMED_SLACK),
+        )
+        found = usage_store.usage_page(
+            self._connection,
+            account_id,
+            member_id,
+            within,
+            before,
+            offset,
+            min(limit, store.RECORDS_SHOWN_MAX),
+        )
+        count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
+        return found, count
 
     def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
         """Tokens of each day (YYYY-MM-DD) of a zone, all classes together."""
@@ -171,6 +199,13 @@ class Ledger:
         offset = since.astimezone(zone).utcoffset()
         assert offset is not None
         return usage_store.usage_by_day(self._connection, account_id, floor, offset)
+
+    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
+        """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
+        member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
+        """
+        floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
+        return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
 
     def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
         return usage_store.usage_record(self._connection, usage_id)
@@ -188,10 +223,14 @@ class Ledger:
         floor = None if since is None else _floor(since)
         return usage_store.flagged(self._connection, floor, limit)
 
-    def losses(self, since: datetime | None = None, account_id: UUID | None = None) -> list[dict[str, Any]]:
-        """What the operator bore by day and cause, newest first."""
+    def losses(
+        self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
+    ) -> list[dict[str, Any]]:
+        """What the operator bore by day (of a zone) and cause, newest first."""
         floor = None if since is None else _floor(since)
-        return usage_store.losses(self._connection, floor, account_id)
+        offset = self._clock.now().astimezone(zone).utcoffset()
+        assert offset is not None
+        return usage_store.losses(self._connection, floor, account_id, offset)
 
     # What a host's recorder needs.
 

@@ -375,6 +375,12 @@ class Charge:
     closed_at: datetime | None
     bill_id: UUID | None
     line_no: int | None
+    # Of a credit whose charge is on a bill: what it takes off that bill's line, in whole fen, and the rounding's entry.
+    settles_bill_id: UUID | None = None
+    settles_line_no: int | None = None
+    settled_nano: int | None = None
+    settled_tax_nano: int | None = None
+    settled_entry_id: UUID | None = None
 
     @property
     def net_nano(self) -> int:
@@ -412,6 +418,8 @@ class Sale:
     rollover: tuple[int | None, datetime] | None = None
     share_num: int = 1
     share_den: int = 1
+    # The quantity comes, and costs nothing.
+    free: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -478,3 +486,23 @@ class BalanceMove:
     unit: str
     amount: int
     ref: str
+
+
+# What is done for one product, order, refund or subscriber at a time: its next cycle; a credit or a refund that waited for
+# grants; its bill.
+JobName = Literal["cycle", "credit", "refund", "bill"]
+JobState = Literal["retrying", "quarantined"]
+
+
+@dataclass(frozen=True, slots=True)
+class FailedJob:
+    """A job that raised: `ref` is its product (cycle), order (credit), refund or subscriber (bill)."""
+
+    job: JobName
+    ref: UUID
+    state: JobState
+    attempts: int
+    reason: str
+    first_failed_at: datetime
+    failed_at: datetime
+    next_at: datetime

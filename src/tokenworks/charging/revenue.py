@@ -15,6 +15,12 @@ def share(price_nano: int, num: int, den: int) -> int:
     return price_nano * num // den
 
 
+def fen_of(amount_nano: int) -> int:
+    """An amount in whole fen, in nano: rounded half away from zero."""
+    sign = -1 if amount_nano < 0 else 1
+    return sign * ((abs(amount_nano) + FEN_NANO // 2) // FEN_NANO * FEN_NANO)
+
+
 def tax_in(gross_nano: int, vat_percent: int) -> int:
     """The VAT that a gross amount includes, rounded half up; of a negative amount the same with its sign."""
     sign = -1 if gross_nano < 0 else 1

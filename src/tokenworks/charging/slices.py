@@ -7,7 +7,7 @@ ever given.
 from collections import deque
 from collections.abc import Callable, Sequence
 from operator import add, mul, sub
-from typing import Final
+from typing import Final, NamedTuple
 
 from tokenworks.catalog import Counts, first_tokens, split
 from tokenworks.charging.model import (
@@ -94,6 +94,17 @@ def _caps_cover(beside: list[HeldPart], counts: Counts) -> bool:
 
 
 Waiter = Callable[[int], None]
+
+
+class Shortage(NamedTuple):
+    """Why a request is not covered, in whole units of what would pay for it: `needed` at least, `left` at most. `cap_left`:
+    tokens that the caps of its key and member leave, where these leave less than it needs.
+    """
+
+    unit: str
+    needed: int
+    left: int
+    cap_left: int | None
 
 
 class AccountSlices:
@@ -252,6 +263,27 @@ class Slices:
             return None, 0
         least = Need(need.requests, need.input_tokens, low)
         return self.hold(account, cap_ids, model, least, now_ns, paid_whole=paid_whole), low
+
+    def shortage(
+        self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, now_ns: int
+    ) -> Shortage:
+        """What a request lacks. Where the recorder says that nothing is left, what there is has been brought here."""
+        paying = [
+            (slice_, rate)
+            for slice_ in account.balance
+            if (rate := self._rate(slice_, model)) is not None and (not rate.whole or need.requests)
+        ]
+        tokens = need.input_tokens + need.output_tokens
+        unit, needed, left = "token", tokens, 0
+        if paying:
+            first, rate = paying[0]
+            unit = first.terms.unit
+            needed = -(-cost(rate, need) // PER_UNIT)
+            left = sum(self._free(s, now_ns) for s, _ in paying if s.terms.unit == unit) // PER_UNIT
+        cap_left = min(
+            (self._free(account.caps.get(cap_id), now_ns) // PER_UNIT for cap_id in cap_ids), default=tokens
+        )
+        return Shortage(unit, needed, left, cap_left if cap_left < tokens else None)
 
     @staticmethod
     def merge(hold: Hold, more: Hold) -> None:

@@ -104,6 +104,7 @@ def add_bucket(
     rollover: tuple[int, datetime] | None = None,
 ) -> UUID:
     """`rollover`: (how much at most, until when) goes on of what it leaves at its end."""
+    assert total or kind != "balance", "a zero is not a row"
     bucket_id = uuid7()
     connection.execute(
         """INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from,
@@ -427,17 +428,24 @@ def start_closing(
     now: datetime,
     *,
     charge_id: UUID | None = None,
+    uncharged: bool = False,
     kind: str | None = None,
 ) -> list[UUID]:
-    """Forbid new grants on a product's buckets (of one charge, of one kind) and take back what remains. Returns those
+    """Forbid new grants on a product's buckets (of one charge, of none, of one kind) and take back what remains. Returns those
     that still have grants.
     """
     pending = []
     rows = connection.execute(
         """SELECT bucket_id, granted FROM bucket WHERE account_id = %(account)s AND product_id = %(product)s
                AND closing IS NULL AND (%(charge)s::uuid IS NULL OR charge_id = %(charge)s)
-               AND (%(kind)s::text IS NULL OR kind = %(kind)s) ORDER BY bucket_id FOR UPDATE""",
-        {"account": account_id, "product": product_id, "charge": charge_id, "kind": kind},
+               AND (NOT %(uncharged)s OR charge_id IS NULL) AND (%(kind)s::text IS NULL OR kind = %(kind)s) ORDER BY bucket_id FOR UPDATE""",
+        {
+            "account": account_id,
+            "product": product_id,
+            "charge": charge_id,
+            "uncharged": uncharged,
+            "kind": kind,
+        },
     ).fetchall()
     for bucket_id, granted in rows:
         connection.execute(

@@ -1,7 +1,7 @@
 """The SQL of usage as people and auditors read it. Settlement alone writes it."""
 
-from datetime import timedelta
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import dict_row
@@ -18,6 +18,15 @@ _USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
 _INPUT: Final = "fresh_input + cached_input + cache_write + audio_input + cache_write_1h"
 _OUTPUT: Final = "output + reasoning + audio_output"
+
+
+class UsageTime(NamedTuple):
+    """Records that ended in [begin, end), and ids that such records can have."""
+
+    begin: datetime | None = None
+    end: datetime | None = None
+    floor: UUID | None = None
+    below: UUID | None = None
 
 
 def _with_losses(row: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +48,56 @@ def usage(
     return [_with_losses(row) for row in found]
 
 
+def usage_page(
+    connection: Connection,
+    account_id: UUID,
+    member_id: UUID | None,
+    within: UsageTime,
+    before: UUID | None,
+    offset: int,
+    limit: int,
+) -> list[dict[str, Any]]:
+    """Usage records of a time, newest first: those below an id, so that a page of any age costs the same."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(
+            f"SELECT {_USAGE} FROM usage {_WITHIN} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
+            _bounds(account_id, member_id, within, before) | {"offset": offset, "limit": limit},
+        ).fetchall()
+    return [_with_losses(row) for row in found]
+
+
+def usage_count(
+    connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageTime, most: int
+) -> int | None:
+    """How many records there are, None where there are more than `most`."""
+    row = connection.execute(
+        f"SELECT count(*) FROM (SELECT 1 FROM usage {_WITHIN} LIMIT %(most)s) found".encode(),
+        _bounds(account_id, member_id, within, None) | {"most": most + 1},
+    ).fetchone()
+    assert row is not None
+    return None if row[0] > most else int(row[0])
+
+
+_WITHIN: Final = """WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s
+    AND (%(member)s::uuid IS NULL OR member_id = %(member)s)
+    AND (%(begin)s::timestamptz IS NULL OR ended_at >= %(begin)s) AND (%(end)s::timestamptz IS NULL OR ended_at < %(end)s)"""
+
+
+def _bounds(
+    account_id: UUID, member_id: UUID | None, within: UsageTime, before: UUID | None
+) -> dict[str, object]:
+    begin, end, floor, below = within
+    most = UUID(int=2**128 - 1)
+    return {
+        "account": account_id,
+        "member": member_id,
+        "begin": begin,
+        "end": end,
+        "floor": floor or UUID(int=0),
+        "below": min(before or most, below or most),
+    }
+
+
 def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: timedelta) -> dict[str, int]:
     rows = connection.execute(
         f"""SELECT to_char((ended_at AT TIME ZONE 'UTC') + %s, 'YYYY-MM-DD'), sum({_INPUT} + {_OUTPUT})::bigint
@@ -46,6 +105,31 @@ def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: 
         (offset, account_id, floor),
     )
     return dict(rows.fetchall())
+
+
+def consumed(
+    connection: Connection, account_id: UUID, floor: UUID, below: UUID, begin: datetime, end: datetime
+) -> list[dict[str, Any]]:
+    """What was drawn from an account's buckets by requests that ended in a time, by charge, product, member, model and unit:
+    amounts in thousandths. `floor` and `below` bound the ids that are looked at. A request that only windows limit is counted
+    once, in the first of them.
+    """
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """WITH found AS (
+                   SELECT usage_id, member_id, model, p, at,
+                          bool_or(p->>4 = 'balance') OVER (PARTITION BY usage_id) AS paid,
+                          min(at) FILTER (WHERE p->>4 = 'window') OVER (PARTITION BY usage_id) AS first_window
+                   FROM usage, jsonb_array_elements(parts) WITH ORDINALITY AS t(p, at)
+                   WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s
+                       AND ended_at >= %(begin)s AND ended_at < %(end)s)
+               SELECT b.charge_id, b.product_id, f.member_id, f.model, f.p->>3 AS unit, f.p->>2 AS rate_version,
+                      sum((f.p->>5)::bigint)::bigint AS amount, count(DISTINCT f.usage_id)::int AS requests
+               FROM found f JOIN bucket b ON b.account_id = %(account)s AND b.bucket_id = (f.p->>0)::uuid
+               WHERE f.p->>4 = 'balance' OR (NOT f.paid AND f.at = f.first_window)
+               GROUP BY 1, 2, 3, 4, 5, 6 ORDER BY 2, 1, 3, 4, 5, 6""",
+            {"account": account_id, "floor": floor, "below": below, "begin": begin, "end": end},
+        ).fetchall()
 
 
 def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
@@ -126,20 +210,22 @@ def delete_old_account_losses(connection: Connection) -> None:
     )
 
 
-def losses(connection: Connection, floor: UUID | None, account_id: UUID | None) -> list[dict[str, Any]]:
-    """What the operator bore by day (UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
+def losses(
+    connection: Connection, floor: UUID | None, account_id: UUID | None, offset: timedelta
+) -> list[dict[str, Any]]:
+    """What the operator bore by day (of the zone that is so far from UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
     classes = ", ".join(
         f"sum((l->2->>{at})::bigint)::bigint AS {name}" for at, name in enumerate(TOKEN_CLASSES)
     )
     with connection.cursor(row_factory=dict_row) as cursor:
         rows = cursor.execute(
-            f"""SELECT to_char(ended_at AT TIME ZONE 'UTC', 'YYYY-MM-DD') AS day, l->>0 AS cause, count(*) AS records,
+            f"""SELECT to_char((ended_at AT TIME ZONE 'UTC') + %(offset)s, 'YYYY-MM-DD') AS day, l->>0 AS cause, count(*) AS records,
                        sum((l->>1)::bigint)::bigint AS requests, {classes}
                 FROM usage, jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
                     THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END) l
                 WHERE loss IS NOT NULL AND usage_id >= %(floor)s AND (%(account)s::uuid IS NULL OR account_id = %(account)s)
                 GROUP BY 1, 2""".encode(),
-            {"floor": floor or UUID(int=0), "account": account_id},
+            {"floor": floor or UUID(int=0), "account": account_id, "offset": offset},
         ).fetchall()
     found = [
         {name: row[name] for name in ("day", "cause", "records", "requests")}

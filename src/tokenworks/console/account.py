@@ -1,7 +1,9 @@
 """What subscribers do with their own: signing in, keys, members, spend control."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Protocol
+from uuid import UUID
 
 import structlog
 from fastapi import APIRouter, Query, Request, Response
@@ -33,12 +35,21 @@ from tokenworks.console.web import (
     when,
 )
 from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksError, is_digits, parse_money
-from tokenworks.subscriptions import Member, Subscriber, SubscriberNotFound, parse_phone
-from tokenworks.trust import CodeWrong
+from tokenworks.subscriptions import (
+    SUSPENSIONS,
+    Member,
+    Subscriber,
+    SubscriberNotFound,
+    Suspension,
+    parse_phone,
+)
+from tokenworks.trust import ApiKeyInfo, CodeWrong, NotAllowed, Principal
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
+# Of a member at a time; of an account ever, stopped ones included.
 KEYS_MAX: Final = 100
+KEYS_EVER_MAX: Final = 10_000
 
 
 class SendCode(Protocol):
@@ -192,6 +203,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
+            "suspended_by": list(subscriber.suspended_by),
             "regions": subscriber.regions,
             "home_region": subscriber.home_region,
             "credit_limit": None
@@ -201,6 +213,53 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "consents": rooms.subscriptions.consents(subscriber),
         }
     )
+
+
+def suspension_resource(found: Suspension) -> dict[str, object]:
+    stops = SUSPENSIONS[found.cause]
+    return shown(
+        {
+            "cause": found.cause,
+            "reason": found.reason,
+            "began_at": when(found.began_at),
+            "ended_at": when(found.ended_at),
+            "end_reason": found.end_reason,
+            "stops": [name for name, stopped in stops._asdict().items() if stopped],
+        }
+    )
+
+
+@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
+def my_suspensions(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = rooms.subscriptions.suspensions(own(rooms, who, of))
+    rows = [suspension_resource(one) for one in found if one.ended_at is None]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class OwnSuspension(Strict):
+    cause: Literal["own_wish", "lost_phone"]
+    state: Literal["suspended", "active"]
+
+
+@router.patch(
+    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
+)
+def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
+    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
+    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+    """
+    found = own(rooms, who, of)
+    if (body.cause, body.state) == ("lost_phone", "active"):
+        raise NotAllowed("the operator lifts this, once it has seen who asks")
+    with rooms.connection.transaction():
+        if body.state == "suspended":
+            found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+            if body.cause == "lost_phone":
+                rooms.identity.end_sessions(found.subscriber_id)
+        else:
+            found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
+        audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
+    return answer(subscriber_resource(rooms, found))
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
@@ -256,6 +315,8 @@ class KeyCreate(Strict):
     name: str = Field(min_length=1, max_length=100)
     models: list[ModelName] | None = Field(default=None, max_length=200)
     expires_in_days: int | None = Field(default=None, ge=1, le=3650)
+    # The most that the key may ever use.
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
 
 
 @router.get("/keys", summary="API keys, oldest first; a member sees its own", **allow(*EVERYBODY))
@@ -266,13 +327,14 @@ def keys(
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
     limit: Annotated[int, Query(ge=1, le=KEYS_MAX)] = KEYS_MAX,
 ) -> Response:
-    found = _visible(rooms, who, own(rooms, who, of))
+    found = visible_keys(rooms, who, own(rooms, who, of))
     rows = [
         {
             "id": str(key.key_id),
             "name": key.name,
             "key": key.hint,
             "models": key.models,
+            "cap_tokens": key.cap_tokens,
             "created_at": when(key.created_at),
             "expires_at": when(key.expires_at),
             "revoked_at": when(key.revoked_at),
@@ -282,7 +344,8 @@ def keys(
     return page_of(Page(offset, limit, None), rows, len(found))
 
 
-def _visible(rooms: Rooms, who: Who, subscriber: Subscriber) -> list[Any]:
+def visible_keys(rooms: Rooms, who: Principal, subscriber: Subscriber) -> list[ApiKeyInfo]:
+    """The account's keys; a member sees its own live ones."""
     caps = {b.bucket_id: b.total for b in rooms.ledger.buckets(subscriber.account_id) if b.kind == "cap"}
     found = rooms.keys.of_account(subscriber.account_id, caps)
     if who.role != "member" or who.member_id is None:
@@ -298,19 +361,38 @@ def _visible(rooms: Rooms, who: Who, subscriber: Subscriber) -> list[Any]:
     **allow("owner", "admin", "member"),
 )
 def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
-    found = own(rooms, who)
-    assert who.member_id is not None
-    if len(_visible(rooms, who, found)) >= KEYS_MAX:
-        raise Invalid(f"one has at most {KEYS_MAX} keys")
-    days = body.expires_in_days
-    key_id, text = rooms.keys.issue(
-        account_id=found.account_id,
-        member_id=who.member_id,
-        name=body.name,
-        models=body.models,
-        expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
-    )
+    key_id, text = issue_key(
+        rooms, who, own(rooms, who), body.name, models=body.models, days=body.expires_in_days, cap_tokens=body.cap_tokens
+    )  # fmt: skip
     return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
+
+
+def issue_key(
+    rooms: Rooms,
+    who: Principal,
+    subscriber: Subscriber,
+    name: str,
+    *,
+    models: Sequence[str] | None = None,
+    days: int | None = None,
+    cap_tokens: int | None = None,
+) -> tuple[UUID, str]:
+    """A key of whoever is signed in, with its limits: its id, and its text, which is shown this once. Raises `Invalid`."""
+    assert who.member_id is not None
+    if len(rooms.keys.of_member(who.member_id)) >= KEYS_MAX:
+        raise Invalid(f"one has at most {KEYS_MAX} keys: stop one that is not used any more")
+    if rooms.keys.count(subscriber.account_id) >= KEYS_EVER_MAX:
+        raise Invalid(f"an account makes at most {KEYS_EVER_MAX} keys")
+    with rooms.connection.transaction():
+        cap = None if cap_tokens is None else rooms.ledger.add_cap(subscriber.account_id, cap_tokens)
+        return rooms.keys.issue(
+            account_id=subscriber.account_id,
+            member_id=who.member_id,
+            name=name,
+            models=models,
+            cap_bucket_id=cap,
+            expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
+        )
 
 
 @router.delete(
@@ -322,7 +404,7 @@ def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
 def revoke_key(rooms: Asked, who: Who, id: str, of: Of = None) -> Response:
     found = own(rooms, who, of)
     key_id = as_uuid(id, "key")
-    if key_id not in {key.key_id for key in _visible(rooms, who, found)}:
+    if key_id not in {key.key_id for key in visible_keys(rooms, who, found)}:
         raise NotFound("there is no such key")
     with rooms.connection.transaction():
         rooms.keys.revoke(key_id)

@@ -5,9 +5,22 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import (
+    account,
+    disputes,
+    operations,
+    pages,
+    quotes,
+    receivables,
+    tmf_balance,
+    tmf_bills,
+    tmf_catalog,
+    tmf_orders,
+)
 from tokenworks.console.account import SendCode
-from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
+from tokenworks.console.page import explain_errors_to_people
+from tokenworks.console.urls import BaseUrl, CleanUrl
+from tokenworks.console.web import OpenRooms, explain_errors, problem
 
 ROUTERS: Final = (
     tmf_catalog.router,
@@ -17,9 +30,12 @@ ROUTERS: Final = (
     tmf_balance.usage_router,
     tmf_bills.bills_router,
     tmf_bills.payments_router,
+    receivables.router,
     account.router,
+    disputes.router,
+    quotes.router,
     operations.router,
-    pages.router,
+    *pages.ROUTERS,
 )
 
 
@@ -41,8 +57,9 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
     app.add_middleware(BaseUrl, public_url=public_url)
-    app.add_middleware(CleanUrl)
+    app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
     explain_errors(app)
+    explain_errors_to_people(app)
     for router in ROUTERS:
         app.include_router(router)
     return app

@@ -1,16 +1,18 @@
 """What staff does: subscribers, deliveries, bill runs, charge files, the audit trail."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import AwareDatetime, Field
+from pydantic import Field
 
 from tokenworks.billing import LAYOUT
-from tokenworks.console.account import subscriber_resource
+from tokenworks.charging import JobName
+from tokenworks.console.account import subscriber_resource, suspension_resource
 from tokenworks.console.web import (
     ALL_STAFF,
     Asked,
     Body,
+    Instant,
     Paged,
     Strict,
     Who,
@@ -26,6 +28,7 @@ from tokenworks.console.web import (
 )
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import ContractPrice, parse_phone
+from tokenworks.trust import Document
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -51,13 +54,20 @@ def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
 
 
 class SubscriberAction(Strict):
-    action: Literal["suspend", "resume", "close", "change_phone"]
+    """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
+
+    action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
+    cause: Literal["operator", "fraud", "lost_phone", "own_wish"] = "operator"
     phone: str | None = Field(default=None, max_length=32)
+    # The new holder's, with `change_owner`.
+    name: str | None = Field(default=None, max_length=100)
     reason: str = Field(min_length=1, max_length=200)
 
 
 @router.post(
-    "/subscribers/{id}/actions", summary="Suspend, resume, close, another number", **allow("operator")
+    "/subscribers/{id}/actions",
+    summary="Suspend, resume, close, another number, another holder of it",
+    **allow("operator"),
 )
 def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
     found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
@@ -66,14 +76,19 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
         if body.action == "close":
             rooms.subscriptions.close(found)
             rooms.identity.end_sessions(found.subscriber_id)
+        elif body.action == "change_owner":
+            # What the number's old holder owes stays its own: the answer is about that one, which is closed.
+            rooms.subscriptions.change_owner(found, body.name)
+            rooms.identity.end_sessions(found.subscriber_id)
         elif body.action == "change_phone":
             if body.phone is None:
                 raise Invalid("phone: say the new number")
             rooms.subscriptions.change_phone(found, body.phone)
             rooms.identity.end_sessions(found.subscriber_id)
+        elif body.action == "suspend":
+            rooms.subscriptions.suspend(found, body.cause, body.reason)
         else:
-            state: Any = "suspended" if body.action == "suspend" else "active"
-            rooms.subscriptions.set_state(found, state)
+            rooms.subscriptions.lift(found, body.cause, body.reason)
         after = subscriber_resource(rooms, rooms.subscriptions.find(str(found.subscriber_id)))
         audit(
             rooms,
@@ -86,14 +101,44 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
     return answer(after)
 
 
+@router.get(
+    "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
+)
+def suspensions(rooms: Asked, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [suspension_resource(one) for one in rooms.subscriptions.suspensions(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class Identification(Strict):
+    """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
+
+    document: Document = "resident_id"
+    number: str = Field(min_length=5, max_length=64)
+
+
+@router.put(
+    "/subscribers/{id}/identity",
+    status_code=204,
+    summary="Whom a subscriber is known to be",
+    **allow("operator"),
+)
+def identify(body: Identification, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with rooms.connection.transaction():
+        rooms.subscriptions.identify(found, body.document, body.number)
+        audit(rooms, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+    return Response(status_code=204)
+
+
 class ContractPriceCreate(Strict):
     """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
 
     offering: str = Field(min_length=1, max_length=64)
     price: str = Field(max_length=20)
     contract: str = Field(min_length=1, max_length=100)
-    valid_from: AwareDatetime | None = None
-    valid_until: AwareDatetime | None = None
+    valid_from: Instant | None = None
+    valid_until: Instant | None = None
 
 
 def _contract_price(price: ContractPrice) -> dict[str, object]:
@@ -192,6 +237,39 @@ def bill_run(rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     )
 
 
+@router.get("/failed-jobs", summary="Cycles, credits, refunds and bills that failed", **allow(*ALL_STAFF))
+def failed_jobs(rooms: Asked) -> Response:
+    rows = [
+        {
+            "job": failed.job,
+            "ref": str(failed.ref),
+            "state": failed.state,
+            "attempts": failed.attempts,
+            "reason": failed.reason,
+            "first_failed_at": when(failed.first_failed_at),
+            "failed_at": when(failed.failed_at),
+            "next_at": when(failed.next_at) if failed.state == "retrying" else None,
+        }
+        for failed in rooms.failed_jobs.all()
+    ]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class JobRelease(Strict):
+    """Which job, of the product, order, refund or subscriber that the path names."""
+
+    job: JobName
+
+
+@router.post("/failed-jobs/{id}/release", summary="Try a failed job again", **allow("operator", "finance"))
+def release_job(body: JobRelease, rooms: Asked, who: Who, id: str) -> Response:
+    about = as_uuid(id, "job")
+    with rooms.connection.transaction():
+        rooms.failed_jobs.release(body.job, about)
+        audit(rooms, who, "job.release", about, {"job": body.job}, {"state": "released"})
+    return answer({"job": body.job, "ref": str(about), "state": "released"})
+
+
 @router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))
 def charge_files(rooms: Asked) -> Response:
     found = [
@@ -220,12 +298,8 @@ def charge_file(rooms: Asked, sequence: int) -> Response:
 
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
 def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise Invalid("an acknowledgement is UTF-8") from None
     with rooms.connection.transaction():
-        accepted, rejected = rooms.payments.acknowledge(text, dry_run=dry_run)
+        accepted, rejected = rooms.payments.acknowledge(body, dry_run=dry_run)
         if not dry_run:
             audit(
                 rooms,

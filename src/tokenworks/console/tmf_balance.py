@@ -1,17 +1,19 @@
 """TMF654 prepay balance and TMF635 usage."""
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
+from starlette.responses import StreamingResponse
 
 from tokenworks.charging import PER_UNIT, Adjustment, BalanceMove, Bucket, Transfer
-from tokenworks.console.focus import focus_csv
+from tokenworks.console.focus import focus_pieces
 from tokenworks.console.tmf_orders import Party, party, product_ref
+from tokenworks.console.urls import links
 from tokenworks.console.web import (
     ALL_STAFF,
     BUYERS,
@@ -20,10 +22,13 @@ from tokenworks.console.web import (
     Asked,
     Fields,
     IdempotencyKey,
+    Instant,
     Loose,
     Number,
+    OutOfRange,
     Paged,
     Ref,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
@@ -34,10 +39,11 @@ from tokenworks.console.web import (
     filtered,
     mine_only,
     money,
+    narrowed,
     one,
     only_filters,
     own,
-    page_of,
+    pick,
     shown,
     when,
     whose,
@@ -47,8 +53,8 @@ from tokenworks.subscriptions import Member, Subscriber, TopUp
 
 BALANCE: Final = "/tmf-api/prepayBalanceManagement/v4"
 USAGE: Final = "/tmf-api/usageManagement/v4"
-balance_router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"])
-usage_router = APIRouter(prefix=USAGE, tags=["TMF635 usage"])
+balance_router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
+usage_router = APIRouter(prefix=USAGE, tags=["TMF635 usage"], route_class=RepeatableRoute)
 _SPECIFICATION: Final = {
     "id": "tokens",
     "href": f"{USAGE}/usageSpecification/tokens",
@@ -101,7 +107,7 @@ def buckets(request: Request, rooms: Asked, who: Who, page: Paged, related: Part
     found = [
         bucket_resource(bucket, subscriber, now) for bucket in rooms.ledger.buckets(subscriber.account_id)
     ]
-    names = ("id", "name", "status", "usageType", "description")
+    names = ("id", "name", "status", "usageType", "description", "product.id", "partyAccount.id", "validFor.startDateTime", "validFor.endDateTime")  # fmt: skip
     return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
 
 
@@ -213,11 +219,15 @@ def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
 
 @balance_router.get("/topupBalance", summary="Top-ups, newest first", **allow(*READERS))
 def top_ups(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
     of = whose(rooms, who, related)
-    found, total = rooms.payg.top_ups(of, page.offset, page.limit)
-    rows = [_topup_resource(made, of or rooms.subscriptions.find(str(made.subscriber_id))) for made in found]
-    return page_of(page, rows, total)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.payg.top_ups(of, offset, limit),
+        lambda made: _topup_resource(made, of or rooms.subscriptions.find(str(made.subscriber_id))),
+        ("id", "status", "usageType", "requestedDate", "confirmationDate", "product.id", "partyAccount.id"),
+        ("relatedParty.id",),
+    )
 
 
 @balance_router.get("/topupBalance/{id}", summary="One top-up", **allow(*READERS))
@@ -270,8 +280,9 @@ def _adjustment_resource(made: Adjustment) -> dict[str, object]:
 
 @balance_router.get("/adjustBalance", summary="Adjustments, newest first", **allow(*ALL_STAFF))
 def adjustments(request: Request, rooms: Asked, page: Paged) -> Response:
-    only_filters(request)
-    return cut(page, [_adjustment_resource(found) for found in rooms.adjustments.all()])
+    found = [_adjustment_resource(made) for made in rooms.adjustments.all()]
+    names = ("id", "status", "bucket.id", "requestor.id", "requestedDate", "confirmationDate", "usageType")
+    return cut(page, filtered(request, found, names))
 
 
 @balance_router.get("/adjustBalance/{id}", summary="One adjustment", **allow(*ALL_STAFF))
@@ -377,16 +388,22 @@ def _member_of(rooms: Rooms, who: Who, reference: str) -> Member:
     "/transferBalance", summary="Transfers between members, newest first", **allow(*EVERYBODY)
 )
 def transfers(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
     subscriber = own(rooms, who, related)
-    return cut(
-        page,
-        [
-            _transfer_resource(made, subscriber)
-            for made in rooms.transfers.of_account(subscriber.account_id)
-            if _may_see(who, made)
-        ],
+    found = [
+        _transfer_resource(made, subscriber)
+        for made in rooms.transfers.of_account(subscriber.account_id)
+        if _may_see(who, made)
+    ]
+    names = (
+        "id",
+        "status",
+        "bucket.id",
+        "receiverBucket.id",
+        "requestor.id",
+        "requestedDate",
+        "confirmationDate",
     )
+    return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
 
 
 def _may_see(who: Who, made: Transfer) -> bool:
@@ -461,10 +478,15 @@ def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, objec
     "/balanceActionHistory", summary="What came to balances and what went, but for usage", **allow(*READERS)
 )
 def history(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
     subscriber = own(rooms, who, related)
-    found, total = rooms.transfers.history(subscriber.account_id, page.offset, page.limit)
-    return page_of(page, [_move_resource(move, subscriber) for move in found], total)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.transfers.history(subscriber.account_id, offset, limit),
+        lambda move: _move_resource(move, subscriber),
+        ("id", "status", "description", "confirmationDate", "bucket.id", "partyAccount.id"),
+        ("relatedParty.id",),
+    )
 
 
 @balance_router.get("/balanceActionHistory/{id}", summary="One of them", **allow(*READERS))
@@ -515,23 +537,67 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
     )
 
 
-@usage_router.get("/usage", summary="Usage records, newest first", **allow(*EVERYBODY))
+# Of the filter operators that the standard has, those by which usage is found in the database.
+Since = Annotated[Instant | None, Query(alias="usageDate.gte")]
+After = Annotated[Instant | None, Query(alias="usageDate.gt")]
+Until = Annotated[Instant | None, Query(alias="usageDate.lt")]
+UpTo = Annotated[Instant | None, Query(alias="usageDate.lte")]
+_TICK: Final = timedelta(microseconds=1)  # the database's
+_USAGE_FILTERS: Final = ("relatedParty.id", "usageDate.gte", "usageDate.gt", "usageDate.lt", "usageDate.lte", "status", "usageType", "cursor")  # fmt: skip
+
+
+@usage_router.get("/usage", summary="Usage records of any age, newest first", **allow(*EVERYBODY))
 def usage(
     request: Request,
     rooms: Asked,
     who: Who,
     page: Paged,
     related: Party = None,
-    since: Annotated[datetime | None, Query(alias="usageDate.gte")] = None,
+    since: Since = None,
+    after: After = None,
+    until: Until = None,
+    up_to: UpTo = None,
+    status: Annotated[str | None, Query(max_length=40)] = None,
+    usage_type: Annotated[str | None, Query(alias="usageType", max_length=40)] = None,
+    cursor: Annotated[str | None, Query(max_length=40)] = None,
 ) -> Response:
-    only_filters(request, "relatedParty.id", "usageDate.gte")
+    """Pages are told by `cursor` (in the `Link` to the next one), so that old records are found as fast as new ones; `offset`
+    goes over the newest alone. `X-Total-Count` is there where there are at most 10 000.
+    """
+    only_filters(request, *_USAGE_FILTERS)
     subscriber = own(rooms, who, related)
     if page.offset + page.limit > USAGE_SHOWN_MAX:
-        raise Invalid(f"the newest {USAGE_SHOWN_MAX} records are shown: narrow them with usageDate.gte")
+        raise Invalid(f"offset: it reaches the newest {USAGE_SHOWN_MAX}; follow the links to the next page")
+    begin = max((at for at in (since, after and after + _TICK) if at is not None), default=None)
+    end = min((at for at in (until, up_to and up_to + _TICK) if at is not None), default=None)
+    before = None if cursor is None else _cursor(cursor)
     # A member sees its own alone.
     member_id = who.member_id if who.role == "member" else None
-    records, total = rooms.ledger.usage_page(subscriber.account_id, since, member_id, page.offset, page.limit)
-    return page_of(page, [usage_resource(record, subscriber) for record in records], total)
+    records: list[dict[str, Any]] = []
+    total: int | None = 0
+    if "rated" in (status or "rated").split(",") and "tokens" in (usage_type or "tokens").split(","):
+        records, total = rooms.ledger.usage_page(
+            subscriber.account_id, begin, member_id, page.offset, page.limit + 1, until=end, before=before
+        )
+    more, records = len(records) > page.limit, records[: page.limit]
+    if page.offset and not records:
+        raise OutOfRange(total or 0)
+    resources = [pick(usage_resource(record, subscriber), page.fields) for record in records]
+    headers = {"X-Result-Count": str(len(resources))}
+    if total is not None:
+        headers["X-Total-Count"] = str(total)
+    found = {"first": {"offset": "0"}} | ({"next": {"cursor": str(records[-1]["usage_id"])}} if more else {})
+    headers["Link"] = links(found)
+    return answer(resources, 206 if more or before is not None or page.offset else 200, headers)
+
+
+def _cursor(text: str) -> UUID:
+    try:
+        if text.isascii():
+            return UUID(text)
+    except ValueError:
+        pass
+    raise Invalid("cursor: take it from the link to the next page")
 
 
 @usage_router.get("/usage/{id}", summary="One usage record", **allow(*EVERYBODY))
@@ -546,9 +612,8 @@ def usage_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields 
     return one(request, usage_resource(record, subscriber), fields)
 
 
-@usage_router.get("/usageSpecification", summary="What a usage record says")
-def usage_specifications(request: Request, page: Paged) -> Response:
-    resource = {
+def _specification() -> dict[str, object]:
+    return {
         **_SPECIFICATION,
         "lifecycleStatus": "Active",
         "isBundle": False,
@@ -559,7 +624,18 @@ def usage_specifications(request: Request, page: Paged) -> Response:
         + [{"id": "loss", "name": "loss", "valueType": "array", "configurable": False}],
         "@type": "UsageSpecification",
     }
-    return cut(page, filtered(request, [resource], ("id", "name")))
+
+
+@usage_router.get("/usageSpecification", summary="What a usage record says")
+def usage_specifications(request: Request, page: Paged) -> Response:
+    return cut(page, filtered(request, [_specification()], ("id", "name", "lifecycleStatus")))
+
+
+@usage_router.get("/usageSpecification/{id}", summary="One specification of usage")
+def usage_specification(request: Request, id: str, fields: Fields = None) -> Response:
+    if id != _SPECIFICATION["id"]:
+        raise NotFound("there is no such usage specification")
+    return one(request, _specification(), fields)
 
 
 @usage_router.get("/focus", summary="Usage and charges of a month as FOCUS 1.2, CSV", **allow(*READERS))
@@ -570,8 +646,8 @@ def focus(
     related: Party = None,
 ) -> Response:
     subscriber = own(rooms, who, related)
-    return Response(
-        focus_csv(rooms, subscriber, month),
+    return StreamingResponse(
+        focus_pieces(rooms, subscriber, month),
         media_type="text/csv",
         headers={"Content-Disposition": f'attachment; filename="focus-{month}.csv"'},
     )

@@ -18,17 +18,19 @@ from tokenworks.console.web import (
     Number,
     Paged,
     Ref,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
     answer,
     as_uuid,
     audit,
+    cut,
+    filtered,
     mine_only,
     money,
+    narrowed,
     one,
-    only_filters,
-    page_of,
     shown,
     when,
     whose,
@@ -37,8 +39,8 @@ from tokenworks.kernel import Invalid, NotFound, parse_money
 
 BILL: Final = "/tmf-api/customerBillManagement/v4"
 PAYMENT: Final = "/tmf-api/paymentManagement/v4"
-bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"])
-payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"])
+bills_router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
+payments_router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=RepeatableRoute)
 
 
 def bill_resource(bill: Bill) -> dict[str, object]:
@@ -118,9 +120,15 @@ def _own_bill(rooms: Rooms, who: Who, id_: str) -> Bill:
 
 @bills_router.get("/customerBill", summary="Bills, newest first", **allow(*READERS))
 def bills(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
-    found, total = rooms.bills.all(whose(rooms, who, related), page.offset, page.limit)
-    return page_of(page, [bill_resource(bill) for bill in found], total)
+    of = whose(rooms, who, related)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.bills.all(of, offset, limit),
+        bill_resource,
+        ("id", "billNo", "state", "category", "billDate", "paymentDueDate", "billingAccount.id", "billingPeriod.startDateTime", "billingPeriod.endDateTime"),
+        ("relatedParty.id",),
+    )  # fmt: skip
 
 
 @bills_router.get("/customerBill/{id}", summary="One bill", **allow(*READERS))
@@ -167,10 +175,10 @@ def rates(
     page: Paged,
     bill_id: Annotated[str, Query(alias="bill.id", max_length=64)],
 ) -> Response:
-    only_filters(request, "bill.id")
     found = _own_bill(rooms, who, bill_id)
     lines = [rate_resource(line, found) for line in rooms.bills.lines(found)]
-    return page_of(page, lines[page.offset : page.offset + page.limit], len(lines))
+    names = ("id", "type", "name", "date", "product.id", "isBilled")
+    return cut(page, filtered(request, lines, names, beside=("bill.id",)))
 
 
 @bills_router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
@@ -225,8 +233,8 @@ def payment_resource(payment: Payment, account_id: UUID) -> dict[str, object]:
             "href": f"{PAYMENT}/payment/{payment.payment_id}",
             "correlatorId": payment.reference,
             "paymentDate": when(payment.paid_at),
-            "status": "Accepted",
-            "statusDate": when(payment.paid_at),
+            "status": "Accepted" if payment.reversed_at is None else "Reversed",
+            "statusDate": when(payment.reversed_at or payment.paid_at),
             "account": {"id": str(account_id), "name": "token account"},
             "payer": party(payment.subscriber_id)[0],
             "paymentMethod": {"@type": _METHODS.get(payment.method, payment.method), "name": payment.method},
@@ -248,13 +256,25 @@ def payment_resource(payment: Payment, account_id: UUID) -> dict[str, object]:
 
 @payments_router.get("/payment", summary="Payments, newest first", **allow(*READERS))
 def payments(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
-    found, total = rooms.payments.all(whose(rooms, who, related), page.offset, page.limit)
-    accounts = {
-        payment.subscriber_id: rooms.subscriptions.find(str(payment.subscriber_id)).account_id
-        for payment in found
-    }
-    return page_of(page, [payment_resource(p, accounts[p.subscriber_id]) for p in found], total)
+    of = whose(rooms, who, related)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.payments.all(of, offset, limit),
+        lambda payment: payment_resource(
+            payment, (of or rooms.subscriptions.find(str(payment.subscriber_id))).account_id
+        ),
+        ("id", "correlatorId", "status", "paymentDate", "account.id", "paymentItem.item.id"),
+        ("relatedParty.id",),
+    )
+
+
+@payments_router.get("/payment/{id}", summary="One payment", **allow(*READERS))
+def payment_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = rooms.payments.find(as_uuid(id, "payment"))
+    mine_only(who, found.subscriber_id, "payment")
+    account_id = rooms.subscriptions.find(str(found.subscriber_id)).account_id
+    return one(request, payment_resource(found, account_id), fields)
 
 
 @payments_router.post("/payment", status_code=201, summary="Book a payment of a bill", **allow("finance"))
@@ -268,9 +288,7 @@ def pay(body: PaymentCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Res
         if method == "test":
             if not rooms.is_dev:
                 raise Invalid('the test provider takes money only where environment = "dev"')
-            if amount_nano != bill.remaining_nano:
-                raise Invalid("totalAmount: the test provider takes all that is left of a bill")
-            made = rooms.payments.collect(bill, TestProvider(), key)
+            made = rooms.payments.collect(bill, TestProvider(), key, amount_nano)
         else:
             made = rooms.payments.pay(bill, method, key, amount_nano)
         if made.new:
@@ -305,7 +323,7 @@ def refund_resource(refund: Refund) -> dict[str, object]:
             "status": refund.state,
             "statusDate": when(refund.done_at or refund.asked_at),
             "account": {"id": str(refund.account_id), "name": "token account"},
-            "paymentMethod": {"@type": "phoneBill", "name": "credit on the next bill"},
+            "paymentMethod": {"@type": "phoneBill", "name": "credit on the phone bill"},
             "totalAmount": None if refund.amount_nano is None else money(refund.amount_nano),
             "order": {"id": str(refund.order_id), "href": f"{ORDER}/productOrder/{refund.order_id}"},
             "@type": "Refund",
@@ -321,11 +339,17 @@ def refunds(
     page: Paged,
     order_id: Annotated[str, Query(alias="order.id", max_length=64)],
 ) -> Response:
-    only_filters(request, "order.id")
     order, subscriber_id = rooms.orders.find(as_uuid(order_id, "order"))
     mine_only(who, subscriber_id, "order")
     found = [refund_resource(refund) for refund in rooms.refunds.of_order(order.order_id)]
-    return page_of(page, found[page.offset : page.offset + page.limit], len(found))
+    return cut(page, filtered(request, found, ("id", "status", "name", "refundDate"), beside=("order.id",)))
+
+
+@payments_router.get("/refund/{id}", summary="One refund", **allow(*READERS))
+def refund_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = rooms.refunds.find(as_uuid(id, "refund"))
+    mine_only(who, rooms.orders.find(found.order_id)[1], "refund")
+    return one(request, refund_resource(found), fields)
 
 
 @payments_router.post("/refund", status_code=201, summary="Refund an order", **allow("finance"))
@@ -336,10 +360,11 @@ def refund(body: RefundCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> R
         made = rooms.refunds.refund(
             order.order_id, body.part, body.reason, amount_nano=amount_nano, idempotency_key=key
         )
-        audit(
-            rooms, who, "refund", order.order_id, None,
-            {"part": body.part, "reason": body.reason, "refunds": [str(refund.refund_id) for refund in made]},
-        )  # fmt: skip
+        if made[0].new:
+            audit(
+                rooms, who, "refund", order.order_id, None,
+                {"part": body.part, "reason": body.reason, "refunds": [str(refund.refund_id) for refund in made]},
+            )  # fmt: skip
     return answer([refund_resource(refund) for refund in made], 201)
 
 
@@ -361,10 +386,11 @@ def correct(body: CreditNoteCreate, rooms: Asked, who: Who, id: str, key: Idempo
     found = _own_bill(rooms, who, id)
     with rooms.connection.transaction():
         note = rooms.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
-        audit(
-            rooms, who, "bill.correct", found.bill_id, None,
-            {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},
-        )  # fmt: skip
+        if note.new:
+            audit(
+                rooms, who, "bill.correct", found.bill_id, None,
+                {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},
+            )  # fmt: skip
     return answer(
         {
             "id": str(note.credit_note_id),

@@ -1,16 +1,41 @@
-"""TMF620 product catalogue: what is sold, as other systems read it. Tariffs are changed by loading a catalogue file."""
+"""TMF620 product catalogue: what is sold, as other systems read it; and drafted, approved and published by staff.
 
-from typing import Any, Final
+A draft is `In design`; approved by another person it is `In test`; published it is `Active` (or what its entry says). What a
+tariff says goes beyond TMF620's attributes: it is in `catalogueEntry`, an entry of a catalogue file. Files are loaded, too.
+"""
+
+from typing import Any, Final, Literal
 
 from fastapi import APIRouter, Request, Response
+from pydantic import Field
 
-from tokenworks.catalog import Offering, SoldOffering
-from tokenworks.console.web import Asked, Fields, Paged, cut, filtered, money, one, shown, when
-from tokenworks.kernel import NotFound, parse_money
+from tokenworks.catalog import Draft, Offering, SoldOffering
+from tokenworks.console.web import (
+    Asked,
+    Fields,
+    Loose,
+    Paged,
+    Repeatable,
+    RepeatableRoute,
+    Rooms,
+    Who,
+    allow,
+    answer,
+    audit,
+    cut,
+    filtered,
+    is_staff,
+    money,
+    one,
+    shown,
+    when,
+)
+from tokenworks.kernel import Conflict, Invalid, NotFound, parse_money
 
 BASE: Final = "/tmf-api/productCatalogManagement/v4"
-router = APIRouter(prefix=BASE, tags=["TMF620 product catalogue"])
-_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired"}
+router = APIRouter(prefix=BASE, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
+# Another seller's tariff, kept for comparison, is none that we have launched.
+_LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired", "comparison": "In study"}
 _CATEGORIES: Final = {
     "plan": ("Token plans", "套餐"),
     "pay_as_you_go": ("Pay as you go", "随用随付"),
@@ -30,7 +55,7 @@ def _period(offering: Offering) -> dict[str, object] | None:
     return shown({"startDateTime": when(offering.valid_from), "endDateTime": when(offering.valid_until)})
 
 
-def offering_resource(sold: SoldOffering) -> dict[str, object]:
+def offering_resource(rooms: Rooms, sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
     return shown(
         {
@@ -38,7 +63,7 @@ def offering_resource(sold: SoldOffering) -> dict[str, object]:
             "description": f"{o.name_zh}. {o.source}"
             + (f" Samples: {', '.join(o.samples)}." if o.samples else ""),
             "isBundle": o.kind == "bundle",
-            "isSellable": o.status == "active",
+            "isSellable": rooms.offerings.can_be_ordered(o),
             "lifecycleStatus": _LIFE[o.status],
             "version": sold.offering_version,
             "validFor": _period(o),
@@ -107,7 +132,11 @@ def specification_resource(sold: SoldOffering) -> dict[str, object]:
             "productSpecCharacteristicValue": [{"value": one_value, "valueType": kind, **more} for one_value in values],
         }  # fmt: skip
 
-    characteristics = [says("cycle", o.cycle), says("rateCardVersion", sold.rate_version)]
+    characteristics = [
+        says("cycle", o.cycle),
+        says("proration", o.proration),
+        says("rateCardVersion", sold.rate_version),
+    ]
     characteristics += [
         says(f"allowance{'-' + b.window if b.window else ''}", b.quantity, "number", unitOfMeasure=b.unit)
         for b in o.buckets
@@ -153,23 +182,132 @@ def _find(resources: list[dict[str, object]], id_: str, what: str) -> dict[str, 
 
 @router.get("/productOffering", summary="What is sold")
 def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [offering_resource(sold) for sold in rooms.offerings.all()]
+    found = [offering_resource(rooms, sold) for sold in rooms.offerings.all()]
     return cut(
-        page, filtered(request, found, ("id", "name", "lifecycleStatus", "isBundle", "isSellable", "version"))
+        page,
+        filtered(
+            request,
+            found,
+            (
+                "id",
+                "name",
+                "lifecycleStatus",
+                "isBundle",
+                "isSellable",
+                "version",
+                "category.id",
+                "marketSegment.id",
+                "validFor.startDateTime",
+                "validFor.endDateTime",
+            ),
+        ),
     )
 
 
-@router.get("/productOffering/{id}", summary="One offering")
-def offering(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    return one(
-        request, _find([offering_resource(sold) for sold in rooms.offerings.all()], id, "offering"), fields
+@router.get("/productOffering/{id}", summary="One offering; staff sees drafts, too")
+def offering(request: Request, rooms: Asked, id: str, fields: Fields = None, draft: bool = False) -> Response:
+    found = [offering_resource(rooms, sold) for sold in rooms.offerings.all() if sold.offering.id == id]
+    if (draft or not found) and is_staff(request, rooms):
+        return one(request, draft_resource(rooms.drafts.find(id)), fields)
+    return one(request, _find(found, id, "offering"), fields)
+
+
+# Drafts.
+
+
+class ProductOfferingCreate(Loose):
+    """`name` is the entry's; `catalogueEntry` is an entry of a catalogue file."""
+
+    name: str = Field(min_length=1, max_length=100)
+    catalogue_entry: dict[str, Any] = Field(alias="catalogueEntry", max_length=100)
+
+
+class ProductOfferingUpdate(Loose):
+    """Another entry; or In design (no longer approved), In test (approved), Active (published)."""
+
+    catalogue_entry: dict[str, Any] | None = Field(default=None, alias="catalogueEntry", max_length=100)
+    lifecycle_status: Literal["In design", "In test", "Active"] | None = Field(
+        default=None, alias="lifecycleStatus"
     )
+
+
+def draft_resource(draft: Draft) -> dict[str, object]:
+    o = draft.offering
+    return shown(
+        {
+            **_ref("productOffering", o.id, o.name),
+            "description": o.name_zh,
+            "isBundle": o.kind == "bundle",
+            "isSellable": False,
+            "lifecycleStatus": "In design" if draft.approved_by is None else "In test",
+            "statusReason": f"drafted by {draft.drafted_by}"
+            + ("" if draft.approved_by is None else f", approved by {draft.approved_by}"),
+            "lastUpdate": when(draft.approved_at or draft.drafted_at),
+            "validFor": _period(o),
+            "category": [_ref("category", o.kind, _CATEGORIES[o.kind][0])],
+            "catalogueEntry": o.model_dump(mode="json", exclude_defaults=True),
+            "@type": "ProductOffering",
+        }
+    )
+
+
+@router.post("/productOffering", status_code=201, summary="Draft an offering", **allow("operator"))
+def draft_offering(body: ProductOfferingCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
+    if body.catalogue_entry.get("name") != body.name:
+        raise Invalid("name: it is the name of the entry")
+    with rooms.connection.transaction():
+        if any(draft.offering.id == body.catalogue_entry.get("id") for draft in rooms.drafts.all()):
+            raise Conflict("this offering is being drafted: change it by PATCH")
+        made = rooms.drafts.write(body.catalogue_entry, who.name)
+        resource = draft_resource(made)
+        audit(rooms, who, "offering.draft", made.offering.id, None, resource["catalogueEntry"])
+    return answer(resource, 201, {"Location": str(resource["href"])})
+
+
+@router.patch("/productOffering/{id}", summary="Change, approve or publish a draft", **allow("operator"))
+def change_offering(
+    body: ProductOfferingUpdate, rooms: Asked, who: Who, id: str, _key: Repeatable
+) -> Response:
+    entry, status = body.catalogue_entry, body.lifecycle_status
+    if (entry is None) == (status is None):
+        raise Invalid("either catalogueEntry or lifecycleStatus is changed")
+    with rooms.connection.transaction():
+        if entry is not None:
+            if entry.get("id") != id:
+                raise Invalid("catalogueEntry: its id is the offering's")
+            known = {sold.offering.id for sold in rooms.offerings.all()}
+            if id not in known:
+                rooms.drafts.find(id)
+            resource = draft_resource(rooms.drafts.write(entry, who.name))
+        elif status == "Active":
+            rooms.drafts.publish(id)
+            found = [
+                offering_resource(rooms, sold) for sold in rooms.offerings.all() if sold.offering.id == id
+            ]
+            resource = _find(found, id, "offering")
+        elif status == "In test":
+            resource = draft_resource(rooms.drafts.approve(id, who.name))
+        else:
+            resource = draft_resource(rooms.drafts.withdraw_approval(id))
+        audit(rooms, who, f"offering.{'change' if status is None else status.lower()}", id, None, resource)
+    return answer(resource)
+
+
+@router.delete("/productOffering/{id}", status_code=204, summary="Throw a draft away", **allow("operator"))
+def remove_draft(rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.connection.transaction():
+        rooms.drafts.remove(id)
+        audit(rooms, who, "offering.draft.remove", id)
+    return Response(status_code=204)
 
 
 @router.get("/productOfferingPrice", summary="What it costs")
 def prices(request: Request, rooms: Asked, page: Paged) -> Response:
     found = [price for sold in rooms.offerings.all() for price in price_resources(sold)]
-    return cut(page, filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version")))
+    return cut(
+        page,
+        filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version", "price.value")),
+    )
 
 
 @router.get("/productOfferingPrice/{id}", summary="One price")
@@ -194,7 +332,12 @@ def specification(request: Request, rooms: Asked, id: str, fields: Fields = None
 def categories(request: Request, rooms: Asked, page: Paged) -> Response:
     sold = rooms.offerings.all()
     return cut(
-        page, filtered(request, [_category_resource(kind, sold) for kind in _CATEGORIES], ("id", "name"))
+        page,
+        filtered(
+            request,
+            [_category_resource(kind, sold) for kind in _CATEGORIES],
+            ("id", "name", "lifecycleStatus"),
+        ),
     )
 
 

@@ -1,5 +1,7 @@
 """TMF622 product orders and TMF637 product inventory."""
 
+from collections.abc import Mapping
+from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -12,9 +14,12 @@ from tokenworks.console.web import (
     Asked,
     Fields,
     IdempotencyKey,
+    Instant,
     Loose,
     Paged,
     Ref,
+    Repeatable,
+    RepeatableRoute,
     Rooms,
     Who,
     allow,
@@ -25,10 +30,9 @@ from tokenworks.console.web import (
     filtered,
     mine_only,
     money,
+    narrowed,
     one,
-    only_filters,
     own,
-    page_of,
     shown,
     when,
     whose,
@@ -38,8 +42,8 @@ from tokenworks.subscriptions import Order, Product, Subscriber
 
 ORDER: Final = "/tmf-api/productOrderingManagement/v4"
 INVENTORY: Final = "/tmf-api/productInventory/v4"
-orders_router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"])
-inventory_router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"])
+orders_router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"], route_class=RepeatableRoute)
+inventory_router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"], route_class=RepeatableRoute)
 Party = Annotated[str | None, Query(alias="relatedParty.id", max_length=64)]
 # What TMF637 calls the states of a product.
 _STATUS: Final = {
@@ -154,10 +158,14 @@ class _OrderItem(Loose):
 
 
 class ProductOrderCreate(Loose):
-    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end."""
+    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end;
+    `confirm` (true) orders what the subscriber has already once more.
+    """
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
     related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
+    # Now where it is left out or has passed; of a change or an end also the end of the product's cycle. No other time.
+    requested_start_date: Instant | None = Field(default=None, alias="requestedStartDate")
 
 
 class CancelProductOrderCreate(Loose):
@@ -165,13 +173,29 @@ class CancelProductOrderCreate(Loose):
     cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
 
 
-def _characteristic(item: _OrderItem, name: str, allowed: tuple[str, ...] | None = None) -> str | None:
+def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | None = None) -> str | None:
     for given in item.product.product_characteristic if item.product else []:
         if given.name == name:
             if allowed is not None and given.value not in allowed:
-                raise Invalid(f"{name} is {' or '.join(allowed)}")
+                raise Invalid(f"{name} is {' or '.join(str(value) for value in allowed)}")
             return str(given.value)
     return None
+
+
+def _start(rooms: Rooms, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
+    """`now` or `cycle_end`, by the characteristic `when` or by the date. Raises `Invalid` where it can't be done then."""
+    said = _characteristic(item, "when", ("now", "cycle_end"))
+    if wanted is None or wanted <= rooms.clock.now():
+        return said or "now"
+    if item.action == "add":
+        raise Invalid("requestedStartDate: an offering begins when it is ordered; send the order on that day")
+    end = _own_product(rooms, subscriber, item).cycle_end
+    if said == "now" or end is None or wanted != end:
+        raise Invalid(
+            "requestedStartDate: a change or an end is now, or with the product's cycle"
+            + ("" if end is None else f", at {when(end)}")
+        )
+    return "cycle_end"
 
 
 def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Product:
@@ -182,19 +206,26 @@ def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Prod
     raise NotFound("there is no such product")
 
 
+_ORDER_FILTERS: Final = (
+    "id", "state", "orderDate", "completionDate", "cancellationDate", "productOrderItem.action", "productOrderItem.state",
+    "productOrderItem.productOffering.id", "productOrderItem.product.id",
+)  # fmt: skip
+
+
 @orders_router.get("/productOrder", summary="Orders, newest first", **allow(*READERS))
 def orders(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    only_filters(request, "relatedParty.id")
-    subscriber = whose(rooms, who, related)
-    found, total = rooms.orders.all(subscriber, page.offset, page.limit)
-    ids = {} if subscriber is not None else {o.order_id: rooms.orders.find(o.order_id)[1] for o in found}
-    return page_of(
+    of = whose(rooms, who, related)
+
+    def resource(order: Order) -> Mapping[str, object]:
+        return order_resource(order, rooms.orders.find(order.order_id)[1] if of is None else of.subscriber_id)
+
+    return narrowed(
+        request,
         page,
-        [
-            order_resource(o, ids[o.order_id] if subscriber is None else subscriber.subscriber_id)
-            for o in found
-        ],
-        total,
+        lambda offset, limit: rooms.orders.all(of, offset, limit),
+        resource,
+        _ORDER_FILTERS,
+        ("relatedParty.id",),
     )
 
 
@@ -213,24 +244,27 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     item = body.product_order_item[0]
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
-    at: Any = _characteristic(item, "when", ("now", "cycle_end")) or "now"
+    second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
+    at: Any = _start(rooms, subscriber, item, body.requested_start_date)
     with rooms.connection.transaction():
         if item.action == "add":
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to add")
             made = rooms.orders.place(
-                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery")
-            )
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second
+            )  # fmt: skip
         elif item.action == "modify":
             product = _own_product(rooms, subscriber, item)
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to change it to")
-            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key)
+            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key, confirm=second)
         elif item.action == "delete":
             made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
         else:
             raise Invalid("action: add, modify or delete")
         resource = order_resource(made, subscriber.subscriber_id)
+        if body.requested_start_date is not None:
+            resource["requestedStartDate"] = when(body.requested_start_date)
         if made.new:
             audit(rooms, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
     return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
@@ -242,29 +276,43 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     summary="Take an order back before it is delivered",
     **allow(*BUYERS),
 )
-def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who) -> Response:
+def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
     found, subscriber_id = rooms.orders.find(as_uuid(body.product_order.id, "order"))
     mine_only(who, subscriber_id, "order")
     with rooms.connection.transaction():
         rooms.orders.withdraw(found.order_id, body.cancellation_reason)
         audit(rooms, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
-    return answer(
+    return answer(_cancellation(rooms.orders.find(found.order_id)[0]), 201)
+
+
+def _cancellation(order: Order) -> dict[str, object]:
+    return shown(
         {
-            "id": str(found.order_id),
-            "href": f"{ORDER}/cancelProductOrder/{found.order_id}",
+            "id": str(order.order_id),
+            "href": f"{ORDER}/cancelProductOrder/{order.order_id}",
+            "cancellationReason": order.reason,
+            "effectiveCancellationDate": when(order.completed_at),
             "state": "done",
-            "productOrder": {"id": str(found.order_id), "href": f"{ORDER}/productOrder/{found.order_id}"},
+            "productOrder": {"id": str(order.order_id), "href": f"{ORDER}/productOrder/{order.order_id}"},
             "@type": "CancelProductOrder",
-        },
-        201,
+        }
     )
+
+
+@orders_router.get("/cancelProductOrder/{id}", summary="An order that was taken back", **allow(*READERS))
+def cancelled_order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(id, "cancellation"))
+    mine_only(who, subscriber_id, "cancellation")
+    if found.state != "cancelled":
+        raise NotFound("there is no such cancellation")
+    return one(request, _cancellation(found), fields)
 
 
 @inventory_router.get("/product", summary="What a subscriber has", **allow(*READERS))
 def products(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
     subscriber = own(rooms, who, related)
     found = [product_resource(rooms, product, subscriber) for product in rooms.orders.products(subscriber)]
-    names = ("id", "name", "status", "isBundle")
+    names = ("id", "name", "status", "isBundle", "startDate", "terminationDate", "productOffering.id")
     return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
 
 

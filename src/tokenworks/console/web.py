@@ -2,27 +2,36 @@
 
 import contextlib
 import hashlib
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextvars import ContextVar
+import operator
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
-from urllib.parse import unquote_to_bytes
+from typing import Annotated, Any, Final, NamedTuple, Protocol, Self, TypeVar
 from uuid import UUID
 
 import msgspec
 import psycopg
 from fastapi import Depends, FastAPI, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+from fastapi.routing import APIRoute
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tokenworks.billing import Bills, Payments, Refunds
-from tokenworks.catalog import Offerings
-from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
+from tokenworks.billing import Bills, Disputes, Payments, Refunds
+from tokenworks.catalog import Drafts, Offerings
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
+from tokenworks.console.urls import base_url, links
 from tokenworks.kernel import (
     NANO_PER_UNIT,
     NUMBER_CHARS_MAX,
@@ -34,19 +43,25 @@ from tokenworks.kernel import (
     TokenworksError,
     Unavailable,
     check_number,
-    flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
-from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+from tokenworks.subscriptions import Orders, PayAsYouGo, Quotes, Subscriber, Subscriptions
+from tokenworks.trust import (
+    Answers,
+    Identity,
+    KeptAnswer,
+    Keys,
+    NotAllowed,
+    NotSignedIn,
+    Principal,
+    Role,
+    TooManyCodes,
+)
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
 OFFSET_MAX: Final = 1_000_000
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
-PATH_CHARS_MAX: Final = 1000
-PATH_PART_CHARS_MAX: Final = 200
-QUERY_BYTES_MAX: Final = 8192
 COOKIE: Final = "tokenworks_session"
 _encode = msgspec.json.Encoder(decimal_format="number").encode
 
@@ -61,6 +76,8 @@ class Rooms(Protocol):
     @property
     def offerings(self) -> Offerings: ...
     @property
+    def drafts(self) -> Drafts: ...
+    @property
     def ledger(self) -> Ledger: ...
     @property
     def charges(self) -> Charges: ...
@@ -71,11 +88,17 @@ class Rooms(Protocol):
     @property
     def orders(self) -> Orders: ...
     @property
+    def quotes(self) -> Quotes: ...
+    @property
+    def failed_jobs(self) -> FailedJobs: ...
+    @property
     def payg(self) -> PayAsYouGo: ...
     @property
     def subscriptions(self) -> Subscriptions: ...
     @property
     def bills(self) -> Bills: ...
+    @property
+    def disputes(self) -> Disputes: ...
     @property
     def payments(self) -> Payments: ...
     @property
@@ -85,61 +108,13 @@ class Rooms(Protocol):
     @property
     def identity(self) -> Identity: ...
     @property
+    def answers(self) -> Answers: ...
+    @property
     def operator(self) -> str: ...
     @property
     def is_dev(self) -> bool: ...
     @property
     def fonts_dir(self) -> Path | None: ...
-
-
-# Where this is reached, for the hrefs of the request that is answered.
-_base_url: ContextVar[str] = ContextVar("base_url", default="")
-_HOST = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
-
-
-class CleanUrl:
-    """Refuses a path or a query that names what no text may have, or is longer than any that is answered: before a route."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            found = _flaw_of_url(scope["path"], scope["query_string"])
-            if found is not None:
-                await problem(400, "Invalid", found)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
-def _flaw_of_url(path: str, query: bytes) -> str | None:
-    if len(path) > PATH_CHARS_MAX or any(len(part) > PATH_PART_CHARS_MAX for part in path.split("/")):
-        return f"a path has at most {PATH_CHARS_MAX} characters, a part of it {PATH_PART_CHARS_MAX}"
-    if len(query) > QUERY_BYTES_MAX:
-        return f"a query has at most {QUERY_BYTES_MAX} bytes"
-    try:
-        text = unquote_to_bytes(query.replace(b"+", b" ")).decode()
-    except UnicodeDecodeError:
-        return "the query is not UTF-8"
-    bad = flaw(path) or flaw(text)
-    return None if bad is None else f"the URL has {bad}: leave it out"
-
-
-class BaseUrl:
-    """Says where the asker reached us: `public_url` where it is set, else what the request says."""
-
-    def __init__(self, app: ASGIApp, public_url: str = "") -> None:
-        self._app = app
-        self._public_url = public_url.rstrip("/")
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            host = headers.get(b"host", b"localhost").decode("latin-1")
-            scheme = "https" if headers.get(b"x-forwarded-proto") == b"https" else "http"
-            found = self._public_url or f"{scheme}://{host if _HOST.fullmatch(host) else 'localhost'}"
-            _base_url.set(found)
-        await self._app(scope, receive, send)
 
 
 def encode(content: object) -> bytes:
@@ -150,7 +125,7 @@ def encode(content: object) -> bytes:
 def _linked(content: object) -> object:
     if isinstance(content, Mapping):
         return {
-            name: f"{_base_url.get()}{value}"
+            name: f"{base_url.get()}{value}"
             if name in {"href", "url"} and isinstance(value, str) and value.startswith("/")
             else _linked(value)
             for name, value in content.items()
@@ -184,6 +159,19 @@ Number = Annotated[
     BeforeValidator(check_number),
     WithJsonSchema({"anyOf": [{"type": "number"}, {"type": "string", "maxLength": NUMBER_CHARS_MAX}]}),
 ]
+# The years in which an instant that is kept lies: one at the ends of time has no UTC, and no column holds it.
+INSTANT_FIRST: Final = datetime(2000, 1, 1, tzinfo=UTC)
+INSTANT_LAST: Final = datetime(9998, 12, 31, tzinfo=UTC)
+
+
+def _instant(at: datetime) -> datetime:
+    if not INSTANT_FIRST <= at <= INSTANT_LAST:
+        raise ValueError(f"an instant is of the years {INSTANT_FIRST.year} to {INSTANT_LAST.year}")
+    return at.astimezone(UTC)
+
+
+# An instant with its offset, as RFC 3339 writes it.
+Instant = Annotated[AwareDatetime, AfterValidator(_instant)]
 # Whose: a subscriber's id, phone or broadband number.
 Of = Annotated[str | None, Query(max_length=64)]
 
@@ -215,6 +203,13 @@ def decimal(amount_nano: int) -> Decimal:
     return Decimal(f"-{text}" if amount_nano < 0 else text)
 
 
+def quantity_decimal(amount: int) -> Decimal:
+    """Thousandths of a unit, exactly."""
+    whole, rest = divmod(abs(amount), 1000)
+    text = f"{whole}.{rest:03d}".rstrip("0").rstrip(".")
+    return Decimal(f"-{text}" if amount < 0 else text)
+
+
 def when(at: datetime | None) -> str | None:
     return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
@@ -237,7 +232,7 @@ Asked = Annotated[Rooms, Depends(_rooms)]
 
 def reached_at() -> str:
     """Where the asker of the request that is answered reached us: scheme and host."""
-    return _base_url.get()
+    return base_url.get()
 
 
 def _principal(request: Request, rooms: Asked) -> Principal:
@@ -268,6 +263,12 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
     return Principal(member.name, role, subscriber_id, member_id, session_id)
+
+
+def is_staff(request: Request, rooms: Rooms) -> bool:
+    """True if staff asks: of a route that is public, and says more to staff."""
+    scheme, _, text = request.headers.get("authorization", "").partition(" ")
+    return scheme.lower() == "bearer" and rooms.identity.staff_of(text) is not None
 
 
 Who = Annotated[Principal, Depends(_principal)]
@@ -323,13 +324,86 @@ def as_uuid(text: str, what: str) -> UUID:
     raise NotFound(f"there is no such {what}")
 
 
-def _key(key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None) -> str:
+# Requests that may come again.
+
+# What an answer is for its asker alone, or for the moment: a repeat gets its own.
+_KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
+
+
+class Repeated(Exception):
+    """The request came before under its idempotency key: this is what it was answered."""
+
+    def __init__(self, kept: KeptAnswer) -> None:
+        super().__init__("the request came before")
+        self.kept = kept
+
+
+class _Claim(NamedTuple):
+    """The key of a request that is done now, until its answer is kept."""
+
+    answers: Answers
+    asker: str
+    key: str
+
+
+async def _asked_text(request: Request) -> bytes:
+    """What makes two requests the same: method, path, query and body, whatever the spaces and the order of JSON's members."""
+    body = await request.body()
+    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        body = msgspec.json.encode(msgspec.json.decode(body), order="deterministic")
+    target = f"{request.method} {request.url.path}?{request.url.query}\n"
+    return target.encode() + body
+
+
+def _claim(
+    request: Request,
+    rooms: Asked,
+    who: Who,
+    text: Annotated[bytes, Depends(_asked_text)],
+    key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
+) -> Iterator[str | None]:
+    """What the request does, and the answer that is kept of it, are one transaction. Raises `Repeated`, `KeyReused`."""
+    if key is None:
+        yield None
+        return
+    asker = f"staff:{who.name}" if who.is_staff else f"member:{who.member_id}"
+    with rooms.connection.transaction():
+        kept = rooms.answers.begin(asker, key, text)
+        if kept is not None:
+            raise Repeated(kept)
+        request.state.claim = _Claim(rooms.answers, asker, key)
+        yield key
+
+
+# Ends before the answer is sent: an answer that says "done" is after the commit.
+Repeatable = Annotated[str | None, Depends(_claim, scope="function")]
+
+
+def _key(key: Repeatable) -> str:
     if key is None:
         raise Invalid("this moves money: send an Idempotency-Key header, the same one when you try again")
     return key
 
 
-IdempotencyKey = Annotated[str, Depends(_key)]
+IdempotencyKey = Annotated[str, Depends(_key, scope="function")]
+
+
+class RepeatableRoute(APIRoute):
+    """Keeps the answer of a route whose request had an idempotency key, in the request's transaction. The one place."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handled(request: Request) -> Response:
+            response = await handle(request)
+            claim: _Claim | None = getattr(request.state, "claim", None)
+            if claim is not None:
+                headers = {k: v for k, v in response.headers.items() if k in _KEPT_HEADERS}
+                kept = KeptAnswer(response.status_code, headers, bytes(response.body))
+                await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept)
+            return response
+
+        return handled
 
 
 def audit(
@@ -378,11 +452,33 @@ Paged = Annotated[Page, Depends(_page)]
 Fields = Annotated[str | None, Query(max_length=500)]
 
 
+class OutOfRange(Invalid):
+    """A page begins behind the end of its list."""
+
+    def __init__(self, total: int) -> None:
+        super().__init__(f"offset: the list has {total} resources")
+        self.total = total
+
+
 def page_of(page: Page, resources: Sequence[Mapping[str, object]], total: int) -> Response:
-    """A page of a list (TMF630): 206 where there is more."""
-    headers = {"X-Total-Count": str(total), "X-Result-Count": str(len(resources))}
+    """A page of a list (TMF630): 206 where there is more, 416 where it begins behind the end; links to the other pages."""
+    if page.offset and page.offset >= total:
+        raise OutOfRange(total)
+    last = (total - 1) // page.limit * page.limit if total else 0
+    offsets = {"first": 0, "last": last}
+    if page.offset:
+        offsets["prev"] = max(0, page.offset - page.limit)
+    if page.offset + len(resources) < total:
+        offsets["next"] = page.offset + page.limit
+    headers = {
+        "X-Total-Count": str(total),
+        "X-Result-Count": str(len(resources)),
+        "Link": links({rel: {"offset": str(at)} for rel, at in offsets.items()}),
+    }
+    if resources:
+        headers["Content-Range"] = f"items {page.offset}-{page.offset + len(resources) - 1}/{total}"
     status = 206 if len(resources) < total else 200
-    return answer([_pick(resource, page.fields) for resource in resources], status, headers)
+    return answer([pick(resource, page.fields) for resource in resources], status, headers)
 
 
 def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
@@ -390,7 +486,7 @@ def cut(page: Page, resources: Sequence[Mapping[str, object]]) -> Response:
     return page_of(page, resources[page.offset : page.offset + page.limit], len(resources))
 
 
-def _pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
+def pick(resource: Mapping[str, object], fields: frozenset[str] | None) -> Mapping[str, object]:
     return resource if fields is None else {k: v for k, v in resource.items() if k in fields}
 
 
@@ -400,7 +496,7 @@ def _tag(body: bytes) -> str:
 
 def one(request: Request, resource: Mapping[str, object], fields: str | None = None) -> Response:
     """A resource with its ETag: 304 where the asker has it."""
-    body = encode(_pick(resource, _fields(fields)))
+    body = encode(pick(resource, _fields(fields)))
     tag = _tag(body)
     if tag in {part.strip() for part in request.headers.get("if-none-match", "").split(",")}:
         return Response(status_code=304, headers={"ETag": tag})
@@ -418,24 +514,115 @@ def check_match(request: Request, resource: Mapping[str, object]) -> None:
         raise Changed("it has changed since you read it: read it again")
 
 
+_Listed = TypeVar("_Listed")
+# Resources that are looked through for a filter that the database does not know.
+FILTERED_MAX: Final = 5000
+
+
+def narrowed(
+    request: Request,
+    page: Page,
+    read: Callable[[int, int], tuple[Sequence[_Listed], int]],
+    resource: Callable[[_Listed], Mapping[str, object]],
+    names: Sequence[str],
+    beside: Sequence[str] = (),
+) -> Response:
+    """A page of what `read(offset, limit)` gives with its total, or of what of it matches the query's filters. Raises `Invalid`
+    where there is more to look through than `FILTERED_MAX`.
+    """
+    if not is_filtered(request, *beside):
+        found, total = read(page.offset, page.limit)
+        return page_of(page, [resource(one) for one in found], total)
+    all_of: list[Mapping[str, object]] = []
+    total = 1
+    while len(all_of) < total:
+        found, total = read(len(all_of), 1000)
+        if total > FILTERED_MAX:
+            raise Invalid(f"there are {total} to look through: name a subscriber by relatedParty.id")
+        all_of += [resource(one) for one in found]
+        if not found:
+            break
+    return cut(page, filtered(request, all_of, names, beside))
+
+
+_OPERATORS: Final[dict[str, Callable[[Any, Any], bool]]] = {
+    "eq": operator.eq,
+    "gt": operator.gt,
+    "gte": operator.ge,
+    "lt": operator.lt,
+    "lte": operator.le,
+}
+
+
 def filtered(
     request: Request,
     resources: Sequence[Mapping[str, object]],
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> list[Mapping[str, object]]:
-    """What matches the query's `name=value` (or one of `a,b`) of top-level attributes. Raises `Invalid` on other
-    names; those `beside` are somebody else's business.
+    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value` and its like for instants and numbers;
+    names with dots for attributes of attributes. Raises `Invalid` on other names; those `beside` are somebody else's business.
     """
     found = list(resources)
     for name, value in request.query_params.multi_items():
         if name in {"offset", "limit", "fields", *beside}:
             continue
-        if name not in names:
+        attribute, _, ending = name.rpartition(".")
+        if name in names:
+            wanted = set(value.split(","))
+            found = [one for one in found if wanted & {_as_text(part) for part in _parts(one, name)}]
+        elif attribute in names and ending in _OPERATORS:
+            bound = _comparable(value)
+            found = [
+                one for one in found if any(_holds(ending, part, bound) for part in _parts(one, attribute))
+            ]
+        else:
             raise Invalid(f"one can filter by {', '.join(names)}, not by {name[:50]}")
-        values = set(value.split(","))
-        found = [resource for resource in found if str(resource.get(name)) in values]
     return found
+
+
+def is_filtered(request: Request, *beside: str) -> bool:
+    """True if the query asks for more than a page of all (and what is `beside`)."""
+    return bool(set(request.query_params) - {"offset", "limit", "fields", *beside})
+
+
+def _parts(value: object, name: str) -> Iterator[object]:
+    """What a name with dots means in a resource: any of a list."""
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from _parts(part, name)
+    elif isinstance(value, Mapping):
+        if name in value:
+            inner = value[name]
+            yield from inner if isinstance(inner, list | tuple) else (inner,)
+        first, dot, rest = name.partition(".")
+        if dot and first in value:
+            yield from _parts(value[first], rest)
+
+
+def _as_text(value: object) -> str:
+    """As JSON writes it, without quotes."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _comparable(text: str) -> datetime | Decimal:
+    """An instant or a number. Raises `Invalid`."""
+    with contextlib.suppress(ValueError):
+        at = datetime.fromisoformat(text.replace(" ", "+"))
+        return _instant(at if at.tzinfo else at.replace(tzinfo=UTC))
+    with contextlib.suppress(ValueError, ArithmeticError):
+        found = Decimal(str(check_number(text)))
+        if found.is_finite():
+            return found
+    raise Invalid(f"{text[:50]!r} is neither an instant (RFC 3339, years 2000 to 9998) nor a number")
+
+
+def _holds(name: str, value: object, bound: datetime | Decimal) -> bool:
+    if isinstance(bound, datetime):
+        with contextlib.suppress(ValueError):
+            return _OPERATORS[name](datetime.fromisoformat(str(value)), bound)
+        return False
+    return isinstance(value, int | Decimal) and not isinstance(value, bool) and _OPERATORS[name](value, bound)
 
 
 def only_filters(request: Request, *names: str) -> None:
@@ -453,6 +640,7 @@ _STATUS: Final[tuple[tuple[type[TokenworksError], int], ...]] = (
     (NotAllowed, 403),
     (Changed, 412),
     (NotFound, 404),
+    (OutOfRange, 416),
     (Invalid, 400),
     (Conflict, 409),
     (Refused, 422),
@@ -478,14 +666,26 @@ def explain_errors(app: FastAPI) -> None:
         headers = {}
         if isinstance(error, TooManyCodes):
             headers["Retry-After"] = str(error.wait_s)
+        if isinstance(error, OutOfRange):
+            headers["Content-Range"] = f"items */{error.total}"
         if status == 401:
             headers["WWW-Authenticate"] = "Bearer"
         return problem(status, type(error).__name__, str(error), headers)
+
+    @app.exception_handler(Repeated)
+    def again(_request: Request, repeated: Repeated) -> Response:
+        headers = {**repeated.kept.headers, "Idempotent-Replayed": "true"}
+        return Response(repeated.kept.body, repeated.kept.status, headers)
 
     @app.exception_handler(psycopg.errors.UniqueViolation)
     def at_once(_request: Request, _error: psycopg.errors.UniqueViolation) -> Response:
         """Two who did the same at the same moment, where each had looked before: one of them did it."""
         return problem(409, "Conflict", "the same was done at this moment: look, and try again")
+
+    @app.exception_handler(psycopg.DataError)
+    def beyond(_request: Request, _error: psycopg.DataError) -> Response:
+        """The last of the edge: a number, an instant or a text that no column holds. Nothing is changed: it was rolled back."""
+        return problem(400, "Invalid", "a number, an instant or a text is beyond what can be kept")
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> Response:

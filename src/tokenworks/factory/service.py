@@ -89,6 +89,13 @@ class Deployments:
         """Send it nothing new, or take that back; what it serves goes on. Raises `DeploymentNotFound`."""
         return self.change(name, draining=draining)
 
+    def find(self, name: str) -> Deployment:
+        """Raises `DeploymentNotFound`."""
+        for deployment in self.all():
+            if deployment.name == name:
+                return deployment
+        raise DeploymentNotFound(f"there is no deployment {name!r}: `tokenworks deployment list` shows them")
+
     def change(self, name: str, **fields: object) -> Deployment:
         """Give some fields other values; requests that it serves go on as they began. Raises `DeploymentNotFound` and
         `DeploymentInvalid`.

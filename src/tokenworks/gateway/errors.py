@@ -13,6 +13,8 @@ class Refusal(NamedTuple):
     retry_after_s: int | None = None
     param: str | None = None
     top_up_url: str | None = None
+    # (unit, needed at least, left) of a request that is not covered.
+    shortage: tuple[str, int, int] | None = None
 
 
 # OpenAI's and Anthropic's names for a kind of error, by status.
@@ -75,6 +77,7 @@ CODES: Final = {
     "foreign_object": "400: an upstream object that this account did not receive",
     "invalid_api_key": "401: no key, a typo, unknown, revoked or expired",
     "nothing_left": "402: what the account (or the key's cap) has left does not cover the request",
+    "account_suspended": "403: the subscriber is suspended; the message says by what",
     "model_not_allowed": "403: this key may not use the model",
     "model_not_found": "404: no deployment serves this model in this protocol",
     "not_found": "404: no such route",
@@ -127,8 +130,12 @@ def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:
     return json.dumps({"error": error}).encode()
 
 
-def _where(refusal: Refusal) -> dict[str, str]:
-    return {} if refusal.top_up_url is None else {"top_up_url": refusal.top_up_url}
+def _where(refusal: Refusal) -> dict[str, object]:
+    found: dict[str, object] = {} if refusal.top_up_url is None else {"top_up_url": refusal.top_up_url}
+    if refusal.shortage is not None:
+        unit, needed, left = refusal.shortage
+        found |= {"unit": unit, "needed": needed, "left": left}
+    return found
 
 
 def error_response(

@@ -41,6 +41,13 @@ SHOWN_BYTES_PER_TOKEN: Final = 8
 _RUN: Final = re.compile(r"(.)\1{2,}", re.DOTALL)
 _LATIN_LAST: Final = "\u1eff"
 _DEPTH_MAX: Final = 12
+# Fields that no model reads: they name, route, sample or describe the request. Quotes, colon and comma stand around each.
+_UNREAD: Final = frozenset({
+    "model", "user", "metadata", "safety_identifier", "prompt_cache_key", "service_tier", "store", "stream", "stream_options",
+    "max_tokens", "max_completion_tokens", "max_output_tokens", "n", "seed", "temperature", "top_p", "top_k", "presence_penalty",
+    "frequency_penalty", "logprobs", "top_logprobs", "stop", "stop_sequences", "parallel_tool_calls", "truncation",
+})  # fmt: skip
+_AROUND_FIELD: Final = 4
 # Names of messages' parts whose texts are read by a model in every protocol.
 _TEXTS: Final = frozenset({"text", "content", "output", "instructions", "system", "input", "prompt"})
 _UNREADABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -102,6 +109,16 @@ def bound_input(
         cost, unbounded = items_cost(content, rules.media)
         beside += cost
     return InputBound(text + beside, unbounded, beside)
+
+
+def read_bytes(asked: Asked) -> int:
+    """The bytes of a request that a model may read: without the fields that are for its server alone. For an estimate; a bound
+    takes all of them.
+    """
+    unread = sum(
+        len(name) + len(raw) + _AROUND_FIELD for name, raw in asked.fields.items() if name in _UNREAD
+    )
+    return max(0, asked.text_bytes - unread)
 
 
 def at_risk_tokens(text_bytes: int) -> int:

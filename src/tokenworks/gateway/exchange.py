@@ -25,7 +25,7 @@ from tokenworks.gateway.headers import forwarded
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.links import LATER
-from tokenworks.gateway.refusals import CUT, no_route
+from tokenworks.gateway.refusals import CUT, no_route, suspended
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import allows
 from tokenworks.gateway.upstream import UpstreamConnection
@@ -66,6 +66,9 @@ class Exchange(Answering):
                     401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
                 )
             )
+            return
+        if user.suspended_by:
+            self.refuse(suspended(user))
             return
         limit = gateway.settings.key_requests_max
         if user.in_flight >= limit:

@@ -8,12 +8,12 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Start
+from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Shortage, Start
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
-from tokenworks.gateway.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input
+from tokenworks.gateway.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
 from tokenworks.gateway.fields import Parsed, is_prompt
 from tokenworks.gateway.head import Head
 from tokenworks.gateway.keys import KeyEntry
@@ -299,7 +299,7 @@ class Holding:
         tools, what is stored) by its bound. Never more than the whole bound.
         """
         beside = max(0, self.beside_text - TEMPLATE_TOKENS)  # a template takes about what its JSON does
-        return min(self.input_bound, at_risk_tokens(self.parsed.text_bytes) + beside)
+        return min(self.input_bound, at_risk_tokens(read_bytes(self.parsed)) + beside)
 
     def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         user = self.user
@@ -446,7 +446,24 @@ class Holding:
                 return
             media = not self.free and self.parsed.has_media
             self.gateway.stats.c["free_rider_media_refused" if media else "free_rider_over_balance"] += 1
-        self.refuse(no_hold(verdict, self.user))
+        self.refuse(
+            no_hold(verdict, self.user, self._shortage() if verdict == charging_wire.NOTHING_LEFT else None)
+        )
+
+    def _shortage(self) -> Shortage | None:
+        """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
+        where all of that is there and others of this account hold it just now.
+        """
+        gateway, user, need = self.gateway, self.user, self.need
+        assert user is not None
+        account = gateway.slices.account(user.account_id)
+        least = min(need.output_tokens, REST_TOKENS_MIN * self.parsed.choices) if not self.free else 0
+        for output in (least, self.held_output):
+            less = Need(need.requests, need.input_tokens, output)
+            found = gateway.slices.shortage(account, user.cap_ids, self.rated, less, gateway.clock.boot_ns())
+            if found.needed > found.left or found.cap_left is not None:
+                return found
+        return None
 
     def start_op(self) -> tuple[Any, ...]:
         """For the journal: the attempt in flight and what it holds."""

@@ -40,9 +40,11 @@ class KeyEntry:
         "member_id",
         "models",
         "origins",
+        "payg",
         "policy",
         "regions",
         "service",
+        "suspended_by",
         "text",
     )
 
@@ -63,6 +65,9 @@ class KeyEntry:
         self.regions: tuple[str, ...] | None = None
         self.home: str | None = None
         self.service = DEFAULT_SERVICE
+        self.suspended_by: tuple[str, ...] = ()
+        # How pay-as-you-go stands (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: there is none.
+        self.payg: tuple[str, int] | None = None
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
         self.expires_s: float | None = None
@@ -87,7 +92,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -183,8 +188,12 @@ class KeyCache:
                 entry.home,
                 service,
                 origins,
+                suspended_by,
+                payg,
             ) = rows[0]
             entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
+            entry.suspended_by = tuple(suspended_by)
+            entry.payg = None if payg is None else (payg[0], payg[1])
             entry.regions = None if regions is None else tuple(regions)
             entry.limits = tuple(Limit(*limit) for _, limit in limits)
             entry.limit_scopes = tuple(scope for scope, _ in limits)

@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from tokenworks.charging import Limit
+from tokenworks.charging import Limit, Shortage
 from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.snapshot import Snapshot
+from tokenworks.kernel import format_money
 
 CUT: Final = Refusal(503, "shutting_down", "this server ends: try again, another one takes it", 1)
 
@@ -65,15 +66,65 @@ def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
     )
 
 
-def no_hold(verdict: int, user: KeyEntry) -> Refusal:
+_CAUSES: Final = {
+    "payment": "a bill is overdue",
+    "operator": "by the operator",
+    "fraud": "for suspected fraud",
+    "lost_phone": "its phone is lost",
+    "own_wish": "by its own wish",
+}
+
+
+def suspended(user: KeyEntry) -> Refusal:
+    """The subscriber is not served at all, whatever it has left."""
+    causes = ", ".join(_CAUSES.get(cause, cause) for cause in user.suspended_by)
+    return Refusal(403, "account_suspended", f"the subscriber is suspended: {causes}")
+
+
+def _units(count: int, unit: str) -> str:
+    return f"{count:,} {unit}{'' if count == 1 else 's'}"
+
+
+def _payg(user: KeyEntry) -> str:
+    """Why pay-as-you-go did not buy what lacks, where there is any."""
+    if user.payg is None:
+        return ""
+    state, cap_nano = user.payg
+    return {
+        "open": f"; pay-as-you-go buys up to {format_money(cap_nano)} yuan a month, and that (or the credit limit) is reached",
+        "locked": "; pay-as-you-go is locked",
+        "no_consent": "; going on from the plan to pay-as-you-go needs consent (spill-over)",
+    }[state]
+
+
+def no_hold(verdict: int, user: KeyEntry, shortage: Shortage | None = None) -> Refusal:
+    """`shortage`: of a request that was not begun, with the verdict that nothing is left."""
+    if verdict == charging_wire.NOTHING_LEFT and user.suspended_by:
+        return suspended(user)
     if verdict == charging_wire.NOTHING_LEFT:
-        more = " (or what a cap leaves to this key or member)" if user.cap_ids else ""
         url = user.policy.top_up_url
         where = f" at {url}" if url else ""
+        todo = f"order a plan or a top-up{where}, or ask for fewer tokens"
+        if shortage is None:
+            more = " (or what a cap leaves to this key or member)" if user.cap_ids else ""
+            return Refusal(
+                402, "nothing_left",
+                f"what the account has left{more} does not cover this request{_payg(user)}: {todo}", top_up_url=url,
+            )  # fmt: skip
+        unit, needed, left = shortage.unit, shortage.needed, shortage.left
+        if shortage.cap_left is not None and (unit != "token" or shortage.cap_left < left):
+            # The cap is what lacks: whoever set it can raise it, and buying changes nothing.
+            unit, left, todo = (
+                "token",
+                shortage.cap_left,
+                "raise the cap of this key or member, or ask for fewer tokens",
+            )
+            said = f"the cap of this key or member leaves {_units(left, unit)}"
+        else:
+            said = f"{_units(left, unit)} {'is' if left == 1 else 'are'} left{_payg(user)}"
         return Refusal(
-            402, "nothing_left",
-            f"what the account has left{more} does not cover this request: order a plan or a top-up{where}, or ask for fewer tokens",
-            top_up_url=url,
+            402, "nothing_left", f"this request needs at least {_units(needed, unit)}, and {said}: {todo}",
+            top_up_url=url, shortage=(unit, needed, left),
         )  # fmt: skip
     if verdict >= charging_wire.LATER:
         seconds = verdict - charging_wire.LATER

@@ -5,6 +5,8 @@ other invisible character, private-use or unpaired code point, and no pile of co
 what it has; nothing is repaired silently. A number or a phone is of ASCII digits: `str.isdigit`, `int` and `\d` also take
 other scripts' digits, so they are not asked alone. Lengths are counted in characters; one has at most 4 bytes in UTF-8.
 
+A name that identifies something is kept in one form (NFKC, single spaces), so that two names that look the same are the same.
+
 Out: what was stored before this rule, or comes from another system, is shown with each such character spelled out
 (`\x1b`, `\u202e`), in a CSV without a formula at its beginning.
 
@@ -13,6 +15,7 @@ letters that show as nothing (UAX #44; UTS #39, section 3; CVE-2021-42574 for th
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Final
@@ -101,6 +104,20 @@ def check_line(text: str, what: str, *, chars_max: int = NAME_CHARS_MAX, chars_m
     if not chars_min <= len(text) <= chars_max:
         raise Invalid(f"{what} has {chars_min} to {chars_max} characters, not {len(text)}")
     return text
+
+
+def normal_name(text: str) -> str:
+    """One form of a name that identifies: compatibility characters as the plain ones (NFKC: a full-width A is an A), single
+    spaces. Two names that differ in this alone are one name.
+    """
+    return " ".join(unicodedata.normalize("NFKC", text).split())
+
+
+def check_name(text: str, what: str, *, chars_max: int = NAME_CHARS_MAX) -> str:
+    """A name that identifies (a member, a department, a contract), in its normal form. Raises `Invalid`."""
+    check_line(text, what, chars_max=chars_max)
+    # Again: one character may stand for many, and for some that no text may have.
+    return check_line(normal_name(text), what, chars_max=chars_max)
 
 
 def check_reason(text: str, *, optional: bool = False) -> str:

@@ -16,6 +16,7 @@ NanoMoney = NewType("NanoMoney", int)
 
 MTOK_PER_TOKEN: Final = 1000
 NANO_PER_UNIT: Final = 1_000_000_000
+NANO_PER_FEN: Final = NANO_PER_UNIT // 100
 # What fits PostgreSQL's bigint; a quantity outside is refused where it enters.
 QUANTITY_MAX: Final = 2**63 - 1
 
@@ -68,7 +69,14 @@ def parse_money(text: str, currency: str = "CNY") -> Money:
 
 
 def format_money(amount_nano: int) -> str:
-    """Nano units as a decimal with at least two places: 49900000000 is `49.90`. Loses nothing."""
+    """An amount for people: in yuan and fen, half a fen away from zero. 15226967206 is `15.23`."""
+    sign = "-" if amount_nano < 0 else ""
+    fen = (abs(amount_nano) + NANO_PER_FEN // 2) // NANO_PER_FEN
+    return f"{sign if fen else ''}{fen // 100:,}.{fen % 100:02d}"
+
+
+def format_money_exact(amount_nano: int) -> str:
+    """Nano units as a decimal with at least two places: 15226967206 is `15.226967206`. Loses nothing."""
     sign = "-" if amount_nano < 0 else ""
     whole, fraction = divmod(abs(amount_nano), NANO_PER_UNIT)
     digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
@@ -78,7 +86,7 @@ def format_money(amount_nano: int) -> str:
 def format_quantity(amount: int, unit: str) -> str:
     """A bucket's quantity for people. `amount` is in thousandths of a token, call or credit."""
     if unit == "CNY":
-        return f"{format_money(amount)} CNY"
+        return f"{format_money_exact(amount)} CNY"
     sign = "-" if amount < 0 else ""
     whole, thousandths = divmod(abs(amount), MTOK_PER_TOKEN)
     digits = f".{thousandths:03d}".rstrip("0") if thousandths else ""

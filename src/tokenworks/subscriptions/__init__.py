@@ -1,16 +1,21 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_of, second_of
+from tokenworks.subscriptions.eligibility import check_idempotency_key
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
+    IdentityKnown,
     KeyReused,
     MemberExists,
     MemberNotFound,
     NotEligible,
+    NotSuspended,
     OrderNotFound,
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    SecondNotConfirmed,
     SubscriberNotActive,
     SubscriberNotFound,
     TopUpNotAllowed,
@@ -20,35 +25,50 @@ from tokenworks.subscriptions.errors import (
 )
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
+    SUSPENSIONS,
     CapPeriod,
     ContractPrice,
     Member,
     Order,
     Product,
+    Stops,
     Subscriber,
+    Suspension,
+    SuspensionCause,
     TopUp,
     WorkOrder,
     add_months,
     bill_period_end,
+    month_start,
     next_month,
     parse_phone,
 )
+from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
-from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
+from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.proration import unearned
+from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
+from tokenworks.subscriptions.sales import Sales
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
     "BILLING_ZONE",
+    "SUSPENSIONS",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
     "ContractPrice",
+    "Holder",
+    "IdentityKnown",
     "KeyReused",
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "Moved",
+    "Moves",
     "NotEligible",
+    "NotSuspended",
     "Notice",
     "Notices",
     "Order",
@@ -59,10 +79,19 @@ __all__ = [
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "Quote",
+    "QuoteLine",
+    "Quotes",
+    "Sales",
+    "SecondNotConfirmed",
+    "SoldVersion",
+    "Stops",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
     "Subscriptions",
+    "Suspension",
+    "SuspensionCause",
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",
@@ -73,6 +102,13 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "day_of",
+    "end_of_day",
+    "last_day",
+    "minute_of",
+    "month_start",
     "next_month",
     "parse_phone",
+    "second_of",
+    "unearned",
 ]

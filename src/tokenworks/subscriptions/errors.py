@@ -1,6 +1,7 @@
 """Facts about subscribers and orders."""
 
 from tokenworks.kernel import Conflict, NotFound, Refused
+from tokenworks.trust import KeyReused as KeyReused  # noqa: PLC0414 - the same fact, of an order or a refund
 
 
 class MemberNotFound(NotFound):
@@ -15,12 +16,12 @@ class SubscriberNotFound(NotFound):
     """No such subscriber."""
 
 
+class IdentityKnown(Conflict):
+    """The subscriber is identified by another document."""
+
+
 class PhoneTaken(Conflict):
     """The number has a subscriber."""
-
-
-class KeyReused(Conflict):
-    """The idempotency key was used for another order."""
 
 
 class ProductNotFound(NotFound):
@@ -35,8 +36,16 @@ class SubscriberNotActive(Conflict):
     """The subscriber is suspended or closed."""
 
 
+class NotSuspended(Conflict):
+    """The subscriber is not suspended for that cause."""
+
+
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
+
+
+class SecondNotConfirmed(Conflict):
+    """The subscriber has it already, and the order does not say that it is to be had once more."""
 
 
 class ChangeNotAllowed(Conflict):

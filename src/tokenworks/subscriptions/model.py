@@ -4,7 +4,7 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 from tokenworks.kernel import Invalid
@@ -13,6 +13,46 @@ from tokenworks.kernel import Invalid
 BILLING_ZONE: Final = timezone(timedelta(hours=8))
 # ASCII digits: `\d` would take any script's.
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+
+
+SuspensionCause = Literal["payment", "operator", "fraud", "lost_phone", "own_wish"]
+
+
+class Stops(NamedTuple):
+    """What a suspension stops: requests and orders; the next cycle of what is had; anything that would be charged."""
+
+    serving: bool
+    renewing: bool
+    charging: bool
+
+
+SUSPENSIONS: Final[dict[SuspensionCause, Stops]] = {
+    # A bill is overdue: lifted by what pays or credits it, and by nothing else.
+    "payment": Stops(serving=True, renewing=True, charging=True),
+    "operator": Stops(serving=True, renewing=True, charging=True),
+    "fraud": Stops(serving=True, renewing=True, charging=True),
+    # The contract goes on, as a SIM's does: plans renew, so that all is there when the phone is.
+    "lost_phone": Stops(serving=True, renewing=False, charging=False),
+    "own_wish": Stops(serving=True, renewing=True, charging=True),
+}
+"""What each cause stops. A subscriber is served, renewed and charged where none of its causes stops it (decision 36)."""
+# No new cycle begins where one of these holds: a cycle is charged when it begins.
+CYCLE_STOPPERS: Final = tuple(
+    cause for cause, stops in SUSPENSIONS.items() if stops.renewing or stops.charging
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """A period for which one cause suspended a subscriber; `ended_at` is None while it does."""
+
+    suspension_id: UUID
+    subscriber_id: UUID
+    cause: SuspensionCause
+    reason: str | None
+    began_at: datetime
+    ended_at: datetime | None = None
+    end_reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +81,15 @@ class Subscriber:
     regions: tuple[str, ...] | None = None
     # Where it is, so that an edge box near it may serve it; None: not said.
     home_region: str | None = None
+    # The causes that suspend it now, in the order in which they came.
+    suspended_by: tuple[SuspensionCause, ...] = ()
+    # How often its monthly cap was raised: each time the alerts of the month are armed again.
+    cap_raises: int = 0
+
+    @property
+    def begins_cycles(self) -> bool:
+        """Whether a new cycle may begin, and be charged."""
+        return not set(self.suspended_by) & set(CYCLE_STOPPERS)
 
     @property
     def phone_masked(self) -> str:
@@ -106,6 +155,8 @@ class Product:
     step_no: int = 0
     next_version: str | None = None
     ends_after_cycle: bool = False
+    # What pays for the running cycle; None where that cost nothing.
+    charge_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +244,15 @@ def cycle_end(
             end for n in range(max(1, months), months + 3) if (end := add_months(started_at, n)) > cycle_start
         )
     return None if validity_days is None else cycle_start + timedelta(days=validity_days)
+
+
+def cycle_begin(cycle: str, started_at: datetime, at: datetime) -> datetime:
+    """When the whole cycle began that an instant is in: the month's first instant, or the last anniversary of the first start."""
+    if cycle == "calendar_month":
+        return month_start(at)
+    begin, local = started_at.astimezone(BILLING_ZONE), at.astimezone(BILLING_ZONE)
+    months = max(0, (local.year - begin.year) * 12 + local.month - begin.month)
+    return next(found for n in range(months, -1, -1) if (found := add_months(started_at, n)) <= at or n == 0)
 
 
 def month_start(at: datetime) -> datetime:

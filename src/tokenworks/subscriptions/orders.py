@@ -3,63 +3,43 @@
 Every step is one transaction: after a crash an order is where its last step left it, and nothing is half done.
 """
 
-import re
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
-from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
+from tokenworks.charging import Charges, CreditLimitReached, FailedJobs, Ledger
+from tokenworks.kernel import Clock, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import (
+    LIVE,
+    check_delivery,
+    check_eligible,
+    check_idempotency_key,
+    check_live,
+    check_may_buy,
+    checked_reason,
+)
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
-    NotEligible,
     OrderNotFound,
-    ProductEnded,
     ProductNotFound,
-    SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder, cycle_end
+from tokenworks.subscriptions.holds import hold
+from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder
+from tokenworks.subscriptions.sales import Sales, end_of_cycle
 
 CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raises `Invalid`."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
-
-
-def _checked_reason(reason: str | None) -> str | None:
-    """Raises `Invalid`."""
-    return None if reason is None else check_reason(reason, optional=True)
-
-
-def price_for(
-    connection: store.Connection,
-    subscriber: Subscriber,
-    offering: Offering,
-    at: datetime,
-    *,
-    first: bool = False,
-) -> int:
-    """What a cycle or a step costs a subscriber at a time, in nano: the contract's price, the first month's, or the offering's."""
-    contract = store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
-    if contract is not None:
-        return contract
-    text = offering.first_price if first and offering.first_price else offering.price
-    return parse_money(text, offering.currency).amount_nano
 
 
 class Orders:
@@ -78,6 +58,8 @@ class Orders:
         self._ledger = ledger
         self._charges = charges
         self._clock = clock
+        self._sales = Sales(connection, offerings, ledger, charges, clock)
+        self._failed = FailedJobs(connection, clock)
 
     # Placing.
 
@@ -88,12 +70,14 @@ class Orders:
         idempotency_key: str | None = None,
         *,
         delivery: str | None = None,
+        confirm: bool = False,
     ) -> Order:
         """Order an offering: its products, their buckets and charges, in one transaction.
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
-        idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
+        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
+        `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -107,22 +91,26 @@ class Orders:
                             f"the idempotency key was used for {before.offering_id}: take another one"
                         )
                     return before
-            if known.state != "active" or known.restricted:
-                raise SubscriberNotActive("nothing can be ordered: what is owed has to be paid first")
+            check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            self._check_eligible(known, sold.offering)
-            _check_delivery(sold.offering, delivery)
+            check_eligible(self._connection, self._offerings, known, sold.offering, confirm=confirm)
+            check_delivery(sold.offering, delivery)
+            check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
             )  # fmt: skip
             store.add_order(self._connection, known, order, idempotency_key)
             amount = self._add_product(known, order, order.product_id, sold, None, delivery, None)
-            for part, price_nano in self._parts(known, sold):
+            parts = self._sales.parts(known, sold, order.product_id, now)
+            for part, price_nano in parts:
                 amount += self._add_product(
                     known, order, uuid7(), part, order.product_id, delivery, price_nano
                 )
+            # What is charged when it is delivered counts now: then it is too late to say no.
+            own = self._sales.own_price(known, sold.offering, order.product_id, now)
+            check_limit(sum(price for part, price in [*parts, (sold, own)] if part.offering.fulfilment))
             order = replace(order, amount_nano=amount)
             if self._delivered(order.order_id):
                 order = replace(order, state="completed", completed_at=now)
@@ -130,35 +118,6 @@ class Orders:
             else:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
-
-    def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
-        if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
-            raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
-        products = store.products(self._connection, subscriber.subscriber_id)
-        live = {product.offering_id for product in products if product.state in _LIVE}
-        if offering.requires and not live & set(offering.requires):
-            raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-        had = sum(product.offering_id == offering.id for product in products)
-        if offering.per_subscriber_max is not None and had >= offering.per_subscriber_max:
-            raise NotEligible(f"{offering.id} can be had {offering.per_subscriber_max} time(s)")
-        if offering.kind == "pay_as_you_go" and offering.id in live:
-            raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
-
-    def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
-        """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
-        what rounding leaves.
-        """
-        parts = [self._offerings.on_sale(part, self._clock.now()) for part in sold.offering.parts]
-        if not parts:
-            return []
-        left = price_for(self._connection, subscriber, sold.offering, self._clock.now())
-        own = [parse_money(part.offering.price).amount_nano for part in parts]
-        whole, total = left, sum(own)
-        shares = []
-        for part, price in zip(parts[:-1], own[:-1], strict=True):
-            shares.append((part, share(whole, price, total)))
-            left -= shares[-1][1]
-        return [*shares, (parts[-1], left)]
 
     def _add_product(
         self,
@@ -183,7 +142,7 @@ class Orders:
             cycle_no=1,
             started_at=now,
             cycle_start=now,
-            cycle_end=_cycle_end(offering, now, now),
+            cycle_end=end_of_cycle(offering, now, now),
             parent_id=parent_id,
             delivery=(delivery or (offering.deliveries[0] if offering.deliveries else None))
             if waits
@@ -194,10 +153,12 @@ class Orders:
         if waits:
             self._ask(subscriber.subscriber_id, product, offering, "deliver")
             return 0
-        return self._activate(subscriber, product, sold)
+        return self._activate(subscriber, product, sold, price_nano)
 
-    def _activate(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> int:
-        amount = self._begin_cycle(subscriber, product, sold)
+    def _activate(
+        self, subscriber: Subscriber, product: Product, sold: SoldOffering, price_nano: int | None = None
+    ) -> int:
+        amount = self._sales.cycle(subscriber, product, sold, joined=True, price=price_nano)
         self._open_windows(subscriber, product, sold, product.cycle_start)
         return amount
 
@@ -211,67 +172,6 @@ class Orders:
             rate_version=sold.rate_version,
             valid_from=begin,
             valid_until=None if product.renews else product.cycle_end,
-        )
-
-    def _begin_cycle(self, subscriber: Subscriber, product: Product, sold: SoldOffering) -> int:
-        """Charge a cycle and open its buckets. A bundle is charged by its parts, pay-as-you-go by its steps."""
-        offering = sold.offering
-        if offering.kind in {"bundle", "pay_as_you_go"}:
-            return 0
-        price = product.price_nano
-        if price is None:
-            first = product.cycle_no == 1
-            price = price_for(self._connection, subscriber, offering, product.cycle_start, first=first)
-        return self._sell(
-            subscriber,
-            product,
-            sold,
-            kind="cycle",
-            number=product.cycle_no,
-            begin=product.cycle_start,
-            price=price,
-        ).amount_nano
-
-    def _sell(
-        self,
-        subscriber: Subscriber,
-        product: Product,
-        sold: SoldOffering,
-        *,
-        kind: Literal["cycle", "change"],
-        number: int,
-        begin: datetime,
-        price: int,
-        part: tuple[int, int] = (1, 1),
-    ) -> Charge:
-        offering, end = sold.offering, product.cycle_end
-        rollover = None
-        if offering.rollover is not None and end is not None:
-            until = _cycle_end(offering, product.started_at, end)
-            assert until is not None
-            rollover = (offering.rollover.quantity_max, until)
-        return self._charges.sell(
-            Sale(
-                account_id=subscriber.account_id,
-                subscriber_id=subscriber.subscriber_id,
-                product_id=product.product_id,
-                offering_version=sold.offering_version,
-                rate_version=sold.rate_version,
-                kind=kind,
-                number=number,
-                period_start=begin,
-                period_end=end,
-                description=offering.name,
-                description_zh=offering.name_zh,
-                price_nano=price,
-                currency=offering.currency,
-                vat_percent=offering.vat_percent,
-                specs=offering.cycle_buckets(),
-                recognise=offering.earned,
-                share_num=part[0],
-                share_den=part[1],
-                rollover=rollover,
-            )
         )
 
     # Delivery by another system.
@@ -308,7 +208,7 @@ class Orders:
 
         Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
             subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
@@ -333,7 +233,8 @@ class Orders:
         found = store.lock_product(self._connection, work.product_id)
         assert found is not None
         product = found[0]
-        if product.state != "pendingActive":
+        # What is delivered while a suspension stops charging begins, and costs, once that is lifted: `go_on`.
+        if product.state != "pendingActive" or not subscriber.begins_cycles:
             return
         now, sold = self._clock.now(), self._offerings.sold(product.offering_version)
         product = replace(
@@ -341,7 +242,7 @@ class Orders:
             state="active",
             started_at=now,
             cycle_start=now,
-            cycle_end=_cycle_end(sold.offering, now, now),
+            cycle_end=end_of_cycle(sold.offering, now, now),
         )
         store.set_product(
             self._connection, product.product_id, state="active", started_at=now, cycle_start=now, cycle_end=product.cycle_end
@@ -401,7 +302,7 @@ class Orders:
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        _check_live(product)
+        check_live(product)
         return product, subscriber
 
     def _again(
@@ -427,34 +328,62 @@ class Orders:
 
     def cancel(self, product_id: UUID, when: When = "now", idempotency_key: str | None = None) -> Order:
         """End a product now, or with its cycle. What is unused is withdrawn; buckets with open grants follow when these
-        close. Nothing is paid back: a refund says so. Raises `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
+        close. Now: what comes back says the offering's proration policy, and waits for open grants; until then the order is in
+        progress. Raises `ProductNotFound`, `ProductEnded`, `ChangeNotAllowed`.
         """
         with self._connection.transaction():
             product, subscriber = self._lock(product_id)
             before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
                 raise ChangeNotAllowed(f"{product.offering_id} has no cycle: cancel it now")
+            product = self._caught_up(subscriber, product)
             now = self._clock.now()
             order = Order(
                 uuid7(), product_id, product.offering_id, product.offering_version, now, 0, "CNY", new=True, action="delete",
-                state="completed" if when == "now" else "pending", completed_at=now if when == "now" else None,
+                state="inProgress" if when == "now" else "pending",
             )  # fmt: skip
             store.add_order(self._connection, subscriber, order, idempotency_key)
-            for part in [product_id, *store.parts_of(self._connection, product_id)]:
-                found = store.lock_product(self._connection, part)
-                assert found is not None
-                if found[0].state not in _LIVE:
-                    continue
-                if when == "now":
-                    self._end(found[0], subscriber, "cancelled")
-                else:
-                    store.set_product(self._connection, part, ends_after_cycle=True, next_version=None)
-        return order
+            if when == "cycle_end":
+                for part in self._live_parts(subscriber, product):
+                    store.set_product(
+                        self._connection, part.product_id, ends_after_cycle=True, next_version=None
+                    )
+                return order
+            back = self._end_all(subscriber, product, credit=True)
+            store.set_asked(self._connection, order.order_id, {"why": "cancelled", "credits": back})
+            self._finish_credits(order.order_id)
+            found = store.order(self._connection, order.order_id)
+            assert found is not None
+        return replace(found[0], new=True)
+
+    def end(self, product_id: UUID) -> None:
+        """End a product and its parts now, and give nothing back: the caller does. In the caller's transaction."""
+        product, subscriber = self._lock_live(product_id)
+        self._end_all(subscriber, product, credit=False)
+
+    def _live_parts(self, subscriber: Subscriber, product: Product) -> list[Product]:
+        """A product, and the parts of a bundle, as far as they live; locked."""
+        ids = [product.product_id, *store.parts_of(self._connection, product.product_id)]
+        found = [store.lock_product(self._connection, id_) for id_ in ids]
+        return [
+            self._caught_up(subscriber, one[0]) if one[0].parent_id is not None else one[0]
+            for one in found
+            if one is not None and one[0].state in LIVE
+        ]
+
+    def _end_all(self, subscriber: Subscriber, product: Product, *, credit: bool) -> list[dict[str, object]]:
+        """Returns what is to be given back, as `Sales.give_back` takes it."""
+        back: list[dict[str, object]] = []
+        for part in self._live_parts(subscriber, product):
+            if credit and part.state != "pendingActive":
+                back += self._sales.credits(part, self._clock.now())
+            self._end(part, subscriber, "cancelled")
+        return back
 
     def _end(
         self, product: Product, subscriber: Subscriber, state: Literal["cancelled", "aborted", "expired"]
@@ -474,6 +403,11 @@ class Orders:
             delivered = store.delivery_of(self._connection, product.product_id)
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
+                if product.state == "pendingActive":
+                    # Delivered while a suspension kept it from beginning.
+                    store.end_order(
+                        self._connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
+                    )
             elif delivered is not None and delivered.state == "open":
                 store.answer_work_order(
                     self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
@@ -483,29 +417,42 @@ class Orders:
                 )
 
     def change(
-        self, product_id: UUID, offering_id: str, when: When = "now", idempotency_key: str | None = None
+        self,
+        product_id: UUID,
+        offering_id: str,
+        when: When = "now",
+        idempotency_key: str | None = None,
+        *,
+        confirm: bool = False,
     ) -> Order:
-        """Another plan for a product. With the cycle's end: from the next cycle on. Now: the new plan's price and quantity
-        for the part of the cycle that is left, and a credit of the old plan's charge for the lesser of the part of its time
-        and the part of its quantity that are left; granted quantity is waited for, until then the order is in progress.
+        """Another plan for a product. With the cycle's end: from the next cycle on. Now: what the new plan costs and brings for
+        the rest of the cycle, and what comes back of the old one, say their proration policies (to or from a plan
+        that is free until its next cycle, there); granted quantity is waited for, until then the order is in progress.
 
-        Raises `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
+        What the subscriber may order it may change to, and nothing else: limits and conditions count here, too. Raises
+        `ChangeNotAllowed`, `NotEligible`, `OfferingNotActive`, `ProductEnded` and what `place` raises.
         """
         with self._connection.transaction():
             product, subscriber = self._lock(product_id)
             before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
-            _check_live(product)
-            if subscriber.state != "active" or subscriber.restricted:
-                raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
+            check_live(product)
+            check_may_buy(subscriber, "nothing can be changed")
             if product.state != "active":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
+            product = self._caught_up(subscriber, product)
+            if product.state != "active":
+                raise CreditLimitReached(
+                    "its next cycle is more than the credit limit allows: something has to be paid first"
+                )
             now = self._clock.now()
             old, sold = (
                 self._offerings.sold(product.offering_version),
                 self._offerings.on_sale(offering_id, now),
             )
+            if "free_until_next_cycle" in {old.offering.proration, sold.offering.proration}:
+                when = "cycle_end"
             if old.offering.kind != "plan" or sold.offering.kind != "plan" or product.parent_id is not None:
                 raise ChangeNotAllowed("only a plan of its own can be changed, and to a plan")
             if old.offering.cycle != sold.offering.cycle:
@@ -514,7 +461,9 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, _beside_nothing(sold.offering))
+            check_eligible(
+                self._connection, self._offerings, subscriber, sold.offering, confirm=confirm, instead_of=product
+            )  # fmt: skip
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
@@ -527,71 +476,58 @@ class Orders:
                     self._connection, product_id, next_version=sold.offering_version, ends_after_cycle=False
                 )
                 return order
-            assert product.cycle_end is not None
-            left_s = max(0, int((product.cycle_end - now).total_seconds()))
-            length_s = max(1, int((product.cycle_end - product.cycle_start).total_seconds()))
-            charges = self._charges.of_product(product_id)
-            current = [c for c in charges if c.kind in {"cycle", "change"}][-1]
+            asked = {"why": "changed", "credits": self._sales.credits(product, now)}
+            check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
             # What rolled over from an earlier month was paid by that month's charge, and stays.
-            self._ledger.withdraw_charge(subscriber.account_id, product_id, current.charge_id)
+            self._ledger.withdraw_charge(subscriber.account_id, product_id, product.charge_id)
             self._ledger.withdraw_windows(subscriber.account_id, product_id)
             self._charges.stop(subscriber.account_id, product_id)
             changed = replace(product, offering_version=sold.offering_version, offering_id=offering_id)
             store.set_product(
                 self._connection, product_id, offering_version=sold.offering_version, next_version=None, ends_after_cycle=False
             )  # fmt: skip
-            price = price_for(self._connection, subscriber, sold.offering, now)
-            number = sum(charge.kind == "change" for charge in charges) + 1
-            made = self._sell(
-                subscriber, changed, sold, kind="change", number=number, begin=now, price=price,
-                part=(min(left_s, length_s), length_s),
-            )  # fmt: skip
+            amount = self._sales.change(subscriber, changed, sold, now)
             self._open_windows(subscriber, changed, sold, now)
-            span_s = length_s
-            if current.period_end is not None:
-                span_s = max(1, int((current.period_end - current.period_start).total_seconds()))
-            store.set_asked(
-                self._connection,
-                order.order_id,
-                {"charge_id": str(current.charge_id), "left_s": min(left_s, span_s), "length_s": span_s},
-            )
-            store.add_amount(self._connection, order.order_id, made.amount_nano)
-            self._finish_change(order.order_id)
+            store.set_asked(self._connection, order.order_id, asked)
+            store.add_amount(self._connection, order.order_id, amount)
+            self._finish_credits(order.order_id)
+            check_limit(0)
             found = store.order(self._connection, order.order_id)
             assert found is not None
         return replace(found[0], new=True)
 
-    def _finish_change(self, order_id: UUID) -> bool:
-        """Credit what a change took away, once nothing of it is granted any more. Whether that is so."""
+    def _finish_credits(self, order_id: UUID) -> bool:
+        """Credit what a change or a cancellation took away, once nothing of it is granted any more. Whether that is so."""
         locked = store.lock_order(self._connection, order_id)
         if locked is None or locked[0] != "inProgress":
             return False
-        charge = self._charges.find(UUID(locked[1]["charge_id"]))
-        free, granted = self._charges.unused(charge)
-        if granted:
+        amount = self._sales.give_back(locked[1])
+        if amount is None:
             return False
-        left_s, length_s = int(locked[1]["left_s"]), int(locked[1]["length_s"])
-        left = charge.amount_nano - charge.credited_nano
-        by_time = share(charge.amount_nano, left_s, length_s)
-        by_quantity = share(charge.amount_nano, free, charge.quantity) if charge.quantity else by_time
-        amount = min(left, by_time, by_quantity)
-        if amount:
-            self._charges.credit(
-                charge,
-                amount,
-                "credit",
-                f"{charge.description}: changed",
-                f"{charge.description_zh}（变更退费）",
-            )
         store.end_order(self._connection, order_id, "completed", self._clock.now(), -amount, None)
         return True
 
+    def give_back_at_most(self, order_id: UUID) -> bool:
+        """Credit what a change or a cancellation waits for, as if nothing that is granted was used: for a quote, which is rolled
+        back. Whether it waited.
+        """
+        locked = store.lock_order(self._connection, order_id)
+        if locked is None or locked[0] != "inProgress":
+            return False
+        self._sales.give_back(locked[1], at_most=True)
+        return True
+
     def finish_changes(self) -> int:
-        """Changes that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
+        """Changes and cancellations that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
         done = 0
-        for order_id in store.orders_in_change(self._connection, LIST_MAX):
-            with self._connection.transaction():
-                done += self._finish_change(order_id)
+        for order_id in store.orders_with_credits(self._connection, self._failed.waiting("credit"), LIST_MAX):
+
+            def finish(order_id: UUID = order_id) -> None:
+                nonlocal done
+                done += self._finish_credits(order_id)
+                self._failed.done("credit", order_id)
+
+            self._failed.run("credit", order_id, finish)
         return done
 
     def suspend(self, product_id: UUID) -> None:
@@ -600,43 +536,118 @@ class Orders:
             product, subscriber = self._lock_live(product_id)
             if product.state != "active":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
+            self._caught_up(subscriber, product)
             store.set_product(self._connection, product_id, state="suspended", suspended_at=self._clock.now())
             self._ledger.set_paused(subscriber.account_id, product_id, paused=True)
 
     def resume(self, product_id: UUID) -> None:
-        """Go on with a suspended product. Where its cycle has ended meanwhile, a new one begins now."""
+        """Go on with a suspended product. Where its cycle has ended meanwhile, one begins now, for the rest of the month: what
+        that costs says the offering's proration policy.
+        """
         with self._connection.transaction():
             product, subscriber = self._lock_live(product_id)
             if product.state != "suspended":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
             store.set_product(self._connection, product_id, state="active", suspended_at=None)
             self._ledger.set_paused(subscriber.account_id, product_id, paused=False)
-            now = self._clock.now()
-            if product.cycle_end is not None and product.cycle_end <= now:
-                self._next_cycle(subscriber, replace(product, state="active"), begin=now)
+            self._continue(subscriber, replace(product, state="active"))
+
+    def _continue(self, subscriber: Subscriber, product: Product) -> None:
+        """Where a product's cycle has ended while nothing renewed it, the next one begins now, for the rest of the month: what
+        that costs says the offering's proration policy. Raises `CreditLimitReached`.
+        """
+        if self._is_due(subscriber, product):
+            self._next_cycle(subscriber, product, begin=self._clock.now(), joined=True)
+
+    def _is_due(self, subscriber: Subscriber, product: Product) -> bool:
+        """Whether the cycle is over and the product ends, or goes on with another one, which a suspension can stop."""
+        over = product.cycle_end is not None and product.cycle_end <= self._clock.now()
+        ends = not product.renews or product.ends_after_cycle
+        return product.state == "active" and over and (ends or subscriber.begins_cycles)
+
+    def go_on(self, subscriber: Subscriber) -> None:
+        """No suspension of the subscriber stops new cycles any more: those that waited begin now, and so does what was delivered
+        meanwhile; where the credit limit does not allow a cycle, its product is suspended. In the caller's transaction, the
+        subscriber locked.
+        """
+        for known in store.products(self._connection, subscriber.subscriber_id):
+            found = store.lock_product(self._connection, known.product_id)
+            assert found is not None
+            product = found[0]
+            if product.state == "active":
+                self._or_hold(subscriber, product, self._continue)
+            elif product.state == "pendingActive":
+                work = store.delivery_of(self._connection, product.product_id)
+                if work is not None and work.state == "done":
+                    self._deliver(subscriber, work)
+
+    def _or_hold(
+        self, subscriber: Subscriber, product: Product, step: Callable[[Subscriber, Product], None]
+    ) -> None:
+        """Begin a product's next cycle; where the credit limit does not allow it, the product is suspended."""
+        try:
+            with self._connection.transaction():
+                step(subscriber, product)
+        except CreditLimitReached:
+            hold(self._connection, self._ledger, self._clock, subscriber, product)
 
     # The monthly cycle.
 
     def run_cycles(self) -> int:
-        """Begin the next cycle of every product that is due, or expire it. Returns how many. Runs on many hosts at once."""
+        """Begin the next cycle of every product that is due, or expire it. Returns how many. Runs on many hosts at once.
+
+        One that raises keeps no other from its turn: it is tried again later, and in the end put in quarantine (`FailedJobs`).
+        """
         total = 0
-        while due := store.due_products(self._connection, self._clock.now(), CYCLE_BATCH):
+        while due := store.due_products(
+            self._connection, self._clock.now(), self._failed.waiting("cycle"), CYCLE_BATCH
+        ):
             for product_id in due:
-                with self._connection.transaction():
-                    product, subscriber = self._lock(product_id)
-                    if (
-                        product.state != "active"
-                        or product.cycle_end is None
-                        or product.cycle_end > self._clock.now()
-                    ):
-                        continue
-                    self._next_cycle(subscriber, product, begin=product.cycle_end)
-                total += 1
+                total += self._failed.run("cycle", product_id, partial(self._renew, product_id))
         self._ledger.expire_due()
         self.finish_changes()
         return total
 
-    def _next_cycle(self, subscriber: Subscriber, product: Product, *, begin: datetime) -> None:
+    def _renew(self, product_id: UUID) -> None:
+        product, subscriber = self._lock(product_id)
+        if self._is_due(subscriber, product):
+            self._or_hold(subscriber, product, self._begin_due)
+        self._failed.done("cycle", product_id)
+
+    def _begin_due(self, subscriber: Subscriber, product: Product) -> None:
+        self._next_cycle(subscriber, product, begin=product.cycle_end)
+
+    def _caught_up(self, subscriber: Subscriber, product: Product) -> Product:
+        """A product as its monthly job leaves it: what comes after a cycle's end and before the job is of the next cycle, as if
+        the job had run in time. Raises `ProductEnded` where it ended with its cycle.
+        """
+        product = self._brought_on(subscriber, product)
+        check_live(product)
+        return product
+
+    def _brought_on(self, subscriber: Subscriber, product: Product) -> Product:
+        while self._is_due(subscriber, product):
+            self._or_hold(subscriber, product, self._begin_due)
+            found = store.lock_product(self._connection, product.product_id)
+            assert found is not None
+            product = found[0]
+        return product
+
+    def catch_up(self, product_id: UUID) -> None:
+        """Begin the cycles of a product that are due, or end it, before it is looked at. In the caller's transaction."""
+        product, subscriber = self._lock(product_id)
+        self._brought_on(subscriber, product)
+
+    def _next_cycle(
+        self, subscriber: Subscriber, product: Product, *, begin: datetime | None, joined: bool = False
+    ) -> None:
+        """Raises `CreditLimitReached`."""
+        assert begin is not None
+        if product.parent_id is not None:
+            bundle = store.lock_product(self._connection, product.parent_id)
+            # What it costs says the bundle's version of that time.
+            if bundle is not None and self._is_due(subscriber, bundle[0]):
+                self._next_cycle(subscriber, bundle[0], begin=bundle[0].cycle_end)
         if not product.renews or product.ends_after_cycle:
             self._end(product, subscriber, "expired")
             return
@@ -648,7 +659,7 @@ class Orders:
             offering_id=sold.offering.id,
             cycle_no=product.cycle_no + 1,
             cycle_start=begin,
-            cycle_end=_cycle_end(sold.offering, product.started_at, begin),
+            cycle_end=end_of_cycle(sold.offering, product.started_at, begin),
             next_version=None,
         )
         if version != product.offering_version:
@@ -660,14 +671,16 @@ class Orders:
             self._connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
             cycle_end=renewed.cycle_end, next_version=None,
         )  # fmt: skip
-        self._begin_cycle(subscriber, renewed, sold)
+        check_limit = self._charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
+        self._sales.cycle(subscriber, renewed, sold, joined=joined)
+        check_limit(0)
 
     def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
         """Take back an order that is not done: one that waits for a cycle's end, or for its delivery.
 
         Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
-        reason = _checked_reason(reason)
+        reason = checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
             subscriber = store.lock_subscriber(self._connection, subscriber_id)
@@ -714,30 +727,10 @@ class Orders:
             raise ProductNotFound(f"there is no product {product_id}")
         return found
 
+    def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
+        """Whether the subscriber, or the person that it is known to be, ever had an offering."""
+        return store.times_had(self._connection, subscriber.subscriber_id, offering_id) > 0
+
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
-
-
-def _check_live(product: Product) -> None:
-    """Raises `ProductEnded`."""
-    if product.state not in _LIVE:
-        raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
-def _beside_nothing(offering: Offering) -> Offering:
-    """A plan that is changed to needs nothing beside itself, and is not one more."""
-    return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
-
-
-def _check_delivery(offering: Offering, delivery: str | None) -> None:
-    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
-        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
-        raise Invalid(f"{offering.id} is delivered as: {ways}")
-
-
-def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:
-    """Of pay-as-you-go only the steps end."""
-    if offering.kind == "pay_as_you_go":
-        return None
-    return cycle_end(offering.cycle, started_at, cycle_start, offering.validity_days)

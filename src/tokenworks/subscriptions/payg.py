@@ -10,11 +10,18 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
-from tokenworks.kernel import Clock, Invalid, format_money, uuid7
+from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
 from tokenworks.subscriptions import store
-from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
+from tokenworks.subscriptions.eligibility import LIVE, check_idempotency_key, check_may_buy
+from tokenworks.subscriptions.errors import (
+    CapBelowSpent,
+    KeyReused,
+    SubscriberNotActive,
+    TopUpNotAllowed,
+    TopUpNotFound,
+)
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import check_idempotency_key, price_for
+from tokenworks.subscriptions.sales import price_for
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -89,12 +96,20 @@ class PayAsYouGo:
             )
             if product is None:
                 raise TopUpNotAllowed("order a pay-as-you-go offering first")
-            if found.state != "active" or found.spend_locked or found.restricted:
+            try:
+                check_may_buy(found, "nothing can be bought")
+            except SubscriberNotActive as error:
+                raise TopUpNotAllowed(str(error)) from None
+            if found.spend_locked:
                 raise TopUpNotAllowed("spending is locked")
             price = price_for(self._connection, found, product[1].offering, self._clock.now())
+            if not price:  # agreed before this was refused
+                raise TopUpNotAllowed("a step costs nothing here: there is nothing to buy")
             steps, rest = divmod(amount_nano, price)
             if rest or not 0 < steps <= STEPS_AT_ONCE_MAX:
-                raise Invalid(f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money(price)} yuan")
+                raise Invalid(
+                    f"a top-up is 1 to {STEPS_AT_ONCE_MAX} steps of {format_money_exact(price)} yuan"
+                )
             if not self._buy(found, *product, steps):
                 raise TopUpNotAllowed("that is more than the monthly cap, or the credit limit, allows")
             made = TopUp(
@@ -117,16 +132,19 @@ class PayAsYouGo:
         return found
 
     def _product(self, subscriber: Subscriber) -> tuple[Product, SoldOffering] | None:
-        """The oldest pay-as-you-go that is active; none beside an active plan where the subscriber has not consented."""
-        active = [
+        """The oldest pay-as-you-go that is active; none beside a plan, active or suspended, where the subscriber has not
+        consented.
+        """
+        live = [
             (product, self._offerings.sold(product.offering_version))
             for product in store.products(self._connection, subscriber.subscriber_id)
-            if product.state == "active"
+            if product.state in LIVE
         ]
-        beside_plan = any(sold.offering.kind == "plan" for _, sold in active)
-        if beside_plan and not subscriber.spill_over:
+        if any(sold.offering.kind == "plan" for _, sold in live) and not subscriber.spill_over:
             return None
-        return next(((p, sold) for p, sold in active if sold.offering.kind == "pay_as_you_go"), None)
+        return next(
+            ((p, s) for p, s in live if p.state == "active" and s.offering.kind == "pay_as_you_go"), None
+        )
 
     def _buy(self, subscriber: Subscriber, product: Product, sold: SoldOffering, steps: int) -> bool:
         offering, now = sold.offering, self._clock.now()
@@ -141,8 +159,9 @@ class PayAsYouGo:
             if over_cap:
                 self._alert(subscriber, 100, spent, now)
             return False
+        uncharged = 0
         for number in range(product.step_no + 1, product.step_no + steps + 1):
-            self._charges.sell(
+            charge = self._charges.sell(
                 Sale(
                     account_id=subscriber.account_id,
                     subscriber_id=subscriber.subscriber_id,
@@ -162,6 +181,9 @@ class PayAsYouGo:
                     recognise="usage",
                 )
             )
+            uncharged += charge is None
+        if uncharged:
+            store.add_uncharged(self._connection, product.product_id, uncharged)
         store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
         spent_now = spent + steps * price
         for percent in ALERTS_PERCENT:
@@ -170,16 +192,32 @@ class PayAsYouGo:
         return True
 
     def _alert(self, subscriber: Subscriber, percent: int, spent_nano: int, now: datetime) -> None:
-        """Once a month for each threshold."""
+        """Once a month for each threshold, and once more for each time that the cap was raised since."""
         month = f"{now.astimezone(BILLING_ZONE):%Y-%m}"
+        armed = f":{subscriber.cap_raises}" if subscriber.cap_raises else ""
         store.add_notification(
             self._connection,
             subscriber.subscriber_id,
             "spend",
-            f"{month}:{percent}",
+            f"{month}:{percent}{armed}",
             {"month": month, "percent": percent, "spent_nano": spent_nano, "cap_nano": subscriber.cap_nano},
             now,
         )
+
+    def standing(self, subscriber: Subscriber) -> tuple[str, int] | None:
+        """How pay-as-you-go stands: `open`, `locked` or `no_consent`, with the monthly cap in nano; None where there is none."""
+        kinds = {
+            self._offerings.sold(product.offering_version).offering.kind
+            for product in store.products(self._connection, subscriber.subscriber_id)
+            if product.state in LIVE
+        }
+        if "pay_as_you_go" not in kinds:
+            return None
+        if subscriber.spend_locked or subscriber.restricted:
+            return "locked", subscriber.cap_nano
+        if "plan" in kinds and not subscriber.spill_over:
+            return "no_consent", subscriber.cap_nano
+        return "open", subscriber.cap_nano
 
     def spent(self, subscriber: Subscriber) -> int:
         """What the steps of this calendar month cost, in nano."""
@@ -200,11 +238,14 @@ class PayAsYouGo:
         if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
             raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
         with self._connection.transaction():
-            store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            known = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            assert known is not None
             if cap_nano is not None and cap_nano < self.spent(subscriber):
                 raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
-            fields = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
-            fields = {name: value for name, value in fields.items() if value is not None}
+            said = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
+            fields = {name: value for name, value in said.items() if value is not None}
+            if cap_nano is not None and cap_nano > known.cap_nano:
+                fields["cap_raises"] = known.cap_raises + 1
             if fields:
                 store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
             if spill_over is not None:

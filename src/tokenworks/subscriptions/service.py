@@ -9,24 +9,31 @@ from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
-from tokenworks.kernel import Clock, Invalid, check_line, parse_money, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, check_name, normal_name, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import check_idempotency_key, checked_reason
 from tokenworks.subscriptions.errors import (
+    IdentityKnown,
     MemberExists,
     MemberNotFound,
+    NotSuspended,
     PhoneTaken,
     SubscriberNotActive,
     SubscriberNotFound,
 )
 from tokenworks.subscriptions.model import (
+    SUSPENSIONS,
     CapPeriod,
     ContractPrice,
     Member,
     Subscriber,
+    Suspension,
+    SuspensionCause,
     parse_phone,
     period_of,
 )
-from tokenworks.subscriptions.orders import Orders, check_idempotency_key
+from tokenworks.subscriptions.orders import Orders
+from tokenworks.trust import Document, Persons
 
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
@@ -61,6 +68,7 @@ class Subscriptions:
         clock: Clock,
         orders: Orders,
         transfers: Transfers,
+        persons: Persons,
     ) -> None:
         self._connection = connection
         self._offerings = offerings
@@ -68,6 +76,7 @@ class Subscriptions:
         self._clock = clock
         self._orders = orders
         self._transfers = transfers
+        self._persons = persons
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -80,8 +89,9 @@ class Subscriptions:
         with self._connection.transaction():
             account_id = self._ledger.open_account()
             name = profile.pop("name")
-            if profile.get("audiences") is not None:
-                profile["audiences"] = tuple(profile["audiences"])
+            for many in ("audiences", "regions"):
+                if profile.get(many) is not None:
+                    profile[many] = tuple(profile[many])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
             if not store.add_subscriber(self._connection, subscriber, uuid7()):
                 raise PhoneTaken(
@@ -141,6 +151,24 @@ class Subscriptions:
                     self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
 
+    def identify(self, subscriber: Subscriber, document: Document, number: str) -> None:
+        """Keep who a subscriber is, as the keyed hash of an identity document's number and nothing else: what one person may have
+        so often counts over all of its subscribers, closed ones too. The same document again changes nothing.
+
+        Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` where it is another one's.
+        """
+        hashes = self._persons.hashes(document, number)
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            known = store.identity_hash(self._connection, found.subscriber_id)
+            if known is not None and known not in hashes:
+                raise IdentityKnown("the subscriber is identified by another document already")
+            # Of one person all have one hash, also where an older pepper made the first.
+            same = known or store.known_hash(self._connection, hashes) or hashes[0]
+            store.set_subscriber(self._connection, found.subscriber_id, identity_hash=same)
+
     def change_phone(
         self, subscriber: Subscriber, phone: str, reason: Literal["change", "port_in", "port_out"] = "change"
     ) -> Subscriber:
@@ -166,7 +194,12 @@ class Subscriptions:
         """Keep what a subscriber agrees to, or takes back. Raises `Invalid`."""
         if purpose not in CONSENTS:
             raise Invalid(f"a consent is for {', '.join(sorted(CONSENTS))}")
-        store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
+        with self._connection.transaction():
+            if purpose == "spill_over":
+                # What pay-as-you-go asks: one consent, however it was said.
+                store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
+                self._ledger.tell_account(subscriber.account_id)
+            store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
 
     def consents(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""
@@ -185,36 +218,97 @@ class Subscriptions:
 
         Raises `OfferingNotFound`, `Invalid`.
         """
-        self._offerings.on_sale(offering_id)
+        sold = self._offerings.on_sale(offering_id)
+        price_nano = parse_money(price).amount_nano
+        if sold.offering.kind == "pay_as_you_go" and not price_nano:
+            raise Invalid("a step of pay-as-you-go costs more than zero: a plan can be free")
         valid_from = valid_from or self._clock.now()
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
-        contract = check_line(contract, "a contract's name")
+        contract = check_name(contract, "a contract's name")
         store.set_contract_price(
-            self._connection, subscriber.subscriber_id, offering_id, parse_money(price).amount_nano, valid_from, valid_until,
+            self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
 
-    def set_state(
-        self, subscriber: Subscriber, state: Literal["active", "suspended"], *, restricted: bool | None = None
-    ) -> None:
-        """Suspended: nothing more is granted. Raises `SubscriberNotActive` where it is closed."""
+    # Suspensions: each has a cause, and is lifted by that cause's own event.
+
+    def set_state(self, subscriber: Subscriber, state: Literal["active", "suspended"]) -> None:
+        """What an operator says: suspended by the operator, or that no more. Other causes stay. Saying it again changes nothing.
+
+        Raises `SubscriberNotActive` where the subscriber is closed.
+        """
+        self._set_cause(subscriber, "operator", holds=state == "suspended", reason=None)
+
+    def suspend(
+        self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None
+    ) -> Subscriber:
+        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes.
+
+        Raises `SubscriberNotActive` where the subscriber is closed, `Invalid` for `payment`: dunning alone says so.
+        """
+        self._set_cause(subscriber, _checked_cause(cause), holds=True, reason=checked_reason(reason))
+        return self.find(str(subscriber.subscriber_id))
+
+    def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
+        """End what one cause suspended. Where nothing else stops it, the subscriber is served again, and the cycles that waited
+        begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`: only paying lifts that.
+        """
+        cause = _checked_cause(cause)
+        if not self._set_cause(subscriber, cause, holds=False, reason=checked_reason(reason)):
+            held = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
+            raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {held}")
+        return self.find(str(subscriber.subscriber_id))
+
+    def set_dunned(self, subscriber: Subscriber, *, restricted: bool, suspended: bool) -> None:
+        """What unpaid bills have come to: nothing more is bought, and, beyond that, suspended by `payment`. Billing alone says
+        so; what suspends for other causes stays. Raises `SubscriberNotActive` where the subscriber is closed.
+        """
+        with self._connection.transaction():
+            self._set_cause(subscriber, "payment", holds=suspended, reason=None)
+            store.set_subscriber(self._connection, subscriber.subscriber_id, restricted=restricted)
+
+    def suspensions(self, subscriber: Subscriber) -> list[Suspension]:
+        """Newest first, at most `LIST_MAX`."""
+        return store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
+
+    def _set_cause(
+        self, subscriber: Subscriber, cause: SuspensionCause, *, holds: bool, reason: str | None
+    ) -> bool:
+        """Whether that changed anything. The account is frozen exactly while a cause stops serving."""
         with self._connection.transaction():
             found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
-            restricted = found.restricted if restricted is None else restricted
-            store.set_subscriber(self._connection, found.subscriber_id, state=state, restricted=restricted)
-            if state != found.state:
+            causes = tuple(c for c in found.suspended_by if c != cause) + ((cause,) if holds else ())
+            stopped = any(SUSPENSIONS[c].serving for c in causes)
+            state: Literal["active", "suspended"] = "suspended" if stopped else "active"
+            changed = holds != (cause in found.suspended_by)
+            if changed:
+                now = self._clock.now()
+                if holds:
+                    begun = Suspension(uuid7(), found.subscriber_id, cause, reason, now)
+                    store.begin_suspension(self._connection, begun)
+                else:
+                    store.end_suspensions(self._connection, found.subscriber_id, cause, now, reason)
+            if changed or state != found.state:
+                store.set_subscriber(
+                    self._connection, found.subscriber_id, state=state, suspended_by=list(causes)
+                )
                 self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
+            now_is = replace(found, state=state, suspended_by=causes)
+            if now_is.begins_cycles and not found.begins_cycles:
+                self._orders.go_on(now_is)
+        return changed
 
     def notify(self, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any]) -> bool:
         """Tell a subscriber something, once per kind and ref. False where it was told before."""
         return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
 
     def close(self, subscriber: Subscriber) -> None:
-        """The end: every product ends, nothing is granted, keys are unknown, the number is free again. What is owed stays
-        owed and comes on a last bill. Raises `SubscriberNotActive` where it is closed.
+        """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
+        other accounts end. What is owed stays owed and comes on a last bill, which the carrier does not collect by the number.
+        Raises `SubscriberNotActive` where it is closed.
         """
         with self._connection.transaction():
             found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
@@ -223,14 +317,37 @@ class Subscriptions:
             for product in self._orders.products(found):
                 if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
                     self._orders.cancel(product.product_id)
+            store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
             store.set_subscriber(
                 self._connection,
                 found.subscriber_id,
                 state="closed",
+                suspended_by=[],
                 closed_at=self._clock.now(),
                 broadband=None,
             )
+            # Who has the number next is nobody's member, as with another number.
+            store.end_memberships(self._connection, found.phone)
             self._ledger.close_account(found.account_id)
+
+    def has_number(self, subscriber: Subscriber) -> bool:
+        """Whether a subscriber's number is its own: a closed one's may be somebody else's by now."""
+        return subscriber.state != "closed" or not store.phone_is_taken(self._connection, subscriber.phone)
+
+    def change_owner(self, subscriber: Subscriber, name: str | None = None, **profile: Any) -> Subscriber:
+        """A number goes to somebody else: its subscriber is closed, with its products, keys and memberships, and the number is
+        registered anew, in one transaction. What the old one owes, or is owed, stays its own: a bill does not follow a number to
+        another holder. `profile` is as in `register`. Returns the new subscriber. Raises `SubscriberNotActive`, `Invalid`.
+        """
+        with self._connection.transaction():
+            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed already")
+            self.close(found)
+            store.add_phone_history(
+                self._connection, found.subscriber_id, found.phone, "new_owner", self._clock.now()
+            )
+            return self.register(found.phone, name, **profile)
 
     # Members of a pool.
 
@@ -244,8 +361,9 @@ class Subscriptions:
 
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
+        name = normal_name(reference)
         for member in self.members(subscriber):
-            if reference in {str(member.member_id), member.member_id.hex, member.name}:
+            if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
                 return member
         raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
 
@@ -302,7 +420,7 @@ class Subscriptions:
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
         """The name as it is kept. Raises `Invalid`."""
-        name = check_line(name, "a member's name")
+        name = check_name(name, "a member's name")
         if len(self.members(subscriber)) >= MEMBERS_MAX:
             raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
         _check_cap(cap_tokens)
@@ -483,6 +601,16 @@ def _check_profile(fields: dict[str, Any]) -> None:
         raise Invalid("a credit limit is 0 to 10,000,000 yuan")
     if fields.get("real_name", "unknown") not in {"unknown", "pending", "verified", "refused"}:
         raise Invalid("a real-name state is unknown, pending, verified or refused")
+
+
+def _checked_cause(cause: SuspensionCause) -> SuspensionCause:
+    """Raises `Invalid`."""
+    if cause == "payment" or cause not in SUSPENSIONS:
+        others = ", ".join(name for name in SUSPENSIONS if name != "payment")
+        raise Invalid(
+            f"a suspension's cause is {others}; by payment dunning alone suspends, and paying lifts it"
+        )
+    return cause
 
 
 def _as_uuid(text: str) -> UUID | None:

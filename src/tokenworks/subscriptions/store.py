@@ -9,25 +9,38 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product, Subscriber, TopUp, WorkOrder
+from tokenworks.subscriptions.model import (
+    CYCLE_STOPPERS,
+    ContractPrice,
+    Member,
+    Order,
+    Product,
+    Subscriber,
+    Suspension,
+    TopUp,
+    WorkOrder,
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 _SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
+    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
+    suspended_by, cap_raises"""
 
 
 def _subscriber(row: tuple[Any, ...]) -> Subscriber:
     values = list(row)
     for at in (6, 16):
         values[at] = None if row[at] is None else tuple(row[at])
+    values[18] = tuple(row[18])
     return Subscriber(*values)
 
 
 def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
     row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
+        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day,
+                                   real_name, credit_limit_nano, regions, home_region)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
         (
             subscriber.subscriber_id,
             subscriber.account_id,
@@ -38,6 +51,10 @@ def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUI
             subscriber.language,
             subscriber.broadband,
             subscriber.bill_day,
+            subscriber.real_name,
+            subscriber.credit_limit_nano,
+            None if subscriber.regions is None else list(subscriber.regions),
+            subscriber.home_region,
         ),
     ).fetchone()
     if row is not None:
@@ -137,6 +154,11 @@ def move_memberships(connection: Connection, phone: str, to: str) -> None:
     connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
 
 
+def end_memberships(connection: Connection, phone: str) -> None:
+    """In other people's accounts: the number is nobody's any more."""
+    connection.execute("UPDATE member SET state = 'left' WHERE phone = %s AND state <> 'left'", (phone,))
+
+
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
     connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
 
@@ -186,6 +208,49 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
         f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
         {**fields, "_id": subscriber_id},
     )
+
+
+def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
+
+
+def known_hash(connection: Connection, hashes: Sequence[bytes]) -> bytes | None:
+    """The one of these hashes of a person under which there are subscribers already, open or closed."""
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE identity_hash = ANY(%s) LIMIT 1", (list(hashes),)
+    ).fetchone()
+    return None if row is None else bytes(row[0])
+
+
+def begin_suspension(connection: Connection, found: Suspension) -> None:
+    connection.execute(
+        """INSERT INTO suspension (suspension_id, subscriber_id, cause, reason, began_at) VALUES (%s, %s, %s, %s, %s)""",
+        (found.suspension_id, found.subscriber_id, found.cause, found.reason, found.began_at),
+    )
+
+
+def end_suspensions(
+    connection: Connection, subscriber_id: UUID, cause: str | None, at: datetime, reason: str | None
+) -> None:
+    """Of one cause, or of all."""
+    connection.execute(
+        """UPDATE suspension SET ended_at = %(at)s, end_reason = %(reason)s
+           WHERE subscriber_id = %(id)s AND ended_at IS NULL AND (%(cause)s::text IS NULL OR cause = %(cause)s)""",
+        {"id": subscriber_id, "cause": cause, "at": at, "reason": reason},
+    )
+
+
+def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list[Suspension]:
+    """Newest first."""
+    rows = connection.execute(
+        """SELECT suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason FROM suspension
+           WHERE subscriber_id = %s ORDER BY began_at DESC, suspension_id DESC LIMIT %s""",
+        (subscriber_id, limit),
+    )
+    return [Suspension(*row) for row in rows]
 
 
 def phone_is_taken(connection: Connection, phone: str) -> bool:
@@ -375,11 +440,12 @@ def waiting_orders(connection: Connection, product_id: UUID, state: str) -> list
     return [row[0] for row in rows]
 
 
-def orders_in_change(connection: Connection, limit: int) -> list[UUID]:
-    """Changes whose old buckets may still be granted, oldest first."""
+def orders_with_credits(connection: Connection, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Changes and cancellations whose old buckets may still be granted, oldest first, but for some."""
     rows = connection.execute(
-        "SELECT order_id FROM product_order WHERE state = 'inProgress' AND action = 'modify' ORDER BY order_id LIMIT %s",
-        (limit,),
+        """SELECT order_id FROM product_order WHERE state = 'inProgress' AND action IN ('modify', 'delete')
+               AND order_id <> ALL(%s::uuid[]) ORDER BY order_id LIMIT %s""",
+        (list(but), limit),
     )
     return [row[0] for row in rows]
 
@@ -416,7 +482,8 @@ def set_product(connection: Connection, product_id: UUID, **fields: object) -> N
 
 
 _PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
-              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle"""
+              p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle,
+              p.charge_id"""
 _FROM_PRODUCT = "FROM product p JOIN offering v USING (offering_version)"
 
 
@@ -442,6 +509,38 @@ def products_of_order(connection: Connection, order_id: UUID) -> list[Product]:
         f"SELECT {_PRODUCT} {_FROM_PRODUCT} WHERE p.order_id = %s ORDER BY p.product_id".encode(), (order_id,)
     )
     return [Product(*row) for row in rows]
+
+
+def lock_person(connection: Connection, subscriber_id: UUID) -> None:
+    """For a transaction: whoever is known to be the same person waits. Nothing where that is not known."""
+    connection.execute(
+        """SELECT pg_advisory_xact_lock(7461005, hashtext(encode(identity_hash, 'hex'))) FROM subscriber
+           WHERE subscriber_id = %s AND identity_hash IS NOT NULL""",
+        (subscriber_id,),
+    )
+
+
+def times_had(
+    connection: Connection, subscriber_id: UUID, offering_id: str, besides: UUID | None = None
+) -> int:
+    """How many products of a subscriber, and of the person that it is known to be, are, were or will be of an offering. What
+    failed, or was taken back before it was delivered, does not count.
+    """
+    row = connection.execute(
+        """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id
+           WHERE p.subscriber_id IN (
+                   SELECT %(id)s::uuid UNION
+                   SELECT b.subscriber_id FROM subscriber a JOIN subscriber b USING (identity_hash) WHERE a.subscriber_id = %(id)s)
+               AND p.product_id IS DISTINCT FROM %(besides)s::uuid AND p.state <> 'aborted'
+               AND (p.state = 'pendingActive' OR NOT EXISTS (SELECT 1 FROM work_order w
+                       WHERE w.product_id = p.product_id AND w.action = 'deliver' AND w.state <> 'done'))
+               AND (v.offering_id = %(offering)s OR (o.product_id = p.product_id AND o.offering_id = %(offering)s)
+                   OR EXISTS (SELECT 1 FROM product_order m WHERE m.subscriber_id = p.subscriber_id
+                              AND m.product_id = p.product_id AND m.offering_id = %(offering)s AND m.action = 'modify' AND m.state NOT IN ('rejected', 'cancelled', 'failed')))""",
+        {"id": subscriber_id, "offering": offering_id, "besides": besides},
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def subscriber_of_product(connection: Connection, product_id: UUID) -> UUID | None:
@@ -476,12 +575,45 @@ def lock_product(connection: Connection, product_id: UUID) -> tuple[Product, UUI
     return None if row is None else (Product(*row[:-1]), row[-1])
 
 
-def due_products(connection: Connection, now: datetime, limit: int) -> list[UUID]:
+def due_products(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Products whose cycle has ended, but for some. One that would renew waits while a suspension of its subscriber stops that.
+    A bundle comes before its parts: it was made before them.
+    """
     rows = connection.execute(
-        "SELECT product_id FROM product WHERE state = 'active' AND cycle_end <= %s ORDER BY product_id LIMIT %s",
-        (now, limit),
+        """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
+           WHERE p.state = 'active' AND p.cycle_end <= %s AND p.product_id <> ALL(%s::uuid[])
+               AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
+           ORDER BY p.product_id LIMIT %s""",
+        (now, list(but), list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
+
+
+def versions_sold(connection: Connection, offering_id: str | None) -> list[tuple[Any, ...]]:
+    """(offering, version, live products, of which move, first and last start) of what is live."""
+    return connection.execute(
+        """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
+           FROM product p JOIN offering v USING (offering_version)
+           WHERE p.ended_at IS NULL AND (%(id)s::text IS NULL OR v.offering_id = %(id)s)
+           GROUP BY 1, 2 ORDER BY 1, 5, 2""",
+        {"id": offering_id},
+    ).fetchall()
+
+
+def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[tuple[Any, ...]]:
+    """(product, subscriber, state, cycle's end, next version) of the live products of a version, by product."""
+    return connection.execute(
+        """SELECT product_id, subscriber_id, state, cycle_end, next_version FROM product
+           WHERE offering_version = %s AND ended_at IS NULL AND product_id > %s ORDER BY product_id LIMIT %s""",
+        (offering_version, after, limit),
+    ).fetchall()
+
+
+def add_uncharged(connection: Connection, product_id: UUID, count: int) -> None:
+    """So many more of a product's cycles or steps cost nothing."""
+    connection.execute(
+        "UPDATE product SET uncharged = uncharged + %s WHERE product_id = %s", (count, product_id)
+    )
 
 
 _TOP_UP = "top_up_id, subscriber_id, product_id, steps, amount_nano, made_at"
@@ -535,6 +667,16 @@ def work_orders(connection: Connection, state: str | None, limit: int) -> list[W
         {"s": state, "n": limit},
     )
     return [WorkOrder(*row) for row in rows]
+
+
+def work_orders_of(connection: Connection, order_id: UUID) -> list[UUID]:
+    """What another system is asked to deliver for an order, and has not answered."""
+    rows = connection.execute(
+        """SELECT work_order_id FROM work_order WHERE order_id = %s AND action = 'deliver' AND state = 'open'
+           ORDER BY work_order_id""",
+        (order_id,),
+    )
+    return [row[0] for row in rows]
 
 
 def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:

@@ -50,12 +50,14 @@ def add_key(
 
 
 def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
-    """The live keys among these MACs; expired and revoked ones are absent."""
+    """The live keys among these MACs; expired and revoked ones are absent, and those of closed accounts. A frozen account's are
+    known: its holder is told why it is not served.
+    """
     rows = connection.execute(
         """SELECT key_mac, key_id, k.account_id, member_id, models, cap_bucket_id, expires_at, origins
            FROM api_key k JOIN account a ON a.account_id = k.account_id
            WHERE key_mac = ANY(%s) AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())
-             AND a.state = 'open'""",
+             AND a.state <> 'closed'""",
         (list(macs),),
     )
     return {

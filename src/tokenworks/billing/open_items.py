@@ -1,0 +1,73 @@
+"""What is open on bills, kept with them: every room that asks what is owed reads `Bill.remaining_nano`, and only this writes it.
+
+The rule is `model.open_of`; here it is applied to a subscriber's bills whenever something came in, was credited, was taken
+back or was paid out, in the transaction of that. Dunning follows what is open.
+"""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Final
+from uuid import UUID
+
+from tokenworks.billing import open_store, store
+from tokenworks.billing.model import open_of
+from tokenworks.kernel import Clock
+from tokenworks.subscriptions import Subscriptions
+
+SETTLE_BATCH: Final = 2000
+
+
+class OpenItems:
+    """On one connection, in the caller's transaction, which has locked the subscribers' accounts."""
+
+    def __init__(self, connection: store.Connection, subscriptions: Subscriptions, clock: Clock) -> None:
+        self._connection = connection
+        self._subscriptions = subscriptions
+        self._clock = clock
+
+    def settle(self, subscriber_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Write what is open on every bill of these subscribers. Returns their free credit, in nano, below zero where a payout
+        has no credit any more, of those who have bills.
+        """
+        free: dict[UUID, int] = {}
+        ids = sorted(set(subscriber_ids))
+        for first in range(0, len(ids), SETTLE_BATCH):
+            batch = ids[first : first + SETTLE_BATCH]
+            beside = open_store.beside_bills(self._connection, batch)
+            changed: list[tuple[UUID, int, str]] = []
+            for subscriber_id, found in groupby(
+                open_store.settlements(self._connection, batch), key=lambda row: row[0]
+            ):
+                rows = list(found)
+                left, free[subscriber_id] = open_of(
+                    [(bill_id, own) for _, bill_id, _, own, *_ in rows], beside.get(subscriber_id, 0)
+                )
+                for _, bill_id, billed, _, kept_nano, kept_state, is_sent in rows:
+                    state = _state(left[bill_id], billed, is_sent=is_sent)
+                    if (kept_nano, kept_state) != (left[bill_id], state):
+                        changed.append((bill_id, left[bill_id], state))
+            if changed:
+                open_store.set_open(self._connection, changed, self._clock.now())
+        return free
+
+    def follow(self, subscriber_id: UUID) -> None:
+        """Dunning ends where nothing is open any more, and is in force again where a payment was taken back. The subscriber is
+        locked, before its account.
+        """
+        steps = store.follow_dunning(self._connection, subscriber_id, self._clock.now())
+        if steps is None:
+            return
+        subscriber = self._subscriptions.find(str(subscriber_id))
+        if subscriber.state == "closed":
+            return
+        self._subscriptions.set_dunned(
+            subscriber, restricted=bool(steps & {"restrict", "suspend"}), suspended="suspend" in steps
+        )
+
+
+def _state(open_nano: int, billed_nano: int, *, is_sent: bool) -> str:
+    if not open_nano:
+        return "settled"
+    if open_nano < billed_nano:
+        return "partiallyPaid"
+    return "sent" if is_sent else "new"

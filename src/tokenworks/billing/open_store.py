@@ -1,0 +1,125 @@
+"""The SQL of what is open on bills, and of cases to reconcile."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from tokenworks.billing.model import ReconciliationCase
+from tokenworks.billing.store import Connection
+
+
+def settlements(
+    connection: Connection, subscriber_ids: Sequence[UUID]
+) -> list[tuple[UUID, UUID, int, int, int, str, bool]]:
+    """(subscriber, bill, billed, billed less credits and payments, open as it is kept, state as it is kept, whether the carrier
+    has been asked for it) of every bill of these, each one's oldest first. In nano.
+    """
+    return connection.execute(
+        """WITH paid AS (
+               SELECT bill_id, sum(amount_nano) AS nano FROM payment p
+               WHERE subscriber_id = ANY(%(whose)s::uuid[]) AND bill_id IS NOT NULL
+                   AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = p.payment_id) GROUP BY 1
+           ), credited AS (
+               SELECT settles_bill_id AS bill_id, sum(settled_nano) AS nano FROM charge
+               WHERE account_id IN (SELECT account_id FROM subscriber WHERE subscriber_id = ANY(%(whose)s::uuid[]))
+                   AND settles_bill_id IS NOT NULL GROUP BY 1
+           )
+           SELECT b.subscriber_id, b.bill_id, b.amount_nano,
+               (b.amount_nano - coalesce(c.nano, 0) - coalesce(p.nano, 0))::bigint, b.remaining_nano, b.state,
+               EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
+           FROM bill b LEFT JOIN paid p USING (bill_id) LEFT JOIN credited c USING (bill_id)
+           WHERE b.subscriber_id = ANY(%(whose)s::uuid[]) ORDER BY b.subscriber_id, b.period_end, b.bill_id""",
+        {"whose": list(subscriber_ids)},
+    ).fetchall()
+
+
+def beside_bills(connection: Connection, subscriber_ids: Sequence[UUID]) -> dict[UUID, int]:
+    """What came in for no bill, less what was paid out, in nano, of those of whom there is such."""
+    rows = connection.execute(
+        """SELECT subscriber_id, sum(nano)::bigint FROM (
+               SELECT subscriber_id, amount_nano AS nano FROM payment p
+               WHERE subscriber_id = ANY(%(whose)s::uuid[]) AND bill_id IS NULL
+                   AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = p.payment_id)
+               UNION ALL
+               SELECT subscriber_id, -amount_nano FROM payout WHERE subscriber_id = ANY(%(whose)s::uuid[])) m GROUP BY 1""",
+        {"whose": list(subscriber_ids)},
+    )
+    return {row[0]: int(row[1]) for row in rows}
+
+
+def set_open(connection: Connection, bills: Sequence[tuple[UUID, int, str]], at: datetime) -> None:
+    """(bill, open, state) of each. One that was paid and is open again is dunned from now on."""
+    connection.execute(
+        """UPDATE bill b SET remaining_nano = u.nano, state = u.state,
+               reopened_at = CASE WHEN b.remaining_nano = 0 AND u.nano > 0 THEN %s ELSE b.reopened_at END
+           FROM unnest(%s::uuid[], %s::bigint[], %s::text[]) AS u(bill_id, nano, state) WHERE b.bill_id = u.bill_id""",
+        (at, [b[0] for b in bills], [b[1] for b in bills], [b[2] for b in bills]),
+    )
+
+
+def lines_left(connection: Connection, bill_ids: Sequence[UUID]) -> dict[UUID, tuple[int, int]]:
+    """(amount, VAT in it) of bills' lines, less what was credited of them."""
+    rows = connection.execute(
+        """SELECT b.bill_id, b.amount_nano - coalesce(c.nano, 0), b.tax_nano - coalesce(c.tax, 0) FROM bill b
+           LEFT JOIN LATERAL (SELECT sum(settled_nano)::bigint AS nano, sum(settled_tax_nano)::bigint AS tax FROM charge k
+               WHERE k.account_id = b.account_id AND k.settles_bill_id = b.bill_id) c ON true
+           WHERE b.bill_id = ANY(%s)""",
+        (list(bill_ids),),
+    )
+    return {row[0]: (row[1], row[2]) for row in rows}
+
+
+# Cases to reconcile.
+
+_CASE: Final = (
+    "case_id, subscriber_id, bill_id, payment_id, kind, amount_nano, opened_at, closed_at, resolution"
+)
+
+
+def add_cases(connection: Connection, cases: Sequence[ReconciliationCase]) -> None:
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(f"COPY reconciliation_case ({_CASE}) FROM STDIN".encode()) as copy,
+    ):
+        for c in cases:
+            copy.write_row((
+                c.case_id, c.subscriber_id, c.bill_id, c.payment_id, c.kind, c.amount_nano, c.opened_at, c.closed_at, c.resolution,
+            ))  # fmt: skip
+
+
+def cases(
+    connection: Connection, *, still_open: bool, offset: int, limit: int
+) -> tuple[list[ReconciliationCase], int]:
+    """Oldest first, and how many there are."""
+    where = "FROM reconciliation_case" + (" WHERE closed_at IS NULL" if still_open else "")
+    rows = connection.execute(
+        f"SELECT {_CASE} {where} ORDER BY opened_at, case_id OFFSET %s LIMIT %s".encode(), (offset, limit)
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode()).fetchone()
+    assert count is not None
+    return [ReconciliationCase(*row) for row in rows], int(count[0])
+
+
+def lock_case(connection: Connection, case_id: UUID) -> ReconciliationCase | None:
+    row = connection.execute(
+        f"SELECT {_CASE} FROM reconciliation_case WHERE case_id = %s FOR UPDATE".encode(), (case_id,)
+    ).fetchone()
+    return None if row is None else ReconciliationCase(*row)
+
+
+def close_cases(
+    connection: Connection,
+    resolution: str,
+    at: datetime,
+    *,
+    case_id: UUID | None = None,
+    payment_id: UUID | None = None,
+    rejected_bill_id: UUID | None = None,
+) -> None:
+    """Those that are open of this id, of this payment, or for the rejection of this bill."""
+    connection.execute(
+        """UPDATE reconciliation_case SET closed_at = %s, resolution = %s
+           WHERE closed_at IS NULL AND (case_id = %s OR payment_id = %s OR (bill_id = %s AND kind = 'rejected'))""",
+        (at, resolution, case_id, payment_id, rejected_bill_id),
+    )

@@ -1,0 +1,133 @@
+"""Offerings by way of a draft: one person writes it, another approves it, then it is published as the version that is sold.
+
+A draft is an entry of a catalogue file. It is checked as that file would be, with all that is sold beside it, when it is
+written and again when it is published. A change of a draft takes its approval back.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from tokenworks.catalog import draft_store
+from tokenworks.catalog.errors import CatalogueFaulty, DraftNotFound, DraftNotReady
+from tokenworks.catalog.model import Catalogue, Offering, RateCard
+from tokenworks.catalog.service import Offerings
+from tokenworks.catalog.store import Connection
+from tokenworks.kernel import Clock, Invalid, flaw_in
+
+DRAFTS_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    offering: Offering
+    drafted_by: str
+    drafted_at: datetime
+    approved_by: str | None
+    approved_at: datetime | None
+
+
+class Drafts:
+    def __init__(self, connection: Connection, offerings: Offerings, clock: Clock) -> None:
+        self._connection = connection
+        self._offerings = offerings
+        self._clock = clock
+
+    def write(self, entry: dict[str, Any], by: str) -> Draft:
+        """A new draft, or another content of it. Raises `CatalogueFaulty` with all that is wrong, `Invalid`."""
+        found = flaw_in(entry)
+        if found is not None:
+            raise CatalogueFaulty(f"the entry has {found}: leave it out")
+        offering = _offering(entry)
+        self._check(offering)
+        with self._connection.transaction():
+            if len(self.all()) >= DRAFTS_MAX:
+                raise Invalid(f"{DRAFTS_MAX} drafts are there already: publish or remove one first")
+            draft_store.put(
+                self._connection, offering.id, offering.model_dump(mode="json"), by, self._clock.now()
+            )
+            return self.find(offering.id)
+
+    def find(self, offering_id: str) -> Draft:
+        """Raises `DraftNotFound`."""
+        row = draft_store.lock(self._connection, offering_id)
+        if row is None:
+            raise DraftNotFound(f"no offering {offering_id[:60]} is being drafted")
+        return _draft(row)
+
+    def all(self) -> list[Draft]:
+        """By id."""
+        return [_draft(row) for row in draft_store.all_of(self._connection, DRAFTS_MAX)]
+
+    def approve(self, offering_id: str, by: str) -> Draft:
+        """Another person than its writer agrees. Raises `DraftNotFound`, `DraftNotReady`."""
+        with self._connection.transaction():
+            draft = self.find(offering_id)
+            if draft.drafted_by == by:
+                raise DraftNotReady("another person than its writer approves a draft")
+            draft_store.approve(self._connection, offering_id, by, self._clock.now())
+            return self.find(offering_id)
+
+    def withdraw_approval(self, offering_id: str) -> Draft:
+        """Raises `DraftNotFound`."""
+        with self._connection.transaction():
+            self.find(offering_id)
+            draft_store.approve(self._connection, offering_id, None, None)
+            return self.find(offering_id)
+
+    def publish(self, offering_id: str) -> None:
+        """What was approved is the version that is sold, from its `valid_from` on. Raises `DraftNotFound`, `DraftNotReady`,
+        `CatalogueFaulty`.
+        """
+        with self._connection.transaction():
+            draft = self.find(offering_id)
+            if draft.approved_by is None:
+                raise DraftNotReady("a draft is approved before it is published: lifecycleStatus In test")
+            card = self._check(draft.offering)
+            # The others are not loaded again: what is planned of them stays.
+            alone = Catalogue.model_construct(
+                catalogue="published", rate_cards=(card,), offerings=(draft.offering,)
+            )
+            self._offerings.load(alone)
+            draft_store.remove(self._connection, offering_id)
+
+    def remove(self, offering_id: str) -> None:
+        """Raises `DraftNotFound`."""
+        if not draft_store.remove(self._connection, offering_id):
+            raise DraftNotFound(f"no offering {offering_id[:60]} is being drafted")
+
+    def _check(self, offering: Offering) -> RateCard:
+        """Its rate card. Raises `CatalogueFaulty` where the catalogue as a whole would not stand with it."""
+        cards: dict[str, RateCard] = {}
+        for card in sorted(self._offerings.rate_cards().values(), key=lambda card: card.effective_from):
+            cards[card.id] = card
+        if offering.rate_card not in cards:
+            raise CatalogueFaulty(f"there is no rate card {offering.rate_card}: load it by a catalogue file")
+        others = [sold.offering for sold in self._offerings.all() if sold.offering.id != offering.id]
+        try:
+            Catalogue(catalogue="draft", rate_cards=tuple(cards.values()), offerings=(*others, offering))
+        except ValidationError as error:
+            raise CatalogueFaulty(_faults(error)) from None
+        return cards[offering.rate_card]
+
+
+def _offering(entry: dict[str, Any]) -> Offering:
+    try:
+        return Offering.model_validate(entry)
+    except ValidationError as error:
+        raise CatalogueFaulty(_faults(error)) from None
+
+
+def _faults(error: ValidationError) -> str:
+    """All of them, each with its place."""
+    found = [
+        f"{'.'.join(str(part) for part in fault['loc']) or 'entry'}: {fault['msg'].removeprefix('Value error, ')}"
+        for fault in error.errors(include_url=False)
+    ]
+    return "; ".join(found)[:2000]
+
+
+def _draft(row: tuple[Any, ...]) -> Draft:
+    return Draft(Offering.model_validate(row[1]), *row[2:])

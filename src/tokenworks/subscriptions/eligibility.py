@@ -1,0 +1,106 @@
+"""What an order has to satisfy before anything of it is done."""
+
+import re
+from typing import Final
+from uuid import UUID
+
+from tokenworks.catalog import Offering, Offerings
+from tokenworks.kernel import Invalid, check_reason
+from tokenworks.subscriptions import store
+from tokenworks.subscriptions.errors import (
+    NotEligible,
+    ProductEnded,
+    SecondNotConfirmed,
+    SubscriberNotActive,
+)
+from tokenworks.subscriptions.model import Product, Subscriber
+
+# Of a product that is had, or will be.
+LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
+_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+
+
+def check_eligible(
+    connection: store.Connection,
+    offerings: Offerings,
+    subscriber: Subscriber,
+    offering: Offering,
+    *,
+    confirm: bool,
+    instead_of: Product | None = None,
+) -> None:
+    """`instead_of`: the product that becomes it. Raises `NotEligible`, `SecondNotConfirmed`."""
+    if not offerings.is_for(offering, subscriber.audiences):
+        raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
+    # One person's orders come one after the other, also over several subscribers: what was had is counted once.
+    store.lock_person(connection, subscriber.subscriber_id)
+    beside = [
+        product
+        for product in store.products(connection, subscriber.subscriber_id)
+        if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
+    ]
+    live = {product.offering_id for product in beside}
+    if offering.requires and not live & set(offering.requires):
+        raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
+    for one in [offering, *(offerings.on_sale(part).offering for part in offering.parts)]:
+        most = one.per_subscriber_max
+        # Another version of what a product is already is not one more.
+        same = instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
+        had = 0 if most is None else store.times_had(
+            connection, subscriber.subscriber_id, one.id, besides=same
+        )  # fmt: skip
+        if most is not None and had >= most:
+            raise NotEligible(f"{one.id} can be had {most} time(s) in all, and was")
+    if offering.kind == "pay_as_you_go" and offering.id in live:
+        raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
+    coming = {
+        offerings.sold(product.next_version).offering.id
+        for product in beside
+        if product.next_version is not None
+    }
+    twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
+    if twice and not confirm:
+        raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
+
+
+def has_first_price(
+    connection: store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
+) -> bool:
+    """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
+    if offering.first_price is None:
+        return False
+    return not store.times_had(connection, subscriber.subscriber_id, offering.id, besides=product_id)
+
+
+def check_may_buy(subscriber: Subscriber, what: str) -> None:
+    """Raises `SubscriberNotActive`, which says what has to happen first."""
+    if subscriber.state == "closed":
+        raise SubscriberNotActive(f"{what}: the subscriber is closed")
+    others = [cause.replace("_", " ") for cause in subscriber.suspended_by if cause != "payment"]
+    if others:
+        raise SubscriberNotActive(f"{what}: the subscriber is suspended ({', '.join(others)})")
+    if subscriber.state != "active" or subscriber.restricted:
+        raise SubscriberNotActive(f"{what}: what is owed has to be paid first")
+
+
+def check_live(product: Product) -> None:
+    """Raises `ProductEnded`."""
+    if product.state not in LIVE:
+        raise ProductEnded(f"product {product.product_id} is {product.state} already")
+
+
+def check_delivery(offering: Offering, delivery: str | None) -> None:
+    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
+        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
+        raise Invalid(f"{offering.id} is delivered as: {ways}")
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Raises `Invalid`."""
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
+
+
+def checked_reason(reason: str | None) -> str | None:
+    """Raises `Invalid`."""
+    return None if reason is None else check_reason(reason, optional=True)

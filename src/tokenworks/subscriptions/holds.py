@@ -1,0 +1,18 @@
+"""What happens to a product whose next cycle the subscriber's credit limit does not allow."""
+
+from tokenworks.charging import Ledger
+from tokenworks.kernel import Clock
+from tokenworks.subscriptions import store
+from tokenworks.subscriptions.model import Product, Subscriber
+
+
+def hold(
+    connection: store.Connection, ledger: Ledger, clock: Clock, subscriber: Subscriber, product: Product
+) -> None:
+    """It is suspended and not charged, and the subscriber is told; it is resumed where there is room again."""
+    store.set_product(connection, product.product_id, state="suspended", suspended_at=clock.now())
+    ledger.set_paused(subscriber.account_id, product.product_id, paused=True)
+    store.add_notification(
+        connection, subscriber.subscriber_id, "credit_limit", f"{product.product_id}:{product.cycle_no}",
+        {"offering": product.offering_id, "limit_nano": subscriber.credit_limit_nano}, clock.now(),
+    )  # fmt: skip
