@@ -78,6 +78,7 @@ class Household:
             "admin": self._sign_in(self.subscriber, self._admin),
             "member": self._sign_in(self.subscriber, self.member),
         }
+        self.session = works.identity.sessions(self.subscriber.subscriber_id)[0].session_id
         (self.bill,), _ = works.bills.all(self.subscriber)
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
@@ -90,7 +91,7 @@ class Household:
             "accumulatedBalance": f"{self.subscriber.account_id}-token", "customerBill": self.bill.bill_id,
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
-            "transferBalance": self.transfer.transfer_id,
+            "transferBalance": self.transfer.transfer_id, "sessions": self.session,
             "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
@@ -255,6 +256,8 @@ def test_what_is_somebody_elses_is_not_there(client, works, town):
                 "/api/keys", "/api/members", "/api/departments", "/api/sign-out",
             }:  # fmt: skip
                 continue  # they name nobody
+            if path == "/api/sessions":
+                continue  # one's own
             answer = call(client, theirs, method, path, ours.headers[role], f"k-{role}")
             if path == "/api/memberships" and method == "GET":
                 assert answer.json() == [] or not theirs_texts & set(
@@ -279,7 +282,11 @@ def test_who_may_can(client, works, town, staff):
     # What ends something comes last.
     order = sorted(
         routes(),
-        key=lambda route: (route[1] == "DELETE" or "sign-out" in route[0] or "actions" in route[0], route[0]),
+        key=lambda route: (
+            route[1] == "DELETE" or "sign-out" in route[0] or "actions" in route[0],
+            "members" in route[0],
+            route[0],
+        ),
     )
     for name, method, path, roles in order:
         for role in sorted(roles):
@@ -306,7 +313,7 @@ def test_who_may_can(client, works, town, staff):
         ("memberships/{id}/session", "NotFound"), ("charge-files/acknowledgements", "ChargeFileNotFound"), ("members", "MemberExists"),
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
-        ("departments", "MemberExists"),
+        ("departments", "MemberExists"), ("sessions/{id}", "NotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

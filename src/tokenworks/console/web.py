@@ -5,11 +5,13 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 from uuid import UUID
 
 import msgspec
@@ -240,6 +242,49 @@ def reached_at() -> str:
     return _base_url.get()
 
 
+def client_address(request: Request) -> str:
+    """Where somebody asks from. Only the gateway reaches us, over its socket: it strips what clients say, and writes this."""
+    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        return str(ip_address(said.partition("%")[0]))
+    except ValueError:
+        return request.client.host if request.client and request.client.host else "local"
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the asker came by TLS, to the gateway or to a proxy in front of it."""
+    return request.headers.get("x-forwarded-proto") == "https" or reached_at().startswith("https://")
+
+
+_OWN_PORTS: Final = re.compile(r":(80|443)$")
+
+
+def _authority(text: str) -> str:
+    """Host and port of an origin, or of a Host header; the port of its scheme is left out."""
+    return _OWN_PORTS.sub("", text.partition("://")[2] or text).lower()
+
+
+def check_own_page(request: Request) -> None:
+    """What changes something comes from a page of ours, or from no page. By `Sec-Fetch-Site`; a browser that does not send it
+    sends `Origin`, or at least `Referer` (OWASP, CSRF prevention). Raises `NotAllowed`.
+    """
+    refusal = NotAllowed("another site's page can't do this")
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        if site not in {"same-origin", "none"}:
+            raise refusal
+        return
+    origin = request.headers.get("origin")
+    if origin is None:
+        referer = urlsplit(request.headers.get("referer", ""))
+        origin = f"{referer.scheme}://{referer.netloc}" if referer.netloc else None
+    if origin is None:
+        return
+    ours = {_authority(reached_at()), _authority(request.headers.get("host", ""))}
+    if "://" not in origin or _authority(origin) not in ours:
+        raise refusal
+
+
 def _principal(request: Request, rooms: Asked) -> Principal:
     return principal_of(request, rooms)
 
@@ -248,17 +293,14 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     staff = rooms.identity.staff_of(text) if scheme.lower() == "bearer" else None
+    address = client_address(request)
     if staff is not None:
-        return staff
+        return replace(staff, address=address)
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
-        if (
-            text
-            and request.method not in {"GET", "HEAD"}
-            and request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
-        ):
-            raise NotAllowed("another site's page can't do this")
-    found = rooms.identity.session(text)
+        if text and request.method not in {"GET", "HEAD"}:
+            check_own_page(request)
+    found = rooms.identity.session(text, address)
     if found is None:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
@@ -267,7 +309,7 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
-    return Principal(member.name, role, subscriber_id, member_id, session_id)
+    return Principal(member.name, role, subscriber_id, member_id, session_id, address)
 
 
 Who = Annotated[Principal, Depends(_principal)]

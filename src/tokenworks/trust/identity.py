@@ -4,10 +4,11 @@ import hmac
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.kernel import Clock, Invalid, check_line, uuid7
+from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
@@ -16,10 +17,24 @@ from tokenworks.trust.store import Connection
 CODE_DIGITS: Final = 6
 CODE_LIFE: Final = timedelta(minutes=5)
 CODE_ATTEMPTS_MAX: Final = 5
-# (how many, in which time): codes for one number, and from one address.
+# A number for which so many codes were asked for within a day, by whomever, is under attack: its codes are longer and live
+# longer, so that guesses are worth nothing, its owner is never locked out, and its phone does not ring all day.
+CODES_OF_ATTACK: Final = 20
+CODE_DIGITS_OF_ATTACK: Final = 10
+CODE_LIFE_OF_ATTACK: Final = timedelta(hours=1)
+# Who asks within this of the last code that was sent to a number is answered by that one.
+SEND_EVERY: Final = timedelta(minutes=1)
+# (how many, in which time): codes of one asker for one number, and of one asker for all numbers. Behind one IPv4 address may
+# be the thousands of customers of a carrier's NAT (RFC 6598); a /64 of IPv6 is one line, or one phone (RFC 6177, TS 23.401).
 CODES_PER_NUMBER: Final = ((1, timedelta(minutes=1)), (5, timedelta(hours=1)), (10, timedelta(days=1)))
-CODES_PER_ADDRESS: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
+CODES_PER_IPV4: Final = ((1000, timedelta(hours=1)), (10_000, timedelta(days=1)))
+CODES_PER_IPV6: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
 SESSION_LIFE: Final = timedelta(days=7)
+# When a session was used last is written down at most this often.
+SEEN_EVERY: Final = timedelta(minutes=10)
+SESSIONS_LISTED_MAX: Final = 1000
+CLIENT_CHARS_MAX: Final = 200
+ASKER_CHARS_MAX: Final = 64
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
 
@@ -37,10 +52,49 @@ class Principal:
     subscriber_id: UUID | None = None
     member_id: UUID | None = None
     session_id: UUID | None = None
+    # Where they ask from, as the gateway vetted it.
+    address: str | None = None
 
     @property
     def is_staff(self) -> bool:
         return self.role in STAFF_ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Somebody who is signed in: since when, from where, with what, and when they were seen last."""
+
+    session_id: UUID
+    member_id: UUID
+    created_at: datetime
+    expires_at: datetime
+    address: str | None
+    client: str | None
+    seen_at: datetime | None
+    seen_address: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """What the asker of a code gets: `text` goes with the code. `code` is what is to be sent, None where the phone has got a
+    code a moment ago, which is good for this challenge as well.
+    """
+
+    text: str
+    code: str | None
+
+
+def asker_of(address: str) -> str:
+    """Who asks, as limits count them: an IPv4 address, or the /64 network of an IPv6 one. What is no address is itself."""
+    try:
+        parsed = ip_address(address.partition("%")[0])
+    except ValueError:
+        return address[:ASKER_CHARS_MAX]
+    if isinstance(parsed, IPv4Address):
+        return str(parsed)
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ip_network((parsed, 64), strict=False))
 
 
 class Identity:
@@ -56,65 +110,119 @@ class Identity:
 
     # One-time codes.
 
-    def request_code(self, identifier: str, address: str) -> str:
-        """A new code for a phone or broadband number, asked for from an address. An earlier one is worth nothing any more.
+    def request_code(self, identifier: str, address: str) -> Challenge:
+        """A challenge for a phone or broadband number, and the code that goes with it, asked for from an address.
 
-        Whether anybody has the number plays no part. Raises `TooManyCodes`.
+        An asker's own asking is limited, for a number and in all; what others ask for the same number is not counted there, so
+        that nobody can lock a number out. Whether anybody has the number plays no part. Raises `TooManyCodes`.
         """
-        now, mac = self._clock.now(), self._mac("identifier", identifier)
+        now, mac, asker = self._clock.now(), self._mac("identifier", identifier), asker_of(address)
+        text = f"twc_{secrets.token_urlsafe(24)}"
         with self._connection.transaction():
             store.lock_codes(self._connection, mac)
-            for column, value, limits in (
-                ("identifier_mac", mac, CODES_PER_NUMBER),
-                ("address", address, CODES_PER_ADDRESS),
+            store.lock_codes(self._connection, self._mac("asker", asker))
+            for number, limits in (
+                (mac, CODES_PER_NUMBER),
+                (None, CODES_PER_IPV6 if ":" in asker else CODES_PER_IPV4),
             ):
                 for count, span in limits:
-                    oldest = store.nth_newest_code(self._connection, column, value, count, now - span)
+                    oldest = store.nth_newest_code(self._connection, asker, number, count, now - span)
                     if oldest is not None:
                         wait_s = max(1, int((oldest + span - now).total_seconds()) + 1)
                         raise TooManyCodes(f"a code was sent already: try again in {wait_s} s", wait_s)
-            code = f"{secrets.randbelow(10**CODE_DIGITS):0{CODE_DIGITS}d}"
-            store.add_code(
-                self._connection, uuid7(), mac, address, self._mac("code", f"{identifier}:{code}"), now
+            attacked = store.count_codes(self._connection, mac, now - timedelta(days=1)) >= CODES_OF_ATTACK
+            digits = CODE_DIGITS_OF_ATTACK if attacked else CODE_DIGITS
+            last = store.newest_sent(self._connection, mac)
+            recent = (
+                last is not None
+                and last.used_at is None
+                and last.digits >= digits
+                and now < last.expires_at
+                and (attacked or now - last.created_at < SEND_EVERY)
             )
-        return code
+            if recent and last is not None:
+                code, code_mac, expires = None, last.code_mac, last.expires_at
+            else:
+                code = f"{secrets.randbelow(10**digits):0{digits}d}"
+                code_mac = self._mac("code", f"{identifier}:{code}")
+                expires = now + (CODE_LIFE_OF_ATTACK if attacked else CODE_LIFE)
+            store.add_code(
+                self._connection, uuid7(), mac, asker, code_mac, self._mac("challenge", text), now, expires, digits,
+                sent=code is not None,
+            )  # fmt: skip
+        return Challenge(text, code)
 
-    def check_code(self, identifier: str, code: str) -> None:
-        """Use a code up. Five attempts each. Raises `CodeWrong`, which does not say what is wrong."""
+    def check_code(
+        self, identifier: str, code: str, challenge: str | None = None, address: str = "local"
+    ) -> None:
+        """Use a code up, with the challenge that it goes with; without one of that number, the newest that the same asker has.
+
+        Each way has five attempts, which nobody else can use up. Raises `CodeWrong`, which does not say what is wrong.
+        """
         now, mac = self._clock.now(), self._mac("identifier", identifier)
         wrong = CodeWrong("the code is wrong, or too old: ask for a new one")
         with self._connection.transaction():
-            found = store.lock_newest_code(self._connection, mac, now - CODE_LIFE)
-            right = found is not None and found[2] < CODE_ATTEMPTS_MAX and hmac.compare_digest(
-                found[1], self._mac("code", f"{identifier}:{code}")
-            )  # fmt: skip
+            held = challenge is not None and store.is_challenge_of(
+                self._connection, mac, self._mac("challenge", challenge)
+            )
+            if held and challenge is not None:
+                found = store.lock_challenge(self._connection, self._mac("challenge", challenge), now)
+            else:
+                found = store.lock_newest_code(self._connection, mac, asker_of(address), now)
+            right = False
             if found is not None:
-                store.attempted(self._connection, found[0], now if right else None)
+                attempts = found.attempts if held else found.asker_attempts
+                right = attempts < CODE_ATTEMPTS_MAX and hmac.compare_digest(
+                    found.code_mac, self._mac("code", f"{identifier}:{code}")
+                )
+                store.attempted(self._connection, found.code_id, "attempts" if held else "asker_attempts")
+            if right and found is not None:
+                # Whatever challenges share the code: it is good once.
+                store.used(self._connection, mac, found.code_mac, now)
         if not right:
             raise wrong
 
     # Sessions.
 
-    def open_session(self, subscriber_id: UUID, member_id: UUID) -> tuple[str, datetime]:
-        """(the session's text, which is shown this once; when it ends)."""
+    def open_session(
+        self, subscriber_id: UUID, member_id: UUID, address: str | None = None, client: str | None = None
+    ) -> tuple[str, datetime]:
+        """(the session's text, which is shown this once; when it ends). `client` is what the browser calls itself."""
         text = f"tws_{secrets.token_urlsafe(32)}"
         ends = self._clock.now() + SESSION_LIFE
+        client = None if client is None else shown(client[:CLIENT_CHARS_MAX])[:CLIENT_CHARS_MAX]
         store.add_session(
-            self._connection,
-            uuid7(),
-            self._mac("session", text),
-            subscriber_id,
-            member_id,
-            self._clock.now(),
-            ends,
-        )
+            self._connection, uuid7(), self._mac("session", text), subscriber_id, member_id, self._clock.now(), ends, address,
+            client,
+        )  # fmt: skip
         return text, ends
 
-    def session(self, text: str) -> tuple[UUID, UUID, UUID] | None:
-        """(session, subscriber, member) of a live session."""
+    def session(self, text: str, address: str | None = None) -> tuple[UUID, UUID, UUID] | None:
+        """(session, subscriber, member) of a live session. That it was used, and from where, is kept."""
         if not text.startswith("tws_") or len(text) > 100:
             return None
-        return store.find_session(self._connection, self._mac("session", text), self._clock.now())
+        now = self._clock.now()
+        found = store.find_session(self._connection, self._mac("session", text), now)
+        if found is None:
+            return None
+        session_id, subscriber_id, member_id, seen_at, seen_address = found
+        moved = address is not None and address != seen_address
+        if seen_at is None or now - seen_at >= SEEN_EVERY or moved:
+            store.seen(self._connection, session_id, now, address)
+        return session_id, subscriber_id, member_id
+
+    def sessions(self, subscriber_id: UUID, member_id: UUID | None = None) -> list[Session]:
+        """Live sessions of a subscriber, or of one of its members alone, newest first."""
+        rows = store.sessions(
+            self._connection, subscriber_id, member_id, self._clock.now(), SESSIONS_LISTED_MAX
+        )
+        return [Session(*row) for row in rows]
+
+    def end_other_sessions(
+        self, subscriber_id: UUID, member_id: UUID | None, keep: UUID | None = None
+    ) -> int:
+        """End all live sessions of a member (None: of all members), but for one. Returns how many."""
+        return store.end_sessions(self._connection, subscriber_id, self._clock.now(), member_id, keep)
 
     def end_session(self, session_id: UUID) -> None:
         store.end_session(self._connection, session_id, self._clock.now())
