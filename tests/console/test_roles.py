@@ -32,17 +32,26 @@ BASES = {
 }
 
 
+HUBS = (*(BASES[name] for name in ("order", "inventory", "bill", "pay")), "/tmf-api/serviceOrdering/v4")
+
+
 class Household:
     """A subscriber with something of everything: products, usage, a bill, a payment, a refund, keys, members."""
 
     def __init__(self, works, spender, signed_in, number):
         self.phone = f"+861380000{number:04d}"
-        self.subscriber = works.subscriptions.register(self.phone, f"Family {number}")
+        self.subscriber = works.subscriptions.register(
+            self.phone, f"Family {number}", broadband=f"sh8765000{number}"
+        )
         self.order = works.orders.place(self.subscriber, "ctc-light")
         self.payg = works.orders.place(self.subscriber, "shanghai-mobile-payg")
         self.waits = works.orders.place(self.subscriber, "uplink-acceleration")
         self.work = works.orders.work_orders()[-1].work_order_id
         spender.spend(self.subscriber.account_id, M)
+        self.listener = works.hub.subscribe("customerBill", "https://crm.example/hook", "", "test")[
+            0
+        ].listener_id
+        works.hub.enqueue_own(self.order.order_id, "test", "{}")
         self.bucket = works.ledger.buckets(self.subscriber.account_id)[0].bucket_id
         self.usage = works.ledger.usage(self.subscriber.account_id)[0]["usage_id"]
         admin = works.subscriptions.invite(self.subscriber, f"+861370000{number:04d}", "Admin", role="admin")
@@ -79,6 +88,9 @@ class Household:
             "member": self._sign_in(self.subscriber, self.member),
         }
         self.session = works.identity.sessions(self.subscriber.subscriber_id)[0].session_id
+        for delivery in works.hub.lease(10, own=True):
+            works.hub.delivered(delivery, 204)
+        self.delivery = works.hub.log()[0][0].delivery_id
         (self.bill,), _ = works.bills.all(self.subscriber)
         self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
@@ -92,6 +104,7 @@ class Household:
             "appliedCustomerBillingRate": self.line, "keys": self.key, "members": self.member, "memberships": self.guest,
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
             "transferBalance": self.transfer.transfer_id, "sessions": self.session,
+            "hub": self.listener, "webhooks": self.listener, "webhook-deliveries": self.delivery, "serviceOrder": self.work,
             "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
@@ -139,6 +152,9 @@ class Household:
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
+            "PATCH /tmf-api/serviceOrdering/v4/serviceOrder/{id}": {"state": "completed"},
+            "POST /api/operations/webhooks/{id}/secret": {"overlap_h": 1},
+            **{f"POST {base}/hub": {"callback": "https://crm.example/events"} for base in HUBS},
             "POST /api/operations/charge-files/acknowledgements": "A|tokenworks-phone-1|9",
         }  # fmt: skip
 
@@ -194,7 +210,7 @@ def call(client, household, method, path, headers, key):
 
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
-    "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
+    "hub_listener", "hub_delivery", "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
 )  # fmt: skip
 
 
@@ -314,6 +330,7 @@ def test_who_may_can(client, works, town, staff):
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
         ("departments", "MemberExists"), ("sessions/{id}", "NotFound"),
+        ("hub/{id}", "ListenerNotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -84,6 +84,19 @@ def _limits(works: Works, params: Mapping[str, Any]) -> object:
     return [limit for limit in found if limit["account_id"] == account_id]
 
 
+def _webhook(works: Works, params: Mapping[str, Any]) -> object:
+    if params.get("listener_id") is not None:
+        return works.hub.listener(params["listener_id"])
+    return None
+
+
+def _delivery(works: Works, params: Mapping[str, Any]) -> object:
+    """Not its body, which names people."""
+    found, _ = works.hub.log(limit=1000)
+    made = next(one for one in found if one.delivery_id == params["delivery_id"])
+    return {"state": made.state, "replays": made.replays}
+
+
 def _keys(works: Works, params: Mapping[str, Any]) -> object:
     if "key_id" in params:
         return works.keys.info(params["key_id"])
@@ -133,6 +146,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
+    "webhook add": _webhook, "webhook remove": _webhook, "webhook replay": _delivery, "webhook rotate": _webhook,
     "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
@@ -170,7 +184,7 @@ def _masked(value: Any) -> Any:
 
 _REFS: Final = (
     "subscriber", "product", "order_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "phone", "name",
+    "limit_id", "listener_id", "delivery_id", "phone", "name",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
+from tokenworks.subscriptions import Deliveries, Hub, Notices, Orders, PayAsYouGo, Subscriptions
 from tokenworks.trust import Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -31,6 +31,8 @@ class Works:
     adjustments: Adjustments
     transfers: Transfers
     orders: Orders
+    deliveries: Deliveries
+    hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
@@ -75,6 +77,14 @@ def make_works(
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
+        deliveries=Deliveries(connection, orders, clock),
+        hub=Hub(
+            connection,
+            peppers,
+            clock,
+            allow_private=settings.webhook_allow_private,
+            need_tls=settings.environment != "dev",
+        ),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),

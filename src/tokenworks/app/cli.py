@@ -15,7 +15,7 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
+from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, cli_webhook, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
@@ -121,7 +121,13 @@ def config_show(context: Context, as_json: bool) -> None:
         print_table("Settings", ["name", "value", "from"], [(r["name"], r["value"], r["from"]) for r in rows])
 
 
-for _group in (*cli_factory.GROUPS, *cli_models.GROUPS, *cli_ledger.GROUPS, *cli_shop.GROUPS):
+for _group in (
+    *cli_factory.GROUPS,
+    *cli_models.GROUPS,
+    *cli_ledger.GROUPS,
+    *cli_shop.GROUPS,
+    *cli_webhook.GROUPS,
+):
     cli.add_command(_group)
 
 

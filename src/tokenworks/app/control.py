@@ -25,7 +25,7 @@ from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
-from tokenworks.app.notify import deliver
+from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
@@ -243,6 +243,7 @@ class Jobs:
                 self._revenue,
                 self._bills,
                 self._dunning,
+                self._time_outs,
                 self._notices,
             ):
                 try:
@@ -272,6 +273,7 @@ class Jobs:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
             works.charges.recognise()
             works.identity.forget_old()
+            works.hub.forget_old()
             self._recognised_s = time.monotonic()
 
     def _bills(self, works: Works) -> None:
@@ -288,6 +290,11 @@ class Jobs:
     def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
+
+    def _time_outs(self, works: Works) -> None:
+        failed = time_out(works, self._settings)
+        if failed:
+            log.warning("jobs.deliveries_timed_out", work_orders=failed)
 
     def _notices(self, works: Works) -> None:
         deliver(works, self._settings)

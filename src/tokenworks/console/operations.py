@@ -159,6 +159,8 @@ class WorkAnswer(Strict):
     state: Literal["done", "refused"]
     reason: str | None = Field(default=None, max_length=200)
     again: bool = False
+    # Which asking is answered; left out, the last one.
+    attempt: int | None = Field(default=None, ge=1, le=1000)
 
 
 @router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
@@ -166,7 +168,11 @@ def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
     work_order_id = as_uuid(id, "work order")
     with rooms.connection.transaction():
         state = rooms.orders.answer(
-            work_order_id, done=body.state == "done", reason=body.reason, again=body.again
+            work_order_id,
+            done=body.state == "done",
+            reason=body.reason,
+            again=body.again,
+            attempt=body.attempt,
         )
         audit(
             rooms,

@@ -39,7 +39,7 @@ from tokenworks.kernel import (
     flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.subscriptions import Deliveries, Hub, Orders, PayAsYouGo, Subscriber, Subscriptions
 from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
 
 PAGE_DEFAULT: Final = 20
@@ -72,6 +72,10 @@ class Rooms(Protocol):
     def transfers(self) -> Transfers: ...
     @property
     def orders(self) -> Orders: ...
+    @property
+    def deliveries(self) -> Deliveries: ...
+    @property
+    def hub(self) -> Hub: ...
     @property
     def payg(self) -> PayAsYouGo: ...
     @property
@@ -147,6 +151,15 @@ class BaseUrl:
 def encode(content: object) -> bytes:
     """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
     return _encode(_linked(content))
+
+
+def encode_for(content: object, base_url: str) -> bytes:
+    """As `encode`, for somebody who has not asked: links begin with where we are reached."""
+    token = _base_url.set(base_url.rstrip("/"))
+    try:
+        return encode(content)
+    finally:
+        _base_url.reset(token)
 
 
 def _linked(content: object) -> object:

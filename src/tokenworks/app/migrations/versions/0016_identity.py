@@ -1,4 +1,4 @@
-"""Challenges of one-time codes, sessions that are seen."""
+"""Challenges of one-time codes, sessions that are seen; work orders that are pushed, listeners and what is sent to them."""
 
 from alembic import op
 
@@ -24,6 +24,101 @@ ALTER TABLE session ADD COLUMN seen_at timestamptz;
 ALTER TABLE session ADD COLUMN seen_address text;
 """
 
+DELIVERY = """
+-- A work order is pushed to the delivering system, repeated until it answers, and times out.
+ALTER TABLE work_order ADD COLUMN asked_at timestamptz;
+UPDATE work_order SET asked_at = created_at;
+ALTER TABLE work_order ALTER COLUMN asked_at SET DEFAULT now();
+ALTER TABLE work_order ALTER COLUMN asked_at SET NOT NULL;
+ALTER TABLE work_order ADD COLUMN push_due timestamptz;
+UPDATE work_order SET push_due = created_at;
+ALTER TABLE work_order ALTER COLUMN push_due SET DEFAULT now();
+ALTER TABLE work_order ALTER COLUMN push_due SET NOT NULL;
+ALTER TABLE work_order ADD COLUMN push_tries integer NOT NULL DEFAULT 0;
+ALTER TABLE work_order ADD COLUMN pushed_at timestamptz;
+ALTER TABLE work_order ADD COLUMN push_error text;
+-- Where it is delivered, as it was when it was asked for: a closed subscriber has no number any more.
+ALTER TABLE work_order ADD COLUMN broadband text;
+UPDATE work_order w SET broadband = s.broadband FROM subscriber s WHERE s.subscriber_id = w.subscriber_id;
+
+CREATE TABLE hub_listener (
+    listener_id uuid PRIMARY KEY,
+    api text NOT NULL,
+    callback text NOT NULL,
+    query text NOT NULL,
+    generation integer NOT NULL,
+    pepper_version integer NOT NULL,
+    overlap_until timestamptz,
+    overlap_version integer,
+    made_by text NOT NULL,
+    created_at timestamptz NOT NULL,
+    removed_at timestamptz
+);
+CREATE INDEX hub_listener_live ON hub_listener (api) WHERE removed_at IS NULL;
+CREATE TABLE hub_event (
+    event_no bigint PRIMARY KEY GENERATED ALWAYS AS IDENTITY,
+    event_id uuid NOT NULL UNIQUE,
+    at timestamptz NOT NULL,
+    api text NOT NULL,
+    event_type text NOT NULL,
+    ref uuid NOT NULL,
+    subscriber_id uuid NOT NULL,
+    state text,
+    expanded_at timestamptz
+);
+CREATE INDEX hub_event_open ON hub_event (event_no) WHERE expanded_at IS NULL;
+CREATE TABLE hub_delivery (
+    delivery_id uuid PRIMARY KEY,
+    listener_id uuid REFERENCES hub_listener,
+    event_id uuid NOT NULL,
+    event_type text NOT NULL,
+    body text NOT NULL,
+    created_at timestamptz NOT NULL,
+    begun_at timestamptz NOT NULL,
+    next_at timestamptz NOT NULL,
+    attempts integer NOT NULL DEFAULT 0,
+    replays integer NOT NULL DEFAULT 0,
+    tried_at timestamptz,
+    status integer,
+    error text,
+    delivered_at timestamptz,
+    given_up_at timestamptz
+);
+CREATE UNIQUE INDEX hub_delivery_once ON hub_delivery (event_id, coalesce(listener_id, '00000000-0000-0000-0000-000000000000'));
+CREATE INDEX hub_delivery_due ON hub_delivery (next_at) WHERE delivered_at IS NULL AND given_up_at IS NULL;
+
+-- What happens to orders, products, bills, payments and work orders, in its transaction, whoever does it: where anybody listens.
+CREATE FUNCTION tell_hub() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    said jsonb := to_jsonb(NEW);
+BEGIN
+    IF EXISTS (SELECT 1 FROM hub_listener WHERE api = TG_ARGV[0] AND removed_at IS NULL) THEN
+        INSERT INTO hub_event (event_id, at, api, event_type, ref, subscriber_id, state)
+        VALUES (gen_random_uuid(), now(), TG_ARGV[0],
+                TG_ARGV[1] || CASE TG_OP WHEN 'INSERT' THEN 'CreateEvent' ELSE 'StateChangeEvent' END,
+                (said ->> TG_ARGV[2])::uuid, (said ->> 'subscriber_id')::uuid, said ->> 'state');
+    END IF;
+    RETURN NULL;
+END $$;
+"""
+# (table, its id, the API, the resource, whether it has states)
+_TOLD = (
+    ("product_order", "order_id", "productOrdering", "ProductOrder", True),
+    ("product", "product_id", "productInventory", "Product", True),
+    ("bill", "bill_id", "customerBill", "CustomerBill", True),
+    ("payment", "payment_id", "payment", "Payment", False),
+    ("work_order", "work_order_id", "serviceOrdering", "ServiceOrder", True),
+)
+
 
 def upgrade() -> None:
     op.execute(SIGN_IN)
+    op.execute(DELIVERY)
+    for table, id_, api, resource, states in _TOLD:
+        call = f"EXECUTE FUNCTION tell_hub('{api}', '{resource}', '{id_}')"
+        op.execute(f"CREATE TRIGGER {table}_made AFTER INSERT ON {table} FOR EACH ROW {call}")
+        if states:
+            op.execute(
+                f"CREATE TRIGGER {table}_changed AFTER UPDATE OF state ON {table} FOR EACH ROW "
+                f"WHEN (OLD.state IS DISTINCT FROM NEW.state) {call}"
+            )
