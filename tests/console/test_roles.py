@@ -8,7 +8,9 @@ import pytest
 from tokenworks.app.openapi import document
 from tokenworks.charging import verify
 from tokenworks.console import openapi_document
+from tokenworks.kernel import uuid7
 from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.trust import Approval
 
 ROLES = ("owner", "admin", "member", "operator", "finance", "auditor")
 PUBLIC = {
@@ -47,6 +49,11 @@ class Household:
         self.payg = works.orders.place(self.subscriber, "shanghai-mobile-payg")
         self.waits = works.orders.place(self.subscriber, "uplink-acceleration")
         self.work = works.orders.work_orders()[-1].work_order_id
+        asked = Approval(
+            uuid7(), "refund", f"order {number}", "k", 2000 * 10**9, "somebody", works.clock.now()
+        )
+        works.approvals.ask(asked)
+        self.approval = asked.approval_id
         spender.spend(self.subscriber.account_id, M)
         self.listener = works.hub.subscribe("customerBill", "https://crm.example/hook", "", "test")[
             0
@@ -105,6 +112,7 @@ class Household:
             "subscribers": self.subscriber.subscriber_id, "work-orders": self.work, "topupBalance": self.top_up.top_up_id,
             "transferBalance": self.transfer.transfer_id, "sessions": self.session,
             "hub": self.listener, "webhooks": self.listener, "webhook-deliveries": self.delivery, "serviceOrder": self.work,
+            "approvals": self.approval,
             "balanceActionHistory": f"{self.transfer.transfer_id}-{self.transfer.from_bucket_id}",
         }  # fmt: skip
 
@@ -153,6 +161,8 @@ class Household:
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
             "PATCH /tmf-api/serviceOrdering/v4/serviceOrder/{id}": {"state": "completed"},
+            "PATCH /api/operations/approvals/{id}": {"state": "approved"},
+            "POST /api/operations/staff/token": {"overlap_h": 1},
             "POST /api/operations/webhooks/{id}/secret": {"overlap_h": 1},
             **{f"POST {base}/hub": {"callback": "https://crm.example/events"} for base in HUBS},
             "POST /api/operations/charge-files/acknowledgements": "A|tokenworks-phone-1|9",
@@ -210,7 +220,7 @@ def call(client, household, method, path, headers, key):
 
 _TABLES = (
     "subscriber", "member", "api_key", "product_order", "product", "charge", "bucket", "bill", "bill_line", "payment", "refund",
-    "hub_listener", "hub_delivery", "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
+    "approval", "hub_listener", "hub_delivery", "credit_note", "adjustment", "top_up", "transfer", "contract_price", "work_order", "charge_file", "account", "audit",
 )  # fmt: skip
 
 
@@ -330,6 +340,7 @@ def test_who_may_can(client, works, town, staff):
         ("operations/subscribers", "PhoneTaken"), ("work-orders/{id}", "WorkOrderAnswered"), ("topupBalance", "TopUpNotAllowed"),
         ("keys/{id}", "NotFound"), ("usage/{id}", "NotFound"), ("topupBalance", "KeyReused"), ("members/{id}", "MemberNotFound"),
         ("departments", "MemberExists"), ("sessions/{id}", "NotFound"),
+        ("approvals/{id}", "ApprovalNotFound"),
         ("hub/{id}", "ListenerNotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
@@ -345,7 +356,10 @@ def test_who_may_can(client, works, town, staff):
     assert len(done) > 150
     assert verify(works.connection, works.offerings.rate_cards()) == []
     trail, count = works.identity.audited()
-    assert {row["role"] for row in trail} <= {"operator", "finance", "auditor"}
+    assert {row["role"] for row in trail} <= set(ROLES)
+    assert all(
+        row["actor"].startswith("member:") for row in trail if row["role"] in {"owner", "admin", "member"}
+    )
     assert count >= 10
     assert {"order.add", "refund", "bill.correct", "payment", "subscriber.suspend", "balance.adjust"} <= {
         row["action"] for row in trail

@@ -30,7 +30,7 @@ from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Peppers, load_peppers, settle_issuing
 
 log = structlog.get_logger()
 
@@ -71,8 +71,8 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
-        await _anchor(pool, clock)
-        following = asyncio.create_task(_follow(pool, clock, settings.clock_check_s))
+        await _anchor(pool, clock, peppers)
+        following = asyncio.create_task(_follow(pool, clock, peppers, settings.clock_check_s))
         try:
             yield
         finally:
@@ -91,22 +91,23 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-async def _anchor(pool: ConnectionPool, clock: AnchoredClock) -> None:
-    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
+async def _anchor(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers) -> None:
+    """By the database's clock: what a host whose own is off writes down is not dated wrong. And by the pepper that is used."""
 
     def ask() -> None:
         with pool.connection() as connection:
             anchor(clock, connection)
+            settle_issuing(connection, peppers)
 
     # Away for now: the boot clock carries on what was known.
     with contextlib.suppress(psycopg.Error, PoolTimeout):
         await asyncio.to_thread(ask)
 
 
-async def _follow(pool: ConnectionPool, clock: AnchoredClock, every_s: float) -> None:
+async def _follow(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await _anchor(pool, clock)
+        await _anchor(pool, clock, peppers)
 
 
 class HostMetrics:

@@ -268,6 +268,18 @@ class Settings(BaseModel):
         pattern=r"^(https?://[!-~]{1,500})?$",
         description="alerts and dunning are POSTed here, signed with secrets_dir/webhook-secret, tried again for a day",
     )
+    staff_token_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="a staff token ends after so long: `staff rotate` makes a new one",
+    )
+    two_persons_above_yuan: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="a refund, credit note, payout or reversal above this needs a second person's approval",
+    )
     webhook_allow_private: bool = Field(
         default=False,
         description="webhooks, work orders and messages may go to loopback and private addresses; to link-local ones never",

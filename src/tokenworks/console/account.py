@@ -147,6 +147,7 @@ def sign_in(
                 text, ends = rooms.identity.open_session(
                     subscriber.subscriber_id, member.member_id, address, client
                 )
+                _signed_in(rooms, member, address)
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
@@ -154,7 +155,14 @@ def sign_in(
         owner = rooms.subscriptions.member_by_id(owner_id)
         assert owner is not None
         text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id, address, client)
+        _signed_in(rooms, owner, address)
     return text, ends, subscriber, owner
+
+
+def _signed_in(rooms: Rooms, member: Member, address: str) -> None:
+    rooms.identity.audit(
+        f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id), address=address
+    )
 
 
 def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:
@@ -200,7 +208,9 @@ def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
 @router.post("/sign-out", status_code=204, summary="End this session", **allow(*EVERYBODY))
 def sign_out(rooms: Asked, who: Who) -> Response:
     if who.session_id is not None:
-        rooms.identity.end_session(who.session_id)
+        with rooms.connection.transaction():
+            rooms.identity.end_session(who.session_id)
+            audit(rooms, who, "sign_out", who.subscriber_id)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, path="/")
     return response
@@ -397,6 +407,7 @@ def keys(
             "created_at": when(key.created_at),
             "expires_at": when(key.expires_at),
             "revoked_at": when(key.revoked_at),
+            "used_at": when(key.used_at),
         }
         for key in found[offset : offset + limit]
     ]
@@ -424,13 +435,15 @@ def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
     if len(_visible(rooms, who, found)) >= KEYS_MAX:
         raise Invalid(f"one has at most {KEYS_MAX} keys")
     days = body.expires_in_days
-    key_id, text = rooms.keys.issue(
-        account_id=found.account_id,
-        member_id=who.member_id,
-        name=body.name,
-        models=body.models,
-        expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
-    )
+    with rooms.connection.transaction():
+        key_id, text = rooms.keys.issue(
+            account_id=found.account_id,
+            member_id=who.member_id,
+            name=body.name,
+            models=body.models,
+            expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
+        )
+        audit(rooms, who, "key.create", key_id, None, {"models": body.models, "expires_in_days": days})
     return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
 
 
@@ -500,15 +513,17 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     found = own(rooms, who)
     if body.role == "admin" and who.role != "owner":
         raise Invalid("role: the owner alone makes somebody an admin")
-    made = rooms.subscriptions.invite(
-        found,
-        normal(body.phone),
-        body.name,
-        role=body.role,
-        cap_tokens=body.cap_tokens,
-        cap_period=body.cap_period,
-        parent=body.department,
-    )
+    with rooms.connection.transaction():
+        made = rooms.subscriptions.invite(
+            found,
+            normal(body.phone),
+            body.name,
+            role=body.role,
+            cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+            parent=body.department,
+        )
+        audit(rooms, who, "member.invite", made.member_id, None, _cap_of(made))
     return answer(member_resource(made), 201)
 
 
@@ -516,10 +531,23 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
 )
 def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
-    made = rooms.subscriptions.add_member(
-        own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens, cap_period=body.cap_period
-    )  # fmt: skip
+    with rooms.connection.transaction():
+        made = rooms.subscriptions.add_member(
+            own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+        )  # fmt: skip
+        audit(rooms, who, "member.add", made.member_id, None, _cap_of(made))
     return answer(member_resource(made), 201)
+
+
+def _cap_of(member: Member) -> dict[str, object]:
+    """What the audit trail says of a member: no name and no number."""
+    return {
+        "role": member.role,
+        "cap_tokens": member.cap_tokens,
+        "cap_period": member.cap_period,
+        "department": None if member.parent_id is None else str(member.parent_id),
+    }
 
 
 def check_rank(who: Principal, member: Member) -> None:
@@ -556,6 +584,8 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
             rooms.subscriptions.set_cap(member, tokens, period or "month")
         if "department" in body.model_fields_set:
             rooms.subscriptions.set_department(found, member, body.department)
+        after = rooms.subscriptions.member(found, str(member.member_id))
+        audit(rooms, who, "member.set", member.member_id, _cap_of(member), _cap_of(after))
     return answer(member_resource(rooms.subscriptions.member(found, id)))
 
 
@@ -567,6 +597,7 @@ def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
     check_rank(who, member)
     with rooms.connection.transaction():
+        audit(rooms, who, "member.remove", member.member_id, _cap_of(member))
         rooms.subscriptions.remove_member(member)
         for key_id in rooms.keys.of_member(member.member_id):
             rooms.keys.revoke(key_id)
@@ -608,6 +639,7 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
             made = rooms.subscriptions.leave(phone, member_id)
             for key_id in rooms.keys.of_member(member_id):
                 rooms.keys.revoke(key_id)
+        audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 
 
@@ -624,6 +656,7 @@ def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
             text, ends = rooms.identity.open_session(
                 member.subscriber_id, member_id, client_address(request), request.headers.get("user-agent")
             )
+            _signed_in(rooms, member, client_address(request))
             response = answer({"token": text, "expires_at": when(ends)}, 201)
             set_cookie(response, text, ends, secure=is_secure(request))
             return response

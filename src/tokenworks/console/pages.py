@@ -28,6 +28,7 @@ from tokenworks.console.web import (
     COOKIE,
     Asked,
     Rooms,
+    audit,
     client_address,
     is_secure,
     own,
@@ -497,7 +498,9 @@ def spending(
         else:
             wanted = {"spill_over": what == "spill_on"}
         check_control(who, subscriber, **wanted)
-        rooms.payg.control(subscriber, **wanted)
+        with rooms.connection.transaction():
+            rooms.payg.control(subscriber, **wanted)
+            audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except TokenworksError as error:
         return _bill(request, rooms, subscriber, error)
     return RedirectResponse("/bill", 303)

@@ -5,7 +5,6 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from ipaddress import ip_address
@@ -40,7 +39,17 @@ from tokenworks.kernel import (
     flaw_in,
 )
 from tokenworks.subscriptions import Deliveries, Hub, Orders, PayAsYouGo, Subscriber, Subscriptions
-from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+from tokenworks.trust import (
+    ApprovalNeeded,
+    Approvals,
+    Identity,
+    Keys,
+    NotAllowed,
+    NotSignedIn,
+    Principal,
+    Role,
+    TooManyCodes,
+)
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -90,6 +99,8 @@ class Rooms(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def approvals(self) -> Approvals: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -305,10 +316,10 @@ def _principal(request: Request, rooms: Asked) -> Principal:
 def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    staff = rooms.identity.staff_of(text) if scheme.lower() == "bearer" else None
     address = client_address(request)
+    staff = rooms.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
     if staff is not None:
-        return replace(staff, address=address)
+        return staff
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
         if text and request.method not in {"GET", "HEAD"}:
@@ -390,9 +401,17 @@ IdempotencyKey = Annotated[str, Depends(_key)]
 def audit(
     rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
 ) -> None:
-    """What staff does is written down; what subscribers do with their own is in their orders and usage."""
-    if who.is_staff:
-        rooms.identity.audit(who.name, who.role, action, str(ref), before, after)
+    """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
+    actor = who.name if who.is_staff else f"member:{who.member_id}"
+    rooms.identity.audit(actor, who.role, action, str(ref), before, after, who.address)
+
+
+def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
+    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
+
+    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
+    """
+    rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
 
 
 # Lists.
@@ -528,7 +547,10 @@ def status_of(kind: type[TokenworksError]) -> int:
 
 def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
-    def refused(_request: Request, error: TokenworksError) -> Response:
+    def refused(request: Request, error: TokenworksError) -> Response:
+        if isinstance(error, ApprovalNeeded):
+            with request.app.state.open_rooms() as rooms:
+                rooms.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
         if isinstance(error, TooManyCodes):

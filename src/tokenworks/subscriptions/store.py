@@ -74,6 +74,18 @@ def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[
     return [_subscriber(row) for row in rows]
 
 
+def search_subscribers(connection: Connection, text: str, limit: int) -> list[Subscriber]:
+    """By a part of the name, or the last digits of the number."""
+    part = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    digits = text if text.isascii() and text.isdigit() and len(text) >= 4 else None
+    rows = connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE name ILIKE %s OR phone LIKE '%%' || %s::text
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (f"%{part}%", digits, limit),
+    )
+    return [_subscriber(row) for row in rows]
+
+
 def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
     row = connection.execute(
         "SELECT member_id FROM member WHERE subscriber_id = %s AND role = 'owner'", (subscriber_id,)

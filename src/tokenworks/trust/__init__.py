@@ -1,5 +1,6 @@
 """Identity: API keys, one-time codes, sessions, staff and roles, and the pepper that all are hashed under."""
 
+from tokenworks.trust.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -21,14 +22,30 @@ from tokenworks.trust.identity import (
     asker_of,
 )
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
-from tokenworks.trust.pepper import ensure_pepper, load_peppers
+from tokenworks.trust.pepper import (
+    Peppers,
+    check_first_pepper,
+    check_peppers,
+    ensure_pepper,
+    load_peppers,
+    new_pepper,
+    retire_pepper,
+    settle_issuing,
+    use_pepper,
+)
 from tokenworks.trust.service import Keys
+from tokenworks.trust.skeleton import skeleton
+from tokenworks.trust.store import peppers as all_peppers
 
 __all__ = [
     "CODE_LIFE",
     "STAFF_ROLES",
     "ApiKey",
     "ApiKeyInfo",
+    "Approval",
+    "ApprovalNeeded",
+    "ApprovalNotFound",
+    "Approvals",
     "Challenge",
     "CodeWrong",
     "Identity",
@@ -36,6 +53,7 @@ __all__ = [
     "Keys",
     "NotAllowed",
     "NotSignedIn",
+    "Peppers",
     "Principal",
     "Role",
     "Session",
@@ -43,9 +61,17 @@ __all__ = [
     "StaffNotFound",
     "StaffRole",
     "TooManyCodes",
+    "all_peppers",
     "asker_of",
+    "check_first_pepper",
+    "check_peppers",
     "ensure_pepper",
     "is_key",
     "key_mac",
     "load_peppers",
+    "new_pepper",
+    "retire_pepper",
+    "settle_issuing",
+    "skeleton",
+    "use_pepper",
 ]

@@ -12,6 +12,8 @@ from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
+from tokenworks.trust.pepper import issuing
+from tokenworks.trust.skeleton import skeleton
 from tokenworks.trust.store import Connection
 
 CODE_DIGITS: Final = 6
@@ -35,6 +37,11 @@ SEEN_EVERY: Final = timedelta(minutes=10)
 SESSIONS_LISTED_MAX: Final = 1000
 CLIENT_CHARS_MAX: Final = 200
 ASKER_CHARS_MAX: Final = 64
+STAFF_TOKEN_LIFE: Final = timedelta(days=90)
+STAFF_OVERLAP_DEFAULT: Final = timedelta(days=1)
+STAFF_OVERLAP_MAX: Final = timedelta(days=30)
+# What the audit trail calls those who are no staff.
+RESERVED_NAMES: Final = ("cli:", "port:", "member:")
 CODES_KEPT: Final = timedelta(days=7)
 SESSIONS_KEPT: Final = timedelta(days=30)
 
@@ -98,15 +105,30 @@ def asker_of(address: str) -> str:
 
 
 class Identity:
-    """On one connection. `peppers` by version; the highest is used."""
+    """On one connection. `peppers` by version; what is new is made under the one that is used."""
 
-    def __init__(self, connection: Connection, peppers: dict[int, bytes], clock: Clock) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        peppers: dict[int, bytes],
+        clock: Clock,
+        staff_token_life: timedelta = STAFF_TOKEN_LIFE,
+    ) -> None:
         self._connection = connection
-        self._pepper = peppers[max(peppers)]
+        self._peppers = peppers
         self._clock = clock
+        self._staff_token_life = staff_token_life
+
+    @property
+    def _version(self) -> int:
+        return issuing(self._peppers)
 
     def _mac(self, kind: str, text: str) -> bytes:
-        return key_mac(self._pepper, f"{kind}:{text}")
+        return key_mac(self._peppers[self._version], f"{kind}:{text}")
+
+    def _macs(self, kind: str, text: str) -> list[bytes]:
+        """Under every pepper: what was made under an earlier one stays good."""
+        return [key_mac(pepper, f"{kind}:{text}") for pepper in self._peppers.values()]
 
     # One-time codes.
 
@@ -117,12 +139,13 @@ class Identity:
         that nobody can lock a number out. Whether anybody has the number plays no part. Raises `TooManyCodes`.
         """
         now, mac, asker = self._clock.now(), self._mac("identifier", identifier), asker_of(address)
+        macs = self._macs("identifier", identifier)
         text = f"twc_{secrets.token_urlsafe(24)}"
         with self._connection.transaction():
-            store.lock_codes(self._connection, mac)
-            store.lock_codes(self._connection, self._mac("asker", asker))
+            store.lock_codes(self._connection, min(macs))
+            store.lock_codes(self._connection, min(self._macs("asker", asker)))
             for number, limits in (
-                (mac, CODES_PER_NUMBER),
+                (macs, CODES_PER_NUMBER),
                 (None, CODES_PER_IPV6 if ":" in asker else CODES_PER_IPV4),
             ):
                 for count, span in limits:
@@ -130,9 +153,9 @@ class Identity:
                     if oldest is not None:
                         wait_s = max(1, int((oldest + span - now).total_seconds()) + 1)
                         raise TooManyCodes(f"a code was sent already: try again in {wait_s} s", wait_s)
-            attacked = store.count_codes(self._connection, mac, now - timedelta(days=1)) >= CODES_OF_ATTACK
+            attacked = store.count_codes(self._connection, macs, now - timedelta(days=1)) >= CODES_OF_ATTACK
             digits = CODE_DIGITS_OF_ATTACK if attacked else CODE_DIGITS
-            last = store.newest_sent(self._connection, mac)
+            last = store.newest_sent(self._connection, macs)
             recent = (
                 last is not None
                 and last.used_at is None
@@ -159,26 +182,26 @@ class Identity:
 
         Each way has five attempts, which nobody else can use up. Raises `CodeWrong`, which does not say what is wrong.
         """
-        now, mac = self._clock.now(), self._mac("identifier", identifier)
+        now, macs = self._clock.now(), self._macs("identifier", identifier)
+        challenges = [] if challenge is None else self._macs("challenge", challenge)
         wrong = CodeWrong("the code is wrong, or too old: ask for a new one")
         with self._connection.transaction():
-            held = challenge is not None and store.is_challenge_of(
-                self._connection, mac, self._mac("challenge", challenge)
-            )
-            if held and challenge is not None:
-                found = store.lock_challenge(self._connection, self._mac("challenge", challenge), now)
+            held = store.is_challenge_of(self._connection, macs, challenges)
+            if held:
+                found = store.lock_challenge(self._connection, challenges, now)
             else:
-                found = store.lock_newest_code(self._connection, mac, asker_of(address), now)
+                found = store.lock_newest_code(self._connection, macs, asker_of(address), now)
             right = False
             if found is not None:
                 attempts = found.attempts if held else found.asker_attempts
-                right = attempts < CODE_ATTEMPTS_MAX and hmac.compare_digest(
-                    found.code_mac, self._mac("code", f"{identifier}:{code}")
+                right = attempts < CODE_ATTEMPTS_MAX and any(
+                    hmac.compare_digest(found.code_mac, mac)
+                    for mac in self._macs("code", f"{identifier}:{code}")
                 )
                 store.attempted(self._connection, found.code_id, "attempts" if held else "asker_attempts")
             if right and found is not None:
                 # Whatever challenges share the code: it is good once.
-                store.used(self._connection, mac, found.code_mac, now)
+                store.used(self._connection, macs, found.code_mac, now)
         if not right:
             raise wrong
 
@@ -193,7 +216,7 @@ class Identity:
         client = None if client is None else shown(client[:CLIENT_CHARS_MAX])[:CLIENT_CHARS_MAX]
         store.add_session(
             self._connection, uuid7(), self._mac("session", text), subscriber_id, member_id, self._clock.now(), ends, address,
-            client,
+            client, self._version,
         )  # fmt: skip
         return text, ends
 
@@ -202,7 +225,7 @@ class Identity:
         if not text.startswith("tws_") or len(text) > 100:
             return None
         now = self._clock.now()
-        found = store.find_session(self._connection, self._mac("session", text), now)
+        found = store.find_session(self._connection, self._macs("session", text), now)
         if found is None:
             return None
         session_id, subscriber_id, member_id, seen_at, seen_address = found
@@ -239,18 +262,50 @@ class Identity:
     # Staff.
 
     def add_staff(self, name: str, role: StaffRole) -> str:
-        """A member of the staff; its token's text, which is shown this once. Raises `StaffExists`, `Invalid`."""
+        """A member of the staff; its token's text, which is shown this once, and ends by itself.
+
+        A name that looks like another one's is refused, also one that is revoked: the audit trail names both. Raises
+        `StaffExists`, `Invalid`.
+        """
         name = check_line(name, "a name")
         if role not in STAFF_ROLES:
             raise Invalid(f"a role is one of {', '.join(sorted(STAFF_ROLES))}")
-        text = f"twf_{secrets.token_urlsafe(32)}"
-        if not store.add_staff(
-            self._connection, uuid7(), name, role, self._mac("staff", text), self._clock.now()
-        ):
-            raise StaffExists(f"there is a {name} already")
+        looks = skeleton(name)
+        if not looks or name.lower().startswith(RESERVED_NAMES):
+            raise Invalid(
+                "a name has letters or digits, and does not begin as those of commands and ports do"
+            )
+        staff_id = uuid7()
+        with self._connection.transaction():
+            if not store.add_staff(self._connection, staff_id, name, looks, role, self._clock.now()):
+                other = store.staff_of_skeleton(self._connection, looks)
+                like = "" if other in {None, name} else f", which looks like {name}"
+                raise StaffExists(f"there is a {other or name} already{like}")
+            return self._new_token(staff_id)
+
+    def _new_token(self, staff_id: UUID) -> str:
+        text, now = f"twf_{secrets.token_urlsafe(32)}", self._clock.now()
+        store.add_staff_token(
+            self._connection, uuid7(), staff_id, self._mac("staff", text), self._version, now, now + self._staff_token_life
+        )  # fmt: skip
         return text
 
+    def rotate_staff(self, name: str, overlap: timedelta = STAFF_OVERLAP_DEFAULT) -> str:
+        """A new token, whose text is shown this once; earlier ones end when the overlap has passed.
+
+        Raises `StaffNotFound`, `Invalid`.
+        """
+        if not timedelta(0) <= overlap <= STAFF_OVERLAP_MAX:
+            raise Invalid(f"an overlap is at most {STAFF_OVERLAP_MAX.days} days")
+        with self._connection.transaction():
+            staff_id = store.lock_staff(self._connection, name)
+            if staff_id is None:
+                raise StaffNotFound(f"there is no {name} who could have a token: `tokenworks staff list`")
+            store.end_staff_tokens(self._connection, staff_id, self._clock.now() + overlap)
+            return self._new_token(staff_id)
+
     def staff(self) -> list[dict[str, object]]:
+        """By name, with the end of their newest token and when they were seen last."""
         return store.all_staff(self._connection)
 
     def revoke_staff(self, name: str) -> None:
@@ -258,19 +313,36 @@ class Identity:
         if not store.revoke_staff(self._connection, name, self._clock.now()):
             raise StaffNotFound(f"there is no {name} who could be revoked: `tokenworks staff list`")
 
-    def staff_of(self, text: str) -> Principal | None:
+    def staff_of(self, text: str, address: str | None = None) -> Principal | None:
+        """Whose token this is. That it was used, and from where, is kept."""
         if not text.startswith("twf_") or len(text) > 100:
             return None
-        found = store.find_staff(self._connection, self._mac("staff", text))
-        return None if found is None else Principal(found[0], found[1])
+        now = self._clock.now()
+        found = store.find_staff(self._connection, self._macs("staff", text), now)
+        if found is None:
+            return None
+        name, role, token_id, used_at, used_address = found
+        moved = address is not None and address != used_address
+        if used_at is None or now - used_at >= SEEN_EVERY or moved:
+            store.staff_seen(self._connection, token_id, now, address)
+        return Principal(name, role, address=address)
 
     # The audit trail.
 
     def audit(
-        self, actor: str, role: str, action: str, ref: str, before: object = None, after: object = None
+        self,
+        actor: str,
+        role: str,
+        action: str,
+        ref: str,
+        before: object = None,
+        after: object = None,
+        address: str | None = None,
     ) -> None:
-        """Write down who did what to what. In the transaction of what was done."""
-        store.add_audit(self._connection, uuid7(), self._clock.now(), actor, role, action, ref, before, after)
+        """Write down who did what to what, and from where. In the transaction of what was done."""
+        store.add_audit(
+            self._connection, uuid7(), self._clock.now(), actor, role, action, ref, before, after, address
+        )
 
     def audited(
         self, ref: str | None = None, offset: int = 0, limit: int = 100

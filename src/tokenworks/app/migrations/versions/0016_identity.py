@@ -1,6 +1,10 @@
-"""Challenges of one-time codes, sessions that are seen; work orders that are pushed, listeners and what is sent to them."""
+"""Challenges of one-time codes, sessions that are seen; work orders that are pushed, listeners and what is sent to them; tokens of staff that
+end, approvals, fingerprints of peppers."""
 
 from alembic import op
+from sqlalchemy import text
+
+from tokenworks.trust import skeleton
 
 revision = "0016"
 down_revision = "0012"
@@ -18,6 +22,7 @@ ALTER TABLE sign_in_code ALTER COLUMN expires_at SET NOT NULL;
 -- A host of the release before writes none.
 ALTER TABLE sign_in_code ALTER COLUMN expires_at SET DEFAULT now() + interval '5 minutes';
 
+ALTER TABLE session ADD COLUMN pepper_version integer;
 ALTER TABLE session ADD COLUMN address text;
 ALTER TABLE session ADD COLUMN client text;
 ALTER TABLE session ADD COLUMN seen_at timestamptz;
@@ -101,6 +106,53 @@ BEGIN
     RETURN NULL;
 END $$;
 """
+STAFF = """
+-- The peppers of the works: a host whose own are others is refused.
+CREATE TABLE pepper (
+    version integer PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    added_at timestamptz NOT NULL,
+    used_since timestamptz,
+    retired_at timestamptz
+);
+ALTER TABLE api_key ADD COLUMN used_at timestamptz;
+
+-- Tokens of staff end by themselves; those that are there end in 90 days.
+CREATE TABLE staff_token (
+    token_id uuid PRIMARY KEY,
+    staff_id uuid NOT NULL REFERENCES staff,
+    token_mac bytea NOT NULL UNIQUE,
+    pepper_version integer,
+    created_at timestamptz NOT NULL,
+    expires_at timestamptz NOT NULL,
+    used_at timestamptz,
+    used_address text
+);
+CREATE INDEX staff_token_staff ON staff_token (staff_id);
+INSERT INTO staff_token (token_id, staff_id, token_mac, created_at, expires_at)
+SELECT gen_random_uuid(), staff_id, token_mac, created_at, now() + interval '90 days' FROM staff WHERE revoked_at IS NULL;
+ALTER TABLE staff ALTER COLUMN token_mac DROP NOT NULL;
+ALTER TABLE staff ADD COLUMN skeleton text;
+
+ALTER TABLE audit ADD COLUMN address text;
+
+-- Two persons for money above a limit. `asker` is what the name of whoever asked looks like.
+CREATE TABLE approval (
+    approval_id uuid PRIMARY KEY,
+    action text NOT NULL,
+    ref text NOT NULL,
+    key text NOT NULL,
+    amount_nano bigint NOT NULL CHECK (amount_nano > 0),
+    asked_by text NOT NULL,
+    asker text NOT NULL,
+    asked_at timestamptz NOT NULL,
+    state text NOT NULL CHECK (state IN ('open', 'approved', 'refused', 'used')),
+    decided_by text,
+    decided_at timestamptz,
+    used_at timestamptz
+);
+CREATE INDEX approval_asked ON approval (action, ref, key);
+"""
 # (table, its id, the API, the resource, whether it has states)
 _TOLD = (
     ("product_order", "order_id", "productOrdering", "ProductOrder", True),
@@ -111,9 +163,28 @@ _TOLD = (
 )
 
 
+def _name_looks() -> None:
+    """What the names of the staff look like. Of names that look alike the oldest has it; the others keep theirs, told apart."""
+    connection = op.get_bind()
+    seen = set()
+    for staff_id, name in connection.execute(
+        text("SELECT staff_id, name FROM staff ORDER BY created_at, staff_id")
+    ).fetchall():
+        looks = skeleton(name)
+        if not looks or looks in seen:
+            looks = f"{looks}#{staff_id}"
+        seen.add(looks)
+        connection.execute(
+            text("UPDATE staff SET skeleton = :looks WHERE staff_id = :id"), {"looks": looks, "id": staff_id}
+        )
+    op.execute("CREATE UNIQUE INDEX staff_skeleton ON staff (skeleton)")
+
+
 def upgrade() -> None:
     op.execute(SIGN_IN)
     op.execute(DELIVERY)
+    op.execute(STAFF)
+    _name_looks()
     for table, id_, api, resource, states in _TOLD:
         call = f"EXECUTE FUNCTION tell_hub('{api}', '{resource}', '{id_}')"
         op.execute(f"CREATE TRIGGER {table}_made AFTER INSERT ON {table} FOR EACH ROW {call}")
