@@ -398,3 +398,24 @@ def test_an_answer_to_an_earlier_asking_changes_nothing(works, settings, subscri
     deliver(works, settings)
     keys = [headers["Idempotency-Key"] for _, headers, _ in receiver.got]
     assert keys == [f"{work.work_order_id}-1", f"{work.work_order_id}-2"]
+
+
+def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
+    works, settings, subscriber, receiver, monkeypatch
+):
+    from tokenworks.console import hub
+
+    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    orders = [works.orders.place(subscriber, offering) for offering in ("ctc-light", "ctc-standard")]
+    shown = hub.order_resource
+
+    def broken(order, subscriber_id):
+        if order.order_id == orders[0].order_id:
+            raise KeyError("a state that nobody foresaw")
+        return shown(order, subscriber_id)
+
+    monkeypatch.setattr(hub, "order_resource", broken)
+    deliver(works, settings)
+    first, second = (said["event"] for said in receiver.bodies())
+    assert first == {"resource": {"id": str(orders[0].order_id)}}
+    assert second["productOrder"]["id"] == str(orders[1].order_id)

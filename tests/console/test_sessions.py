@@ -6,6 +6,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from tokenworks.console import make_api
+from tokenworks.kernel import Unavailable
 from tokenworks.trust import CodeWrong, TooManyCodes, asker_of
 
 PHONE = "+8613800000001"
@@ -110,6 +111,29 @@ def test_a_number_under_attack_gets_longer_codes_and_few_of_them(works, clock):
     assert {len(code) for code in sent[20:]} == {10}
     mine = works.identity.request_code(PHONE, "203.0.113.1")
     works.identity.check_code(PHONE, mine.code or sent[-1], mine.text)
+
+
+def test_a_code_that_was_not_sent_is_nobodys(works, api, clock):
+    """Else who comes a moment later would wait for a message that never went out."""
+    works.subscriptions.register("+8613800000007", broadband="sh87654321")
+    sent, fails = [], [True]
+
+    def send(phone, code):
+        if fails[0]:
+            raise Unavailable("the message centre does not answer")
+        sent.append(code)
+
+    api.state.send_code = send
+    with TestClient(api, raise_server_exceptions=False) as client:
+        for identifier, status in ((PHONE, 503), ("sh87654321", 202)):
+            fails[0] = True
+            assert ask(client, "203.0.113.1", identifier).status_code == status
+            fails[0] = False
+            mine = ask(client, "203.0.113.2", identifier)
+            assert mine.status_code == 202
+            made = enter(client, sent[-1], mine.json()["challenge"], "203.0.113.2", identifier)
+            assert made.status_code == 201
+    assert len(sent) == 2
 
 
 def test_limits_are_by_64_of_ipv6_and_roomy_for_a_carriers_nat(works):

@@ -17,7 +17,7 @@ from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, format_money, parse_money
-from tokenworks.subscriptions import BILLING_ZONE, When
+from tokenworks.subscriptions import BILLING_ZONE, When, WorkOrder
 
 idempotency_option: Callable[[Command], Command] = click.option(
     "--idempotency-key", help="The same key again does nothing more."
@@ -178,11 +178,25 @@ def work_list(context: Context, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (w.work_order_id, w.port, w.action, w.offering_id, w.delivery or "", w.attempts, w.reason or "")
+        (
+            w.work_order_id,
+            w.port,
+            w.action,
+            w.offering_id,
+            w.delivery or "",
+            w.attempts,
+            w.reason or "",
+            _pushed(w),
+        )
         for w in found
     ]
-    columns = ["work order", "port", "action", "offering", "as", "attempt", "said last"]
+    columns = ["work order", "port", "action", "offering", "as", "attempt", "said last", "sent"]
     print_table("Work orders", columns, rows, right=["attempt"])
+
+
+def _pushed(work: WorkOrder) -> str:
+    """Whether the delivering system has it, where it is sent there."""
+    return work.push_error or ("" if work.pushed_at is None else f"{work.pushed_at:%Y-%m-%d %H:%M}")
 
 
 @work.command("answer")

@@ -21,7 +21,7 @@ from tokenworks.app.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.console import ANSWERS, event_body, service_order_body, take_answer
 from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw, format_money
-from tokenworks.subscriptions import Delivery, Notice, WorkOrder, signature
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, signature
 
 log = structlog.get_logger()
 
@@ -165,6 +165,9 @@ class _Sending:
                 except Unavailable:
                     self._silent.add("sms")
                     notices.failed(notice)
+                except Exception as error:  # of one notice; the others have their turn
+                    log.error("notices.failed", error=_first_line(error))
+                    notices.failed(notice)
                 else:
                     notices.delivered(notice)
             if "sms" in self._silent:
@@ -194,10 +197,19 @@ class _Sending:
                         for one in listeners
                         if one.api == event.api and event.event_type in one.event_types
                     ]
-                    body = event_body(self._works, event, self._settings.public_url) if wanted else ""
+                    body = self._body(event) if wanted else ""
                     hub.expand(event, {one.listener_id: body for one in wanted})
             if len(found) < BATCH:
                 return
+
+    def _body(self, event: Event) -> str:
+        """With the resource, or, where that can't be shown, with its id: an event is never in the way of others."""
+        try:
+            with self._works.connection.transaction():
+                return event_body(self._works, event, self._settings.public_url)
+        except Exception as error:
+            log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
+            return msgspec.json.encode(content_of(event, None, "resource")).decode()
 
     def webhooks(self) -> None:
         """Send the deliveries that are due."""
@@ -247,6 +259,11 @@ class _Sending:
                 except NotDelivered as error:
                     deliveries.not_pushed(work, str(error))
                     self._silent.add(f"port {work.port}")
+                except Exception as error:  # of one work order; the others have their turn
+                    log.error(
+                        "deliveries.failed", work_order=str(work.work_order_id), error=_first_line(error)
+                    )
+                    deliveries.not_pushed(work, _first_line(error))
             if self._silent:
                 return
 
@@ -276,6 +293,10 @@ class _Sending:
             f"port:{work.port}", "operator", "work_order.answer", str(work.work_order_id),
             {"state": "open"}, {"state": now, "reason": reason},
         )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _notice_body(notice: Notice) -> str:

@@ -89,14 +89,18 @@ def request_code(
 ) -> tuple[str, tuple[str, str] | None]:
     """Have a code made and, for a phone number, sent; the text of its challenge. Whether somebody has the number plays no part
     in what the asker sees, nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for when
-    that is answered.
+    that is answered. Raises `Unavailable` where it can't be sent.
     """
     name = normal(identifier)
     made = rooms.identity.request_code(name, address)
     if made.code is None:
         return made.text, None
     if name.startswith("+"):
-        send(name, made.code)
+        try:
+            send(name, made.code)
+        except TokenworksError:
+            rooms.identity.not_sent(made.text)
+            raise
         return made.text, None
     try:
         return made.text, (rooms.subscriptions.find(name).phone, made.code)
@@ -104,16 +108,18 @@ def request_code(
         return made.text, None
 
 
-def send_later(send: SendCode, later: tuple[str, str] | None) -> BackgroundTask | None:
+def send_later(request: Request, challenge: str, later: tuple[str, str] | None) -> BackgroundTask | None:
     """What sends a code once the request is answered. A failure is not the asker's to see: it would tell who there is."""
     if later is None:
         return None
 
     def run() -> None:
         try:
-            send(*later)
+            request.app.state.send_code(*later)
         except TokenworksError as error:
             log.warning("sign_in.code_not_sent", error=type(error).__name__)
+            with request.app.state.open_rooms() as rooms:
+                rooms.identity.not_sent(challenge)
 
     return BackgroundTask(run)
 
@@ -186,7 +192,7 @@ def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
         {"sent": True, "valid_for_s": int(CODE_LIFE.total_seconds()), "challenge": challenge}, 202
     )
     set_challenge(response, challenge, secure=is_secure(request))
-    response.background = send_later(send, later)
+    response.background = send_later(request, challenge, later)
     return response
 
 

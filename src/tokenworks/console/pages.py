@@ -163,7 +163,7 @@ def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "or
         return _ask(request, rooms, page, None, error)
     response = _ask(request, rooms, page, identifier)
     set_challenge(response, challenge, secure=is_secure(request))
-    response.background = send_later(send, later)
+    response.background = send_later(request, challenge, later)
     return response
 
 

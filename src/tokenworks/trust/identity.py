@@ -175,6 +175,10 @@ class Identity:
             )  # fmt: skip
         return Challenge(text, code)
 
+    def not_sent(self, challenge: str) -> None:
+        """The code of a challenge could not be sent: nobody shares it, and the next who asks has one of their own."""
+        store.not_sent(self._connection, self._macs("challenge", challenge), self._clock.now())
+
     def check_code(
         self, identifier: str, code: str, challenge: str | None = None, address: str = "local"
     ) -> None:

@@ -102,6 +102,15 @@ def lock_newest_code(
     )
 
 
+def not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
+    """Whatever challenges share the code."""
+    connection.execute(
+        """UPDATE sign_in_code SET sent = false, expires_at = least(expires_at, %s) WHERE (identifier_mac, code_mac) IN (
+               SELECT identifier_mac, code_mac FROM sign_in_code WHERE challenge_mac = ANY(%s))""",
+        (at, challenge_macs),
+    )
+
+
 def is_challenge_of(
     connection: Connection, identifier_macs: list[bytes], challenge_macs: list[bytes]
 ) -> bool:
