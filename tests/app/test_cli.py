@@ -242,7 +242,7 @@ def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
 
 
 READING = {
-    "alias list", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
+    "alias list", "webhook list", "webhook log", "approval list", "pepper list", "session list", "subscriber find", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
     "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show",
     "usage", "balance",

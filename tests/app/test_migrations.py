@@ -65,3 +65,29 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
         }
         with pytest.raises(psycopg.errors.RaiseException, match="history"):
             connection.execute("UPDATE usage SET loss = NULL")
+
+
+def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_alike_are_told_apart(
+    empty_url,
+):
+    migrate_to(empty_url, "0012")
+    ids = [uuid7() for _ in range(4)]
+    with contextlib.closing(database.connect(empty_url)) as connection:
+        for number, (staff_id, name) in enumerate(zip(ids, ("Ann", "Аnn", "Bo", "..."), strict=True)):
+            connection.execute(
+                "INSERT INTO staff VALUES (%s, %s, 'operator', %s, now(), %s)",
+                (staff_id, name, bytes([number]) * 32, "2026-01-01" if name == "Bo" else None),
+            )
+        connection.execute(
+            "INSERT INTO sign_in_code (code_id, identifier_mac, address, code_mac, created_at) VALUES (%s, 'x', 'local', 'y', now())",
+            (uuid7(),),
+        )
+        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        looks = [row[0] for row in connection.execute("SELECT skeleton FROM staff ORDER BY staff_id")]
+        assert looks == ["ann", f"ann#{ids[1]}", "bo", f"#{ids[3]}"]
+        rows = connection.execute(
+            "SELECT staff_id, expires_at > now() + interval '89 days' FROM staff_token ORDER BY staff_id"
+        ).fetchall()
+        assert rows == [(ids[0], True), (ids[1], True), (ids[3], True)]
+        row = connection.execute("SELECT expires_at - created_at, digits, sent FROM sign_in_code").fetchone()
+        assert (row[0].total_seconds(), row[1:]) == (300, (6, True))

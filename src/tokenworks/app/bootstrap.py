@@ -1,6 +1,7 @@
 """The only wiring: rooms are put together here, on one connection or one process."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
-from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Identity, Keys, load_peppers
+from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
+from tokenworks.subscriptions import Deliveries, Hub, Notices, Orders, PayAsYouGo, Subscriptions
+from tokenworks.trust import Approvals, Identity, Keys, load_peppers
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -31,6 +32,8 @@ class Works:
     adjustments: Adjustments
     transfers: Transfers
     orders: Orders
+    deliveries: Deliveries
+    hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
@@ -39,6 +42,7 @@ class Works:
     refunds: Refunds
     keys: Keys
     identity: Identity
+    approvals: Approvals
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -49,8 +53,10 @@ def make_works(
     connection: Connection,
     clock: Clock | None = None,
     peppers: dict[int, bytes] | None = None,
+    *,
+    by_name: bool = False,
 ) -> Works:
-    """`peppers` where the caller has loaded them already."""
+    """`peppers` where the caller has loaded them already. `by_name`: subscribers are found by a part of their name, too."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
     offerings = Offerings(connection, clock)
@@ -64,7 +70,7 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers)
+    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, by_name=by_name)
     return Works(
         connection=connection,
         clock=clock,
@@ -75,6 +81,14 @@ def make_works(
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
+        deliveries=Deliveries(connection, orders, clock),
+        hub=Hub(
+            connection,
+            peppers,
+            clock,
+            allow_private=settings.webhook_allow_private,
+            need_tls=settings.environment != "dev",
+        ),
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
@@ -84,7 +98,8 @@ def make_works(
         payments=Payments(connection, charges, subscriptions, clock, dunning),
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=Keys(connection, peppers, clock, settings.environment),
-        identity=Identity(connection, peppers, clock),
+        identity=Identity(connection, peppers, clock, timedelta(days=settings.staff_token_days)),
+        approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

@@ -15,7 +15,7 @@ import psycopg
 from rich.progress import Progress
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
+from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, cli_staff, cli_webhook, views
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
@@ -51,15 +51,17 @@ def cli(context: click.Context, data_dir: str | None) -> None:
 @pass_context
 def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
-    from tokenworks.trust import ensure_pepper  # noqa: PLC0415
+    from tokenworks.trust import check_first_pepper, check_peppers, ensure_pepper, load_peppers  # noqa: PLC0415
 
     settings = context.settings()
     content = seed_catalogue() if catalogue is None else read_catalogue(read_text(catalogue), str(catalogue))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ensure_pepper(settings.secrets)
     with _status("Starting the database"), database(settings) as url:
         revision = migrate(url)
         with contextlib.closing(connect(url)) as connection:
+            check_first_pepper(connection, settings.secrets)
+            ensure_pepper(settings.secrets)
+            check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
             new = make_works(settings, connection).offerings.load(content)
     result = {
         "data_dir": settings.data_dir,
@@ -121,7 +123,14 @@ def config_show(context: Context, as_json: bool) -> None:
         print_table("Settings", ["name", "value", "from"], [(r["name"], r["value"], r["from"]) for r in rows])
 
 
-for _group in (*cli_factory.GROUPS, *cli_models.GROUPS, *cli_ledger.GROUPS, *cli_shop.GROUPS):
+for _group in (
+    *cli_factory.GROUPS,
+    *cli_models.GROUPS,
+    *cli_ledger.GROUPS,
+    *cli_shop.GROUPS,
+    *cli_staff.GROUPS,
+    *cli_webhook.GROUPS,
+):
     cli.add_command(_group)
 
 
@@ -221,6 +230,21 @@ def subscriber_list(context: Context, as_json: bool) -> None:
     else:
         rows = [(s.subscriber_id, s.phone_masked, s.name, f"{s.created_at:%Y-%m-%d}") for s in found]
         print_table("Subscribers", ["id", "phone", "name", "since"], rows)
+
+
+@subscriber.command("find")
+@click.argument("text")
+@json_option
+@pass_context
+def subscriber_find(context: Context, text: str, as_json: bool) -> None:
+    """Whose name this is a part of, or whose number ends so."""
+    with context.works() as works:
+        found = works.subscriptions.search(text)
+    if as_json:
+        print_json(found)
+    else:
+        rows = [(s.subscriber_id, s.phone_masked, s.name, s.state) for s in found]
+        print_table("Subscribers", ["id", "phone", "name", "state"], rows)
 
 
 @subscriber.command("show")

@@ -13,6 +13,7 @@ from tokenworks.app.database import anchor, check_schema, connect, database
 from tokenworks.app.output import print_json, say
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
+from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -20,7 +21,9 @@ json_option: Callable[[Command], Command] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON."
 )
 subscriber_option: Callable[[Command], Command] = click.option(
-    "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
+    "--subscriber",
+    required=True,
+    help="Its id, phone number (+8613800000001, or 13800000001), broadband number, name or a part of it.",
 )
 
 
@@ -61,7 +64,9 @@ class Context:
             # What a command dates is by the database's clock, as what a server dates is.
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))
             anchor(clock, connection)
-            works = make_works(settings, connection, clock)
+            peppers = load_peppers(settings.secrets)
+            check_peppers(connection, peppers, settings.secrets, clock.now())
+            works = make_works(settings, connection, clock, peppers, by_name=True)
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):
@@ -70,11 +75,15 @@ class Context:
                 yield works
                 self._audit(works, command, params, None, None)
             else:
-                with connection.transaction():
-                    about = pinned(works, params)
-                    before = look(works, command, about)
-                    yield works
-                    self._audit(works, command, params, before, look(works, command, about))
+                try:
+                    with connection.transaction():
+                        about = pinned(works, params)
+                        before = look(works, command, about)
+                        yield works
+                        self._audit(works, command, params, before, look(works, command, about))
+                except ApprovalNeeded as error:
+                    works.approvals.ask(error.wanted)
+                    raise
 
     def _audit(
         self, works: Works, command: str, params: dict[str, Any], before: object, after: object

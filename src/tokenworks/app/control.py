@@ -25,12 +25,12 @@ from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
-from tokenworks.app.notify import deliver
+from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Peppers, load_peppers, settle_issuing
 
 log = structlog.get_logger()
 
@@ -71,8 +71,8 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
-        await _anchor(pool, clock)
-        following = asyncio.create_task(_follow(pool, clock, settings.clock_check_s))
+        await _anchor(pool, clock, peppers)
+        following = asyncio.create_task(_follow(pool, clock, peppers, settings.clock_check_s))
         try:
             yield
         finally:
@@ -91,22 +91,23 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-async def _anchor(pool: ConnectionPool, clock: AnchoredClock) -> None:
-    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
+async def _anchor(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers) -> None:
+    """By the database's clock: what a host whose own is off writes down is not dated wrong. And by the pepper that is used."""
 
     def ask() -> None:
         with pool.connection() as connection:
             anchor(clock, connection)
+            settle_issuing(connection, peppers)
 
     # Away for now: the boot clock carries on what was known.
     with contextlib.suppress(psycopg.Error, PoolTimeout):
         await asyncio.to_thread(ask)
 
 
-async def _follow(pool: ConnectionPool, clock: AnchoredClock, every_s: float) -> None:
+async def _follow(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await _anchor(pool, clock)
+        await _anchor(pool, clock, peppers)
 
 
 class HostMetrics:
@@ -243,6 +244,7 @@ class Jobs:
                 self._revenue,
                 self._bills,
                 self._dunning,
+                self._time_outs,
                 self._notices,
             ):
                 try:
@@ -272,6 +274,7 @@ class Jobs:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
             works.charges.recognise()
             works.identity.forget_old()
+            works.hub.forget_old()
             self._recognised_s = time.monotonic()
 
     def _bills(self, works: Works) -> None:
@@ -288,6 +291,11 @@ class Jobs:
     def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
+
+    def _time_outs(self, works: Works) -> None:
+        failed = time_out(works, self._settings)
+        if failed:
+            log.warning("jobs.deliveries_timed_out", work_orders=failed)
 
     def _notices(self, works: Works) -> None:
         deliver(works, self._settings)

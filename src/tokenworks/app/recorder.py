@@ -41,7 +41,7 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Keys, Peppers, load_peppers
 
 log = structlog.get_logger()
 
@@ -63,9 +63,15 @@ class Feed:
     """Polls the change sequence twice a second and tells the workers: that is the truth, there is no other."""
 
     def __init__(
-        self, thread: DatabaseThread, recorder: Recorder, settings: Settings, clock: AnchoredClock
+        self,
+        thread: DatabaseThread,
+        recorder: Recorder,
+        settings: Settings,
+        clock: AnchoredClock,
+        peppers: Peppers,
     ) -> None:
         self._clock = clock
+        self._peppers = peppers
         self._thread = thread
         self._recorder = recorder
         self._settings = settings
@@ -152,6 +158,8 @@ class Feed:
             return
         self._looked_s = now_s
 
+        waiting = self._recorder.settler.keys_used
+        used = list({UUID(waiting.popleft().decode()) for _ in range(len(waiting))})
         # What was settled before the question must be settled in the answer.
         expected = self._recorder.settler.settled_seq
 
@@ -160,6 +168,8 @@ class Feed:
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
             on_database.delete_old_account_losses()
+            if used:
+                Keys(connection, self._peppers, self._clock, self._settings.environment).used(used)
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
             return on_database.in_doubt(), len(on_database.quarantined()), alive
 
@@ -408,7 +418,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     ledger = RecorderLedger(
         ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up
     )
-    feed = Feed(lookups, recorder, settings, clock)
+    feed = Feed(lookups, recorder, settings, clock, peppers)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(
         ledger,

@@ -13,6 +13,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
@@ -26,7 +27,7 @@ from tokenworks.app.forked import Forked
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
 from tokenworks.kernel import Conflict, Invalid, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.trust import check_peppers, load_peppers
 
 log = structlog.get_logger()
 
@@ -97,7 +98,7 @@ class Supervisor:
         for old in settings.run_dir.glob("*.stats"):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
-        load_peppers(settings.secrets)
+        peppers = load_peppers(settings.secrets)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -110,6 +111,7 @@ class Supervisor:
                 check_schema(connection)
                 ensure_usage_months(connection)
                 check_durability(settings, connection)
+                check_peppers(connection, peppers, settings.secrets, datetime.now(UTC))
             public = bind(settings.listen)
             admin = bind(settings.admin_listen)
             recorder_socket = bind_unix(settings.run_dir / "recorder.sock")

@@ -4,6 +4,7 @@ Invariant: what is given back of a charge is at most the charge; what nobody use
 it is still granted, the refund waits until that is closed.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
@@ -35,6 +36,15 @@ class Refunds:
         self._orders = orders
         self._subscriptions = subscriptions
         self._clock = clock
+
+    def at_most(self, made: Sequence[Refund]) -> int:
+        """What refunds give back, or, of those that wait, all that they may."""
+        return sum(
+            refund.amount_nano
+            if refund.amount_nano is not None
+            else self._charges.find(refund.charge_id).amount_nano
+            for refund in made
+        )
 
     def refund(
         self,

@@ -5,7 +5,16 @@ from typing import Any, Final
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import (
+    account,
+    hub,
+    operations,
+    pages,
+    tmf_balance,
+    tmf_bills,
+    tmf_catalog,
+    tmf_orders,
+)
 from tokenworks.console.account import SendCode
 from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
 
@@ -17,6 +26,9 @@ ROUTERS: Final = (
     tmf_balance.usage_router,
     tmf_bills.bills_router,
     tmf_bills.payments_router,
+    *hub.hub_routers,
+    hub.services_router,
+    hub.webhooks_router,
     account.router,
     operations.router,
     pages.router,

@@ -16,15 +16,25 @@ from pydantic import AfterValidator
 from tokenworks.catalog import TOKEN_CLASSES, Offering
 from tokenworks.charging import Bucket, Charge
 from tokenworks.console.account import (
-    client_address,
-    is_secure,
+    check_control,
     request_code,
     send_later,
+    set_challenge,
     set_cookie,
     sign_in,
 )
 from tokenworks.console.tmf_bills import BILL
-from tokenworks.console.web import COOKIE, Asked, Rooms, own, principal_of, reached_at
+from tokenworks.console.web import (
+    COOKIE,
+    Asked,
+    Rooms,
+    audit,
+    client_address,
+    is_secure,
+    own,
+    principal_of,
+    reached_at,
+)
 from tokenworks.console.words import REFUSALS_ZH, WORDS, Language
 from tokenworks.kernel import (
     NotFound,
@@ -148,21 +158,22 @@ def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "or
     page = back if back in _BACK else "order"
     send = request.app.state.send_code
     try:
-        later = request_code(rooms, send, identifier, client_address(request))
+        challenge, later = request_code(rooms, send, identifier, client_address(request))
     except TokenworksError as error:
         return _ask(request, rooms, page, None, error)
     response = _ask(request, rooms, page, identifier)
-    response.background = send_later(send, later)
+    set_challenge(response, challenge, secure=is_secure(request))
+    response.background = send_later(request, challenge, later)
     return response
 
 
 @router.post("/sign-in")
 def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Text = "order") -> Response:
     page = back if back in _BACK else "order"
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise NotAllowed("another site's page can't sign anybody in here")
     try:
-        text, ends, _, _ = sign_in(rooms, identifier, code.strip(), language_of(request))
+        text, ends, _, _ = sign_in(rooms, request, identifier, code.strip(), language_of(request))
+    except NotAllowed:
+        raise
     except TokenworksError as error:
         return _ask(request, rooms, page, identifier, error)
     response = RedirectResponse(f"/{page}", 303)
@@ -477,14 +488,19 @@ def spending(
     found = _whoever(request, rooms)
     if found is None:
         return _ask(request, rooms, "bill")
-    subscriber = found[1]
+    who, subscriber = found
     try:
+        wanted: dict[str, Any]
         if what == "cap":
-            rooms.payg.control(subscriber, cap_nano=parse_money(cap).amount_nano)
+            wanted = {"cap_nano": parse_money(cap).amount_nano}
         elif what in {"lock", "unlock"}:
-            rooms.payg.control(subscriber, locked=what == "lock")
+            wanted = {"locked": what == "lock"}
         else:
-            rooms.payg.control(subscriber, spill_over=what == "spill_on")
+            wanted = {"spill_over": what == "spill_on"}
+        check_control(who, subscriber, **wanted)
+        with rooms.connection.transaction():
+            rooms.payg.control(subscriber, **wanted)
+            audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except TokenworksError as error:
         return _bill(request, rooms, subscriber, error)
     return RedirectResponse("/bill", 303)

@@ -30,6 +30,7 @@ from tokenworks.console.web import (
     only_filters,
     page_of,
     shown,
+    two_persons,
     when,
     whose,
 )
@@ -336,6 +337,7 @@ def refund(body: RefundCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> R
         made = rooms.refunds.refund(
             order.order_id, body.part, body.reason, amount_nano=amount_nano, idempotency_key=key
         )
+        two_persons(rooms, who, "refund", order.order_id, rooms.refunds.at_most(made), key)
         audit(
             rooms, who, "refund", order.order_id, None,
             {"part": body.part, "reason": body.reason, "refunds": [str(refund.refund_id) for refund in made]},
@@ -361,6 +363,7 @@ def correct(body: CreditNoteCreate, rooms: Asked, who: Who, id: str, key: Idempo
     found = _own_bill(rooms, who, id)
     with rooms.connection.transaction():
         note = rooms.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
+        two_persons(rooms, who, "bill.correct", found.bill_id, note.amount_nano, key)
         audit(
             rooms, who, "bill.correct", found.bill_id, None,
             {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},

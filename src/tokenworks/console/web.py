@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from decimal import Decimal
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Final, NamedTuple, Protocol, Self
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 from uuid import UUID
 
 import msgspec
@@ -37,8 +38,18 @@ from tokenworks.kernel import (
     flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
-from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+from tokenworks.subscriptions import Deliveries, Hub, Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.trust import (
+    ApprovalNeeded,
+    Approvals,
+    Identity,
+    Keys,
+    NotAllowed,
+    NotSignedIn,
+    Principal,
+    Role,
+    TooManyCodes,
+)
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -71,6 +82,10 @@ class Rooms(Protocol):
     @property
     def orders(self) -> Orders: ...
     @property
+    def deliveries(self) -> Deliveries: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
     def payg(self) -> PayAsYouGo: ...
     @property
     def subscriptions(self) -> Subscriptions: ...
@@ -84,6 +99,8 @@ class Rooms(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def approvals(self) -> Approvals: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -145,6 +162,15 @@ class BaseUrl:
 def encode(content: object) -> bytes:
     """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
     return _encode(_linked(content))
+
+
+def encode_for(content: object, base_url: str) -> bytes:
+    """As `encode`, for somebody who has not asked: links begin with where we are reached."""
+    token = _base_url.set(base_url.rstrip("/"))
+    try:
+        return encode(content)
+    finally:
+        _base_url.reset(token)
 
 
 def _linked(content: object) -> object:
@@ -240,6 +266,49 @@ def reached_at() -> str:
     return _base_url.get()
 
 
+def client_address(request: Request) -> str:
+    """Where somebody asks from. Only the gateway reaches us, over its socket: it strips what clients say, and writes this."""
+    said = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
+    try:
+        return str(ip_address(said.partition("%")[0]))
+    except ValueError:
+        return request.client.host if request.client and request.client.host else "local"
+
+
+def is_secure(request: Request) -> bool:
+    """Whether the asker came by TLS, to the gateway or to a proxy in front of it."""
+    return request.headers.get("x-forwarded-proto") == "https" or reached_at().startswith("https://")
+
+
+_OWN_PORTS: Final = re.compile(r":(80|443)$")
+
+
+def _authority(text: str) -> str:
+    """Host and port of an origin, or of a Host header; the port of its scheme is left out."""
+    return _OWN_PORTS.sub("", text.partition("://")[2] or text).lower()
+
+
+def check_own_page(request: Request) -> None:
+    """What changes something comes from a page of ours, or from no page. By `Sec-Fetch-Site`; a browser that does not send it
+    sends `Origin`, or at least `Referer` (OWASP, CSRF prevention). Raises `NotAllowed`.
+    """
+    refusal = NotAllowed("another site's page can't do this")
+    site = request.headers.get("sec-fetch-site")
+    if site is not None:
+        if site not in {"same-origin", "none"}:
+            raise refusal
+        return
+    origin = request.headers.get("origin")
+    if origin is None:
+        referer = urlsplit(request.headers.get("referer", ""))
+        origin = f"{referer.scheme}://{referer.netloc}" if referer.netloc else None
+    if origin is None:
+        return
+    ours = {_authority(reached_at()), _authority(request.headers.get("host", ""))}
+    if "://" not in origin or _authority(origin) not in ours:
+        raise refusal
+
+
 def _principal(request: Request, rooms: Asked) -> Principal:
     return principal_of(request, rooms)
 
@@ -247,18 +316,15 @@ def _principal(request: Request, rooms: Asked) -> Principal:
 def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    staff = rooms.identity.staff_of(text) if scheme.lower() == "bearer" else None
+    address = client_address(request)
+    staff = rooms.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
     if staff is not None:
         return staff
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
-        if (
-            text
-            and request.method not in {"GET", "HEAD"}
-            and request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
-        ):
-            raise NotAllowed("another site's page can't do this")
-    found = rooms.identity.session(text)
+        if text and request.method not in {"GET", "HEAD"}:
+            check_own_page(request)
+    found = rooms.identity.session(text, address)
     if found is None:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
@@ -267,7 +333,7 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
-    return Principal(member.name, role, subscriber_id, member_id, session_id)
+    return Principal(member.name, role, subscriber_id, member_id, session_id, address)
 
 
 Who = Annotated[Principal, Depends(_principal)]
@@ -335,9 +401,17 @@ IdempotencyKey = Annotated[str, Depends(_key)]
 def audit(
     rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
 ) -> None:
-    """What staff does is written down; what subscribers do with their own is in their orders and usage."""
-    if who.is_staff:
-        rooms.identity.audit(who.name, who.role, action, str(ref), before, after)
+    """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
+    actor = who.name if who.is_staff else f"member:{who.member_id}"
+    rooms.identity.audit(actor, who.role, action, str(ref), before, after, who.address)
+
+
+def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
+    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
+
+    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
+    """
+    rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
 
 
 # Lists.
@@ -473,7 +547,10 @@ def status_of(kind: type[TokenworksError]) -> int:
 
 def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
-    def refused(_request: Request, error: TokenworksError) -> Response:
+    def refused(request: Request, error: TokenworksError) -> Response:
+        if isinstance(error, ApprovalNeeded):
+            with request.app.state.open_rooms() as rooms:
+                rooms.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
         if isinstance(error, TooManyCodes):

@@ -1,5 +1,6 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.deliveries import Deliveries
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
@@ -17,6 +18,18 @@ from tokenworks.subscriptions.errors import (
     TopUpNotFound,
     WorkOrderAnswered,
     WorkOrderNotFound,
+)
+from tokenworks.subscriptions.hub import (
+    EVENTS,
+    Api,
+    Delivery,
+    DeliveryNotFound,
+    Event,
+    Hub,
+    Listener,
+    ListenerNotFound,
+    content_of,
+    signature,
 )
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
@@ -40,11 +53,20 @@ from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
     "BILLING_ZONE",
+    "EVENTS",
+    "Api",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
     "ContractPrice",
+    "Deliveries",
+    "Delivery",
+    "DeliveryNotFound",
+    "Event",
+    "Hub",
     "KeyReused",
+    "Listener",
+    "ListenerNotFound",
     "Member",
     "MemberExists",
     "MemberNotFound",
@@ -73,6 +95,8 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "content_of",
     "next_month",
     "parse_phone",
+    "signature",
 ]

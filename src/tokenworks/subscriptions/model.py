@@ -156,6 +156,12 @@ class WorkOrder:
     attempts: int
     reason: str | None
     created_at: datetime
+    # Where it is delivered, as it was when it was asked for.
+    broadband: str | None = None
+    # When the delivering system got it last; how often it was tried; why it did not arrive.
+    pushed_at: datetime | None = None
+    push_tries: int = 0
+    push_error: str | None = None
 
 
 def parse_phone(text: str) -> str:

@@ -13,6 +13,7 @@ from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
 from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
 from tokenworks.subscriptions import store
+from tokenworks.subscriptions.eligibility import check_deliverable, check_delivery
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
@@ -112,7 +113,7 @@ class Orders:
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
             self._check_eligible(known, sold.offering)
-            _check_delivery(sold.offering, delivery)
+            check_delivery(sold.offering, delivery)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 state="inProgress",
@@ -143,6 +144,8 @@ class Orders:
             raise NotEligible(f"{offering.id} can be had {offering.per_subscriber_max} time(s)")
         if offering.kind == "pay_as_you_go" and offering.id in live:
             raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
+        parts = [self._offerings.on_sale(part, self._clock.now()).offering for part in offering.parts]
+        check_deliverable(subscriber, (offering, *parts), live)
 
     def _parts(self, subscriber: Subscriber, sold: SoldOffering) -> list[tuple[SoldOffering, int]]:
         """A bundle's parts, each with its share of the bundle's price, by their own prices (IFRS 15.76); the last one has
@@ -301,12 +304,20 @@ class Orders:
         return store.work_orders(self._connection, state, LIST_MAX)
 
     def answer(
-        self, work_order_id: UUID, *, done: bool, reason: str | None = None, again: bool = False
+        self,
+        work_order_id: UUID,
+        *,
+        done: bool,
+        reason: str | None = None,
+        again: bool = False,
+        attempt: int | None = None,
+        timed_out: bool = False,
     ) -> Literal["open", "done", "refused"]:
         """What the delivering system says: done, or refused, for now (`again`) or for good. A delivery that fails takes the
         whole order back: what it charged is credited, what others delivered is withdrawn.
 
-        Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
+        The same answer again changes nothing; nor does one to an earlier `attempt`, where that is said. What is done after its
+        time was over, or its order cancelled, is refused, and a work order to withdraw it is there. Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
         reason = _checked_reason(reason)
         with self._connection.transaction():
@@ -316,17 +327,27 @@ class Orders:
             if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
             if work.state != "open":
-                raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
+                if done and work.state == "refused" and work.action == "deliver":
+                    store.withdraw_delivery(self._connection, work, self._clock.now())
+                elif done != (work.state == "done"):
+                    raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
+                return work.state
+            if attempt is not None and attempt < work.attempts:
+                return "open"
             now = self._clock.now()
             state: Literal["open", "done", "refused"] = "done" if done else "refused"
             attempts = work.attempts
             if not done and again and attempts < DELIVERY_ATTEMPTS_MAX:
                 state, attempts = "open", attempts + 1
             store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
+            if state == "open":
+                store.ask_again(self._connection, work_order_id, now)
             if work.action == "deliver" and state == "done":
                 self._deliver(subscriber, work)
             elif work.action == "deliver" and state == "refused":
                 self._fail(subscriber, work, reason or "the delivery was refused")
+            if timed_out:  # it may have been done after all
+                store.withdraw_delivery(self._connection, work, now)
         return state
 
     def _deliver(self, subscriber: Subscriber, work: WorkOrder) -> None:
@@ -375,14 +396,7 @@ class Orders:
                 )
                 other = store.delivery_of(self._connection, product.product_id)
                 if other is not None and other.state == "open":
-                    store.answer_work_order(
-                        self._connection,
-                        other.work_order_id,
-                        "refused",
-                        other.attempts,
-                        reason,
-                        self._clock.now(),
-                    )
+                    store.close_delivery(self._connection, other, reason, self._clock.now())
         store.end_order(self._connection, work.order_id, "failed", self._clock.now(), -given_back, reason)
 
     # Changing and ending.
@@ -475,9 +489,7 @@ class Orders:
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
             elif delivered is not None and delivered.state == "open":
-                store.answer_work_order(
-                    self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
-                )  # fmt: skip
+                store.close_delivery(self._connection, delivered, "the order was cancelled", now)
                 store.end_order(
                     self._connection, product.order_id, "cancelled", now, 0, "cancelled before delivery"
                 )
@@ -728,12 +740,6 @@ def _check_live(product: Product) -> None:
 def _beside_nothing(offering: Offering) -> Offering:
     """A plan that is changed to needs nothing beside itself, and is not one more."""
     return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
-
-
-def _check_delivery(offering: Offering, delivery: str | None) -> None:
-    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
-        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
-        raise Invalid(f"{offering.id} is delivered as: {ways}")
 
 
 def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:

@@ -46,6 +46,11 @@ _PROFILE: Final = frozenset(
     }
 )
 REGIONS_MAX: Final = 100
+# Of a search.
+FOUND_MAX: Final = 20
+NAMED_SHOWN: Final = 5
+# A Chinese mobile number, as people say it.
+_MOBILE = re.compile(r"1[3-9][0-9]{9}")
 _REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
 _BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
 
@@ -61,6 +66,8 @@ class Subscriptions:
         clock: Clock,
         orders: Orders,
         transfers: Transfers,
+        *,
+        by_name: bool = False,
     ) -> None:
         self._connection = connection
         self._offerings = offerings
@@ -68,6 +75,7 @@ class Subscriptions:
         self._clock = clock
         self._orders = orders
         self._transfers = transfers
+        self._by_name = by_name
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -90,22 +98,45 @@ class Subscriptions:
         return subscriber
 
     def find(self, reference: str) -> Subscriber:
-        """By id or phone number. Raises `SubscriberNotFound`."""
+        """By id, phone or broadband number; a Chinese mobile number may come without its country code. Where names are looked
+        at, by a name or a part of one that one subscriber alone has. Raises `SubscriberNotFound`, `Invalid`.
+        """
         found: Subscriber | None = None
+        if _MOBILE.fullmatch(reference):
+            found = store.find_subscriber(self._connection, phone=f"+86{reference}")
+        if found is not None:
+            return found
         if reference.startswith("+"):
             found = store.find_subscriber(self._connection, phone=parse_phone(reference))
         elif (id_ := _as_uuid(reference)) is not None:
             found = store.find_subscriber(self._connection, subscriber_id=id_)
         elif _BROADBAND.fullmatch(reference):
             found = store.find_subscriber(self._connection, broadband=reference)
-        else:
+        elif not self._by_name:
             raise Invalid(f"a subscriber is named by id, phone or broadband number, not {reference!r}")
+        if found is None and self._by_name:
+            found = self._named(reference)
         if found is None:
             raise SubscriberNotFound(
                 "there is no such subscriber; one is named by id or phone number (+86…), or by broadband number: "
                 "`tokenworks subscriber list` shows them"
             )
         return found
+
+    def search(self, text: str) -> list[Subscriber]:
+        """Whose name, or phone number's end, this is a part of, the oldest first; at most so many."""
+        text = check_line(text, "what is looked for")
+        return store.search_subscribers(self._connection, text, FOUND_MAX)
+
+    def _named(self, text: str) -> Subscriber | None:
+        found = [one for one in self.search(text) if one.state != "closed"]
+        exact = [one for one in found if one.name == text]
+        found = exact or found
+        if len(found) > 1:
+            some = ", ".join(f"{one.subscriber_id} ({one.phone_masked})" for one in found[:NAMED_SHOWN])
+            more = "" if len(found) <= NAMED_SHOWN else ", and more"
+            raise Invalid(f"more than one subscriber is named so: {some}{more}; say the id or the number")
+        return found[0] if found else None
 
     def of_account(self, account_id: UUID) -> Subscriber:
         """Raises `SubscriberNotFound`."""

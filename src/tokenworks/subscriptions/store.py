@@ -1,6 +1,7 @@
 """The SQL of subscribers, orders and products."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -69,6 +70,18 @@ def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[
     rows = connection.execute(
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id > %s ORDER BY subscriber_id LIMIT %s".encode(),
         (after or UUID(int=0), limit),
+    )
+    return [_subscriber(row) for row in rows]
+
+
+def search_subscribers(connection: Connection, text: str, limit: int) -> list[Subscriber]:
+    """By a part of the name, or the last digits of the number."""
+    part = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    digits = text if text.isascii() and text.isdigit() and len(text) >= 4 else None
+    rows = connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE name ILIKE %s OR phone LIKE '%%' || %s::text
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (f"%{part}%", digits, limit),
     )
     return [_subscriber(row) for row in rows]
 
@@ -518,15 +531,45 @@ def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> Non
 
 
 _WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,
-    created_at"""
+    created_at, broadband, pushed_at, push_tries, push_error"""
 
 
 def add_work_order(connection: Connection, work: WorkOrder) -> None:
     connection.execute(
-        f"INSERT INTO work_order ({_WORK}) VALUES ({', '.join(['%s'] * 12)}) ON CONFLICT DO NOTHING".encode(),
-        (work.work_order_id, work.order_id, work.product_id, work.subscriber_id, work.port, work.offering_id, work.delivery,
-         work.action, work.state, work.attempts, work.reason, work.created_at),
+        """INSERT INTO work_order (work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state,
+                                   attempts, reason, created_at, asked_at, push_due, broadband)
+           SELECT %(id)s, %(order)s, %(product)s, %(subscriber)s, %(port)s, %(offering)s, %(delivery)s, %(action)s, %(state)s,
+                  %(attempts)s, %(reason)s, %(at)s, %(at)s, %(at)s, coalesce(
+                      (SELECT broadband FROM work_order WHERE product_id = %(product)s AND action = 'deliver'),
+                      (SELECT broadband FROM subscriber WHERE subscriber_id = %(subscriber)s))
+           ON CONFLICT DO NOTHING""",
+        {
+            "id": work.work_order_id, "order": work.order_id, "product": work.product_id, "subscriber": work.subscriber_id,
+            "port": work.port, "offering": work.offering_id, "delivery": work.delivery, "action": work.action,
+            "state": work.state, "attempts": work.attempts, "reason": work.reason, "at": work.created_at,
+        },
     )  # fmt: skip
+
+
+def withdraw_delivery(connection: Connection, delivered: WorkOrder, at: datetime) -> None:
+    """Ask for a delivery to be taken away that was done, or may have been. Once for a product."""
+    withdrawn = replace(
+        delivered,
+        work_order_id=uuid7(),
+        action="withdraw",
+        state="open",
+        attempts=1,
+        reason=None,
+        created_at=at,
+    )
+    add_work_order(connection, withdrawn)
+
+
+def close_delivery(connection: Connection, work: WorkOrder, reason: str, at: datetime) -> None:
+    """An open delivery that is wanted no more. The delivering system may be at it, where it has got it."""
+    answer_work_order(connection, work.work_order_id, "refused", work.attempts, reason, at)
+    if work.pushed_at is not None:
+        withdraw_delivery(connection, work, at)
 
 
 def work_orders(connection: Connection, state: str | None, limit: int) -> list[WorkOrder]:
@@ -535,6 +578,74 @@ def work_orders(connection: Connection, state: str | None, limit: int) -> list[W
         {"s": state, "n": limit},
     )
     return [WorkOrder(*row) for row in rows]
+
+
+def work_order(connection: Connection, work_order_id: UUID) -> WorkOrder | None:
+    row = connection.execute(
+        f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s".encode(), (work_order_id,)
+    ).fetchone()
+    return None if row is None else WorkOrder(*row)
+
+
+def work_orders_page(
+    connection: Connection, state: str | None, offset: int, limit: int
+) -> tuple[list[WorkOrder], int]:
+    values = {"s": state, "offset": offset, "limit": limit}
+    where = "FROM work_order WHERE %(s)s::text IS NULL OR state = %(s)s"
+    rows = connection.execute(
+        f"SELECT {_WORK} {where} ORDER BY work_order_id OFFSET %(offset)s LIMIT %(limit)s".encode(), values
+    ).fetchall()
+    count = connection.execute(f"SELECT count(*) {where}".encode(), values).fetchone()
+    assert count is not None
+    return [WorkOrder(*row) for row in rows], int(count[0])
+
+
+def lease_work_orders(
+    connection: Connection, ports: list[str], now: datetime, until: datetime, limit: int
+) -> list[WorkOrder]:
+    columns = ", ".join(f"w.{name.strip()}" for name in _WORK.split(","))
+    rows = connection.execute(
+        f"""WITH due AS (SELECT work_order_id FROM work_order
+                         WHERE state = 'open' AND push_due <= %s AND port = ANY(%s)
+                         ORDER BY push_due, work_order_id LIMIT %s FOR NO KEY UPDATE SKIP LOCKED)
+            UPDATE work_order w SET push_due = %s, push_tries = push_tries + 1 FROM due
+            WHERE w.work_order_id = due.work_order_id RETURNING {columns}""".encode(),
+        (now, ports, limit, until),
+    ).fetchall()
+    return sorted((WorkOrder(*row) for row in rows), key=lambda work: work.work_order_id)
+
+
+def pushed(connection: Connection, work_order_id: UUID, at: datetime, due: datetime) -> None:
+    connection.execute(
+        """UPDATE work_order SET pushed_at = %s, push_due = %s, push_tries = 0, push_error = NULL
+           WHERE work_order_id = %s AND state = 'open'""",
+        (at, due, work_order_id),
+    )
+
+
+def not_pushed(connection: Connection, work_order_id: UUID, due: datetime, error: str | None) -> None:
+    connection.execute(
+        "UPDATE work_order SET push_due = %s, push_error = coalesce(%s, push_error) WHERE work_order_id = %s",
+        (due, error, work_order_id),
+    )
+
+
+def ask_again(connection: Connection, work_order_id: UUID, at: datetime) -> None:
+    """It is asked for once more, from now on."""
+    connection.execute(
+        """UPDATE work_order SET asked_at = %s, push_due = %s, push_tries = 0, pushed_at = NULL
+           WHERE work_order_id = %s""",
+        (at, at, work_order_id),
+    )
+
+
+def unanswered(connection: Connection, asked_before: datetime, limit: int) -> list[UUID]:
+    rows = connection.execute(
+        """SELECT work_order_id FROM work_order WHERE state = 'open' AND action = 'deliver' AND asked_at <= %s
+           ORDER BY work_order_id LIMIT %s""",
+        (asked_before, limit),
+    )
+    return [row[0] for row in rows]
 
 
 def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:
