@@ -276,6 +276,8 @@ def test_every_command_that_changes_something_is_in_the_audit_trail(server):
     before, after = trail[0]["before"], trail[0]["after"]["is"]
     assert (before["spend_locked"], after["spend_locked"]) == (False, True)
     assert trail[0]["after"]["asked"] == {"subscriber": "+86*******2222", "cap": "7", "lock": "True"}
+    # By the subscriber's id, whatever it was named by.
+    assert trail[0]["ref"] == trail[1]["ref"] == after["subscriber_id"]
     assert trail[1]["before"] is None and trail[1]["after"]["is"]["name"] == "Audited"
     assert trail[0]["actor"].startswith("cli:")
 

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import plain
@@ -144,10 +145,16 @@ AUDITED: Final = frozenset(_LOOKS) | LONG
 def pinned(works: Works, params: Mapping[str, Any]) -> dict[str, Any]:
     """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
     found = dict(params)
-    if found.get("subscriber"):
+    named = found.get("subscriber") or found.get("phone")
+    if named:
         with contextlib.suppress(TokenworksError):
-            found["subscriber"] = str(works.subscriptions.find(found["subscriber"]).subscriber_id)
+            found["subscriber"] = str(works.subscriptions.find(named).subscriber_id)
     return found
+
+
+def person_of(works: Works, ref: str) -> UUID | None:
+    """Whose key encrypts what is written down of an act on `ref`; None: nobody in particular."""
+    return works.subscriptions.subscriber_of(ref)
 
 
 def look(works: Works, command: str, params: Mapping[str, Any]) -> object:

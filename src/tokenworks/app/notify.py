@@ -91,6 +91,11 @@ def deliver(works: Works, settings: Settings) -> int:
             if time.monotonic() > until_s:
                 works.notices.later(notice)
                 continue
+            if notice.kind.startswith("marketing.") and not works.subscriptions.agrees_to_marketing(
+                notice.subscriber_id
+            ):
+                works.notices.dropped(notice)
+                continue
             try:
                 _send(works, settings, notice)
             except Unavailable:
@@ -120,7 +125,7 @@ def _send(works: Works, settings: Settings, notice: Notice) -> None:
             "X-Tokenworks-Signature": signature(webhook_secret(settings), at_s, body),
         }
         _post(settings.webhook_url, body, headers)
-    if settings.sms_url and (notice.kind, subscriber.language) in _TEXTS:
+    if settings.sms_url and subscriber.phone and (notice.kind, subscriber.language) in _TEXTS:
         text = text_of(notice.kind, notice.content, subscriber.language)
         body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
         _post(settings.sms_url, body, {"Idempotency-Key": str(notice.notification_id)})

@@ -83,7 +83,7 @@ def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) ->
         send(name, code)
         return None
     try:
-        return rooms.subscriptions.find(name).phone, code
+        return rooms.subscriptions.find_exact(name).phone, code
     except (SubscriberNotFound, Invalid):
         return None
 
@@ -112,7 +112,7 @@ def sign_in(
     rooms.identity.check_code(name, code)
     with rooms.connection.transaction():
         try:
-            subscriber = rooms.subscriptions.find(name)
+            subscriber = rooms.subscriptions.find_exact(name)
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None

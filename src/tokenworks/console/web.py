@@ -37,8 +37,17 @@ from tokenworks.kernel import (
     flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Subscriber, Subscriptions
-from tokenworks.trust import Identity, Keys, NotAllowed, NotSignedIn, Principal, Role, TooManyCodes
+from tokenworks.subscriptions import Orders, PayAsYouGo, Privacy, Subscriber, Subscriptions
+from tokenworks.trust import (
+    Identity,
+    Keys,
+    NotAllowed,
+    NotSignedIn,
+    PersonVault,
+    Principal,
+    Role,
+    TooManyCodes,
+)
 
 PAGE_DEFAULT: Final = 20
 PAGE_MAX: Final = 100
@@ -84,6 +93,10 @@ class Rooms(Protocol):
     def keys(self) -> Keys: ...
     @property
     def identity(self) -> Identity: ...
+    @property
+    def vault(self) -> PersonVault: ...
+    @property
+    def privacy(self) -> Privacy: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -337,7 +350,8 @@ def audit(
 ) -> None:
     """What staff does is written down; what subscribers do with their own is in their orders and usage."""
     if who.is_staff:
-        rooms.identity.audit(who.name, who.role, action, str(ref), before, after)
+        person_id = rooms.subscriptions.subscriber_of(str(ref))
+        rooms.identity.audit(who.actor, who.role, action, str(ref), before, after, person_id)
 
 
 # Lists.

@@ -1,8 +1,11 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.consents import LANGUAGES, PURPOSES, ConsentState, ConsentText, ConsentTexts
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
+    ConsentNeeded,
+    ConsentTextChanged,
     KeyReused,
     MemberExists,
     MemberNotFound,
@@ -11,6 +14,9 @@ from tokenworks.subscriptions.errors import (
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    RealNameNeeded,
+    RealNameRefused,
+    SeveralFound,
     SubscriberNotActive,
     SubscriberNotFound,
     TopUpNotAllowed,
@@ -24,6 +30,7 @@ from tokenworks.subscriptions.model import (
     ContractPrice,
     Member,
     Order,
+    PrivacyRules,
     Product,
     Subscriber,
     TopUp,
@@ -36,14 +43,24 @@ from tokenworks.subscriptions.model import (
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.subscriptions.store import subscriber_columns
 
 __all__ = [
     "BILLING_ZONE",
+    "LANGUAGES",
+    "PURPOSES",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
+    "ConsentNeeded",
+    "ConsentState",
+    "ConsentText",
+    "ConsentTextChanged",
+    "ConsentTexts",
     "ContractPrice",
+    "Erasure",
     "KeyReused",
     "Member",
     "MemberExists",
@@ -56,9 +73,16 @@ __all__ = [
     "Orders",
     "PayAsYouGo",
     "PhoneTaken",
+    "Privacy",
+    "PrivacyRules",
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "RealNameAnswer",
+    "RealNameCheck",
+    "RealNameNeeded",
+    "RealNameRefused",
+    "SeveralFound",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
@@ -75,4 +99,5 @@ __all__ = [
     "check_idempotency_key",
     "next_month",
     "parse_phone",
+    "subscriber_columns",
 ]

@@ -15,16 +15,19 @@ from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
 from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
+    ConsentNeeded,
     KeyReused,
     NotEligible,
     OrderNotFound,
     ProductEnded,
     ProductNotFound,
+    RealNameNeeded,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder, cycle_end
+from tokenworks.subscriptions.model import Order, PrivacyRules, Product, Subscriber, WorkOrder, cycle_end
+from tokenworks.trust import PersonVault
 
 CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
@@ -72,8 +75,12 @@ class Orders:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
+        rules: PrivacyRules,
     ) -> None:
         self._connection = connection
+        self._vault = vault
+        self._rules = rules
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -93,11 +100,11 @@ class Orders:
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        `NotEligible`, `ConsentNeeded`, `RealNameNeeded`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            known = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            known = store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert known is not None
             if idempotency_key is not None:
                 before = store.find_order(self._connection, known.subscriber_id, idempotency_key)
@@ -131,7 +138,22 @@ class Orders:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
 
+    def _check_lawful(self, subscriber: Subscriber, offering: Offering) -> None:
+        """What the law gates: a contract without consent to its terms, and one without a real name.
+
+        Raises `ConsentNeeded`, `RealNameNeeded`.
+        """
+        said = store.consents(self._connection, subscriber.subscriber_id)
+        if not self._rules.terms_ok(said.get("terms")):
+            raise ConsentNeeded("nothing is ordered without consent to the terms: agree to them first")
+        if subscriber.real_name == "refused":
+            raise RealNameNeeded("the real-name check was refused: nothing can be ordered")
+        needs = offering.real_name_only or self._rules.real_name_required
+        if needs and subscriber.real_name != "verified":
+            raise RealNameNeeded(f"{offering.id} needs a verified real name; it is {subscriber.real_name}")
+
     def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
+        self._check_lawful(subscriber, offering)
         if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
             raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
         products = store.products(self._connection, subscriber.subscriber_id)
@@ -311,7 +333,7 @@ class Orders:
         reason = _checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
-            subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
+            subscriber = subscriber_id and store.lock_subscriber(self._vault, subscriber_id)
             work = store.lock_work_order(self._connection, work_order_id)
             if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
@@ -394,7 +416,7 @@ class Orders:
             raise ProductNotFound(
                 f"there is no product {product_id}: `tokenworks subscriber show` lists them"
             )
-        subscriber = store.lock_subscriber(self._connection, subscriber_id)
+        subscriber = store.lock_subscriber(self._vault, subscriber_id)
         found = store.lock_product(self._connection, product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
@@ -670,7 +692,7 @@ class Orders:
         reason = _checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
-            subscriber = store.lock_subscriber(self._connection, subscriber_id)
+            subscriber = store.lock_subscriber(self._vault, subscriber_id)
             assert subscriber is not None
             order, _ = self.find(order_id)
             now = self._clock.now()

@@ -15,6 +15,7 @@ from tokenworks.subscriptions import store
 from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
 from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
 from tokenworks.subscriptions.orders import check_idempotency_key, price_for
+from tokenworks.trust import PersonVault
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -31,8 +32,10 @@ class PayAsYouGo:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
     ) -> None:
         self._connection = connection
+        self._vault = vault
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -44,7 +47,7 @@ class PayAsYouGo:
         Several hosts may ask at once: who comes second finds what the first one bought.
         """
         with self._connection.transaction():
-            subscriber = store.lock_subscriber_of(self._connection, account_id)
+            subscriber = store.lock_subscriber_of(self._vault, account_id)
             if subscriber is None or subscriber.state != "active":
                 return False
             if subscriber.spend_locked or subscriber.restricted:
@@ -71,7 +74,7 @@ class PayAsYouGo:
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             before = store.top_up(self._connection, found.subscriber_id, idempotency_key)
             if before is not None:
@@ -200,7 +203,7 @@ class PayAsYouGo:
         if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
             raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
         with self._connection.transaction():
-            store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if cap_nano is not None and cap_nano < self.spent(subscriber):
                 raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
             fields = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
@@ -212,6 +215,6 @@ class PayAsYouGo:
                     self._connection, subscriber.subscriber_id, "spill_over", spill_over, self._clock.now()
                 )
             self._ledger.tell_account(subscriber.account_id)
-        found = store.find_subscriber(self._connection, subscriber_id=subscriber.subscriber_id)
+        found = store.find_subscriber(self._vault, subscriber_id=subscriber.subscriber_id)
         assert found is not None
         return found

@@ -1,6 +1,6 @@
 """The SQL of subscribers, orders and products."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,68 +9,141 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.consents import ConsentText
 from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product, Subscriber, TopUp, WorkOrder
+from tokenworks.trust import PersonKey, PersonVault, has_part
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
-_SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
+_SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_at, state, audiences, language, broadband_sealed,
+    real_name, bill_day, credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
+# Where the encrypted texts of a row are in `_SUBSCRIBER`, and what each is called in its associated data.
+_SEALED = ((2, "subscriber.phone"), (3, "subscriber.name"), (8, "subscriber.broadband"))
 
 
-def _subscriber(row: tuple[Any, ...]) -> Subscriber:
-    values = list(row)
-    for at in (6, 16):
-        values[at] = None if row[at] is None else tuple(row[at])
-    return Subscriber(*values)
+def _subscribers(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Subscriber]:
+    """With their texts decrypted; the phone of one who was erased is empty."""
+    keys = vault.keys(row[0] for row in rows)
+    found = []
+    for row in rows:
+        values, key = list(row), keys.get(row[0])
+        for at, place in _SEALED:
+            values[at] = None if key is None or row[at] is None else key.open(place, row[0], row[at])
+        values[2] = values[2] or ""
+        for at in (6, 16):
+            values[at] = None if row[at] is None else tuple(row[at])
+        found.append(Subscriber(*values))
+    return found
 
 
-def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
-    row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
-        (
-            subscriber.subscriber_id,
-            subscriber.account_id,
-            subscriber.phone,
-            subscriber.name,
-            subscriber.created_at,
-            None if subscriber.audiences is None else list(subscriber.audiences),
-            subscriber.language,
-            subscriber.broadband,
-            subscriber.bill_day,
-        ),
+def _one(vault: PersonVault, row: tuple[Any, ...] | None) -> Subscriber | None:
+    return None if row is None else _subscribers(vault, [row])[0]
+
+
+def subscriber_columns(
+    vault: PersonVault, key: PersonKey, texts: Mapping[str, str | None]
+) -> dict[str, object]:
+    """The columns of a subscriber's texts: encrypted, and the hashes that they are found by."""
+    lookup, columns = vault.lookup, dict[str, object]()
+    for name, text in texts.items():
+        columns[f"{name}_sealed"] = (
+            None if text is None else key.seal(f"subscriber.{name}", key.person_id, text)
+        )
+        if name == "phone":
+            columns["phone_hash"] = None if text is None else lookup.phone(text)
+            columns["phone_tail_hash"] = None if text is None else lookup.tail(text)
+        elif name == "name":
+            columns["name_hashes"] = [] if text is None else lookup.name(text)
+        else:
+            columns["broadband_hash"] = None if text is None else lookup.hash("broadband", text)
+    return columns
+
+
+def add_subscriber(vault: PersonVault, subscriber: Subscriber, owner_id: UUID) -> bool:
+    """False where somebody who is not closed has the number, or somebody has the broadband number."""
+    key = vault.add(subscriber.subscriber_id)
+    texts = {"phone": subscriber.phone, "name": subscriber.name, "broadband": subscriber.broadband}
+    columns = subscriber_columns(vault, key, texts) | {
+        "subscriber_id": subscriber.subscriber_id,
+        "account_id": subscriber.account_id,
+        "created_at": subscriber.created_at,
+        "audiences": None if subscriber.audiences is None else list(subscriber.audiences),
+        "language": subscriber.language,
+        "bill_day": subscriber.bill_day,
+    }
+    row = vault.connection.execute(
+        f"""INSERT INTO subscriber ({", ".join(columns)}) VALUES ({", ".join(f"%({name})s" for name in columns)})
+            ON CONFLICT DO NOTHING RETURNING 1""".encode(),
+        columns,
     ).fetchone()
     if row is not None:
-        connection.execute(
-            "INSERT INTO member (member_id, account_id, subscriber_id, name, role) VALUES (%s, %s, %s, %s, 'owner')",
-            (owner_id, subscriber.account_id, subscriber.subscriber_id, subscriber.name or "owner"),
-        )
+        owner = Member(
+            owner_id, subscriber.account_id, subscriber.subscriber_id, subscriber.name or "owner", "owner", None, None, None,
+            subscriber.created_at,
+        )  # fmt: skip
+        add_member(vault, owner)
     return row is not None
 
 
 def find_subscriber(
-    connection: Connection,
+    vault: PersonVault,
     *,
     subscriber_id: UUID | None = None,
     phone: str | None = None,
     broadband: str | None = None,
     account_id: UUID | None = None,
 ) -> Subscriber | None:
-    row = connection.execute(
+    row = vault.connection.execute(
         f"""SELECT {_SUBSCRIBER} FROM subscriber
             WHERE subscriber_id = %s OR account_id = %s
-                OR (phone = %s AND state <> 'closed') OR (broadband = %s AND state <> 'closed')""".encode(),
-        (subscriber_id, account_id, phone, broadband),
+                OR (phone_hash = %s AND state <> 'closed') OR (broadband_hash = %s AND state <> 'closed')""".encode(),
+        (
+            subscriber_id,
+            account_id,
+            None if phone is None else vault.lookup.phone(phone),
+            None if broadband is None else vault.lookup.hash("broadband", broadband),
+        ),
     ).fetchone()
-    return None if row is None else _subscriber(row)
+    return _one(vault, row)
 
 
-def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[Subscriber]:
-    rows = connection.execute(
+def subscribers(vault: PersonVault, after: UUID | None, limit: int) -> list[Subscriber]:
+    rows = vault.connection.execute(
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id > %s ORDER BY subscriber_id LIMIT %s".encode(),
         (after or UUID(int=0), limit),
-    )
-    return [_subscriber(row) for row in rows]
+    ).fetchall()
+    return _subscribers(vault, rows)
+
+
+def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Subscriber]:
+    """Whose number ends in these four digits, those that are not closed first, then by age."""
+    rows = vault.connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE phone_tail_hash = %s
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (vault.lookup.tail(digits), limit),
+    ).fetchall()
+    return _subscribers(vault, rows)
+
+
+def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subscriber]:
+    """Whose name may have these parts, in the same order: the hashes leave a few that `has_part` tells apart."""
+    hashes = vault.lookup.asked_name(text)
+    if not hashes:
+        return []
+    rows = vault.connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE name_hashes @> %s::bytea[]
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (hashes, limit),
+    ).fetchall()
+    return [found for found in _subscribers(vault, rows) if found.name and has_part(found.name, text)]
+
+
+def phones(vault: PersonVault, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:
+    rows = vault.connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = ANY(%s)".encode(),
+        (list(subscriber_ids),),
+    ).fetchall()
+    return {found.subscriber_id: found.phone for found in _subscribers(vault, rows)}
 
 
 def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
@@ -81,64 +154,102 @@ def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
     return UUID(str(row[0]))
 
 
-_MEMBER = "member_id, account_id, subscriber_id, name, role, parent_id, cap_tokens, cap_period, created_at, phone, state"
+_MEMBER = """member_id, account_id, subscriber_id, name_sealed, role, parent_id, cap_tokens, cap_period, created_at, phone_sealed,
+    state"""
 
 
-def add_member(connection: Connection, member: Member) -> bool:
-    """False where the subscriber has a member of that name."""
-    row = connection.execute(
-        f"INSERT INTO member ({_MEMBER}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT DO NOTHING RETURNING 1".encode(),
-        (member.member_id, member.account_id, member.subscriber_id, member.name, member.role, member.parent_id,
-         member.cap_tokens, member.cap_period, member.created_at, member.phone, member.state),
+def _person_of(role: str, member_id: UUID, subscriber_id: UUID) -> UUID:
+    """Whose key encrypts a member's texts: the owner is the subscriber."""
+    return subscriber_id if role == "owner" else member_id
+
+
+def _members(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Member]:
+    """With their texts decrypted; one who was erased has an empty name."""
+    people = [_person_of(row[4], row[0], row[2]) for row in rows]
+    keys = vault.keys(people)
+    found = []
+    for row, person_id in zip(rows, people, strict=True):
+        values, key = list(row), keys.get(person_id)
+        values[3] = "" if key is None or row[3] is None else key.open("member.name", row[0], row[3])
+        values[9] = None if key is None or row[9] is None else key.open("member.phone", row[0], row[9])
+        found.append(Member(*values))
+    return found
+
+
+def add_member(vault: PersonVault, member: Member) -> bool:
+    """False where the subscriber has a member of that name, or with that number."""
+    key = vault.key(member.subscriber_id) if member.role == "owner" else vault.add(member.member_id)
+    assert key is not None, "a subscriber who was erased has no owner to be named"
+    phone = member.phone
+    row = vault.connection.execute(
+        f"""INSERT INTO member ({_MEMBER}, name_hash, phone_hash) VALUES ({", ".join(["%s"] * 13)})
+            ON CONFLICT DO NOTHING RETURNING 1""".encode(),
+        (member.member_id, member.account_id, member.subscriber_id, key.seal("member.name", member.member_id, member.name),
+         member.role, member.parent_id, member.cap_tokens, member.cap_period, member.created_at,
+         None if phone is None else key.seal("member.phone", member.member_id, phone), member.state,
+         vault.lookup.hash("name", member.name), None if phone is None else vault.lookup.phone(phone)),
     ).fetchone()  # fmt: skip
+    if row is None and member.role != "owner":
+        vault.forget(member.member_id)
     return row is not None
 
 
-def members(connection: Connection, subscriber_id: UUID) -> list[Member]:
-    rows = connection.execute(
+def members(vault: PersonVault, subscriber_id: UUID) -> list[Member]:
+    rows = vault.connection.execute(
         f"SELECT {_MEMBER} FROM member WHERE subscriber_id = %s ORDER BY created_at, member_id".encode(),
         (subscriber_id,),
-    )
-    return [Member(*row) for row in rows]
+    ).fetchall()
+    return _members(vault, rows)
 
 
-def line_of(connection: Connection, member_id: UUID) -> list[Member]:
+def line_of(vault: PersonVault, member_id: UUID) -> list[Member]:
     """A member and the departments above it."""
-    rows = connection.execute(
+    columns = ", ".join(f"m.{name.strip()}" for name in _MEMBER.split(","))
+    rows = vault.connection.execute(
         f"""WITH RECURSIVE up AS (
                 SELECT {_MEMBER}, 1 AS level FROM member WHERE member_id = %s
                 UNION ALL
-                SELECT m.member_id, m.account_id, m.subscriber_id, m.name, m.role, m.parent_id, m.cap_tokens,
-                       m.cap_period, m.created_at, m.phone, m.state, level + 1
-                FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
+                SELECT {columns}, level + 1 FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
             SELECT {_MEMBER} FROM up ORDER BY level""".encode(),
         (member_id,),
-    )
-    return [Member(*row) for row in rows]
+    ).fetchall()
+    return _members(vault, rows)
 
 
-def memberships(connection: Connection, phone: str) -> list[Member]:
-    """Of somebody with this number, in other people's accounts, invited or active."""
-    rows = connection.execute(
-        f"SELECT {_MEMBER} FROM member WHERE phone = %s AND state <> 'left' ORDER BY created_at, member_id".encode(),
-        (phone,),
-    )
-    return [Member(*row) for row in rows]
+def memberships(vault: PersonVault, phone: str) -> list[Member]:
+    """Memberships of this phone number in other subscribers' accounts, invited or active."""
+    rows = vault.connection.execute(
+        f"SELECT {_MEMBER} FROM member WHERE phone_hash = %s AND state <> 'left' ORDER BY created_at, member_id".encode(),
+        (vault.lookup.phone(phone),),
+    ).fetchall()
+    return _members(vault, rows)
 
 
-def move_memberships(connection: Connection, phone: str, to: str) -> None:
+def move_memberships(vault: PersonVault, phone: str, to: str) -> None:
     """In other people's accounts; where the new number is a member already, the old one has left."""
-    connection.execute(
-        """UPDATE member m SET state = 'left' WHERE phone = %s AND state <> 'left' AND EXISTS (
-               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone = %s AND o.state <> 'left')""",
-        (phone, to),
+    old, new = vault.lookup.phone(phone), vault.lookup.phone(to)
+    vault.connection.execute(
+        """UPDATE member m SET state = 'left', phone_sealed = NULL, phone_hash = NULL WHERE phone_hash = %s AND state <> 'left' AND EXISTS (
+               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone_hash = %s AND o.state <> 'left')""",
+        (old, new),
     )
-    connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
+    rows = vault.connection.execute(
+        "SELECT member_id FROM member WHERE phone_hash = %s AND state <> 'left' FOR NO KEY UPDATE", (old,)
+    ).fetchall()
+    for member_id, key in vault.keys(row[0] for row in rows).items():
+        vault.connection.execute(
+            "UPDATE member SET phone_sealed = %s, phone_hash = %s WHERE member_id = %s",
+            (key.seal("member.phone", member_id, to), new, member_id),
+        )
 
 
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
+    """Who has left has no number here any more: it is not needed, and may be another person's soon."""
     connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
+    if state == "left":
+        connection.execute(
+            "UPDATE member SET phone_sealed = NULL, phone_hash = NULL WHERE member_id = %s", (member_id,)
+        )
 
 
 def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:
@@ -162,25 +273,25 @@ def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> 
     )
 
 
-def lock_subscriber(connection: Connection, subscriber_id: UUID) -> Subscriber | None:
+def lock_subscriber(vault: PersonVault, subscriber_id: UUID) -> Subscriber | None:
     """Orders of one subscriber come one after the other."""
-    row = connection.execute(
+    row = vault.connection.execute(
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
         (subscriber_id,),
     ).fetchone()
-    return None if row is None else _subscriber(row)
+    return _one(vault, row)
 
 
-def lock_subscriber_of(connection: Connection, account_id: UUID) -> Subscriber | None:
-    row = connection.execute(
+def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | None:
+    row = vault.connection.execute(
         f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
         (account_id,),
     ).fetchone()
-    return None if row is None else _subscriber(row)
+    return _one(vault, row)
 
 
 def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
-    """Change some columns."""
+    """Change some columns; personal texts are changed by `set_texts`."""
     sets = ", ".join(f"{name} = %({name})s" for name in fields)
     connection.execute(
         f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
@@ -188,38 +299,177 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
     )
 
 
-def phone_is_taken(connection: Connection, phone: str) -> bool:
+def set_texts(vault: PersonVault, subscriber_id: UUID, **texts: str | None) -> bool:
+    """Change `phone`, `name` or `broadband`. False where the subscriber was erased."""
+    key = vault.key(subscriber_id)
+    if key is None:
+        return False
+    set_subscriber(vault.connection, subscriber_id, **subscriber_columns(vault, key, texts))
+    return True
+
+
+def phone_is_taken(vault: PersonVault, phone: str) -> bool:
     return (
-        connection.execute(
-            "SELECT 1 FROM subscriber WHERE phone = %s AND state <> 'closed'", (phone,)
+        vault.connection.execute(
+            "SELECT 1 FROM subscriber WHERE phone_hash = %s AND state <> 'closed'",
+            (vault.lookup.phone(phone),),
         ).fetchone()
         is not None
     )
 
 
-def add_phone_history(
-    connection: Connection, subscriber_id: UUID, phone: str, reason: str, at: datetime
+def add_phone_history(vault: PersonVault, subscriber_id: UUID, phone: str, reason: str, at: datetime) -> None:
+    key, id_ = vault.key(subscriber_id), uuid7()
+    if key is not None:
+        vault.connection.execute(
+            """INSERT INTO phone_history (phone_history_id, subscriber_id, phone_sealed, reason, changed_at)
+               VALUES (%s, %s, %s, %s, %s)""",
+            (id_, subscriber_id, key.seal("phone_history.phone", id_, phone), reason, at),
+        )
+
+
+def add_consent(
+    connection: Connection,
+    subscriber_id: UUID,
+    purpose: str,
+    given: bool,
+    at: datetime,
+    text: ConsentText | None = None,
+    said_by: str | None = None,
 ) -> None:
+    if text is not None:
+        connection.execute(
+            """INSERT INTO consent_text (text_sha256, purpose, language, text, first_shown_at) VALUES (%s, %s, %s, %s, %s)
+               ON CONFLICT DO NOTHING""",
+            (text.sha256, text.purpose, text.language, text.text, at),
+        )
     connection.execute(
-        "INSERT INTO phone_history (phone_history_id, subscriber_id, phone, reason, changed_at) VALUES (%s, %s, %s, %s, %s)",
-        (uuid7(), subscriber_id, phone, reason, at),
-    )
-
-
-def add_consent(connection: Connection, subscriber_id: UUID, purpose: str, given: bool, at: datetime) -> None:
-    connection.execute(
-        "INSERT INTO consent (consent_id, subscriber_id, purpose, given, at) VALUES (%s, %s, %s, %s, %s)",
-        (uuid7(), subscriber_id, purpose, given, at),
+        """INSERT INTO consent (consent_id, subscriber_id, purpose, given, at, text_sha256, said_by)
+           VALUES (%s, %s, %s, %s, %s, %s, %s)""",
+        (uuid7(), subscriber_id, purpose, given, at, None if text is None else text.sha256, said_by),
     )
 
 
 def consents(connection: Connection, subscriber_id: UUID) -> dict[str, bool]:
     """What was said last of each purpose."""
+    return {purpose: row[0] for purpose, row in last_consents(connection, subscriber_id).items()}
+
+
+def last_consents(
+    connection: Connection, subscriber_id: UUID
+) -> dict[str, tuple[bool, datetime, str | None]]:
+    """(given, when, hash of the text that was shown) of what was said last, by purpose."""
     rows = connection.execute(
-        "SELECT DISTINCT ON (purpose) purpose, given FROM consent WHERE subscriber_id = %s ORDER BY purpose, consent_id DESC",
+        """SELECT DISTINCT ON (purpose) purpose, given, at, text_sha256 FROM consent WHERE subscriber_id = %s
+           ORDER BY purpose, consent_id DESC""",
         (subscriber_id,),
     )
-    return dict(rows.fetchall())
+    return {row[0]: (row[1], row[2], row[3]) for row in rows}
+
+
+# Identity and erasure.
+
+
+def add_real_name_check(connection: Connection, check_id: UUID, subscriber_id: UUID, at: datetime) -> None:
+    connection.execute(
+        "INSERT INTO real_name_check (check_id, subscriber_id, state, asked_at) VALUES (%s, %s, 'asked', %s)",
+        (check_id, subscriber_id, at),
+    )
+
+
+def end_real_name_check(connection: Connection, check_id: UUID, state: str) -> None:
+    connection.execute("UPDATE real_name_check SET state = %s WHERE check_id = %s", (state, check_id))
+
+
+def real_name_checks(connection: Connection, subscriber_id: UUID, since: datetime) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM real_name_check WHERE subscriber_id = %s AND asked_at > %s",
+        (subscriber_id, since),
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
+    row = connection.execute(
+        "SELECT identity_hash FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+    ).fetchone()
+    return None if row is None or row[0] is None else bytes(row[0])
+
+
+def same_identity(connection: Connection, subscriber_id: UUID) -> list[UUID]:
+    """The subscriber, and all that are or were of the same person by identity number, erased ones included."""
+    rows = connection.execute(
+        """SELECT o.subscriber_id FROM subscriber s JOIN subscriber o ON o.identity_hash = s.identity_hash
+           WHERE s.subscriber_id = %s ORDER BY o.subscriber_id""",
+        (subscriber_id,),
+    )
+    return [row[0] for row in rows] or [subscriber_id]
+
+
+def erasures_asked(connection: Connection, limit: int) -> list[UUID]:
+    """Subscribers that are to be erased as soon as nothing is open, those that asked first first."""
+    rows = connection.execute(
+        """SELECT subscriber_id FROM subscriber WHERE erasure_asked_at IS NOT NULL AND erased_at IS NULL
+           ORDER BY erasure_asked_at LIMIT %s""",
+        (limit,),
+    )
+    return [row[0] for row in rows]
+
+
+def people_of(vault: PersonVault, subscriber_id: UUID, phone: str) -> list[UUID]:
+    """Whose keys are destroyed with a subscriber: its own, its members', and its memberships in other accounts."""
+    rows = vault.connection.execute(
+        "SELECT member_id FROM member WHERE role <> 'owner' AND (subscriber_id = %s OR phone_hash = %s)",
+        (subscriber_id, vault.lookup.phone(phone)),
+    )
+    return [subscriber_id, *(row[0] for row in rows)]
+
+
+def forget_person(
+    connection: Connection,
+    subscriber_id: UUID,
+    people: Sequence[UUID],
+    at: datetime,
+    identity_until: datetime | None,
+) -> None:
+    """Take out the ciphertexts and the hashes, whose keys are destroyed in the same transaction."""
+    connection.execute(
+        """UPDATE subscriber SET phone_sealed = NULL, phone_hash = NULL, phone_tail_hash = NULL, name_sealed = NULL,
+               name_hashes = '{}', broadband_sealed = NULL, broadband_hash = NULL, home_region = NULL, audiences = NULL,
+               identity_hash = CASE WHEN %s::timestamptz IS NULL THEN NULL ELSE identity_hash END,
+               identity_kept_until = CASE WHEN identity_hash IS NULL THEN NULL ELSE %s::timestamptz END, erased_at = %s
+           WHERE subscriber_id = %s""",
+        (identity_until, identity_until, at, subscriber_id),
+    )
+    connection.execute(
+        """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
+           WHERE subscriber_id = %s OR member_id = ANY(%s)""",
+        (subscriber_id, list(people)),
+    )
+    connection.execute(
+        "UPDATE phone_history SET phone_sealed = NULL WHERE subscriber_id = %s", (subscriber_id,)
+    )
+
+
+def forget_identities(connection: Connection, now: datetime) -> int:
+    """Identity hashes that have outlived an erasure for as long as declared."""
+    return connection.execute(
+        "UPDATE subscriber SET identity_hash = NULL, identity_kept_until = NULL WHERE identity_kept_until <= %s",
+        (now,),
+    ).rowcount
+
+
+def subscriber_of(connection: Connection, id_: UUID) -> UUID | None:
+    """Whom an id of a subscriber, an account, a member, a product, an order or a work order is about."""
+    row = connection.execute(
+        """SELECT subscriber_id FROM subscriber WHERE subscriber_id = %(id)s OR account_id = %(id)s
+           UNION ALL SELECT subscriber_id FROM member WHERE member_id = %(id)s
+           UNION ALL SELECT subscriber_id FROM product WHERE product_id = %(id)s
+           UNION ALL SELECT subscriber_id FROM product_order WHERE order_id = %(id)s
+           UNION ALL SELECT subscriber_id FROM work_order WHERE work_order_id = %(id)s LIMIT 1""",
+        {"id": id_},
+    ).fetchone()
+    return None if row is None else row[0]
 
 
 def set_contract_price(

@@ -1,10 +1,11 @@
 """Who asks: one-time codes, sessions, staff and their roles. Texts are never kept, only their MACs under the pepper."""
 
 import hmac
+import json
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from tokenworks.kernel import Clock, Invalid, check_line, uuid7
@@ -12,6 +13,7 @@ from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
 from tokenworks.trust.store import Connection
+from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
 
 CODE_DIGITS: Final = 6
 CODE_LIFE: Final = timedelta(minutes=5)
@@ -42,12 +44,20 @@ class Principal:
     def is_staff(self) -> bool:
         return self.role in STAFF_ROLES
 
+    @property
+    def actor(self) -> str:
+        """How what this one does is signed where it is kept: staff by name, a member by id, since its name is personal."""
+        return self.name if self.is_staff else f"member:{self.member_id}"
+
 
 class Identity:
     """On one connection. `peppers` by version; the highest is used."""
 
-    def __init__(self, connection: Connection, peppers: dict[int, bytes], clock: Clock) -> None:
+    def __init__(
+        self, connection: Connection, peppers: dict[int, bytes], clock: Clock, vault: PersonVault
+    ) -> None:
         self._connection = connection
+        self._vault = vault
         self._pepper = peppers[max(peppers)]
         self._clock = clock
 
@@ -123,6 +133,14 @@ class Identity:
         """Of a subscriber who is closed, or whose number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
 
+    def codes_of(self, identifier: str) -> list[dict[str, object]]:
+        """When and from where codes were asked for with a number, as long as that is kept."""
+        return store.codes_of(self._connection, self._mac("identifier", identifier))
+
+    def forget_identifier(self, identifier: str) -> None:
+        """The codes of a number whose person is erased."""
+        store.delete_codes(self._connection, self._mac("identifier", identifier))
+
     def forget_old(self) -> None:
         """Codes that are long past, and sessions that ended long ago."""
         now = self._clock.now()
@@ -159,13 +177,57 @@ class Identity:
     # The audit trail.
 
     def audit(
-        self, actor: str, role: str, action: str, ref: str, before: object = None, after: object = None
+        self,
+        actor: str,
+        role: str,
+        action: str,
+        ref: str,
+        before: object = None,
+        after: object = None,
+        person_id: UUID | None = None,
     ) -> None:
-        """Write down who did what to what. In the transaction of what was done."""
-        store.add_audit(self._connection, uuid7(), self._clock.now(), actor, role, action, ref, before, after)
+        """Write down who did what to what, in the transaction of what was done. How it was before and after is encrypted under
+        the key of the person that it is about; None: nobody in particular. Of one who was erased it is not kept.
+        """
+        audit_id = uuid7()
+        details = None
+        key = self._vault.ensure(person_id or NOBODY) if person_id is None else self._vault.key(person_id)
+        if key is not None and (before is not None or after is not None):
+            details = key.seal("audit.details", audit_id, audit_details(before, after))
+        store.add_audit(
+            self._connection,
+            audit_id,
+            self._clock.now(),
+            actor,
+            role,
+            action,
+            ref,
+            person_id or NOBODY,
+            details,
+        )
 
     def audited(
         self, ref: str | None = None, offset: int = 0, limit: int = 100
     ) -> tuple[list[dict[str, object]], int]:
-        """A page of the audit trail, of one ref or all, newest first, and how many there are."""
-        return store.audits(self._connection, ref, offset, limit)
+        """A page of the audit trail, of one ref or all, newest first, and how many there are. What was written of one who was
+        erased can't be read any more: `erased` says so.
+        """
+        rows, count = store.audits(self._connection, ref, offset, limit)
+        keys = self._vault.keys(row["person_id"] or NOBODY for row in rows)
+        return [self._opened(row, keys.get(row["person_id"] or NOBODY)) for row in rows], count
+
+    @staticmethod
+    def _opened(row: dict[str, Any], key: PersonKey | None) -> dict[str, object]:
+        details = row.pop("details")
+        row.pop("person_id")
+        said: dict[str, object] = {"before": None, "after": None}
+        if key is not None and details is not None:
+            said = json.loads(key.open("audit.details", row["audit_id"], details))
+        elif details is not None:
+            said = {"before": None, "after": None, "erased": True}
+        return {**row, **said}
+
+
+def audit_details(before: object, after: object) -> str:
+    """What is encrypted of a row of the audit trail."""
+    return json.dumps({"before": before, "after": after}, default=str, ensure_ascii=False)

@@ -1,11 +1,8 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
-import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from tokenworks.trust.store import Connection
 
@@ -130,6 +127,19 @@ def find_staff(connection: Connection, mac: bytes) -> tuple[str, Any] | None:
     return None if row is None else (row[0], row[1])
 
 
+def codes_of(connection: Connection, identifier_mac: bytes) -> list[dict[str, object]]:
+    names = ("created_at", "address", "attempts", "used_at")
+    rows = connection.execute(
+        f"SELECT {', '.join(names)} FROM sign_in_code WHERE identifier_mac = %s ORDER BY created_at".encode(),
+        (identifier_mac,),
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def delete_codes(connection: Connection, identifier_mac: bytes) -> None:
+    connection.execute("DELETE FROM sign_in_code WHERE identifier_mac = %s", (identifier_mac,))
+
+
 def add_audit(
     connection: Connection,
     audit_id: UUID,
@@ -138,26 +148,25 @@ def add_audit(
     role: str,
     action: str,
     ref: str,
-    before: object,
-    after: object,
+    person_id: UUID,
+    details: bytes | None,
 ) -> None:
-    def text(value: object) -> Jsonb | None:
-        return None if value is None else Jsonb(json.loads(json.dumps(value, default=str)))
-
     connection.execute(
-        """INSERT INTO audit (audit_id, at, actor, role, action, ref, before, after)
+        """INSERT INTO audit (audit_id, at, actor, role, action, ref, person_id, details)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
-        (audit_id, at, actor, role, action, ref, text(before), text(after)),
+        (audit_id, at, actor, role, action, ref, person_id, details),
     )
+
+
+AUDIT_COLUMNS: Final = ("audit_id", "at", "actor", "role", "action", "ref", "person_id", "details")
 
 
 def audits(
     connection: Connection, ref: str | None, offset: int, limit: int
-) -> tuple[list[dict[str, object]], int]:
-    names = ("audit_id", "at", "actor", "role", "action", "ref", "before", "after")
+) -> tuple[list[dict[str, Any]], int]:
     where = {"ref": ref, "offset": offset, "limit": limit}
     rows = connection.execute(
-        f"""SELECT {", ".join(names)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
+        f"""SELECT {", ".join(AUDIT_COLUMNS)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
             ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
         where,
     ).fetchall()
@@ -165,4 +174,4 @@ def audits(
         "SELECT count(*) FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s", where
     ).fetchone()
     assert row is not None
-    return [dict(zip(names, found, strict=True)) for found in rows], int(row[0])
+    return [dict(zip(AUDIT_COLUMNS, found, strict=True)) for found in rows], int(row[0])

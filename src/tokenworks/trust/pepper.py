@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Final
 
 from tokenworks.kernel import Unavailable
+from tokenworks.trust.vault_secrets import ensure_vault_secrets
 
 PEPPER_BYTES: Final = 32
 
 
 def ensure_pepper(secrets_dir: Path) -> None:
-    """Make version 1 where there is none yet."""
+    """Make version 1 where there is none yet, and the keys of the person vault beside it."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_vault_secrets(secrets_dir)
     path = secrets_dir / "pepper-1"
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
