@@ -124,6 +124,10 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
     return works.subscriptions.contract_prices(works.subscriptions.find(params["subscriber"]))
 
 
+def _consents(works: Works, params: Mapping[str, Any]) -> object:
+    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
+
+
 _LOOKS: Final[dict[str, Look]] = {
     "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
     "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
@@ -134,10 +138,11 @@ _LOOKS: Final[dict[str, Look]] = {
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
-    "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber consent": _consents, "subscriber erase": _subscriber,
+    "subscriber phone": _subscriber, "subscriber real-name": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run"})
+LONG: Final = frozenset({"bill run", "subscriber export"})
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 

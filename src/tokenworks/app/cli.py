@@ -15,7 +15,7 @@ import psycopg
 from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, views
+from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_privacy, cli_shop, views
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
@@ -140,7 +140,13 @@ def config_show(context: Context, as_json: bool) -> None:
         print_table("Settings", ["name", "value", "from"], [(r["name"], r["value"], r["from"]) for r in rows])
 
 
-for _group in (*cli_factory.GROUPS, *cli_models.GROUPS, *cli_ledger.GROUPS, *cli_shop.GROUPS):
+for _group in (
+    *cli_factory.GROUPS,
+    *cli_models.GROUPS,
+    *cli_ledger.GROUPS,
+    *cli_shop.GROUPS,
+    *cli_privacy.GROUPS,
+):
     cli.add_command(_group)
 
 
@@ -212,7 +218,7 @@ def subscriber() -> None:
     """Who is billed."""
 
 
-for _command in cli_shop.SUBSCRIBER:
+for _command in (*cli_shop.SUBSCRIBER, *cli_privacy.SUBSCRIBER):
     subscriber.add_command(_command)
 
 

@@ -71,7 +71,7 @@ class Context:
                 yield works
             elif command in LONG:
                 yield works
-                self._audit(works, command, params, params, None, None)
+                self._audit(works, command, params, pinned(works, params), None, None)
             else:
                 with connection.transaction():
                     about = pinned(works, params)

@@ -1,11 +1,21 @@
 """The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
 
+import threading
 from typing import Any, Final
 
 from fastapi import FastAPI
 
 from tokenworks import __version__
-from tokenworks.console import account, operations, pages, tmf_balance, tmf_bills, tmf_catalog, tmf_orders
+from tokenworks.console import (
+    account,
+    operations,
+    pages,
+    privacy,
+    tmf_balance,
+    tmf_bills,
+    tmf_catalog,
+    tmf_orders,
+)
 from tokenworks.console.account import SendCode
 from tokenworks.console.web import BaseUrl, CleanUrl, OpenRooms, explain_errors
 
@@ -19,7 +29,9 @@ ROUTERS: Final = (
     tmf_bills.payments_router,
     account.router,
     operations.router,
+    privacy.router,
     pages.router,
+    privacy.pages_router,
 )
 
 
@@ -40,6 +52,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     )
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
+    app.state.exports = threading.BoundedSemaphore(privacy.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl)
     explain_errors(app)

@@ -11,7 +11,7 @@ from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_line, is_digits, parse_money, uuid7
 from tokenworks.subscriptions import store
-from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentTexts, Language
+from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentText, ConsentTexts, Language
 from tokenworks.subscriptions.errors import (
     ConsentTextChanged,
     MemberExists,
@@ -257,6 +257,10 @@ class Subscriptions:
     def consents(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""
         return store.consents(self._connection, subscriber.subscriber_id)
+
+    def consent_text(self, purpose: str, language: Language) -> ConsentText:
+        """What is shown of a purpose now."""
+        return self._texts.text(purpose, language)
 
     def consent_states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
         """Every purpose with its text and what the subscriber said last of it."""

@@ -432,7 +432,9 @@ def forget_person(
     at: datetime,
     identity_until: datetime | None,
 ) -> None:
-    """Take out the ciphertexts and the hashes, whose keys are destroyed in the same transaction."""
+    """Take out the ciphertexts and the hashes; their keys are destroyed in the same transaction. Tables that are history
+    (former numbers, the audit trail) keep ciphertexts that nothing opens any more.
+    """
     connection.execute(
         """UPDATE subscriber SET phone_sealed = NULL, phone_hash = NULL, phone_tail_hash = NULL, name_sealed = NULL,
                name_hashes = '{}', broadband_sealed = NULL, broadband_hash = NULL, home_region = NULL, audiences = NULL,
@@ -445,9 +447,6 @@ def forget_person(
         """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
            WHERE subscriber_id = %s OR member_id = ANY(%s)""",
         (subscriber_id, list(people)),
-    )
-    connection.execute(
-        "UPDATE phone_history SET phone_sealed = NULL WHERE subscriber_id = %s", (subscriber_id,)
     )
 
 

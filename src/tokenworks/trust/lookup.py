@@ -30,15 +30,17 @@ _ID_NUMBER = re.compile(r"[0-9A-Z]{6,32}")
 
 def words_of(name: str) -> list[str]:
     """The words of a name as they are compared: compatibility forms unified, case folded, punctuation left out."""
-    return _WORD.findall(unicodedata.normalize("NFKC", name).casefold())[:NAME_WORDS_MAX]
+    # Folded between two normalisations, as NFKC_Casefold does (Unicode, section 3.13): what is folded may compose anew.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return _WORD.findall(text)[:NAME_WORDS_MAX]
 
 
 def has_part(name: str, text: str) -> bool:
-    """True if every word of `text` is a word of `name`, the beginning of one or, of Han characters, a part of one."""
+    """True if every word of `text` is a word of `name`, the beginning of one or, of one with Han characters, a part of it."""
     words = words_of(name)
     asked = words_of(text)
     return bool(asked) and all(
-        any(word.startswith(part) or (_HAN.search(part) and part in word) for word in words) for part in asked
+        any(word.startswith(part) or (_HAN.search(word) and part in word) for word in words) for part in asked
     )
 
 

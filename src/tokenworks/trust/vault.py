@@ -143,6 +143,10 @@ class PersonVault:
                 "host that serves, or restore it from the backup of the secrets"
             )
 
+    def older(self) -> int:
+        """How many keys are wrapped with an older version."""
+        return store.count_older(self.connection, self._secrets.version)
+
     def rewrap(self) -> int:
         """Wrap a batch of keys that have an older version with the newest one. Returns how many; 0 at the end."""
         version = self._secrets.version

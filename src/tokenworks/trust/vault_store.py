@@ -84,6 +84,13 @@ def lock_older(connection: Connection, version: int, limit: int) -> list[tuple[U
     return [(row[0], bytes(row[1]), row[2]) for row in rows]
 
 
+def count_older(connection: Connection, version: int) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM person_key WHERE wrapped IS NOT NULL AND wrap_version < %s", (version,)
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
 def set_wrapped(connection: Connection, person_id: UUID, wrapped: bytes, version: int) -> None:
     connection.execute(
         "UPDATE person_key SET wrapped = %s, wrap_version = %s WHERE person_id = %s",
