@@ -102,13 +102,21 @@ def test_a_database_without_the_secrets_opens_nothing(vault, works):
 
 def test_a_host_with_other_secrets_is_refused(vault, works):
     vault.check_secrets()
-    vault.check_secrets()
+    known = "SELECT count(*) FROM vault_secret"
+    assert works.connection.execute(known).fetchone() == (0,), "nobody is there yet: any secrets will do"
+    vault.add(uuid7())
     secrets = vault._secrets
+    # Before the fingerprints are written, what is there says whose secrets are right.
+    for other in (VaultSecrets(secrets.wrapping, b"o" * 32), VaultSecrets({1: b"o" * 32}, secrets.lookup)):
+        with pytest.raises(Unavailable, match="can't be unwrapped"):
+            PersonVault(works.connection, other).check_secrets()
+    vault.check_secrets()
+    vault.check_secrets()
+    assert works.connection.execute(known).fetchone() == (2,)
     with pytest.raises(Unavailable, match="person-lookup"):
         PersonVault(works.connection, VaultSecrets(secrets.wrapping, b"o" * 32)).check_secrets()
     with pytest.raises(Unavailable, match="person-wrap-1"):
         PersonVault(works.connection, VaultSecrets({1: b"o" * 32}, secrets.lookup)).check_secrets()
-    vault.add(uuid7())
     with pytest.raises(Unavailable, match="no person-wrap-1"):
         PersonVault(works.connection, VaultSecrets({2: b"o" * 32}, secrets.lookup)).check_secrets()
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 import psycopg
@@ -14,6 +14,7 @@ from tokenworks.subscriptions.model import ContractPrice, Member, Order, Product
 from tokenworks.trust import PersonKey, PersonVault, has_part
 
 Connection = psycopg.Connection[tuple[Any, ...]]
+NAME_CANDIDATES_MAX: Final = 2000
 
 _SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_at, state, audiences, language, broadband_sealed,
     real_name, bill_day, credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region"""
@@ -126,16 +127,17 @@ def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Sub
 
 
 def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subscriber]:
-    """Whose name may have these parts, in the same order: the hashes leave a few that `has_part` tells apart."""
+    """Whose name has these parts, in the same order. The hashes leave candidates, of which `has_part` decides on so many."""
     hashes = vault.lookup.asked_name(text)
     if not hashes:
         return []
     rows = vault.connection.execute(
         f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE name_hashes @> %s::bytea[]
             ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
-        (hashes, limit),
+        (hashes, NAME_CANDIDATES_MAX),
     ).fetchall()
-    return [found for found in _subscribers(vault, rows) if found.name and has_part(found.name, text)]
+    found = [one for one in _subscribers(vault, rows) if one.name and has_part(one.name, text)]
+    return found[:limit]
 
 
 def phones(vault: PersonVault, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:

@@ -126,22 +126,31 @@ class PersonVault:
     # The secrets.
 
     def check_secrets(self) -> None:
-        """Compare the secrets with the database's fingerprints; the first host writes them. Raises `Unavailable`."""
+        """Compare the secrets with the database's fingerprints, which are written as soon as there is a person. Raises
+        `Unavailable`.
+        """
         known: Mapping[str, bytes] = store.fingerprints(self.connection)
-        for name, fingerprint in self._secrets.fingerprints().items():
-            if name not in known:
-                store.add_fingerprint(self.connection, name, fingerprint)
-            elif known[name] != fingerprint:
+        mine = self._secrets.fingerprints()
+        for name, fingerprint in mine.items():
+            if known.get(name, fingerprint) != fingerprint:
                 raise Unavailable(
                     f"{name} of this host is not the one that the database was written with: copy the secrets directory "
                     "of a host that serves, or restore it from its backup"
                 )
-        missing = store.versions(self.connection) - set(self._secrets.wrapping)
+        used = store.versions(self.connection)
+        missing = used - set(self._secrets.wrapping)
         if missing:
             raise Unavailable(
                 f"this host has no person-wrap-{min(missing)}, which keys in the database are wrapped with: copy it from a "
                 "host that serves, or restore it from the backup of the secrets"
             )
+        if used and mine.keys() - known.keys():
+            # It opens what is there, so it is the right one.
+            for version in used:
+                person_id, wrapped = store.any_of_version(self.connection, version)
+                self._unwrap(person_id, wrapped, version)
+            for name, fingerprint in mine.items():
+                store.add_fingerprint(self.connection, name, fingerprint)
 
     def older(self) -> int:
         """How many keys are wrapped with an older version."""
@@ -163,15 +172,21 @@ class PersonVault:
             raise Unavailable(f"this host has no person-wrap-{version}: copy it from a host that serves")
         return AESGCM(found)
 
+    def _wrapped_for(self, person_id: UUID) -> bytes:
+        """The associated data of a wrapped key: the person, and the lookup key, so that a host with another one opens nothing
+        rather than finding nobody.
+        """
+        return b"person_key\0" + person_id.bytes + self._secrets.lookup_fingerprint
+
     def _wrap(self, person_id: UUID, key: bytes, version: int) -> bytes:
         nonce = os.urandom(NONCE_BYTES)
-        return nonce + self._cipher(version).encrypt(nonce, key, b"person_key\0" + person_id.bytes)
+        return nonce + self._cipher(version).encrypt(nonce, key, self._wrapped_for(person_id))
 
     def _unwrap(self, person_id: UUID, wrapped: bytes, version: int) -> bytes:
         cipher: Any = self._cipher(version)
         try:
             key: bytes = cipher.decrypt(
-                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], b"person_key\0" + person_id.bytes
+                wrapped[:NONCE_BYTES], wrapped[NONCE_BYTES:], self._wrapped_for(person_id)
             )
         except InvalidTag:
             raise Unavailable(

@@ -31,13 +31,18 @@ class VaultSecrets:
         """The version that new person keys are wrapped with."""
         return max(self.wrapping)
 
+    @property
+    def lookup_fingerprint(self) -> bytes:
+        return _fingerprint(_LOOKUP, self.lookup)
+
     def fingerprints(self) -> dict[str, bytes]:
         """What the database keeps of each, so that a host with other secrets is refused before it writes anything."""
         named = {f"{_WRAP}{version}": key for version, key in self.wrapping.items()} | {_LOOKUP: self.lookup}
-        return {
-            name: hashlib.blake2b(name.encode(), key=key, digest_size=16).digest()
-            for name, key in named.items()
-        }
+        return {name: _fingerprint(name, key) for name, key in named.items()}
+
+
+def _fingerprint(name: str, key: bytes) -> bytes:
+    return hashlib.blake2b(name.encode(), key=key, digest_size=16).digest()
 
 
 def ensure_vault_secrets(secrets_dir: Path) -> None:

@@ -75,6 +75,15 @@ def versions(connection: Connection) -> set[int]:
     return {row[0] for row in rows}
 
 
+def any_of_version(connection: Connection, version: int) -> tuple[UUID, bytes]:
+    row = connection.execute(
+        "SELECT person_id, wrapped FROM person_key WHERE wrapped IS NOT NULL AND wrap_version = %s LIMIT 1",
+        (version,),
+    ).fetchone()
+    assert row is not None, f"version {version} is in use"
+    return row[0], bytes(row[1])
+
+
 def lock_older(connection: Connection, version: int, limit: int) -> list[tuple[UUID, bytes, int]]:
     rows = connection.execute(
         """SELECT person_id, wrapped, wrap_version FROM person_key WHERE wrapped IS NOT NULL AND wrap_version < %s
