@@ -43,9 +43,9 @@ from tokenworks.subscriptions.model import (
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.people_store import subscriber_columns
 from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.service import Subscriptions
-from tokenworks.subscriptions.store import subscriber_columns
 
 __all__ = [
     "BILLING_ZONE",

@@ -12,20 +12,19 @@ from uuid import UUID
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
 from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, store
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
-    ConsentNeeded,
     KeyReused,
     NotEligible,
     OrderNotFound,
     ProductEnded,
     ProductNotFound,
-    RealNameNeeded,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
+from tokenworks.subscriptions.lawful import check_lawful
 from tokenworks.subscriptions.model import Order, PrivacyRules, Product, Subscriber, WorkOrder, cycle_end
 from tokenworks.trust import PersonVault
 
@@ -104,7 +103,7 @@ class Orders:
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            known = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            known = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert known is not None
             if idempotency_key is not None:
                 before = store.find_order(self._connection, known.subscriber_id, idempotency_key)
@@ -138,22 +137,8 @@ class Orders:
                 store.add_amount(self._connection, order.order_id, amount)
         return order
 
-    def _check_lawful(self, subscriber: Subscriber, offering: Offering) -> None:
-        """What the law gates: a contract without consent to its terms, and one without a real name.
-
-        Raises `ConsentNeeded`, `RealNameNeeded`.
-        """
-        said = store.consents(self._connection, subscriber.subscriber_id)
-        if not self._rules.terms_ok(said.get("terms")):
-            raise ConsentNeeded("nothing is ordered without consent to the terms: agree to them first")
-        if subscriber.real_name == "refused":
-            raise RealNameNeeded("the real-name check was refused: nothing can be ordered")
-        needs = offering.real_name_only or self._rules.real_name_required
-        if needs and subscriber.real_name != "verified":
-            raise RealNameNeeded(f"{offering.id} needs a verified real name; it is {subscriber.real_name}")
-
     def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
-        self._check_lawful(subscriber, offering)
+        check_lawful(self._connection, self._rules, subscriber, offering)
         if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
             raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
         products = store.products(self._connection, subscriber.subscriber_id)
@@ -333,7 +318,7 @@ class Orders:
         reason = _checked_reason(reason)
         with self._connection.transaction():
             subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
-            subscriber = subscriber_id and store.lock_subscriber(self._vault, subscriber_id)
+            subscriber = subscriber_id and people_store.lock_subscriber(self._vault, subscriber_id)
             work = store.lock_work_order(self._connection, work_order_id)
             if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
@@ -416,7 +401,7 @@ class Orders:
             raise ProductNotFound(
                 f"there is no product {product_id}: `tokenworks subscriber show` lists them"
             )
-        subscriber = store.lock_subscriber(self._vault, subscriber_id)
+        subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
         found = store.lock_product(self._connection, product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
@@ -692,7 +677,7 @@ class Orders:
         reason = _checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
-            subscriber = store.lock_subscriber(self._vault, subscriber_id)
+            subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
             assert subscriber is not None
             order, _ = self.find(order_id)
             now = self._clock.now()

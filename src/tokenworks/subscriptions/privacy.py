@@ -8,9 +8,9 @@ from uuid import UUID
 
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock, check_line, uuid7
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, privacy_store, store
 from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive
-from tokenworks.subscriptions.export import export
+from tokenworks.subscriptions.export_store import export
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import Identity, Keys, PersonVault, normal_id_number
@@ -85,37 +85,39 @@ class Privacy:
         hashed = self._vault.lookup.identity(number)
         now = self._clock.now()
         with self._connection.transaction():
-            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
-            known = store.identity_hash(self._connection, found.subscriber_id)
+            known = privacy_store.identity_hash(self._connection, found.subscriber_id)
             if found.real_name == "verified" and known is not None and known != hashed:
                 raise RealNameRefused(
                     "the number is verified for another identity: a change of owner is done by the operator"
                 )
-            asked = store.real_name_checks(self._connection, found.subscriber_id, now - timedelta(days=1))
+            asked = privacy_store.real_name_checks(
+                self._connection, found.subscriber_id, now - timedelta(days=1)
+            )
             if asked >= CHECKS_A_DAY_MAX:
                 raise RealNameRefused("the real-name check was asked for too often: try again tomorrow")
             check_id = uuid7()
-            store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
+            privacy_store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
         # Outside the transaction: another system's answer may take seconds.
         state = self._real_name_check()(found.phone, name, number)
         with self._connection.transaction():
-            store.lock_subscriber(self._vault, found.subscriber_id)
-            store.end_real_name_check(self._connection, check_id, state)
+            people_store.lock_subscriber(self._vault, found.subscriber_id)
+            privacy_store.end_real_name_check(self._connection, check_id, state)
             fields: dict[str, object] = {"real_name": state}
             if state != "refused":
                 fields["identity_hash"] = hashed
-            store.set_subscriber(self._connection, found.subscriber_id, **fields)
+            people_store.set_subscriber(self._connection, found.subscriber_id, **fields)
             if state == "verified" and found.name is None:
-                store.set_texts(self._vault, found.subscriber_id, name=name)
+                people_store.set_texts(self._vault, found.subscriber_id, name=name)
         return self._subscriptions.find_exact(str(found.subscriber_id))
 
     def same_person(self, subscriber: Subscriber) -> list[UUID]:
         """The subscriber and all that are, or were, of the same person by identity number, where it is known; closed and
         erased ones are among them.
         """
-        return store.same_identity(self._connection, subscriber.subscriber_id)
+        return privacy_store.same_identity(self._connection, subscriber.subscriber_id)
 
     # What is kept.
 
@@ -143,7 +145,7 @@ class Privacy:
         that what is owed can't be collected. Bills, charges and postings stay, without the person. The same again does nothing.
         """
         with self._connection.transaction(force_rollback=dry_run):
-            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             if found.state != "closed":
                 self._subscriptions.close(found)
@@ -151,11 +153,11 @@ class Privacy:
             owes_nano = self._charges.receivable(found.account_id)
             now = self._clock.now()
             if abs(owes_nano) >= FEN_NANO and not even_if_owed:
-                store.set_subscriber(self._connection, found.subscriber_id, erasure_asked_at=now)
+                people_store.set_subscriber(self._connection, found.subscriber_id, erasure_asked_at=now)
                 return Erasure(found.subscriber_id, "waiting", owes_nano, None)
             days = self._rules.identity_hash_days
             until = now + timedelta(days=days) if days else None
-            people = store.people_of(self._vault, found.subscriber_id, found.phone)
+            people = privacy_store.people_of(self._vault, found.subscriber_id, found.phone)
             for member_id in people[1:]:
                 for key_id in self._keys.of_member(member_id):
                     self._keys.revoke(key_id)
@@ -164,24 +166,24 @@ class Privacy:
             if found.broadband:
                 self._identity.forget_identifier(found.broadband)
             self._keys.forget_names(found.account_id)
-            store.forget_person(self._connection, found.subscriber_id, people, now, until)
+            privacy_store.forget_person(self._connection, found.subscriber_id, people, now, until)
             for forget in self._forget:
                 forget(found.subscriber_id)
             self._vault.destroy(people)
         return Erasure(
             found.subscriber_id, "erased", owes_nano, now + timedelta(days=self._backup_days),
-            until if store.identity_hash(self._connection, found.subscriber_id) else None,
+            until if privacy_store.identity_hash(self._connection, found.subscriber_id) else None,
         )  # fmt: skip
 
     def run_erasures(self) -> int:
         """Erase those who asked for it and of whom nothing is open any more; forget identities whose time is over. Returns how
         many were erased.
         """
-        store.forget_identities(self._connection, self._clock.now())
+        privacy_store.forget_identities(self._connection, self._clock.now())
         done = 0
-        for subscriber_id in store.erasures_asked(self._connection, ERASURES_BATCH):
+        for subscriber_id in privacy_store.erasures_asked(self._connection, ERASURES_BATCH):
             with self._connection.transaction():
-                found = store.find_subscriber(self._vault, subscriber_id=subscriber_id)
+                found = people_store.find_subscriber(self._vault, subscriber_id=subscriber_id)
                 assert found is not None
                 # Asked anew, it would go to the end of the queue for ever.
                 if abs(self._charges.receivable(found.account_id)) < FEN_NANO:

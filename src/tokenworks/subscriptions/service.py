@@ -10,7 +10,7 @@ from uuid import UUID
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_line, is_digits, parse_money, uuid7
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, privacy_store, store
 from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentText, ConsentTexts, Language
 from tokenworks.subscriptions.errors import (
     ConsentTextChanged,
@@ -100,7 +100,7 @@ class Subscriptions:
             if profile.get("audiences") is not None:
                 profile["audiences"] = tuple(profile["audiences"])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
-            if not store.add_subscriber(self._vault, subscriber, uuid7()):
+            if not people_store.add_subscriber(self._vault, subscriber, uuid7()):
                 raise PhoneTaken(
                     f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it"
                 )
@@ -142,50 +142,52 @@ class Subscriptions:
         if exact is not None:
             return [exact]
         if len(text) == TAIL_DIGITS and is_digits(text):
-            found = store.subscribers_by_tail(self._vault, text, limit)
+            found = people_store.subscribers_by_tail(self._vault, text, limit)
         elif text.startswith("+") or _as_uuid(text) is not None:
             return []
         else:
-            found = store.subscribers_by_name(self._vault, text, limit)
+            found = people_store.subscribers_by_name(self._vault, text, limit)
         live = [one for one in found if one.state != "closed"]
         return live or found
 
     def _exact(self, text: str) -> Subscriber | None:
         if text.startswith("+"):
-            return store.find_subscriber(self._vault, phone=parse_phone(text))
+            return people_store.find_subscriber(self._vault, phone=parse_phone(text))
         if (id_ := _as_uuid(text)) is not None:
-            return store.find_subscriber(self._vault, subscriber_id=id_)
+            return people_store.find_subscriber(self._vault, subscriber_id=id_)
         if _CHINESE_MOBILE.fullmatch(text):
-            found = store.find_subscriber(self._vault, phone=f"+86{text}")
+            found = people_store.find_subscriber(self._vault, phone=f"+86{text}")
             if found is not None:
                 return found
-        return store.find_subscriber(self._vault, broadband=text) if _BROADBAND.fullmatch(text) else None
+        return (
+            people_store.find_subscriber(self._vault, broadband=text) if _BROADBAND.fullmatch(text) else None
+        )
 
     def subscriber_of(self, ref: str) -> UUID | None:
         """Whom an id of a subscriber, an account, a member, a product, an order or a work order is about."""
         id_ = _as_uuid(ref)
-        return None if id_ is None else store.subscriber_of(self._connection, id_)
+        return None if id_ is None else privacy_store.subscriber_of(self._connection, id_)
 
     def of_account(self, account_id: UUID) -> Subscriber:
         """Raises `SubscriberNotFound`."""
-        found = store.find_subscriber(self._vault, account_id=account_id)
+        found = people_store.find_subscriber(self._vault, account_id=account_id)
         if found is None:
             raise SubscriberNotFound("there is no such account")
         return found
 
     def all(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
-        return store.subscribers(self._vault, after, min(limit, LIST_MAX))
+        return people_store.subscribers(self._vault, after, min(limit, LIST_MAX))
 
     def phones(self, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:
         """Their numbers now; empty of one who was erased."""
-        return store.phones(self._vault, subscriber_ids)
+        return people_store.phones(self._vault, subscriber_ids)
 
     def lock(self, subscriber_ids: Sequence[UUID]) -> None:
         """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
         store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
-        return store.owner_of(self._connection, subscriber.subscriber_id)
+        return people_store.owner_of(self._connection, subscriber.subscriber_id)
 
     # Who they are, and what they agreed to.
 
@@ -200,10 +202,10 @@ class Subscriptions:
         if fields:
             with self._connection.transaction():
                 texts = {name: fields.pop(name) for name in _TEXTS & set(fields)}
-                if texts and not store.set_texts(self._vault, subscriber.subscriber_id, **texts):
+                if texts and not people_store.set_texts(self._vault, subscriber.subscriber_id, **texts):
                     raise SubscriberNotActive("the person was erased")
                 if fields:
-                    store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+                    people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
                 if "regions" in fields or "home_region" in fields:
                     self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
@@ -214,17 +216,19 @@ class Subscriptions:
         """Another number for the same subscriber, account, products and keys. Raises `PhoneTaken`, `Invalid`."""
         phone = parse_phone(phone)
         with self._connection.transaction():
-            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
             if phone == found.phone:
                 return found
-            if store.phone_is_taken(self._vault, phone):
+            if people_store.phone_is_taken(self._vault, phone):
                 raise PhoneTaken("that number has a subscriber already")
-            store.add_phone_history(self._vault, found.subscriber_id, found.phone, reason, self._clock.now())
-            store.set_texts(self._vault, found.subscriber_id, phone=phone)
+            people_store.add_phone_history(
+                self._vault, found.subscriber_id, found.phone, reason, self._clock.now()
+            )
+            people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
             # Who has the old number next is nobody's member.
-            store.move_memberships(self._vault, found.phone, phone)
+            people_store.move_memberships(self._vault, found.phone, phone)
         return self.find(str(subscriber.subscriber_id))
 
     def consent(
@@ -248,7 +252,7 @@ class Subscriptions:
                 raise ConsentTextChanged(f"the text on {purpose} has changed: read it again")
             text = now_shown[text_sha256]
         with self._connection.transaction():
-            store.add_consent(
+            privacy_store.add_consent(
                 self._connection, subscriber.subscriber_id, purpose, given, self._clock.now(), text, said_by
             )
             if purpose in _SERVED_BY:
@@ -256,7 +260,7 @@ class Subscriptions:
 
     def consents(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""
-        return store.consents(self._connection, subscriber.subscriber_id)
+        return privacy_store.consents(self._connection, subscriber.subscriber_id)
 
     def consent_text(self, purpose: str, language: Language) -> ConsentText:
         """What is shown of a purpose now."""
@@ -264,7 +268,7 @@ class Subscriptions:
 
     def consent_states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
         """Every purpose with its text and what the subscriber said last of it."""
-        said = store.last_consents(self._connection, subscriber.subscriber_id)
+        said = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
         states = []
         for purpose in PURPOSES:
             given, at, sha256 = said.get(purpose, (None, None, None))
@@ -276,12 +280,12 @@ class Subscriptions:
 
     def regions_of(self, subscriber: Subscriber) -> tuple[str, ...] | None:
         """Where requests may be sent, by the subscriber's wish and by consent; None: anywhere; empty: nowhere."""
-        said = store.consents(self._connection, subscriber.subscriber_id)
+        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
         return self._rules.regions(subscriber.regions, said.get("data_cross_border"))
 
     def refused_by(self, subscriber: Subscriber) -> Literal["terms"] | None:
         """The consent without which nothing is served, where it is missing."""
-        said = store.consents(self._connection, subscriber.subscriber_id)
+        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
         return None if self._rules.terms_ok(said.get("terms")) else "terms"
 
     def set_contract_price(
@@ -312,11 +316,13 @@ class Subscriptions:
     ) -> None:
         """Suspended: nothing more is granted. Raises `SubscriberNotActive` where it is closed."""
         with self._connection.transaction():
-            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
             restricted = found.restricted if restricted is None else restricted
-            store.set_subscriber(self._connection, found.subscriber_id, state=state, restricted=restricted)
+            people_store.set_subscriber(
+                self._connection, found.subscriber_id, state=state, restricted=restricted
+            )
             if state != found.state:
                 self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
 
@@ -330,37 +336,37 @@ class Subscriptions:
 
     def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
         """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
-        return store.consents(self._connection, subscriber_id).get("marketing") is True
+        return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
 
     def close(self, subscriber: Subscriber) -> None:
         """The end: every product ends, nothing is granted, keys are unknown, the number is free again. What is owed stays
         owed and comes on a last bill. Raises `SubscriberNotActive` where it is closed.
         """
         with self._connection.transaction():
-            found = store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
             for product in self._orders.products(found):
                 if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
                     self._orders.cancel(product.product_id)
-            store.set_subscriber(
+            people_store.set_subscriber(
                 self._connection,
                 found.subscriber_id,
                 state="closed",
                 closed_at=self._clock.now(),
             )
-            store.set_texts(self._vault, found.subscriber_id, broadband=None)
+            people_store.set_texts(self._vault, found.subscriber_id, broadband=None)
             self._ledger.close_account(found.account_id)
 
     # Members of a pool.
 
     def members(self, subscriber: Subscriber) -> list[Member]:
         """The owner first, then by age."""
-        return store.members(self._vault, subscriber.subscriber_id)
+        return people_store.members(self._vault, subscriber.subscriber_id)
 
     def member_by_id(self, member_id: UUID) -> Member | None:
         """One member, of whomever, without reading all of them."""
-        return next(iter(store.line_of(self._vault, member_id)), None)
+        return next(iter(people_store.line_of(self._vault, member_id)), None)
 
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
@@ -391,7 +397,7 @@ class Subscriptions:
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
             above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
         )  # fmt: skip
-        if not store.add_member(self._vault, member):
+        if not people_store.add_member(self._vault, member):
             raise MemberExists(f"there is a member {name} already")
         return member
 
@@ -449,13 +455,13 @@ class Subscriptions:
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
             None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
         )  # fmt: skip
-        if not store.add_member(self._vault, member):
+        if not people_store.add_member(self._vault, member):
             raise MemberExists(f"there is a member {name}, or one with that number, already")
         return member
 
     def memberships(self, phone: str) -> list[Member]:
         """Where somebody with this number was invited, or is a member, oldest first."""
-        return store.memberships(self._vault, phone)
+        return people_store.memberships(self._vault, phone)
 
     def accept(self, phone: str, member_id: UUID) -> Member:
         """Join where one was invited. Raises `MemberNotFound`."""
@@ -469,12 +475,12 @@ class Subscriptions:
         """Raises `Invalid` for the owner and for a department: those stay."""
         if member.role in {"owner", "department"}:
             raise Invalid(f"a {member.role} can't be taken out")
-        store.set_member_state(self._connection, member.member_id, "left")
+        people_store.set_member_state(self._connection, member.member_id, "left")
 
     def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):
             if member.member_id == member_id:
-                store.set_member_state(self._connection, member_id, state)
+                people_store.set_member_state(self._connection, member_id, state)
                 return replace(member, state=state)
         raise MemberNotFound("there is no such invitation")
 
@@ -544,7 +550,7 @@ class Subscriptions:
         now = self._clock.now()
         found: list[UUID] = []
         ends: list[datetime] = []
-        for member in store.line_of(self._vault, member_id):
+        for member in people_store.line_of(self._vault, member_id):
             if member.cap_tokens is None or member.cap_period is None:
                 continue
             bucket_id, end = self._cap_of(member, now)
@@ -565,7 +571,7 @@ class Subscriptions:
 
     def line_of(self, member_id: UUID) -> list[UUID]:
         """A member and the departments that it is under."""
-        return [member.member_id for member in store.line_of(self._vault, member_id)]
+        return [member.member_id for member in people_store.line_of(self._vault, member_id)]
 
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""

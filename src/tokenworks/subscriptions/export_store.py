@@ -15,7 +15,7 @@ from psycopg import sql
 from psycopg.pq import TransactionStatus
 
 from tokenworks.subscriptions.model import Subscriber
-from tokenworks.subscriptions.store import Connection
+from tokenworks.subscriptions.people_store import Connection
 from tokenworks.trust import PersonKey, PersonVault
 
 FORMAT: Final = "tokenworks-export-1"
