@@ -245,10 +245,10 @@ READING = {
     "alias list", "audit", "bill export", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
     "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show",
-    "usage", "balance",
+    "usage", "balance", "subscriber find", "vault erased",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
-OF_THE_HOST = {"demo", "init", "key block", "serve"}
+OF_THE_HOST = {"demo", "init", "key block", "serve", "vault new-key"}
 
 
 def test_every_command_that_changes_something_is_in_the_audit_trail(server):

@@ -142,7 +142,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "subscriber phone": _subscriber, "subscriber real-name": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run", "subscriber export"})
+LONG: Final = frozenset({"bill run", "subscriber export", "vault erase-again", "vault rewrap"})
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 

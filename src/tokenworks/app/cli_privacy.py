@@ -10,6 +10,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn
 
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.cli_shop import dry_run_option
+from tokenworks.app.edge import read_text
 from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.kernel import Invalid, format_money
 from tokenworks.subscriptions import PURPOSES
@@ -197,6 +198,43 @@ def vault_rewrap(context: Context, as_json: bool) -> None:
         print_json({"rewrapped": count})
     else:
         say(f"{count:,} keys are wrapped with the newest version.")
+
+
+@vault.command("erased")
+@json_option
+@pass_context
+def vault_erased(context: Context, as_json: bool) -> None:
+    """The ids of who was erased, a line each: to be kept beside the backups, for `vault erase-again` after a restore."""
+    with context.works() as works:
+        found = list(works.privacy.erased())
+    if as_json:
+        print_json(found)
+    else:
+        for subscriber_id in found:
+            say(str(subscriber_id))
+
+
+@vault.command("erase-again")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@json_option
+@pass_context
+def vault_erase_again(context: Context, file: Path, as_json: bool) -> None:
+    """After a restore: erase whom a list of `vault erased` names and who came back with the backup. It can be run again."""
+    ids = read_text(file).split()
+    count = 0
+    with (
+        context.works() as works,
+        Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar,
+    ):
+        task = bar.add_task("Erasing", total=len(ids))
+        for number, text in enumerate(ids, 1):
+            count += works.privacy.erase_again(text)
+            bar.update(task, completed=number)
+    said(
+        {"erased": count, "named": len(ids)},
+        f"{count:,} of {len(ids):,} had come back and are erased.",
+        as_json,
+    )
 
 
 GROUPS: Final = (vault,)

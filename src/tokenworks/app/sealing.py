@@ -88,7 +88,7 @@ def _batch(connection: Connection, vault: PersonVault, place: str, limit: int) -
     return len(ids)
 
 
-def _many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+def _many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...] | dict[str, Any]]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(statement.encode(), rows)
 
@@ -100,13 +100,17 @@ def _subscribers(connection: Connection, vault: PersonVault, ids: Sequence[UUID]
         (list(ids),),
     ).fetchall()
     keys = vault.add_many([row[0] for row in rows])
-    for id_, phone, name, broadband in rows:
-        columns = subscriber_columns(vault, keys[id_], {"phone": phone, "name": name, "broadband": broadband})
-        sets = ", ".join(f"{column} = %({column})s" for column in columns)
-        connection.execute(
-            f"""UPDATE subscriber SET {sets}, phone = NULL, name = NULL, broadband = NULL
-                WHERE subscriber_id = %(_id)s""".encode(),
-            {**columns, "_id": id_},
+    sealed = [
+        subscriber_columns(vault, keys[id_], {"phone": phone, "name": name, "broadband": broadband})
+        | {"id": id_}
+        for id_, phone, name, broadband in rows
+    ]
+    if sealed:
+        sets = ", ".join(f"{column} = %({column})s" for column in sealed[0] if column != "id")
+        _many(
+            connection,
+            f"UPDATE subscriber SET {sets}, phone = NULL, name = NULL, broadband = NULL WHERE subscriber_id = %(id)s",
+            sealed,
         )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock, check_line, uuid7
 from tokenworks.subscriptions import people_store, privacy_store, store
-from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive
+from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
 from tokenworks.subscriptions.export_store import export
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
 from tokenworks.subscriptions.service import Subscriptions
@@ -174,6 +174,25 @@ class Privacy:
             found.subscriber_id, "erased", owes_nano, now + timedelta(days=self._backup_days),
             until if privacy_store.identity_hash(self._connection, found.subscriber_id) else None,
         )  # fmt: skip
+
+    def erased(self) -> Iterator[UUID]:
+        """Who was erased, by id."""
+        after = UUID(int=0)
+        while page := privacy_store.erased(self._connection, after, ERASURES_BATCH):
+            yield from page
+            after = page[-1]
+
+    def erase_again(self, subscriber_id: str) -> bool:
+        """One who was erased and came back with a restored backup; True if there was anything to erase. One whom the backup does
+        not have is none.
+        """
+        try:
+            found = self._subscriptions.find_exact(subscriber_id)
+        except SubscriberNotFound:
+            return False
+        if self._vault.key(found.subscriber_id) is None:
+            return False
+        return self.erase(found, even_if_owed=True).state == "erased"
 
     def run_erasures(self) -> int:
         """Erase those who asked for it and of whom nothing is open any more; forget identities whose time is over. Returns how

@@ -98,6 +98,15 @@ def erasures_asked(connection: Connection, limit: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
+def erased(connection: Connection, after: UUID, limit: int) -> list[UUID]:
+    rows = connection.execute(
+        """SELECT subscriber_id FROM subscriber WHERE erased_at IS NOT NULL AND subscriber_id > %s
+           ORDER BY subscriber_id LIMIT %s""",
+        (after, limit),
+    )
+    return [row[0] for row in rows]
+
+
 def people_of(vault: PersonVault, subscriber_id: UUID, phone: str) -> list[UUID]:
     """Whose keys are destroyed with a subscriber: its own, its members', and its memberships in other accounts."""
     rows = vault.connection.execute(
