@@ -571,3 +571,31 @@ def test_the_identity_outlives_an_erasure_as_declared(works, subscriber, remade,
         "SELECT count(*) FROM subscriber WHERE identity_hash IS NOT NULL"
     ).fetchone()
     assert hashes == (0,)
+
+
+def test_who_was_erased_is_erased_again_after_a_restore(works, subscriber):
+    """A backup of before brings the key back: the list that is kept beside it erases again."""
+    row = works.connection.execute(
+        "SELECT wrapped, wrap_version FROM person_key WHERE person_id = %s", (subscriber.subscriber_id,)
+    ).fetchone()
+    before = works.connection.execute(
+        "SELECT phone_sealed, phone_hash, name_sealed FROM subscriber WHERE subscriber_id = %s",
+        (subscriber.subscriber_id,),
+    ).fetchone()
+    works.privacy.erase(subscriber)
+    listed = [str(one) for one in works.privacy.erased()]
+    assert listed == [str(subscriber.subscriber_id)]
+    assert not works.privacy.erase_again(listed[0]) and not works.privacy.erase_again("0" * 32)
+    works.connection.execute(
+        "UPDATE person_key SET wrapped = %s, destroyed_at = NULL WHERE person_id = %s",
+        (row[0], subscriber.subscriber_id),
+    )
+    works.connection.execute(
+        """UPDATE subscriber SET phone_sealed = %s, phone_hash = %s, name_sealed = %s, erased_at = NULL
+           WHERE subscriber_id = %s""",
+        (*before, subscriber.subscriber_id),
+    )
+    assert works.subscriptions.find(listed[0]).name == NAME
+    assert works.privacy.erase_again(listed[0])
+    assert works.subscriptions.find(listed[0]).name is None
+    assert works.vault.key(subscriber.subscriber_id) is None
