@@ -107,7 +107,6 @@ def deliver(works: Works, settings: Settings) -> int:
 
 
 def _send(works: Works, settings: Settings, notice: Notice) -> None:
-    subscriber = works.subscriptions.find(str(notice.subscriber_id))
     if settings.webhook_url:
         body = msgspec.json.encode(
             {
@@ -125,7 +124,10 @@ def _send(works: Works, settings: Settings, notice: Notice) -> None:
             "X-Tokenworks-Signature": signature(webhook_secret(settings), at_s, body),
         }
         _post(settings.webhook_url, body, headers)
-    if settings.sms_url and subscriber.phone and (notice.kind, subscriber.language) in _TEXTS:
+    if not settings.sms_url:
+        return
+    subscriber = works.subscriptions.find_exact(str(notice.subscriber_id))
+    if subscriber.phone and (notice.kind, subscriber.language) in _TEXTS:
         text = text_of(notice.kind, notice.content, subscriber.language)
         body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
         _post(settings.sms_url, body, {"Idempotency-Key": str(notice.notification_id)})

@@ -113,8 +113,8 @@ class Subscriptions:
         found = self.search(text, SEVERAL_SHOWN_MAX + 1)
         if not found:
             raise SubscriberNotFound(
-                "there is no such subscriber; one is named by id, phone number or its last four digits, broadband number, or "
-                "name: `tokenworks subscriber list` shows them"
+                "there is no such subscriber; one is named by id or phone number, by its last four digits, by broadband number, "
+                "or by name: `tokenworks subscriber list` shows them"
             )
         if len(found) > 1:
             several = ", ".join(
