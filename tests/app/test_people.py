@@ -13,7 +13,7 @@ def works_server(tmp_path_factory):
     with Server(tmp_path_factory.mktemp("people"), two_persons_above_yuan=5) as server:
         server.works.subscriptions.register("+8613800000001", "Wang Wei", broadband="sh12345678")
         server.works.subscriptions.register("+8613800000002", "Wang Fang")
-        server.works.subscriptions.register("+8613900000003", "100%_real")
+        server.works.subscriptions.register("+8613500070003", "100%_real")
         yield server
 
 
@@ -21,7 +21,7 @@ def works_server(tmp_path_factory):
     ("reference", "ends"),
     [
         ("13800000001", "0001"), ("+8613800000001", "0001"), ("sh12345678", "0001"), ("Wang Wei", "0001"), ("wei", "0001"),
-        ("Fang", "0002"), ("100%_", "0003"), ("_real", "0003"), ("00000003", "0003"),
+        ("Fang", "0002"), ("100%_", "0003"), ("_real", "0003"), ("0003", "0003"),
     ],
 )  # fmt: skip
 def test_a_subscriber_is_found_as_people_say_it(works_server, reference, ends):
@@ -33,7 +33,7 @@ def test_more_than_one_is_asked_about_and_nobody_is_nobody(works_server):
     done = works_server.cli("balance", "--subscriber", "Wang", check=False)
     assert done.returncode == 1 and "more than one" in done.stderr and "0001" in done.stderr
     assert "13800000001" not in done.stderr
-    for nobody in ("13800000009", "Wang%Wei", "Wang_Wei", "Zhao"):
+    for nobody in ("13800000009", "Wang_Wei", "Wangwei", "Zhao"):
         assert works_server.cli("balance", "--subscriber", nobody, check=False).returncode == 1, nobody
     found = json.loads(works_server.cli("subscriber", "find", "wang", "--json").stdout)
     assert [one["name"] for one in found] == ["Wang Wei", "Wang Fang"]
@@ -114,5 +114,9 @@ def test_a_host_with_another_pepper_does_not_start(works_server, tmp_path):
         assert done.returncode == 1, command
         assert "is not the pepper of this works" in done.stderr, command
     shutil.copy(works_server.data_dir / "secrets/pepper-1", secrets / "pepper-1")
+    # The keys of the person vault are its own still: it is refused for them, too.
+    assert "person-wrap-1 of this host is not the one" in other.cli("init", check=False).stderr
+    for path in (works_server.data_dir / "secrets").glob("person-*"):
+        shutil.copy(path, secrets / path.name)
     other.cli("init")
     assert other.cli("subscriber", "list").returncode == 0

@@ -23,6 +23,7 @@ PUBLIC = {
     ),
     "GET /tmf-api/usageManagement/v4/usageSpecification",
 }
+PRIVACY = {"/api/consents", "/api/consents/{purpose}", "/api/real-name", "/api/export", "/api/erasure"}
 M = 1_000_000
 BASES = {
     "order": "/tmf-api/productOrderingManagement/v4",
@@ -157,6 +158,10 @@ class Household:
                 "offering": "ctc-light", "price": "7", "contract": "C-1",
             },
             "PATCH /api/memberships/{id}": {"state": "active"},
+            "PUT /api/consents/{purpose}": {"given": False},
+            "POST /api/real-name": {"name": "Family", "id_number": f"11010519491231{self.phone[-4:]}"},
+            # Not confirmed: an erasure would end all that is asked for after it.
+            "POST /api/erasure": {"confirm": "9999"},
             "POST /api/operations/subscribers": {"phone": "+8613444444444"},
             "POST /api/operations/subscribers/{id}/actions": {"action": "suspend", "reason": "test"},
             "PATCH /api/operations/work-orders/{id}": {"state": "done"},
@@ -183,7 +188,7 @@ class Household:
             return {"relatedParty.id": str(self.subscriber.subscriber_id)}
         return (
             {"of": str(self.subscriber.subscriber_id)}
-            if path in {"/api/subscriber", "/api/keys", "/api/keys/{id}", "/api/members"}
+            if path in {"/api/subscriber", "/api/keys", "/api/keys/{id}", "/api/members", *PRIVACY}
             else {}
         )
 
@@ -211,7 +216,8 @@ def call(client, household, method, path, headers, key):
     url = path.replace("{id}", str(household.ids().get(name, "x"))).replace("{sequence}", "1")
     body = household.bodies().get(f"{method} {path}")
     content = body if isinstance(body, str) else None
-    query = household.query(path) if method in {"GET", "PATCH", "DELETE"} else {}
+    url = url.replace("{purpose}", "marketing")
+    query = household.query(path) if method in {"GET", "PATCH", "DELETE"} or path in PRIVACY else {}
     return client.request(
         method, url, params=query, json=None if content else body, content=content,
         headers={**headers, "Idempotency-Key": key},
@@ -342,6 +348,7 @@ def test_who_may_can(client, works, town, staff):
         ("departments", "MemberExists"), ("sessions/{id}", "NotFound"),
         ("approvals/{id}", "ApprovalNotFound"),
         ("hub/{id}", "ListenerNotFound"),
+        ("departments", "MemberExists"), ("erasure", "Invalid"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

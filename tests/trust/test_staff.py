@@ -25,6 +25,7 @@ from tokenworks.trust import (
     ensure_pepper,
     key_mac,
     load_peppers,
+    load_vault_secrets,
     new_pepper,
     retire_pepper,
     settle_issuing,
@@ -64,7 +65,7 @@ def test_a_token_ends_and_is_rotated_with_an_overlap(works, clock):
 
 
 def test_how_long_a_token_is_good_is_a_setting(works, clock):
-    identity = Identity(works.connection, {1: bytes(32)}, clock, timedelta(days=1))
+    identity = Identity(works.connection, {1: bytes(32)}, clock, works.vault, timedelta(days=1))
     text = identity.add_staff("Ann", "auditor")
     clock.move(timedelta(hours=23))
     assert identity.staff_of(text)
@@ -202,14 +203,15 @@ def test_a_host_without_any_is_not_given_one_of_its_own(works, hosts, tmp_path):
     check_first_pepper(works.connection, hosts[0])
 
 
-def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clock):
+def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clock, session_dir):
     first, second = hosts
+    vault_secrets = load_vault_secrets(session_dir / "seed" / "secrets")
     copy(first, second)
     peppers = checked(works, first)
 
     def rooms(peppers):
         settings = load_settings({"data_dir": str(first)}).settings
-        return make_works(settings, works.connection, clock, peppers)
+        return make_works(settings, works.connection, clock, peppers, vault_secrets)
 
     before = rooms(peppers)
     one = before.subscriptions.register(PHONE)

@@ -4,6 +4,7 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import plain
@@ -153,6 +154,10 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
     return works.subscriptions.contract_prices(works.subscriptions.find(params["subscriber"]))
 
 
+def _consents(works: Works, params: Mapping[str, Any]) -> object:
+    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
+
+
 _LOOKS: Final[dict[str, Look]] = {
     "account freeze": _frozen, "alias add": _alias, "alias remove": _alias, "bill acknowledge": _files, "bill correct": _bill,
     "bill file": _files, "bill pay": _bill, "bill pay-out": _subscriber, "deployment add": _deployment,
@@ -166,10 +171,11 @@ _LOOKS: Final[dict[str, Look]] = {
     "pepper retire": _peppers, "session end": _sessions,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
     "webhook add": _webhook, "webhook remove": _webhook, "webhook replay": _delivery, "webhook rotate": _webhook,
-    "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
+    "subscriber consent": _consents, "subscriber erase": _subscriber,
+    "subscriber phone": _subscriber, "subscriber real-name": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run"})
+LONG: Final = frozenset({"bill run", "subscriber export", "vault erase-again", "vault rewrap"})
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 
@@ -177,10 +183,16 @@ AUDITED: Final = frozenset(_LOOKS) | LONG
 def pinned(works: Works, params: Mapping[str, Any]) -> dict[str, Any]:
     """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
     found = dict(params)
-    if found.get("subscriber"):
+    named = found.get("subscriber") or found.get("phone")
+    if named:
         with contextlib.suppress(TokenworksError):
-            found["subscriber"] = str(works.subscriptions.find(found["subscriber"]).subscriber_id)
+            found["subscriber"] = str(works.subscriptions.find(named).subscriber_id)
     return found
+
+
+def person_of(works: Works, ref: str) -> UUID | None:
+    """Whose key encrypts what is written down of an act on `ref`; None: nobody in particular."""
+    return works.subscriptions.subscriber_of(ref)
 
 
 def look(works: Works, command: str, params: Mapping[str, Any]) -> object:

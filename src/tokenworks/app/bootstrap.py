@@ -7,14 +7,33 @@ from typing import Any
 
 import psycopg
 
+from tokenworks.app.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, DunningPlan, Payments, Refunds
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Adjustments, Charges, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
-from tokenworks.subscriptions import Deliveries, Hub, Notices, Orders, PayAsYouGo, Subscriptions
-from tokenworks.trust import Approvals, Identity, Keys, load_peppers
+from tokenworks.subscriptions import (
+    ConsentTexts,
+    Deliveries,
+    Hub,
+    Notices,
+    Orders,
+    PayAsYouGo,
+    Privacy,
+    PrivacyRules,
+    Subscriptions,
+)
+from tokenworks.trust import (
+    Approvals,
+    Identity,
+    Keys,
+    PersonVault,
+    VaultSecrets,
+    load_peppers,
+    load_vault_secrets,
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -43,6 +62,8 @@ class Works:
     keys: Keys
     identity: Identity
     approvals: Approvals
+    vault: PersonVault
+    privacy: Privacy
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -53,16 +74,23 @@ def make_works(
     connection: Connection,
     clock: Clock | None = None,
     peppers: dict[int, bytes] | None = None,
-    *,
-    by_name: bool = False,
+    vault_secrets: VaultSecrets | None = None,
 ) -> Works:
-    """`peppers` where the caller has loaded them already. `by_name`: subscribers are found by a part of their name, too."""
+    """`peppers` and `vault_secrets` where the caller has loaded them already."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
+    vault = PersonVault(connection, vault_secrets or load_vault_secrets(settings.secrets))
+    rules = PrivacyRules(
+        settings.residency_region,
+        settings.cross_border_consent,
+        settings.terms_required,
+        settings.real_name_required,
+        settings.identity_hash_days,
+    )
     offerings = Offerings(connection, clock)
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
-    orders = Orders(connection, offerings, ledger, charges, clock)
+    orders = Orders(connection, offerings, ledger, charges, clock, vault, rules)
     dunning = DunningPlan(
         settings.dunning_remind_days or None,
         settings.dunning_restrict_days or None,
@@ -70,7 +98,31 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, by_name=by_name)
+    subscriptions = Subscriptions(
+        connection,
+        offerings,
+        ledger,
+        clock,
+        orders,
+        transfers,
+        vault,
+        rules,
+        ConsentTexts(settings.consent_texts_dir),
+    )
+    keys = Keys(connection, peppers, clock, settings.environment)
+    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
+    payments = Payments(connection, charges, subscriptions, clock, dunning, vault)
+    hub = Hub(
+        connection,
+        peppers,
+        clock,
+        allow_private=settings.webhook_allow_private,
+        need_tls=settings.environment != "dev",
+    )
+    privacy = Privacy(
+        connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
+        lambda: real_name_check(settings), [payments.forget, hub.forget],
+    )  # fmt: skip
     return Works(
         connection=connection,
         clock=clock,
@@ -81,25 +133,21 @@ def make_works(
         adjustments=Adjustments(connection, clock),
         transfers=transfers,
         orders=orders,
-        deliveries=Deliveries(connection, orders, clock),
-        hub=Hub(
-            connection,
-            peppers,
-            clock,
-            allow_private=settings.webhook_allow_private,
-            need_tls=settings.environment != "dev",
-        ),
-        payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
+        deliveries=Deliveries(connection, orders, clock, vault),
+        hub=hub,
+        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
         bills=Bills(
             connection, charges, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
         ),
-        payments=Payments(connection, charges, subscriptions, clock, dunning),
+        payments=payments,
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
-        keys=Keys(connection, peppers, clock, settings.environment),
-        identity=Identity(connection, peppers, clock, timedelta(days=settings.staff_token_days)),
+        keys=keys,
+        identity=identity,
         approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
+        vault=vault,
+        privacy=privacy,
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

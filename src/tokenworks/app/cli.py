@@ -12,15 +12,25 @@ from uuid import UUID
 
 import click
 import psycopg
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
-from tokenworks.app import cli_factory, cli_ledger, cli_models, cli_shop, cli_staff, cli_webhook, views
-from tokenworks.app.bootstrap import make_works
+from tokenworks.app import (
+    cli_factory,
+    cli_ledger,
+    cli_models,
+    cli_privacy,
+    cli_shop,
+    cli_staff,
+    cli_webhook,
+    views,
+)
+from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.kernel import NotFound, TokenworksError, is_digits
@@ -56,13 +66,18 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     settings = context.settings()
     content = seed_catalogue() if catalogue is None else read_catalogue(read_text(catalogue), str(catalogue))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _status("Starting the database"), database(settings) as url:
-        revision = migrate(url)
-        with contextlib.closing(connect(url)) as connection:
-            check_first_pepper(connection, settings.secrets)
-            ensure_pepper(settings.secrets)
-            check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
-            new = make_works(settings, connection).offerings.load(content)
+    with contextlib.ExitStack() as stack:
+        with _status("Starting the database"):
+            url = stack.enter_context(database(settings))
+            revision = migrate(url)
+        connection = stack.enter_context(contextlib.closing(connect(url)))
+        check_first_pepper(connection, settings.secrets)
+        ensure_pepper(settings.secrets)
+        check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
+        works = make_works(settings, connection)
+        works.vault.check_secrets()
+        _seal(works)
+        new = works.offerings.load(content)
     result = {
         "data_dir": settings.data_dir,
         "schema": revision,
@@ -75,6 +90,19 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
         say(
             f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions)."
         )
+
+
+def _seal(works: Works) -> None:
+    """Encrypt what was there before personal texts were encrypted; a run that was cut off goes on."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(place: str, done: int, total: int) -> None:
+            if place not in tasks:
+                tasks[place] = bar.add_task(f"Encrypting {place.replace('_', ' ')}", total=total)
+            bar.update(tasks[place], completed=done, total=total)
+
+        seal_existing(works.connection, works.vault, progress)
 
 
 @cli.command()
@@ -130,6 +158,7 @@ for _group in (
     *cli_shop.GROUPS,
     *cli_staff.GROUPS,
     *cli_webhook.GROUPS,
+    *cli_privacy.GROUPS,
 ):
     cli.add_command(_group)
 
@@ -202,7 +231,7 @@ def subscriber() -> None:
     """Who is billed."""
 
 
-for _command in cli_shop.SUBSCRIBER:
+for _command in (*cli_shop.SUBSCRIBER, *cli_privacy.SUBSCRIBER):
     subscriber.add_command(_command)
 
 
@@ -230,21 +259,6 @@ def subscriber_list(context: Context, as_json: bool) -> None:
     else:
         rows = [(s.subscriber_id, s.phone_masked, s.name, f"{s.created_at:%Y-%m-%d}") for s in found]
         print_table("Subscribers", ["id", "phone", "name", "since"], rows)
-
-
-@subscriber.command("find")
-@click.argument("text")
-@json_option
-@pass_context
-def subscriber_find(context: Context, text: str, as_json: bool) -> None:
-    """Whose name this is a part of, or whose number ends so."""
-    with context.works() as works:
-        found = works.subscriptions.search(text)
-    if as_json:
-        print_json(found)
-    else:
-        rows = [(s.subscriber_id, s.phone_masked, s.name, s.state) for s in found]
-        print_table("Subscribers", ["id", "phone", "name", "state"], rows)
 
 
 @subscriber.command("show")

@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 
 import click
 
-from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
+from tokenworks.app.audit import AUDITED, LONG, as_said, look, person_of, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, check_schema, connect, database
 from tokenworks.app.output import print_json, say
+from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
@@ -23,7 +24,7 @@ json_option: Callable[[Command], Command] = click.option(
 subscriber_option: Callable[[Command], Command] = click.option(
     "--subscriber",
     required=True,
-    help="Its id, phone number (+8613800000001, or 13800000001), broadband number, name or a part of it.",
+    help="Its id, phone number (+8613800000001, or 13800000001), its last four digits, broadband number, name or a part of it.",
 )
 
 
@@ -61,41 +62,48 @@ class Context:
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             check_schema(connection)
+            check_sealed(connection)
             # What a command dates is by the database's clock, as what a server dates is.
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))
             anchor(clock, connection)
             peppers = load_peppers(settings.secrets)
             check_peppers(connection, peppers, settings.secrets, clock.now())
-            works = make_works(settings, connection, clock, peppers, by_name=True)
+            works = make_works(settings, connection, clock, peppers)
+            works.vault.check_secrets()
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):
                 yield works
             elif command in LONG:
                 yield works
-                self._audit(works, command, params, None, None)
+                self._audit(works, command, params, pinned(works, params), None, None)
             else:
                 try:
                     with connection.transaction():
                         about = pinned(works, params)
                         before = look(works, command, about)
                         yield works
-                        self._audit(works, command, params, before, look(works, command, about))
+                        # Who was registered just now has an id, too.
+                        about = about if about.get("subscriber") else pinned(works, params)
+                        self._audit(works, command, params, about, before, look(works, command, about))
                 except ApprovalNeeded as error:
                     works.approvals.ask(error.wanted)
                     raise
 
     def _audit(
-        self, works: Works, command: str, params: dict[str, Any], before: object, after: object
+        self,
+        works: Works,
+        command: str,
+        params: dict[str, Any],
+        about: dict[str, Any],
+        before: object,
+        after: object,
     ) -> None:
         """What an operator does is written down, in the transaction of what was done; a dry run is not."""
+        ref = ref_of(command, about)
+        asked = {"asked": as_said(params), "is": after}
         works.identity.audit(
-            self.actor,
-            "operator",
-            command,
-            ref_of(command, params),
-            before,
-            {"asked": as_said(params), "is": after},
+            self.actor, "operator", command, ref, before, asked, person_id=person_of(works, ref)
         )
 
 

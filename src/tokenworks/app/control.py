@@ -30,7 +30,7 @@ from tokenworks.app.settings import Settings
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import Peppers, load_peppers, settle_issuing
+from tokenworks.trust import Peppers, load_peppers, load_vault_secrets, settle_issuing
 
 log = structlog.get_logger()
 
@@ -49,6 +49,7 @@ BILL_BATCHES: Final = 20
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     """What people and other systems ask over the public port, outside /v1."""
     peppers = load_peppers(settings.secrets)
+    vault_secrets = load_vault_secrets(settings.secrets)
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     pool = ConnectionPool(
         url(),
@@ -64,7 +65,7 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     def open_rooms() -> Iterator[Rooms]:
         try:
             with pool.connection() as connection:
-                yield make_works(settings, connection, clock, peppers)
+                yield make_works(settings, connection, clock, peppers, vault_secrets)
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise Unavailable("the database does not answer: try again in a moment") from error
 
@@ -245,6 +246,7 @@ class Jobs:
                 self._bills,
                 self._dunning,
                 self._time_outs,
+                self._erasures,
                 self._notices,
             ):
                 try:
@@ -296,6 +298,11 @@ class Jobs:
         failed = time_out(works, self._settings)
         if failed:
             log.warning("jobs.deliveries_timed_out", work_orders=failed)
+
+    def _erasures(self, works: Works) -> None:
+        done = works.privacy.run_erasures()
+        if done:
+            log.info("jobs.erasures", subscribers=done)
 
     def _notices(self, works: Works) -> None:
         deliver(works, self._settings)

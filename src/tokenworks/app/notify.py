@@ -152,6 +152,8 @@ class _Sending:
         while not self._over() and (found := notices.lease(BATCH)):
             if settings.webhook_url:
                 for notice in found:
+                    if not self._wanted(notice):
+                        continue
                     self._works.hub.enqueue_own(
                         notice.notification_id, f"notice.{notice.kind}", _notice_body(notice)
                     )
@@ -159,6 +161,9 @@ class _Sending:
             for notice in found:
                 if self._over() or "sms" in self._silent:
                     notices.later(notice)
+                    continue
+                if not self._wanted(notice):
+                    notices.dropped(notice)
                     continue
                 try:
                     self._message(notice)
@@ -173,9 +178,17 @@ class _Sending:
             if "sms" in self._silent:
                 return
 
+    def _wanted(self, notice: Notice) -> bool:
+        """Marketing goes only to those who agree to it when it is sent."""
+        return not notice.kind.startswith("marketing.") or self._works.subscriptions.agrees_to_marketing(
+            notice.subscriber_id
+        )
+
     def _message(self, notice: Notice) -> None:
-        subscriber = self._works.subscriptions.find(str(notice.subscriber_id))
-        if self._settings.sms_url and (notice.kind, subscriber.language) in _TEXTS:
+        if not self._settings.sms_url:
+            return
+        subscriber = self._works.subscriptions.find_exact(str(notice.subscriber_id))
+        if subscriber.phone and (notice.kind, subscriber.language) in _TEXTS:
             text = text_of(notice.kind, notice.content, subscriber.language)
             body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
             self._post(self._settings.sms_url, body, str(notice.notification_id), [])

@@ -41,7 +41,7 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
-from tokenworks.trust import Keys, Peppers, load_peppers
+from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
 
@@ -303,6 +303,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     stop = asyncio.Event()
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     peppers = load_peppers(settings.secrets)
+    vault_secrets = load_vault_secrets(settings.secrets)
 
     def fatal(error: BaseException) -> None:
         # Whatever says so may fail, too; this process ends.
@@ -325,7 +326,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             macs: list[bytes] = argument
 
             def find(connection: Connection) -> list[list[Any]]:
-                works = make_works(settings, connection, clock, peppers)
+                works = make_works(settings, connection, clock, peppers, vault_secrets)
                 subscriptions = works.subscriptions
                 rows: list[list[Any]] = []
                 for mac, k in works.keys.find(macs).items():
@@ -342,9 +343,10 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                             ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
                             *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
                         ]),
-                        subscriber.regions, subscriber.home_region,
+                        subscriptions.regions_of(subscriber), subscriber.home_region,
                         subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
                         None if k.origins is None else sorted(k.origins),
+                        subscriptions.refused_by(subscriber),
                     ])  # fmt: skip
                 return rows
 
@@ -413,7 +415,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     )
 
     def top_up(connection: Connection, account_id: UUID, model: str, need: Need) -> bool:
-        return make_works(settings, connection, clock, peppers).payg.buy(account_id, model, need)
+        return make_works(settings, connection, clock, peppers, vault_secrets).payg.buy(
+            account_id, model, need
+        )
 
     ledger = RecorderLedger(
         ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up

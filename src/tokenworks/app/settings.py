@@ -315,6 +315,46 @@ class Settings(BaseModel):
     operator_name: str = Field(
         default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
     )
+    consent_texts_dir: Path | None = Field(
+        default=None,
+        description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: those that are shipped",
+    )
+    residency_region: str = Field(
+        default="cn",
+        pattern=r"^[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}$",
+        description="where data stays without consent to leave, as a prefix of deployments' regions",
+    )
+    cross_border_consent: Literal["opt_out", "opt_in"] = Field(
+        default="opt_out",
+        description="opt_in: nothing leaves residency_region before a subscriber agrees; opt_out: until the consent is withdrawn",
+    )
+    terms_required: bool = Field(
+        default=False,
+        description="nothing is ordered or served without consent to the terms; false: only a withdrawn consent stops it",
+    )
+    real_name_required: bool = Field(
+        default=False,
+        description="nothing is ordered before the real name is verified; false: only what the catalogue marks real_name_only",
+    )
+    real_name_check: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^((https?://|file:/)[!-~]{1,480})?$",
+        description="the carrier's real-name check: an http(s) URL that is POSTed to, or file:/path of a CSV of phone, name, "
+        "SHA-256 of the document's number; empty: nothing is verified, but in a dev environment everything",
+    )
+    identity_hash_days: int = Field(
+        default=1095,
+        ge=0,
+        le=36_500,
+        description="so long a keyed hash of an erased person's identity number is kept, for limits per person; 0: not at all",
+    )
+    backup_days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="how long the operator keeps backups of the database: they forget an erased person when they are deleted",
+    )
     fonts_dir: Path | None = Field(
         default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
     )

@@ -24,10 +24,11 @@ import structlog
 from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
 from tokenworks.kernel import Conflict, Invalid, Unavailable
-from tokenworks.trust import check_peppers, load_peppers
+from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
 
@@ -99,6 +100,7 @@ class Supervisor:
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
         peppers = load_peppers(settings.secrets)
+        vault_secrets = load_vault_secrets(settings.secrets)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -109,9 +111,11 @@ class Supervisor:
         with database(settings) as url:
             with contextlib.closing(connect(url)) as connection:
                 check_schema(connection)
+                check_sealed(connection)
+                check_peppers(connection, peppers, settings.secrets, datetime.now(UTC))
+                PersonVault(connection, vault_secrets).check_secrets()
                 ensure_usage_months(connection)
                 check_durability(settings, connection)
-                check_peppers(connection, peppers, settings.secrets, datetime.now(UTC))
             public = bind(settings.listen)
             admin = bind(settings.admin_listen)
             recorder_socket = bind_unix(settings.run_dir / "recorder.sock")

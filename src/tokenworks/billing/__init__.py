@@ -1,7 +1,14 @@
 """Bills, payments, the phone bill's charge files, refunds and dunning."""
 
 from tokenworks.billing.bills import Bills
-from tokenworks.billing.charge_file import LAYOUT, read_answer, write_file
+from tokenworks.billing.charge_file import (
+    LAYOUT,
+    phone_place,
+    phones_in,
+    read_answer,
+    without_phones,
+    write_file,
+)
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
     BillNotFound,
@@ -53,7 +60,10 @@ __all__ = [
     "Refunds",
     "TestProvider",
     "invoice_data",
+    "phone_place",
+    "phones_in",
     "read_answer",
     "render_pdf",
+    "without_phones",
     "write_file",
 ]

@@ -103,7 +103,7 @@ def request_code(
             raise
         return made.text, None
     try:
-        return made.text, (rooms.subscriptions.find(name).phone, made.code)
+        return made.text, (rooms.subscriptions.find_exact(name).phone, made.code)
     except (SubscriberNotFound, Invalid):
         return made.text, None
 
@@ -142,7 +142,7 @@ def sign_in(
     client = request.headers.get("user-agent")
     with rooms.connection.transaction():
         try:
-            subscriber = rooms.subscriptions.find(name)
+            subscriber = rooms.subscriptions.find_exact(name)
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
@@ -167,8 +167,9 @@ def sign_in(
 
 def _signed_in(rooms: Rooms, member: Member, address: str) -> None:
     rooms.identity.audit(
-        f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id), address=address
-    )
+        f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
+        address=address, person_id=member.subscriber_id,
+    )  # fmt: skip
 
 
 def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:

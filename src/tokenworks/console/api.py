@@ -1,5 +1,6 @@
 """The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
 
+import threading
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -10,6 +11,7 @@ from tokenworks.console import (
     hub,
     operations,
     pages,
+    privacy,
     tmf_balance,
     tmf_bills,
     tmf_catalog,
@@ -31,7 +33,9 @@ ROUTERS: Final = (
     hub.webhooks_router,
     account.router,
     operations.router,
+    privacy.router,
     pages.router,
+    privacy.pages_router,
 )
 
 
@@ -52,6 +56,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     )
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
+    app.state.exports = threading.BoundedSemaphore(privacy.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl)
     explain_errors(app)

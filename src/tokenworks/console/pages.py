@@ -55,7 +55,7 @@ DAYS_SHOWN: Final = 30
 RECORDS_SHOWN: Final = 20
 BILLS_SHOWN: Final = 12
 FORECAST_DAYS: Final = 7
-_BACK: Final = frozenset({"order", "usage", "bill"})
+_BACK: Final = frozenset({"order", "usage", "bill", "privacy"})
 _RING: Final = 2 * math.pi * 50
 # Nothing but our own style sheet and pictures; no script, no frame, forms to ourselves alone.
 HEADERS: Final = {

@@ -38,7 +38,15 @@ from tokenworks.kernel import (
     flaw,
     flaw_in,
 )
-from tokenworks.subscriptions import Deliveries, Hub, Orders, PayAsYouGo, Subscriber, Subscriptions
+from tokenworks.subscriptions import (
+    Deliveries,
+    Hub,
+    Orders,
+    PayAsYouGo,
+    Privacy,
+    Subscriber,
+    Subscriptions,
+)
 from tokenworks.trust import (
     ApprovalNeeded,
     Approvals,
@@ -46,6 +54,7 @@ from tokenworks.trust import (
     Keys,
     NotAllowed,
     NotSignedIn,
+    PersonVault,
     Principal,
     Role,
     TooManyCodes,
@@ -101,6 +110,10 @@ class Rooms(Protocol):
     def identity(self) -> Identity: ...
     @property
     def approvals(self) -> Approvals: ...
+    @property
+    def vault(self) -> PersonVault: ...
+    @property
+    def privacy(self) -> Privacy: ...
     @property
     def operator(self) -> str: ...
     @property
@@ -402,8 +415,10 @@ def audit(
     rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
 ) -> None:
     """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
-    actor = who.name if who.is_staff else f"member:{who.member_id}"
-    rooms.identity.audit(actor, who.role, action, str(ref), before, after, who.address)
+    person_id = rooms.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
+    rooms.identity.audit(
+        who.actor, who.role, action, str(ref), before, after, address=who.address, person_id=person_id
+    )
 
 
 def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:

@@ -7,6 +7,7 @@ Language = Literal["zh", "en"]
 WORDS: Final[dict[Language, dict[str, str]]] = {
     "zh": {
         "order": "订购", "usage": "用量", "bill": "账单", "other_language": "English", "sign_out": "退出登录",
+        "privacy": "隐私与个人信息", "terms": "服务条款", "agrees": "继续即表示您同意",
         "skip": "跳到正文", "menu": "导航",
         "sign_in": "登录或注册", "identifier": "手机号或宽带账号", "identifier_hint": "例如 138 0000 0001",
         "send_code": "获取验证码", "code": "验证码", "code_hint": "已发送 6 位数字，5 分钟内有效", "go_on": "继续",
@@ -28,6 +29,7 @@ WORDS: Final[dict[Language, dict[str, str]]] = {
     },
     "en": {
         "order": "Order", "usage": "Usage", "bill": "Bill", "other_language": "中文", "sign_out": "Sign out",
+        "privacy": "Privacy", "terms": "Terms of service", "agrees": "By going on you agree to the",
         "skip": "Skip to content", "menu": "Menu",
         "sign_in": "Sign in or register", "identifier": "Phone number or broadband account", "identifier_hint": "such as 138 0000 0001",
         "send_code": "Send a code", "code": "Code", "code_hint": "Six digits were sent; they are valid for five minutes", "go_on": "Go on",
@@ -62,4 +64,8 @@ REFUSALS_ZH: Final = {
     "KeyReused": "请勿重复提交不同的订单。",
     "Unavailable": "服务暂时不可用，请稍后再试。",
     "NotAllowed": "没有权限。",
+    "ConsentNeeded": "您尚未同意或已撤回服务条款，请先在“隐私与个人信息”页面确认。",
+    "ConsentTextChanged": "文本已更新，请重新阅读后确认。",
+    "RealNameNeeded": "请先完成实名认证。",
+    "RealNameRefused": "实名认证暂不可用，请明天再试或联系客服。",
 }

@@ -41,6 +41,7 @@ class KeyEntry:
         "models",
         "origins",
         "policy",
+        "refused_by",
         "regions",
         "service",
         "text",
@@ -62,6 +63,8 @@ class KeyEntry:
         # Where this subscriber's data may go; None: anywhere.
         self.regions: tuple[str, ...] | None = None
         self.home: str | None = None
+        # The consent without which nothing is served, where it is missing.
+        self.refused_by: str | None = None
         self.service = DEFAULT_SERVICE
         self.limits: tuple[Limit, ...] = ()
         self.limit_scopes: tuple[str, ...] = ()
@@ -87,7 +90,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, the consent that is missing or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -183,6 +186,7 @@ class KeyCache:
                 entry.home,
                 service,
                 origins,
+                entry.refused_by,
             ) = rows[0]
             entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
             entry.regions = None if regions is None else tuple(regions)

@@ -1,9 +1,12 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.consents import LANGUAGES, PURPOSES, ConsentState, ConsentText, ConsentTexts
 from tokenworks.subscriptions.deliveries import Deliveries
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
+    ConsentNeeded,
+    ConsentTextChanged,
     KeyReused,
     MemberExists,
     MemberNotFound,
@@ -12,6 +15,9 @@ from tokenworks.subscriptions.errors import (
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    RealNameNeeded,
+    RealNameRefused,
+    SeveralFound,
     SubscriberNotActive,
     SubscriberNotFound,
     TopUpNotAllowed,
@@ -37,31 +43,43 @@ from tokenworks.subscriptions.model import (
     ContractPrice,
     Member,
     Order,
+    PrivacyRules,
     Product,
     Subscriber,
     TopUp,
     WorkOrder,
     add_months,
     bill_period_end,
+    check_idempotency_key,
     next_month,
     parse_phone,
 )
 from tokenworks.subscriptions.notices import Notice, Notices
-from tokenworks.subscriptions.orders import Orders, When, check_idempotency_key
+from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.people_store import subscriber_columns
+from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
     "BILLING_ZONE",
     "EVENTS",
+    "LANGUAGES",
+    "PURPOSES",
     "Api",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
+    "ConsentNeeded",
+    "ConsentState",
+    "ConsentText",
+    "ConsentTextChanged",
+    "ConsentTexts",
     "ContractPrice",
     "Deliveries",
     "Delivery",
     "DeliveryNotFound",
+    "Erasure",
     "Event",
     "Hub",
     "KeyReused",
@@ -78,9 +96,16 @@ __all__ = [
     "Orders",
     "PayAsYouGo",
     "PhoneTaken",
+    "Privacy",
+    "PrivacyRules",
     "Product",
     "ProductEnded",
     "ProductNotFound",
+    "RealNameAnswer",
+    "RealNameCheck",
+    "RealNameNeeded",
+    "RealNameRefused",
+    "SeveralFound",
     "Subscriber",
     "SubscriberNotActive",
     "SubscriberNotFound",
@@ -99,4 +124,5 @@ __all__ = [
     "next_month",
     "parse_phone",
     "signature",
+    "subscriber_columns",
 ]

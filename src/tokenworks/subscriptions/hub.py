@@ -307,9 +307,14 @@ class Hub:
             store.replay(self._connection, delivery_id, self._clock.now())
         return Delivery(*store.delivery(self._connection, delivery_id))
 
+    def forget(self, subscriber_id: UUID) -> None:
+        """Of one who is erased: the bodies that were sent. What still waits goes out first; `forget_old` takes it out then."""
+        store.delete_of_erased(self._connection, subscriber_id)
+
     def forget_old(self) -> None:
         """What the log keeps no longer."""
         store.delete_old(self._connection, self._clock.now() - LOG_KEPT)
+        store.delete_of_erased(self._connection, None)
 
 
 def signature(secrets: list[bytes], at_s: int, body: bytes) -> str:

@@ -180,3 +180,14 @@ def delete_old(connection: Connection, before: datetime) -> None:
         (before, before, before),
     )
     connection.execute("DELETE FROM hub_event WHERE expanded_at < %s", (before,))
+
+
+def delete_of_erased(connection: Connection, subscriber_id: UUID | None) -> None:
+    """Deliveries that are done with of one who was erased, or of all of them."""
+    connection.execute(
+        """DELETE FROM hub_delivery d USING hub_event e JOIN subscriber s USING (subscriber_id)
+           WHERE d.event_id = e.event_id AND s.erased_at IS NOT NULL
+               AND (d.delivered_at IS NOT NULL OR d.given_up_at IS NOT NULL)
+               AND (%(id)s::uuid IS NULL OR s.subscriber_id = %(id)s)""",
+        {"id": subscriber_id},
+    )

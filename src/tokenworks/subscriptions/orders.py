@@ -3,7 +3,6 @@
 Every step is one transaction: after a crash an order is where its last step left it, and nothing is half done.
 """
 
-import re
 from dataclasses import replace
 from datetime import datetime
 from typing import Final, Literal
@@ -11,35 +10,42 @@ from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
-from tokenworks.kernel import Clock, Invalid, check_reason, parse_money, uuid7
-from tokenworks.subscriptions import store
-from tokenworks.subscriptions.eligibility import check_deliverable, check_delivery
+from tokenworks.kernel import Clock, check_reason, parse_money, uuid7
+from tokenworks.subscriptions import people_store, store, work_store
+from tokenworks.subscriptions.eligibility import (
+    LIVE,
+    beside_nothing,
+    check_deliverable,
+    check_delivery,
+    check_live,
+)
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
     NotEligible,
     OrderNotFound,
-    ProductEnded,
     ProductNotFound,
     SubscriberNotActive,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder, cycle_end
+from tokenworks.subscriptions.lawful import check_lawful
+from tokenworks.subscriptions.model import (
+    Order,
+    PrivacyRules,
+    Product,
+    Subscriber,
+    WorkOrder,
+    check_idempotency_key,
+    cycle_end,
+)
+from tokenworks.trust import PersonVault
 
 CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
-_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
-_LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
 When = Literal["now", "cycle_end"]
-
-
-def check_idempotency_key(key: str | None) -> None:
-    """Raises `Invalid`."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
 
 
 def _checked_reason(reason: str | None) -> str | None:
@@ -73,8 +79,12 @@ class Orders:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
+        rules: PrivacyRules,
     ) -> None:
         self._connection = connection
+        self._vault = vault
+        self._rules = rules
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -94,11 +104,11 @@ class Orders:
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Raises `OfferingNotFound`, `OfferingNotActive`,
-        `NotEligible`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
+        `NotEligible`, `ConsentNeeded`, `RealNameNeeded`, `SubscriberNotActive`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            known = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            known = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert known is not None
             if idempotency_key is not None:
                 before = store.find_order(self._connection, known.subscriber_id, idempotency_key)
@@ -133,10 +143,11 @@ class Orders:
         return order
 
     def _check_eligible(self, subscriber: Subscriber, offering: Offering) -> None:
+        check_lawful(self._connection, self._rules, subscriber, offering)
         if subscriber.audiences is not None and not set(subscriber.audiences) & set(offering.audiences):
             raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
         products = store.products(self._connection, subscriber.subscriber_id)
-        live = {product.offering_id for product in products if product.state in _LIVE}
+        live = {product.offering_id for product in products if product.state in LIVE}
         if offering.requires and not live & set(offering.requires):
             raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
         had = sum(product.offering_id == offering.id for product in products)
@@ -291,7 +302,7 @@ class Orders:
             uuid7(), product.order_id, product.product_id, subscriber_id, offering.fulfilment, offering.id, product.delivery,
             action, "open", 1, None, self._clock.now(),
         )  # fmt: skip
-        store.add_work_order(self._connection, work)
+        work_store.add_work_order(self._vault, work)
 
     def _delivered(self, order_id: UUID) -> bool:
         return all(
@@ -301,7 +312,7 @@ class Orders:
 
     def work_orders(self, state: str | None = "open") -> list[WorkOrder]:
         """What other systems are asked for, oldest first."""
-        return store.work_orders(self._connection, state, LIST_MAX)
+        return work_store.work_orders(self._vault, state, LIST_MAX)
 
     def answer(
         self,
@@ -321,14 +332,14 @@ class Orders:
         """
         reason = _checked_reason(reason)
         with self._connection.transaction():
-            subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
-            subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
-            work = store.lock_work_order(self._connection, work_order_id)
+            subscriber_id = work_store.subscriber_of_work_order(self._connection, work_order_id)
+            subscriber = subscriber_id and people_store.lock_subscriber(self._vault, subscriber_id)
+            work = work_store.lock_work_order(self._vault, work_order_id)
             if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
             if work.state != "open":
                 if done and work.state == "refused" and work.action == "deliver":
-                    store.withdraw_delivery(self._connection, work, self._clock.now())
+                    work_store.withdraw_delivery(self._vault, work, self._clock.now())
                 elif done != (work.state == "done"):
                     raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
                 return work.state
@@ -339,15 +350,15 @@ class Orders:
             attempts = work.attempts
             if not done and again and attempts < DELIVERY_ATTEMPTS_MAX:
                 state, attempts = "open", attempts + 1
-            store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
+            work_store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
             if state == "open":
-                store.ask_again(self._connection, work_order_id, now)
+                work_store.ask_again(self._connection, work_order_id, now)
             if work.action == "deliver" and state == "done":
                 self._deliver(subscriber, work)
             elif work.action == "deliver" and state == "refused":
                 self._fail(subscriber, work, reason or "the delivery was refused")
             if timed_out:  # it may have been done after all
-                store.withdraw_delivery(self._connection, work, now)
+                work_store.withdraw_delivery(self._vault, work, now)
         return state
 
     def _deliver(self, subscriber: Subscriber, work: WorkOrder) -> None:
@@ -394,9 +405,9 @@ class Orders:
                 store.set_product(
                     self._connection, product.product_id, state="aborted", ended_at=self._clock.now()
                 )
-                other = store.delivery_of(self._connection, product.product_id)
+                other = work_store.delivery_of(self._vault, product.product_id)
                 if other is not None and other.state == "open":
-                    store.close_delivery(self._connection, other, reason, self._clock.now())
+                    work_store.close_delivery(self._vault, other, reason, self._clock.now())
         store.end_order(self._connection, work.order_id, "failed", self._clock.now(), -given_back, reason)
 
     # Changing and ending.
@@ -408,14 +419,14 @@ class Orders:
             raise ProductNotFound(
                 f"there is no product {product_id}: `tokenworks subscriber show` lists them"
             )
-        subscriber = store.lock_subscriber(self._connection, subscriber_id)
+        subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
         found = store.lock_product(self._connection, product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
 
     def _lock_live(self, product_id: UUID) -> tuple[Product, Subscriber]:
         product, subscriber = self._lock(product_id)
-        _check_live(product)
+        check_live(product)
         return product, subscriber
 
     def _again(
@@ -448,7 +459,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "delete")
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if product.parent_id is not None:
                 raise ChangeNotAllowed(f"{product.offering_id} is a part of a bundle: cancel the bundle")
             if when == "cycle_end" and product.cycle_end is None:
@@ -462,7 +473,7 @@ class Orders:
             for part in [product_id, *store.parts_of(self._connection, product_id)]:
                 found = store.lock_product(self._connection, part)
                 assert found is not None
-                if found[0].state not in _LIVE:
+                if found[0].state not in LIVE:
                     continue
                 if when == "now":
                     self._end(found[0], subscriber, "cancelled")
@@ -485,11 +496,11 @@ class Orders:
             )
         offering = self._offerings.sold(product.offering_version).offering
         if offering.fulfilment is not None:
-            delivered = store.delivery_of(self._connection, product.product_id)
+            delivered = work_store.delivery_of(self._vault, product.product_id)
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
             elif delivered is not None and delivered.state == "open":
-                store.close_delivery(self._connection, delivered, "the order was cancelled", now)
+                work_store.close_delivery(self._vault, delivered, "the order was cancelled", now)
                 store.end_order(
                     self._connection, product.order_id, "cancelled", now, 0, "cancelled before delivery"
                 )
@@ -508,7 +519,7 @@ class Orders:
             before = self._again(subscriber, product_id, idempotency_key, "modify", offering_id)
             if before is not None:
                 return before
-            _check_live(product)
+            check_live(product)
             if subscriber.state != "active" or subscriber.restricted:
                 raise SubscriberNotActive("nothing can be changed: what is owed has to be paid first")
             if product.state != "active":
@@ -526,7 +537,7 @@ class Orders:
                 raise ChangeNotAllowed(f"the product is {offering_id} at this version already")
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
-            self._check_eligible(subscriber, _beside_nothing(sold.offering))
+            self._check_eligible(subscriber, beside_nothing(sold.offering))
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
                 action="modify", state="pending" if when == "cycle_end" else "inProgress",
@@ -682,7 +693,7 @@ class Orders:
         reason = _checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
-            subscriber = store.lock_subscriber(self._connection, subscriber_id)
+            subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
             assert subscriber is not None
             order, _ = self.find(order_id)
             now = self._clock.now()
@@ -729,17 +740,6 @@ class Orders:
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""
         return store.products(self._connection, subscriber.subscriber_id)
-
-
-def _check_live(product: Product) -> None:
-    """Raises `ProductEnded`."""
-    if product.state not in _LIVE:
-        raise ProductEnded(f"product {product.product_id} is {product.state} already")
-
-
-def _beside_nothing(offering: Offering) -> Offering:
-    """A plan that is changed to needs nothing beside itself, and is not one more."""
-    return offering.model_copy(update={"requires": (), "per_subscriber_max": None})
 
 
 def _cycle_end(offering: Offering, started_at: datetime, cycle_start: datetime) -> datetime | None:

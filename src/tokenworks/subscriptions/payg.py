@@ -11,10 +11,19 @@ from uuid import UUID
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money, uuid7
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, privacy_store, store
 from tokenworks.subscriptions.errors import CapBelowSpent, KeyReused, TopUpNotAllowed, TopUpNotFound
-from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
-from tokenworks.subscriptions.orders import check_idempotency_key, price_for
+from tokenworks.subscriptions.model import (
+    BILLING_ZONE,
+    Product,
+    Subscriber,
+    TopUp,
+    check_idempotency_key,
+    cycle_end,
+    month_start,
+)
+from tokenworks.subscriptions.orders import price_for
+from tokenworks.trust import PersonVault
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -31,8 +40,10 @@ class PayAsYouGo:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
     ) -> None:
         self._connection = connection
+        self._vault = vault
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -44,7 +55,7 @@ class PayAsYouGo:
         Several hosts may ask at once: who comes second finds what the first one bought.
         """
         with self._connection.transaction():
-            subscriber = store.lock_subscriber_of(self._connection, account_id)
+            subscriber = people_store.lock_subscriber_of(self._vault, account_id)
             if subscriber is None or subscriber.state != "active":
                 return False
             if subscriber.spend_locked or subscriber.restricted:
@@ -71,7 +82,7 @@ class PayAsYouGo:
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             before = store.top_up(self._connection, found.subscriber_id, idempotency_key)
             if before is not None:
@@ -200,18 +211,18 @@ class PayAsYouGo:
         if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
             raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
         with self._connection.transaction():
-            store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if cap_nano is not None and cap_nano < self.spent(subscriber):
                 raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
             fields = {"cap_nano": cap_nano, "spend_locked": locked, "spill_over": spill_over}
             fields = {name: value for name, value in fields.items() if value is not None}
             if fields:
-                store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+                people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
             if spill_over is not None:
-                store.add_consent(
+                privacy_store.add_consent(
                     self._connection, subscriber.subscriber_id, "spill_over", spill_over, self._clock.now()
                 )
             self._ledger.tell_account(subscriber.account_id)
-        found = store.find_subscriber(self._connection, subscriber_id=subscriber.subscriber_id)
+        found = people_store.find_subscriber(self._vault, subscriber_id=subscriber.subscriber_id)
         assert found is not None
         return found

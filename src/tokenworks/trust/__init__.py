@@ -20,7 +20,9 @@ from tokenworks.trust.identity import (
     Session,
     StaffRole,
     asker_of,
+    audit_details,
 )
+from tokenworks.trust.lookup import TAIL_DIGITS, has_part, normal_id_number
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
 from tokenworks.trust.pepper import (
     Peppers,
@@ -36,10 +38,14 @@ from tokenworks.trust.pepper import (
 from tokenworks.trust.service import Keys
 from tokenworks.trust.skeleton import skeleton
 from tokenworks.trust.store import peppers as all_peppers
+from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault_secrets import VaultSecrets, add_wrapping_key, load_vault_secrets
 
 __all__ = [
     "CODE_LIFE",
+    "NOBODY",
     "STAFF_ROLES",
+    "TAIL_DIGITS",
     "ApiKey",
     "ApiKeyInfo",
     "Approval",
@@ -54,6 +60,8 @@ __all__ = [
     "NotAllowed",
     "NotSignedIn",
     "Peppers",
+    "PersonKey",
+    "PersonVault",
     "Principal",
     "Role",
     "Session",
@@ -61,15 +69,21 @@ __all__ = [
     "StaffNotFound",
     "StaffRole",
     "TooManyCodes",
+    "VaultSecrets",
+    "add_wrapping_key",
     "all_peppers",
     "asker_of",
+    "audit_details",
     "check_first_pepper",
     "check_peppers",
     "ensure_pepper",
+    "has_part",
     "is_key",
     "key_mac",
     "load_peppers",
+    "load_vault_secrets",
     "new_pepper",
+    "normal_id_number",
     "retire_pepper",
     "settle_issuing",
     "skeleton",

@@ -1,11 +1,12 @@
 """Who asks: one-time codes, sessions, staff and their roles. Texts are never kept, only their MACs under the pepper."""
 
 import hmac
+import json
 import secrets
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
-from typing import Final, Literal
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
@@ -15,6 +16,7 @@ from tokenworks.trust.model import key_mac
 from tokenworks.trust.pepper import issuing
 from tokenworks.trust.skeleton import skeleton
 from tokenworks.trust.store import Connection
+from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
 
 CODE_DIGITS: Final = 6
 CODE_LIFE: Final = timedelta(minutes=5)
@@ -66,6 +68,11 @@ class Principal:
     def is_staff(self) -> bool:
         return self.role in STAFF_ROLES
 
+    @property
+    def actor(self) -> str:
+        """How what this one does is signed where it is kept: staff by name, a member by id, since its name is personal."""
+        return self.name if self.is_staff else f"member:{self.member_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -112,10 +119,12 @@ class Identity:
         connection: Connection,
         peppers: dict[int, bytes],
         clock: Clock,
+        vault: PersonVault,
         staff_token_life: timedelta = STAFF_TOKEN_LIFE,
     ) -> None:
         self._connection = connection
         self._peppers = peppers
+        self._vault = vault
         self._clock = clock
         self._staff_token_life = staff_token_life
 
@@ -258,6 +267,18 @@ class Identity:
         """Of a subscriber who is closed, or whose number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
 
+    def codes_of(self, identifier: str) -> list[dict[str, object]]:
+        """When and from where codes were asked for with a number, as long as that is kept."""
+        return store.codes_of(self._connection, self._macs("identifier", identifier))
+
+    def forget_places(self, subscriber_id: UUID) -> None:
+        """From where, and with what, the members of one who is erased were signed in."""
+        store.forget_places(self._connection, subscriber_id)
+
+    def forget_identifier(self, identifier: str) -> None:
+        """The codes of a number whose person is erased."""
+        store.delete_codes(self._connection, self._macs("identifier", identifier))
+
     def forget_old(self) -> None:
         """Codes that are long past, and sessions that ended long ago."""
         now = self._clock.now()
@@ -341,15 +362,57 @@ class Identity:
         ref: str,
         before: object = None,
         after: object = None,
+        *,
         address: str | None = None,
+        person_id: UUID | None = None,
     ) -> None:
-        """Write down who did what to what, and from where. In the transaction of what was done."""
+        """Write down who did what to what, and from where, in the transaction of what was done. How it was before and after is
+        encrypted under the key of the person that it is about; None: nobody in particular. So is where somebody asked from who
+        is no staff: it is personal. Of one who was erased neither is kept.
+        """
+        audit_id = uuid7()
+        details = None
+        key = self._vault.ensure(NOBODY) if person_id is None else self._vault.key(person_id)
+        shown_address = address if role in STAFF_ROLES else None
+        hidden_address = None if role in STAFF_ROLES else address
+        if key is not None and (before is not None or after is not None or hidden_address is not None):
+            details = key.seal("audit.details", audit_id, audit_details(before, after, hidden_address))
         store.add_audit(
-            self._connection, uuid7(), self._clock.now(), actor, role, action, ref, before, after, address
+            self._connection,
+            audit_id,
+            self._clock.now(),
+            actor,
+            role,
+            action,
+            ref,
+            person_id or NOBODY,
+            details,
+            shown_address,
         )
 
     def audited(
         self, ref: str | None = None, offset: int = 0, limit: int = 100
     ) -> tuple[list[dict[str, object]], int]:
-        """A page of the audit trail, of one ref or all, newest first, and how many there are."""
-        return store.audits(self._connection, ref, offset, limit)
+        """A page of the audit trail, of one ref or all, newest first, and how many there are. What was written of one who was
+        erased can't be read any more: `erased` says so.
+        """
+        rows, count = store.audits(self._connection, ref, offset, limit)
+        keys = self._vault.keys(row["person_id"] or NOBODY for row in rows)
+        return [self._opened(row, keys.get(row["person_id"] or NOBODY)) for row in rows], count
+
+    @staticmethod
+    def _opened(row: dict[str, Any], key: PersonKey | None) -> dict[str, object]:
+        details = row.pop("details")
+        row.pop("person_id")
+        said: dict[str, object] = {"before": None, "after": None}
+        if key is not None and details is not None:
+            said = json.loads(key.open("audit.details", row["audit_id"], details))
+        elif details is not None:
+            said = {"before": None, "after": None, "erased": True}
+        return {**row, **said}
+
+
+def audit_details(before: object, after: object, address: str | None = None) -> str:
+    """What is encrypted of a row of the audit trail."""
+    said = {"before": before, "after": after} | ({} if address is None else {"address": address})
+    return json.dumps(said, default=str, ensure_ascii=False)

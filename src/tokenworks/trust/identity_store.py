@@ -1,11 +1,8 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
-import json
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from tokenworks.trust.store import Connection
 
@@ -312,6 +309,26 @@ def staff_seen(connection: Connection, token_id: UUID, at: datetime, address: st
     )
 
 
+def codes_of(connection: Connection, identifier_macs: list[bytes]) -> list[dict[str, object]]:
+    names = ("created_at", "address", "attempts", "used_at")
+    rows = connection.execute(
+        f"SELECT {', '.join(names)} FROM sign_in_code WHERE identifier_mac = ANY(%s) ORDER BY created_at".encode(),
+        (identifier_macs,),
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def delete_codes(connection: Connection, identifier_macs: list[bytes]) -> None:
+    connection.execute("DELETE FROM sign_in_code WHERE identifier_mac = ANY(%s)", (identifier_macs,))
+
+
+def forget_places(connection: Connection, subscriber_id: UUID) -> None:
+    connection.execute(
+        "UPDATE session SET address = NULL, client = NULL, seen_address = NULL WHERE subscriber_id = %s",
+        (subscriber_id,),
+    )
+
+
 def add_audit(
     connection: Connection,
     audit_id: UUID,
@@ -320,27 +337,26 @@ def add_audit(
     role: str,
     action: str,
     ref: str,
-    before: object,
-    after: object,
+    person_id: UUID,
+    details: bytes | None,
     address: str | None,
 ) -> None:
-    def text(value: object) -> Jsonb | None:
-        return None if value is None else Jsonb(json.loads(json.dumps(value, default=str)))
-
     connection.execute(
-        """INSERT INTO audit (audit_id, at, actor, role, action, ref, before, after, address)
+        """INSERT INTO audit (audit_id, at, actor, role, action, ref, person_id, details, address)
            VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)""",
-        (audit_id, at, actor, role, action, ref, text(before), text(after), address),
+        (audit_id, at, actor, role, action, ref, person_id, details, address),
     )
+
+
+AUDIT_COLUMNS: Final = ("audit_id", "at", "actor", "role", "action", "ref", "person_id", "details", "address")
 
 
 def audits(
     connection: Connection, ref: str | None, offset: int, limit: int
-) -> tuple[list[dict[str, object]], int]:
-    names = ("audit_id", "at", "actor", "role", "action", "ref", "before", "after", "address")
+) -> tuple[list[dict[str, Any]], int]:
     where = {"ref": ref, "offset": offset, "limit": limit}
     rows = connection.execute(
-        f"""SELECT {", ".join(names)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
+        f"""SELECT {", ".join(AUDIT_COLUMNS)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
             ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
         where,
     ).fetchall()
@@ -348,4 +364,4 @@ def audits(
         "SELECT count(*) FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s", where
     ).fetchone()
     assert row is not None
-    return [dict(zip(names, found, strict=True)) for found in rows], int(row[0])
+    return [dict(zip(AUDIT_COLUMNS, found, strict=True)) for found in rows], int(row[0])

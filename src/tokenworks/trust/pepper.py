@@ -15,6 +15,7 @@ from typing import Final
 from tokenworks.kernel import Conflict, Invalid, Unavailable
 from tokenworks.trust import store
 from tokenworks.trust.model import key_mac
+from tokenworks.trust.vault_secrets import ensure_vault_secrets
 
 PEPPER_BYTES: Final = 32
 FINGERPRINT_BYTES: Final = 16
@@ -34,8 +35,9 @@ def issuing(peppers: Mapping[int, bytes]) -> int:
 
 
 def ensure_pepper(secrets_dir: Path) -> None:
-    """Make version 1 where there is none yet."""
+    """Make version 1 where there is none yet, and the keys of the person vault beside it."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_vault_secrets(secrets_dir)
     if not has_pepper(secrets_dir):
         _make(secrets_dir / "pepper-1")
 

@@ -111,3 +111,7 @@ class Keys:
         if not revoked and not store.exists(self._connection, key_id):
             raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
         return revoked
+
+    def forget_names(self, account_id: UUID) -> None:
+        """Of an account whose person is erased: the names of keys are its own words."""
+        store.forget_names(self._connection, account_id)
