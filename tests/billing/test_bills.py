@@ -530,14 +530,14 @@ def test_who_owes_is_paid_nothing(works, subscriber, clock):
     assert balances(works)
 
 
-def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, tmp_path):
+def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, session_dir):
     """They lock subscribers, accounts and bills in one order: nobody waits for each other in a ring."""
     made = many(works, 40, clock)
     sequence, _ = works.payments.make_file()
     bills, _ = works.bills.all(None, 0, 100)
     clock.move(timedelta(days=60))
     works.payments.run_dunning()  # all are suspended: what is paid lifts it
-    options = load_settings({"data_dir": str(tmp_path)}).settings
+    options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, errors = threading.Barrier(5), []
 
     def run(what):

@@ -95,7 +95,7 @@ def test_of_an_identity_only_a_keyed_hash_is_kept(works, subscriber):
     with pytest.raises(IdentityKnown):
         works.subscriptions.identify(subscriber, "resident_id", LI)
     (row,) = works.connection.execute("SELECT s::text, identity_hash FROM subscriber s").fetchall()
-    assert WANG not in row[0] and len(row[1]) == 32
+    assert WANG not in row[0] and len(row[1]) == 16
 
 
 def test_what_was_had_by_a_change_was_had(works, subscriber):

@@ -7,7 +7,8 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from tokenworks.console.account import is_secure, normal, set_cookie
+from tokenworks.console.account import normal, set_cookie
+from tokenworks.console.asker import is_secure
 from tokenworks.console.page import (
     Text,
     Visitor,
