@@ -92,7 +92,7 @@ class Disputes:
 
     def forget(self, subscriber_id: UUID) -> None:
         """Of one who is erased: what was asked and answered, which may name the person."""
-        dispute_store.forget(self._connection, subscriber_id)
+        store.forget(self._connection, subscriber_id)
 
 
 def _checked(text: str, what: str) -> str:

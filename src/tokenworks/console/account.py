@@ -162,7 +162,7 @@ def sign_in(
                 text, ends = rooms.identity.open_session(
                     subscriber.subscriber_id, member.member_id, address, client
                 )
-                _signed_in(rooms, member, address)
+                note_sign_in(rooms, member, address)
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
@@ -170,11 +170,11 @@ def sign_in(
         owner = rooms.subscriptions.member_by_id(owner_id)
         assert owner is not None
         text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id, address, client)
-        _signed_in(rooms, owner, address)
+        note_sign_in(rooms, owner, address)
     return text, ends, subscriber, owner
 
 
-def _signed_in(rooms: Rooms, member: Member, address: str) -> None:
+def note_sign_in(rooms: Rooms, member: Member, address: str) -> None:
     rooms.identity.audit(
         f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
         address=address, person_id=member.subscriber_id,
@@ -474,18 +474,9 @@ def visible_keys(rooms: Rooms, who: Principal, subscriber: Subscriber) -> list[A
     **allow("owner", "admin", "member"),
 )
 def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
-    with rooms.connection.transaction():
-        key_id, text = issue_key(
-            rooms, who, own(rooms, who), body.name, models=body.models, days=body.expires_in_days, cap_tokens=body.cap_tokens
-        )  # fmt: skip
-        audit(
-            rooms,
-            who,
-            "key.create",
-            key_id,
-            None,
-            {"models": body.models, "expires_in_days": body.expires_in_days},
-        )
+    key_id, text = issue_key(
+        rooms, who, own(rooms, who), body.name, models=body.models, days=body.expires_in_days, cap_tokens=body.cap_tokens
+    )  # fmt: skip
     return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
 
 
@@ -507,14 +498,13 @@ def issue_key(
         raise Invalid(f"an account makes at most {KEYS_EVER_MAX} keys")
     with rooms.connection.transaction():
         cap = None if cap_tokens is None else rooms.ledger.add_cap(subscriber.account_id, cap_tokens)
-        return rooms.keys.issue(
-            account_id=subscriber.account_id,
-            member_id=who.member_id,
-            name=name,
-            models=models,
-            cap_bucket_id=cap,
-            expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
-        )
+        expires_at = None if days is None else rooms.clock.now() + timedelta(days=days)
+        key_id, text = rooms.keys.issue(
+            account_id=subscriber.account_id, member_id=who.member_id, name=name, models=models, cap_bucket_id=cap,
+            expires_at=expires_at,
+        )  # fmt: skip
+        audit(rooms, who, "key.create", key_id, None, {"models": models, "expires_in_days": days})
+    return key_id, text
 
 
 @router.delete(
@@ -593,7 +583,7 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
             cap_period=body.cap_period,
             parent=body.department,
         )
-        audit(rooms, who, "member.invite", made.member_id, None, _cap_of(made))
+        audit(rooms, who, "member.invite", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
 
 
@@ -606,11 +596,11 @@ def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
             own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
             cap_period=body.cap_period,
         )  # fmt: skip
-        audit(rooms, who, "member.add", made.member_id, None, _cap_of(made))
+        audit(rooms, who, "member.add", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
 
 
-def _cap_of(member: Member) -> dict[str, object]:
+def cap_of(member: Member) -> dict[str, object]:
     """What the audit trail says of a member: no name and no number."""
     return {
         "role": member.role,
@@ -655,7 +645,7 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
         if "department" in body.model_fields_set:
             rooms.subscriptions.set_department(found, member, body.department)
         after = rooms.subscriptions.member(found, str(member.member_id))
-        audit(rooms, who, "member.set", member.member_id, _cap_of(member), _cap_of(after))
+        audit(rooms, who, "member.set", member.member_id, cap_of(member), cap_of(after))
     return answer(member_resource(rooms.subscriptions.member(found, id)))
 
 
@@ -667,7 +657,7 @@ def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
     check_rank(who, member)
     with rooms.connection.transaction():
-        audit(rooms, who, "member.remove", member.member_id, _cap_of(member))
+        audit(rooms, who, "member.remove", member.member_id, cap_of(member))
         rooms.subscriptions.remove_member(member)
         for key_id in rooms.keys.of_member(member.member_id):
             rooms.keys.revoke(key_id)
@@ -726,7 +716,7 @@ def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
             text, ends = rooms.identity.open_session(
                 member.subscriber_id, member_id, client_address(request), request.headers.get("user-agent")
             )
-            _signed_in(rooms, member, client_address(request))
+            note_sign_in(rooms, member, client_address(request))
             response = answer({"token": text, "expires_at": when(ends)}, 201)
             set_cookie(response, text, ends, secure=is_secure(request))
             return response

@@ -199,7 +199,16 @@ def ask(
         return ask_to_sign_in(request, rooms, "/bill")
     found = own_bill(rooms, visitor.who, bill)
     try:
-        rooms.disputes.ask(found, line, text)
+        with rooms.connection.transaction():
+            made = rooms.disputes.ask(found, line, text)
+            audit(
+                rooms,
+                visitor.who,
+                "dispute.ask",
+                made.dispute_id,
+                None,
+                {"bill": found.bill_no, "line": line},
+            )
     except BillNotFound:
         raise
     except TokenworksError as error:

@@ -240,6 +240,14 @@ def say_on_page(
     try:
         with rooms.connection.transaction():
             _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)
+            audit(
+                rooms,
+                who,
+                "subscriber.consent",
+                subscriber.subscriber_id,
+                None,
+                {"purpose": purpose, "given": given},
+            )
     except TokenworksError as error:
         return _privacy(request, rooms, error)
     return RedirectResponse("/privacy", 303)
@@ -257,6 +265,7 @@ def erase_on_page(request: Request, rooms: Asked, confirm: Annotated[str, Form(m
         return _privacy(request, rooms, Invalid("confirm: say the last four digits of the phone number"))
     try:
         done = _erase(rooms, subscriber, confirm, even_if_owed=False)
+        audit(rooms, who, "subscriber.erase", subscriber.subscriber_id)
     except TokenworksError as error:
         return _privacy(request, rooms, error)
     language = language_of(request, visitor)
