@@ -581,10 +581,12 @@ def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, databa
     assert balances(works)
 
 
-def test_a_server_bills_whose_period_has_ended(works, subscriber, clock, database_url, tmp_path, monkeypatch):
+def test_a_server_bills_whose_period_has_ended(
+    works, subscriber, clock, database_url, session_dir, monkeypatch
+):
     works.orders.place(subscriber, "ctc-light")
     for run, due in ((0, 0), (24, 1)):
-        options = load_settings({"data_dir": str(tmp_path), "bill_run_every_h": run}).settings
+        options = load_settings({"data_dir": str(session_dir / "seed"), "bill_run_every_h": run}).settings
         ensure_pepper(options.secrets)
         jobs = Jobs(options, database_url)
         monkeypatch.setattr(control, "anchor", lambda *_: None)

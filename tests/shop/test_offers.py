@@ -31,7 +31,7 @@ def clock():
 
 @pytest.fixture
 def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Wang")
+    return works.subscriptions.register("+8613800000001", "Wang", broadband="sh87654321")
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_one_person_has_it_once_over_all_its_subscribers_and_a_numbers_next_hold
     with pytest.raises(NotEligible):
         works.orders.place(again, "sample-trial")
     assert works.orders.has_had(again, "sample-trial")
-    holder = works.subscriptions.register("+8613800000001", "Li")
+    holder = works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
     works.subscriptions.identify(holder, "resident_id", LI)
     assert works.orders.place(holder, "sample-trial").state == "completed"
 
