@@ -77,8 +77,8 @@ class InputRules(NamedTuple):
 
 
 class InputBound(NamedTuple):
-    """The most that an input can cost in tokens. `unbounded_items` were taken at their declared maximum. `beside_text`: the part of `tokens` that is not the request's own text (a template, tools,
-    media, what is stored).
+    """The most that an input can cost in tokens. `unbounded_items` were taken at their declared maximum. `beside_text`: the part
+    of `tokens` that is not the request's own text (a template, tools, media, what is stored).
     """
 
     tokens: int

@@ -134,7 +134,7 @@ class Recording(Holding):
                 losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
                 flags.append("beyond_maximum")
                 self.gateway.stats.c["beyond_maximum_tokens"] += over
-        if counted_by != "provider" or (self.meter is None and self._is_usual(counts)):
+        if counted_by != "provider" or (not losses and self.meter is None and self._is_usual(counts)):
             return
         beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown(counts))
         if any(beyond.counts):
