@@ -18,7 +18,7 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
-from tokenworks.console.page_quotes import price_from, quote, quote_and_ask
+from tokenworks.console.page_quotes import quote, quote_and_ask
 from tokenworks.console.page_shop import LIVE, offer, on_sale
 from tokenworks.console.web import Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, refusal
@@ -122,7 +122,7 @@ def _at_the_end(
         return words["ends_on"].format(day=last_day(product.cycle_end))
     version = product.next_version or product.offering_version
     o = rooms.offerings.sold(version).offering
-    price = yuan(price_from(rooms, visitor.subscriber, o, product.cycle_end)) + words["per_month"]
+    price = yuan(rooms.quotes.price(visitor.subscriber, o, product.cycle_end)) + words["per_month"]
     if product.next_version is not None:
         return words["changes_on"].format(
             day=day_of(product.cycle_end), name=name_of(o, language), price=price
@@ -226,7 +226,7 @@ def _change_at(
     end = found.product.cycle_end
     assert end is not None
     o = rooms.offerings.on_sale(offering).offering
-    price = yuan(price_from(rooms, visitor.subscriber, o, end)) + words["per_month"]
+    price = yuan(rooms.quotes.price(visitor.subscriber, o, end)) + words["per_month"]
     if when == "cycle_end":
         return _choice(
             when, title, [words["change_from"].format(price=price, day=day_of(end))], do, twice=twice

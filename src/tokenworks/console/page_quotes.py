@@ -2,11 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
-from tokenworks.catalog import Offering
 from tokenworks.console.web import Rooms
-from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import Order, Product, SecondNotConfirmed, Subscriber
 
 
@@ -38,15 +35,3 @@ def quote_and_ask(rooms: Rooms, subscriber: Subscriber, act: Callable[..., Order
         return quote(rooms, subscriber, lambda: act(confirm=False)), False
     except SecondNotConfirmed:
         return quote(rooms, subscriber, lambda: act(confirm=True)), True
-
-
-def price_from(rooms: Rooms, subscriber: Subscriber, offering: Offering, at: datetime) -> int:
-    """What a cycle that begins at a time costs a subscriber, in nano: the contract's price, or the offering's."""
-    for price in rooms.subscriptions.contract_prices(subscriber):
-        if (
-            price.offering_id == offering.id
-            and price.valid_from <= at
-            and (price.valid_until is None or at < price.valid_until)
-        ):
-            return price.price_nano
-    return parse_money(offering.price, offering.currency).amount_nano

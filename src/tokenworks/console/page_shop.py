@@ -21,7 +21,7 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
-from tokenworks.console.page_quotes import Quote, price_from, quote_and_ask
+from tokenworks.console.page_quotes import Quote, quote_and_ask
 from tokenworks.console.web import Asked, Rooms, audit, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
@@ -256,7 +256,7 @@ def _confirm(
             facts.append((words["charged_today"], _today(found, yuan(price_of(o)), words)))
             if product.cycle_end is not None:
                 facts.append((words["runs_until"], last_day(product.cycle_end)))
-                price = yuan(price_from(rooms, subscriber, o, product.cycle_end)) + words["per_month"]
+                price = yuan(rooms.quotes.price(subscriber, o, product.cycle_end)) + words["per_month"]
                 renews = words["renews"].format(day=day_of(product.cycle_end), price=price)
                 facts.append((words["renewal"], renews if product.renews else words["no_renewal"]))
             else:

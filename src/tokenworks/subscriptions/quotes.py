@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from tokenworks.catalog import Offerings, Proration
+from tokenworks.catalog import Offering, Offerings, Proration
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import people_store, store, work_store
 from tokenworks.subscriptions.model import Product, Subscriber
 from tokenworks.subscriptions.orders import Orders, When
-from tokenworks.subscriptions.sales import Sales
+from tokenworks.subscriptions.sales import Sales, price_for
 from tokenworks.trust import PersonVault
 
 Action = Literal["add", "modify", "resume", "delete"]
@@ -116,6 +116,10 @@ class Quotes:
             before = self._ids(product_id)
             order = self._orders.cancel(product_id, when)
             return self._quote("delete", product_id, before, order.order_id, later=when == "cycle_end")
+
+    def price(self, subscriber: Subscriber, offering: Offering, at: datetime) -> int:
+        """What a later cycle that begins at a time costs the subscriber, in nano."""
+        return price_for(self._connection, subscriber, offering, at)
 
     def _ids(self, product_id: UUID) -> set[UUID]:
         return {
