@@ -109,7 +109,7 @@ def test_settings_catalogues_deployments_and_models_take_none_of_it(text):
         load_settings({}, {"TOKENWORKS_OPERATOR_NAME": f"a{text}"})
     if "\ud800" not in text:
         faulty = "catalogue: test\nrate_cards: []\nofferings:\n  - name: " + json.dumps(f"a{text}b")
-        with pytest.raises(CatalogueFaulty, match=r"^f:4: "):
+        with pytest.raises(CatalogueFaulty, match=r"(?m)^f:4: a text "):
             read_catalogue(faulty, "f")
     with pytest.raises(DeploymentInvalid):
         make_deployment(

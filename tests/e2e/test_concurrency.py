@@ -59,7 +59,11 @@ def test_200_streams_on_balance_for_about_50(tmp_path, upstream):
         assert 25 <= served <= 45
         assert refused == 200 - served
         bucket = server.buckets(subscriber)[0]
-        assert bucket.left == bucket.total - served * 71_000 >= 0
+        spent = [sum(part[5] for part in record["parts"]) for record in records]
+        assert bucket.left == bucket.total - sum(spent) >= 0
+        # The last one on a worker may get what is left there, which is less than it asked for.
+        assert sum(tokens != 71_000 for tokens in spent) <= server.workers
+        assert max(spent) == 71_000
         # What the streams did not use is left, wherever it is granted: whoever comes now is served, on either worker.
         again = asyncio.run(_all(server, key, 20, {"tokens": 1, "prompt": 11}, 60))
         assert [status for status, _ in again] == [200] * 20

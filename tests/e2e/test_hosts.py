@@ -84,7 +84,8 @@ def test_both_hosts_to_the_last_token(two_hosts):
     # What is left is there for whoever comes, on either host.
     left = until(lambda: a.buckets(subscriber)[0].left)
     if left > 500_000:
-        assert b.chat(key, {"tokens": 5}, max_tokens=20)[0] == 200
+        # 503 where a busy machine could not say in time whose it is.
+        until(lambda: b.chat(key, {"tokens": 5}, max_tokens=20)[0] == 200, what="what is left")
         assert a.chat(key, {"tokens": 5}, max_tokens=20)[0] == 200
 
 

@@ -26,7 +26,9 @@ def coder(server, *quantities):
         bucket.model_copy(update={"quantity": quantity})
         for bucket, quantity in zip(like.buckets, quantities, strict=True)
     )
-    offering = like.model_copy(update={"id": f"test-{'-'.join(map(str, quantities))}", "buckets": buckets})
+    # Whatever the day of the month is, all of it is there.
+    name = f"test-{'-'.join(map(str, quantities))}"
+    offering = like.model_copy(update={"id": name, "buckets": buckets, "proration": "full"})
     server.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
     return server.subscriber(offering.id)
 
