@@ -155,7 +155,7 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
     before = (
         ";\n".join(lines)
         .replace("subscriber (subscriber_id, account_id, created_at) SELECT subscriber_id, account_id, %(at)s",
-                 "subscriber (subscriber_id, account_id, created_at, phone) SELECT subscriber_id, account_id, %(at)s, '+86' || n")
+                 "subscriber (subscriber_id, account_id, created_at, phone) SELECT subscriber_id, account_id, %(at)s, '+86' || 13000000000 + n")
         .replace("subscriber_id, role) SELECT member_id, account_id, subscriber_id, 'owner'",
                  "subscriber_id, role, name) SELECT member_id, account_id, subscriber_id, 'owner', 'owner'")
     )  # fmt: skip

@@ -392,7 +392,7 @@ def test_who_may_can(client, works, town, staff):
         ("cancelProductOrder/{id}", "NotFound"), ("operations/bills/{id}/actions", "CarrierNotAnswered"),
         ("reconciliation-cases/{id}", "CaseClosed"), ("failed-jobs/{id}/release", "FailedJobNotFound"),
         ("failed-jobs/{id}/release", "NotFound"), ("sessions/{id}", "NotFound"),
-        ("approvals/{id}", "ApprovalNotFound"), ("hub/{id}", "ListenerNotFound"), ("erasure", "Invalid"),
+        ("subscribers/{id}/identity", "IdentityKnown"), ("approvals/{id}", "ApprovalNotFound"), ("hub/{id}", "ListenerNotFound"), ("erasure", "Invalid"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

@@ -24,6 +24,7 @@ from tokenworks.subscriptions import (
     SubscriberNotActive,
     SubscriberNotFound,
 )
+from tokenworks.subscriptions.eligibility import check_eligible
 from tokenworks.subscriptions.privacy import CHECKS_A_DAY_MAX
 
 PHONE, NAME = "+8613876543210", "Wilhelmina Xylander"
@@ -354,6 +355,11 @@ def test_hosts_hear_of_consents_that_they_enforce(works, subscriber):
 # Real names.
 
 
+def eligible(works, subscriber, offering):
+    rules = works.orders._rules
+    check_eligible(works.connection, works.offerings, rules, subscriber, offering, confirm=True)
+
+
 def test_a_real_name_gates_what_the_law_gates(works, subscriber, remade):
     works.subscriptions.set_profile(subscriber, real_name="refused")
     with pytest.raises(RealNameNeeded, match="refused"):
@@ -366,10 +372,10 @@ def test_a_real_name_gates_what_the_law_gates(works, subscriber, remade):
     sold = works.offerings.on_sale("ctc-standard")
     gated = sold.offering.model_copy(update={"real_name_only": True})
     with pytest.raises(RealNameNeeded, match="verified real name"):
-        works.orders._check_eligible(works.subscriptions.find(PHONE), gated)
+        eligible(works, works.subscriptions.find(PHONE), gated)
     verified = strict.privacy.check_real_name(subscriber, NAME, ID_NUMBER)
     assert verified.real_name == "verified"
-    works.orders._check_eligible(verified, gated)
+    eligible(works, verified, gated)
     strict.orders.place(verified, "ctc-standard")
     assert balances(works)
 

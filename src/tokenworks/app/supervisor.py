@@ -13,7 +13,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 from types import FrameType
@@ -27,7 +26,7 @@ from tokenworks.app.forked import Forked
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
-from tokenworks.kernel import Conflict, Invalid, Unavailable
+from tokenworks.kernel import Conflict, Invalid, SystemClock, Unavailable
 from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
@@ -112,7 +111,7 @@ class Supervisor:
             with contextlib.closing(connect(url)) as connection:
                 check_schema(connection)
                 check_sealed(connection)
-                check_peppers(connection, peppers, settings.secrets, datetime.now(UTC))
+                check_peppers(connection, peppers, settings.secrets, SystemClock().now())
                 PersonVault(connection, vault_secrets).check_secrets()
                 ensure_usage_months(connection)
                 check_durability(settings, connection)
