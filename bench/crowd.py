@@ -1,6 +1,6 @@
 """Many subscribers at once, by set-based SQL: what a bill run finds at a month's end. Each has a plan's charge with its
 postings and bucket; every tenth three steps of pay-as-you-go beside. The ledger of it verifies. Ids are in the order of time
-(UUIDv7), as they are in service.
+(UUIDv7), as they are in service. Nobody of it has a number or a name: those are encrypted, which a bill run does not need.
 """
 
 SQL = """
@@ -13,9 +13,8 @@ SELECT n, uuidv7() AS account_id, uuidv7() AS subscriber_id, uuidv7() AS member_
            AS rate_version, uuidv7() AS step_order_id, uuidv7() AS step_product_id
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) n;
 INSERT INTO account (account_id) SELECT account_id FROM crowd;
-INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at)
-SELECT subscriber_id, account_id, '+86' || (20000000000 + n), 'crowd', %(at)s FROM crowd;
-INSERT INTO member (member_id, account_id, subscriber_id, name, role) SELECT member_id, account_id, subscriber_id, 'owner', 'owner' FROM crowd;
+INSERT INTO subscriber (subscriber_id, account_id, created_at) SELECT subscriber_id, account_id, %(at)s FROM crowd;
+INSERT INTO member (member_id, account_id, subscriber_id, role) SELECT member_id, account_id, subscriber_id, 'owner' FROM crowd;
 INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action, product_id,
                            amount_nano, completed_at)
 SELECT order_id, subscriber_id, account_id, 'ctc-light', offering_version, 'completed', %(at)s, 'add', product_id, 9900000000, %(at)s FROM crowd

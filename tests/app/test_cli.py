@@ -246,13 +246,13 @@ def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
 
 READING = {
     "deployment history",
-    "alias list", "audit", "bill cases", "bill direct", "bill dispute list", "bill dispute show", "bill export", "bill payments", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
+    "alias list", "webhook list", "webhook log", "approval list", "pepper list", "session list", "subscriber find", "audit", "bill cases", "bill direct", "bill dispute list", "bill dispute show", "bill export", "bill payments", "bill files", "bill list", "bill show", "config show", "deployment list", "grant list",
     "journal inspect", "key list", "ledger flagged", "ledger losses", "ledger verify", "limit list", "member list", "offering list",
     "offering show", "order list", "order work list", "quarantine list", "factory calibrate", "factory simulate", "route explain", "intent evaluate", "intent list", "model list", "staff list", "subscriber history", "subscriber list", "subscriber show", "subscriber suspensions",
-    "usage", "balance", "offering diff", "offering sold", "job list", "order quote",
+    "usage", "balance", "offering diff", "offering sold", "job list", "order quote", "vault erased",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
-OF_THE_HOST = {"demo", "init", "key block", "serve"}
+OF_THE_HOST = {"demo", "init", "key block", "serve", "vault new-key"}
 
 
 def test_every_command_that_changes_something_is_in_the_audit_trail(server):
@@ -280,6 +280,8 @@ def test_every_command_that_changes_something_is_in_the_audit_trail(server):
     before, after = trail[0]["before"], trail[0]["after"]["is"]
     assert (before["spend_locked"], after["spend_locked"]) == (False, True)
     assert trail[0]["after"]["asked"] == {"subscriber": "+86*******2222", "cap": "7", "lock": "True"}
+    # By the subscriber's id, whatever it was named by.
+    assert trail[0]["ref"] == trail[1]["ref"] == after["subscriber_id"]
     assert trail[1]["before"] is None and trail[1]["after"]["is"]["name"] == "Audited"
     assert trail[0]["actor"].startswith("cli:")
 

@@ -8,6 +8,7 @@ import pytest
 
 from tokenworks.app import database
 from tokenworks.app.bootstrap import make_works
+from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import Ledger, verify
 from tokenworks.kernel import SystemClock, uuid7
@@ -112,7 +113,7 @@ INSERT INTO charge_file_line (charge_file_id, line_no, bill_id, amount_nano, sta
 
 
 def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_booked_is_a_case(
-    empty_url, tmp_path
+    empty_url, session_dir
 ):
     migrate_to(empty_url, "0012")
     ids = {name: uuid7() for name in ("a", "s", "b1", "b2", "c1", "c2", "k", "r", "r2", "p", "n", "f")}
@@ -121,9 +122,8 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
             if statement.strip():
                 connection.execute(statement, ids)
         assert database.migrate(empty_url) == database.SCHEMAS[0]
-        works = make_works(
-            load_settings({"data_dir": str(tmp_path)}).settings, connection, None, {1: b"x" * 32}
-        )
+        works = make_works(load_settings({"data_dir": str(session_dir / "seed")}).settings, connection)
+        seal_existing(connection, works.vault, lambda *_: None)
         first, second = (works.bills.find(str(ids[name])) for name in ("b1", "b2"))
         # Paid and credited in full: the credit is 10.66, as the line says, and pays the other bill.
         assert (first.remaining_nano, second.remaining_nano, second.state) == (0, 0, "settled")
@@ -151,7 +151,15 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
     migrate_to(empty_url, "0012")
     begin = datetime(2027, 3, 31, 16, tzinfo=UTC)  # April begins in UTC+8
     lines = [line for line in crowd.SQL.split(";\n") if not line.strip().startswith("UPDATE product")]
-    monkeypatch.setattr(crowd, "SQL", ";\n".join(lines))
+    # At that schema everybody has a number and a name, in plain text.
+    before = (
+        ";\n".join(lines)
+        .replace("subscriber (subscriber_id, account_id, created_at) SELECT subscriber_id, account_id, %(at)s",
+                 "subscriber (subscriber_id, account_id, created_at, phone) SELECT subscriber_id, account_id, %(at)s, '+86' || 13000000000 + n")
+        .replace("subscriber_id, role) SELECT member_id, account_id, subscriber_id, 'owner'",
+                 "subscriber_id, role, name) SELECT member_id, account_id, subscriber_id, 'owner', 'owner'")
+    )  # fmt: skip
+    monkeypatch.setattr(crowd, "SQL", before)
     with contextlib.closing(database.connect(empty_url)) as connection:
         Offerings(connection, ManualClock(begin)).load(seed_catalogue())
         crowd.seed(connection, 10, begin, begin + timedelta(days=30))
@@ -186,6 +194,7 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
         )
         works.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
         assert database.migrate(empty_url) == database.SCHEMAS[0]
+        seal_existing(connection, works.vault, lambda *_: None)
         charges = connection.execute("SELECT charge_id FROM product WHERE product_id = %s", (changed[0],))
         assert charges.fetchone()[0] == changed[4]
         assert balances(works)
@@ -197,3 +206,29 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
         works.clock.move(timedelta(days=30))
         works.orders.run_cycles()
         assert balances(works)
+
+
+def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_alike_are_told_apart(
+    empty_url,
+):
+    migrate_to(empty_url, "0015")
+    ids = [uuid7() for _ in range(4)]
+    with contextlib.closing(database.connect(empty_url)) as connection:
+        for number, (staff_id, name) in enumerate(zip(ids, ("Ann", "Аnn", "Bo", "..."), strict=True)):
+            connection.execute(
+                "INSERT INTO staff VALUES (%s, %s, 'operator', %s, now(), %s)",
+                (staff_id, name, bytes([number]) * 32, "2026-01-01" if name == "Bo" else None),
+            )
+        connection.execute(
+            "INSERT INTO sign_in_code (code_id, identifier_mac, address, code_mac, created_at) VALUES (%s, 'x', 'local', 'y', now())",
+            (uuid7(),),
+        )
+        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        looks = [row[0] for row in connection.execute("SELECT skeleton FROM staff ORDER BY staff_id")]
+        assert looks == ["ann", f"ann#{ids[1]}", "bo", f"#{ids[3]}"]
+        rows = connection.execute(
+            "SELECT staff_id, expires_at > now() + interval '89 days' FROM staff_token ORDER BY staff_id"
+        ).fetchall()
+        assert rows == [(ids[0], True), (ids[1], True), (ids[3], True)]
+        row = connection.execute("SELECT expires_at - created_at, digits, sent FROM sign_in_code").fetchone()
+        assert (row[0].total_seconds(), row[1:]) == (300, (6, True))

@@ -52,7 +52,12 @@ def spent(works):
 def test_a_notice_is_signed_and_goes_out_once(works, spent, receiver, tmp_path):
     url, got, _ = receiver
     settings = load_settings(
-        {"data_dir": str(tmp_path), "webhook_url": f"{url}/hook", "sms_url": f"{url}/sms"}
+        {
+            "data_dir": str(tmp_path),
+            "webhook_url": f"{url}/hook",
+            "sms_url": f"{url}/sms",
+            "webhook_allow_private": True,
+        }
     ).settings
     settings.secrets.mkdir(parents=True)
     assert deliver(works, settings) == 1
@@ -76,7 +81,9 @@ def test_what_does_not_arrive_is_tried_again_with_the_same_id_and_given_up_after
     works, spent, receiver, tmp_path, clock
 ):
     url, got, answers = receiver
-    settings = load_settings({"data_dir": str(tmp_path), "webhook_url": url}).settings
+    settings = load_settings(
+        {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
+    ).settings
     settings.secrets.mkdir(parents=True)
     answers += [500] * 100
     assert deliver(works, settings) == 0
@@ -90,7 +97,7 @@ def test_what_does_not_arrive_is_tried_again_with_the_same_id_and_given_up_after
         waits.append(len(got) - before)
     assert len({headers["Idempotency-Key"] for _, headers, _ in got}) == 1
     assert 20 <= len(got) <= 40
-    row = works.connection.execute("SELECT delivered_at, given_up_at FROM notification").fetchone()
+    row = works.connection.execute("SELECT delivered_at, given_up_at FROM hub_delivery").fetchone()
     assert row[0] is None and row[1] is not None
     assert not any(waits[150:])
 
@@ -99,7 +106,9 @@ def test_without_a_port_notices_wait(works, spent, receiver, tmp_path):
     url, got, _ = receiver
     none = load_settings({"data_dir": str(tmp_path)}).settings
     assert deliver(works, none) == 0
-    some = load_settings({"data_dir": str(tmp_path), "webhook_url": url}).settings
+    some = load_settings(
+        {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
+    ).settings
     some.secrets.mkdir(parents=True)
     assert deliver(works, some) == 1 == len(got)
 
@@ -108,7 +117,9 @@ def test_a_job_that_fails_keeps_no_other_from_its_turn(
     works, spent, receiver, tmp_path, database_url, monkeypatch
 ):
     url, got, _ = receiver
-    settings = load_settings({"data_dir": str(tmp_path), "webhook_url": url}).settings
+    settings = load_settings(
+        {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
+    ).settings
     ensure_pepper(settings.secrets)
 
     def broken(_):

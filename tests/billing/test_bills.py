@@ -530,14 +530,14 @@ def test_who_owes_is_paid_nothing(works, subscriber, clock):
     assert balances(works)
 
 
-def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, tmp_path):
+def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, session_dir):
     """They lock subscribers, accounts and bills in one order: nobody waits for each other in a ring."""
     made = many(works, 40, clock)
     sequence, _ = works.payments.make_file()
     bills, _ = works.bills.all(None, 0, 100)
     clock.move(timedelta(days=60))
     works.payments.run_dunning()  # all are suspended: what is paid lifts it
-    options = load_settings({"data_dir": str(tmp_path)}).settings
+    options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, errors = threading.Barrier(5), []
 
     def run(what):
@@ -581,10 +581,12 @@ def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, databa
     assert balances(works)
 
 
-def test_a_server_bills_whose_period_has_ended(works, subscriber, clock, database_url, tmp_path, monkeypatch):
+def test_a_server_bills_whose_period_has_ended(
+    works, subscriber, clock, database_url, session_dir, monkeypatch
+):
     works.orders.place(subscriber, "ctc-light")
     for run, due in ((0, 0), (24, 1)):
-        options = load_settings({"data_dir": str(tmp_path), "bill_run_every_h": run}).settings
+        options = load_settings({"data_dir": str(session_dir / "seed"), "bill_run_every_h": run}).settings
         ensure_pepper(options.secrets)
         jobs = Jobs(options, database_url)
         monkeypatch.setattr(control, "anchor", lambda *_: None)

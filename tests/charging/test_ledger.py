@@ -50,7 +50,7 @@ def settle(connection, journal_id, up_to, records, rates=no_rates, **more):
 @pytest.fixture
 def sold(works):
     """(works, account, bucket, journal) with a trial of 10 000 tokens, which cost nothing, and an add-on, which has a charge."""
-    subscriber = works.subscriptions.register("+8613800000001")
+    subscriber = works.subscriptions.register("+8613800000001", broadband="sh87654321")
     works.orders.place(subscriber, "sample-trial")
     works.orders.place(subscriber, "uplink-acceleration")
     works.orders.answer(works.orders.work_orders()[0].work_order_id, done=True)

@@ -15,7 +15,7 @@ from tokenworks.billing import invoice_data, render_pdf
 from tokenworks.console.api import ROUTERS, make_api
 from tokenworks.console.focus import focus_csv
 from tokenworks.console.web import Loose, Strict
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, people_store
 
 HOSTILE = {name: text for name, text in BAD.items() if name != "lone surrogate"}
 BASE = "/tmf-api/productOrderingManagement/v4"
@@ -164,9 +164,7 @@ def test_no_other_scripts_digits_where_a_number_or_a_phone_is_meant(client, work
 def stored(works, name):
     """A subscriber whose name was kept before there was a rule."""
     made = works.subscriptions.register("+8613800000001", "x")
-    works.connection.execute(
-        "UPDATE subscriber SET name = %s WHERE subscriber_id = %s", (name, made.subscriber_id)
-    )
+    assert people_store.set_texts(works.vault, made.subscriber_id, name=name)
     return works.subscriptions.find(str(made.subscriber_id))
 
 

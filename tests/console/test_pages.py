@@ -164,7 +164,7 @@ def test_english_dark_and_by_keyboard_alone(browser, base, codes, works):
 @needs_browser
 def test_nothing_is_cut_on_the_narrowest_phone(browser, base, works, signed_in):
     """WCAG 2.2, 1.4.10: 320 px without scrolling sideways; a long name of the operator, of a member and of a key."""
-    subscriber = works.subscriptions.register("+8613800000001", "A" * 100)
+    subscriber = works.subscriptions.register("+8613800000001", "A" * 100, broadband="sh87654321")
     for offering in ("ctc-light", "tianyi-coding-lite", "shanghai-mobile-payg", "sample-home-bundle"):
         works.orders.place(subscriber, offering)
     works.subscriptions.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)

@@ -16,7 +16,7 @@ def clock():
 
 @pytest.fixture
 def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li")
+    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 def to(clock, text):

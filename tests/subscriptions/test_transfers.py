@@ -144,10 +144,10 @@ def test_departments_move_quota_too(works, family):
         works.subscriptions.set_department(family, research, "sales")
 
 
-def test_two_at_once_take_it_once(works, family, database_url, tmp_path):
+def test_two_at_once_take_it_once(works, family, database_url, session_dir):
     add = works.subscriptions.add_member
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
-    options = load_settings({"data_dir": str(tmp_path)}).settings
+    options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, outcomes = threading.Barrier(4), []
 
     def take(number):
@@ -178,11 +178,11 @@ def test_two_at_once_take_it_once(works, family, database_url, tmp_path):
     assert balances(works)
 
 
-def test_one_key_at_once_is_one_transfer(works, family, database_url, tmp_path):
+def test_one_key_at_once_is_one_transfer(works, family, database_url, session_dir):
     """A client that lost the reply asks again while the first is still on its way."""
     add = works.subscriptions.add_member
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
-    options = load_settings({"data_dir": str(tmp_path)}).settings
+    options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, found = threading.Barrier(4), []
 
     def take():

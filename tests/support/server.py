@@ -68,7 +68,9 @@ def in_process(argv, environ):
 
 @functools.cache
 def first_cluster():
-    """Where a cluster with schema and catalogue lies, at rest: servers begin with a copy, since `initdb` takes a second."""
+    """Where a cluster with schema and catalogue lies, at rest, and the secrets that it knows: servers begin with a copy, since
+    `initdb` takes a second.
+    """
     folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-"))
     in_memory(folder)
     assert in_process(["--data-dir", str(folder), "init"], dict(os.environ) | FAST).returncode == 0
@@ -76,7 +78,7 @@ def first_cluster():
     atexit.register(Embedded(folder).destroy)
     embedded = Embedded(folder)
     with embedded.at_rest():
-        return embedded.home
+        return embedded.home, folder / "secrets"
 
 
 def whole_months():
@@ -186,7 +188,10 @@ class Server:
             in_memory(self.data_dir)
             # Owners and modes, too: as root it belongs to another user.
             home = Embedded(self.data_dir).home
-            subprocess.run(["cp", "-a", f"{first_cluster()}/.", home], check=True)
+            cluster, secrets = first_cluster()
+            subprocess.run(["cp", "-a", f"{cluster}/.", home], check=True)
+            if not (self.data_dir / "secrets").exists():
+                shutil.copytree(secrets, self.data_dir / "secrets")
         self.cli("init")
         self.settings = load_settings({"data_dir": str(self.data_dir)}, self.env).settings
         # Our own hold on the database, so that the tests may look while the server is down.

@@ -4,10 +4,12 @@ import contextlib
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
+from uuid import UUID
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import plain
 from tokenworks.kernel import TokenworksError
+from tokenworks.trust import all_peppers
 
 Look = Callable[[Works, Mapping[str, Any]], object]
 _PHONE = re.compile(r"\+\d{7,15}")
@@ -104,6 +106,19 @@ def _failed_job(works: Works, params: Mapping[str, Any]) -> object:
     return next(f for f in found if (f.job, f.ref) == (params["job_name"], params["ref"]))
 
 
+def _webhook(works: Works, params: Mapping[str, Any]) -> object:
+    if params.get("listener_id") is not None:
+        return works.hub.listener(params["listener_id"])
+    return None
+
+
+def _delivery(works: Works, params: Mapping[str, Any]) -> object:
+    """Not its body, which names people."""
+    found, _ = works.hub.log(limit=1000)
+    made = next(one for one in found if one.delivery_id == params["delivery_id"])
+    return {"state": made.state, "replays": made.replays}
+
+
 def _keys(works: Works, params: Mapping[str, Any]) -> object:
     if "key_id" in params:
         return works.keys.info(params["key_id"])
@@ -135,12 +150,32 @@ def _staff(works: Works, params: Mapping[str, Any]) -> object:
     return next(s for s in works.identity.staff() if s["name"] == params["name"])
 
 
+def _approval(works: Works, params: Mapping[str, Any]) -> object:
+    found, _ = works.approvals.all(limit=1000)
+    return next(one for one in found if one.approval_id == params["approval_id"])
+
+
+def _peppers(works: Works, _params: Mapping[str, Any]) -> object:
+    return [
+        {"version": row.version, "used_since": row.used_since, "retired_at": row.retired_at}
+        for row in all_peppers(works.connection)
+    ]
+
+
+def _sessions(works: Works, params: Mapping[str, Any]) -> object:
+    return len(works.identity.sessions(works.subscriptions.find(params["subscriber"]).subscriber_id))
+
+
 def _offerings(works: Works, _params: Mapping[str, Any]) -> object:
     return {sold.offering.id: sold.offering_version for sold in works.offerings.all()}
 
 
 def _prices(works: Works, params: Mapping[str, Any]) -> object:
     return works.subscriptions.contract_prices(works.subscriptions.find(params["subscriber"]))
+
+
+def _consents(works: Works, params: Mapping[str, Any]) -> object:
+    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
 
 
 _LOOKS: Final[dict[str, Look]] = {
@@ -154,13 +189,19 @@ _LOOKS: Final[dict[str, Look]] = {
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
     "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
-    "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff,
+    "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff, "staff rotate": _staff,
+    "approval give": _approval, "approval refuse": _approval, "pepper new": _peppers, "pepper use": _peppers,
+    "pepper retire": _peppers, "session end": _sessions,
     "subscriber close": _subscriber, "subscriber contract": _prices, "subscriber create": _subscriber,
+    "webhook add": _webhook, "webhook remove": _webhook, "webhook replay": _delivery, "webhook rotate": _webhook,
+    "subscriber consent": _consents, "subscriber erase": _subscriber, "subscriber real-name": _subscriber,
     "subscriber owner": _subscriber, "subscriber phone": _subscriber, "subscriber set": _subscriber, "subscriber top-up": _subscriber,
     "subscriber suspend": _subscriber, "subscriber resume": _subscriber, "subscriber identify": _subscriber,
 }  # fmt: skip
 # They commit as they go: what they did is what they say.
-LONG: Final = frozenset({"bill run", "offering move"})
+LONG: Final = frozenset(
+    {"bill run", "offering move", "subscriber export", "vault erase-again", "vault rewrap"}
+)
 # What changes something of a subscriber's, of the books', or of who may: it goes into the audit trail.
 AUDITED: Final = frozenset(_LOOKS) | LONG
 
@@ -168,10 +209,16 @@ AUDITED: Final = frozenset(_LOOKS) | LONG
 def pinned(works: Works, params: Mapping[str, Any]) -> dict[str, Any]:
     """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
     found = dict(params)
-    if found.get("subscriber"):
+    named = found.get("subscriber") or found.get("phone")
+    if named:
         with contextlib.suppress(TokenworksError):
-            found["subscriber"] = str(works.subscriptions.find(found["subscriber"]).subscriber_id)
+            found["subscriber"] = str(works.subscriptions.find(named).subscriber_id)
     return found
+
+
+def person_of(works: Works, ref: str) -> UUID | None:
+    """Whose key encrypts what is written down of an act on `ref`; None: nobody in particular."""
+    return works.subscriptions.subscriber_of(ref)
 
 
 def look(works: Works, command: str, params: Mapping[str, Any]) -> object:
@@ -194,7 +241,7 @@ def _masked(value: Any) -> Any:
 
 _REFS: Final = (
     "subscriber", "product", "order_id", "dispute_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
-    "limit_id", "payment_id", "case_id", "phone", "name", "ref", "offering_id",
+    "limit_id", "payment_id", "case_id", "listener_id", "delivery_id", "approval_id", "phone", "name", "ref", "offering_id",
 )  # fmt: skip
 
 

@@ -1,19 +1,43 @@
 """The only wiring: rooms are put together here, on one connection or one process."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psycopg
 
+from tokenworks.app.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
 from tokenworks.factory import Deployments
-from tokenworks.kernel import Clock, SystemClock
-from tokenworks.subscriptions import Moves, Notices, Orders, PayAsYouGo, Quotes, Sales, Subscriptions
-from tokenworks.trust import Answers, Identity, Keys, Persons, load_peppers
+from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
+from tokenworks.subscriptions import (
+    ConsentTexts,
+    Deliveries,
+    Hub,
+    Moves,
+    Notices,
+    Orders,
+    PayAsYouGo,
+    Privacy,
+    PrivacyRules,
+    Quotes,
+    Sales,
+    Subscriptions,
+)
+from tokenworks.trust import (
+    Answers,
+    Approvals,
+    Identity,
+    Keys,
+    PersonVault,
+    VaultSecrets,
+    load_peppers,
+    load_vault_secrets,
+)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -35,6 +59,8 @@ class Works:
     quotes: Quotes
     moves: Moves
     failed_jobs: FailedJobs
+    deliveries: Deliveries
+    hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
     notices: Notices
@@ -45,6 +71,9 @@ class Works:
     keys: Keys
     identity: Identity
     answers: Answers
+    approvals: Approvals
+    vault: PersonVault
+    privacy: Privacy
     operator: str
     is_dev: bool
     fonts_dir: Path | None
@@ -55,14 +84,23 @@ def make_works(
     connection: Connection,
     clock: Clock | None = None,
     peppers: dict[int, bytes] | None = None,
+    vault_secrets: VaultSecrets | None = None,
 ) -> Works:
-    """`peppers` where the caller has loaded them already."""
+    """`peppers` and `vault_secrets` where the caller has loaded them already."""
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
+    vault = PersonVault(connection, vault_secrets or load_vault_secrets(settings.secrets))
+    rules = PrivacyRules(
+        settings.residency_region,
+        settings.cross_border_consent,
+        settings.terms_required,
+        settings.real_name_required,
+        settings.identity_hash_days,
+    )
     offerings = Offerings(connection, clock, is_dev=settings.environment == "dev")
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
-    orders = Orders(connection, offerings, ledger, charges, clock)
+    orders = Orders(connection, offerings, ledger, charges, clock, vault, rules)
     dunning = DunningPlan(
         settings.dunning_remind_days or None,
         settings.dunning_restrict_days or None,
@@ -70,7 +108,17 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
-    subscriptions = Subscriptions(connection, offerings, ledger, clock, orders, transfers, Persons(peppers))
+    subscriptions = Subscriptions(
+        connection,
+        offerings,
+        ledger,
+        clock,
+        orders,
+        transfers,
+        vault,
+        rules,
+        ConsentTexts(settings.consent_texts_dir),
+    )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     bills = Bills(
         connection,
@@ -80,6 +128,21 @@ def make_works(
         due_days=settings.bill_due_days,
         batch=settings.bill_run_batch,
     )
+    disputes = Disputes(connection, bills, subscriptions, clock)
+    keys = Keys(connection, peppers, clock, settings.environment)
+    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
+    payments = Payments(connection, charges, subscriptions, clock, dunning, vault)
+    hub = Hub(
+        connection,
+        peppers,
+        clock,
+        allow_private=settings.webhook_allow_private,
+        need_tls=settings.environment != "dev",
+    )
+    privacy = Privacy(
+        connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
+        lambda: real_name_check(settings), [payments.forget, disputes.forget, hub.forget],
+    )  # fmt: skip
     return Works(
         connection=connection,
         clock=clock,
@@ -98,19 +161,25 @@ def make_works(
             orders,
             Sales(connection, offerings, ledger, charges, clock),
             clock,
+            vault,
         ),
-        moves=Moves(connection, offerings, clock),
+        moves=Moves(connection, offerings, clock, vault),
         failed_jobs=FailedJobs(connection, clock),
-        payg=PayAsYouGo(connection, offerings, ledger, charges, clock),
+        deliveries=Deliveries(connection, orders, clock, vault),
+        hub=hub,
+        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
         notices=Notices(connection, clock),
         bills=bills,
-        disputes=Disputes(connection, bills, subscriptions, clock),
-        payments=Payments(connection, charges, subscriptions, clock, dunning),
+        disputes=disputes,
+        payments=payments,
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
-        keys=Keys(connection, peppers, clock, settings.environment),
-        identity=Identity(connection, peppers, clock),
+        keys=keys,
+        identity=identity,
         answers=Answers(connection, clock),
+        approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
+        vault=vault,
+        privacy=privacy,
         operator=settings.operator_name,
         is_dev=settings.environment == "dev",
         fonts_dir=settings.fonts_dir,

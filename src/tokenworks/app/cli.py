@@ -12,7 +12,7 @@ from uuid import UUID
 
 import click
 import psycopg
-from rich.progress import Progress
+from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
 from tokenworks.app import (
@@ -20,17 +20,21 @@ from tokenworks.app import (
     cli_factory,
     cli_ledger,
     cli_models,
+    cli_privacy,
     cli_quotes,
     cli_receivables,
     cli_shop,
+    cli_staff,
     cli_subscriber,
+    cli_webhook,
     views,
 )
-from tokenworks.app.bootstrap import make_works
+from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, database, migrate
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.kernel import NotFound, TokenworksError, is_digits
@@ -61,16 +65,23 @@ def cli(context: click.Context, data_dir: str | None) -> None:
 @pass_context
 def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
-    from tokenworks.trust import ensure_pepper  # noqa: PLC0415
+    from tokenworks.trust import check_first_pepper, check_peppers, ensure_pepper, load_peppers  # noqa: PLC0415
 
     settings = context.settings()
     content = seed_catalogue() if catalogue is None else read_catalogue(read_text(catalogue), str(catalogue))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    ensure_pepper(settings.secrets)
-    with _status("Starting the database"), database(settings) as url:
-        revision = migrate(url)
-        with contextlib.closing(connect(url)) as connection:
-            new = make_works(settings, connection).offerings.load(content)
+    with contextlib.ExitStack() as stack:
+        with _status("Starting the database"):
+            url = stack.enter_context(database(settings))
+            revision = migrate(url)
+        connection = stack.enter_context(contextlib.closing(connect(url)))
+        check_first_pepper(connection, settings.secrets)
+        ensure_pepper(settings.secrets)
+        check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
+        works = make_works(settings, connection)
+        works.vault.check_secrets()
+        _seal(works)
+        new = works.offerings.load(content)
     result = {
         "data_dir": settings.data_dir,
         "schema": revision,
@@ -83,6 +94,19 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
         say(
             f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions)."
         )
+
+
+def _seal(works: Works) -> None:
+    """Encrypt what was there before personal texts were encrypted; a run that was cut off goes on."""
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def progress(place: str, done: int, total: int) -> None:
+            if place not in tasks:
+                tasks[place] = bar.add_task(f"Encrypting {place.replace('_', ' ')}", total=total)
+            bar.update(tasks[place], completed=done, total=total)
+
+        seal_existing(works.connection, works.vault, progress)
 
 
 @cli.command()
@@ -137,6 +161,9 @@ for _group in (
     *cli_models.GROUPS,
     *cli_ledger.GROUPS,
     *cli_shop.GROUPS,
+    *cli_staff.GROUPS,
+    *cli_webhook.GROUPS,
+    *cli_privacy.GROUPS,
 ):
     cli.add_command(_group)
 cli_shop.order.add_command(cli_quotes.order_quote)
@@ -147,7 +174,12 @@ def subscriber() -> None:
     """Who is billed."""
 
 
-for _command in (*cli_shop.SUBSCRIBER, *cli_subscriber.COMMANDS, *cli_receivables.SUBSCRIBER):
+for _command in (
+    *cli_shop.SUBSCRIBER,
+    *cli_subscriber.COMMANDS,
+    *cli_receivables.SUBSCRIBER,
+    *cli_privacy.SUBSCRIBER,
+):
     subscriber.add_command(_command)
 
 

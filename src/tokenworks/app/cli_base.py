@@ -7,12 +7,14 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from tokenworks.app.audit import AUDITED, LONG, as_said, look, pinned, ref_of
+from tokenworks.app.audit import AUDITED, LONG, as_said, look, person_of, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, check_schema, connect, database
 from tokenworks.app.output import exact_wanted, json_text, print_json, say
+from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
+from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,7 +29,9 @@ exact_option: Callable[[Command], Command] = click.option(
     help="Money to the nano, not to the fen.",
 )
 subscriber_option: Callable[[Command], Command] = click.option(
-    "--subscriber", required=True, help="Subscriber id, or phone number (+86…)."
+    "--subscriber",
+    required=True,
+    help="Its id, phone number (+8613800000001, or 13800000001), its last four digits, broadband number, name or a part of it.",
 )
 
 
@@ -69,10 +73,14 @@ class Context:
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             check_schema(connection)
+            check_sealed(connection)
             # What a command dates is by the database's clock, as what a server dates is.
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))
             anchor(clock, connection)
-            works = make_works(settings, connection, clock)
+            peppers = load_peppers(settings.secrets)
+            check_peppers(connection, peppers, settings.secrets, clock.now())
+            works = make_works(settings, connection, clock, peppers)
+            works.vault.check_secrets()
             command = command_name()
             params = click.get_current_context().params
             if command not in AUDITED or params.get("dry_run"):
@@ -81,26 +89,35 @@ class Context:
                 yield works
             elif command in LONG:
                 yield works
-                self._audit(works, command, params, None, None)
+                self._audit(works, command, params, pinned(works, params), None, None)
             else:
-                with connection.transaction():
-                    _begin(works, command, params)
-                    about = pinned(works, params)
-                    before = look(works, command, about)
-                    yield works
-                    self._audit(works, command, params, before, look(works, command, about))
+                try:
+                    with connection.transaction():
+                        _begin(works, command, params)
+                        about = pinned(works, params)
+                        before = look(works, command, about)
+                        yield works
+                        # Who was registered just now has an id, too.
+                        about = about if about.get("subscriber") else pinned(works, params)
+                        self._audit(works, command, params, about, before, look(works, command, about))
+                except ApprovalNeeded as error:
+                    works.approvals.ask(error.wanted)
+                    raise
 
     def _audit(
-        self, works: Works, command: str, params: dict[str, Any], before: object, after: object
+        self,
+        works: Works,
+        command: str,
+        params: dict[str, Any],
+        about: dict[str, Any],
+        before: object,
+        after: object,
     ) -> None:
         """What an operator does is written down, in the transaction of what was done; a dry run is not."""
+        ref = ref_of(command, about)
+        asked = {"asked": as_said(params), "is": after}
         works.identity.audit(
-            self.actor,
-            "operator",
-            command,
-            ref_of(command, params),
-            before,
-            {"asked": as_said(params), "is": after},
+            self.actor, "operator", command, ref, before, asked, person_id=person_of(works, ref)
         )
 
 

@@ -48,6 +48,11 @@ def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool,
     """Take a payment back: a chargeback, or a booking by mistake. What it paid is open again."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payments.reverse(works.payments.find(payment_id), reason)
+        if not dry_run:
+            # A payment is reversed once: it is its own key.
+            works.approvals.check(
+                context.actor, "payment.reverse", str(payment_id), made.amount_nano, str(payment_id)
+            )
     dry = " (dry run)" if dry_run else ""
     said(made, f"Payment {payment_id} over {money_text(made.amount_nano)} CNY is reversed{dry}.", as_json)
 

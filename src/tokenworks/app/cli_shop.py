@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, cast, get_args
+from typing import Final, Literal, get_args
 from uuid import UUID
 
 import click
@@ -21,13 +21,12 @@ from tokenworks.app.cli_base import (
 )
 from tokenworks.app.cli_disputes import dispute
 from tokenworks.app.edge import read_bytes
-from tokenworks.app.output import console, json_text, money_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, parse_money
-from tokenworks.subscriptions import When, day_of, end_of_day, last_day, second_of
-from tokenworks.trust import StaffRole
+from tokenworks.subscriptions import When, WorkOrder, day_of, end_of_day, last_day
 
 idempotency_option: Callable[[Command], Command] = click.option(
     "--idempotency-key", help="The same key again does nothing more."
@@ -206,11 +205,25 @@ def work_list(context: Context, as_json: bool) -> None:
         print_json(found)
         return
     rows = [
-        (w.work_order_id, w.port, w.action, w.offering_id, w.delivery or "", w.attempts, w.reason or "")
+        (
+            w.work_order_id,
+            w.port,
+            w.action,
+            w.offering_id,
+            w.delivery or "",
+            w.attempts,
+            w.reason or "",
+            _pushed(w),
+        )
         for w in found
     ]
-    columns = ["work order", "port", "action", "offering", "as", "attempt", "said last"]
+    columns = ["work order", "port", "action", "offering", "as", "attempt", "said last", "sent"]
     print_table("Work orders", columns, rows, right=["attempt"])
+
+
+def _pushed(work: WorkOrder) -> str:
+    """Whether the delivering system has it, where it is sent there."""
+    return work.push_error or ("" if work.pushed_at is None else f"{work.pushed_at:%Y-%m-%d %H:%M}")
 
 
 @work.command("answer")
@@ -260,6 +273,10 @@ def refund(
         made = works.refunds.refund(
             order_id, part, reason, amount_nano=amount_nano, idempotency_key=idempotency_key, dry_run=dry_run
         )
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "refund", str(order_id), works.refunds.at_most(made), idempotency_key
+            )
     total = sum(refund.amount_nano or 0 for refund in made)
     waits = sum(refund.state == "pending" for refund in made)
     text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited"
@@ -369,7 +386,12 @@ def bill_correct(
     """Give back a part of a line by a credit note. The bill stays as it is; the note is taken off what is open on it."""
     amount_nano = parse_money(amount).amount_nano
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        note = works.bills.correct(works.bills.find(bill_no), line_no, amount_nano, reason, idempotency_key)
+        found = works.bills.find(bill_no)
+        note = works.bills.correct(found, line_no, amount_nano, reason, idempotency_key)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "bill.correct", str(found.bill_id), note.amount_nano, idempotency_key
+            )
     dry = " (dry run)" if dry_run else ""
     said(note, f"Credit note {note.credit_note_no} over {money_text(note.amount_nano)} CNY{dry}.", as_json)
 
@@ -438,6 +460,10 @@ def bill_pay_out(
     """Book what a closed subscriber was owed and has got: credits that no bill will take up."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "bill.pay_out", str(made.subscriber_id), made.amount_nano, reference
+            )
     dry = " (dry run)" if dry_run else ""
     said(made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)
 
@@ -671,73 +697,8 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
     )
 
 
-@click.group()
-def staff() -> None:
-    """Who may ask over HTTP as operator, finance or auditor."""
-
-
-@staff.command("add")
-@click.option("--name", required=True)
-@click.option("--role", type=click.Choice(["operator", "finance", "auditor"]), required=True)
-@json_option
-@pass_context
-def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> None:
-    """Add somebody. Their token is shown this once."""
-    with context.works() as works:
-        token = works.identity.add_staff(name, role)
-    said(
-        {"name": name, "role": role, "token": token},
-        f"{name} is {role}. Their token, shown this once:\n{token}",
-        as_json,
-    )
-
-
-@staff.command("list")
-@json_option
-@pass_context
-def staff_list(context: Context, as_json: bool) -> None:
-    """Staff and their roles."""
-    with context.works() as works:
-        found = works.identity.staff()
-    if as_json:
-        print_json(found)
-    else:
-        rows = [(s["name"], s["role"], "revoked" if s["revoked_at"] else "live") for s in found]
-        print_table("Staff", ["name", "role", "state"], rows)
-
-
-@staff.command("revoke")
-@click.option("--name", required=True)
-@json_option
-@pass_context
-def staff_revoke(context: Context, name: str, as_json: bool) -> None:
-    """Somebody may ask no more, from now on."""
-    with context.works() as works:
-        works.identity.revoke_staff(name)
-    said({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
-
-
-@click.command()
-@click.option("--ref", help="Of this subscriber, product, order, bill … alone.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
-@json_option
-@pass_context
-def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
-    """Who did what to what, newest first."""
-    with context.works() as works:
-        found, count = works.identity.audited(ref, 0, limit)
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (second_of(cast("datetime", row["at"])), row["actor"], row["role"], row["action"], row["ref"], json_text(row["after"], None))
-        for row in found
-    ]  # fmt: skip
-    print_table(f"Audit trail ({len(found)} of {count})", ["at", "who", "role", "did", "to", "with"], rows)
-
-
 bill.add_command(dispute)
-GROUPS: Final = (order, bill, refund, staff, audit)
+GROUPS: Final = (order, bill, refund)
 SUBSCRIBER: Final = (
     subscriber_set,
     subscriber_contract,

@@ -25,13 +25,13 @@ from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
-from tokenworks.app.notify import deliver
+from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.settings import Settings
 from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Peppers, load_peppers, load_vault_secrets, settle_issuing
 
 log = structlog.get_logger()
 
@@ -50,6 +50,7 @@ BILL_BATCHES: Final = 20
 def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     """What people and other systems ask over the public port, outside /v1."""
     peppers = load_peppers(settings.secrets)
+    vault_secrets = load_vault_secrets(settings.secrets)
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     pool = ConnectionPool(
         url(),
@@ -65,15 +66,15 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     def open_rooms() -> Iterator[Rooms]:
         try:
             with pool.connection() as connection:
-                yield make_works(settings, connection, clock, peppers)
+                yield make_works(settings, connection, clock, peppers, vault_secrets)
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise Unavailable("the database does not answer: try again in a moment") from error
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
-        await _anchor(pool, clock)
-        following = asyncio.create_task(_follow(pool, clock, settings.clock_check_s))
+        await _anchor(pool, clock, peppers)
+        following = asyncio.create_task(_follow(pool, clock, peppers, settings.clock_check_s))
         try:
             yield
         finally:
@@ -86,22 +87,23 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-async def _anchor(pool: ConnectionPool, clock: AnchoredClock) -> None:
-    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
+async def _anchor(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers) -> None:
+    """By the database's clock: what a host whose own is off writes down is not dated wrong. And by the pepper that is used."""
 
     def ask() -> None:
         with pool.connection() as connection:
             anchor(clock, connection)
+            settle_issuing(connection, peppers)
 
     # Away for now: the boot clock carries on what was known.
     with contextlib.suppress(psycopg.Error, PoolTimeout):
         await asyncio.to_thread(ask)
 
 
-async def _follow(pool: ConnectionPool, clock: AnchoredClock, every_s: float) -> None:
+async def _follow(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers, every_s: float) -> None:
     while True:
         await asyncio.sleep(every_s)
-        await _anchor(pool, clock)
+        await _anchor(pool, clock, peppers)
 
 
 class HostMetrics:
@@ -253,6 +255,8 @@ class Jobs:
                 self._revenue,
                 self._bills,
                 self._dunning,
+                self._time_outs,
+                self._erasures,
                 self._notices,
             ):
                 try:
@@ -293,6 +297,7 @@ class Jobs:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
             works.charges.recognise()
             works.identity.forget_old()
+            works.hub.forget_old()
             self._recognised_s = time.monotonic()
 
     def _bills(self, works: Works) -> None:
@@ -309,6 +314,16 @@ class Jobs:
     def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
+
+    def _time_outs(self, works: Works) -> None:
+        failed = time_out(works, self._settings)
+        if failed:
+            log.warning("jobs.deliveries_timed_out", work_orders=failed)
+
+    def _erasures(self, works: Works) -> None:
+        done = works.privacy.run_erasures()
+        if done:
+            log.info("jobs.erasures", subscribers=done)
 
     def _notices(self, works: Works) -> None:
         deliver(works, self._settings)

@@ -1,18 +1,17 @@
 """The message port: who sends one-time codes and notices to phones."""
 
 import os
-import urllib.error
-import urllib.request
 from datetime import UTC, datetime
-from typing import Final
 
 import msgspec
+import structlog
 
+from tokenworks.app.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.console import SendCode
 from tokenworks.kernel import Unavailable
 
-SEND_S: Final = 5.0
+log = structlog.get_logger()
 
 
 def code_sender(settings: Settings) -> SendCode:
@@ -22,11 +21,10 @@ def code_sender(settings: Settings) -> SendCode:
 
         def by_webhook(phone: str, code: str) -> None:
             body = msgspec.json.encode({"phone": phone, "kind": "sign_in_code", "code": code})
-            request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
             try:
-                with urllib.request.urlopen(request, timeout=SEND_S):
-                    return
-            except (urllib.error.URLError, TimeoutError, OSError):
+                post(url, body, {}, allow_private=settings.webhook_allow_private)
+            except NotDelivered as error:
+                log.warning("messages.code_not_sent", error=str(error))
                 raise Unavailable("the code could not be sent: try again in a moment") from None
 
         return by_webhook

@@ -1,29 +1,33 @@
-"""The outbox goes out: notices by webhook (signed, retried, idempotent) and to phones by the message port.
+"""The outbox goes out: events and notices by webhook (signed, retried, idempotent, logged), work orders to the delivering
+systems, notices to phones by the message port.
 
-At least once: a notice is leased, sent, and marked; what dies in between is sent again with the same id.
+At least once: what is due is leased, sent, and marked; what dies in between is sent again with the same id.
 """
 
-import hashlib
-import hmac
+import contextlib
 import os
 import secrets
 import time
-import urllib.error
-import urllib.request
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 import msgspec
+import structlog
 
 from tokenworks.app.bootstrap import Works
+from tokenworks.app.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
-from tokenworks.kernel import Unavailable, format_money
-from tokenworks.subscriptions import Notice, day_of
+from tokenworks.console import ANSWERS, event_body, service_order_body, take_answer
+from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw, format_money
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, day_of, signature
 
-SEND_S: Final = 5.0
+log = structlog.get_logger()
+
 DELIVER_S: Final = 10.0
 BATCH: Final = 100
+REASON_CHARS_MAX: Final = 200
 SECRET_BYTES: Final = 32
 _TEXTS: Final = {
     (
@@ -82,8 +86,8 @@ def text_of(kind: str, content: dict[str, Any], language: str) -> str:
 
 
 def webhook_secret(settings: Settings) -> bytes:
-    """What notices are signed with: a file of the secrets, made at the first need, mode 0600."""
-    path: Path = settings.secrets / "webhook-secret"
+    """What we sign with, for the operator's own webhook and work orders: a file of the secrets, made at the first need, 0600."""
+    path = _secret_file(settings)
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
@@ -93,66 +97,255 @@ def webhook_secret(settings: Settings) -> bytes:
     return path.read_bytes()
 
 
-def signature(secret: bytes, at_s: int, body: bytes) -> str:
-    """`t=<seconds>,v1=<HMAC-SHA256 of "<seconds>.<body>", hex>`: the receiver checks it, and that the time is near."""
-    mac = hmac.new(secret, f"{at_s}.".encode() + body, hashlib.sha256).hexdigest()
-    return f"t={at_s},v1={mac}"
+def _secret_file(settings: Settings) -> Path:
+    return settings.secrets / "webhook-secret"
+
+
+def _old_secret_file(settings: Settings) -> Path:
+    return settings.secrets / "webhook-secret-old"
+
+
+def webhook_secrets(settings: Settings, now: datetime) -> list[bytes]:
+    """The secret, and in the overlap after a rotation the one of before."""
+    found = [webhook_secret(settings)]
+    with contextlib.suppress(FileNotFoundError):
+        old = _old_secret_file(settings)
+        rotated_s = old.stat().st_mtime
+        if now.timestamp() < rotated_s + settings.webhook_secret_overlap_h * 3600:
+            found.append(old.read_bytes())
+    return found
+
+
+def rotate_webhook_secret(settings: Settings, now: datetime) -> str:
+    """A new secret of our own: the file of the one of before is kept beside it, dated with the rotation."""
+    webhook_secret(settings)
+    path, old = _secret_file(settings), _old_secret_file(settings)
+    new = path.with_name("webhook-secret.new")
+    text = secrets.token_hex(SECRET_BYTES)
+    new.touch(mode=0o600)
+    new.write_text(text)
+    path.replace(old)
+    new.replace(path)
+    os.utime(old, (now.timestamp(), now.timestamp()))
+    return text
 
 
 def deliver(works: Works, settings: Settings) -> int:
     """Send what is due. Returns how many arrived. Runs on many hosts at once: what one has leased the others leave."""
-    if not (settings.webhook_url or settings.sms_url):
-        return 0
-    sent = 0
     # Other jobs wait meanwhile: a receiver that hangs has so long, and the rest is due again next time.
-    until_s = time.monotonic() + DELIVER_S
-    while time.monotonic() < until_s and (notices := works.notices.lease(BATCH)):
-        for notice in notices:
-            if time.monotonic() > until_s:
-                works.notices.later(notice)
-                continue
-            try:
-                _send(works, settings, notice)
-            except Unavailable:
-                works.notices.failed(notice)
-            else:
-                works.notices.delivered(notice)
-                sent += 1
-    return sent
+    sending = _Sending(works, settings, time.monotonic() + DELIVER_S)
+    sending.notices()
+    sending.events()
+    sending.webhooks()
+    sending.work_orders()
+    return sending.arrived
 
 
-def _send(works: Works, settings: Settings, notice: Notice) -> None:
-    subscriber = works.subscriptions.find(str(notice.subscriber_id))
-    if settings.webhook_url:
-        body = msgspec.json.encode(
-            {
-                "id": str(notice.notification_id),
-                "kind": notice.kind,
-                "ref": notice.ref,
-                "subscriber_id": str(notice.subscriber_id),
-                "created_at": notice.created_at,
-                "content": notice.content,
-            }
-        )
-        at_s = int(works.clock.now().timestamp())
-        headers = {
-            "Idempotency-Key": str(notice.notification_id),
-            "X-Tokenworks-Signature": signature(webhook_secret(settings), at_s, body),
-        }
-        _post(settings.webhook_url, body, headers)
-    is_known = (notice.kind, subscriber.language) in _TEXTS
-    if settings.sms_url and is_known and works.subscriptions.has_number(subscriber):
-        text = text_of(notice.kind, notice.content, subscriber.language)
-        body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
-        _post(settings.sms_url, body, {"Idempotency-Key": str(notice.notification_id)})
+class _Sending:
+    """One turn. Who does not answer is not asked again in it, so that others have theirs."""
 
+    def __init__(self, works: Works, settings: Settings, until_s: float) -> None:
+        self._works = works
+        self._settings = settings
+        self._until_s = until_s
+        self._silent: set[UUID | str | None] = set()
+        self.arrived = 0
 
-def _post(url: str, body: bytes, headers: dict[str, str]) -> None:
-    request = urllib.request.Request(
-        url, body, {"Content-Type": "application/json", **headers}, method="POST"
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=SEND_S):
+    def _over(self) -> bool:
+        return time.monotonic() > self._until_s
+
+    def _post(self, url: str, body: bytes, key: str, signed_with: list[bytes]) -> tuple[int, bytes]:
+        headers = {"Idempotency-Key": key}
+        if signed_with:
+            at_s = int(self._works.clock.now().timestamp())
+            headers["X-Tokenworks-Signature"] = signature(signed_with, at_s, body)
+        return post(url, body, headers, allow_private=self._settings.webhook_allow_private)
+
+    # Notices.
+
+    def notices(self) -> None:
+        """To the operator's own webhook by way of the log, and to phones."""
+        settings, notices = self._settings, self._works.notices
+        if not (settings.webhook_url or settings.sms_url):
             return
-    except (urllib.error.URLError, TimeoutError, OSError) as error:
-        raise Unavailable(f"the notice did not arrive: {error}") from error
+        while not self._over() and (found := notices.lease(BATCH)):
+            if settings.webhook_url:
+                for notice in found:
+                    if not self._wanted(notice):
+                        continue
+                    self._works.hub.enqueue_own(
+                        notice.notification_id, f"notice.{notice.kind}", _notice_body(notice)
+                    )
+                self.webhooks()
+            for notice in found:
+                if self._over() or "sms" in self._silent:
+                    notices.later(notice)
+                    continue
+                if not self._wanted(notice):
+                    notices.dropped(notice)
+                    continue
+                try:
+                    self._message(notice)
+                except Unavailable:
+                    self._silent.add("sms")
+                    notices.failed(notice)
+                except Exception as error:  # of one notice; the others have their turn
+                    log.error("notices.failed", error=_first_line(error))
+                    notices.failed(notice)
+                else:
+                    notices.delivered(notice)
+            if "sms" in self._silent:
+                return
+
+    def _wanted(self, notice: Notice) -> bool:
+        """Marketing goes only to those who agree to it when it is sent."""
+        return not notice.kind.startswith("marketing.") or self._works.subscriptions.agrees_to_marketing(
+            notice.subscriber_id
+        )
+
+    def _message(self, notice: Notice) -> None:
+        if not self._settings.sms_url:
+            return
+        subscriber = self._works.subscriptions.find_exact(str(notice.subscriber_id))
+        is_known = (notice.kind, subscriber.language) in _TEXTS
+        if subscriber.phone and is_known and self._works.subscriptions.has_number(subscriber):
+            text = text_of(notice.kind, notice.content, subscriber.language)
+            body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
+            self._post(self._settings.sms_url, body, str(notice.notification_id), [])
+            if not self._settings.webhook_url:
+                self.arrived += 1
+
+    # Webhooks.
+
+    def events(self) -> None:
+        """Make deliveries of what has happened, for whoever listens."""
+        hub, connection = self._works.hub, self._works.connection
+        listeners = hub.listeners()
+        while not self._over():
+            with connection.transaction():
+                found = hub.events(BATCH)
+                for event in found:
+                    wanted = [
+                        one
+                        for one in listeners
+                        if one.api == event.api and event.event_type in one.event_types
+                    ]
+                    body = self._body(event) if wanted else ""
+                    hub.expand(event, {one.listener_id: body for one in wanted})
+            if len(found) < BATCH:
+                return
+
+    def _body(self, event: Event) -> str:
+        """With the resource, or, where that can't be shown, with its id: an event is never in the way of others."""
+        try:
+            with self._works.connection.transaction():
+                return event_body(self._works, event, self._settings.public_url)
+        except Exception as error:
+            log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
+            return msgspec.json.encode(content_of(event, None, "resource")).decode()
+
+    def webhooks(self) -> None:
+        """Send the deliveries that are due."""
+        hub, own_url = self._works.hub, self._settings.webhook_url
+        while not self._over() and (found := hub.lease(BATCH, own=bool(own_url))):
+            listeners = {one.listener_id: one for one in hub.listeners()}
+            for delivery in found:
+                if self._over() or delivery.listener_id in self._silent:
+                    hub.later(delivery)
+                    continue
+                listener = None if delivery.listener_id is None else listeners.get(delivery.listener_id)
+                if delivery.listener_id is not None and listener is None:
+                    hub.later(delivery)  # it came, or went, a moment ago
+                    continue
+                url = own_url if listener is None else listener.callback
+                try:
+                    signed_with = (
+                        webhook_secrets(self._settings, self._works.clock.now())
+                        if listener is None
+                        else hub.secrets(listener)
+                    )
+                    self._webhook(delivery, url, signed_with)
+                except (NotDelivered, Invalid) as error:
+                    status = error.status if isinstance(error, NotDelivered) else None
+                    hub.failed(delivery, status, str(error))
+                    self._silent.add(delivery.listener_id)
+            if self._silent:
+                return
+
+    def _webhook(self, delivery: Delivery, url: str, signed_with: list[bytes]) -> None:
+        status, _ = self._post(url, delivery.body.encode(), str(delivery.event_id), signed_with)
+        self._works.hub.delivered(delivery, status)
+        self.arrived += 1
+
+    # Work orders.
+
+    def work_orders(self) -> None:
+        """Ask the delivering systems; one that answers at once is done with."""
+        urls, deliveries = self._settings.fulfilment, self._works.deliveries
+        while urls and not self._over() and (found := deliveries.lease(urls, BATCH)):
+            for work in found:
+                if self._over() or f"port {work.port}" in self._silent:
+                    deliveries.later(work)
+                    continue
+                try:
+                    self._work_order(work, urls[work.port])
+                except NotDelivered as error:
+                    deliveries.not_pushed(work, str(error))
+                    self._silent.add(f"port {work.port}")
+                except Exception as error:  # of one work order; the others have their turn
+                    log.error(
+                        "deliveries.failed", work_order=str(work.work_order_id), error=_first_line(error)
+                    )
+                    deliveries.not_pushed(work, _first_line(error))
+            if self._silent:
+                return
+
+    def _work_order(self, work: WorkOrder, url: str) -> None:
+        body = service_order_body(work, self._settings.public_url)
+        signed_with = webhook_secrets(self._settings, self._works.clock.now())
+        _, said = self._post(url, body, f"{work.work_order_id}-{work.attempts}", signed_with)
+        self._works.deliveries.pushed(work)
+        self.arrived += 1
+        try:
+            content = msgspec.json.decode(said) if said.strip() else None
+        except msgspec.DecodeError:
+            return
+        if not isinstance(content, dict):
+            return
+        state = content.get("state")
+        if not isinstance(state, str) or state not in ANSWERS:
+            return
+        reason = content.get("description")
+        reason = reason if isinstance(reason, str) and flaw(reason) is None else None
+        try:
+            now = take_answer(self._works, work, state, reason and reason[:REASON_CHARS_MAX], work.attempts)
+        except (Conflict, NotFound, Invalid) as error:
+            log.warning("deliveries.answer_refused", error=str(error))
+            return
+        self._works.identity.audit(
+            f"port:{work.port}", "operator", "work_order.answer", str(work.work_order_id),
+            {"state": "open"}, {"state": now, "reason": reason},
+        )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _notice_body(notice: Notice) -> str:
+    return msgspec.json.encode(
+        {
+            "id": str(notice.notification_id),
+            "kind": notice.kind,
+            "ref": notice.ref,
+            "subscriber_id": str(notice.subscriber_id),
+            "created_at": notice.created_at,
+            "content": notice.content,
+        }
+    ).decode()
+
+
+def time_out(works: Works, settings: Settings) -> int:
+    """Deliveries that nobody has answered for too long. Returns how many failed."""
+    hours = settings.delivery_timeout_h
+    return works.deliveries.time_out(timedelta(hours=hours)) if hours else 0

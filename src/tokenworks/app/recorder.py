@@ -42,7 +42,7 @@ from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
 from tokenworks.subscriptions import SUSPENSIONS
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
 
@@ -64,9 +64,15 @@ class Feed:
     """Polls the change sequence twice a second and tells the workers: that is the truth, there is no other."""
 
     def __init__(
-        self, thread: DatabaseThread, recorder: Recorder, settings: Settings, clock: AnchoredClock
+        self,
+        thread: DatabaseThread,
+        recorder: Recorder,
+        settings: Settings,
+        clock: AnchoredClock,
+        peppers: Peppers,
     ) -> None:
         self._clock = clock
+        self._peppers = peppers
         self._thread = thread
         self._recorder = recorder
         self._settings = settings
@@ -153,6 +159,8 @@ class Feed:
             return
         self._looked_s = now_s
 
+        waiting = self._recorder.settler.keys_used
+        used = list({UUID(waiting.popleft().decode()) for _ in range(len(waiting))})
         # What was settled before the question must be settled in the answer.
         expected = self._recorder.settler.settled_seq
 
@@ -161,6 +169,8 @@ class Feed:
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
             on_database.delete_old_account_losses()
+            if used:
+                Keys(connection, self._peppers, self._clock, self._settings.environment).used(used)
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
             return on_database.in_doubt(), len(on_database.quarantined()), alive
 
@@ -294,6 +304,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     stop = asyncio.Event()
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     peppers = load_peppers(settings.secrets)
+    vault_secrets = load_vault_secrets(settings.secrets)
 
     def fatal(error: BaseException) -> None:
         # Whatever says so may fail, too; this process ends.
@@ -316,7 +327,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             macs: list[bytes] = argument
 
             def find(connection: Connection) -> list[list[Any]]:
-                works = make_works(settings, connection, clock, peppers)
+                works = make_works(settings, connection, clock, peppers, vault_secrets)
                 subscriptions = works.subscriptions
                 rows: list[list[Any]] = []
                 for mac, k in works.keys.find(macs).items():
@@ -333,11 +344,12 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
                             ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
                             *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
                         ]),
-                        subscriber.regions, subscriber.home_region,
+                        subscriptions.regions_of(subscriber), subscriber.home_region,
                         subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
                         None if k.origins is None else sorted(k.origins),
                         [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving],
                         works.payg.standing(subscriber),
+                        subscriptions.refused_by(subscriber),
                     ])  # fmt: skip
                 return rows
 
@@ -406,12 +418,14 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     )
 
     def top_up(connection: Connection, account_id: UUID, model: str, need: Need) -> bool:
-        return make_works(settings, connection, clock, peppers).payg.buy(account_id, model, need)
+        return make_works(settings, connection, clock, peppers, vault_secrets).payg.buy(
+            account_id, model, need
+        )
 
     ledger = RecorderLedger(
         ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up
     )
-    feed = Feed(lookups, recorder, settings, clock)
+    feed = Feed(lookups, recorder, settings, clock, peppers)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(
         ledger,

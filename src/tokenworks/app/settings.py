@@ -1,6 +1,7 @@
 """One TOML file and `TOKENWORKS_*` variables make one frozen, validated object. Unknown names are errors."""
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -267,6 +268,40 @@ class Settings(BaseModel):
         pattern=r"^(https?://[!-~]{1,500})?$",
         description="alerts and dunning are POSTed here, signed with secrets_dir/webhook-secret, tried again for a day",
     )
+    staff_token_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="a staff token ends after so long: `staff rotate` makes a new one",
+    )
+    two_persons_above_yuan: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="a refund, credit note, payout or reversal above this needs a second person's approval",
+    )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="webhooks, work orders and messages may go to loopback and private addresses; to link-local ones never",
+    )
+    webhook_secret_overlap_h: int = Field(
+        default=168,
+        ge=0,
+        le=720,
+        description="after `webhook rotate` the secret of before signs beside the new one for so long",
+    )
+    fulfilment_urls: str = Field(
+        default="",
+        max_length=4000,
+        description="where work orders are POSTed, as TMF641 service orders: port=https://…, one for each port, with spaces between; "
+        "the others are polled",
+    )
+    delivery_timeout_h: int = Field(
+        default=168,
+        ge=0,
+        le=24 * 365,
+        description="a delivery that nobody answers for so long fails, is credited and withdrawn; 0: never",
+    )
     public_url: str = Field(
         default="",
         pattern=r"^(https?://[!-~]{1,200})?$",
@@ -279,6 +314,46 @@ class Settings(BaseModel):
     )
     operator_name: str = Field(
         default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
+    )
+    consent_texts_dir: Path | None = Field(
+        default=None,
+        description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: those that are shipped",
+    )
+    residency_region: str = Field(
+        default="cn",
+        pattern=r"^[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}$",
+        description="where data stays without consent to leave, as a prefix of deployments' regions",
+    )
+    cross_border_consent: Literal["opt_out", "opt_in"] = Field(
+        default="opt_out",
+        description="opt_in: nothing leaves residency_region before a subscriber agrees; opt_out: until the consent is withdrawn",
+    )
+    terms_required: bool = Field(
+        default=False,
+        description="nothing is ordered or served without consent to the terms; false: only a withdrawn consent stops it",
+    )
+    real_name_required: bool = Field(
+        default=False,
+        description="nothing is ordered before the real name is verified; false: only what the catalogue marks real_name_only",
+    )
+    real_name_check: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^((https?://|file:/)[!-~]{1,480})?$",
+        description="the carrier's real-name check: an http(s) URL that is POSTed to, or file:/path of a CSV of phone, name, "
+        "SHA-256 of the document's number; empty: nothing is verified, but in a dev environment everything",
+    )
+    identity_hash_days: int = Field(
+        default=1095,
+        ge=0,
+        le=36_500,
+        description="so long a keyed hash of an erased person's identity number is kept, for limits per person; 0: not at all",
+    )
+    backup_days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="how long the operator keeps backups of the database: they forget an erased person when they are deleted",
     )
     fonts_dir: Path | None = Field(
         default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
@@ -358,6 +433,21 @@ class Settings(BaseModel):
         for network in value.replace(",", " ").split():
             ip_network(network)
         return value
+
+    @field_validator("fulfilment_urls")
+    @classmethod
+    def _fulfilment_urls(cls, value: str) -> str:
+        for part in value.split():
+            port, _, url = part.partition("=")
+            if not re.fullmatch(r"[a-z0-9-]{1,64}", port) or not re.fullmatch(r"https?://[!-~]{1,500}", url):
+                raise ValueError("it is port=https://… for each port, with spaces between")
+        return value
+
+    @property
+    def fulfilment(self) -> dict[str, str]:
+        """Where the work orders of each port are sent."""
+        parts = (part.partition("=") for part in self.fulfilment_urls.split())
+        return {port: url for port, _, url in parts}
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]":
@@ -461,8 +551,40 @@ def _read_file(path: Path) -> dict[str, Any]:
         raise Invalid(f"{path}: {error}") from None
 
 
+_URL: Final = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<rest>[^\s,]+)")
+# Of a path, what looks like a key, and not like a word.
+_KEY_CHARS_MIN: Final = 12
+_HIDDEN: Final = "****"
+
+
+def without_secrets(text: str) -> str:
+    """With the secrets inside of URLs masked: who asks there, the values of the query, what looks like a key in the path."""
+
+    def masked(match: re.Match[str]) -> str:
+        rest, hash_, _ = match["rest"].partition("#")
+        rest, mark, query = rest.partition("?")
+        authority, slash, path = rest.partition("/")
+        user, at, host = authority.rpartition("@")
+        user = _HIDDEN if user else ""
+        parts = [
+            _HIDDEN if len(part) >= _KEY_CHARS_MIN and any(char.isdigit() for char in part) else part
+            for part in path.split("/")
+        ]
+        values = [
+            f"{pair.partition('=')[0]}={_HIDDEN}" if "=" in pair else _HIDDEN for pair in query.split("&")
+        ]
+        return (
+            f"{match['scheme']}://{user}{at}{host}{slash}{'/'.join(parts)}"
+            f"{mark}{'&'.join(values) if mark else ''}{hash_}{_HIDDEN if hash_ else ''}"
+        )
+
+    return _URL.sub(masked, text)
+
+
 def shown(name: str, value: Any) -> Any:
-    """A value for people: secrets masked."""
+    """A value for people: secrets masked, those inside of URLs, too."""
     if name in SECRET and value:
         return "********"
+    if isinstance(value, str) and "://" in value:
+        return without_secrets(value)
     return str(value) if isinstance(value, Path) else value

@@ -23,10 +23,11 @@ import structlog
 from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
-from tokenworks.kernel import Conflict, Invalid, Unavailable
-from tokenworks.trust import load_peppers
+from tokenworks.kernel import Conflict, Invalid, SystemClock, Unavailable
+from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
 
@@ -97,7 +98,8 @@ class Supervisor:
         for old in settings.run_dir.glob("*.stats"):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
-        load_peppers(settings.secrets)
+        peppers = load_peppers(settings.secrets)
+        vault_secrets = load_vault_secrets(settings.secrets)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -108,6 +110,9 @@ class Supervisor:
         with database(settings) as url:
             with contextlib.closing(connect(url)) as connection:
                 check_schema(connection)
+                check_sealed(connection)
+                check_peppers(connection, peppers, settings.secrets, SystemClock().now())
+                PersonVault(connection, vault_secrets).check_secrets()
                 ensure_usage_months(connection)
                 check_durability(settings, connection)
             public = bind(settings.listen)

@@ -1,7 +1,15 @@
 """Bills and questions about them, payments, the phone bill's charge files, refunds and dunning."""
 
 from tokenworks.billing.bills import Bills
-from tokenworks.billing.charge_file import LAYOUT, decode_answer, read_answer, write_file
+from tokenworks.billing.charge_file import (
+    LAYOUT,
+    decode_answer,
+    phone_place,
+    phones_in,
+    read_answer,
+    without_phones,
+    write_file,
+)
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
@@ -86,8 +94,11 @@ __all__ = [
     "decode_answer",
     "invoice_data",
     "open_of",
+    "phone_place",
+    "phones_in",
     "read_answer",
     "render_pdf",
     "tax_of_part",
+    "without_phones",
     "write_file",
 ]

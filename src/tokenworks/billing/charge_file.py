@@ -17,7 +17,7 @@ mark or without; its lines end with LF or CR LF, and there may be blank ones at 
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -64,6 +64,46 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
 
 def _digits(day: str) -> str:
     return day.replace("-", "")
+
+
+# What stands in a stored file for what is encrypted beside it, or follows from that.
+APART: Final = "@"
+
+
+def phone_place(line_no: int) -> str:
+    """What a line's number is called in the associated data of its ciphertext."""
+    return f"charge_file_line.phone:{line_no}"
+
+
+def phones_in(text: str) -> dict[int, str]:
+    """The phone number of each line of a file."""
+    rows = [row.split("|") for row in text.split("\n") if row.startswith("D|")]
+    return {int(row[1]): row[3] for row in rows}
+
+
+def without_phones(text: str) -> str:
+    """A file's text as it is stored: without its numbers, and without the digest that they could be guessed from."""
+    return _replaced(text, {})
+
+
+def with_phones(text: str, phones: Mapping[int, str]) -> str:
+    """The text again from what `without_phones` left: byte for byte where every line's number is there."""
+    body, _, tail = _replaced(text, phones).rpartition("T|")
+    fields = tail.rstrip("\n").split("|")
+    fields[-1] = hashlib.sha256(body.encode()).hexdigest()
+    return f"{body}T|{'|'.join(fields)}\n"
+
+
+def _replaced(text: str, phones: Mapping[int, str]) -> str:
+    rows = []
+    for row in text.split("\n"):
+        fields = row.split("|")
+        if fields[0] == "D":
+            fields[3] = phones.get(int(fields[1]), APART)
+        elif fields[0] == "T":
+            fields[-1] = APART
+        rows.append("|".join(fields))
+    return "\n".join(rows)
 
 
 def decode_answer(data: bytes) -> str:

@@ -41,6 +41,14 @@ def answer(connection: Connection, dispute_id: UUID, text: str, by: str, at: dat
     return row is not None
 
 
+def forget(connection: Connection, subscriber_id: UUID) -> None:
+    connection.execute(
+        """UPDATE dispute SET question = '(erased)', answer = CASE WHEN answer IS NULL THEN NULL ELSE '(erased)' END
+           WHERE subscriber_id = %s""",
+        (subscriber_id,),
+    )
+
+
 def find(connection: Connection, dispute_id: UUID) -> Dispute | None:
     row = connection.execute(
         f"SELECT {_DISPUTE} {_FROM} WHERE d.dispute_id = %s".encode(), (dispute_id,)

@@ -90,6 +90,10 @@ class Disputes:
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.page(self._connection, subscriber_id, state, offset, min(limit, PAGE_MAX))
 
+    def forget(self, subscriber_id: UUID) -> None:
+        """Of one who is erased: what was asked and answered, which may name the person."""
+        store.forget(self._connection, subscriber_id)
+
 
 def _checked(text: str, what: str) -> str:
     """A text of one or more lines, as it is kept. Raises `Invalid`."""

@@ -16,8 +16,11 @@ from tokenworks.billing.charge_file import (
     Answer,
     FileLine,
     decode_answer,
+    phone_place,
     read_answer,
     sequence_of,
+    with_phones,
+    without_phones,
     write_file,
 )
 from tokenworks.billing.errors import (
@@ -52,6 +55,7 @@ from tokenworks.billing.open_items import OpenItems
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, check_reason, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions, day_of, last_day
+from tokenworks.trust import NOBODY, PersonVault
 
 DUNNING_BATCH: Final = 500
 PAGE_MAX: Final = 1000
@@ -98,9 +102,11 @@ class Payments:
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,
-        dunning: DunningPlan | None = None,
+        dunning: DunningPlan | None,
+        vault: PersonVault,
     ) -> None:
         self._connection = connection
+        self._vault = vault
         self._charges = charges
         self._subscriptions = subscriptions
         self._clock = clock
@@ -375,32 +381,65 @@ class Payments:
             if not found:
                 return None
             sequence_no = store.last_sequence(self._connection, LAYOUT) + 1
-            now = self._clock.now()
-            left = open_store.lines_left(self._connection, [bill.bill_id for bill, _ in found])
+            now, file_id = self._clock.now(), uuid7()
+            keys = self._vault.keys(bill.subscriber_id for bill in found)
+            # Without a number there is no line: who is being erased at this moment, say.
+            found = [bill for bill in found if bill.subscriber_id in keys]
+            if not found:
+                return None
+            phones = self._subscriptions.phones([bill.subscriber_id for bill in found])
+            left = open_store.lines_left(self._connection, [bill.bill_id for bill in found])
             lines = [
                 FileLine(
-                    bill.bill_no, phone, day_of(bill.period_start), last_day(bill.period_end),
+                    bill.bill_no, phones[bill.subscriber_id], day_of(bill.period_start), last_day(bill.period_end),
                     bill.remaining_nano // FEN_NANO, tax_of_part(bill.remaining_nano, [left[bill.bill_id]]) // FEN_NANO,
                 )
-                for bill, phone in found
+                for bill in found
             ]  # fmt: skip
             text, digest = write_file(sequence_no, now, lines)
+            works_key = self._vault.ensure(NOBODY)
+            assert works_key is not None
             store.add_file(
-                self._connection, uuid7(), LAYOUT, sequence_no, sum(bill.remaining_nano for bill, _ in found), digest, text, now,
-                [(no, bill.bill_id, bill.remaining_nano) for no, (bill, _) in enumerate(found, 1)],
+                self._connection, file_id, LAYOUT, sequence_no, sum(bill.remaining_nano for bill in found),
+                works_key.seal("charge_file.sha256", file_id, digest),
+                without_phones(text), now,
+                [
+                    (no, bill.bill_id, bill.remaining_nano,
+                     keys[bill.subscriber_id].seal(phone_place(no), file_id, phones[bill.subscriber_id]))
+                    for no, bill in enumerate(found, 1)
+                ],
             )  # fmt: skip
         return sequence_no, text
 
     def file(self, sequence_no: int) -> str:
-        """A charge file again, byte for byte. Raises `ChargeFileNotFound`."""
+        """A charge file again, byte for byte, but for the numbers of who was erased since. Raises `ChargeFileNotFound`."""
         found = store.file_content(self._connection, LAYOUT, sequence_no)
         if found is None:
             raise ChargeFileNotFound(f"there is no charge file {sequence_no}: `tokenworks bill files`")
-        return found
+        file_id, text = found
+        rows = store.phones_of_file(self._connection, file_id)
+        keys = self._vault.keys(subscriber_id for _, subscriber_id, _ in rows)
+        phones = {
+            no: keys[subscriber_id].open(phone_place(no), file_id, sealed)
+            for no, subscriber_id, sealed in rows
+            if sealed is not None and subscriber_id in keys
+        }
+        return with_phones(text, phones)
 
     def files(self, limit: int = PAGE_MAX) -> list[dict[str, object]]:
-        """Newest first."""
-        return store.files(self._connection, min(limit, PAGE_MAX))
+        """Newest first. Of one with a line of who was erased, the hash is not known any more: the number follows from it."""
+        found = store.files(self._connection, min(limit, PAGE_MAX))
+        key = self._vault.key(NOBODY)
+        for file in found:
+            file_id, sealed = file.pop("charge_file_id"), file.pop("sha256_sealed")
+            file["sha256"] = (
+                None if key is None or sealed is None else key.open("charge_file.sha256", file_id, sealed)
+            )
+        return found
+
+    def forget(self, subscriber_id: UUID) -> None:
+        """Of one who is erased: the hashes of files with its number, which with all other lines would tell it."""
+        store.forget_file_hashes(self._connection, subscriber_id)
 
     def acknowledge(self, text: str | bytes, *, dry_run: bool = False) -> tuple[int, int]:
         """The carrier's answer: accepted lines are paid by the phone bill, all that was sent, whatever is open by now; rejected

@@ -6,6 +6,7 @@ not earned at the instant of asking, whenever revenue was recognised last; of wh
 what expired, or was withdrawn before.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
@@ -47,6 +48,15 @@ class Refunds:
         self._clock = clock
         self._open = OpenItems(connection, subscriptions, clock)
         self._failed = FailedJobs(connection, clock)
+
+    def at_most(self, made: Sequence[Refund]) -> int:
+        """What refunds give back, or, of those that wait, all that they may."""
+        return sum(
+            refund.amount_nano
+            if refund.amount_nano is not None
+            else self._charges.find(refund.charge_id).amount_nano
+            for refund in made
+        )
 
     def refund(
         self,

@@ -388,20 +388,20 @@ def end_refund(
 # Charge files.
 
 
-def bills_for_file(connection: Connection, limit: int) -> list[tuple[Bill, str]]:
-    """(bill, phone) of what is open and collected by phone, that no file waits for an answer of, and that was not rejected too
-    often; locked. The phone is the living subscriber's own of today: a closed one's number may be somebody else's.
+def bills_for_file(connection: Connection, limit: int) -> list[Bill]:
+    """What is open and collected by phone, that no file waits for an answer of, and that was not rejected too often, of living
+    subscribers who are not erased; locked. A closed one's number may be somebody else's.
     """
     rows = connection.execute(
-        f"""SELECT {", ".join("b." + name.strip() for name in _BILL.split(","))}, s.phone
+        f"""SELECT {", ".join("b." + name.strip() for name in _BILL.split(","))}
             FROM bill b JOIN subscriber s USING (subscriber_id)
-            WHERE b.state <> 'settled' AND b.remaining_nano > 0 AND b.channel = 'phone' AND s.state <> 'closed'
-                AND b.file_failures < %s
+            WHERE s.erased_at IS NULL AND b.state <> 'settled' AND b.remaining_nano > 0 AND b.channel = 'phone'
+                AND s.state <> 'closed' AND b.file_failures < %s
                 AND NOT EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
             ORDER BY b.bill_id LIMIT %s FOR UPDATE OF b SKIP LOCKED""".encode(),
         (REJECTIONS_MAX, limit),
     )
-    return [(Bill(*row[:-1]), row[-1]) for row in rows]
+    return [Bill(*row) for row in rows]
 
 
 def lock_files(connection: Connection) -> None:
@@ -423,20 +423,21 @@ def add_file(
     layout: str,
     sequence_no: int,
     amount_nano: int,
-    sha256: str,
+    sha256_sealed: bytes,
     content: str,
     made_at: datetime,
-    lines: Sequence[tuple[int, UUID, int]],
+    lines: Sequence[tuple[int, UUID, int, bytes | None]],
 ) -> None:
+    """`content` is the text without the phone numbers: those are encrypted beside it, the last of each of `lines`."""
     connection.execute(
-        """INSERT INTO charge_file (charge_file_id, layout, sequence_no, lines, amount_nano, sha256, content, made_at)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
-        (file_id, layout, sequence_no, len(lines), amount_nano, sha256, content, made_at),
+        """INSERT INTO charge_file (charge_file_id, layout, sequence_no, lines, amount_nano, sha256_sealed, content, made_at, phones_apart)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, true)""",
+        (file_id, layout, sequence_no, len(lines), amount_nano, sha256_sealed, content, made_at),
     )
     with (
         connection.cursor() as cursor,
         cursor.copy(
-            "COPY charge_file_line (charge_file_id, line_no, bill_id, amount_nano) FROM STDIN"
+            "COPY charge_file_line (charge_file_id, line_no, bill_id, amount_nano, phone_sealed) FROM STDIN"
         ) as copy,
     ):
         for line in lines:
@@ -497,17 +498,29 @@ def lock_file(
     return None if row is None else (row[0], row[1], row[2])
 
 
-def file_content(connection: Connection, layout: str, sequence_no: int) -> str | None:
+def file_content(connection: Connection, layout: str, sequence_no: int) -> tuple[UUID, str] | None:
+    """(id, text without the phone numbers)."""
     row = connection.execute(
-        "SELECT content FROM charge_file WHERE layout = %s AND sequence_no = %s", (layout, sequence_no)
+        "SELECT charge_file_id, content FROM charge_file WHERE layout = %s AND sequence_no = %s",
+        (layout, sequence_no),
     ).fetchone()
-    return None if row is None else str(row[0])
+    return None if row is None else (row[0], str(row[1]))
+
+
+def phones_of_file(connection: Connection, file_id: UUID) -> list[tuple[int, UUID, bytes | None]]:
+    """(line, subscriber, its encrypted phone number)."""
+    rows = connection.execute(
+        """SELECT l.line_no, b.subscriber_id, l.phone_sealed FROM charge_file_line l JOIN bill b USING (bill_id)
+           WHERE l.charge_file_id = %s ORDER BY l.line_no""",
+        (file_id,),
+    )
+    return [(row[0], row[1], None if row[2] is None else bytes(row[2])) for row in rows]
 
 
 def files(connection: Connection, limit: int) -> list[dict[str, Any]]:
     """Newest first."""
     cursor = connection.execute(
-        """SELECT sequence_no, layout, lines, amount_nano, made_at, acknowledged_at, sha256,
+        """SELECT charge_file_id, sequence_no, layout, lines, amount_nano, made_at, acknowledged_at, sha256_sealed,
                   (SELECT count(*) FROM charge_file_line l WHERE l.charge_file_id = f.charge_file_id AND state = 'rejected')
                       AS rejected
            FROM charge_file f ORDER BY sequence_no DESC LIMIT %s""",
@@ -516,6 +529,14 @@ def files(connection: Connection, limit: int) -> list[dict[str, Any]]:
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def forget_file_hashes(connection: Connection, subscriber_id: UUID) -> None:
+    connection.execute(
+        """UPDATE charge_file SET sha256_sealed = NULL WHERE charge_file_id IN
+               (SELECT l.charge_file_id FROM charge_file_line l JOIN bill b USING (bill_id) WHERE b.subscriber_id = %s)""",
+        (subscriber_id,),
+    )
 
 
 def accounts_of_file(connection: Connection, file_id: UUID) -> list[UUID]:

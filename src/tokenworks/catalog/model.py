@@ -328,6 +328,8 @@ class Offering(_Frozen):
     # that it is known to be, over closed subscribers, too. What was had by a change counts.
     requires: tuple[Slug, ...] = Field(default=(), max_length=100)
     per_subscriber_max: int | None = Field(default=None, strict=True, gt=0, le=1000)
+    # The law wants the carrier's real-name check before it is sold.
+    real_name_only: bool = Field(default=False, strict=True)
     price: str
     first_price: str | None = None
     currency: Literal["CNY"] = "CNY"

@@ -1,5 +1,6 @@
 """Journal to PostgreSQL: a thread that settles records in batches, one transaction each, exactly once by sequence."""
 
+import re
 import threading
 import time
 from collections import Counter, deque
@@ -25,6 +26,9 @@ RETRY_S: Final = 0.25
 ADVANCE_EVERY_S: Final = 5.0
 # Partitions that a batch of late records may make.
 MONTHS_MAX: Final = 24
+KEYS_USED_MAX: Final = 100_000
+# Of a record's JSON, without reading all of it.
+_KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
 
 class Settler:
@@ -45,6 +49,8 @@ class Settler:
         self._rates = rates
         self._on_fatal = on_fatal
         # When what is queued was put: (sequence, seconds since boot).
+        # Ids of keys whose records were settled, until somebody takes them; what nobody takes is forgotten.
+        self.keys_used: deque[bytes] = deque(maxlen=KEYS_USED_MAX)
         self._put_s: deque[tuple[int, float]] = deque()
         self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
@@ -176,6 +182,7 @@ class Settler:
                 break
             batch.append(settling)
         self._apply(connection, up_to, batch)
+        self.keys_used.extend({found[1] for *_, text in batch if (found := _KEY_ID.search(text))})
         for _ in batch:
             self._queue.popleft()
         self.applied += len(batch)

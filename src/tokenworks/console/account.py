@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 from starlette.background import BackgroundTask
 
+from tokenworks.console.asker import check_control, check_own_page, client_address, is_secure
 from tokenworks.console.web import (
     BUYERS,
     COOKIE,
@@ -43,13 +44,16 @@ from tokenworks.subscriptions import (
     Suspension,
     parse_phone,
 )
-from tokenworks.trust import ApiKeyInfo, CodeWrong, NotAllowed, Principal
+from tokenworks.trust import CODE_LIFE, ApiKeyInfo, CodeWrong, NotAllowed, Principal, Session
 
 log = structlog.get_logger()
 router = APIRouter(prefix="/api", tags=["account"])
 # Of a member at a time; of an account ever, stopped ones included.
 KEYS_MAX: Final = 100
 KEYS_EVER_MAX: Final = 10_000
+CHALLENGE_COOKIE: Final = "tokenworks_challenge"
+# As long as the longest life of a code.
+CHALLENGE_S: Final = 3600
 
 
 class SendCode(Protocol):
@@ -72,8 +76,13 @@ class CodeWanted(Strict):
 
 
 class SignIn(Strict):
+    """`challenge` is what the request for the code was answered with; without it, and without its cookie, the newest code that
+    was asked for from the same address is meant.
+    """
+
     identifier: Identifier
-    code: str = Field(pattern=r"^[0-9]{6}$")
+    code: str = Field(pattern=r"^[0-9]{6,10}$")
+    challenge: str | None = Field(default=None, max_length=64)
 
 
 def normal(identifier: str) -> str:
@@ -84,46 +93,65 @@ def normal(identifier: str) -> str:
     return parse_phone(text) if text.startswith("+") else identifier
 
 
-def request_code(rooms: Rooms, send: SendCode, identifier: str, address: str) -> tuple[str, str] | None:
-    """Have a code made and, for a phone number, sent. Whether somebody has the number plays no part in what the asker sees,
-    nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for when that is answered.
+def request_code(
+    rooms: Rooms, send: SendCode, identifier: str, address: str
+) -> tuple[str, tuple[str, str] | None]:
+    """Have a code made and, for a phone number, sent; the text of its challenge. Whether somebody has the number plays no part
+    in what the asker sees, nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for when
+    that is answered. Raises `Unavailable` where it can't be sent.
     """
     name = normal(identifier)
-    code = rooms.identity.request_code(name, address)
+    made = rooms.identity.request_code(name, address)
+    if made.code is None:
+        return made.text, None
     if name.startswith("+"):
-        send(name, code)
-        return None
+        try:
+            send(name, made.code)
+        except TokenworksError:
+            rooms.identity.not_sent(made.text)
+            raise
+        return made.text, None
     try:
-        return rooms.subscriptions.find(name).phone, code
+        return made.text, (rooms.subscriptions.find_exact(name).phone, made.code)
     except (SubscriberNotFound, Invalid):
-        return None
+        return made.text, None
 
 
-def send_later(send: SendCode, later: tuple[str, str] | None) -> BackgroundTask | None:
+def send_later(request: Request, challenge: str, later: tuple[str, str] | None) -> BackgroundTask | None:
     """What sends a code once the request is answered. A failure is not the asker's to see: it would tell who there is."""
     if later is None:
         return None
 
     def run() -> None:
         try:
-            send(*later)
+            request.app.state.send_code(*later)
         except TokenworksError as error:
             log.warning("sign_in.code_not_sent", error=type(error).__name__)
+            with request.app.state.open_rooms() as rooms:
+                rooms.identity.not_sent(challenge)
 
     return BackgroundTask(run)
 
 
 def sign_in(
-    rooms: Rooms, identifier: str, code: str, language: Literal["zh", "en"] = "zh"
+    rooms: Rooms,
+    request: Request,
+    identifier: str,
+    code: str,
+    language: Literal["zh", "en"] = "zh",
+    challenge: str | None = None,
 ) -> tuple[str, datetime, Subscriber, Member]:
     """(session, its end, subscriber, member). A number that nobody has is registered; one that was invited elsewhere alone is
-    a member there. Raises `CodeWrong`.
+    a member there. The challenge is what is given, or in its cookie. Raises `CodeWrong`, `NotAllowed`.
     """
-    name = normal(identifier)
-    rooms.identity.check_code(name, code)
+    check_own_page(request)
+    name, address = normal(identifier), client_address(request)
+    challenge = challenge or request.cookies.get(CHALLENGE_COOKIE)
+    rooms.identity.check_code(name, code, challenge, address)
+    client = request.headers.get("user-agent")
     with rooms.connection.transaction():
         try:
-            subscriber = rooms.subscriptions.find(name)
+            subscriber = rooms.subscriptions.find_exact(name)
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
@@ -131,35 +159,50 @@ def sign_in(
             if elsewhere:
                 member = elsewhere[0]
                 subscriber = rooms.subscriptions.find(str(member.subscriber_id))
-                text, ends = rooms.identity.open_session(subscriber.subscriber_id, member.member_id)
+                text, ends = rooms.identity.open_session(
+                    subscriber.subscriber_id, member.member_id, address, client
+                )
+                note_sign_in(rooms, member, address)
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
         owner_id = rooms.subscriptions.owner_of(subscriber)
         owner = rooms.subscriptions.member_by_id(owner_id)
         assert owner is not None
-        text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id)
+        text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id, address, client)
+        note_sign_in(rooms, owner, address)
     return text, ends, subscriber, owner
+
+
+def note_sign_in(rooms: Rooms, member: Member, address: str) -> None:
+    rooms.identity.audit(
+        f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
+        address=address, person_id=member.subscriber_id,
+    )  # fmt: skip
 
 
 def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:
     response.set_cookie(COOKIE, text, expires=ends, httponly=True, secure=secure, samesite="strict", path="/")
 
 
-def client_address(request: Request) -> str:
-    return request.headers.get("x-real-ip") or (request.client.host if request.client else "local")
-
-
-def is_secure(request: Request) -> bool:
-    return request.headers.get("x-forwarded-proto") == "https"
+def set_challenge(response: Response, text: str, *, secure: bool) -> None:
+    """A browser's forms bring the challenge by themselves. It is worth nothing once its code is used, and ends by itself: the
+    gateway relays one cookie of an answer.
+    """
+    response.set_cookie(
+        CHALLENGE_COOKIE, text, max_age=CHALLENGE_S, httponly=True, secure=secure, samesite="strict", path="/"
+    )
 
 
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
 def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
     send = request.app.state.send_code
-    later = request_code(rooms, send, body.identifier, client_address(request))
-    response = answer({"sent": True, "valid_for_s": 300}, 202)
-    response.background = send_later(send, later)
+    challenge, later = request_code(rooms, send, body.identifier, client_address(request))
+    response = answer(
+        {"sent": True, "valid_for_s": int(CODE_LIFE.total_seconds()), "challenge": challenge}, 202
+    )
+    set_challenge(response, challenge, secure=is_secure(request))
+    response.background = send_later(request, challenge, later)
     return response
 
 
@@ -168,7 +211,9 @@ def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
     language: Literal["zh", "en"] = (
         "en" if request.headers.get("accept-language", "").startswith("en") else "zh"
     )
-    text, ends, subscriber, member = sign_in(rooms, body.identifier, body.code, language)
+    text, ends, subscriber, member = sign_in(
+        rooms, request, body.identifier, body.code, language, body.challenge
+    )
     response = answer(
         {"token": text, "expires_at": when(ends), "subscriber_id": str(subscriber.subscriber_id), "member": member.name}, 201
     )  # fmt: skip
@@ -179,10 +224,73 @@ def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
 @router.post("/sign-out", status_code=204, summary="End this session", **allow(*EVERYBODY))
 def sign_out(rooms: Asked, who: Who) -> Response:
     if who.session_id is not None:
-        rooms.identity.end_session(who.session_id)
+        with rooms.connection.transaction():
+            rooms.identity.end_session(who.session_id)
+            audit(rooms, who, "sign_out", who.subscriber_id)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, path="/")
     return response
+
+
+# Sessions.
+
+
+def _session_resource(session: Session, who: Who, names: dict[Any, str]) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(session.session_id),
+            "member": names.get(session.member_id),
+            "this": session.session_id == who.session_id,
+            "since": when(session.created_at),
+            "until": when(session.expires_at),
+            "address": session.address,
+            "client": session.client,
+            "seen_at": when(session.seen_at),
+            "seen_address": session.seen_address,
+        }
+    )
+
+
+def _sessions(rooms: Rooms, who: Who) -> list[Session]:
+    """What somebody may see and end: their own; the owner of an account, everybody's in it."""
+    assert who.subscriber_id is not None
+    return rooms.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)
+
+
+@router.get(
+    "/sessions", summary="Who is signed in, from where, with what", **allow("owner", "admin", "member")
+)
+def sessions(rooms: Asked, who: Who) -> Response:
+    names = {m.member_id: m.name for m in rooms.subscriptions.members(own(rooms, who))}
+    rows = [_session_resource(session, who, names) for session in _sessions(rooms, who)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+@router.delete(
+    "/sessions",
+    status_code=204,
+    summary="End all of one's own sessions but this one",
+    **allow("owner", "admin", "member"),
+)
+def end_other_sessions(rooms: Asked, who: Who) -> Response:
+    assert who.subscriber_id is not None
+    with rooms.connection.transaction():
+        ended = rooms.identity.end_other_sessions(who.subscriber_id, who.member_id, who.session_id)
+        audit(rooms, who, "session.end_others", who.subscriber_id, None, {"ended": ended})
+    return Response(status_code=204)
+
+
+@router.delete(
+    "/sessions/{id}", status_code=204, summary="End a session", **allow("owner", "admin", "member")
+)
+def end_session(rooms: Asked, who: Who, id: str) -> Response:
+    session_id = as_uuid(id, "session")
+    if session_id not in {session.session_id for session in _sessions(rooms, who)}:
+        raise NotFound("there is no such session")
+    with rooms.connection.transaction():
+        rooms.identity.end_session(session_id)
+        audit(rooms, who, "session.end", session_id)
+    return Response(status_code=204)
 
 
 def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, object]:
@@ -294,6 +402,10 @@ def update_subscriber(
     check_match(request, before)
     with rooms.connection.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
+        check_control(
+            who, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
+            regions=bool(body.model_fields_set & {"regions", "home_region"}),
+        )  # fmt: skip
         rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
         for purpose, given in (body.consents or {}).items():
             rooms.subscriptions.consent(found, purpose, given=given)
@@ -338,6 +450,7 @@ def keys(
             "created_at": when(key.created_at),
             "expires_at": when(key.expires_at),
             "revoked_at": when(key.revoked_at),
+            "used_at": when(key.used_at),
         }
         for key in found[offset : offset + limit]
     ]
@@ -385,14 +498,13 @@ def issue_key(
         raise Invalid(f"an account makes at most {KEYS_EVER_MAX} keys")
     with rooms.connection.transaction():
         cap = None if cap_tokens is None else rooms.ledger.add_cap(subscriber.account_id, cap_tokens)
-        return rooms.keys.issue(
-            account_id=subscriber.account_id,
-            member_id=who.member_id,
-            name=name,
-            models=models,
-            cap_bucket_id=cap,
-            expires_at=None if days is None else rooms.clock.now() + timedelta(days=days),
-        )
+        expires_at = None if days is None else rooms.clock.now() + timedelta(days=days)
+        key_id, text = rooms.keys.issue(
+            account_id=subscriber.account_id, member_id=who.member_id, name=name, models=models, cap_bucket_id=cap,
+            expires_at=expires_at,
+        )  # fmt: skip
+        audit(rooms, who, "key.create", key_id, None, {"models": models, "expires_in_days": days})
+    return key_id, text
 
 
 @router.delete(
@@ -461,15 +573,17 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     found = own(rooms, who)
     if body.role == "admin" and who.role != "owner":
         raise Invalid("role: the owner alone makes somebody an admin")
-    made = rooms.subscriptions.invite(
-        found,
-        normal(body.phone),
-        body.name,
-        role=body.role,
-        cap_tokens=body.cap_tokens,
-        cap_period=body.cap_period,
-        parent=body.department,
-    )
+    with rooms.connection.transaction():
+        made = rooms.subscriptions.invite(
+            found,
+            normal(body.phone),
+            body.name,
+            role=body.role,
+            cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+            parent=body.department,
+        )
+        audit(rooms, who, "member.invite", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
 
 
@@ -477,10 +591,32 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
 )
 def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
-    made = rooms.subscriptions.add_member(
-        own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens, cap_period=body.cap_period
-    )  # fmt: skip
+    with rooms.connection.transaction():
+        made = rooms.subscriptions.add_member(
+            own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+        )  # fmt: skip
+        audit(rooms, who, "member.add", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
+
+
+def cap_of(member: Member) -> dict[str, object]:
+    """What the audit trail says of a member: no name and no number."""
+    return {
+        "role": member.role,
+        "cap_tokens": member.cap_tokens,
+        "cap_period": member.cap_period,
+        "department": None if member.parent_id is None else str(member.parent_id),
+    }
+
+
+def check_rank(who: Principal, member: Member) -> None:
+    """An admin manages members and departments: the owner and the admins are the owner's to cap or to move.
+
+    Raises `NotAllowed`.
+    """
+    if who.role == "admin" and member.role in {"owner", "admin"}:
+        raise NotAllowed("the owner alone changes what the owner or an admin may do")
 
 
 class MemberUpdate(Strict):
@@ -499,6 +635,7 @@ class MemberUpdate(Strict):
 def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    check_rank(who, member)
     check_match(request, member_resource(member))
     with rooms.connection.transaction():
         if body.model_fields_set & {"cap_tokens", "cap_period"}:
@@ -507,6 +644,8 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
             rooms.subscriptions.set_cap(member, tokens, period or "month")
         if "department" in body.model_fields_set:
             rooms.subscriptions.set_department(found, member, body.department)
+        after = rooms.subscriptions.member(found, str(member.member_id))
+        audit(rooms, who, "member.set", member.member_id, cap_of(member), cap_of(after))
     return answer(member_resource(rooms.subscriptions.member(found, id)))
 
 
@@ -516,7 +655,9 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
 def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
     member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    check_rank(who, member)
     with rooms.connection.transaction():
+        audit(rooms, who, "member.remove", member.member_id, cap_of(member))
         rooms.subscriptions.remove_member(member)
         for key_id in rooms.keys.of_member(member.member_id):
             rooms.keys.revoke(key_id)
@@ -558,6 +699,7 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
             made = rooms.subscriptions.leave(phone, member_id)
             for key_id in rooms.keys.of_member(member_id):
                 rooms.keys.revoke(key_id)
+        audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 
 
@@ -571,7 +713,10 @@ def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
     member_id = as_uuid(id, "membership")
     for member in rooms.subscriptions.memberships(_phone(rooms, who)):
         if member.member_id == member_id and member.state == "active":
-            text, ends = rooms.identity.open_session(member.subscriber_id, member_id)
+            text, ends = rooms.identity.open_session(
+                member.subscriber_id, member_id, client_address(request), request.headers.get("user-agent")
+            )
+            note_sign_in(rooms, member, client_address(request))
             response = answer({"token": text, "expires_at": when(ends)}, 201)
             set_cookie(response, text, ends, secure=is_secure(request))
             return response

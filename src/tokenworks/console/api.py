@@ -1,5 +1,6 @@
 """The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
 
+import threading
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -8,8 +9,10 @@ from tokenworks import __version__
 from tokenworks.console import (
     account,
     disputes,
+    hub,
     operations,
     pages,
+    privacy,
     quotes,
     receivables,
     tmf_balance,
@@ -31,11 +34,16 @@ ROUTERS: Final = (
     tmf_bills.bills_router,
     tmf_bills.payments_router,
     receivables.router,
+    *hub.hub_routers,
+    hub.services_router,
+    hub.webhooks_router,
     account.router,
     disputes.router,
     quotes.router,
     operations.router,
+    privacy.router,
     *pages.ROUTERS,
+    privacy.pages_router,
 )
 
 
@@ -56,6 +64,7 @@ def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -
     )
     app.state.open_rooms = open_rooms
     app.state.send_code = send_code
+    app.state.exports = threading.BoundedSemaphore(privacy.EXPORTS_AT_ONCE)
     app.add_middleware(BaseUrl, public_url=public_url)
     app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
     explain_errors(app)

@@ -1,5 +1,6 @@
 """What staff does: subscribers, deliveries, bill runs, charge files, the audit trail."""
 
+from datetime import timedelta
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
@@ -28,7 +29,7 @@ from tokenworks.console.web import (
 )
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import ContractPrice, parse_phone
-from tokenworks.trust import Document
+from tokenworks.trust import Approval, Document
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -204,6 +205,8 @@ class WorkAnswer(Strict):
     state: Literal["done", "refused"]
     reason: str | None = Field(default=None, max_length=200)
     again: bool = False
+    # Which asking is answered; left out, the last one.
+    attempt: int | None = Field(default=None, ge=1, le=1000)
 
 
 @router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
@@ -211,7 +214,11 @@ def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
     work_order_id = as_uuid(id, "work order")
     with rooms.connection.transaction():
         state = rooms.orders.answer(
-            work_order_id, done=body.state == "done", reason=body.reason, again=body.again
+            work_order_id,
+            done=body.state == "done",
+            reason=body.reason,
+            again=body.again,
+            attempt=body.attempt,
         )
         audit(
             rooms,
@@ -328,7 +335,71 @@ def audit_trail(
 @router.get("/staff", summary="Staff and their roles", **allow(*ALL_STAFF))
 def staff(rooms: Asked) -> Response:
     rows = [
-        {**row, "created_at": when(row["created_at"]), "revoked_at": when(row["revoked_at"])}  # type: ignore[arg-type]
+        {name: when(value) if name.endswith("_at") else value for name, value in row.items()}  # type: ignore[arg-type]
         for row in rooms.identity.staff()
     ]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class TokenRotation(Strict):
+    """For so many hours the token that is asked with stays good."""
+
+    overlap_h: int = Field(default=24, ge=0, le=720)
+
+
+@router.post(
+    "/staff/token",
+    status_code=201,
+    summary="A new token of one's own, shown this once",
+    **allow(*ALL_STAFF),
+)
+def rotate_token(body: TokenRotation, rooms: Asked, who: Who) -> Response:
+    with rooms.connection.transaction():
+        token = rooms.identity.rotate_staff(who.name, timedelta(hours=body.overlap_h))
+        audit(rooms, who, "staff.rotate", who.name, None, {"overlap_h": body.overlap_h})
+    return answer({"name": who.name, "token": token}, 201)
+
+
+# Two persons.
+
+
+def _approval(approval: Approval) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(approval.approval_id),
+            "action": approval.action,
+            "ref": approval.ref,
+            "amount": decimal(approval.amount_nano),
+            "state": approval.state,
+            "asked_by": approval.asked_by,
+            "asked_at": when(approval.asked_at),
+            "decided_by": approval.decided_by,
+            "decided_at": when(approval.decided_at),
+        }
+    )
+
+
+@router.get("/approvals", summary="What needs a second person, newest first", **allow(*ALL_STAFF))
+def approvals(
+    request: Request,
+    rooms: Asked,
+    page: Paged,
+    state: Literal["open", "approved", "refused", "used"] | None = None,
+) -> Response:
+    only_filters(request, "state")
+    found, total = rooms.approvals.all(state, page.offset, page.limit)
+    return page_of(page, [_approval(approval) for approval in found], total)
+
+
+class ApprovalDecision(Strict):
+    state: Literal["approved", "refused"]
+
+
+@router.patch(
+    "/approvals/{id}", summary="Approve what another person asks for, or refuse it", **allow("finance")
+)
+def decide(body: ApprovalDecision, rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.connection.transaction():
+        made = rooms.approvals.decide(as_uuid(id, "approval"), who.name, approve=body.state == "approved")
+        audit(rooms, who, f"approval.{body.state}", id, {"state": "open"}, _approval(made))
+    return answer(_approval(made))

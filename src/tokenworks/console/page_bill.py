@@ -8,6 +8,7 @@ from fastapi.responses import RedirectResponse
 
 from tokenworks.billing import QUESTION_CHARS_MAX, Bill, BillNotFound, Dispute
 from tokenworks.charging import BillLine, Charge
+from tokenworks.console.asker import check_control
 from tokenworks.console.disputes import own_bill
 from tokenworks.console.page import (
     Text,
@@ -20,7 +21,7 @@ from tokenworks.console.page import (
     yuan,
 )
 from tokenworks.console.tmf_bills import BILL
-from tokenworks.console.web import Asked, Rooms
+from tokenworks.console.web import Asked, Rooms, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import TokenworksError, format_money, parse_money
 from tokenworks.subscriptions import day_of, last_day
@@ -128,17 +129,21 @@ def spending(
     visitor = visitor_of(request, rooms)
     if visitor is None:
         return ask_to_sign_in(request, rooms, "/bill")
-    # An admin may stop spending; what lets more be spent is the owner's.
-    if visitor.who.role != "owner" and what not in {"lock", "spill_off"}:
-        raise NotAllowed("the owner alone lets more be spent")
-    subscriber = visitor.subscriber
+    who, subscriber = visitor.who, visitor.subscriber
     try:
+        wanted: dict[str, Any]
         if what == "cap":
-            rooms.payg.control(subscriber, cap_nano=parse_money(cap).amount_nano)
+            wanted = {"cap_nano": parse_money(cap).amount_nano}
         elif what in {"lock", "unlock"}:
-            rooms.payg.control(subscriber, locked=what == "lock")
+            wanted = {"locked": what == "lock"}
         else:
-            rooms.payg.control(subscriber, spill_over=what == "spill_on")
+            wanted = {"spill_over": what == "spill_on"}
+        check_control(who, subscriber, **wanted)
+        with rooms.connection.transaction():
+            rooms.payg.control(subscriber, **wanted)
+            audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
+    except NotAllowed:
+        raise
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/bill?done=spending", 303)
@@ -194,7 +199,16 @@ def ask(
         return ask_to_sign_in(request, rooms, "/bill")
     found = own_bill(rooms, visitor.who, bill)
     try:
-        rooms.disputes.ask(found, line, text)
+        with rooms.connection.transaction():
+            made = rooms.disputes.ask(found, line, text)
+            audit(
+                rooms,
+                visitor.who,
+                "dispute.ask",
+                made.dispute_id,
+                None,
+                {"bill": found.bill_no, "line": line},
+            )
     except BillNotFound:
         raise
     except TokenworksError as error:

@@ -7,7 +7,8 @@ from uuid import UUID
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
 
-from tokenworks.console.account import is_secure, normal, set_cookie
+from tokenworks.console.account import cap_of, check_rank, normal, note_sign_in, set_cookie
+from tokenworks.console.asker import client_address, is_secure
 from tokenworks.console.page import (
     Text,
     Visitor,
@@ -17,11 +18,10 @@ from tokenworks.console.page import (
     render,
     visitor_of,
 )
-from tokenworks.console.web import COOKIE, Asked, Rooms, as_uuid
+from tokenworks.console.web import COOKIE, Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
 from tokenworks.subscriptions import Member
-from tokenworks.trust import NotAllowed
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -109,8 +109,9 @@ def _members(rooms: Rooms, visitor: Visitor, language: Language) -> tuple[list[d
                 "cap": cap_line(member, caps, language),
                 "cap_tokens": "" if member.cap_tokens is None else str(member.cap_tokens),
                 "cap_period": member.cap_period or "month",
-                "can_remove": member.role not in {"owner", "department"},
-                "can_cap": not is_owner or visitor.who.role == "owner",
+                "can_remove": member.role not in {"owner", "department"}
+                and (member.role != "admin" or visitor.who.role == "owner"),
+                "can_cap": member.role not in {"owner", "admin"} or visitor.who.role == "owner",
             }
         )
     return rows, max(0, len(found) - MEMBERS_SHOWN)
@@ -143,9 +144,11 @@ def invite(
     if visitor is None:
         return ask_to_sign_in(request, rooms, "/family")
     try:
-        rooms.subscriptions.invite(
-            visitor.subscriber, normal(phone), name, cap_tokens=read_tokens(cap), cap_period=period
-        )
+        with rooms.connection.transaction():
+            made = rooms.subscriptions.invite(
+                visitor.subscriber, normal(phone), name, cap_tokens=read_tokens(cap), cap_period=period
+            )
+            audit(rooms, visitor.who, "member.invite", made.member_id, None, cap_of(made))
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=invited", 303)
@@ -157,10 +160,12 @@ def set_cap(request: Request, rooms: Asked, id: Text, cap: Text = "", period: Pe
     if visitor is None:
         return ask_to_sign_in(request, rooms, "/family")
     member = _member(rooms, visitor, id)
-    if member.role == "owner" and visitor.who.role != "owner":
-        raise NotAllowed("the owner's cap is the owner's to set")
+    check_rank(visitor.who, member)
     try:
-        rooms.subscriptions.set_cap(member, read_tokens(cap), period)
+        with rooms.connection.transaction():
+            rooms.subscriptions.set_cap(member, read_tokens(cap), period)
+            after = rooms.subscriptions.member(visitor.subscriber, str(member.member_id))
+            audit(rooms, visitor.who, "member.set", member.member_id, cap_of(member), cap_of(after))
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=cap", 303)
@@ -172,10 +177,10 @@ def remove(request: Request, rooms: Asked, id: Text) -> Response:
     if visitor is None:
         return ask_to_sign_in(request, rooms, "/family")
     member = _member(rooms, visitor, id)
-    if member.role == "admin" and visitor.who.role != "owner":
-        raise NotAllowed("the owner alone takes an admin out")
+    check_rank(visitor.who, member)
     try:
         with rooms.connection.transaction():
+            audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
             rooms.subscriptions.remove_member(member)
             _stop_keys(rooms, member.member_id)
     except TokenworksError as error:
@@ -215,6 +220,7 @@ def join(
             else:
                 rooms.subscriptions.leave(phone, member_id)
                 _stop_keys(rooms, member_id)
+            audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     if what == "leave" and member_id == visitor.who.member_id:
@@ -229,7 +235,12 @@ def _switch(request: Request, rooms: Rooms, phone: str, member_id: UUID) -> Resp
     """Go on as a member of another account."""
     for member in rooms.subscriptions.memberships(phone):
         if member.member_id == member_id and member.state == "active":
-            text, ends = rooms.identity.open_session(member.subscriber_id, member_id)
+            address = client_address(request)
+            with rooms.connection.transaction():
+                text, ends = rooms.identity.open_session(
+                    member.subscriber_id, member_id, address, request.headers.get("user-agent")
+                )
+                note_sign_in(rooms, member, address)
             response = RedirectResponse("/usage", 303)
             set_cookie(response, text, ends, secure=is_secure(request))
             return response

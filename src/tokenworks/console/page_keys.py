@@ -16,7 +16,7 @@ from tokenworks.console.page import (
     visitor_of,
 )
 from tokenworks.console.page_shop import show_key
-from tokenworks.console.web import Asked, Rooms, as_uuid
+from tokenworks.console.web import Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
 from tokenworks.subscriptions import day_of
@@ -116,5 +116,7 @@ def stop(request: Request, rooms: Asked, id: Text) -> Response:
     key_id = as_uuid(id, "key")
     if key_id not in {key.key_id for key in visible_keys(rooms, visitor.who, visitor.subscriber)}:
         raise NotFound("there is no such key")
-    rooms.keys.revoke(key_id)
+    with rooms.connection.transaction():
+        rooms.keys.revoke(key_id)
+        audit(rooms, visitor.who, "key.revoke", key_id)
     return RedirectResponse("/keys?done=key_stopped", 303)

@@ -20,7 +20,7 @@ from tokenworks.console.page import (
 )
 from tokenworks.console.page_quotes import quote, quote_and_ask
 from tokenworks.console.page_shop import LIVE, offer, on_sale
-from tokenworks.console.web import Asked, Rooms, as_uuid
+from tokenworks.console.web import Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import NotFound, TokenworksError, uuid7
 from tokenworks.subscriptions import Order, Product, When, day_of, last_day
@@ -309,6 +309,14 @@ def keep(request: Request, rooms: Asked, id: ProductId) -> Response:
         with rooms.connection.transaction():
             for order_id in _waiting(rooms, visitor, product.product_id):
                 rooms.orders.withdraw(order_id)
+                audit(
+                    rooms,
+                    visitor.who,
+                    "order.withdraw",
+                    order_id,
+                    {"state": "pending"},
+                    {"state": "cancelled"},
+                )
     except TokenworksError as error:
         return _list(request, rooms, visitor, error=error)
     return RedirectResponse("/products?done=keep", 303)
@@ -336,14 +344,23 @@ def do(
     product = _own(rooms, visitor, id)
     at: When = "cycle_end" if when == "cycle_end" else "now"
     try:
-        if what == "change":
-            rooms.orders.change(product.product_id, offering, at, key or None, confirm=second == "yes")
-        elif what == "cancel":
-            rooms.orders.cancel(product.product_id, at, key or None)
-        elif what == "pause":
-            rooms.orders.suspend(product.product_id)
-        else:
-            rooms.orders.resume(product.product_id)
+        with rooms.connection.transaction():
+            if what == "change":
+                rooms.orders.change(product.product_id, offering, at, key or None, confirm=second == "yes")
+            elif what == "cancel":
+                rooms.orders.cancel(product.product_id, at, key or None)
+            elif what == "pause":
+                rooms.orders.suspend(product.product_id)
+            else:
+                rooms.orders.resume(product.product_id)
+            audit(
+                rooms,
+                visitor.who,
+                f"product.{what}",
+                product.product_id,
+                None,
+                {"when": at, "offering": offering or None},
+            )
     except TokenworksError as error:
         return _show(request, rooms, visitor, product, what, offering or None, error)
     later = "_later" if at == "cycle_end" else ""

@@ -22,7 +22,7 @@ from tokenworks.console.page import (
     yuan,
 )
 from tokenworks.console.page_quotes import Quote, quote_and_ask
-from tokenworks.console.web import Asked, Rooms, reached_at
+from tokenworks.console.web import Asked, Rooms, audit, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
     Conflict,
@@ -311,6 +311,7 @@ def place(
             )
             text = None
             if made.new:
+                audit(rooms, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
                 text = _first_key(request, rooms, visitor)
     except TokenworksError as error:
         return _choose(request, rooms, visitor, offering, error)

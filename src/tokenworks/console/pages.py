@@ -10,13 +10,13 @@ from fastapi.responses import JSONResponse, RedirectResponse
 from tokenworks import __version__
 from tokenworks.console import page_bill, page_family, page_keys, page_products, page_shop, page_usage
 from tokenworks.console.account import (
-    client_address,
-    is_secure,
     request_code,
     send_later,
+    set_challenge,
     set_cookie,
     sign_in,
 )
+from tokenworks.console.asker import client_address, is_secure
 from tokenworks.console.page import (
     LANGUAGE_COOKIE,
     Text,
@@ -29,7 +29,7 @@ from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.trust import NotAllowed, NotSignedIn
 
 router = APIRouter(include_in_schema=False)
-_OWNERS_PAGE = re.compile(r"/(order|products|bill)\b")
+_OWNERS_PAGE = re.compile(r"/(order|products|bill|privacy)\b")
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
 
@@ -64,20 +64,21 @@ def sign_in_page(
 def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "/order") -> Response:
     send = request.app.state.send_code
     try:
-        later = request_code(rooms, send, identifier, client_address(request))
+        challenge, later = request_code(rooms, send, identifier, client_address(request))
     except TokenworksError as error:
         return ask_to_sign_in(request, rooms, back, None, error)
     response = ask_to_sign_in(request, rooms, back, identifier)
-    response.background = send_later(send, later)
+    set_challenge(response, challenge, secure=is_secure(request))
+    response.background = send_later(request, challenge, later)
     return response
 
 
 @router.post("/sign-in")
 def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Text = "/order") -> Response:
-    if request.headers.get("sec-fetch-site", "same-origin") not in {"same-origin", "none"}:
-        raise NotAllowed("another site's page can't sign anybody in here")
     try:
-        text, ends, _, member = sign_in(rooms, identifier, code.strip(), language_of(request))
+        text, ends, _, member = sign_in(rooms, request, identifier, code.strip(), language_of(request))
+    except NotAllowed:
+        raise
     except TokenworksError as error:
         return ask_to_sign_in(request, rooms, back, identifier, error)
     to = page_at(back)

@@ -22,6 +22,7 @@ from tokenworks.console.web import (
     only_filters,
     page_of,
     shown,
+    two_persons,
     when,
 )
 
@@ -39,6 +40,10 @@ def reverse(body: Why, rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
         payment = rooms.payments.find(as_uuid(id, "payment"))
         made = rooms.payments.reverse(payment, body.reason)
+        # A payment is reversed once: it is its own key.
+        two_persons(
+            rooms, who, "payment.reverse", payment.payment_id, made.amount_nano, str(payment.payment_id)
+        )
         audit(
             rooms, who, "payment.reverse", payment.payment_id, None,
             {"amount_nano": made.amount_nano, "reason": made.reason},

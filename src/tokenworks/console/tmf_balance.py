@@ -437,7 +437,7 @@ def transfer(body: TransferBalanceCreate, rooms: Asked, who: Who, key: Idempoten
     taker = _member_of(rooms, who, body.receiver_bucket.id)
     subscriber = rooms.subscriptions.find(str(giver.subscriber_id))
     made = rooms.subscriptions.transfer(
-        subscriber, giver, taker, tokens, body.reason, made_by=who.name, idempotency_key=key
+        subscriber, giver, taker, tokens, body.reason, made_by=who.actor, idempotency_key=key
     )
     audit(rooms, who, "balance.transfer", made.transfer_id, None, {"tokens": tokens})
     return answer(_transfer_resource(made, subscriber), 201)

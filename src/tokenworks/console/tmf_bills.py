@@ -32,6 +32,7 @@ from tokenworks.console.web import (
     narrowed,
     one,
     shown,
+    two_persons,
     when,
     whose,
 )
@@ -361,6 +362,7 @@ def refund(body: RefundCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> R
             order.order_id, body.part, body.reason, amount_nano=amount_nano, idempotency_key=key
         )
         if made[0].new:
+            two_persons(rooms, who, "refund", order.order_id, rooms.refunds.at_most(made), key)
             audit(
                 rooms, who, "refund", order.order_id, None,
                 {"part": body.part, "reason": body.reason, "refunds": [str(refund.refund_id) for refund in made]},
@@ -387,6 +389,7 @@ def correct(body: CreditNoteCreate, rooms: Asked, who: Who, id: str, key: Idempo
     with rooms.connection.transaction():
         note = rooms.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
         if note.new:
+            two_persons(rooms, who, "bill.correct", found.bill_id, note.amount_nano, key)
             audit(
                 rooms, who, "bill.correct", found.bill_id, None,
                 {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},

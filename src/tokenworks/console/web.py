@@ -31,6 +31,7 @@ from starlette.exceptions import HTTPException
 from tokenworks.billing import Bills, Disputes, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
+from tokenworks.console.asker import check_own_page, client_address
 from tokenworks.console.urls import base_url, links
 from tokenworks.kernel import (
     NANO_PER_UNIT,
@@ -45,14 +46,26 @@ from tokenworks.kernel import (
     check_number,
     flaw_in,
 )
-from tokenworks.subscriptions import Orders, PayAsYouGo, Quotes, Subscriber, Subscriptions
+from tokenworks.subscriptions import (
+    Deliveries,
+    Hub,
+    Orders,
+    PayAsYouGo,
+    Privacy,
+    Quotes,
+    Subscriber,
+    Subscriptions,
+)
 from tokenworks.trust import (
     Answers,
+    ApprovalNeeded,
+    Approvals,
     Identity,
     KeptAnswer,
     Keys,
     NotAllowed,
     NotSignedIn,
+    PersonVault,
     Principal,
     Role,
     TooManyCodes,
@@ -92,6 +105,10 @@ class Rooms(Protocol):
     @property
     def failed_jobs(self) -> FailedJobs: ...
     @property
+    def deliveries(self) -> Deliveries: ...
+    @property
+    def hub(self) -> Hub: ...
+    @property
     def payg(self) -> PayAsYouGo: ...
     @property
     def subscriptions(self) -> Subscriptions: ...
@@ -110,6 +127,12 @@ class Rooms(Protocol):
     @property
     def answers(self) -> Answers: ...
     @property
+    def approvals(self) -> Approvals: ...
+    @property
+    def vault(self) -> PersonVault: ...
+    @property
+    def privacy(self) -> Privacy: ...
+    @property
     def operator(self) -> str: ...
     @property
     def is_dev(self) -> bool: ...
@@ -120,6 +143,15 @@ class Rooms(Protocol):
 def encode(content: object) -> bytes:
     """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
     return _encode(_linked(content))
+
+
+def encode_for(content: object, reached: str) -> bytes:
+    """As `encode`, for somebody who has not asked: links begin with where we are reached."""
+    token = base_url.set(reached.rstrip("/"))
+    try:
+        return encode(content)
+    finally:
+        base_url.reset(token)
 
 
 def _linked(content: object) -> object:
@@ -242,18 +274,15 @@ def _principal(request: Request, rooms: Asked) -> Principal:
 def principal_of(request: Request, rooms: Rooms) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    staff = rooms.identity.staff_of(text) if scheme.lower() == "bearer" else None
+    address = client_address(request)
+    staff = rooms.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
     if staff is not None:
         return staff
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
-        if (
-            text
-            and request.method not in {"GET", "HEAD"}
-            and request.headers.get("sec-fetch-site", "same-origin") != "same-origin"
-        ):
-            raise NotAllowed("another site's page can't do this")
-    found = rooms.identity.session(text)
+        if text and request.method not in {"GET", "HEAD"}:
+            check_own_page(request)
+    found = rooms.identity.session(text, address)
     if found is None:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
@@ -262,7 +291,7 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
-    return Principal(member.name, role, subscriber_id, member_id, session_id)
+    return Principal(member.name, role, subscriber_id, member_id, session_id, address)
 
 
 def is_staff(request: Request, rooms: Rooms) -> bool:
@@ -409,9 +438,19 @@ class RepeatableRoute(APIRoute):
 def audit(
     rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
 ) -> None:
-    """What staff does is written down; what subscribers do with their own is in their orders and usage."""
-    if who.is_staff:
-        rooms.identity.audit(who.name, who.role, action, str(ref), before, after)
+    """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
+    person_id = rooms.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
+    rooms.identity.audit(
+        who.actor, who.role, action, str(ref), before, after, address=who.address, person_id=person_id
+    )
+
+
+def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
+    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
+
+    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
+    """
+    rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
 
 
 # Lists.
@@ -661,7 +700,10 @@ def status_of(kind: type[TokenworksError]) -> int:
 
 def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
-    def refused(_request: Request, error: TokenworksError) -> Response:
+    def refused(request: Request, error: TokenworksError) -> Response:
+        if isinstance(error, ApprovalNeeded):
+            with request.app.state.open_rooms() as rooms:
+                rooms.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
         if isinstance(error, TooManyCodes):

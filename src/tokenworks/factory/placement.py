@@ -189,9 +189,9 @@ def may_have(deployment: Deployment, ask: Ask) -> str | None:
     if ask.regions is not None:
         region = deployment.region
         if region is None:
-            return f"residency: it does not say where it is, and data may go to {', '.join(ask.regions)} only"
+            return f"residency: it does not say where it is, and data may go to {_regions(ask.regions)} only"
         if not any(is_within(region, allowed) for allowed in ask.regions):
-            return f"residency: it is in {region}, and data may go to {', '.join(ask.regions)} only"
+            return f"residency: it is in {region}, and data may go to {_regions(ask.regions)} only"
     if ask.vendors is not None and deployment.vendor not in ask.vendors:
         return (
             f"vendor: {deployment.vendor or 'it names none'} is not one of {', '.join(sorted(ask.vendors))}"
@@ -205,6 +205,10 @@ def may_have(deployment: Deployment, ask: Ask) -> str | None:
     ):
         return f"edge: it serves {region}, and the subscriber is at home in {home}"
     return None
+
+
+def _regions(regions: Sequence[str]) -> str:
+    return ", ".join(regions) or "no region"
 
 
 def is_within(region: str, other: str) -> bool:

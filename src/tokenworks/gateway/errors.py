@@ -71,6 +71,7 @@ CODES: Final = {
     "invalid_body": "400: the body lacks what the protocol needs, or has it in a wrong type",
     "unpriced_field": "400: a field that would move price or upstream state and is not priced here",
     "context_length_exceeded": "400: what the request brings and asks for is more than the model's context; the message is its server's, cleaned",
+    "consent_missing": "403: the account has withdrawn its consent to the terms, or has not given it",
     "content_policy_violation": "400 or 403: a content policy of the model's server refuses what the request brings; the message is its own, cleaned",
     "refused_by_model": "400, 413 or 422: the model's server refuses the request for what is in it; the message is its own, cleaned",
     "forbidden_link": "400: a URL of media that no upstream may fetch: not a public address, or not http, https or data",

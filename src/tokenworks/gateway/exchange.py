@@ -70,6 +70,10 @@ class Exchange(Answering):
         if user.suspended_by:
             self.refuse(suspended(user))
             return
+        if user.refused_by is not None:
+            said = f"the account has not agreed to the {user.refused_by}, or has withdrawn: agree again on its privacy page"
+            self.refuse(Refusal(403, "consent_missing", said))
+            return
         limit = gateway.settings.key_requests_max
         if user.in_flight >= limit:
             self.refuse(

@@ -293,6 +293,16 @@ class Gateway:
                     return address if _is_address(address) else conn.peer
         return conn.peer
 
+    def reached(self, head: Head) -> tuple[bytes, bytes]:
+        """(scheme, host) by which the client came: our own, or, of a trusted proxy that ends TLS, what that one says."""
+        scheme = b"https" if self.tls else b"http"
+        host = head.headers.get(b"host", b"localhost")
+        if self.proxies:
+            named = head.headers.get(b"x-forwarded-proto", b"").rpartition(b",")[2].strip().lower()
+            scheme = named if named in {b"http", b"https"} else scheme
+            host = head.headers.get(b"x-forwarded-host", b"").rpartition(b",")[2].strip() or host
+        return scheme, host
+
     def _metered(self, conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
         counters = self.stats.c
         counters["requests"] += 1

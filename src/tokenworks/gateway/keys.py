@@ -42,6 +42,7 @@ class KeyEntry:
         "origins",
         "payg",
         "policy",
+        "refused_by",
         "regions",
         "service",
         "suspended_by",
@@ -64,6 +65,8 @@ class KeyEntry:
         # Where this subscriber's data may go; None: anywhere.
         self.regions: tuple[str, ...] | None = None
         self.home: str | None = None
+        # The consent without which nothing is served, where it is missing.
+        self.refused_by: str | None = None
         self.service = DEFAULT_SERVICE
         self.suspended_by: tuple[str, ...] = ()
         # How pay-as-you-go stands (`open`, `locked`, `no_consent`) and its monthly cap in nano; None: there is none.
@@ -92,7 +95,7 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None, the consent that is missing or None) for those that live, or None where the database does not answer.
     """
 
     def __init__(
@@ -190,6 +193,7 @@ class KeyCache:
                 origins,
                 suspended_by,
                 payg,
+                entry.refused_by,
             ) = rows[0]
             entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
             entry.suspended_by = tuple(suspended_by)

@@ -64,10 +64,9 @@ class ControlExchange:
             return
         head, conn = self._head, self.conn
         query = b"?" + head.query if head.query else b""
-        scheme = b"https" if self._gateway.tls else b"http"
-        # uvicorn takes a host name of its own; what the client named is told apart.
+        scheme, host = self._gateway.reached(head)
         lines = (
-            head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + head.headers.get(b"host", b"localhost") + b"\r\n"
+            head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + host + b"\r\n"
             + relayed(head)
             + b"".join(
                 name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers

@@ -196,7 +196,7 @@ class Placing(Recording):
             return
         reasons = [may_have(place.deployment, ask) for place in self.places]
         if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
-            allowed = ", ".join(ask.regions or ())
+            allowed = ", ".join(ask.regions or ()) or "no region, by its wish and its consent,"
             self.refuse(
                 Refusal(
                     403,

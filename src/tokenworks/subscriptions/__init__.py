@@ -1,10 +1,13 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
+from tokenworks.subscriptions.consents import LANGUAGES, PURPOSES, ConsentState, ConsentText, ConsentTexts
 from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_of, second_of
-from tokenworks.subscriptions.eligibility import check_idempotency_key
+from tokenworks.subscriptions.deliveries import Deliveries
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     ChangeNotAllowed,
+    ConsentNeeded,
+    ConsentTextChanged,
     IdentityKnown,
     KeyReused,
     MemberExists,
@@ -15,13 +18,28 @@ from tokenworks.subscriptions.errors import (
     PhoneTaken,
     ProductEnded,
     ProductNotFound,
+    RealNameNeeded,
+    RealNameRefused,
     SecondNotConfirmed,
+    SeveralFound,
     SubscriberNotActive,
     SubscriberNotFound,
     TopUpNotAllowed,
     TopUpNotFound,
     WorkOrderAnswered,
     WorkOrderNotFound,
+)
+from tokenworks.subscriptions.hub import (
+    EVENTS,
+    Api,
+    Delivery,
+    DeliveryNotFound,
+    Event,
+    Hub,
+    Listener,
+    ListenerNotFound,
+    content_of,
+    signature,
 )
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
@@ -30,6 +48,7 @@ from tokenworks.subscriptions.model import (
     ContractPrice,
     Member,
     Order,
+    PrivacyRules,
     Product,
     Stops,
     Subscriber,
@@ -39,6 +58,7 @@ from tokenworks.subscriptions.model import (
     WorkOrder,
     add_months,
     bill_period_end,
+    check_idempotency_key,
     month_start,
     next_month,
     parse_phone,
@@ -47,6 +67,8 @@ from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
+from tokenworks.subscriptions.people_store import subscriber_columns
+from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.sales import Sales
@@ -54,14 +76,31 @@ from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
     "BILLING_ZONE",
+    "EVENTS",
+    "LANGUAGES",
+    "PURPOSES",
     "SUSPENSIONS",
+    "Api",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",
+    "ConsentNeeded",
+    "ConsentState",
+    "ConsentText",
+    "ConsentTextChanged",
+    "ConsentTexts",
     "ContractPrice",
+    "Deliveries",
+    "Delivery",
+    "DeliveryNotFound",
+    "Erasure",
+    "Event",
     "Holder",
+    "Hub",
     "IdentityKnown",
     "KeyReused",
+    "Listener",
+    "ListenerNotFound",
     "Member",
     "MemberExists",
     "MemberNotFound",
@@ -76,14 +115,21 @@ __all__ = [
     "Orders",
     "PayAsYouGo",
     "PhoneTaken",
+    "Privacy",
+    "PrivacyRules",
     "Product",
     "ProductEnded",
     "ProductNotFound",
     "Quote",
     "QuoteLine",
     "Quotes",
+    "RealNameAnswer",
+    "RealNameCheck",
+    "RealNameNeeded",
+    "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
+    "SeveralFound",
     "SoldVersion",
     "Stops",
     "Subscriber",
@@ -102,6 +148,7 @@ __all__ = [
     "add_months",
     "bill_period_end",
     "check_idempotency_key",
+    "content_of",
     "day_of",
     "end_of_day",
     "last_day",
@@ -110,5 +157,7 @@ __all__ = [
     "next_month",
     "parse_phone",
     "second_of",
+    "signature",
+    "subscriber_columns",
     "unearned",
 ]

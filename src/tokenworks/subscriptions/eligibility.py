@@ -1,35 +1,39 @@
 """What an order has to satisfy before anything of it is done."""
 
-import re
+from collections.abc import Collection, Iterable
 from typing import Final
 from uuid import UUID
 
 from tokenworks.catalog import Offering, Offerings
 from tokenworks.kernel import Invalid, check_reason
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import privacy_store, store
 from tokenworks.subscriptions.errors import (
     NotEligible,
     ProductEnded,
     SecondNotConfirmed,
     SubscriberNotActive,
 )
-from tokenworks.subscriptions.model import Product, Subscriber
+from tokenworks.subscriptions.lawful import check_lawful
+from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, Product, Subscriber, SuspensionCause
 
 # Of a product that is had, or will be.
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
-_IDEMPOTENCY_KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
+# The port whose deliveries are done to a broadband account.
+BROADBAND_PORT: Final = "broadband"
 
 
 def check_eligible(
     connection: store.Connection,
     offerings: Offerings,
+    rules: PrivacyRules,
     subscriber: Subscriber,
     offering: Offering,
     *,
     confirm: bool,
     instead_of: Product | None = None,
 ) -> None:
-    """`instead_of`: the product that becomes it. Raises `NotEligible`, `SecondNotConfirmed`."""
+    """`instead_of`: the product that becomes it. Raises `NotEligible`, `ConsentNeeded`, `RealNameNeeded`, `SecondNotConfirmed`."""
+    check_lawful(connection, rules, subscriber, offering)
     if not offerings.is_for(offering, subscriber.audiences):
         raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
     # One person's orders come one after the other, also over several subscribers: what was had is counted once.
@@ -42,12 +46,15 @@ def check_eligible(
     live = {product.offering_id for product in beside}
     if offering.requires and not live & set(offering.requires):
         raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-    for one in [offering, *(offerings.on_sale(part).offering for part in offering.parts)]:
+    whole = (offering, *(offerings.on_sale(part).offering for part in offering.parts))
+    check_deliverable(subscriber, whole, live)
+    people = privacy_store.same_identity(connection, subscriber.subscriber_id)
+    for one in whole:
         most = one.per_subscriber_max
         # Another version of what a product is already is not one more.
         same = instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
         had = 0 if most is None else store.times_had(
-            connection, subscriber.subscriber_id, one.id, besides=same
+            connection, people, one.id, besides=same
         )  # fmt: skip
         if most is not None and had >= most:
             raise NotEligible(f"{one.id} can be had {most} time(s) in all, and was")
@@ -63,13 +70,25 @@ def check_eligible(
         raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
 
 
+def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], live: Collection[str]) -> None:
+    """What goes with a broadband account needs one, and what another system delivers is delivered once, confirmed or not.
+    `live` are the offerings that the subscriber has. Raises `NotEligible`.
+    """
+    for offering in offerings:
+        if offering.fulfilment == BROADBAND_PORT and subscriber.broadband is None:
+            raise NotEligible(f"{offering.id} goes with a broadband account: say its number first")
+        if offering.kind == "add_on" and offering.fulfilment is not None and offering.id in live:
+            raise NotEligible(f"{offering.id} is there already: it is delivered once")
+
+
 def has_first_price(
     connection: store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
 ) -> bool:
     """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
     if offering.first_price is None:
         return False
-    return not store.times_had(connection, subscriber.subscriber_id, offering.id, besides=product_id)
+    people = privacy_store.same_identity(connection, subscriber.subscriber_id)
+    return not store.times_had(connection, people, offering.id, besides=product_id)
 
 
 def check_may_buy(subscriber: Subscriber, what: str) -> None:
@@ -90,17 +109,22 @@ def check_live(product: Product) -> None:
 
 
 def check_delivery(offering: Offering, delivery: str | None) -> None:
+    """Raises `Invalid` where an offering is not delivered so."""
     if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
         ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
         raise Invalid(f"{offering.id} is delivered as: {ways}")
 
 
-def check_idempotency_key(key: str | None) -> None:
-    """Raises `Invalid`."""
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
-
-
 def checked_reason(reason: str | None) -> str | None:
     """Raises `Invalid`."""
     return None if reason is None else check_reason(reason, optional=True)
+
+
+def checked_cause(cause: SuspensionCause) -> SuspensionCause:
+    """Raises `Invalid`."""
+    if cause == "payment" or cause not in SUSPENSIONS:
+        others = ", ".join(name for name in SUSPENSIONS if name != "payment")
+        raise Invalid(
+            f"a suspension's cause is {others}; by payment dunning alone suspends, and paying lifts it"
+        )
+    return cause

@@ -20,6 +20,10 @@ class IdentityKnown(Conflict):
     """The subscriber is identified by another document."""
 
 
+class SeveralFound(Conflict):
+    """What was asked for names more than one subscriber."""
+
+
 class PhoneTaken(Conflict):
     """The number has a subscriber."""
 
@@ -74,3 +78,19 @@ class TopUpNotFound(NotFound):
 
 class TopUpNotAllowed(Conflict):
     """Nothing can be bought by hand: no pay-as-you-go, a lock, or the cap."""
+
+
+class ConsentNeeded(Refused):
+    """The subscriber has withdrawn a consent, or has not given one, that this needs."""
+
+
+class ConsentTextChanged(Conflict):
+    """What was agreed to is not the text that is shown now."""
+
+
+class RealNameNeeded(Refused):
+    """The real-name check is not done, or was refused, and this needs it."""
+
+
+class RealNameRefused(Refused):
+    """The real-name check can't be asked for: it was, too often, or with another identity."""

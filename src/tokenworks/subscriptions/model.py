@@ -13,6 +13,7 @@ from tokenworks.kernel import Invalid
 BILLING_ZONE: Final = timezone(timedelta(hours=8))
 # ASCII digits: `\d` would take any script's.
 _E164 = re.compile(r"\+[1-9][0-9]{6,14}")
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,200}")
 
 
 SuspensionCause = Literal["payment", "operator", "fraud", "lost_phone", "own_wish"]
@@ -59,6 +60,7 @@ class Suspension:
 class Subscriber:
     subscriber_id: UUID
     account_id: UUID
+    # Empty where the person was erased.
     phone: str
     name: str | None
     created_at: datetime
@@ -94,7 +96,47 @@ class Subscriber:
     @property
     def phone_masked(self) -> str:
         """For logs and lists: country code and the last four digits at most."""
+        if not self.phone:
+            return "(erased)"
         return f"{self.phone[:3]}{'*' * max(0, len(self.phone) - 7)}{self.phone[-4:]}"
+
+
+@dataclass(frozen=True, slots=True)
+class PrivacyRules:
+    """What an installation declares of consents, real names and erasure."""
+
+    # Where data stays without consent to leave; as a region's prefix.
+    residency_region: str = "cn"
+    # Data may leave until the consent is withdrawn (`opt_out`), or from when it is given (`opt_in`).
+    cross_border: Literal["opt_out", "opt_in"] = "opt_out"
+    # Nothing is ordered or served without consent to the terms; else only a withdrawn one counts.
+    terms_required: bool = False
+    # Nothing is ordered before the carrier has verified the real name; else only a refused one counts.
+    real_name_required: bool = False
+    # How long the keyed hash of an identity number outlives an erasure, for limits per person; 0: it does not.
+    identity_hash_days: int = 1095
+
+    def terms_ok(self, said: bool | None) -> bool:
+        """`said`: what was said last of the terms, None where nothing was."""
+        return said or (said is None and not self.terms_required)
+
+    def regions(self, wanted: tuple[str, ...] | None, said: bool | None) -> tuple[str, ...] | None:
+        """Where requests may be sent: where the subscriber wants them, cut to the residency region where data may not leave it.
+
+        `said`: what was said last of data leaving it, None where nothing was. Nothing is left where the two exclude each other.
+        """
+        if said or (said is None and self.cross_border == "opt_out"):
+            return wanted
+        home = self.residency_region
+        if wanted is None:
+            return (home,)
+        inside = [region if _is_within(region, home) else home for region in wanted
+                  if _is_within(region, home) or _is_within(home, region)]  # fmt: skip
+        return tuple(dict.fromkeys(inside))
+
+
+def _is_within(region: str, of: str) -> bool:
+    return region == of or region.startswith(f"{of}-")
 
 
 CapPeriod = Literal["day", "month", "total"]
@@ -207,6 +249,18 @@ class WorkOrder:
     attempts: int
     reason: str | None
     created_at: datetime
+    # Where it is delivered, as it was when it was asked for.
+    broadband: str | None = None
+    # When the delivering system got it last; how often it was tried; why it did not arrive.
+    pushed_at: datetime | None = None
+    push_tries: int = 0
+    push_error: str | None = None
+
+
+def check_idempotency_key(key: str | None) -> None:
+    """Raises `Invalid`."""
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise Invalid("an idempotency key is 1 to 200 visible ASCII characters")
 
 
 def parse_phone(text: str) -> str:

@@ -11,9 +11,10 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.kernel import Clock, Invalid
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, store
 from tokenworks.subscriptions.model import Product, Subscriber
 from tokenworks.subscriptions.sales import price_for
+from tokenworks.trust import PersonVault
 
 MOVE_BATCH: Final = 500
 HOLDERS_MAX: Final = 1000
@@ -60,7 +61,10 @@ class Moved:
 class Moves:
     """On one connection."""
 
-    def __init__(self, connection: store.Connection, offerings: Offerings, clock: Clock) -> None:
+    def __init__(
+        self, connection: store.Connection, offerings: Offerings, clock: Clock, vault: PersonVault
+    ) -> None:
+        self._vault = vault
         self._connection = connection
         self._offerings = offerings
         self._clock = clock
@@ -127,7 +131,7 @@ class Moves:
             after = rows[-1][0] if len(rows) == MOVE_BATCH else None
 
     def _locked(self, holder: Holder) -> tuple[Product, Subscriber]:
-        subscriber = store.lock_subscriber(self._connection, holder.subscriber_id)
+        subscriber = people_store.lock_subscriber(self._vault, holder.subscriber_id)
         found = store.lock_product(self._connection, holder.product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber

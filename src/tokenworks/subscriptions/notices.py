@@ -38,6 +38,10 @@ class Notices:
     def delivered(self, notice: Notice) -> None:
         store.end_notification(self._connection, notice.notification_id, "delivered_at", self._clock.now())
 
+    def dropped(self, notice: Notice) -> None:
+        """It is not to be sent any more."""
+        store.end_notification(self._connection, notice.notification_id, "given_up_at", self._clock.now())
+
     def later(self, notice: Notice) -> None:
         """It was not tried: due again at once."""
         store.retry_notification(self._connection, notice.notification_id, self._clock.now())

@@ -13,12 +13,11 @@ from uuid import UUID
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charges, CreditLimitReached, FailedJobs, Ledger
 from tokenworks.kernel import Clock, uuid7
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, privacy_store, store, work_store
 from tokenworks.subscriptions.eligibility import (
     LIVE,
     check_delivery,
     check_eligible,
-    check_idempotency_key,
     check_live,
     check_may_buy,
     checked_reason,
@@ -32,8 +31,16 @@ from tokenworks.subscriptions.errors import (
     WorkOrderNotFound,
 )
 from tokenworks.subscriptions.holds import hold
-from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder
+from tokenworks.subscriptions.model import (
+    Order,
+    PrivacyRules,
+    Product,
+    Subscriber,
+    WorkOrder,
+    check_idempotency_key,
+)
 from tokenworks.subscriptions.sales import Sales, end_of_cycle
+from tokenworks.trust import PersonVault
 
 CYCLE_BATCH: Final = 500
 LIST_MAX: Final = 1000
@@ -52,8 +59,12 @@ class Orders:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
+        rules: PrivacyRules,
     ) -> None:
         self._connection = connection
+        self._vault = vault
+        self._rules = rules
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -76,12 +87,12 @@ class Orders:
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
-        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `SecondNotConfirmed`,
-        `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
+        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`, `RealNameNeeded`,
+        `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            known = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            known = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert known is not None
             if idempotency_key is not None:
                 before = store.find_order(self._connection, known.subscriber_id, idempotency_key)
@@ -94,7 +105,9 @@ class Orders:
             check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
             sold = self._offerings.on_sale(offering_id, now)
-            check_eligible(self._connection, self._offerings, known, sold.offering, confirm=confirm)
+            check_eligible(
+                self._connection, self._offerings, self._rules, known, sold.offering, confirm=confirm
+            )  # fmt: skip
             check_delivery(sold.offering, delivery)
             check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
             order = Order(
@@ -188,7 +201,7 @@ class Orders:
             uuid7(), product.order_id, product.product_id, subscriber_id, offering.fulfilment, offering.id, product.delivery,
             action, "open", 1, None, self._clock.now(),
         )  # fmt: skip
-        store.add_work_order(self._connection, work)
+        work_store.add_work_order(self._vault, work)
 
     def _delivered(self, order_id: UUID) -> bool:
         return all(
@@ -198,35 +211,53 @@ class Orders:
 
     def work_orders(self, state: str | None = "open") -> list[WorkOrder]:
         """What other systems are asked for, oldest first."""
-        return store.work_orders(self._connection, state, LIST_MAX)
+        return work_store.work_orders(self._vault, state, LIST_MAX)
 
     def answer(
-        self, work_order_id: UUID, *, done: bool, reason: str | None = None, again: bool = False
+        self,
+        work_order_id: UUID,
+        *,
+        done: bool,
+        reason: str | None = None,
+        again: bool = False,
+        attempt: int | None = None,
+        timed_out: bool = False,
     ) -> Literal["open", "done", "refused"]:
         """What the delivering system says: done, or refused, for now (`again`) or for good. A delivery that fails takes the
         whole order back: what it charged is credited, what others delivered is withdrawn.
 
-        Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
+        The same answer again changes nothing; nor does one to an earlier `attempt`, where that is said. What is done after its
+        time was over, or its order cancelled, is refused, and a work order to withdraw it is there. Raises `WorkOrderNotFound`, `WorkOrderAnswered`, `Invalid`.
         """
         reason = checked_reason(reason)
         with self._connection.transaction():
-            subscriber_id = store.subscriber_of_work_order(self._connection, work_order_id)
-            subscriber = subscriber_id and store.lock_subscriber(self._connection, subscriber_id)
-            work = store.lock_work_order(self._connection, work_order_id)
+            subscriber_id = work_store.subscriber_of_work_order(self._connection, work_order_id)
+            subscriber = subscriber_id and people_store.lock_subscriber(self._vault, subscriber_id)
+            work = work_store.lock_work_order(self._vault, work_order_id)
             if work is None or not subscriber:
                 raise WorkOrderNotFound(f"there is no work order {work_order_id}: tokenworks order work list")
             if work.state != "open":
-                raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
+                if done and work.state == "refused" and work.action == "deliver":
+                    work_store.withdraw_delivery(self._vault, work, self._clock.now())
+                elif done != (work.state == "done"):
+                    raise WorkOrderAnswered(f"work order {work_order_id} is {work.state} already")
+                return work.state
+            if attempt is not None and attempt < work.attempts:
+                return "open"
             now = self._clock.now()
             state: Literal["open", "done", "refused"] = "done" if done else "refused"
             attempts = work.attempts
             if not done and again and attempts < DELIVERY_ATTEMPTS_MAX:
                 state, attempts = "open", attempts + 1
-            store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
+            work_store.answer_work_order(self._connection, work_order_id, state, attempts, reason, now)
+            if state == "open":
+                work_store.ask_again(self._connection, work_order_id, now)
             if work.action == "deliver" and state == "done":
                 self._deliver(subscriber, work)
             elif work.action == "deliver" and state == "refused":
                 self._fail(subscriber, work, reason or "the delivery was refused")
+            if timed_out:  # it may have been done after all
+                work_store.withdraw_delivery(self._vault, work, now)
         return state
 
     def _deliver(self, subscriber: Subscriber, work: WorkOrder) -> None:
@@ -238,12 +269,8 @@ class Orders:
             return
         now, sold = self._clock.now(), self._offerings.sold(product.offering_version)
         product = replace(
-            product,
-            state="active",
-            started_at=now,
-            cycle_start=now,
-            cycle_end=end_of_cycle(sold.offering, now, now),
-        )
+            product, state="active", started_at=now, cycle_start=now, cycle_end=end_of_cycle(sold.offering, now, now)
+        )  # fmt: skip
         store.set_product(
             self._connection, product.product_id, state="active", started_at=now, cycle_start=now, cycle_end=product.cycle_end
         )  # fmt: skip
@@ -274,16 +301,9 @@ class Orders:
                 store.set_product(
                     self._connection, product.product_id, state="aborted", ended_at=self._clock.now()
                 )
-                other = store.delivery_of(self._connection, product.product_id)
+                other = work_store.delivery_of(self._vault, product.product_id)
                 if other is not None and other.state == "open":
-                    store.answer_work_order(
-                        self._connection,
-                        other.work_order_id,
-                        "refused",
-                        other.attempts,
-                        reason,
-                        self._clock.now(),
-                    )
+                    work_store.close_delivery(self._vault, other, reason, self._clock.now())
         store.end_order(self._connection, work.order_id, "failed", self._clock.now(), -given_back, reason)
 
     # Changing and ending.
@@ -295,7 +315,7 @@ class Orders:
             raise ProductNotFound(
                 f"there is no product {product_id}: `tokenworks subscriber show` lists them"
             )
-        subscriber = store.lock_subscriber(self._connection, subscriber_id)
+        subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
         found = store.lock_product(self._connection, product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
@@ -400,7 +420,7 @@ class Orders:
             )
         offering = self._offerings.sold(product.offering_version).offering
         if offering.fulfilment is not None:
-            delivered = store.delivery_of(self._connection, product.product_id)
+            delivered = work_store.delivery_of(self._vault, product.product_id)
             if delivered is not None and delivered.state == "done":
                 self._ask(subscriber.subscriber_id, product, offering, "withdraw")
                 if product.state == "pendingActive":
@@ -409,9 +429,7 @@ class Orders:
                         self._connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
                     )
             elif delivered is not None and delivered.state == "open":
-                store.answer_work_order(
-                    self._connection, delivered.work_order_id, "refused", delivered.attempts, "the order was cancelled", now
-                )  # fmt: skip
+                work_store.close_delivery(self._vault, delivered, "the order was cancelled", now)
                 store.end_order(
                     self._connection, product.order_id, "cancelled", now, 0, "cancelled before delivery"
                 )
@@ -462,7 +480,7 @@ class Orders:
             if store.waiting_orders(self._connection, product_id, "inProgress"):
                 raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
             check_eligible(
-                self._connection, self._offerings, subscriber, sold.offering, confirm=confirm, instead_of=product
+                self._connection, self._offerings, self._rules, subscriber, sold.offering, confirm=confirm, instead_of=product
             )  # fmt: skip
             order = Order(
                 uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
@@ -577,7 +595,7 @@ class Orders:
             if product.state == "active":
                 self._or_hold(subscriber, product, self._continue)
             elif product.state == "pendingActive":
-                work = store.delivery_of(self._connection, product.product_id)
+                work = work_store.delivery_of(self._vault, product.product_id)
                 if work is not None and work.state == "done":
                     self._deliver(subscriber, work)
 
@@ -654,14 +672,9 @@ class Orders:
         version = product.next_version or product.offering_version
         sold = self._offerings.sold(version)
         renewed = replace(
-            product,
-            offering_version=version,
-            offering_id=sold.offering.id,
-            cycle_no=product.cycle_no + 1,
-            cycle_start=begin,
-            cycle_end=end_of_cycle(sold.offering, product.started_at, begin),
-            next_version=None,
-        )
+            product, offering_version=version, offering_id=sold.offering.id, cycle_no=product.cycle_no + 1,
+            cycle_start=begin, cycle_end=end_of_cycle(sold.offering, product.started_at, begin), next_version=None,
+        )  # fmt: skip
         if version != product.offering_version:
             self._ledger.withdraw_windows(subscriber.account_id, product.product_id)
             self._open_windows(subscriber, renewed, sold, begin)
@@ -683,7 +696,7 @@ class Orders:
         reason = checked_reason(reason)
         with self._connection.transaction():
             order, subscriber_id = self.find(order_id)
-            subscriber = store.lock_subscriber(self._connection, subscriber_id)
+            subscriber = people_store.lock_subscriber(self._vault, subscriber_id)
             assert subscriber is not None
             order, _ = self.find(order_id)
             now = self._clock.now()
@@ -729,7 +742,8 @@ class Orders:
 
     def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
         """Whether the subscriber, or the person that it is known to be, ever had an offering."""
-        return store.times_had(self._connection, subscriber.subscriber_id, offering_id) > 0
+        people = privacy_store.same_identity(self._connection, subscriber.subscriber_id)
+        return store.times_had(self._connection, people, offering_id) > 0
 
     def products(self, subscriber: Subscriber) -> list[Product]:
         """Oldest first."""

@@ -11,8 +11,8 @@ from uuid import UUID
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
-from tokenworks.subscriptions import store
-from tokenworks.subscriptions.eligibility import LIVE, check_idempotency_key, check_may_buy
+from tokenworks.subscriptions import people_store, privacy_store, store
+from tokenworks.subscriptions.eligibility import LIVE, check_may_buy
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     KeyReused,
@@ -20,8 +20,17 @@ from tokenworks.subscriptions.errors import (
     TopUpNotAllowed,
     TopUpNotFound,
 )
-from tokenworks.subscriptions.model import BILLING_ZONE, Product, Subscriber, TopUp, cycle_end, month_start
+from tokenworks.subscriptions.model import (
+    BILLING_ZONE,
+    Product,
+    Subscriber,
+    TopUp,
+    check_idempotency_key,
+    cycle_end,
+    month_start,
+)
 from tokenworks.subscriptions.sales import price_for
+from tokenworks.trust import PersonVault
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
@@ -38,8 +47,10 @@ class PayAsYouGo:
         ledger: Ledger,
         charges: Charges,
         clock: Clock,
+        vault: PersonVault,
     ) -> None:
         self._connection = connection
+        self._vault = vault
         self._offerings = offerings
         self._ledger = ledger
         self._charges = charges
@@ -51,7 +62,7 @@ class PayAsYouGo:
         Several hosts may ask at once: who comes second finds what the first one bought.
         """
         with self._connection.transaction():
-            subscriber = store.lock_subscriber_of(self._connection, account_id)
+            subscriber = people_store.lock_subscriber_of(self._vault, account_id)
             if subscriber is None or subscriber.state != "active":
                 return False
             if subscriber.spend_locked or subscriber.restricted:
@@ -78,7 +89,7 @@ class PayAsYouGo:
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             before = store.top_up(self._connection, found.subscriber_id, idempotency_key)
             if before is not None:
@@ -238,7 +249,7 @@ class PayAsYouGo:
         if cap_nano is not None and not 0 <= cap_nano <= CAP_NANO_MAX:
             raise Invalid("a monthly cap is 0 to 1,000,000 yuan")
         with self._connection.transaction():
-            known = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            known = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert known is not None
             if cap_nano is not None and cap_nano < self.spent(subscriber):
                 raise CapBelowSpent("this month has cost more already: take a higher cap, or lock spending")
@@ -247,12 +258,12 @@ class PayAsYouGo:
             if cap_nano is not None and cap_nano > known.cap_nano:
                 fields["cap_raises"] = known.cap_raises + 1
             if fields:
-                store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+                people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
             if spill_over is not None:
-                store.add_consent(
+                privacy_store.add_consent(
                     self._connection, subscriber.subscriber_id, "spill_over", spill_over, self._clock.now()
                 )
             self._ledger.tell_account(subscriber.account_id)
-        found = store.find_subscriber(self._connection, subscriber_id=subscriber.subscriber_id)
+        found = people_store.find_subscriber(self._vault, subscriber_id=subscriber.subscriber_id)
         assert found is not None
         return found

@@ -12,10 +12,11 @@ from uuid import UUID
 from tokenworks.catalog import Offering, Offerings, Proration
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock
-from tokenworks.subscriptions import store
+from tokenworks.subscriptions import people_store, store, work_store
 from tokenworks.subscriptions.model import Product, Subscriber
 from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.sales import Sales, price_for
+from tokenworks.trust import PersonVault
 
 Action = Literal["add", "modify", "resume", "delete"]
 
@@ -66,7 +67,9 @@ class Quotes:
         orders: Orders,
         sales: Sales,
         clock: Clock,
+        vault: PersonVault,
     ) -> None:
+        self._vault = vault
         self._connection = connection
         self._offerings = offerings
         self._charges = charges
@@ -85,7 +88,7 @@ class Quotes:
         """Of an order, as if all that others deliver were delivered now. Raises what `Orders.place` raises."""
         with self._connection.transaction(force_rollback=True):
             order = self._orders.place(subscriber, offering_id, delivery=delivery, confirm=confirm)
-            for work in store.work_orders_of(self._connection, order.order_id):
+            for work in work_store.work_orders_of(self._connection, order.order_id):
                 self._orders.answer(work, done=True)
             return self._quote("add", order.product_id, set())
 
@@ -136,7 +139,7 @@ class Quotes:
     ) -> Quote:
         waits = order_id is not None and self._orders.give_back_at_most(order_id)
         product, subscriber_id = self._orders.product(product_id)
-        subscriber = store.find_subscriber(self._connection, subscriber_id=subscriber_id)
+        subscriber = people_store.find_subscriber(self._vault, subscriber_id=subscriber_id)
         assert subscriber is not None
         made = [
             charge

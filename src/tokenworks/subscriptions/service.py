@@ -9,15 +9,27 @@ from uuid import UUID
 
 from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
-from tokenworks.kernel import Clock, Invalid, check_line, check_name, normal_name, parse_money, uuid7
-from tokenworks.subscriptions import store
-from tokenworks.subscriptions.eligibility import check_idempotency_key, checked_reason
+from tokenworks.kernel import (
+    Clock,
+    Invalid,
+    check_line,
+    check_name,
+    is_digits,
+    normal_name,
+    parse_money,
+    uuid7,
+)
+from tokenworks.subscriptions import people_store, privacy_store, store
+from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentText, ConsentTexts, Language
+from tokenworks.subscriptions.eligibility import checked_cause, checked_reason
 from tokenworks.subscriptions.errors import (
+    ConsentTextChanged,
     IdentityKnown,
     MemberExists,
     MemberNotFound,
     NotSuspended,
     PhoneTaken,
+    SeveralFound,
     SubscriberNotActive,
     SubscriberNotFound,
 )
@@ -26,19 +38,23 @@ from tokenworks.subscriptions.model import (
     CapPeriod,
     ContractPrice,
     Member,
+    PrivacyRules,
     Subscriber,
     Suspension,
     SuspensionCause,
+    check_idempotency_key,
     parse_phone,
     period_of,
 )
 from tokenworks.subscriptions.orders import Orders
-from tokenworks.trust import Document, Persons
+from tokenworks.trust import TAIL_DIGITS, Document, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
 CAP_TOKENS_MAX: Final = 10**12
-CONSENTS: Final = frozenset({"terms", "marketing", "spill_over", "data_cross_border"})
+CONSENTS: Final = frozenset(PURPOSES)
+# Of these hosts hear: they say what is served, and where.
+_SERVED_BY: Final = frozenset({"terms", "data_cross_border", "spill_over"})
 _PROFILE: Final = frozenset(
     {
         "name",
@@ -55,6 +71,11 @@ _PROFILE: Final = frozenset(
 REGIONS_MAX: Final = 100
 _REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
 _BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
+# A Chinese mobile number, as people say it.
+_CHINESE_MOBILE = re.compile(r"1[0-9]{10}")
+# Of those that a text names, so many are said.
+SEVERAL_SHOWN_MAX: Final = 5
+_TEXTS: Final = frozenset({"name", "broadband"})
 
 
 class Subscriptions:
@@ -68,15 +89,19 @@ class Subscriptions:
         clock: Clock,
         orders: Orders,
         transfers: Transfers,
-        persons: Persons,
+        vault: PersonVault,
+        rules: PrivacyRules,
+        texts: ConsentTexts,
     ) -> None:
         self._connection = connection
+        self._vault = vault
+        self._rules = rules
+        self._texts = texts
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
         self._orders = orders
         self._transfers = transfers
-        self._persons = persons
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -93,46 +118,94 @@ class Subscriptions:
                 if profile.get(many) is not None:
                     profile[many] = tuple(profile[many])
             subscriber = Subscriber(uuid7(), account_id, phone, name, self._clock.now(), **profile)
-            if not store.add_subscriber(self._connection, subscriber, uuid7()):
+            if not people_store.add_subscriber(self._vault, subscriber, uuid7()):
                 raise PhoneTaken(
                     f"{subscriber.phone_masked} is registered already: `tokenworks subscriber show --phone` finds it"
                 )
         return subscriber
 
-    def find(self, reference: str) -> Subscriber:
-        """By id or phone number. Raises `SubscriberNotFound`."""
-        found: Subscriber | None = None
-        if reference.startswith("+"):
-            found = store.find_subscriber(self._connection, phone=parse_phone(reference))
-        elif (id_ := _as_uuid(reference)) is not None:
-            found = store.find_subscriber(self._connection, subscriber_id=id_)
-        elif _BROADBAND.fullmatch(reference):
-            found = store.find_subscriber(self._connection, broadband=reference)
-        else:
-            raise Invalid(f"a subscriber is named by id, phone or broadband number, not {reference!r}")
-        if found is None:
+    def find(self, text: str) -> Subscriber:
+        """The one that a text names: an id, a phone number (with or without +86), its last four digits, a broadband number, a
+        name or part of one. Raises `SubscriberNotFound`, `SeveralFound`, `Invalid`.
+        """
+        found = self.search(text, SEVERAL_SHOWN_MAX + 1)
+        if not found:
             raise SubscriberNotFound(
-                "there is no such subscriber; one is named by id or phone number (+86…), or by broadband number: "
-                "`tokenworks subscriber list` shows them"
+                "there is no such subscriber; one is named by id or phone number, by its last four digits, by broadband number, "
+                "or by name: `tokenworks subscriber list` shows them"
             )
+        if len(found) > 1:
+            several = ", ".join(
+                f"{one.subscriber_id} ({one.phone_masked})" for one in found[:SEVERAL_SHOWN_MAX]
+            )
+            more = " and more" if len(found) > SEVERAL_SHOWN_MAX else ""
+            raise SeveralFound(f"this names more than one subscriber: {several}{more}: say which by its id")
+        return found[0]
+
+    def find_exact(self, reference: str) -> Subscriber:
+        """By id, phone number (E.164) or broadband number alone: what somebody says who is not signed in.
+
+        Raises `SubscriberNotFound`, `Invalid`.
+        """
+        found = self._exact(reference)
+        if found is None:
+            raise SubscriberNotFound("there is no such subscriber")
         return found
+
+    def search(self, text: str, limit: int = LIST_MAX) -> list[Subscriber]:
+        """All that a text may name, as in `find`, those that are not closed first. Raises `Invalid`."""
+        limit = min(limit, LIST_MAX)
+        text = check_line(text, "whom to look for")
+        exact = self._exact(text)
+        if exact is not None:
+            return [exact]
+        if len(text) == TAIL_DIGITS and is_digits(text):
+            found = people_store.subscribers_by_tail(self._vault, text, limit)
+        elif text.startswith("+") or _as_uuid(text) is not None:
+            return []
+        else:
+            found = people_store.subscribers_by_name(self._vault, text, limit)
+        live = [one for one in found if one.state != "closed"]
+        return live or found
+
+    def _exact(self, text: str) -> Subscriber | None:
+        if text.startswith("+"):
+            return people_store.find_subscriber(self._vault, phone=parse_phone(text))
+        if (id_ := _as_uuid(text)) is not None:
+            return people_store.find_subscriber(self._vault, subscriber_id=id_)
+        if _CHINESE_MOBILE.fullmatch(text):
+            found = people_store.find_subscriber(self._vault, phone=f"+86{text}")
+            if found is not None:
+                return found
+        return (
+            people_store.find_subscriber(self._vault, broadband=text) if _BROADBAND.fullmatch(text) else None
+        )
+
+    def subscriber_of(self, ref: str) -> UUID | None:
+        """Whom an id of a subscriber, an account, a member, a product, an order or a work order is about."""
+        id_ = _as_uuid(ref)
+        return None if id_ is None else privacy_store.subscriber_of(self._connection, id_)
 
     def of_account(self, account_id: UUID) -> Subscriber:
         """Raises `SubscriberNotFound`."""
-        found = store.find_subscriber(self._connection, account_id=account_id)
+        found = people_store.find_subscriber(self._vault, account_id=account_id)
         if found is None:
             raise SubscriberNotFound("there is no such account")
         return found
 
     def all(self, after: UUID | None = None, limit: int = LIST_MAX) -> list[Subscriber]:
-        return store.subscribers(self._connection, after, min(limit, LIST_MAX))
+        return people_store.subscribers(self._vault, after, min(limit, LIST_MAX))
+
+    def phones(self, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:
+        """Their numbers now; empty of one who was erased."""
+        return people_store.phones(self._vault, subscriber_ids)
 
     def lock(self, subscriber_ids: Sequence[UUID]) -> None:
         """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
         store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
-        return store.owner_of(self._connection, subscriber.subscriber_id)
+        return people_store.owner_of(self._connection, subscriber.subscriber_id)
 
     # Who they are, and what they agreed to.
 
@@ -146,7 +219,11 @@ class Subscriptions:
         _check_profile(fields)
         if fields:
             with self._connection.transaction():
-                store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
+                texts = {name: fields.pop(name) for name in _TEXTS & set(fields)}
+                if texts and not people_store.set_texts(self._vault, subscriber.subscriber_id, **texts):
+                    raise SubscriberNotActive("the person was erased")
+                if fields:
+                    people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
                 if "regions" in fields or "home_region" in fields:
                     self._ledger.tell_account(subscriber.account_id)
         return self.find(str(subscriber.subscriber_id))
@@ -157,17 +234,15 @@ class Subscriptions:
 
         Raises `Invalid`, `SubscriberNotActive`, and `IdentityKnown` where it is another one's.
         """
-        hashes = self._persons.hashes(document, number)
+        hashed = self._vault.lookup.identity(checked_id_number(document, number))
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
-            known = store.identity_hash(self._connection, found.subscriber_id)
-            if known is not None and known not in hashes:
+            known = privacy_store.identity_hash(self._connection, found.subscriber_id)
+            if known is not None and known != hashed:
                 raise IdentityKnown("the subscriber is identified by another document already")
-            # Of one person all have one hash, also where an older pepper made the first.
-            same = known or store.known_hash(self._connection, hashes) or hashes[0]
-            store.set_subscriber(self._connection, found.subscriber_id, identity_hash=same)
+            people_store.set_subscriber(self._connection, found.subscriber_id, identity_hash=hashed)
 
     def change_phone(
         self, subscriber: Subscriber, phone: str, reason: Literal["change", "port_in", "port_out"] = "change"
@@ -175,35 +250,80 @@ class Subscriptions:
         """Another number for the same subscriber, account, products and keys. Raises `PhoneTaken`, `Invalid`."""
         phone = parse_phone(phone)
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
             if phone == found.phone:
                 return found
-            if store.phone_is_taken(self._connection, phone):
+            if people_store.phone_is_taken(self._vault, phone):
                 raise PhoneTaken("that number has a subscriber already")
-            store.add_phone_history(
-                self._connection, found.subscriber_id, found.phone, reason, self._clock.now()
+            people_store.add_phone_history(
+                self._vault, found.subscriber_id, found.phone, reason, self._clock.now()
             )
-            store.set_subscriber(self._connection, found.subscriber_id, phone=phone)
+            people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
             # Who has the old number next is nobody's member.
-            store.move_memberships(self._connection, found.phone, phone)
+            people_store.move_memberships(self._vault, found.phone, phone)
         return self.find(str(subscriber.subscriber_id))
 
-    def consent(self, subscriber: Subscriber, purpose: str, *, given: bool) -> None:
-        """Keep what a subscriber agrees to, or takes back. Raises `Invalid`."""
-        if purpose not in CONSENTS:
-            raise Invalid(f"a consent is for {', '.join(sorted(CONSENTS))}")
+    def consent(
+        self,
+        subscriber: Subscriber,
+        purpose: str,
+        *,
+        given: bool,
+        text_sha256: str | None = None,
+        said_by: str = "subscriber",
+    ) -> None:
+        """Keep what a subscriber agrees to, or takes back, with the hash of the text that was shown: `text_sha256`, or the
+        subscriber's language's as it is now. Hosts hear of what they enforce.
+
+        Raises `Invalid`, and `ConsentTextChanged` where another text is shown now.
+        """
+        text = self._texts.text(purpose, subscriber.language)
+        if text_sha256 is not None:
+            now_shown = {one.sha256: one for one in self._texts.of(purpose)}
+            if text_sha256 not in now_shown:
+                raise ConsentTextChanged(f"the text on {purpose} has changed: read it again")
+            text = now_shown[text_sha256]
         with self._connection.transaction():
+            privacy_store.add_consent(
+                self._connection, subscriber.subscriber_id, purpose, given, self._clock.now(), text, said_by
+            )
             if purpose == "spill_over":
                 # What pay-as-you-go asks: one consent, however it was said.
-                store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
+                people_store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
+            if purpose in _SERVED_BY:
                 self._ledger.tell_account(subscriber.account_id)
-            store.add_consent(self._connection, subscriber.subscriber_id, purpose, given, self._clock.now())
 
     def consents(self, subscriber: Subscriber) -> dict[str, bool]:
         """What was said last of each purpose."""
-        return store.consents(self._connection, subscriber.subscriber_id)
+        return privacy_store.consents(self._connection, subscriber.subscriber_id)
+
+    def consent_text(self, purpose: str, language: Language) -> ConsentText:
+        """What is shown of a purpose now."""
+        return self._texts.text(purpose, language)
+
+    def consent_states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
+        """Every purpose with its text and what the subscriber said last of it."""
+        said = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
+        states = []
+        for purpose in PURPOSES:
+            given, at, sha256 = said.get(purpose, (None, None, None))
+            current = {text.sha256 for text in self._texts.of(purpose)}
+            text = self._texts.text(purpose, language or subscriber.language)
+            changed = given is True and sha256 is not None and sha256 not in current
+            states.append(ConsentState(text, given, at, sha256, text_changed=changed))
+        return states
+
+    def regions_of(self, subscriber: Subscriber) -> tuple[str, ...] | None:
+        """Where requests may be sent, by the subscriber's wish and by consent; None: anywhere; empty: nowhere."""
+        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
+        return self._rules.regions(subscriber.regions, said.get("data_cross_border"))
+
+    def refused_by(self, subscriber: Subscriber) -> Literal["terms"] | None:
+        """The consent without which nothing is served, where it is missing."""
+        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
+        return None if self._rules.terms_ok(said.get("terms")) else "terms"
 
     def set_contract_price(
         self,
@@ -247,14 +367,14 @@ class Subscriptions:
 
         Raises `SubscriberNotActive` where the subscriber is closed, `Invalid` for `payment`: dunning alone says so.
         """
-        self._set_cause(subscriber, _checked_cause(cause), holds=True, reason=checked_reason(reason))
+        self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
         return self.find(str(subscriber.subscriber_id))
 
     def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
         """End what one cause suspended. Where nothing else stops it, the subscriber is served again, and the cycles that waited
         begin now. Raises `NotSuspended`, `SubscriberNotActive`, and `Invalid` for `payment`: only paying lifts that.
         """
-        cause = _checked_cause(cause)
+        cause = checked_cause(cause)
         if not self._set_cause(subscriber, cause, holds=False, reason=checked_reason(reason)):
             held = ", ".join(self.find(str(subscriber.subscriber_id)).suspended_by) or "nothing"
             raise NotSuspended(f"the subscriber is not suspended by {cause}: what suspends it is {held}")
@@ -266,7 +386,7 @@ class Subscriptions:
         """
         with self._connection.transaction():
             self._set_cause(subscriber, "payment", holds=suspended, reason=None)
-            store.set_subscriber(self._connection, subscriber.subscriber_id, restricted=restricted)
+            people_store.set_subscriber(self._connection, subscriber.subscriber_id, restricted=restricted)
 
     def suspensions(self, subscriber: Subscriber) -> list[Suspension]:
         """Newest first, at most `LIST_MAX`."""
@@ -277,7 +397,7 @@ class Subscriptions:
     ) -> bool:
         """Whether that changed anything. The account is frozen exactly while a cause stops serving."""
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed")
             causes = tuple(c for c in found.suspended_by if c != cause) + ((cause,) if holds else ())
@@ -292,7 +412,7 @@ class Subscriptions:
                 else:
                     store.end_suspensions(self._connection, found.subscriber_id, cause, now, reason)
             if changed or state != found.state:
-                store.set_subscriber(
+                people_store.set_subscriber(
                     self._connection, found.subscriber_id, state=state, suspended_by=list(causes)
                 )
                 self._ledger.set_frozen(found.account_id, frozen=state == "suspended")
@@ -302,8 +422,16 @@ class Subscriptions:
         return changed
 
     def notify(self, subscriber_id: UUID, kind: str, ref: str, content: dict[str, Any]) -> bool:
-        """Tell a subscriber something, once per kind and ref. False where it was told before."""
+        """Tell a subscriber something, once per kind and ref. False where it was told before, and where it is marketing (its
+        kind begins so) that the subscriber has not agreed to.
+        """
+        if kind.startswith("marketing.") and not self.agrees_to_marketing(subscriber_id):
+            return False
         return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
+
+    def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
+        """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
+        return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
 
     def close(self, subscriber: Subscriber) -> None:
         """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
@@ -311,28 +439,30 @@ class Subscriptions:
         Raises `SubscriberNotActive` where it is closed.
         """
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
             for product in self._orders.products(found):
                 if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
                     self._orders.cancel(product.product_id)
             store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
-            store.set_subscriber(
+            people_store.set_subscriber(
                 self._connection,
                 found.subscriber_id,
                 state="closed",
                 suspended_by=[],
                 closed_at=self._clock.now(),
-                broadband=None,
             )
             # Who has the number next is nobody's member, as with another number.
-            store.end_memberships(self._connection, found.phone)
+            people_store.end_memberships(self._vault, found.phone)
+            people_store.set_texts(self._vault, found.subscriber_id, broadband=None)
             self._ledger.close_account(found.account_id)
 
     def has_number(self, subscriber: Subscriber) -> bool:
         """Whether a subscriber's number is its own: a closed one's may be somebody else's by now."""
-        return subscriber.state != "closed" or not store.phone_is_taken(self._connection, subscriber.phone)
+        if subscriber.state != "closed":
+            return True
+        return bool(subscriber.phone) and not people_store.phone_is_taken(self._vault, subscriber.phone)
 
     def change_owner(self, subscriber: Subscriber, name: str | None = None, **profile: Any) -> Subscriber:
         """A number goes to somebody else: its subscriber is closed, with its products, keys and memberships, and the number is
@@ -340,12 +470,12 @@ class Subscriptions:
         another holder. `profile` is as in `register`. Returns the new subscriber. Raises `SubscriberNotActive`, `Invalid`.
         """
         with self._connection.transaction():
-            found = store.lock_subscriber(self._connection, subscriber.subscriber_id)
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
             self.close(found)
-            store.add_phone_history(
-                self._connection, found.subscriber_id, found.phone, "new_owner", self._clock.now()
+            people_store.add_phone_history(
+                self._vault, found.subscriber_id, found.phone, "new_owner", self._clock.now()
             )
             return self.register(found.phone, name, **profile)
 
@@ -353,11 +483,11 @@ class Subscriptions:
 
     def members(self, subscriber: Subscriber) -> list[Member]:
         """The owner first, then by age."""
-        return store.members(self._connection, subscriber.subscriber_id)
+        return people_store.members(self._vault, subscriber.subscriber_id)
 
     def member_by_id(self, member_id: UUID) -> Member | None:
         """One member, of whomever, without reading all of them."""
-        return next(iter(store.line_of(self._connection, member_id)), None)
+        return next(iter(people_store.line_of(self._vault, member_id)), None)
 
     def member(self, subscriber: Subscriber, reference: str) -> Member:
         """By id or by name. Raises `MemberNotFound`."""
@@ -389,7 +519,7 @@ class Subscriptions:
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
             above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
         )  # fmt: skip
-        if not store.add_member(self._connection, member):
+        if not people_store.add_member(self._vault, member):
             raise MemberExists(f"there is a member {name} already")
         return member
 
@@ -447,13 +577,13 @@ class Subscriptions:
             uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
             None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
         )  # fmt: skip
-        if not store.add_member(self._connection, member):
+        if not people_store.add_member(self._vault, member):
             raise MemberExists(f"there is a member {name}, or one with that number, already")
         return member
 
     def memberships(self, phone: str) -> list[Member]:
         """Where somebody with this number was invited, or is a member, oldest first."""
-        return store.memberships(self._connection, phone)
+        return people_store.memberships(self._vault, phone)
 
     def accept(self, phone: str, member_id: UUID) -> Member:
         """Join where one was invited. Raises `MemberNotFound`."""
@@ -467,12 +597,12 @@ class Subscriptions:
         """Raises `Invalid` for the owner and for a department: those stay."""
         if member.role in {"owner", "department"}:
             raise Invalid(f"a {member.role} can't be taken out")
-        store.set_member_state(self._connection, member.member_id, "left")
+        people_store.set_member_state(self._connection, member.member_id, "left")
 
     def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):
             if member.member_id == member_id:
-                store.set_member_state(self._connection, member_id, state)
+                people_store.set_member_state(self._connection, member_id, state)
                 return replace(member, state=state)
         raise MemberNotFound("there is no such invitation")
 
@@ -542,7 +672,7 @@ class Subscriptions:
         now = self._clock.now()
         found: list[UUID] = []
         ends: list[datetime] = []
-        for member in store.line_of(self._connection, member_id):
+        for member in people_store.line_of(self._vault, member_id):
             if member.cap_tokens is None or member.cap_period is None:
                 continue
             bucket_id, end = self._cap_of(member, now)
@@ -563,7 +693,7 @@ class Subscriptions:
 
     def line_of(self, member_id: UUID) -> list[UUID]:
         """A member and the departments that it is under."""
-        return [member.member_id for member in store.line_of(self._connection, member_id)]
+        return [member.member_id for member in people_store.line_of(self._vault, member_id)]
 
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
@@ -601,16 +731,6 @@ def _check_profile(fields: dict[str, Any]) -> None:
         raise Invalid("a credit limit is 0 to 10,000,000 yuan")
     if fields.get("real_name", "unknown") not in {"unknown", "pending", "verified", "refused"}:
         raise Invalid("a real-name state is unknown, pending, verified or refused")
-
-
-def _checked_cause(cause: SuspensionCause) -> SuspensionCause:
-    """Raises `Invalid`."""
-    if cause == "payment" or cause not in SUSPENSIONS:
-        others = ", ".join(name for name in SUSPENSIONS if name != "payment")
-        raise Invalid(
-            f"a suspension's cause is {others}; by payment dunning alone suspends, and paying lifts it"
-        )
-    return cause
 
 
 def _as_uuid(text: str) -> UUID | None:

@@ -1,4 +1,4 @@
-"""The SQL of subscribers, orders and products."""
+"""The SQL of orders and products, caps, prices and notices; that of people is in `people_store`, of work orders in `work_store`."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -12,155 +12,14 @@ from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import (
     CYCLE_STOPPERS,
     ContractPrice,
-    Member,
     Order,
     Product,
     Subscriber,
     Suspension,
     TopUp,
-    WorkOrder,
 )
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-
-_SUBSCRIBER = """subscriber_id, account_id, phone, name, created_at, state, audiences, language, broadband, real_name, bill_day,
-    credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
-    suspended_by, cap_raises"""
-
-
-def _subscriber(row: tuple[Any, ...]) -> Subscriber:
-    values = list(row)
-    for at in (6, 16):
-        values[at] = None if row[at] is None else tuple(row[at])
-    values[18] = tuple(row[18])
-    return Subscriber(*values)
-
-
-def add_subscriber(connection: Connection, subscriber: Subscriber, owner_id: UUID) -> bool:
-    row = connection.execute(
-        """INSERT INTO subscriber (subscriber_id, account_id, phone, name, created_at, audiences, language, broadband, bill_day,
-                                   real_name, credit_limit_nano, regions, home_region)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING RETURNING 1""",
-        (
-            subscriber.subscriber_id,
-            subscriber.account_id,
-            subscriber.phone,
-            subscriber.name,
-            subscriber.created_at,
-            None if subscriber.audiences is None else list(subscriber.audiences),
-            subscriber.language,
-            subscriber.broadband,
-            subscriber.bill_day,
-            subscriber.real_name,
-            subscriber.credit_limit_nano,
-            None if subscriber.regions is None else list(subscriber.regions),
-            subscriber.home_region,
-        ),
-    ).fetchone()
-    if row is not None:
-        connection.execute(
-            "INSERT INTO member (member_id, account_id, subscriber_id, name, role) VALUES (%s, %s, %s, %s, 'owner')",
-            (owner_id, subscriber.account_id, subscriber.subscriber_id, subscriber.name or "owner"),
-        )
-    return row is not None
-
-
-def find_subscriber(
-    connection: Connection,
-    *,
-    subscriber_id: UUID | None = None,
-    phone: str | None = None,
-    broadband: str | None = None,
-    account_id: UUID | None = None,
-) -> Subscriber | None:
-    row = connection.execute(
-        f"""SELECT {_SUBSCRIBER} FROM subscriber
-            WHERE subscriber_id = %s OR account_id = %s
-                OR (phone = %s AND state <> 'closed') OR (broadband = %s AND state <> 'closed')""".encode(),
-        (subscriber_id, account_id, phone, broadband),
-    ).fetchone()
-    return None if row is None else _subscriber(row)
-
-
-def subscribers(connection: Connection, after: UUID | None, limit: int) -> list[Subscriber]:
-    rows = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id > %s ORDER BY subscriber_id LIMIT %s".encode(),
-        (after or UUID(int=0), limit),
-    )
-    return [_subscriber(row) for row in rows]
-
-
-def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
-    row = connection.execute(
-        "SELECT member_id FROM member WHERE subscriber_id = %s AND role = 'owner'", (subscriber_id,)
-    ).fetchone()
-    assert row is not None, f"subscriber {subscriber_id} has no owner"
-    return UUID(str(row[0]))
-
-
-_MEMBER = "member_id, account_id, subscriber_id, name, role, parent_id, cap_tokens, cap_period, created_at, phone, state"
-
-
-def add_member(connection: Connection, member: Member) -> bool:
-    """False where the subscriber has a member of that name."""
-    row = connection.execute(
-        f"INSERT INTO member ({_MEMBER}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s) "
-        "ON CONFLICT DO NOTHING RETURNING 1".encode(),
-        (member.member_id, member.account_id, member.subscriber_id, member.name, member.role, member.parent_id,
-         member.cap_tokens, member.cap_period, member.created_at, member.phone, member.state),
-    ).fetchone()  # fmt: skip
-    return row is not None
-
-
-def members(connection: Connection, subscriber_id: UUID) -> list[Member]:
-    rows = connection.execute(
-        f"SELECT {_MEMBER} FROM member WHERE subscriber_id = %s ORDER BY created_at, member_id".encode(),
-        (subscriber_id,),
-    )
-    return [Member(*row) for row in rows]
-
-
-def line_of(connection: Connection, member_id: UUID) -> list[Member]:
-    """A member and the departments above it."""
-    rows = connection.execute(
-        f"""WITH RECURSIVE up AS (
-                SELECT {_MEMBER}, 1 AS level FROM member WHERE member_id = %s
-                UNION ALL
-                SELECT m.member_id, m.account_id, m.subscriber_id, m.name, m.role, m.parent_id, m.cap_tokens,
-                       m.cap_period, m.created_at, m.phone, m.state, level + 1
-                FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
-            SELECT {_MEMBER} FROM up ORDER BY level""".encode(),
-        (member_id,),
-    )
-    return [Member(*row) for row in rows]
-
-
-def memberships(connection: Connection, phone: str) -> list[Member]:
-    """Of somebody with this number, in other people's accounts, invited or active."""
-    rows = connection.execute(
-        f"SELECT {_MEMBER} FROM member WHERE phone = %s AND state <> 'left' ORDER BY created_at, member_id".encode(),
-        (phone,),
-    )
-    return [Member(*row) for row in rows]
-
-
-def move_memberships(connection: Connection, phone: str, to: str) -> None:
-    """In other people's accounts; where the new number is a member already, the old one has left."""
-    connection.execute(
-        """UPDATE member m SET state = 'left' WHERE phone = %s AND state <> 'left' AND EXISTS (
-               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone = %s AND o.state <> 'left')""",
-        (phone, to),
-    )
-    connection.execute("UPDATE member SET phone = %s WHERE phone = %s AND state <> 'left'", (to, phone))
-
-
-def end_memberships(connection: Connection, phone: str) -> None:
-    """In other people's accounts: the number is nobody's any more."""
-    connection.execute("UPDATE member SET state = 'left' WHERE phone = %s AND state <> 'left'", (phone,))
-
-
-def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
-    connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
 
 
 def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:
@@ -173,56 +32,11 @@ def set_parent(connection: Connection, member_id: UUID, parent_id: UUID | None) 
     connection.execute("UPDATE member SET parent_id = %s WHERE member_id = %s", (parent_id, member_id))
 
 
-# Locks here are FOR NO KEY UPDATE: they exclude each other, and not the rows of other tables that refer to what is locked.
-# Those come after an account's lock, so that waiting for them would close a ring.
-
-
 def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> None:
     connection.execute(
         "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
         (list(subscriber_ids),),
     )
-
-
-def lock_subscriber(connection: Connection, subscriber_id: UUID) -> Subscriber | None:
-    """Orders of one subscriber come one after the other."""
-    row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
-        (subscriber_id,),
-    ).fetchone()
-    return None if row is None else _subscriber(row)
-
-
-def lock_subscriber_of(connection: Connection, account_id: UUID) -> Subscriber | None:
-    row = connection.execute(
-        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
-        (account_id,),
-    ).fetchone()
-    return None if row is None else _subscriber(row)
-
-
-def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
-    """Change some columns."""
-    sets = ", ".join(f"{name} = %({name})s" for name in fields)
-    connection.execute(
-        f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
-        {**fields, "_id": subscriber_id},
-    )
-
-
-def identity_hash(connection: Connection, subscriber_id: UUID) -> bytes | None:
-    row = connection.execute(
-        "SELECT identity_hash FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
-    ).fetchone()
-    return None if row is None or row[0] is None else bytes(row[0])
-
-
-def known_hash(connection: Connection, hashes: Sequence[bytes]) -> bytes | None:
-    """The one of these hashes of a person under which there are subscribers already, open or closed."""
-    row = connection.execute(
-        "SELECT identity_hash FROM subscriber WHERE identity_hash = ANY(%s) LIMIT 1", (list(hashes),)
-    ).fetchone()
-    return None if row is None else bytes(row[0])
 
 
 def begin_suspension(connection: Connection, found: Suspension) -> None:
@@ -251,40 +65,6 @@ def suspensions(connection: Connection, subscriber_id: UUID, limit: int) -> list
         (subscriber_id, limit),
     )
     return [Suspension(*row) for row in rows]
-
-
-def phone_is_taken(connection: Connection, phone: str) -> bool:
-    return (
-        connection.execute(
-            "SELECT 1 FROM subscriber WHERE phone = %s AND state <> 'closed'", (phone,)
-        ).fetchone()
-        is not None
-    )
-
-
-def add_phone_history(
-    connection: Connection, subscriber_id: UUID, phone: str, reason: str, at: datetime
-) -> None:
-    connection.execute(
-        "INSERT INTO phone_history (phone_history_id, subscriber_id, phone, reason, changed_at) VALUES (%s, %s, %s, %s, %s)",
-        (uuid7(), subscriber_id, phone, reason, at),
-    )
-
-
-def add_consent(connection: Connection, subscriber_id: UUID, purpose: str, given: bool, at: datetime) -> None:
-    connection.execute(
-        "INSERT INTO consent (consent_id, subscriber_id, purpose, given, at) VALUES (%s, %s, %s, %s, %s)",
-        (uuid7(), subscriber_id, purpose, given, at),
-    )
-
-
-def consents(connection: Connection, subscriber_id: UUID) -> dict[str, bool]:
-    """What was said last of each purpose."""
-    rows = connection.execute(
-        "SELECT DISTINCT ON (purpose) purpose, given FROM consent WHERE subscriber_id = %s ORDER BY purpose, consent_id DESC",
-        (subscriber_id,),
-    )
-    return dict(rows.fetchall())
 
 
 def set_contract_price(
@@ -521,23 +301,21 @@ def lock_person(connection: Connection, subscriber_id: UUID) -> None:
 
 
 def times_had(
-    connection: Connection, subscriber_id: UUID, offering_id: str, besides: UUID | None = None
+    connection: Connection, people: Sequence[UUID], offering_id: str, besides: UUID | None = None
 ) -> int:
-    """How many products of a subscriber, and of the person that it is known to be, are, were or will be of an offering. What
+    """How many products of one person's subscribers are, were or will be of an offering. What
     failed, or was taken back before it was delivered, does not count.
     """
     row = connection.execute(
         """SELECT count(*) FROM product p JOIN offering v USING (offering_version) JOIN product_order o ON o.order_id = p.order_id
-           WHERE p.subscriber_id IN (
-                   SELECT %(id)s::uuid UNION
-                   SELECT b.subscriber_id FROM subscriber a JOIN subscriber b USING (identity_hash) WHERE a.subscriber_id = %(id)s)
+           WHERE p.subscriber_id = ANY(%(people)s::uuid[])
                AND p.product_id IS DISTINCT FROM %(besides)s::uuid AND p.state <> 'aborted'
                AND (p.state = 'pendingActive' OR NOT EXISTS (SELECT 1 FROM work_order w
                        WHERE w.product_id = p.product_id AND w.action = 'deliver' AND w.state <> 'done'))
                AND (v.offering_id = %(offering)s OR (o.product_id = p.product_id AND o.offering_id = %(offering)s)
                    OR EXISTS (SELECT 1 FROM product_order m WHERE m.subscriber_id = p.subscriber_id
                               AND m.product_id = p.product_id AND m.offering_id = %(offering)s AND m.action = 'modify' AND m.state NOT IN ('rejected', 'cancelled', 'failed')))""",
-        {"id": subscriber_id, "offering": offering_id, "besides": besides},
+        {"people": list(people), "offering": offering_id, "besides": besides},
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -647,65 +425,3 @@ def add_top_up(connection: Connection, made: TopUp, idempotency_key: str) -> Non
         f"INSERT INTO top_up ({_TOP_UP}, idempotency_key) VALUES (%s, %s, %s, %s, %s, %s, %s)".encode(),
         (made.top_up_id, made.subscriber_id, made.product_id, made.steps, made.amount_nano, made.made_at, idempotency_key),
     )  # fmt: skip
-
-
-_WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,
-    created_at"""
-
-
-def add_work_order(connection: Connection, work: WorkOrder) -> None:
-    connection.execute(
-        f"INSERT INTO work_order ({_WORK}) VALUES ({', '.join(['%s'] * 12)}) ON CONFLICT DO NOTHING".encode(),
-        (work.work_order_id, work.order_id, work.product_id, work.subscriber_id, work.port, work.offering_id, work.delivery,
-         work.action, work.state, work.attempts, work.reason, work.created_at),
-    )  # fmt: skip
-
-
-def work_orders(connection: Connection, state: str | None, limit: int) -> list[WorkOrder]:
-    rows = connection.execute(
-        f"SELECT {_WORK} FROM work_order WHERE %(s)s::text IS NULL OR state = %(s)s ORDER BY work_order_id LIMIT %(n)s".encode(),
-        {"s": state, "n": limit},
-    )
-    return [WorkOrder(*row) for row in rows]
-
-
-def work_orders_of(connection: Connection, order_id: UUID) -> list[UUID]:
-    """What another system is asked to deliver for an order, and has not answered."""
-    rows = connection.execute(
-        """SELECT work_order_id FROM work_order WHERE order_id = %s AND action = 'deliver' AND state = 'open'
-           ORDER BY work_order_id""",
-        (order_id,),
-    )
-    return [row[0] for row in rows]
-
-
-def subscriber_of_work_order(connection: Connection, work_order_id: UUID) -> UUID | None:
-    row = connection.execute(
-        "SELECT subscriber_id FROM work_order WHERE work_order_id = %s", (work_order_id,)
-    ).fetchone()
-    return None if row is None else UUID(str(row[0]))
-
-
-def lock_work_order(connection: Connection, work_order_id: UUID) -> WorkOrder | None:
-    row = connection.execute(
-        f"SELECT {_WORK} FROM work_order WHERE work_order_id = %s FOR NO KEY UPDATE".encode(),
-        (work_order_id,),
-    ).fetchone()
-    return None if row is None else WorkOrder(*row)
-
-
-def delivery_of(connection: Connection, product_id: UUID) -> WorkOrder | None:
-    row = connection.execute(
-        f"SELECT {_WORK} FROM work_order WHERE product_id = %s AND action = 'deliver' FOR NO KEY UPDATE".encode(),
-        (product_id,),
-    ).fetchone()
-    return None if row is None else WorkOrder(*row)
-
-
-def answer_work_order(
-    connection: Connection, work_order_id: UUID, state: str, attempts: int, reason: str | None, at: datetime
-) -> None:
-    connection.execute(
-        "UPDATE work_order SET state = %s, attempts = %s, reason = %s, answered_at = %s WHERE work_order_id = %s",
-        (state, attempts, reason, at, work_order_id),
-    )

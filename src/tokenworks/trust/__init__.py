@@ -1,6 +1,7 @@
 """Identity: API keys, one-time codes, sessions, staff and roles, idempotency keys, and the pepper that all are hashed under."""
 
 from tokenworks.trust.answers import Answers, KeptAnswer, KeyReused
+from tokenworks.trust.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -10,17 +11,51 @@ from tokenworks.trust.errors import (
     StaffNotFound,
     TooManyCodes,
 )
-from tokenworks.trust.identity import STAFF_ROLES, Identity, Principal, Role, StaffRole
+from tokenworks.trust.identity import (
+    CODE_LIFE,
+    STAFF_ROLES,
+    Challenge,
+    Identity,
+    Principal,
+    Role,
+    Session,
+    StaffRole,
+    asker_of,
+    audit_details,
+)
+from tokenworks.trust.lookup import TAIL_DIGITS, has_part, normal_id_number
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
-from tokenworks.trust.pepper import ensure_pepper, load_peppers
-from tokenworks.trust.persons import Document, Persons
+from tokenworks.trust.pepper import (
+    Peppers,
+    check_first_pepper,
+    check_peppers,
+    ensure_pepper,
+    load_peppers,
+    new_pepper,
+    retire_pepper,
+    settle_issuing,
+    use_pepper,
+)
+from tokenworks.trust.persons import Document, checked_id_number
 from tokenworks.trust.service import Keys
+from tokenworks.trust.skeleton import skeleton
+from tokenworks.trust.store import peppers as all_peppers
+from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault_secrets import VaultSecrets, add_wrapping_key, load_vault_secrets
 
 __all__ = [
+    "CODE_LIFE",
+    "NOBODY",
     "STAFF_ROLES",
+    "TAIL_DIGITS",
     "Answers",
     "ApiKey",
     "ApiKeyInfo",
+    "Approval",
+    "ApprovalNeeded",
+    "ApprovalNotFound",
+    "Approvals",
+    "Challenge",
     "CodeWrong",
     "Document",
     "Identity",
@@ -30,15 +65,34 @@ __all__ = [
     "Keys",
     "NotAllowed",
     "NotSignedIn",
-    "Persons",
+    "Peppers",
+    "PersonKey",
+    "PersonVault",
     "Principal",
     "Role",
+    "Session",
     "StaffExists",
     "StaffNotFound",
     "StaffRole",
     "TooManyCodes",
+    "VaultSecrets",
+    "add_wrapping_key",
+    "all_peppers",
+    "asker_of",
+    "audit_details",
+    "check_first_pepper",
+    "check_peppers",
+    "checked_id_number",
     "ensure_pepper",
+    "has_part",
     "is_key",
     "key_mac",
     "load_peppers",
+    "load_vault_secrets",
+    "new_pepper",
+    "normal_id_number",
+    "retire_pepper",
+    "settle_issuing",
+    "skeleton",
+    "use_pepper",
 ]

@@ -1,60 +1,149 @@
 """The SQL of codes, sessions, staff and the audit trail."""
 
-import json
 from datetime import datetime
-from typing import Any
+from typing import Any, Final, NamedTuple
 from uuid import UUID
-
-from psycopg.types.json import Jsonb
 
 from tokenworks.trust.store import Connection
 
 
-def lock_codes(connection: Connection, identifier_mac: bytes) -> None:
-    """Codes of one number are asked for one after the other."""
-    connection.execute(
-        "SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(identifier_mac[:8], "big", signed=True),)
-    )
+class CodeRow(NamedTuple):
+    code_id: UUID
+    code_mac: bytes
+    attempts: int
+    asker_attempts: int
+    digits: int
+    created_at: datetime
+    expires_at: datetime
+    used_at: datetime | None
+
+
+_CODE = "code_id, code_mac, attempts, asker_attempts, digits, created_at, expires_at, used_at"
+
+
+def lock_codes(connection: Connection, mac: bytes) -> None:
+    """Codes of one number, and those of one asker, are asked for one after the other."""
+    connection.execute("SELECT pg_advisory_xact_lock(%s)", (int.from_bytes(mac[:8], "big", signed=True),))
 
 
 def nth_newest_code(
-    connection: Connection, column: str, value: object, count: int, since: datetime
+    connection: Connection, asker: str, identifier_macs: list[bytes] | None, count: int, since: datetime
 ) -> datetime | None:
-    """When the `count`-th newest code since a time was made; None where there are fewer."""
+    """When the `count`-th newest code since a time was asked for by an asker, for one number or for all; None where there are
+    fewer.
+    """
     row = connection.execute(
-        f"SELECT created_at FROM sign_in_code WHERE {column} = %s AND created_at > %s ORDER BY created_at DESC OFFSET %s LIMIT 1".encode(),
-        (value, since, count - 1),
+        """SELECT created_at FROM sign_in_code
+           WHERE address = %(asker)s AND (%(macs)s::bytea[] IS NULL OR identifier_mac = ANY(%(macs)s)) AND created_at > %(since)s
+           ORDER BY created_at DESC OFFSET %(offset)s LIMIT 1""",
+        {"asker": asker, "macs": identifier_macs, "since": since, "offset": count - 1},
     ).fetchone()
     return None if row is None else row[0]
 
 
+def count_codes(connection: Connection, identifier_macs: list[bytes], since: datetime) -> int:
+    row = connection.execute(
+        "SELECT count(*) FROM sign_in_code WHERE identifier_mac = ANY(%s) AND created_at > %s",
+        (identifier_macs, since),
+    ).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+def _code(row: tuple[Any, ...] | None) -> CodeRow | None:
+    return None if row is None else CodeRow(row[0], bytes(row[1]), *row[2:])
+
+
+def newest_sent(connection: Connection, identifier_macs: list[bytes]) -> CodeRow | None:
+    """The code that was sent to a number last."""
+    return _code(
+        connection.execute(
+            f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND sent
+                ORDER BY created_at DESC, code_id DESC LIMIT 1""".encode(),
+            (identifier_macs,),
+        ).fetchone()
+    )
+
+
 def add_code(
-    connection: Connection, code_id: UUID, identifier_mac: bytes, address: str, code_mac: bytes, at: datetime
+    connection: Connection,
+    code_id: UUID,
+    identifier_mac: bytes,
+    asker: str,
+    code_mac: bytes,
+    challenge_mac: bytes,
+    at: datetime,
+    expires: datetime,
+    digits: int,
+    *,
+    sent: bool,
 ) -> None:
     connection.execute(
-        """INSERT INTO sign_in_code (code_id, identifier_mac, address, code_mac, created_at)
-           VALUES (%s, %s, %s, %s, %s)""",
-        (code_id, identifier_mac, address, code_mac, at),
+        """INSERT INTO sign_in_code (code_id, identifier_mac, address, code_mac, challenge_mac, created_at, expires_at, digits,
+                                     sent)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+        (code_id, identifier_mac, asker, code_mac, challenge_mac, at, expires, digits, sent),
     )
 
 
 def lock_newest_code(
-    connection: Connection, identifier_mac: bytes, since: datetime
-) -> tuple[UUID, bytes, int] | None:
-    """(id, MAC, attempts) of the newest code, where it is unused and not older."""
-    row = connection.execute(
-        """SELECT code_id, code_mac, attempts, used_at, created_at FROM sign_in_code WHERE identifier_mac = %s
-           ORDER BY created_at DESC, code_id DESC LIMIT 1 FOR UPDATE""",
-        (identifier_mac,),
-    ).fetchone()
-    if row is None or row[3] is not None or row[4] <= since:
-        return None
-    return row[0], bytes(row[1]), row[2]
+    connection: Connection, identifier_macs: list[bytes], asker: str, now: datetime
+) -> CodeRow | None:
+    """The newest code that an asker has for a number, where it is good."""
+    return _good(
+        connection.execute(
+            f"""SELECT {_CODE} FROM sign_in_code WHERE identifier_mac = ANY(%s) AND address = %s
+                ORDER BY created_at DESC, code_id DESC LIMIT 1 FOR UPDATE""".encode(),
+            (identifier_macs, asker),
+        ).fetchone(),
+        now,
+    )
 
 
-def attempted(connection: Connection, code_id: UUID, used_at: datetime | None) -> None:
+def not_sent(connection: Connection, challenge_macs: list[bytes], at: datetime) -> None:
+    """Whatever challenges share the code."""
     connection.execute(
-        "UPDATE sign_in_code SET attempts = attempts + 1, used_at = %s WHERE code_id = %s", (used_at, code_id)
+        """UPDATE sign_in_code SET sent = false, expires_at = least(expires_at, %s) WHERE (identifier_mac, code_mac) IN (
+               SELECT identifier_mac, code_mac FROM sign_in_code WHERE challenge_mac = ANY(%s))""",
+        (at, challenge_macs),
+    )
+
+
+def is_challenge_of(
+    connection: Connection, identifier_macs: list[bytes], challenge_macs: list[bytes]
+) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM sign_in_code WHERE challenge_mac = ANY(%s) AND identifier_mac = ANY(%s)",
+        (challenge_macs, identifier_macs),
+    ).fetchone()
+    return row is not None
+
+
+def lock_challenge(connection: Connection, challenge_macs: list[bytes], now: datetime) -> CodeRow | None:
+    """The code of a challenge, where it is good."""
+    return _good(
+        connection.execute(
+            f"SELECT {_CODE} FROM sign_in_code WHERE challenge_mac = ANY(%s) FOR UPDATE".encode(),
+            (challenge_macs,),
+        ).fetchone(),
+        now,
+    )
+
+
+def _good(row: tuple[Any, ...] | None, now: datetime) -> CodeRow | None:
+    code = _code(row)
+    return None if code is None or code.used_at is not None or code.expires_at <= now else code
+
+
+def attempted(connection: Connection, code_id: UUID, column: str) -> None:
+    connection.execute(
+        f"UPDATE sign_in_code SET {column} = {column} + 1 WHERE code_id = %s".encode(), (code_id,)
+    )
+
+
+def used(connection: Connection, identifier_macs: list[bytes], code_mac: bytes, at: datetime) -> None:
+    connection.execute(
+        "UPDATE sign_in_code SET used_at = %s WHERE identifier_mac = ANY(%s) AND code_mac = %s AND used_at IS NULL",
+        (at, identifier_macs, code_mac),
     )
 
 
@@ -71,21 +160,47 @@ def add_session(
     member_id: UUID,
     at: datetime,
     ends: datetime,
+    address: str | None,
+    client: str | None,
+    pepper_version: int,
 ) -> None:
     connection.execute(
-        """INSERT INTO session (session_id, token_mac, subscriber_id, member_id, created_at, expires_at)
-           VALUES (%s, %s, %s, %s, %s, %s)""",
-        (session_id, mac, subscriber_id, member_id, at, ends),
+        """INSERT INTO session (session_id, token_mac, subscriber_id, member_id, created_at, expires_at, address, client, seen_at,
+                                seen_address, pepper_version)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+        (session_id, mac, subscriber_id, member_id, at, ends, address, client, at, address, pepper_version),
     )
 
 
-def find_session(connection: Connection, mac: bytes, now: datetime) -> tuple[UUID, UUID, UUID] | None:
+def find_session(
+    connection: Connection, macs: list[bytes], now: datetime
+) -> tuple[UUID, UUID, UUID, datetime | None, str | None] | None:
+    """(session, subscriber, member, when and from where it was seen last) of a live one."""
     row = connection.execute(
-        """SELECT session_id, subscriber_id, member_id FROM session
-           WHERE token_mac = %s AND ended_at IS NULL AND expires_at > %s""",
-        (mac, now),
+        """SELECT session_id, subscriber_id, member_id, seen_at, seen_address FROM session
+           WHERE token_mac = ANY(%s) AND ended_at IS NULL AND expires_at > %s""",
+        (macs, now),
     ).fetchone()
-    return None if row is None else (row[0], row[1], row[2])
+    return None if row is None else (row[0], row[1], row[2], row[3], row[4])
+
+
+def seen(connection: Connection, session_id: UUID, at: datetime, address: str | None) -> None:
+    connection.execute(
+        "UPDATE session SET seen_at = %s, seen_address = coalesce(%s, seen_address) WHERE session_id = %s",
+        (at, address, session_id),
+    )
+
+
+def sessions(
+    connection: Connection, subscriber_id: UUID, member_id: UUID | None, now: datetime, limit: int
+) -> list[tuple[Any, ...]]:
+    """Live ones, newest first."""
+    return connection.execute(
+        """SELECT session_id, member_id, created_at, expires_at, address, client, seen_at, seen_address FROM session
+           WHERE subscriber_id = %(s)s AND (%(m)s::uuid IS NULL OR member_id = %(m)s) AND ended_at IS NULL AND expires_at > %(now)s
+           ORDER BY session_id DESC LIMIT %(limit)s""",
+        {"s": subscriber_id, "m": member_id, "now": now, "limit": limit},
+    ).fetchall()
 
 
 def end_session(connection: Connection, session_id: UUID, at: datetime) -> None:
@@ -94,24 +209,76 @@ def end_session(connection: Connection, session_id: UUID, at: datetime) -> None:
     )
 
 
-def end_sessions(connection: Connection, subscriber_id: UUID, at: datetime) -> None:
-    connection.execute(
-        "UPDATE session SET ended_at = %s WHERE subscriber_id = %s AND ended_at IS NULL", (at, subscriber_id)
-    )
+def end_sessions(
+    connection: Connection,
+    subscriber_id: UUID,
+    at: datetime,
+    member_id: UUID | None = None,
+    keep: UUID | None = None,
+) -> int:
+    return connection.execute(
+        """UPDATE session SET ended_at = %(at)s
+           WHERE subscriber_id = %(s)s AND (%(m)s::uuid IS NULL OR member_id = %(m)s) AND ended_at IS NULL
+             AND session_id IS DISTINCT FROM %(keep)s::uuid""",
+        {"at": at, "s": subscriber_id, "m": member_id, "keep": keep},
+    ).rowcount
 
 
-def add_staff(connection: Connection, staff_id: UUID, name: str, role: str, mac: bytes, at: datetime) -> bool:
+def add_staff(
+    connection: Connection, staff_id: UUID, name: str, skeleton: str, role: str, at: datetime
+) -> bool:
     row = connection.execute(
-        """INSERT INTO staff (staff_id, name, role, token_mac, created_at) VALUES (%s, %s, %s, %s, %s)
-           ON CONFLICT (name) DO NOTHING RETURNING 1""",
-        (staff_id, name, role, mac, at),
+        """INSERT INTO staff (staff_id, name, skeleton, role, created_at) VALUES (%s, %s, %s, %s, %s)
+           ON CONFLICT DO NOTHING RETURNING 1""",
+        (staff_id, name, skeleton, role, at),
     ).fetchone()
     return row is not None
 
 
+def staff_of_skeleton(connection: Connection, skeleton: str) -> str | None:
+    row = connection.execute("SELECT name FROM staff WHERE skeleton = %s", (skeleton,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def add_staff_token(
+    connection: Connection,
+    token_id: UUID,
+    staff_id: UUID,
+    mac: bytes,
+    pepper_version: int,
+    at: datetime,
+    ends: datetime,
+) -> None:
+    connection.execute(
+        """INSERT INTO staff_token (token_id, staff_id, token_mac, pepper_version, created_at, expires_at)
+           VALUES (%s, %s, %s, %s, %s, %s)""",
+        (token_id, staff_id, mac, pepper_version, at, ends),
+    )
+
+
+def lock_staff(connection: Connection, name: str) -> UUID | None:
+    row = connection.execute(
+        "SELECT staff_id FROM staff WHERE name = %s AND revoked_at IS NULL FOR UPDATE", (name,)
+    ).fetchone()
+    return None if row is None else UUID(str(row[0]))
+
+
+def end_staff_tokens(connection: Connection, staff_id: UUID, at: datetime) -> None:
+    connection.execute(
+        "UPDATE staff_token SET expires_at = %s WHERE staff_id = %s AND expires_at > %s", (at, staff_id, at)
+    )
+
+
 def all_staff(connection: Connection) -> list[dict[str, object]]:
-    cursor = connection.execute("SELECT name, role, created_at, revoked_at FROM staff ORDER BY name")
-    return [dict(zip(("name", "role", "created_at", "revoked_at"), row, strict=True)) for row in cursor]
+    names = ("name", "role", "created_at", "revoked_at", "token_expires_at", "seen_at", "seen_address")
+    cursor = connection.execute(
+        """SELECT name, role, s.created_at, revoked_at, (SELECT max(expires_at) FROM staff_token t WHERE t.staff_id = s.staff_id),
+                  l.used_at, l.used_address
+           FROM staff s LEFT JOIN LATERAL (SELECT used_at, used_address FROM staff_token t
+               WHERE t.staff_id = s.staff_id AND used_at IS NOT NULL ORDER BY used_at DESC LIMIT 1) l ON true
+           ORDER BY name"""
+    )
+    return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
 def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
@@ -123,11 +290,43 @@ def revoke_staff(connection: Connection, name: str, at: datetime) -> bool:
     )
 
 
-def find_staff(connection: Connection, mac: bytes) -> tuple[str, Any] | None:
+def find_staff(
+    connection: Connection, macs: list[bytes], now: datetime
+) -> tuple[str, Any, UUID, datetime | None, str | None] | None:
+    """(name, role, token, when and from where it was used last) of a token that is good."""
     row = connection.execute(
-        "SELECT name, role FROM staff WHERE token_mac = %s AND revoked_at IS NULL", (mac,)
+        """SELECT name, role, token_id, used_at, used_address FROM staff_token t JOIN staff s USING (staff_id)
+           WHERE t.token_mac = ANY(%s) AND s.revoked_at IS NULL AND expires_at > %s""",
+        (macs, now),
     ).fetchone()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1], row[2], row[3], row[4])
+
+
+def staff_seen(connection: Connection, token_id: UUID, at: datetime, address: str | None) -> None:
+    connection.execute(
+        "UPDATE staff_token SET used_at = %s, used_address = coalesce(%s, used_address) WHERE token_id = %s",
+        (at, address, token_id),
+    )
+
+
+def codes_of(connection: Connection, identifier_macs: list[bytes]) -> list[dict[str, object]]:
+    names = ("created_at", "address", "attempts", "used_at")
+    rows = connection.execute(
+        f"SELECT {', '.join(names)} FROM sign_in_code WHERE identifier_mac = ANY(%s) ORDER BY created_at".encode(),
+        (identifier_macs,),
+    )
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def delete_codes(connection: Connection, identifier_macs: list[bytes]) -> None:
+    connection.execute("DELETE FROM sign_in_code WHERE identifier_mac = ANY(%s)", (identifier_macs,))
+
+
+def forget_places(connection: Connection, subscriber_id: UUID) -> None:
+    connection.execute(
+        "UPDATE session SET address = NULL, client = NULL, seen_address = NULL WHERE subscriber_id = %s",
+        (subscriber_id,),
+    )
 
 
 def add_audit(
@@ -138,26 +337,26 @@ def add_audit(
     role: str,
     action: str,
     ref: str,
-    before: object,
-    after: object,
+    person_id: UUID,
+    details: bytes | None,
+    address: str | None,
 ) -> None:
-    def text(value: object) -> Jsonb | None:
-        return None if value is None else Jsonb(json.loads(json.dumps(value, default=str)))
-
     connection.execute(
-        """INSERT INTO audit (audit_id, at, actor, role, action, ref, before, after)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
-        (audit_id, at, actor, role, action, ref, text(before), text(after)),
+        """INSERT INTO audit (audit_id, at, actor, role, action, ref, person_id, details, address)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+        (audit_id, at, actor, role, action, ref, person_id, details, address),
     )
+
+
+AUDIT_COLUMNS: Final = ("audit_id", "at", "actor", "role", "action", "ref", "person_id", "details", "address")
 
 
 def audits(
     connection: Connection, ref: str | None, offset: int, limit: int
-) -> tuple[list[dict[str, object]], int]:
-    names = ("audit_id", "at", "actor", "role", "action", "ref", "before", "after")
+) -> tuple[list[dict[str, Any]], int]:
     where = {"ref": ref, "offset": offset, "limit": limit}
     rows = connection.execute(
-        f"""SELECT {", ".join(names)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
+        f"""SELECT {", ".join(AUDIT_COLUMNS)} FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s
             ORDER BY audit_id DESC OFFSET %(offset)s LIMIT %(limit)s""".encode(),
         where,
     ).fetchall()
@@ -165,4 +364,4 @@ def audits(
         "SELECT count(*) FROM audit WHERE %(ref)s::text IS NULL OR ref = %(ref)s", where
     ).fetchone()
     assert row is not None
-    return [dict(zip(names, found, strict=True)) for found in rows], int(row[0])
+    return [dict(zip(AUDIT_COLUMNS, found, strict=True)) for found in rows], int(row[0])

@@ -44,6 +44,8 @@ class ApiKeyInfo:
     expires_at: datetime | None
     created_at: datetime
     revoked_at: datetime | None
+    # When it was spent with last, to a minute.
+    used_at: datetime | None = None
 
 
 def _base62(number: int, chars: int) -> str:

@@ -11,6 +11,7 @@ from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
 from tokenworks.trust import store
 from tokenworks.trust.errors import KeyNotFound
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
+from tokenworks.trust.pepper import issuing
 
 KEY_MODELS_MAX: Final = 200
 KEY_ORIGINS_MAX: Final = 50
@@ -60,7 +61,7 @@ class Keys:
         if expires_at is not None and expires_at <= self._clock.now():
             raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
         text = format_key(self._environment, secrets.randbits(178))
-        version = max(self._peppers)
+        version = issuing(self._peppers)
         key_id = uuid7()
         store.add_key(
             self._connection,
@@ -100,9 +101,17 @@ class Keys:
         """The ids of a member's live keys."""
         return store.live_keys_of(self._connection, member_id)
 
+    def used(self, key_ids: Sequence[UUID]) -> None:
+        """Keys that were spent with a moment ago: their last use is kept, to a minute."""
+        store.used(self._connection, key_ids)
+
     def revoke(self, key_id: UUID) -> bool:
         """Stop a key everywhere. False where it was revoked already. Raises `KeyNotFound`."""
         revoked = store.revoke(self._connection, key_id)
         if not revoked and not store.exists(self._connection, key_id):
             raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
         return revoked
+
+    def forget_names(self, account_id: UUID) -> None:
+        """Of an account whose person is erased: the names of keys are its own words."""
+        store.forget_names(self._connection, account_id)

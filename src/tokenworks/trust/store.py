@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import psycopg
@@ -101,16 +101,16 @@ def _infos(
     connection: Connection, where: str, values: tuple[object, ...], caps: dict[UUID, int]
 ) -> list[ApiKeyInfo]:
     rows = connection.execute(
-        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at
+        f"""SELECT key_id, name, hint, models, cap_bucket_id, expires_at, created_at, revoked_at, used_at
             FROM api_key WHERE {where}""".encode(),
         values,
     )
     return [
         ApiKeyInfo(
             key_id, name, hint, None if models is None else tuple(models),
-            caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at,
+            caps[cap] // 1000 if cap in caps else None, expires_at, created_at, revoked_at, used_at,
         )
-        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at in rows
+        for key_id, name, hint, models, cap, expires_at, created_at, revoked_at, used_at in rows
     ]  # fmt: skip
 
 
@@ -133,5 +133,65 @@ def revoke(connection: Connection, key_id: UUID) -> bool:
     return row is not None
 
 
+def used(connection: Connection, key_ids: Sequence[UUID]) -> None:
+    """Keys that were spent with a moment ago: their last use, to a minute. Who is busy with a row has it written already."""
+    connection.execute(
+        """WITH due AS (SELECT key_id FROM api_key
+                        WHERE key_id = ANY(%s) AND (used_at IS NULL OR used_at < now() - interval '1 minute')
+                        ORDER BY key_id FOR NO KEY UPDATE SKIP LOCKED)
+           UPDATE api_key k SET used_at = now() FROM due WHERE k.key_id = due.key_id""",
+        (list(key_ids),),
+    )
+
+
+class PepperRow(NamedTuple):
+    version: int
+    fingerprint: bytes
+    added_at: datetime
+    used_since: datetime | None
+    retired_at: datetime | None
+
+
+def peppers(connection: Connection) -> list[PepperRow]:
+    rows = connection.execute(
+        "SELECT version, fingerprint, added_at, used_since, retired_at FROM pepper ORDER BY version"
+    )
+    return [PepperRow(row[0], bytes(row[1]), *row[2:]) for row in rows]
+
+
+def add_pepper(
+    connection: Connection, version: int, fingerprint: bytes, at: datetime, used_since: datetime | None
+) -> None:
+    """Whoever comes second finds the first one's."""
+    connection.execute(
+        """INSERT INTO pepper (version, fingerprint, added_at, used_since) VALUES (%s, %s, %s, %s)
+           ON CONFLICT DO NOTHING""",
+        (version, fingerprint, at, used_since),
+    )
+
+
+def set_pepper(connection: Connection, version: int, column: str, at: datetime) -> None:
+    connection.execute(f"UPDATE pepper SET {column} = %s WHERE version = %s".encode(), (at, version))
+
+
+def made_under(connection: Connection, version: int, now: datetime) -> dict[str, int]:
+    """What is live and was made under a pepper; a session or token whose version is not known counts for the first."""
+    found = {}
+    for what, query in (
+        ("key(s)", "FROM api_key WHERE pepper_version = %(v)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)"),
+        ("session(s)", "FROM session WHERE coalesce(pepper_version, 1) = %(v)s AND ended_at IS NULL AND expires_at > %(now)s"),
+        ("staff token(s)", "FROM staff_token WHERE coalesce(pepper_version, 1) = %(v)s AND expires_at > %(now)s"),
+        ("webhook(s)", "FROM hub_listener WHERE pepper_version = %(v)s AND removed_at IS NULL"),
+    ):  # fmt: skip
+        row = connection.execute(f"SELECT count(*) {query}".encode(), {"v": version, "now": now}).fetchone()
+        found[what] = 0 if row is None else int(row[0])
+    return found
+
+
 def exists(connection: Connection, key_id: UUID) -> bool:
     return connection.execute("SELECT 1 FROM api_key WHERE key_id = %s", (key_id,)).fetchone() is not None
+
+
+def forget_names(connection: Connection, account_id: UUID) -> None:
+    """What its owner called each key: free text, of which nobody knows what it says."""
+    connection.execute("UPDATE api_key SET name = 'erased' WHERE account_id = %s", (account_id,))

@@ -1,0 +1,129 @@
+"""What we send to other people's servers: webhooks, work orders, messages.
+
+One request, one answer, within a time that is counted from its beginning, whatever comes in drops. No redirect is followed: it
+would take a signed body, or a one-time code, to an address that nobody allowed. Addresses pass the rules of deployments': a
+link-local one never, a loopback or private one where the operator says so; checked on what the name resolves to, and that is
+what is connected to. No proxy of the environment is asked.
+"""
+
+import base64
+import http.client
+import io
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from typing import IO, Any, Final
+from urllib.parse import unquote, urlsplit
+
+from tokenworks.factory import address_refusal, parse_address
+from tokenworks.kernel import Unavailable
+
+SEND_S: Final = 5.0
+ANSWER_BYTES_MAX: Final = 65_536
+
+
+class NotDelivered(Unavailable):
+    """What was sent did not arrive. `status` is the receiver's, where it answered. The text names no path and no secret."""
+
+    def __init__(self, text: str, status: int | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+class _Raw(io.RawIOBase):
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        self._sock = sock
+        self._deadline_s = deadline_s
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left_s = self._deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._sock.settimeout(left_s)
+        return self._sock.recv_into(buffer)
+
+
+class _Timed:
+    """A socket for `http.client` whose time-out is for all of an exchange, and not for each piece of it."""
+
+    def __init__(self, sock: socket.socket, deadline_s: float) -> None:
+        self._sock = sock
+        self._deadline_s = deadline_s
+
+    def sendall(self, data: bytes) -> None:
+        self._sock.settimeout(max(0.001, self._deadline_s - time.monotonic()))
+        self._sock.sendall(data)
+
+    def makefile(self, _mode: str) -> IO[bytes]:
+        return io.BufferedReader(_Raw(self._sock, self._deadline_s))
+
+    def close(self) -> None:
+        """Whoever opened it closes it: `http.client` does before the body is read, where the answer ends with the connection."""
+
+
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, allow_private: bool, timeout_s: float = SEND_S
+) -> tuple[int, bytes]:
+    """(status, body) of a 2xx answer. Raises `NotDelivered`."""
+    parts = urlsplit(url)
+    host, tls = parts.hostname or "", parts.scheme == "https"
+    deadline_s = time.monotonic() + timeout_s
+    sent = {"Content-Type": "application/json", "User-Agent": "tokenworks", **headers}
+    if parts.username is not None:
+        userinfo = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        sent["Authorization"] = f"Basic {base64.b64encode(userinfo).decode()}"
+    try:
+        port = parts.port or (443 if tls else 80)
+        sock = _connect(host, port, allow_private=allow_private, deadline_s=deadline_s)
+    except (OSError, ValueError) as error:
+        raise NotDelivered(f"{host} can't be reached: {_why(error)}") from None
+    try:
+        if tls:
+            sock.settimeout(max(0.001, deadline_s - time.monotonic()))
+            sock = ssl.create_default_context().wrap_socket(sock, server_hostname=host)
+        connection = http.client.HTTPConnection(host, port)
+        connection.sock = _Timed(sock, deadline_s)
+        path = f"{parts.path or '/'}{f'?{parts.query}' if parts.query else ''}"
+        connection.request("POST", path, body, sent)
+        answer = connection.getresponse()
+        content = answer.read(ANSWER_BYTES_MAX)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise NotDelivered(f"{host} did not answer: {_why(error)}") from None
+    finally:
+        sock.close()
+    if 300 <= answer.status < 400:
+        raise NotDelivered(
+            f"{host} answers with a redirect ({answer.status}), and none is followed: use the address that it names",
+            answer.status,
+        )
+    if not 200 <= answer.status < 300:
+        raise NotDelivered(f"{host} answers {answer.status}", answer.status)
+    return answer.status, content
+
+
+def _connect(host: str, port: int, *, allow_private: bool, deadline_s: float) -> socket.socket:
+    refused: str | None = None
+    failed: OSError | None = None
+    for *_, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        if address_refusal(parse_address(str(address[0])), allow_private=allow_private):
+            refused = "its address is loopback, private or link-local, which webhook_allow_private is about"
+            continue
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        try:
+            return socket.create_connection((str(address[0]), port), left_s)
+        except OSError as error:
+            failed = error
+    raise failed or OSError(refused or "it has no address")
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "it took too long"
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return (text or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,35 @@
+"""The words of the privacy page, in both languages."""
+
+from typing import Final
+
+from tokenworks.console.words import Language
+
+PRIVACY_WORDS: Final[dict[Language, dict[str, str]]] = {
+    "zh": {
+        "privacy": "隐私与个人信息", "consents": "我的同意", "agree": "同意", "withdraw": "撤回同意",
+        "given": "已同意", "withdrawn": "已撤回", "not_said": "尚未表示", "changed": "文本已更新，请重新确认",
+        "since": "时间", "terms": "服务条款", "marketing": "营销信息", "spill_over": "套餐用完后继续计费",
+        "data_cross_border": "个人信息出境", "takes_effect": "撤回后，从下一次请求起生效。", "who": "我的信息", "phone": "手机号码", "name": "姓名",
+        "real_name": "实名认证", "unknown": "未认证", "pending": "核验中", "verified": "已认证", "refused": "未通过",
+        "export": "导出我的信息", "export_hint": "一个 JSON 文件，包含我们保存的与您有关的全部信息。", "erase": "注销并删除",
+        "erase_hint": "账户将立即注销，并销毁您的个人密钥：姓名、号码等个人信息将无法恢复。账单和记账凭证依法保留，但不再包含您的身份信息。"
+        "尚有未缴费用的，缴清后删除。",
+        "confirm": "手机号码后四位", "erased": "您的个人信息已删除。", "waiting": "账户已注销。尚有未缴费用，缴清后即删除个人信息。",
+        "backups": "备份中的信息最迟清除于",
+    },
+    "en": {
+        "privacy": "Privacy", "consents": "What you agreed to", "agree": "Agree", "withdraw": "Withdraw",
+        "given": "Agreed", "withdrawn": "Withdrawn", "not_said": "Not said", "changed": "The text has changed: please read it again",
+        "since": "on", "terms": "Terms of service", "marketing": "News and offers", "spill_over": "Go on when a plan is used up",
+        "data_cross_border": "Processing outside the country", "takes_effect": "What you withdraw holds from the next request on.",
+        "who": "About you", "phone": "Phone number", "name": "Name", "real_name": "Real name", "unknown": "not checked",
+        "pending": "being checked", "verified": "verified", "refused": "refused", "export": "Export my data",
+        "export_hint": "One JSON file with everything that is stored about you.", "erase": "Close and erase",
+        "erase_hint": "The account is closed at once and your personal key is destroyed: your name and number can't be read by anybody "
+        "any more. Bills and ledger postings stay, as the law asks, without your identity. While something is owed, this happens as "
+        "soon as it is paid.",
+        "confirm": "Last four digits of the phone number", "erased": "Your personal data is erased.",
+        "waiting": "The account is closed. Something is still owed; your personal data is erased as soon as it is paid.",
+        "backups": "Backups forget by",
+    },
+}  # fmt: skip

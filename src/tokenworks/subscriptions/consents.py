@@ -1,0 +1,104 @@
+"""The texts of consents: what is shown, and what its hash is when somebody agrees to it.
+
+Each purpose has a text in each language. An operator replaces one by a file `<purpose>.<language>.txt` in `consent_texts_dir`.
+What somebody agreed to is kept by the hash of the text that was shown, with the text.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from tokenworks.kernel import Invalid, Unavailable, flaw
+
+Language = Literal["zh", "en"]
+PURPOSES: Final = ("terms", "marketing", "spill_over", "data_cross_border")
+LANGUAGES: Final[tuple[Language, ...]] = ("zh", "en")
+CONSENT_TEXT_CHARS_MAX: Final = 100_000
+_TEXTS: Final[dict[tuple[str, Language], str]] = {
+    ("terms", "zh"): (
+        "我同意按所订购套餐的价格和期限使用本服务：用量按词元计量，费用计入话费账单；我可以随时取消套餐，并可随时查询、导出或删除"
+        "我的个人信息。撤回同意后，本服务不再受理我的新请求和新订购；此前产生的费用仍须支付。"
+    ),
+    ("terms", "en"): (
+        "I agree to use this service at the prices and for the periods of what I order. Usage is counted in tokens and charged to "
+        "the phone bill. I can cancel a plan at any time, and see, export or erase my personal data at any time. If I withdraw "
+        "this consent, no new request and no new order of mine is taken; what was used until then is still to be paid."
+    ),
+    ("marketing", "zh"): "我同意接收关于新套餐和优惠活动的消息。不同意不影响本服务的使用；我可以随时撤回。",
+    ("marketing", "en"): (
+        "I agree to be told of new plans and offers. The service is the same without this consent, and I can withdraw it at any "
+        "time."
+    ),
+    ("spill_over", "zh"): (
+        "我同意在套餐词元用完后继续按随用随付计费，费用不超过我设定的每月上限。我可以随时撤回；撤回后，套餐用完即停止服务。"
+    ),
+    ("spill_over", "en"): (
+        "I agree that usage goes on as pay-as-you-go when my plan's tokens are used up, at most up to my monthly cap. I can "
+        "withdraw this at any time; then the service stops when the plan is used up."
+    ),
+    ("data_cross_border", "zh"): (
+        "我单独同意将我的请求内容发送至境外的模型服务提供者处理，仅用于生成回答。撤回同意后，我的请求只在境内处理；没有境内部署的模型"
+        "将不可用。"
+    ),
+    ("data_cross_border", "en"): (
+        "I agree, separately, that what I send may be processed by model providers outside my country, only in order to answer "
+        "it. If I withdraw this consent, my requests are processed inside the country alone; models without a deployment there "
+        "can't be used."
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentText:
+    """What is shown of a purpose in a language."""
+
+    purpose: str
+    language: Language
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentState:
+    """A purpose's text as it is shown now, and what a subscriber said last: None where nothing was said."""
+
+    text: ConsentText
+    given: bool | None
+    said_at: datetime | None
+    said_sha256: str | None
+    # What was agreed to is not what is shown now: it is to be asked again.
+    text_changed: bool
+
+
+class ConsentTexts:
+    """The texts of this installation, read when they are asked for. `folder`: where an operator's own are."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def text(self, purpose: str, language: Language) -> ConsentText:
+        """Raises `Invalid` on another purpose, `Unavailable` where the operator's file can't be read."""
+        if purpose not in PURPOSES:
+            raise Invalid(f"a consent is for {', '.join(sorted(PURPOSES))}")
+        text = _TEXTS[purpose, language]
+        if self._folder is not None:
+            path = self._folder / f"{purpose}.{language}.txt"
+            try:
+                text = path.read_text(encoding="utf-8-sig").strip()
+            except FileNotFoundError:
+                return ConsentText(purpose, language, text)
+            except (OSError, UnicodeDecodeError) as error:
+                raise Unavailable(f"the consent text {path} can't be read: {error}") from None
+            found = flaw(text, lines=True)
+            if found is not None or not 0 < len(text) <= CONSENT_TEXT_CHARS_MAX:
+                raise Unavailable(f"the consent text {path} has {found or 'no text, or too much'}")
+        return ConsentText(purpose, language, text)
+
+    def of(self, purpose: str) -> list[ConsentText]:
+        """A purpose's text in every language."""
+        return [self.text(purpose, language) for language in LANGUAGES]

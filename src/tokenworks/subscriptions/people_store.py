@@ -1,0 +1,329 @@
+"""The SQL of subscribers and members: their personal texts are encrypted here, and nowhere else.
+
+A subscriber's texts are under its own key, a member's under the member's, the owner's under the subscriber's. What they are found
+by is keyed hashes beside them.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.model import Member, Subscriber
+from tokenworks.trust import PersonKey, PersonVault, has_part
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+NAME_CANDIDATES_MAX: Final = 2000
+_SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_at, state, audiences, language, broadband_sealed,
+    real_name, bill_day, credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
+    suspended_by, cap_raises"""
+# Where the encrypted texts of a row are in `_SUBSCRIBER`, and what each is called in its associated data.
+_SEALED = ((2, "subscriber.phone"), (3, "subscriber.name"), (8, "subscriber.broadband"))
+
+
+def _subscribers(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Subscriber]:
+    """With their texts decrypted; the phone of one who was erased is empty."""
+    keys = vault.keys(row[0] for row in rows)
+    found = []
+    for row in rows:
+        values, key = list(row), keys.get(row[0])
+        for at, place in _SEALED:
+            values[at] = None if key is None or row[at] is None else key.open(place, row[0], row[at])
+        values[2] = values[2] or ""
+        for at in (6, 16):
+            values[at] = None if row[at] is None else tuple(row[at])
+        values[18] = tuple(row[18])
+        found.append(Subscriber(*values))
+    return found
+
+
+def _one(vault: PersonVault, row: tuple[Any, ...] | None) -> Subscriber | None:
+    return None if row is None else _subscribers(vault, [row])[0]
+
+
+def subscriber_columns(
+    vault: PersonVault, key: PersonKey, texts: Mapping[str, str | None]
+) -> dict[str, object]:
+    """The columns of a subscriber's texts: encrypted, and the hashes that they are found by."""
+    lookup, columns = vault.lookup, dict[str, object]()
+    for name, text in texts.items():
+        columns[f"{name}_sealed"] = (
+            None if text is None else key.seal(f"subscriber.{name}", key.person_id, text)
+        )
+        if name == "phone":
+            columns["phone_hash"] = None if text is None else lookup.phone(text)
+            columns["phone_tail_hash"] = None if text is None else lookup.tail(text)
+        elif name == "name":
+            columns["name_hashes"] = [] if text is None else lookup.name(text)
+        else:
+            columns["broadband_hash"] = None if text is None else lookup.hash("broadband", text)
+    return columns
+
+
+def add_subscriber(vault: PersonVault, subscriber: Subscriber, owner_id: UUID) -> bool:
+    """False where somebody who is not closed has the number, or somebody has the broadband number."""
+    key = vault.add(subscriber.subscriber_id)
+    texts = {"phone": subscriber.phone, "name": subscriber.name, "broadband": subscriber.broadband}
+    columns = subscriber_columns(vault, key, texts) | {
+        "subscriber_id": subscriber.subscriber_id,
+        "account_id": subscriber.account_id,
+        "created_at": subscriber.created_at,
+        "audiences": None if subscriber.audiences is None else list(subscriber.audiences),
+        "language": subscriber.language,
+        "bill_day": subscriber.bill_day,
+        "real_name": subscriber.real_name,
+        "credit_limit_nano": subscriber.credit_limit_nano,
+        "regions": None if subscriber.regions is None else list(subscriber.regions),
+        "home_region": subscriber.home_region,
+    }
+    row = vault.connection.execute(
+        f"""INSERT INTO subscriber ({", ".join(columns)}) VALUES ({", ".join(f"%({name})s" for name in columns)})
+            ON CONFLICT DO NOTHING RETURNING 1""".encode(),
+        columns,
+    ).fetchone()
+    if row is not None:
+        owner = Member(
+            owner_id, subscriber.account_id, subscriber.subscriber_id, subscriber.name or "owner", "owner", None, None, None,
+            subscriber.created_at,
+        )  # fmt: skip
+        add_member(vault, owner)
+    return row is not None
+
+
+def find_subscriber(
+    vault: PersonVault,
+    *,
+    subscriber_id: UUID | None = None,
+    phone: str | None = None,
+    broadband: str | None = None,
+    account_id: UUID | None = None,
+) -> Subscriber | None:
+    row = vault.connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber
+            WHERE subscriber_id = %s OR account_id = %s
+                OR (phone_hash = %s AND state <> 'closed') OR (broadband_hash = %s AND state <> 'closed')""".encode(),
+        (
+            subscriber_id,
+            account_id,
+            None if phone is None else vault.lookup.phone(phone),
+            None if broadband is None else vault.lookup.hash("broadband", broadband),
+        ),
+    ).fetchone()
+    return _one(vault, row)
+
+
+def subscribers(vault: PersonVault, after: UUID | None, limit: int) -> list[Subscriber]:
+    rows = vault.connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id > %s ORDER BY subscriber_id LIMIT %s".encode(),
+        (after or UUID(int=0), limit),
+    ).fetchall()
+    return _subscribers(vault, rows)
+
+
+def subscribers_by_tail(vault: PersonVault, digits: str, limit: int) -> list[Subscriber]:
+    """Whose number ends in these four digits, those that are not closed first, then by age."""
+    rows = vault.connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE phone_tail_hash = %s
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (vault.lookup.tail(digits), limit),
+    ).fetchall()
+    return _subscribers(vault, rows)
+
+
+def subscribers_by_name(vault: PersonVault, text: str, limit: int) -> list[Subscriber]:
+    """Whose name has these parts, in the same order. The hashes leave candidates, of which `has_part` decides on so many."""
+    hashes = vault.lookup.asked_name(text)
+    if not hashes:
+        return []
+    rows = vault.connection.execute(
+        f"""SELECT {_SUBSCRIBER} FROM subscriber WHERE name_hashes @> %s::bytea[]
+            ORDER BY state = 'closed', subscriber_id LIMIT %s""".encode(),
+        (hashes, NAME_CANDIDATES_MAX),
+    ).fetchall()
+    found = [one for one in _subscribers(vault, rows) if one.name and has_part(one.name, text)]
+    return found[:limit]
+
+
+def phones(vault: PersonVault, subscriber_ids: Sequence[UUID]) -> dict[UUID, str]:
+    rows = vault.connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = ANY(%s)".encode(),
+        (list(subscriber_ids),),
+    ).fetchall()
+    return {found.subscriber_id: found.phone for found in _subscribers(vault, rows)}
+
+
+def owner_of(connection: Connection, subscriber_id: UUID) -> UUID:
+    row = connection.execute(
+        "SELECT member_id FROM member WHERE subscriber_id = %s AND role = 'owner'", (subscriber_id,)
+    ).fetchone()
+    assert row is not None, f"subscriber {subscriber_id} has no owner"
+    return UUID(str(row[0]))
+
+
+_MEMBER = """member_id, account_id, subscriber_id, name_sealed, role, parent_id, cap_tokens, cap_period, created_at, phone_sealed,
+    state"""
+
+
+def _person_of(role: str, member_id: UUID, subscriber_id: UUID) -> UUID:
+    """Whose key encrypts a member's texts: the owner is the subscriber."""
+    return subscriber_id if role == "owner" else member_id
+
+
+def _members(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Member]:
+    """With their texts decrypted; one who was erased has an empty name."""
+    people = [_person_of(row[4], row[0], row[2]) for row in rows]
+    keys = vault.keys(people)
+    found = []
+    for row, person_id in zip(rows, people, strict=True):
+        values, key = list(row), keys.get(person_id)
+        values[3] = "" if key is None or row[3] is None else key.open("member.name", row[0], row[3])
+        values[9] = None if key is None or row[9] is None else key.open("member.phone", row[0], row[9])
+        found.append(Member(*values))
+    return found
+
+
+def add_member(vault: PersonVault, member: Member) -> bool:
+    """False where the subscriber has a member of that name, or with that number."""
+    key = vault.key(member.subscriber_id) if member.role == "owner" else vault.add(member.member_id)
+    assert key is not None, "a subscriber who was erased has no owner to be named"
+    phone = member.phone
+    row = vault.connection.execute(
+        f"""INSERT INTO member ({_MEMBER}, name_hash, phone_hash) VALUES ({", ".join(["%s"] * 13)})
+            ON CONFLICT DO NOTHING RETURNING 1""".encode(),
+        (member.member_id, member.account_id, member.subscriber_id, key.seal("member.name", member.member_id, member.name),
+         member.role, member.parent_id, member.cap_tokens, member.cap_period, member.created_at,
+         None if phone is None else key.seal("member.phone", member.member_id, phone), member.state,
+         vault.lookup.hash("name", member.name), None if phone is None else vault.lookup.phone(phone)),
+    ).fetchone()  # fmt: skip
+    if row is None and member.role != "owner":
+        vault.forget(member.member_id)
+    return row is not None
+
+
+def members(vault: PersonVault, subscriber_id: UUID) -> list[Member]:
+    rows = vault.connection.execute(
+        f"SELECT {_MEMBER} FROM member WHERE subscriber_id = %s ORDER BY created_at, member_id".encode(),
+        (subscriber_id,),
+    ).fetchall()
+    return _members(vault, rows)
+
+
+def line_of(vault: PersonVault, member_id: UUID) -> list[Member]:
+    """A member and the departments above it."""
+    columns = ", ".join(f"m.{name.strip()}" for name in _MEMBER.split(","))
+    rows = vault.connection.execute(
+        f"""WITH RECURSIVE up AS (
+                SELECT {_MEMBER}, 1 AS level FROM member WHERE member_id = %s
+                UNION ALL
+                SELECT {columns}, level + 1 FROM member m JOIN up ON m.member_id = up.parent_id WHERE level < 4)
+            SELECT {_MEMBER} FROM up ORDER BY level""".encode(),
+        (member_id,),
+    ).fetchall()
+    return _members(vault, rows)
+
+
+def memberships(vault: PersonVault, phone: str) -> list[Member]:
+    """Memberships of this phone number in other subscribers' accounts, invited or active."""
+    rows = vault.connection.execute(
+        f"SELECT {_MEMBER} FROM member WHERE phone_hash = %s AND state <> 'left' ORDER BY created_at, member_id".encode(),
+        (vault.lookup.phone(phone),),
+    ).fetchall()
+    return _members(vault, rows)
+
+
+def move_memberships(vault: PersonVault, phone: str, to: str) -> None:
+    """In other people's accounts; where the new number is a member already, the old one has left."""
+    old, new = vault.lookup.phone(phone), vault.lookup.phone(to)
+    vault.connection.execute(
+        """UPDATE member m SET state = 'left', phone_sealed = NULL, phone_hash = NULL WHERE phone_hash = %s AND state <> 'left' AND EXISTS (
+               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone_hash = %s AND o.state <> 'left')""",
+        (old, new),
+    )
+    rows = vault.connection.execute(
+        "SELECT member_id FROM member WHERE phone_hash = %s AND state <> 'left' FOR NO KEY UPDATE", (old,)
+    ).fetchall()
+    for member_id, key in vault.keys(row[0] for row in rows).items():
+        vault.connection.execute(
+            "UPDATE member SET phone_sealed = %s, phone_hash = %s WHERE member_id = %s",
+            (key.seal("member.phone", member_id, to), new, member_id),
+        )
+
+
+def end_memberships(vault: PersonVault, phone: str) -> None:
+    """In other people's accounts: the number is nobody's any more, and is not kept there."""
+    vault.connection.execute(
+        """UPDATE member SET state = 'left', phone_sealed = NULL, phone_hash = NULL
+           WHERE phone_hash = %s AND state <> 'left'""",
+        (vault.lookup.phone(phone),),
+    )
+
+
+def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:
+    """Who has left has no number here any more: it is not needed, and may be another person's soon."""
+    connection.execute("UPDATE member SET state = %s WHERE member_id = %s", (state, member_id))
+    if state == "left":
+        connection.execute(
+            "UPDATE member SET phone_sealed = NULL, phone_hash = NULL WHERE member_id = %s", (member_id,)
+        )
+
+
+# Locks here are FOR NO KEY UPDATE: they exclude each other, and not the rows of other tables that refer to what is locked.
+# Those come after an account's lock, so that waiting for them would close a ring.
+
+
+def lock_subscriber(vault: PersonVault, subscriber_id: UUID) -> Subscriber | None:
+    """Orders of one subscriber come one after the other."""
+    row = vault.connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE subscriber_id = %s FOR NO KEY UPDATE".encode(),
+        (subscriber_id,),
+    ).fetchone()
+    return _one(vault, row)
+
+
+def lock_subscriber_of(vault: PersonVault, account_id: UUID) -> Subscriber | None:
+    row = vault.connection.execute(
+        f"SELECT {_SUBSCRIBER} FROM subscriber WHERE account_id = %s FOR NO KEY UPDATE".encode(),
+        (account_id,),
+    ).fetchone()
+    return _one(vault, row)
+
+
+def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object) -> None:
+    """Change some columns; personal texts are changed by `set_texts`."""
+    sets = ", ".join(f"{name} = %({name})s" for name in fields)
+    connection.execute(
+        f"UPDATE subscriber SET {sets} WHERE subscriber_id = %(_id)s".encode(),
+        {**fields, "_id": subscriber_id},
+    )
+
+
+def set_texts(vault: PersonVault, subscriber_id: UUID, **texts: str | None) -> bool:
+    """Change `phone`, `name` or `broadband`. False where the subscriber was erased."""
+    key = vault.key(subscriber_id)
+    if key is None:
+        return False
+    set_subscriber(vault.connection, subscriber_id, **subscriber_columns(vault, key, texts))
+    return True
+
+
+def phone_is_taken(vault: PersonVault, phone: str) -> bool:
+    return (
+        vault.connection.execute(
+            "SELECT 1 FROM subscriber WHERE phone_hash = %s AND state <> 'closed'",
+            (vault.lookup.phone(phone),),
+        ).fetchone()
+        is not None
+    )
+
+
+def add_phone_history(vault: PersonVault, subscriber_id: UUID, phone: str, reason: str, at: datetime) -> None:
+    key, id_ = vault.key(subscriber_id), uuid7()
+    if key is not None:
+        vault.connection.execute(
+            """INSERT INTO phone_history (phone_history_id, subscriber_id, phone_sealed, reason, changed_at)
+               VALUES (%s, %s, %s, %s, %s)""",
+            (id_, subscriber_id, key.seal("phone_history.phone", id_, phone), reason, at),
+        )

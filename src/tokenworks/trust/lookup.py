@@ -1,0 +1,115 @@
+"""How encrypted texts are found: keyed hashes of a whole number, of its last four digits, and of the parts of a name.
+
+A hash is BLAKE2b under the lookup key, with the kind of text in its personalisation (RFC 7693, section 2.5), so that the same
+text of two kinds has two hashes. Whoever has the database alone can't try out numbers; what remains visible is that two rows
+have an equal number, ending or part of a name.
+"""
+
+import hashlib
+import re
+import unicodedata
+from typing import Final, Literal
+
+from tokenworks.kernel import Invalid
+
+Kind = Literal["phone", "tail", "name-part", "name", "broadband", "identity"]
+HASH_BYTES: Final = 16
+TAIL_DIGITS: Final = 4
+# Of a name: at most so many words are read, and at most so many hashes are kept.
+NAME_WORDS_MAX: Final = 8
+NAME_HASHES_MAX: Final = 64
+PREFIX_CHARS_MIN: Final = 2
+PREFIX_CHARS_MAX: Final = 8
+# Of a script without spaces: a part has at most so many characters.
+HAN_PART_CHARS_MAX: Final = 4
+ID_NUMBER_CHARS_MAX: Final = 32
+_HAN = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff]")
+_WORD = re.compile(r"\w+")
+_ID_NUMBER = re.compile(r"[0-9A-Z]{6,32}")
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name as they are compared: compatibility forms unified, case folded, punctuation left out."""
+    # Folded between two normalisations, as NFKC_Casefold does (Unicode, section 3.13): what is folded may compose anew.
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    return _WORD.findall(text)[:NAME_WORDS_MAX]
+
+
+def has_part(name: str, text: str) -> bool:
+    """True if every word of `text` is a word of `name`, the beginning of one or, of one with Han characters, a part of it."""
+    words = words_of(name)
+    asked = words_of(text)
+    return bool(asked) and all(
+        any(word.startswith(part) or (_HAN.search(word) and part in word) for word in words) for part in asked
+    )
+
+
+def name_parts(name: str) -> list[str]:
+    """What a name can be found by, at most `NAME_HASHES_MAX` texts: whole words first, then beginnings and parts."""
+    words = words_of(name)
+    found = dict.fromkeys(word[:PREFIX_CHARS_MAX] for word in words)
+    for word in words:
+        if _HAN.search(word):
+            longest = min(len(word), HAN_PART_CHARS_MAX)
+            found |= dict.fromkeys(
+                word[at : at + length]
+                for length in range(1, longest + 1)
+                for at in range(len(word) - length + 1)
+            )
+        found |= dict.fromkeys(
+            word[:length] for length in range(PREFIX_CHARS_MIN, min(len(word), PREFIX_CHARS_MAX) + 1)
+        )
+    return list(found)[:NAME_HASHES_MAX]
+
+
+def asked_parts(text: str) -> list[str]:
+    """What must be among a name's parts for a row to be a candidate; `has_part` decides on the decrypted name."""
+    parts = []
+    for word in words_of(text):
+        chars = HAN_PART_CHARS_MAX if _HAN.search(word) else PREFIX_CHARS_MAX
+        if len(word) >= PREFIX_CHARS_MIN or _HAN.search(word):
+            parts.append(word[:chars])
+    return parts
+
+
+def normal_id_number(text: str) -> str:
+    """An identity document's number as it is hashed: full-width forms unified, capital letters, no spaces or hyphens.
+
+    Raises `Invalid`.
+    """
+    number = re.sub(r"[\s-]", "", unicodedata.normalize("NFKC", text)).upper()
+    if not _ID_NUMBER.fullmatch(number):
+        raise Invalid("an identity document's number has 6 to 32 letters and digits")
+    return number
+
+
+class Lookup:
+    """Keyed hashes under the lookup key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def hash(self, kind: Kind, text: str) -> bytes:
+        return hashlib.blake2b(
+            text.encode(), key=self._key, person=kind.encode(), digest_size=HASH_BYTES
+        ).digest()
+
+    def phone(self, phone: str) -> bytes:
+        """Of a whole number in E.164."""
+        return self.hash("phone", phone)
+
+    def tail(self, phone: str) -> bytes:
+        """Of a number's last four digits."""
+        return self.hash("tail", phone[-TAIL_DIGITS:])
+
+    def name(self, name: str) -> list[bytes]:
+        """Of all that a name can be found by."""
+        return [self.hash("name-part", part) for part in name_parts(name)]
+
+    def asked_name(self, text: str) -> list[bytes]:
+        """Of what is asked for: all of them must be among a name's."""
+        return [self.hash("name-part", part) for part in asked_parts(text)]
+
+    def identity(self, id_number: str) -> bytes:
+        """Of an identity document's number: what tells one person from another where a phone number does not."""
+        return self.hash("identity", normal_id_number(id_number))

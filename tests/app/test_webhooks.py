@@ -1,0 +1,421 @@
+"""The hub: events of what happens, signed with secrets that rotate, logged and replayed; work orders pushed and answered."""
+
+import hashlib
+import hmac
+import json
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from tests.support.receiver import Receiver
+from tests.support.spend import balances
+from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret
+from tokenworks.app.settings import load_settings
+from tokenworks.charging import verify
+from tokenworks.kernel import Invalid, ManualClock
+from tokenworks.subscriptions import (
+    BILLING_ZONE,
+    DeliveryNotFound,
+    Hub,
+    ListenerNotFound,
+    NotEligible,
+)
+from tokenworks.subscriptions.hub import DeliveryNotDone
+
+YUAN = 1_000_000_000
+
+
+@pytest.fixture
+def clock():
+    return ManualClock(datetime(2027, 4, 1, tzinfo=BILLING_ZONE).astimezone(UTC))
+
+
+@pytest.fixture
+def receiver():
+    with Receiver() as made:
+        yield made
+
+
+@pytest.fixture
+def settings(tmp_path, receiver):
+    made = load_settings(
+        {
+            "data_dir": str(tmp_path),
+            "webhook_allow_private": True,
+            "public_url": "https://shop.example",
+            "fulfilment_urls": f"broadband={receiver.url}/broadband",
+        }
+    ).settings
+    made.secrets.mkdir(parents=True)
+    return made
+
+
+@pytest.fixture
+def works(works):
+    works.hub._allow_private = True
+    return works
+
+
+@pytest.fixture
+def subscriber(works):
+    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+
+
+def signed_with(headers, body, secret):
+    said = dict(part.split("=", 1) for part in headers["X-Tokenworks-Signature"].split(",")[:1])
+    macs = [part[3:] for part in headers["X-Tokenworks-Signature"].split(",")[1:]]
+    return hmac.new(secret, f"{said['t']}.".encode() + body, hashlib.sha256).hexdigest() in macs
+
+
+# The hub.
+
+
+def test_listeners_are_told_of_orders_products_bills_and_payments(
+    works, settings, subscriber, receiver, clock
+):
+    made = {
+        api: works.hub.subscribe(api, f"{receiver.url}/{api}", "", "test")
+        for api in ("productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering")
+    }
+    order = works.orders.place(subscriber, "ctc-light")
+    clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
+    works.orders.run_cycles()
+    works.bills.run()
+    (bill,), _ = works.bills.all(subscriber)
+    payment = works.payments.pay(bill, "cash", "P1")
+    works.orders.place(subscriber, "uplink-acceleration")
+    deliver(works, settings.model_copy(update={"fulfilment_urls": ""}))
+    told = {}
+    for path, headers, body in receiver.got:
+        said = json.loads(body)
+        assert headers["Idempotency-Key"] == said["eventId"]
+        api = path.removeprefix("/")
+        assert said["domain"] == api and signed_with(headers, body, made[api][1].encode())
+        ((name, resource),) = said["event"].items()
+        assert resource["href"].startswith("https://shop.example/tmf-api/")
+        told.setdefault(said["eventType"], []).append((name, resource))
+    assert {name: len(found) for name, found in told.items()} == {
+        "ProductOrderCreateEvent": 2, "ProductOrderStateChangeEvent": 1, "ProductCreateEvent": 2,
+        "CustomerBillCreateEvent": 1, "CustomerBillStateChangeEvent": 1, "PaymentCreateEvent": 1,
+        "ServiceOrderCreateEvent": 1,
+    }  # fmt: skip
+    ((_, first), _) = told["ProductOrderCreateEvent"]
+    ((_, changed),) = told["ProductOrderStateChangeEvent"]
+    assert (first["id"], first["state"], changed["state"]) == (str(order.order_id), "inProgress", "completed")
+    assert told["CustomerBillStateChangeEvent"][0][1]["state"] == "settled"
+    assert told["PaymentCreateEvent"][0][1]["id"] == str(payment.payment_id)
+    before = len(receiver.got)
+    deliver(works, settings.model_copy(update={"fulfilment_urls": ""}))
+    assert len(receiver.got) == before
+
+
+def test_a_query_chooses_and_nobody_listening_writes_nothing(works, settings, subscriber, receiver):
+    works.orders.place(subscriber, "ctc-light")
+    assert works.connection.execute("SELECT count(*) FROM hub_event").fetchone() == (0,)
+    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderStateChangeEvent", "test")
+    with works.connection.transaction(force_rollback=True):
+        works.orders.place(subscriber, "ctc-standard")
+    works.orders.place(subscriber, "ctc-standard")
+    deliver(works, settings)
+    (said,) = receiver.bodies()
+    assert said["event"]["productOrder"]["productOrderItem"][0]["productOffering"]["id"] == "ctc-standard"
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        "ftp://x.example/", "https://", "//x", "https://u:p@x.example/", "https://x.example/#f", "http://x.example/ y",
+        "http://[", "https://x.example/" + "y" * 500, "http://127.0.0.1/", "http://[::1]/", "http://10.1.2.3/x", "http://169.254.169.254/",
+    ],
+)  # fmt: skip
+def test_a_callback_is_an_address_that_may_be_asked(works, callback):
+    works.hub._allow_private = False
+    with pytest.raises(Invalid):
+        works.hub.subscribe("payment", callback, "", "test")
+    assert works.hub.listeners() == []
+
+
+def test_outside_dev_a_callback_has_tls(works):
+    hub = Hub(works.connection, {1: bytes(32)}, works.clock, need_tls=True)
+    with pytest.raises(Invalid, match="https"):
+        hub.subscribe("payment", "http://crm.example/", "", "test")
+    hub.subscribe("payment", "https://crm.example/", "", "test")
+
+
+@pytest.mark.parametrize(
+    "query", ["eventType=Nothing", "x=y", "eventType", "eventType=PaymentCreateEvent&x=1"]
+)
+def test_a_query_that_nobody_reads_is_refused(works, query):
+    with pytest.raises(Invalid, match="query"):
+        works.hub.subscribe("payment", "https://crm.example/", query, "test")
+
+
+def test_secrets_rotate_with_an_overlap(works, settings, subscriber, receiver, clock):
+    listener, first = works.hub.subscribe("productOrdering", receiver.url, "", "test")
+    second = works.hub.rotate(listener.listener_id, timedelta(hours=2))
+    assert first != second
+
+    def sent():
+        receiver.got.clear()
+        product = works.orders.place(subscriber, "ctc-light").product_id
+        works.orders.cancel(product)
+        deliver(works, settings)
+        (_, headers, body) = receiver.got[0]
+        return [signed_with(headers, body, secret.encode()) for secret in (first, second)]
+
+    assert sent() == [True, True]
+    clock.move(timedelta(hours=2))
+    assert sent() == [False, True]
+    works.hub.rotate(listener.listener_id, timedelta(0))
+    assert sent() == [False, False]
+    with pytest.raises(Invalid, match="overlap"):
+        works.hub.rotate(listener.listener_id, timedelta(days=31))
+    assert first not in str(works.connection.execute("SELECT * FROM hub_listener").fetchall())
+
+
+def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):
+    settings = settings.model_copy(update={"webhook_url": receiver.url, "fulfilment_urls": ""})
+    first = webhook_secret(settings)
+    second = rotate_webhook_secret(settings, works.clock.now()).encode()
+    assert webhook_secret(settings) == second != first
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in settings.secrets.glob("webhook-secret*"))
+    for number, want in ((1, [True, True]), (2, [False, True])):
+        works.subscriptions.notify(subscriber.subscriber_id, "spend", str(number), {"percent": 50})
+        deliver(works, settings)
+        (_, headers, body) = receiver.got[-1]
+        assert [signed_with(headers, body, secret) for secret in (first, second)] == want
+        works.clock.move(timedelta(hours=168))
+
+
+def test_the_log_says_what_happened_and_a_replay_sends_the_same_bytes(
+    works, settings, subscriber, receiver, clock
+):
+    listener, _ = works.hub.subscribe("productOrdering", receiver.url, "", "test")
+    other, _ = works.hub.subscribe(
+        "productOrdering", f"{receiver.url}/other", "eventType=ProductOrderCreateEvent", "test"
+    )
+    receiver.answers.append((503, {}, b""))
+    works.orders.place(subscriber, "ctc-light")
+    deliver(works, settings)
+    found, count = works.hub.log()
+    assert count == 3 and works.hub.log(listener_id=other.listener_id)[1] == 1
+    (waits,) = works.hub.log("waits", listener.listener_id)[0][1:]
+    assert (waits.status, waits.attempts) == (503, 1) and "answers 503" in waits.error
+    assert works.hub.log("delivered")[1] == 1, "one that fails keeps no other from its turn"
+    with pytest.raises(DeliveryNotDone):
+        works.hub.replay(waits.delivery_id)
+    clock.move(timedelta(minutes=2))
+    deliver(works, settings)
+    assert works.hub.log("delivered")[1] == 3
+    before = receiver.got[-1]
+    delivery = next(one for one in found if one.body.encode() == before[2])
+    works.orders.place(subscriber, "ctc-standard")
+    deliver(works, settings)
+    receiver.got.clear()
+    works.hub.replay(delivery.delivery_id)
+    deliver(works, settings)
+    ((_, headers, body),) = receiver.got
+    assert body == before[2] and headers["Idempotency-Key"] == before[1]["Idempotency-Key"]
+    assert (
+        works.hub.log()[0][-1].replays + works.hub.log()[0][-2].replays + works.hub.log()[0][-3].replays == 1
+    )
+    # What is given up can be sent again, too; what nobody has can't.
+    receiver.answers += [(500, {}, b"")] * 100
+    works.hub.replay(delivery.delivery_id)
+    for _ in range(60):
+        clock.move(timedelta(hours=1))
+        deliver(works, settings)
+    assert works.hub.log("given_up")[1] == 1
+    receiver.answers.clear()
+    works.hub.replay(delivery.delivery_id)
+    deliver(works, settings)
+    assert works.hub.log("given_up")[1] == 0
+    works.hub.unsubscribe(listener.listener_id)
+    with pytest.raises(ListenerNotFound):
+        works.hub.replay(delivery.delivery_id)
+    with pytest.raises(DeliveryNotFound):
+        works.hub.replay(listener.listener_id)
+    clock.move(timedelta(days=31))
+    works.hub.forget_old()
+    assert works.hub.log()[1] == 0
+
+
+def test_redirects_of_a_listener_are_not_followed(works, settings, subscriber, receiver):
+    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    receiver.answers.append((307, {"location": f"{receiver.url}/stolen"}, b""))
+    works.orders.place(subscriber, "ctc-light")
+    deliver(works, settings)
+    assert [path for path, _, _ in receiver.got] == ["/"]
+    (delivery,), _ = works.hub.log()
+    assert (delivery.state, delivery.status) == ("waits", 307)
+
+
+# Work orders.
+
+
+def lines(works, subscriber):
+    return sum(c.amount_nano for c in works.charges.of_subscriber(subscriber.subscriber_id))
+
+
+def test_an_uplink_needs_a_broadband_number_and_is_sold_once(works):
+    nobody = works.subscriptions.register("+8613800000002")
+    for offering in ("uplink-acceleration", "sample-home-bundle"):
+        with pytest.raises(NotEligible, match="broadband"):
+            works.orders.place(nobody, offering)
+    works.subscriptions.set_profile(nobody, broadband="sh11111111")
+    works.orders.place(nobody, "uplink-acceleration")
+    for offering in ("uplink-acceleration", "sample-home-bundle"):
+        with pytest.raises(NotEligible, match="already"):
+            works.orders.place(nobody, offering)
+    works.orders.cancel(works.orders.products(nobody)[0].product_id)
+    works.orders.place(nobody, "sample-home-bundle")
+
+
+def test_a_work_order_is_pushed_repeated_and_billed_after_its_answer(
+    works, settings, subscriber, receiver, clock
+):
+    order = works.orders.place(subscriber, "uplink-acceleration")
+    receiver.answers.append((500, {}, b""))
+    deliver(works, settings)
+    deliver(works, settings)
+    assert len(receiver.got) == 1, "it waits before it is tried again"
+    clock.move(timedelta(minutes=1))
+    deliver(works, settings)
+    (path, headers, body), (_, again, same) = receiver.got
+    assert path == "/broadband" and body == same
+    assert headers["Idempotency-Key"] == again["Idempotency-Key"]
+    assert signed_with(headers, body, webhook_secret(settings))
+    said = json.loads(body)
+    (work,) = works.orders.work_orders()
+    assert (said["id"], said["@type"], said["state"]) == (
+        str(work.work_order_id),
+        "ServiceOrder",
+        "acknowledged",
+    )
+    item = said["serviceOrderItem"][0]
+    assert (item["action"], item["service"]["serviceType"]) == ("add", "broadband")
+    assert {c["name"]: c["value"] for c in item["service"]["serviceCharacteristic"]}[
+        "broadband"
+    ] == "sh87654321"
+    assert "13800000001" not in body.decode()
+    # Nobody answers for a while: it is sent again, and costs nothing.
+    clock.move(timedelta(hours=7))
+    deliver(works, settings)
+    assert len(receiver.got) == 3 and lines(works, subscriber) == 0
+    assert works.orders.answer(work.work_order_id, done=True) == "done"
+    charged = lines(works, subscriber)
+    assert charged > 0 and works.orders.find(order.order_id)[0].state == "completed"
+    assert works.orders.answer(work.work_order_id, done=True) == "done", "twice is once"
+    assert lines(works, subscriber) == charged
+    clock.move(timedelta(hours=7))
+    deliver(works, settings)
+    assert len(receiver.got) == 3
+    assert balances(works)
+
+
+@pytest.mark.parametrize(
+    ("answer", "state"),
+    [
+        (b'{"state": "completed"}', "completed"),
+        (b'{"state": "failed", "description": "no line there"}', "failed"),
+        (b'{"state": "inProgress"}', "inProgress"),
+        (b"[1]", "inProgress"),
+        (b"\xff{", "inProgress"),
+        (b'{"state": "completed"' + b" " * 70_000 + b"}", "inProgress"),
+        (b'{"state": ["completed"], "description": 7}', "inProgress"),
+    ],
+)
+def test_an_answer_may_come_at_once(works, settings, subscriber, receiver, answer, state):
+    order = works.orders.place(subscriber, "uplink-acceleration")
+    receiver.answers.append((201, {}, answer))
+    deliver(works, settings)
+    assert works.orders.find(order.order_id)[0].state == state
+    assert (lines(works, subscriber) > 0) == (state == "completed")
+    assert verify(works.connection, works.offerings.rate_cards()) == []
+
+
+def test_a_delivery_that_nobody_answers_fails_is_credited_and_withdrawn(
+    works, settings, subscriber, receiver, clock
+):
+    order = works.orders.place(subscriber, "sample-home-bundle")
+    uplink, security = works.orders.work_orders()
+    deliver(works, settings)
+    works.orders.answer(security.work_order_id, done=True)
+    clock.move(timedelta(hours=167))
+    assert time_out(works, settings) == 0
+    clock.move(timedelta(hours=1))
+    assert time_out(works, settings) == 1
+    assert time_out(works, settings) == 0
+    failed = works.orders.find(order.order_id)[0]
+    assert (failed.state, failed.amount_nano) == ("failed", 0) and "in time" in failed.reason
+    assert lines(works, subscriber) == 0
+    assert {(w.port, w.action) for w in works.orders.work_orders()} == {
+        ("broadband", "withdraw"), ("security", "withdraw"),
+    }  # fmt: skip
+    receiver.got.clear()
+    deliver(works, settings)
+    (said,) = receiver.bodies()
+    assert said["serviceOrderItem"][0]["action"] == "delete"
+    # It answers at last: late, twice, and it changes nothing.
+    for _ in range(2):
+        assert works.orders.answer(uplink.work_order_id, done=True) == "refused"
+    assert len(works.orders.work_orders()) == 2 and lines(works, subscriber) == 0
+    works.charges.recognise()
+    assert balances(works)
+    assert time_out(works, settings.model_copy(update={"delivery_timeout_h": 0})) == 0
+
+
+def test_what_was_pushed_and_is_cancelled_is_withdrawn_with_its_number(works, settings, subscriber, receiver):
+    works.orders.place(subscriber, "uplink-acceleration")
+    deliver(works, settings)
+    works.subscriptions.close(subscriber)
+    (work,) = works.orders.work_orders()
+    assert (work.action, work.broadband) == ("withdraw", "sh87654321")
+    assert lines(works, subscriber) == 0
+
+
+def test_done_after_it_was_cancelled_is_withdrawn(works, subscriber):
+    order = works.orders.place(subscriber, "uplink-acceleration")
+    (work,) = works.orders.work_orders()
+    works.orders.cancel(order.product_id)
+    assert works.orders.work_orders() == []
+    assert works.orders.answer(work.work_order_id, done=True) == "refused"
+    assert [w.action for w in works.orders.work_orders()] == ["withdraw"]
+    assert lines(works, subscriber) == 0
+
+
+def test_an_answer_to_an_earlier_asking_changes_nothing(works, settings, subscriber, receiver, clock):
+    works.orders.place(subscriber, "uplink-acceleration")
+    (work,) = works.orders.work_orders()
+    deliver(works, settings)
+    for _ in range(5):
+        state = works.orders.answer(
+            work.work_order_id, done=False, again=True, reason="nobody home", attempt=1
+        )
+        assert state == "open"
+    (work,) = works.orders.work_orders()
+    assert work.attempts == 2
+    deliver(works, settings)
+    keys = [headers["Idempotency-Key"] for _, headers, _ in receiver.got]
+    assert keys == [f"{work.work_order_id}-1", f"{work.work_order_id}-2"]
+
+
+def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
+    works, settings, subscriber, receiver, monkeypatch
+):
+    from tokenworks.console import hub
+
+    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    orders = [works.orders.place(subscriber, offering) for offering in ("ctc-light", "ctc-standard")]
+    shown = hub.order_resource
+
+    def broken(order, subscriber_id):
+        if order.order_id == orders[0].order_id:
+            raise KeyError("a state that nobody foresaw")
+        return shown(order, subscriber_id)
+
+    monkeypatch.setattr(hub, "order_resource", broken)
+    deliver(works, settings)
+    first, second = (said["event"] for said in receiver.bodies())
+    assert first == {"resource": {"id": str(orders[0].order_id)}}
+    assert second["productOrder"]["id"] == str(orders[1].order_id)
