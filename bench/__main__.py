@@ -349,8 +349,9 @@ def bench_bills(count, progress):
     import psutil
 
     from bench.crowd import seed
-    from tokenworks.app.database import connect, migrate
+    from tokenworks.app.database import connect
     from tokenworks.app.embedded import Embedded
+    from tokenworks.app.schema import migrate
     from tokenworks.catalog import Offerings, seed_catalogue
     from tokenworks.subscriptions.model import month_start
     from tokenworks.trust import ensure_pepper

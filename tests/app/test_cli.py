@@ -238,10 +238,10 @@ def test_metrics_and_health(server):
 
 
 def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
-    from tokenworks.app import database
+    from tokenworks.app import database, schema
 
     versions = (Path(database.__file__).parent / "migrations/versions").glob("[0-9]*.py")
-    assert max(path.name[:4] for path in versions) == database.SCHEMAS[0]
+    assert max(path.name[:4] for path in versions) == schema.SCHEMA
 
 
 READING = {

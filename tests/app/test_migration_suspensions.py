@@ -3,7 +3,7 @@
 import contextlib
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  (a fixture)
-from tokenworks.app import database
+from tokenworks.app import database, schema
 from tokenworks.charging import verify
 from tokenworks.kernel import uuid7
 
@@ -36,7 +36,7 @@ def test_what_was_suspended_has_a_cause(empty_url):  # noqa: F811
             "INSERT INTO dunning (bill_id, step, subscriber_id, taken_at) VALUES (%s, 'suspend', %s, now())",
             (bill_id, dunned),
         )
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         found = dict(
             connection.execute(
                 "SELECT subscriber_id, (state, suspended_by::text)::text FROM subscriber"

@@ -6,7 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tokenworks.app import database
+from tokenworks.app import database, schema
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import load_settings
@@ -33,7 +33,7 @@ def migrate_to(url, revision):
 
     config = Config()
     config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
-    with create_engine(database._engine_url(url), poolclass=NullPool).begin() as connection:
+    with create_engine(schema.engine_url(url), poolclass=NullPool).begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
 
@@ -52,7 +52,7 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
                        2, 0, 0, 0, 7, 0, 0, '[]', %(loss)s, '{}', %(u)s, 1, %(u)s)""",
                 {"a": account_id, "u": usage_id, "loss": loss},
             )
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         rows = {row["usage_id"]: row for row in Ledger(connection, SystemClock()).usage(account_id)}
         assert rows[ids[0]]["loss"] == [{"cause": "unnamed", "requests": 1, "counts": {"output": 7}}]
         assert rows[ids[1]]["loss"] == []
@@ -121,7 +121,7 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
         for statement in BEFORE_0013.split(";\n"):
             if statement.strip():
                 connection.execute(statement, ids)
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         works = make_works(load_settings({"data_dir": str(session_dir / "seed")}).settings, connection)
         seal_existing(connection, works.vault, lambda *_: None)
         first, second = (works.bills.find(str(ids[name])) for name in ("b1", "b2"))
@@ -193,7 +193,7 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
             load_settings({"data_dir": str(session_dir / "seed")}).settings, connection, ManualClock(begin)
         )
         works.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         seal_existing(connection, works.vault, lambda *_: None)
         charges = connection.execute("SELECT charge_id FROM product WHERE product_id = %s", (changed[0],))
         assert charges.fetchone()[0] == changed[4]
@@ -223,7 +223,7 @@ def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_
             "INSERT INTO sign_in_code (code_id, identifier_mac, address, code_mac, created_at) VALUES (%s, 'x', 'local', 'y', now())",
             (uuid7(),),
         )
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         looks = [row[0] for row in connection.execute("SELECT skeleton FROM staff ORDER BY staff_id")]
         assert looks == ["ann", f"ann#{ids[1]}", "bo", f"#{ids[3]}"]
         rows = connection.execute(

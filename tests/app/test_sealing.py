@@ -10,7 +10,7 @@ import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401
 from tests.subscriptions.test_privacy import where
-from tokenworks.app import database
+from tokenworks.app import database, schema
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.sealing import PLACES, check_sealed, seal_existing
 from tokenworks.app.settings import load_settings
@@ -100,7 +100,7 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
     migrate_to(empty_url, "0012")
     with contextlib.closing(database.connect(empty_url)) as connection:
         people, text = fill(connection)
-        assert database.migrate(empty_url) == database.SCHEMAS[0]
+        assert schema.migrate(empty_url) == schema.SCHEMA
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         works = make_works(settings, connection, ManualClock(datetime.now(UTC)))
         with pytest.raises(Unavailable, match="tokenworks init"):

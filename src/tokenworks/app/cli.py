@@ -4,7 +4,7 @@ import contextlib
 import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -31,9 +31,10 @@ from tokenworks.app import (
 )
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
-from tokenworks.app.database import connect, database, migrate
+from tokenworks.app.database import connect, database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.app.schema import current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
@@ -61,9 +62,10 @@ def cli(context: click.Context, data_dir: str | None) -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="A catalogue file instead of the seed.",
 )
+@click.option("--plan", is_flag=True, help="Say which steps the schema needs, and do nothing.")
 @json_option
 @pass_context
-def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
+def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) -> None:
     """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
     from tokenworks.trust import check_first_pepper, check_peppers, ensure_pepper, load_peppers  # noqa: PLC0415
 
@@ -71,9 +73,12 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
     content = seed_catalogue() if catalogue is None else read_catalogue(read_text(catalogue), str(catalogue))
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.ExitStack() as stack:
-        with _status("Starting the database"):
+        with _status("Starting the database") as doing:
             url = stack.enter_context(database(settings))
-            revision = migrate(url)
+            if plan:
+                _show_plan(url, as_json=as_json)
+                return
+            revision = migrate(url, doing)
         connection = stack.enter_context(contextlib.closing(connect(url)))
         check_first_pepper(connection, settings.secrets)
         ensure_pepper(settings.secrets)
@@ -94,6 +99,30 @@ def init(context: Context, catalogue: Path | None, as_json: bool) -> None:
         say(
             f"Ready in {settings.data_dir}: schema {revision}, {len(content.offerings)} offerings ({new} new versions)."
         )
+
+
+def _show_plan(url: str, *, as_json: bool) -> None:
+    with contextlib.closing(connect(url)) as connection:
+        there, steps = current(connection), plan_steps(connection)
+    rows = [step._asdict() for step in steps]
+    if as_json:
+        print_json({"schema": there, "steps": rows})
+        return
+    if not steps:
+        say(f"The schema is {there}, and this release's: nothing to do.")
+        return
+    if there is None:
+        say(f"There is no schema yet: {len(steps)} steps make it.")
+        return
+    for step in steps:
+        say(f"{step.revision}  {step.what}")
+        say(f"      releases from schema {step.compatible_from} on may serve meanwhile and afterwards")
+        for table, mode in sorted(step.locks.items()):
+            say(f"      locks {table}: {mode}")
+        for index in step.indexes:
+            say(f"      builds the index {index} while others write")
+        if step.fills:
+            say("      fills rows in batches; cut off, it goes on where it was")
 
 
 def _seal(works: Works) -> None:
@@ -568,12 +597,13 @@ def demo(context: Context, keep: bool) -> None:
 
 
 @contextlib.contextmanager
-def _status(what: str) -> Iterator[None]:
+def _status(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner with a text, on a terminal; yields what changes the text."""
     if console.is_terminal:
-        with console.status(what):
-            yield
+        with console.status(what) as status:
+            yield status.update
     else:
-        yield
+        yield lambda _: None
 
 
 guard(cli)

@@ -9,8 +9,9 @@ import click
 
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, person_of, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import anchor, check_schema, connect, database
+from tokenworks.app.database import anchor, connect, database
 from tokenworks.app.output import exact_wanted, json_text, print_json, say
+from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Effective, Settings, load_settings
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock

@@ -3,7 +3,6 @@
 import contextlib
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
@@ -14,8 +13,6 @@ from tokenworks.kernel import AnchoredClock, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
-# This release runs on its own schema, the first, and on the next one, so that migrations expand under a running fleet.
-SCHEMAS: Final = ("0019",)
 USAGE_MONTHS_AHEAD: Final = 3
 
 
@@ -44,32 +41,6 @@ def connect(url: str) -> Connection:
         raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
 
 
-def _engine_url(url: str) -> str:
-    return url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
-        "postgres://", "postgresql+psycopg://", 1
-    )
-
-
-def migrate(url: str) -> str:
-    """Bring the schema to this release's. Returns the revision. Two at once: the second waits."""
-    # A fifth of a second that only `init` needs.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
-    from alembic.migration import MigrationContext  # noqa: PLC0415
-    from sqlalchemy import create_engine  # noqa: PLC0415
-    from sqlalchemy.pool import NullPool  # noqa: PLC0415
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    engine = create_engine(_engine_url(url), poolclass=NullPool)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7461001)")
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-        current = MigrationContext.configure(connection).get_current_revision()
-    return str(current)
-
-
 def identity(connection: Connection) -> str:
     """Which database this is, and on which timeline: it changes with a fail-over and with a restore. Empty where it can't say."""
     try:
@@ -92,22 +63,6 @@ def anchor(clock: AnchoredClock, connection: Connection) -> None:
     row = connection.execute("SELECT clock_timestamp()").fetchone()
     assert row is not None
     clock.anchor(row[0], asked_ns)
-
-
-def check_schema(connection: Connection) -> None:
-    """Raise `Unavailable` where this release can't run on the schema that is there."""
-    head = SCHEMAS[0]
-    try:
-        row = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-    except psycopg.errors.UndefinedTable:
-        row = None
-    if row is None:
-        raise Unavailable("the database has no schema yet: run `tokenworks init` first")
-    if row[0] not in SCHEMAS:
-        raise Unavailable(
-            f"the database is at schema {row[0]}, this release runs on {' and '.join(SCHEMAS)}: "
-            f"{'run `tokenworks init`' if str(row[0]) < str(head) else 'run a newer release'}"
-        )
 
 
 def ensure_usage_months(connection: Connection, now: datetime | None = None) -> None:

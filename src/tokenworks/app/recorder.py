@@ -19,8 +19,9 @@ import structlog
 import uvloop
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import Connection, anchor, check_schema, connect, database, identity
+from tokenworks.app.database import Connection, anchor, connect, database, identity
 from tokenworks.app.logs import configure_logs
+from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (

@@ -21,8 +21,9 @@ from typing import Final
 import structlog
 
 from tokenworks.app import recorder, tokenizer, worker
-from tokenworks.app.database import Connection, check_schema, connect, database, ensure_usage_months
+from tokenworks.app.database import Connection, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms

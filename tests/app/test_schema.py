@@ -1,0 +1,223 @@
+"""Schema steps under a serving fleet: which locks they take, what is cut off goes on, which releases may run."""
+
+import contextlib
+import os
+import shutil
+import signal
+import textwrap
+
+import psycopg
+import pytest
+
+from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
+from tests.support.server import Server, until
+from tokenworks.app import schema
+from tokenworks.app.database import connect
+from tokenworks.app.schema import Index, Step, build_index, check_schema, migrate, plan_steps
+from tokenworks.kernel import Unavailable
+
+# Weaker ones hold up neither a request nor settlement.
+WEAK = {"AccessShareLock", "RowShareLock", "RowExclusiveLock"}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """This release's migrations, and what `add` writes after them."""
+    made = tmp_path / "migrations"
+    shutil.copytree(schema.MIGRATIONS, made, ignore=shutil.ignore_patterns("__pycache__"))
+
+    def add(revision, text, after=schema.SCHEMA):
+        head = f'"""A step of a later release."""\nrevision = "{revision}"\ndown_revision = "{after}"\n'
+        (made / "versions" / f"{revision}_next.py").write_text(head + textwrap.dedent(text))
+        return made
+
+    return add
+
+
+def steps():
+    return [step for step in schema._steps(schema.MIGRATIONS) if step.revision >= schema.FIRST_STEP]
+
+
+@pytest.mark.parametrize("revision", [step.revision for step in steps()])
+def test_a_step_locks_what_it_says_and_changes_the_catalogue_alone(empty_url, revision):  # noqa: F811
+    from alembic import command
+    from alembic.config import Config
+    from sqlalchemy import create_engine
+    from sqlalchemy.pool import NullPool
+
+    step = next(step for step in steps() if step.revision == revision)
+    migrate_to(empty_url, step.down_revision)
+    config = Config()
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
+    tables = """SELECT c.oid, coalesce(p.relname, c.relname), c.relfilenode FROM pg_class c LEFT JOIN pg_inherits h ON h.inhrelid = c.oid
+        LEFT JOIN pg_class p ON p.oid = h.inhparent WHERE c.relkind IN ('r', 'p') AND c.relnamespace = 'public'::regnamespace"""
+    with create_engine(schema.engine_url(empty_url), poolclass=NullPool).connect() as connection:
+        before = {oid: (name, node) for oid, name, node in connection.exec_driver_sql(tables)}
+        connection.rollback()
+        config.attributes["connection"] = connection
+        with connection.begin():
+            command.upgrade(config, revision)
+            locked = {}
+            for oid, mode in connection.exec_driver_sql(
+                "SELECT relation, mode FROM pg_locks WHERE pid = pg_backend_pid() AND relation IS NOT NULL AND granted"
+            ):
+                if oid in before and mode not in WEAK and before[oid][0] != "alembic_version":
+                    locked.setdefault(before[oid][0], set()).add(mode)
+            anew = {
+                name
+                for oid, name, node in connection.exec_driver_sql(tables)
+                if oid in before and before[oid][1] != node
+            }
+            scanned = {
+                name
+                for name, scans in connection.exec_driver_sql(
+                    "SELECT relname, seq_scan FROM pg_stat_xact_user_tables WHERE seq_scan > 0"
+                )
+                for name in [next((known for oid, (known, _) in before.items() if known == name), name)]
+            }
+    assert set(locked) == set(getattr(step.module, "LOCKS", {})), (
+        "LOCKS names each table that was there before"
+    )
+    for table, modes in locked.items():
+        assert step.module.LOCKS[table] in modes
+    hot = set(locked) & set(schema.HOT_TABLES)
+    assert not anew & set(schema.HOT_TABLES), "a hot table is written anew while it is locked"
+    assert not scanned & hot, "a hot table is read whole while it is locked"
+    assert step.revision >= getattr(step.module, "COMPATIBLE_FROM", step.revision)
+
+
+def test_an_index_is_built_beside_writers_and_over_partitions(works):
+    connection = works.connection
+    connection.execute("CREATE TABLE plain (n int)")
+    connection.execute("INSERT INTO plain VALUES (1), (1)")
+    connection.execute("CREATE TABLE parted (n int, part int) PARTITION BY LIST (part)")
+    for part in (1, 2):
+        connection.execute(f"CREATE TABLE parted_{part} PARTITION OF parted FOR VALUES IN ({part})")
+
+    def valid(name):
+        return connection.execute(
+            "SELECT indisvalid FROM pg_index WHERE indexrelid = %s::regclass", (name,)
+        ).fetchone()[0]
+
+    # What was cut off left an index that is not valid, as one does that can't be unique.
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        build_index(connection, Index("plain_n", "plain", "(n)", unique=True))
+    assert not valid("plain_n")
+    connection.execute("DELETE FROM plain")
+    build_index(connection, Index("plain_n", "plain", "(n)", unique=True))
+    assert valid("plain_n")
+    # Over a partitioned table: one partition has its index already, as a run that was cut off leaves it.
+    index = Index("parted_n", "parted", "(n) WHERE n > 0")
+    connection.execute("CREATE INDEX parted_n ON ONLY parted (n) WHERE n > 0")
+    connection.execute("CREATE INDEX parted_1_parted_n ON parted_1 (n) WHERE n > 0")
+    assert not valid("parted_n")
+    said = []
+    for _ in range(2):
+        build_index(connection, index, said.append)
+    assert valid("parted_n") and valid("parted_2_parted_n") and said == ["Index parted_n"]
+    connection.execute("CREATE TABLE parted_3 PARTITION OF parted FOR VALUES IN (3)")
+    found = connection.execute(
+        "SELECT count(*) FROM pg_inherits WHERE inhparent = 'parted_n'::regclass"
+    ).fetchone()
+    assert found == (3,)
+
+
+FILLED = """
+    from alembic import op
+    COMPATIBLE_FROM = "{compatible}"
+    LOCKS = {{"account": "AccessExclusiveLock"}}
+
+    def upgrade():
+        op.execute("ALTER TABLE account ADD COLUMN colour text")
+
+    def backfill(connection, after):
+        found = connection.execute(
+            "UPDATE account SET colour = 'blue' WHERE account_id IN (SELECT account_id FROM account WHERE account_id > "
+            "coalesce(%s, '00000000-0000-0000-0000-000000000000')::uuid ORDER BY 1 LIMIT 2) RETURNING account_id", (after,)
+        ).fetchall()
+        if after is not None and {fails}:
+            raise RuntimeError("cut off")
+        return None if len(found) < 2 else str(max(row[0] for row in found))
+"""
+
+
+def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, database_url, folder):
+    for _ in range(5):
+        works.ledger.open_account()
+
+    def blue():
+        return works.connection.execute("SELECT count(*) FROM account WHERE colour = 'blue'").fetchone()[0]
+
+    broken = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=True))
+    with pytest.raises(RuntimeError):
+        migrate(database_url, folder=broken)
+    assert blue() == 2
+    assert plan_steps(works.connection, broken) == []
+    works.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
+    whole = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
+    said = []
+    assert migrate(database_url, said.append, folder=whole) == "9001"
+    assert blue() == 3  # the first batch is not done twice
+    assert len([one for one in said if one.startswith("Filling")]) == 2
+    said.clear()
+    migrate(database_url, said.append, folder=whole)
+    assert said == []
+
+
+def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, database_url, folder):
+    made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
+    assert plan_steps(works.connection, made) == [
+        Step(
+            "9001", "A step of a later release.", schema.SCHEMA, {"account": "AccessExclusiveLock"}, [], True
+        )
+    ]
+    migrate(database_url, folder=made)
+    check_schema(works.connection)
+    with pytest.raises(Unavailable, match="runs releases from schema"):
+        check_schema(works.connection, "0019")
+    with pytest.raises(Unavailable, match="needs 9002: run `tokenworks init`"):
+        check_schema(works.connection, "9002")
+    # The contract step: nothing older may run.
+    made = folder("9002", "def upgrade():\n    pass\n", after="9001")
+    migrate(database_url, folder=made)
+    with pytest.raises(Unavailable, match="runs releases from schema 9002 on"):
+        check_schema(works.connection)
+    check_schema(works.connection, "9002")
+    # Something else set the number: what that schema runs is not known.
+    works.connection.execute("UPDATE alembic_version SET version_num = '9003'")
+    with pytest.raises(Unavailable, match="runs releases from schema 9003 on"):
+        check_schema(works.connection, "9002")
+
+
+def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, database_url, folder, monkeypatch):
+    monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 2)
+    monkeypatch.setattr(schema, "LOCK_PAUSE_S", 0)
+    monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 10)
+    made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
+    with contextlib.closing(connect(database_url)) as other:
+        other.autocommit = False
+        other.execute("SELECT count(*) FROM account")
+        with pytest.raises(Unavailable, match="see pg_stat_activity"):
+            migrate(database_url, folder=made)
+        assert schema.current(works.connection) == schema.SCHEMA
+        check_schema(works.connection)
+        other.rollback()
+    assert migrate(database_url, folder=made) == "9001"
+
+
+def test_a_host_serves_while_the_next_schema_comes_and_starts_anew_on_it(tmp_path, upstream, folder):
+    with Server(tmp_path / "host", workers=1) as server:
+        server.add_deployment("stub", "stub", upstream.url)
+        subscriber, key = server.subscriber("ctc-light")
+        assert server.chat(key, {"tokens": 5})[0] == 200
+        migrate(server.url, folder=folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False)))
+        assert server.chat(key, {"tokens": 5})[0] == 200
+        (recorder,) = [pid for name, pid in server.processes() if name == "recorder"]
+        os.kill(recorder, signal.SIGKILL)
+        until(
+            lambda: [pid for name, pid in server.processes() if name == "recorder"] not in ([], [recorder]),
+            what="another recorder",
+        )
+        until(lambda: server.chat(key, {"tokens": 5})[0] == 200, what="an answer")
+        assert len(server.usage(subscriber, 3)) >= 3
+        assert server.findings() == []
