@@ -7,9 +7,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-import psycopg
 import pytest
 
+from tests.support.databases import new_database
 from tests.support.memory import in_memory
 from tests.support.server import Server, StubUpstream
 from tests.support.spend import Spender
@@ -63,34 +63,37 @@ def session_dir():
         yield Path(folder)
 
 
+# A server that is there, by the URL of one of its databases as a role that may make more: the tests of rooms run on it.
+GIVEN_CLUSTER = os.environ.get("TOKENWORKS_TEST_DATABASE_URL")
+TEMPLATE = f"template_works_{os.getpid()}"
+
+
 @pytest.fixture(scope="session")
 def cluster(session_dir):
     """The URL of a server with a migrated, seeded template database."""
-    in_memory(session_dir / "pg")
-    with Embedded(session_dir / "pg", FAST).use() as url:
-        admin = url.replace("/tokenworks?", "/postgres?")
-        with psycopg.connect(admin, autocommit=True) as connection:
-            connection.execute("CREATE DATABASE template_works")
-        template = url.replace("/tokenworks?", "/template_works?")
+    os.environ.pop("TOKENWORKS_TEST_DATABASE_URL", None)  # it is no setting of ours
+    with contextlib.ExitStack() as stack:
+        if GIVEN_CLUSTER is None:
+            in_memory(session_dir / "pg")
+            stack.callback(Embedded(session_dir / "pg", FAST).destroy)
+            url = stack.enter_context(Embedded(session_dir / "pg", FAST).use())
+        else:
+            url = GIVEN_CLUSTER
+        template = stack.enter_context(new_database(url, TEMPLATE))
         migrate(template)
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         ensure_pepper(settings.secrets)
         with contextlib.closing(connect(template)) as connection:
             make_works(settings, connection).offerings.load(seed_catalogue())
         yield url
-    Embedded(session_dir / "pg", FAST).destroy()
 
 
 @pytest.fixture
 def database_url(cluster):
     """A fresh database with schema and seed catalogue."""
     name = f"works_{os.getpid()}_{next(_numbers)}"
-    admin = cluster.replace("/tokenworks?", "/postgres?")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template_works STRATEGY FILE_COPY")
-    yield cluster.replace("/tokenworks?", f"/{name}?")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(cluster, name, f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY") as url:
+        yield url
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.databases import new_database
 from tokenworks.app import database, schema
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.sealing import seal_existing
@@ -16,13 +17,8 @@ from tokenworks.kernel import SystemClock, uuid7
 
 @pytest.fixture
 def empty_url(cluster):
-    name = f"empty_{uuid7().hex}"
-    admin = cluster.replace("/tokenworks?", "/postgres?")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}")
-    yield cluster.replace("/tokenworks?", f"/{name}?")
-    with psycopg.connect(admin, autocommit=True) as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with new_database(cluster, f"empty_{uuid7().hex}") as url:
+        yield url
 
 
 def migrate_to(url, revision):
