@@ -246,3 +246,22 @@ def test_draining_and_coming_back(factory, pair):
 def factory_phone(server):
     made, _ = server.subscriber("ctc-light")
     return made.phone
+
+
+def test_what_has_no_other_place_leaves_the_retry_budget_to_who_has_one(tmp_path):
+    with Server(tmp_path / "host", retries_per_s=0) as server, StubUpstream() as one, StubUpstream() as two:
+        one.behave(status=500, every=2)
+        two.behave(status=500)
+        server.add_deployment("alone", "alone", one.url)
+        for name in ("first", "second"):
+            server.add_deployment(name, "stub", two.url)
+        _, key = server.subscriber("ctc-premium")
+        # A fifth of all requests may be tried again, and none of these can be sent anywhere else.
+        statuses = [server.chat(key, {"tokens": 5, "prompt": 9}, model="alone")[0] for _ in range(19)]
+        assert statuses == [*[502, 200] * 9, 502]
+        assert server.chat(key, {"tokens": 5, "prompt": 9})[0] == 502
+        # The twentieth was tried again.
+        assert (
+            until(lambda: server.metrics("attempts_total") == [21.0], what="the counters")
+            and server.findings() == []
+        )

@@ -25,7 +25,12 @@ from tokenworks.factory import make_deployment
 from tokenworks.gateway.stats import Reading
 
 # What the cases are written for, and a look at the deployments so rarely that no case sees it.
-SETTINGS = {"upstream_first_byte_timeout_s": 4, "attempts_max": 3, "health_check_s": 60}
+SETTINGS = {
+    "upstream_first_byte_timeout_s": 4,
+    "attempts_max": 3,
+    "health_check_s": 60,
+    "retries_per_s": 1000,
+}
 FLAT = "ctc-flagship"
 OFFERINGS = {"shared": FLAT, "fresh": FLAT, "none": None}
 AT_ONCE = 24

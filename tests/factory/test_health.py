@@ -102,7 +102,7 @@ def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
 
 
 def test_a_bad_hour_costs_a_fifth_more_and_not_three_times_as_much():
-    budget = RetryBudget()
+    budget = RetryBudget(10)
     retries = 0
     for n in range(10_000):
         now_s = n / 1000  # a thousand a second, ten seconds, and all of them fail

@@ -161,6 +161,12 @@ class Settings(BaseModel):
         "place; 0: those alone",
     )
     attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
+    retries_per_s: int = Field(
+        default=10,
+        ge=0,
+        le=100_000,
+        description="a worker tries so many requests a second at another deployment in any case, and a fifth of its requests beside them",
+    )
     failover_patience_s: int = Field(
         default=5,
         ge=1,

@@ -164,12 +164,12 @@ class RetryBudget:
     """
 
     RETRY_PART: Final = 0.2
-    RETRIES_PER_S: Final = 10
     WINDOW_S: Final = 10
 
-    __slots__ = ("_requests", "_retries", "_second")
+    __slots__ = ("_least", "_requests", "_retries", "_second")
 
-    def __init__(self) -> None:
+    def __init__(self, retries_per_s: int) -> None:
+        self._least = retries_per_s * self.WINDOW_S
         self._second = -1
         self._requests: deque[int] = deque([0], maxlen=self.WINDOW_S)
         self._retries: deque[int] = deque([0], maxlen=self.WINDOW_S)
@@ -193,7 +193,7 @@ class RetryBudget:
     def may_retry(self, now_s: float) -> bool:
         """Whether one more attempt is in the budget; it is spent then."""
         self._turn(now_s)
-        most = self.RETRY_PART * sum(self._requests) + self.RETRIES_PER_S * self.WINDOW_S
+        most = self.RETRY_PART * sum(self._requests) + self._least
         if sum(self._retries) >= most:
             return False
         self._retries[-1] += 1

@@ -105,6 +105,7 @@ class Limits(Protocol):
     upstream_idle_timeout_s: int
     request_timeout_s: int
     attempts_max: int
+    retries_per_s: int
     decision_log_every: int
     failover_patience_s: int
     queue_wait_s: int
@@ -157,7 +158,7 @@ class Gateway:
         self.proxies = settings.proxy_networks
         self.counter: TokenizerClient
         self.placement = Placement()
-        self.retries = RetryBudget()
+        self.retries = RetryBudget(settings.retries_per_s)
         self.seen_path: Path | None = None
         self.seen_before: dict[str, Any] = {}  # by an earlier worker on this host
         self.deferred: list[Placing] = []  # they look again with the next tick

@@ -152,7 +152,13 @@ class Placing(Recording):
         if self.attempt_no:
             # Something was sent already: one more attempt is one of so many that a bad hour may cost.
             chosen = None
-            if len(self.tried) < gateway.settings.attempts_max and gateway.retries.may_retry(now_s):
+            others = any(place.name not in self.tried for place in self.places)
+            # Without another place nothing is sent again, and the budget stays whole for who has one.
+            if (
+                others
+                and len(self.tried) < gateway.settings.attempts_max
+                and gateway.retries.may_retry(now_s)
+            ):
                 chosen = gateway.placement.choose(self.places, self.tried, ask, now_s)
         else:
             if not self.tried:
