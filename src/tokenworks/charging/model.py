@@ -490,7 +490,7 @@ class BalanceMove:
 
 # What is done for one product, order, refund or subscriber at a time: its next cycle; a credit or a refund that waited for
 # grants; its bill.
-JobName = Literal["cycle", "credit", "refund", "bill"]
+JobName = Literal["cycle", "credit", "refund", "bill", "start", "collection"]
 JobState = Literal["retrying", "quarantined"]
 
 

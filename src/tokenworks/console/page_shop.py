@@ -21,7 +21,6 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
-from tokenworks.console.page_quotes import Quote, quote_and_ask
 from tokenworks.console.web import Asked, Rooms, audit, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
@@ -33,7 +32,7 @@ from tokenworks.kernel import (
     parse_money,
     uuid7,
 )
-from tokenworks.subscriptions import day_of, last_day
+from tokenworks.subscriptions import Quote, day_of, last_day
 
 router = APIRouter(include_in_schema=False)
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
@@ -243,22 +242,21 @@ def _confirm(
         subscriber = visitor.subscriber
         delivery = o.deliveries[0] if o.deliveries else None
         try:
-            found, twice = quote_and_ask(
-                rooms, subscriber,
-                lambda confirm: rooms.orders.place(subscriber, o.id, delivery=delivery, confirm=confirm),
-            )  # fmt: skip
+            found = rooms.quotes.place(subscriber, o.id, delivery=delivery, confirm=None)
         except TokenworksError as why:
             refused = why
         else:
-            today, product = found.amount_nano, found.product
+            today, twice = found.now_nano, found.second
             if o.first_price is not None and today > parse_money(o.first_price).amount_nano:
                 card["first"] = None  # a contract has another price
-            facts.append((words["charged_today"], _today(found, yuan(price_of(o)), words)))
-            if product.cycle_end is not None:
-                facts.append((words["runs_until"], last_day(product.cycle_end)))
-                price = yuan(rooms.quotes.price(subscriber, o, product.cycle_end)) + words["per_month"]
-                renews = words["renews"].format(day=day_of(product.cycle_end), price=price)
-                facts.append((words["renewal"], renews if product.renews else words["no_renewal"]))
+            facts.append((words["charged_today"], _today(found, words)))
+            if found.ends_at is not None:
+                facts.append((words["runs_until"], last_day(found.ends_at)))
+                renews = words["no_renewal"]
+                if found.renews_at is not None and found.renewal_nano is not None:
+                    price = yuan(found.renewal_nano) + words["per_month"]
+                    renews = words["renews"].format(day=day_of(found.renews_at), price=price)
+                facts.append((words["renewal"], renews))
             else:
                 facts.append((words["renewal"], _renewal(o, card["price"], words)))
     do = words["order_for"].format(price=yuan(today)) if today else words["order_free"]
@@ -270,13 +268,14 @@ def _confirm(
     )  # fmt: skip
 
 
-def _today(found: Quote, price: str, words: dict[str, str]) -> str:
+def _today(found: Quote, words: dict[str, str]) -> str:
     """What is charged at once; what another system delivers is charged when it has."""
-    if found.order.state == "completed":
-        return yuan(found.amount_nano)
-    if found.amount_nano > 0:
-        return words["rest_later"].format(price=yuan(found.amount_nano))
-    return words["after_delivery"].format(price=price)
+    if found.waits_for is None:
+        return yuan(found.now_nano)
+    later = yuan(found.later_nano)
+    if found.now_nano > 0:
+        return words["rest_later"].format(price=yuan(found.now_nano), rest=later)
+    return words["after_delivery"].format(price=later)
 
 
 def _renewal(o: Offering, price: str, words: dict[str, str]) -> str:
