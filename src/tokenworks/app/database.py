@@ -44,6 +44,12 @@ def connect(url: str) -> Connection:
         raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
 
 
+def beside(connection: Connection) -> contextlib.closing[Connection]:
+    """Another connection to the same database: what is written there stays, whatever becomes of a transaction here."""
+    info = connection.info
+    return contextlib.closing(psycopg.connect(info.dsn, password=info.password or None, autocommit=True))
+
+
 def _engine_url(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
         "postgres://", "postgresql+psycopg://", 1

@@ -628,7 +628,8 @@ class Orders(OrderBook):
             with self._connection.transaction():
                 step(subscriber, product)
         except CreditLimitReached:
-            hold(self._connection, self._ledger, self._clock, subscriber, product)
+            offering = self._offerings.sold(product.offering_version).offering
+            hold(self._connection, self._ledger, self._clock, subscriber, product, offering)
 
     # The monthly cycle.
 
