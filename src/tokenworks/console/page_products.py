@@ -22,13 +22,17 @@ from tokenworks.console.page_shop import LIVE, offer, on_sale
 from tokenworks.console.web import Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, refusal
 from tokenworks.kernel import NotFound, TokenworksError, uuid7
-from tokenworks.subscriptions import Product, When, day_of, last_day
+from tokenworks.subscriptions import Order, Product, When, day_of, last_day
 
 router = APIRouter(include_in_schema=False)
 What = Literal["change", "cancel", "pause", "resume"]
 Done = Annotated[
-    Literal["change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep"] | None, Query()
-]
+    Literal[
+        "change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep", "pause_all", "resume_all", "withdraw"
+    ]
+    | None,
+    Query(),
+]  # fmt: skip
 # What others deliver is not paused: neither an add-on, nor a bundle that may have one.
 PAUSED: Final = frozenset({"plan", "pay_as_you_go", "trial"})
 EARLIER_SHOWN: Final = 20
@@ -63,6 +67,8 @@ def _list(
             for p in reversed(found) if p.state not in LIVE and p.parent_id is None
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
+        to_come=[_to_come(request, rooms, visitor, order) for order in rooms.orders.to_come(visitor.subscriber)],
+        all_do=_all_do(visitor),
     )  # fmt: skip
 
 
@@ -72,6 +78,24 @@ def _notices(visitor: Visitor, words: dict[str, str]) -> list[str]:
     if not found.suspended_by and found.restricted:
         return [words["notice_restricted"]]
     return [words[f"suspended_{cause}"] for cause in found.suspended_by]
+
+
+def _all_do(visitor: Visitor) -> str | None:
+    """Whether the owner may pause all, or go on."""
+    if visitor.who.role != "owner":
+        return None
+    return "resume" if "own_wish" in visitor.subscriber.suspended_by else "suspend"
+
+
+def _to_come(request: Request, rooms: Rooms, visitor: Visitor, order: Order) -> dict[str, str]:
+    """An order that waits for its start: when that is, and what it will cost from then on."""
+    language = language_of(request, visitor)
+    o = rooms.offerings.sold(order.offering_version).offering
+    assert order.starts_at is not None
+    shown = offer(o, language)
+    price = yuan(rooms.quotes.price(visitor.subscriber, o, order.starts_at)) + shown["per"]
+    begins = WORDS[language]["begins_on"].format(day=day_of(order.starts_at), price=price)
+    return {"id": str(order.order_id), "name": name_of(o, language), "begins": begins}
 
 
 def _name(request: Request, rooms: Rooms, visitor: Visitor, product: Product) -> str:
@@ -114,7 +138,7 @@ def _at_the_end(
     if product.state == "pendingActive":
         return words["delivered_soon"]
     if product.state == "suspended":
-        return words["paused_now"]
+        return words["held_now"] if product.held else words["paused_now"]
     if product.cycle_end is None:
         return words["no_end"]
     if product.ends_after_cycle or not product.renews:
@@ -289,6 +313,25 @@ def _resume(request: Request, rooms: Rooms, visitor: Visitor, product: Product, 
     if found.ends_at is not None:
         lines.append(words["resume_until"].format(end=last_day(found.ends_at)))
     return {"choices": [_choice("now", "", lines, words["resume_do"])]}
+
+
+@router.post("/products/to-come/{id}/withdraw")
+def withdraw(request: Request, rooms: Asked, id: ProductId) -> Response:
+    """Cancel an order that has not begun."""
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/products")
+    order_id = as_uuid(id, "order")
+    try:
+        if order_id not in {order.order_id for order in rooms.orders.to_come(visitor.subscriber)}:
+            raise NotFound("there is no such order")
+        with rooms.connection.transaction():
+            rooms.orders.withdraw(order_id)
+            states = ({"state": "acknowledged"}, {"state": "cancelled"})
+            audit(rooms, visitor.who, "order.withdraw", order_id, *states)
+    except TokenworksError as error:
+        return _list(request, rooms, visitor, error=error)
+    return RedirectResponse("/products?done=withdraw", 303)
 
 
 @router.post("/products/{id}/keep")

@@ -5,6 +5,7 @@ from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_o
 from tokenworks.subscriptions.deliveries import Deliveries
 from tokenworks.subscriptions.errors import (
     BroadbandMissing,
+    BroadbandTaken,
     CapBelowSpent,
     ChangeNotAllowed,
     ConsentNeeded,
@@ -80,15 +81,18 @@ from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.sales import Sales
 from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.subscriptions.starts import START_DAYS_MAX
 
 __all__ = [
     "BILLING_ZONE",
     "EVENTS",
     "LANGUAGES",
     "PURPOSES",
+    "START_DAYS_MAX",
     "SUSPENSIONS",
     "Api",
     "BroadbandMissing",
+    "BroadbandTaken",
     "CapBelowSpent",
     "CapPeriod",
     "ChangeNotAllowed",

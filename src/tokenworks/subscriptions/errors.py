@@ -30,6 +30,10 @@ class PhoneTaken(Conflict):
     """The number has a subscriber."""
 
 
+class BroadbandTaken(Conflict):
+    """The broadband number is another subscriber's."""
+
+
 class ProductNotFound(NotFound):
     """No such product."""
 
