@@ -178,7 +178,7 @@ class HostMetrics:
                 yield family
         failed = GaugeMetricFamily(
             "tokenworks_failed_jobs",
-            "cycles, credits, refunds and bills whose job raised: tried again, or in quarantine until they are released",
+            "cycles, credits, refunds, bills, starts and collections whose job raised: tried again, or in quarantine until they are released",
             labels=["job", "state"],
         )
         for job, state, count in self.failed_jobs():
