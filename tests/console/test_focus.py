@@ -99,6 +99,27 @@ def test_rows_are_purchases_usage_credits_and_rounding(works, spender, clock, su
     assert {row["BillingPeriodEnd"] for row in rows} == {"2027-04-30T16:00:00Z"}
 
 
+def test_what_expired_unused_is_what_was_billed_and_is_in_no_effective_cost(
+    works, spender, clock, subscriber
+):
+    """No row of its own: by product, what was billed less what its use is worth (decision 40)."""
+    go_to(clock, 2027, 4, 1)
+    plan = works.orders.place(subscriber, "ctc-light")
+    use(works, spender, subscriber, 2_500_000)
+    go_to(clock, 2027, 5, 1, 1)
+    works.orders.run_cycles()
+    works.bills.run()
+    rows = [row for row in read(works, subscriber, "2027-04") if row["ResourceId"] == str(plan.product_id)]
+    charge = works.charges.of_product(plan.product_id)[0]
+    unused = sum(Decimal(row["BilledCost"]) - Decimal(row["EffectiveCost"]) for row in rows)
+    assert (
+        unused == Decimal(charge.amount_nano - charge.amount_nano * 2_500_000_000 // charge.quantity) / 10**9
+    )
+    assert not any(name.startswith("CommitmentDiscount") for name in COLUMNS)
+    (bill,), _ = works.bills.all(subscriber)
+    assert billed(rows) == {bill.bill_no: Decimal(bill.amount_nano) / 10**9}
+
+
 def test_what_is_not_billed_yet_has_no_invoice(works, clock, subscriber):
     works.orders.place(subscriber, "ctc-light")
     (row,) = read(works, subscriber, "2027-04")

@@ -219,8 +219,12 @@ def test_an_order_says_when_it_is_to_begin(client, works, family, clock):
         return client.post(url, json=body, headers={**head, "Idempotency-Key": f"s{next(number)}"})
 
     later = (clock.now() + timedelta(days=3)).isoformat()
-    refused = order(later, action="add", productOffering={"id": "ctc-standard"})
-    assert (refused.status_code, "requestedStartDate" in refused.json()["detail"]) == (400, True)
+    waits = order(later, action="add", productOffering={"id": "ctc-basic"})
+    assert (waits.status_code, waits.json()["state"]) == (201, "acknowledged")
+    over = order(
+        (clock.now() - timedelta(days=1)).isoformat(), action="add", productOffering={"id": "ctc-standard"}
+    )
+    assert (over.status_code, "is over" in over.json()["detail"]) == (400, True)
     made = order(clock.now().isoformat(), action="add", productOffering={"id": "ctc-standard"})
     assert (made.status_code, "requestedStartDate" in made.json()) == (201, True)
     product = made.json()["productOrderItem"][0]["product"]["id"]

@@ -427,7 +427,7 @@ def test_an_offering_that_cannot_be_had_says_why(client, works, li, enter):
         works.orders.place(works.subscriptions.set_profile(li, audiences=["enterprise"]), "ctc-light")
     assert client.get("/order?offering=ctc-light").status_code == 200
     answer = client.post("/order", data={"offering": "ctc-light", "key": "k"})
-    assert answer.status_code == 422 and "您暂不符合订购条件" in answer.text
+    assert answer.status_code == 422 and "这个套餐面向其他类型的客户" in answer.text
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)

@@ -188,7 +188,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
-    "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
+    "order withdraw": _order, "order resume": _product, "order suspend": _product, "order work answer": _work, "quarantine drop": _quarantine,
     "quarantine release": _quarantine, "refund": _order, "staff add": _staff, "staff revoke": _staff, "staff rotate": _staff,
     "approval give": _approval, "approval refuse": _approval, "pepper new": _peppers, "pepper use": _peppers,
     "pepper retire": _peppers, "session end": _sessions,

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 
+from tokenworks.app.database import beside
 from tokenworks.app.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
@@ -131,7 +132,7 @@ def make_works(
     disputes = Disputes(connection, bills, subscriptions, clock)
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
-    payments = Payments(connection, charges, subscriptions, clock, dunning, vault)
+    payments = Payments(connection, charges, subscriptions, clock, dunning, vault, lambda: beside(connection))
     hub = Hub(
         connection,
         peppers,

@@ -53,6 +53,11 @@ def order() -> None:
 @subscriber_option
 @click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
 @click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="A later day on which it begins, in the seller's zone; nothing is charged before.",
+)
 @second_option
 @idempotency_option
 @dry_run_option
@@ -64,22 +69,30 @@ def order_place(
     subscriber: str,
     offering: str,
     delivery: str | None,
+    start: datetime | None,
     confirm: bool,
     idempotency_key: str | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Order an offering onto the phone bill."""
+    """Order an offering onto the phone bill, to begin now or on a later day."""
+    day = None if start is None else start.date()
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         quoted = ""
         with works.connection.transaction(force_rollback=dry_run):
-            made = works.orders.place(found, offering, idempotency_key, delivery=delivery, confirm=confirm)
-        if dry_run and made.new:
+            made = works.orders.place(
+                found, offering, idempotency_key, delivery=delivery, confirm=confirm, start=day
+            )
+        if dry_run and made.new and made.starts_at is None:
             quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery, confirm=confirm))}"
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
+    if made.starts_at is not None:
+        text = (
+            f"{offering} begins on {day_of(made.starts_at)} ({made.state}); nothing is charged before{again}."
+        )
     said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
 
 
@@ -182,11 +195,25 @@ def order_list(context: Context, subscriber: str | None, limit: int, as_json: bo
         print_json(found)
         return
     rows = [
-        (o.order_id, o.ordered_at, o.action, o.offering_id, o.state, money_text(o.amount_nano), o.reason or "")
+        (o.order_id, o.ordered_at, o.action, o.offering_id, o.state, "" if o.starts_at is None else day_of(o.starts_at),
+         money_text(o.amount_nano), o.reason or "")
         for o in found
     ]  # fmt: skip
-    columns = ["order", "at", "action", "offering", "state", "CNY", "why"]
+    columns = ["order", "at", "action", "offering", "state", "begins", "CNY", "why"]
     print_table(f"Orders ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@order.command("withdraw")
+@click.argument("order_id", type=click.UUID)
+@click.option("--reason", help="Why; it is kept.")
+@json_option
+@pass_context
+def order_withdraw(context: Context, order_id: UUID, reason: str | None, as_json: bool) -> None:
+    """Take an order back that has not begun, or waits for a cycle's end or its delivery. Nothing is charged for it."""
+    with context.works() as works:
+        works.orders.withdraw(order_id, reason)
+        made, _ = works.orders.find(order_id)
+    said(made, f"Order {order_id} is {made.state}.", as_json)
 
 
 @order.group("work")
@@ -435,7 +462,7 @@ def bill_pay(
         if method == "test":
             if context.settings().environment != "dev":
                 raise Invalid('the test provider takes money only where environment = "dev"')
-            made = works.payments.collect(found, TestProvider(), reference)
+            made = works.payments.collect(found, TestProvider(), reference, dry_run=dry_run)
         else:
             made = works.payments.pay(found, method, reference, amount_nano)
     dry = " (dry run)" if dry_run else ""

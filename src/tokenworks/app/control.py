@@ -27,6 +27,7 @@ from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.settings import Settings
+from tokenworks.billing import TestProvider
 from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
@@ -177,7 +178,7 @@ class HostMetrics:
                 yield family
         failed = GaugeMetricFamily(
             "tokenworks_failed_jobs",
-            "cycles, credits, refunds and bills whose job raised: tried again, or in quarantine until they are released",
+            "cycles, credits, refunds, bills, starts and collections whose job raised: tried again, or in quarantine until they are released",
             labels=["job", "state"],
         )
         for job, state, count in self.failed_jobs():
@@ -254,6 +255,7 @@ class Jobs:
                 self._cycles,
                 self._revenue,
                 self._bills,
+                self._collections,
                 self._dunning,
                 self._time_outs,
                 self._erasures,
@@ -310,6 +312,12 @@ class Jobs:
             self._billed_s = time.monotonic()
         if made.bills:
             log.info("jobs.bills", bills=made.bills, amount_nano=made.amount_nano)
+
+    def _collections(self, works: Works) -> None:
+        """What a provider was asked for, and no answer is kept of: the process died meanwhile."""
+        done = works.payments.finish_collections({TestProvider.name: TestProvider()} if works.is_dev else {})
+        if done:
+            log.warning("jobs.collections", collections=done)
 
     def _dunning(self, works: Works) -> None:
         for step, count in works.payments.run_dunning().items():

@@ -63,6 +63,27 @@ _TEXTS: Final = {
         "plan.move",
         "en",
     ): "From {date} on, {name} renews at a new tariff: ¥{to_price} (now ¥{from_price}). Until then you can cancel it or change your plan.",
+    (
+        "order.failed",
+        "zh",
+    ): "您预约 {date} 生效的“{name_zh}”未能订购，没有收费。可在“订购”页查看原因并重新订购。",
+    (
+        "order.failed",
+        "en",
+    ): "{name}, which you ordered for {date}, could not begin; nothing is charged. The shop says why, and you can order it again.",
+    (
+        "credit_limit",
+        "zh",
+    ): "“{name_zh}”的下一期超出您的信用额度，已暂停，没有收费。缴费或调高额度后自动恢复。",
+    (
+        "credit_limit",
+        "en",
+    ): "The next period of {name} is more than your credit limit allows. It is paused and not charged, and goes on by itself once something is paid or the limit is raised.",
+    ("credit_limit.released", "zh"): "“{name_zh}”已自动恢复，新的一期从今天开始。",
+    (
+        "credit_limit.released",
+        "en",
+    ): "{name} goes on: its new period begins today.",
     ("dunning.close", "zh"): "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
     ("dunning.close", "en"): "Bill {bill_no}: ¥{left} were not paid. The service has ended.",
 }
@@ -77,8 +98,8 @@ def text_of(kind: str, content: dict[str, Any], language: str) -> str:
         spent=format_money(content.get("spent_nano", 0)),
         cap=format_money(content.get("cap_nano", 0)),
         left=format_money(content.get("remaining_nano", 0)),
-        name=content.get("name"),
-        name_zh=content.get("name_zh"),
+        name=content.get("name") or content.get("offering"),
+        name_zh=content.get("name_zh") or content.get("offering"),
         from_price=format_money(content.get("from_price_nano", 0)),
         to_price=format_money(content.get("to_price_nano", 0)),
         date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,

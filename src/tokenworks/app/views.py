@@ -313,7 +313,11 @@ def quote_text(quote: Quote) -> str:
     if quote.renews_at is not None and quote.renewal_nano is not None:
         renewal = f"{money_text(quote.renewal_nano)} {quote.currency}"
         said.append(f"then {renewal} a cycle from {day_of(quote.renews_at)} on")
-    return f"{'; '.join(said)}. A part of a cycle: {PRORATION[quote.proration]}."
+    waits = ""
+    if quote.waits_for is not None:
+        rest = "it is delivered" if quote.waits_for == "delivery" else "nothing of it is used any more"
+        waits = f" Of that {money_text(quote.now_nano)} {quote.currency} at once, the rest when {rest}."
+    return f"{'; '.join(said)}.{waits} A part of a cycle: {PRORATION[quote.proration]}."
 
 
 def print_policy(policy: ChargingPolicy) -> None:

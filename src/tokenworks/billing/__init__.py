@@ -36,6 +36,7 @@ from tokenworks.billing.model import (
     Bill,
     BillRun,
     Channel,
+    Collection,
     CreditNote,
     Dispute,
     DunningPlan,
@@ -48,7 +49,8 @@ from tokenworks.billing.model import (
     tax_of_part,
 )
 from tokenworks.billing.open_items import OpenItems
-from tokenworks.billing.payments import PaymentProvider, Payments, TestProvider
+from tokenworks.billing.payments import Payments, TestProvider
+from tokenworks.billing.providers import PaymentProvider
 from tokenworks.billing.refunds import Part, Refunds
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "ChannelNotAllowed",
     "ChargeFileAnswered",
     "ChargeFileNotFound",
+    "Collection",
     "CreditNote",
     "Dispute",
     "DisputeAnswered",

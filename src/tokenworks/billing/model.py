@@ -88,6 +88,23 @@ class ReconciliationCase:
 
 
 @dataclass(frozen=True, slots=True)
+class Collection:
+    """What a provider was asked to take for a bill. `asked`: what came of it is not known here; then the same is asked again."""
+
+    collection_id: UUID
+    subscriber_id: UUID
+    bill_id: UUID
+    method: str
+    reference: str
+    amount_nano: int
+    # What the caller said; None: all that is open.
+    asked_nano: int | None
+    currency: str
+    state: Literal["asked", "declined", "booked"]
+    asked_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Payout:
     """Money that went to a closed subscriber: what its credits were more than its charges."""
 

@@ -6,7 +6,7 @@ subscriber's credit, and a case that a person reconciles.
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final
 from uuid import UUID
 
 from tokenworks.billing import open_store, store
@@ -52,6 +52,7 @@ from tokenworks.billing.model import (
     tax_of_part,
 )
 from tokenworks.billing.open_items import OpenItems
+from tokenworks.billing.providers import Beside, Collections, PaymentProvider
 from tokenworks.charging import FEN_NANO, Charges
 from tokenworks.kernel import REFERENCE_CHARS_MAX, Clock, Invalid, check_name, check_reason, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions, day_of, last_day
@@ -71,16 +72,6 @@ def _check_reference(reference: str) -> None:
     """Raises `Invalid`."""
     if check_name(reference, "a payment's reference", chars_max=REFERENCE_CHARS_MAX) != reference:
         raise Invalid("a payment's reference has no spaces around it")
-
-
-class PaymentProvider(Protocol):
-    """Who takes money. `collect` is idempotent by its reference."""
-
-    name: str
-
-    def collect(self, reference: str, amount_nano: int, currency: str) -> None:
-        """Raises `PaymentDeclined` where nothing was taken."""
-        ...
 
 
 class TestProvider:
@@ -104,6 +95,7 @@ class Payments:
         clock: Clock,
         dunning: DunningPlan | None,
         vault: PersonVault,
+        beside: Beside,
     ) -> None:
         self._connection = connection
         self._vault = vault
@@ -112,6 +104,7 @@ class Payments:
         self._clock = clock
         self._dunning = dunning or DunningPlan()
         self._open = OpenItems(connection, subscriptions, clock)
+        self._collections = Collections(connection, clock, beside, self._lock_of, self._book_collected)
 
     def pay(self, bill: Bill, method: str, reference: str, amount_nano: int | None = None) -> Payment:
         """Money that came in for a bill: all that is open on it where no amount is said. What is more than that is the
@@ -148,11 +141,18 @@ class Payments:
         return before
 
     def _book(
-        self, bill: Bill, method: str, reference: str, asked_nano: int | None, reason: str | None = None
+        self,
+        bill: Bill,
+        method: str,
+        reference: str,
+        asked_nano: int | None,
+        reason: str | None = None,
+        amount_nano: int | None = None,
     ) -> Payment:
-        """A payment of a locked bill, and what follows from it."""
+        """A payment of a locked bill, and what follows from it. `amount_nano`: where it is not what was asked for, or is open."""
+        amount_nano = amount_nano or asked_nano or bill.remaining_nano
         payment = Payment(
-            uuid7(), bill.subscriber_id, bill.bill_id, method, asked_nano or bill.remaining_nano, bill.currency, reference,
+            uuid7(), bill.subscriber_id, bill.bill_id, method, amount_nano, bill.currency, reference,
             self._clock.now(), asked_nano=asked_nano, reason=reason,
         )  # fmt: skip
         entry_id = self._charges.paid(
@@ -165,24 +165,46 @@ class Payments:
         return payment
 
     def collect(
-        self, bill: Bill, provider: PaymentProvider, reference: str, amount_nano: int | None = None
+        self,
+        bill: Bill,
+        provider: PaymentProvider,
+        reference: str,
+        amount_nano: int | None = None,
+        *,
+        dry_run: bool = False,
     ) -> Payment:
-        """Have a provider take what is open on a bill; `amount_nano`, where it is said, must be that. Raises `PaymentDeclined`,
-        `Invalid`, and what `pay` raises.
+        """Have a provider take what is open on a bill; `amount_nano`, where it is said, must be that. Where the provider was asked
+        before, and it is not known here what it answered, that is asked again first: where it was taken, it is booked, and is
+        the answer. Raises `PaymentDeclined`, `Invalid`, and what `pay` raises. Whatever else a provider raises, the same is
+        asked again, by the next call or by `finish_collections`. A dry run asks nobody.
         """
         _check_reference(reference)
-        with self._connection.transaction():
+        with self._connection.transaction(force_rollback=dry_run):
             # Under the bill's lock: what is taken is what is open, and it is booked before anybody else can pay.
             found = self._lock(bill)
             before = self._paid_before(found, provider.name, reference, amount_nano)
+            if before is None and not dry_run:
+                before = self._collections.unanswered(found, provider)
             if before is not None:
                 return before
             if not found.remaining_nano:
                 raise BillSettled(f"bill {found.bill_no} is paid already")
             if amount_nano not in {None, found.remaining_nano}:
                 raise Invalid("a provider takes all that is open on a bill, no other amount")
-            provider.collect(reference, found.remaining_nano, found.currency)
-            return self._book(found, provider.name, reference, amount_nano)
+            if dry_run:
+                return self._book(found, provider.name, reference, amount_nano)
+            return self._collections.take(found, provider, reference, amount_nano)
+
+    def finish_collections(self, providers: Mapping[str, PaymentProvider]) -> int:
+        """Ask providers (by their names) again for what they were asked for, where their answer is not known here. Returns how
+        many have one now. Runs on many hosts at once.
+        """
+        return self._collections.finish(providers)
+
+    def _book_collected(
+        self, bill: Bill, method: str, reference: str, amount_nano: int, asked_nano: int | None
+    ) -> Payment:
+        return self._book(bill, method, reference, asked_nano, amount_nano=amount_nano)
 
     def find(self, payment_id: UUID) -> Payment:
         """Raises `PaymentNotFound`."""

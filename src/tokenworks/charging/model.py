@@ -489,8 +489,8 @@ class BalanceMove:
 
 
 # What is done for one product, order, refund or subscriber at a time: its next cycle; a credit or a refund that waited for
-# grants; its bill.
-JobName = Literal["cycle", "credit", "refund", "bill"]
+# grants; its bill; the start of an order for later; what a payment provider was asked for.
+JobName = Literal["cycle", "credit", "refund", "bill", "start", "collection"]
 JobState = Literal["retrying", "quarantined"]
 
 

@@ -383,6 +383,8 @@ class SubscriberUpdate(Strict):
     monthly_cap: str | None = Field(default=None, max_length=20)
     spend_locked: bool | None = None
     spill_over: bool | None = None
+    # The number of the broadband account, where none is known yet.
+    broadband: str | None = Field(default=None, max_length=32)
     # Where requests may be sent, such as cn or cn-sh; null: anywhere.
     regions: list[Region] | None = Field(default=None, max_length=100)
     # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
@@ -413,7 +415,9 @@ def update_subscriber(
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
         rooms.subscriptions.set_profile(found, **said)
-        fields: dict[str, Any] = {"name": body.name, "language": body.language}
+        fields: dict[str, Any] = {"name": body.name, "language": body.language, "broadband": body.broadband}
+        if body.broadband is not None and found.broadband not in {None, body.broadband}:
+            raise NotAllowed("a broadband number that is known is changed by the operator")
         changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
         after = subscriber_resource(rooms, changed)
         audit(rooms, who, "subscriber.set", found.subscriber_id, before, after)

@@ -11,7 +11,8 @@ where a line was rounded to fen there is a row for the difference.
   so list, contracted and billed cost are 0, and `EffectiveCost` is its share of what was paid for the allowance.
 - A credit afterwards is a `Credit`, a rounding an `Adjustment`.
 
-Amounts include VAT, as bills do. What was paid for and expired unused is in `BilledCost` and in no `EffectiveCost`.
+Amounts include VAT, as bills do. What was paid for and expired unused is in `BilledCost` and in no `EffectiveCost`: the
+specification has rows for the unused part of commitment discounts alone, and a plan is none (decision 40).
 """
 
 import csv

@@ -39,6 +39,7 @@ NAV: Final[dict[Role, tuple[str, ...]]] = {
 _HERE = re.compile(
     r"/(?:(?:order|products|usage|keys|family|bill|privacy|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
+    r"|account/(?:suspend|resume)"
     r"|bill/dispute\?[A-Za-z0-9=&_-]{1,200})"
 )
 # Nothing but our own style sheet and pictures; no script, no frame, forms to ourselves alone.

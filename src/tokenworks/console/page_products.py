@@ -18,7 +18,6 @@ from tokenworks.console.page import (
     visitor_of,
     yuan,
 )
-from tokenworks.console.page_quotes import quote, quote_and_ask
 from tokenworks.console.page_shop import LIVE, offer, on_sale
 from tokenworks.console.web import Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, refusal
@@ -28,8 +27,12 @@ from tokenworks.subscriptions import Order, Product, When, day_of, last_day
 router = APIRouter(include_in_schema=False)
 What = Literal["change", "cancel", "pause", "resume"]
 Done = Annotated[
-    Literal["change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep"] | None, Query()
-]
+    Literal[
+        "change", "change_later", "cancel", "cancel_later", "pause", "resume", "keep", "pause_all", "resume_all", "withdraw"
+    ]
+    | None,
+    Query(),
+]  # fmt: skip
 # What others deliver is not paused: neither an add-on, nor a bundle that may have one.
 PAUSED: Final = frozenset({"plan", "pay_as_you_go", "trial"})
 EARLIER_SHOWN: Final = 20
@@ -64,6 +67,8 @@ def _list(
             for p in reversed(found) if p.state not in LIVE and p.parent_id is None
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
+        to_come=[_to_come(request, rooms, visitor, order) for order in rooms.orders.to_come(visitor.subscriber)],
+        all_do=_all_do(visitor),
     )  # fmt: skip
 
 
@@ -73,6 +78,24 @@ def _notices(visitor: Visitor, words: dict[str, str]) -> list[str]:
     if not found.suspended_by and found.restricted:
         return [words["notice_restricted"]]
     return [words[f"suspended_{cause}"] for cause in found.suspended_by]
+
+
+def _all_do(visitor: Visitor) -> str | None:
+    """Whether the owner may pause all, or go on."""
+    if visitor.who.role != "owner":
+        return None
+    return "resume" if "own_wish" in visitor.subscriber.suspended_by else "suspend"
+
+
+def _to_come(request: Request, rooms: Rooms, visitor: Visitor, order: Order) -> dict[str, str]:
+    """An order that waits for its start: when that is, and what it will cost from then on."""
+    language = language_of(request, visitor)
+    o = rooms.offerings.sold(order.offering_version).offering
+    assert order.starts_at is not None
+    shown = offer(o, language)
+    price = yuan(rooms.quotes.price(visitor.subscriber, o, order.starts_at)) + shown["per"]
+    begins = WORDS[language]["begins_on"].format(day=day_of(order.starts_at), price=price)
+    return {"id": str(order.order_id), "name": name_of(o, language), "begins": begins}
 
 
 def _name(request: Request, rooms: Rooms, visitor: Visitor, product: Product) -> str:
@@ -115,7 +138,7 @@ def _at_the_end(
     if product.state == "pendingActive":
         return words["delivered_soon"]
     if product.state == "suspended":
-        return words["paused_now"]
+        return words["held_now"] if product.held else words["paused_now"]
     if product.cycle_end is None:
         return words["no_end"]
     if product.ends_after_cycle or not product.renews:
@@ -217,27 +240,25 @@ def _change_at(
         else (words["later_title"], words["change_later"])
     )
     try:
-        found, twice = quote_and_ask(
-            rooms, visitor.subscriber,
-            lambda confirm: rooms.orders.change(product.product_id, offering, when, confirm=confirm),
-        )  # fmt: skip
+        found = rooms.quotes.change(product.product_id, offering, when, confirm=None)
     except TokenworksError as error:
         return _choice(when, title, [], do, refusal(error, language))
-    end = found.product.cycle_end
-    assert end is not None
-    o = rooms.offerings.on_sale(offering).offering
-    price = yuan(rooms.quotes.price(visitor.subscriber, o, end)) + words["per_month"]
-    if when == "cycle_end":
-        return _choice(
-            when, title, [words["change_from"].format(price=price, day=day_of(end))], do, twice=twice
-        )
-    amount = found.amount_nano
+    end, renewal = found.renews_at, found.renewal_nano
+    assert end is not None and renewal is not None
+    price = yuan(renewal) + words["per_month"]
+    if found.begins_at == end:
+        # Also where it was to be now, and one of the plans is free until its next cycle.
+        lines = [words["change_from"].format(price=price, day=day_of(end))]
+        return _choice(when, title, lines, do, twice=found.second)
+    amount = found.now_nano
     said = "change_charge" if amount > 0 else "change_back" if amount < 0 else "change_nothing"
+    if amount > 0 and found.waits_for is not None:
+        said = "change_whole"
     lines = [words[said].format(amount=yuan(abs(amount)))]
-    if found.order.state == "inProgress":
-        lines.append(words["change_waits"])
+    if found.waits_for is not None:
+        lines.append(words["change_waits"].format(amount=yuan(-found.later_nano)))
     lines.append(words["change_until"].format(end=last_day(end), day=day_of(end), price=price))
-    return _choice(when, title, lines, do, twice=twice)
+    return _choice(when, title, lines, do, twice=found.second)
 
 
 def _cancel(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _: object) -> dict[str, Any]:
@@ -253,14 +274,15 @@ def _cancel(request: Request, rooms: Rooms, visitor: Visitor, product: Product, 
         lines = [words["cancel_later"].format(end=last_day(product.cycle_end))]
         choices.append(_choice("cycle_end", words["cancel_later_title"], lines, words["cancel_later_do"]))
     try:
-        found = quote(rooms, visitor.subscriber, lambda: rooms.orders.cancel(product.product_id))
+        found = rooms.quotes.cancel(product.product_id)
     except TokenworksError as error:
         choices.append(
             _choice("now", words["cancel_now_title"], [], words["cancel_now_do"], refusal(error, language))
         )
     else:
         back = -found.amount_nano
-        text = words["gives_back"].format(amount=yuan(back)) if back > 0 else words["gives_nothing"]
+        said = "gives_at_most" if found.at_most else "gives_back"
+        text = words[said].format(amount=yuan(back)) if back > 0 else words["gives_nothing"]
         choices.append(
             _choice("now", words["cancel_now_title"], [words["cancel_now"], text], words["cancel_now_do"])
         )
@@ -281,21 +303,35 @@ def _pause(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _
 def _resume(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _: object) -> dict[str, Any]:
     language = language_of(request, visitor)
     words = WORDS[language]
-
-    def act() -> Order:
-        rooms.orders.resume(product.product_id)
-        return rooms.orders.find(product.order_id)[0]
-
     try:
-        found = quote(rooms, visitor.subscriber, act)
+        found = rooms.quotes.resume(product.product_id)
     except TokenworksError as error:
         return {"choices": [_choice("now", "", [], words["resume_do"], refusal(error, language))]}
     lines = [words["resume_free"]]
     if found.amount_nano > 0:
         lines = [words["resume_paid"].format(amount=yuan(found.amount_nano))]
-    if found.product.cycle_end is not None:
-        lines.append(words["resume_until"].format(end=last_day(found.product.cycle_end)))
+    if found.ends_at is not None:
+        lines.append(words["resume_until"].format(end=last_day(found.ends_at)))
     return {"choices": [_choice("now", "", lines, words["resume_do"])]}
+
+
+@router.post("/products/to-come/{id}/withdraw")
+def withdraw(request: Request, rooms: Asked, id: ProductId) -> Response:
+    """Cancel an order that has not begun."""
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/products")
+    order_id = as_uuid(id, "order")
+    try:
+        if order_id not in {order.order_id for order in rooms.orders.to_come(visitor.subscriber)}:
+            raise NotFound("there is no such order")
+        with rooms.connection.transaction():
+            rooms.orders.withdraw(order_id)
+            states = ({"state": "acknowledged"}, {"state": "cancelled"})
+            audit(rooms, visitor.who, "order.withdraw", order_id, *states)
+    except TokenworksError as error:
+        return _list(request, rooms, visitor, error=error)
+    return RedirectResponse("/products?done=withdraw", 303)
 
 
 @router.post("/products/{id}/keep")

@@ -1,12 +1,15 @@
 """The shop: what is on sale, for strangers too; the confirmation, which says what is charged and until when; the order."""
 
 from dataclasses import replace
+from datetime import date, timedelta
 from itertools import groupby, takewhile
 from typing import Annotated, Any, Final, NamedTuple
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
 
 from tokenworks.catalog import Offering, SoldOffering
+from tokenworks.charging import CreditLimitReached
 from tokenworks.console.account import issue_key
 from tokenworks.console.page import (
     Text,
@@ -16,12 +19,12 @@ from tokenworks.console.page import (
     fen,
     language_of,
     name_of,
+    page_at,
     price_of,
     render,
     visitor_of,
     yuan,
 )
-from tokenworks.console.page_quotes import Quote, quote_and_ask
 from tokenworks.console.web import Asked, Rooms, audit, reached_at
 from tokenworks.console.words import WORDS, Language, refusal
 from tokenworks.kernel import (
@@ -33,7 +36,20 @@ from tokenworks.kernel import (
     parse_money,
     uuid7,
 )
-from tokenworks.subscriptions import day_of, last_day
+from tokenworks.subscriptions import (
+    BILLING_ZONE,
+    START_DAYS_MAX,
+    BroadbandMissing,
+    ConsentNeeded,
+    DeliveredAlready,
+    NeedsFirst,
+    Quote,
+    RealNameNeeded,
+    StepsThere,
+    SubscriberNotActive,
+    day_of,
+    last_day,
+)
 
 router = APIRouter(include_in_schema=False)
 LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
@@ -211,6 +227,16 @@ def _choose(
     language = language_of(request, visitor)
     offered = on_sale(rooms, visitor)
     chosen = next((sold for sold in offered if sold.offering.id == offering), None)
+    if chosen is None and visitor is not None and offering is not None:
+        # What is for others alone is shown with why it can't be had.
+        chosen = next(
+            (
+                sold
+                for sold in rooms.offerings.all()
+                if sold.offering.id == offering and rooms.offerings.can_be_ordered(sold.offering)
+            ),
+            None,
+        )
     if chosen is not None:
         return _confirm(request, rooms, visitor, chosen, error=error)
     products = [] if visitor is None else rooms.orders.products(visitor.subscriber)
@@ -243,40 +269,67 @@ def _confirm(
         subscriber = visitor.subscriber
         delivery = o.deliveries[0] if o.deliveries else None
         try:
-            found, twice = quote_and_ask(
-                rooms, subscriber,
-                lambda confirm: rooms.orders.place(subscriber, o.id, delivery=delivery, confirm=confirm),
-            )  # fmt: skip
+            found = rooms.quotes.place(subscriber, o.id, delivery=delivery, confirm=None)
         except TokenworksError as why:
             refused = why
         else:
-            today, product = found.amount_nano, found.product
+            today, twice = found.now_nano, found.second
             if o.first_price is not None and today > parse_money(o.first_price).amount_nano:
                 card["first"] = None  # a contract has another price
-            facts.append((words["charged_today"], _today(found, yuan(price_of(o)), words)))
-            if product.cycle_end is not None:
-                facts.append((words["runs_until"], last_day(product.cycle_end)))
-                price = yuan(rooms.quotes.price(subscriber, o, product.cycle_end)) + words["per_month"]
-                renews = words["renews"].format(day=day_of(product.cycle_end), price=price)
-                facts.append((words["renewal"], renews if product.renews else words["no_renewal"]))
+            facts.append((words["charged_today"], _today(found, words)))
+            if found.ends_at is not None:
+                facts.append((words["runs_until"], last_day(found.ends_at)))
+                renews = words["no_renewal"]
+                if found.renews_at is not None and found.renewal_nano is not None:
+                    price = yuan(found.renewal_nano) + words["per_month"]
+                    renews = words["renews"].format(day=day_of(found.renews_at), price=price)
+                facts.append((words["renewal"], renews))
             else:
                 facts.append((words["renewal"], _renewal(o, card["price"], words)))
+    today_day = rooms.clock.now().astimezone(BILLING_ZONE).date()
     do = words["order_for"].format(price=yuan(today)) if today else words["order_free"]
     return render(
         request, rooms, "confirm.html", "order", "confirm", visitor=visitor, error=error,
         o=card, facts=facts, do=do, why=None if refused is None else refusal(refused, language), twice=twice, version=chosen.offering_version,
         deliveries=[(name, words[name]) for name in o.deliveries] if len(o.deliveries) > 1 else [],
         idempotency_key=uuid7().hex, terms=words[_TERMS[o.kind]],
+        asks_broadband=isinstance(refused, BroadbandMissing), steps=[] if refused is None else _next_steps(rooms, refused, language),
+        first_day=today_day, last_start=today_day + timedelta(days=START_DAYS_MAX),
     )  # fmt: skip
 
 
-def _today(found: Quote, price: str, words: dict[str, str]) -> str:
+# Where what an order lacks is given, or seen: the first kind that a refusal is.
+_STEPS: Final[tuple[tuple[type[TokenworksError], str, str], ...]] = (
+    (ConsentNeeded, "/privacy", "to_privacy"),
+    (RealNameNeeded, "/privacy", "to_privacy"),
+    (CreditLimitReached, "/bill", "to_bill"),
+    (SubscriberNotActive, "/products", "to_products"),
+    (DeliveredAlready, "/products", "to_products"),
+    (StepsThere, "/products", "to_products"),
+)
+
+
+def _next_steps(rooms: Rooms, refused: TokenworksError, language: Language) -> list[tuple[str, str]]:
+    """(page, what to do there) for what is refused. Other plans are linked below in any case."""
+    words = WORDS[language]
+    if isinstance(refused, NeedsFirst):
+        known = {sold.offering.id: sold.offering for sold in rooms.offerings.all()}
+        return [
+            (f"/order?offering={id_}", words["order_first"].format(name=name_of(known[id_], language)))
+            for id_ in refused.requires
+            if id_ in known and rooms.offerings.can_be_ordered(known[id_])
+        ]
+    return [(page, words[word]) for kind, page, word in _STEPS if isinstance(refused, kind)][:1]
+
+
+def _today(found: Quote, words: dict[str, str]) -> str:
     """What is charged at once; what another system delivers is charged when it has."""
-    if found.order.state == "completed":
-        return yuan(found.amount_nano)
-    if found.amount_nano > 0:
-        return words["rest_later"].format(price=yuan(found.amount_nano))
-    return words["after_delivery"].format(price=price)
+    if found.waits_for is None:
+        return yuan(found.now_nano)
+    later = yuan(found.later_nano)
+    if found.now_nano > 0:
+        return words["rest_later"].format(price=yuan(found.now_nano), rest=later)
+    return words["after_delivery"].format(price=later)
 
 
 def _renewal(o: Offering, price: str, words: dict[str, str]) -> str:
@@ -298,16 +351,23 @@ def place(
     version: Text = "",
     delivery: Text = "",
     second: Text = "",
+    start: Text = "",
 ) -> Response:
     visitor = visitor_of(request, rooms)
     if visitor is None:
         return ask_to_sign_in(request, rooms, f"/order?offering={offering}")
     try:
+        day = _day(start)
         with rooms.connection.transaction():
             if version and rooms.offerings.on_sale(offering).offering_version != version:
                 raise OfferingChanged("the offering has changed: look at it again")
             made = rooms.orders.place(
-                visitor.subscriber, offering, key, delivery=delivery or None, confirm=second == "yes"
+                visitor.subscriber,
+                offering,
+                key,
+                delivery=delivery or None,
+                confirm=second == "yes",
+                start=day,
             )
             text = None
             if made.new:
@@ -315,7 +375,39 @@ def place(
                 text = _first_key(request, rooms, visitor)
     except TokenworksError as error:
         return _choose(request, rooms, visitor, offering, error)
-    return show_key(request, rooms, visitor, text, "ordered", waits=made.state != "completed")
+    begins = ""
+    if made.starts_at is not None:
+        words = WORDS[language_of(request, visitor)]
+        begins = words["begins_later"].format(day=day_of(made.starts_at))
+    return show_key(request, rooms, visitor, text, "ordered", waits=made.state != "completed", begins=begins)
+
+
+def _day(text: str) -> date | None:
+    """Raises `Invalid`."""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise Invalid("a start is a day such as 2027-05-01") from None
+
+
+@router.post("/order/broadband")
+def set_broadband(request: Request, rooms: Asked, offering: Text, number: Text) -> Response:
+    """The number of the broadband account, where none is known, and on to the order that needs it."""
+    visitor = visitor_of(request, rooms)
+    to = page_at(f"/order?offering={offering}")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, to)
+    found = visitor.subscriber
+    if found.broadband is None:
+        try:
+            with rooms.connection.transaction():
+                rooms.subscriptions.set_profile(found, broadband=number.strip())
+                audit(
+                    rooms, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
+                )  # fmt: skip
+        except TokenworksError as error:
+            return _choose(request, rooms, visitor, offering, error)
+    return RedirectResponse(to, 303)
 
 
 def _first_key(request: Request, rooms: Rooms, visitor: Visitor) -> str | None:
@@ -328,7 +420,14 @@ def _first_key(request: Request, rooms: Rooms, visitor: Visitor) -> str | None:
 
 
 def show_key(
-    request: Request, rooms: Rooms, visitor: Visitor, key: str | None, title: str, *, waits: bool = False
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    key: str | None,
+    title: str,
+    *,
+    waits: bool = False,
+    begins: str = "",
 ) -> Response:
     """A key that is shown this once, and where to enter it."""
     base, shown = reached_at(), key or "twk_…"
@@ -342,5 +441,14 @@ def show_key(
     ]
     page = "order" if title == "ordered" else "keys"
     return render(
-        request, rooms, "ordered.html", page, title, visitor=visitor, key=key, set_ups=set_ups, waits=waits
+        request,
+        rooms,
+        "ordered.html",
+        page,
+        title,
+        visitor=visitor,
+        key=key,
+        set_ups=set_ups,
+        waits=waits,
+        begins=begins,
     )

@@ -42,7 +42,9 @@ class QuoteCreate(Strict):
 
 
 def quote_resource(quote: Quote) -> dict[str, object]:
-    """`amount` is below zero where something comes back; `ends_at` is exclusive."""
+    """`amount` is below zero where something comes back; `now` is what of it comes at once, the rest comes with what `waits_for`
+    says; `ends_at` is exclusive.
+    """
     return shown(
         {
             "action": quote.action,
@@ -51,6 +53,8 @@ def quote_resource(quote: Quote) -> dict[str, object]:
             "proration": quote.proration,
             "amount": money(quote.amount_nano, quote.currency),
             "tax": money(quote.tax_nano, quote.currency),
+            "now": money(quote.now_nano, quote.currency),
+            "waits_for": quote.waits_for,
             "at_most": quote.at_most,
             "begins_at": when(quote.begins_at),
             "ends_at": when(quote.ends_at),

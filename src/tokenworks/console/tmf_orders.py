@@ -80,7 +80,8 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
         "action": order.action,
         "state": order.state,
         "productOffering": offering_ref(order.offering_id),
-        "product": product_ref(order.product_id),
+        # What waits for its start has none yet; what could not begin never has one.
+        "product": product_ref(order.product_id) if order.has_product else None,
         "@type": "ProductOrderItem",
     }
     return shown(
@@ -93,7 +94,8 @@ def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
             "cancellationReason": order.reason if order.state == "cancelled" else None,
             "description": order.reason,
             "state": order.state,
-            "productOrderItem": [item],
+            "requestedStartDate": when(order.starts_at),
+            "productOrderItem": [shown(item)],
             "orderTotalPrice": [price],
             "relatedParty": party(subscriber_id),
             "@type": "ProductOrder",
@@ -164,7 +166,8 @@ class ProductOrderCreate(Loose):
 
     product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
     related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
-    # Now where it is left out or has passed; of a change or an end also the end of the product's cycle. No other time.
+    # Of what is added, now where it is left out or is of today and has passed; else that instant, at most 90 days ahead; a day
+    # that is over is refused. Of a change or an end now where it has passed, or the end of the product's cycle.
     requested_start_date: Instant | None = Field(default=None, alias="requestedStartDate")
 
 
@@ -187,8 +190,6 @@ def _start(rooms: Rooms, subscriber: Subscriber, item: _OrderItem, wanted: datet
     said = _characteristic(item, "when", ("now", "cycle_end"))
     if wanted is None or wanted <= rooms.clock.now():
         return said or "now"
-    if item.action == "add":
-        raise Invalid("requestedStartDate: an offering begins when it is ordered; send the order on that day")
     end = _own_product(rooms, subscriber, item).cycle_end
     if said == "now" or end is None or wanted != end:
         raise Invalid(
@@ -207,7 +208,7 @@ def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Prod
 
 
 _ORDER_FILTERS: Final = (
-    "id", "state", "orderDate", "completionDate", "cancellationDate", "productOrderItem.action", "productOrderItem.state",
+    "id", "state", "orderDate", "completionDate", "cancellationDate", "requestedStartDate", "productOrderItem.action", "productOrderItem.state",
     "productOrderItem.productOffering.id", "productOrderItem.product.id",
 )  # fmt: skip
 
@@ -245,13 +246,15 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
     second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
-    at: Any = _start(rooms, subscriber, item, body.requested_start_date)
+    wanted = body.requested_start_date
+    at: Any = "now" if item.action == "add" else _start(rooms, subscriber, item, wanted)
     with rooms.connection.transaction():
         if item.action == "add":
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to add")
             made = rooms.orders.place(
-                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second,
+                start=wanted,
             )  # fmt: skip
         elif item.action == "modify":
             product = _own_product(rooms, subscriber, item)
@@ -263,8 +266,8 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
         else:
             raise Invalid("action: add, modify or delete")
         resource = order_resource(made, subscriber.subscriber_id)
-        if body.requested_start_date is not None:
-            resource["requestedStartDate"] = when(body.requested_start_date)
+        if wanted is not None:
+            resource["requestedStartDate"] = when(wanted)
         if made.new:
             audit(rooms, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
     return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
@@ -273,7 +276,7 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
 @orders_router.post(
     "/cancelProductOrder",
     status_code=201,
-    summary="Take an order back before it is delivered",
+    summary="Take an order back before it begins, or is delivered",
     **allow(*BUYERS),
 )
 def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:

@@ -1,6 +1,7 @@
 """What an order has to satisfy before anything of it is done."""
 
 from collections.abc import Collection, Iterable
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -8,9 +9,14 @@ from tokenworks.catalog import Offering, Offerings
 from tokenworks.kernel import Invalid, check_reason
 from tokenworks.subscriptions import privacy_store, store
 from tokenworks.subscriptions.errors import (
-    NotEligible,
+    BroadbandMissing,
+    DeliveredAlready,
+    HadAlready,
+    NeedsFirst,
+    OtherAudience,
     ProductEnded,
     SecondNotConfirmed,
+    StepsThere,
     SubscriberNotActive,
 )
 from tokenworks.subscriptions.lawful import check_lawful
@@ -31,11 +37,15 @@ def check_eligible(
     *,
     confirm: bool,
     instead_of: Product | None = None,
+    ordered_at: datetime | None = None,
 ) -> None:
-    """`instead_of`: the product that becomes it. Raises `NotEligible`, `ConsentNeeded`, `RealNameNeeded`, `SecondNotConfirmed`."""
+    """`instead_of`: the product that becomes it. `ordered_at`: of an order whose start has come, which was confirmed then, and
+    has the parts of a bundle that were on sale then. Raises `NotEligible`, in the kind that says why, `ConsentNeeded`,
+    `RealNameNeeded`, `SecondNotConfirmed`.
+    """
     check_lawful(connection, rules, subscriber, offering)
     if not offerings.is_for(offering, subscriber.audiences):
-        raise NotEligible(f"{offering.id} is for {', '.join(offering.audiences)}")
+        raise OtherAudience(f"{offering.id} is for {', '.join(offering.audiences)}")
     # One person's orders come one after the other, also over several subscribers: what was had is counted once.
     store.lock_person(connection, subscriber.subscriber_id)
     beside = [
@@ -45,8 +55,10 @@ def check_eligible(
     ]
     live = {product.offering_id for product in beside}
     if offering.requires and not live & set(offering.requires):
-        raise NotEligible(f"{offering.id} goes with {' or '.join(offering.requires)}: order that first")
-    whole = (offering, *(offerings.on_sale(part).offering for part in offering.parts))
+        raise NeedsFirst(
+            f"{offering.id} goes with {' or '.join(offering.requires)}: order that first", offering.requires
+        )
+    whole = (offering, *(offerings.on_sale(part, ordered_at).offering for part in offering.parts))
     check_deliverable(subscriber, whole, live)
     people = privacy_store.same_identity(connection, subscriber.subscriber_id)
     for one in whole:
@@ -57,16 +69,16 @@ def check_eligible(
             connection, people, one.id, besides=same
         )  # fmt: skip
         if most is not None and had >= most:
-            raise NotEligible(f"{one.id} can be had {most} time(s) in all, and was")
+            raise HadAlready(f"{one.id} can be had {most} time(s) in all, and was")
     if offering.kind == "pay_as_you_go" and offering.id in live:
-        raise NotEligible(f"{offering.id} is there already: its steps are bought as they are needed")
+        raise StepsThere(f"{offering.id} is there already: its steps are bought as they are needed")
     coming = {
         offerings.sold(product.next_version).offering.id
         for product in beside
         if product.next_version is not None
-    }
+    } | {order.offering_id for order in store.orders_to_come(connection, subscriber.subscriber_id)}
     twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
-    if twice and not confirm:
+    if twice and not confirm and ordered_at is None:
         raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
 
 
@@ -76,9 +88,9 @@ def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], liv
     """
     for offering in offerings:
         if offering.fulfilment == BROADBAND_PORT and subscriber.broadband is None:
-            raise NotEligible(f"{offering.id} goes with a broadband account: say its number first")
+            raise BroadbandMissing(f"{offering.id} goes with a broadband account: say its number first")
         if offering.kind == "add_on" and offering.fulfilment is not None and offering.id in live:
-            raise NotEligible(f"{offering.id} is there already: it is delivered once")
+            raise DeliveredAlready(f"{offering.id} is there already: it is delivered once")
 
 
 def has_first_price(

@@ -1,5 +1,7 @@
 """Facts about subscribers and orders."""
 
+from collections.abc import Sequence
+
 from tokenworks.kernel import Conflict, NotFound, Refused
 from tokenworks.trust import KeyReused as KeyReused  # noqa: PLC0414 - the same fact, of an order or a refund
 
@@ -28,6 +30,10 @@ class PhoneTaken(Conflict):
     """The number has a subscriber."""
 
 
+class BroadbandTaken(Conflict):
+    """The broadband number is another subscriber's."""
+
+
 class ProductNotFound(NotFound):
     """No such product."""
 
@@ -46,6 +52,38 @@ class NotSuspended(Conflict):
 
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
+
+
+class OtherAudience(NotEligible):
+    """The offering is for other people."""
+
+
+class NeedsFirst(NotEligible):
+    """The offering goes with another one, which the subscriber does not have. `requires`: any of these."""
+
+    def __init__(self, message: str, requires: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.requires = tuple(requires)
+
+
+class BroadbandMissing(NotEligible):
+    """The offering goes with a broadband account, and its number is not known."""
+
+
+class DeliveredAlready(NotEligible):
+    """What another system delivers is there already: it is delivered once."""
+
+
+class HadAlready(NotEligible):
+    """The subscriber, or its person, has had the offering as often as it can be had."""
+
+
+class StepsThere(NotEligible):
+    """Pay-as-you-go is there already: its steps are bought as they are needed."""
+
+
+class TooManyToCome(Conflict):
+    """So many orders wait for their start already."""
 
 
 class SecondNotConfirmed(Conflict):

@@ -199,12 +199,17 @@ class Product:
     ends_after_cycle: bool = False
     # What pays for the running cycle; None where that cost nothing.
     charge_id: UUID | None = None
+    # Suspended because the credit limit did not allow its next cycle: it goes on by itself.
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
     """An order (TMF622) to add, modify or delete a product. `new` is False where the idempotency key had been used for the
     same order before.
+
+    `starts_at`: an order for later, which is `acknowledged` until then, without a product (`has_product`) or a charge;
+    `delivery` is how it is to be delivered.
     """
 
     order_id: UUID
@@ -219,6 +224,9 @@ class Order:
     state: OrderState = "completed"
     completed_at: datetime | None = None
     reason: str | None = None
+    starts_at: datetime | None = None
+    delivery: str | None = None
+    has_product: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ Every step is one transaction: after a crash an order is where its last step lef
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import datetime
+from datetime import date, datetime
 from functools import partial
 from typing import Final, Literal
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid import UUID
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.charging import Charges, CreditLimitReached, FailedJobs, Ledger
 from tokenworks.kernel import Clock, uuid7
-from tokenworks.subscriptions import people_store, privacy_store, store, work_store
+from tokenworks.subscriptions import people_store, store, work_store
 from tokenworks.subscriptions.eligibility import (
     LIVE,
     check_delivery,
@@ -25,8 +25,8 @@ from tokenworks.subscriptions.eligibility import (
 from tokenworks.subscriptions.errors import (
     ChangeNotAllowed,
     KeyReused,
-    OrderNotFound,
     ProductNotFound,
+    TooManyToCome,
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
@@ -39,17 +39,19 @@ from tokenworks.subscriptions.model import (
     WorkOrder,
     check_idempotency_key,
 )
+from tokenworks.subscriptions.order_book import LIST_MAX, OrderBook
 from tokenworks.subscriptions.sales import Sales, end_of_cycle
+from tokenworks.subscriptions.starts import TO_COME_MAX, same_start, start_of
+from tokenworks.subscriptions.waiting import Waiting
 from tokenworks.trust import PersonVault
 
 CYCLE_BATCH: Final = 500
-LIST_MAX: Final = 1000
 # A delivery that is refused for now is asked for again so often; then the order fails and what it did is taken back.
 DELIVERY_ATTEMPTS_MAX: Final = 3
 When = Literal["now", "cycle_end"]
 
 
-class Orders:
+class Orders(OrderBook):
     """On one connection, with the rooms that it uses."""
 
     def __init__(
@@ -62,8 +64,7 @@ class Orders:
         vault: PersonVault,
         rules: PrivacyRules,
     ) -> None:
-        self._connection = connection
-        self._vault = vault
+        super().__init__(connection, vault)
         self._rules = rules
         self._offerings = offerings
         self._ledger = ledger
@@ -71,6 +72,9 @@ class Orders:
         self._clock = clock
         self._sales = Sales(connection, offerings, ledger, charges, clock)
         self._failed = FailedJobs(connection, clock)
+        self._waiting = Waiting(
+            connection, vault, offerings, charges, clock, rules, self._begin, self._lock, self._resume
+        )
 
     # Placing.
 
@@ -82,13 +86,16 @@ class Orders:
         *,
         delivery: str | None = None,
         confirm: bool = False,
+        start: date | None = None,
     ) -> Order:
         """Order an offering: its products, their buckets and charges, in one transaction.
 
         What another system delivers is active and charged when that says so; until then the order is in progress. The same
         idempotency key again gives the same order and does nothing. Of what the subscriber has already, a second one is ordered
-        with `confirm` alone. Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`, `RealNameNeeded`,
-        `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `KeyReused`, `Invalid`.
+        with `confirm` alone. `start`: a later day, or instant, at which the order begins; until then nothing is charged, and no
+        product is there (`waiting`). Raises `OfferingNotFound`, `OfferingNotActive`, `NotEligible`, `ConsentNeeded`,
+        `RealNameNeeded`, `SecondNotConfirmed`, `SubscriberNotActive`, `CreditLimitReached`, `TooManyToCome`, `KeyReused`,
+        `Invalid`.
         """
         check_idempotency_key(idempotency_key)
         with self._connection.transaction():
@@ -97,39 +104,51 @@ class Orders:
             if idempotency_key is not None:
                 before = store.find_order(self._connection, known.subscriber_id, idempotency_key)
                 if before is not None:
-                    if before.offering_id != offering_id or before.action != "add":
+                    alike = same_start(before.starts_at, before.ordered_at, start)
+                    if before.offering_id != offering_id or before.action != "add" or not alike:
                         raise KeyReused(
                             f"the idempotency key was used for {before.offering_id}: take another one"
                         )
                     return before
             check_may_buy(known, "nothing can be ordered")
             now = self._clock.now()
+            starts_at = None if start is None else start_of(start, now)
             sold = self._offerings.on_sale(offering_id, now)
             check_eligible(
                 self._connection, self._offerings, self._rules, known, sold.offering, confirm=confirm
             )  # fmt: skip
             check_delivery(sold.offering, delivery)
-            check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
             order = Order(
                 uuid7(), uuid7(), offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
-                state="inProgress",
+                state="inProgress" if starts_at is None else "acknowledged", starts_at=starts_at,
+                delivery=None if starts_at is None else delivery, has_product=starts_at is None,
             )  # fmt: skip
+            if starts_at is not None and len(self.to_come(known)) >= TO_COME_MAX:
+                raise TooManyToCome(f"{TO_COME_MAX} orders wait for their start: cancel one, or order later")
             store.add_order(self._connection, known, order, idempotency_key)
-            amount = self._add_product(known, order, order.product_id, sold, None, delivery, None)
-            parts = self._sales.parts(known, sold, order.product_id, now)
-            for part, price_nano in parts:
-                amount += self._add_product(
-                    known, order, uuid7(), part, order.product_id, delivery, price_nano
-                )
-            # What is charged when it is delivered counts now: then it is too late to say no.
-            own = self._sales.own_price(known, sold.offering, order.product_id, now)
-            check_limit(sum(price for part, price in [*parts, (sold, own)] if part.offering.fulfilment))
-            order = replace(order, amount_nano=amount)
-            if self._delivered(order.order_id):
-                order = replace(order, state="completed", completed_at=now)
-                store.end_order(self._connection, order.order_id, "completed", now, amount, None)
-            else:
-                store.add_amount(self._connection, order.order_id, amount)
+            return order if starts_at is not None else self._begin(known, order, sold, delivery, now)
+
+    def _begin(
+        self, known: Subscriber, order: Order, sold: SoldOffering, delivery: str | None, at: datetime
+    ) -> Order:
+        """Make what an order that is kept already stands for, as of a time."""
+        check_limit = self._charges.limited(known.account_id, known.credit_limit_nano)
+        amount = self._add_product(known, order, order.product_id, sold, None, delivery, None, at)
+        parts = self._sales.parts(known, sold, order.product_id, at, order.ordered_at)
+        for part, price_nano in parts:
+            amount += self._add_product(
+                known, order, uuid7(), part, order.product_id, delivery, price_nano, at
+            )
+        # What is charged when it is delivered counts now: then it is too late to say no.
+        own = self._sales.own_price(known, sold.offering, order.product_id, at)
+        check_limit(sum(price for part, price in [*parts, (sold, own)] if part.offering.fulfilment))
+        order = replace(order, amount_nano=amount)
+        if self._delivered(order.order_id):
+            order = replace(order, state="completed", completed_at=self._clock.now())
+            store.end_order(self._connection, order.order_id, "completed", self._clock.now(), amount, None)
+        else:
+            store.set_order_state(self._connection, order.order_id, "inProgress")
+            store.add_amount(self._connection, order.order_id, amount)
         return order
 
     def _add_product(
@@ -141,9 +160,10 @@ class Orders:
         parent_id: UUID | None,
         delivery: str | None,
         price_nano: int | None,
+        at: datetime,
     ) -> int:
         """Returns what was charged at once."""
-        offering, now = sold.offering, self._clock.now()
+        offering = sold.offering
         waits = offering.fulfilment is not None
         product = Product(
             product_id=product_id,
@@ -153,9 +173,9 @@ class Orders:
             state="pendingActive" if waits else "active",
             renews=offering.cycle != "once",
             cycle_no=1,
-            started_at=now,
-            cycle_start=now,
-            cycle_end=end_of_cycle(offering, now, now),
+            started_at=at,
+            cycle_start=at,
+            cycle_end=end_of_cycle(offering, at, at),
             parent_id=parent_id,
             delivery=(delivery or (offering.deliveries[0] if offering.deliveries else None))
             if waits
@@ -208,10 +228,6 @@ class Orders:
             product.state != "pendingActive"
             for product in store.products_of_order(self._connection, order_id)
         )
-
-    def work_orders(self, state: str | None = "open") -> list[WorkOrder]:
-        """What other systems are asked for, oldest first."""
-        return work_store.work_orders(self._vault, state, LIST_MAX)
 
     def answer(
         self,
@@ -409,7 +425,7 @@ class Orders:
         self, product: Product, subscriber: Subscriber, state: Literal["cancelled", "aborted", "expired"]
     ) -> None:
         now = self._clock.now()
-        store.set_product(self._connection, product.product_id, state=state, ended_at=now)
+        store.set_product(self._connection, product.product_id, state=state, ended_at=now, held_at=None)
         self._ledger.withdraw_product(
             subscriber.account_id, product.product_id, "expire" if state == "expired" else "withdraw"
         )
@@ -566,9 +582,14 @@ class Orders:
             product, subscriber = self._lock_live(product_id)
             if product.state != "suspended":
                 raise ChangeNotAllowed(f"product {product_id} is {product.state}")
-            store.set_product(self._connection, product_id, state="active", suspended_at=None)
-            self._ledger.set_paused(subscriber.account_id, product_id, paused=False)
-            self._continue(subscriber, replace(product, state="active"))
+            self._resume(subscriber, product)
+
+    def _resume(self, subscriber: Subscriber, product: Product) -> None:
+        store.set_product(
+            self._connection, product.product_id, state="active", suspended_at=None, held_at=None
+        )
+        self._ledger.set_paused(subscriber.account_id, product.product_id, paused=False)
+        self._continue(subscriber, replace(product, state="active"))
 
     def _continue(self, subscriber: Subscriber, product: Product) -> None:
         """Where a product's cycle has ended while nothing renewed it, the next one begins now, for the rest of the month: what
@@ -607,7 +628,8 @@ class Orders:
             with self._connection.transaction():
                 step(subscriber, product)
         except CreditLimitReached:
-            hold(self._connection, self._ledger, self._clock, subscriber, product)
+            offering = self._offerings.sold(product.offering_version).offering
+            hold(self._connection, self._ledger, self._clock, subscriber, product, offering)
 
     # The monthly cycle.
 
@@ -616,7 +638,7 @@ class Orders:
 
         One that raises keeps no other from its turn: it is tried again later, and in the end put in quarantine (`FailedJobs`).
         """
-        total = 0
+        total = self._waiting.run_starts() + self._waiting.release_held()
         while due := store.due_products(
             self._connection, self._clock.now(), self._failed.waiting("cycle"), CYCLE_BATCH
         ):
@@ -688,8 +710,13 @@ class Orders:
         self._sales.cycle(subscriber, renewed, sold, joined=joined)
         check_limit(0)
 
+    def drop_to_come(self, subscriber: Subscriber, reason: str) -> None:
+        """Cancel what waits for its start. In the caller's transaction, the subscriber locked."""
+        for order in self.to_come(subscriber):
+            store.end_order(self._connection, order.order_id, "cancelled", self._clock.now(), 0, reason)
+
     def withdraw(self, order_id: UUID, reason: str | None = None) -> None:
-        """Take back an order that is not done: one that waits for a cycle's end, or for its delivery.
+        """Take back an order that is not done: one that waits for its start, for a cycle's end, or for its delivery.
 
         Raises `OrderNotFound`, `ChangeNotAllowed`, `Invalid`.
         """
@@ -706,6 +733,9 @@ class Orders:
                 )
                 store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
                 return
+            if order.state == "acknowledged":
+                store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
+                return
             products = store.products_of_order(self._connection, order_id)
             if (
                 order.action != "add"
@@ -716,35 +746,3 @@ class Orders:
             for product in products:
                 self._end(product, subscriber, "cancelled")
             store.end_order(self._connection, order_id, "cancelled", now, 0, reason)
-
-    # Looking.
-
-    def find(self, order_id: UUID) -> tuple[Order, UUID]:
-        """An order and its subscriber's id. Raises `OrderNotFound`."""
-        found = store.order(self._connection, order_id)
-        if found is None:
-            raise OrderNotFound(f"there is no order {order_id}: `tokenworks order list` shows them")
-        return found
-
-    def all(
-        self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = LIST_MAX
-    ) -> tuple[list[Order], int]:
-        """A page, newest first, and how many there are."""
-        subscriber_id = None if subscriber is None else subscriber.subscriber_id
-        return store.orders(self._connection, subscriber_id, offset, min(limit, LIST_MAX))
-
-    def product(self, product_id: UUID) -> tuple[Product, UUID]:
-        """A product and its subscriber's id. Raises `ProductNotFound`."""
-        found = store.product(self._connection, product_id)
-        if found is None:
-            raise ProductNotFound(f"there is no product {product_id}")
-        return found
-
-    def has_had(self, subscriber: Subscriber, offering_id: str) -> bool:
-        """Whether the subscriber, or the person that it is known to be, ever had an offering."""
-        people = privacy_store.same_identity(self._connection, subscriber.subscriber_id)
-        return store.times_had(self._connection, people, offering_id) > 0
-
-    def products(self, subscriber: Subscriber) -> list[Product]:
-        """Oldest first."""
-        return store.products(self._connection, subscriber.subscriber_id)

@@ -12,6 +12,7 @@ from uuid import UUID
 import psycopg
 
 from tokenworks.kernel import uuid7
+from tokenworks.subscriptions.errors import BroadbandTaken
 from tokenworks.subscriptions.model import Member, Subscriber
 from tokenworks.trust import PersonKey, PersonVault, has_part
 
@@ -301,11 +302,17 @@ def set_subscriber(connection: Connection, subscriber_id: UUID, **fields: object
 
 
 def set_texts(vault: PersonVault, subscriber_id: UUID, **texts: str | None) -> bool:
-    """Change `phone`, `name` or `broadband`. False where the subscriber was erased."""
+    """Change `phone`, `name` or `broadband`. False where the subscriber was erased. Raises `BroadbandTaken`."""
     key = vault.key(subscriber_id)
     if key is None:
         return False
-    set_subscriber(vault.connection, subscriber_id, **subscriber_columns(vault, key, texts))
+    try:
+        with vault.connection.transaction():
+            set_subscriber(vault.connection, subscriber_id, **subscriber_columns(vault, key, texts))
+    except psycopg.errors.UniqueViolation as error:
+        if error.diag.constraint_name != "subscriber_broadband_hash":
+            raise
+        raise BroadbandTaken("that broadband number is another account's: check it, or ask support") from None
     return True
 
 

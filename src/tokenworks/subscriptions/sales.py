@@ -123,10 +123,17 @@ class Sales:
         return price_for(self._connection, subscriber, offering, at, first=first)
 
     def parts(
-        self, subscriber: Subscriber, sold: SoldOffering, product_id: UUID, at: datetime
+        self,
+        subscriber: Subscriber,
+        sold: SoldOffering,
+        product_id: UUID,
+        at: datetime,
+        ordered_at: datetime,
     ) -> list[tuple[SoldOffering, int]]:
-        """What a bundle that is ordered now as a product consists of, each part with its share of the price."""
-        parts = [self._offerings.on_sale(part, at) for part in sold.offering.parts]
+        """What a bundle consists of that begins at a time as a product: the parts that were on sale when it was ordered, each
+        with its share of the price.
+        """
+        parts = [self._offerings.on_sale(part, ordered_at) for part in sold.offering.parts]
         if not parts:
             return []
         first = has_first_price(self._connection, subscriber, sold.offering, product_id)

@@ -445,6 +445,7 @@ class Subscriptions:
             for product in self._orders.products(found):
                 if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
                     self._orders.cancel(product.product_id)
+            self._orders.drop_to_come(found, "closed")
             store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
             people_store.set_subscriber(
                 self._connection,

@@ -140,7 +140,8 @@ def retry_notification(connection: Connection, notification_id: UUID, at: dateti
 
 
 _ORDER = """o.order_id, o.product_id, o.offering_id, o.offering_version, o.ordered_at, o.amount_nano, o.currency, false, o.action,
-    o.state, o.completed_at, o.reason"""
+    o.state, o.completed_at, o.reason, o.starts_at, o.delivery,
+    o.starts_at IS NULL OR EXISTS (SELECT 1 FROM product p WHERE p.product_id = o.product_id)"""
 
 
 def find_order(connection: Connection, subscriber_id: UUID, idempotency_key: str) -> Order | None:
@@ -188,12 +189,44 @@ def add_order(
 ) -> None:
     connection.execute(
         """INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, idempotency_key,
-                                      state, ordered_at, action, product_id, amount_nano, currency, completed_at)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                      state, ordered_at, action, product_id, amount_nano, currency, completed_at, starts_at,
+                                      delivery)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (order.order_id, subscriber.subscriber_id, subscriber.account_id, order.offering_id, order.offering_version,
          idempotency_key, order.state, order.ordered_at, order.action, order.product_id, order.amount_nano, order.currency,
-         order.completed_at),
+         order.completed_at, order.starts_at, order.delivery),
     )  # fmt: skip
+
+
+def orders_to_come(connection: Connection, subscriber_id: UUID) -> list[Order]:
+    """A subscriber's orders that wait for their start, the first to begin first."""
+    rows = connection.execute(
+        f"""SELECT {_ORDER} FROM product_order o WHERE o.subscriber_id = %s AND o.state = 'acknowledged'
+            ORDER BY o.starts_at, o.order_id""".encode(),
+        (subscriber_id,),
+    )
+    return [Order(*row) for row in rows]
+
+
+def due_starts(connection: Connection, now: datetime, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Orders whose start has come, the earliest first, but for some."""
+    rows = connection.execute(
+        """SELECT order_id FROM product_order WHERE state = 'acknowledged' AND starts_at <= %s
+               AND order_id <> ALL(%s::uuid[]) ORDER BY starts_at, order_id LIMIT %s""",
+        (now, list(but), limit),
+    )
+    return [row[0] for row in rows]
+
+
+def was_stopped_since(connection: Connection, subscriber_id: UUID, since: datetime) -> bool:
+    """Whether a suspension that stops new cycles held at a time, or after it."""
+    row = connection.execute(
+        """SELECT EXISTS (SELECT 1 FROM suspension WHERE subscriber_id = %s AND cause = ANY(%s)
+               AND (ended_at IS NULL OR ended_at > %s))""",
+        (subscriber_id, list(CYCLE_STOPPERS), since),
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])
 
 
 def end_order(
@@ -203,6 +236,10 @@ def end_order(
         "UPDATE product_order SET state = %s, completed_at = %s, amount_nano = amount_nano + %s, reason = %s WHERE order_id = %s",
         (state, at, amount_nano, reason, order_id),
     )
+
+
+def set_order_state(connection: Connection, order_id: UUID, state: str) -> None:
+    connection.execute("UPDATE product_order SET state = %s WHERE order_id = %s", (state, order_id))
 
 
 def add_amount(connection: Connection, order_id: UUID, amount_nano: int) -> None:
@@ -263,7 +300,7 @@ def set_product(connection: Connection, product_id: UUID, **fields: object) -> N
 
 _PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
               p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle,
-              p.charge_id"""
+              p.charge_id, p.held_at IS NOT NULL"""
 _FROM_PRODUCT = "FROM product p JOIN offering v USING (offering_version)"
 
 
@@ -363,6 +400,18 @@ def due_products(connection: Connection, now: datetime, but: Sequence[UUID], lim
                AND (NOT s.suspended_by && %s::text[] OR NOT p.renews OR p.ends_after_cycle)
            ORDER BY p.product_id LIMIT %s""",
         (now, list(but), list(CYCLE_STOPPERS), limit),
+    )
+    return [row[0] for row in rows]
+
+
+def held_products(connection: Connection, after: UUID, but: Sequence[UUID], limit: int) -> list[UUID]:
+    """Products that the credit limit holds back, in order, but for some and for those whose subscriber begins no cycles."""
+    rows = connection.execute(
+        """SELECT p.product_id FROM product p JOIN subscriber s USING (subscriber_id)
+           WHERE p.held_at IS NOT NULL AND p.state = 'suspended' AND p.product_id > %s AND p.product_id <> ALL(%s::uuid[])
+               AND NOT s.suspended_by && %s::text[]
+           ORDER BY p.product_id LIMIT %s""",
+        (after, list(but), list(CYCLE_STOPPERS), limit),
     )
     return [row[0] for row in rows]
 
