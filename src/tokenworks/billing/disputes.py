@@ -90,9 +90,9 @@ class Disputes:
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.page(self._connection, subscriber_id, state, offset, min(limit, PAGE_MAX))
 
-    def forget(self, subscriber_id: UUID) -> None:
+    def forget(self, subscriber: Subscriber) -> None:
         """Of one who is erased: what was asked and answered, which may name the person."""
-        store.forget(self._connection, subscriber_id)
+        store.forget(self._connection, subscriber.subscriber_id)
 
 
 def _checked(text: str, what: str) -> str:

@@ -8,7 +8,7 @@ from psycopg.rows import class_row
 
 from tokenworks.charging.model import BalanceMove, Transfer
 from tokenworks.charging.store import Connection, tell_account
-from tokenworks.kernel import uuid7
+from tokenworks.kernel import FORGOTTEN, uuid7
 
 
 def cap_bucket(
@@ -148,3 +148,7 @@ def moves(connection: Connection, account_id: UUID, offset: int, limit: int) -> 
     count = connection.execute(f"SELECT count(*) FROM ({_MOVES}) m".encode(), names).fetchone()
     assert count is not None
     return found, int(count[0])
+
+
+def forget_reasons(connection: Connection, account_id: UUID) -> None:
+    connection.execute("UPDATE transfer SET reason = %s WHERE account_id = %s", (FORGOTTEN, account_id))

@@ -164,6 +164,7 @@ def erasure_resource(done: Erasure) -> dict[str, object]:
     return shown(
         {
             "state": done.state,
+            "waits_for": list(done.waits_for) or None,
             "backups_forget_at": when(done.backups_forget_at),
             "identity_kept_until": when(done.identity_kept_until),
         }

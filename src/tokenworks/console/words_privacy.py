@@ -13,8 +13,9 @@ PRIVACY_WORDS: Final[dict[Language, dict[str, str]]] = {
         "real_name": "实名认证", "unknown": "未认证", "pending": "核验中", "verified": "已认证", "refused": "未通过",
         "export": "导出我的信息", "export_hint": "一个 JSON 文件，包含我们保存的与您有关的全部信息。", "erase": "注销并删除",
         "erase_hint": "账户将立即注销，并销毁您的个人密钥：姓名、号码等个人信息将无法恢复。账单和记账凭证依法保留，但不再包含您的身份信息。"
-        "尚有未缴费用的，缴清后删除。",
-        "confirm": "手机号码后四位", "erased": "您的个人信息已删除。", "waiting": "账户已注销。尚有未缴费用，缴清后即删除个人信息。",
+        "尚有费用未结清或服务待拆除的，完成后删除。",
+        "confirm": "手机号码后四位", "erased": "您的个人信息已删除。", "waiting": "账户已注销。以下事项完成后即删除个人信息：",
+        "waits_owed": "结清尚未缴纳（或应退还）的费用", "waits_work_orders": "拆除已开通的宽带类服务",
         "backups": "备份中的信息最迟清除于",
     },
     "en": {
@@ -26,10 +27,12 @@ PRIVACY_WORDS: Final[dict[Language, dict[str, str]]] = {
         "pending": "being checked", "verified": "verified", "refused": "refused", "export": "Export my data",
         "export_hint": "One JSON file with everything that is stored about you.", "erase": "Close and erase",
         "erase_hint": "The account is closed at once and your personal key is destroyed: your name and number can't be read by anybody "
-        "any more. Bills and ledger postings stay, as the law asks, without your identity. While something is owed, this happens as "
-        "soon as it is paid.",
+        "any more. Bills and ledger postings stay, as the law asks, without your identity. While something is owed, or is to be taken "
+        "away from your line, this happens as soon as that is done.",
         "confirm": "Last four digits of the phone number", "erased": "Your personal data is erased.",
-        "waiting": "The account is closed. Something is still owed; your personal data is erased as soon as it is paid.",
+        "waiting": "The account is closed. Your personal data is erased as soon as this is done:",
+        "waits_owed": "what is still owed, by you or to you, is settled",
+        "waits_work_orders": "what was delivered on your line is taken away",
         "backups": "Backups forget by",
     },
 }  # fmt: skip
