@@ -154,6 +154,9 @@ def subscriber_erase(
         done = works.privacy.erase(
             works.subscriptions.find(subscriber), even_if_owed=even_if_owed, dry_run=dry_run
         )
+        if even_if_owed and not dry_run:
+            id_ = str(done.subscriber_id)
+            works.approvals.check(context.actor, "subscriber.erase", id_, abs(done.owes_nano), id_)
     dry = " (dry run)" if dry_run else ""
     if done.state == "waiting":
         owed = f"what is owed ({format_money(done.owes_nano)} CNY) is settled"

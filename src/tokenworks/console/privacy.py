@@ -22,6 +22,7 @@ from tokenworks.console.web import (
     audit,
     own,
     shown,
+    two_persons,
     when,
 )
 from tokenworks.console.words_privacy import PRIVACY_WORDS
@@ -180,8 +181,12 @@ def erase(body: Erase, rooms: Asked, who: Who, of: Of = None) -> Response:
     found = own(rooms, who, of)
     if body.even_if_owed and not who.is_staff:
         raise Invalid("even_if_owed: only the operator gives up what is owed")
-    done = _erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
-    audit(rooms, who, "subscriber.erase", found.subscriber_id)
+    id_ = str(found.subscriber_id)
+    with rooms.connection.transaction():
+        done = _erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
+        if body.even_if_owed:
+            two_persons(rooms, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
+        audit(rooms, who, "subscriber.erase", id_)
     return answer(erasure_resource(done))
 
 

@@ -2,6 +2,7 @@
 
 from tokenworks.trust.answers import Answers, KeptAnswer, KeyReused
 from tokenworks.trust.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
+from tokenworks.trust.money_moves import ALONE, MONEY_MOVES, MoneyMove
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -44,6 +45,9 @@ from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
 from tokenworks.trust.vault_secrets import VaultSecrets, add_wrapping_key, load_vault_secrets
 
 __all__ = [
+    "ALONE",
+    "MONEY_MOVES",
+    "MoneyMove",
     "CODE_LIFE",
     "NOBODY",
     "STAFF_ROLES",
