@@ -89,7 +89,7 @@ class Case:
         self.command = ("bill", "reverse", str(payment.payment_id), "--reason", "r")
         path = f"/api/operations/payments/{payment.payment_id}/reversal"
         self.request = ("POST", path, {"reason": "r"})
-        reversed_at = lambda: works.payments.find(payment.payment_id).reversed_at  # noqa: E731
+        reversed_at = lambda: works.payments.find(payment.payment_id).reversed_at
         self.done = lambda: self.yuan * YUAN if reversed_at() else 0
 
     def bill_write_off(self, works, clock):
@@ -150,7 +150,7 @@ class Case:
         self.request = (
             "POST", f"/api/erasure?of={self.id}", {"confirm": self.phone[-4:], "even_if_owed": True},
         )  # fmt: skip
-        erased = lambda: works.subscriptions.find(self.id).phone_masked == "(erased)"  # noqa: E731
+        erased = lambda: works.subscriptions.find(self.id).phone_masked == "(erased)"
         self.done = lambda: self.yuan * YUAN if erased() else 0
 
 

@@ -2,7 +2,6 @@
 
 from tokenworks.trust.answers import Answers, KeptAnswer, KeyReused
 from tokenworks.trust.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
-from tokenworks.trust.money_moves import ALONE, MONEY_MOVES, MoneyMove
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -26,6 +25,7 @@ from tokenworks.trust.identity import (
 )
 from tokenworks.trust.lookup import TAIL_DIGITS, has_part, normal_id_number
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
+from tokenworks.trust.money_moves import ALONE, MONEY_MOVES, MoneyMove
 from tokenworks.trust.pepper import (
     Peppers,
     check_first_pepper,
@@ -46,9 +46,8 @@ from tokenworks.trust.vault_secrets import VaultSecrets, add_wrapping_key, load_
 
 __all__ = [
     "ALONE",
-    "MONEY_MOVES",
-    "MoneyMove",
     "CODE_LIFE",
+    "MONEY_MOVES",
     "NOBODY",
     "STAFF_ROLES",
     "TAIL_DIGITS",
@@ -67,6 +66,7 @@ __all__ = [
     "KeyNotFound",
     "KeyReused",
     "Keys",
+    "MoneyMove",
     "NotAllowed",
     "NotSignedIn",
     "Peppers",
