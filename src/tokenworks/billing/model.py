@@ -135,6 +135,8 @@ class Dispute:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
+    # False where the same question is open already.
+    new: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from tokenworks.console.page import (
     language_of,
     page_at,
 )
-from tokenworks.console.web import COOKIE, Asked, principal_of
+from tokenworks.console.web import COOKIE, Asked, audit, principal_of
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.trust import NotAllowed, NotSignedIn
 
@@ -94,7 +94,9 @@ def leave(request: Request, rooms: Asked) -> Response:
     try:
         who = principal_of(request, rooms)
         if who.session_id is not None:
-            rooms.identity.end_session(who.session_id)
+            with rooms.connection.transaction():
+                rooms.identity.end_session(who.session_id)
+                audit(rooms, who, "sign_out", who.subscriber_id)
     except NotSignedIn:
         pass
     response = RedirectResponse("/sign-in", 303)

@@ -27,7 +27,7 @@ from tokenworks.console.web import (
 )
 from tokenworks.console.words_privacy import PRIVACY_WORDS
 from tokenworks.kernel import Invalid, NotFound, TokenworksError, Unavailable
-from tokenworks.subscriptions import PURPOSES, ConsentState, Erasure, Subscriber
+from tokenworks.subscriptions import PURPOSES, ConsentState, Erasure, Subscriber, lock_subscriber
 
 router = APIRouter(prefix="/api", tags=["privacy"])
 pages_router = APIRouter(include_in_schema=False)
@@ -245,15 +245,13 @@ def say_on_page(
     check_control(who, subscriber, consents=given or purpose != "spill_over")
     try:
         with rooms.connection.transaction():
-            _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)
-            audit(
-                rooms,
-                who,
-                "subscriber.consent",
-                subscriber.subscriber_id,
-                None,
-                {"purpose": purpose, "given": given},
-            )
+            lock_subscriber(rooms.vault, subscriber.subscriber_id)
+            last = {one.text.purpose: one for one in rooms.subscriptions.consent_states(subscriber)}[purpose]
+            # Said again of the same text it is the same.
+            if (last.given, last.said_sha256) != (given, text_sha256):
+                _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)
+                said = {"purpose": purpose, "given": given}
+                audit(rooms, who, "subscriber.consent", subscriber.subscriber_id, None, said)
     except TokenworksError as error:
         return _privacy(request, rooms, error)
     return RedirectResponse("/privacy", 303)

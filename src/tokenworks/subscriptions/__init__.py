@@ -67,7 +67,7 @@ from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people_store import subscriber_columns
+from tokenworks.subscriptions.people_store import lock_subscriber, subscriber_columns
 from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
@@ -153,6 +153,7 @@ __all__ = [
     "end_of_day",
     "last_day",
     "minute_of",
+    "lock_subscriber",
     "month_start",
     "next_month",
     "parse_phone",
