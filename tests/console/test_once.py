@@ -42,6 +42,11 @@ class House:
         self.client.post("/sign-in/code", data={"identifier": PHONE})
         return {"identifier": PHONE, "code": self.codes[-1][1]}
 
+    def as_member(self):
+        member_id = self.works.subscriptions.accept(MEI, self.member.member_id).member_id
+        text, _ = self.works.identity.open_session(self.owner.subscriber_id, member_id)
+        self.client.cookies.set("tokenworks_session", text)
+
     def paused(self):
         self.works.orders.suspend(self.works.orders.products(self.owner)[0].product_id)
         return {}
@@ -90,6 +95,9 @@ FORMS = {
     "/keys/stop": {"stop": (lambda h: {"id": h.key}, ["key.revoke"])},
     "/privacy/consent": {"consent": (House.consent, ["subscriber.consent"])},
     "/privacy/erase": {"erase": (lambda h: {"confirm": "0001"}, ["subscriber.erase"])},
+    "/privacy/leave": {"leave": (lambda h: h.as_member() or {"confirm": "0002"}, ["member.erase"])},
+    "/sessions/end": {"end": (lambda h: {"id": h.other}, ["session.end"])},
+    "/sessions/end-others": {"end-others": (lambda h: {}, ["session.end_others"])},
     "/sign-in/code": {"code": (lambda h: {"identifier": PHONE}, [])},
     "/sign-in": {"sign-in": (House.code, ["sign_in"])},
     "/sign-out": {"sign-out": (lambda h: {}, ["sign_out"])},

@@ -18,6 +18,7 @@ from tokenworks.subscriptions import (
     ConsentTexts,
     Deliveries,
     Hub,
+    MemberRights,
     Moves,
     Notices,
     Orders,
@@ -143,7 +144,7 @@ def make_works(
     adjustments = Adjustments(connection, clock)
     privacy = Privacy(
         connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
-        lambda: real_name_check(settings),
+        lambda: real_name_check(settings), MemberRights(vault, ledger, transfers, keys, identity, clock),
         [payments.forget, disputes.forget, hub.forget, lambda erased: adjustments.forget(erased.account_id),
          lambda erased: transfers.forget(erased.account_id)],
     )  # fmt: skip

@@ -150,5 +150,9 @@ def moves(connection: Connection, account_id: UUID, offset: int, limit: int) -> 
     return found, int(count[0])
 
 
-def forget_reasons(connection: Connection, account_id: UUID) -> None:
-    connection.execute("UPDATE transfer SET reason = %s WHERE account_id = %s", (FORGOTTEN, account_id))
+def forget_reasons(connection: Connection, account_id: UUID, member_id: UUID | None = None) -> None:
+    connection.execute(
+        """UPDATE transfer SET reason = %(gone)s WHERE account_id = %(account)s
+               AND (%(member)s::uuid IS NULL OR %(member)s IN (from_member_id, to_member_id))""",
+        {"gone": FORGOTTEN, "account": account_id, "member": member_id},
+    )

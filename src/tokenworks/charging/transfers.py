@@ -81,6 +81,10 @@ class Transfers:
         """Of one who is erased: what members wrote to each other."""
         cap_store.forget_reasons(self._connection, account_id)
 
+    def forget_of_member(self, account_id: UUID, member_id: UUID) -> None:
+        """Of a member who is erased: what it wrote, and what was written to it."""
+        cap_store.forget_reasons(self._connection, account_id, member_id)
+
     def find(self, transfer_id: UUID) -> Transfer:
         """Raises `TransferNotFound`."""
         found = cap_store.find(self._connection, transfer_id)

@@ -8,7 +8,15 @@ from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 
 from tokenworks import __version__
-from tokenworks.console import page_bill, page_family, page_keys, page_products, page_shop, page_usage
+from tokenworks.console import (
+    page_bill,
+    page_family,
+    page_keys,
+    page_products,
+    page_sessions,
+    page_shop,
+    page_usage,
+)
 from tokenworks.console.account import (
     request_code,
     send_later,
@@ -29,7 +37,7 @@ from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.trust import NotAllowed, NotSignedIn
 
 router = APIRouter(include_in_schema=False)
-_OWNERS_PAGE = re.compile(r"/(order|products|bill|privacy)\b")
+_OWNERS_PAGE = re.compile(r"/(order|products|bill)\b")
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
 
@@ -113,5 +121,8 @@ def language(to: Annotated[Literal["zh", "en"], Form()], back: Text = "/order") 
 
 ROUTERS: Final = (
     router,
-    *(module.router for module in (page_shop, page_products, page_usage, page_keys, page_family, page_bill)),
+    *(
+        module.router
+        for module in (page_shop, page_products, page_usage, page_keys, page_family, page_bill, page_sessions)
+    ),
 )

@@ -17,6 +17,11 @@ PRIVACY_WORDS: Final[dict[Language, dict[str, str]]] = {
         "confirm": "手机号码后四位", "erased": "您的个人信息已删除。", "waiting": "账户已注销。以下事项完成后即删除个人信息：",
         "waits_owed": "结清尚未缴纳（或应退还）的费用", "waits_work_orders": "拆除已开通的宽带类服务",
         "backups": "备份中的信息最迟清除于",
+        "member_hint": "您是这个账户的成员。账户的同意、账单和注销由户主办理；以下是您自己的信息。",
+        "member_export_hint": "一个 JSON 文件，包含您的姓名、号码、密钥、登录记录和您自己的用量。",
+        "member_erase": "退出账户并删除我的信息",
+        "member_erase_hint": "您将退出这个账户，密钥立即停用，姓名、号码等个人信息将无法恢复。您的用量保留在账单中，但不再包含您的身份信息。",
+        "member_erased": "您已退出账户，个人信息已删除。",
     },
     "en": {
         "privacy": "Privacy", "consents": "What you agreed to", "agree": "Agree", "withdraw": "Withdraw",
@@ -34,5 +39,11 @@ PRIVACY_WORDS: Final[dict[Language, dict[str, str]]] = {
         "waits_owed": "what is still owed, by you or to you, is settled",
         "waits_work_orders": "what was delivered on your line is taken away",
         "backups": "Backups forget by",
+        "member_hint": "You are a member of this account. Its consents, bills and closing are up to the owner; this is what is yours.",
+        "member_export_hint": "One JSON file with your name, number, keys, sessions and your own usage.",
+        "member_erase": "Leave and erase my data",
+        "member_erase_hint": "You leave this account and your keys stop at once; your name and number can't be read by anybody any "
+        "more. What you used stays in its bills, without your identity.",
+        "member_erased": "You have left the account. Your personal data is erased.",
     },
 }  # fmt: skip

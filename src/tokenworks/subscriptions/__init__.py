@@ -41,6 +41,7 @@ from tokenworks.subscriptions.hub import (
     content_of,
     signature,
 )
+from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     SUSPENSIONS,
@@ -104,6 +105,7 @@ __all__ = [
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "MemberRights",
     "Moved",
     "Moves",
     "NotEligible",

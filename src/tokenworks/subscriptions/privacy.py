@@ -11,6 +11,7 @@ from tokenworks.kernel import Clock, check_line, uuid7
 from tokenworks.subscriptions import people_store, privacy_store, store, work_store
 from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
 from tokenworks.subscriptions.export_store import export
+from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import Identity, Keys, PersonVault, normal_id_number
@@ -62,9 +63,11 @@ class Privacy:
         rules: PrivacyRules,
         backup_days: int,
         real_name_check: Callable[[], RealNameCheck],
+        members: MemberRights,
         forget: Sequence[Callable[[Subscriber], None]] = (),
     ) -> None:
-        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased."""
+        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased; `members`: what is a member's own."""
+        self.members = members
         self._connection = connection
         self._vault = vault
         self._subscriptions = subscriptions

@@ -161,6 +161,15 @@ def forget_person(
         connection.execute(statement.encode(), {"gone": FORGOTTEN, "id": subscriber_id})
 
 
+def forget_member(connection: Connection, member_id: UUID) -> None:
+    """A member who leaves for good; its key is destroyed in the same transaction."""
+    connection.execute(
+        """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
+           WHERE member_id = %s""",
+        (member_id,),
+    )
+
+
 def forget_identities(connection: Connection, now: datetime) -> int:
     """Identity hashes that have outlived an erasure for as long as declared."""
     return connection.execute(
