@@ -5,6 +5,9 @@ Deliveries that are there are encrypted by `tokenworks init` after this (app/sea
 """
 
 from alembic import op
+from sqlalchemy import text
+
+from tokenworks.trust import skeleton
 
 revision = "0021"
 down_revision = "0019"
@@ -48,8 +51,24 @@ END $$;
 """
 
 
+def _name_looks() -> None:
+    """Skeletons know more letters than before. Two names that look alike only now keep what they have: both are there."""
+    connection = op.get_bind()
+    rows = connection.execute(text("SELECT staff_id, name, skeleton FROM staff ORDER BY created_at, staff_id"))
+    found = rows.fetchall()
+    taken = {looks for _, _, looks in found}
+    for staff_id, name, before in found:
+        looks = skeleton(name)
+        if looks and looks not in taken and "#" not in before:
+            taken.add(looks)
+            connection.execute(
+                text("UPDATE staff SET skeleton = :looks WHERE staff_id = :id"), {"looks": looks, "id": staff_id}
+            )
+
+
 def upgrade() -> None:
     op.execute(TABLES)
+    _name_looks()
     for table, column in FORGETTABLE:
         op.execute(f"""
 DROP TRIGGER {table}_is_history ON {table};
