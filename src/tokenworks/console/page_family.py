@@ -21,7 +21,7 @@ from tokenworks.console.page import (
 from tokenworks.console.web import COOKIE, Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
-from tokenworks.subscriptions import Member, lock_subscriber
+from tokenworks.subscriptions import Member, MemberNotFound, lock_subscriber
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -239,15 +239,15 @@ def join(
 
 def _waits(rooms: Rooms, phone: str, member_id: UUID) -> bool:
     """True if an invitation is not accepted yet; its account is locked, so that the same form sent twice is one act. Raises
-    `NotFound`.
+    `MemberNotFound`.
     """
     member = rooms.subscriptions.member_by_id(member_id)
     if member is None:
-        raise NotFound("there is no such invitation")
+        raise MemberNotFound("there is no such invitation")
     lock_subscriber(rooms.vault, member.subscriber_id)
     found = next((one for one in rooms.subscriptions.memberships(phone) if one.member_id == member_id), None)
     if found is None:
-        raise NotFound("there is no such invitation")
+        raise MemberNotFound("there is no such invitation")
     return found.state == "invited"
 
 

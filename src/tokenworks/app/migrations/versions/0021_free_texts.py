@@ -54,7 +54,9 @@ END $$;
 def _name_looks() -> None:
     """Skeletons know more letters than before. Two names that look alike only now keep what they have: both are there."""
     connection = op.get_bind()
-    rows = connection.execute(text("SELECT staff_id, name, skeleton FROM staff ORDER BY created_at, staff_id"))
+    rows = connection.execute(
+        text("SELECT staff_id, name, skeleton FROM staff ORDER BY created_at, staff_id")
+    )
     found = rows.fetchall()
     taken = {looks for _, _, looks in found}
     for staff_id, name, before in found:
@@ -62,7 +64,8 @@ def _name_looks() -> None:
         if looks and looks not in taken and "#" not in before:
             taken.add(looks)
             connection.execute(
-                text("UPDATE staff SET skeleton = :looks WHERE staff_id = :id"), {"looks": looks, "id": staff_id}
+                text("UPDATE staff SET skeleton = :looks WHERE staff_id = :id"),
+                {"looks": looks, "id": staff_id},
             )
 
 
