@@ -135,8 +135,8 @@ class Dispute:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
-    # False where the same question is open already.
-    new: bool = False
+    # False where the same question is open already: it is the same dispute.
+    new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
