@@ -92,6 +92,33 @@ def fill(connection):
     return people, text
 
 
+def deliveries(connection, people):
+    """What listeners were sent, and are sent still: of an event, of a notice, and of nobody who is known."""
+    made = []
+    for number, ref in ((0, "event"), (1, "notice"), (2, "unknown")):
+        delivery, event = uuid7(), uuid7()
+        body = json.dumps({"broadband": f"bb-77889{number:03d}", "name": people[number][4]})
+        if ref == "event":
+            connection.execute(
+                """INSERT INTO hub_event (event_id, at, api, event_type, ref, subscriber_id)
+                   VALUES (%s, now(), 'serviceOrdering', 'x', %s, %s)""",
+                (event, uuid7(), people[number][0]),
+            )
+        elif ref == "notice":
+            connection.execute(
+                """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
+                   VALUES (%s, %s, 'spend', '1', '{}', now(), now())""",
+                (event, people[number][0]),
+            )
+        connection.execute(
+            """INSERT INTO hub_delivery (delivery_id, event_id, event_type, body, created_at, begun_at, next_at)
+               VALUES (%s, %s, 'x', %s, now(), now(), now())""",
+            (delivery, event, body),
+        )
+        made.append((delivery, body))
+    return made
+
+
 class CutOff(Exception):
     pass
 
@@ -100,6 +127,8 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
     migrate_to(empty_url, "0012")
     with contextlib.closing(database.connect(empty_url)) as connection:
         people, text = fill(connection)
+        migrate_to(empty_url, "0016")
+        sent = deliveries(connection, people)
         assert schema.migrate(empty_url) == schema.SCHEMA
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         works = make_works(settings, connection, ManualClock(datetime.now(UTC)))
@@ -130,7 +159,7 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
         with pytest.raises(CutOff):
             seal_existing(connection, works.vault, until("member", 50), batch=10)
         assert ("subscriber", 0, 5) in seen
-        assert where(connection, "Wilhelmina") == {("audit", "after")}
+        assert where(connection, "Wilhelmina") == {("audit", "after"), ("hub_delivery", "body")}
         seal_existing(connection, works.vault, until("", 0), batch=10)
         check_sealed(connection)
         assert {place for place, _, _ in seen} == set(PLACES)
@@ -156,6 +185,7 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
         assert works.payments.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
         works_to_do = {work.subscriber_id: work.broadband for work in works.orders.work_orders()}
         assert works_to_do == {people[1][0]: "bb-77889001", people[2][0]: None}
+        assert sorted((one.delivery_id, one.body) for one in works.hub.lease(9, own=True)) == sorted(sent)
         trail, count = works.identity.audited(None, 0, 100)
         assert count == COUNT and {row["after"]["name"] for row in trail} == {name for *_, name in people}
         made_by = connection.execute("SELECT made_by FROM transfer").fetchall()

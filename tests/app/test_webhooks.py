@@ -136,7 +136,7 @@ def test_a_callback_is_an_address_that_may_be_asked(works, callback):
 
 
 def test_outside_dev_a_callback_has_tls(works):
-    hub = Hub(works.connection, {1: bytes(32)}, works.clock, need_tls=True)
+    hub = Hub(works.connection, {1: bytes(32)}, works.clock, works.vault, need_tls=True)
     with pytest.raises(Invalid, match="https"):
         hub.subscribe("payment", "http://crm.example/", "", "test")
     hub.subscribe("payment", "https://crm.example/", "", "test")

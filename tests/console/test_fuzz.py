@@ -1,11 +1,11 @@
 """Whatever comes in, by our own OpenAPI document and beyond it: never an error of ours, always problem details."""
 
+import os
 from random import Random
 from urllib.parse import quote, urlencode
 
 import pytest
 import schemathesis
-from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
@@ -13,9 +13,11 @@ from tests.console.hostile import TEXTS, VALUES, spoiled
 from tests.console.test_roles import BASES, Household, routes
 from tokenworks.charging import verify
 from tokenworks.console import openapi_document
+from tokenworks.console.api import ROUTERS
 
 EXAMPLES = 50
-EXAMPLES_NIGHTLY = 2000
+# A route. Fewer with FUZZ_EXAMPLES, for a machine that has less than a night.
+EXAMPLES_NIGHTLY = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
 _schema = schemathesis.openapi.from_dict(openapi_document())
 _operations = [result.ok() for result in _schema.get_all_operations()]
 
@@ -180,38 +182,60 @@ def test_no_spoiled_request_makes_us_fail_at_length(hits, route):
 # Pages: their forms and queries, which the document does not have.
 
 
-def _forms(api):
-    for route in api.routes:
-        if isinstance(route, APIRoute) and not route.include_in_schema:
+def _forms():
+    """(method, path, names of its fields and of its query) of every route that is no part of the document."""
+    for route in (route for router in ROUTERS for route in router.routes):
+        if not route.include_in_schema:
             names = [p.alias for p in (*route.dependant.body_params, *route.dependant.query_params)]
             for method in sorted(route.methods - {"HEAD"}):
                 yield method, route.path, names
 
 
-@pytest.mark.fuzz
-def test_no_form_makes_us_fail(client, api, works, family):
-    session = family.headers["owner"]["authorization"].removeprefix("Bearer ")
-    random = Random("forms")
-    for method, path, names in _forms(api):
-        for _ in range(EXAMPLES // 2):
-            chosen = random.sample(names, k=min(len(names), random.randint(1, 3))) or ["x"]
-            asked = urlencode({name: str(random.choice(VALUES)) for name in chosen}, errors="surrogatepass")
-            part = quote(str(random.choice(TEXTS)).encode("utf-8", "surrogatepass"), safe="") or "x"
-            url = "/".join(part if piece.startswith("{") else piece for piece in path.split("/"))
-            more = {"url": f"http://testserver{url}?{asked}"} if method == "GET" else {"url": f"http://testserver{url}", "content": asked}  # fmt: skip
-            answer = client.request(
-                method,
-                **more,
-                cookies={"tokenworks_session": session},
-                follow_redirects=False,
-                headers={
-                    "content-type": "application/x-www-form-urlencoded",
-                    "sec-fetch-site": "same-origin",
-                    "accept": "text/html",
-                },
-            )
-            assert answer.status_code < 500, (method, more, answer.text)
+def _page_hits(client, works, family, method, path, names, examples):
+    """Forms and queries with what they should not have, by an owner and by a member in turns; right ids now and then."""
+    random = Random(f"forms {method} {path}")
+    product = str(works.orders.products(family.subscriber)[0].product_id)
+    for number in range(examples):
+        role = ("owner", "member", "admin")[number % 3]
+        session = family.headers[role]["authorization"].removeprefix("Bearer ")
+        chosen = random.sample(names, k=min(len(names), random.randint(1, 3))) or ["x"]
+        asked = urlencode({name: str(random.choice(VALUES)) for name in chosen}, errors="surrogatepass")
+        part = quote(str(random.choice(TEXTS)).encode("utf-8", "surrogatepass"), safe="") or "x"
+        parts = {"{id}": random.choice([product, part]), "{what}": random.choice(["change", "cancel", part])}
+        url = "/".join(
+            parts.get(piece, part) if piece.startswith("{") else piece for piece in path.split("/")
+        )
+        more = {"url": f"http://testserver{url}?{asked}"} if method == "GET" else {"url": f"http://testserver{url}", "content": asked}  # fmt: skip
+        answer = client.request(
+            method,
+            **more,
+            follow_redirects=False,
+            headers={
+                "cookie": f"tokenworks_session={session}",
+                "content-type": "application/x-www-form-urlencoded",
+                "sec-fetch-site": "same-origin",
+                "accept": "text/html",
+            },
+        )
+        assert answer.status_code < 500, (method, more, answer.text)
+        client.cookies.clear()
     assert verify(works.connection, works.offerings.rate_cards()) == []
+
+
+_PAGES = sorted(_forms(), key=lambda page: (any(word in page[1] for word in ("sign", "erase", "end")), page))
+
+
+@pytest.mark.fuzz
+def test_no_form_makes_us_fail(client, works, family):
+    assert len(_PAGES) > 30
+    for method, path, names in _PAGES:
+        _page_hits(client, works, family, method, path, names, EXAMPLES // 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", _PAGES, ids=[f"{method} {path}" for method, path, _ in _PAGES])
+def test_no_form_makes_us_fail_at_length(client, works, family, page):
+    _page_hits(client, works, family, *page, EXAMPLES_NIGHTLY)
 
 
 # What needs more than one request.

@@ -102,7 +102,7 @@ def test_keys_are_visible_ascii_and_short(client, family):
 def test_two_at_once_are_one(works, database_url):
     """The second one waits for the first one's end, then gets its answer."""
     from tokenworks.app.database import connect
-    from tokenworks.trust import Answers, KeptAnswer, KeyReused
+    from tokenworks.trust import Answers, KeptAnswer, KeyReused, PersonVault
 
     clock: Clock = works.clock
     found = []
@@ -112,7 +112,9 @@ def test_two_at_once_are_one(works, database_url):
 
         def second():
             with other.transaction():
-                found.append(Answers(other, clock).begin("a", "k", b"text"))
+                found.append(
+                    Answers(other, clock, PersonVault(other, works.vault._secrets)).begin("a", "k", b"text")
+                )
 
         thread = threading.Thread(target=second)
         thread.start()
@@ -120,7 +122,7 @@ def test_two_at_once_are_one(works, database_url):
     thread.join(10)
     assert found == [KeptAnswer(201, {"location": "x"}, b"done")]
     with pytest.raises(KeyReused), other.transaction():
-        Answers(other, clock).begin("a", "k", b"another")
+        Answers(other, clock, PersonVault(other, works.vault._secrets)).begin("a", "k", b"another")
     other.close()
 
 

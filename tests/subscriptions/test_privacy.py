@@ -4,14 +4,16 @@ import hashlib
 import json
 from datetime import timedelta
 
+import psycopg
 import pytest
 
 from tests.support.receiver import Receiver
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.notify import deliver
 from tokenworks.app.settings import load_settings
+from tokenworks.app.text_columns import MEANINGS, TEXT_COLUMNS, columns_that
 from tokenworks.charging import verify
-from tokenworks.kernel import Invalid, Unavailable
+from tokenworks.kernel import Invalid, Unavailable, uuid7
 from tokenworks.subscriptions import (
     ConsentNeeded,
     ConsentTextChanged,
@@ -26,6 +28,7 @@ from tokenworks.subscriptions import (
 )
 from tokenworks.subscriptions.eligibility import check_eligible
 from tokenworks.subscriptions.privacy import CHECKS_A_DAY_MAX
+from tokenworks.trust import KeptAnswer
 
 PHONE, NAME = "+8613876543210", "Wilhelmina Xylander"
 ID_NUMBER = "11010519491231002X"
@@ -121,7 +124,26 @@ def rich(works, spender, subscriber, clock):
     assert works.payments.file(sequence) == text and PHONE in text
     assert works.payments.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     works.subscriptions.notify(subscriber.subscriber_id, "spend", "1", {"percent": 50})
+    told(works, subscriber)
     return subscriber
+
+
+def told(works, subscriber):
+    """What another system delivers, and a listener that is told of it; nothing arrives there."""
+    works.hub._allow_private = True
+    works.hub.subscribe("serviceOrdering", "http://127.0.0.1:9/listener", "", "test")
+    works.orders.place(subscriber, "uplink-acceleration")
+    works.orders.answer(works.orders.work_orders()[-1].work_order_id, done=True)
+    options = {"webhook_url": "http://127.0.0.1:9/own", "webhook_allow_private": "true"}
+    settings = load_settings({"data_dir": str(works.session_dir / "seed")} | options).settings
+    assert deliver(works, settings) == 0
+    told = works.connection.execute("SELECT count(*), count(subscriber_id) FROM hub_delivery").fetchone()
+    assert told == (3, 3)
+    # What came under an idempotency key is answered again for a month.
+    works.answers.begin("member:x", "k", b"asked")
+    answer = KeptAnswer(201, {}, json.dumps({"name": NAME, "phone": PHONE}).encode())
+    works.answers.keep("member:x", "k", answer, subscriber.subscriber_id)
+    assert works.answers.begin("member:x", "k", b"asked") == answer
 
 
 def settle(works, subscriber, clock):
@@ -129,6 +151,8 @@ def settle(works, subscriber, clock):
     for product in works.orders.products(subscriber):
         if product.state == "active":
             works.orders.cancel(product.product_id)
+    for work in works.orders.work_orders():
+        works.orders.answer(work.work_order_id, done=True)
     clock.move(timedelta(days=40))
     works.orders.run_cycles()
     works.refunds.finish()
@@ -159,10 +183,92 @@ def test_no_table_has_a_number_or_a_name(works, spender, subscriber, clock):
     assert balances(works)
 
 
-def test_plain_text_is_refused_by_the_database(works, subscriber):
-    import psycopg
+def test_every_text_column_is_classified(works):
+    rows = works.connection.execute(
+        """SELECT c.table_name, c.column_name FROM information_schema.columns c
+           WHERE c.table_schema = current_schema() AND c.table_name NOT IN (SELECT relname FROM pg_class WHERE relispartition)
+               AND c.data_type IN ('text', 'character varying', 'json', 'jsonb', 'bytea', 'ARRAY')"""
+    ).fetchall()
+    declared = [
+        (table, column) for table, kinds in TEXT_COLUMNS.items() for names in kinds.values() for column in names.split()
+    ]  # fmt: skip
+    assert len(declared) == len(set(declared)), "a column holds one thing"
+    assert set(declared) == set(rows)
+    assert {holds for kinds in TEXT_COLUMNS.values() for holds in kinds} <= set(MEANINGS)
 
+
+def filled(works, subscriber):
+    """All free texts about a person say who it is: in a row of each table that has one, made where there is none."""
+    one = uuid7()
+    ids = {"s": subscriber.subscriber_id, "a": subscriber.account_id, "i": one}
+    make = {
+        "adjustment": """(adjustment_id, account_id, bucket_id, amount, unit, reason, asked_by, asked_at, state)
+            VALUES (%(i)s, %(a)s, %(i)s, 1, 'CNY', 'r', 'li', now(), 'asked')""",
+        "credit_note": """(credit_note_id, credit_note_no, bill_id, account_id, charge_id, amount_nano, tax_nano, reason, issued_at)
+            VALUES (%(i)s, 'C1', %(i)s, %(a)s, %(i)s, 1, 0, 'r', now())""",
+        "payment": """(payment_id, subscriber_id, account_id, method, amount_nano, currency, entry_id, reference, paid_at)
+            VALUES (%(i)s, %(s)s, %(a)s, 'cash', 1, 'CNY', %(i)s, 'x', now())""",
+        "payment_reversal": """(reversal_id, payment_id, amount_nano, reason, reversed_at, account_id, entry_id)
+            VALUES (%(i)s, %(i)s, 1, 'r', now(), %(a)s, %(i)s)""",
+        "refund": """(refund_id, order_id, account_id, charge_id, part, reason, state, asked_at)
+            VALUES (%(i)s, %(i)s, %(a)s, %(i)s, 'whole', 'r', 'done', now())""",
+        "reconciliation_case": """(case_id, subscriber_id, kind, amount_nano, opened_at, closed_at, resolution)
+            VALUES (%(i)s, %(s)s, 'unbooked', 1, now(), now(), 'r')""",
+        "contract_price": """(subscriber_id, offering_id, price_nano, valid_from, contract)
+            VALUES (%(s)s, 'ctc-light', 1, now(), 'K')""",
+        "dispute": """(dispute_id, subscriber_id, bill_id, line_no, question, asked_at, state, answer, answered_by, answered_at)
+            VALUES (%(i)s, %(s)s, %(i)s, 1, 'q', now(), 'answered', 'r', 'li', now())""",
+        "transfer": """(transfer_id, account_id, from_bucket_id, to_bucket_id, from_member_id, to_member_id, amount, reason,
+            made_by, made_at, idempotency_key) VALUES (%(i)s, %(a)s, %(i)s, %(a)s, %(i)s, %(a)s, 1, 'r', 'member:x', now(), 'k')""",
+        "suspension": """(suspension_id, subscriber_id, cause, reason, began_at, ended_at, end_reason)
+            VALUES (%(i)s, %(s)s, 'operator', 'r', now(), now(), 'r')""",
+    }  # fmt: skip
+    about = {
+        "charge_file_line": "bill_id IN (SELECT bill_id FROM bill WHERE subscriber_id = %(s)s)",
+        "api_key": "account_id = %(a)s", "adjustment": "account_id = %(a)s", "credit_note": "account_id = %(a)s",
+        "payment_reversal": "account_id = %(a)s", "refund": "account_id = %(a)s", "transfer": "account_id = %(a)s",
+    }  # fmt: skip
+    marked = {}
+    # The rows alone matter here: neither what they refer to, nor that some are history.
+    works.connection.execute("SET session_replication_role = replica")
+    for table, column in columns_that("erased"):
+        where_about = about.get(table, "subscriber_id = %(s)s")
+        if table in make and table not in marked:
+            works.connection.execute(f"INSERT INTO {table} {make[table]} ON CONFLICT DO NOTHING", ids)
+        value = "ARRAY['Zanzibar']" if column == "audiences" else "'Zanzibar'"
+        marked[table] = works.connection.execute(
+            f"UPDATE {table} SET {column} = {value} WHERE {where_about}", ids
+        ).rowcount
+        assert marked[table], (table, column)
+    works.connection.execute("SET session_replication_role = origin")
+
+
+def test_an_erasure_takes_out_every_free_text_about_the_person(works, spender, subscriber, clock):
+    other = works.subscriptions.register("+8613800000002", "Somebody Else")
+    works.subscriptions.suspend(other, "operator", reason="kept")
+    subscriber = rich(works, spender, subscriber, clock)
+    settle(works, subscriber, clock)
+    filled(works, subscriber)
+    assert where(works.connection, "zanzibar") == set(columns_that("erased"))
+    assert works.privacy.erase(subscriber).state == "erased"
+    assert where(works.connection, "zanzibar") == set()
+    assert where(works.connection, "kept") >= {("suspension", "reason")}
+    # History is history still: nothing else is changed, and the text is not changed to another one.
     for statement in (
+        "UPDATE payment SET amount_nano = amount_nano + 1, reason = '(erased)'",
+        "UPDATE payment SET reason = 'another'",
+        "DELETE FROM payment_reversal",
+        "UPDATE transfer SET amount = 2",
+        "DELETE FROM credit_note",
+    ):
+        with pytest.raises(psycopg.errors.RaiseException, match="history"):
+            works.connection.execute(statement)
+
+
+def test_plain_text_is_refused_by_the_database(works, subscriber):
+    for statement in (
+        "INSERT INTO hub_delivery (delivery_id, event_id, event_type, body, created_at, begun_at, next_at) "
+        "VALUES (uuidv7(), uuidv7(), 'x', 'plain', now(), now(), now())",
         "UPDATE subscriber SET phone = '+8613800000009'",
         "UPDATE subscriber SET name = 'x'",
         "UPDATE member SET name = 'x'",

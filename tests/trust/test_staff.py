@@ -107,6 +107,16 @@ def test_a_skeleton_is_its_own_and_of_whatever_case(text):
     assert skeleton(text.casefold()) == skeleton(text)
 
 
+@pytest.mark.parametrize(
+    ("one", "other"), [("bo", "bø"), ("david", "đaviɖ"), ("lee", "łee"), ("ann", "aɲɴ"), ("hal", "ħal")]
+)
+def test_letters_without_a_decomposition_look_like_their_base(one, other):
+    """Read off their names in the Unicode Character Database: no table has to have each."""
+    assert skeleton(one) == skeleton(other)
+    # A letter that is another one stays another one.
+    assert len({skeleton(name) for name in ("ann", "bo", "ольга", "王伟", "ðor", "þor")}) == 6
+
+
 # Two persons.
 
 

@@ -19,6 +19,7 @@ from tokenworks.subscriptions import (
     ConsentTexts,
     Deliveries,
     Hub,
+    MemberRights,
     Moves,
     Notices,
     Orders,
@@ -137,12 +138,16 @@ def make_works(
         connection,
         peppers,
         clock,
+        vault,
         allow_private=settings.webhook_allow_private,
         need_tls=settings.environment != "dev",
     )
+    adjustments = Adjustments(connection, clock)
     privacy = Privacy(
         connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
-        lambda: real_name_check(settings), [payments.forget, disputes.forget, hub.forget],
+        lambda: real_name_check(settings), MemberRights(vault, ledger, transfers, keys, identity, clock),
+        [payments.forget, disputes.forget, hub.forget, lambda erased: adjustments.forget(erased.account_id),
+         lambda erased: transfers.forget(erased.account_id)],
     )  # fmt: skip
     return Works(
         connection=connection,
@@ -152,7 +157,7 @@ def make_works(
         deployments=Deployments(connection),
         ledger=ledger,
         charges=charges,
-        adjustments=Adjustments(connection, clock),
+        adjustments=adjustments,
         transfers=transfers,
         orders=orders,
         quotes=Quotes(
@@ -177,7 +182,7 @@ def make_works(
         refunds=Refunds(connection, charges, orders, subscriptions, clock),
         keys=keys,
         identity=identity,
-        answers=Answers(connection, clock),
+        answers=Answers(connection, clock, vault),
         approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
         vault=vault,
         privacy=privacy,

@@ -154,11 +154,17 @@ def subscriber_erase(
         done = works.privacy.erase(
             works.subscriptions.find(subscriber), even_if_owed=even_if_owed, dry_run=dry_run
         )
+        if even_if_owed and not dry_run:
+            id_ = str(done.subscriber_id)
+            works.approvals.check(context.actor, "subscriber.erase", id_, abs(done.owes_nano), id_)
     dry = " (dry run)" if dry_run else ""
     if done.state == "waiting":
-        text = (
-            f"is closed, owes {format_money(done.owes_nano)} CNY, and is erased when nothing is owed any more"
-        )
+        owed = f"what is owed ({format_money(done.owes_nano)} CNY) is settled"
+        waits = {
+            "owed": owed,
+            "work_orders": "its open work orders are answered (`tokenworks order work list`)",
+        }
+        text = f"is closed, and is erased when {' and '.join(waits[one] for one in done.waits_for)}"
     else:
         text = f"is erased; backups forget by {done.backups_forget_at:%Y-%m-%d}"
     said(done, f"Subscriber {done.subscriber_id} {text}{dry}.", as_json)

@@ -158,7 +158,12 @@ def bill_write_off(
 ) -> None:
     """Give up what is open on a bill. Where it is paid after all, it is a debt again."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.payments.write_off(works.bills.find(bill_no), reason, reference)
+        found = works.bills.find(bill_no)
+        made = works.payments.write_off(found, reason, reference)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "bill.write_off", str(found.bill_id), made.amount_nano, reference
+            )
     dry = " (dry run)" if dry_run else ""
     said(made, f"{money_text(made.amount_nano)} CNY of bill {bill_no} are written off{dry}.", as_json)
 

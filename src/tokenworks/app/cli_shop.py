@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal, get_args
 from uuid import UUID
 
 import click
@@ -22,7 +22,7 @@ from tokenworks.app.cli_base import (
 from tokenworks.app.cli_disputes import dispute
 from tokenworks.app.edge import read_bytes
 from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
-from tokenworks.billing import Part, TestProvider
+from tokenworks.billing import Part, TestProvider, discount_nano, raise_nano
 from tokenworks.catalog import Audience
 from tokenworks.charging import PER_UNIT
 from tokenworks.kernel import Invalid, parse_money
@@ -595,7 +595,7 @@ def subscriber_set(
     spill_over: bool | None, regions: tuple[str, ...], anywhere: bool, home_region: str | None, as_json: bool,
 ) -> None:  # fmt: skip
     """Set what is known of a subscriber, and what it may spend."""
-    profile = {
+    profile: dict[str, Any] = {
         "name": name,
         "audiences": audiences or None,
         "language": language,
@@ -612,7 +612,9 @@ def subscriber_set(
     cap_nano = None if cap is None else parse_money(cap).amount_nano
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
+        raised = raise_nano(found.credit_limit_nano, profile["credit_limit_nano"])
         works.subscriptions.set_profile(found, **fields)
+        works.approvals.check(context.actor, "subscriber.credit_limit", str(found.subscriber_id), raised)
         found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
 
@@ -637,6 +639,10 @@ def subscriber_contract(
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         works.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
+        works.approvals.check(
+            context.actor, "subscriber.contract", f"{found.subscriber_id} {offering}",
+            discount_nano(works.offerings, offering, price), contract_no,
+        )  # fmt: skip
     said(
         {"subscriber_id": found.subscriber_id, "offering": offering, "price": price, "until": end},
         f"{offering} costs {price} yuan for {found.subscriber_id}.",
@@ -658,7 +664,12 @@ def subscriber_top_up(
     """Buy pay-as-you-go steps by hand, onto the phone bill."""
     amount_nano = parse_money(amount).amount_nano
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        made = works.payg.top_up(works.subscriptions.find(subscriber), amount_nano, idempotency_key)
+        found = works.subscriptions.find(subscriber)
+        made = works.payg.top_up(found, amount_nano, idempotency_key)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "balance.topup", str(found.subscriber_id), amount_nano, idempotency_key
+            )
     dry = " (dry run)" if dry_run else ""
     said(made, f"{made.steps} step(s) for {money_text(made.amount_nano)} CNY{dry}.", as_json)
 

@@ -41,6 +41,12 @@ def connect(url: str) -> Connection:
         raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
 
 
+def beside(connection: Connection) -> contextlib.closing[Connection]:
+    """Another connection to the same database: what is written there stays, whatever becomes of a transaction here."""
+    info = connection.info
+    return contextlib.closing(psycopg.connect(info.dsn, password=info.password or None, autocommit=True))
+
+
 def identity(connection: Connection) -> str:
     """Which database this is, and on which timeline: it changes with a fail-over and with a restore. Empty where it can't say."""
     try:

@@ -195,8 +195,8 @@ class _Sending:
                     if not self._wanted(notice):
                         continue
                     self._works.hub.enqueue_own(
-                        notice.notification_id, f"notice.{notice.kind}", _notice_body(notice)
-                    )
+                        notice.notification_id, f"notice.{notice.kind}", notice.subscriber_id, _notice_body(notice)
+                    )  # fmt: skip
                 self.webhooks()
             for notice in found:
                 if self._over() or "sms" in self._silent:
@@ -294,6 +294,9 @@ class _Sending:
                 return
 
     def _webhook(self, delivery: Delivery, url: str, signed_with: list[bytes]) -> None:
+        if delivery.body is None:
+            self._works.hub.give_up(delivery, "the person that it is about was erased")
+            return
         status, _ = self._post(url, delivery.body.encode(), str(delivery.event_id), signed_with)
         self._works.hub.delivered(delivery, status)
         self.arrived += 1

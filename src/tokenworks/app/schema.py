@@ -31,7 +31,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 # The schema of this release.
 SCHEMA: Final = "0026"
 # Before this one releases looked for their own schema alone, and steps named no locks.
-FIRST_STEP: Final = "0020"
+FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Those that a request, settlement or the bill run waits for.
 HOT_TABLES: Final = (

@@ -1,4 +1,4 @@
-"""Encrypts the personal texts that were there before schema 0019. Run by `tokenworks init`, after the schema.
+"""Encrypts the personal texts that were there before schemas 0019 and 0021. Run by `tokenworks init`, after the schema.
 
 In batches, each in a transaction of its own, by ascending id: what was done is known in `sealing`, so that a run which was cut off
 goes on where it was. At the end of a table its constraint is checked for all rows and the table is written anew, so that no dead
@@ -19,7 +19,15 @@ BATCH: Final = 1000
 # A charge file has up to 100,000 lines.
 FILES_BATCH: Final = 1
 # In this order: members' owners use their subscribers' keys.
-PLACES: Final = ("subscriber", "member", "phone_history", "work_order", "charge_file", "audit")
+PLACES: Final = (
+    "subscriber",
+    "member",
+    "phone_history",
+    "work_order",
+    "charge_file",
+    "audit",
+    "hub_delivery",
+)
 _ROW: Final = {
     "subscriber": "subscriber_id",
     "member": "member_id",
@@ -27,6 +35,7 @@ _ROW: Final = {
     "work_order": "work_order_id",
     "charge_file": "charge_file_id",
     "audit": "audit_id",
+    "hub_delivery": "delivery_id",
 }
 Progress = Callable[[str, int, int], None]
 """Called with the table, the rows that are done, and how many there are."""
@@ -73,6 +82,7 @@ def _batch(connection: Connection, vault: PersonVault, place: str, limit: int) -
         "work_order": _work_orders,
         "charge_file": _charge_files,
         "audit": _audit,
+        "hub_delivery": _hub_deliveries,
     }[place]
     with connection.transaction():
         row = connection.execute("SELECT after FROM sealing WHERE place = %s FOR UPDATE", (place,)).fetchone()
@@ -237,6 +247,23 @@ def _audit(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) -> N
         sealed,
     )
     connection.execute("ALTER TABLE audit ENABLE TRIGGER audit_is_history")
+
+
+def _hub_deliveries(connection: Connection, vault: PersonVault, ids: Sequence[UUID]) -> None:
+    rows = connection.execute(
+        """SELECT delivery_id, coalesce(subscriber_id, %s), body FROM hub_delivery
+           WHERE delivery_id = ANY(%s) AND body IS NOT NULL""",
+        (NOBODY, list(ids)),
+    ).fetchall()
+    keys, own = vault.keys(row[1] for row in rows), vault.own()
+    _many(
+        connection,
+        "UPDATE hub_delivery SET subscriber_id = %s, body_sealed = %s, body = NULL WHERE delivery_id = %s",
+        [
+            (subscriber_id, keys.get(subscriber_id, own).seal_bytes("hub_delivery.body", id_, body.encode()), id_)
+            for id_, subscriber_id, body in rows
+        ],
+    )  # fmt: skip
 
 
 def _seal(key: PersonKey | None, place: str, row_id: UUID, text: str | None) -> bytes | None:

@@ -284,7 +284,7 @@ class Settings(BaseModel):
         default=1000,
         ge=0,
         le=1_000_000_000,
-        description="a refund, credit note, payout or reversal above this needs a second person's approval",
+        description="what staff gives back, writes off, lends or sells cheaper above this needs a second person's approval",
     )
     webhook_allow_private: bool = Field(
         default=False,

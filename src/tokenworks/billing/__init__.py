@@ -10,6 +10,7 @@ from tokenworks.billing.charge_file import (
     without_phones,
     write_file,
 )
+from tokenworks.billing.concessions import discount_nano, raise_nano
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
@@ -95,10 +96,12 @@ __all__ = [
     "Reversal",
     "TestProvider",
     "decode_answer",
+    "discount_nano",
     "invoice_data",
     "open_of",
     "phone_place",
     "phones_in",
+    "raise_nano",
     "read_answer",
     "render_pdf",
     "tax_of_part",

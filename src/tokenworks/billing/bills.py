@@ -200,7 +200,8 @@ class Bills:
                 raise BillNotFound(f"bill {bill.bill_no} has no line {line_no}")
 
             def describe(charge: Charge) -> tuple[str, str]:
-                return f"{charge.description}: {reason}", f"{charge.description_zh}（更正）"
+                # Not the reason: a bill's lines are never changed, and a reason may name a person. It is on the note.
+                return f"{charge.description}: correction", f"{charge.description_zh}（更正）"
 
             made = self._charges.credit_line(bill.account_id, bill.bill_id, line_no, amount_nano, describe)
             tax = sum(credit.settled_tax_nano or 0 for credit in made)

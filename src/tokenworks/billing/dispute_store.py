@@ -7,6 +7,7 @@ from uuid import UUID
 
 from tokenworks.billing.model import Dispute
 from tokenworks.billing.store import Connection
+from tokenworks.kernel import FORGOTTEN
 
 _DISPUTE: Final = """d.dispute_id, d.subscriber_id, d.bill_id, b.bill_no, d.line_no, l.description, l.description_zh, l.amount_nano,
     d.question, d.asked_at, d.state, d.answer, d.answered_by, d.answered_at"""
@@ -43,9 +44,9 @@ def answer(connection: Connection, dispute_id: UUID, text: str, by: str, at: dat
 
 def forget(connection: Connection, subscriber_id: UUID) -> None:
     connection.execute(
-        """UPDATE dispute SET question = '(erased)', answer = CASE WHEN answer IS NULL THEN NULL ELSE '(erased)' END
-           WHERE subscriber_id = %s""",
-        (subscriber_id,),
+        """UPDATE dispute SET question = %(gone)s, answer = CASE WHEN answer IS NOT NULL THEN %(gone)s END
+           WHERE subscriber_id = %(id)s""",
+        {"gone": FORGOTTEN, "id": subscriber_id},
     )
 
 

@@ -4,6 +4,7 @@ Invariant: a line has one open question at a time; what was asked and answered i
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
 
@@ -52,7 +53,7 @@ class Disputes:
                 self._connection, dispute_id, bill.subscriber_id, bill.bill_id, line_no, question, self._clock.now()
             ):  # fmt: skip
                 raise DisputeOpen(f"line {line_no} of bill {bill.bill_no} has an open question already")
-        return self.find(dispute_id)
+        return replace(self.find(dispute_id), new=True)
 
     def answer(self, dispute_id: UUID, text: str, by: str) -> Dispute:
         """What staff (`by`) says to a question; the subscriber is told. Raises `DisputeNotFound`, `DisputeAnswered`, `Invalid`."""
@@ -90,9 +91,9 @@ class Disputes:
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
         return store.page(self._connection, subscriber_id, state, offset, min(limit, PAGE_MAX))
 
-    def forget(self, subscriber_id: UUID) -> None:
+    def forget(self, subscriber: Subscriber) -> None:
         """Of one who is erased: what was asked and answered, which may name the person."""
-        store.forget(self._connection, subscriber_id)
+        store.forget(self._connection, subscriber.subscriber_id)
 
 
 def _checked(text: str, what: str) -> str:

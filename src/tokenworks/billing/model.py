@@ -152,6 +152,8 @@ class Dispute:
     answer: str | None
     answered_by: str | None
     answered_at: datetime | None
+    # False where the same question is open already: it is the same dispute.
+    new: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -459,9 +459,12 @@ class Payments:
             )
         return found
 
-    def forget(self, subscriber_id: UUID) -> None:
-        """Of one who is erased: the hashes of files with its number, which with all other lines would tell it."""
-        store.forget_file_hashes(self._connection, subscriber_id)
+    def forget(self, subscriber: Subscriber) -> None:
+        """Of one who is erased: the hashes of files with its number, which with all other lines would tell it, and what was
+        written about it in free text.
+        """
+        store.forget_file_hashes(self._connection, subscriber.subscriber_id)
+        store.forget_texts(self._connection, subscriber.subscriber_id, subscriber.account_id)
 
     def acknowledge(self, text: str | bytes, *, dry_run: bool = False) -> tuple[int, int]:
         """The carrier's answer: accepted lines are paid by the phone bill, all that was sent, whatever is open by now; rejected

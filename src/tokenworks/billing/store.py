@@ -10,6 +10,7 @@ import psycopg
 
 from tokenworks.billing.model import Bill, CreditNote, Payment, Payout, Refund, Reversal
 from tokenworks.charging import BillLine
+from tokenworks.kernel import FORGOTTEN
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 REJECTIONS_MAX: Final = 3
@@ -537,6 +538,22 @@ def forget_file_hashes(connection: Connection, subscriber_id: UUID) -> None:
                (SELECT l.charge_file_id FROM charge_file_line l JOIN bill b USING (bill_id) WHERE b.subscriber_id = %s)""",
         (subscriber_id,),
     )
+
+
+def forget_texts(connection: Connection, subscriber_id: UUID, account_id: UUID) -> None:
+    """What was written about a person in free text. Of history nothing else can be changed (`refuse_change_but_forgetting`)."""
+    names = {"gone": FORGOTTEN, "subscriber": subscriber_id, "account": account_id}
+    for statement in (
+        "UPDATE credit_note SET reason = %(gone)s WHERE account_id = %(account)s",
+        "UPDATE payment SET reason = %(gone)s WHERE account_id = %(account)s AND reason IS NOT NULL",
+        "UPDATE payment_reversal SET reason = %(gone)s WHERE account_id = %(account)s",
+        "UPDATE refund SET reason = %(gone)s WHERE account_id = %(account)s",
+        """UPDATE reconciliation_case SET resolution = %(gone)s
+           WHERE subscriber_id = %(subscriber)s AND resolution IS NOT NULL""",
+        """UPDATE charge_file_line SET reason = %(gone)s WHERE reason IS NOT NULL
+               AND bill_id IN (SELECT bill_id FROM bill WHERE subscriber_id = %(subscriber)s)""",
+    ):
+        connection.execute(statement.encode(), names)
 
 
 def accounts_of_file(connection: Connection, file_id: UUID) -> list[UUID]:

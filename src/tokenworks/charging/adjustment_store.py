@@ -8,6 +8,7 @@ from psycopg.rows import class_row
 from tokenworks.charging import store
 from tokenworks.charging.model import Adjustment
 from tokenworks.charging.store import Connection
+from tokenworks.kernel import FORGOTTEN
 from tokenworks.kernel.units import QUANTITY_MAX
 
 _COLUMNS = """adjustment_id, account_id, bucket_id, amount, unit, reason, asked_by, asked_at, decided_by, decided_at, state"""
@@ -87,3 +88,7 @@ def decide(connection: Connection, adjustment_id: UUID, decided_by: str, state: 
         "UPDATE adjustment SET decided_by = %s, decided_at = %s, state = %s WHERE adjustment_id = %s",
         (decided_by, at, state, adjustment_id),
     )
+
+
+def forget_reasons(connection: Connection, account_id: UUID) -> None:
+    connection.execute("UPDATE adjustment SET reason = %s WHERE account_id = %s", (FORGOTTEN, account_id))

@@ -69,6 +69,10 @@ class Adjustments:
             raise AdjustmentNotFound(f"there is no adjustment {adjustment_id}")
         return found
 
+    def forget(self, account_id: UUID) -> None:
+        """Of one who is erased: why it was adjusted, in free text."""
+        adjustment_store.forget_reasons(self._connection, account_id)
+
     def all(self, account_id: UUID | None = None, limit: int = 1000) -> list[Adjustment]:
         """Newest first."""
         return adjustment_store.all_of(self._connection, account_id, limit)

@@ -8,7 +8,7 @@ from psycopg.rows import class_row
 
 from tokenworks.charging.model import BalanceMove, Transfer
 from tokenworks.charging.store import Connection, tell_account
-from tokenworks.kernel import uuid7
+from tokenworks.kernel import FORGOTTEN, uuid7
 
 
 def cap_bucket(
@@ -148,3 +148,11 @@ def moves(connection: Connection, account_id: UUID, offset: int, limit: int) -> 
     count = connection.execute(f"SELECT count(*) FROM ({_MOVES}) m".encode(), names).fetchone()
     assert count is not None
     return found, int(count[0])
+
+
+def forget_reasons(connection: Connection, account_id: UUID, member_id: UUID | None = None) -> None:
+    connection.execute(
+        """UPDATE transfer SET reason = %(gone)s WHERE account_id = %(account)s
+               AND (%(member)s::uuid IS NULL OR %(member)s IN (from_member_id, to_member_id))""",
+        {"gone": FORGOTTEN, "account": account_id, "member": member_id},
+    )

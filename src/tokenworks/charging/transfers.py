@@ -77,6 +77,14 @@ class Transfers:
             )
         raise TransferNotAllowed(f"the cap has {left} tokens left in its period")
 
+    def forget(self, account_id: UUID) -> None:
+        """Of one who is erased: what members wrote to each other."""
+        cap_store.forget_reasons(self._connection, account_id)
+
+    def forget_of_member(self, account_id: UUID, member_id: UUID) -> None:
+        """Of a member who is erased: what it wrote, and what was written to it."""
+        cap_store.forget_reasons(self._connection, account_id, member_id)
+
     def find(self, transfer_id: UUID) -> Transfer:
         """Raises `TransferNotFound`."""
         found = cap_store.find(self._connection, transfer_id)

@@ -251,7 +251,7 @@ def _session_resource(session: Session, who: Who, names: dict[Any, str]) -> dict
     )
 
 
-def _sessions(rooms: Rooms, who: Who) -> list[Session]:
+def live_sessions(rooms: Rooms, who: Principal) -> list[Session]:
     """What somebody may see and end: their own; the owner of an account, everybody's in it."""
     assert who.subscriber_id is not None
     return rooms.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)
@@ -262,7 +262,7 @@ def _sessions(rooms: Rooms, who: Who) -> list[Session]:
 )
 def sessions(rooms: Asked, who: Who) -> Response:
     names = {m.member_id: m.name for m in rooms.subscriptions.members(own(rooms, who))}
-    rows = [_session_resource(session, who, names) for session in _sessions(rooms, who)]
+    rows = [_session_resource(session, who, names) for session in live_sessions(rooms, who)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -285,7 +285,7 @@ def end_other_sessions(rooms: Asked, who: Who) -> Response:
 )
 def end_session(rooms: Asked, who: Who, id: str) -> Response:
     session_id = as_uuid(id, "session")
-    if session_id not in {session.session_id for session in _sessions(rooms, who)}:
+    if session_id not in {session.session_id for session in live_sessions(rooms, who)}:
         raise NotFound("there is no such session")
     with rooms.connection.transaction():
         rooms.identity.end_session(session_id)

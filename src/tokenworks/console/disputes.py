@@ -101,7 +101,8 @@ def ask(body: DisputeCreate, rooms: Asked, who: Who) -> Response:
     bill = own_bill(rooms, who, body.bill)
     with rooms.connection.transaction():
         made = rooms.disputes.ask(bill, body.line, body.text)
-        audit(rooms, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line})
+        if made.new:
+            audit(rooms, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line})
     return answer(dispute_resource(made), 201)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import Field
 
-from tokenworks.billing import LAYOUT
+from tokenworks.billing import LAYOUT, discount_nano
 from tokenworks.charging import JobName
 from tokenworks.console.account import subscriber_resource, suspension_resource
 from tokenworks.console.web import (
@@ -25,6 +25,7 @@ from tokenworks.console.web import (
     only_filters,
     page_of,
     shown,
+    two_persons,
     when,
 )
 from tokenworks.kernel import Invalid
@@ -173,6 +174,10 @@ def set_contract_price(body: ContractPriceCreate, rooms: Asked, who: Who, id: st
         before = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
         rooms.subscriptions.set_contract_price(
             found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
+        )
+        given = discount_nano(rooms.offerings, body.offering, body.price)
+        two_persons(
+            rooms, who, "subscriber.contract", f"{found.subscriber_id} {body.offering}", given, body.contract
         )
         after = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
         audit(rooms, who, "subscriber.contract", found.subscriber_id, before, after)

@@ -37,7 +37,7 @@ NAV: Final[dict[Role, tuple[str, ...]]] = {
 }
 # What a form may name as the page to come back to: one of ours, nothing of another site.
 _HERE = re.compile(
-    r"/(?:(?:order|products|usage|keys|family|bill|privacy|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
+    r"/(?:(?:order|products|usage|keys|family|bill|privacy|sessions|terms|sign-in)(?:\?[A-Za-z0-9=&_-]{0,200})?"
     r"|products/[0-9a-f-]{36}/(?:change|cancel|pause|resume)(?:\?offering=[a-z0-9-]{1,63})?"
     r"|account/(?:suspend|resume)"
     r"|bill/dispute\?[A-Za-z0-9=&_-]{1,200})"

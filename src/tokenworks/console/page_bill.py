@@ -24,7 +24,7 @@ from tokenworks.console.tmf_bills import BILL
 from tokenworks.console.web import Asked, Rooms, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import TokenworksError, format_money, parse_money
-from tokenworks.subscriptions import day_of, last_day
+from tokenworks.subscriptions import day_of, last_day, lock_subscriber
 from tokenworks.trust import NotAllowed
 
 router = APIRouter(include_in_schema=False)
@@ -140,8 +140,12 @@ def spending(
             wanted = {"spill_over": what == "spill_on"}
         check_control(who, subscriber, **wanted)
         with rooms.connection.transaction():
-            rooms.payg.control(subscriber, **wanted)
-            audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
+            known = lock_subscriber(rooms.vault, subscriber.subscriber_id) or subscriber
+            is_so = {"cap_nano": known.cap_nano, "locked": known.spend_locked, "spill_over": known.spill_over}
+            # What is so already is not set again.
+            if any(is_so[name] != value for name, value in wanted.items()):
+                rooms.payg.control(subscriber, **wanted)
+                audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except NotAllowed:
         raise
     except TokenworksError as error:
@@ -201,14 +205,9 @@ def ask(
     try:
         with rooms.connection.transaction():
             made = rooms.disputes.ask(found, line, text)
-            audit(
-                rooms,
-                visitor.who,
-                "dispute.ask",
-                made.dispute_id,
-                None,
-                {"bill": found.bill_no, "line": line},
-            )
+            if made.new:
+                said = {"bill": found.bill_no, "line": line}
+                audit(rooms, visitor.who, "dispute.ask", made.dispute_id, None, said)
     except BillNotFound:
         raise
     except TokenworksError as error:

@@ -21,7 +21,7 @@ from tokenworks.console.page import (
 from tokenworks.console.web import COOKIE, Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
-from tokenworks.subscriptions import Member
+from tokenworks.subscriptions import Member, MemberNotFound, lock_subscriber
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -163,9 +163,12 @@ def set_cap(request: Request, rooms: Asked, id: Text, cap: Text = "", period: Pe
     check_rank(visitor.who, member)
     try:
         with rooms.connection.transaction():
+            lock_subscriber(rooms.vault, visitor.subscriber.subscriber_id)
+            before = cap_of(_member(rooms, visitor, id))
             rooms.subscriptions.set_cap(member, read_tokens(cap), period)
-            after = rooms.subscriptions.member(visitor.subscriber, str(member.member_id))
-            audit(rooms, visitor.who, "member.set", member.member_id, cap_of(member), cap_of(after))
+            after = cap_of(_member(rooms, visitor, id))
+            if after != before:
+                audit(rooms, visitor.who, "member.set", member.member_id, before, after)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=cap", 303)
@@ -180,9 +183,11 @@ def remove(request: Request, rooms: Asked, id: Text) -> Response:
     check_rank(visitor.who, member)
     try:
         with rooms.connection.transaction():
-            audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
-            rooms.subscriptions.remove_member(member)
-            _stop_keys(rooms, member.member_id)
+            lock_subscriber(rooms.vault, visitor.subscriber.subscriber_id)
+            if _member(rooms, visitor, id).state != "left":
+                audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
+                rooms.subscriptions.remove_member(member)
+                _stop_keys(rooms, member.member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=removed", 303)
@@ -215,12 +220,13 @@ def join(
         if what == "switch":
             return _switch(request, rooms, phone, member_id)
         with rooms.connection.transaction():
-            if what == "accept":
-                rooms.subscriptions.accept(phone, member_id)
-            else:
-                rooms.subscriptions.leave(phone, member_id)
-                _stop_keys(rooms, member_id)
-            audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
+            if _waits(rooms, phone, member_id) or what != "accept":
+                if what == "accept":
+                    rooms.subscriptions.accept(phone, member_id)
+                else:
+                    rooms.subscriptions.leave(phone, member_id)
+                    _stop_keys(rooms, member_id)
+                audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     if what == "leave" and member_id == visitor.who.member_id:
@@ -229,6 +235,20 @@ def join(
         return response
     done = {"accept": "joined", "decline": "declined", "leave": "left"}[what]
     return RedirectResponse(f"/family?done={done}", 303)
+
+
+def _waits(rooms: Rooms, phone: str, member_id: UUID) -> bool:
+    """True if an invitation is not accepted yet; its account is locked, so that the same form sent twice is one act. Raises
+    `MemberNotFound`.
+    """
+    member = rooms.subscriptions.member_by_id(member_id)
+    if member is None:
+        raise MemberNotFound("there is no such invitation")
+    lock_subscriber(rooms.vault, member.subscriber_id)
+    found = next((one for one in rooms.subscriptions.memberships(phone) if one.member_id == member_id), None)
+    if found is None:
+        raise MemberNotFound("there is no such invitation")
+    return found.state == "invited"
 
 
 def _switch(request: Request, rooms: Rooms, phone: str, member_id: UUID) -> Response:

@@ -117,6 +117,6 @@ def stop(request: Request, rooms: Asked, id: Text) -> Response:
     if key_id not in {key.key_id for key in visible_keys(rooms, visitor.who, visitor.subscriber)}:
         raise NotFound("there is no such key")
     with rooms.connection.transaction():
-        rooms.keys.revoke(key_id)
-        audit(rooms, visitor.who, "key.revoke", key_id)
+        if rooms.keys.revoke(key_id):
+            audit(rooms, visitor.who, "key.revoke", key_id)
     return RedirectResponse("/keys?done=key_stopped", 303)

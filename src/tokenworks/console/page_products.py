@@ -381,22 +381,21 @@ def do(
     at: When = "cycle_end" if when == "cycle_end" else "now"
     try:
         with rooms.connection.transaction():
+            # A form that comes twice is one act: the order is there already, or the product is not as the form takes it for.
+            is_new = True
             if what == "change":
-                rooms.orders.change(product.product_id, offering, at, key or None, confirm=second == "yes")
+                is_new = rooms.orders.change(
+                    product.product_id, offering, at, key or None, confirm=second == "yes"
+                ).new
             elif what == "cancel":
-                rooms.orders.cancel(product.product_id, at, key or None)
+                is_new = rooms.orders.cancel(product.product_id, at, key or None).new
             elif what == "pause":
                 rooms.orders.suspend(product.product_id)
             else:
                 rooms.orders.resume(product.product_id)
-            audit(
-                rooms,
-                visitor.who,
-                f"product.{what}",
-                product.product_id,
-                None,
-                {"when": at, "offering": offering or None},
-            )
+            if is_new:
+                said = {"when": at, "offering": offering or None}
+                audit(rooms, visitor.who, f"product.{what}", product.product_id, None, said)
     except TokenworksError as error:
         return _show(request, rooms, visitor, product, what, offering or None, error)
     later = "_later" if at == "cycle_end" else ""

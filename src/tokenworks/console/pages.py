@@ -14,6 +14,7 @@ from tokenworks.console import (
     page_keys,
     page_pause,
     page_products,
+    page_sessions,
     page_shop,
     page_usage,
 )
@@ -32,12 +33,22 @@ from tokenworks.console.page import (
     language_of,
     page_at,
 )
-from tokenworks.console.web import COOKIE, Asked, principal_of
+from tokenworks.console.web import COOKIE, Asked, audit, principal_of
 from tokenworks.kernel import NotFound, TokenworksError
 from tokenworks.trust import NotAllowed, NotSignedIn
 
 router = APIRouter(include_in_schema=False)
-_OWNERS_PAGE = re.compile(r"/(order|products|bill|privacy|account)\b")
+_PAGES: Final = (
+    page_shop,
+    page_products,
+    page_usage,
+    page_keys,
+    page_family,
+    page_bill,
+    page_pause,
+    page_sessions,
+)
+_OWNERS_PAGE = re.compile(r"/(order|products|bill|account)\b")
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
 
@@ -102,7 +113,9 @@ def leave(request: Request, rooms: Asked) -> Response:
     try:
         who = principal_of(request, rooms)
         if who.session_id is not None:
-            rooms.identity.end_session(who.session_id)
+            with rooms.connection.transaction():
+                rooms.identity.end_session(who.session_id)
+                audit(rooms, who, "sign_out", who.subscriber_id)
     except NotSignedIn:
         pass
     response = RedirectResponse("/sign-in", 303)
@@ -121,6 +134,15 @@ ROUTERS: Final = (
     router,
     *(
         module.router
-        for module in (page_shop, page_products, page_usage, page_keys, page_family, page_bill, page_pause)
+        for module in (
+            page_shop,
+            page_products,
+            page_usage,
+            page_keys,
+            page_family,
+            page_bill,
+            page_pause,
+            page_sessions,
+        )  # fmt: skip
     ),
 )

@@ -1,7 +1,7 @@
 """What is a person's by law: consents with the texts that are shown, the real-name check, export, erasure; and a page of them."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Annotated, Final, Literal
 
 from fastapi import APIRouter, Form, Request, Response
@@ -22,11 +22,13 @@ from tokenworks.console.web import (
     audit,
     own,
     shown,
+    two_persons,
     when,
 )
 from tokenworks.console.words_privacy import PRIVACY_WORDS
 from tokenworks.kernel import Invalid, NotFound, TokenworksError, Unavailable
-from tokenworks.subscriptions import PURPOSES, ConsentState, Erasure, Subscriber
+from tokenworks.subscriptions import PURPOSES, ConsentState, Erasure, Member, Subscriber, lock_subscriber
+from tokenworks.trust import Principal
 
 router = APIRouter(prefix="/api", tags=["privacy"])
 pages_router = APIRouter(include_in_schema=False)
@@ -121,10 +123,11 @@ def export(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
         "Content-Disposition": f'attachment; filename="tokenworks-{found.subscriber_id}.json"',
         "Cache-Control": "no-store",
     }
-    return StreamingResponse(_pieces(request, found), media_type="application/json", headers=headers)
+    pieces = _pieces(request, lambda rooms: rooms.privacy.export(found))
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
-def _pieces(request: Request, found: Subscriber) -> Iterator[bytes]:
+def _pieces(request: Request, export: Callable[[Rooms], Iterator[bytes]]) -> Iterator[bytes]:
     """On a connection of its own, which ends with the last piece or with the reader. Raises `Unavailable` at once where as
     many as may are being read.
     """
@@ -135,7 +138,7 @@ def _pieces(request: Request, found: Subscriber) -> Iterator[bytes]:
     def read() -> Iterator[bytes]:
         try:
             with request.app.state.open_rooms() as rooms:
-                yield from rooms.privacy.export(found)
+                yield from export(rooms)
         finally:
             slots.release()
 
@@ -153,6 +156,58 @@ def _pieces(request: Request, found: Subscriber) -> Iterator[bytes]:
     return all_of_it()
 
 
+@router.get(
+    "/me/export",
+    summary="All that is stored of a member itself, in somebody else's account",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/json": {}}}},
+    **allow("admin", "member"),
+)
+def export_member(request: Request, rooms: Asked, who: Who) -> Response:
+    found = own_member(rooms, who)
+    audit(rooms, who, "member.export", found.member_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="tokenworks-{found.member_id}.json"',
+        "Cache-Control": "no-store",
+    }
+    pieces = _pieces(request, lambda rooms: rooms.privacy.members.export(found))
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
+
+
+def own_member(rooms: Rooms, who: Principal) -> Member:
+    """Whoever asks, as a member of the account."""
+    found = None if who.member_id is None else rooms.subscriptions.member_by_id(who.member_id)
+    if found is None:
+        raise NotFound("there is no such member")
+    return found
+
+
+class EraseMember(Strict):
+    """`confirm`: the last four digits of the member's own phone number."""
+
+    confirm: str = Field(pattern=r"^[0-9]{4}$")
+
+
+@router.post(
+    "/me/erasure",
+    status_code=204,
+    summary="Leave somebody else's account, and erase what it keeps of oneself",
+    **allow("admin", "member"),
+)
+def erase_member(body: EraseMember, rooms: Asked, who: Who) -> Response:
+    _erase_member(rooms, who, body.confirm)
+    return Response(status_code=204)
+
+
+def _erase_member(rooms: Rooms, who: Principal, confirm: str) -> None:
+    found = own_member(rooms, who)
+    if not found.phone or not found.phone.endswith(confirm):
+        raise Invalid("confirm: say the last four digits of your own phone number")
+    with rooms.connection.transaction():
+        audit(rooms, who, "member.erase", found.member_id)
+        rooms.privacy.members.erase(found)
+
+
 class Erase(Strict):
     """`confirm`: the last four digits of the phone number. `even_if_owed` is for staff: what is owed can't be collected then."""
 
@@ -164,6 +219,7 @@ def erasure_resource(done: Erasure) -> dict[str, object]:
     return shown(
         {
             "state": done.state,
+            "waits_for": list(done.waits_for) or None,
             "backups_forget_at": when(done.backups_forget_at),
             "identity_kept_until": when(done.identity_kept_until),
         }
@@ -179,8 +235,12 @@ def erase(body: Erase, rooms: Asked, who: Who, of: Of = None) -> Response:
     found = own(rooms, who, of)
     if body.even_if_owed and not who.is_staff:
         raise Invalid("even_if_owed: only the operator gives up what is owed")
-    done = _erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
-    audit(rooms, who, "subscriber.erase", found.subscriber_id)
+    id_ = str(found.subscriber_id)
+    with rooms.connection.transaction():
+        done = _erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
+        if body.even_if_owed:
+            two_persons(rooms, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
+        audit(rooms, who, "subscriber.erase", id_)
     return answer(erasure_resource(done))
 
 
@@ -211,14 +271,19 @@ def privacy_page(request: Request, rooms: Asked) -> Response:
 def _privacy(
     request: Request, rooms: Rooms, error: TokenworksError | None = None, erasure: Erasure | None = None
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
     if visitor is None:
         return ask_to_sign_in(request, rooms, "/privacy")
     subscriber = visitor.subscriber
     language = language_of(request, visitor)
+    is_owner = visitor.who.role == "owner"
+    # What an account agreed to is its owner's to say; an admin may stop what costs more.
+    states = [] if visitor.is_member else rooms.subscriptions.consent_states(subscriber, language)
+    member = None if is_owner else own_member(rooms, visitor.who)
     return render(
         request, rooms, "privacy.html", "privacy", "privacy", visitor=visitor, error=error,
-        p=PRIVACY_WORDS[language], states=rooms.subscriptions.consent_states(subscriber, language), person=subscriber,
+        p=PRIVACY_WORDS[language], states=states, person=subscriber if is_owner else None,
+        member=None if member is None else {"name": member.name, "phone": f"···· {(member.phone or '')[-4:]}"},
         erasure=erasure,
     )  # fmt: skip
 
@@ -239,15 +304,13 @@ def say_on_page(
     check_control(who, subscriber, consents=given or purpose != "spill_over")
     try:
         with rooms.connection.transaction():
-            _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)
-            audit(
-                rooms,
-                who,
-                "subscriber.consent",
-                subscriber.subscriber_id,
-                None,
-                {"purpose": purpose, "given": given},
-            )
+            lock_subscriber(rooms.vault, subscriber.subscriber_id)
+            last = {one.text.purpose: one for one in rooms.subscriptions.consent_states(subscriber)}[purpose]
+            # Said again of the same text it is the same.
+            if (last.given, last.said_sha256) != (given, text_sha256):
+                _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)
+                said = {"purpose": purpose, "given": given}
+                audit(rooms, who, "subscriber.consent", subscriber.subscriber_id, None, said)
     except TokenworksError as error:
         return _privacy(request, rooms, error)
     return RedirectResponse("/privacy", 303)
@@ -271,5 +334,24 @@ def erase_on_page(request: Request, rooms: Asked, confirm: Annotated[str, Form(m
     language = language_of(request, visitor)
     return render(
         request, rooms, "privacy.html", "privacy", "privacy", p=PRIVACY_WORDS[language], states=[],
-        person=None, erasure=done,
+        person=None, member=None, erasure=done,
+    )  # fmt: skip
+
+
+@pages_router.post("/privacy/leave")
+def leave_on_page(request: Request, rooms: Asked, confirm: Annotated[str, Form(max_length=10)]) -> Response:
+    """A member's own erasure: it leaves the account for good."""
+    visitor = visitor_of(request, rooms, "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/privacy")
+    try:
+        if not re.fullmatch(r"[0-9]{4}", confirm):
+            raise Invalid("confirm: say the last four digits of your own phone number")
+        _erase_member(rooms, visitor.who, confirm)
+    except TokenworksError as error:
+        return _privacy(request, rooms, error)
+    words = PRIVACY_WORDS[language_of(request, visitor)]
+    return render(
+        request, rooms, "privacy.html", "privacy", "privacy", p=words, states=[], person=None, member=None,
+        erasure={"state": "member"},
     )  # fmt: skip

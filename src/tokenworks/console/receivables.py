@@ -124,7 +124,8 @@ def act_on_bill(body: BillAction, rooms: Asked, who: Who, id: str, key: Idempote
     with rooms.connection.transaction():
         bill = rooms.bills.find(str(as_uuid(id, "bill")))
         if body.action == "write_off":
-            rooms.payments.write_off(bill, body.reason, key)
+            made = rooms.payments.write_off(bill, body.reason, key)
+            two_persons(rooms, who, "bill.write_off", bill.bill_id, made.amount_nano, key)
         elif body.action == "resend":
             rooms.payments.resend(bill, body.reason)
         else:

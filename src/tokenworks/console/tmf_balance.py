@@ -45,6 +45,7 @@ from tokenworks.console.web import (
     own,
     pick,
     shown,
+    two_persons,
     when,
     whose,
 )
@@ -246,6 +247,8 @@ def top_up(body: TopupBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey
     amount_nano = _exact(body.amount.amount * NANO_PER_UNIT)
     with rooms.connection.transaction():
         made = rooms.payg.top_up(subscriber, amount_nano, key)
+        if who.is_staff:
+            two_persons(rooms, who, "balance.topup", subscriber.subscriber_id, amount_nano, key)
         audit(rooms, who, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
     return answer(_topup_resource(made, subscriber), 201)
 

@@ -373,6 +373,7 @@ class _Claim(NamedTuple):
     answers: Answers
     asker: str
     key: str
+    person_id: UUID | None
 
 
 async def _asked_text(request: Request) -> bytes:
@@ -400,7 +401,7 @@ def _claim(
         kept = rooms.answers.begin(asker, key, text)
         if kept is not None:
             raise Repeated(kept)
-        request.state.claim = _Claim(rooms.answers, asker, key)
+        request.state.claim = _Claim(rooms.answers, asker, key, who.subscriber_id)
         yield key
 
 
@@ -429,7 +430,7 @@ class RepeatableRoute(APIRoute):
             if claim is not None:
                 headers = {k: v for k, v in response.headers.items() if k in _KEPT_HEADERS}
                 kept = KeptAnswer(response.status_code, headers, bytes(response.body))
-                await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept)
+                await run_in_threadpool(claim.answers.keep, claim.asker, claim.key, kept, claim.person_id)
             return response
 
         return handled

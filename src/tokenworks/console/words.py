@@ -15,7 +15,7 @@ WORDS: Final[dict[Language, dict[str, str]]] = {
         "suspended_payment": "因欠费已暂停服务，缴清后自动恢复。", "suspended_operator": "账户已由运营商暂停服务，请联系客服。",
         "suspended_fraud": "为了您的账户安全已暂停服务，请联系客服核实。", "suspended_lost_phone": "手机已挂失，服务已暂停；套餐仍照常续订。找回或补卡后请联系客服恢复。",
         "suspended_own_wish": "已按您的要求暂停服务，套餐不续订；可随时在本页恢复。",
-        "privacy": "隐私与个人信息", "terms": "服务条款", "agrees": "继续即表示您同意",
+        "sessions": "登录设备", "privacy": "隐私与个人信息", "terms": "服务条款", "agrees": "继续即表示您同意",
         # Signing in.
         "sign_in": "登录或注册", "sign_in_short": "登录", "identifier": "手机号或宽带账号", "identifier_hint": "例如 138 0000 0001",
         "send_code": "获取验证码", "code": "验证码", "code_hint": "已发送 6 位数字，5 分钟内有效", "go_on": "继续",
@@ -125,7 +125,7 @@ WORDS: Final[dict[Language, dict[str, str]]] = {
         "suspended_payment": "Service is suspended because a payment is overdue. It resumes once it is paid.", "suspended_operator": "The operator has suspended service. Please contact support.",
         "suspended_fraud": "Service is suspended to protect your account. Please contact support.", "suspended_lost_phone": "Service is suspended because the phone was reported lost; plans still renew. Please contact support once you have your phone or a new SIM.",
         "suspended_own_wish": "Service is suspended as you asked, and plans do not renew. You can resume it on this page at any time.",
-        "privacy": "Privacy", "terms": "Terms of service", "agrees": "By going on you agree to the",
+        "sessions": "Where you are signed in", "privacy": "Privacy", "terms": "Terms of service", "agrees": "By going on you agree to the",
         "sign_in": "Sign in or register", "sign_in_short": "Sign in", "identifier": "Phone number or broadband account", "identifier_hint": "for example 138 0000 0001",
         "send_code": "Send me a code", "code": "Code", "code_hint": "We have sent six digits; they are valid for five minutes", "go_on": "Continue",
         "another_number": "Use another number",

@@ -4,6 +4,7 @@ from tokenworks.kernel.clock import AnchoredClock, Clock, ManualClock, SystemClo
 from tokenworks.kernel.errors import Conflict, Invalid, NotFound, Refused, TokenworksError, Unavailable
 from tokenworks.kernel.ids import uuid7, uuid7_floor, uuid7_ms
 from tokenworks.kernel.text import (
+    FORGOTTEN,
     LINE_CHARS_MAX,
     MODEL_CHARS_MAX,
     NAME_CHARS_MAX,
@@ -39,6 +40,7 @@ from tokenworks.kernel.units import (
 )
 
 __all__ = [
+    "FORGOTTEN",
     "LINE_CHARS_MAX",
     "MODEL_CHARS_MAX",
     "MTOK_PER_TOKEN",

@@ -24,6 +24,8 @@ from tokenworks.kernel.errors import Invalid
 
 NAME_CHARS_MAX: Final = 100
 REASON_CHARS_MAX: Final = 200
+# What stands in the place of a free text of one who was erased.
+FORGOTTEN: Final = "(erased)"
 REFERENCE_CHARS_MAX: Final = 100
 # Anything else that is one line: a URL, an address, a path.
 LINE_CHARS_MAX: Final = 1000

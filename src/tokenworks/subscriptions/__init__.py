@@ -49,6 +49,7 @@ from tokenworks.subscriptions.hub import (
     content_of,
     signature,
 )
+from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     SUSPENSIONS,
@@ -75,7 +76,7 @@ from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.notices import Notice, Notices
 from tokenworks.subscriptions.orders import Orders, When
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people_store import subscriber_columns
+from tokenworks.subscriptions.people_store import lock_subscriber, subscriber_columns
 from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
@@ -118,6 +119,7 @@ __all__ = [
     "Member",
     "MemberExists",
     "MemberNotFound",
+    "MemberRights",
     "Moved",
     "Moves",
     "NeedsFirst",
@@ -170,6 +172,7 @@ __all__ = [
     "day_of",
     "end_of_day",
     "last_day",
+    "lock_subscriber",
     "minute_of",
     "month_start",
     "next_month",

@@ -162,6 +162,10 @@ def _opened(
         elif table == "member":
             row_id = row["member_id"]
             person_id = subscriber.subscriber_id if row["role"] == "owner" else row_id
+        elif table == "hub_delivery":
+            row_id = row["delivery_id"]
+        elif table == "kept_answer":
+            row_id = row["answer_id"]
         elif table == "charge_file_line":
             row_id, place = row["charge_file_id"], f"{place}:{row['line_no']}"
         else:

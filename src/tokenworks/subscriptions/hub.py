@@ -1,13 +1,14 @@
 """Other systems that are told what happens (TMF630, the hub): who listens to what, what was sent to whom, and again.
 
 Events are written by the database, in the transaction of what they tell, where anybody listens. Each becomes a delivery for each
-listener, whose body is made once: a replay sends the same bytes. At least once, under the event's id.
+listener, whose body is made once: a replay sends the same bytes. At least once, under the event's id. A body names people, so it is
+kept encrypted under the key of the subscriber that it is about.
 """
 
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -15,8 +16,10 @@ from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
 from tokenworks.factory import address_refusal, parse_address
-from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, check_line, uuid7
+from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, Unavailable, check_line, uuid7
 from tokenworks.subscriptions import hub_store as store
+from tokenworks.subscriptions.model import Subscriber
+from tokenworks.trust import PersonKey, PersonVault
 
 LISTENERS_MAX: Final = 100
 URL_CHARS_MAX: Final = 500
@@ -30,6 +33,8 @@ OVERLAP_MAX: Final = timedelta(days=30)
 # What was delivered or given up is shown, and can be sent again, for so long.
 LOG_KEPT: Final = timedelta(days=30)
 ERROR_CHARS_MAX: Final = 200
+# What a body is bound to, with its row and person.
+_PLACE: Final = "hub_delivery.body"
 
 Api = Literal["productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering"]
 # What the standards call the events of each API (TMF622, 637, 678, 676, 641).
@@ -88,13 +93,16 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """`listener_id` is None for the operator's own webhook (`webhook_url`)."""
+    """`listener_id` is None for the operator's own webhook (`webhook_url`), `body` where nothing opens it any more: its subscriber
+    was erased at the moment in which it was made.
+    """
 
     delivery_id: UUID
     listener_id: UUID | None
     event_id: UUID
     event_type: str
-    body: str
+    subscriber_id: UUID
+    body: str | None
     created_at: datetime
     attempts: int
     replays: int
@@ -121,6 +129,7 @@ class Hub:
         connection: store.Connection,
         peppers: Mapping[int, bytes],
         clock: Clock,
+        vault: PersonVault,
         *,
         allow_private: bool = False,
         need_tls: bool = False,
@@ -128,6 +137,7 @@ class Hub:
         self._connection = connection
         self._peppers = peppers
         self._clock = clock
+        self._vault = vault
         self._allow_private = allow_private
         self._need_tls = need_tls
 
@@ -241,23 +251,49 @@ class Hub:
     def expand(self, event: Event, bodies: Mapping[UUID, str]) -> None:
         """Make an event into deliveries, by listener."""
         for listener_id, body in bodies.items():
-            self._enqueue(listener_id, event.event_id, event.event_type, body)
+            self._enqueue(listener_id, event.event_id, event.event_type, event.subscriber_id, body)
         store.expanded(self._connection, event.event_id, self._clock.now())
 
-    def enqueue_own(self, event_id: UUID, event_type: str, body: str) -> None:
+    def enqueue_own(self, event_id: UUID, event_type: str, subscriber_id: UUID, body: str) -> None:
         """For the operator's own webhook, once for an event."""
-        self._enqueue(None, event_id, event_type, body)
+        self._enqueue(None, event_id, event_type, subscriber_id, body)
 
-    def _enqueue(self, listener_id: UUID | None, event_id: UUID, event_type: str, body: str) -> None:
+    def _enqueue(
+        self, listener_id: UUID | None, event_id: UUID, event_type: str, subscriber_id: UUID, body: str
+    ) -> None:
+        delivery_id = uuid7()
+        # What is made after an erasure names nobody any more.
+        key = self._vault.key(subscriber_id) or self._vault.own()
+        sealed = key.seal_bytes(_PLACE, delivery_id, body.encode())
         store.add_delivery(
-            self._connection, uuid7(), listener_id, event_id, event_type, body, self._clock.now()
-        )
+            self._connection, delivery_id, listener_id, event_id, event_type, subscriber_id, sealed, self._clock.now()
+        )  # fmt: skip
+
+    def _opened(self, rows: Sequence[tuple[Any, ...]]) -> list[Delivery]:
+        """With their bodies decrypted."""
+        keys = self._vault.keys(row[4] for row in rows)
+        own = self._vault.own() if any(row[4] not in keys for row in rows) else None
+        found = []
+        for row in rows:
+            values = list(row)
+            values[5] = self._body(row, keys.get(row[4]) or own)
+            found.append(Delivery(*values))
+        return found
+
+    @staticmethod
+    def _body(row: tuple[Any, ...], key: PersonKey | None) -> str | None:
+        if row[5] is None or key is None:
+            return None
+        try:
+            return key.open_bytes(_PLACE, row[0], bytes(row[5])).decode()
+        except Unavailable:
+            return None
 
     def lease(self, limit: int, *, own: bool) -> list[Delivery]:
         """What is due, oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too."""
         now = self._clock.now()
         rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, own=own)
-        return sorted((Delivery(*row) for row in rows), key=lambda delivery: delivery.delivery_id)
+        return sorted(self._opened(rows), key=lambda delivery: delivery.delivery_id)
 
     def delivered(self, delivery: Delivery, status: int) -> None:
         store.end_delivery(
@@ -288,7 +324,7 @@ class Hub:
     ) -> tuple[list[Delivery], int]:
         """A page of what was sent, newest first, and how many there are."""
         rows, count = store.deliveries(self._connection, state, listener_id, offset, limit)
-        return [Delivery(*row) for row in rows], count
+        return self._opened(rows), count
 
     def replay(self, delivery_id: UUID) -> Delivery:
         """Send a delivery again, delivered or given up: the same bytes under the same id.
@@ -299,17 +335,34 @@ class Hub:
             row = store.lock_delivery(self._connection, delivery_id)
             if row is None:
                 raise DeliveryNotFound("there is no such delivery: `tokenworks webhook log` shows them")
-            found = Delivery(*row)
+            (found,) = self._opened([row])
             if found.listener_id is not None:
                 self.listener(found.listener_id)
             if found.state == "waits":
                 raise DeliveryNotDone("the delivery is still tried: wait until it is delivered or given up")
             store.replay(self._connection, delivery_id, self._clock.now())
-        return Delivery(*store.delivery(self._connection, delivery_id))
+        (made,) = self._opened([store.delivery(self._connection, delivery_id)])
+        return made
 
-    def forget(self, subscriber_id: UUID) -> None:
-        """Of one who is erased: the bodies that were sent. What still waits goes out first; `forget_old` takes it out then."""
-        store.delete_of_erased(self._connection, subscriber_id)
+    def forget(self, subscriber: Subscriber) -> None:
+        """Of one who is erased, in its transaction, before its key is destroyed: what was sent goes. What still waits goes out
+        first, within a day: until then it is encrypted under the installation's own key; `forget_old` takes it out after that.
+        """
+        store.delete_of_erased(self._connection, subscriber.subscriber_id)
+        key = self._vault.key(subscriber.subscriber_id)
+        if key is None:
+            return
+        for delivery_id, sealed in store.lock_waiting(self._connection, subscriber.subscriber_id):
+            body = key.open_bytes(_PLACE, delivery_id, sealed)
+            store.set_body(
+                self._connection, delivery_id, self._vault.own().seal_bytes(_PLACE, delivery_id, body)
+            )
+
+    def give_up(self, delivery: Delivery, error: str) -> None:
+        """It can't be sent, now or later."""
+        store.end_delivery(
+            self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, error[:ERROR_CHARS_MAX]
+        )  # fmt: skip
 
     def forget_old(self) -> None:
         """What the log keeps no longer."""

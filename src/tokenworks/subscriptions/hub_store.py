@@ -13,7 +13,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 _LOCK = 7461005
 _LISTENER = """listener_id, api, callback, query, generation, pepper_version, overlap_until, overlap_version, made_by, created_at"""
 _EVENT = "event_id, at, api, event_type, ref, subscriber_id, state"
-_DELIVERY = """delivery_id, listener_id, event_id, event_type, body, created_at, attempts, replays, delivered_at, given_up_at,
+_DELIVERY = """delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, created_at, attempts, replays, delivered_at, given_up_at,
     tried_at, status, error"""
 
 
@@ -72,13 +72,15 @@ def add_delivery(
     listener_id: UUID | None,
     event_id: UUID,
     event_type: str,
-    body: str,
+    subscriber_id: UUID,
+    body_sealed: bytes,
     at: datetime,
 ) -> None:
     connection.execute(
-        """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, body, created_at, begun_at, next_at)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
-        (delivery_id, listener_id, event_id, event_type, body, at, at, at),
+        """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, created_at,
+               begun_at, next_at)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s) ON CONFLICT DO NOTHING""",
+        (delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, at, at, at),
     )
 
 
@@ -183,11 +185,27 @@ def delete_old(connection: Connection, before: datetime) -> None:
 
 
 def delete_of_erased(connection: Connection, subscriber_id: UUID | None) -> None:
-    """Deliveries that are done with of one who was erased, or of all of them."""
+    """Deliveries that are done with of one who is erased (now, or before), or of all of them."""
     connection.execute(
-        """DELETE FROM hub_delivery d USING hub_event e JOIN subscriber s USING (subscriber_id)
-           WHERE d.event_id = e.event_id AND s.erased_at IS NOT NULL
-               AND (d.delivered_at IS NOT NULL OR d.given_up_at IS NOT NULL)
-               AND (%(id)s::uuid IS NULL OR s.subscriber_id = %(id)s)""",
+        """DELETE FROM hub_delivery d USING subscriber s
+           WHERE d.subscriber_id = s.subscriber_id AND (d.delivered_at IS NOT NULL OR d.given_up_at IS NOT NULL)
+               AND (s.subscriber_id = %(id)s OR (%(id)s::uuid IS NULL AND s.erased_at IS NOT NULL))""",
         {"id": subscriber_id},
+    )
+
+
+def lock_waiting(connection: Connection, subscriber_id: UUID) -> list[tuple[UUID, bytes]]:
+    """(id, sealed body) of what is still to be sent of one subscriber."""
+    rows = connection.execute(
+        """SELECT delivery_id, body_sealed FROM hub_delivery
+           WHERE subscriber_id = %s AND delivered_at IS NULL AND given_up_at IS NULL AND body_sealed IS NOT NULL
+           ORDER BY delivery_id FOR UPDATE""",
+        (subscriber_id,),
+    )
+    return [(row[0], bytes(row[1])) for row in rows]
+
+
+def set_body(connection: Connection, delivery_id: UUID, body_sealed: bytes) -> None:
+    connection.execute(
+        "UPDATE hub_delivery SET body_sealed = %s WHERE delivery_id = %s", (body_sealed, delivery_id)
     )

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock, check_line, uuid7
-from tokenworks.subscriptions import people_store, privacy_store, store
+from tokenworks.subscriptions import people_store, privacy_store, store, work_store
 from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
 from tokenworks.subscriptions.export_store import export
+from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.trust import Identity, Keys, PersonVault, normal_id_number
@@ -30,9 +31,13 @@ class RealNameCheck(Protocol):
         ...
 
 
+# What an erasure waits for: a debt or a credit needs a person, and what other systems are to take away needs its number.
+WaitsFor = Literal["owed", "work_orders"]
+
+
 @dataclass(frozen=True, slots=True)
 class Erasure:
-    """What became of a wish to be erased: done, or waiting until nothing is owed any more."""
+    """What became of a wish to be erased: done, or waiting until nothing is open any more."""
 
     subscriber_id: UUID
     state: Literal["erased", "waiting"]
@@ -40,6 +45,7 @@ class Erasure:
     # When the last backup that has the person's key is deleted; None while it waits.
     backups_forget_at: datetime | None
     identity_kept_until: datetime | None = None
+    waits_for: tuple[WaitsFor, ...] = ()
 
 
 class Privacy:
@@ -57,9 +63,11 @@ class Privacy:
         rules: PrivacyRules,
         backup_days: int,
         real_name_check: Callable[[], RealNameCheck],
-        forget: Sequence[Callable[[UUID], None]] = (),
+        members: MemberRights,
+        forget: Sequence[Callable[[Subscriber], None]] = (),
     ) -> None:
-        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased."""
+        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased; `members`: what is a member's own."""
+        self.members = members
         self._connection = connection
         self._vault = vault
         self._subscriptions = subscriptions
@@ -141,8 +149,10 @@ class Privacy:
     def erase(self, subscriber: Subscriber, *, even_if_owed: bool = False, dry_run: bool = False) -> Erasure:
         """Close the subscriber, end its sessions and keys, and destroy the keys that its personal texts are encrypted under.
 
-        While something is owed it is closed at once and erased by a job when nothing is owed any more; `even_if_owed`: now, so
-        that what is owed can't be collected. Bills, charges and postings stay, without the person. The same again does nothing.
+        While something is owed it is closed at once and erased by a job when nothing is owed any more; `even_if_owed`: without
+        waiting for that, so that what is owed can't be collected. A work order that is not answered is waited for in any case:
+        the delivering system needs its number to take away what it delivered. Bills, charges and postings stay, without the
+        person. The same again does nothing.
         """
         with self._connection.transaction(force_rollback=dry_run):
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
@@ -153,9 +163,13 @@ class Privacy:
             self._identity.forget_places(found.subscriber_id)
             owes_nano = self._charges.receivable(found.account_id)
             now = self._clock.now()
-            if abs(owes_nano) >= FEN_NANO and not even_if_owed:
-                people_store.set_subscriber(self._connection, found.subscriber_id, erasure_asked_at=now)
-                return Erasure(found.subscriber_id, "waiting", owes_nano, None)
+            gives_up = even_if_owed or privacy_store.gives_up(self._connection, found.subscriber_id)
+            waits_for = self._waits_for(found, gives_up=gives_up)
+            if waits_for:
+                people_store.set_subscriber(
+                    self._connection, found.subscriber_id, erasure_asked_at=now, erasure_gives_up=gives_up
+                )
+                return Erasure(found.subscriber_id, "waiting", owes_nano, None, waits_for=waits_for)
             days = self._rules.identity_hash_days
             until = now + timedelta(days=days) if days else None
             people = privacy_store.people_of(self._vault, found.subscriber_id, found.phone)
@@ -169,12 +183,18 @@ class Privacy:
             self._keys.forget_names(found.account_id)
             privacy_store.forget_person(self._connection, found.subscriber_id, people, now, until)
             for forget in self._forget:
-                forget(found.subscriber_id)
+                forget(found)
             self._vault.destroy(people)
         return Erasure(
             found.subscriber_id, "erased", owes_nano, now + timedelta(days=self._backup_days),
             until if privacy_store.identity_hash(self._connection, found.subscriber_id) else None,
         )  # fmt: skip
+
+    def _waits_for(self, found: Subscriber, *, gives_up: bool) -> tuple[WaitsFor, ...]:
+        owed = not gives_up and abs(self._charges.receivable(found.account_id)) >= FEN_NANO
+        works = work_store.any_open(self._connection, found.subscriber_id)
+        open_: tuple[tuple[WaitsFor, bool], ...] = (("owed", owed), ("work_orders", works))
+        return tuple(what for what, is_open in open_ if is_open)
 
     def erased(self) -> Iterator[UUID]:
         """Who was erased, by id."""
@@ -200,12 +220,14 @@ class Privacy:
         many were erased.
         """
         privacy_store.forget_identities(self._connection, self._clock.now())
-        done = 0
-        for subscriber_id in privacy_store.erasures_asked(self._connection, ERASURES_BATCH):
-            with self._connection.transaction():
-                found = people_store.find_subscriber(self._vault, subscriber_id=subscriber_id)
-                assert found is not None
-                # Asked anew, it would go to the end of the queue for ever.
-                if abs(self._charges.receivable(found.account_id)) < FEN_NANO:
-                    done += self.erase(found).state == "erased"
+        done, after = 0, UUID(int=0)
+        # All that wait are looked at: those of whom something stays open are in nobody's way.
+        while page := privacy_store.erasures_asked(self._connection, after, ERASURES_BATCH):
+            for subscriber_id, gives_up in page:
+                with self._connection.transaction():
+                    found = people_store.find_subscriber(self._vault, subscriber_id=subscriber_id)
+                    assert found is not None
+                    if not self._waits_for(found, gives_up=gives_up):
+                        done += self.erase(found).state == "erased"
+            after = page[-1][0]
         return done

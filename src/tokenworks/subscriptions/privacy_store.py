@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.kernel import uuid7
+from tokenworks.kernel import FORGOTTEN, uuid7
 from tokenworks.subscriptions.consents import ConsentText
 from tokenworks.subscriptions.people_store import Connection
 from tokenworks.trust import PersonVault
@@ -88,14 +88,23 @@ def same_identity(connection: Connection, subscriber_id: UUID) -> list[UUID]:
     return [row[0] for row in rows] or [subscriber_id]
 
 
-def erasures_asked(connection: Connection, limit: int) -> list[UUID]:
-    """Subscribers that are to be erased as soon as nothing is open, those that asked first first."""
+def erasures_asked(connection: Connection, after: UUID, limit: int) -> list[tuple[UUID, bool]]:
+    """Subscribers that are to be erased as soon as nothing is open, by id, and whether what is owed is given up."""
     rows = connection.execute(
-        """SELECT subscriber_id FROM subscriber WHERE erasure_asked_at IS NOT NULL AND erased_at IS NULL
-           ORDER BY erasure_asked_at LIMIT %s""",
-        (limit,),
+        """SELECT subscriber_id, erasure_gives_up FROM subscriber
+           WHERE erasure_asked_at IS NOT NULL AND erased_at IS NULL AND subscriber_id > %s
+           ORDER BY subscriber_id LIMIT %s""",
+        (after, limit),
     )
-    return [row[0] for row in rows]
+    return [(row[0], row[1]) for row in rows]
+
+
+def gives_up(connection: Connection, subscriber_id: UUID) -> bool:
+    """True if the operator has given up what is owed by one whose erasure waits."""
+    row = connection.execute(
+        "SELECT erasure_gives_up FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+    ).fetchone()
+    return row is not None and bool(row[0])
 
 
 def erased(connection: Connection, after: UUID, limit: int) -> list[UUID]:
@@ -139,8 +148,25 @@ def forget_person(
            WHERE subscriber_id = %s OR member_id = ANY(%s)""",
         (subscriber_id, list(people)),
     )
+    # Free texts about the person, which `app/text_columns.py` lists; what the schema says of itself stays.
+    for statement in (
+        """UPDATE work_order SET broadband_sealed = NULL, reason = CASE WHEN reason IS NOT NULL THEN %(gone)s END,
+               push_error = NULL WHERE subscriber_id = %(id)s""",
+        """UPDATE suspension SET reason = CASE WHEN reason IS NOT NULL THEN %(gone)s END,
+               end_reason = CASE WHEN end_reason IS NOT NULL THEN %(gone)s END
+           WHERE subscriber_id = %(id)s AND reason IS DISTINCT FROM 'suspended before causes were kept'""",
+        """UPDATE product_order SET reason = %(gone)s WHERE subscriber_id = %(id)s AND reason IS NOT NULL""",
+        "UPDATE contract_price SET contract = %(gone)s WHERE subscriber_id = %(id)s",
+    ):
+        connection.execute(statement.encode(), {"gone": FORGOTTEN, "id": subscriber_id})
+
+
+def forget_member(connection: Connection, member_id: UUID) -> None:
+    """A member who leaves for good; its key is destroyed in the same transaction."""
     connection.execute(
-        "UPDATE work_order SET broadband_sealed = NULL WHERE subscriber_id = %s", (subscriber_id,)
+        """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
+           WHERE member_id = %s""",
+        (member_id,),
     )
 
 

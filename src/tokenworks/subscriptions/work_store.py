@@ -169,6 +169,14 @@ def ask_again(connection: Connection, work_order_id: UUID, at: datetime) -> None
     )
 
 
+def any_open(connection: Connection, subscriber_id: UUID) -> bool:
+    """True if a delivering system has something of this subscriber to answer."""
+    row = connection.execute(
+        "SELECT 1 FROM work_order WHERE subscriber_id = %s AND state = 'open' LIMIT 1", (subscriber_id,)
+    ).fetchone()
+    return row is not None
+
+
 def unanswered(connection: Connection, asked_before: datetime, limit: int) -> list[UUID]:
     rows = connection.execute(
         """SELECT work_order_id FROM work_order WHERE state = 'open' AND action = 'deliver' AND asked_at <= %s

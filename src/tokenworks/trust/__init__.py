@@ -25,6 +25,7 @@ from tokenworks.trust.identity import (
 )
 from tokenworks.trust.lookup import TAIL_DIGITS, has_part, normal_id_number
 from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
+from tokenworks.trust.money_moves import ALONE, MONEY_MOVES, MoneyMove
 from tokenworks.trust.pepper import (
     Peppers,
     check_first_pepper,
@@ -44,7 +45,9 @@ from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
 from tokenworks.trust.vault_secrets import VaultSecrets, add_wrapping_key, load_vault_secrets
 
 __all__ = [
+    "ALONE",
     "CODE_LIFE",
+    "MONEY_MOVES",
     "NOBODY",
     "STAFF_ROLES",
     "TAIL_DIGITS",
@@ -63,6 +66,7 @@ __all__ = [
     "KeyNotFound",
     "KeyReused",
     "Keys",
+    "MoneyMove",
     "NotAllowed",
     "NotSignedIn",
     "Peppers",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -23,21 +24,36 @@ def claim(connection: Connection, asker: str, key: str, request_hash: bytes, at:
 
 def find(
     connection: Connection, asker: str, key: str
-) -> tuple[bytes, int | None, dict[str, str] | None, bytes | None] | None:
-    """(hash of the request, status, headers, body)."""
+) -> (
+    tuple[bytes, int | None, dict[str, str] | None, bytes | None, UUID | None, UUID | None, bytes | None]
+    | None
+):
+    """(hash of the request, status, headers, plain body of before, id of the answer, its person, encrypted body)."""
     row = connection.execute(
-        "SELECT request_hash, status, headers, body FROM kept_answer WHERE asker = %s AND idempotency_key = %s",
+        """SELECT request_hash, status, headers, body, answer_id, person_id, body_sealed FROM kept_answer
+           WHERE asker = %s AND idempotency_key = %s""",
         (asker, key),
     ).fetchone()
-    return None if row is None else (bytes(row[0]), row[1], row[2], None if row[3] is None else bytes(row[3]))
+    if row is None:
+        return None
+    plain, sealed = (None if value is None else bytes(value) for value in (row[3], row[6]))
+    return bytes(row[0]), row[1], row[2], plain, row[4], row[5], sealed
 
 
 def keep(
-    connection: Connection, asker: str, key: str, status: int, headers: Mapping[str, str], body: bytes
+    connection: Connection,
+    asker: str,
+    key: str,
+    status: int,
+    headers: Mapping[str, str],
+    answer_id: UUID,
+    person_id: UUID | None,
+    body_sealed: bytes | None,
 ) -> None:
     connection.execute(
-        "UPDATE kept_answer SET status = %s, headers = %s, body = %s WHERE asker = %s AND idempotency_key = %s",
-        (status, Jsonb(dict(headers)), body, asker, key),
+        """UPDATE kept_answer SET status = %s, headers = %s, answer_id = %s, person_id = %s, body_sealed = %s
+           WHERE asker = %s AND idempotency_key = %s""",
+        (status, Jsonb(dict(headers)), answer_id, person_id, body_sealed, asker, key),
     )
 
 

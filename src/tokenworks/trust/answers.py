@@ -2,7 +2,8 @@
 
 One rule for HTTP routes and commands alike. A key belongs to its asker (a member of a subscriber, staff, an operator of the
 command line): the same text of two askers is two keys. The services keep keys of their own beside their rows; those outlive
-the answers that are kept here.
+the answers that are kept here. An answer may name people, or be the only place where a new key's text is: it is encrypted under the
+key of the subscriber who asked, or, of staff, under the installation's own.
 """
 
 import hashlib
@@ -11,12 +12,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
-from tokenworks.kernel import Clock, Conflict, Invalid
+from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
 from tokenworks.trust import answer_store as store
 from tokenworks.trust.store import Connection
+from tokenworks.trust.vault import NOBODY, PersonVault
 
 ANSWERS_KEPT: Final = timedelta(days=30)
+# What a body is bound to, with its row and person.
+_PLACE: Final = "kept_answer.body"
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,200}")
 
 
@@ -34,9 +39,10 @@ class KeptAnswer:
 class Answers:
     """On one connection; `begin` and `keep` in the transaction of what the request does."""
 
-    def __init__(self, connection: Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock, vault: PersonVault) -> None:
         self._connection = connection
         self._clock = clock
+        self._vault = vault
 
     def begin(self, asker: str, key: str, request: bytes) -> KeptAnswer | None:
         """The answer that a repeat gets, or None where the request is new or its answer is not kept (a command's). `request`:
@@ -52,13 +58,24 @@ class Answers:
         found = store.find(self._connection, asker, key)
         if found is None:
             return None  # it was so old that it went meanwhile
-        before, status, headers, body = found
+        before, status, headers, plain, answer_id, person_id, sealed = found
         if before != request_hash:
             raise KeyReused(
                 "the idempotency key was used for another request: repeat that one exactly, or take a new key"
             )
-        return None if status is None else KeptAnswer(status, headers or {}, body or b"")
+        if status is None:
+            return None
+        # Plain where it was kept before answers were encrypted.
+        body = plain
+        if sealed is not None and answer_id is not None:
+            opening = self._vault.key(person_id or NOBODY)
+            body = None if opening is None else opening.open_bytes(_PLACE, answer_id, sealed)
+        return KeptAnswer(status, headers or {}, body or b"")
 
-    def keep(self, asker: str, key: str, answer: KeptAnswer) -> None:
-        """What a repeat of the request that began here gets."""
-        store.keep(self._connection, asker, key, answer.status, answer.headers, answer.body)
+    def keep(self, asker: str, key: str, answer: KeptAnswer, person_id: UUID | None = None) -> None:
+        """What a repeat of the request that began here gets. `person_id`: the subscriber who asked; None: staff."""
+        answer_id = uuid7()
+        sealing = self._vault.own() if person_id is None else self._vault.key(person_id)
+        # One who was erased by the very request gets no more than its status again.
+        sealed = None if sealing is None else sealing.seal_bytes(_PLACE, answer_id, answer.body)
+        store.keep(self._connection, asker, key, answer.status, answer.headers, answer_id, person_id, sealed)

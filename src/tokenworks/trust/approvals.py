@@ -12,6 +12,7 @@ from uuid import UUID
 from tokenworks.kernel import Clock, Conflict, NotFound, format_money, uuid7
 from tokenworks.trust import approval_store as store
 from tokenworks.trust.errors import NotAllowed
+from tokenworks.trust.money_moves import ACTIONS
 from tokenworks.trust.skeleton import skeleton
 
 # After that it has to be asked for again.
@@ -61,7 +62,8 @@ class Approvals:
         self._above_nano = above_nano
 
     def check(self, actor: str, action: str, ref: str, amount_nano: int, key: str | None = None) -> None:
-        """In the transaction of what is done. Raises `ApprovalNeeded`."""
+        """In the transaction of what is done. `action` is one of `money_moves`. Raises `ApprovalNeeded`."""
+        assert action in ACTIONS, f"{action} is not in the table of what moves money"
         if amount_nano <= self._above_nano:
             return
         now = self._clock.now()

@@ -260,8 +260,13 @@ class Identity:
         """End all live sessions of a member (None: of all members), but for one. Returns how many."""
         return store.end_sessions(self._connection, subscriber_id, self._clock.now(), member_id, keep)
 
-    def end_session(self, session_id: UUID) -> None:
-        store.end_session(self._connection, session_id, self._clock.now())
+    def end_session(self, session_id: UUID) -> bool:
+        """False where it has ended already."""
+        return store.end_session(self._connection, session_id, self._clock.now())
+
+    def has_session(self, subscriber_id: UUID, session_id: UUID) -> bool:
+        """True for one of a subscriber's, also where it has ended."""
+        return store.has_session(self._connection, subscriber_id, session_id)
 
     def end_sessions(self, subscriber_id: UUID) -> None:
         """Of a subscriber who is closed, or whose number has changed."""
@@ -271,9 +276,9 @@ class Identity:
         """When and from where codes were asked for with a number, as long as that is kept."""
         return store.codes_of(self._connection, self._macs("identifier", identifier))
 
-    def forget_places(self, subscriber_id: UUID) -> None:
-        """From where, and with what, the members of one who is erased were signed in."""
-        store.forget_places(self._connection, subscriber_id)
+    def forget_places(self, subscriber_id: UUID, member_id: UUID | None = None) -> None:
+        """From where, and with what, the members of one who is erased were signed in; or one member alone."""
+        store.forget_places(self._connection, subscriber_id, member_id)
 
     def forget_identifier(self, identifier: str) -> None:
         """The codes of a number whose person is erased."""

@@ -203,10 +203,18 @@ def sessions(
     ).fetchall()
 
 
-def end_session(connection: Connection, session_id: UUID, at: datetime) -> None:
-    connection.execute(
+def end_session(connection: Connection, session_id: UUID, at: datetime) -> bool:
+    done = connection.execute(
         "UPDATE session SET ended_at = %s WHERE session_id = %s AND ended_at IS NULL", (at, session_id)
     )
+    return done.rowcount == 1
+
+
+def has_session(connection: Connection, subscriber_id: UUID, session_id: UUID) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM session WHERE session_id = %s AND subscriber_id = %s", (session_id, subscriber_id)
+    ).fetchone()
+    return row is not None
 
 
 def end_sessions(
@@ -322,10 +330,11 @@ def delete_codes(connection: Connection, identifier_macs: list[bytes]) -> None:
     connection.execute("DELETE FROM sign_in_code WHERE identifier_mac = ANY(%s)", (identifier_macs,))
 
 
-def forget_places(connection: Connection, subscriber_id: UUID) -> None:
+def forget_places(connection: Connection, subscriber_id: UUID, member_id: UUID | None) -> None:
     connection.execute(
-        "UPDATE session SET address = NULL, client = NULL, seen_address = NULL WHERE subscriber_id = %s",
-        (subscriber_id,),
+        """UPDATE session SET address = NULL, client = NULL, seen_address = NULL
+           WHERE subscriber_id = %(subscriber)s AND (%(member)s::uuid IS NULL OR member_id = %(member)s)""",
+        {"subscriber": subscriber_id, "member": member_id},
     )
 
 

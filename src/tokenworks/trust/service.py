@@ -101,6 +101,10 @@ class Keys:
         """The ids of a member's live keys."""
         return store.live_keys_of(self._connection, member_id)
 
+    def all_of_member(self, member_id: UUID) -> set[UUID]:
+        """The ids of a member's keys, of those that have ended, too."""
+        return store.keys_of_member(self._connection, member_id)
+
     def used(self, key_ids: Sequence[UUID]) -> None:
         """Keys that were spent with a moment ago: their last use is kept, to a minute."""
         store.used(self._connection, key_ids)
@@ -115,3 +119,7 @@ class Keys:
     def forget_names(self, account_id: UUID) -> None:
         """Of an account whose person is erased: the names of keys are its own words."""
         store.forget_names(self._connection, account_id)
+
+    def forget_names_of_member(self, member_id: UUID) -> None:
+        """Of a member who is erased."""
+        store.forget_names_of_member(self._connection, member_id)

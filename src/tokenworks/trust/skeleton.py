@@ -3,6 +3,11 @@
 NFKC and case folding (UAX #15, #31), marks taken off, then letters and digits of other scripts by what they look like: the rows
 of the confusables of UTS #39 whose prototype is a Latin letter or a digit, and those between kana and Han. Characters that show
 as nothing are refused before (`kernel.text`).
+
+Beside the table, Latin letters with a stroke, a hook or the like, which have no decomposition (`ø`, `đ`, `ł`, `ɓ`), and small capitals
+are read off their names in Python's Unicode Character Database: names never change (Unicode stability policy). Limits: the table is
+ours, from the rows of UTS #39 that this was made with; a script that it does not have is not compared with Latin, nor Han with Han.
+Decision 41 says why no library is asked.
 """
 
 import re
@@ -51,11 +56,25 @@ _PAIRS: Final = (("rn", "m"), ("vv", "w"))
 _SPACES: Final = re.compile(r"[\s._'’-]+")
 
 
+# "LATIN SMALL LETTER O WITH STROKE", "LATIN LETTER SMALL CAPITAL G WITH HOOK".
+_LATIN: Final = re.compile(r"LATIN (?:SMALL LETTER|LETTER SMALL CAPITAL) ([A-Z])(?: WITH .*)?")
+
+
+def _base(char: str) -> str:
+    """The Latin letter that a letter shows as, by its name; itself where it is none."""
+    if char.isascii():
+        return char
+    found = _LATIN.fullmatch(unicodedata.name(char, ""))
+    return char if found is None else found[1].lower()
+
+
 def skeleton(name: str) -> str:
     """The same for all names that look alike."""
     text = unicodedata.normalize("NFKC", name).casefold()
     text = "".join(char for char in unicodedata.normalize("NFKD", text) if not unicodedata.combining(char))
     text = _SPACES.sub("", text).translate(_MAP)
+    # What a name says goes through the table again, so that a skeleton is its own.
+    text = "".join(map(_base, text)).translate(_MAP)
     for pair, looks in _PAIRS:
         text = text.replace(pair, looks)
     return text

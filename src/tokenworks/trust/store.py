@@ -195,3 +195,13 @@ def exists(connection: Connection, key_id: UUID) -> bool:
 def forget_names(connection: Connection, account_id: UUID) -> None:
     """What its owner called each key: free text, of which nobody knows what it says."""
     connection.execute("UPDATE api_key SET name = 'erased' WHERE account_id = %s", (account_id,))
+
+
+def keys_of_member(connection: Connection, member_id: UUID) -> set[UUID]:
+    """Live ones and those that have ended."""
+    rows = connection.execute("SELECT key_id FROM api_key WHERE member_id = %s", (member_id,))
+    return {row[0] for row in rows}
+
+
+def forget_names_of_member(connection: Connection, member_id: UUID) -> None:
+    connection.execute("UPDATE api_key SET name = 'erased' WHERE member_id = %s", (member_id,))

@@ -45,16 +45,24 @@ class PersonKey:
         """`place` names the column, such as `subscriber.phone`."""
         plain = text.encode()
         assert len(plain) <= TEXT_BYTES_MAX, "a personal text is bounded where it is read"
+        return self.seal_bytes(place, row_id, plain)
+
+    def seal_bytes(self, place: str, row_id: UUID, content: bytes) -> bytes:
+        """As `seal`, of what is no text of a person's but names one: an answer, a message. Bounded where it is made."""
         nonce = os.urandom(NONCE_BYTES)
-        return FORMAT + nonce + self._cipher.encrypt(nonce, plain, self._bound_to(place, row_id))
+        return FORMAT + nonce + self._cipher.encrypt(nonce, content, self._bound_to(place, row_id))
 
     def open(self, place: str, row_id: UUID, sealed: bytes) -> str:
         """Raises `Unavailable` where it is not what was sealed for this column, row and person."""
+        return self.open_bytes(place, row_id, sealed).decode()
+
+    def open_bytes(self, place: str, row_id: UUID, sealed: bytes) -> bytes:
+        """Raises `Unavailable` as `open` does."""
         nonce, content = sealed[1 : 1 + NONCE_BYTES], sealed[1 + NONCE_BYTES :]
         try:
             if sealed[:1] != FORMAT:
                 raise InvalidTag
-            return self._cipher.decrypt(nonce, content, self._bound_to(place, row_id)).decode()
+            return self._cipher.decrypt(nonce, content, self._bound_to(place, row_id))
         except (InvalidTag, ValueError):
             raise Unavailable(
                 f"{place} of row {row_id} can't be decrypted: it was changed, or belongs to another row or person"
@@ -109,6 +117,12 @@ class PersonVault:
             person_id: PersonKey(person_id, self._unwrap(person_id, wrapped, version))
             for person_id, wrapped, version in store.wrapped_keys(self.connection, wanted)
         }
+
+    def own(self) -> PersonKey:
+        """The installation's own key: of what is about no person, or about one who was erased and names nobody any more."""
+        key = self.ensure(NOBODY)
+        assert key is not None, "the installation's own key is never destroyed"
+        return key
 
     def open(self, person_id: UUID, place: str, row_id: UUID, sealed: bytes | None) -> str | None:
         """One text; None where there is none, or the person was erased."""

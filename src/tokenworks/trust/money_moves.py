@@ -1,0 +1,167 @@
+"""What staff may not do alone: every operation that moves money of a subscriber or gives it up, in one table.
+
+Above `two_persons_above_yuan` such an operation needs a second person's approval, whichever door it comes through. `ALONE` has every
+other operation of staff that changes something of a subscriber's or of the books', and why one person is enough. A test demands
+that each command and each route is in one of the two.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class MoneyMove:
+    """`amount`: what is compared with the limit. `commands` and `routes` are the doors; `always`: two persons whatever the amount,
+    by a state of its own rather than an approval.
+    """
+
+    action: str
+    amount: str
+    commands: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    always: bool = False
+
+
+_OPERATIONS: Final = "/api/operations"
+_TMF: Final = "/tmf-api"
+MONEY_MOVES: Final = (
+    MoneyMove(
+        "refund", "what comes back at most", ("refund",), (f"POST {_TMF}/paymentManagement/v4/refund",)
+    ),
+    MoneyMove(
+        "bill.correct",
+        "the credit note's",
+        ("bill correct",),
+        (f"POST {_TMF}/customerBillManagement/v4/customerBill/{{id}}/creditNote",),
+    ),
+    MoneyMove(
+        "payment.reverse",
+        "the payment's",
+        ("bill reverse",),
+        (f"POST {_OPERATIONS}/payments/{{id}}/reversal",),
+    ),
+    MoneyMove(
+        "bill.write_off",
+        "what is open on the bill",
+        ("bill write-off",),
+        (f"POST {_OPERATIONS}/bills/{{id}}/actions",),
+    ),
+    MoneyMove("bill.pay_out", "what a closed subscriber gets", ("bill pay-out",)),
+    MoneyMove(
+        "subscriber.contract",
+        "by how much a cycle or a step is cheaper than the offering's own price",
+        ("subscriber contract",),
+        (f"POST {_OPERATIONS}/subscribers/{{id}}/contract-prices",),
+    ),
+    MoneyMove("subscriber.credit_limit", "by how much the limit is raised", ("subscriber set",)),
+    MoneyMove(
+        "balance.topup",
+        "what staff puts on a subscriber's bill",
+        ("subscriber top-up",),
+        (f"POST {_TMF}/prepayBalanceManagement/v4/topupBalance",),
+    ),
+    MoneyMove(
+        "subscriber.erase",
+        "what is owed either way and given up",
+        ("subscriber erase",),
+        ("POST /api/erasure",),
+    ),
+    MoneyMove(
+        "balance.adjust",
+        "any",
+        (),
+        (
+            f"POST {_TMF}/prepayBalanceManagement/v4/adjustBalance",
+            f"PATCH {_TMF}/prepayBalanceManagement/v4/adjustBalance/{{id}}",
+        ),
+        always=True,
+    ),
+)
+ACTIONS: Final = frozenset(move.action for move in MONEY_MOVES)
+
+_NO_MONEY: Final = "no money moves"
+_BY_RULE: Final = (
+    "its price and what comes back are the catalogue's or the contract's; a subscriber does the same alone"
+)
+_MONEY_IN: Final = (
+    "books what came in, which the bank's or the carrier's statement says too; to undo it is a reversal"
+)
+_BY_RUN: Final = "what is due is due: nobody chooses an amount"
+_TOKENS: Final = "tokens within one account, or of a record or a grant that is bounded by its hold"
+ALONE: Final[dict[str, str]] = {
+    # Commands.
+    **dict.fromkeys(
+        ("order place", "order change", "order cancel", "order suspend", "order resume", "subscriber close"), _BY_RULE
+    ),
+    **dict.fromkeys(("bill pay", "bill acknowledge"), _MONEY_IN),
+    **dict.fromkeys(("bill run", "bill file", "order work answer", "job release"), _BY_RUN),
+    **dict.fromkeys(
+        ("grant close", "grant write-off", "member transfer", "quarantine drop", "quarantine release"), _TOKENS
+    ),
+    **dict.fromkeys(
+        (
+            "account freeze", "alias add", "alias remove", "approval give", "approval refuse", "bill channel", "bill close-case",
+            "bill dispute answer", "bill dispute ask", "bill lapse", "bill resend", "deployment add", "deployment drain",
+            "deployment remove", "deployment resume", "deployment set", "intent remove", "intent set", "key create", "key revoke",
+            "limit remove", "limit set", "member add", "member cap", "model remove", "model set", "pepper new", "pepper retire",
+            "pepper use", "session end", "staff add", "staff revoke", "staff rotate", "subscriber consent", "subscriber create",
+            "subscriber export", "subscriber identify", "subscriber owner", "subscriber phone", "subscriber real-name",
+            "subscriber resume", "subscriber suspend", "vault rewrap", "webhook add", "webhook remove", "webhook replay",
+            "webhook rotate",
+        ),
+        _NO_MONEY,
+    ),
+    "offering load": "the catalogue of all: it is read from a reviewed file; over HTTP a draft is approved by another person",
+    "offering move": "a price of the catalogue, told to whom it concerns before it holds",
+    "vault erase-again": "who was erased before, and came back with a backup",
+    # Routes.
+    **dict.fromkeys(
+        (
+            f"POST {_TMF}/productOrderingManagement/v4/productOrder",
+            f"POST {_TMF}/productOrderingManagement/v4/cancelProductOrder",
+        ),
+        _BY_RULE,
+    ),
+    **dict.fromkeys(
+        (
+            f"POST {_TMF}/paymentManagement/v4/payment",
+            f"POST {_OPERATIONS}/charge-files/acknowledgements",
+        ),
+        _MONEY_IN,
+    ),
+    **dict.fromkeys(
+        (
+            f"POST {_OPERATIONS}/bill-runs", f"POST {_OPERATIONS}/charge-files", f"POST {_OPERATIONS}/failed-jobs/{{id}}/release",
+            f"PATCH {_OPERATIONS}/work-orders/{{id}}", f"PATCH {_TMF}/serviceOrdering/v4/serviceOrder/{{id}}",
+        ),
+        _BY_RUN,
+    ),
+    f"POST {_TMF}/prepayBalanceManagement/v4/transferBalance": _TOKENS,
+    **dict.fromkeys(
+        (
+            "PUT /api/consents/{purpose}", "POST /api/disputes", "DELETE /api/keys/{id}", "POST /api/quotes", "POST /api/real-name",
+            "POST /api/sign-out", f"PATCH {_OPERATIONS}/approvals/{{id}}", f"POST {_OPERATIONS}/charge-files/{{sequence}}/lapse",
+            f"PATCH {_OPERATIONS}/disputes/{{id}}", f"PATCH {_OPERATIONS}/reconciliation-cases/{{id}}",
+            f"POST {_OPERATIONS}/staff/token", f"POST {_OPERATIONS}/subscribers", f"POST {_OPERATIONS}/subscribers/{{id}}/actions",
+            f"PUT {_OPERATIONS}/subscribers/{{id}}/identity", f"POST {_OPERATIONS}/webhook-deliveries/{{id}}/replay",
+            f"POST {_OPERATIONS}/webhooks/{{id}}/secret",
+            *(
+                f"{method} {_TMF}/{api}/v4/hub{end}"
+                for api in ("customerBillManagement", "paymentManagement", "productInventory", "productOrderingManagement",
+                            "serviceOrdering")
+                for method, end in (("POST", ""), ("DELETE", "/{id}"))
+            ),
+        ),
+        _NO_MONEY,
+    ),
+    "PATCH /api/subscriber": "the name, the cap, the lock: the subscriber's own to say; a credit limit is not among them",
+    **dict.fromkeys(
+        (
+            f"POST {_TMF}/productCatalogManagement/v4/productOffering",
+            f"PATCH {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
+            f"DELETE {_TMF}/productCatalogManagement/v4/productOffering/{{id}}",
+        ),
+        "a draft has two persons of its own, whatever it costs",
+    ),
+}  # fmt: skip
+"""By command (`bill pay`) or route (`POST /api/…`): why one person is enough."""
