@@ -39,6 +39,9 @@ from tokenworks.trust import NotAllowed, NotSignedIn
 
 router = APIRouter(include_in_schema=False)
 _PAGES: Final = (
+    page_shop, page_products, page_usage, page_keys, page_family, page_bill, page_pause, page_sessions
+)  # fmt: skip
+_PAGES: Final = (
     page_shop,
     page_products,
     page_usage,
@@ -132,17 +135,5 @@ def language(to: Annotated[Literal["zh", "en"], Form()], back: Text = "/order") 
 
 ROUTERS: Final = (
     router,
-    *(
-        module.router
-        for module in (
-            page_shop,
-            page_products,
-            page_usage,
-            page_keys,
-            page_family,
-            page_bill,
-            page_pause,
-            page_sessions,
-        )  # fmt: skip
-    ),
+    *(module.router for module in _PAGES),
 )
