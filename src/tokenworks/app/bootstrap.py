@@ -108,6 +108,8 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
+    keys = Keys(connection, peppers, clock, settings.environment)
+    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     subscriptions = Subscriptions(
         connection,
         offerings,
@@ -118,6 +120,8 @@ def make_works(
         vault,
         rules,
         ConsentTexts(settings.consent_texts_dir),
+        keys,
+        identity,
     )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     bills = Bills(
@@ -129,8 +133,6 @@ def make_works(
         batch=settings.bill_run_batch,
     )
     disputes = Disputes(connection, bills, subscriptions, clock)
-    keys = Keys(connection, peppers, clock, settings.environment)
-    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     payments = Payments(connection, charges, subscriptions, clock, dunning, vault)
     hub = Hub(
         connection,

@@ -659,8 +659,6 @@ def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
         audit(rooms, who, "member.remove", member.member_id, cap_of(member))
         rooms.subscriptions.remove_member(member)
-        for key_id in rooms.keys.of_member(member.member_id):
-            rooms.keys.revoke(key_id)
     return Response(status_code=204)
 
 
@@ -697,8 +695,6 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
             made = rooms.subscriptions.accept(phone, member_id)
         else:
             made = rooms.subscriptions.leave(phone, member_id)
-            for key_id in rooms.keys.of_member(member_id):
-                rooms.keys.revoke(key_id)
         audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 

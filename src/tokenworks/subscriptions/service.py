@@ -47,7 +47,7 @@ from tokenworks.subscriptions.model import (
     period_of,
 )
 from tokenworks.subscriptions.orders import Orders
-from tokenworks.trust import TAIL_DIGITS, Document, PersonVault, checked_id_number
+from tokenworks.trust import TAIL_DIGITS, Document, Identity, Keys, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
@@ -92,8 +92,12 @@ class Subscriptions:
         vault: PersonVault,
         rules: PrivacyRules,
         texts: ConsentTexts,
+        keys: Keys,
+        identity: Identity,
     ) -> None:
         self._connection = connection
+        self._keys = keys
+        self._identity = identity
         self._vault = vault
         self._rules = rules
         self._texts = texts
@@ -261,8 +265,10 @@ class Subscriptions:
                 self._vault, found.subscriber_id, found.phone, reason, self._clock.now()
             )
             people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
-            # Who has the old number next is nobody's member.
-            people_store.move_memberships(self._vault, found.phone, phone)
+            # Who has the old number next is nobody's member, and nobody goes on with a session that it opened elsewhere.
+            moved, left = people_store.move_memberships(self._vault, found.phone, phone)
+            self._stop_keys(left)
+            self._identity.end_sessions_of(moved + left)
         return self.find(str(subscriber.subscriber_id))
 
     def consent(
@@ -454,7 +460,9 @@ class Subscriptions:
                 closed_at=self._clock.now(),
             )
             # Who has the number next is nobody's member, as with another number.
-            people_store.end_memberships(self._vault, found.phone)
+            left = people_store.end_memberships(self._vault, found.phone)
+            self._stop_keys(left)
+            self._identity.end_sessions_of(left)
             people_store.set_texts(self._vault, found.subscriber_id, broadband=None)
             self._ledger.close_account(found.account_id)
 
@@ -590,19 +598,30 @@ class Subscriptions:
         return self._move(phone, member_id, "active")
 
     def leave(self, phone: str, member_id: UUID) -> Member:
-        """Leave, or turn an invitation down. Raises `MemberNotFound`."""
+        """Leave, or turn an invitation down; one's keys there are stopped. Raises `MemberNotFound`."""
         return self._move(phone, member_id, "left")
 
     def remove_member(self, member: Member) -> None:
-        """Raises `Invalid` for the owner and for a department: those stay."""
+        """Its keys are stopped. Raises `Invalid` for the owner and for a department: those stay."""
         if member.role in {"owner", "department"}:
             raise Invalid(f"a {member.role} can't be taken out")
-        people_store.set_member_state(self._connection, member.member_id, "left")
+        with self._connection.transaction():
+            people_store.set_member_state(self._connection, member.member_id, "left")
+            self._stop_keys([member.member_id])
+
+    def _stop_keys(self, member_ids: Sequence[UUID]) -> None:
+        """Of members who have left: the account is not theirs to spend from any more."""
+        for member_id in member_ids:
+            for key_id in self._keys.of_member(member_id):
+                self._keys.revoke(key_id)
 
     def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):
             if member.member_id == member_id:
-                people_store.set_member_state(self._connection, member_id, state)
+                with self._connection.transaction():
+                    people_store.set_member_state(self._connection, member_id, state)
+                    if state == "left":
+                        self._stop_keys([member_id])
                 return replace(member, state=state)
         raise MemberNotFound("there is no such invitation")
 

@@ -3,6 +3,7 @@
 import hmac
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -267,13 +268,17 @@ class Identity:
         """Of a subscriber who is closed, or whose number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
 
+    def end_sessions_of(self, member_ids: Sequence[UUID]) -> None:
+        """Of members, in whosever accounts they are."""
+        store.end_sessions_of(self._connection, list(member_ids), self._clock.now())
+
     def codes_of(self, identifier: str) -> list[dict[str, object]]:
         """When and from where codes were asked for with a number, as long as that is kept."""
         return store.codes_of(self._connection, self._macs("identifier", identifier))
 
-    def forget_places(self, subscriber_id: UUID) -> None:
-        """From where, and with what, the members of one who is erased were signed in."""
-        store.forget_places(self._connection, subscriber_id)
+    def forget_places(self, subscriber_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
+        """From where, and with what, the members of one who is erased were signed in, and it as a member elsewhere."""
+        store.forget_places(self._connection, subscriber_id, list(member_ids))
 
     def forget_identifier(self, identifier: str) -> None:
         """The codes of a number whose person is erased."""

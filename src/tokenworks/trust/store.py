@@ -192,6 +192,9 @@ def exists(connection: Connection, key_id: UUID) -> bool:
     return connection.execute("SELECT 1 FROM api_key WHERE key_id = %s", (key_id,)).fetchone() is not None
 
 
-def forget_names(connection: Connection, account_id: UUID) -> None:
+def forget_names(connection: Connection, account_id: UUID, member_ids: list[UUID]) -> None:
     """What its owner called each key: free text, of which nobody knows what it says."""
-    connection.execute("UPDATE api_key SET name = 'erased' WHERE account_id = %s", (account_id,))
+    connection.execute(
+        "UPDATE api_key SET name = 'erased' WHERE account_id = %s OR member_id = ANY(%s)",
+        (account_id, member_ids),
+    )
