@@ -112,7 +112,7 @@ def request_code(
             raise
         return made.text, None
     try:
-        return made.text, (rooms.subscriptions.find_exact(name).phone, made.code)
+        return made.text, (rooms.subscriptions.find_by_number(name).phone, made.code)
     except (SubscriberNotFound, Invalid):
         return made.text, None
 
@@ -151,7 +151,7 @@ def sign_in(
     client = request.headers.get("user-agent")
     with rooms.connection.transaction():
         try:
-            subscriber = rooms.subscriptions.find_exact(name)
+            subscriber = rooms.subscriptions.find_by_number(name)
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None

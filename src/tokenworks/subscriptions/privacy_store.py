@@ -7,7 +7,6 @@ from uuid import UUID
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.consents import ConsentText
 from tokenworks.subscriptions.people_store import Connection
-from tokenworks.trust import PersonVault
 
 
 def add_consent(

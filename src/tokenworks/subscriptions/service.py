@@ -146,11 +146,21 @@ class Subscriptions:
             raise SeveralFound(f"this names more than one subscriber: {several}{more}: say which by its id")
         return found[0]
 
-    def find_exact(self, reference: str) -> Subscriber:
-        """By id, phone number (E.164) or broadband number alone: what somebody says who is not signed in.
-
-        Raises `SubscriberNotFound`, `Invalid`.
+    def find_by_number(self, number: str) -> Subscriber:
+        """By phone number (E.164) or broadband number alone, which have one spelling each: what somebody says who is not signed
+        in, by which its askings are counted. Raises `SubscriberNotFound`, `Invalid`.
         """
+        found = None
+        if number.startswith("+"):
+            found = people_store.find_subscriber(self._vault, phone=parse_phone(number))
+        elif _BROADBAND.fullmatch(number):
+            found = people_store.find_subscriber(self._vault, broadband=number)
+        if found is None:
+            raise SubscriberNotFound("there is no such subscriber")
+        return found
+
+    def find_exact(self, reference: str) -> Subscriber:
+        """By id, phone number (E.164) or broadband number alone. Raises `SubscriberNotFound`, `Invalid`."""
         found = self._exact(reference)
         if found is None:
             raise SubscriberNotFound("there is no such subscriber")
