@@ -7,7 +7,7 @@ listener, whose body is made once: a replay sends the same bytes. At least once,
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -30,6 +30,8 @@ OVERLAP_MAX: Final = timedelta(days=30)
 # What was delivered or given up is shown, and can be sent again, for so long.
 LOG_KEPT: Final = timedelta(days=30)
 ERROR_CHARS_MAX: Final = 200
+# What stands for the operator's own webhook where listeners are named by id.
+_OWN: Final = UUID(int=0)
 
 Api = Literal["productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering"]
 # What the standards call the events of each API (TMF622, 637, 678, 676, 641).
@@ -253,11 +255,13 @@ class Hub:
             self._connection, uuid7(), listener_id, event_id, event_type, body, self._clock.now()
         )
 
-    def lease(self, limit: int, *, own: bool) -> list[Delivery]:
-        """What is due, oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too."""
-        now = self._clock.now()
-        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, own=own)
-        return sorted((Delivery(*row) for row in rows), key=lambda delivery: delivery.delivery_id)
+    def lease(self, limit: int, *, own: bool, but: Collection[UUID | None] = ()) -> list[Delivery]:
+        """What is due, what was tried less often first, then oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too.
+        `but`: of these listeners nothing.
+        """
+        now, beside = self._clock.now(), [_OWN if one is None else one for one in but]
+        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, beside, own=own)
+        return sorted((Delivery(*row) for row in rows), key=lambda one: (one.attempts, one.delivery_id))
 
     def delivered(self, delivery: Delivery, status: int) -> None:
         store.end_delivery(
@@ -268,14 +272,26 @@ class Hub:
         """It was not tried: due again at once."""
         store.put_off(self._connection, delivery.delivery_id, self._clock.now())
 
+    def behind(self, delivery: Delivery) -> None:
+        """It was not tried, since another one to the same listener has failed: due a little later."""
+        store.put_off(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
+
+    def gone(self, delivery: Delivery) -> None:
+        """Its listener was removed."""
+        store.end_delivery(
+            self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, store.REMOVED
+        )
+
     def failed(self, delivery: Delivery, status: int | None, error: str) -> None:
-        """Again later, or, a day after it was made or replayed, never."""
+        """Again later, or, a day after it was made or replayed, never. What else waits for the same listener comes before it
+        then, a little later: a body that it never takes is in no other's way.
+        """
         now, error = self._clock.now(), error[:ERROR_CHARS_MAX]
-        if now - store.begun_at(self._connection, delivery.delivery_id) >= GIVE_UP_AFTER:
-            store.end_delivery(self._connection, delivery.delivery_id, "given_up_at", now, status, error)
-        else:
-            wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(delivery.attempts, 20))
+        wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(delivery.attempts, 20))
+        with self._connection.transaction():
             store.retry_delivery(self._connection, delivery.delivery_id, now, now + wait, status, error)
+            store.give_up(self._connection, delivery.listener_id, now - GIVE_UP_AFTER, now, status, error)
+            store.put_off_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
 
     # The log.
 
