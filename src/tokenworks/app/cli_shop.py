@@ -586,7 +586,9 @@ def subscriber_set(
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         works.subscriptions.set_profile(found, **fields)
-        found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
+        found = works.payg.control(
+            found, cap_nano=cap_nano, locked=lock, spill_over=spill_over, said_by=context.actor
+        )
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
 
 

@@ -406,9 +406,11 @@ def update_subscriber(
             who, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
             regions=bool(body.model_fields_set & {"regions", "home_region"}),
         )  # fmt: skip
-        rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
+        rooms.payg.control(
+            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
+        )
         for purpose, given in (body.consents or {}).items():
-            rooms.subscriptions.consent(found, purpose, given=given)
+            rooms.subscriptions.consent(found, purpose, given=given, said_by=who.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }

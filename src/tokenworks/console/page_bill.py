@@ -140,7 +140,7 @@ def spending(
             wanted = {"spill_over": what == "spill_on"}
         check_control(who, subscriber, **wanted)
         with rooms.connection.transaction():
-            rooms.payg.control(subscriber, **wanted)
+            rooms.payg.control(subscriber, **wanted, said_by=who.actor)
             audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except NotAllowed:
         raise
