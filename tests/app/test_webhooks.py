@@ -20,7 +20,9 @@ from tokenworks.subscriptions import (
     ListenerNotFound,
     NotEligible,
 )
-from tokenworks.subscriptions.hub import DeliveryNotDone
+from tokenworks.subscriptions.hub import OVERLAP_DEFAULT, DeliveryNotDone
+from tokenworks.trust import Peppers
+from tokenworks.trust.store import made_under
 
 YUAN = 1_000_000_000
 
@@ -171,6 +173,27 @@ def test_secrets_rotate_with_an_overlap(works, settings, subscriber, receiver, c
     with pytest.raises(Invalid, match="overlap"):
         works.hub.rotate(listener.listener_id, timedelta(days=31))
     assert first not in str(works.connection.execute("SELECT * FROM hub_listener").fetchall())
+
+
+def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
+    """Hosts that run have not read it, and could not sign with it."""
+    peppers = Peppers({1: bytes(32), 2: b"2" * 32})
+    peppers.issuing = 1
+    hub = Hub(works.connection, peppers, clock, allow_private=True)
+    before = Hub(works.connection, Peppers({1: bytes(32)}), clock, allow_private=True)
+    made, secret = hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    assert before.secrets(made) == [secret.encode()]
+    again = hub.rotate(made.listener_id)
+    assert before.secrets(before.listener(made.listener_id)) == [again.encode(), secret.encode()]
+    # In use, and without the first one within an overlap: what is sent is signed with what is there.
+    peppers.issuing = 2
+    last = hub.rotate(made.listener_id)
+    assert [
+        made_under(works.connection, 1, at)["webhook(s)"]
+        for at in (clock.now(), clock.now() + OVERLAP_DEFAULT)
+    ] == [1, 0]
+    alone = Hub(works.connection, Peppers({2: b"2" * 32}), clock, allow_private=True)
+    assert alone.secrets(alone.listener(made.listener_id)) == [last.encode()]
 
 
 def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):

@@ -17,6 +17,7 @@ from uuid import UUID
 from tokenworks.factory import address_refusal, parse_address
 from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, check_line, uuid7
 from tokenworks.subscriptions import hub_store as store
+from tokenworks.trust import issuing
 
 LISTENERS_MAX: Final = 100
 URL_CHARS_MAX: Final = 500
@@ -148,7 +149,16 @@ class Hub:
             if len(store.listeners(self._connection)) >= LISTENERS_MAX:
                 raise Invalid(f"at most {LISTENERS_MAX} listeners are told: remove one first")
             made = Listener(
-                uuid7(), api, callback, query, 1, max(self._peppers), None, None, made_by, self._clock.now()
+                uuid7(),
+                api,
+                callback,
+                query,
+                1,
+                issuing(self._peppers),
+                None,
+                None,
+                made_by,
+                self._clock.now(),
             )
             store.add_listener(self._connection, made)
         return made, self._secret(made.listener_id, 1, made.pepper_version)
@@ -208,7 +218,7 @@ class Hub:
         with self._connection.transaction():
             store.lock_listeners(self._connection)
             found = self.listener(listener_id)
-            version = max(self._peppers)
+            version = issuing(self._peppers)
             store.rotate_listener(
                 self._connection, listener_id, version, found.pepper_version, self._clock.now() + overlap
             )
@@ -219,7 +229,7 @@ class Hub:
         found = [self._secret(listener.listener_id, listener.generation, listener.pepper_version)]
         if (
             listener.overlap_until is not None
-            and listener.overlap_version is not None
+            and listener.overlap_version in self._peppers
             and self._clock.now() < listener.overlap_until
         ):
             found.append(
