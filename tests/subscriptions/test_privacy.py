@@ -672,3 +672,27 @@ def test_another_number_ends_sessions_in_other_accounts_too(works, subscriber):
     assert works.identity.session(text) is None
     assert works.identity.session(mine) is not None
     assert len(works.keys.of_member(member.member_id)) == 1
+
+
+def test_what_the_carrier_does_not_know_yet_is_nobodys_identity(works, subscriber, remade, tmp_path):
+    """Whoever types another person's number would use up what that person may have once."""
+    (tmp_path / "holders.csv").write_text("")
+    waits = remade(real_name_check=(tmp_path / "holders.csv").as_uri()).privacy
+    owner = works.subscriptions.register("+8613800000007", "Li Lei")
+    works.privacy.check_real_name(owner, "Li Lei", ID_NUMBER)
+    assert waits.check_real_name(subscriber, NAME, ID_NUMBER).real_name == "pending"
+    assert works.privacy.same_person(owner) == [owner.subscriber_id]
+    # And nobody who is verified is less so because an answer is "not known yet".
+    assert waits.check_real_name(owner, "Li Lei", ID_NUMBER).real_name == "verified"
+
+
+def test_who_is_erased_while_the_carrier_answers_leaves_no_identity(works, subscriber, monkeypatch):
+    def answers_late(phone, name, number):
+        works.privacy.erase(subscriber)
+        return "verified"
+
+    monkeypatch.setattr(works.privacy, "_real_name_check", lambda: answers_late)
+    with pytest.raises(SubscriberNotActive):
+        works.privacy.check_real_name(subscriber, NAME, ID_NUMBER)
+    hashes = works.connection.execute("SELECT identity_hash, real_name FROM subscriber").fetchall()
+    assert hashes == [(None, "unknown")]

@@ -103,10 +103,15 @@ class Privacy:
         # Outside the transaction: another system's answer may take seconds.
         state = self._real_name_check()(found.phone, name, number)
         with self._connection.transaction():
-            people_store.lock_subscriber(self._vault, found.subscriber_id)
+            now_is = people_store.lock_subscriber(self._vault, found.subscriber_id)
             privacy_store.end_real_name_check(self._connection, check_id, state)
+            if now_is is None or now_is.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            if state == "pending" and now_is.real_name == "verified":
+                state = "verified"  # the carrier knew it before
             fields: dict[str, object] = {"real_name": state}
-            if state != "refused":
+            # What nobody has verified may be somebody else's number, who would lose what a person has once.
+            if state == "verified":
                 fields["identity_hash"] = hashed
             people_store.set_subscriber(self._connection, found.subscriber_id, **fields)
             if state == "verified" and found.name is None:
