@@ -159,6 +159,16 @@ def test_a_cookie_is_for_this_sites_own_pages(client, works, signed_in):
     )
 
 
+def test_another_sites_page_has_no_codes_sent(client, codes):
+    """Its visitors' browsers would ask from as many addresses as there are visitors."""
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
+        assert ask(client, headers=headers).status_code == 403
+        asked = client.post("/sign-in/code", data={"identifier": PHONE}, headers=headers)
+        assert asked.status_code == 403 and "set-cookie" not in asked.headers
+    assert codes == []
+    assert client.post("/sign-in/code", data={"identifier": PHONE}, headers={"sec-fetch-site": "same-origin"}).is_success
+
+
 @pytest.mark.parametrize("environment", ["prod", "live"])
 def test_the_built_in_sender_is_for_dev_alone(tmp_path, environment):
     dev = load_settings({"data_dir": str(tmp_path)}).settings

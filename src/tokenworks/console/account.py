@@ -196,6 +196,7 @@ def set_challenge(response: Response, text: str, *, secure: bool) -> None:
 
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
 def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
+    check_own_page(request)
     send = request.app.state.send_code
     challenge, later = request_code(rooms, send, body.identifier, client_address(request))
     response = answer(

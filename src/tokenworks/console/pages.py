@@ -16,7 +16,7 @@ from tokenworks.console.account import (
     set_cookie,
     sign_in,
 )
-from tokenworks.console.asker import client_address, is_secure
+from tokenworks.console.asker import check_own_page, client_address, is_secure
 from tokenworks.console.page import (
     LANGUAGE_COOKIE,
     Text,
@@ -62,6 +62,7 @@ def sign_in_page(
 
 @router.post("/sign-in/code")
 def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "/order") -> Response:
+    check_own_page(request)
     send = request.app.state.send_code
     try:
         challenge, later = request_code(rooms, send, identifier, client_address(request))
