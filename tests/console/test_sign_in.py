@@ -166,7 +166,9 @@ def test_another_sites_page_has_no_codes_sent(client, codes):
         asked = client.post("/sign-in/code", data={"identifier": PHONE}, headers=headers)
         assert asked.status_code == 403 and "set-cookie" not in asked.headers
     assert codes == []
-    assert client.post("/sign-in/code", data={"identifier": PHONE}, headers={"sec-fetch-site": "same-origin"}).is_success
+    assert client.post(
+        "/sign-in/code", data={"identifier": PHONE}, headers={"sec-fetch-site": "same-origin"}
+    ).is_success
 
 
 @pytest.mark.parametrize("environment", ["prod", "live"])

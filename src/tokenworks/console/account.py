@@ -39,6 +39,7 @@ from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksErro
 from tokenworks.subscriptions import (
     SUSPENSIONS,
     Member,
+    PhoneLost,
     Subscriber,
     SubscriberNotFound,
     Suspension,
@@ -142,7 +143,7 @@ def sign_in(
     challenge: str | None = None,
 ) -> tuple[str, datetime, Subscriber, Member]:
     """(session, its end, subscriber, member). A number that nobody has is registered; one that was invited elsewhere alone is
-    a member there. The challenge is what is given, or in its cookie. Raises `CodeWrong`, `NotAllowed`.
+    a member there. The challenge is what is given, or in its cookie. Raises `CodeWrong`, `NotAllowed`, `PhoneLost`.
     """
     check_own_page(request)
     name, address = normal(identifier), client_address(request)
@@ -166,6 +167,8 @@ def sign_in(
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
+        if "lost_phone" in subscriber.suspended_by:
+            raise PhoneLost("this phone is reported lost: the operator lifts that, once it has seen who asks")
         owner_id = rooms.subscriptions.owner_of(subscriber)
         owner = rooms.subscriptions.member_by_id(owner_id)
         assert owner is not None
@@ -363,8 +366,6 @@ def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -
     with rooms.connection.transaction():
         if body.state == "suspended":
             found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
-            if body.cause == "lost_phone":
-                rooms.identity.end_sessions(found.subscriber_id)
         else:
             found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
         audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})

@@ -68,6 +68,8 @@ _PROFILE: Final = frozenset(
         "home_region",
     }
 )
+# Somebody else may have what the subscriber signs in with.
+_TAKEN_OVER: Final = frozenset({"lost_phone", "fraud"})
 REGIONS_MAX: Final = 100
 _REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
 _BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
@@ -379,11 +381,17 @@ class Subscriptions:
     def suspend(
         self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None
     ) -> Subscriber:
-        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes.
+        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes. With a lost phone, or
+        for fraud, all sessions of the number end.
 
         Raises `SubscriberNotActive` where the subscriber is closed, `Invalid` for `payment`: dunning alone says so.
         """
-        self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
+        with self._connection.transaction():
+            self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
+            if cause in _TAKEN_OVER:
+                elsewhere = people_store.memberships(self._vault, subscriber.phone)
+                self._identity.end_sessions(subscriber.subscriber_id)
+                self._identity.end_sessions_of([member.member_id for member in elsewhere])
         return self.find(str(subscriber.subscriber_id))
 
     def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
