@@ -229,6 +229,7 @@ class Hub:
         found = [self._secret(listener.listener_id, listener.generation, listener.pepper_version)]
         if (
             listener.overlap_until is not None
+            and listener.overlap_version is not None
             and listener.overlap_version in self._peppers
             and self._clock.now() < listener.overlap_until
         ):

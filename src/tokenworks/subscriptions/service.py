@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
+from tokenworks.catalog import ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import (
     Clock,
@@ -47,6 +47,7 @@ from tokenworks.subscriptions.model import (
     period_of,
 )
 from tokenworks.subscriptions.orders import Orders
+from tokenworks.subscriptions.profiles import BROADBAND, check_profile
 from tokenworks.trust import TAIL_DIGITS, Document, Identity, Keys, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
@@ -70,9 +71,6 @@ _PROFILE: Final = frozenset(
 )
 # Somebody else may have what the subscriber signs in with.
 _TAKEN_OVER: Final = frozenset({"lost_phone", "fraud"})
-REGIONS_MAX: Final = 100
-_REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
-_BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
 # A Chinese mobile number, as people say it.
 _CHINESE_MOBILE = re.compile(r"1[0-9]{10}")
 # Of those that a text names, so many are said.
@@ -116,7 +114,7 @@ class Subscriptions:
         """
         phone = parse_phone(phone)
         profile = {"name": name, **profile}
-        _check_profile(profile)
+        check_profile(profile)
         with self._connection.transaction():
             account_id = self._ledger.open_account()
             name = profile.pop("name")
@@ -155,7 +153,7 @@ class Subscriptions:
         found = None
         if number.startswith("+"):
             found = people_store.find_subscriber(self._vault, phone=parse_phone(number))
-        elif _BROADBAND.fullmatch(number):
+        elif BROADBAND.fullmatch(number):
             found = people_store.find_subscriber(self._vault, broadband=number)
         if found is None:
             raise SubscriberNotFound("there is no such subscriber")
@@ -194,7 +192,7 @@ class Subscriptions:
             if found is not None:
                 return found
         return (
-            people_store.find_subscriber(self._vault, broadband=text) if _BROADBAND.fullmatch(text) else None
+            people_store.find_subscriber(self._vault, broadband=text) if BROADBAND.fullmatch(text) else None
         )
 
     def subscriber_of(self, ref: str) -> UUID | None:
@@ -232,7 +230,7 @@ class Subscriptions:
         unknown = set(fields) - _PROFILE
         if unknown:
             raise Invalid(f"a subscriber's {min(unknown)} can't be set")
-        _check_profile(fields)
+        check_profile(fields)
         if fields:
             with self._connection.transaction():
                 texts = {name: fields.pop(name) for name in _TEXTS & set(fields)}
@@ -735,39 +733,6 @@ class Subscriptions:
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
         return self._ledger.counts_prompts(account_id)
-
-
-def _check_profile(fields: dict[str, Any]) -> None:
-    """Raises `Invalid`."""
-    name, audiences = fields.get("name"), fields.get("audiences")
-    if name is not None:
-        fields["name"] = check_line(name, "a name")
-    if audiences is not None:
-        if not audiences or not set(audiences) <= set(get_args(Audience)):
-            raise Invalid(f"audiences are {', '.join(get_args(Audience))}")
-        fields["audiences"] = list(audiences)
-    regions = fields.get("regions")
-    if regions is not None:
-        if not 0 < len(regions) <= REGIONS_MAX or not all(_REGION.fullmatch(region) for region in regions):
-            raise Invalid(
-                f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; anywhere is none at all"
-            )
-        fields["regions"] = list(regions)
-    home = fields.get("home_region")
-    if home is not None and not _REGION.fullmatch(home):
-        raise Invalid("a home region is one such as cn-sh; none is nowhere in particular")
-    if fields.get("language", "zh") not in {"zh", "en"}:
-        raise Invalid("a language is zh or en")
-    broadband = fields.get("broadband")
-    if broadband is not None and not _BROADBAND.fullmatch(broadband):
-        raise Invalid("a broadband account number is 6 to 32 letters, digits, - or @")
-    if not 1 <= fields.get("bill_day", 1) <= 28:
-        raise Invalid("a billing day is 1 to 28")
-    limit = fields.get("credit_limit_nano")
-    if limit is not None and not 0 <= limit <= 10**16:
-        raise Invalid("a credit limit is 0 to 10,000,000 yuan")
-    if fields.get("real_name", "unknown") not in {"unknown", "pending", "verified", "refused"}:
-        raise Invalid("a real-name state is unknown, pending, verified or refused")
 
 
 def _as_uuid(text: str) -> UUID | None:
