@@ -147,7 +147,11 @@ def test_a_change_to_what_is_had_beside_it_asks_first(client, works, subscriber,
 
 
 def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscriber, signed_in):
-    client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
+    def enter():
+        text = signed_in(subscriber)["authorization"].removeprefix("Bearer ")
+        client.cookies.set("tokenworks_session", text)
+
+    enter()
 
     def notices():
         return re.findall(r'<p class="error">([^<]*)</p>', client.get("/products").text)
@@ -158,6 +162,7 @@ def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscr
     for cause in SUSPENSIONS:
         if cause != "payment":
             works.subscriptions.suspend(subscriber, cause, "a test")
+    enter()  # fraud, and a lost phone, have ended the session
     assert notices() == [WORDS["zh"][f"suspended_{cause}"] for cause in SUSPENSIONS]
     works.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
     assert WORDS["zh"]["suspended_payment"] not in notices() and len(notices()) == len(SUSPENSIONS) - 1
