@@ -3,10 +3,13 @@
 import hashlib
 import http.server
 import json
+import socket
 import threading
 
 import pytest
 
+from tests.support.receiver import Receiver
+from tokenworks.app import real_name as module
 from tokenworks.app.real_name import FileCheck, HttpCheck, real_name_check
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import Invalid, Unavailable
@@ -102,3 +105,29 @@ def test_without_one(tmp_path):
         real_name_check(settings)(*WHO)
     with pytest.raises(Invalid, match="real_name_check"):
         load_settings({"data_dir": str(tmp_path), "real_name_check": "ftp://carrier"})
+
+
+def test_an_answer_in_drops_is_over_when_its_time_is(monkeypatch):
+    """Each byte is in time, all of them are not: whoever asks has a connection of the control plane meanwhile."""
+    monkeypatch.setattr(module, "ANSWER_S", 0.3)
+    with Receiver() as carrier:
+        carrier.drips.set()
+        with pytest.raises(Unavailable, match="does not answer"):
+            HttpCheck(carrier.url)(*WHO)
+
+
+def test_what_is_no_http_is_no_answer():
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer():
+        peer, _ = listener.accept()
+        peer.recv(65_536)
+        peer.sendall(b"SMTP 220 hello\r\n\r\n")
+        peer.close()
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(Unavailable, match="does not answer"):
+        HttpCheck(f"http://127.0.0.1:{listener.getsockname()[1]}")(*WHO)
+    thread.join()
+    listener.close()

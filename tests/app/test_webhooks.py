@@ -20,7 +20,9 @@ from tokenworks.subscriptions import (
     ListenerNotFound,
     NotEligible,
 )
-from tokenworks.subscriptions.hub import DeliveryNotDone
+from tokenworks.subscriptions.hub import OVERLAP_DEFAULT, DeliveryNotDone
+from tokenworks.trust import Peppers
+from tokenworks.trust.store import made_under
 
 YUAN = 1_000_000_000
 
@@ -173,6 +175,27 @@ def test_secrets_rotate_with_an_overlap(works, settings, subscriber, receiver, c
     assert first not in str(works.connection.execute("SELECT * FROM hub_listener").fetchall())
 
 
+def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
+    """Hosts that run have not read it, and could not sign with it."""
+    peppers = Peppers({1: bytes(32), 2: b"2" * 32})
+    peppers.issuing = 1
+    hub = Hub(works.connection, peppers, clock, allow_private=True)
+    before = Hub(works.connection, Peppers({1: bytes(32)}), clock, allow_private=True)
+    made, secret = hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    assert before.secrets(made) == [secret.encode()]
+    again = hub.rotate(made.listener_id)
+    assert before.secrets(before.listener(made.listener_id)) == [again.encode(), secret.encode()]
+    # In use, and without the first one within an overlap: what is sent is signed with what is there.
+    peppers.issuing = 2
+    last = hub.rotate(made.listener_id)
+    assert [
+        made_under(works.connection, 1, at)["webhook(s)"]
+        for at in (clock.now(), clock.now() + OVERLAP_DEFAULT)
+    ] == [1, 0]
+    alone = Hub(works.connection, Peppers({2: b"2" * 32}), clock, allow_private=True)
+    assert alone.secrets(alone.listener(made.listener_id)) == [last.encode()]
+
+
 def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):
     settings = settings.model_copy(update={"webhook_url": receiver.url, "fulfilment_urls": ""})
     first = webhook_secret(settings)
@@ -208,7 +231,9 @@ def test_the_log_says_what_happened_and_a_replay_sends_the_same_bytes(
     deliver(works, settings)
     assert works.hub.log("delivered")[1] == 3
     before = receiver.got[-1]
-    delivery = next(one for one in found if one.body.encode() == before[2])
+    delivery = next(
+        one for one in found if one.body.encode() == before[2] and one.listener_id == listener.listener_id
+    )
     works.orders.place(subscriber, "ctc-standard")
     deliver(works, settings)
     receiver.got.clear()
@@ -419,3 +444,73 @@ def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
     first, second = (said["event"] for said in receiver.bodies())
     assert first == {"resource": {"id": str(orders[0].order_id)}}
     assert second["productOrder"]["id"] == str(orders[1].order_id)
+
+
+# One listener that is away, or gone, is in nobody's way.
+
+
+def many_due(works, listener, count, at):
+    """So many deliveries that wait for a listener, made at a time."""
+    works.connection.execute(
+        """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, body, created_at, begun_at, next_at)
+           SELECT uuidv7(), %(l)s, gen_random_uuid(), 'PaymentCreateEvent', '{}', %(at)s, %(at)s, %(at)s
+           FROM generate_series(1, %(n)s)""",
+        {"l": listener.listener_id, "at": at, "n": count},
+    )
+
+
+def test_a_listener_that_is_away_keeps_others_from_nothing(works, settings, subscriber, receiver, clock):
+    settings = settings.model_copy(update={"fulfilment_urls": ""})
+    away, _ = works.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    many_due(works, away, 250, clock.now() - timedelta(hours=2))
+    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    works.orders.place(subscriber, "ctc-light")
+    deliver(works, settings)
+    assert len(receiver.got) == 1
+    # It is asked again after a while, once: all that waits for it waits as long.
+    deliver(works, settings)
+    found, count = works.hub.log(listener_id=away.listener_id, limit=300)
+    assert count == 250 and sum(one.attempts for one in found) == 1
+
+
+def test_what_waits_for_a_day_is_given_up_however_much_it_is(works, settings, clock):
+    settings = settings.model_copy(update={"fulfilment_urls": ""})
+    away, _ = works.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    many_due(works, away, 250, clock.now() - timedelta(days=1))
+    many_due(works, away, 3, clock.now())
+    deliver(works, settings)
+    assert works.hub.log("given_up")[1] == 250 and works.hub.log("waits")[1] == 3
+    clock.move(timedelta(days=31))
+    deliver(works, settings)
+    works.hub.forget_old()
+    assert works.hub.log("waits")[1] == 0
+
+
+def test_a_listener_that_goes_while_its_events_are_expanded_holds_up_nothing(
+    works, settings, subscriber, receiver
+):
+    gone, _ = works.hub.subscribe("payment", receiver.url, "", "test")
+    # As where it is removed after the listeners were read, and before the delivery was written.
+    works.hub.unsubscribe(gone.listener_id)
+    many_due(works, gone, 3, works.clock.now())
+    works.orders.place(subscriber, "uplink-acceleration")
+    deliver(works, settings)
+    assert [path for path, _, _ in receiver.got] == ["/broadband"]
+    assert works.hub.log("given_up")[1] == 3
+
+
+def test_a_body_that_a_listener_never_takes_is_in_no_others_way(works, settings, receiver, clock):
+    settings = settings.model_copy(update={"fulfilment_urls": ""})
+    listener, _ = works.hub.subscribe("payment", receiver.url, "", "test")
+    many_due(works, listener, 4, clock.now())
+    bad = works.hub.log(listener_id=listener.listener_id)[0][-1]
+    receiver.answers.append((400, {}, b""))
+    deliver(works, settings)
+    assert works.hub.log("delivered")[1] == 0
+    clock.move(timedelta(seconds=20))
+    # The bad one is due, too: it comes last, and fails again.
+    receiver.answers += [(204, {}, b"")] * 3 + [(400, {}, b"")]
+    deliver(works, settings)
+    assert works.hub.log("delivered")[1] == 3
+    (waits,), _ = works.hub.log("waits")
+    assert (waits.delivery_id, waits.attempts) == (bad.delivery_id, 2)

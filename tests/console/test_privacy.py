@@ -43,6 +43,20 @@ def test_what_is_agreed_to_is_what_was_shown(client, works, subscriber, head):
     assert client.put("/api/consents/other", json={"given": True}, headers=head).status_code == 400
 
 
+def test_what_staff_says_for_a_subscriber_is_not_what_it_said(client, works, subscriber, head, staff):
+    """Evidence of a consent names whoever said it."""
+    owner = f"member:{works.subscriptions.owner_of(subscriber)}"
+    body = {"spill_over": True, "consents": {"data_cross_border": True}}
+    of = f"?of={subscriber.subscriber_id}"
+    assert client.patch(f"/api/subscriber{of}", json=body, headers=staff["operator"]).status_code == 200
+    assert client.patch("/api/subscriber", json=body, headers=head).status_code == 200
+    rows = works.connection.execute("SELECT purpose, said_by FROM consent ORDER BY consent_id").fetchall()
+    assert rows == [
+        ("spill_over", "operator"), ("data_cross_border", "operator"),
+        ("spill_over", owner), ("data_cross_border", owner),
+    ]  # fmt: skip
+
+
 def test_who_may(client, works, subscriber, head, signed_in, staff):
     member = works.subscriptions.add_member(subscriber, "Son")
     son = signed_in(subscriber, member.member_id)

@@ -102,6 +102,15 @@ def test_an_unknown_number_gets_the_same_answer_as_a_known_one(client, codes, wo
     assert enter(client, "123456", "sh00000000").json() == enter(client, "123456", "+8613812345678").json()
 
 
+def test_one_signs_in_by_a_number_and_by_nothing_else_that_names_one(client, codes, works):
+    """Limits are kept by what is asked for: a name that can be spelled in many ways would be one limit for each."""
+    made = works.subscriptions.register("+8613800000007", "Wilhelmina", broadband="sh87654321")
+    for name in (made.subscriber_id.hex, made.subscriber_id.hex.upper(), "Wilhelmina"):
+        assert same(ask(client, name), ask(client, f"sh{len(name)}{name[:4]}"))
+        assert codes == []
+        client.cookies.clear()
+
+
 def test_a_code_that_can_t_be_sent_tells_nobody_who_has_a_broadband_account(works, api, codes):
     works.subscriptions.register("+8613800000007", broadband="sh87654321")
     asked = []
@@ -148,6 +157,18 @@ def test_a_cookie_is_for_this_sites_own_pages(client, works, signed_in):
         client.patch("/api/subscriber", json=body, headers={"sec-fetch-site": "same-origin"}).status_code
         == 200
     )
+
+
+def test_another_sites_page_has_no_codes_sent(client, codes):
+    """Its visitors' browsers would ask from as many addresses as there are visitors."""
+    for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
+        assert ask(client, headers=headers).status_code == 403
+        asked = client.post("/sign-in/code", data={"identifier": PHONE}, headers=headers)
+        assert asked.status_code == 403 and "set-cookie" not in asked.headers
+    assert codes == []
+    assert client.post(
+        "/sign-in/code", data={"identifier": PHONE}, headers={"sec-fetch-site": "same-origin"}
+    ).is_success
 
 
 @pytest.mark.parametrize("environment", ["prod", "live"])

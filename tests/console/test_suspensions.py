@@ -1,6 +1,7 @@
 """Suspensions over HTTP: what the subscriber may say of itself, and what the operator says."""
 
 import re
+from datetime import timedelta
 
 import pytest
 
@@ -51,6 +52,31 @@ def test_a_lost_phone_ends_the_sessions_and_is_not_lifted_by_whoever_has_it(
     (past,) = client.get(f"{url}/suspensions", headers=staff["auditor"]).json()
     assert (past["cause"], past["end_reason"], past["stops"]) == ("lost_phone", "new SIM", ["serving"])
     assert balances(works)
+
+
+def test_a_phone_that_the_operator_is_told_of_opens_nothing(
+    client, works, subscriber, signed_in, staff, codes
+):
+    """Whoever lost it calls: the phone's own sessions end, here and where its number is a member, and its codes open none."""
+    host = works.subscriptions.register("+8613955556666", "Host")
+    member = works.subscriptions.invite(host, subscriber.phone, "Li")
+    works.subscriptions.accept(subscriber.phone, member.member_id)
+    heads = [signed_in(subscriber), signed_in(host, member.member_id)]
+    url = f"/api/operations/subscribers/{subscriber.subscriber_id}/actions"
+    told = {"action": "suspend", "cause": "lost_phone", "reason": "called the hotline"}
+    assert client.post(url, json=told, headers=staff["operator"]).status_code == 200
+    assert [client.get("/api/keys", headers=head).status_code for head in heads] == [401, 401]
+
+    def enter():
+        client.post("/api/sign-in/code", json={"identifier": subscriber.phone})
+        return client.post("/api/sign-in", json={"identifier": subscriber.phone, "code": codes[-1][1]})
+
+    refused = enter()
+    assert (refused.status_code, refused.json()["title"]) == (422, "PhoneLost")
+    assert "tokenworks_session" not in refused.headers.get("set-cookie", "")
+    client.post(url, json=told | {"action": "resume"}, headers=staff["operator"])
+    works.clock.move(timedelta(minutes=2))
+    assert enter().status_code == 201
 
 
 def test_an_operator_names_the_cause_and_lifts_each_by_itself(client, works, subscriber, staff):
@@ -121,7 +147,11 @@ def test_a_change_to_what_is_had_beside_it_asks_first(client, works, subscriber,
 
 
 def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscriber, signed_in):
-    client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
+    def enter():
+        text = signed_in(subscriber)["authorization"].removeprefix("Bearer ")
+        client.cookies.set("tokenworks_session", text)
+
+    enter()
 
     def notices():
         return re.findall(r'<p class="error">([^<]*)</p>', client.get("/products").text)
@@ -132,6 +162,7 @@ def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscr
     for cause in SUSPENSIONS:
         if cause != "payment":
             works.subscriptions.suspend(subscriber, cause, "a test")
+    enter()  # fraud, and a lost phone, have ended the session
     assert notices() == [WORDS["zh"][f"suspended_{cause}"] for cause in SUSPENSIONS]
     works.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
     assert WORDS["zh"]["suspended_payment"] not in notices() and len(notices()) == len(SUSPENSIONS) - 1

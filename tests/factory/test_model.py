@@ -42,7 +42,9 @@ def test_what_is_no_deployment(change):
 
 @pytest.mark.parametrize(
     ("address", "private", "refused"),
-    [("8.8.8.8", False, False), ("127.0.0.1", False, True), ("127.0.0.1", True, False), ("10.1.2.3", True, False), ("169.254.169.254", True, True),
+    [("64:ff9b::a9fe:a9fe", True, True), ("64:ff9b::7f00:1", False, True), ("64:ff9b::a01:203", False, True), ("64:ff9b::808:808", False, False),
+     ("2002:a9fe:a9fe::1", True, True), ("2002:7f00:1::", False, True), ("64:ff9b:1::a00:1", False, True), ("::7f00:1", False, True),
+     ("8.8.8.8", False, False), ("127.0.0.1", False, True), ("127.0.0.1", True, False), ("10.1.2.3", True, False), ("169.254.169.254", True, True),
      ("fe80::1", True, True), ("::ffff:169.254.169.254", True, True), ("::ffff:10.0.0.1", False, True), ("0.0.0.0", True, True), ("224.0.0.1", True, True),
      ("100.64.0.1", False, True), ("fd00::1", False, True), ("fd00::1", True, False), ("2001:4860:4860::8888", False, False)],
 )  # fmt: skip

@@ -705,3 +705,100 @@ def test_who_was_erased_is_erased_again_after_a_restore(works, subscriber):
     assert works.privacy.erase_again(listed[0])
     assert works.subscriptions.find(listed[0]).name is None
     assert works.vault.key(subscriber.subscriber_id) is None
+
+
+# A number has holders one after the other: what is one's is not the other's.
+
+
+def member_with_key(works, host, phone, name):
+    """An active member of somebody else's account, and a key of its own there."""
+    member = works.subscriptions.invite(host, phone, name)
+    works.subscriptions.accept(phone, member.member_id)
+    key_id, _ = works.keys.issue(account_id=host.account_id, member_id=member.member_id, name="there")
+    return member, key_id
+
+
+def named(works, host):
+    return {m.name: m.state for m in works.subscriptions.members(host) if m.role == "member"}
+
+
+def test_an_erasure_of_a_former_holder_takes_nothing_from_the_next_one(works, subscriber):
+    host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
+    works.subscriptions.close(subscriber)
+    former = works.subscriptions.find(str(subscriber.subscriber_id))
+    works.subscriptions.register(PHONE, "Next Holder")
+    member, key_id = member_with_key(works, host, PHONE, "Cousin Vasilisa")
+    challenge = works.identity.request_code(PHONE, "203.0.113.9")
+    # What is the next one's is not exported to the former one, either.
+    found, _ = exported(works, former)
+    assert found["memberships_elsewhere"] == [] and found["sign_in_codes"] == []
+    assert works.privacy.erase(former).state == "erased"
+    assert named(works, host) == {"Cousin Vasilisa": "active"}
+    assert key_id in works.keys.of_member(member.member_id)
+    assert works.subscriptions.memberships(PHONE) != []
+    works.identity.check_code(PHONE, challenge.code, challenge.text, "203.0.113.9")
+
+
+@pytest.mark.parametrize("owes", [False, True])
+def test_an_erasure_takes_the_person_out_of_other_accounts(works, subscriber, clock, owes):
+    host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
+    member, key_id = member_with_key(works, host, PHONE, "Cousin Vasilisa")
+    if owes:
+        works.orders.place(subscriber, "ctc-light")
+        clock.move(timedelta(days=40))
+        works.orders.run_cycles()
+    assert works.privacy.erase(subscriber).state == ("waiting" if owes else "erased")
+    assert named(works, host) == {"": "left"}
+    assert works.vault.key(member.member_id) is None
+    assert works.keys.of_member(member.member_id) == set()
+    assert works.keys.info(key_id).name == "erased"
+
+
+@pytest.mark.parametrize("end", ["close", "change_owner", "move"])
+def test_who_is_no_member_any_more_has_no_key_there(works, subscriber, end):
+    host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
+    member, _ = member_with_key(works, host, PHONE, "Cousin Vasilisa")
+    if end == "move":
+        # The new number is a member there already: the old one leaves.
+        other, _ = member_with_key(works, host, "+8613876500077", "Cousin Vasilisa Two")
+        works.subscriptions.change_phone(subscriber, "+8613876500077")
+        assert len(works.keys.of_member(other.member_id)) == 1
+    else:
+        getattr(works.subscriptions, end)(subscriber)
+    assert named(works, host)["Cousin Vasilisa"] == "left"
+    assert works.keys.of_member(member.member_id) == set()
+
+
+def test_another_number_ends_sessions_in_other_accounts_too(works, subscriber):
+    host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
+    member, _ = member_with_key(works, host, PHONE, "Cousin Vasilisa")
+    text, _ = works.identity.open_session(host.subscriber_id, member.member_id)
+    mine, _ = works.identity.open_session(host.subscriber_id, works.subscriptions.owner_of(host))
+    works.subscriptions.change_phone(subscriber, "+8613876500077")
+    assert works.identity.session(text) is None
+    assert works.identity.session(mine) is not None
+    assert len(works.keys.of_member(member.member_id)) == 1
+
+
+def test_what_the_carrier_does_not_know_yet_is_nobodys_identity(works, subscriber, remade, tmp_path):
+    """Whoever types another person's number would use up what that person may have once."""
+    (tmp_path / "holders.csv").write_text("")
+    waits = remade(real_name_check=(tmp_path / "holders.csv").as_uri()).privacy
+    owner = works.subscriptions.register("+8613800000007", "Li Lei")
+    works.privacy.check_real_name(owner, "Li Lei", ID_NUMBER)
+    assert waits.check_real_name(subscriber, NAME, ID_NUMBER).real_name == "pending"
+    assert works.privacy.same_person(owner) == [owner.subscriber_id]
+    # And nobody who is verified is less so because an answer is "not known yet".
+    assert waits.check_real_name(owner, "Li Lei", ID_NUMBER).real_name == "verified"
+
+
+def test_who_is_erased_while_the_carrier_answers_leaves_no_identity(works, subscriber, monkeypatch):
+    def answers_late(phone, name, number):
+        works.privacy.erase(subscriber)
+        return "verified"
+
+    monkeypatch.setattr(works.privacy, "_real_name_check", lambda: answers_late)
+    with pytest.raises(SubscriberNotActive):
+        works.privacy.check_real_name(subscriber, NAME, ID_NUMBER)
+    hashes = works.connection.execute("SELECT identity_hash, real_name FROM subscriber").fetchall()
+    assert hashes == [(None, "unknown")]

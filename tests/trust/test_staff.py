@@ -229,7 +229,7 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     session, _ = before.identity.open_session(one.subscriber_id, member)
     token = before.identity.add_staff("Ann", "operator")
     _, key = before.keys.issue(account_id=one.account_id, member_id=member, name="old")
-    asked = before.identity.request_code(PHONE, "203.0.113.1")
+    asked = before.identity.request_code(PHONE, "2001:db8::1")
 
     assert new_pepper(works.connection, first, clock.now()) == 2
     with pytest.raises(Unavailable, match=r"pepper-2 is not here.*Copy it"):
@@ -253,9 +253,9 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     # A limit counts what was asked for under either.
     for _ in range(4):
         clock.move(timedelta(minutes=2))
-        after.identity.request_code(PHONE, "203.0.113.1")
+        after.identity.request_code(PHONE, "2001:db8::1")
     with pytest.raises(Exception, match="try again"):
-        after.identity.request_code(PHONE, "203.0.113.1")
+        after.identity.request_code(PHONE, "2001:db8::1")
     # Nothing that is live is lost by a retirement.
     with pytest.raises(Conflict, match=r"1 key\(s\), 1 session\(s\), 1 staff token\(s\)"):
         retire_pepper(works.connection, 1, clock.now())

@@ -138,6 +138,37 @@ def test_keys_are_wrapped_again(works, tmp_path):
         old.key(person)
 
 
+def test_a_new_wrapping_key_is_used_from_the_rewrap_on(works, tmp_path):
+    """Hosts get the file one after the other: what one makes meanwhile, those that have it not yet can read."""
+    ensure_pepper(tmp_path)
+    old = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    first, second, third, fourth = (uuid7() for _ in range(4))
+    old.add(first)
+    add_wrapping_key(tmp_path)
+    new = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    new.add(second)
+    new.add_many([third])
+    assert set(old.keys([first, second, third])) == {first, second, third}
+    while new.rewrap():
+        pass
+    new.add(fourth)
+    versions = works.connection.execute("SELECT DISTINCT wrap_version FROM person_key").fetchall()
+    assert versions == [(2,)] and new.older() == 0
+
+
+def test_two_hosts_with_secrets_of_their_own_do_not_both_write(works, vault):
+    """Both were set up before there was anybody, so that no fingerprint told them apart at their start."""
+    other = PersonVault(works.connection, VaultSecrets({1: b"o" * 32}, b"o" * 32))
+    vault.check_secrets()
+    other.check_secrets()
+    one, two = uuid7(), uuid7()
+    vault.add(one)
+    for write in (lambda: other.add(two), lambda: other.add_many([two]), lambda: other.ensure(two)):
+        with pytest.raises(Unavailable, match="other secrets"):
+            write()
+    assert vault.key(one) is not None and vault.key(two) is None
+
+
 def test_secrets_are_files_that_nobody_else_reads(tmp_path):
     with pytest.raises(Unavailable, match="tokenworks init"):
         load_vault_secrets(tmp_path)

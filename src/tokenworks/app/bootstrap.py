@@ -110,6 +110,8 @@ def make_works(
         settings.dunning_close_days or None,
     )
     transfers = Transfers(connection, clock)
+    keys = Keys(connection, peppers, clock, settings.environment)
+    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     subscriptions = Subscriptions(
         connection,
         offerings,
@@ -120,6 +122,8 @@ def make_works(
         vault,
         rules,
         ConsentTexts(settings.consent_texts_dir),
+        keys,
+        identity,
     )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     bills = Bills(
@@ -131,8 +135,6 @@ def make_works(
         batch=settings.bill_run_batch,
     )
     disputes = Disputes(connection, bills, subscriptions, clock)
-    keys = Keys(connection, peppers, clock, settings.environment)
-    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     payments = Payments(connection, charges, subscriptions, clock, dunning, vault, lambda: beside(connection))
     hub = Hub(
         connection,

@@ -1,7 +1,8 @@
 """What the commands share: options before the command, settings and connections when they are needed."""
 
 import contextlib
-import getpass
+import os
+import pwd
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -58,8 +59,12 @@ class Context:
 
     @property
     def actor(self) -> str:
-        """Who runs the command, for what is kept of it."""
-        return f"cli:{getpass.getuser()}"
+        """Who runs the command, for what is kept of it: the system's user, whatever the environment says (`LOGNAME`)."""
+        uid = os.getuid()
+        try:
+            return f"cli:{pwd.getpwuid(uid).pw_name}"
+        except KeyError:  # a container's user without a name
+            return f"cli:uid-{uid}"
 
     def effective(self, **options: Any) -> Effective:
         return load_settings({"data_dir": self._data_dir} | options)

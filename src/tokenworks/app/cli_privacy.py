@@ -52,7 +52,7 @@ def subscriber_consent(
         found = works.subscriptions.find(subscriber)
         if purpose is not None and given is not None:
             if purpose == "spill_over":
-                works.payg.control(found, spill_over=given)
+                works.payg.control(found, spill_over=given, said_by=context.actor)
             works.subscriptions.consent(found, purpose, given=given, said_by=context.actor)
         states = works.subscriptions.consent_states(found)
     if as_json:

@@ -615,7 +615,9 @@ def subscriber_set(
         raised = raise_nano(found.credit_limit_nano, profile["credit_limit_nano"])
         works.subscriptions.set_profile(found, **fields)
         works.approvals.check(context.actor, "subscriber.credit_limit", str(found.subscriber_id), raised)
-        found = works.payg.control(found, cap_nano=cap_nano, locked=lock, spill_over=spill_over)
+        found = works.payg.control(
+            found, cap_nano=cap_nano, locked=lock, spill_over=spill_over, said_by=context.actor
+        )
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
 
 

@@ -241,9 +241,9 @@ class _Sending:
     def events(self) -> None:
         """Make deliveries of what has happened, for whoever listens."""
         hub, connection = self._works.hub, self._works.connection
-        listeners = hub.listeners()
         while not self._over():
             with connection.transaction():
+                listeners = hub.listeners()
                 found = hub.events(BATCH)
                 for event in found:
                     wanted = [
@@ -268,15 +268,21 @@ class _Sending:
     def webhooks(self) -> None:
         """Send the deliveries that are due."""
         hub, own_url = self._works.hub, self._settings.webhook_url
-        while not self._over() and (found := hub.lease(BATCH, own=bool(own_url))):
+        while not self._over() and (
+            found := hub.lease(BATCH, own=bool(own_url), but=self._silent_listeners())
+        ):
             listeners = {one.listener_id: one for one in hub.listeners()}
             for delivery in found:
-                if self._over() or delivery.listener_id in self._silent:
+                if delivery.listener_id in self._silent:
+                    hub.behind(delivery)
+                    continue
+                if self._over():
                     hub.later(delivery)
                     continue
                 listener = None if delivery.listener_id is None else listeners.get(delivery.listener_id)
                 if delivery.listener_id is not None and listener is None:
-                    hub.later(delivery)  # it came, or went, a moment ago
+                    # A delivery is written after its listener, so that one went meanwhile.
+                    hub.gone(delivery)
                     continue
                 url = own_url if listener is None else listener.callback
                 try:
@@ -290,8 +296,9 @@ class _Sending:
                     status = error.status if isinstance(error, NotDelivered) else None
                     hub.failed(delivery, status, str(error))
                     self._silent.add(delivery.listener_id)
-            if self._silent:
-                return
+
+    def _silent_listeners(self) -> list[UUID | None]:
+        return [one for one in self._silent if not isinstance(one, str)]
 
     def _webhook(self, delivery: Delivery, url: str, signed_with: list[bytes]) -> None:
         if delivery.body is None:

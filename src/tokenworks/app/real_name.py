@@ -2,20 +2,18 @@
 
 import csv
 import hashlib
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 
+from tokenworks.app.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import RealNameAnswer, RealNameCheck
 
 ANSWER_S: Final = 10.0
-ANSWER_BYTES_MAX: Final = 65_536
 FILE_ROWS_MAX: Final = 10_000_000
 _ANSWERS: Final[dict[str, RealNameAnswer]] = {
     "verified": "verified",
@@ -23,13 +21,6 @@ _ANSWERS: Final[dict[str, RealNameAnswer]] = {
     "refused": "refused",
 }
 _AWAY: Final = "the real-name check does not answer: try again in a moment"
-
-
-class _Redirects(urllib.request.HTTPRedirectHandler):
-    """A redirect is refused: what names a person goes to the address that the operator set, and nowhere else."""
-
-    def redirect_request(self, *_args: object, **_more: object) -> None:
-        return None
 
 
 def real_name_check(settings: Settings) -> RealNameCheck:
@@ -51,19 +42,20 @@ def _nobody(phone: str, name: str, id_number: str) -> RealNameAnswer:
 
 
 class HttpCheck:
-    """POSTs JSON {phone, name, id_number}; the answer is JSON {state: verified | pending | refused}."""
+    """POSTs JSON {phone, name, id_number}; the answer is JSON {state: verified | pending | refused}. By the rules of all that we
+    send: no redirect, no proxy of the environment, one time for all of it. The address is the operator's own setting, and may be
+    a private one.
+    """
 
     def __init__(self, url: str) -> None:
         self._url = url
-        self._open = urllib.request.build_opener(_Redirects()).open
 
     def __call__(self, phone: str, name: str, id_number: str) -> RealNameAnswer:
         body = msgspec.json.encode({"phone": phone, "name": name, "id_number": id_number})
-        request = urllib.request.Request(self._url, body, {"Content-Type": "application/json"}, method="POST")
         try:
-            with self._open(request, timeout=ANSWER_S) as response:
-                answer = msgspec.json.decode(response.read(ANSWER_BYTES_MAX), type=dict[str, object])
-        except (urllib.error.URLError, TimeoutError, OSError, msgspec.DecodeError, msgspec.ValidationError):
+            _, said = post(self._url, body, {}, allow_private=True, timeout_s=ANSWER_S)
+            answer = msgspec.json.decode(said, type=dict[str, object])
+        except (NotDelivered, msgspec.DecodeError):
             # What went wrong may quote what was sent.
             raise Unavailable(_AWAY) from None
         state = _ANSWERS.get(str(answer.get("state")))

@@ -39,6 +39,7 @@ from tokenworks.kernel import MODEL_CHARS_MAX, Invalid, NotFound, TokenworksErro
 from tokenworks.subscriptions import (
     SUSPENSIONS,
     Member,
+    PhoneLost,
     Subscriber,
     SubscriberNotFound,
     Suspension,
@@ -112,7 +113,7 @@ def request_code(
             raise
         return made.text, None
     try:
-        return made.text, (rooms.subscriptions.find_exact(name).phone, made.code)
+        return made.text, (rooms.subscriptions.find_by_number(name).phone, made.code)
     except (SubscriberNotFound, Invalid):
         return made.text, None
 
@@ -142,7 +143,7 @@ def sign_in(
     challenge: str | None = None,
 ) -> tuple[str, datetime, Subscriber, Member]:
     """(session, its end, subscriber, member). A number that nobody has is registered; one that was invited elsewhere alone is
-    a member there. The challenge is what is given, or in its cookie. Raises `CodeWrong`, `NotAllowed`.
+    a member there. The challenge is what is given, or in its cookie. Raises `CodeWrong`, `NotAllowed`, `PhoneLost`.
     """
     check_own_page(request)
     name, address = normal(identifier), client_address(request)
@@ -151,7 +152,7 @@ def sign_in(
     client = request.headers.get("user-agent")
     with rooms.connection.transaction():
         try:
-            subscriber = rooms.subscriptions.find_exact(name)
+            subscriber = rooms.subscriptions.find_by_number(name)
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
@@ -166,6 +167,8 @@ def sign_in(
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
             rooms.subscriptions.consent(subscriber, "terms", given=True)
+        if "lost_phone" in subscriber.suspended_by:
+            raise PhoneLost("this phone is reported lost: the operator lifts that, once it has seen who asks")
         owner_id = rooms.subscriptions.owner_of(subscriber)
         owner = rooms.subscriptions.member_by_id(owner_id)
         assert owner is not None
@@ -196,6 +199,7 @@ def set_challenge(response: Response, text: str, *, secure: bool) -> None:
 
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
 def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
+    check_own_page(request)
     send = request.app.state.send_code
     challenge, later = request_code(rooms, send, body.identifier, client_address(request))
     response = answer(
@@ -362,8 +366,6 @@ def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -
     with rooms.connection.transaction():
         if body.state == "suspended":
             found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
-            if body.cause == "lost_phone":
-                rooms.identity.end_sessions(found.subscriber_id)
         else:
             found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
         audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
@@ -408,9 +410,11 @@ def update_subscriber(
             who, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
             regions=bool(body.model_fields_set & {"regions", "home_region"}),
         )  # fmt: skip
-        rooms.payg.control(found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over)
+        rooms.payg.control(
+            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
+        )
         for purpose, given in (body.consents or {}).items():
-            rooms.subscriptions.consent(found, purpose, given=given)
+            rooms.subscriptions.consent(found, purpose, given=given, said_by=who.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
@@ -663,8 +667,6 @@ def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
         audit(rooms, who, "member.remove", member.member_id, cap_of(member))
         rooms.subscriptions.remove_member(member)
-        for key_id in rooms.keys.of_member(member.member_id):
-            rooms.keys.revoke(key_id)
     return Response(status_code=204)
 
 
@@ -701,8 +703,6 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
             made = rooms.subscriptions.accept(phone, member_id)
         else:
             made = rooms.subscriptions.leave(phone, member_id)
-            for key_id in rooms.keys.of_member(member_id):
-                rooms.keys.revoke(key_id)
         audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 

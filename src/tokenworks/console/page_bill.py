@@ -144,7 +144,7 @@ def spending(
             is_so = {"cap_nano": known.cap_nano, "locked": known.spend_locked, "spill_over": known.spill_over}
             # What is so already is not set again.
             if any(is_so[name] != value for name, value in wanted.items()):
-                rooms.payg.control(subscriber, **wanted)
+                rooms.payg.control(subscriber, **wanted, said_by=who.actor)
                 audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except NotAllowed:
         raise

@@ -187,7 +187,6 @@ def remove(request: Request, rooms: Asked, id: Text) -> Response:
             if _member(rooms, visitor, id).state != "left":
                 audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
                 rooms.subscriptions.remove_member(member)
-                _stop_keys(rooms, member.member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=removed", 303)
@@ -195,11 +194,6 @@ def remove(request: Request, rooms: Asked, id: Text) -> Response:
 
 def _member(rooms: Rooms, visitor: Visitor, id_: str) -> Member:
     return rooms.subscriptions.member(visitor.subscriber, str(as_uuid(id_, "member")))
-
-
-def _stop_keys(rooms: Rooms, member_id: UUID) -> None:
-    for key_id in rooms.keys.of_member(member_id):
-        rooms.keys.revoke(key_id)
 
 
 # What whoever was invited does.
@@ -225,7 +219,6 @@ def join(
                     rooms.subscriptions.accept(phone, member_id)
                 else:
                     rooms.subscriptions.leave(phone, member_id)
-                    _stop_keys(rooms, member_id)
                 audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)

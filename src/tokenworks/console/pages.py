@@ -25,7 +25,7 @@ from tokenworks.console.account import (
     set_cookie,
     sign_in,
 )
-from tokenworks.console.asker import client_address, is_secure
+from tokenworks.console.asker import check_own_page, client_address, is_secure
 from tokenworks.console.page import (
     LANGUAGE_COOKIE,
     Text,
@@ -41,16 +41,6 @@ router = APIRouter(include_in_schema=False)
 _PAGES: Final = (
     page_shop, page_products, page_usage, page_keys, page_family, page_bill, page_pause, page_sessions
 )  # fmt: skip
-_PAGES: Final = (
-    page_shop,
-    page_products,
-    page_usage,
-    page_keys,
-    page_family,
-    page_bill,
-    page_pause,
-    page_sessions,
-)
 _OWNERS_PAGE = re.compile(r"/(order|products|bill|account)\b")
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
@@ -84,6 +74,7 @@ def sign_in_page(
 
 @router.post("/sign-in/code")
 def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "/order") -> Response:
+    check_own_page(request)
     send = request.app.state.send_code
     try:
         challenge, later = request_code(rooms, send, identifier, client_address(request))

@@ -225,6 +225,7 @@ _REFUSALS: Final[dict[Language, dict[str, str]]] = {
     "zh": {
         "CodeWrong": "验证码错误或已过期，请重新获取。",
         "TooManyCodes": "验证码获取过于频繁，请稍后再试。",
+        "PhoneLost": "该号码已挂失，请先联系客服解除挂失，再登录。",
         "OfferingChanged": "这个套餐刚刚有变动，请核对后再确认。",
         "OfferingNotActive": "该套餐目前不可订购。",
         "OfferingNotFound": "没有这个套餐。",
@@ -262,6 +263,7 @@ _REFUSALS: Final[dict[Language, dict[str, str]]] = {
     "en": {
         "CodeWrong": "The code is wrong or too old. Please ask for a new one.",
         "TooManyCodes": "Too many codes were asked for. Please try again later.",
+        "PhoneLost": "This phone is reported lost. Please contact support to lift that before you sign in.",
         "OfferingChanged": "This plan has just changed. Please check it before you confirm.",
         "OfferingNotActive": "This plan is not on sale at the moment.",
         "OfferingNotFound": "There is no such plan.",

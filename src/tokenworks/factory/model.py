@@ -33,6 +33,10 @@ _NEVER: Final = tuple(
     ip_network(net)
     for net in ("169.254.0.0/16", "fe80::/10", "fd00:ec2::254/128", "100.100.100.200/32", "0.0.0.0/8", "::/128", "224.0.0.0/4", "ff00::/8")
 )  # fmt: skip
+# IPv6 networks in whose addresses there are IPv4 ones; that of RFC 8215 is for translators of one's own network.
+_NAT64: Final = ip_network("64:ff9b::/96")
+_COMPATIBLE: Final = ip_network("::/96")
+_LOCAL_NAT64: Final = ip_network("64:ff9b:1::/48")
 
 
 class Price(BaseModel):
@@ -162,14 +166,22 @@ class Deployment(BaseModel):
         return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
 
 
+def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6 one leads to: mapped (RFC 4291), by NAT64 (RFC 6052), by 6to4 (RFC 3056), or compatible."""
+    if isinstance(address, IPv4Address):
+        return None
+    if address in _NAT64 or (address in _COMPATIBLE and int(address) > 1):
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return address.ipv4_mapped or address.sixtofour
+
+
 def address_refusal(address: IPv4Address | IPv6Address, *, allow_private: bool) -> str | None:
     """Why a deployment may not be at this address, or None. Checked again on the resolved address at connect."""
-    mapped = getattr(address, "ipv4_mapped", None)
-    if mapped is not None:
-        address = mapped
+    address = _embedded(address) or address
     if any(address.version == net.version and address in net for net in _NEVER):
         return f"{address} is link-local or nobody's address: a deployment is never there"
-    if (address.is_loopback or address.is_private or not address.is_global) and not allow_private:
+    is_private = address.is_loopback or address.is_private or not address.is_global
+    if (is_private or (address.version == 6 and address in _LOCAL_NAT64)) and not allow_private:
         return f"{address} is loopback or private: add --allow-private if the deployment is really there"
     return None
 

@@ -50,6 +50,10 @@ class NotSuspended(Conflict):
     """The subscriber is not suspended for that cause."""
 
 
+class PhoneLost(Refused):
+    """The phone is reported lost: whoever has it gets its codes, so that they open nothing until the operator lifts that."""
+
+
 class NotEligible(Refused):
     """The offering is not for this subscriber, or not beside what it has."""
 

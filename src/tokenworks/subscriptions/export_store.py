@@ -88,8 +88,8 @@ def _people(connection: Connection, subscriber: Subscriber) -> list[UUID]:
 
 
 def _elsewhere(connection: Connection, vault: PersonVault, subscriber: Subscriber) -> list[dict[str, Any]]:
-    """What other subscribers keep of this number."""
-    if not subscriber.phone:
+    """What other subscribers keep of this number, which is another person's once the subscriber is closed."""
+    if not subscriber.phone or subscriber.state == "closed":
         return []
     rows = connection.execute(
         """SELECT member_id, name_sealed, role, state, created_at FROM member

@@ -8,7 +8,7 @@ kept encrypted under the key of the subscriber that it is about.
 import base64
 import hashlib
 import hmac
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final, Literal
@@ -19,7 +19,7 @@ from tokenworks.factory import address_refusal, parse_address
 from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, Unavailable, check_line, uuid7
 from tokenworks.subscriptions import hub_store as store
 from tokenworks.subscriptions.model import Subscriber
-from tokenworks.trust import PersonKey, PersonVault
+from tokenworks.trust import PersonKey, PersonVault, issuing
 
 LISTENERS_MAX: Final = 100
 URL_CHARS_MAX: Final = 500
@@ -35,6 +35,8 @@ LOG_KEPT: Final = timedelta(days=30)
 ERROR_CHARS_MAX: Final = 200
 # What a body is bound to, with its row and person.
 _PLACE: Final = "hub_delivery.body"
+# What stands for the operator's own webhook where listeners are named by id.
+_OWN: Final = UUID(int=0)
 
 Api = Literal["productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering"]
 # What the standards call the events of each API (TMF622, 637, 678, 676, 641).
@@ -156,7 +158,16 @@ class Hub:
             if len(store.listeners(self._connection)) >= LISTENERS_MAX:
                 raise Invalid(f"at most {LISTENERS_MAX} listeners are told: remove one first")
             made = Listener(
-                uuid7(), api, callback, query, 1, max(self._peppers), None, None, made_by, self._clock.now()
+                uuid7(),
+                api,
+                callback,
+                query,
+                1,
+                issuing(self._peppers),
+                None,
+                None,
+                made_by,
+                self._clock.now(),
             )
             store.add_listener(self._connection, made)
         return made, self._secret(made.listener_id, 1, made.pepper_version)
@@ -216,7 +227,7 @@ class Hub:
         with self._connection.transaction():
             store.lock_listeners(self._connection)
             found = self.listener(listener_id)
-            version = max(self._peppers)
+            version = issuing(self._peppers)
             store.rotate_listener(
                 self._connection, listener_id, version, found.pepper_version, self._clock.now() + overlap
             )
@@ -228,6 +239,7 @@ class Hub:
         if (
             listener.overlap_until is not None
             and listener.overlap_version is not None
+            and listener.overlap_version in self._peppers
             and self._clock.now() < listener.overlap_until
         ):
             found.append(
@@ -289,11 +301,13 @@ class Hub:
         except Unavailable:
             return None
 
-    def lease(self, limit: int, *, own: bool) -> list[Delivery]:
-        """What is due, oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too."""
-        now = self._clock.now()
-        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, own=own)
-        return sorted(self._opened(rows), key=lambda delivery: delivery.delivery_id)
+    def lease(self, limit: int, *, own: bool, but: Collection[UUID | None] = ()) -> list[Delivery]:
+        """What is due, what was tried less often first, then oldest first; nobody else sends it within a minute. `own`: the operator's own webhook is there, too.
+        `but`: of these listeners nothing.
+        """
+        now, beside = self._clock.now(), [_OWN if one is None else one for one in but]
+        rows = store.lease_deliveries(self._connection, now, now + LEASE, limit, beside, own=own)
+        return sorted(self._opened(rows), key=lambda one: (one.attempts, one.delivery_id))
 
     def delivered(self, delivery: Delivery, status: int) -> None:
         store.end_delivery(
@@ -304,14 +318,26 @@ class Hub:
         """It was not tried: due again at once."""
         store.put_off(self._connection, delivery.delivery_id, self._clock.now())
 
+    def behind(self, delivery: Delivery) -> None:
+        """It was not tried, since another one to the same listener has failed: due a little later."""
+        store.put_off(self._connection, delivery.delivery_id, self._clock.now() + FIRST_WAIT)
+
+    def gone(self, delivery: Delivery) -> None:
+        """Its listener was removed."""
+        store.end_delivery(
+            self._connection, delivery.delivery_id, "given_up_at", self._clock.now(), None, store.REMOVED
+        )
+
     def failed(self, delivery: Delivery, status: int | None, error: str) -> None:
-        """Again later, or, a day after it was made or replayed, never."""
+        """Again later, or, a day after it was made or replayed, never. What else waits for the same listener comes before it
+        then, a little later: a body that it never takes is in no other's way.
+        """
         now, error = self._clock.now(), error[:ERROR_CHARS_MAX]
-        if now - store.begun_at(self._connection, delivery.delivery_id) >= GIVE_UP_AFTER:
-            store.end_delivery(self._connection, delivery.delivery_id, "given_up_at", now, status, error)
-        else:
-            wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(delivery.attempts, 20))
+        wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(delivery.attempts, 20))
+        with self._connection.transaction():
             store.retry_delivery(self._connection, delivery.delivery_id, now, now + wait, status, error)
+            store.give_up(self._connection, delivery.listener_id, now - GIVE_UP_AFTER, now, status, error)
+            store.put_off_all(self._connection, delivery.listener_id, now + FIRST_WAIT)
 
     # The log.
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 _LOCK = 7461005
+REMOVED = "the listener was removed"
 _LISTENER = """listener_id, api, callback, query, generation, pepper_version, overlap_until, overlap_version, made_by, created_at"""
 _EVENT = "event_id, at, api, event_type, ref, subscriber_id, state"
 _DELIVERY = """delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, created_at, attempts, replays, delivered_at, given_up_at,
@@ -38,9 +39,9 @@ def listeners(connection: Connection) -> list[tuple[Any, ...]]:
 def remove_listener(connection: Connection, listener_id: UUID, at: datetime) -> None:
     connection.execute("UPDATE hub_listener SET removed_at = %s WHERE listener_id = %s", (at, listener_id))
     connection.execute(
-        """UPDATE hub_delivery SET given_up_at = %s, error = 'the listener was removed'
+        """UPDATE hub_delivery SET given_up_at = %s, error = %s
            WHERE listener_id = %s AND delivered_at IS NULL AND given_up_at IS NULL""",
-        (at, listener_id),
+        (at, REMOVED, listener_id),
     )
 
 
@@ -85,17 +86,18 @@ def add_delivery(
 
 
 def lease_deliveries(
-    connection: Connection, now: datetime, until: datetime, limit: int, *, own: bool
+    connection: Connection, now: datetime, until: datetime, limit: int, beside: list[UUID], *, own: bool
 ) -> list[tuple[Any, ...]]:
     columns = ", ".join(f"d.{name.strip()}" for name in _DELIVERY.split(","))
     return connection.execute(
         f"""WITH due AS (SELECT delivery_id FROM hub_delivery
                          WHERE next_at <= %(now)s AND delivered_at IS NULL AND given_up_at IS NULL
                            AND (listener_id IS NOT NULL OR %(own)s)
+                           AND coalesce(listener_id, '00000000-0000-0000-0000-000000000000') <> ALL(%(beside)s)
                          ORDER BY next_at, delivery_id LIMIT %(limit)s FOR UPDATE SKIP LOCKED)
             UPDATE hub_delivery d SET next_at = %(until)s, attempts = attempts + 1 FROM due
             WHERE d.delivery_id = due.delivery_id RETURNING {columns}""".encode(),
-        {"now": now, "until": until, "limit": limit, "own": own},
+        {"now": now, "until": until, "limit": limit, "own": own, "beside": beside},
     ).fetchall()
 
 
@@ -124,13 +126,23 @@ def retry_delivery(
     )
 
 
-def begun_at(connection: Connection, delivery_id: UUID) -> datetime:
-    row = connection.execute(
-        "SELECT begun_at FROM hub_delivery WHERE delivery_id = %s", (delivery_id,)
-    ).fetchone()
-    assert row is not None
-    found: datetime = row[0]
-    return found
+def give_up(
+    connection: Connection, listener_id: UUID | None, begun_until: datetime, at: datetime, status: int | None, error: str
+) -> None:  # fmt: skip
+    """What a listener has not taken for too long."""
+    connection.execute(
+        """UPDATE hub_delivery SET given_up_at = %s, status = %s, error = %s
+           WHERE listener_id IS NOT DISTINCT FROM %s AND begun_at <= %s AND delivered_at IS NULL AND given_up_at IS NULL""",
+        (at, status, error, listener_id, begun_until),
+    )
+
+
+def put_off_all(connection: Connection, listener_id: UUID | None, until: datetime) -> None:
+    connection.execute(
+        """UPDATE hub_delivery SET next_at = %s
+           WHERE listener_id IS NOT DISTINCT FROM %s AND next_at < %s AND delivered_at IS NULL AND given_up_at IS NULL""",
+        (until, listener_id, until),
+    )
 
 
 def delivery(connection: Connection, delivery_id: UUID) -> tuple[Any, ...]:
@@ -177,9 +189,11 @@ def deliveries(
 
 
 def delete_old(connection: Connection, before: datetime) -> None:
+    """Also what waits and was begun so long ago: nobody sends it any more, such as where there is no own webhook now."""
     connection.execute(
-        "DELETE FROM hub_delivery WHERE created_at < %s AND (delivered_at < %s OR given_up_at < %s)",
-        (before, before, before),
+        """DELETE FROM hub_delivery WHERE created_at < %(b)s
+           AND (delivered_at < %(b)s OR given_up_at < %(b)s OR delivered_at IS NULL AND given_up_at IS NULL AND begun_at < %(b)s)""",
+        {"b": before},
     )
     connection.execute("DELETE FROM hub_event WHERE expanded_at < %s", (before,))
 

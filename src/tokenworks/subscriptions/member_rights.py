@@ -103,7 +103,7 @@ class MemberRights:
                 self._keys.revoke(key_id)
             self._keys.forget_names_of_member(found.member_id)
             self._identity.end_other_sessions(found.subscriber_id, found.member_id)
-            self._identity.forget_places(found.subscriber_id, found.member_id)
+            self._identity.forget_places_of_member(found.member_id)
             self._transfers.forget_of_member(found.account_id, found.member_id)
             privacy_store.forget_member(self._vault.connection, found.member_id)
             self._vault.destroy([found.member_id])

@@ -241,8 +241,10 @@ class PayAsYouGo:
         cap_nano: int | None = None,
         locked: bool | None = None,
         spill_over: bool | None = None,
+        said_by: str | None = None,
     ) -> Subscriber:
         """Set the monthly cap, the spend lock, the consent to go on from a plan to pay-as-you-go; None leaves one as it is.
+        `said_by`: whoever said it, for the evidence of the consent.
 
         Raises `Invalid`, and `CapBelowSpent` where this month has cost more already.
         """
@@ -261,7 +263,12 @@ class PayAsYouGo:
                 people_store.set_subscriber(self._connection, subscriber.subscriber_id, **fields)
             if spill_over is not None:
                 privacy_store.add_consent(
-                    self._connection, subscriber.subscriber_id, "spill_over", spill_over, self._clock.now()
+                    self._connection,
+                    subscriber.subscriber_id,
+                    "spill_over",
+                    spill_over,
+                    self._clock.now(),
+                    said_by=said_by,
                 )
             self._ledger.tell_account(subscriber.account_id)
         found = people_store.find_subscriber(self._vault, subscriber_id=subscriber.subscriber_id)

@@ -235,14 +235,17 @@ def memberships(vault: PersonVault, phone: str) -> list[Member]:
     return _members(vault, rows)
 
 
-def move_memberships(vault: PersonVault, phone: str, to: str) -> None:
-    """In other people's accounts; where the new number is a member already, the old one has left."""
+def move_memberships(vault: PersonVault, phone: str, to: str) -> tuple[list[UUID], list[UUID]]:
+    """In other people's accounts: (members that have the new number now, members that have left, since the new number is a member
+    there already).
+    """
     old, new = vault.lookup.phone(phone), vault.lookup.phone(to)
-    vault.connection.execute(
+    left = vault.connection.execute(
         """UPDATE member m SET state = 'left', phone_sealed = NULL, phone_hash = NULL WHERE phone_hash = %s AND state <> 'left' AND EXISTS (
-               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone_hash = %s AND o.state <> 'left')""",
+               SELECT 1 FROM member o WHERE o.subscriber_id = m.subscriber_id AND o.phone_hash = %s AND o.state <> 'left')
+           RETURNING member_id""",
         (old, new),
-    )
+    ).fetchall()
     rows = vault.connection.execute(
         "SELECT member_id FROM member WHERE phone_hash = %s AND state <> 'left' FOR NO KEY UPDATE", (old,)
     ).fetchall()
@@ -251,15 +254,17 @@ def move_memberships(vault: PersonVault, phone: str, to: str) -> None:
             "UPDATE member SET phone_sealed = %s, phone_hash = %s WHERE member_id = %s",
             (key.seal("member.phone", member_id, to), new, member_id),
         )
+    return [row[0] for row in rows], [row[0] for row in left]
 
 
-def end_memberships(vault: PersonVault, phone: str) -> None:
-    """In other people's accounts: the number is nobody's any more, and is not kept there."""
-    vault.connection.execute(
+def end_memberships(vault: PersonVault, phone: str) -> list[UUID]:
+    """In other people's accounts: the number is nobody's any more, and is not kept there. Returns the members that have left."""
+    rows = vault.connection.execute(
         """UPDATE member SET state = 'left', phone_sealed = NULL, phone_hash = NULL
-           WHERE phone_hash = %s AND state <> 'left'""",
+           WHERE phone_hash = %s AND state <> 'left' RETURNING member_id""",
         (vault.lookup.phone(phone),),
-    )
+    ).fetchall()
+    return [row[0] for row in rows]
 
 
 def set_member_state(connection: Connection, member_id: UUID, state: str) -> None:

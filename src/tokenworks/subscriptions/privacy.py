@@ -111,10 +111,15 @@ class Privacy:
         # Outside the transaction: another system's answer may take seconds.
         state = self._real_name_check()(found.phone, name, number)
         with self._connection.transaction():
-            people_store.lock_subscriber(self._vault, found.subscriber_id)
+            now_is = people_store.lock_subscriber(self._vault, found.subscriber_id)
             privacy_store.end_real_name_check(self._connection, check_id, state)
+            if now_is is None or now_is.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            if state == "pending" and now_is.real_name == "verified":
+                state = "verified"  # the carrier knew it before
             fields: dict[str, object] = {"real_name": state}
-            if state != "refused":
+            # What nobody has verified may be somebody else's number, who would lose what a person has once.
+            if state == "verified":
                 fields["identity_hash"] = hashed
             people_store.set_subscriber(self._connection, found.subscriber_id, **fields)
             if state == "verified" and found.name is None:
@@ -131,12 +136,9 @@ class Privacy:
 
     def export(self, subscriber: Subscriber) -> Iterator[bytes]:
         """All that is stored of the person, as JSON in pieces: its rows of every table, with its texts decrypted."""
-        codes = [
-            code
-            for identifier in (subscriber.phone, subscriber.broadband)
-            if identifier
-            for code in self._identity.codes_of(identifier)
-        ]
+        # A closed one's number may be another person's by now, and so is what is known of it.
+        numbers = (subscriber.phone, subscriber.broadband) if subscriber.state != "closed" else ()
+        codes = [code for identifier in numbers if identifier for code in self._identity.codes_of(identifier)]
         more: dict[str, object] = {
             "backup_days": self._backup_days,
             "identity_hash_days": self._rules.identity_hash_days,
@@ -158,7 +160,13 @@ class Privacy:
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
             if found.state != "closed":
+                # Its memberships in other accounts are known by its number, which is its own until it is closed.
+                elsewhere = [m.member_id for m in people_store.memberships(self._vault, found.phone)]
                 self._subscriptions.close(found)
+                privacy_store.forget_members(self._connection, elsewhere)
+                self._keys.forget_names(found.account_id, elsewhere)
+                self._identity.forget_places(found.subscriber_id, elsewhere)
+                self._vault.destroy(elsewhere)
             self._identity.end_sessions(found.subscriber_id)
             self._identity.forget_places(found.subscriber_id)
             owes_nano = self._charges.receivable(found.account_id)
@@ -172,11 +180,11 @@ class Privacy:
                 return Erasure(found.subscriber_id, "waiting", owes_nano, None, waits_for=waits_for)
             days = self._rules.identity_hash_days
             until = now + timedelta(days=days) if days else None
-            people = privacy_store.people_of(self._vault, found.subscriber_id, found.phone)
+            people = privacy_store.people_of(self._connection, found.subscriber_id)
             for member_id in people[1:]:
                 for key_id in self._keys.of_member(member_id):
                     self._keys.revoke(key_id)
-            if found.phone:
+            if found.phone and self._subscriptions.has_number(found):
                 self._identity.forget_identifier(found.phone)
             if found.broadband:
                 self._identity.forget_identifier(found.broadband)

@@ -7,7 +7,6 @@ from uuid import UUID
 from tokenworks.kernel import FORGOTTEN, uuid7
 from tokenworks.subscriptions.consents import ConsentText
 from tokenworks.subscriptions.people_store import Connection
-from tokenworks.trust import PersonVault
 
 
 def add_consent(
@@ -116,13 +115,21 @@ def erased(connection: Connection, after: UUID, limit: int) -> list[UUID]:
     return [row[0] for row in rows]
 
 
-def people_of(vault: PersonVault, subscriber_id: UUID, phone: str) -> list[UUID]:
-    """Whose keys are destroyed with a subscriber: its own, its members', and its memberships in other accounts."""
-    rows = vault.connection.execute(
-        "SELECT member_id FROM member WHERE role <> 'owner' AND (subscriber_id = %s OR phone_hash = %s)",
-        (subscriber_id, vault.lookup.phone(phone)),
+def people_of(connection: Connection, subscriber_id: UUID) -> list[UUID]:
+    """Whose keys are destroyed with a subscriber: its own, and its members'."""
+    rows = connection.execute(
+        "SELECT member_id FROM member WHERE role <> 'owner' AND subscriber_id = %s", (subscriber_id,)
     )
     return [subscriber_id, *(row[0] for row in rows)]
+
+
+def forget_members(connection: Connection, member_ids: Sequence[UUID]) -> None:
+    """Members of other accounts whose person is erased: their keys are destroyed in the same transaction."""
+    connection.execute(
+        """UPDATE member SET phone_sealed = NULL, phone_hash = NULL, name_sealed = NULL, name_hash = NULL, state = 'left'
+           WHERE member_id = ANY(%s)""",
+        (list(member_ids),),
+    )
 
 
 def forget_person(

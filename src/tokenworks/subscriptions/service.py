@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final, Literal, get_args
+from typing import Any, Final, Literal
 from uuid import UUID
 
-from tokenworks.catalog import Audience, ChargingPolicy, Offerings, Service
+from tokenworks.catalog import ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import (
     Clock,
@@ -47,7 +47,8 @@ from tokenworks.subscriptions.model import (
     period_of,
 )
 from tokenworks.subscriptions.orders import Orders
-from tokenworks.trust import TAIL_DIGITS, Document, PersonVault, checked_id_number
+from tokenworks.subscriptions.profiles import BROADBAND, check_profile
+from tokenworks.trust import TAIL_DIGITS, Document, Identity, Keys, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
 MEMBERS_MAX: Final = 10_000
@@ -68,9 +69,8 @@ _PROFILE: Final = frozenset(
         "home_region",
     }
 )
-REGIONS_MAX: Final = 100
-_REGION = re.compile(r"[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}")
-_BROADBAND = re.compile(r"[0-9A-Za-z@-]{6,32}")
+# Somebody else may have what the subscriber signs in with.
+_TAKEN_OVER: Final = frozenset({"lost_phone", "fraud"})
 # A Chinese mobile number, as people say it.
 _CHINESE_MOBILE = re.compile(r"1[0-9]{10}")
 # Of those that a text names, so many are said.
@@ -92,8 +92,12 @@ class Subscriptions:
         vault: PersonVault,
         rules: PrivacyRules,
         texts: ConsentTexts,
+        keys: Keys,
+        identity: Identity,
     ) -> None:
         self._connection = connection
+        self._keys = keys
+        self._identity = identity
         self._vault = vault
         self._rules = rules
         self._texts = texts
@@ -110,7 +114,7 @@ class Subscriptions:
         """
         phone = parse_phone(phone)
         profile = {"name": name, **profile}
-        _check_profile(profile)
+        check_profile(profile)
         with self._connection.transaction():
             account_id = self._ledger.open_account()
             name = profile.pop("name")
@@ -142,11 +146,21 @@ class Subscriptions:
             raise SeveralFound(f"this names more than one subscriber: {several}{more}: say which by its id")
         return found[0]
 
-    def find_exact(self, reference: str) -> Subscriber:
-        """By id, phone number (E.164) or broadband number alone: what somebody says who is not signed in.
-
-        Raises `SubscriberNotFound`, `Invalid`.
+    def find_by_number(self, number: str) -> Subscriber:
+        """By phone number (E.164) or broadband number alone, which have one spelling each: what somebody says who is not signed
+        in, by which its askings are counted. Raises `SubscriberNotFound`, `Invalid`.
         """
+        found = None
+        if number.startswith("+"):
+            found = people_store.find_subscriber(self._vault, phone=parse_phone(number))
+        elif BROADBAND.fullmatch(number):
+            found = people_store.find_subscriber(self._vault, broadband=number)
+        if found is None:
+            raise SubscriberNotFound("there is no such subscriber")
+        return found
+
+    def find_exact(self, reference: str) -> Subscriber:
+        """By id, phone number (E.164) or broadband number alone. Raises `SubscriberNotFound`, `Invalid`."""
         found = self._exact(reference)
         if found is None:
             raise SubscriberNotFound("there is no such subscriber")
@@ -178,7 +192,7 @@ class Subscriptions:
             if found is not None:
                 return found
         return (
-            people_store.find_subscriber(self._vault, broadband=text) if _BROADBAND.fullmatch(text) else None
+            people_store.find_subscriber(self._vault, broadband=text) if BROADBAND.fullmatch(text) else None
         )
 
     def subscriber_of(self, ref: str) -> UUID | None:
@@ -216,7 +230,7 @@ class Subscriptions:
         unknown = set(fields) - _PROFILE
         if unknown:
             raise Invalid(f"a subscriber's {min(unknown)} can't be set")
-        _check_profile(fields)
+        check_profile(fields)
         if fields:
             with self._connection.transaction():
                 texts = {name: fields.pop(name) for name in _TEXTS & set(fields)}
@@ -261,8 +275,10 @@ class Subscriptions:
                 self._vault, found.subscriber_id, found.phone, reason, self._clock.now()
             )
             people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
-            # Who has the old number next is nobody's member.
-            people_store.move_memberships(self._vault, found.phone, phone)
+            # Who has the old number next is nobody's member, and nobody goes on with a session that it opened elsewhere.
+            moved, left = people_store.move_memberships(self._vault, found.phone, phone)
+            self._stop_keys(left)
+            self._identity.end_sessions_of(moved + left)
         return self.find(str(subscriber.subscriber_id))
 
     def consent(
@@ -363,11 +379,17 @@ class Subscriptions:
     def suspend(
         self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None
     ) -> Subscriber:
-        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes.
+        """Suspend for a cause; what that stops is in `SUSPENSIONS`. Where it holds already, nothing changes. With a lost phone, or
+        for fraud, all sessions of the number end.
 
         Raises `SubscriberNotActive` where the subscriber is closed, `Invalid` for `payment`: dunning alone says so.
         """
-        self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
+        with self._connection.transaction():
+            self._set_cause(subscriber, checked_cause(cause), holds=True, reason=checked_reason(reason))
+            if cause in _TAKEN_OVER:
+                elsewhere = people_store.memberships(self._vault, subscriber.phone)
+                self._identity.end_sessions(subscriber.subscriber_id)
+                self._identity.end_sessions_of([member.member_id for member in elsewhere])
         return self.find(str(subscriber.subscriber_id))
 
     def lift(self, subscriber: Subscriber, cause: SuspensionCause, reason: str | None = None) -> Subscriber:
@@ -455,7 +477,9 @@ class Subscriptions:
                 closed_at=self._clock.now(),
             )
             # Who has the number next is nobody's member, as with another number.
-            people_store.end_memberships(self._vault, found.phone)
+            left = people_store.end_memberships(self._vault, found.phone)
+            self._stop_keys(left)
+            self._identity.end_sessions_of(left)
             people_store.set_texts(self._vault, found.subscriber_id, broadband=None)
             self._ledger.close_account(found.account_id)
 
@@ -591,19 +615,30 @@ class Subscriptions:
         return self._move(phone, member_id, "active")
 
     def leave(self, phone: str, member_id: UUID) -> Member:
-        """Leave, or turn an invitation down. Raises `MemberNotFound`."""
+        """Leave, or turn an invitation down; one's keys there are stopped. Raises `MemberNotFound`."""
         return self._move(phone, member_id, "left")
 
     def remove_member(self, member: Member) -> None:
-        """Raises `Invalid` for the owner and for a department: those stay."""
+        """Its keys are stopped. Raises `Invalid` for the owner and for a department: those stay."""
         if member.role in {"owner", "department"}:
             raise Invalid(f"a {member.role} can't be taken out")
-        people_store.set_member_state(self._connection, member.member_id, "left")
+        with self._connection.transaction():
+            people_store.set_member_state(self._connection, member.member_id, "left")
+            self._stop_keys([member.member_id])
+
+    def _stop_keys(self, member_ids: Sequence[UUID]) -> None:
+        """Of members who have left: the account is not theirs to spend from any more."""
+        for member_id in member_ids:
+            for key_id in self._keys.of_member(member_id):
+                self._keys.revoke(key_id)
 
     def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
         for member in self.memberships(phone):
             if member.member_id == member_id:
-                people_store.set_member_state(self._connection, member_id, state)
+                with self._connection.transaction():
+                    people_store.set_member_state(self._connection, member_id, state)
+                    if state == "left":
+                        self._stop_keys([member_id])
                 return replace(member, state=state)
         raise MemberNotFound("there is no such invitation")
 
@@ -699,39 +734,6 @@ class Subscriptions:
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
         return self._ledger.counts_prompts(account_id)
-
-
-def _check_profile(fields: dict[str, Any]) -> None:
-    """Raises `Invalid`."""
-    name, audiences = fields.get("name"), fields.get("audiences")
-    if name is not None:
-        fields["name"] = check_line(name, "a name")
-    if audiences is not None:
-        if not audiences or not set(audiences) <= set(get_args(Audience)):
-            raise Invalid(f"audiences are {', '.join(get_args(Audience))}")
-        fields["audiences"] = list(audiences)
-    regions = fields.get("regions")
-    if regions is not None:
-        if not 0 < len(regions) <= REGIONS_MAX or not all(_REGION.fullmatch(region) for region in regions):
-            raise Invalid(
-                f"data may go to 1 to {REGIONS_MAX} regions such as cn or cn-sh; anywhere is none at all"
-            )
-        fields["regions"] = list(regions)
-    home = fields.get("home_region")
-    if home is not None and not _REGION.fullmatch(home):
-        raise Invalid("a home region is one such as cn-sh; none is nowhere in particular")
-    if fields.get("language", "zh") not in {"zh", "en"}:
-        raise Invalid("a language is zh or en")
-    broadband = fields.get("broadband")
-    if broadband is not None and not _BROADBAND.fullmatch(broadband):
-        raise Invalid("a broadband account number is 6 to 32 letters, digits, - or @")
-    if not 1 <= fields.get("bill_day", 1) <= 28:
-        raise Invalid("a billing day is 1 to 28")
-    limit = fields.get("credit_limit_nano")
-    if limit is not None and not 0 <= limit <= 10**16:
-        raise Invalid("a credit limit is 0 to 10,000,000 yuan")
-    if fields.get("real_name", "unknown") not in {"unknown", "pending", "verified", "refused"}:
-        raise Invalid("a real-name state is unknown, pending, verified or refused")
 
 
 def _as_uuid(text: str) -> UUID | None:

@@ -3,6 +3,7 @@
 import hmac
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -29,7 +30,8 @@ CODE_LIFE_OF_ATTACK: Final = timedelta(hours=1)
 # Who asks within this of the last code that was sent to a number is answered by that one.
 SEND_EVERY: Final = timedelta(minutes=1)
 # (how many, in which time): codes of one asker for one number, and of one asker for all numbers. Behind one IPv4 address may
-# be the thousands of customers of a carrier's NAT (RFC 6598); a /64 of IPv6 is one line, or one phone (RFC 6177, TS 23.401).
+# be the thousands of customers of a carrier's NAT (RFC 6598), so that so many askings for one number from there don't shut its
+# owner out: they are an attack on it. A /64 of IPv6 is one line, or one phone (RFC 6177, TS 23.401).
 CODES_PER_NUMBER: Final = ((1, timedelta(minutes=1)), (5, timedelta(hours=1)), (10, timedelta(days=1)))
 CODES_PER_IPV4: Final = ((1000, timedelta(hours=1)), (10_000, timedelta(days=1)))
 CODES_PER_IPV6: Final = ((30, timedelta(hours=1)), (200, timedelta(days=1)))
@@ -111,6 +113,13 @@ def asker_of(address: str) -> str:
     return str(ip_network((parsed, 64), strict=False))
 
 
+def _is_ipv4(asker: str) -> bool:
+    try:
+        return isinstance(ip_address(asker), IPv4Address)
+    except ValueError:
+        return False
+
+
 class Identity:
     """On one connection. `peppers` by version; what is new is made under the one that is used."""
 
@@ -145,9 +154,11 @@ class Identity:
         """A challenge for a phone or broadband number, and the code that goes with it, asked for from an address.
 
         An asker's own asking is limited, for a number and in all; what others ask for the same number is not counted there, so
-        that nobody can lock a number out. Whether anybody has the number plays no part. Raises `TooManyCodes`.
+        that nobody can lock a number out. From an IPv4 address, which many may share, a number is asked for without a limit, and
+        is under attack beyond it. Whether anybody has the number plays no part. Raises `TooManyCodes`.
         """
         now, mac, asker = self._clock.now(), self._mac("identifier", identifier), asker_of(address)
+        is_shared, crowded = _is_ipv4(asker), False
         macs = self._macs("identifier", identifier)
         text = f"twc_{secrets.token_urlsafe(24)}"
         with self._connection.transaction():
@@ -159,10 +170,14 @@ class Identity:
             ):
                 for count, span in limits:
                     oldest = store.nth_newest_code(self._connection, asker, number, count, now - span)
-                    if oldest is not None:
+                    if oldest is not None and number is not None and is_shared:
+                        # Twice within a minute is no attack: the second one shares the code.
+                        crowded = crowded or count > 1
+                    elif oldest is not None:
                         wait_s = max(1, int((oldest + span - now).total_seconds()) + 1)
                         raise TooManyCodes(f"a code was sent already: try again in {wait_s} s", wait_s)
-            attacked = store.count_codes(self._connection, macs, now - timedelta(days=1)) >= CODES_OF_ATTACK
+            asked = store.count_codes(self._connection, macs, now - timedelta(days=1))
+            attacked = crowded or asked >= CODES_OF_ATTACK
             digits = CODE_DIGITS_OF_ATTACK if attacked else CODE_DIGITS
             last = store.newest_sent(self._connection, macs)
             recent = (
@@ -199,6 +214,8 @@ class Identity:
         challenges = [] if challenge is None else self._macs("challenge", challenge)
         wrong = CodeWrong("the code is wrong, or too old: ask for a new one")
         with self._connection.transaction():
+            # Challenges that share a code are tried one after the other: it is good once.
+            store.lock_codes(self._connection, min(macs))
             held = store.is_challenge_of(self._connection, macs, challenges)
             if held:
                 found = store.lock_challenge(self._connection, challenges, now)
@@ -272,13 +289,21 @@ class Identity:
         """Of a subscriber who is closed, or whose number has changed."""
         store.end_sessions(self._connection, subscriber_id, self._clock.now())
 
+    def end_sessions_of(self, member_ids: Sequence[UUID]) -> None:
+        """Of members, in whosever accounts they are."""
+        store.end_sessions_of(self._connection, list(member_ids), self._clock.now())
+
     def codes_of(self, identifier: str) -> list[dict[str, object]]:
         """When and from where codes were asked for with a number, as long as that is kept."""
         return store.codes_of(self._connection, self._macs("identifier", identifier))
 
-    def forget_places(self, subscriber_id: UUID, member_id: UUID | None = None) -> None:
-        """From where, and with what, the members of one who is erased were signed in; or one member alone."""
-        store.forget_places(self._connection, subscriber_id, member_id)
+    def forget_places(self, subscriber_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
+        """From where, and with what, the members of one who is erased were signed in, and it as a member elsewhere."""
+        store.forget_places(self._connection, subscriber_id, list(member_ids))
+
+    def forget_places_of_member(self, member_id: UUID) -> None:
+        """From where, and with what, one member who is erased was signed in."""
+        store.forget_places_of_member(self._connection, member_id)
 
     def forget_identifier(self, identifier: str) -> None:
         """The codes of a number whose person is erased."""

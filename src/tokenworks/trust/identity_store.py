@@ -232,6 +232,12 @@ def end_sessions(
     ).rowcount
 
 
+def end_sessions_of(connection: Connection, member_ids: list[UUID], at: datetime) -> None:
+    connection.execute(
+        "UPDATE session SET ended_at = %s WHERE member_id = ANY(%s) AND ended_at IS NULL", (at, member_ids)
+    )
+
+
 def add_staff(
     connection: Connection, staff_id: UUID, name: str, skeleton: str, role: str, at: datetime
 ) -> bool:
@@ -330,11 +336,18 @@ def delete_codes(connection: Connection, identifier_macs: list[bytes]) -> None:
     connection.execute("DELETE FROM sign_in_code WHERE identifier_mac = ANY(%s)", (identifier_macs,))
 
 
-def forget_places(connection: Connection, subscriber_id: UUID, member_id: UUID | None) -> None:
+def forget_places(connection: Connection, subscriber_id: UUID, member_ids: list[UUID]) -> None:
     connection.execute(
         """UPDATE session SET address = NULL, client = NULL, seen_address = NULL
-           WHERE subscriber_id = %(subscriber)s AND (%(member)s::uuid IS NULL OR member_id = %(member)s)""",
-        {"subscriber": subscriber_id, "member": member_id},
+           WHERE subscriber_id = %s OR member_id = ANY(%s)""",
+        (subscriber_id, member_ids),
+    )
+
+
+def forget_places_of_member(connection: Connection, member_id: UUID) -> None:
+    connection.execute(
+        "UPDATE session SET address = NULL, client = NULL, seen_address = NULL WHERE member_id = %s",
+        (member_id,),
     )
 
 

@@ -120,8 +120,8 @@ def check_first_pepper(connection: store.Connection, secrets_dir: Path) -> None:
     """A host that has none makes none where the works has some. Raises `Unavailable`."""
     if store.peppers(connection) and not has_pepper(secrets_dir):
         raise Unavailable(
-            f"the works has peppers already, and {secrets_dir} has none: copy pepper-* from the secrets of a host that serves, or "
-            "from the backup, before this host is set up"
+            f"the works has peppers already, and {secrets_dir} has none: copy pepper-* and person-* from the secrets of a "
+            "host that serves, or from the backup, before this host is set up"
         )
 
 

@@ -116,9 +116,9 @@ class Keys:
             raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
         return revoked
 
-    def forget_names(self, account_id: UUID) -> None:
-        """Of an account whose person is erased: the names of keys are its own words."""
-        store.forget_names(self._connection, account_id)
+    def forget_names(self, account_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
+        """Of an account whose person is erased, and of its memberships elsewhere: the names of keys are its own words."""
+        store.forget_names(self._connection, account_id, list(member_ids))
 
     def forget_names_of_member(self, member_id: UUID) -> None:
         """Of a member who is erased."""

@@ -181,7 +181,7 @@ def made_under(connection: Connection, version: int, now: datetime) -> dict[str,
         ("key(s)", "FROM api_key WHERE pepper_version = %(v)s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %(now)s)"),
         ("session(s)", "FROM session WHERE coalesce(pepper_version, 1) = %(v)s AND ended_at IS NULL AND expires_at > %(now)s"),
         ("staff token(s)", "FROM staff_token WHERE coalesce(pepper_version, 1) = %(v)s AND expires_at > %(now)s"),
-        ("webhook(s)", "FROM hub_listener WHERE pepper_version = %(v)s AND removed_at IS NULL"),
+        ("webhook(s)", "FROM hub_listener WHERE removed_at IS NULL AND (pepper_version = %(v)s OR overlap_version = %(v)s AND overlap_until > %(now)s)"),
     ):  # fmt: skip
         row = connection.execute(f"SELECT count(*) {query}".encode(), {"v": version, "now": now}).fetchone()
         found[what] = 0 if row is None else int(row[0])
@@ -192,9 +192,12 @@ def exists(connection: Connection, key_id: UUID) -> bool:
     return connection.execute("SELECT 1 FROM api_key WHERE key_id = %s", (key_id,)).fetchone() is not None
 
 
-def forget_names(connection: Connection, account_id: UUID) -> None:
+def forget_names(connection: Connection, account_id: UUID, member_ids: list[UUID]) -> None:
     """What its owner called each key: free text, of which nobody knows what it says."""
-    connection.execute("UPDATE api_key SET name = 'erased' WHERE account_id = %s", (account_id,))
+    connection.execute(
+        "UPDATE api_key SET name = 'erased' WHERE account_id = %s OR member_id = ANY(%s)",
+        (account_id, member_ids),
+    )
 
 
 def keys_of_member(connection: Connection, member_id: UUID) -> set[UUID]:

@@ -75,19 +75,19 @@ class PersonVault:
     def __init__(self, connection: Connection, secrets: VaultSecrets) -> None:
         self.connection = connection
         self._secrets = secrets
+        self._checked = False
         self.lookup = Lookup(secrets.lookup)
 
     def add(self, person_id: UUID) -> PersonKey:
         """A new person's key, in the caller's transaction."""
-        key = AESGCM.generate_key(PERSON_KEY_BYTES * 8)
-        version = self._secrets.version
+        key, version = AESGCM.generate_key(PERSON_KEY_BYTES * 8), self._wraps_with()
         added = store.add_key(self.connection, person_id, self._wrap(person_id, key, version), version)
         assert added, f"person {person_id} has a key already"
         return PersonKey(person_id, key)
 
     def add_many(self, person_ids: Sequence[UUID]) -> dict[UUID, PersonKey]:
         """New keys of many, in the caller's transaction."""
-        version, keys = self._secrets.version, {}
+        version, keys = self._wraps_with(), {}
         rows = []
         for person_id in person_ids:
             key = AESGCM.generate_key(PERSON_KEY_BYTES * 8)
@@ -103,7 +103,7 @@ class PersonVault:
     def ensure(self, person_id: UUID) -> PersonKey | None:
         """The person's key, made where there is none yet; None where it was destroyed."""
         if person_id not in store.states(self.connection, [person_id]):
-            key, version = AESGCM.generate_key(PERSON_KEY_BYTES * 8), self._secrets.version
+            key, version = AESGCM.generate_key(PERSON_KEY_BYTES * 8), self._wraps_with()
             # Where another connection was faster, that one's key is the person's.
             store.add_key(self.connection, person_id, self._wrap(person_id, key, version), version)
         return self.key(person_id)
@@ -165,6 +165,17 @@ class PersonVault:
                 self._unwrap(person_id, wrapped, version)
             for name, fingerprint in mine.items():
                 store.add_fingerprint(self.connection, name, fingerprint)
+
+    def _wraps_with(self) -> int:
+        """The version that a new person's key is wrapped with: the newest that is in use. A newer one is used from its `rewrap`
+        on, when every host has it. Raises `Unavailable` where this host has other secrets than the database was written with: at
+        its start there may have been nobody yet to tell by.
+        """
+        used = store.versions(self.connection)
+        if used and not self._checked:
+            self.check_secrets()
+            self._checked = True
+        return max(used, default=self._secrets.version)
 
     def older(self) -> int:
         """How many keys are wrapped with an older version."""

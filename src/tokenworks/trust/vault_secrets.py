@@ -1,7 +1,7 @@
 """The keys that personal texts depend on: files of the secrets directory, mode 0600, outside the database.
 
-`person-wrap-<n>` wraps every person's own key; the highest version is used for new ones, older ones are kept until all keys are
-wrapped again. `person-lookup` is what phone numbers and names are hashed under so that they can be found; it has one version,
+`person-wrap-<n>` wraps every person's own key; a new version is used from `vault rewrap` on, older ones are kept until all keys
+are wrapped again. `person-lookup` is what phone numbers and names are hashed under so that they can be found; it has one version,
 since the hashes of all rows depend on it.
 """
 
@@ -28,7 +28,7 @@ class VaultSecrets:
 
     @property
     def version(self) -> int:
-        """The version that new person keys are wrapped with."""
+        """The newest version."""
         return max(self.wrapping)
 
     @property
