@@ -14,7 +14,6 @@ from tokenworks.app.control import Jobs
 from tokenworks.app.notify import deliver, webhook_secret
 from tokenworks.app.settings import load_settings
 from tokenworks.subscriptions import Orders
-from tokenworks.trust import ensure_pepper
 
 
 @pytest.fixture
@@ -114,13 +113,12 @@ def test_without_a_port_notices_wait(works, spent, receiver, tmp_path):
 
 
 def test_a_job_that_fails_keeps_no_other_from_its_turn(
-    works, spent, receiver, tmp_path, database_url, monkeypatch
+    works, spent, receiver, session_dir, database_url, monkeypatch
 ):
     url, got, _ = receiver
     settings = load_settings(
-        {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
+        {"data_dir": str(session_dir / "seed"), "webhook_url": url, "webhook_allow_private": True}
     ).settings
-    ensure_pepper(settings.secrets)
 
     def broken(_):
         raise RuntimeError("a product that nobody foresaw")

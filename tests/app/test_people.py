@@ -10,7 +10,7 @@ from tests.support.server import Server, until
 
 @pytest.fixture(scope="module")
 def works_server(tmp_path_factory):
-    with Server(tmp_path_factory.mktemp("people"), two_persons_above_yuan=5) as server:
+    with Server(tmp_path_factory.mktemp("people"), two_persons_above_yuan=1) as server:
         server.works.subscriptions.register("+8613800000001", "Wang Wei", broadband="sh12345678")
         server.works.subscriptions.register("+8613800000002", "Wang Fang")
         server.works.subscriptions.register("+8613500070003", "100%_real")
@@ -41,7 +41,8 @@ def test_more_than_one_is_asked_about_and_nobody_is_nobody(works_server):
 
 def test_a_refund_above_the_limit_needs_another_operator(works_server):
     subscriber = works_server.works.subscriptions.register("+8613800000010", "Li")
-    order = works_server.works.orders.place(subscriber, "ctc-light")
+    # A days' share of it is above the limit, too, on the last day of a month.
+    order = works_server.works.orders.place(subscriber, "ctc-premium")
     refund = ("refund", "--order", str(order.order_id), "--part", "whole", "--reason", "sorry")
     assert "dry" not in works_server.cli(*refund, "--dry-run").stderr
     done = works_server.cli(*refund, check=False)

@@ -12,7 +12,7 @@ from tests.support.spend import balances
 from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import verify
-from tokenworks.kernel import Invalid, ManualClock
+from tokenworks.kernel import Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,
     DeliveryNotFound,
@@ -179,8 +179,8 @@ def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
     """Hosts that run have not read it, and could not sign with it."""
     peppers = Peppers({1: bytes(32), 2: b"2" * 32})
     peppers.issuing = 1
-    hub = Hub(works.connection, peppers, clock, allow_private=True)
-    before = Hub(works.connection, Peppers({1: bytes(32)}), clock, allow_private=True)
+    hub = Hub(works.connection, peppers, clock, works.vault, allow_private=True)
+    before = Hub(works.connection, Peppers({1: bytes(32)}), clock, works.vault, allow_private=True)
     made, secret = hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
     assert before.secrets(made) == [secret.encode()]
     again = hub.rotate(made.listener_id)
@@ -192,7 +192,7 @@ def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
         made_under(works.connection, 1, at)["webhook(s)"]
         for at in (clock.now(), clock.now() + OVERLAP_DEFAULT)
     ] == [1, 0]
-    alone = Hub(works.connection, Peppers({2: b"2" * 32}), clock, allow_private=True)
+    alone = Hub(works.connection, Peppers({2: b"2" * 32}), clock, works.vault, allow_private=True)
     assert alone.secrets(alone.listener(made.listener_id)) == [last.encode()]
 
 
@@ -451,12 +451,20 @@ def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
 
 def many_due(works, listener, count, at):
     """So many deliveries that wait for a listener, made at a time."""
-    works.connection.execute(
-        """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, body, created_at, begun_at, next_at)
-           SELECT uuidv7(), %(l)s, gen_random_uuid(), 'PaymentCreateEvent', '{}', %(at)s, %(at)s, %(at)s
-           FROM generate_series(1, %(n)s)""",
-        {"l": listener.listener_id, "at": at, "n": count},
-    )
+    own = works.vault.own()
+    for _ in range(count):
+        delivery_id = uuid7()
+        works.connection.execute(
+            """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, created_at,
+                   begun_at, next_at)
+               VALUES (%(id)s, %(l)s, gen_random_uuid(), 'PaymentCreateEvent', gen_random_uuid(), %(body)s, %(at)s, %(at)s, %(at)s)""",
+            {
+                "id": delivery_id,
+                "l": listener.listener_id,
+                "at": at,
+                "body": own.seal_bytes("hub_delivery.body", delivery_id, b"{}"),
+            },
+        )
 
 
 def test_a_listener_that_is_away_keeps_others_from_nothing(works, settings, subscriber, receiver, clock):
