@@ -9,8 +9,8 @@ from datetime import timedelta
 import psycopg
 from bench.crowd import seed
 
+from tests.support.auditor import verify
 from tests.support.server import ROOT, until
-from tokenworks.charging import verify
 from tokenworks.subscriptions.model import month_start
 
 CROWD = 1500

@@ -6,11 +6,11 @@ from datetime import timedelta
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.notify import deliver
 from tokenworks.app.settings import load_settings
-from tokenworks.charging import verify
 from tokenworks.kernel import Invalid, Unavailable
 from tokenworks.subscriptions import (
     ConsentNeeded,
