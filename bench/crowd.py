@@ -15,6 +15,7 @@ FROM generate_series(%(first)s::bigint, %(last)s::bigint) n;
 INSERT INTO account (account_id, created_at) SELECT account_id, %(at)s FROM crowd;
 INSERT INTO subscriber (subscriber_id, account_id, created_at) SELECT subscriber_id, account_id, %(at)s FROM crowd;
 INSERT INTO member (member_id, account_id, subscriber_id, role) SELECT member_id, account_id, subscriber_id, 'owner' FROM crowd;
+UPDATE member m SET created_at = %(at)s FROM crowd c WHERE c.member_id = m.member_id;
 INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action, product_id,
                            amount_nano, completed_at)
 SELECT order_id, subscriber_id, account_id, 'ctc-light', offering_version, 'completed', %(at)s, 'add', product_id, 9900000000, %(at)s FROM crowd

@@ -16,7 +16,7 @@ FETCH_ROWS: Final = 5000
 _BUCKETS: Final = """
     SELECT b.bucket_id, b.account_id, b.kind, b.unit, b.priority, b.model_classes, b.rate_version, b.window_s, b.window_quantity,
         b.rollover_left, coalesce(i.amount, 0), coalesce(r.amount, 0), c.offering_version, c.share_num, c.share_den,
-        ARRAY(SELECT DISTINCT v.offering_version FROM offering v
+        CASE WHEN c.offering_version IS NULL THEN ARRAY(SELECT DISTINCT v.offering_version FROM offering v
               WHERE v.rate_version = b.rate_version AND v.offering_id IN (
                   SELECT offering_id FROM offering WHERE offering_version IN (p.offering_version, p.next_version)
                   UNION SELECT o.offering_id FROM product_order o WHERE o.order_id = p.order_id OR o.product_id = p.product_id
@@ -24,7 +24,7 @@ _BUCKETS: Final = """
                       WHERE h.account_id = b.account_id AND h.product_id = p.product_id
                   UNION SELECT part.value FROM product_order o JOIN offering w USING (offering_version)
                       CROSS JOIN LATERAL jsonb_array_elements_text(w.content::jsonb->'parts') part (value)
-                      WHERE o.order_id = p.order_id AND p.parent_id IS NOT NULL))
+                      WHERE o.order_id = p.order_id AND p.parent_id IS NOT NULL)) END
     FROM bucket b LEFT JOIN product p USING (product_id)
         LEFT JOIN charge c ON c.account_id = b.account_id AND c.charge_id = b.charge_id
         LEFT JOIN (SELECT q.account_id, q.bucket_id, sum(q.amount) AS amount FROM posting q JOIN entry e USING (account_id, entry_id)

@@ -181,35 +181,36 @@ CHECKS: Final[dict[str, str]] = {
         FROM product_order r JOIN later l USING (product_id) LEFT JOIN family f USING (product_id)
         WHERE r.action <> 'add' AND l.nano <> coalesce(f.nano, 0)""",
     "product: it is of its order, and its state, its times and its parts agree": """
+        WITH sold AS MATERIALIZED (SELECT offering_version, offering_id, content::jsonb AS content FROM offering)
         SELECT 'product ' || p.product_id || ' of account ' || p.account_id, format('%s of order %s, cycle %s from %s to %s, ended %s', p.state, p.order_id,
                p.cycle_no, p.cycle_start, p.cycle_end, p.ended_at)
-        FROM product p LEFT JOIN product_order r USING (order_id) LEFT JOIN offering o ON o.offering_version = p.offering_version
-            LEFT JOIN product b ON b.product_id = p.parent_id LEFT JOIN offering v ON v.offering_version = b.offering_version
+        FROM product p LEFT JOIN product_order r USING (order_id) LEFT JOIN sold o ON o.offering_version = p.offering_version
+            LEFT JOIN product b ON b.product_id = p.parent_id LEFT JOIN sold v ON v.offering_version = b.offering_version
         WHERE r.subscriber_id IS DISTINCT FROM p.subscriber_id OR r.action <> 'add'
             OR (p.parent_id IS NULL) <> (r.product_id = p.product_id)
-            OR (p.parent_id IS NOT NULL AND (b.order_id IS DISTINCT FROM p.order_id OR v.content::jsonb->>'kind' <> 'bundle'))
+            OR (p.parent_id IS NOT NULL AND (b.order_id IS DISTINCT FROM p.order_id OR v.content->>'kind' <> 'bundle'))
             OR (p.state IN ('cancelled', 'aborted', 'expired')) <> (p.ended_at IS NOT NULL) OR p.ended_at < p.started_at
             OR (p.state = 'suspended' AND p.suspended_at IS NULL) OR (p.state = 'active' AND p.suspended_at IS NOT NULL)
             OR p.suspended_at < p.started_at
-            OR p.renews <> (o.content::jsonb->>'cycle' <> 'once') OR p.cycle_no < 1 OR p.uncharged > p.cycle_no + p.step_no OR p.cycle_start < p.started_at
+            OR p.renews <> (o.content->>'cycle' <> 'once') OR p.cycle_no < 1 OR p.uncharged > p.cycle_no + p.step_no OR p.cycle_start < p.started_at
             OR (p.cycle_no = 1) <> (p.cycle_start = p.started_at)
-            OR (p.delivery IS NOT NULL AND (o.content::jsonb->>'fulfilment' IS NULL OR NOT o.content::jsonb->'deliveries' ? p.delivery))
-            OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content::jsonb->'deliveries', '[]')) > 0)
+            OR (p.delivery IS NOT NULL AND (o.content->>'fulfilment' IS NULL OR NOT o.content->'deliveries' ? p.delivery))
+            OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content->'deliveries', '[]')) > 0)
             OR p.started_at < r.ordered_at - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
-            OR (o.content::jsonb->>'fulfilment' IS NULL AND p.started_at > r.ordered_at + interval '1 minute')
-            OR (p.step_no > 0 AND o.content::jsonb->>'kind' <> 'pay_as_you_go')
+            OR (o.content->>'fulfilment' IS NULL AND p.started_at > r.ordered_at + interval '1 minute')
+            OR (p.step_no > 0 AND o.content->>'kind' <> 'pay_as_you_go')
             OR (p.ends_after_cycle AND p.ended_at IS NULL AND NOT EXISTS (SELECT 1 FROM product_order d
                 WHERE d.product_id = coalesce(p.parent_id, p.product_id) AND d.action = 'delete' AND d.state = 'pending'))
             OR (NOT p.ends_after_cycle AND EXISTS (SELECT 1 FROM product_order d WHERE d.product_id = p.product_id AND d.action = 'delete'
                 AND d.state = 'pending'))
             OR (p.next_version IS NULL AND EXISTS (SELECT 1 FROM product_order d WHERE d.product_id = p.product_id AND d.action = 'modify'
                 AND d.state = 'pending'))
-            OR (p.next_version IS NOT NULL AND (p.next_version = p.offering_version OR NOT EXISTS (SELECT 1 FROM offering n
+            OR (p.next_version IS NOT NULL AND (p.next_version = p.offering_version OR NOT EXISTS (SELECT 1 FROM sold n
                 WHERE n.offering_version = p.next_version AND (n.offering_id = o.offering_id OR EXISTS (SELECT 1 FROM product_order d
                     WHERE d.product_id = p.product_id AND d.action = 'modify' AND d.offering_version = n.offering_version AND d.state <> 'cancelled')))))
             OR NOT EXISTS (SELECT 1 FROM product_order d WHERE d.offering_id = o.offering_id AND ((d.product_id = p.product_id
                     AND d.state <> 'cancelled') OR d.order_id = p.order_id)
-                UNION ALL SELECT 1 FROM offering n WHERE n.offering_version = r.offering_version AND n.content::jsonb->'parts' ? o.offering_id)
+                UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id)
             OR (p.parent_id IS NOT NULL) <> (p.price_nano IS NOT NULL AND p.parent_id IS NOT NULL OR p.state = 'pendingActive' AND p.parent_id IS NOT NULL
                 OR p.parent_id IS NOT NULL AND p.charge_id IS NULL)
             OR (p.parent_id IS NULL AND p.price_nano IS NOT NULL)
