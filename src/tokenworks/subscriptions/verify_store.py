@@ -194,7 +194,9 @@ CHECKS: Final[dict[str, str]] = {
             OR p.suspended_at < p.started_at
             OR p.renews <> (o.content->>'cycle' <> 'once') OR p.cycle_no < 1 OR p.uncharged > p.cycle_no + p.step_no OR p.cycle_start < p.started_at
             OR (p.cycle_no = 1) <> (p.cycle_start = p.started_at)
-            OR (p.delivery IS NOT NULL AND (o.content->>'fulfilment' IS NULL OR NOT o.content->'deliveries' ? p.delivery))
+            OR (p.delivery IS NOT NULL AND (o.content->>'fulfilment' IS NULL
+                -- What is delivered with a bundle comes as the bundle was asked for.
+                OR (p.parent_id IS NULL AND NOT o.content->'deliveries' ? p.delivery)))
             OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content->'deliveries', '[]')) > 0)
             OR p.started_at < r.ordered_at - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
             OR (o.content->>'fulfilment' IS NULL AND p.started_at > r.ordered_at + interval '1 minute')
@@ -211,8 +213,6 @@ CHECKS: Final[dict[str, str]] = {
             OR NOT EXISTS (SELECT 1 FROM product_order d WHERE d.offering_id = o.offering_id AND ((d.product_id = p.product_id
                     AND d.state <> 'cancelled') OR d.order_id = p.order_id)
                 UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id)
-            OR (p.parent_id IS NOT NULL) <> (p.price_nano IS NOT NULL AND p.parent_id IS NOT NULL OR p.state = 'pendingActive' AND p.parent_id IS NOT NULL
-                OR p.parent_id IS NOT NULL AND p.charge_id IS NULL)
             OR (p.parent_id IS NULL AND p.price_nano IS NOT NULL)
         UNION ALL
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id, 'left no product' FROM product_order r
