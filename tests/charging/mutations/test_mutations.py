@@ -113,12 +113,6 @@ def test_a_sample_of_corrupted_rows_is_named(works, every):
 def test_every_corrupted_row_is_named_but_for_what_is_declared(works, every):
     found = outcomes(works, every)
     assert undeclared(found) == Counter()
-    unseen = {(m.table, hole(m)) for m, outcome in found if outcome == "unseen"}
-    # What is declared is not named somewhere: a hole that is closed is not declared any more.
-    stale = [
-        (table, what) for table, holes in COVERED.items() for what in holes if (table, what) not in unseen
-    ]
-    assert stale == []
     print(Counter(outcome for _, outcome in found))
 
 
