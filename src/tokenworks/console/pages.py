@@ -41,16 +41,6 @@ router = APIRouter(include_in_schema=False)
 _PAGES: Final = (
     page_shop, page_products, page_usage, page_keys, page_family, page_bill, page_pause, page_sessions
 )  # fmt: skip
-_PAGES: Final = (
-    page_shop,
-    page_products,
-    page_usage,
-    page_keys,
-    page_family,
-    page_bill,
-    page_pause,
-    page_sessions,
-)
 _OWNERS_PAGE = re.compile(r"/(order|products|bill|account)\b")
 _STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
 _static = {name: files("tokenworks.console").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
