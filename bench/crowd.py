@@ -5,16 +5,17 @@ postings and bucket; every tenth three steps of pay-as-you-go beside. The ledger
 
 SQL = """
 CREATE TEMP TABLE crowd AS
-SELECT n, uuidv7() AS account_id, uuidv7() AS subscriber_id, uuidv7() AS member_id,
-       uuidv7() AS order_id, uuidv7() AS product_id,
+SELECT n, uuidv7(%(at)s::timestamptz - now()) AS account_id, uuidv7(%(at)s::timestamptz - now()) AS subscriber_id, uuidv7(%(at)s::timestamptz - now()) AS member_id,
+       uuidv7(%(at)s::timestamptz - now()) AS order_id, uuidv7(%(at)s::timestamptz - now()) AS product_id,
        (SELECT offering_version FROM offering_current WHERE offering_id = 'ctc-light') AS offering_version,
        (SELECT offering_version FROM offering_current WHERE offering_id = 'shanghai-mobile-payg') AS step_version,
        (SELECT o.rate_version FROM offering o JOIN offering_current c USING (offering_version) WHERE c.offering_id = 'ctc-light')
-           AS rate_version, uuidv7() AS step_order_id, uuidv7() AS step_product_id
+           AS rate_version, uuidv7(%(at)s::timestamptz - now()) AS step_order_id, uuidv7(%(at)s::timestamptz - now()) AS step_product_id
 FROM generate_series(%(first)s::bigint, %(last)s::bigint) n;
-INSERT INTO account (account_id) SELECT account_id FROM crowd;
+INSERT INTO account (account_id, created_at) SELECT account_id, %(at)s FROM crowd;
 INSERT INTO subscriber (subscriber_id, account_id, created_at) SELECT subscriber_id, account_id, %(at)s FROM crowd;
 INSERT INTO member (member_id, account_id, subscriber_id, role) SELECT member_id, account_id, subscriber_id, 'owner' FROM crowd;
+UPDATE member m SET created_at = %(at)s FROM crowd c WHERE c.member_id = m.member_id;
 INSERT INTO product_order (order_id, subscriber_id, account_id, offering_id, offering_version, state, ordered_at, action, product_id,
                            amount_nano, completed_at)
 SELECT order_id, subscriber_id, account_id, 'ctc-light', offering_version, 'completed', %(at)s, 'add', product_id, 9900000000, %(at)s FROM crowd
@@ -29,7 +30,7 @@ UNION ALL
 SELECT step_product_id, step_order_id, subscriber_id, account_id, step_version, 'active', false, 1, %(at)s, %(at)s, NULL, 3
 FROM crowd WHERE n %% 10 = 0;
 CREATE TEMP TABLE sold AS
-SELECT c.*, uuidv7() AS charge_id, uuidv7() AS entry_id, uuidv7() AS bucket_id, uuidv7() AS issue_id,
+SELECT c.*, uuidv7(%(at)s::timestamptz - now()) AS charge_id, uuidv7(%(at)s::timestamptz - now()) AS entry_id, uuidv7(%(at)s::timestamptz - now()) AS bucket_id, uuidv7(%(at)s::timestamptz - now()) AS issue_id,
        k.kind, k.number, k.product, k.version, k.price, k.quantity, k.description, k.description_zh, k.tax
 FROM crowd c CROSS JOIN LATERAL (
     SELECT 'cycle' AS kind, 1 AS number, c.product_id AS product, c.offering_version AS version, 9900000000::bigint AS price,
@@ -37,8 +38,8 @@ FROM crowd c CROSS JOIN LATERAL (
     UNION ALL
     SELECT 'step', s, c.step_product_id, c.step_version, 1000000000, 400000000, 'Shanghai Mobile pay as you go', '上海移动随用随付', 56603774
     FROM generate_series(1, 3) s WHERE c.n %% 10 = 0) k;
-INSERT INTO entry (account_id, entry_id, kind, ref) SELECT account_id, entry_id, 'charge', charge_id::text FROM sold
-UNION ALL SELECT account_id, issue_id, 'issue', bucket_id::text FROM sold;
+INSERT INTO entry (account_id, entry_id, kind, ref, posted_at) SELECT account_id, entry_id, 'charge', charge_id::text, %(at)s::timestamptz FROM sold
+UNION ALL SELECT account_id, issue_id, 'issue', bucket_id::text, %(at)s FROM sold;
 INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
 SELECT account_id, entry_id, 1, 'receivable', 'CNY', NULL::uuid, price FROM sold
 UNION ALL SELECT account_id, entry_id, 2, 'tax', 'CNY', NULL, -tax FROM sold
@@ -46,11 +47,13 @@ UNION ALL SELECT account_id, entry_id, 3, 'customer_liability', 'CNY', NULL, tax
 UNION ALL SELECT account_id, issue_id, 1, 'issued', 'token', bucket_id, -quantity FROM sold
 UNION ALL SELECT account_id, issue_id, 2, 'customer_liability', 'token', bucket_id, quantity FROM sold;
 INSERT INTO bucket (account_id, bucket_id, product_id, kind, unit, total, remaining, priority, valid_from, valid_until, model_classes,
-                    rate_version, charge_id)
-SELECT account_id, bucket_id, product, 'balance', 'token', quantity, quantity, 10, %(at)s, %(until)s, '{*}', rate_version, charge_id FROM sold;
+                    rate_version, charge_id, created_at)
+SELECT account_id, bucket_id, product, 'balance', 'token', quantity, quantity, CASE kind WHEN 'step' THEN 50 ELSE 10 END, %(at)s,
+       CASE kind WHEN 'step' THEN %(at)s::timestamptz + interval '31 days' ELSE %(until)s::timestamptz END, '{*}', rate_version, charge_id, %(at)s FROM sold;
 INSERT INTO charge (account_id, charge_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start, period_end,
                     description, description_zh, price_nano, amount_nano, vat_percent, tax_nano, currency, entry_id, quantity, recognise)
-SELECT account_id, charge_id, subscriber_id, product, version, kind, number, %(at)s, %(at)s, %(until)s, description, description_zh, price,
+SELECT account_id, charge_id, subscriber_id, product, version, kind, number, %(at)s, %(at)s,
+       CASE kind WHEN 'step' THEN %(at)s::timestamptz + interval '31 days' ELSE %(until)s::timestamptz END, description, description_zh, price,
        price, 6, tax, 'CNY', entry_id, quantity, 'usage' FROM sold;
 UPDATE product p SET charge_id = sold.charge_id FROM sold WHERE sold.kind = 'cycle' AND p.product_id = sold.product;
 DROP TABLE crowd, sold

@@ -3,8 +3,8 @@
 import contextlib
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  (a fixture)
+from tests.support.auditor import verify
 from tokenworks.app import database, schema
-from tokenworks.charging import verify
 from tokenworks.kernel import uuid7
 
 BEFORE = "0014"

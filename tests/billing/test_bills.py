@@ -10,6 +10,7 @@ from uuid import uuid4
 import pypdfium2
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.spend import balances
 from tokenworks.app import control
 from tokenworks.app.bootstrap import make_works
@@ -28,7 +29,7 @@ from tokenworks.billing import (
     RefundNotAllowed,
     TestProvider,
 )
-from tokenworks.charging import RefundTooMuch, verify
+from tokenworks.charging import RefundTooMuch
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import Conflict, Invalid, ManualClock
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, OrderNotFound, SubscriberNotActive

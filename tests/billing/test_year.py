@@ -9,8 +9,8 @@ from fractions import Fraction
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.spend import Spender
-from tokenworks.charging import verify
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import BILLING_ZONE
 

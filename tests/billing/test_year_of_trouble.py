@@ -9,9 +9,9 @@ from fractions import Fraction
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.spend import Spender
 from tokenworks.billing import LAYOUT, DunningPlan
-from tokenworks.charging import verify
 from tokenworks.kernel import ManualClock, TokenworksError
 from tokenworks.subscriptions import BILLING_ZONE
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.console.hostile import TEXTS, VALUES, spoiled
 from tests.console.test_roles import BASES, Household, routes
-from tokenworks.charging import verify
+from tests.support.auditor import verify
 from tokenworks.console import openapi_document
 from tokenworks.console.api import ROUTERS
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.console.person import needs_browser
 from tests.subscriptions.test_privacy import where
-from tokenworks.charging import verify
+from tests.support.auditor import verify
 from tokenworks.console.page_sessions import device_of, place_of
 
 PHONE, MEI, ANN = "+8613800000001", "+8613876543210", "+8613876540002"

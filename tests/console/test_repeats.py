@@ -6,7 +6,7 @@ from datetime import datetime
 import pytest
 
 from tests.console.test_roles import Household, call, routes
-from tokenworks.charging import verify
+from tests.support.auditor import verify
 from tokenworks.console import openapi_document
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import BILLING_ZONE

@@ -5,8 +5,8 @@ from datetime import datetime
 
 import pytest
 
+from tests.support.auditor import verify
 from tokenworks.app.openapi import document
-from tokenworks.charging import verify
 from tokenworks.console import openapi_document
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions import BILLING_ZONE

@@ -8,7 +8,7 @@ import pytest
 import schemathesis
 
 from tests.console.test_roles import BASES, Household
-from tokenworks.charging import verify
+from tests.support.auditor import verify
 from tokenworks.subscriptions import BILLING_ZONE
 
 OFFICIAL = Path(__file__).parents[3] / "shared/conformance/tmforum"

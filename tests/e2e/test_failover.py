@@ -5,11 +5,11 @@ import os
 import signal
 
 from tests.e2e.test_hosts import _connect, _count, processes
+from tests.support.auditor import verify
 from tests.support.server import Server, until
 from tokenworks.app.database import connect, identity
 from tokenworks.app.embedded import Embedded
 from tokenworks.catalog import Offerings
-from tokenworks.charging import verify
 
 
 def test_a_standby_that_lost_the_last_commits_takes_over(tmp_path, upstream):

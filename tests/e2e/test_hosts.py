@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from tests.e2e.test_concurrency import _all
+from tests.support.auditor import verify
 from tests.support.server import Server, until
 from tokenworks.app.database import connect
 from tokenworks.app.embedded import Embedded
 from tokenworks.catalog import Offerings
-from tokenworks.charging import verify
 from tokenworks.kernel import Unavailable
 
 

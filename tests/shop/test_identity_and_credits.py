@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.spend import balances
 from tokenworks.billing import (
     BillSettled,
@@ -21,7 +22,7 @@ from tokenworks.billing import (
     open_of,
     tax_of_part,
 )
-from tokenworks.charging import CreditLimitReached, RefundTooMuch, verify
+from tokenworks.charging import CreditLimitReached, RefundTooMuch
 from tokenworks.kernel import Invalid, ManualClock, NotFound, uuid7
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused, SubscriberNotActive, SubscriberNotFound
 

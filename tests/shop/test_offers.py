@@ -4,11 +4,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import Catalogue, OfferingNotActive, seed_catalogue
-from tokenworks.charging import Need, verify
+from tokenworks.charging import Need
 from tokenworks.kernel import Invalid, ManualClock
 from tokenworks.subscriptions import (
     BILLING_ZONE,

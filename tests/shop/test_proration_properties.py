@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.shop.tariffs import POLICIES, catalogue, plan
+from tests.support.auditor import verify
 from tests.support.spend import Spender
-from tokenworks.charging import verify
 from tokenworks.kernel import ManualClock, TokenworksError, uuid7
 from tokenworks.subscriptions import BILLING_ZONE
 

@@ -14,8 +14,9 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.support.auditor import verify
 from tests.support.spend import Spender, balances
-from tokenworks.charging import Need, verify
+from tokenworks.charging import Need
 from tokenworks.kernel import Conflict, Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,

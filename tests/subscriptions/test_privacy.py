@@ -7,12 +7,12 @@ from datetime import timedelta
 import psycopg
 import pytest
 
+from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.notify import deliver
 from tokenworks.app.settings import load_settings
 from tokenworks.app.text_columns import MEANINGS, TEXT_COLUMNS, columns_that
-from tokenworks.charging import verify
 from tokenworks.kernel import Invalid, Unavailable, uuid7
 from tokenworks.subscriptions import (
     ConsentNeeded,

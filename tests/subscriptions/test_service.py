@@ -3,8 +3,8 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.auditor import verify
 from tokenworks.catalog import OfferingNotActive, OfferingNotFound
-from tokenworks.charging import verify
 from tokenworks.kernel import Invalid
 from tokenworks.subscriptions import KeyReused, PhoneTaken, ProductEnded, ProductNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import BILLING_ZONE, cycle_end, parse_phone

@@ -21,6 +21,7 @@ from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
 
+from tests.support.auditor import verify
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli import main
@@ -29,7 +30,6 @@ from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
-from tokenworks.charging import verify
 
 ROOT = Path(__file__).parents[2]
 FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false"}

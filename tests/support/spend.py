@@ -1,8 +1,9 @@
 """Spending as the data plane does, without one: grants, a settled record, grants closed; steps are bought as they are needed."""
 
 from tests.charging.test_ledger import IDS, settling
+from tests.support.auditor import verify
 from tokenworks.catalog import Counts
-from tokenworks.charging import Need, settle_store, verify
+from tokenworks.charging import Need, settle_store
 from tokenworks.charging.model import Part, UsageRecord
 from tokenworks.kernel import uuid7
 

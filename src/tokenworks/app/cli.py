@@ -567,12 +567,12 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
 @pass_context
 def ledger_verify(context: Context, as_json: bool) -> None:
     """Recompute every invariant from the tables; exit 1 with the offending rows where one is broken."""
-    from tokenworks.charging.verify import steps, verify  # noqa: PLC0415
+    from tokenworks.app.verifier import audit, audit_steps  # noqa: PLC0415
 
     with context.works() as works:
         with Progress(transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("Verifying", total=steps())
-            findings = verify(
+            task = bar.add_task("Verifying", total=audit_steps())
+            findings = audit(
                 works.connection,
                 works.offerings.rate_cards(),
                 lambda _what, done: bar.update(task, completed=done),

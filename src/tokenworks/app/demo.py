@@ -30,7 +30,7 @@ from tokenworks.app.embedded import Embedded
 from tokenworks.app.model_server import CONTEXT_TOKENS, MODEL
 from tokenworks.app.output import console, print_table
 from tokenworks.app.settings import Settings, load_settings
-from tokenworks.charging import verify
+from tokenworks.app.verifier import audit
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import PhoneTaken, Subscriber, next_month
@@ -343,7 +343,7 @@ def _prove(
     ]
     console.print(f"{'[red]LOST[/red]' if lost else '[green]Nothing lost[/green]'}: {len(demo.finished)} responses seen finished, "
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
-    findings = verify(works.connection, works.offerings.rate_cards())
+    findings = audit(works.connection, works.offerings.rate_cards())
     views.print_verified(views.ledger_counts(works.connection), findings)
     agrees = _compare(demo, records, witness_before)
     return not lost and not findings and agrees

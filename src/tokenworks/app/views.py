@@ -43,6 +43,7 @@ def issue_key(
             name=name,
             models=models or None,
             cap_bucket_id=cap,
+            cap_tokens=cap_tokens,
             expires_at=expires_at,
             origins=origins or None,
         )

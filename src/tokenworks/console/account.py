@@ -509,7 +509,7 @@ def issue_key(
         expires_at = None if days is None else rooms.clock.now() + timedelta(days=days)
         key_id, text = rooms.keys.issue(
             account_id=subscriber.account_id, member_id=who.member_id, name=name, models=models, cap_bucket_id=cap,
-            expires_at=expires_at,
+            cap_tokens=cap_tokens, expires_at=expires_at,
         )  # fmt: skip
         audit(rooms, who, "key.create", key_id, None, {"models": models, "expires_in_days": days})
     return key_id, text

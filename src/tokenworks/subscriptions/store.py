@@ -24,7 +24,8 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:
     connection.execute(
-        "UPDATE member SET cap_tokens = %s, cap_period = %s WHERE member_id = %s", (tokens, period, member_id)
+        "UPDATE member SET cap_tokens = %s, cap_period = %s, cap_set_at = clock_timestamp() WHERE member_id = %s",
+        (tokens, period, member_id),
     )
 
 

@@ -40,13 +40,16 @@ class Keys:
         name: str,
         models: Sequence[str] | None = None,
         cap_bucket_id: UUID | None = None,
+        cap_tokens: int | None = None,
         expires_at: datetime | None = None,
         origins: Sequence[str] | None = None,
     ) -> tuple[UUID, str]:
-        """A new key: its id and its text, which is shown this once and can't be had again.
+        """A new key: its id and its text, which is shown this once and can't be had again. `cap_bucket_id` and `cap_tokens` are the
+        bucket of a cap of its own and how large that is: both, or neither.
 
         Raises `Invalid` on a name or list that is too long, or an expiry that has passed.
         """
+        assert (cap_bucket_id is None) == (cap_tokens is None), "a cap is a bucket of so many tokens"
         name = check_line(name, "a key's name")
         if models is not None:
             if not 0 < len(models) <= KEY_MODELS_MAX:
@@ -74,6 +77,7 @@ class Keys:
             name=name,
             models=models,
             cap_bucket_id=cap_bucket_id,
+            cap_tokens=cap_tokens,
             expires_at=expires_at,
             origins=origins,
         )

@@ -24,13 +24,14 @@ def add_key(
     name: str,
     models: Sequence[str] | None,
     cap_bucket_id: UUID | None,
+    cap_tokens: int | None,
     expires_at: datetime | None,
     origins: Sequence[str] | None,
 ) -> None:
     connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models,
-                                cap_bucket_id, expires_at, origins)
-           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
+                                cap_bucket_id, cap_tokens, expires_at, origins)
+           VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)""",
         (
             key_id,
             account_id,
@@ -41,6 +42,7 @@ def add_key(
             name,
             None if models is None else list(models),
             cap_bucket_id,
+            cap_tokens,
             expires_at,
             None if origins is None else list(origins),
         ),

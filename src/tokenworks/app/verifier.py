@@ -1,0 +1,113 @@
+"""The auditor with the checks of every room: what `tokenworks ledger verify` runs."""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import psycopg
+
+from tokenworks.billing import verify_store as billing
+from tokenworks.catalog import RateCard
+from tokenworks.catalog import verify_store as catalog
+from tokenworks.charging.verify import Finding, Pass, checks, steps, verify
+from tokenworks.subscriptions import cycle_store, sold_store
+from tokenworks.subscriptions import verify_store as subscriptions
+from tokenworks.trust import verify_store as trust
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+
+
+class _Made(NamedTuple):
+    """A table whose ids are made with their rows: UUIDv7, which begin with the instant. `beside`: columns that name the row, too."""
+
+    table: str
+    id: str
+    at: str
+    slack: str = "1 hour"
+    beside: tuple[str, ...] = ("account_id",)
+
+
+_MADE: Final = (
+    _Made("account", "account_id", "created_at", beside=()),
+    _Made("adjustment", "adjustment_id", "asked_at"),
+    _Made("api_key", "key_id", "created_at"),
+    _Made("approval", "approval_id", "asked_at", beside=()),
+    _Made("audit", "audit_id", "at", beside=()),
+    _Made("bill", "bill_id", "issued_at"),
+    _Made("bucket", "bucket_id", "created_at"),
+    _Made("charge", "charge_id", "charged_at"),
+    _Made("charge_file", "charge_file_id", "made_at", beside=()),
+    _Made("consent", "consent_id", "at", beside=("subscriber_id",)),
+    _Made("credit_note", "credit_note_id", "issued_at"),
+    _Made("dispute", "dispute_id", "asked_at", beside=("subscriber_id",)),
+    _Made("entry", "entry_id", "posted_at"),
+    _Made("grants", "grant_id", "opened_at"),
+    _Made("member", "member_id", "created_at"),
+    _Made("payment", "payment_id", "paid_at"),
+    _Made("payment_reversal", "reversal_id", "reversed_at", beside=("account_id", "payment_id")),
+    _Made("payout", "payout_id", "paid_at"),
+    _Made("phone_history", "phone_history_id", "changed_at", beside=("subscriber_id",)),
+    _Made("product_order", "order_id", "ordered_at"),
+    _Made("quarantine", "quarantine_id", "quarantined_at"),
+    _Made("rate_limit", "limit_id", "created_at", beside=()),
+    _Made("real_name_check", "check_id", "asked_at", beside=("subscriber_id",)),
+    _Made("reconciliation_case", "case_id", "opened_at", beside=("subscriber_id",)),
+    _Made("refund", "refund_id", "asked_at"),
+    _Made("staff", "staff_id", "created_at", beside=()),
+    _Made("staff_token", "token_id", "created_at", beside=()),
+    _Made("subscriber", "subscriber_id", "created_at"),
+    _Made("suspension", "suspension_id", "began_at", beside=("subscriber_id",)),
+    _Made("top_up", "top_up_id", "made_at", beside=("subscriber_id",)),
+    _Made("transfer", "transfer_id", "made_at"),
+    # An id is made when a request arrives; it may wait, run, and be settled by a host whose clock was off.
+    _Made("usage", "usage_id", "started_at", "1 day"),
+    _Made("work_order", "work_order_id", "created_at", beside=("subscriber_id",)),
+)
+
+
+def _made_at(made: _Made) -> str:
+    beside = "".join(f" || ' of ' || {column}" for column in made.beside)
+    at = f"to_timestamp(('x' || left(replace({made.id}::text, '-', ''), 12))::bit(48)::bigint / 1000.0)"
+    # What a migration or a statement made has a random id, which says no time.
+    return f"""SELECT '{made.table} ' || {made.id}{beside}, format('%s %s, its id was made at %s', '{made.at}', {made.at}, {at})
+        FROM {made.table} WHERE substr({made.id}::text, 15, 1) = '7'
+            AND {made.at} NOT BETWEEN {at} - interval '{made.slack}' AND {at} + interval '{made.slack}'"""
+
+
+CHECKS: Final[dict[str, str]] = {
+    **billing.CHECKS, **subscriptions.CHECKS, **catalog.CHECKS, **trust.CHECKS,
+}  # fmt: skip
+"""Of the rooms beside charging: invariant -> statement."""
+TIMED: Final[dict[str, str]] = {
+    **subscriptions.TIMED,
+    "id: what is dated was made at that time, as its id says": " UNION ALL ".join(map(_made_at, _MADE)),
+}
+"""What holds where all clocks are one: of a works whose clock a test has moved it says nothing."""
+PASSES: Final[tuple[tuple[str, Pass], ...]] = (
+    (sold_store.INVARIANT, sold_store.sold),
+    (cycle_store.INVARIANT, cycle_store.cycles),
+)
+
+
+def audit(
+    connection: Connection,
+    cards: dict[str, RateCard],
+    progress: Callable[[str, int], None] | None = None,
+    *,
+    timed: bool = True,
+) -> list[Finding]:
+    """Every broken invariant of every room, in one snapshot. Changes nothing. `timed`: whether the clocks of all are one."""
+    return verify(connection, cards, progress, _more(timed=timed), PASSES)
+
+
+def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tuple[str, Pass]]:
+    """(invariant, check) of all of them; each is for a transaction of the caller's."""
+    return list(checks(cards, _more(timed=timed), PASSES))
+
+
+def audit_steps() -> int:
+    """How many steps `progress` counts to."""
+    return steps(_more(timed=True), PASSES)
+
+
+def _more(*, timed: bool) -> dict[str, str]:
+    return CHECKS | (TIMED if timed else {})
