@@ -219,12 +219,12 @@ CHECKS: Final[dict[str, str]] = {
         FROM charge c LEFT JOIN bill b USING (bill_id)
         WHERE (c.bill_id IS NULL) <> (c.line_no IS NULL) OR (c.bill_id IS NOT NULL AND (b.subscriber_id IS DISTINCT FROM c.subscriber_id
             OR c.charged_at >= b.period_end))""",
-    "credit note: it has its date in its number, and its credits are of that line, for that reason": """
+    "credit note: it has its date in its number, and its credits are of that line": """
         SELECT 'credit note ' || n.credit_note_id || ' ' || n.credit_note_no || ' of account ' || n.account_id, format('line %s of bill %s: charge %s, %s, at %s',
                n.line_no, n.bill_id, n.charge_id, n.reason, n.issued_at)
         FROM credit_note n LEFT JOIN bill b USING (bill_id)
             LEFT JOIN LATERAL (SELECT count(*) AS found, min(k.settles_line_no) AS line_no, max(k.settles_line_no) AS line_too,
-                    bool_and(k.kind = 'credit' AND k.settles_bill_id = n.bill_id AND k.description = f.description || ': ' || n.reason
+                    bool_and(k.kind = 'credit' AND k.settles_bill_id = n.bill_id AND starts_with(k.description, f.description || ': ')
                         AND k.description_zh LIKE '%（更正）' AND n.issued_at BETWEEN k.charged_at AND k.charged_at + interval '1 minute') AS fits
                 FROM charge k LEFT JOIN charge f ON f.account_id = k.account_id AND f.charge_id = k.of_charge_id
                 WHERE k.account_id = n.account_id AND k.charge_id = ANY(n.credit_charge_ids)) k ON true

@@ -149,10 +149,12 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id || ' subscriber ' || r.subscriber_id,
             format('%s %s of product %s, %s at %s', r.action, r.offering_version, r.product_id, r.state, r.completed_at)
         FROM product_order r LEFT JOIN offering o USING (offering_version) LEFT JOIN product p ON p.product_id = r.product_id
-        WHERE o.offering_id IS DISTINCT FROM r.offering_id OR p.subscriber_id IS DISTINCT FROM r.subscriber_id
+        WHERE o.offering_id IS DISTINCT FROM r.offering_id OR (p.subscriber_id IS DISTINCT FROM r.subscriber_id AND NOT (p.product_id IS NULL AND r.starts_at IS NOT NULL
+                AND r.state IN ('acknowledged', 'cancelled', 'failed')))
             OR (r.action = 'add' AND p.order_id <> r.order_id) OR r.currency <> coalesce(o.content::jsonb->>'currency', 'CNY')
             OR (r.state IN ('completed', 'cancelled', 'failed')) <> (r.completed_at IS NOT NULL) OR r.completed_at < r.ordered_at
-            OR r.action = 'noChange' OR r.state NOT IN ('pending', 'inProgress', 'completed', 'cancelled', 'failed')
+            OR r.action = 'noChange' OR r.state NOT IN ('acknowledged', 'pending', 'inProgress', 'completed', 'cancelled', 'failed')
+            OR (r.state = 'acknowledged' AND (r.action <> 'add' OR r.starts_at IS NULL))
             OR (r.action = 'add' AND r.state = 'pending') OR (r.state = 'failed' AND r.action <> 'add')
             OR (r.action = 'add' AND r.asked <> '{}')
             -- The add order of every product is there once.
@@ -199,7 +201,9 @@ CHECKS: Final[dict[str, str]] = {
                 OR (p.parent_id IS NULL AND NOT o.content->'deliveries' ? p.delivery)))
             OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content->'deliveries', '[]')) > 0)
             OR p.started_at < r.ordered_at - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
-            OR (o.content->>'fulfilment' IS NULL AND p.started_at > r.ordered_at + interval '1 minute')
+            OR (o.content->>'fulfilment' IS NULL AND p.started_at > coalesce(r.starts_at, r.ordered_at) + interval '1 minute'
+                -- Time that a suspension stopped is not charged: it begins with the lift.
+                AND NOT EXISTS (SELECT 1 FROM suspension x WHERE x.subscriber_id = p.subscriber_id AND x.ended_at > r.starts_at))
             OR (p.step_no > 0 AND o.content->>'kind' <> 'pay_as_you_go')
             OR (p.ends_after_cycle AND p.ended_at IS NULL AND NOT EXISTS (SELECT 1 FROM product_order d
                 WHERE d.product_id = coalesce(p.parent_id, p.product_id) AND d.action = 'delete' AND d.state = 'pending'))
@@ -216,7 +220,8 @@ CHECKS: Final[dict[str, str]] = {
             OR (p.parent_id IS NULL AND p.price_nano IS NOT NULL)
         UNION ALL
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id, 'left no product' FROM product_order r
-        WHERE r.action = 'add' AND NOT EXISTS (SELECT 1 FROM product p WHERE p.order_id = r.order_id AND p.product_id = r.product_id)""",
+        WHERE r.action = 'add' AND NOT EXISTS (SELECT 1 FROM product p WHERE p.order_id = r.order_id AND p.product_id = r.product_id)
+            AND NOT (r.starts_at IS NOT NULL AND r.state IN ('acknowledged', 'cancelled', 'failed'))""",
     "product: what pays for its cycle is what was charged last, and gives a part its price": """
         SELECT 'product ' || p.product_id || ' of account ' || p.account_id, format('charge %s, last %s; price %s', p.charge_id, l.charge_id, p.price_nano)
         FROM product p JOIN LATERAL (SELECT c.charge_id, c.price_nano, c.kind, c.number, c.period_start FROM charge c WHERE c.account_id = p.account_id
