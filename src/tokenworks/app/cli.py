@@ -538,16 +538,18 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
 @pass_context
 def ledger_verify(context: Context, as_json: bool) -> None:
     """Recompute every invariant from the tables; exit 1 with the offending rows where one is broken."""
+    from tokenworks.charging import verify_chains  # noqa: PLC0415
     from tokenworks.charging.verify import steps, verify  # noqa: PLC0415
 
     with context.works() as works:
         with Progress(transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("Verifying", total=steps())
+            task = bar.add_task("Verifying", total=steps() + 1)
             findings = verify(
                 works.connection,
                 works.offerings.rate_cards(),
                 lambda _what, done: bar.update(task, completed=done),
             )
+            findings += verify_chains(works.connection, lambda _what, _done: bar.advance(task))
         counts = views.ledger_counts(works.connection)
     if as_json:
         print_json({"ok": not findings, "checked": counts, "findings": [f._asdict() for f in findings]})
