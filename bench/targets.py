@@ -217,7 +217,7 @@ class Tokenworks:
         phone = "+8613800000001"
         self.cli("subscriber", "create", "--phone", phone)
         for _ in range(4):
-            self.cli("order", "place", "--subscriber", phone, "--offering", "ctc-flagship")
+            self.cli("order", "place", "--subscriber", phone, "--offering", "ctc-flagship", "--confirm")
         self.key = json.loads(self.cli("key", "create", "--subscriber", phone, "--json"))["key"]
         named = (
             [("bench", url or f"http://127.0.0.1:{upstream.port}/v1")]
