@@ -44,6 +44,16 @@ def connect(url: str) -> Connection:
         raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
 
 
+def connect_planned(url: str) -> Connection:
+    """As `connect`, for few statements that are made over and over: each is planned once, whatever its parameters are.
+
+    To plan a statement over partitions costs ten times what it costs to run it (0.4 ms against 0.03 ms of a load of terms).
+    """
+    connection = connect(url)
+    connection.execute("SET plan_cache_mode = force_generic_plan")
+    return connection
+
+
 def _engine_url(url: str) -> str:
     return url.replace("postgresql://", "postgresql+psycopg://", 1).replace(
         "postgres://", "postgresql+psycopg://", 1
