@@ -26,6 +26,7 @@ from tokenworks.subscriptions import (
     PrivacyRules,
     Quotes,
     Sales,
+    ServedKeys,
     Subscriptions,
 )
 from tokenworks.trust import (
@@ -63,6 +64,7 @@ class Works:
     hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
+    served: ServedKeys
     notices: Notices
     bills: Bills
     disputes: Disputes
@@ -169,6 +171,7 @@ def make_works(
         hub=hub,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
+        served=ServedKeys(connection, offerings, ledger, clock, rules),
         notices=Notices(connection, clock),
         bills=bills,
         disputes=disputes,

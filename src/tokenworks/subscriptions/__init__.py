@@ -72,6 +72,7 @@ from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, R
 from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.sales import Sales
+from tokenworks.subscriptions.served import Served, ServedKeys, Versions
 from tokenworks.subscriptions.service import Subscriptions
 
 __all__ = [
@@ -129,6 +130,8 @@ __all__ = [
     "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
+    "Served",
+    "ServedKeys",
     "SeveralFound",
     "SoldVersion",
     "Stops",
@@ -141,6 +144,7 @@ __all__ = [
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",
+    "Versions",
     "When",
     "WorkOrder",
     "WorkOrderAnswered",
