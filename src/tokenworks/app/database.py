@@ -15,7 +15,7 @@ from tokenworks.kernel import AnchoredClock, Unavailable
 Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
 # This release runs on its own schema, the first, and on the next one, so that migrations expand under a running fleet.
-SCHEMAS: Final = ("0019",)
+SCHEMAS: Final = ("0024",)
 USAGE_MONTHS_AHEAD: Final = 3
 
 
