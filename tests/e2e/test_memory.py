@@ -16,7 +16,9 @@ from tests.support.server import Server, until
 from tokenworks.gateway import Reading
 
 RSS_MAX = 300_000_000
-STALL_MAX_MS = 200
+# CPU of the loop in its worst second. 50 to 60 ms on a quiet machine; beside two other tests on two cores 203 was seen, and what
+# this guards against took 5 s.
+STALL_MAX_MS = 400
 STREAMS = 50
 TOKENS = 150
 BODY = json.dumps(
