@@ -91,7 +91,9 @@ def test_an_export_is_a_file_of_its_own(place, tmp_path):
 
 def test_keys_are_wrapped_again(place):
     assert run(place, "vault", "new-key")["version"] == 2
-    assert run(place, "vault", "rewrap")["rewrapped"] >= 2
+    assert (
+        run(place, "vault", "rewrap")["rewrapped"] >= 1
+    )  # the installation's own key is there once something needed it
     assert run(place, "vault", "rewrap")["rewrapped"] == 0
     (place.data_dir / "secrets" / "person-wrap-1").unlink()
     assert run(place, "subscriber", "show", "--subscriber", PHONE)["subscriber"]["name"] == NAME
