@@ -122,6 +122,21 @@ def test_an_index_is_built_beside_writers_and_over_partitions(works):
     assert found == (3,)
 
 
+def test_an_index_is_built_over_the_levels_of_usage(works):
+    index = Index("usage_by_model", "usage", "(model)")
+    build_index(works.connection, index)
+    leaves = works.connection.execute(
+        """SELECT count(*) FILTER (WHERE i.indisvalid), count(*), (SELECT count(*) FROM pg_partition_tree('usage'))
+           FROM pg_partition_tree('usage_by_model') t JOIN pg_index i ON i.indexrelid = t.relid"""
+    ).fetchone()
+    assert leaves[0] == leaves[1] == leaves[2] > 3
+
+
+def test_the_hot_tables_are_there(works):
+    for table in schema.HOT_TABLES:
+        assert works.connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,), table
+
+
 FILLED = """
     from alembic import op
     COMPATIBLE_FROM = "{compatible}"

@@ -35,7 +35,7 @@ FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Those that a request, settlement or the bill run waits for.
 HOT_TABLES: Final = (
-    "account", "bill", "bill_line", "bucket", "cap_bucket", "change", "charge", "entry", "grants", "journal", "member", "api_key",
+    "account", "bill", "bill_line", "bucket", "change", "charge", "entry", "grants", "journal", "member", "api_key",
     "posting", "product", "subscriber", "usage", "window_use",
 )  # fmt: skip
 LOCK_TIMEOUT_MS: Final = 500
@@ -238,40 +238,38 @@ def check_schema(connection: Connection, mine: str = SCHEMA) -> None:
 def build_index(connection: Connection, index: Index, progress: Progress = _quiet) -> None:
     """Build an index while others write; nothing where it is there. On a connection with autocommit.
 
-    A build that was cut off leaves an index that is not valid: it is dropped and built anew. On a partitioned table each partition
-    gets its own, and the table's is made of them: partitions that come later have it from the table.
+    A build that was cut off leaves an index that is not valid: it is dropped and built anew. On a partitioned table each partition,
+    of whatever level, gets its own, and the table's is made of them: partitions that come later have it from the table.
     """
-    parts = [
-        str(row[0])
-        for row in connection.execute(
-            """SELECT c.relname FROM pg_partition_tree(%s::regclass) t JOIN pg_class c ON c.oid = t.relid
-               WHERE t.isleaf AND c.relkind = 'r' AND t.level > 0 ORDER BY 1""",
-            (index.table,),
-        )
-    ]
+    if not _is_valid(connection, index.name):
+        progress(f"Index {index.name}")
+        _build(connection, index, index.table, index.name)
+
+
+def _build(connection: Connection, index: Index, table: str, name: str) -> None:
     unique = "UNIQUE " if index.unique else ""
-    if _is_valid(connection, index.name):
-        return
-    progress(f"Index {index.name}")
-    if not parts:
-        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {index.name}".encode())
-        connection.execute(
-            f"CREATE {unique}INDEX CONCURRENTLY {index.name} ON {index.table} {index.definition}".encode()
-        )
+    row = connection.execute(
+        "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", (table,)
+    ).fetchone()
+    assert row is not None
+    if not row[0]:
+        connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
+        connection.execute(f"CREATE {unique}INDEX CONCURRENTLY {name} ON {table} {index.definition}".encode())
         return
     connection.execute(
-        f"CREATE {unique}INDEX IF NOT EXISTS {index.name} ON ONLY {index.table} {index.definition}".encode()
+        f"CREATE {unique}INDEX IF NOT EXISTS {name} ON ONLY {table} {index.definition}".encode()
     )
-    for part in parts:
-        name = f"{part}_{index.name}"[:63]
-        if _is_attached(connection, index.name, part):
+    parts = connection.execute(
+        """SELECT c.relname FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid WHERE h.inhparent = %s::regclass ORDER BY 1""",
+        (table,),
+    ).fetchall()
+    for (part,) in parts:
+        if _is_attached(connection, name, part):
             continue
-        if not _is_valid(connection, name):
-            connection.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {name}".encode())
-            connection.execute(
-                f"CREATE {unique}INDEX CONCURRENTLY {name} ON {part} {index.definition}".encode()
-            )
-        connection.execute(f"ALTER INDEX {index.name} ATTACH PARTITION {name}".encode())
+        own = f"{part}_{index.name}"[:63]
+        if not _is_valid(connection, own):
+            _build(connection, index, part, own)
+        connection.execute(f"ALTER INDEX {name} ATTACH PARTITION {own}".encode())
 
 
 def _is_valid(connection: Connection, name: str) -> bool:
