@@ -60,15 +60,13 @@ def _quiet(_: str) -> None:
     """Nobody looks."""
 
 
-def migrate(
-    url: str, progress: Progress = _quiet, *, folder: Path = MIGRATIONS, up_to: str | None = None
-) -> str:
+def migrate(url: str, progress: Progress = _quiet, *, folder: Path = MIGRATIONS) -> str:
     """Bring the schema to this release's, step by step. Returns the revision. Two at once: the second waits.
 
-    `up_to`: stop at this revision. Raises `Unavailable` where a lock can't be had in `LOCK_TRIES_MAX` tries: what was done until
+    Raises `Unavailable` where a lock can't be had in `LOCK_TRIES_MAX` tries: what was done until
     then stays, and a later run goes on.
     """
-    steps = [step for step in _steps(folder) if up_to is None or step.revision <= up_to]
+    steps = _steps(folder)
     with _held_alone(url) as connection:
         before = current(connection)
         if before is None:

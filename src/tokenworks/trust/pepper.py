@@ -5,8 +5,6 @@ at its start, before it makes keys that no other host knows. A new one is announ
 on when the operator says so; what was made under an earlier one stays good for as long as that one is there.
 """
 
-import os
-import secrets
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -15,7 +13,7 @@ from typing import Final
 from tokenworks.kernel import Conflict, Invalid, Unavailable
 from tokenworks.trust import store
 from tokenworks.trust.model import key_mac
-from tokenworks.trust.vault_secrets import ensure_vault_secrets
+from tokenworks.trust.vault_secrets import ensure_vault_secrets, make_secret
 
 PEPPER_BYTES: Final = 32
 FINGERPRINT_BYTES: Final = 16
@@ -39,22 +37,11 @@ def ensure_pepper(secrets_dir: Path) -> None:
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     ensure_vault_secrets(secrets_dir)
     if not has_pepper(secrets_dir):
-        _make(secrets_dir / "pepper-1")
+        make_secret(secrets_dir / "pepper-1", PEPPER_BYTES)
 
 
 def has_pepper(secrets_dir: Path) -> bool:
     return any(secrets_dir.glob("pepper-*"))
-
-
-def _make(path: Path) -> None:
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(file, "wb") as out:
-        out.write(secrets.token_bytes(PEPPER_BYTES))
-        out.flush()
-        os.fsync(out.fileno())
 
 
 def load_peppers(secrets_dir: Path) -> Peppers:
@@ -131,7 +118,7 @@ def new_pepper(connection: store.Connection, secrets_dir: Path, now: datetime) -
     version: int = max([*peppers, *(row.version for row in store.peppers(connection))]) + 1
     if version > VERSIONS_MAX:
         raise Invalid(f"there are at most {VERSIONS_MAX} versions")
-    _make(secrets_dir / f"pepper-{version}")
+    make_secret(secrets_dir / f"pepper-{version}", PEPPER_BYTES)
     check_peppers(connection, load_peppers(secrets_dir), secrets_dir, now)
     return version
 

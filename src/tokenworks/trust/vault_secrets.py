@@ -49,24 +49,25 @@ def ensure_vault_secrets(secrets_dir: Path) -> None:
     """Make version 1 of the wrapping key and the lookup key where there are none yet."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     if not any(secrets_dir.glob(f"{_WRAP}*")):
-        _make(secrets_dir / f"{_WRAP}1")
-    _make(secrets_dir / _LOOKUP)
+        make_secret(secrets_dir / f"{_WRAP}1", VAULT_KEY_BYTES)
+    make_secret(secrets_dir / _LOOKUP, VAULT_KEY_BYTES)
 
 
 def add_wrapping_key(secrets_dir: Path) -> int:
     """A new version of the wrapping key; every host needs the file before it is used. Returns the version."""
     version = load_vault_secrets(secrets_dir).version + 1
-    _make(secrets_dir / f"{_WRAP}{version}")
+    make_secret(secrets_dir / f"{_WRAP}{version}", VAULT_KEY_BYTES)
     return version
 
 
-def _make(path: Path) -> None:
+def make_secret(path: Path, length_bytes: int) -> None:
+    """A file of random bytes for its owner alone; one that is there stays."""
     try:
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return
     with os.fdopen(file, "wb") as out:
-        out.write(secrets.token_bytes(VAULT_KEY_BYTES))
+        out.write(secrets.token_bytes(length_bytes))
         out.flush()
         os.fsync(out.fileno())
 
