@@ -3,7 +3,7 @@
 from alembic import op
 
 revision = "0026"
-down_revision = "0022"
+down_revision = "0021"
 
 TABLES = """
 -- A release runs on a younger schema where no step says that it is compatible with younger releases alone.

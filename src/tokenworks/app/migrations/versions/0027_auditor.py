@@ -4,17 +4,33 @@ History refused UPDATE and DELETE; it refuses TRUNCATE as well, in every partiti
 as the owner of the tables, with a fixed search path, so that whoever settles needs no right to make tables.
 """
 
+from typing import Any, Final
+
 from alembic import op
 
-revision = "0022"
-down_revision = "0021"
+revision = "0027"
+down_revision = "0026"
+
+COMPATIBLE_FROM = "0026"
+_HISTORY = (
+    "audit", "bill_line", "consent", "entry", "offering", "payout", "phone_history", "posting", "rate_card",
+    "usage", "usage_h0", "usage_h1", "usage_h2", "usage_h3",
+)  # fmt: skip
+# A trigger is made beside readers; who writes waits for the statements that make it.
+LOCKS = {
+    "member": "AccessExclusiveLock",
+    "api_key": "AccessExclusiveLock",
+    **dict.fromkeys(_HISTORY, "ShareRowExclusiveLock"),
+}
+
+BATCH_MAX: Final = 1000
 
 TABLES = """
 -- A cap's buckets of since it was set are as large as it is; those of before say nothing that could be compared.
 ALTER TABLE member ADD COLUMN cap_set_at timestamptz NOT NULL DEFAULT now();
-ALTER TABLE api_key ADD COLUMN cap_tokens bigint CHECK (cap_tokens > 0);
-UPDATE api_key k SET cap_tokens = b.total / 1000 FROM bucket b
-WHERE b.account_id = k.account_id AND b.bucket_id = k.cap_bucket_id AND b.total >= 1000;
+-- NOT VALID reads no row while the table is locked: those that are there have none, and what is written from now on is checked.
+ALTER TABLE api_key ADD COLUMN cap_tokens bigint;
+ALTER TABLE api_key ADD CONSTRAINT api_key_cap_tokens CHECK (cap_tokens > 0) NOT VALID;
 
 -- A trigger FOR EACH STATEMENT of a partitioned table is none of its partitions: each has its own.
 CREATE FUNCTION refuse_truncate_of(history regclass) RETURNS void LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
@@ -55,3 +71,17 @@ END $$;
 
 def upgrade() -> None:
     op.execute(TABLES)
+
+
+def backfill(connection: Any, after: str | None) -> str | None:
+    """Keys that had a cap before: as large as its bucket. By key id, at most `BATCH_MAX` at a time."""
+    rows = connection.execute(
+        """WITH batch AS (SELECT account_id, key_id, cap_bucket_id FROM api_key
+                          WHERE cap_bucket_id IS NOT NULL AND key_id > %s::uuid ORDER BY key_id LIMIT %s),
+                filled AS (UPDATE api_key k SET cap_tokens = b.total / 1000 FROM batch, bucket b
+                           WHERE k.account_id = batch.account_id AND k.key_id = batch.key_id AND k.cap_tokens IS NULL
+                             AND b.account_id = batch.account_id AND b.bucket_id = batch.cap_bucket_id AND b.total >= 1000)
+           SELECT max(key_id::text), count(*) FROM batch""",
+        (after or "00000000-0000-0000-0000-000000000000", BATCH_MAX),
+    ).fetchone()
+    return rows[0] if rows[1] == BATCH_MAX else None
