@@ -29,13 +29,12 @@ def test_two_users_share_it_and_the_last_one_ends_it(tmp_path):
         with two.use() as same:
             assert url == same
         assert len(guardians(tmp_path)) == 1
-        with psycopg.connect(url) as connection:
-            assert connection.execute("SELECT current_user").fetchone() == ("tokenworks",)
+        with psycopg.connect(one.owner_url) as connection:
             connection.execute("CREATE TABLE kept (n int)")
     until(lambda: not guardians(tmp_path), what="the guardian to leave")
     with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(url)
-    with one.use() as url, psycopg.connect(url) as connection:
+        psycopg.connect(one.owner_url)
+    with one.use(), psycopg.connect(one.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     one.destroy()
     assert not one.home.exists()
@@ -54,11 +53,11 @@ def test_a_user_that_is_killed_leaves_nothing_running(tmp_path):
 
 def test_a_killed_guardian_takes_the_server_with_it_and_the_next_user_starts_another(tmp_path):
     embedded = Embedded(tmp_path, FAST)
-    with embedded.use() as url:
-        with psycopg.connect(url) as connection:
+    with embedded.use():
+        with psycopg.connect(embedded.owner_url) as connection:
             connection.execute("CREATE TABLE kept (n int)")
         os.kill(guardians(tmp_path)[0], signal.SIGKILL)
         until(lambda: not embedded._answers(), what="the server to stop")
-    with embedded.use() as url, psycopg.connect(url) as connection:
+    with embedded.use(), psycopg.connect(embedded.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     embedded.destroy()

@@ -5,6 +5,9 @@ gets when the last user is gone, `kill -9` included, and then stops the server. 
 
 PostgreSQL refuses to run as root. As root it runs as `postgres` or `nobody`; where that user may not walk to
 the data directory (under /root, say), the cluster lives in /var/lib/tokenworks and `pg.location` says where.
+
+Whoever can open its socket (mode 0700, in a folder of mode 0700) may log in as any role: the roles keep our own processes from
+changing history, not the user that they run as.
 """
 
 import contextlib
@@ -25,6 +28,9 @@ from typing import Final
 
 from tokenworks.kernel import Unavailable
 
+# The role that serves (`roles.py`), and the one that owns all.
+APP_ROLE: Final = "tokenworks_app"
+_SUPERUSER: Final = "tokenworks"
 START_TIMEOUT_S: Final = 60.0
 _ROOT_STORE: Final = Path("/var/lib/tokenworks")
 # Unix socket paths end at 107 bytes; PostgreSQL adds /.s.PGSQL.5432
@@ -57,7 +63,16 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        return f"postgresql:///tokenworks?host={self.socket_dir}&user=tokenworks"
+        """As the role that serves, which `init` makes."""
+        return self._url(APP_ROLE)
+
+    @property
+    def owner_url(self) -> str:
+        """As the cluster's superuser, who owns all: for `init`."""
+        return self._url(_SUPERUSER)
+
+    def _url(self, role: str) -> str:
+        return f"postgresql:///tokenworks?host={self.socket_dir}&user={role}"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[str]:
@@ -152,7 +167,7 @@ class Embedded:
             "-h",
             str(self.socket_dir),
             "-U",
-            "tokenworks",
+            _SUPERUSER,
             "-d",
             "postgres",
             "-c",
@@ -184,7 +199,7 @@ class Embedded:
             "-D",
             str(half),
             "-U",
-            "tokenworks",
+            _SUPERUSER,
             "--encoding=UTF8",
             "--locale=C",
             "--auth=trust",

@@ -20,10 +20,11 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 
+from tokenworks.app.roles import grant_tables, make_role
 from tokenworks.kernel import Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -60,27 +61,34 @@ def _quiet(_: str) -> None:
     """Nobody looks."""
 
 
-def migrate(url: str, progress: Progress = _quiet, *, folder: Path = MIGRATIONS) -> str:
-    """Bring the schema to this release's, step by step. Returns the revision. Two at once: the second waits.
+def migrate(
+    url: str, progress: Progress = _quiet, *, app_url: str | None = None, folder: Path = MIGRATIONS
+) -> str:
+    """Bring the schema to this release's, step by step, as the owner. Returns the revision. Two at once: the second waits.
 
+    The role of `app_url` is made where it is not there. What it may do in a new table it may as soon as the table is there.
     Raises `Unavailable` where a lock can't be had in `LOCK_TRIES_MAX` tries: what was done until
-    then stays, and a later run goes on.
+    then stays, and a later run goes on. Raises `Invalid` where the owner may not make the role.
     """
     steps = _steps(folder)
     with _held_alone(url) as connection:
+        role = None if app_url is None else make_role(connection, app_url)
         before = current(connection)
         if before is None:
             # Nobody is there yet: one transaction, no waiting.
             progress("Making the schema")
             before = steps[-1].revision
-            _upgrade(url, folder, before, lock_timeout_ms=None)
+            _upgrade(url, folder, before, role, lock_timeout_ms=None)
         for step in steps:
             if step.revision > before:
                 progress(f"Schema {step.revision}")
-                _upgrade_patiently(url, folder, step.revision)
+                _upgrade_patiently(url, folder, step.revision, role)
             for index in getattr(step.module, "INDEXES", ()):
                 build_index(connection, index, progress)
             _backfill(connection, step, progress)
+        # Tables of a younger schema are its release's to grant.
+        if role is not None and before <= steps[-1].revision:
+            grant_tables(connection, role)
         return str(current(connection))
 
 
@@ -151,7 +159,7 @@ def engine_url(url: str) -> str:
     return url
 
 
-def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | None) -> None:
+def _upgrade(url: str, folder: Path, revision: str, role: str | None, *, lock_timeout_ms: int | None) -> None:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from sqlalchemy import create_engine  # noqa: PLC0415
@@ -172,14 +180,16 @@ def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | No
                         "INSERT INTO schema_step (revision, compatible_from) VALUES (%s, %s) ON CONFLICT DO NOTHING",
                         (step.revision, _compatible_from(step)),
                     )
+        if role is not None:
+            grant_tables(cast("Connection", connection.connection.driver_connection), role)
 
 
-def _upgrade_patiently(url: str, folder: Path, revision: str) -> None:
+def _upgrade_patiently(url: str, folder: Path, revision: str, role: str | None) -> None:
     from sqlalchemy.exc import OperationalError  # noqa: PLC0415
 
     for left in range(LOCK_TRIES_MAX - 1, -1, -1):
         try:
-            _upgrade(url, folder, revision, lock_timeout_ms=LOCK_TIMEOUT_MS)
+            _upgrade(url, folder, revision, role, lock_timeout_ms=LOCK_TIMEOUT_MS)
             return
         except OperationalError as error:
             if not isinstance(error.orig, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
@@ -213,7 +223,12 @@ def check_schema(connection: Connection, mine: str = SCHEMA) -> None:
 
     It runs on its own, and on a younger one whose steps are compatible with it.
     """
-    there = current(connection)
+    try:
+        there = current(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        raise Unavailable(
+            f"the database's role {connection.info.user} has no rights in it yet: run `tokenworks init`"
+        ) from None
     if there is None:
         raise Unavailable("the database has no schema yet: run `tokenworks init` first")
     if there == mine:
