@@ -244,8 +244,8 @@ HISTORY = (
 )  # fmt: skip
 
 
-def test_history_is_not_emptied_in_any_of_its_partitions(database_url):
-    with contextlib.closing(database.connect(database_url)) as connection:
+def test_history_is_not_emptied_in_any_of_its_partitions(owner_url):
+    with contextlib.closing(database.connect(owner_url)) as connection:
         connection.execute("SELECT ensure_usage_month('2031-02-03')")
         parts = [
             row[0]

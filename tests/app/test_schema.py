@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
+from tests.support.databases import as_role
 from tests.support.server import Server, until
 from tokenworks.app import schema
 from tokenworks.app.database import connect
@@ -86,8 +87,8 @@ def test_a_step_locks_what_it_says_and_changes_the_catalogue_alone(empty_url, re
     assert step.revision >= getattr(step.module, "COMPATIBLE_FROM", step.revision)
 
 
-def test_an_index_is_built_beside_writers_and_over_partitions(works):
-    connection = works.connection
+def test_an_index_is_built_beside_writers_and_over_partitions(owner):
+    connection = owner
     connection.execute("CREATE TABLE plain (n int)")
     connection.execute("INSERT INTO plain VALUES (1), (1)")
     connection.execute("CREATE TABLE parted (n int, part int) PARTITION BY LIST (part)")
@@ -122,10 +123,10 @@ def test_an_index_is_built_beside_writers_and_over_partitions(works):
     assert found == (3,)
 
 
-def test_an_index_is_built_over_the_levels_of_usage(works):
+def test_an_index_is_built_over_the_levels_of_usage(owner):
     index = Index("usage_by_model", "usage", "(model)")
-    build_index(works.connection, index)
-    leaves = works.connection.execute(
+    build_index(owner, index)
+    leaves = owner.execute(
         """SELECT count(*) FILTER (WHERE i.indisvalid), count(*), (SELECT count(*) FROM pg_partition_tree('usage'))
            FROM pg_partition_tree('usage_by_model') t JOIN pg_index i ON i.indexrelid = t.relid"""
     ).fetchone()
@@ -156,7 +157,7 @@ FILLED = """
 """
 
 
-def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, database_url, folder):
+def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, owner_url, folder):
     for _ in range(5):
         works.ledger.open_account()
 
@@ -165,28 +166,28 @@ def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, database_url, fo
 
     broken = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=True))
     with pytest.raises(RuntimeError):
-        migrate(database_url, folder=broken)
+        migrate(owner_url, folder=broken)
     assert blue() == 2
     assert plan_steps(works.connection, broken) == []
     works.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
     whole = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     said = []
-    assert migrate(database_url, said.append, folder=whole) == "9001"
+    assert migrate(owner_url, said.append, folder=whole) == "9001"
     assert blue() == 3  # the first batch is not done twice
     assert len([one for one in said if one.startswith("Filling")]) == 2
     said.clear()
-    migrate(database_url, said.append, folder=whole)
+    migrate(owner_url, said.append, folder=whole)
     assert said == []
 
 
-def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, database_url, folder):
+def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, owner, owner_url, folder):
     made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     assert plan_steps(works.connection, made) == [
         Step(
             "9001", "A step of a later release.", schema.SCHEMA, {"account": "AccessExclusiveLock"}, [], True
         )
     ]
-    migrate(database_url, folder=made)
+    migrate(owner_url, folder=made)
     check_schema(works.connection)
     with pytest.raises(Unavailable, match="runs releases from schema"):
         check_schema(works.connection, "0019")
@@ -194,30 +195,30 @@ def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, da
         check_schema(works.connection, "9002")
     # The contract step: nothing older may run.
     made = folder("9002", "def upgrade():\n    pass\n", after="9001")
-    migrate(database_url, folder=made)
+    migrate(owner_url, folder=made)
     with pytest.raises(Unavailable, match="runs releases from schema 9002 on"):
         check_schema(works.connection)
     check_schema(works.connection, "9002")
     # Something else set the number: what that schema runs is not known.
-    works.connection.execute("UPDATE alembic_version SET version_num = '9003'")
+    owner.execute("UPDATE alembic_version SET version_num = '9003'")
     with pytest.raises(Unavailable, match="runs releases from schema 9003 on"):
         check_schema(works.connection, "9002")
 
 
-def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, database_url, folder, monkeypatch):
+def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, owner_url, folder, monkeypatch):
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 2)
     monkeypatch.setattr(schema, "LOCK_PAUSE_S", 0)
     monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 10)
     made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
-    with contextlib.closing(connect(database_url)) as other:
+    with contextlib.closing(connect(owner_url)) as other:
         other.autocommit = False
         other.execute("SELECT count(*) FROM account")
         with pytest.raises(Unavailable, match="see pg_stat_activity"):
-            migrate(database_url, folder=made)
+            migrate(owner_url, folder=made)
         assert schema.current(works.connection) == schema.SCHEMA
         check_schema(works.connection)
         other.rollback()
-    assert migrate(database_url, folder=made) == "9001"
+    assert migrate(owner_url, folder=made) == "9001"
 
 
 def test_a_host_serves_while_the_next_schema_comes_and_starts_anew_on_it(tmp_path, upstream, folder):
@@ -225,7 +226,10 @@ def test_a_host_serves_while_the_next_schema_comes_and_starts_anew_on_it(tmp_pat
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-light")
         assert server.chat(key, {"tokens": 5})[0] == 200
-        migrate(server.url, folder=folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False)))
+        migrate(
+            as_role(server.url, "tokenworks"),
+            folder=folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False)),
+        )
         assert server.chat(key, {"tokens": 5})[0] == 200
         (recorder,) = [pid for name, pid in server.processes() if name == "recorder"]
         os.kill(recorder, signal.SIGKILL)

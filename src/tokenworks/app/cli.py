@@ -605,7 +605,7 @@ def ledger_verify(context: Context, as_json: bool) -> None:
     else:
         views.print_verified(counts, findings)
         if context.may_change_history:
-            say("The database's role could change history (single_role): see docs/RUNBOOK.md.", err=True)
+            say("The database's role could change history (single_role): see docs/RUNBOOK.md.")
     sys.exit(1 if findings else 0)
 
 
