@@ -262,7 +262,10 @@ def test_an_erasure_takes_out_every_free_text_about_the_person(works, owner, spe
         "DELETE FROM credit_note",
     ):
         with pytest.raises(psycopg.errors.RaiseException, match="history"):
-            works.connection.execute(statement)
+            owner.execute(statement)
+    # Of that text the role that serves has the right, and the trigger holds it to it.
+    with pytest.raises(psycopg.errors.RaiseException, match="history"):
+        works.connection.execute("UPDATE payment SET reason = 'another'")
 
 
 def test_plain_text_is_refused_by_the_database(works, subscriber):

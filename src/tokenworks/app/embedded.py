@@ -152,30 +152,6 @@ class Embedded:
             if guardian.poll() is not None or time.monotonic() > deadline:
                 raise Unavailable(f"the embedded PostgreSQL did not start; {log} says why")
             time.sleep(0.02)
-        self._make_database()
-
-    def _make_database(self) -> None:
-        if self._psql("SELECT 1 FROM pg_database WHERE datname = 'tokenworks'") != "1":
-            self._psql("CREATE DATABASE tokenworks")
-
-    def _psql(self, statement: str) -> str:
-        done = self._run(
-            "psql",
-            "-X",
-            "-A",
-            "-t",
-            "-h",
-            str(self.socket_dir),
-            "-U",
-            _SUPERUSER,
-            "-d",
-            "postgres",
-            "-c",
-            statement,
-        )
-        if done.returncode:
-            raise Unavailable(f"the embedded PostgreSQL refused {statement!r}: {done.stderr.strip()}")
-        return done.stdout.strip()
 
     def _make_cluster(self) -> None:
         if (self.pgdata / "PG_VERSION").exists():
@@ -207,6 +183,13 @@ class Embedded:
         )
         if done.returncode:
             raise Unavailable(f"initdb failed: {done.stderr.strip()}")
+        # Before anybody can connect, and without a login: from now on the superuser's is for `init` alone.
+        done = self._run(
+            "postgres", "--single", "-D", str(half), "-c", "log_min_messages=error", "-c", "fsync=off", "postgres",
+            given="CREATE DATABASE tokenworks\n",
+        )  # fmt: skip
+        if done.returncode or "ERROR" in done.stderr:
+            raise Unavailable(f"making the database failed: {done.stderr.strip()}")
         half.rename(self.pgdata)
         os.sync()
 
@@ -223,9 +206,10 @@ class Embedded:
         """The command as the server's user; it is told to stop when the guardian dies."""
         return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
 
-    def _run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, program: str, *args: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [str(self._bin() / program), *args],
+            input=given,
             capture_output=True,
             text=True,
             check=False,
