@@ -118,13 +118,13 @@ def test_a_text_that_an_erasure_takes_is_all_that_it_may_change(connection):
         connection.execute("SET session_replication_role = replica")
 
 
-def test_the_role_owns_nothing_and_makes_nothing(connection):
+def test_the_role_owns_nothing_and_makes_nothing(connection, owner):
     assert connection.execute(
         "SELECT count(*) FROM pg_class WHERE relowner = current_user::regrole"
     ).fetchone() == (0,)
     for statement in (
         "CREATE TABLE mine (n int)", "CREATE FUNCTION format(text, bigint, text) RETURNS text LANGUAGE sql AS 'SELECT $1'",
-        "CREATE ROLE mine", "CREATE DATABASE mine", "SET ROLE tokenworks", "SELECT refuse_truncate_of('account')",
+        "CREATE ROLE mine", "CREATE DATABASE mine", f"SET ROLE {owner.info.user}", "SELECT refuse_truncate_of('account')",
         "INSERT INTO schema_step VALUES ('9', '9')", "UPDATE alembic_version SET version_num = '9'", "DELETE FROM charge",
         "UPDATE sealing SET done_at = now()", "DELETE FROM bucket", "TRUNCATE account CASCADE", "COPY audit TO PROGRAM 'true'",
     ):  # fmt: skip

@@ -197,14 +197,15 @@ def _may_change_history(connection: Connection) -> tuple[str, str | None]:
     """The role that logged in, and by what it may change what is history, or have it changed."""
     row = connection.execute(
         """WITH part AS (
-               SELECT c.oid, c.relowner FROM pg_class c JOIN (
+               SELECT c.oid, c.relowner, c.relacl, c.relispartition FROM pg_class c JOIN (
                    SELECT h::regclass AS relid FROM unnest(%s::text[]) h
                    UNION SELECT t.relid FROM unnest(%s::text[]) h CROSS JOIN pg_partition_tree(h::regclass) t) all_of ON all_of.relid = c.oid)
            SELECT session_user, r.rolsuper, r.rolcreaterole,
                (SELECT min(w) FROM unnest(ARRAY['pg_execute_server_program', 'pg_write_server_files']) w
                 WHERE pg_has_role(session_user, w, 'MEMBER')),
                (SELECT min(oid::regclass::text) FROM part WHERE pg_has_role(session_user, relowner, 'MEMBER')),
-               (SELECT min(oid::regclass::text) FROM part WHERE has_table_privilege(session_user, oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')),
+               (SELECT min(oid::regclass::text) FROM part WHERE (relacl IS NOT NULL OR NOT relispartition)
+                    AND has_table_privilege(session_user, oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')),
                (SELECT min(attrelid::regclass::text || '.' || attname) FROM pg_attribute JOIN part ON part.oid = attrelid
                 WHERE attacl IS NOT NULL AND has_column_privilege(session_user, attrelid, attnum, 'UPDATE')
                     AND attrelid::regclass::text || '.' || attname <> ALL (%s)),
