@@ -250,7 +250,9 @@ def test_an_owner_who_may_not_make_roles_is_told_what_an_administrator_has_to_ru
             superuser.execute("REVOKE CONNECT, TEMP ON DATABASE " + superuser.info.dbname + " FROM PUBLIC")
             superuser.execute("REVOKE USAGE ON SCHEMA public FROM PUBLIC")
             superuser.execute(f"GRANT CONNECT ON DATABASE {superuser.info.dbname} TO {owner}")
-            superuser.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {owner}")
+            superuser.execute(f"GRANT USAGE ON SCHEMA public TO {owner}")
+            # As databases of before PostgreSQL 15 have it.
+            superuser.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
             owner_url, app_url = as_role(empty_url, owner, "x"), as_role(empty_url, other_role, "y")
             with pytest.raises(
                 Invalid, match=f"has to run: CREATE ROLE \"{other_role}\" LOGIN PASSWORD '…';"
@@ -263,6 +265,13 @@ def test_an_owner_who_may_not_make_roles_is_told_what_an_administrator_has_to_ru
                 migrate(owner_url, app_url=app_url)
             superuser.execute(f"GRANT CONNECT ON DATABASE {superuser.info.dbname} TO {other_role}")
             superuser.execute(f"GRANT USAGE ON SCHEMA public TO {other_role}")
+            with pytest.raises(
+                Invalid,
+                match=f'run: GRANT CREATE ON SCHEMA public TO "{owner}"; REVOKE CREATE ON SCHEMA public FROM PUBLIC',
+            ):
+                migrate(owner_url, app_url=app_url)
+            superuser.execute(f"GRANT CREATE ON SCHEMA public TO {owner}")
+            superuser.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
             # Nothing was begun before all that was there.
             assert schema.current(superuser) is None
             assert migrate(owner_url, app_url=app_url) == schema.SCHEMA

@@ -7,7 +7,7 @@ Where one role has both duties (`single_role`), history is kept by triggers alon
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import psycopg
@@ -96,7 +96,7 @@ def grant_tables(connection: Connection, role: str) -> None:
     _do(connection, lambda: _to_grant(connection, role))
 
 
-def _do(connection: Connection, statements: Any) -> None:
+def _do(connection: Connection, statements: Callable[[], Iterator[sql.Composed]]) -> None:
     """Run statements until none is left to be run. Raises `Invalid` with those that only somebody else may run."""
     for statement in (wanted := list(statements())):
         try:
@@ -120,8 +120,10 @@ def _to_let_in(connection: Connection, role: str) -> Iterator[sql.Composed]:
     row = connection.execute(
         """SELECT current_database(), has_database_privilege(%(r)s, current_database(), 'CONNECT'),
                has_schema_privilege(%(r)s, 'public', 'USAGE'),
-               EXISTS (SELECT 1 FROM pg_namespace n CROSS JOIN aclexplode(n.nspacl) a
-                       WHERE n.nspname = 'public' AND a.grantee = 0 AND a.privilege_type = 'CREATE')""",
+               coalesce(bool_or(a.grantee = 0), false),
+               pg_has_role(current_user, n.nspowner, 'USAGE') OR coalesce(bool_or(a.grantee = current_user::regrole), false), current_user
+           FROM pg_namespace n LEFT JOIN LATERAL aclexplode(n.nspacl) a ON a.privilege_type = 'CREATE'
+           WHERE n.nspname = 'public' GROUP BY n.oid, n.nspowner""",
         {"r": role},
     ).fetchone()
     assert row is not None
@@ -132,6 +134,8 @@ def _to_let_in(connection: Connection, role: str) -> Iterator[sql.Composed]:
         yield sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(to)
     if row[3]:
         # Databases of before PostgreSQL 15: whoever makes functions there could have the owner's functions call them.
+        if not row[4]:
+            yield sql.SQL("GRANT CREATE ON SCHEMA public TO {}").format(sql.Identifier(row[5]))
         yield sql.SQL("REVOKE CREATE ON SCHEMA public FROM PUBLIC").format()
 
 
