@@ -185,7 +185,11 @@ class HostMetrics:
             failed.add_metric([job, state], count)
         yield failed
         report = self.recorder()
-        if report:
+        if report and report["age_seconds"] > STALE_S:
+            # What it said then may not be true any more; that it is silent is.
+            said = ("database_ok", "settling_ok")
+            report = {"age_seconds": report["age_seconds"], **{name: 0 for name in said if name in report}}
+        elif report:
             lost = CounterMetricFamily(
                 "tokenworks_loss_tokens",
                 "tokens that the operator bore, as they were settled by this host",

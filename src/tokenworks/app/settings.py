@@ -231,6 +231,12 @@ class Settings(BaseModel):
     key_cache_max: int = Field(
         default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
     )
+    recorder_wait_s: int = Field(
+        default=10,
+        ge=1,
+        le=600,
+        description="a request for which the recorder answers nothing for this long is refused with 503",
+    )
     key_max_stale_s: int = Field(
         default=300, ge=1, le=86_400, description="without the database no request is admitted after this"
     )

@@ -66,6 +66,7 @@ class Worker:
             self.worker_id,
             self.gateway.slices,
             clock,
+            answer_wait_s=settings.recorder_wait_s,
             on_publish=self._published,
             on_die=self._fenced,
         )

@@ -612,6 +612,7 @@ class Gateway:
         now_s = self.loop.time()
         self._failures_logged = 0
         self.wheel.tick(int(now_s))
+        self.client.tick()
         oldest_s = now_s - self.settings.request_timeout_s
         deferred, self.deferred = self.deferred, []
         second = int(now_s)
