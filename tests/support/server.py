@@ -32,7 +32,7 @@ from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
 
 ROOT = Path(__file__).parents[2]
-FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false"}
+FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false", "TOKENWORKS_DRAIN_GRACE_S": "0"}
 PHONES = iter(range(13_900_000_000, 13_999_999_999))
 
 

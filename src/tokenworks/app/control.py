@@ -136,6 +136,8 @@ class HostMetrics:
 
     def not_ready(self) -> list[str]:
         reasons = []
+        if self._settings.leaving.exists():
+            reasons.append("draining")
         recorder = self.recorder()
         if not recorder or recorder["age_seconds"] > STALE_S:
             reasons.append("the recorder does not report")

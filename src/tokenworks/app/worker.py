@@ -55,6 +55,7 @@ class Worker:
             str(settings.run_dir / "control.sock"),
             tls=settings.tls_key is not None,
         )
+        self.gateway.leaving_path = settings.leaving
         self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
         # What was learned of the deployments outlives the process that learned it.
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():

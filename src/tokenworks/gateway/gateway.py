@@ -148,6 +148,7 @@ class Gateway:
         self.control_open = 0
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
+        self.leaving_path: Path | None = None
         self.cutting = False  # the time to drain is over: nothing is sent any more
         self.journal_full = False
         self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
@@ -467,6 +468,7 @@ class Gateway:
     def not_ready(self) -> list[str]:
         """Why this worker can't serve, if so."""
         reasons = []
+        self._look_whether_leaving()
         if not self.client.ready:
             reasons.append("the recorder does not answer")
         if not self.snapshot.number:
@@ -613,6 +615,7 @@ class Gateway:
         self._failures_logged = 0
         self.wheel.tick(int(now_s))
         self.client.tick()
+        self._look_whether_leaving()
         oldest_s = now_s - self.settings.request_timeout_s
         deferred, self.deferred = self.deferred, []
         second = int(now_s)
@@ -652,6 +655,11 @@ class Gateway:
                 log.exception("gateway.tick_failed", request_id=exchange.request_id)
                 if exchange.conn is not None:
                     exchange.conn.abort()
+
+    def _look_whether_leaving(self) -> None:
+        """A host that leaves still takes requests, and asks its clients with each answer to connect anew: elsewhere."""
+        if not self.draining and self.leaving_path is not None and self.leaving_path.exists():
+            self.draining = True
 
     def drain(self) -> None:
         """No new connections; those that idle are closed, the others when their response is written."""
