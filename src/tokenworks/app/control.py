@@ -155,6 +155,19 @@ class HostMetrics:
             reasons.append("no worker is ready")
         return reasons
 
+    def certificate_words(self) -> str | None:
+        readings = [reading.counters for _, reading in self.readings()]
+        expires_s = min(
+            (c["certificate_expires_s"] for c in readings if c["certificate_expires_s"]), default=None
+        )
+        if expires_s is None:
+            return None
+        if time.time() >= expires_s:
+            return "the certificate of the public port expired"
+        if any(c["certificate_not_loaded"] for c in readings):
+            return "a new certificate was not loaded: the log says why"
+        return None
+
     def collect(self) -> Iterator[Any]:
         readings = self.readings()
         if readings:
@@ -222,10 +235,9 @@ def make_admin_app(metrics: HostMetrics) -> FastAPI:
 
     @app.get("/readyz")
     def readyz() -> PlainTextResponse:
-        reasons = metrics.not_ready()
-        return PlainTextResponse(
-            ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n", 503 if reasons else 200
-        )
+        reasons, words = metrics.not_ready(), metrics.certificate_words()
+        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "")
+        return PlainTextResponse(f"{text}\n", 503 if reasons else 200)
 
     @app.get("/metrics")
     def prometheus() -> Response:

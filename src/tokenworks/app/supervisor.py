@@ -23,6 +23,7 @@ import structlog
 from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.renewing import Certificates
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
@@ -93,6 +94,9 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
         settings = self._settings
         check_exposure(settings)
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            # A worker would say so again and again.
+            Certificates(settings.tls_certificate, settings.tls_key)
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)

@@ -149,6 +149,8 @@ class Gateway:
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
         self.leaving_path: Path | None = None
+        self.certificate_words: Callable[[], str | None] = lambda: None
+        """What is to be said of the certificate, where something is."""
         self.cutting = False  # the time to drain is over: nothing is sent any more
         self.journal_full = False
         self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
@@ -456,7 +458,10 @@ class Gateway:
 
     def _health(self, conn: ClientConnection, path: str) -> None:
         reasons = self.not_ready() if path == "/readyz" else []
-        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n"
+        words = self.certificate_words() if path == "/readyz" else None
+        text = (
+            ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "") + "\n"
+        )
         status = b"503 Service Unavailable" if reasons else b"200 OK"
         request_id = self.ids.next().encode()
         conn.write(
