@@ -142,7 +142,9 @@ def test_no_handshake_fails_while_a_certificate_is_renewed(tmp_path, files):
     with Server(tmp_path / "host", workers=2, tls_certificate=chain, tls_key=key) as server:
         assert presented(server) == "first"
         expires_s = (NOW + timedelta(days=30)).timestamp()
-        until(lambda: server.metrics("certificate_expires_s") == [expires_s] * 2, what="its end in the metrics")
+        until(
+            lambda: server.metrics("certificate_expires_s") == [expires_s] * 2, what="its end in the metrics"
+        )
         connecting = Handshakes(server)
         connecting.start()
         new_chain, new_key = pair("second", days=90)
