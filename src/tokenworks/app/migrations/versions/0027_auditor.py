@@ -85,3 +85,13 @@ def backfill(connection: Any, after: str | None) -> str | None:
         (after or "00000000-0000-0000-0000-000000000000", BATCH_MAX),
     ).fetchone()
     return rows[0] if rows[1] == BATCH_MAX else None
+
+
+def backfill_rows(connection: Any, after: str | None) -> int:
+    """Keys with a cap from `after` on."""
+    return int(
+        connection.execute(
+            "SELECT count(*) FROM api_key WHERE cap_bucket_id IS NOT NULL AND key_id > %s::uuid",
+            (after or "00000000-0000-0000-0000-000000000000",),
+        ).fetchone()[0]
+    )
