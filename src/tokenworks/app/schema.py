@@ -49,6 +49,8 @@ LOCK_TIMEOUT_MS: Final = 500
 LOCK_TRIES_MAX: Final = 60
 LOCK_PAUSE_S: Final = 0.5
 _MIGRATION_LOCK: Final = 7461001
+# How `pg_stat_activity` names the connections of `init`.
+APPLICATION_NAME: Final = "tokenworks migrate"
 
 Progress = Callable[[str], None]
 """Called with what is done next, at each batch of a backfill with the rows that are done."""
@@ -160,7 +162,7 @@ def _compatible_from(step: Any) -> str:
 
 @contextlib.contextmanager
 def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
-    with psycopg.connect(url, autocommit=True, application_name="tokenworks migrate") as connection:
+    with psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_MIGRATION_LOCK,)).fetchone()
         if row is None or not row[0]:
             # The server ends the statement of a run that was killed, and its lock with it, at the statement's end.
@@ -197,7 +199,10 @@ def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | No
 
     config = Config()
     config.set_main_option("script_location", str(folder))
-    with create_engine(engine_url(url), poolclass=NullPool).begin() as connection:
+    engine = create_engine(
+        engine_url(url), poolclass=NullPool, connect_args={"application_name": APPLICATION_NAME}
+    )
+    with engine.begin() as connection:
         if lock_timeout_ms is not None:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
         config.attributes["connection"] = connection
