@@ -16,6 +16,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from tests.support.auditor import verify as audit
 from tokenworks.catalog import Counts
 from tokenworks.charging import model, settle_store, verify
 from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
@@ -72,6 +73,23 @@ def grant(works, account_id, bucket, journal_id, amount, grant_id=None):
 
 def findings(works):
     return verify(works.connection, works.offerings.rate_cards())
+
+
+def test_requests_that_end_at_once_share_a_place_in_the_journal(sold):
+    works, account_id, bucket, journal_id = sold
+    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
+    records = [usage_record(1, account_id, part, Counts(output=7)) for _ in range(2)]
+    for at, (_, record) in enumerate(records):
+        record.request_id = f"req-{at}"
+    assert settle(works.connection, journal_id, 1, records) == 2
+    assert audit(works.connection, works.offerings.rate_cards()) == []
+    # The same attempt twice is none of that.
+    with works.connection.transaction():
+        works.connection.execute("SET LOCAL session_replication_role = replica")
+        works.connection.execute("UPDATE usage SET request_id = 'req-0'")
+    found = audit(works.connection, works.offerings.rate_cards())
+    assert {f.invariant for f in found} == {"usage: one record for each attempt of a request, in its time"}
 
 
 def test_settling_twice_applies_once(sold):
