@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.support.server import ROOT, Server, until
+from tests.support.server import ROOT, Server, in_process, until
 
 # The first release that runs on younger schemas: that of 0026.
 OLD = "28fcaa9479b1b0aa4998df933cf583a3de729897"
@@ -48,7 +48,11 @@ class Host(Server):
         return super().environ() | {"PYTHONPATH": str(self.release)}
 
     def cli(self, *args, check=True, release=None):
-        """A command of the host's release, or of another one, with this host's settings."""
+        """A command of the host's release, or of another one, with this host's settings: of this one in this process."""
+        if (release or self.release) == THIS and args[0] != "serve":
+            done = in_process(["--data-dir", str(self.data_dir), *args], self.environ())
+            assert not check or done.returncode == 0, done.stderr
+            return done
         done = subprocess.run(
             self.command(*args), capture_output=True, text=True, env=self.environ_of(release), cwd=ROOT, timeout=1800
         )  # fmt: skip
