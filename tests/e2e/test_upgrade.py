@@ -70,50 +70,51 @@ def one(connection, statement, *args):
     return connection.execute(statement, args).fetchone()[0]
 
 
-@pytest.mark.parametrize(
-    ("rows", "accounts", "kills_max"),
-    [(20_000, 40, 3), pytest.param(ROWS_NIGHTLY, 1200, 40, marks=pytest.mark.nightly)],
-)
-def test_a_filled_installation_is_upgraded_while_it_serves_and_goes_back_until_the_contract_step(
-    tmp_path, upstream, folder, rows, accounts, kills_max  # noqa: F811
-):  # fmt: skip
+@pytest.fixture(params=[20_000, pytest.param(ROWS_NIGHTLY, marks=pytest.mark.nightly)])
+def upgrade(request, tmp_path, upstream, folder):  # noqa: F811
+    """A filled installation of the old release, on which no host serves yet."""
+    rows = request.param
     old = tree_of(OLD, tmp_path / "old")
-    home, steps = tmp_path / "database", {}
+    home = tmp_path / "database"
     in_memory(home)
     with contextlib.ExitStack() as stack:
         stack.callback(Embedded(home, QUICK).destroy)
         url = stack.enter_context(Embedded(home, QUICK).use())
+        made = Upgrade(stack, tmp_path, old, url, folder, long=rows == ROWS_NIGHTLY)
+        made.fill(rows, accounts=1200 if made.long else 40)
+        made.lose_a_host(home, upstream)
+        yield made
+
+
+class Upgrade:
+    """Hosts `a` and `b` under traffic, and `late`, which died with unsettled records and comes back with the new release."""
+
+    def __init__(self, stack, tmp_path, old, url, folder, *, long):  # noqa: F811
+        self.stack, self.old, self.url, self.folder, self.long = stack, old, url, folder, long
+        self.steps = {}
         settings = {"database_url": url, "secrets_dir": tmp_path / "secrets", "bill_run_every_h": 0}
-        a, b, late = (Host(tmp_path / name, old, **settings) for name in ("a", "b", "late"))
+        self.a, self.b, self.late = (Host(tmp_path / name, old, **settings) for name in ("a", "b", "late"))
 
-        # The old release fills it. What it would bill for last month is kept from a copy.
-        with timed(steps, "fill"):
-            a.cli("init")
-            filled = fill(a, rows, accounts)
-        with timed(steps, "bills of the old release"):
-            expected, people = bills_of_a_copy(a, url)
-        connection = stack.enter_context(contextlib.closing(connect(url)))
-        filled_rows = one(connection, "SELECT count(*) FROM usage")
-        known_bills = [row[0] for row in connection.execute("SELECT bill_id FROM bill")]
-        billed = connection.execute(OLD_BILLS, (known_bills,)).fetchall()
-        assert filled_rows >= rows
-        assert len(known_bills) >= accounts
-        assert len(expected) >= len(known_bills) + accounts
+    def fill(self, rows, accounts):
+        """The old release fills it. What it would bill for last month is kept from a copy."""
+        with timed(self.steps, "fill"):
+            self.a.cli("init")
+            self.filled = fill(self.a, rows, accounts)
+        with timed(self.steps, "bills of the old release"):
+            self.bills, self.people = bills_of_a_copy(self.a, self.url)
+        self.connection = self.stack.enter_context(contextlib.closing(connect(self.url)))
+        self.filled_rows = self.one("SELECT count(*) FROM usage")
+        known = [row[0] for row in self.connection.execute("SELECT bill_id FROM bill")]
+        self.known_bills = (known, self.connection.execute(OLD_BILLS, (known,)).fetchall())
+        assert self.filled_rows >= rows
+        assert len(known) >= accounts
+        assert len(self.bills) >= len(known) + accounts, "last month's are still to be made"
 
-        # A host of it dies with records in its journal that are nowhere else.
+    def lose_a_host(self, home, upstream):
+        """It dies with records in its journal that are nowhere else."""
+        late, key = self.late, self.filled["keys"][0]
         with late:
-            late.cli(
-                "deployment",
-                "add",
-                "--name",
-                "stub",
-                "--model",
-                "stub",
-                "--base-url",
-                upstream.url,
-                "--allow-private",
-            )
-            key = filled["keys"][0]
+            late.add_deployment("stub", "stub", upstream.url, wait=False)
             until(
                 lambda: late.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=200)[0] == 200,
                 what="the deployment",
@@ -122,112 +123,141 @@ def test_a_filled_installation_is_upgraded_while_it_serves_and_goes_back_until_t
                 for _ in range(LOST_RECORDS):
                     assert late.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=200)[0] == 200
                 late.kill()
-        assert one(connection, "SELECT count(*) FROM usage") <= filled_rows + 1
+        assert self.one("SELECT count(*) FROM usage") <= self.filled_rows + 1
 
-        stack.enter_context(a)
-        stack.enter_context(b)
-        traffic = stack.enter_context(Traffic((a, b), filled["keys"], filled["staff"]))
-        traffic.more(REQUESTS)
+    def serve(self):
+        """Both hosts with the old release, and clients that ask from now on."""
+        for host in (self.a, self.b):
+            self.stack.enter_context(host)
+        self.traffic = self.stack.enter_context(
+            Traffic((self.a, self.b), self.filled["keys"], self.filled["staff"])
+        )
+        self.traffic.more(REQUESTS)
 
-        # `init` of this release, while hosts of the old one serve; killed at each thing that it says.
-        planned = plan_steps(connection)
-        assert planned and planned[-1].revision == schema.SCHEMA
+    def expand(self):
+        """`init` of this release, while hosts of the old one serve; killed at each thing that it says."""
+        planned = plan_steps(self.connection)
+        assert planned
+        assert planned[-1].revision == schema.SCHEMA
         assert all(step.compatible_from <= schema.FIRST_STEP for step in planned), (
-            "the old release may serve meanwhile"
+            "the old release may serve on"
         )
-        with timed(steps, "init"):
+        kills_max = 40 if self.long else 2
+        with timed(self.steps, "init"):
             killed = killed_at_each_thing(
-                a.command("init"), a.environ_of(THIS), kills_max, lambda: no_release_starts_on_what_is_unfinished(connection)
+                self.a.command("init"), self.a.environ_of(THIS), kills_max, self.no_release_starts_on_what_is_unfinished
             )  # fmt: skip
-        assert f"Schema {schema.SCHEMA}" in killed or len(killed) == kills_max
-        assert plan_steps(connection) == []
-        check_schema(connection)
-        traffic.more(REQUESTS)
+        assert killed
+        assert plan_steps(self.connection) == []
+        check_schema(self.connection)
+        self.traffic.more(REQUESTS)
 
-        # What hosts of the old release write from now on is complete, too.
-        a.cli(
-            "key",
-            "create",
-            "--subscriber",
-            filled["family"],
-            "--name",
-            "of the old release",
-            "--cap-tokens",
-            "7000",
-        )
-        a.cli(
-            "member",
-            "cap",
-            "--subscriber",
-            filled["family"],
-            "--member",
-            filled["son"],
-            "--cap-tokens",
-            "90000",
-        )
+    def write_beside(self):
+        """What the old release writes from now on is complete, too."""
+        family = ("--subscriber", self.filled["family"])
+        self.a.cli("key", "create", *family, "--name", "of the old release", "--cap-tokens", "7000")
+        self.a.cli("member", "cap", *family, "--member", self.filled["son"], "--cap-tokens", "90000")
 
-        # Both releases serve; the host that died comes back with this one, and settles what it had.
-        with timed(steps, "a host takes the new release"):
-            traffic.restart(a, THIS)
-        late.release = THIS
-        with late:
+    def take_turns(self):
+        """A host takes this release, and the lost one comes back with it and settles what it had."""
+        with timed(self.steps, "a host takes the new release"):
+            self.traffic.restart(self.a, THIS)
+        self.late.release = THIS
+        with self.late:
             until(
-                lambda: late.metrics("recorder_unsettled_records") == [0.0],
+                lambda: self.late.metrics("recorder_unsettled_records") == [0.0],
                 what="the old journal to be settled",
             )
-        traffic.more(REQUESTS)
+        self.traffic.more(REQUESTS)
 
-        # The next release's step: an index on usage and rows in batches, killed in the middle of each.
-        steps_to_come = folder("9001", NEXT)
-        command = [sys.executable, "-c", MIGRATE, url, str(steps_to_come)]
-        with timed(steps, "an index on usage and a backfill"):
+    def next_step(self):
+        """The next release's: an index on usage and rows in batches, killed in the middle of each while both releases serve."""
+        made = self.folder("9001", NEXT)
+        self.migrate = [sys.executable, "-c", MIGRATE, self.url, str(made)]
+        with timed(self.steps, "an index on usage and a backfill"):
             killed = killed_at_each_thing(
-                command, a.environ_of(THIS), 6, lambda: no_release_starts_on_what_is_unfinished(connection, "9001", steps_to_come)
+                self.migrate, self.a.environ_of(THIS), 10,
+                lambda: self.no_release_starts_on_what_is_unfinished("9001", made), within=not self.long,
             )  # fmt: skip
-        assert any(" rows" in line for line in killed) and any(
-            line.startswith("Index usage_by_model: ") for line in killed
-        )
-        assert plan_steps(connection, steps_to_come) == []
+        assert any(" rows" in line for line in killed)
+        assert any(line.startswith("Index usage_by_model: ") for line in killed)
+        assert plan_steps(self.connection, made) == []
         white = "SELECT count(*) FROM subscriber JOIN account USING (account_id) WHERE subscriber_id = ANY(%s) AND colour IS NULL"
-        assert one(connection, white, people) == 0
-        traffic.more(REQUESTS)
+        assert self.one(white, self.people) == 0
+        self.traffic.more(REQUESTS)
 
-        # The way back: the old release serves on the new schema, and its `init` leaves it as it is.
-        with timed(steps, "a host goes back to the old release"):
-            traffic.restart(a, old)
-        a.cli("init")
-        traffic.more(REQUESTS)
-        with timed(steps, "both hosts take the new release"):
-            for host in (a, b):
-                traffic.restart(host, THIS)
-        traffic.more(REQUESTS)
+    def go_back(self):
+        """The old release serves on the new schema, and its `init` leaves it as it is."""
+        with timed(self.steps, "a host goes back to the old release"):
+            self.traffic.restart(self.a, self.old)
+        there = schema.current(self.connection)
+        self.a.cli("init")
+        assert schema.current(self.connection) == there
+        self.traffic.more(REQUESTS)
 
-        # The contract step: this release serves on, the old one does not start.
-        folder("9002", CONTRACT, after="9001")
-        killed_at_each_thing(command, a.environ_of(THIS), 0, lambda: None)
-        traffic.restart(b, THIS)
-        traffic.more(REQUESTS)
-        refused = late.cli("serve", check=False, release=old)
+    def contract(self):
+        """All hosts have this release. After the contract step it serves on, and the old one does not start."""
+        with timed(self.steps, "both hosts take the new release"):
+            for host in (self.a, self.b):
+                self.traffic.restart(host, THIS)
+        self.folder("9002", CONTRACT, after="9001")
+        assert killed_at_each_thing(self.migrate, self.a.environ_of(THIS), 0, lambda: None) == []
+        check_schema(self.connection)
+        self.traffic.more(REQUESTS)
+        refused = self.late.cli("serve", check=False, release=self.old)
         assert refused.returncode == 1
         assert f"runs releases from schema {schema.SCHEMA} on" in refused.stderr
-        traffic.end()
 
-        assert traffic.refused() == {}
-        if rows == ROWS_NIGHTLY:
+    def nobody_was_refused(self):
+        self.traffic.end()
+        assert self.traffic.refused() == {}
+        if self.long:
             for step in ("init", "an index on usage and a backfill"):
-                for client, seen in traffic.longest_s(*steps[step]).items():
+                for client, seen in self.traffic.longest_s(*self.steps[step]).items():
                     assert max(seen) < PAUSE_S_MAX, (step, client, seen)
-        made = filled_rows + 1 + LOST_RECORDS + traffic.served()
-        until(lambda: one(connection, "SELECT count(*) FROM usage") == made, 60, what="every record, once")
-        with timed(steps, "verify"):
-            said = a.cli("ledger", "verify", check=False)
+
+    def nothing_is_lost(self):
+        """Every record is there once, the auditor finds nothing, bills are what they were and would have been."""
+        made = self.filled_rows + 1 + LOST_RECORDS + self.traffic.served()
+        until(lambda: self.one("SELECT count(*) FROM usage") == made, 60, what="every record, once")
+        with timed(self.steps, "verify"):
+            said = self.a.cli("ledger", "verify", check=False)
         assert said.returncode == 0, said.stdout
-        # Bills that were there are as they were; last month's are the same to the fen.
-        assert connection.execute(OLD_BILLS, (known_bills,)).fetchall() == billed
-        with timed(steps, "bills of the new release"):
-            a.cli("bill", "run")
-        assert connection.execute(BILLS, (people,)).fetchall() == expected
-        print_figures(steps, traffic, connection)
+        known, rows = self.known_bills
+        assert self.connection.execute(OLD_BILLS, (known,)).fetchall() == rows
+        with timed(self.steps, "bills of the new release"):
+            self.a.cli("bill", "run")
+        assert self.connection.execute(BILLS, (self.people,)).fetchall() == self.bills
+
+    def no_release_starts_on_what_is_unfinished(self, mine=schema.SCHEMA, made=schema.MIGRATIONS):
+        """After a kill, when the server has ended what that run began: a plan that is not empty and a refused start go together."""
+        running = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
+        until(
+            lambda: not self.one(running, schema.APPLICATION_NAME),
+            600,
+            what="the killed run's statements to end",
+        )
+        if plan_steps(self.connection, made):
+            with pytest.raises(Unavailable):
+                check_schema(self.connection, mine)
+        else:
+            check_schema(self.connection, mine)
+
+    def one(self, statement, *args):
+        return one(self.connection, statement, *args)
+
+
+def test_a_filled_installation_is_upgraded_while_it_serves_and_goes_back_until_the_contract_step(upgrade):
+    upgrade.serve()
+    upgrade.expand()
+    upgrade.write_beside()
+    upgrade.take_turns()
+    upgrade.next_step()
+    upgrade.go_back()
+    upgrade.contract()
+    upgrade.nobody_was_refused()
+    upgrade.nothing_is_lost()
+    print_figures(upgrade.steps, upgrade.traffic, upgrade.connection)
 
 
 def print_figures(steps, traffic, connection):
@@ -259,17 +289,3 @@ def bills_of_a_copy(host, url):
             found = connection.execute(BILLS, (people,)).fetchall()
         admin.execute("DROP DATABASE copy WITH (FORCE)")
     return found, people
-
-
-def no_release_starts_on_what_is_unfinished(connection, mine=schema.SCHEMA, made=schema.MIGRATIONS):
-    """After a kill, when the server has ended what that run began: a plan that is not empty and a refused start go together."""
-    until(
-        lambda: not one(connection, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tokenworks migrate'"),
-        600, what="the killed run's statements to end",
-    )  # fmt: skip
-    left = plan_steps(connection, made)
-    if left:
-        with pytest.raises(Unavailable):
-            check_schema(connection, mine)
-    else:
-        check_schema(connection, mine)

@@ -74,9 +74,10 @@ class Host(Server):
         self.stop()
 
 
-def killed_at_each_thing(command, environ, kills_max, after):
-    """Run a command again and again, and kill it with -9 at each thing that it says for the first time on stderr; the last run is left
-    to its end. `after()` is called after each kill. Returns what it was killed at.
+def killed_at_each_thing(command, environ, kills_max, after, *, within=False):
+    """Run a command again and again, and kill it with -9 at each thing that it says for the first time on stderr (`within`: where it says
+    how far it is with one, and not where one begins); the last run is left to its end. `after()` is called after each kill. Returns what
+    it was killed at.
     """
     seen = {}
     while True:
@@ -88,7 +89,7 @@ def killed_at_each_thing(command, environ, kills_max, after):
             said.append(line)
             what, _, batch = line.strip().partition(": ")
             what = (what.partition(",")[0], bool(batch))
-            if what not in seen and len(seen) < kills_max:
+            if what not in seen and len(seen) < kills_max and (batch or not within):
                 seen[what] = line.strip()
                 process.send_signal(signal.SIGKILL)
                 killed = True

@@ -15,7 +15,9 @@ A migration says, as constants of its module:
   goes through at most, for the progress that is shown.
 
 Each index and each backfill is a row of `schema_backfill`, written in the transaction of its step and marked when it is finished. A
-release does not start while one of its own steps is unfinished, so that its code relies on every index and every filled row.
+release does not start while one of its own steps is unfinished, so that its code relies on every index and every filled row. Hosts of
+the release before write beside the step and after its backfill: a column that they do not know and that this release relies on has a
+default or a trigger that completes what they write.
 
 A step that takes away what an older release needs (contract) is one whose `COMPATIBLE_FROM` is its own revision. One that drops an
 index takes it out of the `INDEXES` of the step that made it, too.
