@@ -12,7 +12,7 @@ import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
 from tests.support.server import Server, in_process, until
-from tokenworks.app import schema
+from tokenworks.app import cli, schema
 from tokenworks.app.database import connect
 from tokenworks.app.schema import Index, Step, build_index, check_schema, migrate, plan_steps
 from tokenworks.kernel import Unavailable
@@ -282,6 +282,20 @@ def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url):
             check_schema(connection)
         assert "Filling 0027, going on after 01a207a0" in run("--json").stderr
         check_schema(connection)
+
+
+def test_a_log_has_a_line_for_each_thing_and_not_for_each_batch(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "PROGRESS_EVERY_S", 3600.0)
+    lines = cli._Lines()
+    for text in (
+        "Schema 0028",
+        "Filling 0028",
+        *(f"Filling 0028: {at} of 9 rows" for at in range(9)),
+        "Index a",
+        "Index a: part",
+    ):
+        lines(text)
+    assert capsys.readouterr().err.splitlines() == ["Schema 0028", "Filling 0028", "Index a"]
 
 
 INDEXED = """
