@@ -81,7 +81,7 @@ def upgrade(request, tmp_path, upstream, folder):  # noqa: F811
         stack.callback(Embedded(home, QUICK).destroy)
         url = stack.enter_context(Embedded(home, QUICK).use())
         made = Upgrade(stack, tmp_path, old, url, folder, long=rows == ROWS_NIGHTLY)
-        made.fill(rows, accounts=1200 if made.long else 40)
+        made.fill(rows, accounts=1250 if made.long else 40)
         made.lose_a_host(home, upstream)
         yield made
 
