@@ -16,7 +16,6 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tests.support.auditor import verify as audit
 from tokenworks.catalog import Counts
 from tokenworks.charging import model, settle_store, verify
 from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
@@ -26,10 +25,16 @@ from tokenworks.kernel import uuid7
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
 
 
+def first_attempt(request_id=None):
+    """(usage id, request id, 1): the first attempt of a request has the request's id."""
+    request_id = request_id or uuid7().hex
+    return request_id, request_id, 1
+
+
 def usage_record(seq, account_id, part, counts, usage_id=None, loss=(), state="complete", **more):
     parts = [Part(part[0], part[1], part[2], "token", "balance", part[3], 1, None)]
     return seq, UsageRecord(
-        account_id.hex, usage_id or uuid7().hex, "req", 1, *IDS, "chat", "m", "d", state, "completed", "provider",
+        account_id.hex, *first_attempt(usage_id), *IDS, "chat", "m", "d", state, "completed", "provider",
         1_790_000_000_000, 1_790_000_000_500, 100, 500, counts, sum(counts), parts, list(loss), [], None, **more,
     )  # fmt: skip
 
@@ -73,23 +78,6 @@ def grant(works, account_id, bucket, journal_id, amount, grant_id=None):
 
 def findings(works):
     return verify(works.connection, works.offerings.rate_cards())
-
-
-def test_requests_that_end_at_once_share_a_place_in_the_journal(sold):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
-    part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
-    records = [usage_record(1, account_id, part, Counts(output=7)) for _ in range(2)]
-    for at, (_, record) in enumerate(records):
-        record.request_id = f"req-{at}"
-    assert settle(works.connection, journal_id, 1, records) == 2
-    assert audit(works.connection, works.offerings.rate_cards()) == []
-    # The same attempt twice is none of that.
-    with works.connection.transaction():
-        works.connection.execute("SET LOCAL session_replication_role = replica")
-        works.connection.execute("UPDATE usage SET request_id = 'req-0'")
-    found = audit(works.connection, works.offerings.rate_cards())
-    assert {f.invariant for f in found} == {"usage: one record for each attempt of a request, in its time"}
 
 
 def test_settling_twice_applies_once(sold):

@@ -111,8 +111,10 @@ class Filling:
 
     def record(self, account_id, key_id, member_id, at_ms, counts, parts, lost=()):
         total = Counts(*map(sum, zip(counts, *(loss.counts for loss in lost), strict=True)))
+        # The first attempt of a request has the request's id.
+        usage_id = uuid7(at_ms).hex
         return UsageRecord(
-            account_id.hex, uuid7(at_ms).hex, "filled", 1, key_id.hex, member_id.hex, "chat", MODEL, "stub", "complete", "completed",
+            account_id.hex, usage_id, usage_id, 1, key_id.hex, member_id.hex, "chat", MODEL, "stub", "complete", "completed",
             "provider", at_ms, at_ms + 500, 100, 500, total, sum(total), parts, list(lost), [], f"up-{self.seq}",
             risk_tokens=sum(sum(loss.counts) for loss in lost),
         )  # fmt: skip

@@ -23,6 +23,8 @@ from tests.support.server import ROOT, Server, in_process, until
 # The first release that runs on younger schemas: that of 0026.
 OLD = "28fcaa9479b1b0aa4998df933cf583a3de729897"
 THIS = ROOT / "src"
+# Between an answer and a client's next request: the hosts shall not wait for the clients' processor.
+PAUSE_S = 0.01
 
 
 def tree_of(commit, folder):
@@ -123,9 +125,11 @@ class Traffic:
         self.answers = []
         self.stop = threading.Event()
         self.threads = [
-            threading.Thread(target=self._run, args=(f"client {at}", at, self._chat)) for at in range(len(self.hosts))
+            threading.Thread(target=self._run, args=(f"client {at}", at, self._chat, PAUSE_S)) for at in range(len(self.hosts))
         ]  # fmt: skip
-        self.threads.append(threading.Thread(target=self._run, args=("clerk", 0, self._register, 0.05)))
+        self.threads.append(
+            threading.Thread(target=self._run, args=("clerk", 0, self._register, 5 * PAUSE_S))
+        )
         self.clients = [*(f"client {at}" for at in range(len(self.hosts))), "clerk"]
         self.phone = 13_700_000_000
 
@@ -143,7 +147,7 @@ class Traffic:
         for thread in self.threads:
             thread.join(60)
 
-    def _run(self, client, own, ask, pause_s=0.0):
+    def _run(self, client, own, ask, pause_s):
         for number in range(10**9):
             if self.stop.wait(pause_s):
                 return
@@ -223,6 +227,7 @@ def timed(steps, what):
     began_s = time.monotonic()
     yield
     steps[what] = (began_s, time.monotonic())
+    print(f"{what}: {time.monotonic() - began_s:.1f} s", flush=True)
 
 
 def fill(host, rows, accounts):
