@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from tokenworks import __version__
 from tokenworks.app import (
     cli_catalogue,
+    cli_doctor,
     cli_factory,
     cli_ledger,
     cli_models,
@@ -218,6 +219,7 @@ for _group in (
     *cli_privacy.GROUPS,
 ):
     cli.add_command(_group)
+cli.add_command(cli_doctor.doctor)
 cli_shop.order.add_command(cli_quotes.order_quote)
 
 
