@@ -1,6 +1,7 @@
 """Schema steps under a serving fleet: which locks they take, what is cut off goes on, which releases may run."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,8 +12,8 @@ import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
 from tests.support.databases import as_role
-from tests.support.server import Server, until
-from tokenworks.app import schema
+from tests.support.server import Server, in_process, until
+from tokenworks.app import cli, schema
 from tokenworks.app.database import connect
 from tokenworks.app.schema import Index, Step, build_index, check_schema, migrate, plan_steps
 from tokenworks.kernel import Unavailable
@@ -115,7 +116,8 @@ def test_an_index_is_built_beside_writers_and_over_partitions(owner):
     said = []
     for _ in range(2):
         build_index(connection, index, said.append)
-    assert valid("parted_n") and valid("parted_2_parted_n") and said == ["Index parted_n"]
+    assert valid("parted_n") and valid("parted_2_parted_n")
+    assert said == ["Index parted_n", "Index parted_n: parted_2"]
     connection.execute("CREATE TABLE parted_3 PARTITION OF parted FOR VALUES IN (3)")
     found = connection.execute(
         "SELECT count(*) FROM pg_inherits WHERE inhparent = 'parted_n'::regclass"
@@ -154,6 +156,13 @@ FILLED = """
         if after is not None and {fails}:
             raise RuntimeError("cut off")
         return None if len(found) < 2 else str(max(row[0] for row in found))
+
+    BATCH_MAX = 2
+
+    def backfill_rows(connection, after):
+        return connection.execute(
+            "SELECT count(*) FROM account WHERE account_id > coalesce(%s, '00000000-0000-0000-0000-000000000000')::uuid", (after,)
+        ).fetchone()[0]
 """
 
 
@@ -168,16 +177,141 @@ def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, owner_url, folde
     with pytest.raises(RuntimeError):
         migrate(owner_url, folder=broken)
     assert blue() == 2
-    assert plan_steps(works.connection, broken) == []
+    (left,) = plan_steps(works.connection, broken)
+    assert (left.revision, left.begun, left.fills, left.locks) == ("9001", True, True, {})
+    second = works.connection.execute("SELECT account_id::text FROM account ORDER BY 1 OFFSET 1").fetchone()
+    assert (left.after,) == second
+    # Those before it go on; a release that relies on what is filled does not start.
+    check_schema(works.connection)
+    with pytest.raises(
+        Unavailable, match="schema 9001 is unfinished, its rows are not all filled: run `tokenworks init`"
+    ):
+        check_schema(works.connection, "9001")
     works.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
     whole = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     said = []
     assert migrate(owner_url, said.append, folder=whole) == "9001"
     assert blue() == 3  # the first batch is not done twice
-    assert len([one for one in said if one.startswith("Filling")]) == 2
+    assert said == [f"Filling 9001, going on after {left.after}", "Filling 9001: 2 of 3 rows"]
+    check_schema(works.connection, "9001")
+    assert plan_steps(works.connection, whole) == []
     said.clear()
     migrate(owner_url, said.append, folder=whole)
     assert said == []
+
+
+def test_a_step_that_ended_before_its_index_and_its_rows_is_unfinished(
+    works, owner, owner_url, folder, monkeypatch
+):
+    """The step is committed, and the run was killed before it began with what follows."""
+    made = folder("9001", INDEXED)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_finish", lambda *_: None)
+        migrate(owner_url, folder=made)
+    (left,) = plan_steps(works.connection, made)
+    assert (left.begun, left.fills, left.indexes, left.after) == (
+        True,
+        True,
+        ["account_by_colour", "usage_by_model"],
+        None,
+    )
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished"):
+        check_schema(works.connection, "9001")
+    check_schema(works.connection)
+    # One of its indexes is there, the other one was cut off.
+    with monkeypatch.context() as patch:
+
+        def cut_off(connection, index, progress):
+            if index.name == "usage_by_model":
+                raise RuntimeError("cut off")
+            build_index(connection, index, progress)
+
+        patch.setattr(schema, "build_index", cut_off)
+        with pytest.raises(RuntimeError):
+            migrate(owner_url, folder=made)
+    (left,) = plan_steps(works.connection, made)
+    assert (left.indexes, left.fills) == (["usage_by_model"], True)
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished, its rows"):
+        check_schema(works.connection, "9001")
+    owner.execute("UPDATE schema_backfill SET done_at = now() WHERE revision = '9001'")
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished, its index usage_by_model is not built"):
+        check_schema(works.connection, "9001")
+    migrate(owner_url, folder=made)
+    check_schema(works.connection, "9001")
+    assert plan_steps(works.connection, made) == []
+    # An index that is lost later keeps nobody from starting; `init` lists it, and builds it again.
+    owner.execute("DROP INDEX account_by_colour")
+    check_schema(works.connection, "9001")
+    assert [step.indexes for step in plan_steps(works.connection, made)] == [["account_by_colour"]]
+    migrate(owner_url, folder=made)
+    assert plan_steps(works.connection, made) == []
+
+
+def test_a_second_run_says_that_it_waits_for_the_first(works, owner_url):
+    said = []
+
+    def go_on(text):
+        said.append(text)
+        other.close()
+
+    with contextlib.closing(connect(owner_url)) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (schema._MIGRATION_LOCK,))
+        migrate(owner_url, go_on)
+    assert said == ["Waiting for another `tokenworks init`, or for the index of one that was killed"]
+
+
+def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url, owner_url):
+    """Where no terminal is: a line on stderr for each step."""
+    env = {"TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATABASE_OWNER_URL": owner_url}
+
+    def run(*args):
+        done = in_process(["--data-dir", str(tmp_path), "init", *args], dict(os.environ) | env)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    assert "nothing to do" in run("--plan").stdout
+    with contextlib.closing(connect(owner_url)) as connection:
+        connection.execute(
+            "UPDATE schema_backfill SET done_at = NULL, after = '01a207a0-0000-7000-8000-000000000001' WHERE revision = '0027'"
+        )
+        said = run("--plan").stdout
+        assert "unfinished: it was cut off, after 01a207a0-0000-7000-8000-000000000001" in said
+        assert "fills rows in batches" in said
+        (step,) = json.loads(run("--plan", "--json").stdout)["steps"]
+        assert (step["revision"], step["begun"], step["locks"]) == ("0027", True, {})
+        with pytest.raises(Unavailable, match="schema 0027 is unfinished"):
+            check_schema(connection)
+        assert "Filling 0027, going on after 01a207a0" in run("--json").stderr
+        check_schema(connection)
+
+
+def test_a_log_has_a_line_for_each_thing_and_not_for_each_batch(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "PROGRESS_EVERY_S", 3600.0)
+    lines = cli._Lines()
+    for text in (
+        "Schema 0028",
+        "Filling 0028",
+        *(f"Filling 0028: {at} of 9 rows" for at in range(9)),
+        "Index a",
+        "Index a: part",
+    ):
+        lines(text)
+    assert capsys.readouterr().err.splitlines() == ["Schema 0028", "Filling 0028", "Index a"]
+
+
+INDEXED = """
+    from alembic import op
+    from tokenworks.app.schema import Index
+    COMPATIBLE_FROM = "0026"
+    LOCKS = {"account": "AccessExclusiveLock"}
+    INDEXES = (Index("account_by_colour", "account", "(colour)"), Index("usage_by_model", "usage", "(model)"))
+
+    def upgrade():
+        op.execute("ALTER TABLE account ADD COLUMN colour text")
+
+    def backfill(connection, after):
+        return None
+"""
 
 
 def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, owner, owner_url, folder):

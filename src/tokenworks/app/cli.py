@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,6 +49,8 @@ KEYS_LIMIT_DEFAULT: Final = 50
 # Of a span such as 24h: days of 273 years.
 SPAN_DIGITS_MAX: Final = 5
 _SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
+# Between two lines about the batches of one backfill, in a log.
+PROGRESS_EVERY_S: Final = 5.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -82,7 +85,11 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
             if plan:
                 _show_plan(place.owner_url, as_json=as_json)
                 return
-            revision = migrate(place.owner_url, doing, app_url=None if place.single_role else place.url)
+            revision = migrate(
+                place.owner_url,
+                doing if console.is_terminal else _Lines(),
+                app_url=None if place.single_role else place.url,
+            )
         # What follows is done as the role that serves: what it lacks is said here.
         connection = stack.enter_context(contextlib.closing(connect(place.url)))
         check_schema(connection)
@@ -124,6 +131,11 @@ def _show_plan(url: str, *, as_json: bool) -> None:
         return
     for step in steps:
         say(f"{step.revision}  {step.what}")
+        if step.begun:
+            after = f", after {step.after}" if step.after else ""
+            say(
+                f"      unfinished: it was cut off{after}; releases from schema {step.revision} on do not start before it is done"
+            )
         say(f"      releases from schema {step.compatible_from} on may serve meanwhile and afterwards")
         for table, mode in sorted(step.locks.items()):
             say(f"      locks {table}: {mode}")
@@ -131,6 +143,21 @@ def _show_plan(url: str, *, as_json: bool) -> None:
             say(f"      builds the index {index} while others write")
         if step.fills:
             say("      fills rows in batches; cut off, it goes on where it was")
+
+
+class _Lines:
+    """Progress where no terminal is: a line on stderr for each thing that begins, and one now and then for the batches of a backfill."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._said_s = 0.0
+
+    def __call__(self, text: str) -> None:
+        what, _, batches = text.partition(": ")
+        now_s = time.monotonic()
+        if what != self._said or not batches or now_s - self._said_s >= PROGRESS_EVERY_S:
+            self._said, self._said_s = what, now_s
+            say(text, err=True)
 
 
 def _seal(works: Works) -> None:
