@@ -5,6 +5,7 @@ Every text of our code is looked at, also those that no test runs. What is fleet
 
 import collections
 
+import psycopg
 import pytest
 
 from tests.support.purity import HOT, report
@@ -14,47 +15,42 @@ from tests.support.sql import Sql, statements
 # then is done account by account.
 FLEET = {
     "app.views.ledger_counts": "counts all rows for an operator",
+    "billing.store._due": "finds who is to be billed next",
+    "billing.store.count_due": "the dry run of a bill run",
+    "charging.chain_store._links": "the auditor reads all chains",
+    "charging.chain_store.accounts_after": "finds the next accounts of a run",
+    "charging.chain_store.check_chains": "the auditor reads all chains",
+    "charging.charge_store.accounts_with_open_charges": "finds the next accounts of a run",
+    "charging.store.expire_due": "finds what is past its validity; each is expired by its account",
+    "charging.store.grants": "an operator's list of open grants",
+    "charging.store.grants_in_doubt_for": "finds what is to be written off; each is written off by its account",
+    "charging.store.in_doubt": "an operator's figure",
+    "charging.store.open_grants": "what a host had open, once when it starts",
+    "charging.usage_store.delete_old_account_losses": "deletes days that nothing reads any more, in any order",
+    "charging.usage_store.flagged": "an operator's list",
+    "charging.usage_store.losses": "an operator's figures, where no account is named",
+    "charging.usage_store.losses_of_today": "the few accounts that are over the loss budget",
     "charging.verify._rerate": "the auditor reads everything",
     "charging.verify.verify": "the auditor reads everything",
+    "charging.whose_store.of_bucket": "finds the account of what is named by its id alone",
+    "charging.whose_store.of_grant": "finds the account of what is named by its id alone",
+    "charging.whose_store.of_transfer": "finds the account of what is named by its id alone",
+    "charging.whose_store.of_usage": "finds the account of what is named by its id alone",
+    "trust.store.find_keys": "finds the accounts of keys",
 }
-# Not account-pure yet.
-NOT_YET = {
-    "billing.open_store.lines_left",
-    "billing.open_store.settlements",
-    "billing.store._due",
-    "billing.store.count_due",
-    "charging.adjustment_store.balance",
-    "charging.cap_store._found",
-    "charging.charge_store._charges",
-    "charging.charge_store.lock_accounts",
-    "charging.charge_store.put_on_bills",
-    "charging.charge_store.quantities",
-    "charging.charge_store.recognise",
-    "charging.charge_store.settle_credits",
-    "charging.recall_store.recalls_for",
-    "charging.settle_store._apply",
-    "charging.settle_store._register_lost",
-    "charging.settle_store.decide_quarantine",
-    "charging.store.account_of_bucket",
-    "charging.store.ask_grant_back",
-    "charging.store.expire_due",
-    "charging.store.find_grant",
-    "charging.store.grants",
-    "charging.store.grants_in_doubt_for",
-    "charging.store.in_doubt",
-    "charging.store.open_grants",
-    "charging.store.write_off",
-    "charging.usage_store.delete_old_account_losses",
-    "charging.usage_store.flagged",
-    "charging.usage_store.losses",
-    "charging.usage_store.losses_of_today",
-    "charging.usage_store.usage_record",
-    "trust.store.find_keys",
+# Batches of a job: many accounts in a statement, each row joined within its account. A distributed engine does not run them as
+# they are; none of them is on the way of a request.
+BATCHES = {
+    "billing.open_store.lines_left": "credits of a charge file's bills",
+    "billing.open_store.settlements": "what is open on bills of a bill run",
+    "charging.charge_store.lock_accounts": "accounts of a batch, locked in ascending order",
+    "charging.charge_store.put_on_bills": "lines of a bill run",
+    "charging.charge_store.recognise": "revenue of a recognition run",
+    "charging.charge_store.settle_credits": "credits of a bill run",
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
-    "app.sealing._batch": "tables of people: subscriber, member, work_order",
-    "app.sealing._many": "tables of people, as `_batch` names them",
+    "app.sealing._many": "tables of people (subscriber, member, phone_history, audit), which the function that calls it names",
     "subscriptions.export_store._rows": "SELECT … WHERE account_id = or subscriber_id = of a table named by the catalogue",
     "subscriptions.hub_store.deliveries": "hub_delivery",
     "subscriptions.people_store.add_subscriber": "subscriber",
@@ -93,7 +89,7 @@ def test_a_statement_on_a_hot_table_names_one_account(columns):
     for one in statements()[0]:
         for why in report(one.numbered, columns).broken:
             broken[one.where].add(why)
-    allowed = set(FLEET) | NOT_YET
+    allowed = set(FLEET) | set(BATCHES)
     unexpected = {where: sorted(why) for where, why in broken.items() if where not in allowed}
     assert unexpected == {}
     # Nothing stays on a list that need not be there.
@@ -148,3 +144,121 @@ def test_a_statement_on_a_hot_table_names_one_account(columns):
 )  # fmt: skip
 def test_what_is_not_account_pure_is_found(columns, text, broken):
     assert tuple(sorted(report(Sql("", 0, text).numbered, columns).broken)) == broken
+
+
+# Planned on hot tables that are spread by the hash of the account, and by nothing else.
+
+SHARDS = 16
+ACCOUNT = "0190f3a2-7c11-7000-8000-00000000a11c"
+_SAMPLES = {
+    "uuid": f"'{ACCOUNT}'",
+    "uuid[]": f"ARRAY['{ACCOUNT}'::uuid]",
+    "text": "'x'",
+    "text[]": "ARRAY['x']",
+    "bigint": "1",
+    "bigint[]": "ARRAY[1::bigint]",
+    "integer": "1",
+    "integer[]": "ARRAY[1]",
+    "smallint": "1",
+    "numeric": "1",
+    "double precision": "1",
+    "boolean": "true",
+    "bytea": "'x'",
+    "bytea[]": "ARRAY['x'::bytea]",
+    "jsonb": "'[]'",
+    "json": "'[]'",
+    "date": "'2027-01-01'",
+    "interval": "'1 day'",
+    "timestamp with time zone": "'2027-01-01T00:00Z'",
+    "timestamp with time zone[]": "ARRAY['2027-01-01T00:00Z'::timestamptz]",
+}
+
+
+@pytest.fixture
+def spread(works):
+    """A connection on which the hot tables are partitioned by hash of `account_id` alone."""
+    connection = works.connection
+    connection.execute("CREATE SCHEMA spread")
+    for table in sorted(HOT):
+        connection.execute(
+            f"CREATE TABLE spread.{table} (LIKE public.{table} INCLUDING DEFAULTS) PARTITION BY HASH (account_id)"
+        )
+        for shard in range(SHARDS):
+            connection.execute(
+                f"CREATE TABLE spread.{table}_{shard} PARTITION OF spread.{table} "
+                f"FOR VALUES WITH (MODULUS {SHARDS}, REMAINDER {shard})"
+            )
+        indexes = connection.execute(
+            "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %s::regclass", (table,)
+        ).fetchall()
+        for (definition,) in indexes:
+            connection.execute(
+                definition.replace(" ON ONLY public.", " ON spread.").replace(" ON public.", " ON spread.")
+            )
+    connection.execute("SET search_path = spread, public")
+    connection.execute("SET plan_cache_mode = force_custom_plan")
+    return connection
+
+
+def _shards(node):
+    """The numbers of the shards that a plan reads or changes rows of; rows that are put in are sent to theirs one by one."""
+    found = set()
+    if isinstance(node, dict):
+        table, _, shard = str(node.get("Relation Name", "")).rpartition("_")
+        if table in HOT and shard.isdigit():
+            found.add(int(shard))
+        for one in node.values():
+            found |= _shards(one)
+    elif isinstance(node, list):
+        for one in node:
+            found |= _shards(one)
+    return found
+
+
+def shards_of(connection, text):
+    """Where a statement goes, each of its parameters being the same account, or one of another type."""
+    connection.execute(f"PREPARE one AS {text}".encode())
+    try:
+        (types,) = connection.execute(
+            "SELECT parameter_types::text[] FROM pg_prepared_statements WHERE name = 'one'"
+        ).fetchone()
+        values = ", ".join(_SAMPLES[type_] for type_ in types)
+        (plan,) = connection.execute(
+            f"EXPLAIN (FORMAT JSON) EXECUTE one{f'({values})' if values else ''}".encode()
+        ).fetchone()
+    finally:
+        connection.execute("DEALLOCATE one")
+    return _shards(plan)
+
+
+def test_a_statement_goes_to_one_shard(spread, columns):
+    wrong, planned = {}, 0
+    for one in statements()[0]:
+        hot = report(one.numbered, columns).hot
+        if not hot or one.where in {*FLEET, *BATCHES} or one.text.startswith("COPY"):
+            continue
+        planned += 1
+        try:
+            shards = shards_of(spread, one.numbered)
+        except (psycopg.Error, KeyError) as error:
+            wrong[one.where] = f"{error!r}: a parameter needs a type"
+            continue
+        if len(shards) > 1:
+            wrong[one.where] = len(shards)
+    assert not wrong, "\n".join(f"{where}: {what}" for where, what in wrong.items())
+    assert planned > 80
+
+
+def test_the_plans_tell_one_shard_from_many(spread):
+    assert shards_of(spread, "SELECT 1 FROM bucket WHERE bucket_id = $1") == set(range(SHARDS))
+    assert len(shards_of(spread, "SELECT 1 FROM bucket WHERE account_id = $1")) == 1
+    # A sub-query that does not say of which account it is looks everywhere, or where each row says.
+    assert (
+        len(
+            shards_of(
+                spread,
+                "SELECT (SELECT sum(used) FROM grants g WHERE g.bucket_id = b.bucket_id) FROM bucket b WHERE account_id = $1",
+            )
+        )
+        > 1
+    )

@@ -11,6 +11,7 @@ import pgparse
 # Tables whose key is led by account_id. Each can be distributed by it.
 HOT = frozenset({
     "account", "bucket", "grants", "usage", "entry", "posting", "window_use", "account_loss", "charge", "transfer",
+    "chain_head", "chain_link",
 })  # fmt: skip
 KEY = "account_id"
 _TIMES = {"now", "clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday"}
@@ -126,6 +127,7 @@ class Statement:
             return [(name, [*a, *b]) for (name, a), (_, b) in zip(left, right, strict=True)]
         if "valuesLists" in body:
             rows = [one["List"]["items"] for one in body["valuesLists"]]
+            self._walk(rows, outer, ctes)
             return [
                 (f"column{at}", [self._node(row[at - 1], outer) for row in rows])
                 for at in range(1, len(rows[0]) + 1)

@@ -159,6 +159,8 @@ def _local(path, function, name, at, depth):
         index = next((i for i, a in enumerate(positional) if a.arg == name), None)
         method = bool(positional) and positional[0].arg == "self"
         for where, call in _calls().get(function.name, ()):
+            if where != path and function.name.startswith("_"):
+                continue
             given = [k.value for k in call.keywords if k.arg == name]
             if not given and index is not None and len(call.args) > index - method:
                 given = [call.args[index - method]]

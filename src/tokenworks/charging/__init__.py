@@ -2,6 +2,7 @@
 
 from tokenworks.charging.adjustments import Adjustments
 from tokenworks.charging.admission import Admission
+from tokenworks.charging.chains import chain_all, chain_some, verify_chains
 from tokenworks.charging.charges import Charges
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
@@ -116,9 +117,12 @@ __all__ = [
     "Transfers",
     "UsageRecord",
     "WorkerConnection",
+    "chain_all",
+    "chain_some",
     "fen_of",
     "inspect_journal",
     "most",
     "share",
     "verify",
+    "verify_chains",
 ]

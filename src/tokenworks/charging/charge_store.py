@@ -45,42 +45,57 @@ def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
     )
 
 
+def lock_account(connection: Connection, account_id: UUID) -> None:
+    """As `lock_accounts`, of one."""
+    connection.execute("SELECT 1 FROM account WHERE account_id = %s FOR NO KEY UPDATE", (account_id,))
+
+
 def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> Charge | None:
-    lock_accounts(connection, [account_id])
+    lock_account(connection, account_id)
     found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
-def find_charge(connection: Connection, charge_id: UUID) -> Charge | None:
-    found = _charges(connection, "charge_id = %s", (charge_id,))
+def find_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> Charge | None:
+    found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
-def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> list[Charge]:
+def charges(
+    connection: Connection, account_id: UUID, subscriber_id: UUID, *, unbilled: bool, limit: int
+) -> list[Charge]:
     more = "AND bill_id IS NULL AND settles_bill_id IS NULL" if unbilled else ""
     return _charges(
         connection,
-        f"subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
-        (subscriber_id, limit),
+        f"account_id = %s AND subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
+        (account_id, subscriber_id, limit),
     )
 
 
-def charges_of_bill(connection: Connection, bill_id: UUID, after: UUID, limit: int) -> list[Charge]:
+def charges_of_bill(
+    connection: Connection, account_id: UUID, bill_id: UUID, after: UUID, limit: int
+) -> list[Charge]:
     return _charges(
         connection,
-        "bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
-        (bill_id, after, limit),
+        "account_id = %s AND bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
+        (account_id, bill_id, after, limit),
     )
 
 
 def unbilled_between(
-    connection: Connection, subscriber_id: UUID, begin: datetime, end: datetime, after: UUID, limit: int
+    connection: Connection,
+    account_id: UUID,
+    subscriber_id: UUID,
+    begin: datetime,
+    end: datetime,
+    after: UUID,
+    limit: int,
 ) -> list[Charge]:
     return _charges(
         connection,
-        """subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s AND charge_id > %s
-           ORDER BY charge_id LIMIT %s""",
-        (subscriber_id, begin, end, after, limit),
+        """account_id = %s AND subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s
+           AND charge_id > %s ORDER BY charge_id LIMIT %s""",
+        (account_id, subscriber_id, begin, end, after, limit),
     )
 
 
@@ -92,8 +107,12 @@ def charges_of_line(connection: Connection, account_id: UUID, bill_id: UUID, lin
     )
 
 
-def charges_of_product(connection: Connection, product_id: UUID) -> list[Charge]:
-    return _charges(connection, "product_id = %s ORDER BY charged_at, charge_id", (product_id,))
+def charges_of_product(connection: Connection, account_id: UUID, product_id: UUID) -> list[Charge]:
+    return _charges(
+        connection,
+        "account_id = %s AND product_id = %s ORDER BY charged_at, charge_id",
+        (account_id, product_id),
+    )
 
 
 def add_refunded(
@@ -150,6 +169,18 @@ FROM moved m WHERE c.account_id = m.account_id AND c.charge_id = m.charge_id
 """
 
 
+def accounts_with_open_charges(
+    connection: Connection, account_ids: Sequence[UUID] | None, after: UUID, limit: int
+) -> list[UUID]:
+    """The next ones above `after`, of all or of these, ascending."""
+    rows = connection.execute(
+        """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
+               AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
+        (after, account_ids and list(account_ids), account_ids and list(account_ids), limit),
+    )
+    return [row[0] for row in rows]
+
+
 def recognise(
     connection: Connection, now: datetime, account_ids: Sequence[UUID] | None, after: UUID, limit: int
 ) -> tuple[int, UUID | None]:
@@ -157,12 +188,7 @@ def recognise(
 
     Returns how many charges moved, and the last account of the batch, None where there are no more.
     """
-    rows = connection.execute(
-        """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
-               AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
-        (after, account_ids and list(account_ids), account_ids and list(account_ids), limit),
-    ).fetchall()
-    accounts = [row[0] for row in rows]
+    accounts = accounts_with_open_charges(connection, account_ids, after, limit)
     if not accounts:
         return 0, None
     lock_accounts(connection, accounts)
@@ -171,7 +197,7 @@ def recognise(
 
 
 def stop(connection: Connection, account_id: UUID, product_id: UUID, now: datetime) -> None:
-    lock_accounts(connection, [account_id])
+    lock_account(connection, account_id)
     connection.execute(
         """UPDATE charge SET period_end = greatest(period_start, %(now)s)
            WHERE account_id = %(account)s AND product_id = %(product)s AND recognise = 'time' AND closed_at IS NULL
@@ -216,10 +242,10 @@ def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
 
 def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
     row = connection.execute(
-        """SELECT coalesce(sum(b.used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+        """SELECT coalesce(sum(b.used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = %(account)s
                   AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)), 0)::bigint
-           FROM bucket b WHERE b.account_id = %s AND b.charge_id = %s""",
-        (account_id, charge_id),
+           FROM bucket b WHERE b.account_id = %(account)s AND b.charge_id = %(charge)s""",
+        {"account": account_id, "charge": charge_id},
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -255,10 +281,8 @@ WITH bills AS (
            c.description_zh, c.amount_nano, c.tax_nano,
            dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.kind, c.description, c.description_zh,
                               c.vat_percent, c.offering_version)::int AS line_no
-    -- OFFSET 0: by index for each bill. Joined freely, every batch would read all charges that are not billed yet.
-    FROM bills b CROSS JOIN LATERAL (
-        SELECT * FROM charge c WHERE c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
-            AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends OFFSET 0) c
+    FROM bills b JOIN charge c ON c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
+        AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -297,7 +321,8 @@ def put_on_bills(
 ) -> list[BillLine]:
     lock_accounts(connection, [bill[1] for bill in bills])
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
-        # The charges that are found are marked by index, too; a join by hashes would read all of them in every batch.
+        # Charges are found and marked by index, for each bill; a join by hashes would read all that are not billed yet in every
+        # batch.
         cursor.execute("SET LOCAL enable_hashjoin = off")
         cursor.execute("SET LOCAL enable_mergejoin = off")
         return cursor.execute(
@@ -375,12 +400,12 @@ def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: 
     return int(row[0]), int(row[1])
 
 
-def quantities(connection: Connection, bill_id: UUID) -> dict[int, tuple[int, str]]:
+def quantities(connection: Connection, account_id: UUID, bill_id: UUID) -> dict[int, tuple[int, str]]:
     rows = connection.execute(
         """SELECT c.line_no, sum(b.total)::bigint, min(b.unit) FROM charge c JOIN bucket b USING (account_id, charge_id)
-           WHERE c.bill_id = %s AND c.recognise = 'usage'
+           WHERE c.account_id = %s AND c.bill_id = %s AND c.recognise = 'usage'
                AND NOT EXISTS (SELECT 1 FROM bucket r WHERE r.account_id = b.account_id AND r.rollover_to = b.bucket_id)
            GROUP BY 1""",
-        (bill_id,),
+        (account_id, bill_id),
     )
     return {line_no: (quantity, unit) for line_no, quantity, unit in rows}

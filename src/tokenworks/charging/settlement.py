@@ -12,6 +12,7 @@ import psycopg
 import structlog
 
 from tokenworks.charging import settle_store, store
+from tokenworks.charging.chain import Head
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.charging.settle_store import Settling
@@ -27,6 +28,8 @@ ADVANCE_EVERY_S: Final = 5.0
 # Partitions that a batch of late records may make.
 MONTHS_MAX: Final = 24
 KEYS_USED_MAX: Final = 100_000
+# Accounts whose chains' ends are remembered; that of another one is asked for.
+HEADS_MAX: Final = 100_000
 # Of a record's JSON, without reading all of it.
 _KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
@@ -51,6 +54,7 @@ class Settler:
         # When what is queued was put: (sequence, seconds since boot).
         # Ids of keys whose records were settled, until somebody takes them; what nobody takes is forgotten.
         self.keys_used: deque[bytes] = deque(maxlen=KEYS_USED_MAX)
+        self._heads: dict[str, Head] = {}
         self._put_s: deque[tuple[int, float]] = deque()
         self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
@@ -187,6 +191,8 @@ class Settler:
             self._queue.popleft()
         self.applied += len(batch)
         self.batches += 1
+        while len(self._heads) > HEADS_MAX:
+            del self._heads[next(iter(self._heads))]
         self.settled_seq = up_to
         self._settled(up_to)
 
@@ -200,6 +206,7 @@ class Settler:
                 self._rates,
                 expected=self.settled_seq,
                 lost_tokens=self.lost_tokens,
+                heads=self._heads,
             )
         except settle_store.REFUSALS as error:
             log.error(
@@ -222,6 +229,7 @@ class Settler:
             expected=self.settled_seq,
             quarantine=refused,
             lost_tokens=self.lost_tokens,
+            heads=self._heads,
         )
         self.quarantined += len(refused)
         for usage_id, reason in refused.items():
