@@ -190,6 +190,11 @@ def _usage_of_entries(
 # The check.
 
 
+def one_snapshot(connection: Connection) -> None:
+    """What the caller's transaction reads does not change while it lasts; it writes nothing."""
+    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
 def check_chains(connection: Connection) -> Iterator[tuple[str, str]]:
     """(where, what) of what does not fit its chain, of all accounts, a bounded part of them in memory at a time. In the caller's
     transaction, whose snapshot should not change meanwhile.

@@ -48,7 +48,7 @@ def verify_chains(
 ) -> list[Finding]:
     """What was changed, removed, doubled or reordered of usage and entries, in one snapshot; at most `FINDINGS_MAX`."""
     with connection.transaction():
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        chain_store.one_snapshot(connection)
         found = [
             Finding(INVARIANT, where, what)
             for where, what in islice(chain_store.check_chains(connection), FINDINGS_MAX)
