@@ -17,9 +17,7 @@ FLEET = {
     "app.views.ledger_counts": "counts all rows for an operator",
     "billing.store._due": "finds who is to be billed next",
     "billing.store.count_due": "the dry run of a bill run",
-    "charging.chain_store._links": "the auditor reads all chains",
     "charging.chain_store.accounts_after": "finds the next accounts of a run",
-    "charging.chain_store.check_chains": "the auditor reads all chains",
     "charging.charge_store.accounts_with_open_charges": "finds the next accounts of a run",
     "charging.store.expire_due": "finds what is past its validity; each is expired by its account",
     "charging.store.grants": "an operator's list of open grants",
@@ -30,12 +28,14 @@ FLEET = {
     "charging.usage_store.flagged": "an operator's list",
     "charging.usage_store.losses": "an operator's figures, where no account is named",
     "charging.usage_store.losses_of_today": "the few accounts that are over the loss budget",
-    "charging.verify._rerate": "the auditor reads everything",
-    "charging.verify.verify": "the auditor reads everything",
+    "charging.verify.chains.history": "the auditor reads all chains",
+    "charging.verify.usage.rerate": "the auditor reads everything",
     "charging.whose_store.of_bucket": "finds the account of what is named by its id alone",
     "charging.whose_store.of_grant": "finds the account of what is named by its id alone",
     "charging.whose_store.of_transfer": "finds the account of what is named by its id alone",
     "charging.whose_store.of_usage": "finds the account of what is named by its id alone",
+    "subscriptions.cycle_store.cycles": "the auditor reads everything",
+    "subscriptions.sold_store.sold": "the auditor reads everything",
     "trust.store.find_keys": "finds the accounts of keys",
 }
 # Batches of a job: many accounts in a statement, each row joined within its account. A distributed engine does not run them as
@@ -50,7 +50,10 @@ BATCHES = {
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
+    "app.schema._build": "indexes, built by a migration",
     "app.sealing._many": "tables of people (subscriber, member, phone_history, audit), which the function that calls it names",
+    "charging.verify.__init__.check": "the auditor's statements, which read everything in a read-only transaction",
+    "charging.verify.references.references": "the auditor, for each foreign key of the schema",
     "subscriptions.export_store._rows": "SELECT … WHERE account_id = or subscriber_id = of a table named by the catalogue",
     "subscriptions.hub_store.deliveries": "hub_delivery",
     "subscriptions.people_store.add_subscriber": "subscriber",

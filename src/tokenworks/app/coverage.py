@@ -52,6 +52,8 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "valid_until": "of what cost nothing in an earlier cycle, and of windows: no row repeats it",
         "priority": PARTLY, "created_at": PARTLY,
     },
+    "chain_head": {},
+    "chain_link": {},
     "charge": {
         "closed_at": "when a charge was closed, and that it was: the next recognition of revenue closes it again", "description": TEXT,
         "description_zh": TEXT, "period_end": "of what is earned with time and was ended early: the instant of its end",
@@ -199,6 +201,10 @@ auditor names when every column of every covered table is corrupted (`tests/char
 `ledger verify` recomputes what the tables say from each other, in one read-only snapshot, streaming. It names the rows that break an
 invariant and exits with 1. What two tables say alike in the same lie it does not see: that needs evidence from outside the database (the
 signed log).
+
+Entries, postings and usage records are in chains of hashes: as they are, none of them is changed, removed or added unseen once it is in a
+chain, whatever stands beside their tables below. What stands there is what no other row says, so that whoever recomputes the chain after a
+change is not named: it needs the signed log.
 """
 
 

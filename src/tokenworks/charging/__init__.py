@@ -2,7 +2,7 @@
 
 from tokenworks.charging.adjustments import Adjustments
 from tokenworks.charging.admission import Admission
-from tokenworks.charging.chains import chain_all, chain_some, verify_chains
+from tokenworks.charging.chains import chain_all, chain_some
 from tokenworks.charging.charges import Charges
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
@@ -124,5 +124,4 @@ __all__ = [
     "most",
     "share",
     "verify",
-    "verify_chains",
 ]

@@ -1,19 +1,15 @@
-"""The run that chains what no journal settled, and the auditor's check of all chains."""
+"""The run that chains what no journal settled. `verify/chains.py` checks all chains."""
 
-from collections.abc import Callable
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Final
 from uuid import UUID
 
 from tokenworks.charging import chain_store
 from tokenworks.charging.store import Connection
-from tokenworks.charging.verify import FINDINGS_MAX, Finding
 
 # Longer than any transaction runs: what was posted before that is visible by now.
 CHAIN_AFTER: Final = timedelta(hours=1)
 ACCOUNTS_AT_ONCE: Final = 1000
-INVARIANT: Final = "chain: history is what it was when it was chained"
 
 
 def chain_some(
@@ -41,18 +37,3 @@ def chain_all(connection: Connection, now: datetime) -> int:
         if last is None:
             return count
         after = last
-
-
-def verify_chains(
-    connection: Connection, progress: Callable[[str, int], None] | None = None
-) -> list[Finding]:
-    """What was changed, removed, doubled or reordered of usage and entries, in one snapshot; at most `FINDINGS_MAX`."""
-    with connection.transaction():
-        chain_store.one_snapshot(connection)
-        found = [
-            Finding(INVARIANT, where, what)
-            for where, what in islice(chain_store.check_chains(connection), FINDINGS_MAX)
-        ]
-    if progress:
-        progress(INVARIANT, 1)
-    return found

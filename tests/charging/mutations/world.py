@@ -6,10 +6,11 @@ from datetime import timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
+from tests.support.rechain import rechain
 from tokenworks.billing import TestProvider
 from tokenworks.billing import store as billing_store
 from tokenworks.catalog import Counts, split
-from tokenworks.charging import settle_store
+from tokenworks.charging import chain_all, settle_store
 from tokenworks.charging.model import (
     CAP_RATE,
     Loss,
@@ -229,6 +230,11 @@ class World:
             works.connection.execute("SET LOCAL session_replication_role = replica")
             for statement in ONE_CLOCK:
                 works.connection.execute(statement)
+            rechain(works.connection)
+        # All of it is in a chain, what names heads too.
+        now = works.connection.execute("SELECT clock_timestamp()").fetchone()[0]
+        for hours in (2, 4):
+            chain_all(works.connection, now + timedelta(hours=hours))
 
     def build(self):
         works = self.works
@@ -531,7 +537,13 @@ class World:
         )
         for number, key in enumerate(("open", "given", "used")):
             wanted = Approval(
-                uuid7(), "payout", str(self.firm.account_id), key, 10**13 + number, "Kim", self.clock.now()
+                uuid7(),
+                "bill.pay_out",
+                str(self.firm.account_id),
+                key,
+                10**13 + number,
+                "Kim",
+                self.clock.now(),
             )
             w.approvals.ask(wanted)
             if key != "open":

@@ -6,12 +6,24 @@ into tables that are not. The auditor looks instead.
 
 from alembic import op
 
+from tokenworks.app.schema import Index
+
 revision = "0028"
 down_revision = "0027"
 
 COMPATIBLE_FROM = "0026"
 # A foreign key that goes takes its triggers with it, on both of its tables: no row is read.
-LOCKS = dict.fromkeys(("charge", "offering", "product", "subscriber"), "AccessExclusiveLock")
+# History whose own refusal lets a sealed text be sealed anew had none against TRUNCATE.
+_EMPTIED = ("credit_note", "payment", "payment_reversal", "transfer")
+LOCKS = {
+    **dict.fromkeys(("charge", "offering", "product", "subscriber"), "AccessExclusiveLock"),
+    **dict.fromkeys(_EMPTIED, "ShareRowExclusiveLock"),
+}
+
+INDEXES = (
+    # The last entry that names an account's heads is found beside all of its settlements.
+    Index("entry_heads", "entry", "(account_id, entry_id) WHERE kind = 'heads'"),
+)
 
 HASH_PARTITIONS = 4
 
@@ -54,4 +66,5 @@ def upgrade() -> None:
         "CREATE TRIGGER chain_link_is_history BEFORE UPDATE OR DELETE ON chain_link "
         "FOR EACH ROW EXECUTE FUNCTION refuse_change()"
     )
-    op.execute("SELECT refuse_truncate_of('chain_link')")
+    for table in ("chain_link", *_EMPTIED):
+        op.execute(f"SELECT refuse_truncate_of('{table}')")
