@@ -142,6 +142,20 @@ def test_a_statement_on_a_hot_table_names_one_account(columns):
             "UPDATE bucket SET valid_until = now() WHERE account_id = %s",
             ("now() in a statement that locks or changes rows",),
         ),
+        (
+            "UPDATE grants g SET used = 1 FROM unnest(%(a)s::uuid[]) d (account_id) WHERE shard_of(g.account_id) = %(s)s "
+            "AND g.account_id = d.account_id",
+            (),
+        ),
+        (
+            "UPDATE grants g SET used = 1 FROM unnest(%(a)s::uuid[]) d (account_id) WHERE g.account_id = d.account_id",
+            ("grants is bound to no account",),
+        ),
+        ("SELECT 1 FROM bucket WHERE shard_of(account_id) = ANY(%s)", ("bucket is bound to no account",)),
+        (
+            "SELECT 1 FROM bucket b JOIN grants g USING (account_id) WHERE shard_of(b.account_id) = %s OR paused",
+            ("bucket is bound to no account", "grants is bound to no account"),
+        ),
         ("SELECT 1 FROM (SELECT * FROM bucket WHERE account_id = %s OFFSET 0) b", ("OFFSET 0 as a fence",)),
     ],
 )  # fmt: skip
@@ -177,28 +191,47 @@ _SAMPLES = {
 }
 
 
-@pytest.fixture
-def spread(works):
-    """A connection on which the hot tables are partitioned by hash of `account_id` alone."""
-    connection = works.connection
-    connection.execute("CREATE SCHEMA spread")
+def _spread(connection, schema, how, values):
+    """The hot tables again, in partitions of their own, with their indexes where those can be had."""
+    connection.execute(f"CREATE SCHEMA {schema}")
     for table in sorted(HOT):
         connection.execute(
-            f"CREATE TABLE spread.{table} (LIKE public.{table} INCLUDING DEFAULTS) PARTITION BY HASH (account_id)"
+            f"CREATE TABLE {schema}.{table} (LIKE public.{table} INCLUDING DEFAULTS) PARTITION BY {how}"
         )
         for shard in range(SHARDS):
             connection.execute(
-                f"CREATE TABLE spread.{table}_{shard} PARTITION OF spread.{table} "
-                f"FOR VALUES WITH (MODULUS {SHARDS}, REMAINDER {shard})"
+                f"CREATE TABLE {schema}.{table}_{shard} PARTITION OF {schema}.{table} FOR VALUES {values.format(shard)}"
             )
         indexes = connection.execute(
             "SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %s::regclass", (table,)
         ).fetchall()
         for (definition,) in indexes:
-            connection.execute(
-                definition.replace(" ON ONLY public.", " ON spread.").replace(" ON public.", " ON spread.")
+            text = definition.replace(" ON ONLY public.", f" ON {schema}.").replace(
+                " ON public.", f" ON {schema}."
             )
+            connection.execute(text if how == BY_ACCOUNT else text.replace("CREATE UNIQUE", "CREATE"))
+
+
+BY_ACCOUNT = "HASH (account_id)"
+BY_SHARD = "LIST (shard_of(account_id))"
+
+
+@pytest.fixture
+def spread(works):
+    """A connection on which the hot tables are partitioned by hash of `account_id` alone."""
+    connection = works.connection
+    _spread(connection, "spread", BY_ACCOUNT, f"WITH (MODULUS {SHARDS}, REMAINDER {{}})")
     connection.execute("SET search_path = spread, public")
+    connection.execute("SET plan_cache_mode = force_custom_plan")
+    return connection
+
+
+@pytest.fixture
+def sharded(works):
+    """A connection on which the hot tables are partitioned by the declared shard key alone."""
+    connection = works.connection
+    _spread(connection, "sharded", BY_SHARD, "IN ({})")
+    connection.execute("SET search_path = sharded, public")
     connection.execute("SET plan_cache_mode = force_custom_plan")
     return connection
 
@@ -234,22 +267,44 @@ def shards_of(connection, text):
     return _shards(plan)
 
 
-def test_a_statement_goes_to_one_shard(spread, columns):
+def _beyond_one(connection, columns, *, by_shard):
+    """({function: shards, or why it can't be planned}, how many were planned) of statements that name an account, or a shard."""
     wrong, planned = {}, 0
     for one in statements()[0]:
         hot = report(one.numbered, columns).hot
         if not hot or one.where in {*FLEET, *BATCHES} or one.text.startswith("COPY"):
             continue
+        if ("shard_of(" in one.text) is not by_shard:
+            continue
         planned += 1
         try:
-            shards = shards_of(spread, one.numbered)
+            shards = shards_of(connection, one.numbered)
         except (psycopg.Error, KeyError) as error:
             wrong[one.where] = f"{error!r}: a parameter needs a type"
             continue
         if len(shards) > 1:
             wrong[one.where] = len(shards)
+    return wrong, planned
+
+
+def test_a_statement_goes_to_one_shard(spread, columns):
+    wrong, planned = _beyond_one(spread, columns, by_shard=False)
     assert not wrong, "\n".join(f"{where}: {what}" for where, what in wrong.items())
     assert planned > 80
+
+
+def test_a_statement_that_names_a_shard_goes_there(sharded, columns):
+    wrong, planned = _beyond_one(sharded, columns, by_shard=True)
+    assert not wrong, "\n".join(f"{where}: {what}" for where, what in wrong.items())
+    assert planned == 3
+    many = "UPDATE grants g SET used = 1 FROM unnest($1::uuid[]) d (account_id) WHERE g.account_id = d.account_id"
+    assert len(shards_of(sharded, many)) == SHARDS
+
+
+def test_the_shard_of_an_account_is_its_last_digit(works):
+    for digit in range(16):
+        account = f"{ACCOUNT[:-1]}{digit:x}"
+        assert works.connection.execute("SELECT shard_of(%s::uuid)", (account,)).fetchone() == (digit,)
 
 
 def test_the_plans_tell_one_shard_from_many(spread):

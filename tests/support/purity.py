@@ -1,7 +1,8 @@
 """Whether a statement is account-pure: each hot table in it, sub-queries too, is bound to one account, the same one.
 
 Bound means: equal, by conditions that all hold, to one parameter, directly or over other tables' `account_id`. `= ANY` and
-`IN` name many accounts and bind nothing.
+`IN` name many accounts and bind nothing. What is bound to one value of the declared shard key (`shard_of(account_id) = %s`) is
+as good: all of it is in one place.
 """
 
 from typing import NamedTuple
@@ -35,7 +36,7 @@ class Statement:
 
     def __init__(self, text, columns):
         self._columns = columns
-        self._parent, self._derived = {}, {}
+        self._parent, self._derived, self._shards = {}, {}, {}
         self._count = 0
         self._hot = []
         self._cold = set()
@@ -82,6 +83,11 @@ class Statement:
         for member in members:
             if member[0] in {"param", "const"}:
                 return member
+        for member in members:
+            # One value of the declared shard key: of whatever account, its rows are in one place.
+            shard = self._shards.get(member)
+            if shard is not None and shard[0] in {"param", "const"}:
+                return ("shard", *shard)
         for member in members:
             made_of = self._derived.get(member)
             if made_of:
@@ -258,7 +264,11 @@ class Statement:
             and equal["name"][-1]["String"]["sval"] == "="
             and "lexpr" in equal
         ):
-            self._same(self._node(equal["lexpr"], scope), self._node(equal["rexpr"], scope))
+            of = _shard_of(equal["lexpr"])
+            if of is None:
+                self._same(self._node(equal["lexpr"], scope), self._node(equal["rexpr"], scope))
+            else:
+                self._shards[self._node(of, scope)] = self._node(equal["rexpr"], scope)
         self._walk(node, scope, ctes)
 
     def _node(self, value, scope):
@@ -295,6 +305,14 @@ class Statement:
                 self._times.add(node["SQLValueFunction"]["op"].removeprefix("SVFOP_").lower())
             for one in node.values():
                 self._walk(one, scope, ctes)
+
+
+def _shard_of(value):
+    """The column of which `shard_of` is asked."""
+    call = value.get("FuncCall", {})
+    if call and call["funcname"][-1]["String"]["sval"] == "shard_of":
+        return call["args"][0]
+    return None
 
 
 def _named(made, names):

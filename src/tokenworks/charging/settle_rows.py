@@ -11,7 +11,7 @@ import msgspec
 
 from tokenworks.charging import chain
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.model import PER_UNIT, UsageRecord
+from tokenworks.charging.model import PER_UNIT, UsageRecord, decode_record
 from tokenworks.kernel import uuid7
 
 # Lines of what is lost come after those of buckets.
@@ -62,14 +62,14 @@ class BatchRows:
     def add(
         self,
         account_id: str,
-        records: Sequence[tuple[int, UsageRecord]],
+        records: Sequence[tuple[int, UsageRecord | bytes]],
         before: chain.Head,
         paid: Collection[str],
         *,
         chain_id: str | None = None,
         seq: int | None = None,
     ) -> None:
-        """One account's records, in the journal's order. `paid`: grants that are charged already (late ones, and those closed as
+        """One account's records, in the journal's order, as JSON or read. `paid`: grants that are charged already (late ones, and those closed as
         they were made). They go to the journal's chain, or to another one, at its own sequence. Raises `RecordRefused`.
         """
         entry_id = uuid7()
@@ -80,7 +80,8 @@ class BatchRows:
         digests: list[tuple[str, bytes]] = []
         usage, journal, time_of = self.usage, self._journal, self._time
         lost_tokens = 0
-        for at_seq, record in records:
+        for at_seq, found in records:
+            record = decode_record(found) if isinstance(found, bytes) else found
             if record.account_id != account_id:
                 raise RecordRefused("its account is not the one that it was put under")
             usage_id, ended = record.usage_id, time_of(record.ended_ms)

@@ -51,6 +51,10 @@ CREATE TABLE chain_link (
     hash bytea NOT NULL CHECK (length(hash) = 32),
     PRIMARY KEY (account_id, chain_id, link_no)
 ) PARTITION BY HASH (account_id);
+
+-- The declared shard key: sixteen shards, by an account's last hexadecimal digit, which is random. Who spreads accounts spreads
+-- whole shards.
+CREATE FUNCTION shard_of(account uuid) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN get_byte(uuid_send(account), 15) & 15;
 """
 
 
