@@ -1,15 +1,17 @@
 """Chains of hashes: what is settled goes on with them, and who changes history silently is found."""
 
+import queue
 from datetime import timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
 
-from tests.charging.test_ledger import findings, grant, settle, usage_record
+from tests.charging.test_ledger import findings, grant, settle, settling, usage_record
 from tests.support.rechain import rechain
+from tokenworks.app.database import connect
 from tokenworks.catalog import Counts
-from tokenworks.charging import chain, chain_all, settle_store
+from tokenworks.charging import chain, chain_all, settle_store, settlement
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.verify import checks
 from tokenworks.kernel import uuid7
@@ -313,3 +315,24 @@ def test_history_that_an_operator_chains_anew_fits(sold):
     assert verify_chains(connection) != []
     rechain(connection)
     assert verify_chains(connection) == []
+
+
+def test_a_shard_that_went_back_is_noticed_without_a_record_of_it(sold, database_url, monkeypatch):
+    """A node that was restored to an hour ago has less than the recorder remembers, whatever the journal's mark says."""
+    monkeypatch.setattr(settlement, "LOOK_BACK_EVERY_S", 0.0)
+    fatal, settled = queue.SimpleQueue(), queue.SimpleQueue()
+    settler = settlement.Settler(
+        lambda: connect(database_url), sold.journal, 0, settled.put, lambda *_: None, fatal.put
+    )
+    settler.start()
+    settler.put([settling(*sold.record(0)), settling(*sold.record(1))])
+    settler.advance(2)
+    assert settled.get(timeout=60) == 2
+    settler.hurry()
+    sold.connection.execute(
+        "DELETE FROM chain_head WHERE account_id = %s AND chain_id = %s", (sold.accounts[1], sold.journal)
+    )
+    settler.hurry()
+    error = fatal.get(timeout=60)
+    assert isinstance(error, LedgerWentBack) and sold.accounts[1].hex in str(error)
+    settler.stop(60)

@@ -138,23 +138,58 @@ def _us(at: datetime) -> int:
 def entry_digests(connection: Connection, account_id: UUID, entry_ids: Sequence[UUID]) -> dict[Key, bytes]:
     """The digest of each of these entries of an account that is there."""
     ids = list(entry_ids)
-    postings: dict[UUID, list[chain.PostingLine]] = {}
-    for entry_id, no, account, unit, bucket_id, amount in connection.execute(
-        """SELECT entry_id, line_no, ledger_account, unit, bucket_id, amount FROM posting
+    postings = connection.execute(
+        """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount FROM posting
            WHERE account_id = %s AND entry_id = ANY(%s) ORDER BY entry_id, line_no""",
         (account_id, ids),
-    ):
-        postings.setdefault(entry_id, []).append(
+    )
+    lines = _lines(postings)
+    return _digests(
+        connection.execute(
+            "SELECT account_id, entry_id, kind, ref, posted_at FROM entry WHERE account_id = %s AND entry_id = ANY(%s)",
+            (account_id, ids),
+        ),
+        lines,
+    )
+
+
+def entry_digests_of_all(connection: Connection, keys: Sequence[Key]) -> dict[Key, bytes]:
+    """As `entry_digests`, of any accounts: for the auditor."""
+    columns = ([account_id for account_id, _ in keys], [entry_id for _, entry_id in keys])
+    postings = connection.execute(
+        """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount
+           FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, entry_id) JOIN posting USING (account_id, entry_id)
+           ORDER BY account_id, entry_id, line_no""",
+        columns,
+    )
+    lines = _lines(postings)
+    return _digests(
+        connection.execute(
+            """SELECT account_id, entry_id, kind, ref, posted_at FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, entry_id)
+               JOIN entry USING (account_id, entry_id)""",
+            columns,
+        ),
+        lines,
+    )
+
+
+def _lines(rows: psycopg.Cursor[tuple[Any, ...]]) -> dict[Key, list[chain.PostingLine]]:
+    postings: dict[Key, list[chain.PostingLine]] = {}
+    for account_id, entry_id, no, account, unit, bucket_id, amount in rows:
+        postings.setdefault((account_id, entry_id), []).append(
             (no, account, unit, None if bucket_id is None else bucket_id.hex, amount)
         )
+    return postings
+
+
+def _digests(
+    rows: psycopg.Cursor[tuple[Any, ...]], postings: dict[Key, list[chain.PostingLine]]
+) -> dict[Key, bytes]:
     return {
         (account_id, entry_id): chain.entry_digest(
-            entry_id.hex, kind, ref, _us(at), postings.get(entry_id, ())
+            entry_id.hex, kind, ref, _us(at), postings.get((account_id, entry_id), ())
         )
-        for entry_id, kind, ref, at in connection.execute(
-            "SELECT entry_id, kind, ref, posted_at FROM entry WHERE account_id = %s AND entry_id = ANY(%s)",
-            (account_id, ids),
-        )
+        for account_id, entry_id, kind, ref, at in rows
     }
 
 
@@ -191,13 +226,12 @@ def usage_of_entries(
     return found
 
 
-def usage_digests(
-    connection: Connection, account_id: UUID, usage_ids: Sequence[UUID]
-) -> Iterator[tuple[UUID, str, bytes]]:
-    """(entry, usage id, digest) of each of these records of an account that is there."""
+def usage_digests_of_all(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[UUID, str, bytes]]:
+    """(entry, usage id, digest) of each of these records (account, usage id) that is there: for the auditor."""
     return _usage(
         connection.execute(
-            f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND usage_id = ANY(%s)".encode(),
-            (account_id, list(usage_ids)),
+            f"""SELECT {USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)
+                JOIN usage USING (account_id, usage_id)""".encode(),
+            ([account_id for account_id, _ in keys], [usage_id for _, usage_id in keys]),
         )
     )

@@ -92,18 +92,24 @@ def settle(
     except _HeadMoved:
         # Asked anew, of all of the batch.
         remembered = {account: known.pop(account) for _, account, *_ in batch if account in known}
-        found = chain_store.read_heads(connection, journal_id, sorted(remembered))
-        for account, head in remembered.items():
-            if found[account].seq < head.seq or (found[account].seq == head.seq and found[account] != head):
-                raise LedgerWentBack(
-                    f"account {account} was settled up to {head.seq}, and now up to {found[account].seq}"
-                ) from None
+        look_back(connection, journal_id, remembered)
         done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
     applied, lost, moved = done
     known.update(moved)
     if lost_tokens is not None:
         lost_tokens.update(lost)
     return applied
+
+
+def look_back(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
+    """Whether the chains of this journal still reach what is remembered of them, by account. Raises `LedgerWentBack`."""
+    found = chain_store.read_heads(connection, journal_id, sorted(remembered))
+    for account_id, head in remembered.items():
+        now = found[account_id]
+        if now.seq < head.seq or (now.seq == head.seq and now != head):
+            raise LedgerWentBack(
+                f"account {account_id} of shard {account_id[-1]} was settled up to {head.seq}, and now up to {now.seq}"
+            )
 
 
 def _settle(
@@ -199,7 +205,8 @@ def _rows(
 ) -> BatchRows:
     """`decoded` where the records are not as they were written; else each is read in its turn, and gone after it."""
     found: dict[str, list[tuple[int, UsageRecord | bytes]]] = {}
-    for settling, record in zip(batch, decoded or [one[3] for one in batch], strict=True):
+    records: Sequence[UsageRecord | bytes] = [one[3] for one in batch] if decoded is None else decoded
+    for settling, record in zip(batch, records, strict=True):
         found.setdefault(settling[1], []).append((settling[0], record))
     rows = BatchRows(run.journal_id, run.now, ref)
     for account_id in sorted(found):

@@ -21,7 +21,8 @@ from tokenworks.app.bootstrap import make_works
 from tokenworks.app.coverage import COVERED, ROW_GONE, ROW_TWICE, UNCOVERED
 from tokenworks.app.database import connect
 from tokenworks.app.settings import load_settings
-from tokenworks.app.verifier import audit, audit_checks
+from tokenworks.app.verifier import ACROSS, audit, audit_checks, audit_on
+from tokenworks.charging.verify import rolling
 from tokenworks.charging.verify.entries import KINDS
 
 SEED = 20261127
@@ -164,3 +165,52 @@ def test_a_table_that_nobody_declared_is_noticed(works):
         works.connection.execute("CREATE TABLE purse (coins bigint)")
         with pytest.raises(AssertionError):
             test_every_table_is_covered_or_declared_with_its_reason(works)
+
+
+def forgotten(connection):
+    connection.execute("TRUNCATE verify_head, verify_run")
+
+
+def runs(works, monkeypatch, count=None):
+    """What runs over one account each find, until all had their turn."""
+    monkeypatch.setattr(rolling, "PART_ACCOUNTS_MIN", 1)
+    monkeypatch.setattr(rolling, "PARTS", 1000)
+    cards, found = works.offerings.rate_cards(), []
+    for _ in range(count or works.connection.execute("SELECT count(*) FROM account").fetchone()[0]):
+        findings, read = audit_on(works.connection, cards)
+        assert not read.full and read.accounts <= 1
+        found += findings
+    return found
+
+
+def test_runs_over_a_part_of_the_accounts_find_nothing_in_what_is_right(works, monkeypatch):
+    forgotten(works.connection)
+    assert runs(works, monkeypatch) == []
+    assert {name for name, _ in audit_checks({})} >= ACROSS | set(rolling.OF_AN_ENTRY)
+
+
+def test_runs_over_parts_name_what_a_full_run_names(works, every, monkeypatch):
+    connection, cards = works.connection, works.offerings.rate_cards()
+    causes = [one for one in audit_checks(cards) if one[0] not in ACROSS and not one[0].startswith("chain: ")]
+    monkeypatch.setattr(rolling, "PART_ACCOUNTS_MIN", 1)
+    monkeypatch.setattr(rolling, "PARTS", 2)
+    compared = 0
+    for mutation in random.Random(SEED).sample(
+        [m for m in every if m.table not in CHAINS], 4 * CHAINED_SAMPLE
+    ):
+        if compared == CHAINED_SAMPLE or tried(connection, mutation, causes, {}) != "named":
+            continue
+        compared += 1
+        with connection.transaction(force_rollback=True):
+            forgotten(connection)
+            connection.execute(mutation.statement, mutation.params)
+            cut = connection.execute("SELECT count(*) / 2 FROM account").fetchone()[0]
+            (middle,) = connection.execute(
+                "SELECT account_id FROM account ORDER BY account_id OFFSET %s LIMIT 1", (cut,)
+            ).fetchone()
+            found = []
+            for upto in (None, middle):
+                connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, false)", (upto,))
+                found += rolling.look(connection, audit_checks(cards), ACROSS, findings_max=1000)[0]
+        assert any(value in finding.where for finding in found for value in mutation.values), mutation
+    assert compared == CHAINED_SAMPLE

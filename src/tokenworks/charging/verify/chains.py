@@ -4,7 +4,7 @@ A link is made again from the rows that it covers, with the bytes that were hash
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from tokenworks.charging import chain, chain_store
@@ -14,6 +14,7 @@ from tokenworks.charging.store import Connection
 from tokenworks.charging.verify.finding import Finding
 
 INVARIANT: Final = "chain: history is what it was when it was chained"
+REMEMBERED: Final = "chain: it goes on from where the auditor saw it end"
 # Links that are held at once.
 LINKS_AT_ONCE: Final = 500
 
@@ -50,20 +51,52 @@ def history(connection: Connection) -> Iterator[Finding]:
     """What does not fit its link, of all chains, `LINKS_AT_ONCE` of them in memory. In the caller's transaction, whose snapshot
     should not change meanwhile.
     """
+    yield from _links(
+        connection,
+        """SELECT account_id, chain_id, link_no, entry_id, seq, rows, hash, 0, ''::bytea FROM chain_link
+           ORDER BY account_id, chain_id, link_no""",
+    )
+
+
+def fresh(connection: Connection) -> Iterator[Finding]:
+    """As `history`, of the links in `fresh_link`, which go on from where the auditor remembers that their chains ended."""
+    yield from _links(
+        connection,
+        """SELECT l.account_id, l.chain_id, l.link_no, l.entry_id, l.seq, l.rows, l.hash, coalesce(v.link_no, 0),
+               coalesce(v.hash, ''::bytea) FROM fresh_link l LEFT JOIN verify_head v USING (account_id, chain_id)
+           ORDER BY l.account_id, l.chain_id, l.link_no""",
+    )
+
+
+def remembered(connection: Connection) -> Iterator[Finding]:
+    """Chains that are shorter than the auditor saw them, or that have another link where it saw them end."""
+    for account_id, chain_id, link_no, now_no in connection.execute(
+        """SELECT v.account_id, v.chain_id, v.link_no, h.link_no FROM verify_head v
+           LEFT JOIN chain_head h USING (account_id, chain_id)
+           LEFT JOIN chain_link l ON h.link_no > v.link_no AND l.account_id = v.account_id AND l.chain_id = v.chain_id
+               AND l.link_no = v.link_no
+           WHERE CASE WHEN h.link_no = v.link_no THEN h.hash ELSE l.hash END IS DISTINCT FROM v.hash"""
+    ):
+        detail = f"was seen to end at link {link_no}, and that is " + (
+            "another one" if now_no is not None and now_no >= link_no else "gone"
+        )
+        yield Finding(REMEMBERED, f"chain {account_id}/{chain_id}", detail)
+
+
+def _links(connection: Connection, statement: LiteralString) -> Iterator[Finding]:
     place: Key | None = None
     before = Head(0, 0, b"")
     with connection.cursor("chains") as cursor:
         cursor.itersize = LINKS_AT_ONCE
-        cursor.execute(
-            """SELECT account_id, chain_id, link_no, entry_id, seq, rows, hash FROM chain_link
-               ORDER BY account_id, chain_id, link_no"""
-        )
+        cursor.execute(statement)
         while batch := cursor.fetchmany(LINKS_AT_ONCE):
             entries, usage = _rows_of(connection, batch)
-            for account_id, chain_id, link_no, entry_id, seq, rows, hashed in batch:
+            for account_id, chain_id, link_no, entry_id, seq, rows, hashed, from_no, from_hash in batch:
                 if place != (account_id, chain_id):
                     place = (account_id, chain_id)
                     before = chain.genesis(account_id.hex, chain_id.hex)
+                    if from_no:
+                        before = Head(0, from_no, bytes(from_hash))
                 kept = Link(link_no, entry_id, seq, bytes(rows), bytes(hashed))
                 for where, detail in _check(kept, before, entries.get((account_id, entry_id)), usage):
                     yield Finding(INVARIANT, f"{where} of account {account_id}", detail)
@@ -74,16 +107,12 @@ def _rows_of(
     connection: Connection, batch: Sequence[tuple[Any, ...]]
 ) -> tuple[dict[Key, bytes], dict[tuple[UUID, str], bytes]]:
     """Of a batch of links: the entries' digests, and those of usage by (entry, id)."""
-    entries: dict[Key, bytes] = {}
-    usage: dict[tuple[UUID, str], bytes] = {}
-    by_account: dict[UUID, list[tuple[Any, ...]]] = {}
-    for row in batch:
-        by_account.setdefault(row[0], []).append(row)
-    for account_id, links in by_account.items():
-        entries |= chain_store.entry_digests(connection, account_id, [row[3] for row in links])
-        ids = [UUID(usage_id) for row in links for usage_id in chain.digests_of(bytes(row[5]))]
-        found = chain_store.usage_digests(connection, account_id, ids)
-        usage |= {(entry_id, usage_id): digest for entry_id, usage_id, digest in found}
+    entries = chain_store.entry_digests_of_all(connection, [(row[0], row[3]) for row in batch])
+    ids = [(row[0], UUID(usage_id)) for row in batch for usage_id in chain.digests_of(bytes(row[5]))]
+    usage = {
+        (entry_id, usage_id): digest
+        for entry_id, usage_id, digest in chain_store.usage_digests_of_all(connection, ids)
+    }
     return entries, usage
 
 

@@ -52,6 +52,21 @@ CREATE TABLE chain_link (
     PRIMARY KEY (account_id, chain_id, link_no)
 ) PARTITION BY HASH (account_id);
 
+-- Where the auditor saw chains end when it last found nothing, and which accounts it read whole: those up to `upto`.
+CREATE TABLE verify_head (
+    account_id uuid NOT NULL,
+    chain_id uuid NOT NULL,
+    link_no bigint NOT NULL CHECK (link_no > 0),
+    hash bytea NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (account_id, chain_id)
+) PARTITION BY HASH (account_id);
+CREATE TABLE verify_run (
+    run_no bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    at timestamptz NOT NULL DEFAULT now(),
+    upto uuid,
+    whole boolean NOT NULL
+);
+
 -- The declared shard key: sixteen shards, by an account's last hexadecimal digit, which is random. Who spreads accounts spreads
 -- whole shards.
 CREATE FUNCTION shard_of(account uuid) RETURNS integer LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN get_byte(uuid_send(account), 15) & 15;
@@ -60,7 +75,7 @@ CREATE FUNCTION shard_of(account uuid) RETURNS integer LANGUAGE sql IMMUTABLE PA
 
 def upgrade() -> None:
     op.execute(TABLES)
-    for table in ("chain_head", "chain_link"):
+    for table in ("chain_head", "chain_link", "verify_head"):
         for h in range(HASH_PARTITIONS):
             op.execute(
                 f"CREATE TABLE {table}_h{h} PARTITION OF {table} "
