@@ -1,6 +1,6 @@
 """Spending as the data plane does, without one: grants, a settled record, grants closed; steps are bought as they are needed."""
 
-from tests.charging.test_ledger import IDS, settling
+from tests.charging.test_ledger import IDS, first_attempt, settling
 from tests.support.auditor import verify
 from tokenworks.catalog import Counts
 from tokenworks.charging import Need, settle_store
@@ -47,7 +47,7 @@ class Spender:
             for at, (b, grant_id, tokens) in enumerate(drawn)
         ]  # fmt: skip
         record = UsageRecord(
-            account_id.hex, uuid7().hex, "req", 1, *ids, "chat", "m", "d", "complete", "completed", "provider",
+            account_id.hex, *first_attempt(), *ids, "chat", "m", "d", "complete", "completed", "provider",
             1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(

@@ -70,9 +70,15 @@ CHECKS: Final[dict[str, str]] = {
             format('%s %s of bucket %s: %s by its records, %s posted in %s lines', ledger_account, unit, bucket, x.amount, p.amount, p.lines)
         FROM expected x FULL JOIN posted p USING (account_id, entry_id, ledger_account, unit, bucket)
         WHERE x.amount IS DISTINCT FROM p.amount OR p.lines <> 1""",
-    "usage: one record for each place of a journal, in its time": """
-        SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('sequence %s of journal %s: %s records', seq, journal_id, count(*))
-        FROM usage GROUP BY journal_id, seq HAVING count(*) > 1
+    "usage: one record for each attempt of a request, in its time": """
+        -- A place of a journal is all that a worker reported at once, of many requests.
+        SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('attempt %s of request %s of account %s: %s records',
+               attempt_no, request_id, account_id, count(*))
+        FROM usage GROUP BY account_id, request_id, attempt_no HAVING count(*) > 1
+        UNION ALL
+        SELECT 'usage ' || usage_id || ' of account ' || account_id, format('attempt %s of request %s', attempt_no, request_id) FROM usage
+        -- The first attempt of a request has the request's id.
+        WHERE (attempt_no = 1) <> (request_id = replace(usage_id::text, '-', ''))
         UNION ALL
         SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
         FROM usage GROUP BY usage_id HAVING count(*) > 1
