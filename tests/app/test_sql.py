@@ -4,12 +4,14 @@ Every text of our code is looked at, also those that no test runs. What is fleet
 """
 
 import collections
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from tests.support.purity import HOT, report
 from tests.support.sql import Sql, statements
+from tokenworks.charging import by_shard
 
 # Fleet-wide on purpose, by function. Readers that stream or list, and what finds of whom a job is to be done next: what is done
 # then is done account by account.
@@ -42,16 +44,6 @@ FLEET = {
     "subscriptions.cycle_store.cycles": "the auditor reads everything",
     "subscriptions.sold_store.sold": "the auditor reads everything",
     "trust.store.find_keys": "finds the accounts of keys",
-}
-# Batches of a job: many accounts in a statement, each row joined within its account. A distributed engine does not run them as
-# they are; none of them is on the way of a request.
-BATCHES = {
-    "billing.open_store.lines_left": "credits of a charge file's bills",
-    "billing.open_store.settlements": "what is open on bills of a bill run",
-    "charging.charge_store.lock_accounts": "accounts of a batch, locked in ascending order",
-    "charging.charge_store.put_on_bills": "lines of a bill run",
-    "charging.charge_store.recognise": "revenue of a recognition run",
-    "charging.charge_store.settle_credits": "credits of a bill run",
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
@@ -98,7 +90,7 @@ def test_a_statement_on_a_hot_table_names_one_account(columns):
     for one in statements()[0]:
         for why in report(one.numbered, columns).broken:
             broken[one.where].add(why)
-    allowed = set(FLEET) | set(BATCHES)
+    allowed = set(FLEET)
     unexpected = {where: sorted(why) for where, why in broken.items() if where not in allowed}
     assert unexpected == {}
     # Nothing stays on a list that need not be there.
@@ -278,7 +270,7 @@ def _beyond_one(connection, columns, *, by_shard):
     wrong, planned = {}, 0
     for one in statements()[0]:
         hot = report(one.numbered, columns).hot
-        if not hot or one.where in {*FLEET, *BATCHES} or one.text.startswith("COPY"):
+        if not hot or one.where in FLEET or one.text.startswith("COPY"):
             continue
         if ("shard_of(" in one.text) is not by_shard:
             continue
@@ -302,15 +294,16 @@ def test_a_statement_goes_to_one_shard(spread, columns):
 def test_a_statement_that_names_a_shard_goes_there(sharded, columns):
     wrong, planned = _beyond_one(sharded, columns, by_shard=True)
     assert not wrong, "\n".join(f"{where}: {what}" for where, what in wrong.items())
-    assert planned == 3
+    assert planned == 9
     many = "UPDATE grants g SET used = 1 FROM unnest($1::uuid[]) d (account_id) WHERE g.account_id = d.account_id"
     assert len(shards_of(sharded, many)) == SHARDS
 
 
 def test_the_shard_of_an_account_is_its_last_digit(works):
-    for digit in range(16):
-        account = f"{ACCOUNT[:-1]}{digit:x}"
-        assert works.connection.execute("SELECT shard_of(%s::uuid)", (account,)).fetchone() == (digit,)
+    accounts = [UUID(f"{ACCOUNT[:-1]}{digit:x}") for digit in range(16)]
+    for digit, account in enumerate(accounts):
+        assert works.connection.execute("SELECT shard_of(%s)", (account,)).fetchone() == (digit,)
+    assert by_shard(accounts[::-1]) == [(digit, [account]) for digit, account in enumerate(accounts)]
 
 
 def test_the_plans_tell_one_shard_from_many(spread):

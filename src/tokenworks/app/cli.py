@@ -582,11 +582,15 @@ def ledger_verify(context: Context, as_json: bool, full: bool) -> None:
                 full=full,
             )
         counts = views.ledger_counts(works.connection) if read.full else {}
-    counts |= {"new_links": read.links, "accounts": read.accounts, "of_accounts": read.accounts_total}
     if as_json:
-        print_json({"ok": not findings, "checked": counts, "findings": [f._asdict() for f in findings]})
+        print_json(
+            {
+                "ok": not findings, "checked": counts, "read": read._asdict(), "findings": [f._asdict() for f in findings],
+            }
+        )  # fmt: skip
     else:
-        views.print_verified(counts, findings)
+        part = {"new_links": read.links, "accounts": read.accounts, "of_accounts": read.accounts_total}
+        views.print_verified(counts or part, findings)
     sys.exit(1 if findings else 0)
 
 

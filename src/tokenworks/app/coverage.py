@@ -207,7 +207,7 @@ _HEAD = """# What `tokenworks ledger verify` covers
 Written by `python -m tokenworks.app.coverage`; a test compares it with the code, the code with the schema's tables, and both with what the
 auditor names when every column of every covered table is corrupted (`tests/charging/mutations`).
 
-`ledger verify` recomputes what the tables say from each other, in one read-only snapshot, streaming. It names the rows that break an
+`ledger verify` recomputes what the tables say from each other, in one snapshot, streaming, and changes nothing. It names the rows that break an
 invariant and exits with 1. What two tables say alike in the same lie it does not see: that needs evidence from outside the database (the
 signed log).
 

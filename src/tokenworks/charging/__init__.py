@@ -45,6 +45,7 @@ from tokenworks.charging.model import (
     Start,
     Transfer,
     UsageRecord,
+    by_shard,
     most,
 )
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
@@ -117,6 +118,7 @@ __all__ = [
     "Transfers",
     "UsageRecord",
     "WorkerConnection",
+    "by_shard",
     "chain_all",
     "chain_some",
     "fen_of",

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from tokenworks.charging.model import BillLine, Charge
+from tokenworks.charging.model import BillLine, Charge, by_shard
 from tokenworks.charging.store import Connection
 
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
@@ -35,14 +35,17 @@ def _charges(connection: Connection, where: str, values: Sequence[object]) -> li
 
 
 def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
-    """Whoever changes charges locks their accounts first, in ascending order: charges themselves are never waited for.
+    """Whoever changes charges locks their accounts first, shard by shard and in ascending order: charges themselves are never
+    waited for.
 
     (Waiting for rows of a partitioned table, and looking at them again once they are free, has made PostgreSQL 18.6 crash.)
     """
-    connection.execute(
-        "SELECT 1 FROM account WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
-        (list(account_ids),),
-    )
+    for shard, accounts in by_shard(account_ids):
+        connection.execute(
+            """SELECT 1 FROM account WHERE shard_of(account_id) = %s AND account_id = ANY(%s::uuid[])
+               ORDER BY account_id FOR NO KEY UPDATE""",
+            (shard, accounts),
+        )
 
 
 def lock_account(connection: Connection, account_id: UUID) -> None:
@@ -130,14 +133,15 @@ WITH open AS MATERIALIZED (
     SELECT account_id, charge_id, currency, recognise, quantity, period_start, period_end,
            amount_nano - tax_nano AS net, recognised_nano,
            amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano AS room
-    FROM charge WHERE closed_at IS NULL AND account_id = ANY(%(accounts)s::uuid[])
+    FROM charge WHERE closed_at IS NULL AND shard_of(account_id) = %(shard)s AND account_id = ANY(%(accounts)s::uuid[])
 ), held AS MATERIALIZED (
     SELECT b.account_id, b.charge_id, sum(b.used + coalesce(g.used, 0)) AS used,
            sum(b.remaining + b.granted - coalesce(g.used, 0)) AS live
     FROM bucket b LEFT JOIN LATERAL (
         SELECT sum(used)::bigint AS used FROM grants g
-        WHERE g.account_id = b.account_id AND g.bucket_id = b.bucket_id AND g.state = 'open') g ON true
-    WHERE b.account_id = ANY(%(accounts)s::uuid[]) AND b.charge_id IS NOT NULL GROUP BY 1, 2
+        WHERE shard_of(g.account_id) = %(shard)s AND g.account_id = b.account_id AND g.bucket_id = b.bucket_id
+            AND g.state = 'open') g ON true
+    WHERE shard_of(b.account_id) = %(shard)s AND b.account_id = ANY(%(accounts)s::uuid[]) AND b.charge_id IS NOT NULL GROUP BY 1, 2
 ), state AS (
     SELECT o.*, CASE
             WHEN recognise = 'usage' THEN div(net::numeric * least(coalesce(h.used, 0), quantity), quantity)
@@ -165,7 +169,7 @@ WITH open AS MATERIALIZED (
 )
 UPDATE charge c SET recognised_nano = c.recognised_nano + m.more, broken_nano = c.broken_nano + m.broken,
     closed_at = CASE WHEN m.ended THEN %(now)s::timestamptz END
-FROM moved m WHERE c.account_id = m.account_id AND c.charge_id = m.charge_id
+FROM moved m WHERE shard_of(c.account_id) = %(shard)s AND c.account_id = m.account_id AND c.charge_id = m.charge_id
 """
 
 
@@ -192,7 +196,10 @@ def recognise(
     if not accounts:
         return 0, None
     lock_accounts(connection, accounts)
-    moved = connection.execute(_RECOGNISE, {"accounts": accounts, "now": now}).rowcount
+    moved = sum(
+        connection.execute(_RECOGNISE, {"shard": shard, "accounts": some, "now": now}).rowcount
+        for shard, some in by_shard(accounts)
+    )
     return moved, accounts[-1] if len(accounts) == limit else None
 
 
@@ -281,8 +288,8 @@ WITH bills AS (
            c.description_zh, c.amount_nano, c.tax_nano,
            dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.kind, c.description, c.description_zh,
                               c.vat_percent, c.offering_version)::int AS line_no
-    FROM bills b JOIN charge c ON c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
-        AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends
+    FROM bills b JOIN charge c ON shard_of(c.account_id) = %(shard)s AND c.account_id = b.account_id
+        AND c.subscriber_id = b.subscriber_id AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -307,7 +314,7 @@ WITH bills AS (
     FROM moved, generate_series(1, 3) side
 ), marked AS (
     UPDATE charge c SET bill_id = due.bill_id, line_no = due.line_no
-    FROM due WHERE c.account_id = due.account_id AND c.charge_id = due.charge_id
+    FROM due WHERE shard_of(c.account_id) = %(shard)s AND c.account_id = due.account_id AND c.charge_id = due.charge_id
 )
 SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, charges,
     charged AS charged_nano, amount AS amount_nano, vat_percent, tax AS tax_nano,
@@ -320,20 +327,30 @@ def put_on_bills(
     connection: Connection, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]
 ) -> list[BillLine]:
     lock_accounts(connection, [bill[1] for bill in bills])
+    of_account: dict[UUID, list[tuple[UUID, UUID, UUID, datetime]]] = {}
+    for bill in bills:
+        of_account.setdefault(bill[1], []).append(bill)
+    lines: list[BillLine] = []
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
         # Charges are found and marked by index, for each bill; a join by hashes would read all that are not billed yet in every
         # batch.
         cursor.execute("SET LOCAL enable_hashjoin = off")
         cursor.execute("SET LOCAL enable_mergejoin = off")
-        return cursor.execute(
-            _PUT_ON_BILLS,
-            {
-                "subscribers": [bill[0] for bill in bills],
-                "accounts": [bill[1] for bill in bills],
-                "bills": [bill[2] for bill in bills],
-                "ends": [bill[3] for bill in bills],
-            },
-        ).fetchall()
+        # Planned once for all shards and batches: sixteen plans a batch cost more than they save.
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        for shard, accounts in by_shard(list(of_account)):
+            some = [bill for account_id in accounts for bill in of_account[account_id]]
+            lines += cursor.execute(
+                _PUT_ON_BILLS,
+                {
+                    "shard": shard,
+                    "subscribers": [bill[0] for bill in some],
+                    "accounts": [bill[1] for bill in some],
+                    "bills": [bill[2] for bill in some],
+                    "ends": [bill[3] for bill in some],
+                },
+            )
+    return sorted(lines, key=lambda line: (line.bill_id, line.line_no))
 
 
 # Fen are rounded half away from zero, cumulatively: what several credits take off a line is what one credit of their sum would,
@@ -341,12 +358,13 @@ def put_on_bills(
 _SETTLE_CREDITS: Final = """
 WITH late AS MATERIALIZED (
     SELECT k.account_id, k.charge_id, k.subscriber_id, -k.amount_nano AS nano, -k.tax_nano AS tax, c.bill_id, c.line_no, c.vat_percent
-    FROM charge k JOIN charge c ON c.account_id = k.account_id AND c.charge_id = k.of_charge_id
-    WHERE k.account_id = ANY(%(accounts)s::uuid[]) AND k.of_charge_id IS NOT NULL AND k.bill_id IS NULL
+    FROM charge k JOIN charge c ON shard_of(c.account_id) = %(shard)s AND c.account_id = k.account_id AND c.charge_id = k.of_charge_id
+    WHERE shard_of(k.account_id) = %(shard)s AND k.account_id = ANY(%(accounts)s::uuid[]) AND k.of_charge_id IS NOT NULL AND k.bill_id IS NULL
         AND k.settles_bill_id IS NULL AND c.bill_id IS NOT NULL
 ), line AS MATERIALIZED (
     SELECT c.account_id, c.bill_id, c.line_no, sum(c.amount_nano)::bigint AS charged, sum(c.credited_nano)::bigint AS credited
-    FROM charge c JOIN (SELECT DISTINCT account_id, bill_id, line_no FROM late) l USING (account_id, bill_id, line_no) GROUP BY 1, 2, 3
+    FROM charge c JOIN (SELECT DISTINCT account_id, bill_id, line_no FROM late) l USING (account_id, bill_id, line_no)
+    WHERE shard_of(c.account_id) = %(shard)s GROUP BY 1, 2, 3
 ), step AS (
     SELECT late.*, charged, (charged + 5000000) / 10000000 AS line_fen,
         (credited - sum(nano) OVER (PARTITION BY late.account_id, late.bill_id, late.line_no)
@@ -375,7 +393,7 @@ WITH late AS MATERIALIZED (
     UPDATE charge k SET settles_bill_id = m.bill_id, settles_line_no = m.line_no, settled_nano = m.settled,
         settled_tax_nano = m.settled_tax,
         settled_entry_id = CASE WHEN m.settled <> m.nano OR m.settled_tax <> m.tax THEN m.entry_id END
-    FROM made m WHERE k.account_id = m.account_id AND k.charge_id = m.charge_id
+    FROM made m WHERE shard_of(k.account_id) = %(shard)s AND k.account_id = m.account_id AND k.charge_id = m.charge_id
 )
 SELECT DISTINCT subscriber_id FROM made
 """
@@ -385,8 +403,11 @@ def settle_credits(connection: Connection, account_ids: Sequence[UUID]) -> list[
     """Credits of charges that are on bills, and are on none themselves, take their amounts off those bills' lines. Returns whose
     they are. The accounts are locked.
     """
-    rows = connection.execute(_SETTLE_CREDITS, {"accounts": list(account_ids)})
-    return [row[0] for row in rows]
+    return [
+        row[0]
+        for shard, accounts in by_shard(account_ids)
+        for row in connection.execute(_SETTLE_CREDITS, {"shard": shard, "accounts": accounts})
+    ]
 
 
 def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: int) -> tuple[int, int]:

@@ -50,11 +50,11 @@ class Read(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """Accounts above `after`, up to `upto` (None: to the end). `count` of `total`."""
+    """Accounts above `after`, up to `upto` (None: to the end). `size` of `total`."""
 
     after: UUID
     upto: UUID | None
-    count: int
+    size: int
     total: int
 
 
@@ -91,7 +91,7 @@ def look(
 ) -> tuple[list[Finding], Read]:
     """As `run`, in the caller's transaction."""
     part = _next_part(connection)
-    full = full or part.count == part.total
+    full = full or part.size == part.total
     found: list[Finding] = []
     done = 0
 
@@ -118,7 +118,7 @@ def look(
             ask(check for check in checks if full or check[0] not in across)
     if not found:
         _remember(connection, part, full=full)
-    return found[:findings_max], Read(links, part.total if full else part.count, part.total, full)
+    return found[:findings_max], Read(links, part.total if full else part.size, part.total, full)
 
 
 @contextlib.contextmanager
