@@ -143,7 +143,7 @@ def _settle(
         if quarantine is None:
             applied = _apply(run, batch, f"{settled + 1}-{up_to_seq}")
         else:
-            applied = _apply_apart(run, batch, quarantine)
+            applied = _apply_apart(run, batch, (settled + 1, up_to_seq), quarantine)
         connection.execute(
             "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
             (up_to_seq, journal_id),
@@ -164,20 +164,27 @@ class _Run(NamedTuple):
     """Where it is not the journal's."""
 
 
-def _apply_apart(run: _Run, batch: Sequence[Settling], quarantine: dict[str, str]) -> int:
-    """Halve what is refused until single records are left; those go to quarantine."""
+def _apply_apart(
+    run: _Run, batch: Sequence[Settling], range_: tuple[int, int], quarantine: dict[str, str]
+) -> int:
+    """Halve what is refused until single records are left; those go to quarantine. `range_`: the sequences that this settles."""
     if not batch:
         return 0
     try:
         with run.connection.transaction():
-            return _apply(run, batch, f"{batch[0][0]}-{batch[-1][0]}")
+            return _apply(run, batch, f"{range_[0]}-{range_[1]}")
     except REFUSALS as error:
         if len(batch) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
             quarantine[_quarantine(run.connection, run.journal_id, batch[0], reason)] = reason
             return 0
     half = len(batch) // 2
-    return sum(_apply_apart(run, part, quarantine) for part in (batch[:half], batch[half:]))
+    # A frame's records have one sequence: both halves may have some of it.
+    parts = (
+        (batch[:half], (range_[0], batch[half - 1][0])),
+        (batch[half:], (batch[half][0], range_[1])),
+    )
+    return sum(_apply_apart(run, part, of_part, quarantine) for part, of_part in parts)
 
 
 def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
