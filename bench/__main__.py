@@ -403,7 +403,7 @@ def bench_bills(count, progress):
             task = progress.add_task("the ledger")
             began = time.monotonic()
             checked = subprocess.run(
-                [sys.executable, "-m", "tokenworks", "ledger", "verify", "--json"],
+                [sys.executable, "-m", "tokenworks", "ledger", "verify", "--full", "--json"],
                 env=env,
                 capture_output=True,
                 text=True,

@@ -239,7 +239,7 @@ def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_
 
 
 HISTORY = (
-    "audit", "bill_line", "consent", "credit_note", "entry", "offering", "payment", "payment_reversal", "payout", "phone_history", "posting",
+    "audit", "bill_line", "chain_link", "consent", "credit_note", "entry", "offering", "payment", "payment_reversal", "payout", "phone_history", "posting",
     "rate_card", "transfer", "usage",
 )  # fmt: skip
 

@@ -15,6 +15,7 @@ from tokenworks.charging.errors import (
     QuarantineNotFound,
     RecordRefused,
 )
+from tokenworks.charging.model import encode_record
 from tokenworks.kernel import ManualClock, uuid7
 
 LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ahead
@@ -60,7 +61,7 @@ def test_a_record_of_a_month_without_partition_is_settled(sold):
     late = sold.record(1, granted, 2, usage_id=uuid7(LONG_AGO_MS).hex)
     with pytest.raises(settle_store.REFUSALS):
         apply(sold, sold.a, 1, [late])
-    batch = [(1, sold.account_id.hex, [], settle_store.encode_record(late[1]))]
+    batch = [(1, sold.account_id.hex, [], encode_record(late[1]))]
     settle_store.ensure_usage_months(sold.works.connection, settle_store.months_of(batch, 10))
     assert apply(sold, sold.a, 1, [late]) == 1
     assert findings(sold.works) == []

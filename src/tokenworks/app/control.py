@@ -9,6 +9,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
+from uuid import UUID
 
 import psycopg
 import structlog
@@ -28,7 +29,7 @@ from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.settings import Settings
 from tokenworks.billing import TestProvider
-from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs
+from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
@@ -44,6 +45,7 @@ CONNECTIONS_MAX: Final = 10
 CONNECTION_WAIT_S: Final = 3.0
 # Revenue follows usage this often; a bill run brings it up to date, too.
 RECOGNISE_S: Final = 3600.0
+CHAIN_S: Final = 86_400.0
 # So many batches of a bill run a turn, that other jobs have theirs.
 BILL_BATCHES: Final = 20
 
@@ -261,6 +263,8 @@ class Jobs:
         self._settings = settings
         self._url = url
         self._recognised_s = -math.inf
+        self._chained_s = -math.inf
+        self._chain_after: UUID | None = None
         self._billed_s = -math.inf
 
     def run(self) -> None:
@@ -278,6 +282,7 @@ class Jobs:
                 self._doubt,
                 self._cycles,
                 self._revenue,
+                self._chains,
                 self._bills,
                 self._collections,
                 self._dunning,
@@ -325,6 +330,17 @@ class Jobs:
             works.identity.forget_old()
             works.hub.forget_old()
             self._recognised_s = time.monotonic()
+
+    def _chains(self, works: Works) -> None:
+        """What was posted since the day before, a part of the accounts in each turn until all had theirs."""
+        if self._chain_after is None and time.monotonic() - self._chained_s < CHAIN_S:
+            return
+        now = works.ledger.database_now()
+        count, self._chain_after = chain_some(works.connection, now, self._chain_after or UUID(int=0))
+        if self._chain_after is None:
+            self._chained_s = time.monotonic()
+        if count:
+            log.info("jobs.chains", entries=count)
 
     def _bills(self, works: Works) -> None:
         """Whose period has ended, from time to time; what is not done in this turn is in the next one."""

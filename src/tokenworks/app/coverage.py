@@ -52,6 +52,8 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "valid_until": "of what cost nothing in an earlier cycle, and of windows: no row repeats it",
         "priority": PARTLY, "created_at": PARTLY,
     },
+    "chain_head": {},
+    "chain_link": {},
     "charge": {
         "closed_at": "when a charge was closed, and that it was: the next recognition of revenue closes it again", "description": TEXT,
         "description_zh": TEXT, "period_end": "of what is earned with time and was ended early: the instant of its end",
@@ -194,6 +196,8 @@ UNCOVERED: Final[dict[str, str]] = {
     "sealing": "how far a migration is",
     "session": "who is signed in: it ends by itself, and no balance follows from it",
     "sign_in_code": "codes of minutes, hashed under keys outside the database",
+    "verify_head": "where the auditor saw chains end: what it remembers for itself",
+    "verify_run": "which accounts the auditor reads next",
     "vault_secret": "fingerprints of keys outside the database: a server that has others does not start",
 }
 """Tables that no check looks at, each with its reason."""
@@ -203,9 +207,16 @@ _HEAD = """# What `tokenworks ledger verify` covers
 Written by `python -m tokenworks.app.coverage`; a test compares it with the code, the code with the schema's tables, and both with what the
 auditor names when every column of every covered table is corrupted (`tests/charging/mutations`).
 
-`ledger verify` recomputes what the tables say from each other, in one read-only snapshot, streaming. It names the rows that break an
+`ledger verify` recomputes what the tables say from each other, in one snapshot, streaming, and changes nothing. It names the rows that break an
 invariant and exits with 1. What two tables say alike in the same lie it does not see: that needs evidence from outside the database (the
 signed log).
+
+It reads what was chained since the last run that found nothing, and the next thirtieth of the accounts whole (all of them where they are
+at most 10,000); `--full` reads everything, and what compares accounts with each other. Where it saw a chain end, the chain has to go on.
+
+Entries, postings and usage records are in chains of hashes: as they are, none of them is changed, removed or added unseen once it is in a
+chain, whatever stands beside their tables below. What stands there is what no other row says, so that whoever recomputes the chain after a
+change is not named: it needs the signed log.
 """
 
 

@@ -23,6 +23,7 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 HISTORY: Final[dict[str, tuple[str, ...]]] = {
     "audit": (),
     "bill_line": (),
+    "chain_link": (),
     "consent": (),
     "credit_note": ("reason",),
     "entry": (),

@@ -39,13 +39,13 @@ from tokenworks.kernel import Unavailable
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 # The schema of this release.
-SCHEMA: Final = "0027"
+SCHEMA: Final = "0028"
 # Before this one releases looked for their own schema alone, and steps named no locks.
 FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"
 # Those that a request, settlement or the bill run waits for.
 HOT_TABLES: Final = (
-    "account", "bill", "bill_line", "bucket", "change", "charge", "entry", "grants", "journal", "member", "api_key",
+    "account", "bill", "bill_line", "bucket", "chain_head", "chain_link", "change", "charge", "entry", "grants", "journal", "member", "api_key",
     "posting", "product", "subscriber", "usage", "window_use",
 )  # fmt: skip
 LOCK_TIMEOUT_MS: Final = 500

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from tokenworks.billing.model import ReconciliationCase
 from tokenworks.billing.store import Connection
+from tokenworks.charging import by_shard
 
 
 def settlements(
@@ -15,22 +16,34 @@ def settlements(
     """(subscriber, bill, billed, billed less credits and payments, open as it is kept, state as it is kept, whether the carrier
     has been asked for it) of every bill of these, each one's oldest first. In nano.
     """
+    accounts = connection.execute(
+        "SELECT account_id FROM subscriber WHERE subscriber_id = ANY(%s)", (list(subscriber_ids),)
+    ).fetchall()
+    credited: list[tuple[UUID, int]] = []
+    for shard, some in by_shard([row[0] for row in accounts]):
+        credited += connection.execute(
+            """SELECT settles_bill_id, sum(settled_nano)::bigint FROM charge
+               WHERE shard_of(account_id) = %s AND account_id = ANY(%s::uuid[]) AND settles_bill_id IS NOT NULL GROUP BY 1""",
+            (shard, some),
+        )
     return connection.execute(
         """WITH paid AS (
                SELECT bill_id, sum(amount_nano) AS nano FROM payment p
                WHERE subscriber_id = ANY(%(whose)s::uuid[]) AND bill_id IS NOT NULL
                    AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = p.payment_id) GROUP BY 1
            ), credited AS (
-               SELECT settles_bill_id AS bill_id, sum(settled_nano) AS nano FROM charge
-               WHERE account_id IN (SELECT account_id FROM subscriber WHERE subscriber_id = ANY(%(whose)s::uuid[]))
-                   AND settles_bill_id IS NOT NULL GROUP BY 1
+               SELECT * FROM unnest(%(bills)s::uuid[], %(nano)s::bigint[]) AS c (bill_id, nano)
            )
            SELECT b.subscriber_id, b.bill_id, b.amount_nano,
                (b.amount_nano - coalesce(c.nano, 0) - coalesce(p.nano, 0))::bigint, b.remaining_nano, b.state,
                EXISTS (SELECT 1 FROM charge_file_line l WHERE l.bill_id = b.bill_id AND l.state = 'sent')
            FROM bill b LEFT JOIN paid p USING (bill_id) LEFT JOIN credited c USING (bill_id)
            WHERE b.subscriber_id = ANY(%(whose)s::uuid[]) ORDER BY b.subscriber_id, b.period_end, b.bill_id""",
-        {"whose": list(subscriber_ids)},
+        {
+            "whose": list(subscriber_ids),
+            "bills": [row[0] for row in credited],
+            "nano": [row[1] for row in credited],
+        },
     ).fetchall()
 
 
@@ -60,14 +73,23 @@ def set_open(connection: Connection, bills: Sequence[tuple[UUID, int, str]], at:
 
 def lines_left(connection: Connection, bill_ids: Sequence[UUID]) -> dict[UUID, tuple[int, int]]:
     """(amount, VAT in it) of bills' lines, less what was credited of them."""
-    rows = connection.execute(
-        """SELECT b.bill_id, b.amount_nano - coalesce(c.nano, 0), b.tax_nano - coalesce(c.tax, 0) FROM bill b
-           LEFT JOIN LATERAL (SELECT sum(settled_nano)::bigint AS nano, sum(settled_tax_nano)::bigint AS tax FROM charge k
-               WHERE k.account_id = b.account_id AND k.settles_bill_id = b.bill_id) c ON true
-           WHERE b.bill_id = ANY(%s)""",
+    bills = connection.execute(
+        "SELECT bill_id, account_id, amount_nano, tax_nano FROM bill WHERE bill_id = ANY(%s)",
         (list(bill_ids),),
-    )
-    return {row[0]: (row[1], row[2]) for row in rows}
+    ).fetchall()
+    credited: dict[UUID, tuple[int, int]] = {}
+    for shard, accounts in by_shard({bill[1] for bill in bills}):
+        rows = connection.execute(
+            """SELECT settles_bill_id, sum(settled_nano)::bigint, sum(settled_tax_nano)::bigint FROM charge
+               WHERE shard_of(account_id) = %s AND account_id = ANY(%s::uuid[]) AND settles_bill_id = ANY(%s) GROUP BY 1""",
+            (shard, accounts, [bill[0] for bill in bills]),
+        )
+        credited |= {row[0]: (row[1], row[2]) for row in rows}
+    none = (0, 0)
+    return {
+        bill_id: (nano - credited.get(bill_id, none)[0], tax - credited.get(bill_id, none)[1])
+        for bill_id, _, nano, tax in bills
+    }
 
 
 # Cases to reconcile.

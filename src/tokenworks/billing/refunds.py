@@ -54,7 +54,7 @@ class Refunds:
         return sum(
             refund.amount_nano
             if refund.amount_nano is not None
-            else self._charges.find(refund.charge_id).amount_nano
+            else self._charges.find(refund.account_id, refund.charge_id).amount_nano
             for refund in made
         )
 
@@ -126,13 +126,13 @@ class Refunds:
     def _refundable(self, product: Product) -> list[Charge]:
         """The charge of a plan's last cycle, if that cost something; of pay-as-you-go every step of which something is left."""
         if product.charge_id is not None:
-            return [self._charges.find(product.charge_id)]
+            return [self._charges.find_of_product(product.product_id, product.charge_id)]
         steps = [c for c in self._charges.of_product(product.product_id) if c.kind == "step"]
         return [c for c in steps if any(self._charges.unused(c)) and c.credited_nano < c.amount_nano]
 
     def _settle(self, refund: Refund) -> Refund:
         """Credit it, unless something is still granted of what it takes back."""
-        charge = self._charges.find(refund.charge_id)
+        charge = self._charges.find(refund.account_id, refund.charge_id)
         free, granted = self._charges.unused(charge, refund.kept)
         left = charge.amount_nano - charge.credited_nano
         if refund.part == "amount":

@@ -2,6 +2,7 @@
 
 from tokenworks.charging.adjustments import Adjustments
 from tokenworks.charging.admission import NOBODY, Admission
+from tokenworks.charging.chains import chain_all, chain_some
 from tokenworks.charging.charges import Charges
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
@@ -44,6 +45,7 @@ from tokenworks.charging.model import (
     Start,
     Transfer,
     UsageRecord,
+    by_shard,
     most,
 )
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
@@ -117,6 +119,9 @@ __all__ = [
     "Transfers",
     "UsageRecord",
     "WorkerConnection",
+    "by_shard",
+    "chain_all",
+    "chain_some",
     "fen_of",
     "inspect_journal",
     "most",

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from tokenworks.charging import store
+from tokenworks.charging import store, whose_store
 from tokenworks.charging.model import Adjustment
 from tokenworks.charging.store import Connection
 from tokenworks.kernel import FORGOTTEN
@@ -21,11 +21,14 @@ def _found(connection: Connection, where: str, values: tuple[object, ...]) -> li
 
 def balance(connection: Connection, bucket_id: UUID) -> tuple[UUID, str] | None:
     """(account, unit) of a balance that has not ended."""
+    account_id = whose_store.of_bucket(connection, bucket_id)
+    if account_id is None:
+        return None
     row = connection.execute(
-        "SELECT account_id, unit FROM bucket WHERE bucket_id = %s AND kind = 'balance' AND closing IS NULL",
-        (bucket_id,),
+        """SELECT unit FROM bucket WHERE account_id = %s AND bucket_id = %s AND kind = 'balance' AND closing IS NULL""",
+        (account_id, bucket_id),
     ).fetchone()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (account_id, row[0])
 
 
 def add(connection: Connection, adjustment: Adjustment, idempotency_key: str | None) -> None:
@@ -70,7 +73,7 @@ def apply(connection: Connection, adjustment: Adjustment) -> bool:
     x = abs(a.amount)
     changed = connection.execute(
         f"""UPDATE bucket SET {change} WHERE account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL
-            AND CASE WHEN %(side)s > 0 THEN total <= %(most)s - %(x)s ELSE remaining >= %(x)s END""".encode(),
+            AND CASE WHEN %(side)s > 0 THEN total <= %(most)s::bigint - %(x)s::bigint ELSE remaining >= %(x)s END""".encode(),
         {"x": x, "most": QUANTITY_MAX, "account": a.account_id, "bucket": a.bucket_id, "side": side},
     ).rowcount
     if not changed:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
+from tokenworks.charging import whose_store
 from tokenworks.charging.model import BalanceMove, Transfer
 from tokenworks.charging.store import Connection, tell_account
 from tokenworks.kernel import FORGOTTEN, uuid7
@@ -57,11 +58,11 @@ def cap_bucket(
 
 def used_of_caps(connection: Connection, account_id: UUID, now: datetime) -> dict[UUID, int]:
     rows = connection.execute(
-        """SELECT cap_of, used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+        """SELECT cap_of, used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = %(account)s
                                            AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint
-           FROM bucket b WHERE account_id = %s AND cap_of IS NOT NULL AND valid_from <= %s
-               AND (valid_until IS NULL OR valid_until > %s)""",
-        (account_id, now, now),
+           FROM bucket b WHERE account_id = %(account)s AND cap_of IS NOT NULL AND valid_from <= %(now)s
+               AND (valid_until IS NULL OR valid_until > %(now)s)""",
+        {"account": account_id, "now": now},
     )
     return dict(rows.fetchall())
 
@@ -81,7 +82,10 @@ def of_key(connection: Connection, account_id: UUID, idempotency_key: str) -> Tr
 
 
 def find(connection: Connection, transfer_id: UUID) -> Transfer | None:
-    found = _found(connection, "transfer_id = %s", (transfer_id,))
+    account_id = whose_store.of_transfer(connection, transfer_id)
+    if account_id is None:
+        return None
+    found = _found(connection, "account_id = %s AND transfer_id = %s", (account_id, transfer_id))
     return found[0] if found else None
 
 

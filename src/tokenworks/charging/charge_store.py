@@ -7,7 +7,7 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from tokenworks.charging.model import BillLine, Charge
+from tokenworks.charging.model import BillLine, Charge, by_shard
 from tokenworks.charging.store import Connection
 
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
@@ -35,52 +35,70 @@ def _charges(connection: Connection, where: str, values: Sequence[object]) -> li
 
 
 def lock_accounts(connection: Connection, account_ids: Sequence[UUID]) -> None:
-    """Whoever changes charges locks their accounts first, in ascending order: charges themselves are never waited for.
+    """Whoever changes charges locks their accounts first, shard by shard and in ascending order: charges themselves are never
+    waited for.
 
     (Waiting for rows of a partitioned table, and looking at them again once they are free, has made PostgreSQL 18.6 crash.)
     """
-    connection.execute(
-        "SELECT 1 FROM account WHERE account_id = ANY(%s) ORDER BY account_id FOR NO KEY UPDATE",
-        (list(account_ids),),
-    )
+    for shard, accounts in by_shard(account_ids):
+        connection.execute(
+            """SELECT 1 FROM account WHERE shard_of(account_id) = %s AND account_id = ANY(%s::uuid[])
+               ORDER BY account_id FOR NO KEY UPDATE""",
+            (shard, accounts),
+        )
+
+
+def lock_account(connection: Connection, account_id: UUID) -> None:
+    """As `lock_accounts`, of one."""
+    connection.execute("SELECT 1 FROM account WHERE account_id = %s FOR NO KEY UPDATE", (account_id,))
 
 
 def lock_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> Charge | None:
-    lock_accounts(connection, [account_id])
+    lock_account(connection, account_id)
     found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
-def find_charge(connection: Connection, charge_id: UUID) -> Charge | None:
-    found = _charges(connection, "charge_id = %s", (charge_id,))
+def find_charge(connection: Connection, account_id: UUID, charge_id: UUID) -> Charge | None:
+    found = _charges(connection, "account_id = %s AND charge_id = %s", (account_id, charge_id))
     return found[0] if found else None
 
 
-def charges(connection: Connection, subscriber_id: UUID, *, unbilled: bool, limit: int) -> list[Charge]:
+def charges(
+    connection: Connection, account_id: UUID, subscriber_id: UUID, *, unbilled: bool, limit: int
+) -> list[Charge]:
     more = "AND bill_id IS NULL AND settles_bill_id IS NULL" if unbilled else ""
     return _charges(
         connection,
-        f"subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
-        (subscriber_id, limit),
+        f"account_id = %s AND subscriber_id = %s {more} ORDER BY charged_at, charge_id LIMIT %s",
+        (account_id, subscriber_id, limit),
     )
 
 
-def charges_of_bill(connection: Connection, bill_id: UUID, after: UUID, limit: int) -> list[Charge]:
+def charges_of_bill(
+    connection: Connection, account_id: UUID, bill_id: UUID, after: UUID, limit: int
+) -> list[Charge]:
     return _charges(
         connection,
-        "bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
-        (bill_id, after, limit),
+        "account_id = %s AND bill_id = %s AND charge_id > %s ORDER BY charge_id LIMIT %s",
+        (account_id, bill_id, after, limit),
     )
 
 
 def unbilled_between(
-    connection: Connection, subscriber_id: UUID, begin: datetime, end: datetime, after: UUID, limit: int
+    connection: Connection,
+    account_id: UUID,
+    subscriber_id: UUID,
+    begin: datetime,
+    end: datetime,
+    after: UUID,
+    limit: int,
 ) -> list[Charge]:
     return _charges(
         connection,
-        """subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s AND charge_id > %s
-           ORDER BY charge_id LIMIT %s""",
-        (subscriber_id, begin, end, after, limit),
+        """account_id = %s AND subscriber_id = %s AND bill_id IS NULL AND charged_at >= %s AND charged_at < %s
+           AND charge_id > %s ORDER BY charge_id LIMIT %s""",
+        (account_id, subscriber_id, begin, end, after, limit),
     )
 
 
@@ -92,8 +110,12 @@ def charges_of_line(connection: Connection, account_id: UUID, bill_id: UUID, lin
     )
 
 
-def charges_of_product(connection: Connection, product_id: UUID) -> list[Charge]:
-    return _charges(connection, "product_id = %s ORDER BY charged_at, charge_id", (product_id,))
+def charges_of_product(connection: Connection, account_id: UUID, product_id: UUID) -> list[Charge]:
+    return _charges(
+        connection,
+        "account_id = %s AND product_id = %s ORDER BY charged_at, charge_id",
+        (account_id, product_id),
+    )
 
 
 def add_refunded(
@@ -111,14 +133,15 @@ WITH open AS MATERIALIZED (
     SELECT account_id, charge_id, currency, recognise, quantity, period_start, period_end,
            amount_nano - tax_nano AS net, recognised_nano,
            amount_nano - tax_nano - recognised_nano - broken_nano - refunded_nano AS room
-    FROM charge WHERE closed_at IS NULL AND account_id = ANY(%(accounts)s::uuid[])
+    FROM charge WHERE closed_at IS NULL AND shard_of(account_id) = %(shard)s AND account_id = ANY(%(accounts)s::uuid[])
 ), held AS MATERIALIZED (
     SELECT b.account_id, b.charge_id, sum(b.used + coalesce(g.used, 0)) AS used,
            sum(b.remaining + b.granted - coalesce(g.used, 0)) AS live
     FROM bucket b LEFT JOIN LATERAL (
         SELECT sum(used)::bigint AS used FROM grants g
-        WHERE g.account_id = b.account_id AND g.bucket_id = b.bucket_id AND g.state = 'open') g ON true
-    WHERE b.account_id = ANY(%(accounts)s::uuid[]) AND b.charge_id IS NOT NULL GROUP BY 1, 2
+        WHERE shard_of(g.account_id) = %(shard)s AND g.account_id = b.account_id AND g.bucket_id = b.bucket_id
+            AND g.state = 'open') g ON true
+    WHERE shard_of(b.account_id) = %(shard)s AND b.account_id = ANY(%(accounts)s::uuid[]) AND b.charge_id IS NOT NULL GROUP BY 1, 2
 ), state AS (
     SELECT o.*, CASE
             WHEN recognise = 'usage' THEN div(net::numeric * least(coalesce(h.used, 0), quantity), quantity)
@@ -146,8 +169,20 @@ WITH open AS MATERIALIZED (
 )
 UPDATE charge c SET recognised_nano = c.recognised_nano + m.more, broken_nano = c.broken_nano + m.broken,
     closed_at = CASE WHEN m.ended THEN %(now)s::timestamptz END
-FROM moved m WHERE c.account_id = m.account_id AND c.charge_id = m.charge_id
+FROM moved m WHERE shard_of(c.account_id) = %(shard)s AND c.account_id = m.account_id AND c.charge_id = m.charge_id
 """
+
+
+def accounts_with_open_charges(
+    connection: Connection, account_ids: Sequence[UUID] | None, after: UUID, limit: int
+) -> list[UUID]:
+    """The next ones above `after`, of all or of these, ascending."""
+    rows = connection.execute(
+        """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
+               AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
+        (after, account_ids and list(account_ids), account_ids and list(account_ids), limit),
+    )
+    return [row[0] for row in rows]
 
 
 def recognise(
@@ -157,21 +192,19 @@ def recognise(
 
     Returns how many charges moved, and the last account of the batch, None where there are no more.
     """
-    rows = connection.execute(
-        """SELECT DISTINCT account_id FROM charge WHERE closed_at IS NULL AND account_id > %s
-               AND (%s::uuid[] IS NULL OR account_id = ANY(%s::uuid[])) ORDER BY account_id LIMIT %s""",
-        (after, account_ids and list(account_ids), account_ids and list(account_ids), limit),
-    ).fetchall()
-    accounts = [row[0] for row in rows]
+    accounts = accounts_with_open_charges(connection, account_ids, after, limit)
     if not accounts:
         return 0, None
     lock_accounts(connection, accounts)
-    moved = connection.execute(_RECOGNISE, {"accounts": accounts, "now": now}).rowcount
+    moved = sum(
+        connection.execute(_RECOGNISE, {"shard": shard, "accounts": some, "now": now}).rowcount
+        for shard, some in by_shard(accounts)
+    )
     return moved, accounts[-1] if len(accounts) == limit else None
 
 
 def stop(connection: Connection, account_id: UUID, product_id: UUID, now: datetime) -> None:
-    lock_accounts(connection, [account_id])
+    lock_account(connection, account_id)
     connection.execute(
         """UPDATE charge SET period_end = greatest(period_start, %(now)s)
            WHERE account_id = %(account)s AND product_id = %(product)s AND recognise = 'time' AND closed_at IS NULL
@@ -216,10 +249,10 @@ def had(connection: Connection, account_id: UUID, offering_id: str) -> bool:
 
 def used(connection: Connection, account_id: UUID, charge_id: UUID) -> int:
     row = connection.execute(
-        """SELECT coalesce(sum(b.used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+        """SELECT coalesce(sum(b.used + coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = %(account)s
                   AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)), 0)::bigint
-           FROM bucket b WHERE b.account_id = %s AND b.charge_id = %s""",
-        (account_id, charge_id),
+           FROM bucket b WHERE b.account_id = %(account)s AND b.charge_id = %(charge)s""",
+        {"account": account_id, "charge": charge_id},
     ).fetchone()
     assert row is not None
     return int(row[0])
@@ -255,10 +288,8 @@ WITH bills AS (
            c.description_zh, c.amount_nano, c.tax_nano,
            dense_rank() OVER (PARTITION BY b.bill_id ORDER BY c.product_id, c.kind, c.description, c.description_zh,
                               c.vat_percent, c.offering_version)::int AS line_no
-    -- OFFSET 0: by index for each bill. Joined freely, every batch would read all charges that are not billed yet.
-    FROM bills b CROSS JOIN LATERAL (
-        SELECT * FROM charge c WHERE c.account_id = b.account_id AND c.subscriber_id = b.subscriber_id
-            AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends OFFSET 0) c
+    FROM bills b JOIN charge c ON shard_of(c.account_id) = %(shard)s AND c.account_id = b.account_id
+        AND c.subscriber_id = b.subscriber_id AND c.bill_id IS NULL AND c.settles_bill_id IS NULL AND c.charged_at < b.ends
 ), grouped AS (
     SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, vat_percent,
            count(*)::int AS charges, sum(amount_nano)::bigint AS charged, sum(tax_nano)::bigint AS charged_tax
@@ -283,7 +314,7 @@ WITH bills AS (
     FROM moved, generate_series(1, 3) side
 ), marked AS (
     UPDATE charge c SET bill_id = due.bill_id, line_no = due.line_no
-    FROM due WHERE c.account_id = due.account_id AND c.charge_id = due.charge_id
+    FROM due WHERE shard_of(c.account_id) = %(shard)s AND c.account_id = due.account_id AND c.charge_id = due.charge_id
 )
 SELECT bill_id, line_no, account_id, product_id, offering_version, kind, description, description_zh, charges,
     charged AS charged_nano, amount AS amount_nano, vat_percent, tax AS tax_nano,
@@ -296,19 +327,30 @@ def put_on_bills(
     connection: Connection, bills: Sequence[tuple[UUID, UUID, UUID, datetime]]
 ) -> list[BillLine]:
     lock_accounts(connection, [bill[1] for bill in bills])
+    of_account: dict[UUID, list[tuple[UUID, UUID, UUID, datetime]]] = {}
+    for bill in bills:
+        of_account.setdefault(bill[1], []).append(bill)
+    lines: list[BillLine] = []
     with connection.cursor(row_factory=class_row(BillLine)) as cursor:
-        # The charges that are found are marked by index, too; a join by hashes would read all of them in every batch.
+        # Charges are found and marked by index, for each bill; a join by hashes would read all that are not billed yet in every
+        # batch.
         cursor.execute("SET LOCAL enable_hashjoin = off")
         cursor.execute("SET LOCAL enable_mergejoin = off")
-        return cursor.execute(
-            _PUT_ON_BILLS,
-            {
-                "subscribers": [bill[0] for bill in bills],
-                "accounts": [bill[1] for bill in bills],
-                "bills": [bill[2] for bill in bills],
-                "ends": [bill[3] for bill in bills],
-            },
-        ).fetchall()
+        # Planned once for all shards and batches: sixteen plans a batch cost more than they save.
+        cursor.execute("SET LOCAL plan_cache_mode = force_generic_plan")
+        for shard, accounts in by_shard(list(of_account)):
+            some = [bill for account_id in accounts for bill in of_account[account_id]]
+            lines += cursor.execute(
+                _PUT_ON_BILLS,
+                {
+                    "shard": shard,
+                    "subscribers": [bill[0] for bill in some],
+                    "accounts": [bill[1] for bill in some],
+                    "bills": [bill[2] for bill in some],
+                    "ends": [bill[3] for bill in some],
+                },
+            )
+    return sorted(lines, key=lambda line: (line.bill_id, line.line_no))
 
 
 # Fen are rounded half away from zero, cumulatively: what several credits take off a line is what one credit of their sum would,
@@ -316,12 +358,13 @@ def put_on_bills(
 _SETTLE_CREDITS: Final = """
 WITH late AS MATERIALIZED (
     SELECT k.account_id, k.charge_id, k.subscriber_id, -k.amount_nano AS nano, -k.tax_nano AS tax, c.bill_id, c.line_no, c.vat_percent
-    FROM charge k JOIN charge c ON c.account_id = k.account_id AND c.charge_id = k.of_charge_id
-    WHERE k.account_id = ANY(%(accounts)s::uuid[]) AND k.of_charge_id IS NOT NULL AND k.bill_id IS NULL
+    FROM charge k JOIN charge c ON shard_of(c.account_id) = %(shard)s AND c.account_id = k.account_id AND c.charge_id = k.of_charge_id
+    WHERE shard_of(k.account_id) = %(shard)s AND k.account_id = ANY(%(accounts)s::uuid[]) AND k.of_charge_id IS NOT NULL AND k.bill_id IS NULL
         AND k.settles_bill_id IS NULL AND c.bill_id IS NOT NULL
 ), line AS MATERIALIZED (
     SELECT c.account_id, c.bill_id, c.line_no, sum(c.amount_nano)::bigint AS charged, sum(c.credited_nano)::bigint AS credited
-    FROM charge c JOIN (SELECT DISTINCT account_id, bill_id, line_no FROM late) l USING (account_id, bill_id, line_no) GROUP BY 1, 2, 3
+    FROM charge c JOIN (SELECT DISTINCT account_id, bill_id, line_no FROM late) l USING (account_id, bill_id, line_no)
+    WHERE shard_of(c.account_id) = %(shard)s GROUP BY 1, 2, 3
 ), step AS (
     SELECT late.*, charged, (charged + 5000000) / 10000000 AS line_fen,
         (credited - sum(nano) OVER (PARTITION BY late.account_id, late.bill_id, late.line_no)
@@ -350,7 +393,7 @@ WITH late AS MATERIALIZED (
     UPDATE charge k SET settles_bill_id = m.bill_id, settles_line_no = m.line_no, settled_nano = m.settled,
         settled_tax_nano = m.settled_tax,
         settled_entry_id = CASE WHEN m.settled <> m.nano OR m.settled_tax <> m.tax THEN m.entry_id END
-    FROM made m WHERE k.account_id = m.account_id AND k.charge_id = m.charge_id
+    FROM made m WHERE shard_of(k.account_id) = %(shard)s AND k.account_id = m.account_id AND k.charge_id = m.charge_id
 )
 SELECT DISTINCT subscriber_id FROM made
 """
@@ -360,8 +403,11 @@ def settle_credits(connection: Connection, account_ids: Sequence[UUID]) -> list[
     """Credits of charges that are on bills, and are on none themselves, take their amounts off those bills' lines. Returns whose
     they are. The accounts are locked.
     """
-    rows = connection.execute(_SETTLE_CREDITS, {"accounts": list(account_ids)})
-    return [row[0] for row in rows]
+    return [
+        row[0]
+        for shard, accounts in by_shard(account_ids)
+        for row in connection.execute(_SETTLE_CREDITS, {"shard": shard, "accounts": accounts})
+    ]
 
 
 def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: int) -> tuple[int, int]:
@@ -375,12 +421,12 @@ def line_left(connection: Connection, account_id: UUID, bill_id: UUID, line_no: 
     return int(row[0]), int(row[1])
 
 
-def quantities(connection: Connection, bill_id: UUID) -> dict[int, tuple[int, str]]:
+def quantities(connection: Connection, account_id: UUID, bill_id: UUID) -> dict[int, tuple[int, str]]:
     rows = connection.execute(
         """SELECT c.line_no, sum(b.total)::bigint, min(b.unit) FROM charge c JOIN bucket b USING (account_id, charge_id)
-           WHERE c.bill_id = %s AND c.recognise = 'usage'
+           WHERE c.account_id = %s AND c.bill_id = %s AND c.recognise = 'usage'
                AND NOT EXISTS (SELECT 1 FROM bucket r WHERE r.account_id = b.account_id AND r.rollover_to = b.bucket_id)
            GROUP BY 1""",
-        (bill_id,),
+        (account_id, bill_id),
     )
     return {line_no: (quantity, unit) for line_no, quantity, unit in rows}

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.charging import charge_store, store
+from tokenworks.charging import charge_store, store, whose_store
 from tokenworks.charging.errors import ChargeNotFound, CreditLimitReached, RefundTooMuch
 from tokenworks.charging.model import PER_UNIT, BillLine, Charge, Sale
 from tokenworks.charging.revenue import fen_of, share, tax_in
@@ -154,7 +154,7 @@ class Charges:
             charge_store.add_charge(self._connection, made)
             if found.bill_id is not None:
                 self._settle_credits([found.account_id])
-                made = self.find(credit_id)
+                made = self.find(found.account_id, credit_id)
         return made
 
     def credit_line(
@@ -215,29 +215,50 @@ class Charges:
         self, subscriber_id: UUID, *, unbilled: bool = False, limit: int = 1000
     ) -> list[Charge]:
         """Oldest first."""
-        return charge_store.charges(self._connection, subscriber_id, unbilled=unbilled, limit=limit)
-
-    def of_bill(self, bill_id: UUID) -> Iterator[Charge]:
-        """All charges of a bill, a batch in memory at a time."""
-        return _batches(
-            lambda after: charge_store.charges_of_bill(self._connection, bill_id, after, READ_BATCH)
+        account_id = whose_store.of_subscriber(self._connection, subscriber_id)
+        if account_id is None:
+            return []
+        return charge_store.charges(
+            self._connection, account_id, subscriber_id, unbilled=unbilled, limit=limit
         )
 
-    def unbilled_between(self, subscriber_id: UUID, begin: datetime, end: datetime) -> Iterator[Charge]:
+    def of_bill(self, account_id: UUID, bill_id: UUID) -> Iterator[Charge]:
+        """All charges of a bill, a batch in memory at a time."""
+        return _batches(
+            lambda after: charge_store.charges_of_bill(
+                self._connection, account_id, bill_id, after, READ_BATCH
+            )
+        )
+
+    def unbilled_between(
+        self, account_id: UUID, subscriber_id: UUID, begin: datetime, end: datetime
+    ) -> Iterator[Charge]:
         """All charges of a time that no bill has, a batch in memory at a time."""
         return _batches(
             lambda after: charge_store.unbilled_between(
-                self._connection, subscriber_id, begin, end, after, READ_BATCH
+                self._connection, account_id, subscriber_id, begin, end, after, READ_BATCH
             )
         )
 
     def of_product(self, product_id: UUID) -> list[Charge]:
         """Oldest first."""
-        return charge_store.charges_of_product(self._connection, product_id)
+        account_id = whose_store.of_product(self._connection, product_id)
+        return (
+            []
+            if account_id is None
+            else charge_store.charges_of_product(self._connection, account_id, product_id)
+        )
 
-    def find(self, charge_id: UUID) -> Charge:
+    def find_of_product(self, product_id: UUID, charge_id: UUID) -> Charge:
+        """As `find`, of a product whose account is not at hand."""
+        account_id = whose_store.of_product(self._connection, product_id)
+        if account_id is None:
+            raise ChargeNotFound(f"there is no product {product_id}")
+        return self.find(account_id, charge_id)
+
+    def find(self, account_id: UUID, charge_id: UUID) -> Charge:
         """Raises `ChargeNotFound`."""
-        found = charge_store.find_charge(self._connection, charge_id)
+        found = charge_store.find_charge(self._connection, account_id, charge_id)
         if found is None:
             raise ChargeNotFound(f"there is no charge {charge_id}: `tokenworks bill show` lists them")
         return found
@@ -277,9 +298,9 @@ class Charges:
         charge_store.settle_credits(self._connection, [bill[1] for bill in bills])
         return lines
 
-    def quantities(self, bill_id: UUID) -> dict[int, tuple[int, str]]:
+    def quantities(self, account_id: UUID, bill_id: UUID) -> dict[int, tuple[int, str]]:
         """(quantity in thousandths, unit) that each line of a bill brought, by its number."""
-        return charge_store.quantities(self._connection, bill_id)
+        return charge_store.quantities(self._connection, account_id, bill_id)
 
     def receivable(self, account_id: UUID) -> int:
         """What the subscriber owes now in nano: charges less credits and payments, billed or not."""

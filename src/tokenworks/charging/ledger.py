@@ -6,8 +6,16 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store, usage_store
-from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
+from tokenworks.charging import (
+    cap_store,
+    limit_store,
+    recall_store,
+    settle_store,
+    store,
+    usage_store,
+    whose_store,
+)
+from tokenworks.charging.errors import AccountNotFound, GrantNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.losses import LOSSY_MAX
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
@@ -106,6 +114,10 @@ class Ledger:
     def used_of_caps(self, account_id: UUID, now: datetime) -> dict[UUID, int]:
         """What is used of each member's cap in its period of now, settled, in thousandths of a token."""
         return cap_store.used_of_caps(self._connection, account_id, now)
+
+    def database_now(self) -> datetime:
+        """The database's own time."""
+        return store.database_now(self._connection)
 
     def set_paused(self, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
         """Nothing more is granted of a suspended product's buckets; what is there stays. In the caller's transaction."""
@@ -211,7 +223,7 @@ class Ledger:
         return usage_store.usage_record(self._connection, usage_id)
 
     def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
-        return store.account_of_bucket(self._connection, bucket_id)
+        return whose_store.of_bucket(self._connection, bucket_id)
 
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
         """Who spent what since a time, most first."""
@@ -294,24 +306,32 @@ class Ledger:
 
     def find_grant(self, grant_id: UUID) -> dict[str, Any] | None:
         """A grant in whatever state."""
-        return store.find_grant(self._connection, grant_id)
+        account_id = whose_store.of_grant(self._connection, grant_id)
+        return None if account_id is None else store.find_grant(self._connection, account_id, grant_id)
 
     def account_state(self, account_id: UUID) -> str | None:
         return store.account_state(self._connection, account_id)
 
     def ask_grant_back(self, grant_id: UUID) -> None:
         """Have a grant's host close it as soon as nothing runs on it. Raises `GrantNotFound`."""
-        store.ask_grant_back(self._connection, grant_id)
+        store.ask_grant_back(self._connection, self._account_of_grant(grant_id), grant_id)
 
     def write_off(self, grant_id: UUID) -> int:
         """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
-        return store.write_off(self._connection, grant_id, self._clock.now())
+        account_id = self._account_of_grant(grant_id)
+        return store.write_off(self._connection, account_id, grant_id, self._clock.now())
+
+    def _account_of_grant(self, grant_id: UUID) -> UUID:
+        account_id = whose_store.of_grant(self._connection, grant_id)
+        if account_id is None:
+            raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
+        return account_id
 
     def write_off_old(self, in_doubt_s: int) -> int:
         """Write off what has been past its lease for so long: its host is taken for lost. Returns how many grants."""
         old = store.grants_in_doubt_for(self._connection, in_doubt_s)
-        for grant_id in old:
-            self.write_off(grant_id)
+        for account_id, grant_id in old:
+            store.write_off(self._connection, account_id, grant_id, self._clock.now())
         return len(old)
 
     def set_frozen(self, account_id: UUID, *, frozen: bool) -> None:

@@ -3,7 +3,7 @@
 Quantities are integers in the bucket's unit (thousandths of a token, call or credit).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
@@ -506,3 +506,13 @@ class FailedJob:
     first_failed_at: datetime
     failed_at: datetime
     next_at: datetime
+
+
+def by_shard(account_ids: Iterable[UUID]) -> list[tuple[int, list[UUID]]]:
+    """Accounts by the declared shard key, which is an account's last hexadecimal digit (`shard_of` of the schema): (shard, its
+    accounts), both ascending. A statement for many accounts names one shard.
+    """
+    shards: dict[int, list[UUID]] = {}
+    for account_id in sorted(set(account_ids)):
+        shards.setdefault(account_id.int & 15, []).append(account_id)
+    return sorted(shards.items())

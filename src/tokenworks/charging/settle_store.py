@@ -3,16 +3,19 @@
 import contextlib
 import zlib
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import add
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 import psycopg
 
 from tokenworks.catalog import Counts, split
+from tokenworks.charging import chain_store
+from tokenworks.charging.chain import OWN, Head
+from tokenworks.charging.charge_store import lock_account
 from tokenworks.charging.errors import LedgerWentBack, QuarantineNotFound, RecordRefused
 from tokenworks.charging.model import (
     CAP_WEIGHTS,
@@ -21,91 +24,42 @@ from tokenworks.charging.model import (
     RateLookup,
     UsageRecord,
     decode_record,
-    encode_record,
 )
+from tokenworks.charging.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows
 from tokenworks.charging.store import Connection
 from tokenworks.charging.unpaid_store import UNPAID_MARK, draw_unpaid, lock_buckets
 from tokenworks.kernel import uuid7
 
-_SETTLE: Final = """
-WITH incoming AS MATERIALIZED (
-    SELECT (e->>0)::bigint AS seq, r.* FROM jsonb_array_elements(%(records)s::jsonb) e, jsonb_to_record(e->1) AS r(
-        account_id uuid, usage_id uuid, request_id text, attempt_no int, key_id uuid, member_id uuid, protocol text,
-        model text, deployment text, state text, reason text, counted_by text, started_ms bigint, ended_ms bigint,
-        first_byte_ms int, latency_ms int, c jsonb, provider_total bigint, parts jsonb, loss jsonb, flags jsonb,
-        upstream_id text, prompt boolean, asked text, choice text, risk_tokens bigint)
-    WHERE (e->>0)::bigint > %(settled)s
-), losing AS MATERIALIZED (
-    -- [[cause, requests, [tokens by class]], …]; releases before schema 0011 wrote [requests, [tokens by class]].
-    SELECT usage_id, account_id, CASE WHEN jsonb_typeof(loss->0) = 'number'
-        THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END AS loss
-    FROM incoming WHERE jsonb_typeof(loss) = 'array' AND loss <> '[]'
-), lost_tokens AS MATERIALIZED (
-    SELECT account_id, l->>0 AS cause, (SELECT coalesce(sum(t::bigint), 0) FROM jsonb_array_elements_text(l->2) t) AS tokens
-    FROM losing, jsonb_array_elements(loss) l
-), entries AS MATERIALIZED (
-    SELECT account_id, gen_random_uuid() AS entry_id FROM (SELECT DISTINCT account_id FROM incoming) a
-), inserted AS (
-    INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
-        state, reason, counted_by, started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input,
-        cache_write, audio_input, output, reasoning, audio_output, cache_write_1h, provider_total, parts, loss, flags,
-        upstream_id, prompt, asked, choice, journal_id, seq, entry_id)
-    SELECT i.account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state,
-        reason, counted_by, to_timestamp(started_ms / 1000.0), to_timestamp(ended_ms / 1000.0), first_byte_ms,
-        latency_ms, (c->>0)::bigint, (c->>1)::bigint, (c->>2)::bigint, (c->>3)::bigint, (c->>4)::bigint,
-        (c->>5)::bigint, (c->>6)::bigint, coalesce((c->>7)::bigint, 0), provider_total, parts, l.loss,
-        ARRAY(SELECT jsonb_array_elements_text(flags)), upstream_id, coalesce(prompt, true), asked, choice, %(journal)s, seq, e.entry_id
-    FROM incoming i JOIN entries e USING (account_id) LEFT JOIN losing l USING (usage_id)
-    RETURNING account_id, usage_id, entry_id, parts, ended_at
-), part AS MATERIALIZED (
-    SELECT account_id, entry_id, (p->>0)::uuid AS bucket_id, (p->>1)::uuid AS grant_id, p->>3 AS unit, p->>4 AS kind,
-        sum((p->>5)::bigint)::bigint AS amount
-    FROM inserted, jsonb_array_elements(parts) p GROUP BY 1, 2, 3, 4, 5, 6
-), windowed AS (
-    INSERT INTO window_use (account_id, bucket_id, usage_id, used_at, amount)
-    SELECT account_id, (p->>0)::uuid, usage_id, ended_at, (p->>5)::bigint
-    FROM inserted, jsonb_array_elements(parts) p WHERE p->>4 = 'window' AND (p->>5)::bigint > 0
-    RETURNING 1
-), drawn AS (
-    UPDATE grants g SET used = used + part.amount
-    FROM part WHERE part.amount > 0 AND g.account_id = part.account_id AND g.grant_id = part.grant_id AND g.state = 'open'
-        AND g.journal_id = %(journal)s
-    RETURNING g.grant_id
-), entered AS (
-    INSERT INTO entry (account_id, entry_id, kind, ref)
-    SELECT account_id, entry_id, 'usage', %(ref)s FROM entries
-), posted AS (
-    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
-    SELECT account_id, entry_id, row_number() OVER (PARTITION BY account_id, entry_id ORDER BY bucket_id, side),
-        CASE side WHEN 0 THEN 'customer_liability' ELSE 'used' END, unit, bucket_id,
-        CASE side WHEN 0 THEN -amount ELSE amount END
-    FROM (SELECT account_id, entry_id, bucket_id, unit, sum(amount)::bigint AS amount FROM part
-          WHERE kind = 'balance' AND amount > 0 GROUP BY 1, 2, 3, 4) b, generate_series(0, 1) side
-    RETURNING 1
-), lost AS (
-    INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
-    SELECT account_id, entry_id, 1000000 + side, CASE side WHEN 0 THEN 'produced' ELSE 'operator_loss' END, 'token', NULL,
-        CASE side WHEN 0 THEN -tokens ELSE tokens END
-    FROM (SELECT account_id, entry_id, (1000 * sum(tokens))::bigint AS tokens
-          FROM lost_tokens JOIN entries USING (account_id) GROUP BY 1, 2) l,
-         generate_series(0, 1) side WHERE tokens > 0
-    RETURNING 1
-), risked AS (
-    INSERT INTO account_loss (account_id, day, risk_tokens)
-    SELECT account_id, (to_timestamp(ended_ms / 1000.0) AT TIME ZONE 'UTC')::date, sum(risk_tokens)::bigint
-    FROM incoming WHERE risk_tokens > 0 GROUP BY 1, 2 ORDER BY 1, 2
-    ON CONFLICT (account_id, day) DO UPDATE SET risk_tokens = account_loss.risk_tokens + excluded.risk_tokens
-    RETURNING 1
-)
-SELECT (SELECT count(*) FROM inserted),
-    (SELECT count(DISTINCT grant_id) FROM part WHERE amount > 0 AND NOT grant_id = ANY(%(gone)s::uuid[])), (SELECT count(*) FROM drawn),
-    (SELECT coalesce(jsonb_object_agg(cause, tokens), '{}') FROM (SELECT cause, sum(tokens)::bigint AS tokens FROM lost_tokens
-                                                                  GROUP BY 1) c)
-"""
+# A statement names one shard (`shard_of`), and takes what all of the batch's accounts of that shard have.
+_NEW_HEADS: Final = """unnest(%(accounts)s::uuid[], %(seqs)s::bigint[], %(links)s::bigint[], %(hashes)s::bytea[],
+    %(before_seqs)s::bigint[], %(before_hashes)s::bytea[]) AS d (account_id, seq, link_no, hash, before_seq, before_hash)"""
+_BEGIN: Final = f"""INSERT INTO chain_head (account_id, chain_id, seq, link_no, hash)
+    SELECT d.account_id, %(chain)s, d.seq, d.link_no, d.hash FROM {_NEW_HEADS}
+    WHERE shard_of(d.account_id) = %(shard)s AND d.link_no = 1 ON CONFLICT DO NOTHING"""
+# The chain goes on from where it was: nothing is moved where another one moved it.
+_MOVE: Final = f"""UPDATE chain_head h SET seq = d.seq, link_no = d.link_no, hash = d.hash FROM {_NEW_HEADS}
+    WHERE shard_of(h.account_id) = %(shard)s AND h.account_id = d.account_id AND h.chain_id = %(chain)s
+        AND h.seq = d.before_seq AND h.hash = d.before_hash AND d.link_no > 1"""
+# The condition in a form that no index serves: before tables are analysed, that of a journal's open grants looks as good as the key.
+_DRAW: Final = """UPDATE grants g SET used = used + d.amount
+    FROM unnest(%(accounts)s::uuid[], %(grants)s::uuid[], %(amounts)s::bigint[]) AS d (account_id, grant_id, amount)
+    WHERE shard_of(g.account_id) = %(shard)s AND g.account_id = d.account_id AND g.grant_id = d.grant_id
+        AND CASE g.state WHEN 'open' THEN g.journal_id = %(journal)s ELSE false END"""
+# Planned once, for whatever accounts: planning costs more than running. Row by row by their keys, in the order of what is given.
+_PLAN: Final = """SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_hashjoin', 'off', true),
+    set_config('enable_mergejoin', 'off', true), set_config('enable_seqscan', 'off', true)"""
 
 
 Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
 """(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+
+
+class _HeadMoved(LedgerWentBack):
+    """A chain does not end where it was remembered to."""
+
+
+class _NotOpen(Exception):
+    """Some grant is not open: its records are late, its journal's database went back, or it is refused."""
 
 
 def settle(
@@ -118,63 +72,111 @@ def settle(
     expected: int = 0,
     quarantine: dict[str, str] | None = None,
     lost_tokens: Counter[str] | None = None,
+    heads: dict[str, Head] | None = None,
 ) -> int:
-    """Apply records above the journal's settled sequence and advance it: one transaction, exactly once.
+    """Apply records above each account's head, and move the heads and the journal's settled sequence: one transaction, exactly once.
+
+    A statement names one account, or is a COPY, whose rows each name theirs. The settled sequence is a low-water mark: what is
+    below it is settled of every account, and replaying what is above it is harmless.
 
     Records whose grant was written off are late: they draw on what their buckets have free. What a host could not pay of a
     record is drawn from what its account has left. Raises one of `REFUSALS` where the database will never take a record; with
     `quarantine` such records are bisected out instead, and usage id and reason are put there. Returns how many records were
-    applied; their losses, in tokens by cause, are added to `lost_tokens`. Raises `LedgerWentBack` where the database has
-    settled less than `expected`.
+    applied; their losses, in tokens by cause, are added to `lost_tokens`. `heads`: what the caller remembers of this journal's
+    chains by account, kept up to date; what is there is not asked for. Raises `LedgerWentBack` where the database has settled
+    less than `expected`, or has less of a chain than is remembered.
     """
-    lost: Counter[str] = Counter()
-    with connection.transaction():
-        row = connection.execute(
-            "SELECT settled_seq FROM journal WHERE journal_id = %s FOR UPDATE", (journal_id,)
-        ).fetchone()
-        assert row is not None, f"journal {journal_id} is not registered"
-        settled = int(row[0])
-        if settled < expected:
-            raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
-        if up_to_seq <= settled:
-            return 0
-        batch = [settling for settling in batch if settling[0] > settled]
-        if quarantine is None:
-            applied = _apply(
-                connection, journal_id, batch, rates, settled, f"{settled + 1}-{up_to_seq}", lost
-            )
-        else:
-            range_ = (settled + 1, up_to_seq)
-            applied = _apply_apart(connection, journal_id, batch, rates, settled, range_, quarantine, lost)
-        connection.execute(
-            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
-            (up_to_seq, journal_id),
-        )
+    known = {} if heads is None else heads
+    try:
+        done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
+    except _HeadMoved:
+        # Asked anew, of all of the batch.
+        remembered = {account: known.pop(account) for _, account, *_ in batch if account in known}
+        look_back(connection, journal_id, remembered)
+        done = _settle(connection, journal_id, up_to_seq, batch, rates, expected, quarantine, known)
+    applied, lost, moved = done
+    known.update(moved)
     if lost_tokens is not None:
         lost_tokens.update(lost)
     return applied
 
 
-def _apply_apart(
+def look_back(connection: Connection, journal_id: UUID, remembered: Mapping[str, Head]) -> None:
+    """Whether the chains of this journal still reach what is remembered of them, by account. Raises `LedgerWentBack`."""
+    found = chain_store.read_heads(connection, journal_id, sorted(remembered))
+    for account_id, head in remembered.items():
+        now = found[account_id]
+        if now.seq < head.seq or (now.seq == head.seq and now != head):
+            raise LedgerWentBack(
+                f"account {account_id} of shard {account_id[-1]} was settled up to {head.seq}, and now up to {now.seq}"
+            )
+
+
+def _settle(
     connection: Connection,
     journal_id: UUID,
+    up_to_seq: int,
     batch: Sequence[Settling],
     rates: RateLookup,
-    settled: int,
-    range_: tuple[int, int],
-    quarantine: dict[str, str],
-    lost: Counter[str],
+    expected: int,
+    quarantine: dict[str, str] | None,
+    known: Mapping[str, Head],
+) -> tuple[int, Counter[str], dict[str, Head]]:
+    """(records, losses, heads by account)."""
+    lost: Counter[str] = Counter()
+    with connection.transaction():
+        row = connection.execute(
+            "SELECT settled_seq, now() FROM journal WHERE journal_id = %s FOR UPDATE", (journal_id,)
+        ).fetchone()
+        assert row is not None, f"journal {journal_id} is not registered"
+        settled, now = int(row[0]), row[1]
+        if settled < expected:
+            raise LedgerWentBack(f"the database had settled {expected}, and now says {settled}")
+        if up_to_seq <= settled:
+            return 0, lost, {}
+        batch = [settling for settling in batch if settling[0] > settled]
+        heads = {account: known[account] for _, account, *_ in batch if account in known}
+        unknown = sorted({account for _, account, *_ in batch} - heads.keys())
+        heads |= chain_store.read_heads(connection, journal_id, unknown)
+        batch = [settling for settling in batch if settling[0] > heads[settling[1]].seq]
+        run = _Run(connection, journal_id, rates, now, lost, heads)
+        if quarantine is None:
+            applied = _apply(run, batch, f"{settled + 1}-{up_to_seq}")
+        else:
+            applied = _apply_apart(run, batch, (settled + 1, up_to_seq), quarantine)
+        connection.execute(
+            "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
+            (up_to_seq, journal_id),
+        )
+    return applied, lost, heads
+
+
+class _Run(NamedTuple):
+    """What a settling transaction has: `lost` and `heads` (by account) grow with what is applied."""
+
+    connection: Connection
+    journal_id: UUID
+    rates: RateLookup
+    now: datetime
+    lost: Counter[str]
+    heads: dict[str, Head]
+    chain_id: UUID | None = None
+    """Where it is not the journal's."""
+
+
+def _apply_apart(
+    run: _Run, batch: Sequence[Settling], range_: tuple[int, int], quarantine: dict[str, str]
 ) -> int:
     """Halve what is refused until single records are left; those go to quarantine. `range_`: the sequences that this settles."""
     if not batch:
         return 0
     try:
-        with connection.transaction():
-            return _apply(connection, journal_id, batch, rates, settled, f"{range_[0]}-{range_[1]}", lost)
+        with run.connection.transaction():
+            return _apply(run, batch, f"{range_[0]}-{range_[1]}")
     except REFUSALS as error:
         if len(batch) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
-            quarantine[_quarantine(connection, journal_id, batch[0], reason)] = reason
+            quarantine[_quarantine(run.connection, run.journal_id, batch[0], reason)] = reason
             return 0
     half = len(batch) // 2
     # A frame's records have one sequence: both halves may have some of it.
@@ -182,95 +184,208 @@ def _apply_apart(
         (batch[:half], (range_[0], batch[half - 1][0])),
         (batch[half:], (batch[half][0], range_[1])),
     )
-    return sum(
-        _apply_apart(connection, journal_id, part, rates, settled, of_part, quarantine, lost)
-        for part, of_part in parts
-    )
+    return sum(_apply_apart(run, part, of_part, quarantine) for part, of_part in parts)
 
 
-def _apply(
-    connection: Connection,
-    journal_id: UUID,
+def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
+    """Put records there, draw on their grants, and go on with their chains. `run` is changed where all of it is done."""
+    if not batch:
+        return 0
+    ref = f"{run.journal_id}:{ref}"
+    if not any(UNPAID_MARK in text for *_, text in batch):
+        with contextlib.suppress(_NotOpen), run.connection.transaction():
+            return _write(run, _rows(run, batch, None, ref, frozenset()))
+    decoded = [decode_record(text) for *_, text in batch]
+    paid = _prepare(run, batch, decoded)
+    try:
+        return _write(run, _rows(run, batch, decoded, ref, paid))
+    except _NotOpen as error:
+        raise RecordRefused(str(error)) from None
+
+
+def _rows(
+    run: _Run,
     batch: Sequence[Settling],
-    rates: RateLookup,
-    settled: int,
+    decoded: Sequence[UsageRecord] | None,
     ref: str,
-    lost: Counter[str],
-) -> int:
-    lock_buckets(connection, {account_id for _, account_id, _, record in batch if UNPAID_MARK in record})
+    paid: Collection[str],
+) -> BatchRows:
+    """`decoded` where the records are not as they were written; else each is read in its turn, and gone after it."""
+    found: dict[str, list[tuple[int, UsageRecord | bytes]]] = {}
+    records: Sequence[UsageRecord | bytes] = [one[3] for one in batch] if decoded is None else decoded
+    for settling, record in zip(batch, records, strict=True):
+        found.setdefault(settling[1], []).append((settling[0], record))
+    rows = BatchRows(run.journal_id, run.now, ref)
+    for account_id in sorted(found):
+        head = run.heads[account_id]
+        own = run.chain_id is not None
+        rows.add(
+            account_id, found[account_id], head, paid,
+            chain_id=run.chain_id.hex if run.chain_id is not None else None, seq=head.seq if own else None,
+        )  # fmt: skip
+    return rows
+
+
+def _write(run: _Run, rows: BatchRows) -> int:
+    connection = run.connection
+    with connection.cursor() as cursor:
+        cursor.execute(_PLAN)
+        _move(run, cursor, rows)
+        _put(cursor, _COPY_USAGE, rows.usage)
+        _put(cursor, _COPY_ENTRY, rows.entries)
+        _put(cursor, _COPY_POSTING, rows.postings)
+        _put(cursor, _COPY_WINDOW_USE, rows.windows)
+        _put(cursor, chain_store.COPY_LINK, rows.links)
+        if rows.risks:
+            cursor.executemany(
+                """INSERT INTO account_loss (account_id, day, risk_tokens) VALUES (%s, %s, %s) ON CONFLICT (account_id, day)
+                   DO UPDATE SET risk_tokens = account_loss.risk_tokens + excluded.risk_tokens""",
+                [(account_id, day, tokens) for (account_id, day), tokens in sorted(rows.risks.items())],
+            )
+    run.lost.update(rows.lost)
+    run.heads.update({account_id: account.after for account_id, account in rows.accounts.items()})
+    return rows.records
+
+
+def _move(run: _Run, cursor: psycopg.Cursor[Any], rows: BatchRows) -> None:
+    """Move the heads and draw on the grants, shard by shard, all in one round trip. Raises `_HeadMoved`, `_NotOpen`."""
+    chain_id = run.chain_id or run.journal_id
+    shards: dict[str, list[str]] = {}
+    for account_id in rows.accounts:
+        shards.setdefault(account_id[-1], []).append(account_id)
+    begun: list[dict[str, object]] = []
+    moved: list[dict[str, object]] = []
+    drawn: list[dict[str, object]] = []
+    new = further = draws = 0
+    for digit in sorted(shards):
+        shard, accounts = int(digit, 16), shards[digit]
+        before = [run.heads[account_id] for account_id in accounts]
+        after = [rows.accounts[account_id].after for account_id in accounts]
+        heads: dict[str, object] = {
+            "shard": shard, "chain": chain_id, "accounts": _array(accounts), "seqs": _array([head.seq for head in after]),
+            "links": _array([head.link_no for head in after]), "hashes": _bytes_array([head.hash for head in after]),
+            "before_seqs": _array([head.seq for head in before]), "before_hashes": _bytes_array([head.hash for head in before]),
+        }  # fmt: skip
+        first = sum(head.link_no == 1 for head in after)
+        new, further = new + first, further + len(after) - first
+        if first:
+            begun.append(heads)
+        if first < len(after):
+            moved.append(heads)
+        owners, grants, amounts = [], [], []
+        for account_id in accounts:
+            for grant_id, amount in sorted(rows.accounts[account_id].draws.items()):
+                owners.append(account_id)
+                grants.append(grant_id)
+                amounts.append(amount)
+        if owners:
+            draws += len(owners)
+            drawn.append(
+                {
+                    "shard": shard, "accounts": _array(owners), "grants": _array(grants), "amounts": _array(amounts),
+                    "journal": run.journal_id,
+                }
+            )  # fmt: skip
+    if not _all(cursor, _BEGIN, begun, new) or not _all(cursor, _MOVE, moved, further):
+        raise _HeadMoved("a chain does not end where it was read to end")
+    if not _all(cursor, _DRAW, drawn, draws):
+        raise _NotOpen("a grant is not open")
+
+
+def _array(values: Sequence[object]) -> str:
+    """Of numbers or ids in hex, as PostgreSQL writes an array: the driver takes ten times as long for each."""
+    return "{" + ",".join(map(str, values)) + "}"
+
+
+def _bytes_array(values: Sequence[bytes]) -> str:
+    return "{" + ",".join([f'"\\\\x{value.hex()}"' for value in values]) + "}"
+
+
+def _all(
+    cursor: psycopg.Cursor[Any], statement: str, values: Sequence[dict[str, object]], count: int
+) -> bool:
+    """A shard a statement, all in one round trip. Whether they changed so many rows."""
+    if values:
+        cursor.executemany(statement, values)
+    return not values or cursor.rowcount == count
+
+
+def _put(cursor: psycopg.Cursor[Any], statement: str, lines: Sequence[str]) -> None:
+    if lines:
+        with cursor.copy(statement) as copy:
+            copy.write("".join(lines))
+
+
+_COPY_USAGE: Final = f"COPY usage ({USAGE_COLUMNS}) FROM STDIN"
+_COPY_ENTRY: Final = "COPY entry (account_id, entry_id, kind, ref, posted_at) FROM STDIN"
+_COPY_POSTING: Final = f"COPY posting ({POSTING_COLUMNS}) FROM STDIN"
+_COPY_WINDOW_USE: Final = "COPY window_use (account_id, bucket_id, usage_id, used_at, amount) FROM STDIN"
+
+
+def _prepare(run: _Run, batch: Sequence[Settling], decoded: Sequence[UsageRecord]) -> frozenset[str]:
+    """Pay what is late, and what was unpaid, in the records themselves. Returns the grants that are charged by that. Raises
+    `RecordRefused` where a record's grant is another's, or closed.
+    """
+    connection, journal_id = run.connection, run.journal_id
+    lock_buckets(connection, {record.account_id for record in decoded if record.unpaid is not None})
     # What costs nothing draws on no grant.
-    named = {(account_id, part[1]) for _, account_id, used, _ in batch for part in used if part[2]}
-    # Grants are locked in ascending order of their key.
-    states = connection.execute(
-        """SELECT account_id, grant_id, state, journal_id FROM grants
-           WHERE (account_id, grant_id) IN (SELECT * FROM unnest(%s::uuid[], %s::uuid[]))
-           ORDER BY account_id, grant_id FOR UPDATE""",
-        ([account for account, _ in named], [grant_id for _, grant_id in named]),
-    ).fetchall()
-    ours = {(a.hex, g.hex): state for a, g, state, journal in states if journal == journal_id}
-    unknown = named - {(a.hex, g.hex) for a, g, _, _ in states}
-    if unknown:
-        _register_lost(connection, journal_id, batch, unknown)
-        ours |= dict.fromkeys(unknown, "written_off")
-    if any(ours.get(key) not in {"open", "written_off"} for key in named):
-        missing = min(key[1] for key in named if ours.get(key) not in {"open", "written_off"})
-        raise RecordRefused(f"grant {missing} is not open, or not of journal {journal_id}")
-    gone = {grant_id for (_, grant_id), state in ours.items() if state == "written_off"}
-    texts = []
+    named: dict[str, set[str]] = {}
+    for _, account_id, used, _ in batch:
+        named.setdefault(account_id, set()).update(part[1] for part in used if part[2])
+    gone: set[str] = set()
+    for account_id in sorted(named):
+        # Grants are locked in ascending order of their key.
+        states = connection.execute(
+            """SELECT grant_id, state, journal_id FROM grants WHERE account_id = %s AND grant_id = ANY(%s::uuid[])
+               ORDER BY grant_id FOR UPDATE""",
+            (account_id, list(named[account_id])),
+        ).fetchall()
+        ours = {grant.hex: state for grant, state, journal in states if journal == journal_id}
+        unknown = named[account_id] - {grant.hex for grant, _, _ in states}
+        if unknown:
+            _register_lost(connection, journal_id, account_id, batch, unknown, run.now)
+            ours |= dict.fromkeys(unknown, "written_off")
+        wrong = [grant for grant in named[account_id] if ours.get(grant) not in {"open", "written_off"}]
+        if wrong:
+            raise RecordRefused(f"grant {min(wrong)} is not open, or not of journal {journal_id}")
+        gone |= {grant for grant, state in ours.items() if state == "written_off"}
     closed: set[str] = set()
-    for _, _, used, text in batch:
-        late = not gone.isdisjoint(part[1] for part in used)
-        if not late and UNPAID_MARK not in text:
-            texts.append(text)
-            continue
-        record = decode_record(text)
-        if late:
-            _late(connection, record, gone, rates)
-        closed |= draw_unpaid(connection, journal_id, record, rates)
+    for (_, _, used, _), record in zip(batch, decoded, strict=True):
+        if not gone.isdisjoint(part[1] for part in used):
+            _late(connection, record, gone, run.rates)
+        closed |= draw_unpaid(connection, journal_id, record, run.rates, run.now)
         assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
-        texts.append(encode_record(record))
-    records = b"[%b]" % b",".join(
-        [b"[%d,%b]" % (settling[0], text) for settling, text in zip(batch, texts, strict=True)]
-    )
-    row = connection.execute(
-        _SETTLE,
-        {
-            "records": records.decode(),
-            "settled": settled,
-            "journal": journal_id,
-            "gone": [*gone, *closed],
-            "ref": f"{journal_id}:{ref}",
-        },
-    ).fetchone()
-    assert row is not None
-    applied, grants_named, grants_drawn, lost_here = row
-    if grants_named != grants_drawn:
-        raise RecordRefused(f"{grants_named - grants_drawn} grants are not open")
-    lost.update(lost_here)
-    return int(applied)
+    return frozenset(gone | closed)
 
 
 def _register_lost(
-    connection: Connection, journal_id: UUID, batch: Sequence[Settling], unknown: set[tuple[str, str]]
+    connection: Connection,
+    journal_id: UUID,
+    account_id: str,
+    batch: Sequence[Settling],
+    unknown: set[str],
+    now: datetime,
 ) -> None:
     """The database went back to before it made these grants. They are known again, with nothing in them: what was spent of
     them is late, and draws on what its bucket has free.
     """
     buckets = {
-        (account_id, grant_id): bucket_id
-        for _, account_id, used, _ in batch
+        grant_id: bucket_id
+        for _, account, used, _ in batch
         for bucket_id, grant_id, _ in used
+        if account == account_id
     }
-    for account_id, grant_id in sorted(unknown):
+    for grant_id in sorted(unknown):
         made = connection.execute(
             """INSERT INTO grants (account_id, grant_id, bucket_id, journal_id, amount, state, spend_until, closed_at)
-               SELECT account_id, %(grant)s, bucket_id, %(journal)s, 0, 'written_off', now(), now() FROM bucket
+               SELECT account_id, %(grant)s, bucket_id, %(journal)s, 0, 'written_off', %(now)s, %(now)s FROM bucket
                WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
             {
                 "grant": UUID(grant_id),
                 "journal": journal_id,
                 "account": UUID(account_id),
-                "bucket": UUID(buckets[account_id, grant_id]),
+                "bucket": UUID(buckets[grant_id]),
+                "now": now,
             },
         ).rowcount
         if not made:
@@ -378,29 +493,41 @@ def decide_quarantine(
     """`released`: settle it after all; `dropped`: it is never charged. Either way its grant is no more in doubt for it."""
     with connection.transaction():
         row = connection.execute(
-            """SELECT journal_id, seq, account_id, record FROM quarantine
+            """SELECT journal_id, seq, account_id, record, now() FROM quarantine
                WHERE quarantine_id = %s AND state = 'held' FOR UPDATE""",
             (quarantine_id,),
         ).fetchone()
         if row is None:
             raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
-        journal_id, seq, account_id, text = row
+        journal_id, seq, account_id, text, settled_at = row
         record = decode_record(text.encode())
         if state == "released":
             ensure_usage_months(connection, {month_of(record.usage_id)})
             used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
             batch = [(seq, account_id.hex, used, text.encode())]
-            _apply(connection, journal_id, batch, rates, seq - 1, f"{seq}", Counter())
+            # It comes after others of its journal, so it is a link of the account's own chain.
+            lock_account(connection, account_id)
+            heads = chain_store.read_heads(connection, OWN, [account_id.hex])
+            _apply(_Run(connection, journal_id, rates, settled_at, Counter(), heads, OWN), batch, f"{seq}")
         connection.execute(
             "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
             (state, now, quarantine_id),
         )
+        # Their grants first: who puts another record there meanwhile waits for them, and says so after this.
         connection.execute(
-            """UPDATE grants g SET doubt = NULL WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
-               AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.account_id = g.account_id
-                               AND q.journal_id = g.journal_id AND q.state = 'held')""",
+            """SELECT 1 FROM grants WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
+               ORDER BY grant_id FOR UPDATE""",
             (account_id, journal_id),
         )
+        held = connection.execute(
+            "SELECT 1 FROM quarantine WHERE account_id = %s AND journal_id = %s AND state = 'held' LIMIT 1",
+            (account_id, journal_id),
+        ).fetchone()
+        if held is None:
+            connection.execute(
+                "UPDATE grants SET doubt = NULL WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'",
+                (account_id, journal_id),
+            )
 
 
 def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:

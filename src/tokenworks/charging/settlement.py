@@ -12,6 +12,7 @@ import psycopg
 import structlog
 
 from tokenworks.charging import settle_store, store
+from tokenworks.charging.chain import Head
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.charging.settle_store import Settling
@@ -27,6 +28,10 @@ ADVANCE_EVERY_S: Final = 5.0
 # Partitions that a batch of late records may make.
 MONTHS_MAX: Final = 24
 KEYS_USED_MAX: Final = 100_000
+# Accounts whose chains' ends are remembered; that of another one is asked for.
+HEADS_MAX: Final = 100_000
+# How often the newest head of each shard is looked at: a node of a distributed database may go back alone.
+LOOK_BACK_EVERY_S: Final = 5.0
 # Of a record's JSON, without reading all of it.
 _KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
@@ -51,6 +56,9 @@ class Settler:
         # When what is queued was put: (sequence, seconds since boot).
         # Ids of keys whose records were settled, until somebody takes them; what nobody takes is forgotten.
         self.keys_used: deque[bytes] = deque(maxlen=KEYS_USED_MAX)
+        self._heads: dict[str, Head] = {}
+        # Of each shard, an account of the last batch that had one.
+        self._newest: dict[str, str] = {}
         self._put_s: deque[tuple[int, float]] = deque()
         self._queue: deque[Settling] = deque()
         self._wake = threading.Condition()
@@ -123,7 +131,7 @@ class Settler:
 
     def _run(self) -> None:
         connection: store.Connection | None = None
-        advanced_s = 0.0
+        advanced_s = looked_s = 0.0
         while True:
             with self._wake:
                 # Nothing to settle: sleep until there is. Else let a batch gather.
@@ -145,6 +153,9 @@ class Settler:
                     self._settle(connection)
                     self.cpu_ns += time.thread_time_ns() - began_ns
                     advanced_s = now_s
+                if now_s - looked_s >= LOOK_BACK_EVERY_S:
+                    self._look_back(connection)
+                    looked_s = now_s
                 self.failing_since_s = None
             except LedgerWentBack as error:
                 # The next recorder begins where the database is, and replays the journal from there.
@@ -170,6 +181,14 @@ class Settler:
                     connection.close()
                 return
 
+    def _look_back(self, connection: store.Connection) -> None:
+        newest = {
+            account_id: self._heads[account_id]
+            for account_id in self._newest.values()
+            if account_id in self._heads
+        }
+        settle_store.look_back(connection, self._journal_id, newest)
+
     def _settle(self, connection: store.Connection) -> None:
         up_to = self.written_seq
         batch: list[Settling] = []
@@ -187,6 +206,10 @@ class Settler:
             self._queue.popleft()
         self.applied += len(batch)
         self.batches += 1
+        # By the last digit of an account (`shard_of`).
+        self._newest.update({account_id[-1]: account_id for _, account_id, *_ in batch})
+        while len(self._heads) > HEADS_MAX:
+            del self._heads[next(iter(self._heads))]
         self.settled_seq = up_to
         self._settled(up_to)
 
@@ -200,6 +223,7 @@ class Settler:
                 self._rates,
                 expected=self.settled_seq,
                 lost_tokens=self.lost_tokens,
+                heads=self._heads,
             )
         except settle_store.REFUSALS as error:
             log.error(
@@ -222,6 +246,7 @@ class Settler:
             expected=self.settled_seq,
             quarantine=refused,
             lost_tokens=self.lost_tokens,
+            heads=self._heads,
         )
         self.quarantined += len(refused)
         for usage_id, reason in refused.items():

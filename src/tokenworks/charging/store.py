@@ -32,6 +32,14 @@ RECALL_WAIT_MAX_S: Final = 1.0
 NO_HOST: Final = UUID(int=0)
 
 
+def database_now(connection: Connection) -> datetime:
+    """The database's time, asked for before a statement that needs it: one that changes rows is given the time."""
+    row = connection.execute("SELECT clock_timestamp()").fetchone()
+    assert row is not None
+    now: datetime = row[0]
+    return now
+
+
 def add_account(connection: Connection, account_id: UUID) -> None:
     connection.execute("INSERT INTO account (account_id) VALUES (%s)", (account_id,))
 
@@ -137,13 +145,13 @@ def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[
     rows = connection.execute(
         """SELECT bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining,
                   CASE WHEN kind = 'balance' THEN ARRAY(
-                      SELECT w.bucket_id FROM bucket w WHERE w.account_id = b.account_id AND w.product_id = b.product_id
+                      SELECT w.bucket_id FROM bucket w WHERE w.account_id = %(account)s AND w.product_id = b.product_id
                           AND w.kind = 'window' ORDER BY w.bucket_id) ELSE '{}' END
            FROM bucket b JOIN account a USING (account_id)
-           WHERE b.account_id = %s AND a.state = 'open' AND closing IS NULL AND NOT paused
-             AND valid_from <= %s AND (valid_until IS NULL OR valid_until > %s)
+           WHERE b.account_id = %(account)s AND a.state = 'open' AND closing IS NULL AND NOT paused
+             AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s)
              AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))""",
-        (account_id, now, now),
+        {"account": account_id, "now": now},
     )
     return [
         (
@@ -476,12 +484,12 @@ def expire_due(connection: Connection, now: datetime, limit: int) -> int:
 def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
     rows = connection.execute(
         """SELECT b.bucket_id, product_id, kind, unit, total, remaining, granted,
-                  coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = b.account_id
+                  coalesce((SELECT sum(g.used) FROM grants g WHERE g.account_id = %(account)s
                             AND g.bucket_id = b.bucket_id AND g.state = 'open'), 0)::bigint,
                   used, expired, withdrawn, priority, valid_from, valid_until, model_classes, rate_version, closing,
                   window_s, window_quantity, cap_of
-           FROM bucket b WHERE b.account_id = %s ORDER BY priority, valid_until NULLS LAST, bucket_id""",
-        (account_id,),
+           FROM bucket b WHERE b.account_id = %(account)s ORDER BY priority, valid_until NULLS LAST, bucket_id""",
+        {"account": account_id},
     )
     return [
         Bucket(
@@ -492,11 +500,6 @@ def buckets(connection: Connection, account_id: UUID) -> list[Bucket]:
         )
         for row in rows
     ]  # fmt: skip
-
-
-def account_of_bucket(connection: Connection, bucket_id: UUID) -> UUID | None:
-    row = connection.execute("SELECT account_id FROM bucket WHERE bucket_id = %s", (bucket_id,)).fetchone()
-    return None if row is None else UUID(str(row[0]))
 
 
 def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:
@@ -532,12 +535,12 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
 
 def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[dict[str, Any]]:
     """Open grants, oldest first: whose, how much, how long, and whether in doubt."""
+    whose = "" if account_id is None else "AND g.account_id = %(account)s"
     cursor = connection.execute(
-        """SELECT grant_id, g.account_id, bucket_id, host, g.journal_id, amount, used, opened_at, spend_until,
+        f"""SELECT grant_id, g.account_id, bucket_id, host, g.journal_id, amount, used, opened_at, spend_until,
                   CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
            FROM grants g JOIN journal j USING (journal_id)
-           WHERE g.state = 'open' AND (%(account)s::uuid IS NULL OR g.account_id = %(account)s)
-           ORDER BY opened_at, grant_id LIMIT %(limit)s""",
+           WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
         {"account": account_id, "limit": limit},
     )
     assert cursor.description is not None
@@ -545,9 +548,10 @@ def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[
     return [dict(zip(names, row, strict=True)) for row in cursor]
 
 
-def ask_grant_back(connection: Connection, grant_id: UUID) -> None:
+def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> None:
     row = connection.execute(
-        "SELECT account_id FROM grants WHERE grant_id = %s AND state = 'open'", (grant_id,)
+        "SELECT account_id FROM grants WHERE account_id = %s AND grant_id = %s AND state = 'open'",
+        (account_id, grant_id),
     ).fetchone()
     if row is None:
         raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
@@ -567,45 +571,41 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
     return int(row[0]), int(row[1]), int(row[2])
 
 
-def find_grant(connection: Connection, grant_id: UUID) -> dict[str, Any] | None:
+def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> dict[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
             """SELECT grant_id, account_id, bucket_id, journal_id, amount, used, state, doubt FROM grants
-               WHERE grant_id = %s""",
-            (grant_id,),
+               WHERE account_id = %s AND grant_id = %s""",
+            (account_id, grant_id),
         ).fetchone()
 
 
-def grants_in_doubt_for(connection: Connection, seconds: int) -> list[UUID]:
-    """Open grants whose lease ended so long ago, oldest first."""
+def grants_in_doubt_for(connection: Connection, seconds: int) -> list[tuple[UUID, UUID]]:
+    """(account, grant) of open grants whose lease ended so long ago, oldest first."""
     rows = connection.execute(
-        """SELECT grant_id FROM grants WHERE state = 'open' AND doubt IS NULL
+        """SELECT account_id, grant_id FROM grants WHERE state = 'open' AND doubt IS NULL
                AND spend_until < now() - make_interval(secs => %s) ORDER BY grant_id LIMIT %s""",
         (seconds, RECORDS_SHOWN_MAX),
     )
-    return [row[0] for row in rows]
+    return [(row[0], row[1]) for row in rows]
 
 
-def write_off(connection: Connection, grant_id: UUID, now: datetime) -> int:
+def write_off(connection: Connection, account_id: UUID, grant_id: UUID, now: datetime) -> int:
     """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much.
 
     What that host settles after all is late: it draws on what is free, the rest is operator loss.
     Raises `GrantNotFound`, `GrantNotInDoubt`.
     """
     with connection.transaction():
-        found = connection.execute(
-            "SELECT account_id FROM grants WHERE grant_id = %s", (grant_id,)
-        ).fetchone()
-        if found is not None:
-            _lock_bucket_of(connection, found[0], grant_id)
+        _lock_bucket_of(connection, account_id, grant_id)
         row = connection.execute(
-            """SELECT account_id, bucket_id, amount, used, spend_until < now() OR doubt IS NOT NULL FROM grants
-               WHERE grant_id = %s AND state = 'open' FOR UPDATE""",
-            (grant_id,),
+            """SELECT bucket_id, amount, used, spend_until < %s OR doubt IS NOT NULL FROM grants
+               WHERE account_id = %s AND grant_id = %s AND state = 'open' FOR UPDATE""",
+            (database_now(connection), account_id, grant_id),
         ).fetchone()
         if row is None:
             raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
-        account_id, bucket_id, amount, used, in_doubt_now = row
+        bucket_id, amount, used, in_doubt_now = row
         if not in_doubt_now:
             raise GrantNotInDoubt(
                 f"the host of grant {grant_id} may still spend it: wait until it expires, or stop that host"

@@ -5,6 +5,7 @@ journal that is closed as it is made (amount = used), so a bucket's remainder go
 """
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from operator import sub
 from typing import Any, Final
 from uuid import UUID
@@ -49,7 +50,9 @@ def lock_buckets(connection: Connection, account_ids: Iterable[str]) -> None:
         )
 
 
-def draw_unpaid(connection: Connection, journal_id: UUID, record: UsageRecord, rates: RateLookup) -> set[str]:
+def draw_unpaid(
+    connection: Connection, journal_id: UUID, record: UsageRecord, rates: RateLookup, now: datetime
+) -> set[str]:
     """Pay `record.unpaid` from what its account has left, in spending order, as far as its caps and the buckets' windows have
     it; what is left then is the operator's loss. Changes the record; returns the grants that were made for it.
 
@@ -62,14 +65,14 @@ def draw_unpaid(connection: Connection, journal_id: UUID, record: UsageRecord, r
     if requests not in {0, 1} or min(counts) < 0 or any(part.counts is None for part in record.parts):
         raise RecordRefused("its unpaid part is none of the record's")
     account_id = UUID(record.account_id)
-    found = _buckets(connection, account_id)
+    found = _buckets(connection, account_id, now)
     caps = [found.get(part.bucket_id) for part in record.parts if part.kind == "cap"]
     tokens_max = min((cap.remaining // PER_UNIT if cap else 0 for cap in caps), default=sum(counts))
     capped = left = first_tokens(counts, tokens_max)
     grants: set[str] = set()
 
     def take(bucket: _Left, share: Share) -> None:
-        grant_id = _take(connection, journal_id, account_id, bucket, share.amount)
+        grant_id = _take(connection, journal_id, account_id, bucket, share.amount, now)
         grants.add(grant_id)
         terms = bucket.terms
         record.parts.append(
@@ -110,13 +113,11 @@ def draw_unpaid(connection: Connection, journal_id: UUID, record: UsageRecord, r
     return grants
 
 
-def _buckets(connection: Connection, account_id: UUID) -> dict[str, _Left]:
-    rows = _read(connection, account_id)
+def _buckets(connection: Connection, account_id: UUID, now: datetime) -> dict[str, _Left]:
+    rows = _read(connection, account_id, now)
     if any(row[1] == "window" for row in rows):
-        now = connection.execute("SELECT now()").fetchone()
-        assert now is not None
-        refill_windows(connection, account_id, now[0])
-        rows = _read(connection, account_id)
+        refill_windows(connection, account_id, now)
+        rows = _read(connection, account_id, now)
     windows: dict[UUID, list[str]] = {}
     for bucket_id, kind, *_, product_id, _, _ in rows:
         if kind == "window" and product_id is not None:
@@ -131,17 +132,19 @@ def _buckets(connection: Connection, account_id: UUID) -> dict[str, _Left]:
     return found
 
 
-def _read(connection: Connection, account_id: UUID) -> Sequence[tuple[Any, ...]]:
+def _read(connection: Connection, account_id: UUID, now: datetime) -> Sequence[tuple[Any, ...]]:
     return connection.execute(
         """SELECT bucket_id, kind, unit, priority, (extract(epoch FROM valid_until) * 1000)::bigint, model_classes,
                   rate_version, product_id, remaining,
-                  NOT paused AND valid_from <= now() AND (valid_until IS NULL OR valid_until > now())
-           FROM bucket WHERE account_id = %s AND closing IS NULL ORDER BY bucket_id""",
-        (account_id,),
+                  NOT paused AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s)
+           FROM bucket WHERE account_id = %(account)s AND closing IS NULL ORDER BY bucket_id""",
+        {"account": account_id, "now": now},
     ).fetchall()
 
 
-def _take(connection: Connection, journal_id: UUID, account_id: UUID, bucket: _Left, amount: int) -> str:
+def _take(
+    connection: Connection, journal_id: UUID, account_id: UUID, bucket: _Left, amount: int, now: datetime
+) -> str:
     """Move `amount` of a bucket from what remains to what is used, through a grant that is closed as it is made."""
     if not amount:
         return NO_GRANT
@@ -155,8 +158,8 @@ def _take(connection: Connection, journal_id: UUID, account_id: UUID, bucket: _L
     )
     connection.execute(
         """INSERT INTO grants (account_id, grant_id, bucket_id, journal_id, amount, used, state, spend_until, closed_at)
-           VALUES (%s, %s, %s, %s, %s, %s, 'closed', now(), now())""",
-        (account_id, grant_id, bucket_id, journal_id, amount, amount),
+           VALUES (%s, %s, %s, %s, %s, %s, 'closed', %s, %s)""",
+        (account_id, grant_id, bucket_id, journal_id, amount, amount, now, now),
     )
     return grant_id.hex
 

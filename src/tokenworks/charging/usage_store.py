@@ -1,14 +1,15 @@
 """The SQL of usage as people and auditors read it. Settlement alone writes it."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from psycopg.rows import dict_row
 
 from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.charging import whose_store
 from tokenworks.charging.model import losses_shown
-from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection
+from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection, database_now
 
 # Days of which an account's losses are kept beside the records that have them.
 LOSS_DAYS_KEPT: Final = 35
@@ -133,9 +134,13 @@ def consumed(
 
 
 def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
+    account_id = whose_store.of_usage(connection, usage_id)
+    if account_id is None:
+        return None
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT account_id, {_USAGE} FROM usage WHERE usage_id = %s".encode(), (usage_id,)
+            f"SELECT account_id, {_USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
+            (account_id, usage_id),
         ).fetchone()
     return None if found is None else _with_losses(found)
 
@@ -205,15 +210,15 @@ def losses_of_today(
 
 
 def delete_old_account_losses(connection: Connection) -> None:
-    connection.execute(
-        "DELETE FROM account_loss WHERE day < (now() AT TIME ZONE 'UTC')::date - %s", (LOSS_DAYS_KEPT,)
-    )
+    oldest = database_now(connection).astimezone(UTC) - timedelta(days=LOSS_DAYS_KEPT)
+    connection.execute("DELETE FROM account_loss WHERE day < %s", (oldest.date(),))
 
 
 def losses(
     connection: Connection, floor: UUID | None, account_id: UUID | None, offset: timedelta
 ) -> list[dict[str, Any]]:
     """What the operator bore by day (of the zone that is so far from UTC, newest first) and cause (most tokens first): records, requests, tokens by class."""
+    whose = "" if account_id is None else "AND account_id = %(account)s"
     classes = ", ".join(
         f"sum((l->2->>{at})::bigint)::bigint AS {name}" for at, name in enumerate(TOKEN_CLASSES)
     )
@@ -223,7 +228,7 @@ def losses(
                        sum((l->>1)::bigint)::bigint AS requests, {classes}
                 FROM usage, jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
                     THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END) l
-                WHERE loss IS NOT NULL AND usage_id >= %(floor)s AND (%(account)s::uuid IS NULL OR account_id = %(account)s)
+                WHERE loss IS NOT NULL AND usage_id >= %(floor)s {whose}
                 GROUP BY 1, 2""".encode(),
             {"floor": floor or UUID(int=0), "account": account_id, "offset": offset},
         ).fetchall()

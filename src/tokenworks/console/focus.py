@@ -91,13 +91,15 @@ class _Month:
     def rows(self) -> Iterator[Row]:
         for bill in self._bills():
             self._periods.append((bill.period_start, bill.period_end))
-            for charge in self._rooms.charges.of_bill(bill.bill_id):
+            for charge in self._rooms.charges.of_bill(bill.account_id, bill.bill_id):
                 yield self._charge(charge, bill)
             for line in self._rooms.bills.lines(bill):
                 if line.amount_nano != line.charged_nano:
                     yield self._rounding(line, bill)
-        of = self._of.subscriber_id
-        for charge in self._rooms.charges.unbilled_between(of, self._begin, self._end):
+        of = self._of
+        for charge in self._rooms.charges.unbilled_between(
+            of.account_id, of.subscriber_id, self._begin, self._end
+        ):
             yield self._charge(charge, None)
         yield from self._usage()
 
@@ -209,7 +211,7 @@ class _Month:
         """A correction of what an earlier invoice had; one within the same period is none."""
         if charge.of_charge_id is None:
             return None
-        before = self._rooms.charges.find(charge.of_charge_id).bill_id
+        before = self._rooms.charges.find(charge.account_id, charge.of_charge_id).bill_id
         return None if before is None or (bill is not None and before == bill.bill_id) else "Correction"
 
     def _rounding(self, line: BillLine, bill: Bill) -> Row:
@@ -239,7 +241,8 @@ class _Month:
             day = following
 
     def _used(self, used: dict[str, Any], day: datetime, following: datetime) -> Row:
-        charge = None if used["charge_id"] is None else self._rooms.charges.find(used["charge_id"])
+        found = used["charge_id"]
+        charge = None if found is None else self._rooms.charges.find(self._of.account_id, found)
         version = None if charge is None else charge.offering_version
         if version is None and used["product_id"] is not None:
             version = self._rooms.orders.product(used["product_id"])[0].offering_version

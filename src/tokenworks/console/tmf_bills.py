@@ -145,7 +145,7 @@ def bill_pdf(rooms: Rooms, bill: Bill, language: Literal["zh", "en"] | None = No
         rooms.bills.lines(bill),
         rooms.bills.credit_notes(bill),
         subscriber,
-        rooms.charges.quantities(bill.bill_id),
+        rooms.charges.quantities(bill.account_id, bill.bill_id),
         rooms.operator,
         language or subscriber.language,
     )

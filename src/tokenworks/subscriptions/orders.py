@@ -535,7 +535,7 @@ class Orders(OrderBook):
         locked = store.lock_order(self._connection, order_id)
         if locked is None or locked[0] != "inProgress":
             return False
-        amount = self._sales.give_back(locked[1])
+        amount = self._sales.give_back(locked[2], locked[1])
         if amount is None:
             return False
         store.end_order(self._connection, order_id, "completed", self._clock.now(), -amount, None)
@@ -548,7 +548,7 @@ class Orders(OrderBook):
         locked = store.lock_order(self._connection, order_id)
         if locked is None or locked[0] != "inProgress":
             return False
-        self._sales.give_back(locked[1], at_most=True)
+        self._sales.give_back(locked[2], locked[1], at_most=True)
         return True
 
     def finish_changes(self) -> int:

@@ -239,7 +239,7 @@ class Sales:
     def paying(self, product: Product) -> list[Charge]:
         """The charge of a product's running cycle; of pay-as-you-go those of steps of which something is left."""
         if product.charge_id is not None:
-            return [self._charges.find(product.charge_id)]
+            return [self._charges.find_of_product(product.product_id, product.charge_id)]
         return [
             charge
             for charge in self._charges.of_product(product.product_id)
@@ -248,7 +248,7 @@ class Sales:
             and any(self._charges.unused(charge))
         ]
 
-    def give_back(self, asked: dict[str, Any], *, at_most: bool = False) -> int | None:
+    def give_back(self, account_id: UUID, asked: dict[str, Any], *, at_most: bool = False) -> int | None:
         """Credit what a change or a cancellation took away. Returns how much, None while something of it is granted: nobody knows
         whether that is unused. `at_most`: as if nothing of what is granted was used.
 
@@ -257,7 +257,7 @@ class Sales:
         """
         amounts = []
         for item in asked["credits"]:
-            charge = self._charges.find(UUID(item["charge_id"]))
+            charge = self._charges.find(account_id, UUID(item["charge_id"]))
             kept = int(item.get("kept", charge.quantity))
             free, granted = self._charges.unused(charge, kept)
             if charge.quantity and granted and not at_most:

@@ -268,12 +268,13 @@ def orders_with_credits(connection: Connection, but: Sequence[UUID], limit: int)
     return [row[0] for row in rows]
 
 
-def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any]] | None:
-    """An order's state and what was asked, locked."""
+def lock_order(connection: Connection, order_id: UUID) -> tuple[str, dict[str, Any], UUID] | None:
+    """An order's state, what was asked, and its account, locked."""
     row = connection.execute(
-        "SELECT state, asked FROM product_order WHERE order_id = %s FOR NO KEY UPDATE", (order_id,)
+        "SELECT state, asked, account_id FROM product_order WHERE order_id = %s FOR NO KEY UPDATE",
+        (order_id,),
     ).fetchone()
-    return None if row is None else (row[0], row[1])
+    return None if row is None else (row[0], row[1], row[2])
 
 
 def set_asked(connection: Connection, order_id: UUID, asked: dict[str, Any]) -> None:

@@ -287,15 +287,15 @@ def forged_entries(connection: psycopg.Connection[Any]) -> list[Mutation]:
         for what, forged_ref in (("its cause", ref), ("no cause", str(uuid4()))):
             forged = uuid4()
             statement = sql.SQL(
-                """WITH e AS (INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%s, %s, %s, %s))
-                   INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
-                   SELECT account_id, %s, line_no, ledger_account, unit, bucket_id, amount FROM posting
-                   WHERE account_id = %s AND entry_id = %s"""
+                """WITH p AS (INSERT INTO posting (account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount)
+                              SELECT account_id, %s, line_no, ledger_account, unit, bucket_id, amount FROM posting
+                              WHERE account_id = %s AND entry_id = %s)
+                   INSERT INTO entry (account_id, entry_id, kind, ref) VALUES (%s, %s, %s, %s)"""
             )
             found.append(
                 Mutation(
                     "entry", f"forge {kind} of {what}", statement,
-                    (account_id, forged, kind, forged_ref, forged, account_id, entry_id),
+                    (forged, account_id, entry_id, account_id, forged, kind, forged_ref),
                     frozenset({str(forged), str(account_id)}),
                 )
             )  # fmt: skip

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 from uuid import UUID
 
 from tests.charging.test_ledger import first_attempt
+from tests.support.rechain import rechain
 from tokenworks.billing import TestProvider
 from tokenworks.billing import store as billing_store
 from tokenworks.catalog import Counts, split
-from tokenworks.charging import settle_store
+from tokenworks.charging import chain_all, settle_store
 from tokenworks.charging.model import (
     CAP_RATE,
     Loss,
@@ -230,6 +231,11 @@ class World:
             works.connection.execute("SET LOCAL session_replication_role = replica")
             for statement in ONE_CLOCK:
                 works.connection.execute(statement)
+            rechain(works.connection)
+        # All of it is in a chain, what names heads too.
+        now = works.connection.execute("SELECT clock_timestamp()").fetchone()[0]
+        for hours in (2, 4):
+            chain_all(works.connection, now + timedelta(hours=hours))
 
     def build(self):
         works = self.works

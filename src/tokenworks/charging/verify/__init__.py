@@ -13,7 +13,7 @@ import psycopg
 
 from tokenworks.catalog import RateCard
 from tokenworks.charging import store
-from tokenworks.charging.verify import buckets, charges, entries, usage
+from tokenworks.charging.verify import buckets, chains, charges, entries, usage
 from tokenworks.charging.verify.finding import Finding
 from tokenworks.charging.verify.references import INVARIANT as REFERENCES
 from tokenworks.charging.verify.references import references
@@ -21,7 +21,13 @@ from tokenworks.charging.verify.usage import INVARIANT as RERATED
 from tokenworks.charging.verify.usage import rerate
 
 FINDINGS_MAX: Final = 1000
-CHECKS: Final[dict[str, str]] = {**buckets.CHECKS, **entries.CHECKS, **charges.CHECKS, **usage.CHECKS}
+CHECKS: Final[dict[str, str]] = {
+    **buckets.CHECKS,
+    **entries.CHECKS,
+    **charges.CHECKS,
+    **usage.CHECKS,
+    **chains.CHECKS,
+}
 """Charging's own: invariant -> statement."""
 
 Pass = Callable[[store.Connection], Iterable[Finding]]
@@ -65,6 +71,7 @@ def checks(
     own: list[tuple[str, Pass]] = [
         (REFERENCES, lambda connection: references(connection, FINDINGS_MAX)),
         (RERATED, lambda connection: rerate(connection, cards)),
+        (chains.INVARIANT, chains.history),
     ]
     for invariant, check in [*own, *passes]:
         yield invariant, _guarded(invariant, check)

@@ -7,7 +7,7 @@ from typing import Final
 
 KINDS: Final = (
     "issue", "expire", "withdraw", "rollover", "adjust", "usage", "charge", "credit", "refund", "recognise", "round", "payment",
-    "payment_reversal",
+    "payment_reversal", "heads",
 )  # fmt: skip
 """Every kind of entry. What has another kind is forged, or of a release that this one does not know."""
 
@@ -20,10 +20,11 @@ CHECKS: Final[dict[str, str]] = {
     "entry: every entry has postings or moved nothing, every posting has its entry": """
         SELECT 'posting of entry ' || p.entry_id, 'has no entry' FROM posting p
         LEFT JOIN entry e USING (account_id, entry_id) WHERE e.entry_id IS NULL""",
-    "entry: its kind is one of those that are, and it posts something": f"""
+    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads": f"""
         SELECT 'entry ' || entry_id || ' of account ' || account_id, format('kind %s', kind) FROM entry e
         WHERE kind NOT IN ({_KINDS_TEXT})
-            OR (kind <> 'usage' AND NOT EXISTS (SELECT 1 FROM posting p WHERE p.account_id = e.account_id AND p.entry_id = e.entry_id))""",
+            OR (kind NOT IN ('usage', 'heads') AND NOT EXISTS (SELECT 1 FROM posting p WHERE p.account_id = e.account_id AND p.entry_id = e.entry_id))
+            OR (kind = 'heads' AND EXISTS (SELECT 1 FROM posting p WHERE p.account_id = e.account_id AND p.entry_id = e.entry_id))""",
     "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts": """
         WITH shape (kind, line_no, ledger_account, sign) AS (VALUES
             ('issue', 1, 'issued', -1), ('issue', 2, 'customer_liability', 1),

@@ -1,0 +1,55 @@
+"""The account of what is named by its own id alone: a statement on a hot table names one account, so it is found first.
+
+These look-ups ask every shard of a distributed database; who knows the account does not need them.
+"""
+
+from uuid import UUID
+
+from tokenworks.charging.store import Connection
+
+
+def _one(row: tuple[object, ...] | None) -> UUID | None:
+    return None if row is None else UUID(str(row[0]))
+
+
+def of_bucket(connection: Connection, bucket_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute("SELECT account_id FROM bucket WHERE bucket_id = %s", (bucket_id,)).fetchone()
+    )
+
+
+def of_grant(connection: Connection, grant_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute("SELECT account_id FROM grants WHERE grant_id = %s", (grant_id,)).fetchone()
+    )
+
+
+def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute("SELECT account_id FROM usage WHERE usage_id = %s", (usage_id,)).fetchone()
+    )
+
+
+def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute(
+            "SELECT account_id FROM transfer WHERE transfer_id = %s", (transfer_id,)
+        ).fetchone()
+    )
+
+
+# Products and subscribers are few beside what they cause; their tables are keyed by their own ids.
+
+
+def of_product(connection: Connection, product_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute("SELECT account_id FROM product WHERE product_id = %s", (product_id,)).fetchone()
+    )
+
+
+def of_subscriber(connection: Connection, subscriber_id: UUID) -> UUID | None:
+    return _one(
+        connection.execute(
+            "SELECT account_id FROM subscriber WHERE subscriber_id = %s", (subscriber_id,)
+        ).fetchone()
+    )
