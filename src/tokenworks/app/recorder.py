@@ -19,7 +19,7 @@ import structlog
 import uvloop
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import Connection, anchor, connect, database, identity
+from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
@@ -320,8 +320,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         log.critical("recorder.journal", error=str(error))
         return EXIT_FATAL
     workers_dir = settings.run_dir / "workers"
-    lookups = DatabaseThread(lambda: connect(url), "lookups")
-    ledger_thread = DatabaseThread(lambda: connect(url), "ledger")
+    lookups = DatabaseThread(lambda: connect_planned(url), "lookups")
+    ledger_thread = DatabaseThread(lambda: connect_planned(url), "ledger")
+    alone_thread = DatabaseThread(lambda: connect_planned(url), "ledger-alone")
 
     async def answer(name: str, argument: Any) -> Any:
         if name == "keys":
@@ -424,7 +425,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         )
 
     ledger = RecorderLedger(
-        ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up
+        ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up, alone_thread
     )
     feed = Feed(lookups, recorder, settings, clock, peppers)
     recorder.settler = settler

@@ -32,6 +32,10 @@ RELOAD_S: Final = 0.1
 SHOWN_FOR_S: Final = 5.0
 NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
+# Accounts whose asks are being answered at once. One more is told to come again: the ledger opens some thousands a second.
+ACCOUNTS_SERVED_MAX: Final = 5000
+# Accounts that are looked after at once, and as many closings wait for one turn of the ledger.
+TENDED_TOGETHER_MAX: Final = 128
 WAITS_KEPT: Final = 1000
 # Asks of a crowd that are served as one.
 ALIKE_MAX: Final = 1000
@@ -72,16 +76,21 @@ class HostGrants:
         self._answering = False
         self._answer_again = False
         self._orphans: list[tuple[str, str]] = []
+        self._served = 0
+        self.asks_refused = 0
         # How long the latest asks waited that somebody waited for.
         self.waits_s: deque[float] = deque(maxlen=WAITS_KEPT)
 
     # What workers say.
 
     def ask(self, account_id: str, ask: Ask) -> None:
-        account = self._account(account_id)
-        if len(account.asks) >= ASK_QUEUE_MAX:
+        known = self.accounts.get(account_id)
+        full = self._served >= ACCOUNTS_SERVED_MAX and (known is None or not known.serving)
+        if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
+            self.asks_refused += 1
             self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
             return
+        account = known or self._account(account_id)
         ask.asked_s = self._now_s()
         account.asks.append(ask)
         self._serve(account)
@@ -136,6 +145,8 @@ class HostGrants:
                     bucket.slices.pop(worker_id, None)
             bucket.used += amount
             bucket.used_lately = True
+            assert account is not None
+            account.quiet_until_s = 0.0
 
     def worker_lost(self, worker_id: str) -> None:
         """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
@@ -191,6 +202,7 @@ class HostGrants:
         account = self.accounts.get(account_id)
         if account is not None:
             account.loaded_s = -1e9
+            account.quiet_until_s = 0.0
             account.top_up_after_s = -1e9
             if self.open:
                 self._spawn(self._reload(account))
@@ -199,9 +211,10 @@ class HostGrants:
         """An operator wants this grant closed: as soon as nothing runs on it."""
         account = self.accounts.get(account_id)
         for bucket in account.buckets.values() if account is not None else ():
-            if bucket.grant_id == grant_id:
+            if account is not None and bucket.grant_id == grant_id:
                 bucket.active_s = -1e9
                 bucket.used_lately = False
+                account.quiet_until_s = 0.0
 
     # Serving asks.
 
@@ -225,6 +238,7 @@ class HostGrants:
     def _serve(self, account: HostAccount) -> None:
         if self.open and not account.serving and account.asks:
             account.serving = True
+            self._served += 1
             self._spawn(self._serve_asks(account))
 
     async def _serve_asks(self, account: HostAccount) -> None:
@@ -248,6 +262,8 @@ class HostGrants:
                         self.waits_s.append(self._now_s() - ask.asked_s)
         finally:
             account.serving = False
+            account.quiet_until_s = 0.0
+            self._served -= 1
 
     @staticmethod
     def _alike(account: HostAccount, first: Ask) -> list[Ask]:
@@ -326,6 +342,7 @@ class HostGrants:
             for bucket in list(account.buckets.values()):
                 if bucket.closing and not account.unsure:
                     await self._close(account, bucket)
+            account.quiet_until_s = 0.0
 
     async def _gather(self, account: HostAccount, ask: Ask) -> int:
         if account.unsure:
@@ -422,6 +439,7 @@ class HostGrants:
             bucket.amount -= amount
             bucket.remaining = 0
             account.loaded_s = -1e9
+            account.quiet_until_s = 0.0
             account.returning += 1
             try:
                 if not await self._ledger.return_grant(account_id, grant_id, amount):
@@ -663,21 +681,43 @@ class HostGrants:
             with contextlib.suppress(Unavailable, GrantStillOpen):
                 await self._ledger.close_grant(*orphan)
                 self._orphans.remove(orphan)
-        for account in list(self.accounts.values()):
-            if account.lock.locked():
+        now_s = self._now_s()
+        due = [account for account in self.accounts.values() if account.quiet_until_s <= now_s]
+        # Together, so that what they ask of the ledger goes in the same turns.
+        for at in range(0, len(due), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._tend_account, due[at : at + TENDED_TOGETHER_MAX]))
+
+    async def _tend_account(self, account: HostAccount) -> None:
+        if account.lock.locked():
+            return
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self._reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                await self._tend(account, bucket)
+                if account.unsure:
+                    break
+            account.quiet_until_s = self._quiet_until_s(account)
+        if not account.buckets and not account.asks and not account.serving:
+            self.accounts.pop(account.account_id, None)
+
+    def _quiet_until_s(self, account: HostAccount) -> float:
+        """When there is something to be looked after again, as far as nothing is used or asked for meanwhile: a host has many
+        accounts that came once, and each is looked at when it is due, not every second.
+        """
+        until_s = account.loaded_s + self._idle_s
+        for bucket in account.buckets.values():
+            if bucket.closing or bucket.used_lately or bucket.burn_s or account.unsure:
+                return 0.0
+            if bucket.grant_id is None:
                 continue
-            async with account.lock:
-                try:
-                    if account.unsure:
-                        await self._reconcile(account)
-                except Unavailable:
-                    continue
-                for bucket in list(account.buckets.values()):
-                    await self._tend(account, bucket)
-                    if account.unsure:
-                        break
-            if not account.buckets and not account.asks and not account.serving:
-                self.accounts.pop(account.account_id, None)
+            idle_s = bucket.active_s + self._idle_s
+            renew_s = bucket.spend_until_ns / NS_PER_S - self._spend_for_s * 2 / 3
+            until_s = min(until_s, idle_s, renew_s) if bucket.slices else min(until_s, idle_s)
+        return until_s
 
     async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
         if bucket.grant_id is None:
@@ -732,18 +772,22 @@ class HostGrants:
     async def drain(self) -> bool:
         """Close every grant that nobody holds. Whether none is left."""
         self.draining = True
-        for account in list(self.accounts.values()):
-            async with account.lock:
-                try:
-                    if account.unsure:
-                        await self._reconcile(account)
-                except Unavailable:
-                    continue
-                for bucket in list(account.buckets.values()):
-                    bucket.closing = True
-                    if not account.unsure:
-                        await self._close(account, bucket)
+        held = list(self.accounts.values())
+        for at in range(0, len(held), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._drain_account, held[at : at + TENDED_TOGETHER_MAX]))
         return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
+
+    async def _drain_account(self, account: HostAccount) -> None:
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self._reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                bucket.closing = True
+                if not account.unsure:
+                    await self._close(account, bucket)
 
     def _now_s(self) -> float:
         return self._clock.boot_ns() / NS_PER_S

@@ -97,6 +97,7 @@ class HostAccount:
         "lacks",
         "loaded_s",
         "lock",
+        "quiet_until_s",
         "returning",
         "serving",
         "top_up_after_s",
@@ -113,6 +114,8 @@ class HostAccount:
         self.asks: deque[Ask] = deque()
         self.loaded_s = -1e9
         self.serving = False
+        # Until when nothing of it is to be looked after, unless something happens to it.
+        self.quiet_until_s = 0.0
         # A call that may have changed our grants was not answered: what the ledger has is looked at first.
         self.unsure = False
         # Quantity on its way back to the ledger, not under the lock: what the ledger says meanwhile is no news.

@@ -5,8 +5,18 @@ from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
+import psycopg
+
 from tokenworks.catalog import BucketSpec
-from tokenworks.charging import cap_store, limit_store, recall_store, settle_store, store, usage_store
+from tokenworks.charging import (
+    cap_store,
+    limit_store,
+    recall_store,
+    settle_store,
+    store,
+    turn_store,
+    usage_store,
+)
 from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.losses import LOSSY_MAX
@@ -285,6 +295,30 @@ class Ledger:
         store.close_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, settled_seq, self._clock.now()
         )
+
+    # A turn of a host's recorder: what waits of many accounts, made together.
+
+    def load_terms_together(self, account_ids: Sequence[UUID]) -> list[list[tuple[BucketTerms, int]] | None]:
+        """`load_terms` of each; None: to be loaded by itself."""
+        return turn_store.load_terms(self._connection, account_ids, self._clock.now())
+
+    def turn(
+        self, journal_id: UUID, asks: Sequence[turn_store.GrantAsk], closes: Sequence[turn_store.CloseAsk]
+    ) -> tuple[list[Granted | None], list[bool]]:
+        """Grants and closings in one transaction, all of them or (where the database refuses one) none. What is None or False
+        is to be asked for by itself: a row of its was locked, or it needs more than a statement.
+        """
+        now = self._clock.now()
+        try:
+            with self._connection.transaction():
+                return (
+                    turn_store.grant(self._connection, journal_id, asks, now),
+                    turn_store.close(self._connection, journal_id, closes, now),
+                )
+        except (psycopg.DatabaseError, turn_store.NotAsLocked):
+            if self._connection.broken:
+                raise
+            return [None] * len(asks), [False] * len(closes)
 
     # Grants across hosts.
 
