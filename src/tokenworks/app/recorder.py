@@ -20,6 +20,7 @@ import uvloop
 
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
+from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
@@ -42,7 +43,6 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
-from tokenworks.subscriptions import SUSPENSIONS
 from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
@@ -324,38 +324,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     ledger_thread = DatabaseThread(lambda: connect_planned(url), "ledger")
     alone_thread = DatabaseThread(lambda: connect_planned(url), "ledger-alone")
 
+    keys = KeyLookups(
+        lookups, lambda connection: make_works(settings, connection, clock, peppers, vault_secrets)
+    )
+
     async def answer(name: str, argument: Any) -> Any:
         if name == "keys":
-            macs: list[bytes] = argument
-
-            def find(connection: Connection) -> list[list[Any]]:
-                works = make_works(settings, connection, clock, peppers, vault_secrets)
-                subscriptions = works.subscriptions
-                rows: list[list[Any]] = []
-                for mac, k in works.keys.find(macs).items():
-                    caps, ends = subscriptions.caps(k.member_id)
-                    subscriber = subscriptions.of_account(k.account_id)
-                    if k.cap_bucket_id is not None:
-                        caps.append(k.cap_bucket_id)
-                    rows.append([
-                        mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
-                        [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
-                        subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
-                        subscriptions.counts_prompts(k.account_id),
-                        works.ledger.limits_of([
-                            ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
-                            *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
-                        ]),
-                        subscriptions.regions_of(subscriber), subscriber.home_region,
-                        subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
-                        None if k.origins is None else sorted(k.origins),
-                        [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving],
-                        works.payg.standing(subscriber),
-                        subscriptions.refused_by(subscriber),
-                    ])  # fmt: skip
-                return rows
-
-            return await lookups.run(find)
+            return await keys.find(argument)
         if name == "owns":
             account_id, upstream_id = argument
             for _, account, _, text in recorder.unsettled():

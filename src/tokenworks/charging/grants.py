@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any, Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host import (
+    NS_PER_S,
     Ask,
     HostAccount,
     HostBucket,
@@ -30,15 +30,12 @@ TERMS_FRESH_S: Final = 2.0
 RELOAD_S: Final = 0.1
 # How long a worker may go on with a bucket that it has nothing of, for what costs nothing.
 SHOWN_FOR_S: Final = 5.0
-NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
 # Accounts whose asks are being answered at once. One more is told to come again: the ledger opens some thousands a second.
 ACCOUNTS_SERVED_MAX: Final = 5000
 # Accounts that are looked after at once, and as many closings wait for one turn of the ledger.
 TENDED_TOGETHER_MAX: Final = 128
 WAITS_KEPT: Final = 1000
-# Asks of a crowd that are served as one.
-ALIKE_MAX: Final = 1000
 GRANT_AHEAD_S: Final = 10
 CALL_BACK_POLL_S: Final = 0.015
 RETURNING_POLL_S: Final = 0.005
@@ -113,9 +110,7 @@ class HostGrants:
             bucket.free += amount
             bucket.check()
             if account is not None:
-                for ask in account.asks:
-                    if ask.worker_id == worker_id and bucket_id in ask.free:
-                        ask.free[bucket_id] = max(0, ask.free[bucket_id] - amount)
+                account.gave(worker_id, bucket_id, amount)
         if recall_number in self._recalls:
             waiting, event = self._recalls[recall_number]
             waiting.discard(worker_id)
@@ -145,8 +140,8 @@ class HostGrants:
                     bucket.slices.pop(worker_id, None)
             bucket.used += amount
             bucket.used_lately = True
-            assert account is not None
-            account.quiet_until_s = 0.0
+            if account is not None:
+                account.quiet_until_s = 0.0
 
     def worker_lost(self, worker_id: str) -> None:
         """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
@@ -171,7 +166,7 @@ class HostGrants:
             if keep_first:
                 return
         bucket = account.buckets[bucket_id] = HostBucket(unknown_terms(account_id, bucket_id), 0)
-        bucket.grant_id, bucket.amount, bucket.used, bucket.free = grant_id, amount, used, amount - used
+        bucket.hold(grant_id, amount, used)
         # Terms are unknown until the account is loaded; until then nothing is sliced, and the lease is not ours to use.
         bucket.closing = True
         bucket.check()
@@ -246,7 +241,7 @@ class HostGrants:
         try:
             while account.asks:
                 ask = account.asks[0]
-                alike = self._alike(account, ask) if together else [ask]
+                alike = account.alike(ask) if together else [ask]
                 if len(alike) > 1:
                     together = await self._serve_alike(account, alike)
                     continue
@@ -264,17 +259,6 @@ class HostGrants:
             account.serving = False
             account.quiet_until_s = 0.0
             self._served -= 1
-
-    @staticmethod
-    def _alike(account: HostAccount, first: Ask) -> list[Ask]:
-        """What the same worker wants for the same model under the same caps, the first one with it."""
-        if first.soft or len(account.asks) == 1:
-            return [first]
-        return [
-            ask
-            for ask in islice(account.asks, ALIKE_MAX)
-            if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
-        ]  # fmt: skip
 
     async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
@@ -300,9 +284,7 @@ class HostGrants:
             for ask in alike:  # what was brought for all of them is there for each
                 ask.free = dict(whole.free)
             return False
-        served = {id(ask) for ask in alike}
-        waited = [ask for ask in account.asks if id(ask) in served]
-        account.asks = deque(ask for ask in account.asks if id(ask) not in served)
+        waited = account.take(alike)
         self._send(first.worker_id, wire.ANSWER, [[ask.number, wire.ENOUGH] for ask in waited])
         now_s = self._now_s()
         self.waits_s.extend(now_s - ask.asked_s for ask in waited)
@@ -486,12 +468,7 @@ class HostGrants:
                 account.buckets[bucket_id].closing = True  # until the terms are loaded
             bucket = account.buckets[bucket_id]
             if bucket.grant_id is None:
-                bucket.grant_id, bucket.amount, bucket.used, bucket.free = (
-                    grant_id,
-                    amount,
-                    used,
-                    amount - used,
-                )
+                bucket.hold(grant_id, amount, used)
                 bucket.spend_until_ns = 0
             elif bucket.grant_id == grant_id:
                 bucket.free += amount - bucket.amount
@@ -592,12 +569,7 @@ class HostGrants:
                 bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
-            # What this one leaves is there for those of its worker that wait behind it.
-            left = own + give - want
-            for other in islice(account.asks, ALIKE_MAX) if left > 0 else ():
-                if other is not ask and other.worker_id == ask.worker_id:
-                    known = other.free.get(bucket.terms.bucket_id, 0)
-                    other.free[bucket.terms.bucket_id] = max(known, left)
+            account.leaves(ask, bucket.terms.bucket_id, own + give - want)
         bucket.check()
         return own + give, silent
 
@@ -700,24 +672,9 @@ class HostGrants:
                 await self._tend(account, bucket)
                 if account.unsure:
                     break
-            account.quiet_until_s = self._quiet_until_s(account)
+            account.quiet_until_s = account.next_look_s(self._idle_s, self._spend_for_s)
         if not account.buckets and not account.asks and not account.serving:
             self.accounts.pop(account.account_id, None)
-
-    def _quiet_until_s(self, account: HostAccount) -> float:
-        """When there is something to be looked after again, as far as nothing is used or asked for meanwhile: a host has many
-        accounts that came once, and each is looked at when it is due, not every second.
-        """
-        until_s = account.loaded_s + self._idle_s
-        for bucket in account.buckets.values():
-            if bucket.closing or bucket.used_lately or bucket.burn_s or account.unsure:
-                return 0.0
-            if bucket.grant_id is None:
-                continue
-            idle_s = bucket.active_s + self._idle_s
-            renew_s = bucket.spend_until_ns / NS_PER_S - self._spend_for_s * 2 / 3
-            until_s = min(until_s, idle_s, renew_s) if bucket.slices else min(until_s, idle_s)
-        return until_s
 
     async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
         if bucket.grant_id is None:

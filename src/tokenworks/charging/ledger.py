@@ -320,6 +320,10 @@ class Ledger:
                 raise
             return [None] * len(asks), [False] * len(closes)
 
+    def count_prompts(self, account_ids: Sequence[UUID]) -> list[bool]:
+        """`counts_prompts` of each."""
+        return turn_store.has_unit(self._connection, account_ids, "prompt", self._clock.now())
+
     # Grants across hosts.
 
     def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[dict[str, Any]]:
@@ -429,6 +433,15 @@ class Ledger:
     def limits_of(self, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:
         """(scope, limit) of those that these (scope, ref) are under."""
         return limit_store.limits_of(self._connection, refs)
+
+    def limits_by_ref(
+        self, refs: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], list[tuple[str, Limit]]]:
+        """`limits_of` of each that is under any."""
+        found: dict[tuple[str, str], list[tuple[str, Limit]]] = {}
+        for scope, ref, limit in limit_store.limits_by_ref(self._connection, refs):
+            found.setdefault((scope, ref), []).append((scope, limit))
+        return found
 
     def deployment_limits(self) -> dict[str, Limit]:
         return limit_store.deployment_limits(self._connection)

@@ -39,11 +39,13 @@ class DatabaseThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._connection: store.Connection | None = None
         self.answered = False
+        self.hangs = False
 
     async def run(self, call: Callable[[store.Connection], Result]) -> Result:
         """Raises `Unavailable` where the database does not answer in time. The call may still be made then."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
         done, _ = await asyncio.wait([future], timeout=ANSWER_S)
+        self.hangs = not done
         if not done:
             self.answered = False
             future.add_done_callback(lambda late: late.cancelled() or late.exception())
@@ -133,7 +135,6 @@ class RecorderLedger:
                 grants = _take(self._grants, TURN_GRANTS_MAX)
                 closes = _take(self._closes, TURN_CLOSES_MAX)
                 taken: list[tuple[Any, asyncio.Future[Any]]] = [*loads, *grants, *closes]
-                began_s = asyncio.get_running_loop().time()
                 answers: list[Any] = []
                 try:
                     answers = await self._make(
@@ -143,8 +144,8 @@ class RecorderLedger:
                     )
                 except Exception as error:  # each of them hears it, and decides
                     answers = [error] * len(taken)
-                    if asyncio.get_running_loop().time() - began_s >= ANSWER_S:
-                        # It hangs: those who would be next have waited as long.
+                    if self._thread.hangs:
+                        # Those who would be next have waited as long.
                         behind = [*self._loads, *self._grants, *self._closes]
                         for waiting in (self._loads, self._grants, self._closes):
                             waiting.clear()

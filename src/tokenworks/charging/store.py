@@ -205,12 +205,12 @@ def window_back_s(connection: Connection, account_id: UUID, bucket_ids: Sequence
     return max(1, math.ceil(row[0])) if row is not None and row[0] is not None else 1
 
 
+HAS_UNIT: Final = """SELECT EXISTS (SELECT 1 FROM bucket WHERE account_id = %s AND unit = %s AND kind = 'balance'
+    AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s))"""
+
+
 def has_unit(connection: Connection, account_id: UUID, unit: str, now: datetime) -> bool:
-    row = connection.execute(
-        """SELECT EXISTS (SELECT 1 FROM bucket WHERE account_id = %s AND unit = %s AND kind = 'balance'
-               AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s))""",
-        (account_id, unit, now),
-    ).fetchone()
+    row = connection.execute(HAS_UNIT, (account_id, unit, now)).fetchone()
     return bool(row and row[0])
 
 

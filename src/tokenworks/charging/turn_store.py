@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from tokenworks.charging.model import BucketTerms, Granted
-from tokenworks.charging.store import NO_HOST, RECALL_WAIT_MAX_S, TERMS, Connection, terms_of
+from tokenworks.charging.store import HAS_UNIT, NO_HOST, RECALL_WAIT_MAX_S, TERMS, Connection, terms_of
 from tokenworks.kernel import uuid7
 
 
@@ -163,3 +163,9 @@ def close(connection: Connection, journal_id: UUID, asks: Sequence[CloseAsk], no
         closed[at] = True
     _change(connection, _CLOSE, changes)
     return closed
+
+
+def has_unit(connection: Connection, account_ids: Sequence[UUID], unit: str, now: datetime) -> list[bool]:
+    """`store.has_unit` of each."""
+    rows = _each(connection, HAS_UNIT, [(account_id, unit, now) for account_id in account_ids])
+    return [bool(row and row[0]) for row in rows]
