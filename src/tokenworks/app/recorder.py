@@ -234,16 +234,8 @@ class Feed:
                 lost = Ledger(connection, self._clock).losses_of_today(
                     self._recorder.journal.journal_id, losses.budget_tokens // 2
                 )
-            # Whatever was not visible at the last poll has a transaction id from that poll's xmin on.
-            row = connection.execute(
-                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change"
-            ).fetchone()
-            if first:
-                return row[0], []
-            rows = connection.execute(
-                "SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (self._xmin,)
-            ).fetchall()
-            return row[0], rows
+            # Whatever was not visible at the last poll has a transaction id from that poll's horizon on.
+            return Ledger(connection, self._clock).changes(None if first else self._xmin)
 
         try:
             xmin, rows = await self._thread.run(read)

@@ -1,7 +1,7 @@
 """The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
 from uuid import UUID
 
@@ -10,6 +10,8 @@ import psycopg
 from tokenworks.catalog import BucketSpec
 from tokenworks.charging import (
     cap_store,
+    change_store,
+    day_store,
     limit_store,
     recall_store,
     settle_store,
@@ -17,7 +19,7 @@ from tokenworks.charging import (
     turn_store,
     usage_store,
 )
-from tokenworks.charging.errors import AccountNotFound, LimitNotFound, RecordRefused
+from tokenworks.charging.errors import AccountNotFound, ChangesMissed, LimitNotFound, RecordRefused
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.losses import LOSSY_MAX
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
@@ -30,6 +32,9 @@ LIMIT_MAX: Final = 10**12
 USAGE_COUNTED_MAX: Final = 10_000
 # Longer than any request runs, and more than two clocks differ.
 CONSUMED_SLACK: Final = timedelta(days=1)
+
+# Of usage by day, as of bills and caps.
+DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
 class Ledger:
@@ -203,12 +208,9 @@ class Ledger:
         count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
         return found, count
 
-    def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
-        """Tokens of each day (YYYY-MM-DD) of a zone, all classes together."""
-        floor = _floor(since)
-        offset = since.astimezone(zone).utcoffset()
-        assert offset is not None
-        return usage_store.usage_by_day(self._connection, account_id, floor, offset)
+    def usage_by_day(self, account_id: UUID, since: datetime) -> dict[str, int]:
+        """Tokens of each day (YYYY-MM-DD) of UTC+8, all classes together, from the day of `since` on."""
+        return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
 
     def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
         """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
@@ -224,14 +226,52 @@ class Ledger:
         return store.account_of_bucket(self._connection, bucket_id)
 
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
-        """Who spent what since a time, most first."""
-        floor = None if since is None else _floor(since)
-        return usage_store.usage_by_member(self._connection, account_id, floor)
+        """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
 
-    def flagged(self, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Records to be reconciled with the deployments' own figures, newest first."""
+        Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
+        """
+        first = date.min if since is None else since.astimezone(DAY_ZONE).date()
+        parts = []
+        if since is not None and since > _day_begin(first):
+            begin, first = since, first + timedelta(days=1)
+            floor = _floor(begin - CONSUMED_SLACK)
+            parts.append(
+                day_store.rows_by_member(self._connection, account_id, begin, _day_begin(first), floor)
+            )
+        parts.append(day_store.by_member(self._connection, account_id, first))
+        found: dict[UUID, dict[str, Any]] = {}
+        for used, charged in parts:
+            for member_id, records, input_tokens, output_tokens in used:
+                row = found.setdefault(
+                    member_id,
+                    {
+                        "member_id": member_id,
+                        "records": 0,
+                        "input_tokens": 0,
+                        "output_tokens": 0,
+                        "charged": {},
+                    },
+                )
+                row["records"] += records
+                row["input_tokens"] += input_tokens
+                row["output_tokens"] += output_tokens
+            for member_id, unit, amount in charged:
+                units = found[member_id]["charged"]
+                units[unit] = units.get(unit, 0) + amount
+        return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
+
+    def rollup_findings(
+        self, account_id: UUID | None = None, limit: int = 100
+    ) -> list[tuple[UUID, date, str]]:
+        """(account, day, what differs) where usage by day is not the sum of its records: none, ever."""
+        return day_store.rollup_findings(self._connection, limit, account_id)
+
+    def flagged(
+        self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
         floor = None if since is None else _floor(since)
-        return usage_store.flagged(self._connection, floor, limit)
+        return usage_store.flagged(self._connection, floor, limit, before)
 
     def losses(
         self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
@@ -462,6 +502,29 @@ class Ledger:
     def delete_old_recalls(self) -> None:
         recall_store.delete_old_recalls(self._connection)
 
+    # News to hosts.
+
+    def changes(self, since: str | None) -> tuple[str, list[change_store.Change]]:
+        """(from where to read on, what was said since `since`); nothing where that is None: this host begins now. Raises
+        `ChangesMissed` where some of it is not kept any more.
+        """
+        horizon = change_store.horizon(self._connection)
+        if since is None:
+            return horizon, []
+        found = change_store.changes(self._connection, since)
+        if found is None:
+            raise ChangesMissed("news to this host are not kept any more: it was away for too long")
+        return horizon, found
+
+    def forget_changes(self, keep: timedelta) -> int:
+        """Delete news that are older. Returns how many."""
+        total = 0
+        while done := change_store.delete_old_changes(self._connection, keep):
+            total += done
+            if done < change_store.DELETED_AT_ONCE_MAX:
+                break
+        return total
+
     # The loss budget.
 
     def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
@@ -470,6 +533,10 @@ class Ledger:
 
     def delete_old_account_losses(self) -> None:
         usage_store.delete_old_account_losses(self._connection)
+
+
+def _day_begin(day: date) -> datetime:
+    return datetime.combine(day, time(), DAY_ZONE)
 
 
 def _floor(since: datetime) -> UUID:
