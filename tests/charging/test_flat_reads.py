@@ -90,7 +90,9 @@ def reads(works, span):
     last = UsageTime(
         end - timedelta(days=3), end, floor(end - timedelta(days=4)), floor(end + timedelta(days=1))
     )
-    months = c.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_h0'::regclass").fetchone()[0]
+    months = c.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_h0'::regclass").fetchone()[
+        0
+    ]
     member = c.execute("SELECT md5('3')::uuid").fetchone()[0]
     return {
         "flagged": (lambda: usage_store.flagged(c, floor(end - timedelta(days=3)), PAGE), 4 * 2),

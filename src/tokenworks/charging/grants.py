@@ -82,7 +82,7 @@ class HostGrants:
 
     def ask(self, account_id: str, ask: Ask) -> None:
         known = self.accounts.get(account_id)
-        full = self._served >= ACCOUNTS_SERVED_MAX and (known is None or not known.serving)
+        full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
         if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
             self.asks_refused += 1
             self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
