@@ -424,21 +424,16 @@ def bench_bills(count, progress):
 
 
 def bench_cold_rows(rates, seconds):
-    """Subscribers without an open grant and with a key that nobody knows, at these rates; then a killed recorder."""
+    """Subscribers without an open grant and with a key that nobody knows, at these rates."""
     from bench.cold import bench_cold
 
-    result = bench_cold(rates, seconds, restart=True)
+    result = bench_cold(rates, seconds)
     table(
         "Cold subscribers (a key nobody knows, no open grant)",
         ["arrive /s", "held", "refused", "p50 ms", "p99 ms", "recorder CPU ms", "PostgreSQL", "closing: recorder", "PostgreSQL"],
         [(r["rate"], r["held"], sum(r["refused"].values()), r["p50_ms"], r["p99_ms"], r["recorder_ms_each"], r["postgres_ms_each"],
           r["closing_recorder_ms_each"], r["closing_postgres_ms_each"]) for r in result["rows"]],
     )  # fmt: skip
-    table(
-        "After kill -9 of the recorder, by second of arrival",
-        ["second", "asked", "held", "p99 ms"],
-        [(r["second"], r["asked"], r["held"], r["p99_ms"]) for r in result["after_restart"]],
-    )
     return result
 
 

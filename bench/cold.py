@@ -20,7 +20,6 @@ from tokenworks.charging import wire
 IDLE_S = 5
 ANSWER_S = 30.0
 CLOSED_S = 40.0
-RESTART_S = 21
 
 _KEYS = """
 INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name)
@@ -40,7 +39,6 @@ class Crowd(asyncio.Protocol):
         self.waiting = {}
         self.waits_s = []
         self.refused = {}
-        self.ended = {}
         self.ready = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport):
@@ -74,8 +72,7 @@ class Crowd(asyncio.Protocol):
     def end(self, number, verdict):
         arrived_s = self.waiting.pop(number)[1]
         if verdict == wire.ENOUGH:
-            self.ended[number] = time.perf_counter() - arrived_s
-            self.waits_s.append(self.ended[number])
+            self.waits_s.append(time.perf_counter() - arrived_s)
         else:
             self.refused[verdict] = self.refused.get(verdict, 0) + 1
 
@@ -193,85 +190,19 @@ class ColdWorks:
         }
 
 
-async def _through_a_restart(works, rate, seconds):
-    """Arrivals at a rate, the recorder killed after a third of them; asks that were under way are asked again, as a worker does.
-
-    Returns (second of arrival since the kill, wait or None) of those that came after it.
-    """
-    accounts, kill_at = works.take(int(rate * seconds)), int(rate * seconds / 3)
-    loop = asyncio.get_running_loop()
-    _, crowd = await loop.create_unix_connection(lambda: Crowd(keys=True), works.path)
-    await crowd.ready
-    arrived, killed_s, began_s = {}, 0.0, time.perf_counter()
-    waits = {}
-
-    async def reconnect():
-        """A new worker in place of the one whose recorder is gone: it asks for all that waits."""
-        while True:
-            with contextlib.suppress(OSError):
-                _, again = await loop.create_unix_connection(lambda: Crowd(keys=True), works.path)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(asyncio.shield(again.ready), 1.0)
-                    return again
-            await asyncio.sleep(0.02)
-
-    for number, account_id in enumerate(accounts, 1):
-        late_s = began_s + number / rate - time.perf_counter()
-        if late_s > 0.001 or number % 64 == 0:
-            await asyncio.sleep(max(0.0, late_s))
-        if number == kill_at:
-            for process in works.ours.role("recorder"):
-                process.kill()
-            killed_s = time.perf_counter()
-            old, connecting = crowd, loop.create_task(reconnect())
-            old.transport.abort()
-            crowd = None
-        if killed_s and crowd is None and connecting.done():
-            crowd = connecting.result()
-            for other in [n for n in arrived if n not in waits and n >= kill_at] + [
-                n for n in old.waiting if n < kill_at
-            ]:
-                crowd.arrive(other, accounts[other - 1])
-                crowd.waiting[other] = accounts[other - 1], arrived.get(other, time.perf_counter())
-        arrived[number] = time.perf_counter()
-        if crowd is not None:
-            crowd.arrive(number, account_id)
-            waits[number] = None
-    until_s = time.perf_counter() + ANSWER_S
-    while (crowd is None or crowd.waiting) and time.perf_counter() < until_s:
-        await asyncio.sleep(0.02)
-    crowd.transport.abort()
-    return [(arrived[n] - killed_s, crowd.ended.get(n, None)) for n in range(kill_at, len(accounts) + 1)]
-
-
-def restarted(works, rate, seconds):
-    """By second of arrival after the recorder was killed: how many asked, got a hold, and how long 99 % of them waited."""
-    found = {}
-    for at_s, ended in asyncio.run(_through_a_restart(works, rate, seconds)):
-        found.setdefault(int(at_s), []).append(ended)
+def bench_cold(rates, seconds, *, keys=True):
+    """Rows of figures, one a rate; the ledger is verified at the end."""
     rows = []
-    for second, ends in sorted(found.items()):
-        waits = sorted(wait for wait in ends if wait is not None)
-        p99 = round(1000 * waits[min(len(waits) - 1, int(0.99 * len(waits)))], 1) if waits else None
-        rows.append({"second": second, "asked": len(ends), "held": len(waits), "p99_ms": p99})
-    return rows
-
-
-def bench_cold(rates, seconds, *, keys=True, restart=False):
-    """Rows of figures, one a rate; with `restart`, then the recorder is killed at the second rate. The ledger is verified."""
-    rows, after, middle = [], [], rates[min(1, len(rates) - 1)]
-    works = ColdWorks(int(sum(rates) * seconds + (middle * RESTART_S if restart else 0)) + 1000)
+    works = ColdWorks(int(sum(rates) * seconds) + 1000)
     try:
         asyncio.run(arrivals(works.path, works.take(200), 100, keys=keys))  # warm the processes up
         time.sleep(IDLE_S + 3)
         for rate in rates:
             rows.append(works.measure(rate, seconds, keys=keys))
-        if restart:
-            after = restarted(works, middle, RESTART_S)
         found = works.ours.verify()
     finally:
         works.ours.stop()
-    return {"rows": rows, "after_restart": after, "ok": found["ok"], "findings": found["findings"][:3]}
+    return {"rows": rows, "ok": found["ok"], "findings": found["findings"][:3]}
 
 
 if __name__ == "__main__":
@@ -279,9 +210,7 @@ if __name__ == "__main__":
     import sys
 
     rates = [int(rate) for rate in sys.argv[1].split(",")]
-    found = bench_cold(
-        rates, float(sys.argv[2]), keys="nokeys" not in sys.argv, restart="restart" in sys.argv
-    )
-    for row in found["rows"] + found["after_restart"]:
+    found = bench_cold(rates, float(sys.argv[2]), keys="nokeys" not in sys.argv)
+    for row in found["rows"]:
         print(json.dumps(row))
     print(found["ok"], found["findings"])
