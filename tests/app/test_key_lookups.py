@@ -66,6 +66,7 @@ def macs(works, peppers):
         models=["a", "b"],
         origins=["https://a.example"],
         cap_bucket_id=works.ledger.add_cap(plain.account_id, 500),
+        cap_tokens=500,
     )
     pays = works.subscriptions.register("+8613900000002")
     works.orders.place(pays, "shanghai-mobile-payg")

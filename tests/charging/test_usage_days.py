@@ -7,8 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from tokenworks.app import schema
 from tokenworks.app.database import connect
 from tokenworks.charging import ledger as ledger_module
+from tokenworks.charging.verify.usage import CHECKS
 from tokenworks.kernel import uuid7, uuid7_floor
 
 SQL = """INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,
@@ -18,10 +20,18 @@ SQL = """INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id
         1, %(n)s, 1, 2, 3, %(n)s, 4, 5, 6, %(parts)s::jsonb, '{}', %(journal)s, %(n)s, %(id)s)"""
 
 
-def add(connection, account_id, member_id, at, n, *, model="m", journal_id=None, unit="token"):
+def unequal_days(connection):
+    """What the auditor says of days that are not the sum of their records."""
+    return connection.execute(CHECKS["usage by day: it is the sum of its records"].encode()).fetchall()
+
+
+def add(connection, account_id, member_id, at, n, *, model="m", journal_id=None, unit="token", parts=None):
     usage_id = uuid7_floor(int(at.timestamp() * 1000))
     usage_id = type(usage_id)(int=usage_id.int | random.getrandbits(62))
-    parts = f'[["{usage_id}", "{usage_id}", "r", "{unit}", "balance", {1000 * n}, 1], ["{usage_id}", "{usage_id}", "r", "token", "cap", 9, 1]]'
+    parts = (
+        parts
+        or f'[["{usage_id}", "{usage_id}", "r", "{unit}", "balance", {1000 * n}, 1], ["{usage_id}", "{usage_id}", "r", "token", "cap", 9, 1]]'
+    )
     connection.execute(
         SQL,
         {"account": account_id, "id": usage_id, "key": member_id, "member": member_id, "model": model, "at": at, "n": n, "parts": parts,
@@ -59,29 +69,72 @@ def test_usage_by_day_and_member_is_the_sum_of_the_records(works, month):
     assert [(row["member_id"], row["records"], row["charged"]) for row in rows] == [
         (ann, 2, {"token": 2000, "prompt": 3000})
     ]
-    assert works.ledger.rollup_findings() == []
+    assert unequal_days(works.connection) == []
 
 
 def test_a_day_that_is_not_the_sum_of_its_records_is_found(works, month):
     account, member = uuid7(), uuid7()
-    add(works.connection, account, member, month + timedelta(days=1), 3)
-    assert works.ledger.rollup_findings() == []
+    add(works.connection, account, member, month + timedelta(days=1), 3, unit="prompt")
+    assert unequal_days(works.connection) == []
     works.connection.execute(
         "UPDATE usage_day SET output_tokens = output_tokens + 1 WHERE account_id = %s", (account,)
     )
-    ((found, day, text),) = works.ledger.rollup_findings()
-    assert (found, day) == (account, (month + timedelta(days=1, hours=8)).date())
-    assert text.startswith("1 records, 15 + 13 tokens, of 1 records, 15 + 12")
+    ((row, text),) = unequal_days(works.connection)
+    assert row == f"{(month + timedelta(days=1, hours=8)).date()} of member {member} of account {account}"
+    assert text == "1 records, 15 + 13 tokens, 3000 prompt; its records are 1, 15 + 12 tokens, 3000"
     works.connection.execute("DELETE FROM usage_day WHERE account_id = %s", (account,))
-    works.connection.execute("UPDATE usage_day_charged SET amount = 1 WHERE account_id = %s", (account,))
-    assert len(works.ledger.rollup_findings()) == 2
-    assert len(works.ledger.rollup_findings(account)) == 2
-    assert works.ledger.rollup_findings(uuid7()) == []
+    assert len(unequal_days(works.connection)) == 1
     works.connection.execute(
-        "INSERT INTO usage_day VALUES (%s, %s, %s, %s, 'm', %s, 1, 1, 1)",
-        (uuid7(), date(2026, 1, 1), member, member, member),
+        "INSERT INTO usage_day VALUES (%s, %s, %s, %s, 'token', 1, 1, 1, 1)",
+        (uuid7(), member, member, date(2026, 1, 1)),
     )
-    assert len(works.ledger.rollup_findings()) == 3
+    assert len(unequal_days(works.connection)) == 2
+
+
+def test_a_record_of_several_balances_or_of_none_is_counted_once(works, month):
+    account, member = uuid7(), uuid7()
+    at = month + timedelta(days=1)
+    for n, parts in enumerate(
+        (
+            '[["b", "g", "r", "token", "balance", 7, 1], ["b", "g", "r", "prompt", "balance", 2000, 1]]',
+            '[["b", "g", "r", "token", "window", 9, 1], ["b", "g", "r", "token", "balance", 11, 1]]',
+            '[["b", "g", "r", "token", "cap", 9, 1]]',
+            "[]",
+        ),
+        1,
+    ):
+        add(works.connection, account, member, at, n, parts=parts)
+    (row,) = works.ledger.usage_by_member(account)
+    assert (row["records"], row["output_tokens"]) == (4, 4 * 9 + 1 + 2 + 3 + 4)
+    assert row["charged"] == {"token": 18, "prompt": 2000}
+    assert unequal_days(works.connection) == []
+
+
+def test_days_of_before_are_filled_in_batches_beside_what_is_settled(works, month, monkeypatch):
+    """Rows of before the trigger, some after it, and a batch that is done twice: each record is counted once."""
+    step = next(s for s in schema._steps(schema.MIGRATIONS) if s.revision == "0029").module
+    monkeypatch.setattr(step, "ACCOUNTS_IN_BATCH_MAX", 2)
+    connection, member = works.connection, uuid7()
+    accounts = [works.ledger.open_account() for _ in range(5)]
+    connection.execute("ALTER TABLE usage DISABLE TRIGGER usage_rolls_up")
+    for n, account in enumerate(accounts[:4], 1):
+        add(connection, account, member, month + timedelta(days=1), n)
+        add(connection, account, member, month + timedelta(days=2), n)
+    connection.execute("ALTER TABLE usage ENABLE TRIGGER usage_rolls_up")
+    for account in accounts[1:]:
+        add(connection, account, member, month + timedelta(days=2), 9)
+    assert len(unequal_days(connection)) == 8
+    after, batches = None, 0
+    while batches == 0 or after is not None:
+        step.backfill(connection, after)
+        add(connection, accounts[2], member, month + timedelta(days=2), 5)
+        after = step.backfill(connection, after)
+        batches += 1
+    assert batches == 3
+    assert unequal_days(connection) == []
+    add(connection, accounts[0], member, month + timedelta(days=2), 2)
+    assert step.backfill(connection, None) is not None
+    assert unequal_days(connection) == []
 
 
 def test_what_is_undone_is_not_counted_and_hosts_that_settle_at_once_are(works, database_url, month):
@@ -113,7 +166,7 @@ def test_what_is_undone_is_not_counted_and_hosts_that_settle_at_once_are(works, 
         one.start()
     for one in hosts:
         one.join()
-    assert works.ledger.rollup_findings() == []
+    assert unequal_days(works.connection) == []
     (row,) = works.ledger.usage_by_member(account)
     counted = works.connection.execute(
         "SELECT count(*) FROM usage WHERE account_id = %s", (account,)
@@ -126,7 +179,7 @@ def test_what_is_settled_is_in_its_day(works, spender):
     subscriber = works.subscriptions.register("+8613900000001")
     works.orders.place(subscriber, "ctc-light")
     spender.spend(subscriber.account_id, 1000)
-    assert works.ledger.rollup_findings() == []
+    assert unequal_days(works.connection) == []
     rows = works.ledger.usage_by_member(subscriber.account_id)
     assert sum(row["input_tokens"] + row["output_tokens"] for row in rows) == sum(
         works.ledger.usage_by_day(subscriber.account_id, datetime(1970, 1, 2, tzinfo=UTC)).values()

@@ -1,4 +1,4 @@
-"""The SQL of usage by day. A trigger keeps it (schema 0024), in the statement that inserts usage; nothing else writes it.
+"""The SQL of usage by day. A trigger keeps it (schema 0029), in the statement that inserts usage; nothing else writes it.
 
 A day is one of UTC+8, where a request ended. What a host settled is in rows of its own: hosts never wait for each other's.
 """
@@ -38,8 +38,8 @@ def by_member(connection: Connection, account_id: UUID, first: date) -> tuple[li
         (account_id, first),
     ).fetchall()
     charged = connection.execute(
-        """SELECT member_id, unit, sum(amount)::bigint FROM usage_day_charged
-           WHERE account_id = %s AND day >= %s GROUP BY 1, 2""",
+        """SELECT member_id, unit, sum(amount)::bigint FROM usage_day
+           WHERE account_id = %s AND day >= %s AND unit <> '' GROUP BY 1, 2""",
         (account_id, first),
     ).fetchall()
     return _used(used), _charged(charged)
@@ -71,37 +71,12 @@ def _charged(rows: Iterable[tuple[Any, ...]]) -> list[Charged]:
     return [(member, str(unit), int(amount)) for member, unit, amount in rows]
 
 
-_DAY: Final = "(ended_at AT TIME ZONE 'UTC' + interval '8 hours')::date"
-_SAME: Final = "account_id, day, member_id, key_id, model, journal_id"
-_FINDINGS: Final = f"""
-WITH counted AS (
-    SELECT account_id, {_DAY} AS day, member_id, key_id, model, journal_id, count(*) AS records, sum({INPUT}) AS input_tokens,
-           sum({OUTPUT}) AS output_tokens
-    FROM usage WHERE %(account)s::uuid IS NULL OR account_id = %(account)s GROUP BY 1, 2, 3, 4, 5, 6
-), kept AS (
-    SELECT * FROM usage_day WHERE %(account)s::uuid IS NULL OR account_id = %(account)s
-), counted_charged AS (
-    SELECT account_id, {_DAY} AS day, member_id, key_id, model, journal_id, p->>3 AS unit, sum((p->>5)::bigint) AS amount
-    FROM usage, jsonb_array_elements(parts) p
-    WHERE p->>4 = 'balance' AND (%(account)s::uuid IS NULL OR account_id = %(account)s) GROUP BY 1, 2, 3, 4, 5, 6, 7
-), kept_charged AS (
-    SELECT * FROM usage_day_charged WHERE %(account)s::uuid IS NULL OR account_id = %(account)s
-)
-SELECT account_id, day, format('%%s records, %%s + %%s tokens, of %%s records, %%s + %%s tokens', coalesce(k.records, 0),
-       coalesce(k.input_tokens, 0), coalesce(k.output_tokens, 0), coalesce(c.records, 0), coalesce(c.input_tokens, 0),
-       coalesce(c.output_tokens, 0))
-FROM counted c FULL JOIN kept k USING ({_SAME})
-WHERE (c.records, c.input_tokens, c.output_tokens) IS DISTINCT FROM (k.records, k.input_tokens, k.output_tokens)
-UNION ALL
-SELECT account_id, day, format('%%s of %%s %%s that were charged', coalesce(k.amount, 0), coalesce(c.amount, 0), unit)
-FROM counted_charged c FULL JOIN kept_charged k USING ({_SAME}, unit) WHERE c.amount IS DISTINCT FROM k.amount
-ORDER BY 1, 2 LIMIT %(limit)s"""
-
-
-def rollup_findings(
-    connection: Connection, limit: int, account_id: UUID | None = None
-) -> list[tuple[UUID, date, str]]:
-    """(account, day, what is kept of what is there) where usage by day is not the sum of its records: none, ever. Of one
-    account, or of all: then it reads every record.
-    """
-    return connection.execute(_FINDINGS.encode(), {"account": account_id, "limit": limit}).fetchall()
+# Of usage: a record is counted in the row of what its first part was drawn from (a balance's unit, or ''); what its further parts drew
+# from balances is in rows of their units.
+SUMS: Final = f"""SELECT account_id, member_id, (ended_at AT TIME ZONE 'UTC' + interval '8 hours')::date AS day,
+        CASE WHEN p->>4 = 'balance' THEN p->>3 ELSE '' END AS unit, count(*) FILTER (WHERE n IS NULL OR n = 1) AS records,
+        coalesce(sum({INPUT}) FILTER (WHERE n IS NULL OR n = 1), 0) AS input_tokens,
+        coalesce(sum({OUTPUT}) FILTER (WHERE n IS NULL OR n = 1), 0) AS output_tokens,
+        coalesce(sum((p->>5)::bigint) FILTER (WHERE p->>4 = 'balance'), 0) AS amount
+    FROM usage LEFT JOIN LATERAL jsonb_array_elements(parts) WITH ORDINALITY e(p, n) ON n = 1 OR p->>4 = 'balance'
+    GROUP BY 1, 2, 3, 4"""

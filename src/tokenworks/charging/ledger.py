@@ -260,12 +260,6 @@ class Ledger:
                 units[unit] = units.get(unit, 0) + amount
         return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
 
-    def rollup_findings(
-        self, account_id: UUID | None = None, limit: int = 100
-    ) -> list[tuple[UUID, date, str]]:
-        """(account, day, what differs) where usage by day is not the sum of its records: none, ever."""
-        return day_store.rollup_findings(self._connection, limit, account_id)
-
     def flagged(
         self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
     ) -> list[dict[str, Any]]:
