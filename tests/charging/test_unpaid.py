@@ -61,7 +61,7 @@ class Account:
     ):
         return store.add_bucket(
             self.works.connection, account_id=self.account_id, product_id=product_id, kind=kind, unit=unit, total=total,
-            priority=priority, valid_from=self.works.clock.now(), valid_until=None, model_classes=classes,
+            priority=0 if kind == "cap" else priority, valid_from=self.works.clock.now(), valid_until=None, model_classes=classes,
             rate_version=rate or (CAP_RATE if kind == "cap" else self.flat), **more,
         )  # fmt: skip
 

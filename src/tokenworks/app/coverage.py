@@ -58,6 +58,10 @@ COVERED: Final[dict[str, dict[str, str]]] = {
     },
     "charge_file": {"acknowledged_at": TIME, "sha256_sealed": SEALED},
     "charge_file_line": {"reason": TEXT, "phone_sealed": SEALED, "state": PARTLY},
+    "collection": {
+        ROW_GONE: "what came of it is a payment, or nothing", "collection_id": ID, "asked_nano": SAID, "asked_at": TIME, "answered_at": TIME,
+        "state": PARTLY,
+    },
     "consent": {
         ROW_GONE: SAID, ROW_TWICE: SAID, "consent_id": ID, "given": SAID, "said_by": SAID, "text_sha256": "consents before schema 0019 have no text",
     },
@@ -186,6 +190,8 @@ UNCOVERED: Final[dict[str, str]] = {
     "person_key": "keys wrapped under others outside the database: a wrong one opens nothing",
     "recall": "what hosts ask each other, deleted after minutes",
     "recall_answer": "what hosts ask each other, deleted after minutes",
+    "schema_backfill": "how far a migration is",
+    "schema_step": "which releases run on this schema: the release says so too, and a server refuses another schema",
     "sealing": "how far a migration is",
     "session": "who is signed in: it ends by itself, and no balance follows from it",
     "sign_in_code": "codes of minutes, hashed under keys outside the database",

@@ -332,6 +332,16 @@ CHECKS: Final[dict[str, str]] = {
                     AND split_part(y.reference, '#', 1) = f.layout || ':' || f.sequence_no || ':' || l.line_no
                     AND NOT EXISTS (SELECT 1 FROM payment_reversal r WHERE r.payment_id = y.payment_id))
                 AND NOT EXISTS (SELECT 1 FROM reconciliation_case r WHERE r.bill_id = l.bill_id AND r.kind = 'unbooked'))""",
+    "collection: it is of its subscriber's bill, and what was booked is one payment": """
+        SELECT 'collection ' || c.collection_id || ' of subscriber ' || c.subscriber_id, format('%s %s, %s of bill %s, payment %s of %s', c.state, c.reference,
+               c.amount_nano, c.bill_id, y.payment_id, y.amount_nano)
+        FROM collection c LEFT JOIN bill b USING (bill_id) LEFT JOIN payment y ON y.method = c.method AND y.reference = c.reference
+        WHERE (b.subscriber_id, b.currency) IS DISTINCT FROM (c.subscriber_id, c.currency) OR c.answered_at < c.asked_at
+            OR (c.state = 'booked' AND ((y.bill_id, y.amount_nano) IS DISTINCT FROM (c.bill_id, c.amount_nano) OR y.paid_at < c.asked_at
+                OR c.answered_at > y.paid_at + interval '1 minute'))
+        UNION ALL
+        SELECT 'collections ' || string_agg(collection_id::text, ' ') || ' of subscriber ' || min(subscriber_id::text), format('%s of one payment', count(*))
+        FROM collection WHERE state = 'booked' GROUP BY method, reference HAVING count(*) > 1""",
     "case: it is of its subscriber's bill and payment": """
         SELECT 'case ' || r.case_id || ' of subscriber ' || r.subscriber_id, format('%s over %s, bill %s, payment %s of %s', r.kind, r.amount_nano, r.bill_id,
                r.payment_id, y.amount_nano)

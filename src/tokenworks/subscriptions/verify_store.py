@@ -213,7 +213,8 @@ CHECKS: Final[dict[str, str]] = {
                 AND d.state = 'pending'))
             OR (p.next_version IS NOT NULL AND (p.next_version = p.offering_version OR NOT EXISTS (SELECT 1 FROM sold n
                 WHERE n.offering_version = p.next_version AND (n.offering_id = o.offering_id OR EXISTS (SELECT 1 FROM product_order d
-                    WHERE d.product_id = p.product_id AND d.action = 'modify' AND d.offering_version = n.offering_version AND d.state <> 'cancelled')))))
+                    WHERE d.product_id = p.product_id AND d.action = 'modify' AND d.offering_version = n.offering_version
+                        AND (d.state <> 'cancelled' OR p.ended_at IS NOT NULL))))))
             OR NOT EXISTS (SELECT 1 FROM product_order d WHERE d.offering_id = o.offering_id AND ((d.product_id = p.product_id
                     AND d.state <> 'cancelled') OR d.order_id = p.order_id)
                 UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id)

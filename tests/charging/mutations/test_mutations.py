@@ -13,6 +13,7 @@ import pytest
 
 from tests.charging.mutations.mutate import corrupting, forged_entries, mutations_of, tried
 from tests.charging.mutations.world import World, start_clock
+from tests.conftest import TEMPLATE
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.coverage import COVERED, ROW_GONE, ROW_TWICE, UNCOVERED
 from tokenworks.app.database import connect
@@ -31,7 +32,7 @@ def works(cluster, session_dir):
     admin = cluster.replace("/tokenworks?", "/postgres?")
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS works_mutations WITH (FORCE)")
-        connection.execute("CREATE DATABASE works_mutations TEMPLATE template_works STRATEGY FILE_COPY")
+        connection.execute(f"CREATE DATABASE works_mutations TEMPLATE {TEMPLATE} STRATEGY FILE_COPY")
     with contextlib.closing(connect(cluster.replace("/tokenworks?", "/works_mutations?"))) as connection:
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         clock = start_clock(datetime.now(UTC))

@@ -531,7 +531,7 @@ class World:
         )
         for number, key in enumerate(("open", "given", "used")):
             wanted = Approval(
-                uuid7(), "payout", str(self.firm.account_id), key, 10**13 + number, "Kim", self.clock.now()
+                uuid7(), "bill.pay_out", str(self.firm.account_id), key, 10**13 + number, "Kim", self.clock.now()
             )
             w.approvals.ask(wanted)
             if key != "open":
