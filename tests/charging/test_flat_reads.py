@@ -29,7 +29,7 @@ INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_
     cache_write_1h, parts, flags, upstream_id, journal_id, seq, entry_id)
 SELECT account, (lpad(to_hex((extract(epoch FROM at) * 1000)::bigint), 12, '0') || '7' || substr(md5(n::text || %(salt)s), 1, 3) || '8'
         || substr(md5(n::text || %(salt)s), 4, 15))::uuid,
-    'r', 1, account, md5((n %% 7)::text)::uuid, 'chat', 'm', 'd', 'complete', 'completed', 'provider', at, at, 1, 10, 0, 0, 0, 5, 0, 0, 0,
+    'r', 1, account, md5((n %% 7)::text)::uuid, CASE WHEN n %% 4 = 0 THEN 'responses' ELSE 'chat' END, 'm', 'd', 'complete', 'completed', 'provider', at, at, 1, 10, 0, 0, 0, 5, 0, 0, 0,
     jsonb_build_array(jsonb_build_array(account, account, 'r', 'token', 'balance', 15000, 1)),
     CASE WHEN n %% 500 = 0 THEN '{late}' ELSE '{}' END::text[], CASE WHEN n %% 2 = 0 THEN 'up-' || n END, account, n, account
 FROM (SELECT n, coalesce(%(account)s::uuid, md5((n %% %(accounts)s)::text)::uuid) AS account,
@@ -96,12 +96,12 @@ def reads(works, span):
     member = c.execute("SELECT md5('3')::uuid").fetchone()[0]
     return {
         "flagged": (lambda: usage_store.flagged(c, floor(end - timedelta(days=3)), PAGE), 4 * 2),
-        "owns an upstream id": (lambda: usage_store.owns_upstream_id(c, ME, "up-2"), months),
+        "owns an upstream id": (lambda: usage_store.owns_upstream_id(c, ME, "up-4"), months),
         "owns no such upstream id": (lambda: usage_store.owns_upstream_id(c, ME, "none"), months),
         "receivable": (lambda: charge_store.receivable(c, ME), 0),
         "usage by day": (lambda: day_store.tokens_by_day(c, ME, begin.date()), 0),
         "usage by member": (lambda: day_store.by_member(c, ME, begin.date()), 0),
-        "usage by id": (lambda: usage_store.usage_record(c, some), 4),
+        "usage by id": (lambda: usage_store.usage_record(c, ME, some), 1),
         "a page": (lambda: usage_store.usage_page(c, ME, None, UsageTime(), None, 0, PAGE), months),
         "a page of long ago": (lambda: usage_store.usage_page(c, ME, None, UsageTime(), floor(begin + timedelta(days=9)), 0, PAGE), months),
         "a page of days": (lambda: usage_store.usage_page(c, ME, None, last, None, 0, PAGE), 2),

@@ -328,7 +328,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             for _, account, _, text in recorder.unsettled():
                 if account == account_id and upstream_id.encode() in text:
                     record = json.loads(text)
-                    if record["upstream_id"] == upstream_id:
+                    if record["upstream_id"] == upstream_id and record["protocol"] == "responses":
                         return [record["deployment"], sum(record["c"])]
             owned = await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
             # None is what a caller hears where nothing could be asked.

@@ -219,8 +219,8 @@ class Ledger:
         floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
         return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
 
-    def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
-        return usage_store.usage_record(self._connection, usage_id)
+    def usage_record(self, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+        return usage_store.usage_record(self._connection, account_id, usage_id)
 
     def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
         return store.account_of_bucket(self._connection, bucket_id)

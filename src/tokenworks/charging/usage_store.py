@@ -88,7 +88,11 @@ def _within(
     }
     where = "WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s"
     for name, value, condition in (
-        ("member", member_id, "member_id = %(member)s"),
+        (
+            "member",
+            member_id,
+            "member_id = %(member)s AND uuid_hash_extended(member_id, 0) = uuid_hash_extended(%(member)s, 0)",
+        ),
         ("begin", begin, "ended_at >= %(begin)s"),
         ("end", end, "ended_at < %(end)s"),
     ):
@@ -123,10 +127,11 @@ def consumed(
         ).fetchall()
 
 
-def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
+def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT account_id, {_USAGE} FROM usage WHERE usage_id = %s".encode(), (usage_id,)
+            f"SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
+            (account_id, usage_id),
         ).fetchone()
     return None if found is None else _with_losses(found)
 
@@ -149,12 +154,12 @@ def flagged(
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
-    """The deployment from which this account received an upstream object, and the tokens that the object holds (the input
-    and output of its record); None where the account received no such object.
+    """The deployment from which this account received a response, and the tokens that the response holds (the input
+    and output of its record); None where the account received no such response.
     """
     row = connection.execute(
         f"""SELECT deployment, {" + ".join(TOKEN_CLASSES)} FROM usage
-            WHERE account_id = %(account)s AND upstream_id = %(id)s
+            WHERE account_id = %(account)s AND upstream_id = %(id)s AND protocol = 'responses'
                 AND hashtextextended(upstream_id, 0) = hashtextextended(%(id)s, 0) ORDER BY usage_id DESC LIMIT 1""".encode(),
         {"account": account_id, "id": upstream_id},
     ).fetchone()

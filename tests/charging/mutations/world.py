@@ -531,7 +531,13 @@ class World:
         )
         for number, key in enumerate(("open", "given", "used")):
             wanted = Approval(
-                uuid7(), "bill.pay_out", str(self.firm.account_id), key, 10**13 + number, "Kim", self.clock.now()
+                uuid7(),
+                "bill.pay_out",
+                str(self.firm.account_id),
+                key,
+                10**13 + number,
+                "Kim",
+                self.clock.now(),
             )
             w.approvals.ask(wanted)
             if key != "open":

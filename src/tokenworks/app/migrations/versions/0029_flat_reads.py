@@ -21,10 +21,10 @@ LOCKS = {"usage": "ShareRowExclusiveLock"}
 INDEXES = (
     Index("posting_receivable", "posting", "(account_id) INCLUDE (amount) WHERE ledger_account = 'receivable'"),
     Index("usage_flagged", "usage", "(usage_id) WHERE flags <> '{}'"),
-    Index("usage_by_id", "usage", "(usage_id)"),
-    Index("usage_member", "usage", "(account_id, member_id, usage_id)"),
-    # By a hash: an upstream's id may be longer than what an index can hold.
-    Index("usage_upstream", "usage", "(account_id, hashtextextended(upstream_id, 0), usage_id) WHERE upstream_id IS NOT NULL"),
+    # By hashes: half as large as the ids, and an upstream's id may be longer than what an index can hold.
+    Index("usage_member", "usage", "(uuid_hash_extended(member_id, 0), usage_id)"),
+    # What a later request names is a response: nobody names a chat completion.
+    Index("usage_response", "usage", "(hashtextextended(upstream_id, 0)) WHERE protocol = 'responses' AND upstream_id IS NOT NULL"),
     Index("bucket_by_id", "bucket", "(bucket_id)"),
     Index("product_account", "product", "(account_id)"),
     Index("change_at", "change", "(changed_at)"),
