@@ -11,11 +11,12 @@ import hashlib
 import os
 import time
 import uuid
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from bench.crowd import seed
 from bench.targets import Tokenworks, cpu_s
 from tokenworks.charging import wire
+from tokenworks.subscriptions import BILLING_ZONE
 
 IDLE_S = 5
 ANSWER_S = 30.0
@@ -129,9 +130,9 @@ class ColdWorks:
             url=["http://127.0.0.1:9/v1"],
             env={"TOKENWORKS_GRANT_IDLE_S": str(IDLE_S)} | (env or {}),
         )
-        now = datetime.now(UTC)
+        begin = datetime.now(BILLING_ZONE).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         with self.connection() as connection:
-            seed(connection, count, now - timedelta(days=1), now + timedelta(days=30))
+            seed(connection, count, begin, (begin + timedelta(days=32)).replace(day=1))
             connection.execute(_KEYS)
             connection.execute("ANALYZE api_key, account, member, product_order")
             rows = connection.execute(

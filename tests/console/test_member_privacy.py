@@ -22,12 +22,9 @@ def family(works, signed_in, spender):
         made = works.subscriptions.invite(owner, phone, name, role=role)
         people[role] = works.subscriptions.accept(phone, made.member_id)
     member_id = people["member"].member_id
-    works.keys.issue(account_id=owner.account_id, member_id=member_id, name="Meimei's tablet")
+    key_id, _ = works.keys.issue(account_id=owner.account_id, member_id=member_id, name="Meimei's tablet")
     works.identity.open_session(owner.subscriber_id, member_id, "203.0.113.9", "iPhone")
-    spender.spend(owner.account_id, 1_000_000)
-    works.connection.execute("ALTER TABLE usage DISABLE TRIGGER usage_is_history")
-    works.connection.execute("UPDATE usage SET member_id = %s", (member_id,))
-    works.connection.execute("ALTER TABLE usage ENABLE TRIGGER usage_is_history")
+    spender.spend(owner.account_id, 1_000_000, (key_id.hex, member_id.hex))
     heads = {role: signed_in(owner, one.member_id) for role, one in people.items()}
     return owner, people, heads | {"owner": signed_in(owner)}
 
