@@ -2,7 +2,8 @@
 
 A real recorder with its own PostgreSQL; this process is its worker, and says what a worker says: whose key is this, then: a
 hold for that account. Reported: how long each waited from its arrival, and the CPU of the recorder and of PostgreSQL for each,
-of opening and (after the idle time) of closing its grant.
+of opening and (after the idle time) of closing its grant. `recorder_queued`: of a second, how long threads of the recorder could
+have run and had no CPU. Where that is much, waits say how busy the machine is, and CPU alone says what a subscriber costs.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ import os
 import time
 import uuid
 from datetime import datetime, timedelta
+from pathlib import Path
 
 from bench.crowd import seed
 from bench.targets import Tokenworks, cpu_s
@@ -97,6 +99,16 @@ class Crowd(asyncio.Protocol):
             self.say(wire.ASK, [number, account_id.hex, [], "bench", [1, 200, 64], {}, False])
 
 
+def queued_s(processes):
+    """How long threads of these could have run and had no CPU: on a machine that others use, too, that is most of a wait."""
+    total = 0
+    for process in processes:
+        for thread in Path(f"/proc/{process.pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((thread / "schedstat").read_text().split()[1])
+    return total / 1e9
+
+
 async def arrivals(path, accounts, rate, *, keys=True, then=None):
     """Accounts that come at a rate, evenly. Returns the crowd when all are answered or `ANSWER_S` after the last; `then` runs
     before its connection is closed.
@@ -159,15 +171,17 @@ class ColdWorks:
         accounts = self.take(int(rate * seconds))
         recorder, postgres = self.ours.role("recorder"), self.ours.postgres()
         before = cpu_s(recorder), cpu_s(postgres)
-        opened, closed, closed_s = (), (), 0.0
+        queued_before_s, began_s = queued_s(recorder), time.monotonic()
+        opened, closed, closed_s, queued = (), (), 0.0, 0.0
 
         async def close():
-            nonlocal opened, closed, closed_s
+            nonlocal opened, closed, closed_s, queued
+            queued = (queued_s(recorder) - queued_before_s) / (time.monotonic() - began_s)
             opened = cpu_s(recorder) - before[0], cpu_s(postgres) - before[1]
-            began_s = time.monotonic()
-            while self.ours.report()["open_grants"] and time.monotonic() < began_s + CLOSED_S:
+            closing_s = time.monotonic()
+            while self.ours.report()["open_grants"] and time.monotonic() < closing_s + CLOSED_S:
                 await asyncio.sleep(0.5)
-            closed_s = time.monotonic() - began_s
+            closed_s = time.monotonic() - closing_s
             closed = cpu_s(recorder) - before[0] - opened[0], cpu_s(postgres) - before[1] - opened[1]
 
         crowd = asyncio.run(arrivals(self.path, accounts, rate, keys=keys, then=close))
@@ -183,6 +197,7 @@ class ColdWorks:
             "p50_ms": at(0.5),
             "p99_ms": at(0.99),
             "max_ms": at(1.0),
+            "recorder_queued": round(queued, 2),
             "recorder_ms_each": round(1000 * opened[0] / len(accounts), 3),
             "postgres_ms_each": round(1000 * opened[1] / len(accounts), 3),
             "closing_recorder_ms_each": round(1000 * closed[0] / len(accounts), 3),

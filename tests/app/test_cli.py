@@ -334,7 +334,14 @@ def test_a_month_by_commands(server, tmp_path):
     assert (
         run("bill", "run", "--dry-run")["bills"] == run("bill", "run")["bills"] == 0
     )  # the month is not over
-    server.connection.execute("UPDATE charge SET charged_at = charged_at - interval '40 days'")
+    run("subscriber", "close", *who, "--dry-run")
+    run("subscriber", "close", *who)
+    # Of whom a month is over.
+    who = ("--subscriber", "+8613822223334")
+    then = server.last_month()
+    subscriber = then.subscriptions.register(who[1])
+    order = then.orders.place(subscriber, "ctc-light")
+    then.refunds.refund(order.order_id, "amount", "sorry", amount_nano=1_500_000_000)
     made = run("bill", "run")
     assert made["bills"] >= 1
     bills = run("bill", "list", *who)

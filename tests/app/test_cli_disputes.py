@@ -9,12 +9,9 @@ def test_a_question_is_listed_and_answered_by_command(server):
     def run(*args):
         return json.loads(server.cli(*args, "--json").stdout)
 
-    subscriber = server.works.subscriptions.register("+8613822224444", "Disputing")
-    server.works.orders.place(subscriber, "ctc-light")
-    server.connection.execute(
-        "UPDATE charge SET charged_at = charged_at - interval '40 days' WHERE subscriber_id = %s",
-        (subscriber.subscriber_id,),
-    )
+    then = server.last_month()
+    subscriber = then.subscriptions.register("+8613822224444", "Disputing")
+    then.orders.place(subscriber, "ctc-light")
     run("bill", "run")
     (bill,) = run("bill", "list", "--subscriber", subscriber.phone)
     number = bill["bill_no"]

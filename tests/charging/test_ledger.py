@@ -25,10 +25,16 @@ from tokenworks.kernel import uuid7
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
 
 
+def first_attempt(request_id=None):
+    """(usage id, request id, 1): the first attempt of a request has the request's id."""
+    request_id = request_id or uuid7().hex
+    return request_id, request_id, 1
+
+
 def usage_record(seq, account_id, part, counts, usage_id=None, loss=(), state="complete", **more):
     parts = [Part(part[0], part[1], part[2], "token", "balance", part[3], 1, None)]
     return seq, UsageRecord(
-        account_id.hex, usage_id or uuid7().hex, "req", 1, *IDS, "chat", "m", "d", state, "completed", "provider",
+        account_id.hex, *first_attempt(usage_id), *IDS, "chat", "m", "d", state, "completed", "provider",
         1_790_000_000_000, 1_790_000_000_500, 100, 500, counts, sum(counts), parts, list(loss), [], None, **more,
     )  # fmt: skip
 

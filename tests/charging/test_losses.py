@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.charging.test_ledger import IDS, settle
+from tests.charging.test_ledger import IDS, first_attempt, settle
 from tests.sim.test_recorder import Transport
 from tokenworks.catalog import Counts
 from tokenworks.charging import Journal, Recorder, WorkerConnection, wire
@@ -99,7 +99,7 @@ def test_without_a_budget_nobody_is_over_it():
 def lossy_record(account_id, ended_ms, tokens):
     counts = Counts(output=tokens)
     return UsageRecord(
-        account_id.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "interrupted", "client_gone", "progress",
+        account_id.hex, *first_attempt(), *IDS, "chat", "m", "d", "interrupted", "client_gone", "progress",
         ended_ms, ended_ms, 100, 500, counts, None, [], [Loss("client_gone", 1, counts)], [], None, risk_tokens=tokens,
     )  # fmt: skip
 

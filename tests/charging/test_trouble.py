@@ -115,12 +115,53 @@ def test_a_released_record_is_settled_once(sold):
     assert findings(works) == []
 
 
+def test_records_of_one_frame_are_at_one_place_and_one_of_them_may_be_refused(sold):
+    """A worker reports many records at once: they have the frame's sequence, whether they are settled or set apart."""
+    works = sold.works
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    frame = [sold.record(7, granted, output) for output in (1, 2, 3)]
+    refused = sold.record(7, granted, 3, usage_id=uuid7(LONG_AGO_MS).hex)
+    assert apply(sold, sold.a, 7, [*frame, refused], quarantine={}) == 3
+    (held,) = works.ledger.quarantined()
+    assert held["seq"] == 7
+    assert findings(works) == []
+    works.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=sold.rates)
+    works.ledger.close_grant(sold.account_id.hex, granted.grant_id, sold.a, 7)
+    assert sold.bucket().spent == 9_000
+    assert findings(works) == []
+    # A release that nobody settled, and a record that nobody released.
+    for wrong in ("held", "dropped"):
+        works.connection.execute("UPDATE quarantine SET state = %s", (wrong,))
+        assert any(f.invariant.startswith("quarantine:") for f in findings(works))
+    works.connection.execute("UPDATE quarantine SET state = 'released', seq = 6")
+    assert any(f.invariant.startswith("quarantine:") for f in findings(works))
+
+
+def test_an_attempt_of_a_request_is_recorded_once(sold):
+    granted = grant(sold.works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    one, two, three = (sold.record(seq, granted, 1) for seq in (1, 2, 3))
+    for attempt_no, (_, record) in enumerate((one, two, three), 1):
+        record.request_id, record.attempt_no = one[1].usage_id, attempt_no
+    apply(sold, sold.a, 3, [one, two, three])
+    assert findings(sold.works) == []
+    again = sold.record(4, granted, 1)
+    again[1].request_id, again[1].attempt_no = one[1].usage_id, 3
+    first = sold.record(5, granted, 1)
+    first[1].request_id = one[1].usage_id
+    apply(sold, sold.a, 5, [again, first])
+    found = [f.detail for f in findings(sold.works)]
+    assert [
+        sum(f"attempt {n} of request {one[1].usage_id}" in detail for detail in found) for n in (1, 2, 3)
+    ] == [2, 0, 1]
+
+
 def test_what_is_not_a_record_is_quarantined_as_it_is(sold):
     settle_store.settle(
         sold.works.connection, sold.a, 1, [(1, sold.account_id.hex, [], b'{"torn')], sold.rates, quarantine={}
     )
     (held,) = sold.works.ledger.quarantined()
     assert held["record"] == '{"torn'
+    assert findings(sold.works) == []
 
 
 def expire(sold):

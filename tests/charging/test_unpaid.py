@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.charging.test_ledger import IDS, findings, settling
+from tests.charging.test_ledger import IDS, findings, first_attempt, settling
 from tokenworks.app.database import connect
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import settle_store, store
@@ -69,7 +69,7 @@ class Account:
         """`beside`: caps that it is under."""
         caps = [Part(cap.hex, NO_GRANT, CAP_RATE, "token", "cap", 0, 0, Counts()) for cap in beside]
         return UsageRecord(
-            self.account_id.hex, uuid7().hex, "req", 1, *IDS, "chat", model, "d", "complete", "completed", "provider",
+            self.account_id.hex, *first_attempt(), *IDS, "chat", model, "d", "complete", "completed", "provider",
             1_790_000_000_000, 1_790_000_000_500, 100, 500, counts, sum(counts), [*parts, *caps], list(loss), [], None, prompt,
             unpaid=(requests, unpaid),
         )  # fmt: skip
@@ -360,7 +360,7 @@ def test_records_of_earlier_releases_settle(account):
     old = old.replace(b'"loss":[]', b'"loss":[0,[0,0,0,0,2,0,0]]')
     assert len(old) == len(text) - 4 + len("0,[0,0,0,0,2,0,0]")
     whole = new.__copy__()
-    whole.usage_id = uuid7().hex
+    whole.usage_id = whole.request_id = uuid7().hex
     whole.c, whole.provider_total = Counts(output=3), 3
     without = encode_record(whole).replace(b'"loss":[]', b'"loss":null')
     used = [(plan.hex, granted.grant_id, 3_000)]

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.charging.test_ledger import findings, settle
+from tests.charging.test_ledger import findings, first_attempt, settle
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging.attempts import OpenAttempt, interrupted
 from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need, Part, UsageRecord, cover
@@ -81,7 +81,7 @@ class Plan:
             ]  # fmt: skip
             counts = Counts(fresh_input=3, output=4)
             records.append((self.seq, UsageRecord(
-                self.account.hex, uuid7().hex, "req", 1, *IDS, "chat", "m", "d", "complete", "completed", "provider",
+                self.account.hex, *first_attempt(), *IDS, "chat", "m", "d", "complete", "completed", "provider",
                 now_ms, now_ms, 1, 2, counts, 7, parts, [], [], None, prompt,
             )))  # fmt: skip
         if records:

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.charging.test_ledger import settling
+from tests.charging.test_ledger import first_attempt, settling
 from tests.support.focus import faults
 from tokenworks.app.database import ensure_usage_months
 from tokenworks.catalog import Counts
@@ -38,7 +38,7 @@ def use(works, spender, subscriber, tokens, model="m"):
     spender.seq += 1
     part = Part(bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, bucket.unit, "balance", tokens * 1000, 1, Counts(output=tokens))  # fmt: skip
     record = UsageRecord(
-        subscriber.account_id.hex, uuid7(at_ms).hex, "req", 1, uuid7().hex, works.subscriptions.owner_of(subscriber).hex, "chat",
+        subscriber.account_id.hex, *first_attempt(uuid7(at_ms).hex), uuid7().hex, works.subscriptions.owner_of(subscriber).hex, "chat",
         model, "d", "complete", "completed", "provider", at_ms, at_ms, 1, 1, Counts(output=tokens), tokens, [part], [], [], None,
     )  # fmt: skip
     settle_store.settle(works.connection, spender.journal_id, spender.seq, [settling(spender.seq, record)], lambda *_: None)  # fmt: skip

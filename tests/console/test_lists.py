@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.charging.test_ledger import settling
+from tests.charging.test_ledger import first_attempt, settling
 from tests.console.test_roles import BASES, Household
 from tests.console.test_tmf import FILES, SERVED
 from tokenworks.app.database import ensure_usage_months
@@ -151,7 +151,7 @@ def used(works, spender, clock, signed_in):
         ids.append(uuid7(at_ms))
         spender.seq += 1
         record = UsageRecord(
-            subscriber.account_id.hex, ids[-1].hex, "req", 1, uuid7().hex, member, "chat", "m", "d", "complete", "completed",
+            subscriber.account_id.hex, *first_attempt(ids[-1].hex), uuid7().hex, member, "chat", "m", "d", "complete", "completed",
             "provider", at_ms, at_ms, 1, 1, Counts(output=1), 1, [], [], [], None,
         )  # fmt: skip
         settle_store.settle(

@@ -2,7 +2,7 @@
 
 import contextlib
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +12,7 @@ from tests.support.spend import balances
 from tokenworks.app.cli import cli
 from tokenworks.console import make_api
 from tokenworks.kernel import ManualClock, uuid7
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import add_months, month_start
 
 YUAN = 1_000_000_000
 PHONE = "+8613800000001"
@@ -20,14 +20,15 @@ PHONE = "+8613800000001"
 
 @pytest.fixture
 def clock():
-    return ManualClock(datetime(2027, 4, 1, tzinfo=BILLING_ZONE).astimezone(UTC))
+    """Some months ago: commands have the system's clock, and what is paid by one is paid after its bill was made."""
+    return ManualClock(add_months(month_start(datetime.now(UTC)), -3).astimezone(UTC))
 
 
 @pytest.fixture
 def bill(works, clock):
     a = works.subscriptions.register(PHONE, "a")
     works.orders.place(a, "ctc-light")
-    clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
+    clock.move(add_months(month_start(clock.now()), 1) + timedelta(hours=1) - clock.now())
     works.orders.run_cycles()
     works.bills.run()
     return works.bills.all(a)[0][0]

@@ -274,6 +274,7 @@ def test_the_auditor_finds_a_state_that_its_history_does_not_explain(works, subs
 
 
 def test_the_auditor_finds_a_charge_for_suspended_time(world, works, subscriber):
+    world.clock.move(timedelta(days=2))  # a suspension is of time since there is a subscriber
     works.orders.place(subscriber, "ctc-light")
     works.connection.execute(
         """INSERT INTO suspension (suspension_id, subscriber_id, cause, began_at, ended_at)

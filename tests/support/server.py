@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import traceback
+from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 from urllib.parse import quote
@@ -30,6 +31,8 @@ from tokenworks.app.embedded import Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
+from tokenworks.kernel import ManualClock
+from tokenworks.subscriptions import add_months, month_start
 
 ROOT = Path(__file__).parents[2]
 FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false"}
@@ -274,6 +277,14 @@ class Server:
         if offering:
             self.works.orders.place(made, offering)
         return made, self.key(made, **key)
+
+    def last_month(self):
+        """All rooms at the first instant of last month: what is done there and then is billed by the server today."""
+        return make_works(
+            self.settings,
+            self.connection,
+            ManualClock(add_months(month_start(datetime.now(UTC)), -1).astimezone(UTC)),
+        )
 
     def sell(self, offering_id, tokens, **policy):
         """Put a plan of so many tokens at one price into the catalogue."""

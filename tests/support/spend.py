@@ -1,6 +1,6 @@
 """Spending as the data plane does, without one: grants, a settled record, grants closed; steps are bought as they are needed."""
 
-from tests.charging.test_ledger import IDS, settling
+from tests.charging.test_ledger import IDS, first_attempt, settling
 from tests.support.auditor import verify
 from tokenworks.catalog import Counts
 from tokenworks.charging import Need, settle_store
@@ -48,7 +48,7 @@ class Spender:
             for at, (b, grant_id, tokens) in enumerate(drawn)
         ]  # fmt: skip
         record = UsageRecord(
-            account_id.hex, uuid7().hex, "req", 1, *ids, "chat", "m", "d", "complete", "completed", "provider",
+            account_id.hex, *first_attempt(), *ids, "chat", "m", "d", "complete", "completed", "provider",
             ended_ms - 500, ended_ms, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(

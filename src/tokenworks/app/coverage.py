@@ -153,7 +153,8 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "transfer_id": ID, "reason": TEXT, "made_by": SAID, "idempotency_key": TEXT, ROW_GONE: PARTLY, ROW_TWICE: PARTLY, "amount": PARTLY,
     },
     "usage": {
-        "usage_id": ID, "request_id": LOG, "attempt_no": LOG, "protocol": LOG, "model": "between models of one rate: " + LOG, "deployment": LOG,
+        "usage_id": "of attempts after the first: " + ID, "request_id": "of attempts after the first: " + LOG,
+        "attempt_no": "of attempts after the first: " + LOG, "protocol": LOG, "model": "between models of one rate: " + LOG, "deployment": LOG,
         "state": LOG, "reason": LOG, "counted_by": LOG, "ended_at": PARTLY, "first_byte_ms": LOG, "latency_ms": LOG, "provider_total": LOG, "flags": LOG,
         "upstream_id": LOG, "seq": "within the records that one transaction settled: " + LOG, "prompt": "where nothing is counted in prompts: " + LOG,
         "asked": LOG, "choice": LOG,

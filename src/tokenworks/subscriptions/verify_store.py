@@ -200,7 +200,9 @@ CHECKS: Final[dict[str, str]] = {
                 -- What is delivered with a bundle comes as the bundle was asked for.
                 OR (p.parent_id IS NULL AND NOT o.content->'deliveries' ? p.delivery)))
             OR (p.delivery IS NULL AND jsonb_array_length(coalesce(o.content->'deliveries', '[]')) > 0)
-            OR p.started_at < r.ordered_at - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
+            OR p.held_at <> p.suspended_at OR (p.held_at IS NOT NULL AND p.state <> 'suspended')
+            OR (r.delivery IS NOT NULL AND p.parent_id IS NULL AND p.delivery <> r.delivery)
+            OR p.started_at < greatest(r.ordered_at, r.starts_at) - interval '1 minute' OR (p.state = 'expired' AND p.ended_at < p.cycle_end)
             OR (o.content->>'fulfilment' IS NULL AND p.started_at > coalesce(r.starts_at, r.ordered_at) + interval '1 minute'
                 -- Time that a suspension stopped is not charged: it begins with the lift.
                 AND NOT EXISTS (SELECT 1 FROM suspension x WHERE x.subscriber_id = p.subscriber_id AND x.ended_at > r.starts_at))
@@ -222,7 +224,11 @@ CHECKS: Final[dict[str, str]] = {
         UNION ALL
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id, 'left no product' FROM product_order r
         WHERE r.action = 'add' AND NOT EXISTS (SELECT 1 FROM product p WHERE p.order_id = r.order_id AND p.product_id = r.product_id)
-            AND NOT (r.starts_at IS NOT NULL AND r.state IN ('acknowledged', 'cancelled', 'failed'))""",
+            AND NOT (r.starts_at IS NOT NULL AND r.state IN ('acknowledged', 'cancelled', 'failed'))
+        UNION ALL
+        SELECT 'order ' || order_id || ' of account ' || account_id, format('%s of %s, to begin %s, by %s', action, ordered_at, starts_at, delivery)
+        FROM product_order WHERE (starts_at IS NOT NULL AND (action <> 'add' OR starts_at <= ordered_at OR starts_at > ordered_at + interval '91 days'))
+            OR (starts_at IS NULL AND delivery IS NOT NULL)""",
     "product: what pays for its cycle is what was charged last, and gives a part its price": """
         SELECT 'product ' || p.product_id || ' of account ' || p.account_id, format('charge %s, last %s; price %s', p.charge_id, l.charge_id, p.price_nano)
         FROM product p JOIN LATERAL (SELECT c.charge_id, c.price_nano, c.kind, c.number, c.period_start FROM charge c WHERE c.account_id = p.account_id

@@ -6,6 +6,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
+from tests.charging.test_ledger import first_attempt
 from tokenworks.billing import TestProvider
 from tokenworks.billing import store as billing_store
 from tokenworks.catalog import Counts, split
@@ -102,7 +103,7 @@ class Spending:
         settle_store.ensure_usage_months(self.works.connection, [month_start(now), now])
         key_id, member_id = person.keys[key]
         return UsageRecord(
-            person.account_id.hex, uuid7(now_ms).hex, f"req-{self.seq}", 1, key_id.hex, member_id.hex, "chat", MODEL, "stub",
+            person.account_id.hex, *first_attempt(uuid7(now_ms).hex), key_id.hex, member_id.hex, "chat", MODEL, "stub",
             state, "completed" if state == "complete" else "client_gone", "provider", now_ms, now_ms + 500, 100, 500, counts,
             sum(counts), list(parts), list(lost), list(flags), f"up-{self.seq}", unpaid=unpaid,
             risk_tokens=sum(sum(loss.counts) for loss in lost),
@@ -447,10 +448,10 @@ class World:
             good = lost.record(self.family, Counts(output=3), [part])
             bad = decode_record(encode_record(good))
             bad.counted_by = "nobody" if decided is not True else good.counted_by
-            bad.usage_id = uuid7(int(good.usage_id[:12], 16)).hex
+            bad.usage_id = bad.request_id = uuid7(int(good.usage_id[:12], 16)).hex
             if decided is True:
                 # A character that the database refuses: it is mended by hand before the record is released.
-                bad.request_id = "a\x00b"
+                bad.upstream_id = "a\x00b"
             quarantine = {}
             lost.settle(bad, quarantine=quarantine)
             assert quarantine, decided

@@ -70,15 +70,22 @@ CHECKS: Final[dict[str, str]] = {
             format('%s %s of bucket %s: %s by its records, %s posted in %s lines', ledger_account, unit, bucket, x.amount, p.amount, p.lines)
         FROM expected x FULL JOIN posted p USING (account_id, entry_id, ledger_account, unit, bucket)
         WHERE x.amount IS DISTINCT FROM p.amount OR p.lines <> 1""",
-    "usage: one record for each place of a journal, in its time": """
-        SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('sequence %s of journal %s: %s records', seq, journal_id, count(*))
-        FROM usage GROUP BY journal_id, seq HAVING count(*) > 1
+    "usage: one record for each attempt of a request, in its time": """
+        -- A place of a journal is all that a worker reported at once, of many requests.
+        SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('attempt %s of request %s of account %s: %s records',
+               attempt_no, request_id, account_id, count(*))
+        FROM usage GROUP BY account_id, request_id, attempt_no HAVING count(*) > 1
+        UNION ALL
+        SELECT 'usage ' || usage_id || ' of account ' || account_id, format('attempt %s of request %s', attempt_no, request_id) FROM usage
+        -- The first attempt of a request has the request's id.
+        WHERE (attempt_no = 1) <> (request_id = replace(usage_id::text, '-', ''))
         UNION ALL
         SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
         FROM usage GROUP BY usage_id HAVING count(*) > 1
         UNION ALL
         SELECT 'usage ' || usage_id || ' of account ' || account_id, format('%s from %s to %s, attempt %s', reason, started_at, ended_at, attempt_no)
-        FROM usage WHERE reason = '' OR ended_at < started_at OR attempt_no < 1
+        -- A host's clock is set to the database's now and then, by less than a minute.
+        FROM usage WHERE reason = '' OR ended_at < started_at - interval '1 minute' OR attempt_no < 1
             OR first_byte_ms < 0 OR latency_ms < 0""",
     "usage by day: it is the sum of its records": f"""
         WITH counted AS ({day_store.SUMS}), kept AS (
@@ -95,23 +102,31 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'quarantine ' || q.quarantine_id || ' of account ' || q.account_id, format('%s, record %s at %s of journal %s, decided at %s', q.state,
                q.usage_id, q.seq, q.journal_id, q.decided_at)
         FROM quarantine q LEFT JOIN journal j USING (journal_id)
-            LEFT JOIN usage u ON u.journal_id = q.journal_id AND u.seq = q.seq
+            -- At its place are the records that its worker reported with it, too. What could not be read has its id since it was mended.
+            LEFT JOIN usage u ON u.account_id = q.account_id AND u.journal_id = q.journal_id AND u.seq = q.seq
+                AND u.usage_id = coalesce(substring(q.usage_id FROM '^[0-9a-f]{32}$'),
+                    substring(q.record FROM '"usage_id": ?"([0-9a-f]{32})"'))::uuid
         WHERE j.journal_id IS NULL OR q.seq > j.settled_seq OR (q.state = 'held') <> (q.decided_at IS NULL) OR q.reason = ''
             OR (q.usage_id !~ '^[0-9a-f]{32}$' AND split_part(q.usage_id, ':', 1) <> q.seq::text)
-            OR (q.state = 'released') <> (u.usage_id IS NOT NULL) OR replace(u.usage_id::text, '-', '') <> q.usage_id OR u.account_id <> q.account_id
+            OR (q.state = 'released') <> (u.usage_id IS NOT NULL)
             OR (q.usage_id ~ '^[0-9a-f]{32}$' AND (substring(q.record FROM '"usage_id": ?"([0-9a-f]{32})"') IS DISTINCT FROM q.usage_id
                 OR substring(q.record FROM '"account_id": ?"([0-9a-f]{32})"') IS DISTINCT FROM replace(q.account_id::text, '-', '')))""",
     "journal: it has settled what its records say": f"""
         WITH settled AS (
             SELECT split_part(e.ref, ':', 1) AS journal_id, max(e.posted_at) AS at,
                 max(coalesce(nullif(split_part(split_part(e.ref, ':', 2), '-', 2), ''), split_part(e.ref, ':', 2))::bigint) AS seq
-            FROM entry e WHERE e.kind = 'usage' AND {_REF} true END GROUP BY 1)
+            FROM entry e WHERE e.kind = 'usage' AND {_REF} split_part(e.ref, ':', 2) LIKE '%-%' END GROUP BY 1)
         SELECT 'journal ' || j.journal_id, format('settled to %s at %s, its last entry to %s at %s', j.settled_seq, j.settled_at, s.seq, s.at)
         FROM journal j JOIN settled s ON s.journal_id = j.journal_id::text
         WHERE j.settled_seq < s.seq OR j.settled_at IS NULL OR j.settled_at < s.at - interval '1 second'
             -- What the last settlement with a record settled is where it is, unless it put a record apart or nothing but progress came after.
             OR (j.settled_at = s.at AND j.settled_seq <> s.seq AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.journal_id = j.journal_id
                 AND q.quarantined_at = s.at))
+        UNION ALL
+        -- What settles one place of a journal, and no range, is a record that was released, whenever that was.
+        SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s at %s, and nothing was released from there', e.ref, e.posted_at) FROM entry e
+        WHERE e.kind = 'usage' AND {_REF} split_part(e.ref, ':', 2) NOT LIKE '%-%' END AND NOT EXISTS (SELECT 1 FROM quarantine q
+            WHERE q.journal_id = split_part(e.ref, ':', 1)::uuid AND q.seq = split_part(e.ref, ':', 2)::bigint AND q.state = 'released')
         UNION ALL
         SELECT 'journal ' || journal_id, format('settled to %s, at no time', settled_seq) FROM journal
         WHERE (settled_seq > 0) <> (settled_at IS NOT NULL) OR settled_seq < 0""",
