@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -311,7 +312,8 @@ class Tokenworks:
         return json.loads(self.cli("ledger", "verify", "--json"))
 
     def stop(self):
-        self.process.terminate()
+        # At once, and not after the grace that SIGTERM leaves to balancers.
+        self.process.send_signal(signal.SIGINT)
         self.process.wait(60)
         self.process.stdout.close()
         from tokenworks.app.embedded import Embedded

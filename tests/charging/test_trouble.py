@@ -137,6 +137,16 @@ def test_records_of_one_frame_are_at_one_place_and_one_of_them_may_be_refused(so
     assert any(f.invariant.startswith("quarantine:") for f in findings(works))
 
 
+def test_what_is_settled_record_by_record_says_how_far_it_went(sold):
+    """Progress that comes after the last record is settled with it, whether the batch was refused at first or not."""
+    granted = grant(sold.works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
+    records = [sold.record(seq, granted, 1) for seq in (2, 3)]
+    assert apply(sold, sold.a, 5, records, quarantine={}) == 2
+    refs = sold.works.connection.execute("SELECT ref FROM entry WHERE kind = 'usage'").fetchall()
+    assert refs == [(f"{sold.a}:1-5",)]
+    assert findings(sold.works) == []
+
+
 def test_an_attempt_of_a_request_is_recorded_once(sold):
     granted = grant(sold.works, sold.account_id, sold.bucket(), sold.a, 1_000_000)
     one, two, three = (sold.record(seq, granted, 1) for seq in (1, 2, 3))

@@ -128,8 +128,8 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     child.looks_right(chinese)
     assert say["member"][1] in child.text()
     member = next(m for m in works.subscriptions.members(subscriber) if m.name == say["child"])
-    (key_id,) = works.keys.of_member(member.member_id)
-    spender.spend(subscriber.account_id, 100_000, (key_id.hex, member.member_id.hex), clock.now())
+    (tablet,) = works.keys.of_member(member.member_id)
+    spender.spend(subscriber.account_id, 100_000, (tablet.hex, member.member_id.hex), clock.now())
     person.go("/family")
     reads(say["family"][1])
     assert child.complaints == []

@@ -35,7 +35,7 @@ from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import add_months, month_start
 
 ROOT = Path(__file__).parents[2]
-FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false"}
+FAST = {"TOKENWORKS_EMBEDDED_FSYNC": "false", "TOKENWORKS_DRAIN_GRACE_S": "0"}
 PHONES = iter(range(13_900_000_000, 13_999_999_999))
 
 

@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 from tokenworks import __version__
 from tokenworks.app import (
     cli_catalogue,
+    cli_doctor,
     cli_factory,
     cli_ledger,
     cli_models,
@@ -195,6 +196,7 @@ for _group in (
     *cli_privacy.GROUPS,
 ):
     cli.add_command(_group)
+cli.add_command(cli_doctor.doctor)
 cli_shop.order.add_command(cli_quotes.order_quote)
 
 

@@ -137,6 +137,8 @@ class HostMetrics:
 
     def not_ready(self) -> list[str]:
         reasons = []
+        if self._settings.leaving.exists():
+            reasons.append("draining")
         recorder = self.recorder()
         if not recorder or recorder["age_seconds"] > STALE_S:
             reasons.append("the recorder does not report")
@@ -153,6 +155,19 @@ class HostMetrics:
         if not any(reading.counters["recorder_ready"] for reading in alive):
             reasons.append("no worker is ready")
         return reasons
+
+    def certificate_words(self) -> str | None:
+        readings = [reading.counters for _, reading in self.readings()]
+        expires_s = min(
+            (c["certificate_expires_s"] for c in readings if c["certificate_expires_s"]), default=None
+        )
+        if expires_s is None:
+            return None
+        if time.time() >= expires_s:
+            return "the certificate of the public port expired"
+        if any(c["certificate_not_loaded"] for c in readings):
+            return "a new certificate was not loaded: the log says why"
+        return None
 
     def collect(self) -> Iterator[Any]:
         readings = self.readings()
@@ -186,7 +201,11 @@ class HostMetrics:
             failed.add_metric([job, state], count)
         yield failed
         report = self.recorder()
-        if report:
+        if report and report["age_seconds"] > STALE_S:
+            # What it said then may not be true any more; that it is silent is.
+            said = ("database_ok", "settling_ok")
+            report = {"age_seconds": report["age_seconds"], **{name: 0 for name in said if name in report}}
+        elif report:
             lost = CounterMetricFamily(
                 "tokenworks_loss_tokens",
                 "tokens that the operator bore, as they were settled by this host",
@@ -217,10 +236,9 @@ def make_admin_app(metrics: HostMetrics) -> FastAPI:
 
     @app.get("/readyz")
     def readyz() -> PlainTextResponse:
-        reasons = metrics.not_ready()
-        return PlainTextResponse(
-            ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n", 503 if reasons else 200
-        )
+        reasons, words = metrics.not_ready(), metrics.certificate_words()
+        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "")
+        return PlainTextResponse(f"{text}\n", 503 if reasons else 200)
 
     @app.get("/metrics")
     def prometheus() -> Response:

@@ -5,6 +5,7 @@ It runs the same commands that an operator runs, and talks to the server as a de
 
 import contextlib
 import json
+import os
 import re
 import signal
 import socket
@@ -73,6 +74,8 @@ class _Demo:
             stderr=log,
             text=True,
             start_new_session=True,
+            # Nobody balances load here.
+            env=os.environ | {"TOKENWORKS_DRAIN_GRACE_S": "0"},
         )
         self.processes.append(process)
         assert process.stdout is not None

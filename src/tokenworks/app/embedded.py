@@ -5,6 +5,9 @@ gets when the last user is gone, `kill -9` included, and then stops the server. 
 
 PostgreSQL refuses to run as root. As root it runs as `postgres` or `nobody`; where that user may not walk to
 the data directory (under /root, say), the cluster lives in /var/lib/tokenworks and `pg.location` says where.
+
+There is one guardian at a time: one that finds another leaves at once. Every wait has a bound and names whom it waited for: a
+server that hangs makes its users fail after `START_TIMEOUT_S`, and the guardian ends it by force at last.
 """
 
 import contextlib
@@ -14,10 +17,12 @@ import hashlib
 import importlib.util
 import os
 import pwd
+import select
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +31,12 @@ from typing import Final
 from tokenworks.kernel import Unavailable
 
 START_TIMEOUT_S: Final = 60.0
+# How long the server may take over each way of ending: fast (SIGINT), immediate (SIGQUIT). Then it is killed.
+STOP_TIMEOUT_S: Final = 30.0
+# One question to a server. A new cluster takes longer to make than anything else.
+COMMAND_TIMEOUT_S: Final = 10.0
+INITDB_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.02
 _ROOT_STORE: Final = Path("/var/lib/tokenworks")
 # Unix socket paths end at 107 bytes; PostgreSQL adds /.s.PGSQL.5432
 _SOCKET_DIR_BYTES_MAX: Final = 90
@@ -47,8 +58,11 @@ _SETTINGS: Final = {
 class Embedded:
     """One cluster in one data directory. `settings` adds to the server's own (tests turn fsync off)."""
 
-    def __init__(self, data_dir: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, data_dir: Path, settings: dict[str, str] | None = None, *, timeout_s: float = START_TIMEOUT_S
+    ) -> None:
         self.data_dir = data_dir
+        self.timeout_s = timeout_s
         self.settings = _SETTINGS | (settings or {})
         self._user = _server_user()
         self.home = self._find_home()
@@ -61,12 +75,14 @@ class Embedded:
 
     @contextlib.contextmanager
     def use(self) -> Iterator[str]:
-        """The server's URL, up as long as this context (in any process) lasts."""
+        """The server's URL, up as long as this context (in any process) lasts. Raises `Unavailable` where it does not come up."""
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        deadline_s = time.monotonic() + self.timeout_s
         users = _open_lock(self.data_dir / "pg.users")
         try:
-            fcntl.flock(users, fcntl.LOCK_SH)
-            self._ensure_up()
+            # A guardian that ends its server keeps new users waiting until it is done.
+            self._lock(users, fcntl.LOCK_SH, deadline_s, "is being stopped still")
+            self._ensure_up(deadline_s)
             yield self.url
         finally:
             os.close(users)
@@ -76,15 +92,7 @@ class Embedded:
         """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""
         guard = _open_lock(self.data_dir / "pg.guardian")
         try:
-            deadline = time.monotonic() + START_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Unavailable(f"the PostgreSQL in {self.home} is still in use") from None
-                    time.sleep(0.02)
+            self._lock(guard, fcntl.LOCK_EX, time.monotonic() + self.timeout_s, "is still in use")
             yield
         finally:
             os.close(guard)
@@ -94,17 +102,52 @@ class Embedded:
         with self.at_rest():
             shutil.rmtree(self.home, ignore_errors=True)
 
-    def _ensure_up(self) -> None:
+    def _lock(self, file: int, mode: int, deadline_s: float, why: str) -> None:
+        if not _locked_by(file, mode, deadline_s):
+            raise Unavailable(f"the PostgreSQL in {self.home} {why}{self._whom()}")
+
+    def _whom(self) -> str:
+        """Who is waited for, for a message: the guardian and its server by their process ids."""
+        guardian, server = "", self._server_pid()
+        if self._guarded():
+            guardian = (self.data_dir / "pg.guardian").read_text().strip()
+        known = [f"guardian {guardian}"] if guardian else []
+        known += [f"server {server}"] if server else []
+        return f" (processes: {', '.join(known)}; {self.data_dir / 'postgresql.log'})" if known else ""
+
+    def _server_pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int((self.pgdata / "postmaster.pid").read_text().splitlines()[0])
+        return None
+
+    def _ensure_up(self, deadline_s: float) -> None:
         starting = _open_lock(self.data_dir / "pg.starting")
         try:
-            fcntl.flock(starting, fcntl.LOCK_EX)
-            if not self._answers():
+            self._lock(starting, fcntl.LOCK_EX, deadline_s, "is being started by another process")
+            if not self._guarded():
                 self._make_cluster()
-                self._start_guardian()
-            elif not self._guarded():
-                self._start_guardian()
+            if self._wait_until_up(deadline_s):
+                self._make_database()
         finally:
             os.close(starting)
+
+    def _wait_until_up(self, deadline_s: float) -> bool:
+        """Whether a guardian was started. That is done where there is none, and again where it is gone before its server answers:
+        a server that was left by a killed guardian has to end before another one can begin.
+        """
+        started: subprocess.Popen[bytes] | None = None
+        while not (self._guarded() and self._answers()):
+            if started is not None and started.poll() is None:
+                pass
+            elif not self._guarded():
+                started = self._start_guardian()
+            if time.monotonic() > deadline_s:
+                raise Unavailable(
+                    f"the embedded PostgreSQL does not answer{self._whom()}: where it hangs, end the server with `kill -9` and "
+                    "run this again; nothing that was committed is lost"
+                )
+            time.sleep(_POLL_S)
+        return started is not None
 
     def _guarded(self) -> bool:
         guard = _open_lock(self.data_dir / "pg.guardian")
@@ -120,24 +163,18 @@ class Embedded:
     def _answers(self) -> bool:
         if not (self.pgdata / "PG_VERSION").exists():
             return False
-        return self._run("pg_isready", "-q", "-h", str(self.socket_dir)).returncode == 0
+        asked = ("-q", "-t", "1", "-h", str(self.socket_dir), "-U", "tokenworks", "-d", "postgres")
+        return self._run("pg_isready", *asked).returncode == 0
 
-    def _start_guardian(self) -> None:
-        log = self.data_dir / "postgresql.log"
-        with log.open("ab") as out:
-            guardian = subprocess.Popen(
+    def _start_guardian(self) -> subprocess.Popen[bytes]:
+        with (self.data_dir / "postgresql.log").open("ab") as out:
+            return subprocess.Popen(
                 [sys.executable, "-m", "tokenworks.app.embedded", str(self.data_dir), *_flat(self.settings)],
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=out,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if guardian.poll() is not None or time.monotonic() > deadline:
-                raise Unavailable(f"the embedded PostgreSQL did not start; {log} says why")
-            time.sleep(0.02)
-        self._make_database()
 
     def _make_database(self) -> None:
         if self._psql("SELECT 1 FROM pg_database WHERE datname = 'tokenworks'") != "1":
@@ -189,6 +226,7 @@ class Embedded:
             "--locale=C",
             "--auth=trust",
             "--no-sync",
+            timeout_s=INITDB_TIMEOUT_S,
         )
         if done.returncode:
             raise Unavailable(f"initdb failed: {done.stderr.strip()}")
@@ -208,22 +246,34 @@ class Embedded:
         """The command as the server's user; it is told to stop when the guardian dies."""
         return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
 
-    def _run(self, program: str, *args: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [str(self._bin() / program), *args],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd="/",
-            env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
-            preexec_fn=self._as_user(stop_with_parent=False),
-        )
+    def _run(
+        self, program: str, *args: str, timeout_s: float = COMMAND_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
+        """A command that does not end in time has failed."""
+        command = [str(self._bin() / program), *args]
+        try:
+            return subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                preexec_fn=self._as_user(stop_with_parent=False),
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(
+                command, 1, "", f"{program} did not end within {timeout_s:g} s"
+            )
 
     def _as_user(self, *, stop_with_parent: bool) -> Callable[[], None]:
         user = self._user
         libc = ctypes.CDLL(None) if stop_with_parent else None
 
         def become() -> None:
+            # The guardian ignores it, and what is ignored stays so over an exec: a server without a handler yet would miss it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             if user is not None:
                 os.setgroups([])
                 os.setgid(user.pw_gid)
@@ -305,19 +355,81 @@ def _flat(settings: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def guard(data_dir: Path, settings: dict[str, str]) -> None:
-    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process."""
+def _locked_by(file: int, mode: int, deadline_s: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
+
+
+def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process; returns at once where there is another
+    one, or where the server ends by itself.
+    """
     embedded = Embedded(data_dir, settings)
     guardian = _open_lock(data_dir / "pg.guardian")
-    fcntl.flock(guardian, fcntl.LOCK_EX)
-    server = None if embedded._answers() else embedded.popen(embedded.server_command())
+    if not _locked_by(guardian, fcntl.LOCK_EX, 0.0):
+        return
+    os.truncate(guardian, 0)
+    os.pwrite(guardian, f"{os.getpid()}\n".encode(), 0)
+    if embedded._answers():
+        server, pid = None, embedded._server_pid()
+    else:
+        server = embedded.popen(embedded.server_command())
+        pid = server.pid
+    if pid is not None:
+        threading.Thread(target=_leave_with, args=(pid,), daemon=True).start()
     users = _open_lock(data_dir / "pg.users")
     fcntl.flock(users, fcntl.LOCK_EX)
     if server is not None:
-        server.send_signal(signal.SIGINT)
-        server.wait()
+        _stop(server, stop_timeout_s)
     else:
-        embedded._run("pg_ctl", "-D", str(embedded.pgdata), "-m", "fast", "-w", "stop")
+        for mode in ("fast", "immediate"):
+            seconds = str(max(1, int(stop_timeout_s)))
+            done = embedded._run(
+                "pg_ctl", "-D", str(embedded.pgdata), "-m", mode, "-w", "-t", seconds, "stop",
+                timeout_s=stop_timeout_s + COMMAND_TIMEOUT_S,
+            )  # fmt: skip
+            if not done.returncode:
+                return
+        if pid is not None:
+            _kill(pid)
+
+
+def _leave_with(server: int) -> None:
+    """A server that did not start, or that somebody killed, takes its guardian with it: the next user starts another."""
+    with contextlib.suppress(ProcessLookupError):
+        ended = os.pidfd_open(server)
+        select.select([ended], [], [])
+    os._exit(0)
+
+
+def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        server.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout_s)
+            return
+        print(
+            f"tokenworks: the server {server.pid} did not end within {timeout_s:g} s of {number.name}",
+            flush=True,
+        )
+    _kill(server.pid)
+    server.wait()
+
+
+def _kill(server: int) -> None:
+    """With its children: a new server does not start beside those of an old one. What was committed is in its write-ahead log."""
+    children = Path(f"/proc/{server}/task/{server}/children")
+    pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    for pid in (server, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

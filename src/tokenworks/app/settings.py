@@ -231,6 +231,12 @@ class Settings(BaseModel):
     key_cache_max: int = Field(
         default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
     )
+    recorder_wait_s: int = Field(
+        default=10,
+        ge=1,
+        le=600,
+        description="a request for which the recorder answers nothing for this long is refused with 503",
+    )
     key_max_stale_s: int = Field(
         default=300, ge=1, le=86_400, description="without the database no request is admitted after this"
     )
@@ -408,11 +414,17 @@ class Settings(BaseModel):
     journal_retain_s: int = Field(
         default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long"
     )
+    drain_grace_s: int = Field(
+        default=5,
+        ge=0,
+        le=600,
+        description="on SIGTERM /readyz is 503 at once, and new requests are still taken for this long: as long as a load balancer takes to notice. SIGINT, or a second signal, ends it",
+    )
     drain_s: int = Field(
         default=30,
         ge=0,
         le=3600,
-        description="on SIGTERM running requests get this long; and so does an answer whose client has gone, to come to its end",
+        description="when nothing new is taken any more running requests get this long; and so does an answer whose client has gone, to come to its end",
     )
     drain_tokens: int = Field(
         default=512,
@@ -486,6 +498,11 @@ class Settings(BaseModel):
     @property
     def journal(self) -> Path:
         return self.journal_dir or self.data_dir / "journal"
+
+    @property
+    def leaving(self) -> Path:
+        """There while this host drains: from then on it is not ready."""
+        return self.run_dir / "leaving"
 
     @property
     def run_dir(self) -> Path:

@@ -23,6 +23,7 @@ import structlog
 from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.renewing import Certificates
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
@@ -82,6 +83,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._hurried = False
         self._code = 0
         self._lock = -1
         self._looked_s = self._awake_s = 0.0
@@ -92,6 +94,9 @@ class Supervisor:
         """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
         settings = self._settings
         check_exposure(settings)
+        if settings.tls_certificate is not None and settings.tls_key is not None:
+            # A worker would say so again and again.
+            Certificates(settings.tls_certificate, settings.tls_key)
         settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._take_lock()
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
@@ -99,6 +104,7 @@ class Supervisor:
         for old in settings.run_dir.glob("*.stats"):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
+        settings.leaving.unlink(missing_ok=True)
         peppers = load_peppers(settings.secrets)
         vault_secrets = load_vault_secrets(settings.secrets)
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -130,7 +136,9 @@ class Supervisor:
                 child.start()
             if on_ready is not None:
                 on_ready(_shown(public), _shown(admin))
-            self._watch(wake_read)
+            self._watch(wake_read, lambda: self._stopping)
+            self._leave(wake_read)
+            _refuse_connections(public)
             self._drain()
         return self._code
 
@@ -212,11 +220,21 @@ class Supervisor:
                 stats=settings.run_dir / f"worker-{number}.stats",
             )
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        # A person at a terminal waits for nobody, and who says it twice means it.
+        self._hurried = self._stopping or number == signal.SIGINT
         self._stopping = True
 
-    def _watch(self, wake: socket.socket) -> None:
-        while not self._stopping:
+    def _leave(self, wake: socket.socket) -> None:
+        """Not ready from now on, and all the same serving: whoever balances load has this long to send its requests elsewhere."""
+        self._settings.leaving.touch()
+        until_s = time.monotonic() + self._settings.drain_grace_s
+        log.info("supervisor.leaves", grace_s=self._settings.drain_grace_s)
+        self._watch(wake, lambda: self._hurried or bool(self._code) or time.monotonic() >= until_s)
+
+    def _watch(self, wake: socket.socket, ended: Callable[[], bool]) -> None:
+        """Keep the children running."""
+        while not ended():
             now_s = time.monotonic()
             self._note_own_stall(now_s)
             for child in self._children:
@@ -269,6 +287,7 @@ class Supervisor:
         self._end(others, 30)
         os.close(self._pipe_write)
         (self._settings.data_dir / "serve.pid").unlink(missing_ok=True)
+        self._settings.leaving.unlink(missing_ok=True)
 
     @staticmethod
     def _end(children: list[_Child], timeout_s: float) -> None:
@@ -301,6 +320,13 @@ def bind(address: str) -> socket.socket:
     sock.listen(BACKLOG)
     sock.setblocking(False)
     return sock
+
+
+def _refuse_connections(listener: socket.socket) -> None:
+    """In every process that has it: a new connection is refused at once, and not kept in the queue of a server that ends."""
+    with contextlib.suppress(OSError):
+        listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
 
 
 def bind_unix(path: Path) -> socket.socket:

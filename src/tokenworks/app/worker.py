@@ -6,7 +6,7 @@ import gc
 import os
 import signal
 import socket
-import ssl
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,9 +14,9 @@ import structlog
 import uvloop
 
 from tokenworks.app.logs import configure_logs
+from tokenworks.app.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
 from tokenworks.charging import RecorderClient, Slices
-from tokenworks.factory import CredentialMissing, read_credential
 from tokenworks.gateway import (
     ClientConnection,
     Gateway,
@@ -55,6 +55,8 @@ class Worker:
             str(settings.run_dir / "control.sock"),
             tls=settings.tls_key is not None,
         )
+        self.credentials = Credentials(settings.secrets)
+        self.gateway.leaving_path = settings.leaving
         self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
         # What was learned of the deployments outlives the process that learned it.
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
@@ -66,6 +68,7 @@ class Worker:
             self.worker_id,
             self.gateway.slices,
             clock,
+            answer_wait_s=settings.recorder_wait_s,
             on_publish=self._published,
             on_die=self._fenced,
         )
@@ -117,32 +120,17 @@ class Worker:
         elif name == "lossy":
             gateway.risk.lossy = frozenset(content["accounts"])
         elif name == "snapshot":
-            credentials: dict[str, str | None] = {}
-            snapshot = snapshot_from_wire(content, credentials, gateway.snapshot)
-            broken = set()
-            for place in snapshot.places:
-                reference = place.deployment.credential
-                if reference is None:
-                    continue
-                try:
-                    snapshot.credentials[reference] = read_credential(reference, self.settings.secrets)
-                except CredentialMissing as error:
-                    broken.add(place.name)
-                    log.error("worker.credential_missing", deployment=place.name, error=str(error))
-            gateway.swap(snapshot, frozenset(broken))
+            snapshot = snapshot_from_wire(content, {}, gateway.snapshot)
+            gateway.swap(snapshot, self.credentials.read(snapshot))
             named = {place.deployment.tokenizer for place in snapshot.places}
             gateway.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()
 
-    def _tls(self) -> ssl.SSLContext | None:
+    def _certificates(self) -> Certificates | None:
         if self.settings.tls_certificate is None or self.settings.tls_key is None:
             return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self.settings.tls_certificate, self.settings.tls_key)
-        context.set_alpn_protocols(["http/1.1"])
-        return context
+        return Certificates(self.settings.tls_certificate, self.settings.tls_key)
 
     async def run(self, listener: socket.socket) -> None:
         gateway = self.gateway
@@ -151,13 +139,18 @@ class Worker:
         self.loop.add_reader(self.supervisor, self._supervisor_gone)
         gateway.client.connect()
         self.stats.beat()
-        context = self._tls()
-        ticking = self.loop.create_task(self._tick(context))
+        certificates = self._certificates()
+        if certificates is not None:
+            gateway.certificate_words = lambda: certificates.words(datetime.now(UTC))
+        ticking = self.loop.create_task(self._tick(certificates))
         # Connections wait in the socket's queue until this worker can answer them.
         while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():
             await asyncio.sleep(0.01)
         server = await self.loop.create_server(
-            lambda: ClientConnection(gateway), sock=listener, ssl=context, backlog=4096
+            lambda: ClientConnection(gateway),
+            sock=listener,
+            ssl=None if certificates is None else certificates.context,
+            backlog=4096,
         )
         # Who asks whether the host is ready need not wait for the next second.
         gateway.tick()
@@ -197,22 +190,17 @@ class Worker:
         self.loop.remove_reader(self.supervisor)
         self.stop.set()
 
-    async def _tick(self, context: ssl.SSLContext | None) -> None:
-        loaded = self._certificate_times()
+    async def _tick(self, certificates: Certificates | None) -> None:
+        gateway, counters = self.gateway, self.stats.c
         while True:
             await asyncio.sleep(TICK_S)
-            self.gateway.tick()
-            if context is not None and self._certificate_times() != loaded:
-                loaded = self._certificate_times()
-                try:
-                    context.load_cert_chain(self.settings.tls_certificate, self.settings.tls_key)  # type: ignore[arg-type]
-                    log.info("worker.certificate_reloaded")
-                except (OSError, ssl.SSLError) as error:
-                    log.error("worker.certificate", error=str(error))
-
-    def _certificate_times(self) -> list[float]:
-        paths = (self.settings.tls_certificate, self.settings.tls_key)
-        return [path.stat().st_mtime for path in paths if path is not None and path.exists()]
+            if certificates is not None:
+                certificates.look()
+                counters["certificate_expires_s"] = int(certificates.expires_at.timestamp())
+                counters["certificate_not_loaded"] = int(certificates.failed is not None)
+            if self.credentials.changed():
+                gateway.broken_credentials = self.credentials.read(gateway.snapshot)
+            gateway.tick()
 
 
 async def serve(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:

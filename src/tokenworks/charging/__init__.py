@@ -1,7 +1,7 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
 from tokenworks.charging.adjustments import Adjustments
-from tokenworks.charging.admission import Admission
+from tokenworks.charging.admission import NOBODY, Admission
 from tokenworks.charging.charges import Charges
 from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
@@ -62,6 +62,7 @@ __all__ = [
     "JOB_NAMES",
     "JOB_STATES",
     "LOSS_CAUSES",
+    "NOBODY",
     "PER_UNIT",
     "SHED",
     "WAITED",

@@ -14,6 +14,8 @@ from tokenworks.kernel import Clock
 log = structlog.get_logger()
 
 ASKED_MAX: Final = 100_000
+# What is short where nobody answers.
+NOBODY: Final = -1
 NS_PER_MS: Final = 1_000_000
 
 
@@ -38,7 +40,30 @@ class Admission:
 
 
 Answered = Callable[[Admission | None, int, Limit, int], None]
-"""(admission, or None and: milliseconds to wait, the limit that is reached, what of it: streams, requests or tokens)"""
+"""(admission, or None and: milliseconds to wait, the limit that is reached, what of it: streams, requests, tokens, or `NOBODY`)"""
+
+
+class _Asked:
+    __slots__ = ("asked_ms", "limits", "queued", "tokens", "waiter")
+
+    def __init__(
+        self,
+        limits: tuple[Limit, ...],
+        tokens: int,
+        waiter: Answered | None,
+        queued: Queued | None,
+        asked_ms: int,
+    ) -> None:
+        self.limits = limits
+        self.tokens = tokens
+        self.waiter = waiter
+        self.queued = queued
+        self.asked_ms = asked_ms
+
+    @property
+    def until_ms(self) -> int:
+        """Until when it is worth waiting for room."""
+        return self.asked_ms + (0 if self.queued is None else self.queued.wait_ms)
 
 
 class _Begun:
@@ -55,7 +80,7 @@ class Admissions:
         self._clock = clock
         self._schedule = schedule
         self._number = 0
-        self._asked: dict[int, tuple[tuple[Limit, ...], int, Answered, Queued | None, int]] = {}
+        self._asked: dict[int, _Asked] = {}
         self._forgotten: list[int] = []
         self._queue_backs: list[list[Any]] = []
         self._asks: list[int] = []
@@ -72,8 +97,7 @@ class Admissions:
             answered(None, 1000, limits[0], 0)
             return 0
         self._number += 1
-        until_ms = 0 if queued is None else self._now_ms() + queued.wait_ms
-        self._asked[self._number] = (limits, tokens, answered, queued, until_ms)
+        self._asked[self._number] = _Asked(limits, tokens, answered, queued, self._now_ms())
         self._asks.append(self._number)
         self._schedule()
         return self._number
@@ -86,6 +110,17 @@ class Admissions:
         if number in self._asked:
             self._forgotten.append(number)
             self._schedule()
+
+    def give_up(self, wait_s: float) -> None:
+        """The recorder did not answer in time. Should it admit what is given up, that ends at once."""
+        latest_ms = self._now_ms() - int(wait_s * 1000)
+        late = [n for n, asked in self._asked.items() if asked.until_ms < latest_ms and asked.waiter]
+        for number in late:
+            asked = self._asked[number]
+            waiter, asked.waiter = asked.waiter, None
+            assert waiter is not None
+            self.forget(number)
+            self._tell(waiter, None, 1000, asked.limits[0], NOBODY)
 
     def end(self, admission: Admission, used_tokens: int, *, begun: bool) -> None:
         """The request is over and used so many tokens; `begun` False: nothing was ever sent, it does not count."""
@@ -118,12 +153,13 @@ class Admissions:
             for number in self._asks:
                 if number not in self._asked:
                     continue
-                limits, tokens, _, queued, until_ms = self._asked[number]
-                if queued is None:
-                    limited.append([number, tokens, limits])
+                asked = self._asked[number]
+                if asked.queued is None:
+                    limited.append([number, asked.tokens, asked.limits])
                 else:
-                    left_ms = max(0, until_ms - self._now_ms())
-                    waiting.append([number, tokens, limits, queued._replace(wait_ms=left_ms)])
+                    left_ms = max(0, asked.until_ms - self._now_ms())
+                    queued = asked.queued._replace(wait_ms=left_ms)
+                    waiting.append([number, asked.tokens, asked.limits, queued])
             self._asks = []
             if limited:
                 out.append(wire.frame(wire.LIMIT, wire.encode(limited)))
@@ -151,6 +187,8 @@ class Admissions:
                 row[1] += requests
                 row[2] += tokens
             rows.append([known.limit, known.in_flight, list(sums.values())])
+        # What was given up is not asked again: its recorder is gone with the answer.
+        self._asked = {number: asked for number, asked in self._asked.items() if asked.waiter}
         self._asks = list(self._asked)
         self._backs = []
         self._queue_backs = []
@@ -161,7 +199,7 @@ class Admissions:
         asked = self._asked.pop(number, None)
         if asked is None:
             return
-        limits, tokens, waiter, queued, _ = asked
+        limits, tokens, queued = asked.limits, asked.tokens, asked.queued
         admission = None
         if not wait_ms:
             admission = Admission(
@@ -175,7 +213,14 @@ class Admissions:
                 known.slots.append((slot, 1, reserved))
                 while known.slots[0][0] < slot - WINDOW_SLOTS - 1:
                     known.slots.popleft()
+        if asked.waiter is not None:
+            self._tell(asked.waiter, admission, wait_ms, limits[which], what)
+        elif admission is not None:
+            self.end(admission, 0, begun=False)
+
+    @staticmethod
+    def _tell(waiter: Answered, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
         try:
-            waiter(admission, wait_ms, limits[which], what)
+            waiter(admission, wait_ms, limit, what)
         except Exception:  # one waiter's failure must not wedge those behind it
             log.exception("admission.waiter_failed")

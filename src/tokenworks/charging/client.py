@@ -1,7 +1,8 @@
 """The worker's end of the socket to the host's recorder: records out, acknowledgements and slices in.
 
 One message per turn of the loop. What is not acknowledged is kept and sent again to the next recorder; a waiter is
-called once its record is on disk, and never otherwise.
+called once its record is on disk, and never otherwise. What is asked is answered within `answer_wait_s`: by the recorder, or here,
+where it is away or hangs (`tick`).
 """
 
 import asyncio
@@ -66,7 +67,7 @@ class _Message:
 
 
 class _Asking:
-    __slots__ = ("account", "callback", "cap_ids", "model", "need", "soft", "tries")
+    __slots__ = ("account", "asked_s", "callback", "cap_ids", "model", "need", "soft", "tries")
 
     def __init__(
         self,
@@ -75,7 +76,9 @@ class _Asking:
         model: str,
         need: Need,
         callback: HoldWaiter | None,
+        asked_s: float,
     ) -> None:
+        self.asked_s = asked_s
         self.account = account
         self.cap_ids = cap_ids
         self.model = model
@@ -93,9 +96,11 @@ class RecorderClient(asyncio.Protocol):
         slices: Slices,
         clock: Clock,
         *,
+        answer_wait_s: float,
         on_publish: Callable[[str, Any], None],
         on_die: Callable[[], None],
     ) -> None:
+        self._answer_wait_s = answer_wait_s
         self._path = path
         self._worker_id = worker_id
         self._slices = slices
@@ -106,6 +111,8 @@ class RecorderClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader()
         self.ready = False
+        self._away_s = self._loop.time()
+        """Since when no recorder is there."""
         self._closed = False
         self._number = 0
         self._unacked: deque[_Message] = deque()
@@ -120,7 +127,7 @@ class RecorderClient(asyncio.Protocol):
         self._starts: dict[str, Attempt] = {}
         self._asking: dict[int, _Asking] = {}
         self._ask_number = 0
-        self._asked: dict[int, tuple[str, Any, Waiter]] = {}
+        self._asked: dict[int, tuple[str, Any, Waiter, float]] = {}
         self._request_number = 0
         self.admissions = Admissions(clock, self._schedule)
 
@@ -144,6 +151,8 @@ class RecorderClient(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self.ready:
+            self._away_s = self._loop.time()
         self.ready = False
         if not self._closed:
             self.connect()
@@ -209,8 +218,8 @@ class RecorderClient(asyncio.Protocol):
         """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns a handle
         for `forget`.
         """
-        asking = _Asking(account, cap_ids, model, need, callback)
-        if len(self._asking) >= ASKS_MAX:
+        asking = _Asking(account, cap_ids, model, need, callback, self._loop.time())
+        if len(self._asking) >= ASKS_MAX or self._is_away():
             self._loop.call_soon(callback, None, wire.AWAY)
             return None
         account.asking += 1
@@ -224,7 +233,7 @@ class RecorderClient(asyncio.Protocol):
             return
         account.filling = True
         ahead = Need(0, FILL_REQUESTS * need.input_tokens, FILL_REQUESTS * need.output_tokens)
-        asking = _Asking(account, cap_ids, model, ahead, None)
+        asking = _Asking(account, cap_ids, model, ahead, None, self._loop.time())
         asking.soft = True
         self._ask(asking)
 
@@ -240,9 +249,12 @@ class RecorderClient(asyncio.Protocol):
         self._schedule()
 
     def request(self, name: str, argument: Any, waiter: Waiter) -> None:
-        """Ask the wiring something; `waiter(answer)`."""
+        """Ask the wiring something; `waiter(answer)`, None where nobody could say."""
+        if self._is_away():
+            self._loop.call_soon(self._guarded, waiter, None)
+            return
         self._request_number += 1
-        self._asked[self._request_number] = (name, argument, waiter)
+        self._asked[self._request_number] = (name, argument, waiter, self._loop.time())
         self._requests.append(self._request_number)
         self._schedule()
 
@@ -252,6 +264,21 @@ class RecorderClient(asyncio.Protocol):
         if given:
             self._gives.append([0, account.account_id, given])
             self._schedule()
+
+    def _is_away(self) -> bool:
+        """For so long that nothing more is asked. A recorder that died is back within a second."""
+        return not self.ready and self._loop.time() - self._away_s > self._answer_wait_s
+
+    def tick(self) -> None:
+        """Once a second: who has waited for `answer_wait_s` is told that nobody answers. What comes later still counts: a grant is
+        the account's, an admission ends at once.
+        """
+        oldest_s = self._loop.time() - self._answer_wait_s
+        for number in [number for number, asking in self._asking.items() if asking.asked_s < oldest_s]:
+            self._answered(number, wire.AWAY)
+        for number in [number for number, asked in self._asked.items() if asked[3] < oldest_s]:
+            self._guarded(self._asked.pop(number)[2], None)
+        self.admissions.give_up(self._answer_wait_s)
 
     # One message per turn.
 

@@ -490,6 +490,10 @@ class Ledger:
         """How many hosts live, this one included; says that it does."""
         return limit_store.hosts_alive(self._connection, journal_id)
 
+    def hosts_seen(self) -> list[str]:
+        """The names of the hosts that live, by name."""
+        return limit_store.hosts_seen(self._connection)
+
     def host_leaves(self, journal_id: UUID) -> None:
         limit_store.host_leaves(self._connection, journal_id)
 

@@ -11,6 +11,7 @@ from tokenworks.kernel import uuid7
 # What a host leased counts for a minute from its last moment.
 LEASE_COUNTS_S: Final = 60 + LEASE_SPEND_S
 # A host that was not heard of for so long has no requests in flight that count, and takes no part.
+HOSTS_NAMED_MAX: Final = 1000
 HOST_SILENT_S: Final = 10.0
 LIMITS_MAX: Final = 10_000
 
@@ -196,6 +197,15 @@ def hosts_alive(connection: Connection, journal_id: UUID) -> int:
         (HOST_SILENT_S,),
     ).fetchone()
     return max(1, int(row[0])) if row is not None else 1
+
+
+def hosts_seen(connection: Connection) -> list[str]:
+    """The names of the hosts that live."""
+    rows = connection.execute(
+        """SELECT host FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s) ORDER BY host, journal_id LIMIT %s""",
+        (HOST_SILENT_S, HOSTS_NAMED_MAX),
+    ).fetchall()
+    return [str(row[0]) for row in rows]
 
 
 def host_leaves(connection: Connection, journal_id: UUID) -> None:

@@ -144,7 +144,8 @@ def settle(
                 connection, journal_id, batch, rates, settled, f"{settled + 1}-{up_to_seq}", lost
             )
         else:
-            applied = _apply_apart(connection, journal_id, batch, rates, settled, quarantine, lost)
+            range_ = (settled + 1, up_to_seq)
+            applied = _apply_apart(connection, journal_id, batch, rates, settled, range_, quarantine, lost)
         connection.execute(
             "UPDATE journal SET settled_seq = %s, settled_at = now() WHERE journal_id = %s",
             (up_to_seq, journal_id),
@@ -160,26 +161,30 @@ def _apply_apart(
     batch: Sequence[Settling],
     rates: RateLookup,
     settled: int,
+    range_: tuple[int, int],
     quarantine: dict[str, str],
     lost: Counter[str],
 ) -> int:
-    """Halve what is refused until single records are left; those go to quarantine."""
+    """Halve what is refused until single records are left; those go to quarantine. `range_`: the sequences that this settles."""
     if not batch:
         return 0
     try:
         with connection.transaction():
-            return _apply(
-                connection, journal_id, batch, rates, settled, f"{batch[0][0]}-{batch[-1][0]}", lost
-            )
+            return _apply(connection, journal_id, batch, rates, settled, f"{range_[0]}-{range_[1]}", lost)
     except REFUSALS as error:
         if len(batch) == 1:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:500]
             quarantine[_quarantine(connection, journal_id, batch[0], reason)] = reason
             return 0
     half = len(batch) // 2
+    # A frame's records have one sequence: both halves may have some of it.
+    parts = (
+        (batch[:half], (range_[0], batch[half - 1][0])),
+        (batch[half:], (batch[half][0], range_[1])),
+    )
     return sum(
-        _apply_apart(connection, journal_id, part, rates, settled, quarantine, lost)
-        for part in (batch[:half], batch[half:])
+        _apply_apart(connection, journal_id, part, rates, settled, of_part, quarantine, lost)
+        for part, of_part in parts
     )
 
 

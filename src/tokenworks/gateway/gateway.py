@@ -148,6 +148,9 @@ class Gateway:
         self.control_open = 0
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
+        self.leaving_path: Path | None = None
+        self.certificate_words: Callable[[], str | None] = lambda: None
+        """What is to be said of the certificate, where something is."""
         self.cutting = False  # the time to drain is over: nothing is sent any more
         self.journal_full = False
         self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
@@ -455,7 +458,10 @@ class Gateway:
 
     def _health(self, conn: ClientConnection, path: str) -> None:
         reasons = self.not_ready() if path == "/readyz" else []
-        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + "\n"
+        words = self.certificate_words() if path == "/readyz" else None
+        text = (
+            ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "") + "\n"
+        )
         status = b"503 Service Unavailable" if reasons else b"200 OK"
         request_id = self.ids.next().encode()
         conn.write(
@@ -467,6 +473,7 @@ class Gateway:
     def not_ready(self) -> list[str]:
         """Why this worker can't serve, if so."""
         reasons = []
+        self._look_whether_leaving()
         if not self.client.ready:
             reasons.append("the recorder does not answer")
         if not self.snapshot.number:
@@ -612,6 +619,8 @@ class Gateway:
         now_s = self.loop.time()
         self._failures_logged = 0
         self.wheel.tick(int(now_s))
+        self.client.tick()
+        self._look_whether_leaving()
         oldest_s = now_s - self.settings.request_timeout_s
         deferred, self.deferred = self.deferred, []
         second = int(now_s)
@@ -651,6 +660,11 @@ class Gateway:
                 log.exception("gateway.tick_failed", request_id=exchange.request_id)
                 if exchange.conn is not None:
                     exchange.conn.abort()
+
+    def _look_whether_leaving(self) -> None:
+        """A host that leaves still takes requests, and asks its clients with each answer to connect anew: elsewhere."""
+        if not self.draining and self.leaving_path is not None and self.leaving_path.exists():
+            self.draining = True
 
     def drain(self) -> None:
         """No new connections; those that idle are closed, the others when their response is written."""

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tokenworks.charging import Limit, Shortage
+from tokenworks.charging import NOBODY, Limit, Shortage
 from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.keys import KeyEntry
@@ -55,7 +55,9 @@ _LIMITED: Final = ("requests at once", "requests a minute", "tokens a minute")
 
 
 def over_limit(scope: str, limit: Limit, what: int, wait_ms: int) -> Refusal:
-    """A protective limit is reached: which, and when there is room again."""
+    """A protective limit is reached: which, and when there is room again. Or nobody says whether it is."""
+    if what == NOBODY:
+        return Refusal(503, "recorder_away", "the limits can't be asked for now", 1)
     most = (limit.streams_max, limit.requests_per_min, limit.tokens_per_min)[what]
     seconds = max(1, -(-wait_ms // 1000))
     return Refusal(

@@ -73,6 +73,8 @@ COUNTERS: Final = (
     "loop_lag_max_ms",
     "loop_busy_second_ms",
     "loop_busy_max_ms",
+    "certificate_expires_s",
+    "certificate_not_loaded",
 )
 # Of these the value of now is told, the others only grow.
 GAUGES: Final = frozenset(
@@ -92,6 +94,8 @@ GAUGES: Final = frozenset(
         "loop_lag_max_ms",
         "loop_busy_second_ms",
         "loop_busy_max_ms",
+        "certificate_expires_s",
+        "certificate_not_loaded",
     }
 )
 BUCKETS_MS: Final = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000)

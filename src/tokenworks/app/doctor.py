@@ -1,0 +1,305 @@
+"""Is this host fit to serve? One check a thing, each with what to do; none changes anything.
+
+A check that can't be made since another one failed is left out: the one that failed says what to do first.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import shutil
+import socket
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final, Literal, NamedTuple
+
+import psycopg
+
+from tokenworks.app.database import Connection, anchor, connect, database
+from tokenworks.app.renewing import Certificates
+from tokenworks.app.schema import check_schema
+from tokenworks.app.sealing import check_sealed
+from tokenworks.app.settings import Settings, parse_address
+from tokenworks.app.supervisor import bind, check_durability, check_exposure
+from tokenworks.charging import Ledger
+from tokenworks.factory import CredentialMissing, Deployments, read_credential
+from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError
+from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
+
+State = Literal["ok", "warning", "failed"]
+
+CERTIFICATE_WARNING: Final = timedelta(days=14)
+# Beside a request's two connections: the recorder, listeners, files.
+FILES_BESIDE: Final = 200
+# Of the journal's disk, as the runbook's alarm.
+RESERVES_FREE_MIN: Final = 4
+REPORT_STALE_S: Final = 5.0
+_PRIVATE: Final = 0o077
+
+
+class Finding(NamedTuple):
+    """`said`: what was found; `todo`: what to do about it, empty where nothing is to be done."""
+
+    check: str
+    state: State
+    said: str
+    todo: str = ""
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Every check, in an order in which what is found first is to be mended first."""
+    yield _data_dir(settings)
+    yield from _secrets(settings)
+    yield _exposure(settings)
+    yield _certificate(settings)
+    yield from _ports(settings)
+    yield _files(settings)
+    yield _memory(settings)
+    yield from _disk(settings)
+    yield from _server(settings)
+    yield from _database(settings)
+
+
+def _guarded(check: str, look: Callable[[], str], todo: str = "") -> Finding:
+    """`look` returns what it found; what it raises on purpose says what to do by itself."""
+    try:
+        return Finding(check, "ok", look())
+    except TokenworksError as error:
+        return Finding(check, "failed", str(error), todo)
+    except OSError as error:
+        return Finding(
+            check, "failed", f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), todo
+        )
+
+
+def _data_dir(settings: Settings) -> Finding:
+    folder = settings.data_dir
+    if not folder.is_dir():
+        return Finding("data_dir", "failed", f"{folder} is not there", "run `tokenworks init`")
+    if folder.stat().st_mode & _PRIVATE:
+        return Finding("data_dir", "warning", f"others may look into {folder}", f"chmod 700 {folder}")
+    return Finding("data_dir", "ok", str(folder))
+
+
+def _secrets(settings: Settings) -> Iterator[Finding]:
+    def peppers() -> str:
+        return f"{len(load_peppers(settings.secrets))} in {settings.secrets}"
+
+    def vault() -> str:
+        load_vault_secrets(settings.secrets)
+        return f"in {settings.secrets}"
+
+    yield _guarded("peppers", peppers)
+    yield _guarded("vault keys", vault)
+
+
+def _exposure(settings: Settings) -> Finding:
+    def look() -> str:
+        check_exposure(settings)
+        return f"{settings.listen} is {'TLS' if settings.tls_key else 'plain HTTP'}"
+
+    return _guarded("exposure", look)
+
+
+def _certificate(settings: Settings) -> Finding:
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return Finding("certificate", "ok", "none: the public port is plain HTTP")
+    try:
+        found = Certificates(settings.tls_certificate, settings.tls_key)
+    except TokenworksError as error:
+        return Finding(
+            "certificate", "failed", str(error), "see the runbook: Renewing certificates and credentials"
+        )
+    said, now = f"expires at {found.expires_at:%Y-%m-%d %H:%M} UTC", datetime.now(UTC)
+    if now >= found.expires_at:
+        return Finding("certificate", "failed", said, "renew it: it is loaded within a second")
+    if now >= found.expires_at - CERTIFICATE_WARNING:
+        return Finding("certificate", "warning", said, "renew it: it is loaded within a second")
+    return Finding("certificate", "ok", said)
+
+
+def _served_here(settings: Settings) -> bool:
+    with contextlib.suppress(OSError, ValueError):
+        pid = int((settings.data_dir / "serve.pid").read_text())
+        return b"tokenworks" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return False
+
+
+def _ports(settings: Settings) -> Iterator[Finding]:
+    served = _served_here(settings)
+    for check, address in (("public port", settings.listen), ("admin port", settings.admin_listen)):
+        if parse_address(address)[1] == 0:
+            yield Finding(check, "ok", f"{address}: any that is free")
+        elif not served:
+            yield _guarded(check, lambda address=address: _free(address))  # type: ignore[misc]
+        elif _reached(address):
+            yield Finding(check, "ok", f"{address} is served")
+        else:
+            said = f"{address} refuses connections, though a server runs here"
+            yield Finding(
+                check, "warning", said, "it drains, or listens elsewhere: name the address in the settings"
+            )
+
+
+def _free(address: str) -> str:
+    bind(address).close()
+    return f"{address} is free"
+
+
+def _reached(address: str) -> bool:
+    host, port = parse_address(address)
+    where = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    try:
+        socket.create_connection((where, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def _files(settings: Settings) -> Finding:
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * settings.requests_max + FILES_BESIDE
+    said = f"{most} for each process, a worker with requests_max in flight needs {needed}"
+    if most != resource.RLIM_INFINITY and most < needed:
+        return Finding(
+            "open files", "warning", said, f"raise the limit (ulimit -n {needed}), or lower requests_max"
+        )
+    return Finding("open files", "ok", said)
+
+
+def _memory(settings: Settings) -> Finding:
+    needed = settings.workers * settings.memory_bytes_max
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    said = f"{there >> 20} MiB, {settings.workers} workers may keep {needed >> 20} MiB in flight"
+    if needed > there // 2:
+        return Finding("memory", "warning", said, "lower memory_bytes_max or workers, or give the host more")
+    return Finding("memory", "ok", said)
+
+
+def _disk(settings: Settings) -> Iterator[Finding]:
+    for check, folder in (("journal's disk", settings.journal), ("data_dir's disk", settings.data_dir)):
+        there = next((path for path in (folder, *folder.parents) if path.exists()), Path("/"))
+        free = shutil.disk_usage(there).free
+        said = f"{free >> 20} MiB free for {folder}"
+        if free < settings.journal_reserve_bytes:
+            yield Finding(check, "failed", said, "nothing new is begun: make room")
+        elif free < RESERVES_FREE_MIN * settings.journal_reserve_bytes:
+            yield Finding(check, "warning", said, "make room before it is below journal_reserve_bytes")
+        else:
+            yield Finding(check, "ok", said)
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    if not _served_here(settings):
+        yield Finding("server", "warning", "does not run", "tokenworks serve")
+        return
+    path = settings.run_dir / "recorder.json"
+    try:
+        age_s = time.time() - path.stat().st_mtime
+        report = json.loads(path.read_text())
+    except (OSError, ValueError):
+        yield Finding(
+            "recorder", "failed", "never reported", "its log says why: `recorder` in what `serve` prints"
+        )
+        return
+    if age_s > REPORT_STALE_S:
+        yield Finding(
+            "recorder", "failed", f"silent for {age_s:.0f} s", "see the runbook: A recorder that hangs"
+        )
+        return
+    faults = [
+        said
+        for name, said in (
+            ("database_ok", "the database does not answer"),
+            ("settling_ok", "settlement fails"),
+        )
+        if not report.get(name)
+    ]
+    if report.get("journal_full"):
+        faults.append("the journal's disk is full, or too much waits for the database")
+    said = f"{report.get('unsettled_records', 0)} records wait for settlement, {report.get('quarantined_records', 0)} in quarantine"
+    if faults:
+        yield Finding("recorder", "failed", ", ".join(faults), "see the runbook's page for it")
+    elif report.get("quarantined_records"):
+        yield Finding("recorder", "warning", said, "see the runbook: Quarantine")
+    else:
+        yield Finding("recorder", "ok", said)
+
+
+def _database(settings: Settings) -> Iterator[Finding]:
+    with contextlib.ExitStack() as stack:
+        try:
+            began_s = time.monotonic()
+            connection = stack.enter_context(
+                contextlib.closing(connect(stack.enter_context(database(settings))))
+            )
+        except (TokenworksError, psycopg.Error) as error:
+            said = str(error).splitlines()[0]
+            yield Finding("database", "failed", said, "see the runbook: The database is away")
+            return
+        yield Finding(
+            "database", "ok", f"answers, in {1000 * (time.monotonic() - began_s):.0f} ms with its login"
+        )
+        # Nothing that is found out is kept.
+        stack.enter_context(connection.transaction(force_rollback=True))
+        yield from _of_database(settings, connection)
+
+
+def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding]:
+    def schema() -> str:
+        check_schema(connection)
+        check_sealed(connection)
+        return "this release may run on it"
+
+    found = _guarded("schema", schema)
+    yield found
+    if found.state == "failed":
+        return
+
+    def durability() -> str:
+        check_durability(settings, connection)
+        return (
+            "a commit is on disk when it is answered"
+            if settings.environment != "dev"
+            else "not looked at in dev"
+        )
+
+    yield _guarded("durability", durability)
+    clock = AnchoredClock(SystemClock(settings.clock_shift_s))
+    anchor(clock, connection)
+    off = f"{clock.skew_s:+.3f} s from the database's, give or take {clock.error_s:.3f} s"
+    if clock.is_off(settings.clock_skew_max_s):
+        yield Finding(
+            "clock", "failed", off, "repair the host's time service; see the runbook: A clock that jumps"
+        )
+    else:
+        yield Finding("clock", "ok", off)
+
+    def peppers() -> str:
+        check_peppers(connection, load_peppers(settings.secrets), settings.secrets, clock.now())
+        return "those of the works"
+
+    def vault() -> str:
+        PersonVault(connection, load_vault_secrets(settings.secrets)).check_secrets()
+        return "those of the works"
+
+    yield _guarded("peppers of the works", peppers)
+    yield _guarded("vault keys of the works", vault)
+    for deployment in Deployments(connection).all():
+        try:
+            read_credential(deployment.credential, settings.secrets)
+        except CredentialMissing as error:
+            where = (
+                "the environment of the server may have it"
+                if "variable" in str(error)
+                else "it is out of service here"
+            )
+            state: State = "warning" if "variable" in str(error) else "failed"
+            yield Finding(f"credential of {deployment.name}", state, str(error), where)
+    hosts = Ledger(connection, clock).hosts_seen()
+    yield Finding("fleet", "ok", ", ".join(hosts) if hosts else "no host serves")
+
+
+__all__ = ["Finding", "examine"]

@@ -1,0 +1,146 @@
+"""Files that are renewed beside a server: the certificate of the public port, and upstreams' credentials."""
+
+import ssl
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+import structlog
+from cryptography import x509
+
+from tokenworks.factory import CredentialMissing, read_credential
+from tokenworks.gateway import Snapshot
+from tokenworks.kernel import Invalid
+
+log = structlog.get_logger()
+
+_FILE: Final = "file:"
+
+
+class Watched:
+    """Tells when one of some files is another than before: by its time, size and inode, so that a renamed one counts, too."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._paths = list(paths)
+        self._seen = self._look()
+
+    def changed(self) -> bool:
+        seen = self._look()
+        before, self._seen = self._seen, seen
+        return seen != before
+
+    def _look(self) -> list[tuple[int, int, int] | None]:
+        found: list[tuple[int, int, int] | None] = []
+        for path in self._paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append(None)
+            else:
+                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+        return found
+
+
+class Certificates:
+    """What the public port's handshakes use. A new chain and key are loaded into a fresh context, and used from the next handshake
+    on where they are a pair; until then the ones before stay.
+    """
+
+    def __init__(self, chain: Path, key: Path) -> None:
+        """Raises `Invalid` where they can't be loaded."""
+        self._chain, self._key = chain, key
+        self._watched = Watched((chain, key))
+        self.failed: str | None = None
+        """Why the last new one was not loaded, if so."""
+        try:
+            self._current, self.expires_at = self._load()
+        except (OSError, ValueError) as error:
+            raise Invalid(f"tls_certificate {chain} and tls_key {key} can't be used: {_why(error)}") from None
+        self.context = _context()
+        self.context.load_cert_chain(chain, key)
+        self.context.sni_callback = self._choose
+
+    def look(self) -> None:
+        """Load what has changed. Called once a second."""
+        if not self._watched.changed():
+            return
+        try:
+            self._current, self.expires_at = self._load()
+        except (OSError, ValueError) as error:
+            self.failed = _why(error)
+            log.error("certificate.not_loaded", error=self.failed)
+        else:
+            self.failed = None
+            log.info("certificate.loaded", expires_at=self.expires_at.isoformat())
+
+    def _choose(self, handshake: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+        handshake.context = self._current
+
+    def _load(self) -> tuple[ssl.SSLContext, datetime]:
+        # The first of the chain is the server's own.
+        first = x509.load_pem_x509_certificates(self._chain.read_bytes())[0]
+        self._key.read_bytes()  # its error has the name of the file, and that of what follows has not
+        context = _context()
+        context.load_cert_chain(self._chain, self._key)
+        return context, first.not_valid_after_utc
+
+    def words(self, now: datetime) -> str | None:
+        """What a person who looks whether the host is ready should know; None where all is well."""
+        if now >= self.expires_at:
+            return f"the certificate expired at {self.expires_at:%Y-%m-%d %H:%M} UTC"
+        if self.failed is not None:
+            return f"a new certificate was not loaded ({self.failed}), the one before expires at {self.expires_at:%Y-%m-%d %H:%M} UTC"
+        return None
+
+
+def _context() -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def _why(error: Exception) -> str:
+    """Without what the files hold."""
+    if isinstance(error, ssl.SSLError):
+        mismatch = error.reason == "KEY_VALUES_MISMATCH"
+        return "the key is of another certificate" if mismatch else "the key is no PEM key without a password"
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}"
+    return "the certificate is no PEM chain"
+
+
+class Credentials:
+    """The upstreams' credentials of a snapshot, read anew within a second where their files change."""
+
+    def __init__(self, secrets_dir: Path) -> None:
+        self._secrets_dir = secrets_dir
+        self._watched = Watched(())
+
+    def read(self, snapshot: Snapshot) -> frozenset[str]:
+        """Put what the snapshot's deployments name into it. Returns the names of deployments whose credential is missing."""
+        references = {
+            place.name: place.deployment.credential
+            for place in snapshot.places
+            if place.deployment.credential is not None
+        }
+        self._watched = Watched(
+            self._secrets_dir / reference.removeprefix(_FILE)
+            for reference in sorted(set(references.values()))
+            if reference.startswith(_FILE)
+        )
+        broken = set()
+        for name, reference in references.items():
+            try:
+                snapshot.credentials[reference] = read_credential(reference, self._secrets_dir)
+            except CredentialMissing as error:
+                broken.add(name)
+                log.error("worker.credential_missing", deployment=name, error=str(error))
+        return frozenset(broken)
+
+    def changed(self) -> bool:
+        return self._watched.changed()
+
+
+__all__ = ["Certificates", "Credentials", "Watched"]
