@@ -296,7 +296,11 @@ def bench_hot_account(upstream, streams, bar):
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "database")
         with Embedded(home).use() as url:
-            env = {"TOKENWORKS_DATABASE_URL": url, "TOKENWORKS_SECRETS_DIR": f"{folder}/secrets"}
+            env = {
+                "TOKENWORKS_DATABASE_URL": url,
+                "TOKENWORKS_DATABASE_OWNER_URL": Embedded(home).owner_url,
+                "TOKENWORKS_SECRETS_DIR": f"{folder}/secrets",
+            }
             a = Tokenworks(upstream, workers=2, env=env)
             b = Tokenworks(upstream, workers=2, env=env, beside=a)
             try:
@@ -360,10 +364,11 @@ def bench_bills(count, progress):
         home = Path(folder, "database")
         embedded = Embedded(home)
         with embedded.use() as url:
-            migrate(url)
+            migrate(embedded.owner_url, app_url=url)
             ensure_pepper(Path(folder, "secrets"))
             task = progress.add_task(f"seeding {count:,} subscribers", total=count)
-            with contextlib.closing(connect(url)) as connection:
+            # As the owner: it makes temporary tables, and analyses.
+            with contextlib.closing(connect(embedded.owner_url)) as connection:
                 Offerings(connection).load(seed_catalogue())
                 end = month_start(datetime.now(UTC))
                 seed(

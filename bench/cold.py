@@ -155,11 +155,12 @@ class ColdWorks:
 
     @contextlib.contextmanager
     def connection(self):
-        from tokenworks.app.database import connect, database
+        """As the database's owner: it makes temporary tables, and analyses."""
+        from tokenworks.app.database import connect, owned_database
         from tokenworks.app.settings import load_settings
 
         settings = load_settings({"data_dir": self.ours.data_dir}, self.ours.env).settings
-        with database(settings) as url, contextlib.closing(connect(url)) as connection:
+        with owned_database(settings) as owned, contextlib.closing(connect(owned.owner_url)) as connection:
             yield connection
 
     def take(self, count):

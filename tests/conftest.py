@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.databases import new_database
+from tests.support.databases import as_role, drop_role, new_database
 from tests.support.memory import in_memory
 from tests.support.server import Server, StubUpstream
 from tests.support.spend import Spender
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connect
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.embedded import APP_ROLE, Embedded
 from tokenworks.app.schema import migrate
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import seed_catalogue
@@ -63,37 +63,61 @@ def session_dir():
         yield Path(folder)
 
 
-# A server that is there, by the URL of one of its databases as a role that may make more: the tests of rooms run on it.
+# A server that is there, by the URL of one of its databases as a role that may make more, and roles: the tests of rooms run on it.
 GIVEN_CLUSTER = os.environ.get("TOKENWORKS_TEST_DATABASE_URL")
+GIVEN_ROLE = f"tokenworks_test_{os.getpid()}"
 TEMPLATE = f"template_works_{os.getpid()}"
 
 
 @pytest.fixture(scope="session")
 def cluster(session_dir):
-    """The URL of a server with a migrated, seeded template database."""
+    """The owner's URL of a server with a migrated, seeded template database."""
     os.environ.pop("TOKENWORKS_TEST_DATABASE_URL", None)  # it is no setting of ours
     with contextlib.ExitStack() as stack:
         if GIVEN_CLUSTER is None:
             in_memory(session_dir / "pg")
-            stack.callback(Embedded(session_dir / "pg", FAST).destroy)
-            url = stack.enter_context(Embedded(session_dir / "pg", FAST).use())
+            embedded = Embedded(session_dir / "pg", FAST)
+            stack.callback(embedded.destroy)
+            stack.enter_context(embedded.use())
+            url = embedded.owner_url
         else:
             url = GIVEN_CLUSTER
+            stack.callback(drop_role, url, GIVEN_ROLE)
         template = stack.enter_context(new_database(url, TEMPLATE))
-        migrate(template)
+        migrate(template, app_url=as_app(template))
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         ensure_pepper(settings.secrets)
-        with contextlib.closing(connect(template)) as connection:
+        with contextlib.closing(connect(as_app(template))) as connection:
             make_works(settings, connection).offerings.load(seed_catalogue())
         yield url
 
 
+def as_app(owner_url):
+    """The URL of the role that serves."""
+    if GIVEN_CLUSTER is None:
+        return as_role(owner_url, APP_ROLE)
+    return as_role(owner_url, GIVEN_ROLE, "of-tests-alone")
+
+
 @pytest.fixture
-def database_url(cluster):
-    """A fresh database with schema and seed catalogue."""
+def owner_url(cluster):
+    """A fresh database with schema and seed catalogue, as its owner: for what no service may do."""
     name = f"works_{os.getpid()}_{next(_numbers)}"
     with new_database(cluster, name, f"TEMPLATE {TEMPLATE} STRATEGY FILE_COPY") as url:
         yield url
+
+
+@pytest.fixture
+def database_url(owner_url):
+    """The same as the role that serves and every command have: what it may not do no test of a service may do."""
+    return as_app(owner_url)
+
+
+@pytest.fixture
+def owner(owner_url):
+    """A connection of the database's owner, who may corrupt what is there, history too."""
+    with contextlib.closing(connect(owner_url)) as connection:
+        yield connection
 
 
 @pytest.fixture

@@ -178,12 +178,14 @@ def test_a_schema_that_this_release_cannot_run_on(tmp_path):
     with Server(tmp_path) as server:
         server.stop()
         (head,) = server.connection.execute("SELECT version_num FROM alembic_version").fetchone()
-        server.connection.execute("UPDATE alembic_version SET version_num = '9999'")
+        with server.owner() as owner:
+            owner.execute("UPDATE alembic_version SET version_num = '9999'")
         done = server.cli("serve", check=False)
         assert done.returncode == 1
         assert "schema 9999" in done.stderr
         assert "newer release" in done.stderr
-        server.connection.execute("UPDATE alembic_version SET version_num = %s", (head,))
+        with server.owner() as owner:
+            owner.execute("UPDATE alembic_version SET version_num = %s", (head,))
         server.start()
 
 

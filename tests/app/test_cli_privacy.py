@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from tests.support.databases import as_role
 from tests.support.server import ROOT, Server, in_process
 from tokenworks.trust import ensure_pepper
 
@@ -100,7 +101,10 @@ def test_keys_are_wrapped_again(place):
 
 
 def test_another_hosts_secrets_are_refused(place, tmp_path):
-    environ = place.environ() | {"TOKENWORKS_DATABASE_URL": place.url}
+    environ = place.environ() | {
+        "TOKENWORKS_DATABASE_URL": place.url,
+        "TOKENWORKS_DATABASE_OWNER_URL": as_role(place.url, "tokenworks"),
+    }
     ensure_pepper(tmp_path / "secrets")
     shutil.copy(place.data_dir / "secrets" / "pepper-1", tmp_path / "secrets" / "pepper-1")
     for command in ("init", "serve"):

@@ -30,7 +30,7 @@ def test_a_host_that_serves_is_fit(server):
     assert said["fit"] and {one["state"] for one in said["checks"]} <= {"ok", "warning"}
     found = {one["check"] for one in said["checks"]}
     assert {"data_dir", "peppers", "vault keys", "exposure", "certificate", "public port", "admin port", "open files",
-            "memory", "journal's disk", "recorder", "database", "schema", "durability", "clock", "fleet"} <= found  # fmt: skip
+            "memory", "journal's disk", "recorder", "database", "schema", "role of the database", "durability", "clock", "fleet"} <= found  # fmt: skip
     text = server.cli("doctor", process=True).stdout
     assert "Fit to serve." in text and "ok       clock: " in text
 

@@ -31,13 +31,12 @@ def test_two_users_share_it_and_the_last_one_ends_it(tmp_path):
         with two.use() as same:
             assert url == same
         assert len(guardians(tmp_path)) == 1
-        with psycopg.connect(url) as connection:
-            assert connection.execute("SELECT current_user").fetchone() == ("tokenworks",)
+        with psycopg.connect(one.owner_url) as connection:
             connection.execute("CREATE TABLE kept (n int)")
     until(lambda: not guardians(tmp_path), what="the guardian to leave")
     with pytest.raises(psycopg.OperationalError):
-        psycopg.connect(url)
-    with one.use() as url, psycopg.connect(url) as connection:
+        psycopg.connect(one.owner_url)
+    with one.use(), psycopg.connect(one.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     one.destroy()
     assert not one.home.exists()
@@ -56,12 +55,12 @@ def test_a_user_that_is_killed_leaves_nothing_running(tmp_path):
 
 def test_a_killed_guardian_takes_the_server_with_it_and_the_next_user_starts_another(tmp_path):
     embedded = Embedded(tmp_path, FAST)
-    with embedded.use() as url:
-        with psycopg.connect(url) as connection:
+    with embedded.use():
+        with psycopg.connect(embedded.owner_url) as connection:
             connection.execute("CREATE TABLE kept (n int)")
         os.kill(guardians(tmp_path)[0], signal.SIGKILL)
         until(lambda: not embedded._answers(), what="the server to stop")
-    with embedded.use() as url, psycopg.connect(url) as connection:
+    with embedded.use(), psycopg.connect(embedded.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     embedded.destroy()
 
@@ -98,7 +97,7 @@ def test_a_server_that_hangs_is_named_and_gets_no_second_guardian(tmp_path, stop
             pass
     assert guardians(tmp_path) == before
     os.kill(pid, signal.SIGCONT)
-    with Embedded(tmp_path, FAST).use() as url, psycopg.connect(url) as connection:
+    with Embedded(tmp_path, FAST).use(), psycopg.connect(Embedded(tmp_path, FAST).owner_url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
 
 
@@ -107,7 +106,7 @@ def test_a_server_that_is_killed_takes_its_guardian_along_and_is_started_anew(tm
     (before,) = guardians(tmp_path)
     os.kill(pid, signal.SIGKILL)
     until(lambda: not guardians(tmp_path), what="the guardian to leave")
-    with Embedded(tmp_path, FAST).use() as url, psycopg.connect(url) as connection:
+    with Embedded(tmp_path, FAST).use(), psycopg.connect(Embedded(tmp_path, FAST).owner_url) as connection:
         assert connection.execute("SELECT 1").fetchone() == (1,)
         assert guardians(tmp_path) != [before] and embedded._server_pid() != pid
 
@@ -119,7 +118,7 @@ guard(Path(sys.argv[1]), {"fsync": "off"}, stop_timeout_s=0.3)"""
 
 def test_a_server_that_hangs_at_its_end_is_ended_by_force(tmp_path):
     embedded = Embedded(tmp_path, FAST)
-    with embedded.use() as url, psycopg.connect(url) as connection:
+    with embedded.use(), psycopg.connect(embedded.owner_url) as connection:
         connection.execute("CREATE TABLE kept (n int)")
     with embedded.at_rest():
         pass
@@ -132,7 +131,7 @@ def test_a_server_that_hangs_at_its_end_is_ended_by_force(tmp_path):
     os.close(users)
     said, _ = guardian.communicate(timeout=60)
     assert b"SIGINT" in said and b"SIGQUIT" in said and ended(pid)
-    with embedded.use() as url, psycopg.connect(url) as connection:
+    with embedded.use(), psycopg.connect(embedded.owner_url) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (0,)
     embedded.destroy()
 

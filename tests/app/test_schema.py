@@ -1,6 +1,7 @@
 """Schema steps under a serving fleet: which locks they take, what is cut off goes on, which releases may run."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -10,8 +11,9 @@ import psycopg
 import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
-from tests.support.server import Server, until
-from tokenworks.app import schema
+from tests.support.databases import as_role
+from tests.support.server import Server, in_process, until
+from tokenworks.app import cli, schema
 from tokenworks.app.database import connect
 from tokenworks.app.schema import Index, Step, build_index, check_schema, migrate, plan_steps
 from tokenworks.kernel import Unavailable
@@ -86,8 +88,8 @@ def test_a_step_locks_what_it_says_and_changes_the_catalogue_alone(empty_url, re
     assert step.revision >= getattr(step.module, "COMPATIBLE_FROM", step.revision)
 
 
-def test_an_index_is_built_beside_writers_and_over_partitions(works):
-    connection = works.connection
+def test_an_index_is_built_beside_writers_and_over_partitions(owner):
+    connection = owner
     connection.execute("CREATE TABLE plain (n int)")
     connection.execute("INSERT INTO plain VALUES (1), (1)")
     connection.execute("CREATE TABLE parted (n int, part int) PARTITION BY LIST (part)")
@@ -114,7 +116,8 @@ def test_an_index_is_built_beside_writers_and_over_partitions(works):
     said = []
     for _ in range(2):
         build_index(connection, index, said.append)
-    assert valid("parted_n") and valid("parted_2_parted_n") and said == ["Index parted_n"]
+    assert valid("parted_n") and valid("parted_2_parted_n")
+    assert said == ["Index parted_n", "Index parted_n: parted_2"]
     connection.execute("CREATE TABLE parted_3 PARTITION OF parted FOR VALUES IN (3)")
     found = connection.execute(
         "SELECT count(*) FROM pg_inherits WHERE inhparent = 'parted_n'::regclass"
@@ -122,10 +125,10 @@ def test_an_index_is_built_beside_writers_and_over_partitions(works):
     assert found == (3,)
 
 
-def test_an_index_is_built_over_the_levels_of_usage(works):
+def test_an_index_is_built_over_the_levels_of_usage(owner):
     index = Index("usage_by_model", "usage", "(model)")
-    build_index(works.connection, index)
-    leaves = works.connection.execute(
+    build_index(owner, index)
+    leaves = owner.execute(
         """SELECT count(*) FILTER (WHERE i.indisvalid), count(*), (SELECT count(*) FROM pg_partition_tree('usage'))
            FROM pg_partition_tree('usage_by_model') t JOIN pg_index i ON i.indexrelid = t.relid"""
     ).fetchone()
@@ -153,10 +156,17 @@ FILLED = """
         if after is not None and {fails}:
             raise RuntimeError("cut off")
         return None if len(found) < 2 else str(max(row[0] for row in found))
+
+    BATCH_MAX = 2
+
+    def backfill_rows(connection, after):
+        return connection.execute(
+            "SELECT count(*) FROM account WHERE account_id > coalesce(%s, '00000000-0000-0000-0000-000000000000')::uuid", (after,)
+        ).fetchone()[0]
 """
 
 
-def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, database_url, folder):
+def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, owner_url, folder):
     for _ in range(5):
         works.ledger.open_account()
 
@@ -165,28 +175,153 @@ def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, database_url, fo
 
     broken = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=True))
     with pytest.raises(RuntimeError):
-        migrate(database_url, folder=broken)
+        migrate(owner_url, folder=broken)
     assert blue() == 2
-    assert plan_steps(works.connection, broken) == []
+    (left,) = plan_steps(works.connection, broken)
+    assert (left.revision, left.begun, left.fills, left.locks) == ("9001", True, True, {})
+    second = works.connection.execute("SELECT account_id::text FROM account ORDER BY 1 OFFSET 1").fetchone()
+    assert (left.after,) == second
+    # Those before it go on; a release that relies on what is filled does not start.
+    check_schema(works.connection)
+    with pytest.raises(
+        Unavailable, match="schema 9001 is unfinished, its rows are not all filled: run `tokenworks init`"
+    ):
+        check_schema(works.connection, "9001")
     works.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
     whole = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     said = []
-    assert migrate(database_url, said.append, folder=whole) == "9001"
+    assert migrate(owner_url, said.append, folder=whole) == "9001"
     assert blue() == 3  # the first batch is not done twice
-    assert len([one for one in said if one.startswith("Filling")]) == 2
+    assert said == [f"Filling 9001, going on after {left.after}", "Filling 9001: 2 of 3 rows"]
+    check_schema(works.connection, "9001")
+    assert plan_steps(works.connection, whole) == []
     said.clear()
-    migrate(database_url, said.append, folder=whole)
+    migrate(owner_url, said.append, folder=whole)
     assert said == []
 
 
-def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, database_url, folder):
+def test_a_step_that_ended_before_its_index_and_its_rows_is_unfinished(
+    works, owner, owner_url, folder, monkeypatch
+):
+    """The step is committed, and the run was killed before it began with what follows."""
+    made = folder("9001", INDEXED)
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "_finish", lambda *_: None)
+        migrate(owner_url, folder=made)
+    (left,) = plan_steps(works.connection, made)
+    assert (left.begun, left.fills, left.indexes, left.after) == (
+        True,
+        True,
+        ["account_by_colour", "usage_by_model"],
+        None,
+    )
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished"):
+        check_schema(works.connection, "9001")
+    check_schema(works.connection)
+    # One of its indexes is there, the other one was cut off.
+    with monkeypatch.context() as patch:
+
+        def cut_off(connection, index, progress):
+            if index.name == "usage_by_model":
+                raise RuntimeError("cut off")
+            build_index(connection, index, progress)
+
+        patch.setattr(schema, "build_index", cut_off)
+        with pytest.raises(RuntimeError):
+            migrate(owner_url, folder=made)
+    (left,) = plan_steps(works.connection, made)
+    assert (left.indexes, left.fills) == (["usage_by_model"], True)
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished, its rows"):
+        check_schema(works.connection, "9001")
+    owner.execute("UPDATE schema_backfill SET done_at = now() WHERE revision = '9001'")
+    with pytest.raises(Unavailable, match="schema 9001 is unfinished, its index usage_by_model is not built"):
+        check_schema(works.connection, "9001")
+    migrate(owner_url, folder=made)
+    check_schema(works.connection, "9001")
+    assert plan_steps(works.connection, made) == []
+    # An index that is lost later keeps nobody from starting; `init` lists it, and builds it again.
+    owner.execute("DROP INDEX account_by_colour")
+    check_schema(works.connection, "9001")
+    assert [step.indexes for step in plan_steps(works.connection, made)] == [["account_by_colour"]]
+    migrate(owner_url, folder=made)
+    assert plan_steps(works.connection, made) == []
+
+
+def test_a_second_run_says_that_it_waits_for_the_first(works, owner_url):
+    said = []
+
+    def go_on(text):
+        said.append(text)
+        other.close()
+
+    with contextlib.closing(connect(owner_url)) as other:
+        other.execute("SELECT pg_advisory_lock(%s)", (schema._MIGRATION_LOCK,))
+        migrate(owner_url, go_on)
+    assert said == ["Waiting for another `tokenworks init`, or for the index of one that was killed"]
+
+
+def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url, owner_url):
+    """Where no terminal is: a line on stderr for each step."""
+    env = {"TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATABASE_OWNER_URL": owner_url}
+
+    def run(*args):
+        done = in_process(["--data-dir", str(tmp_path), "init", *args], dict(os.environ) | env)
+        assert done.returncode == 0, done.stderr
+        return done
+
+    assert "nothing to do" in run("--plan").stdout
+    with contextlib.closing(connect(owner_url)) as connection:
+        connection.execute(
+            "UPDATE schema_backfill SET done_at = NULL, after = '01a207a0-0000-7000-8000-000000000001' WHERE revision = '0027'"
+        )
+        said = run("--plan").stdout
+        assert "unfinished: it was cut off, after 01a207a0-0000-7000-8000-000000000001" in said
+        assert "fills rows in batches" in said
+        (step,) = json.loads(run("--plan", "--json").stdout)["steps"]
+        assert (step["revision"], step["begun"], step["locks"]) == ("0027", True, {})
+        with pytest.raises(Unavailable, match="schema 0027 is unfinished"):
+            check_schema(connection)
+        assert "Filling 0027, going on after 01a207a0" in run("--json").stderr
+        check_schema(connection)
+
+
+def test_a_log_has_a_line_for_each_thing_and_not_for_each_batch(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "PROGRESS_EVERY_S", 3600.0)
+    lines = cli._Lines()
+    for text in (
+        "Schema 0028",
+        "Filling 0028",
+        *(f"Filling 0028: {at} of 9 rows" for at in range(9)),
+        "Index a",
+        "Index a: part",
+    ):
+        lines(text)
+    assert capsys.readouterr().err.splitlines() == ["Schema 0028", "Filling 0028", "Index a"]
+
+
+INDEXED = """
+    from alembic import op
+    from tokenworks.app.schema import Index
+    COMPATIBLE_FROM = "0026"
+    LOCKS = {"account": "AccessExclusiveLock"}
+    INDEXES = (Index("account_by_colour", "account", "(colour)"), Index("usage_by_model", "usage", "(model)"))
+
+    def upgrade():
+        op.execute("ALTER TABLE account ADD COLUMN colour text")
+
+    def backfill(connection, after):
+        return None
+"""
+
+
+def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, owner, owner_url, folder):
     made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     assert plan_steps(works.connection, made) == [
         Step(
             "9001", "A step of a later release.", schema.SCHEMA, {"account": "AccessExclusiveLock"}, [], True
         )
     ]
-    migrate(database_url, folder=made)
+    migrate(owner_url, folder=made)
     check_schema(works.connection)
     with pytest.raises(Unavailable, match="runs releases from schema"):
         check_schema(works.connection, "0019")
@@ -194,30 +329,30 @@ def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, da
         check_schema(works.connection, "9002")
     # The contract step: nothing older may run.
     made = folder("9002", "def upgrade():\n    pass\n", after="9001")
-    migrate(database_url, folder=made)
+    migrate(owner_url, folder=made)
     with pytest.raises(Unavailable, match="runs releases from schema 9002 on"):
         check_schema(works.connection)
     check_schema(works.connection, "9002")
     # Something else set the number: what that schema runs is not known.
-    works.connection.execute("UPDATE alembic_version SET version_num = '9003'")
+    owner.execute("UPDATE alembic_version SET version_num = '9003'")
     with pytest.raises(Unavailable, match="runs releases from schema 9003 on"):
         check_schema(works.connection, "9002")
 
 
-def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, database_url, folder, monkeypatch):
+def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, owner_url, folder, monkeypatch):
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 2)
     monkeypatch.setattr(schema, "LOCK_PAUSE_S", 0)
     monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 10)
     made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
-    with contextlib.closing(connect(database_url)) as other:
+    with contextlib.closing(connect(owner_url)) as other:
         other.autocommit = False
         other.execute("SELECT count(*) FROM account")
         with pytest.raises(Unavailable, match="see pg_stat_activity"):
-            migrate(database_url, folder=made)
+            migrate(owner_url, folder=made)
         assert schema.current(works.connection) == schema.SCHEMA
         check_schema(works.connection)
         other.rollback()
-    assert migrate(database_url, folder=made) == "9001"
+    assert migrate(owner_url, folder=made) == "9001"
 
 
 def test_a_host_serves_while_the_next_schema_comes_and_starts_anew_on_it(tmp_path, upstream, folder):
@@ -225,7 +360,10 @@ def test_a_host_serves_while_the_next_schema_comes_and_starts_anew_on_it(tmp_pat
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("ctc-light")
         assert server.chat(key, {"tokens": 5})[0] == 200
-        migrate(server.url, folder=folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False)))
+        migrate(
+            as_role(server.url, "tokenworks"),
+            folder=folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False)),
+        )
         assert server.chat(key, {"tokens": 5})[0] == 200
         (recorder,) = [pid for name, pid in server.processes() if name == "recorder"]
         os.kill(recorder, signal.SIGKILL)

@@ -484,7 +484,7 @@ def test_a_bill_is_a_pdf_that_says_it_all(billed, language):
         assert word in text, (word, text)
 
 
-def test_a_closed_subscriber_gets_what_it_is_owed(works, subscriber, clock):
+def test_a_closed_subscriber_gets_what_it_is_owed(works, owner, subscriber, clock):
     order = works.orders.place(subscriber, "ctc-standard")
     to_may(works, clock)
     works.bills.run()
@@ -508,16 +508,16 @@ def test_a_closed_subscriber_gets_what_it_is_owed(works, subscriber, clock):
         works.payments.pay_out(other, "cash", "out-1")
     assert balances(works)
     # A payout that was changed, or that nothing was posted for, is found.
-    works.connection.execute("ALTER TABLE payout DISABLE TRIGGER ALL")
+    owner.execute("ALTER TABLE payout DISABLE TRIGGER ALL")
     for change, back in (
         ("amount_nano = amount_nano + 1", "amount_nano = amount_nano - 1"),
         ("entry_id = payout_id", None),
     ):
-        works.connection.execute(f"UPDATE payout SET {change}")
+        owner.execute(f"UPDATE payout SET {change}")
         found = {f.invariant for f in verify(works.connection, works.offerings.rate_cards())}
         assert "payout: it is posted" in found
         if back:
-            works.connection.execute(f"UPDATE payout SET {back}")
+            owner.execute(f"UPDATE payout SET {back}")
             assert balances(works)
 
 

@@ -15,9 +15,9 @@ from tokenworks.subscriptions.model import add_months, month_start
 CROWD = 1500
 
 
-def test_killed_again_and_again_every_subscriber_has_one_bill(works, database_url, session_dir, clock):
+def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, database_url, session_dir, clock):
     end = month_start(clock.now())
-    seed(works.connection, CROWD, add_months(end, -1), end)
+    seed(owner, CROWD, add_months(end, -1), end)
     assert verify(works.connection, works.offerings.rate_cards()) == []
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")} | {
         "TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATA_DIR": str(session_dir / "seed"),

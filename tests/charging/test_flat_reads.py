@@ -71,10 +71,10 @@ def seed(works, span, count, *, account=None, salt="a", accounts=40):
     works.connection.execute(POSTINGS.replace("%%", "%"))
 
 
-def clean(works):
-    works.connection.execute("VACUUM ANALYZE usage")
-    works.connection.execute("VACUUM ANALYZE posting")
-    works.connection.execute("VACUUM ANALYZE usage_day")
+def clean(owner):
+    owner.execute("VACUUM ANALYZE usage")
+    owner.execute("VACUUM ANALYZE posting")
+    owner.execute("VACUUM ANALYZE usage_day")
 
 
 def floor(at):
@@ -163,15 +163,15 @@ def measured(works, span):
     return found
 
 
-def test_a_read_touches_its_accounts_own_pages_however_much_others_have(works, span):
+def test_a_read_touches_its_accounts_own_pages_however_much_others_have(works, owner, span):
     # Days are few beside records: read in whole they would cost what others have, and that is what is counted.
     works.connection.execute("SET random_page_cost = 1.1")
     seed(works, span, ROWS, account=ME, salt="me")
     seed(works, span, ROWS, salt="one")
-    clean(works)
+    clean(owner)
     once = measured(works, span)
     seed(works, span, 3 * ROWS, salt="more")
-    clean(works)
+    clean(owner)
     more = measured(works, span)
     # A level more of an index, in each partition.
     assert {
@@ -183,11 +183,11 @@ def test_a_read_touches_its_accounts_own_pages_however_much_others_have(works, s
 
 
 @pytest.mark.nightly
-def test_reads_at_length_are_fast(works, span):
+def test_reads_at_length_are_fast(works, owner, span):
     """`READS_ROWS` rows, a tenth of them of one account."""
     seed(works, span, READS_ROWS // 10, account=ME, salt="me")
     seed(works, span, READS_ROWS - READS_ROWS // 10, salt="others", accounts=1000)
-    clean(works)
+    clean(owner)
     slow = {}
     for name, (read, _) in reads(works, span).items():
         took = []

@@ -217,11 +217,11 @@ def test_what_a_lost_host_settles_after_all_is_late(sold):
     assert findings(works) == []
 
 
-def test_a_grant_that_a_restore_lost_is_settled_late(sold):
+def test_a_grant_that_a_restore_lost_is_settled_late(sold, owner):
     """The database went back to before it made the grant: what was spent of it draws on what is free."""
     works = sold.works
     lost = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
-    works.connection.execute("DELETE FROM grants")
+    owner.execute("DELETE FROM grants")
     works.connection.execute("UPDATE bucket SET remaining = total, granted = 0")
     other = grant(works, sold.account_id, sold.bucket(), sold.b, 9_994_000)
     assert apply(sold, sold.a, 2, [sold.record(1, lost, 5), sold.record(2, lost, 5)]) == 2

@@ -72,7 +72,7 @@ def test_usage_by_day_and_member_is_the_sum_of_the_records(works, month):
     assert unequal_days(works.connection) == []
 
 
-def test_a_day_that_is_not_the_sum_of_its_records_is_found(works, month):
+def test_a_day_that_is_not_the_sum_of_its_records_is_found(works, owner, month):
     account, member = uuid7(), uuid7()
     add(works.connection, account, member, month + timedelta(days=1), 3, unit="prompt")
     assert unequal_days(works.connection) == []
@@ -82,7 +82,7 @@ def test_a_day_that_is_not_the_sum_of_its_records_is_found(works, month):
     ((row, text),) = unequal_days(works.connection)
     assert row == f"{(month + timedelta(days=1, hours=8)).date()} of member {member} of account {account}"
     assert text == "1 records, 15 + 13 tokens, 3000 prompt; its records are 1, 15 + 12 tokens, 3000"
-    works.connection.execute("DELETE FROM usage_day WHERE account_id = %s", (account,))
+    owner.execute("DELETE FROM usage_day WHERE account_id = %s", (account,))
     assert len(unequal_days(works.connection)) == 1
     works.connection.execute(
         "INSERT INTO usage_day VALUES (%s, %s, %s, %s, 'token', 1, 1, 1, 1)",
@@ -110,30 +110,30 @@ def test_a_record_of_several_balances_or_of_none_is_counted_once(works, month):
     assert unequal_days(works.connection) == []
 
 
-def test_days_of_before_are_filled_in_batches_beside_what_is_settled(works, month, monkeypatch):
+def test_days_of_before_are_filled_in_batches_beside_what_is_settled(works, owner, month, monkeypatch):
     """Rows of before the trigger, some after it, and a batch that is done twice: each record is counted once."""
     step = next(s for s in schema._steps(schema.MIGRATIONS) if s.revision == "0029").module
     monkeypatch.setattr(step, "ACCOUNTS_IN_BATCH_MAX", 2)
     connection, member = works.connection, uuid7()
     accounts = [works.ledger.open_account() for _ in range(5)]
-    connection.execute("ALTER TABLE usage DISABLE TRIGGER usage_rolls_up")
+    owner.execute("ALTER TABLE usage DISABLE TRIGGER usage_rolls_up")
     for n, account in enumerate(accounts[:4], 1):
         add(connection, account, member, month + timedelta(days=1), n)
         add(connection, account, member, month + timedelta(days=2), n)
-    connection.execute("ALTER TABLE usage ENABLE TRIGGER usage_rolls_up")
+    owner.execute("ALTER TABLE usage ENABLE TRIGGER usage_rolls_up")
     for account in accounts[1:]:
         add(connection, account, member, month + timedelta(days=2), 9)
     assert len(unequal_days(connection)) == 8
     after, batches = None, 0
     while batches == 0 or after is not None:
-        step.backfill(connection, after)
+        step.backfill(owner, after)
         add(connection, accounts[2], member, month + timedelta(days=2), 5)
-        after = step.backfill(connection, after)
+        after = step.backfill(owner, after)
         batches += 1
     assert batches == 3
     assert unequal_days(connection) == []
     add(connection, accounts[0], member, month + timedelta(days=2), 2)
-    assert step.backfill(connection, None) is not None
+    assert step.backfill(owner, None) is not None
     assert unequal_days(connection) == []
 
 

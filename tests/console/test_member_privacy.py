@@ -15,18 +15,18 @@ PHONE, MEI, ANN = "+8613800000001", "+8613876543210", "+8613876540002"
 
 @pytest.fixture
 def family(works, signed_in, spender):
-    owner = works.subscriptions.register(PHONE, "Li")
-    works.orders.place(owner, "ctc-light")
+    payer = works.subscriptions.register(PHONE, "Li")
+    works.orders.place(payer, "ctc-light")
     people = {}
     for name, role, phone in (("Meimei Zephyr", "member", MEI), ("Ann", "admin", ANN)):
-        made = works.subscriptions.invite(owner, phone, name, role=role)
+        made = works.subscriptions.invite(payer, phone, name, role=role)
         people[role] = works.subscriptions.accept(phone, made.member_id)
     member_id = people["member"].member_id
-    key_id, _ = works.keys.issue(account_id=owner.account_id, member_id=member_id, name="Meimei's tablet")
-    works.identity.open_session(owner.subscriber_id, member_id, "203.0.113.9", "iPhone")
-    spender.spend(owner.account_id, 1_000_000, (key_id.hex, member_id.hex))
-    heads = {role: signed_in(owner, one.member_id) for role, one in people.items()}
-    return owner, people, heads | {"owner": signed_in(owner)}
+    key_id, _ = works.keys.issue(account_id=payer.account_id, member_id=member_id, name="Meimei's tablet")
+    works.identity.open_session(payer.subscriber_id, member_id, "203.0.113.9", "iPhone")
+    spender.spend(payer.account_id, 1_000_000, (key_id.hex, member_id.hex))
+    heads = {role: signed_in(payer, one.member_id) for role, one in people.items()}
+    return payer, people, heads | {"owner": signed_in(payer)}
 
 
 def test_a_member_takes_out_what_is_theirs(client, works, family):

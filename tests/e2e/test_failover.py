@@ -23,7 +23,7 @@ def test_a_standby_that_lost_the_last_commits_takes_over(tmp_path, upstream):
         primary._own(sockets)
         # What a client of a replicated PostgreSQL names: both hosts, and that it wants to write.
         server.stop()
-        both = f"postgresql:///tokenworks?host={primary.socket_dir},{sockets}&user=tokenworks&target_session_attrs=read-write"
+        both = f"postgresql:///tokenworks?host={primary.socket_dir},{sockets}&user=tokenworks_app&target_session_attrs=read-write"
         server.env["TOKENWORKS_DATABASE_URL"] = both
         server.start()
         for _ in range(4):

@@ -253,7 +253,7 @@ def test_a_restore_to_an_earlier_point_is_replayed_from_the_journal(tmp_path, up
             for _ in range(kept):
                 assert server.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=4000)[0] == 200
             until(lambda: len(server.usage(subscriber)) == kept)
-            admin = url.replace("/tokenworks?", "/postgres?")
+            admin = Embedded(home).owner_url.replace("/tokenworks?", "/postgres?")
             with contextlib.closing(connect(admin)) as superuser:
 
                 def alone(statement):

@@ -44,21 +44,21 @@ def charged(works, who):
     return [c.amount_nano for c in works.charges.of_subscriber(who.subscriber_id)]
 
 
-def refuse(works, table, column, value):
+def refuse(owner, table, column, value):
     """From now on the database refuses new rows of a table for one id: a fault of that one's alone."""
     name = f"refuse_{uuid4().hex}"
-    works.connection.execute(
+    owner.execute(
         f"""CREATE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$
             BEGIN IF NEW.{column} = '{value}' THEN RAISE EXCEPTION 'no more rows for this one'; END IF; RETURN NEW; END $$;
             CREATE TRIGGER {name} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {name}()"""
     )
-    return lambda: works.connection.execute(f"DROP TRIGGER {name} ON {table}")
+    return lambda: owner.execute(f"DROP TRIGGER {name} ON {table}")
 
 
-def test_a_product_that_raises_does_not_stop_those_behind_it(works, clock):
+def test_a_product_that_raises_does_not_stop_those_behind_it(works, owner, clock):
     made = customers(works, 5)
     bad, order = made[1]
-    mend = refuse(works, "charge", "product_id", order.product_id)
+    mend = refuse(owner, "charge", "product_id", order.product_id)
     to(clock, 2027, 5, 1)
     assert works.orders.run_cycles() == 4
     assert [charged(works, who) for who, _ in made] == [
@@ -95,9 +95,9 @@ def test_a_product_that_raises_does_not_stop_those_behind_it(works, clock):
     assert balances(works)
 
 
-def test_one_that_comes_right_by_itself_is_forgotten(works, clock):
+def test_one_that_comes_right_by_itself_is_forgotten(works, owner, clock):
     ((who, order),) = customers(works, 1)
-    mend = refuse(works, "charge", "product_id", order.product_id)
+    mend = refuse(owner, "charge", "product_id", order.product_id)
     to(clock, 2027, 5, 1)
     assert works.orders.run_cycles() == 0
     mend()
@@ -107,14 +107,14 @@ def test_one_that_comes_right_by_itself_is_forgotten(works, clock):
     assert charged(works, who) == [LIGHT] * 2
 
 
-def test_a_lost_connection_is_nobodys_fault(works, database_url, session_dir, clock):
+def test_a_lost_connection_is_nobodys_fault(works, owner, database_url, session_dir, clock):
     customers(works, 2)
     to(clock, 2027, 5, 1)
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     from tokenworks.app.bootstrap import make_works
 
     other = make_works(settings, connect(database_url), clock)
-    other.connection.execute(
+    owner.execute(
         """CREATE FUNCTION die() RETURNS trigger LANGUAGE plpgsql AS $$
            BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); PERFORM pg_sleep(1); RETURN NEW; END $$;
            CREATE TRIGGER die BEFORE INSERT ON charge FOR EACH ROW EXECUTE FUNCTION die()"""
@@ -122,14 +122,14 @@ def test_a_lost_connection_is_nobodys_fault(works, database_url, session_dir, cl
     with pytest.raises(psycopg.OperationalError):
         other.orders.run_cycles()
     assert works.failed_jobs.all() == []
-    works.connection.execute("DROP TRIGGER die ON charge")
+    owner.execute("DROP TRIGGER die ON charge")
     assert works.orders.run_cycles() == 2
 
 
-def test_a_bill_that_raises_does_not_stop_the_others(works, clock):
+def test_a_bill_that_raises_does_not_stop_the_others(works, owner, clock):
     made = customers(works, 21)
     bad = made[7][0]
-    mend = refuse(works, "bill", "subscriber_id", bad.subscriber_id)
+    mend = refuse(owner, "bill", "subscriber_id", bad.subscriber_id)
     to(clock, 2027, 5, 1, 1)
     run = works.bills.run()
     assert run.bills == 20
@@ -147,10 +147,10 @@ def test_a_bill_that_raises_does_not_stop_the_others(works, clock):
     assert balances(works)
 
 
-def test_bills_in_quarantine_wait_for_their_release(works, clock):
+def test_bills_in_quarantine_wait_for_their_release(works, owner, clock):
     made = customers(works, 3)
     bad = made[0][0]
-    mend = refuse(works, "bill", "subscriber_id", bad.subscriber_id)
+    mend = refuse(owner, "bill", "subscriber_id", bad.subscriber_id)
     to(clock, 2027, 5, 1, 1)
     for attempt in range(ATTEMPTS_MAX):
         works.bills.run()
@@ -163,7 +163,7 @@ def test_bills_in_quarantine_wait_for_their_release(works, clock):
     assert balances(works)
 
 
-def test_a_credit_and_a_refund_that_raise_do_not_stop_the_others(works, clock, spender):
+def test_a_credit_and_a_refund_that_raise_do_not_stop_the_others(works, owner, clock, spender):
     made = customers(works, 4)
     held = []
     for who, _ in made:
@@ -174,8 +174,8 @@ def test_a_credit_and_a_refund_that_raise_do_not_stop_the_others(works, clock, s
     for who, _, granted in held:
         spender.close(who.account_id, granted.grant_id)
     mends = [
-        refuse(works, "charge", "subscriber_id", made[0][0].subscriber_id),
-        refuse(works, "charge", "subscriber_id", made[2][0].subscriber_id),
+        refuse(owner, "charge", "subscriber_id", made[0][0].subscriber_id),
+        refuse(owner, "charge", "subscriber_id", made[2][0].subscriber_id),
     ]
     assert works.orders.finish_changes() == 1
     assert works.refunds.finish() == 1

@@ -87,11 +87,11 @@ def test_a_members_address_is_readable_until_an_erasure_and_staffs_always(works,
     assert "A Phone" not in rows(works.connection, "session")
 
 
-def test_what_was_sent_of_a_person_goes_with_an_erasure(works, subscriber, session_dir, clock):
+def test_what_was_sent_of_a_person_goes_with_an_erasure(works, owner, subscriber, session_dir, clock):
     with Receiver() as receiver:
         options = {"data_dir": str(session_dir / "seed"), "webhook_allow_private": "true"}
         settings = load_settings(options).settings
-        works.connection.execute("DELETE FROM hub_listener")
+        owner.execute("DELETE FROM hub_listener")
         works.hub._allow_private = True
         works.hub.subscribe("serviceOrdering", receiver.url, "", "Ann")
         works.orders.place(subscriber, "uplink-acceleration")

@@ -23,11 +23,12 @@ from unittest import mock
 from urllib.parse import quote
 
 from tests.support.auditor import verify
+from tests.support.databases import as_role
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli import main
 from tokenworks.app.database import connect, database
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.embedded import APP_ROLE, Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
@@ -153,7 +154,7 @@ class StubUpstream:
 
 
 class Server:
-    """`tokenworks init` and `serve` in a data directory of its own."""
+    """`tokenworks init` and `serve` in a data directory of its own. What serves has no URL of the owner's."""
 
     def __init__(self, data_dir, workers=1, env=None, **settings):
         self.data_dir = Path(data_dir)
@@ -195,7 +196,7 @@ class Server:
             subprocess.run(["cp", "-a", f"{cluster}/.", home], check=True)
             if not (self.data_dir / "secrets").exists():
                 shutil.copytree(secrets, self.data_dir / "secrets")
-        self.cli("init")
+        self.init()
         self.settings = load_settings({"data_dir": str(self.data_dir)}, self.env).settings
         # Our own hold on the database, so that the tests may look while the server is down.
         url = self.stack.enter_context(database(self.settings))
@@ -205,6 +206,21 @@ class Server:
         self.works.offerings.load(whole_months())
         self.start()
         return self
+
+    def init(self, *args, **how):
+        """As `init` is run: where the database is no embedded one of this server's, with the owner's URL in this one command."""
+        before = dict(self.env)
+        url = self.env.get("TOKENWORKS_DATABASE_URL")
+        if url is not None and f"user={APP_ROLE}" in url:
+            self.env["TOKENWORKS_DATABASE_OWNER_URL"] = as_role(url, "tokenworks")
+        try:
+            return self.cli("init", *args, **how)
+        finally:
+            self.env = before
+
+    def owner(self):
+        """A connection of the database's owner, who may do what no service does. To be closed."""
+        return contextlib.closing(connect(as_role(self.url, "tokenworks")))
 
     def start(self, listen="127.0.0.1:0", ready_s=30.0):
         self.log = (self.data_dir / "serve.log").open("ab")

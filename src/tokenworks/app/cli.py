@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -32,10 +33,11 @@ from tokenworks.app import (
 )
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
-from tokenworks.app.database import connect, database
+from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
-from tokenworks.app.schema import current, migrate, plan_steps
+from tokenworks.app.roles import check_role
+from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
@@ -46,15 +48,19 @@ USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
 # Of a span such as 24h: days of 273 years.
 SPAN_DIGITS_MAX: Final = 5
+_SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
+# Between two lines about the batches of one backfill, in a log.
+PROGRESS_EVERY_S: Final = 5.0
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tokenworks")
 @click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
+@click.option("--single-role", is_flag=True, help=_SINGLE_ROLE)
 @click.pass_context
-def cli(context: click.Context, data_dir: str | None) -> None:
+def cli(context: click.Context, data_dir: str | None, single_role: bool) -> None:
     """Tokenworks sells AI tokens, meters them and charges them exactly."""
-    context.obj = Context(data_dir)
+    context.obj = Context(data_dir, single_role=single_role)
 
 
 @cli.command()
@@ -67,7 +73,7 @@ def cli(context: click.Context, data_dir: str | None) -> None:
 @json_option
 @pass_context
 def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) -> None:
-    """Make the database, its schema, the secrets and the catalogue. Safe to run again."""
+    """Make the database, its schema, the role that serves, the secrets and the catalogue. Safe to run again."""
     from tokenworks.trust import check_first_pepper, check_peppers, ensure_pepper, load_peppers  # noqa: PLC0415
 
     settings = context.settings()
@@ -75,18 +81,26 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
     settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with contextlib.ExitStack() as stack:
         with _status("Starting the database") as doing:
-            url = stack.enter_context(database(settings))
+            place = stack.enter_context(owned_database(settings))
             if plan:
-                _show_plan(url, as_json=as_json)
+                _show_plan(place.owner_url, as_json=as_json)
                 return
-            revision = migrate(url, doing)
-        connection = stack.enter_context(contextlib.closing(connect(url)))
+            revision = migrate(
+                place.owner_url,
+                doing if console.is_terminal else _Lines(),
+                app_url=None if place.single_role else place.url,
+            )
+        # What follows is done as the role that serves: what it lacks is said here.
+        connection = stack.enter_context(contextlib.closing(connect(place.url)))
+        check_schema(connection)
+        check_role(connection, single_role=settings.single_role)
         check_first_pepper(connection, settings.secrets)
         ensure_pepper(settings.secrets)
         check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
         works = make_works(settings, connection)
         works.vault.check_secrets()
-        _seal(works)
+        with contextlib.closing(connect(place.owner_url)) as owner:
+            _seal(make_works(settings, owner))
         new = works.offerings.load(content)
     result = {
         "data_dir": settings.data_dir,
@@ -117,6 +131,11 @@ def _show_plan(url: str, *, as_json: bool) -> None:
         return
     for step in steps:
         say(f"{step.revision}  {step.what}")
+        if step.begun:
+            after = f", after {step.after}" if step.after else ""
+            say(
+                f"      unfinished: it was cut off{after}; releases from schema {step.revision} on do not start before it is done"
+            )
         say(f"      releases from schema {step.compatible_from} on may serve meanwhile and afterwards")
         for table, mode in sorted(step.locks.items()):
             say(f"      locks {table}: {mode}")
@@ -124,6 +143,21 @@ def _show_plan(url: str, *, as_json: bool) -> None:
             say(f"      builds the index {index} while others write")
         if step.fills:
             say("      fills rows in batches; cut off, it goes on where it was")
+
+
+class _Lines:
+    """Progress where no terminal is: a line on stderr for each thing that begins, and one now and then for the batches of a backfill."""
+
+    def __init__(self) -> None:
+        self._said = ""
+        self._said_s = 0.0
+
+    def __call__(self, text: str) -> None:
+        what, _, batches = text.partition(": ")
+        now_s = time.monotonic()
+        if what != self._said or not batches or now_s - self._said_s >= PROGRESS_EVERY_S:
+            self._said, self._said_s = what, now_s
+            say(text, err=True)
 
 
 def _seal(works: Works) -> None:
@@ -143,13 +177,21 @@ def _seal(works: Works) -> None:
 @click.option("--listen", help="The public port, HOST:PORT.")
 @click.option("--admin-listen", help="The admin port, HOST:PORT.")
 @click.option("--workers", type=int, help="Data-plane processes.")
+@click.option("--single-role", is_flag=True, default=None, help=_SINGLE_ROLE)
 @pass_context
-def serve(context: Context, listen: str | None, admin_listen: str | None, workers: int | None) -> None:
+def serve(
+    context: Context,
+    listen: str | None,
+    admin_listen: str | None,
+    workers: int | None,
+    single_role: bool | None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C."""
     from tokenworks.app.logs import configure_logs  # noqa: PLC0415
     from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
 
-    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers)
+    options = {} if single_role is None else {"single_role": single_role}
+    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)
     configure_logs(settings.log_level, settings.log_format, "supervisor")
 
     def ready(public: str, admin: str) -> None:
@@ -584,9 +626,18 @@ def ledger_verify(context: Context, as_json: bool) -> None:
             )
         counts = views.ledger_counts(works.connection)
     if as_json:
-        print_json({"ok": not findings, "checked": counts, "findings": [f._asdict() for f in findings]})
+        print_json(
+            {
+                "ok": not findings,
+                "checked": counts,
+                "single_role": context.may_change_history,
+                "findings": [f._asdict() for f in findings],
+            }
+        )
     else:
         views.print_verified(counts, findings)
+        if context.may_change_history:
+            say("The database's role could change history (single_role): see docs/RUNBOOK.md.")
     sys.exit(1 if findings else 0)
 
 

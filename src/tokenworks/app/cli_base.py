@@ -12,6 +12,7 @@ from tokenworks.app.audit import AUDITED, LONG, as_said, look, person_of, pinned
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database
 from tokenworks.app.output import exact_wanted, json_text, print_json, say
+from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Effective, Settings, load_settings
@@ -54,8 +55,12 @@ def command_name() -> str:
 class Context:
     """The options before the command; settings and connections are made when they are needed."""
 
-    def __init__(self, data_dir: str | None) -> None:
+    def __init__(self, data_dir: str | None, *, single_role: bool = False) -> None:
         self._data_dir = data_dir
+        # None: as the settings say.
+        self._single_role = single_role or None
+        # Whether the role that `works` connects as could change history.
+        self.may_change_history = False
 
     @property
     def actor(self) -> str:
@@ -67,7 +72,7 @@ class Context:
             return f"cli:uid-{uid}"
 
     def effective(self, **options: Any) -> Effective:
-        return load_settings({"data_dir": self._data_dir} | options)
+        return load_settings({"data_dir": self._data_dir, "single_role": self._single_role} | options)
 
     def settings(self, **options: Any) -> Settings:
         return self.effective(**options).settings
@@ -79,6 +84,7 @@ class Context:
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             check_schema(connection)
+            self.may_change_history = check_role(connection, single_role=settings.single_role)
             check_sealed(connection)
             # What a command dates is by the database's clock, as what a server dates is.
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))

@@ -109,10 +109,11 @@ async def _follow(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers, 
 
 
 class HostMetrics:
-    """Reads the workers' files and the recorder's report when it is asked."""
+    """Reads the workers' files and the recorder's report when it is asked. `may_change_history`: of the role that it started with."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, may_change_history: bool = False) -> None:
         self._settings = settings
+        self._may_change_history = may_change_history
 
     def readings(self) -> list[tuple[str, Reading]]:
         found = []
@@ -192,6 +193,11 @@ class HostMetrics:
                         buckets.append((str(bound), cumulative))
                     family.add_metric([worker], [*buckets, ("+Inf", count)], total)
                 yield family
+        yield GaugeMetricFamily(
+            "tokenworks_single_role",
+            "1: the database's role could change history",
+            value=self._may_change_history,
+        )
         failed = GaugeMetricFamily(
             "tokenworks_failed_jobs",
             "cycles, credits, refunds, bills, starts and collections whose job raised: tried again, or in quarantine until they are released",
@@ -379,12 +385,19 @@ class _Server(uvicorn.Server):
 
 
 async def serve(
-    settings: Settings, url: str, control: socket.socket, admin: socket.socket, supervisor: int
+    settings: Settings,
+    url: str,
+    control: socket.socket,
+    admin: socket.socket,
+    supervisor: int,
+    *,
+    may_change_history: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
 
     servers = []
-    for app in (make_control_app(lambda: url, settings), make_admin_app(HostMetrics(settings))):
+    metrics = HostMetrics(settings, may_change_history=may_change_history)
+    for app in (make_control_app(lambda: url, settings), make_admin_app(metrics)):
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
             timeout_graceful_shutdown=3, proxy_headers=False,
@@ -407,8 +420,15 @@ async def serve(
     jobs.cancel()
 
 
-def run(settings: Settings, control: socket.socket, admin: socket.socket, supervisor: int) -> None:
+def run(
+    settings: Settings,
+    control: socket.socket,
+    admin: socket.socket,
+    supervisor: int,
+    *,
+    may_change_history: bool,
+) -> None:
     """Serve both ports until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, "control")
     with database(settings) as url:
-        asyncio.run(serve(settings, url, control, admin, supervisor))
+        asyncio.run(serve(settings, url, control, admin, supervisor, may_change_history=may_change_history))

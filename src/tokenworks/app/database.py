@@ -1,15 +1,17 @@
 """Where the database is, its schema, and connections to it."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.embedded import APP_ROLE, Embedded
+from tokenworks.app.roles import user_of
 from tokenworks.app.settings import Settings
-from tokenworks.kernel import AnchoredClock, Unavailable
+from tokenworks.kernel import AnchoredClock, Invalid, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 CONNECT_TIMEOUT_S: Final = 5
@@ -22,13 +24,40 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    options = (
-        {}
-        if settings.embedded_fsync
-        else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    )
-    with Embedded(settings.data_dir, options).use() as url:
+    with _embedded(settings).use() as url:
         yield url
+
+
+def _embedded(settings: Settings) -> Embedded:
+    fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+    return Embedded(settings.data_dir, {} if settings.embedded_fsync else fast)
+
+
+class OwnedDatabase(NamedTuple):
+    """A database for `init`: the owner's URL, the URL that serves, and whether both are of one role."""
+
+    owner_url: str
+    url: str
+    single_role: bool
+
+
+@contextlib.contextmanager
+def owned_database(settings: Settings) -> Iterator[OwnedDatabase]:
+    """The database with its owner's URL, up while the context lasts. Raises `Invalid` where the settings name no owner."""
+    url, owner_url = settings.database_url, settings.database_owner_url
+    if url is None:
+        embedded = _embedded(settings)
+        with embedded.use() as url:
+            yield OwnedDatabase(embedded.owner_url, url, single_role=False)
+        return
+    single = owner_url is None or user_of(owner_url) == user_of(url)
+    if single and not settings.single_role:
+        raise Invalid(
+            "`init` connects as the database's owner, all else as a role that may not change history: name the owner's URL in "
+            f"database_owner_url and one of another role, such as {APP_ROLE}, in database_url (docs/RUNBOOK.md, The database's roles), "
+            "or allow one role for both with --single-role"
+        )
+    yield OwnedDatabase(owner_url or url, url, single)
 
 
 def connect(url: str) -> Connection:
@@ -38,7 +67,12 @@ def connect(url: str) -> Connection:
             url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="tokenworks"
         )
     except psycopg.OperationalError as error:
-        raise Unavailable(f"the database does not answer: {str(error).strip().splitlines()[-1]}") from error
+        said = str(error).strip().splitlines()[-1]
+        if re.search(r'role "[^"]*" does not exist', said):
+            raise Unavailable(
+                f"the database has no role {user_of(url)} yet: run `tokenworks init` first"
+            ) from error
+        raise Unavailable(f"the database does not answer: {said}") from error
 
 
 def beside(connection: Connection) -> contextlib.closing[Connection]:

@@ -19,6 +19,7 @@ import psycopg
 
 from tokenworks.app.database import Connection, anchor, connect, database
 from tokenworks.app.renewing import Certificates
+from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
@@ -257,6 +258,16 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
     yield found
     if found.state == "failed":
         return
+
+    def role() -> str:
+        may_change = check_role(connection, single_role=settings.single_role)
+        return (
+            "it could change history, and single_role allows it"
+            if may_change
+            else "it may not change history"
+        )
+
+    yield _guarded("role of the database", role)
 
     def durability() -> str:
         check_durability(settings, connection)

@@ -8,6 +8,9 @@ the data directory (under /root, say), the cluster lives in /var/lib/tokenworks 
 
 There is one guardian at a time: one that finds another leaves at once. Every wait has a bound and names whom it waited for: a
 server that hangs makes its users fail after `START_TIMEOUT_S`, and the guardian ends it by force at last.
+
+Whoever can open its socket (mode 0700, in a folder of mode 0700) may log in as any role: the roles keep our own processes from
+changing history, not the user that they run as.
 """
 
 import contextlib
@@ -30,6 +33,9 @@ from typing import Final
 
 from tokenworks.kernel import Unavailable
 
+# The role that serves (`roles.py`), and the one that owns all.
+APP_ROLE: Final = "tokenworks_app"
+_SUPERUSER: Final = "tokenworks"
 START_TIMEOUT_S: Final = 60.0
 # How long the server may take over each way of ending: fast (SIGINT), immediate (SIGQUIT). Then it is killed.
 STOP_TIMEOUT_S: Final = 30.0
@@ -71,7 +77,16 @@ class Embedded:
 
     @property
     def url(self) -> str:
-        return f"postgresql:///tokenworks?host={self.socket_dir}&user=tokenworks"
+        """As the role that serves, which `init` makes."""
+        return self._url(APP_ROLE)
+
+    @property
+    def owner_url(self) -> str:
+        """As the cluster's superuser, who owns all: for `init`."""
+        return self._url(_SUPERUSER)
+
+    def _url(self, role: str) -> str:
+        return f"postgresql:///tokenworks?host={self.socket_dir}&user={role}"
 
     @contextlib.contextmanager
     def use(self) -> Iterator[str]:
@@ -126,14 +141,14 @@ class Embedded:
             self._lock(starting, fcntl.LOCK_EX, deadline_s, "is being started by another process")
             if not self._guarded():
                 self._make_cluster()
-            if self._wait_until_up(deadline_s):
-                self._make_database()
+            self._wait_until_up(deadline_s)
         finally:
             os.close(starting)
 
-    def _wait_until_up(self, deadline_s: float) -> bool:
-        """Whether a guardian was started. That is done where there is none, and again where it is gone before its server answers:
-        a server that was left by a killed guardian has to end before another one can begin.
+    def _wait_until_up(self, deadline_s: float) -> None:
+        """Start a guardian where there is none, and again where it is gone before its server answers.
+
+        A server that was left by a killed guardian has to end before another one can begin.
         """
         started: subprocess.Popen[bytes] | None = None
         while not (self._guarded() and self._answers()):
@@ -147,7 +162,6 @@ class Embedded:
                     "run this again; nothing that was committed is lost"
                 )
             time.sleep(_POLL_S)
-        return started is not None
 
     def _guarded(self) -> bool:
         guard = _open_lock(self.data_dir / "pg.guardian")
@@ -163,7 +177,7 @@ class Embedded:
     def _answers(self) -> bool:
         if not (self.pgdata / "PG_VERSION").exists():
             return False
-        asked = ("-q", "-t", "1", "-h", str(self.socket_dir), "-U", "tokenworks", "-d", "postgres")
+        asked = ("-q", "-t", "1", "-h", str(self.socket_dir), "-U", _SUPERUSER, "-d", "postgres")
         return self._run("pg_isready", *asked).returncode == 0
 
     def _start_guardian(self) -> subprocess.Popen[bytes]:
@@ -175,29 +189,6 @@ class Embedded:
                 stderr=out,
                 start_new_session=True,
             )
-
-    def _make_database(self) -> None:
-        if self._psql("SELECT 1 FROM pg_database WHERE datname = 'tokenworks'") != "1":
-            self._psql("CREATE DATABASE tokenworks")
-
-    def _psql(self, statement: str) -> str:
-        done = self._run(
-            "psql",
-            "-X",
-            "-A",
-            "-t",
-            "-h",
-            str(self.socket_dir),
-            "-U",
-            "tokenworks",
-            "-d",
-            "postgres",
-            "-c",
-            statement,
-        )
-        if done.returncode:
-            raise Unavailable(f"the embedded PostgreSQL refused {statement!r}: {done.stderr.strip()}")
-        return done.stdout.strip()
 
     def _make_cluster(self) -> None:
         if (self.pgdata / "PG_VERSION").exists():
@@ -221,7 +212,7 @@ class Embedded:
             "-D",
             str(half),
             "-U",
-            "tokenworks",
+            _SUPERUSER,
             "--encoding=UTF8",
             "--locale=C",
             "--auth=trust",
@@ -230,6 +221,13 @@ class Embedded:
         )
         if done.returncode:
             raise Unavailable(f"initdb failed: {done.stderr.strip()}")
+        # Before anybody can connect, and without a login: from now on the superuser's is for `init` alone.
+        done = self._run(
+            "postgres", "--single", "-D", str(half), "-c", "log_min_messages=error", "-c", "fsync=off", "postgres",
+            given="CREATE DATABASE tokenworks\n", timeout_s=INITDB_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode or "ERROR" in done.stderr:
+            raise Unavailable(f"making the database failed: {done.stderr.strip()}")
         half.rename(self.pgdata)
         os.sync()
 
@@ -247,13 +245,14 @@ class Embedded:
         return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
 
     def _run(
-        self, program: str, *args: str, timeout_s: float = COMMAND_TIMEOUT_S
+        self, program: str, *args: str, timeout_s: float = COMMAND_TIMEOUT_S, given: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """A command that does not end in time has failed."""
         command = [str(self._bin() / program), *args]
         try:
             return subprocess.run(
                 command,
+                input=given,
                 capture_output=True,
                 text=True,
                 check=False,

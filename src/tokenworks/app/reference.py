@@ -57,7 +57,7 @@ def _commands() -> list[str]:
     lines = [
         "## Commands",
         "",
-        "`--data-dir DIR` goes before any of them. Everything that prints takes `--json`. Exit code 0: done; 1: refused, "
+        "`--data-dir DIR` goes before any of them, and so does `--single-role`. Everything that prints takes `--json`. Exit code 0: done; 1: refused, "
         "with one sentence on stderr; 2: the command line is wrong.",
         "",
     ]
@@ -162,7 +162,7 @@ def _metrics() -> list[str]:
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
         "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, were shed or waited too long, accounts over their loss budget, whether database and "
         "settlement answer), and `tokenworks_loss_tokens_total` by `cause`. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
-        "and `state` (retrying, quarantined).",
+        "and `state` (retrying, quarantined). `tokenworks_single_role` is 1 where the database's role could change history.",
         "",
         "## Losses",
         "",

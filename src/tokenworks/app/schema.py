@@ -11,19 +11,29 @@ A migration says, as constants of its module:
   partition by partition.
 - `backfill(connection, after)`: one batch, in a transaction of its own: returns where the next one begins, or None at the end. What
   is done is in `schema_backfill`: a run that was cut off goes on where it was.
+- `backfill_rows(connection, after)` and `BATCH_MAX`, optional: how many rows there are from `after` on, and how many of them a batch
+  goes through at most, for the progress that is shown.
 
-A step that takes away what an older release needs (contract) is one whose `COMPATIBLE_FROM` is its own revision.
+Each index and each backfill is a row of `schema_backfill`, written in the transaction of its step and marked when it is finished. A
+release does not start while one of its own steps is unfinished, so that its code relies on every index and every filled row. Hosts of
+the release before write beside the step and after its backfill: a column that they do not know and that this release relies on has a
+default or a trigger that completes what they write.
+
+A step that takes away what an older release needs (contract) is one whose `COMPATIBLE_FROM` is its own revision. One that drops an
+index takes it out of the `INDEXES` of the step that made it, too.
 """
 
 import contextlib
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 
 import psycopg
 
+from tokenworks.app.roles import grant_tables, make_role
 from tokenworks.kernel import Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -42,9 +52,11 @@ LOCK_TIMEOUT_MS: Final = 500
 LOCK_TRIES_MAX: Final = 60
 LOCK_PAUSE_S: Final = 0.5
 _MIGRATION_LOCK: Final = 7461001
+# How `pg_stat_activity` names the connections of `init`.
+APPLICATION_NAME: Final = "tokenworks migrate"
 
 Progress = Callable[[str], None]
-"""Called with what is done next."""
+"""Called with what is done next, at each batch of a backfill with the rows that are done."""
 
 
 class Index(NamedTuple):
@@ -60,27 +72,33 @@ def _quiet(_: str) -> None:
     """Nobody looks."""
 
 
-def migrate(url: str, progress: Progress = _quiet, *, folder: Path = MIGRATIONS) -> str:
-    """Bring the schema to this release's, step by step. Returns the revision. Two at once: the second waits.
+def migrate(
+    url: str, progress: Progress = _quiet, *, app_url: str | None = None, folder: Path = MIGRATIONS
+) -> str:
+    """Bring the schema to this release's, step by step, as the owner. Returns the revision. Two at once: the second waits.
 
+    The role of `app_url` is made where it is not there. What it may do in a new table it may as soon as the table is there.
     Raises `Unavailable` where a lock can't be had in `LOCK_TRIES_MAX` tries: what was done until
-    then stays, and a later run goes on.
+    then stays, and a later run goes on. Raises `Invalid` where the owner may not make the role.
     """
     steps = _steps(folder)
-    with _held_alone(url) as connection:
+    with _held_alone(url, progress) as connection:
+        role = None if app_url is None else make_role(connection, app_url)
         before = current(connection)
         if before is None:
             # Nobody is there yet: one transaction, no waiting.
             progress("Making the schema")
             before = steps[-1].revision
-            _upgrade(url, folder, before, lock_timeout_ms=None)
+            _upgrade(url, folder, before, role, lock_timeout_ms=None)
         for step in steps:
             if step.revision > before:
                 progress(f"Schema {step.revision}")
-                _upgrade_patiently(url, folder, step.revision)
-            for index in getattr(step.module, "INDEXES", ()):
-                build_index(connection, index, progress)
-            _backfill(connection, step, progress)
+                _upgrade_patiently(url, folder, step.revision, role)
+            if step.revision >= FIRST_STEP:
+                _finish(connection, step, progress)
+        # Tables of a younger schema are its release's to grant.
+        if role is not None and before <= steps[-1].revision:
+            grant_tables(connection, role)
         return str(current(connection))
 
 
@@ -93,7 +111,9 @@ def _steps(folder: Path) -> list[Any]:
 
 
 class Step(NamedTuple):
-    """A migration that is still to be done: `locks` is table -> mode; `fills`: whether rows are filled in batches."""
+    """A migration that is still to be done: `locks` is table -> mode; `indexes` and `fills` (whether rows are filled in batches) are
+    what is still to be done of them. `begun`: the step itself is done, and what is left of it was cut off, after `after`.
+    """
 
     revision: str
     what: str
@@ -101,23 +121,49 @@ class Step(NamedTuple):
     locks: dict[str, str]
     indexes: list[str]
     fills: bool
+    begun: bool = False
+    after: str | None = None
 
 
 def plan_steps(connection: Connection, folder: Path = MIGRATIONS) -> list[Step]:
-    """What `migrate` would do."""
+    """What `migrate` would do, what it was cut off at first."""
     there = current(connection) or ""
     return [
-        Step(
-            step.revision,
-            " ".join(str(step.doc).split()),
-            _compatible_from(step),
-            dict(getattr(step.module, "LOCKS", {})),
-            [index.name for index in getattr(step.module, "INDEXES", ())],
-            hasattr(step.module, "backfill"),
-        )
-        for step in _steps(folder)
-        if step.revision > there
+        step
+        for module in _steps(folder)
+        if (step := _planned(module) if module.revision > there else _left(connection, module)) is not None
     ]
+
+
+def _planned(step: Any) -> Step:
+    return Step(
+        step.revision,
+        " ".join(str(step.doc).split()),
+        _compatible_from(step),
+        dict(getattr(step.module, "LOCKS", {})),
+        [index.name for index in getattr(step.module, "INDEXES", ())],
+        hasattr(step.module, "backfill"),
+    )
+
+
+def _left(connection: Connection, step: Any) -> Step | None:
+    """What a run that was cut off left of a step; None where that is nothing. An index that was lost since is to be built again."""
+    if step.revision < FIRST_STEP:
+        return None
+    planned, done = _planned(step), _done(connection, step)
+    indexes = [
+        index
+        for index in planned.indexes
+        if _index_task(step, index) not in done or not _is_valid(connection, index)
+    ]
+    fills = planned.fills and step.revision not in done
+    if not indexes and not fills:
+        return None
+    row = connection.execute(
+        "SELECT after FROM schema_backfill WHERE revision = %s", (step.revision,)
+    ).fetchone()
+    after = None if row is None else row[0]
+    return planned._replace(locks={}, indexes=indexes, fills=fills, begun=True, after=after)
 
 
 def _compatible_from(step: Any) -> str:
@@ -125,9 +171,13 @@ def _compatible_from(step: Any) -> str:
 
 
 @contextlib.contextmanager
-def _held_alone(url: str) -> Iterator[Connection]:
-    with psycopg.connect(url, autocommit=True, application_name="tokenworks migrate") as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
+def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
+    with psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME) as connection:
+        row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_MIGRATION_LOCK,)).fetchone()
+        if row is None or not row[0]:
+            # The server ends the statement of a run that was killed, and its lock with it, at the statement's end.
+            progress("Waiting for another `tokenworks init`, or for the index of one that was killed")
+            connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
         try:
             yield connection
         finally:
@@ -151,7 +201,7 @@ def engine_url(url: str) -> str:
     return url
 
 
-def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | None) -> None:
+def _upgrade(url: str, folder: Path, revision: str, role: str | None, *, lock_timeout_ms: int | None) -> None:
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from sqlalchemy import create_engine  # noqa: PLC0415
@@ -159,7 +209,10 @@ def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | No
 
     config = Config()
     config.set_main_option("script_location", str(folder))
-    with create_engine(engine_url(url), poolclass=NullPool).begin() as connection:
+    engine = create_engine(
+        engine_url(url), poolclass=NullPool, connect_args={"application_name": APPLICATION_NAME}
+    )
+    with engine.begin() as connection:
         if lock_timeout_ms is not None:
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock_timeout_ms}")
         config.attributes["connection"] = connection
@@ -172,14 +225,21 @@ def _upgrade(url: str, folder: Path, revision: str, *, lock_timeout_ms: int | No
                         "INSERT INTO schema_step (revision, compatible_from) VALUES (%s, %s) ON CONFLICT DO NOTHING",
                         (step.revision, _compatible_from(step)),
                     )
+                    for task in _tasks(step):
+                        connection.exec_driver_sql(
+                            "INSERT INTO schema_backfill (revision) VALUES (%s) ON CONFLICT DO NOTHING",
+                            (task,),
+                        )
+        if role is not None:
+            grant_tables(cast("Connection", connection.connection.driver_connection), role)
 
 
-def _upgrade_patiently(url: str, folder: Path, revision: str) -> None:
+def _upgrade_patiently(url: str, folder: Path, revision: str, role: str | None) -> None:
     from sqlalchemy.exc import OperationalError  # noqa: PLC0415
 
     for left in range(LOCK_TRIES_MAX - 1, -1, -1):
         try:
-            _upgrade(url, folder, revision, lock_timeout_ms=LOCK_TIMEOUT_MS)
+            _upgrade(url, folder, revision, role, lock_timeout_ms=LOCK_TIMEOUT_MS)
             return
         except OperationalError as error:
             if not isinstance(error.orig, (psycopg.errors.LockNotAvailable, psycopg.errors.DeadlockDetected)):
@@ -211,22 +271,41 @@ def compatible_from(connection: Connection) -> str | None:
 def check_schema(connection: Connection, mine: str = SCHEMA) -> None:
     """Raise `Unavailable` where the release of schema `mine` can't run on the one that is there.
 
-    It runs on its own, and on a younger one whose steps are compatible with it.
+    It runs on its own, and on a younger one whose steps are compatible with it, where its own steps and those before are finished.
     """
-    there = current(connection)
+    try:
+        there = current(connection)
+    except psycopg.errors.InsufficientPrivilege:
+        raise Unavailable(
+            f"the database's role {connection.info.user} has no rights in it yet: run `tokenworks init`"
+        ) from None
     if there is None:
         raise Unavailable("the database has no schema yet: run `tokenworks init` first")
-    if there == mine:
-        return
     if there < mine:
         raise Unavailable(
             f"the database is at schema {there}, this release needs {mine}: run `tokenworks init`"
         )
-    oldest = compatible_from(connection)
+    oldest = mine if there == mine else compatible_from(connection)
     if oldest is None or oldest > mine:
         raise Unavailable(
             f"the database is at schema {there}, which runs releases from schema {oldest or there} on, and this release is of "
             f"schema {mine}: run a newer release"
+        )
+    check_finished(connection, mine)
+
+
+def check_finished(connection: Connection, mine: str = SCHEMA) -> None:
+    """Raise `Unavailable` where an index or a backfill of a step up to schema `mine` is unfinished."""
+    row = connection.execute(
+        """SELECT revision, after FROM schema_backfill WHERE done_at IS NULL AND split_part(revision, ' ', 1) <= %s
+           ORDER BY revision LIMIT 1""",
+        (mine,),
+    ).fetchone()
+    if row is not None:
+        revision, _, index = row[0].partition(" ")
+        what = f"its index {index} is not built" if index else "its rows are not all filled"
+        raise Unavailable(
+            f"schema {revision} is unfinished, {what}: run `tokenworks init`, which goes on where it was cut off"
         )
 
 
@@ -241,10 +320,10 @@ def build_index(connection: Connection, index: Index, progress: Progress = _quie
     """
     if not _is_valid(connection, index.name):
         progress(f"Index {index.name}")
-        _build(connection, index, index.table, index.name)
+        _build(connection, index, index.table, index.name, progress)
 
 
-def _build(connection: Connection, index: Index, table: str, name: str) -> None:
+def _build(connection: Connection, index: Index, table: str, name: str, progress: Progress) -> None:
     unique = "UNIQUE " if index.unique else ""
     row = connection.execute(
         "SELECT relkind = 'p' FROM pg_class WHERE oid = %s::regclass", (table,)
@@ -266,7 +345,8 @@ def _build(connection: Connection, index: Index, table: str, name: str) -> None:
             continue
         own = f"{part}_{index.name}"[:63]
         if not _is_valid(connection, own):
-            _build(connection, index, part, own)
+            progress(f"Index {index.name}: {part}")
+            _build(connection, index, part, own, progress)
         connection.execute(f"ALTER INDEX {name} ATTACH PARTITION {own}".encode())
 
 
@@ -286,17 +366,45 @@ def _is_attached(connection: Connection, name: str, part: str) -> bool:
     return row is not None
 
 
-# Backfills.
+# What a step leaves to be done beside the requests: its indexes and its backfill.
+
+
+def _index_task(step: Any, name: str) -> str:
+    """An index's row of `schema_backfill`; a backfill's is the revision."""
+    return f"{step.revision} {name}"
+
+
+def _tasks(step: Any) -> list[str]:
+    indexes = [_index_task(step, index.name) for index in getattr(step.module, "INDEXES", ())]
+    return [*indexes, *([step.revision] if hasattr(step.module, "backfill") else [])]
+
+
+def _done(connection: Connection, step: Any) -> set[str]:
+    rows = connection.execute(
+        "SELECT revision FROM schema_backfill WHERE done_at IS NOT NULL AND revision = ANY(%s)",
+        (_tasks(step),),
+    )
+    return {row[0] for row in rows}
+
+
+def _finish(connection: Connection, step: Any, progress: Progress) -> None:
+    for index in getattr(step.module, "INDEXES", ()):
+        build_index(connection, index, progress)
+        connection.execute(
+            """INSERT INTO schema_backfill (revision, done_at) VALUES (%s, now()) ON CONFLICT (revision) DO UPDATE SET done_at = now()
+               WHERE schema_backfill.done_at IS NULL""",
+            (_index_task(step, index.name),),
+        )
+    if hasattr(step.module, "backfill"):
+        _backfill(connection, step, progress)
 
 
 def _backfill(connection: Connection, step: Any, progress: Progress) -> None:
-    run = getattr(step.module, "backfill", None)
-    if run is None:
-        return
     connection.execute(
         "INSERT INTO schema_backfill (revision) VALUES (%s) ON CONFLICT DO NOTHING", (step.revision,)
     )
-    while True:
+    rows: int | None = None
+    for batches in itertools.count():
         with connection.transaction():
             row = connection.execute(
                 "SELECT after FROM schema_backfill WHERE revision = %s AND done_at IS NULL FOR UPDATE",
@@ -304,10 +412,23 @@ def _backfill(connection: Connection, step: Any, progress: Progress) -> None:
             ).fetchone()
             if row is None:
                 return
-            progress(f"Filling {step.revision}" + (f", after {row[0]}" if row[0] else ""))
-            after = run(connection, row[0])
+            if not batches:
+                count = getattr(step.module, "backfill_rows", None)
+                rows = None if count is None else count(connection, row[0])
+                goes_on = f", going on after {row[0]}" if row[0] else ""
+                progress(f"Filling {step.revision}{goes_on}")
+            else:
+                progress(f"Filling {step.revision}: {_so_far(step, batches, rows)}")
+            after = step.module.backfill(connection, row[0])
             connection.execute(
                 """UPDATE schema_backfill SET after = coalesce(%(after)s, after),
                        done_at = CASE WHEN %(after)s::text IS NULL THEN now() END WHERE revision = %(revision)s""",
                 {"after": after, "revision": step.revision},
             )
+
+
+def _so_far(step: Any, batches: int, rows: int | None) -> str:
+    """What a run has filled, of the rows that there were when it began."""
+    if rows is None:
+        return f"{batches} batches"
+    return f"{min(rows, batches * step.module.BATCH_MAX)} of {rows} rows"

@@ -17,7 +17,7 @@ PREFIX: Final = "TOKENWORKS_"
 # Variables of the same prefix that are not settings.
 _NOT_SETTINGS: Final = ("TOKENWORKS_UPSTREAM_",)
 FILE_NAME: Final = "tokenworks.toml"
-SECRET: Final = frozenset({"database_url"})
+SECRET: Final = frozenset({"database_url", "database_owner_url"})
 
 
 class Settings(BaseModel):
@@ -34,7 +34,16 @@ class Settings(BaseModel):
         description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and all to whoever has not said whom they are",
     )
     database_url: str | None = Field(
-        default=None, description="PostgreSQL's URL; left out: the embedded one in data_dir"
+        default=None,
+        description="PostgreSQL's URL, as a role that may not change history, which `init` makes; left out: the embedded one in data_dir",
+    )
+    database_owner_url: str | None = Field(
+        default=None,
+        description="beside database_url, for `init` alone: the same database as the role that owns, or will own, its tables",
+    )
+    single_role: bool = Field(
+        default=False,
+        description="database_url may be of a role that could change history, such as the owner's; metrics and `ledger verify` say so",
     )
     embedded_fsync: bool = Field(
         default=True,
@@ -568,6 +577,8 @@ def load_settings(options: Mapping[str, Any], environ: Mapping[str, str] = os.en
         ) from None
     if settings.clock_shift_s and settings.environment != "dev":
         raise Invalid('clock_shift_s makes a host\'s time wrong: it is for tests, where environment = "dev"')
+    if settings.database_owner_url and not settings.database_url:
+        raise Invalid("database_owner_url goes with database_url: the same database, as the role that serves")
     if (settings.tls_certificate is None) != (settings.tls_key is None):
         raise Invalid("tls_certificate and tls_key go together")
     return Effective(settings.model_copy(update={"data_dir": settings.data_dir.absolute()}), origins)

@@ -24,6 +24,7 @@ from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
 from tokenworks.app.renewing import Certificates
+from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
@@ -81,7 +82,9 @@ class _Child:
 
 class Supervisor:
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+        # The owner's URL is for `init` alone.
+        self._settings = settings.model_copy(update={"database_owner_url": None})
+        self._may_change_history = False
         self._stopping = False
         self._hurried = False
         self._code = 0
@@ -117,11 +120,14 @@ class Supervisor:
         with database(settings) as url:
             with contextlib.closing(connect(url)) as connection:
                 check_schema(connection)
+                self._may_change_history = check_role(connection, single_role=settings.single_role)
                 check_sealed(connection)
                 check_peppers(connection, peppers, settings.secrets, SystemClock().now())
                 PersonVault(connection, vault_secrets).check_secrets()
                 ensure_usage_months(connection)
                 check_durability(settings, connection)
+            if self._may_change_history:
+                log.warning("supervisor.single_role", why="the database's role could change history")
             public = bind(settings.listen)
             admin = bind(settings.admin_listen)
             recorder_socket = bind_unix(settings.run_dir / "recorder.sock")
@@ -190,7 +196,7 @@ class Supervisor:
             # What serves people's pages is large, and no other child's business.
             from tokenworks.app import control  # noqa: PLC0415
 
-            control.run(settings, control_socket, admin, gone)
+            control.run(settings, control_socket, admin, gone, may_change_history=self._may_change_history)
 
         def child(
             name: str,

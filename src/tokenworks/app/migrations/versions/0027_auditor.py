@@ -32,6 +32,23 @@ ALTER TABLE member ADD COLUMN cap_set_at timestamptz NOT NULL DEFAULT now();
 ALTER TABLE api_key ADD COLUMN cap_tokens bigint;
 ALTER TABLE api_key ADD CONSTRAINT api_key_cap_tokens CHECK (cap_tokens > 0) NOT VALID;
 
+-- Hosts of the release before know neither column, and serve beside this one and after the backfill: what they write is completed
+-- here. A step that no longer runs beside them takes these triggers away.
+CREATE FUNCTION complete_key_cap() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+    NEW.cap_tokens := (SELECT total / 1000 FROM bucket WHERE account_id = NEW.account_id AND bucket_id = NEW.cap_bucket_id);
+    RETURN NEW;
+END $$;
+CREATE TRIGGER cap_is_complete BEFORE INSERT ON api_key FOR EACH ROW
+    WHEN (NEW.cap_bucket_id IS NOT NULL AND NEW.cap_tokens IS NULL) EXECUTE FUNCTION complete_key_cap();
+CREATE FUNCTION date_member_cap() RETURNS trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+BEGIN
+    NEW.cap_set_at := clock_timestamp();
+    RETURN NEW;
+END $$;
+CREATE TRIGGER cap_is_dated BEFORE UPDATE OF cap_tokens, cap_period ON member FOR EACH ROW
+    WHEN (NEW.cap_set_at = OLD.cap_set_at) EXECUTE FUNCTION date_member_cap();
+
 -- A trigger FOR EACH STATEMENT of a partitioned table is none of its partitions: each has its own.
 CREATE FUNCTION refuse_truncate_of(history regclass) RETURNS void LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
 DECLARE
@@ -87,3 +104,13 @@ def backfill(connection: Any, after: str | None) -> str | None:
         (after or "00000000-0000-0000-0000-000000000000", BATCH_MAX),
     ).fetchone()
     return rows[0] if rows[1] == BATCH_MAX else None
+
+
+def backfill_rows(connection: Any, after: str | None) -> int:
+    """Keys with a cap from `after` on."""
+    return int(
+        connection.execute(
+            "SELECT count(*) FROM api_key WHERE cap_bucket_id IS NOT NULL AND key_id > %s::uuid",
+            (after or "00000000-0000-0000-0000-000000000000",),
+        ).fetchone()[0]
+    )
