@@ -79,7 +79,10 @@ def upgrade(request, tmp_path, upstream, folder):  # noqa: F811
     in_memory(home)
     with contextlib.ExitStack() as stack:
         stack.callback(Embedded(home, QUICK).destroy)
-        url = stack.enter_context(Embedded(home, QUICK).use())
+        embedded = Embedded(home, QUICK)
+        stack.enter_context(embedded.use())
+        # The old release serves as the owner of everything; this one's `init` makes the role that it serves as.
+        url = embedded.owner_url
         made = Upgrade(stack, tmp_path, old, url, folder, long=rows == ROWS_NIGHTLY)
         made.fill(rows, accounts=1250 if made.long else 40)
         made.lose_a_host(home, upstream)
@@ -145,7 +148,7 @@ class Upgrade:
         kills_max = 40 if self.long else 2
         with timed(self.steps, "init"):
             killed = killed_at_each_thing(
-                self.a.command("init"), self.a.environ_of(THIS), kills_max, self.no_release_starts_on_what_is_unfinished
+                self.a.command("init"), self.a.environ_of(THIS, init=True), kills_max, self.no_release_starts_on_what_is_unfinished
             )  # fmt: skip
         assert killed
         assert plan_steps(self.connection) == []

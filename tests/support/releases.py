@@ -18,7 +18,9 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.support.databases import as_role
 from tests.support.server import ROOT, Server, in_process, until
+from tokenworks.app.embedded import APP_ROLE
 
 # The first release that runs on younger schemas: that of 0026.
 OLD = "28fcaa9479b1b0aa4998df933cf583a3de729897"
@@ -47,7 +49,7 @@ class Host(Server):
         self.release = release
 
     def environ(self):
-        return super().environ() | {"PYTHONPATH": str(self.release)}
+        return self.environ_of()
 
     def cli(self, *args, check=True, release=None):
         """A command of the host's release, or of another one, with this host's settings: of this one in this process."""
@@ -64,8 +66,18 @@ class Host(Server):
     def command(self, *args):
         return [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), *args]
 
-    def environ_of(self, release=None):
-        return self.environ() | {"PYTHONPATH": str(release or self.release)}
+    def environ_of(self, release=None, *, init=False):
+        """An older release is given the owner's URL; this one that of the role that serves, and `init` the owner's beside it."""
+        release = release or self.release
+        environ = super().environ() | {"PYTHONPATH": str(release)}
+        if release == THIS:
+            owner = environ["TOKENWORKS_DATABASE_URL"]
+            environ["TOKENWORKS_DATABASE_URL"] = as_role(owner, APP_ROLE)
+            if init:
+                environ["TOKENWORKS_DATABASE_OWNER_URL"] = owner
+        else:
+            environ.pop("TOKENWORKS_DRAIN_GRACE_S", None)
+        return environ
 
     def __enter__(self):
         self.data_dir.mkdir(parents=True, exist_ok=True)
