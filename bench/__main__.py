@@ -428,6 +428,20 @@ def bench_bills(count, progress):
     }
 
 
+def bench_cold_rows(rates, seconds):
+    """Subscribers without an open grant and with a key that nobody knows, at these rates."""
+    from bench.cold import bench_cold
+
+    result = bench_cold(rates, seconds)
+    table(
+        "Cold subscribers (a key nobody knows, no open grant)",
+        ["arrive /s", "held", "refused", "p50 ms", "p99 ms", "recorder CPU ms", "PostgreSQL", "closing: recorder", "PostgreSQL"],
+        [(r["rate"], r["held"], sum(r["refused"].values()), r["p50_ms"], r["p99_ms"], r["recorder_ms_each"], r["postgres_ms_each"],
+          r["closing_recorder_ms_each"], r["closing_postgres_ms_each"]) for r in result["rows"]],
+    )  # fmt: skip
+    return result
+
+
 def bench_before(upstream, revision, pairs, bar):
     """This tree against another revision, in one run."""
     from bench import before
@@ -512,7 +526,7 @@ def main():
     parser.add_argument(
         "--only",
         default="",
-        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet; or before, alone",
+        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet; or before or cold, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -528,6 +542,12 @@ def main():
         with Progress(console=console, transient=True) as progress:
             result = bench_bills(options.subscribers, progress)
         console.print(json.dumps({"bills": result}))
+        return 0 if result["ok"] else 1
+    if only == {"cold"}:
+        result = bench_cold_rows(
+            [150, 500] if options.quick else [150, 500, 1000], 5 if options.quick else 10
+        )
+        console.print(json.dumps({"cold": result}))
         return 0 if result["ok"] else 1
     if only == {"before"}:
         from bench.before import PAIRS_MIN, ROWS

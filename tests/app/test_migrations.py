@@ -59,7 +59,9 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
         connection.execute("ALTER TABLE usage DISABLE TRIGGER usage_is_history")
         connection.execute("UPDATE usage SET loss = %s WHERE usage_id = %s", (losses[0], ids[0]))
         connection.execute("ALTER TABLE usage ENABLE TRIGGER usage_is_history")
-        assert Ledger(connection, SystemClock()).usage_record(ids[0])["loss"] == rows[ids[0]]["loss"]
+        assert (
+            Ledger(connection, SystemClock()).usage_record(account_id, ids[0])["loss"] == rows[ids[0]]["loss"]
+        )
         assert {(row["cause"], row["tokens"]) for row in Ledger(connection, SystemClock()).losses()} == {
             ("unnamed", 9)
         }

@@ -368,7 +368,7 @@ class LedgerMachine(RuleBasedStateMachine):
         drawn = min(tokens, self.remaining // 1000)
         self.remaining -= 1000 * drawn
         self.used += 1000 * drawn
-        row = self.works.ledger.usage_record(UUID(record.usage_id))
+        row = self.works.ledger.usage_record(self.account, UUID(record.usage_id))
         assert sum(loss["counts"].get("output", 0) for loss in row["loss"]) == tokens - drawn
 
     @rule(frozen=st.booleans())

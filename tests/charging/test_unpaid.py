@@ -85,7 +85,7 @@ class Account:
         )
 
     def read(self, record):
-        return self.works.ledger.usage_record(UUID(record.usage_id))
+        return self.works.ledger.usage_record(self.account_id, UUID(record.usage_id))
 
     def left(self):
         return {b.bucket_id: b.remaining for b in self.works.ledger.buckets(self.account_id)}

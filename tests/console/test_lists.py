@@ -161,7 +161,11 @@ def used(works, spender, clock, signed_in):
             [settling(spender.seq, record)],
             lambda *_: None,
         )
-    return f"{BASES['usage']}/usage", signed_in(subscriber), [str(id_) for id_ in reversed(ids)]
+    return (
+        f"{BASES['usage']}/usage",
+        signed_in(subscriber),
+        [f"{id_}.{subscriber.subscriber_id}" for id_ in reversed(ids)],
+    )
 
 
 def walk(client, url, headers, **params):
@@ -192,6 +196,27 @@ def test_usage_is_listed_to_its_oldest_record(client, used, monkeypatch):
     assert found == used and "x-total-count" not in last.headers
     for cursor in ("x", "１" * 32, ""):
         assert client.get(url, params={"cursor": cursor}, headers=head).status_code == 400
+
+
+def test_a_usage_record_is_found_by_its_subscriber(client, used, works, signed_in, staff):
+    staff = staff["operator"]
+    url, head, used = used
+    record_id, _, subscriber_id = used[3].partition(".")
+    one = client.get(f"{url}/{used[3]}", headers=head)
+    assert (one.status_code, one.json()["id"], one.json()["relatedParty"][0]["id"]) == (
+        200,
+        used[3],
+        subscriber_id,
+    )
+    # Of one's own the record is enough; staff has to say whose.
+    assert client.get(f"{url}/{record_id}", headers=head).json() == one.json()
+    assert client.get(f"{url}/{used[3]}", headers=staff).json() == one.json()
+    other = works.subscriptions.register("+8613800000078")
+    for asker, name in (
+        (staff, record_id), (staff, f"{record_id}.{other.subscriber_id}"), (staff, f"{record_id}.x"), (head, f"{record_id}.{uuid7()}"),
+        (signed_in(other), used[3]), (signed_in(other), record_id),
+    ):  # fmt: skip
+        assert client.get(f"{url}/{name}", headers=asker).status_code == 404, name
 
 
 def test_usage_is_found_by_time(client, used, clock):

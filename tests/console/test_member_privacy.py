@@ -14,7 +14,7 @@ PHONE, MEI, ANN = "+8613800000001", "+8613876543210", "+8613876540002"
 
 
 @pytest.fixture
-def family(works, owner, signed_in, spender):
+def family(works, signed_in, spender):
     payer = works.subscriptions.register(PHONE, "Li")
     works.orders.place(payer, "ctc-light")
     people = {}
@@ -22,12 +22,9 @@ def family(works, owner, signed_in, spender):
         made = works.subscriptions.invite(payer, phone, name, role=role)
         people[role] = works.subscriptions.accept(phone, made.member_id)
     member_id = people["member"].member_id
-    works.keys.issue(account_id=payer.account_id, member_id=member_id, name="Meimei's tablet")
+    key_id, _ = works.keys.issue(account_id=payer.account_id, member_id=member_id, name="Meimei's tablet")
     works.identity.open_session(payer.subscriber_id, member_id, "203.0.113.9", "iPhone")
-    spender.spend(payer.account_id, 1_000_000)
-    owner.execute("ALTER TABLE usage DISABLE TRIGGER usage_is_history")
-    owner.execute("UPDATE usage SET member_id = %s", (member_id,))
-    owner.execute("ALTER TABLE usage ENABLE TRIGGER usage_is_history")
+    spender.spend(payer.account_id, 1_000_000, (key_id.hex, member_id.hex))
     heads = {role: signed_in(payer, one.member_id) for role, one in people.items()}
     return payer, people, heads | {"owner": signed_in(payer)}
 

@@ -38,8 +38,9 @@ class Spender:
             amount=amount, spend_for_s=900,
         )  # fmt: skip
 
-    def settle(self, account_id, drawn, ids=IDS):
-        """`drawn`: (bucket, grant, tokens). `ids`: of the key and of the member."""
+    def settle(self, account_id, drawn, ids=IDS, at=None):
+        """`drawn`: (bucket, grant, tokens). `ids`: of the key and of the member. `at`: when the request ended."""
+        ended_ms = 1_790_000_000_500 if at is None else int(at.timestamp() * 1000)
         self.seq += 1
         total = sum(tokens for _, _, tokens in drawn)
         parts = [
@@ -48,7 +49,7 @@ class Spender:
         ]  # fmt: skip
         record = UsageRecord(
             account_id.hex, *first_attempt(), *ids, "chat", "m", "d", "complete", "completed", "provider",
-            1_790_000_000_000, 1_790_000_000_500, 100, 500, Counts(output=total), total, parts, [], [], None,
+            ended_ms - 500, ended_ms, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(
             self.works.connection, self.journal_id, self.seq, [settling(self.seq, record)], lambda *_: None
@@ -57,7 +58,7 @@ class Spender:
     def close(self, account_id, grant_id):
         self.works.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
 
-    def spend(self, account_id, tokens, ids=IDS):
+    def spend(self, account_id, tokens, ids=IDS, at=None):
         """Whether all of it could be had; else nothing is spent."""
         drawn = self._take(account_id, tokens)
         lacks = tokens - sum(part for _, _, part in drawn)
@@ -67,7 +68,7 @@ class Spender:
             lacks = tokens - sum(part for _, _, part in drawn)
             assert not lacks
         if not lacks:
-            self.settle(account_id, drawn, ids)
+            self.settle(account_id, drawn, ids, at)
         for _, grant_id, _ in drawn:
             self.close(account_id, grant_id)
         return not lacks

@@ -28,6 +28,7 @@ from tokenworks.subscriptions import (
     PrivacyRules,
     Quotes,
     Sales,
+    ServedKeys,
     Subscriptions,
 )
 from tokenworks.trust import (
@@ -65,6 +66,7 @@ class Works:
     hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
+    served: ServedKeys
     notices: Notices
     bills: Bills
     disputes: Disputes
@@ -177,6 +179,7 @@ def make_works(
         hub=hub,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
+        served=ServedKeys(connection, offerings, ledger, clock, rules),
         notices=Notices(connection, clock),
         bills=bills,
         disputes=disputes,

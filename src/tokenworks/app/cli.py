@@ -576,12 +576,15 @@ def ledger() -> None:
 @ledger.command("flagged")
 @click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
 @click.option("--limit", type=click.IntRange(1, 1000), default=USAGE_LIMIT_DEFAULT, show_default=True)
+@click.option("--before", type=click.UUID, help="The last id of the page before: those older than it.")
 @json_option
 @pass_context
-def ledger_flagged(context: Context, since: str | None, limit: int, as_json: bool) -> None:
+def ledger_flagged(
+    context: Context, since: str | None, limit: int, before: UUID | None, as_json: bool
+) -> None:
     """Records to reconcile with a deployment's own figures: not reported, not adding up, late, or waived."""
     with context.works() as works:
-        found = works.ledger.flagged(_since(since), limit)
+        found = works.ledger.flagged(_since(since), limit, before)
     if as_json:
         print_json(found)
     else:

@@ -8,6 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -329,6 +330,7 @@ class Jobs:
             works.charges.recognise()
             works.identity.forget_old()
             works.hub.forget_old()
+            works.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
             self._recognised_s = time.monotonic()
 
     def _chains(self, works: Works) -> None:

@@ -161,6 +161,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
         "upstream_id": LOG, "seq": "within the records that one transaction settled: " + LOG, "prompt": "where nothing is counted in prompts: " + LOG,
         "asked": LOG, "choice": LOG,
     },
+    "usage_day": {"journal_id": "which host settled it: a day is the sum over all hosts"},
     "window_use": {},
     "work_order": {
         ROW_GONE: PARTLY, "work_order_id": ID, "state": PARTLY, "attempts": RUN, "reason": TEXT, "answered_at": TIME, "asked_at": RUN, "push_due": RUN,
@@ -174,6 +175,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "alembic_version": "which schema this is: a server refuses another one",
     "audit": "history of its own, encrypted in part: it is evidence for the rest, not money",
     "change": "what hosts are told to look at again: a signal, without content",
+    "change_gone": "up to where news to hosts were deleted: a host that has missed some starts anew",
     "deployment": "where requests are sent: configuration, which the audit trail follows",
     "failed_job": "what is tried again: a job that succeeds deletes its row",
     "hub_delivery": "messages to other systems: they repeat what other rows say",

@@ -81,6 +81,16 @@ def beside(connection: Connection) -> contextlib.closing[Connection]:
     return contextlib.closing(psycopg.connect(info.dsn, password=info.password or None, autocommit=True))
 
 
+def connect_planned(url: str) -> Connection:
+    """As `connect`, for few statements that are made over and over: each is planned once, whatever its parameters are.
+
+    To plan a statement over partitions costs ten times what it costs to run it (0.4 ms against 0.03 ms of a load of terms).
+    """
+    connection = connect(url)
+    connection.execute("SET plan_cache_mode = force_generic_plan")
+    return connection
+
+
 def identity(connection: Connection) -> str:
     """Which database this is, and on which timeline: it changes with a fail-over and with a restore. Empty where it can't say."""
     try:

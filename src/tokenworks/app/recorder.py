@@ -19,7 +19,8 @@ import structlog
 import uvloop
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import Connection, anchor, connect, database, identity
+from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
+from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
@@ -42,7 +43,6 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
-from tokenworks.subscriptions import SUSPENSIONS
 from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
@@ -234,16 +234,8 @@ class Feed:
                 lost = Ledger(connection, self._clock).losses_of_today(
                     self._recorder.journal.journal_id, losses.budget_tokens // 2
                 )
-            # Whatever was not visible at the last poll has a transaction id from that poll's xmin on.
-            row = connection.execute(
-                "SELECT pg_snapshot_xmin(pg_current_snapshot())::text, coalesce(max(seq), 0) FROM change"
-            ).fetchone()
-            if first:
-                return row[0], []
-            rows = connection.execute(
-                "SELECT seq, kind, ref FROM change WHERE txid >= %s::xid8 ORDER BY seq", (self._xmin,)
-            ).fetchall()
-            return row[0], rows
+            # Whatever was not visible at the last poll has a transaction id from that poll's horizon on.
+            return Ledger(connection, self._clock).changes(None if first else self._xmin)
 
         try:
             xmin, rows = await self._thread.run(read)
@@ -320,47 +312,23 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         log.critical("recorder.journal", error=str(error))
         return EXIT_FATAL
     workers_dir = settings.run_dir / "workers"
-    lookups = DatabaseThread(lambda: connect(url), "lookups")
-    ledger_thread = DatabaseThread(lambda: connect(url), "ledger")
+    lookups = DatabaseThread(lambda: connect_planned(url), "lookups")
+    ledger_thread = DatabaseThread(lambda: connect_planned(url), "ledger")
+    alone_thread = DatabaseThread(lambda: connect_planned(url), "ledger-alone")
+
+    keys = KeyLookups(
+        lookups, lambda connection: make_works(settings, connection, clock, peppers, vault_secrets)
+    )
 
     async def answer(name: str, argument: Any) -> Any:
         if name == "keys":
-            macs: list[bytes] = argument
-
-            def find(connection: Connection) -> list[list[Any]]:
-                works = make_works(settings, connection, clock, peppers, vault_secrets)
-                subscriptions = works.subscriptions
-                rows: list[list[Any]] = []
-                for mac, k in works.keys.find(macs).items():
-                    caps, ends = subscriptions.caps(k.member_id)
-                    subscriber = subscriptions.of_account(k.account_id)
-                    if k.cap_bucket_id is not None:
-                        caps.append(k.cap_bucket_id)
-                    rows.append([
-                        mac, k.key_id.hex, k.account_id.hex, k.member_id.hex, None if k.models is None else sorted(k.models),
-                        [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), k.expires_at_ms,
-                        subscriptions.policy(k.account_id).model_dump_json(exclude_defaults=True),
-                        subscriptions.counts_prompts(k.account_id),
-                        works.ledger.limits_of([
-                            ("key", str(k.key_id)), ("subscriber", str(k.account_id)),
-                            *(("member", str(member)) for member in subscriptions.line_of(k.member_id)),
-                        ]),
-                        subscriptions.regions_of(subscriber), subscriber.home_region,
-                        subscriptions.service(k.account_id).model_dump_json(exclude_defaults=True),
-                        None if k.origins is None else sorted(k.origins),
-                        [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving],
-                        works.payg.standing(subscriber),
-                        subscriptions.refused_by(subscriber),
-                    ])  # fmt: skip
-                return rows
-
-            return await lookups.run(find)
+            return await keys.find(argument)
         if name == "owns":
             account_id, upstream_id = argument
             for _, account, _, text in recorder.unsettled():
                 if account == account_id and upstream_id.encode() in text:
                     record = json.loads(text)
-                    if record["upstream_id"] == upstream_id:
+                    if record["upstream_id"] == upstream_id and record["protocol"] == "responses":
                         return [record["deployment"], sum(record["c"])]
             owned = await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
             # None is what a caller hears where nothing could be asked.
@@ -424,7 +392,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         )
 
     ledger = RecorderLedger(
-        ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up
+        ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up, alone_thread
     )
     feed = Feed(lookups, recorder, settings, clock, peppers)
     recorder.settler = settler

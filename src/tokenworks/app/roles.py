@@ -39,7 +39,7 @@ HISTORY: Final[dict[str, tuple[str, ...]]] = {
 }
 # Of these rows are deleted: what is over, and what a person takes away. Of all other tables none is.
 DELETED_FROM: Final = (
-    "account_loss", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
+    "account_loss", "change", "failed_job", "hub_delivery", "hub_event", "kept_answer", "limit_lease", "model_alias", "model_card",
     "model_intent", "offering_current", "offering_draft", "person_key", "rate_limit", "recall", "session", "sign_in_code",
     "window_use",
 )  # fmt: skip

@@ -406,6 +406,12 @@ class Settings(BaseModel):
     dunning_close_days: int = Field(
         default=0, ge=0, le=3650, description="then the subscriber is closed; 0: never"
     )
+    change_retain_h: int = Field(
+        default=168,
+        ge=1,
+        le=8760,
+        description="news to hosts (of accounts, keys, the catalogue) are kept this long; a host that was away longer begins anew",
+    )
     grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
     journal_dir: Path | None = Field(
         default=None,

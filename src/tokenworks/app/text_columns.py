@@ -122,6 +122,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "usage": {
         "no_person": "request_id protocol model deployment state reason counted_by parts loss flags upstream_id asked choice"
     },
+    "usage_day": {"no_person": "unit"},
     "vault_secret": {"no_person": "name", "hash": "fingerprint"},
     "work_order": {
         "no_person": "port offering_id delivery action state",

@@ -93,7 +93,7 @@ ACROSS: Final = frozenset(
         "charge file: its lines are what it says, and what was accepted is a payment",
         "consent: it is to a text that was shown, of its purpose",
         "journal: it has settled what its records say",
-    "numbers: every one up to the last is a document's, or its gap is accounted for",
+        "numbers: every one up to the last is a document's, or its gap is accounted for",
     }
 )
 """Invariants that compare rows of several accounts: a run over a part of them does not look at these."""

@@ -75,6 +75,10 @@ class LedgerWentBack(TokenworksError):
     """The database has settled less than it had: a restore or a fail-over lost commits. The journal is replayed."""
 
 
+class ChangesMissed(TokenworksError):
+    """A host was away for longer than news are kept: it begins anew, from what there is now."""
+
+
 class JournalFailed(TokenworksError):
     """A write or fsync failed: the file is never written again; the next recorder opens a new segment."""
 

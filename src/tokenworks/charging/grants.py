@@ -8,12 +8,12 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable
-from itertools import islice
 from typing import Any, Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host import (
+    NS_PER_S,
     Ask,
     HostAccount,
     HostBucket,
@@ -30,11 +30,12 @@ TERMS_FRESH_S: Final = 2.0
 RELOAD_S: Final = 0.1
 # How long a worker may go on with a bucket that it has nothing of, for what costs nothing.
 SHOWN_FOR_S: Final = 5.0
-NS_PER_S: Final = 1_000_000_000
 ASK_QUEUE_MAX: Final = 100_000
+# Accounts whose asks are being answered at once. One more is told to come again: the ledger opens some thousands a second.
+ACCOUNTS_SERVED_MAX: Final = 5000
+# Accounts that are looked after at once, and as many closings wait for one turn of the ledger.
+TENDED_TOGETHER_MAX: Final = 128
 WAITS_KEPT: Final = 1000
-# Asks of a crowd that are served as one.
-ALIKE_MAX: Final = 1000
 GRANT_AHEAD_S: Final = 10
 CALL_BACK_POLL_S: Final = 0.015
 RETURNING_POLL_S: Final = 0.005
@@ -72,16 +73,21 @@ class HostGrants:
         self._answering = False
         self._answer_again = False
         self._orphans: list[tuple[str, str]] = []
+        self._served = 0
+        self.asks_refused = 0
         # How long the latest asks waited that somebody waited for.
         self.waits_s: deque[float] = deque(maxlen=WAITS_KEPT)
 
     # What workers say.
 
     def ask(self, account_id: str, ask: Ask) -> None:
-        account = self._account(account_id)
-        if len(account.asks) >= ASK_QUEUE_MAX:
+        known = self.accounts.get(account_id)
+        full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
+        if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
+            self.asks_refused += 1
             self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
             return
+        account = known or self._account(account_id)
         ask.asked_s = self._now_s()
         account.asks.append(ask)
         self._serve(account)
@@ -104,9 +110,7 @@ class HostGrants:
             bucket.free += amount
             bucket.check()
             if account is not None:
-                for ask in account.asks:
-                    if ask.worker_id == worker_id and bucket_id in ask.free:
-                        ask.free[bucket_id] = max(0, ask.free[bucket_id] - amount)
+                account.gave(worker_id, bucket_id, amount)
         if recall_number in self._recalls:
             waiting, event = self._recalls[recall_number]
             waiting.discard(worker_id)
@@ -136,6 +140,8 @@ class HostGrants:
                     bucket.slices.pop(worker_id, None)
             bucket.used += amount
             bucket.used_lately = True
+            if account is not None:
+                account.quiet_until_s = 0.0
 
     def worker_lost(self, worker_id: str) -> None:
         """What a worker still had is free again. Its open attempts have been closed (and moved to used) right after."""
@@ -160,7 +166,7 @@ class HostGrants:
             if keep_first:
                 return
         bucket = account.buckets[bucket_id] = HostBucket(unknown_terms(account_id, bucket_id), 0)
-        bucket.grant_id, bucket.amount, bucket.used, bucket.free = grant_id, amount, used, amount - used
+        bucket.hold(grant_id, amount, used)
         # Terms are unknown until the account is loaded; until then nothing is sliced, and the lease is not ours to use.
         bucket.closing = True
         bucket.check()
@@ -191,6 +197,7 @@ class HostGrants:
         account = self.accounts.get(account_id)
         if account is not None:
             account.loaded_s = -1e9
+            account.quiet_until_s = 0.0
             account.top_up_after_s = -1e9
             if self.open:
                 self._spawn(self._reload(account))
@@ -199,9 +206,10 @@ class HostGrants:
         """An operator wants this grant closed: as soon as nothing runs on it."""
         account = self.accounts.get(account_id)
         for bucket in account.buckets.values() if account is not None else ():
-            if bucket.grant_id == grant_id:
+            if account is not None and bucket.grant_id == grant_id:
                 bucket.active_s = -1e9
                 bucket.used_lately = False
+                account.quiet_until_s = 0.0
 
     # Serving asks.
 
@@ -225,6 +233,7 @@ class HostGrants:
     def _serve(self, account: HostAccount) -> None:
         if self.open and not account.serving and account.asks:
             account.serving = True
+            self._served += 1
             self._spawn(self._serve_asks(account))
 
     async def _serve_asks(self, account: HostAccount) -> None:
@@ -232,7 +241,7 @@ class HostGrants:
         try:
             while account.asks:
                 ask = account.asks[0]
-                alike = self._alike(account, ask) if together else [ask]
+                alike = account.alike(ask) if together else [ask]
                 if len(alike) > 1:
                     together = await self._serve_alike(account, alike)
                     continue
@@ -248,17 +257,8 @@ class HostGrants:
                         self.waits_s.append(self._now_s() - ask.asked_s)
         finally:
             account.serving = False
-
-    @staticmethod
-    def _alike(account: HostAccount, first: Ask) -> list[Ask]:
-        """What the same worker wants for the same model under the same caps, the first one with it."""
-        if first.soft or len(account.asks) == 1:
-            return [first]
-        return [
-            ask
-            for ask in islice(account.asks, ALIKE_MAX)
-            if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
-        ]  # fmt: skip
+            account.quiet_until_s = 0.0
+            self._served -= 1
 
     async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
@@ -284,9 +284,7 @@ class HostGrants:
             for ask in alike:  # what was brought for all of them is there for each
                 ask.free = dict(whole.free)
             return False
-        served = {id(ask) for ask in alike}
-        waited = [ask for ask in account.asks if id(ask) in served]
-        account.asks = deque(ask for ask in account.asks if id(ask) not in served)
+        waited = account.take(alike)
         self._send(first.worker_id, wire.ANSWER, [[ask.number, wire.ENOUGH] for ask in waited])
         now_s = self._now_s()
         self.waits_s.extend(now_s - ask.asked_s for ask in waited)
@@ -326,6 +324,7 @@ class HostGrants:
             for bucket in list(account.buckets.values()):
                 if bucket.closing and not account.unsure:
                     await self._close(account, bucket)
+            account.quiet_until_s = 0.0
 
     async def _gather(self, account: HostAccount, ask: Ask) -> int:
         if account.unsure:
@@ -422,6 +421,7 @@ class HostGrants:
             bucket.amount -= amount
             bucket.remaining = 0
             account.loaded_s = -1e9
+            account.quiet_until_s = 0.0
             account.returning += 1
             try:
                 if not await self._ledger.return_grant(account_id, grant_id, amount):
@@ -468,12 +468,7 @@ class HostGrants:
                 account.buckets[bucket_id].closing = True  # until the terms are loaded
             bucket = account.buckets[bucket_id]
             if bucket.grant_id is None:
-                bucket.grant_id, bucket.amount, bucket.used, bucket.free = (
-                    grant_id,
-                    amount,
-                    used,
-                    amount - used,
-                )
+                bucket.hold(grant_id, amount, used)
                 bucket.spend_until_ns = 0
             elif bucket.grant_id == grant_id:
                 bucket.free += amount - bucket.amount
@@ -574,12 +569,7 @@ class HostGrants:
                 bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
-            # What this one leaves is there for those of its worker that wait behind it.
-            left = own + give - want
-            for other in islice(account.asks, ALIKE_MAX) if left > 0 else ():
-                if other is not ask and other.worker_id == ask.worker_id:
-                    known = other.free.get(bucket.terms.bucket_id, 0)
-                    other.free[bucket.terms.bucket_id] = max(known, left)
+            account.leaves(ask, bucket.terms.bucket_id, own + give - want)
         bucket.check()
         return own + give, silent
 
@@ -663,21 +653,28 @@ class HostGrants:
             with contextlib.suppress(Unavailable, GrantStillOpen):
                 await self._ledger.close_grant(*orphan)
                 self._orphans.remove(orphan)
-        for account in list(self.accounts.values()):
-            if account.lock.locked():
-                continue
-            async with account.lock:
-                try:
-                    if account.unsure:
-                        await self._reconcile(account)
-                except Unavailable:
-                    continue
-                for bucket in list(account.buckets.values()):
-                    await self._tend(account, bucket)
-                    if account.unsure:
-                        break
-            if not account.buckets and not account.asks and not account.serving:
-                self.accounts.pop(account.account_id, None)
+        now_s = self._now_s()
+        due = [account for account in self.accounts.values() if account.quiet_until_s <= now_s]
+        # Together, so that what they ask of the ledger goes in the same turns.
+        for at in range(0, len(due), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._tend_account, due[at : at + TENDED_TOGETHER_MAX]))
+
+    async def _tend_account(self, account: HostAccount) -> None:
+        if account.lock.locked():
+            return
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self._reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                await self._tend(account, bucket)
+                if account.unsure:
+                    break
+            account.quiet_until_s = account.next_look_s(self._idle_s, self._spend_for_s)
+        if not account.buckets and not account.asks and not account.serving:
+            self.accounts.pop(account.account_id, None)
 
     async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
         if bucket.grant_id is None:
@@ -732,18 +729,22 @@ class HostGrants:
     async def drain(self) -> bool:
         """Close every grant that nobody holds. Whether none is left."""
         self.draining = True
-        for account in list(self.accounts.values()):
-            async with account.lock:
-                try:
-                    if account.unsure:
-                        await self._reconcile(account)
-                except Unavailable:
-                    continue
-                for bucket in list(account.buckets.values()):
-                    bucket.closing = True
-                    if not account.unsure:
-                        await self._close(account, bucket)
+        held = list(self.accounts.values())
+        for at in range(0, len(held), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._drain_account, held[at : at + TENDED_TOGETHER_MAX]))
         return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
+
+    async def _drain_account(self, account: HostAccount) -> None:
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self._reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                bucket.closing = True
+                if not account.unsure:
+                    await self._close(account, bucket)
 
     def _now_s(self) -> float:
         return self._clock.boot_ns() / NS_PER_S

@@ -2,11 +2,16 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from typing import Any, Final, Protocol
 
 from tokenworks.charging import wire
 from tokenworks.charging.model import CAP_RATE, BucketTerms, Granted, Need
+
+NS_PER_S: Final = 1_000_000_000
+# Asks of a crowd that are served as one.
+ALIKE_MAX: Final = 1000
 
 
 class LedgerPort(Protocol):
@@ -50,6 +55,10 @@ class HostBucket:
         self.used_before = 0
         self.used_lately = False  # since the last look; `active_s` follows once a second
         self.closing = False
+
+    def hold(self, grant_id: str, amount: int, used: int) -> None:
+        """An open grant of it, as the ledger says."""
+        self.grant_id, self.amount, self.used, self.free = grant_id, amount, used, amount - used
 
     def check(self) -> None:
         assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())
@@ -97,6 +106,7 @@ class HostAccount:
         "lacks",
         "loaded_s",
         "lock",
+        "quiet_until_s",
         "returning",
         "serving",
         "top_up_after_s",
@@ -113,6 +123,8 @@ class HostAccount:
         self.asks: deque[Ask] = deque()
         self.loaded_s = -1e9
         self.serving = False
+        # Until when nothing of it is to be looked after, unless something happens to it.
+        self.quiet_until_s = 0.0
         # A call that may have changed our grants was not answered: what the ledger has is looked at first.
         self.unsure = False
         # Quantity on its way back to the ledger, not under the lock: what the ledger says meanwhile is no news.
@@ -132,6 +144,50 @@ class HostAccount:
         return sorted(
             (b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order()
         )
+
+    def alike(self, first: Ask) -> list[Ask]:
+        """What the same worker wants for the same model under the same caps, the first one with it."""
+        if first.soft or len(self.asks) == 1:
+            return [first]
+        return [
+            ask
+            for ask in islice(self.asks, ALIKE_MAX)
+            if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
+        ]  # fmt: skip
+
+    def take(self, served: Iterable[Ask]) -> list[Ask]:
+        """Take asks that are served out of the queue; those that were still in it."""
+        ids = {id(ask) for ask in served}
+        taken = [ask for ask in self.asks if id(ask) in ids]
+        self.asks = deque(ask for ask in self.asks if id(ask) not in ids)
+        return taken
+
+    def leaves(self, served: Ask, bucket_id: str, left: int) -> None:
+        """What an ask leaves of what its worker has is there for those of that worker that wait behind it."""
+        for ask in islice(self.asks, ALIKE_MAX) if left > 0 else ():
+            if ask is not served and ask.worker_id == served.worker_id:
+                ask.free[bucket_id] = max(ask.free.get(bucket_id, 0), left)
+
+    def gave(self, worker_id: str, bucket_id: str, amount: int) -> None:
+        """A worker has so much less free than when it asked."""
+        for ask in self.asks:
+            if ask.worker_id == worker_id and bucket_id in ask.free:
+                ask.free[bucket_id] = max(0, ask.free[bucket_id] - amount)
+
+    def next_look_s(self, idle_s: float, spend_for_s: float) -> float:
+        """When there is something to be looked after, unless something happens before: a host has many accounts that came once,
+        and looks at each when it is due, not every second. In seconds since boot.
+        """
+        look_s = self.loaded_s + idle_s
+        for bucket in self.buckets.values():
+            if bucket.closing or bucket.used_lately or bucket.burn_s or self.unsure:
+                return 0.0
+            if bucket.grant_id is None:
+                continue
+            look_s = min(look_s, bucket.active_s + idle_s)
+            if bucket.slices:
+                look_s = min(look_s, bucket.spend_until_ns / NS_PER_S - spend_for_s * 2 / 3)
+        return look_s
 
 
 def unknown_terms(account_id: str, bucket_id: str) -> BucketTerms:

@@ -1,21 +1,32 @@
 """The database side of charging (the CHF): accounts, buckets, grants, what people see of them."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from typing import Any, Final
 from uuid import UUID
+
+import psycopg
 
 from tokenworks.catalog import BucketSpec
 from tokenworks.charging import (
     cap_store,
+    change_store,
+    day_store,
     limit_store,
     recall_store,
     settle_store,
     store,
+    turn_store,
     usage_store,
     whose_store,
 )
-from tokenworks.charging.errors import AccountNotFound, GrantNotFound, LimitNotFound, RecordRefused
+from tokenworks.charging.errors import (
+    AccountNotFound,
+    ChangesMissed,
+    GrantNotFound,
+    LimitNotFound,
+    RecordRefused,
+)
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.losses import LOSSY_MAX
 from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
@@ -28,6 +39,9 @@ LIMIT_MAX: Final = 10**12
 USAGE_COUNTED_MAX: Final = 10_000
 # Longer than any request runs, and more than two clocks differ.
 CONSUMED_SLACK: Final = timedelta(days=1)
+
+# Of usage by day, as of bills and caps.
+DAY_ZONE: Final = timezone(timedelta(hours=8))
 
 
 class Ledger:
@@ -205,12 +219,9 @@ class Ledger:
         count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
         return found, count
 
-    def usage_by_day(self, account_id: UUID, since: datetime, zone: tzinfo) -> dict[str, int]:
-        """Tokens of each day (YYYY-MM-DD) of a zone, all classes together."""
-        floor = _floor(since)
-        offset = since.astimezone(zone).utcoffset()
-        assert offset is not None
-        return usage_store.usage_by_day(self._connection, account_id, floor, offset)
+    def usage_by_day(self, account_id: UUID, since: datetime) -> dict[str, int]:
+        """Tokens of each day (YYYY-MM-DD) of UTC+8, all classes together, from the day of `since` on."""
+        return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
 
     def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
         """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
@@ -219,21 +230,53 @@ class Ledger:
         floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
         return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
 
-    def usage_record(self, usage_id: UUID) -> dict[str, Any] | None:
-        return usage_store.usage_record(self._connection, usage_id)
+    def usage_record(self, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+        return usage_store.usage_record(self._connection, account_id, usage_id)
 
     def account_of_bucket(self, bucket_id: UUID) -> UUID | None:
         return whose_store.of_bucket(self._connection, bucket_id)
 
     def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
-        """Who spent what since a time, most first."""
-        floor = None if since is None else _floor(since)
-        return usage_store.usage_by_member(self._connection, account_id, floor)
+        """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
 
-    def flagged(self, since: datetime | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Records to be reconciled with the deployments' own figures, newest first."""
+        Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
+        """
+        first = date.min if since is None else since.astimezone(DAY_ZONE).date()
+        parts = []
+        if since is not None and since > _day_begin(first):
+            begin, first = since, first + timedelta(days=1)
+            floor = _floor(begin - CONSUMED_SLACK)
+            parts.append(
+                day_store.rows_by_member(self._connection, account_id, begin, _day_begin(first), floor)
+            )
+        parts.append(day_store.by_member(self._connection, account_id, first))
+        found: dict[UUID, dict[str, Any]] = {}
+        for used, charged in parts:
+            for member_id, records, input_tokens, output_tokens in used:
+                row = found.setdefault(
+                    member_id,
+                    {
+                        "member_id": member_id,
+                        "records": 0,
+                        "input_tokens": 0,
+                        "output_tokens": 0,
+                        "charged": {},
+                    },
+                )
+                row["records"] += records
+                row["input_tokens"] += input_tokens
+                row["output_tokens"] += output_tokens
+            for member_id, unit, amount in charged:
+                units = found[member_id]["charged"]
+                units[unit] = units.get(unit, 0) + amount
+        return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
+
+    def flagged(
+        self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
         floor = None if since is None else _floor(since)
-        return usage_store.flagged(self._connection, floor, limit)
+        return usage_store.flagged(self._connection, floor, limit, before)
 
     def losses(
         self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
@@ -297,6 +340,34 @@ class Ledger:
         store.close_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, settled_seq, self._clock.now()
         )
+
+    # A turn of a host's recorder: what waits of many accounts, made together.
+
+    def load_terms_together(self, account_ids: Sequence[UUID]) -> list[list[tuple[BucketTerms, int]] | None]:
+        """`load_terms` of each; None: to be loaded by itself."""
+        return turn_store.load_terms(self._connection, account_ids, self._clock.now())
+
+    def turn(
+        self, journal_id: UUID, asks: Sequence[turn_store.GrantAsk], closes: Sequence[turn_store.CloseAsk]
+    ) -> tuple[list[Granted | None], list[bool]]:
+        """Grants and closings in one transaction, all of them or (where the database refuses one) none. What is None or False
+        is to be asked for by itself: a row of its was locked, or it needs more than a statement.
+        """
+        now = self._clock.now()
+        try:
+            with self._connection.transaction():
+                return (
+                    turn_store.grant(self._connection, journal_id, asks, now),
+                    turn_store.close(self._connection, journal_id, closes, now),
+                )
+        except (psycopg.DatabaseError, turn_store.NotAsLocked):
+            if self._connection.broken:
+                raise
+            return [None] * len(asks), [False] * len(closes)
+
+    def count_prompts(self, account_ids: Sequence[UUID]) -> list[bool]:
+        """`counts_prompts` of each."""
+        return turn_store.has_unit(self._connection, account_ids, "prompt", self._clock.now())
 
     # Grants across hosts.
 
@@ -416,6 +487,15 @@ class Ledger:
         """(scope, limit) of those that these (scope, ref) are under."""
         return limit_store.limits_of(self._connection, refs)
 
+    def limits_by_ref(
+        self, refs: Sequence[tuple[str, str]]
+    ) -> dict[tuple[str, str], list[tuple[str, Limit]]]:
+        """`limits_of` of each that is under any."""
+        found: dict[tuple[str, str], list[tuple[str, Limit]]] = {}
+        for scope, ref, limit in limit_store.limits_by_ref(self._connection, refs):
+            found.setdefault((scope, ref), []).append((scope, limit))
+        return found
+
     def deployment_limits(self) -> dict[str, Limit]:
         return limit_store.deployment_limits(self._connection)
 
@@ -439,6 +519,29 @@ class Ledger:
     def delete_old_recalls(self) -> None:
         recall_store.delete_old_recalls(self._connection)
 
+    # News to hosts.
+
+    def changes(self, since: str | None) -> tuple[str, list[change_store.Change]]:
+        """(from where to read on, what was said since `since`); nothing where that is None: this host begins now. Raises
+        `ChangesMissed` where some of it is not kept any more.
+        """
+        horizon = change_store.horizon(self._connection)
+        if since is None:
+            return horizon, []
+        found = change_store.changes(self._connection, since)
+        if found is None:
+            raise ChangesMissed("news to this host are not kept any more: it was away for too long")
+        return horizon, found
+
+    def forget_changes(self, keep: timedelta) -> int:
+        """Delete news that are older. Returns how many."""
+        total = 0
+        while done := change_store.delete_old_changes(self._connection, keep):
+            total += done
+            if done < change_store.DELETED_AT_ONCE_MAX:
+                break
+        return total
+
     # The loss budget.
 
     def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
@@ -447,6 +550,10 @@ class Ledger:
 
     def delete_old_account_losses(self) -> None:
         usage_store.delete_old_account_losses(self._connection)
+
+
+def _day_begin(day: date) -> datetime:
+    return datetime.combine(day, time(), DAY_ZONE)
 
 
 def _floor(since: datetime) -> UUID:

@@ -69,14 +69,19 @@ def limits(connection: Connection) -> list[dict[str, Any]]:
 
 def limits_of(connection: Connection, refs: Sequence[tuple[str, str]]) -> list[tuple[str, Limit]]:
     """(scope, limit) of those that these (scope, ref) are under."""
+    return [(scope, limit) for scope, _, limit in limits_by_ref(connection, refs)]
+
+
+def limits_by_ref(connection: Connection, refs: Sequence[tuple[str, str]]) -> list[tuple[str, str, Limit]]:
+    """(scope, ref, limit) of those that these (scope, ref) are under, by the limit's id."""
     rows = connection.execute(
-        """SELECT scope, limit_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
+        """SELECT scope, ref, limit_id, requests_per_min, tokens_per_min, streams_max FROM rate_limit
            WHERE (scope, ref) IN (SELECT * FROM unnest(%s::text[], %s::text[])) ORDER BY limit_id""",
         ([scope for scope, _ in refs], [ref for _, ref in refs]),
     )
     return [
-        (scope, Limit(limit_id.hex, requests or 0, tokens or 0, streams or 0))
-        for scope, limit_id, requests, tokens, streams in rows
+        (scope, ref, Limit(limit_id.hex, requests or 0, tokens or 0, streams or 0))
+        for scope, ref, limit_id, requests, tokens, streams in rows
     ]
 
 

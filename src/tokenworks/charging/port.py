@@ -1,9 +1,15 @@
-"""The ledger for an event loop: calls run in one thread with its own connection."""
+"""The ledger for an event loop: calls run in threads with a connection each.
+
+What many accounts wait for at once (terms, grants, closings) is made in turns: all that waits when the database is free goes in one
+transaction and a few round trips. An account has one call at a time, so it has one place in a turn, however much it asks for.
+What would have to wait for a lock is made by itself, on another connection: it keeps no other account waiting.
+"""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -13,11 +19,16 @@ from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Granted, Need
 from tokenworks.charging.settlement import Settler
+from tokenworks.charging.turn_store import CloseAsk, GrantAsk
 from tokenworks.kernel import Clock, Unavailable
 
 Result = TypeVar("Result")
 # A database that hangs must not make anybody wait for longer.
 ANSWER_S: Final = 3.0
+# Of each kind in one turn: what comes after it waits for tens of milliseconds, not for hundreds.
+TURN_LOADS_MAX: Final = 256
+TURN_GRANTS_MAX: Final = 256
+TURN_CLOSES_MAX: Final = 128
 
 
 class DatabaseThread:
@@ -28,11 +39,13 @@ class DatabaseThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
         self._connection: store.Connection | None = None
         self.answered = False
+        self.hangs = False
 
     async def run(self, call: Callable[[store.Connection], Result]) -> Result:
         """Raises `Unavailable` where the database does not answer in time. The call may still be made then."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
         done, _ = await asyncio.wait([future], timeout=ANSWER_S)
+        self.hangs = not done
         if not done:
             self.answered = False
             future.add_done_callback(lambda late: late.cancelled() or late.exception())
@@ -62,8 +75,16 @@ class DatabaseThread:
         self._executor.shutdown()
 
 
+Asked = TypeVar("Asked")
+_Waiting = deque[tuple[Asked, "asyncio.Future[Any]"]]
+
+
+def _take(waiting: "_Waiting[Asked]", count_max: int) -> "list[tuple[Asked, asyncio.Future[Any]]]":
+    return [waiting.popleft() for _ in range(min(count_max, len(waiting)))]
+
+
 class RecorderLedger:
-    """The ledger as `HostGrants` needs it, for one journal."""
+    """The ledger as `HostGrants` needs it, for one journal. `alone`: the thread of what may wait for a lock."""
 
     def __init__(
         self,
@@ -73,8 +94,15 @@ class RecorderLedger:
         journal_id: UUID,
         written_seq: Callable[[], int],
         top_up: Callable[[store.Connection, UUID, str, Need], bool] | None = None,
+        alone: DatabaseThread | None = None,
     ) -> None:
         self._thread = thread
+        self._alone = alone or thread
+        self._loads: _Waiting[UUID] = deque()
+        self._grants: _Waiting[GrantAsk] = deque()
+        self._closes: _Waiting[CloseAsk] = deque()
+        self._turning: asyncio.Task[None] | None = None
+        self.turns = 0
         self._settler = settler
         self._clock = clock
         self._journal_id = journal_id
@@ -87,10 +115,65 @@ class RecorderLedger:
         self._settled.set()
 
     async def _run(self, call: Callable[[Ledger], Result]) -> Result:
-        return await self._thread.run(lambda connection: call(Ledger(connection, self._clock)))
+        return await self._alone.run(lambda connection: call(Ledger(connection, self._clock)))
+
+    # Turns.
+
+    async def _together(self, waiting: "_Waiting[Asked]", asked: Asked) -> Any:
+        """The answer of the turn that takes it. Raises `Unavailable`."""
+        answer = asyncio.get_running_loop().create_future()
+        waiting.append((asked, answer))
+        if self._turning is None:
+            self._turning = asyncio.get_running_loop().create_task(self._turn())
+        return await answer
+
+    async def _turn(self) -> None:
+        """While anything waits. What this turn does not take is the next one's, first come, first served."""
+        try:
+            while self._loads or self._grants or self._closes:
+                loads = _take(self._loads, TURN_LOADS_MAX)
+                grants = _take(self._grants, TURN_GRANTS_MAX)
+                closes = _take(self._closes, TURN_CLOSES_MAX)
+                taken: list[tuple[Any, asyncio.Future[Any]]] = [*loads, *grants, *closes]
+                answers: list[Any] = []
+                try:
+                    answers = await self._make(
+                        [asked for asked, _ in loads],
+                        [asked for asked, _ in grants],
+                        [asked for asked, _ in closes],
+                    )
+                except Exception as error:  # each of them hears it, and decides
+                    answers = [error] * len(taken)
+                    if self._thread.hangs:
+                        # Those who would be next have waited as long.
+                        behind = [*self._loads, *self._grants, *self._closes]
+                        for waiting in (self._loads, self._grants, self._closes):
+                            waiting.clear()
+                        taken += behind
+                        answers += [error] * len(behind)
+                for (_, future), answer in zip(taken, answers, strict=True):
+                    if future.done():
+                        continue
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+                self.turns += 1
+        finally:
+            self._turning = None
+
+    async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> list[Any]:
+        def make(connection: store.Connection) -> list[Any]:
+            ledger = Ledger(connection, self._clock)
+            loaded = ledger.load_terms_together(loads)
+            granted, closed = ledger.turn(self._journal_id, grants, closes) if grants or closes else ([], [])
+            return [*loaded, *granted, *closed]
+
+        return await self._thread.run(make)
 
     async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
-        return await self._run(lambda ledger: ledger.load_terms(account_id))
+        found: list[tuple[BucketTerms, int]] | None = await self._together(self._loads, UUID(account_id))
+        return await self._run(lambda ledger: ledger.load_terms(account_id)) if found is None else found
 
     async def granted_elsewhere(self, account_id: str) -> int:
         return await self._run(lambda ledger: ledger.granted_elsewhere(account_id, self._journal_id))
@@ -98,6 +181,16 @@ class RecorderLedger:
     async def grant(
         self, account_id: str, bucket_id: str, grant_id: str | None, amount: int, spend_for_s: float
     ) -> Granted | None:
+        asked = GrantAsk(
+            UUID(account_id),
+            UUID(bucket_id),
+            None if grant_id is None else UUID(grant_id),
+            amount,
+            spend_for_s,
+        )
+        made: Granted | None = await self._together(self._grants, asked)
+        if made is not None:
+            return made
         return await self._run(
             lambda ledger: ledger.grant(
                 account_id=account_id,
@@ -146,7 +239,7 @@ class RecorderLedger:
         if buy is None:
             return False
         name = model.removeprefix(FOLLOW_UP)
-        return await self._thread.run(lambda connection: buy(connection, UUID(account_id), name, need))
+        return await self._alone.run(lambda connection: buy(connection, UUID(account_id), name, need))
 
     async def window_back_s(self, account_id: str, bucket_ids: list[str]) -> int:
         await self._settle_written()
@@ -155,7 +248,8 @@ class RecorderLedger:
     async def close_grant(self, account_id: str, grant_id: str) -> None:
         """Settle everything that was written so far, then close."""
         target = await self._settle_written()
-        await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
+        if not await self._together(self._closes, CloseAsk(UUID(account_id), UUID(grant_id), target)):
+            await self._run(lambda ledger: ledger.close_grant(account_id, grant_id, self._journal_id, target))
 
     async def _settle_written(self) -> int:
         """Wait until everything that was written so far is settled; returns up to where. Raises `Unavailable`."""

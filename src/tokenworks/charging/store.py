@@ -1,7 +1,7 @@
 """The SQL of charging: the only writer of balances."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -142,17 +142,21 @@ def load_terms(connection: Connection, account_id: UUID, now: datetime) -> list[
     Prompts that are used up are among them: what goes on with a tool's result costs none.
     """
     refill_windows(connection, account_id, now)
-    rows = connection.execute(
-        """SELECT bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining,
-                  CASE WHEN kind = 'balance' THEN ARRAY(
-                      SELECT w.bucket_id FROM bucket w WHERE w.account_id = %(account)s AND w.product_id = b.product_id
-                          AND w.kind = 'window' ORDER BY w.bucket_id) ELSE '{}' END
-           FROM bucket b JOIN account a USING (account_id)
-           WHERE b.account_id = %(account)s AND a.state = 'open' AND closing IS NULL AND NOT paused
-             AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s)
-             AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))""",
-        {"account": account_id, "now": now},
-    )
+    return terms_of(account_id, connection.execute(TERMS, {"account": account_id, "now": now}))
+
+
+TERMS: Final = """SELECT bucket_id, kind, unit, priority, valid_until, model_classes, rate_version, remaining,
+       CASE WHEN kind = 'balance' THEN ARRAY(
+           SELECT w.bucket_id FROM bucket w WHERE w.account_id = %(account)s AND w.product_id = b.product_id
+               AND w.kind = 'window' ORDER BY w.bucket_id) ELSE '{}' END
+    FROM bucket b JOIN account a USING (account_id)
+    WHERE b.account_id = %(account)s AND a.state = 'open' AND closing IS NULL AND NOT paused
+      AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s)
+      AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))"""
+
+
+def terms_of(account_id: UUID, rows: Iterable[tuple[Any, ...]]) -> list[tuple[BucketTerms, int]]:
+    """Rows of `TERMS` as terms, each with what the ledger has left of it."""
     return [
         (
             BucketTerms(
@@ -209,12 +213,12 @@ def window_back_s(connection: Connection, account_id: UUID, bucket_ids: Sequence
     return max(1, math.ceil(row[0])) if row is not None and row[0] is not None else 1
 
 
+HAS_UNIT: Final = """SELECT EXISTS (SELECT 1 FROM bucket WHERE account_id = %s AND unit = %s AND kind = 'balance'
+    AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s))"""
+
+
 def has_unit(connection: Connection, account_id: UUID, unit: str, now: datetime) -> bool:
-    row = connection.execute(
-        """SELECT EXISTS (SELECT 1 FROM bucket WHERE account_id = %s AND unit = %s AND kind = 'balance'
-               AND closing IS NULL AND (valid_until IS NULL OR valid_until > %s))""",
-        (account_id, unit, now),
-    ).fetchone()
+    row = connection.execute(HAS_UNIT, (account_id, unit, now)).fetchone()
     return bool(row and row[0])
 
 

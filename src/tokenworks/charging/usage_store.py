@@ -7,7 +7,8 @@ from uuid import UUID
 from psycopg.rows import dict_row
 
 from tokenworks.catalog import TOKEN_CLASSES
-from tokenworks.charging import whose_store
+from tokenworks.charging.day_store import INPUT as _INPUT
+from tokenworks.charging.day_store import OUTPUT as _OUTPUT
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection, database_now
 
@@ -17,8 +18,6 @@ LOSS_DAYS_KEPT: Final = 35
 _USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
     started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
-_INPUT: Final = "fresh_input + cached_input + cache_write + audio_input + cache_write_1h"
-_OUTPUT: Final = "output + reasoning + audio_output"
 
 
 class UsageTime(NamedTuple):
@@ -40,13 +39,8 @@ def usage(
     connection: Connection, account_id: UUID, floor: UUID | None, limit: int, member_id: UUID | None = None
 ) -> list[dict[str, Any]]:
     """Usage records, newest first."""
-    with connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(
-            f"""SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id >= %s
-                AND (%s::uuid IS NULL OR member_id = %s) ORDER BY usage_id DESC LIMIT %s""".encode(),
-            (account_id, floor or UUID(int=0), member_id, member_id, min(limit, RECORDS_SHOWN_MAX)),
-        ).fetchall()
-    return [_with_losses(row) for row in found]
+    within = UsageTime(floor=floor)
+    return usage_page(connection, account_id, member_id, within, None, 0, min(limit, RECORDS_SHOWN_MAX))
 
 
 def usage_page(
@@ -59,10 +53,11 @@ def usage_page(
     limit: int,
 ) -> list[dict[str, Any]]:
     """Usage records of a time, newest first: those below an id, so that a page of any age costs the same."""
+    where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT {_USAGE} FROM usage {_WITHIN} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
-            _bounds(account_id, member_id, within, before) | {"offset": offset, "limit": limit},
+            f"SELECT {_USAGE} FROM usage {where} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
+            names | {"offset": offset, "limit": limit},
         ).fetchall()
     return [_with_losses(row) for row in found]
 
@@ -71,41 +66,40 @@ def usage_count(
     connection: Connection, account_id: UUID, member_id: UUID | None, within: UsageTime, most: int
 ) -> int | None:
     """How many records there are, None where there are more than `most`."""
+    where, names = _within(account_id, member_id, within, None)
     row = connection.execute(
-        f"SELECT count(*) FROM (SELECT 1 FROM usage {_WITHIN} LIMIT %(most)s) found".encode(),
-        _bounds(account_id, member_id, within, None) | {"most": most + 1},
+        f"SELECT count(*) FROM (SELECT 1 FROM usage {where} LIMIT %(most)s) found".encode(),
+        names | {"most": most + 1},
     ).fetchone()
     assert row is not None
     return None if row[0] > most else int(row[0])
 
 
-_WITHIN: Final = """WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s
-    AND (%(member)s::uuid IS NULL OR member_id = %(member)s)
-    AND (%(begin)s::timestamptz IS NULL OR ended_at >= %(begin)s) AND (%(end)s::timestamptz IS NULL OR ended_at < %(end)s)"""
-
-
-def _bounds(
+def _within(
     account_id: UUID, member_id: UUID | None, within: UsageTime, before: UUID | None
-) -> dict[str, object]:
+) -> tuple[str, dict[str, object]]:
+    """What bounds it, and no more: a condition that may be absent keeps an index from being used."""
     begin, end, floor, below = within
     most = UUID(int=2**128 - 1)
-    return {
+    names: dict[str, object] = {
         "account": account_id,
-        "member": member_id,
-        "begin": begin,
-        "end": end,
         "floor": floor or UUID(int=0),
         "below": min(before or most, below or most),
     }
-
-
-def usage_by_day(connection: Connection, account_id: UUID, floor: UUID, offset: timedelta) -> dict[str, int]:
-    rows = connection.execute(
-        f"""SELECT to_char((ended_at AT TIME ZONE 'UTC') + %s, 'YYYY-MM-DD'), sum({_INPUT} + {_OUTPUT})::bigint
-            FROM usage WHERE account_id = %s AND usage_id >= %s GROUP BY 1""".encode(),
-        (offset, account_id, floor),
-    )
-    return dict(rows.fetchall())
+    where = "WHERE account_id = %(account)s AND usage_id >= %(floor)s AND usage_id < %(below)s"
+    for name, value, condition in (
+        (
+            "member",
+            member_id,
+            "member_id = %(member)s AND uuid_hash_extended(member_id, 0) = uuid_hash_extended(%(member)s, 0)",
+        ),
+        ("begin", begin, "ended_at >= %(begin)s"),
+        ("end", end, "ended_at < %(end)s"),
+    ):
+        if value is not None:
+            names[name] = value
+            where += f" AND {condition}"
+    return where, names
 
 
 def consumed(
@@ -133,44 +127,26 @@ def consumed(
         ).fetchall()
 
 
-def usage_record(connection: Connection, usage_id: UUID) -> dict[str, Any] | None:
-    account_id = whose_store.of_usage(connection, usage_id)
-    if account_id is None:
-        return None
+def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT account_id, {_USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
+            f"SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
             (account_id, usage_id),
         ).fetchone()
     return None if found is None else _with_losses(found)
 
 
-def usage_by_member(connection: Connection, account_id: UUID, floor: UUID | None) -> list[dict[str, Any]]:
-    """Who spent what since a time, most first: records, tokens, and what was charged in each unit."""
-    cursor = connection.execute(
-        f"""WITH found AS (SELECT * FROM usage WHERE account_id = %(account)s AND usage_id >= %(floor)s),
-                paid AS (SELECT member_id, p->>3 AS unit, sum((p->>5)::bigint)::bigint AS amount
-                         FROM found, jsonb_array_elements(parts) p WHERE p->>4 = 'balance' GROUP BY 1, 2)
-           SELECT member_id, count(*) AS records,
-                  sum({_INPUT})::bigint AS input_tokens, sum({_OUTPUT})::bigint AS output_tokens,
-                  coalesce((SELECT jsonb_object_agg(unit, amount) FROM paid WHERE paid.member_id = found.member_id), '{{}}') AS charged
-           FROM found GROUP BY member_id ORDER BY 3 DESC""".encode(),
-        {"account": account_id, "floor": floor or UUID(int=0)},
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict[str, Any]]:
+def flagged(
+    connection: Connection, floor: UUID | None, limit: int, before: UUID | None = None
+) -> list[dict[str, Any]]:
     """Records whose figures did not add up, were not reported, came late or were waived, newest first: to be reconciled
-    with the deployment's own.
+    with the deployment's own. Those below an id, so that every page costs the same.
     """
     cursor = connection.execute(
         f"""SELECT usage_id, account_id, deployment, model, upstream_id, started_at, counted_by, flags, provider_total,
                    ({_INPUT})::bigint AS input_tokens, ({_OUTPUT})::bigint AS output_tokens, loss
-            FROM usage WHERE flags <> '{{}}' AND usage_id >= %s ORDER BY usage_id DESC LIMIT %s""".encode(),
-        (floor or UUID(int=0), min(limit, RECORDS_SHOWN_MAX)),
+            FROM usage WHERE flags <> '{{}}' AND usage_id >= %s AND usage_id < %s ORDER BY usage_id DESC LIMIT %s""".encode(),
+        (floor or UUID(int=0), before or UUID(int=2**128 - 1), min(limit, RECORDS_SHOWN_MAX)),
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
@@ -178,13 +154,14 @@ def flagged(connection: Connection, floor: UUID | None, limit: int) -> list[dict
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:
-    """The deployment from which this account received an upstream object, and the tokens that the object holds (the input
-    and output of its record); None where the account received no such object.
+    """The deployment from which this account received a response, and the tokens that the response holds (the input
+    and output of its record); None where the account received no such response.
     """
     row = connection.execute(
         f"""SELECT deployment, {" + ".join(TOKEN_CLASSES)} FROM usage
-            WHERE account_id = %s AND upstream_id = %s ORDER BY usage_id DESC LIMIT 1""".encode(),
-        (account_id, upstream_id),
+            WHERE account_id = %(account)s AND upstream_id = %(id)s AND protocol = 'responses'
+                AND hashtextextended(upstream_id, 0) = hashtextextended(%(id)s, 0) ORDER BY usage_id DESC LIMIT 1""".encode(),
+        {"account": account_id, "id": upstream_id},
     ).fetchone()
     return None if row is None else (str(row[0]), int(row[1]))
 

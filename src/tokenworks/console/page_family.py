@@ -21,7 +21,7 @@ from tokenworks.console.page import (
 from tokenworks.console.web import COOKIE, Asked, Rooms, as_uuid, audit
 from tokenworks.console.words import WORDS, Language
 from tokenworks.kernel import NotFound, TokenworksError, format_tokens
-from tokenworks.subscriptions import Member, MemberNotFound, lock_subscriber
+from tokenworks.subscriptions import BILLING_ZONE, Member, MemberNotFound, lock_subscriber
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -88,9 +88,11 @@ def _members(rooms: Rooms, visitor: Visitor, language: Language) -> tuple[list[d
     words, now = WORDS[language], rooms.clock.now()
     account_id = visitor.subscriber.account_id
     caps = rooms.ledger.used_of_caps(account_id, now)
+    first = (now - timedelta(days=DAYS_SHOWN)).astimezone(BILLING_ZONE)
+    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # whole days: their sums are there
     spent = {
         row["member_id"]: row["input_tokens"] + row["output_tokens"]
-        for row in rooms.ledger.usage_by_member(account_id, now - timedelta(days=DAYS_SHOWN))
+        for row in rooms.ledger.usage_by_member(account_id, since)
     }
     found = [m for m in rooms.subscriptions.members(visitor.subscriber) if m.state != "left"]
     rows = []

@@ -37,7 +37,7 @@ def usage(request: Request, rooms: Asked) -> Response:
         return ask_to_sign_in(request, rooms, "/usage")
     subscriber, language, now = visitor.subscriber, language_of(request, visitor), rooms.clock.now()
     since = now - timedelta(days=DAYS_SHOWN)
-    days = rooms.ledger.usage_by_day(subscriber.account_id, since, BILLING_ZONE)
+    days = rooms.ledger.usage_by_day(subscriber.account_id, since)
     buckets = [
         b for b in rooms.ledger.buckets(subscriber.account_id)
         if b.kind in {"balance", "window"} and b.closing is None and (b.valid_until is None or b.valid_until > now)

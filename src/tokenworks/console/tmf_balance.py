@@ -517,10 +517,12 @@ def usage_resource(record: Mapping[str, Any], subscriber: Subscriber) -> dict[st
             },
         }
 
+    # A record is found by its account: its id says whose it is.
+    usage_id = f"{record['usage_id']}.{subscriber.subscriber_id}"
     return shown(
         {
-            "id": str(record["usage_id"]),
-            "href": f"{USAGE}/usage/{record['usage_id']}",
+            "id": usage_id,
+            "href": f"{USAGE}/usage/{usage_id}",
             "usageDate": when(record["ended_at"]),
             "usageType": "tokens",
             "description": f"{record['model']} over {record['protocol']}",
@@ -605,11 +607,20 @@ def _cursor(text: str) -> UUID:
 
 @usage_router.get("/usage/{id}", summary="One usage record", **allow(*EVERYBODY))
 def usage_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    record = rooms.ledger.usage_record(as_uuid(id, "usage record"))
+    """An id is `<record>.<subscriber>`; of one's own the record alone is enough."""
+    record_id, _, owner_id = id.partition(".")
+    usage_id, subscriber_id = as_uuid(record_id, "usage record"), who.subscriber_id
+    if owner_id:
+        subscriber_id = as_uuid(owner_id, "usage record")
+    if subscriber_id is None:
+        raise NotFound(
+            "there is no such usage record: an id is that of the record and of the subscriber, as a list says it"
+        )
+    mine_only(who, subscriber_id, "usage record")
+    subscriber = rooms.subscriptions.find(str(subscriber_id))
+    record = rooms.ledger.usage_record(subscriber.account_id, usage_id)
     if record is None:
         raise NotFound("there is no such usage record")
-    subscriber = rooms.subscriptions.of_account(record["account_id"])
-    mine_only(who, subscriber.subscriber_id, "usage record")
     if who.role == "member" and record["member_id"] != who.member_id:
         raise NotFound("there is no such usage record")
     return one(request, usage_resource(record, subscriber), fields)

@@ -82,6 +82,7 @@ from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, R
 from tokenworks.subscriptions.proration import unearned
 from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.sales import Sales
+from tokenworks.subscriptions.served import Served, ServedKeys, Versions
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.subscriptions.starts import START_DAYS_MAX
 
@@ -149,6 +150,8 @@ __all__ = [
     "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
+    "Served",
+    "ServedKeys",
     "SeveralFound",
     "SoldVersion",
     "StepsThere",
@@ -163,6 +166,7 @@ __all__ = [
     "TopUp",
     "TopUpNotAllowed",
     "TopUpNotFound",
+    "Versions",
     "When",
     "WorkOrder",
     "WorkOrderAnswered",

@@ -4,6 +4,7 @@ Invariant: in a calendar month, the steps' prices (less credits) never exceed th
 spending is locked, beyond the credit limit, or beside a plan without consent.
 """
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Final
 from uuid import UUID
@@ -35,6 +36,19 @@ from tokenworks.trust import PersonVault
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15
 ALERTS_PERCENT: Final = (50, 80, 100)
+
+
+def payg_standing(
+    kinds: Collection[str], *, locked: bool, spill_over: bool, cap_nano: int
+) -> tuple[str, int] | None:
+    """How pay-as-you-go stands with somebody who has offerings of these kinds: see `PayAsYouGo.standing`."""
+    if "pay_as_you_go" not in kinds:
+        return None
+    if locked:
+        return "locked", cap_nano
+    if "plan" in kinds and not spill_over:
+        return "no_consent", cap_nano
+    return "open", cap_nano
 
 
 class PayAsYouGo:
@@ -222,13 +236,10 @@ class PayAsYouGo:
             for product in store.products(self._connection, subscriber.subscriber_id)
             if product.state in LIVE
         }
-        if "pay_as_you_go" not in kinds:
-            return None
-        if subscriber.spend_locked or subscriber.restricted:
-            return "locked", subscriber.cap_nano
-        if "plan" in kinds and not subscriber.spill_over:
-            return "no_consent", subscriber.cap_nano
-        return "open", subscriber.cap_nano
+        locked = subscriber.spend_locked or subscriber.restricted
+        return payg_standing(
+            kinds, locked=locked, spill_over=subscriber.spill_over, cap_nano=subscriber.cap_nano
+        )
 
     def spent(self, subscriber: Subscriber) -> int:
         """What the steps of this calendar month cost, in nano."""

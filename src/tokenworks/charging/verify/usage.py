@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
-from tokenworks.charging import store
+from tokenworks.charging import day_store, store
 from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 from tokenworks.charging.verify.finding import Finding
 
@@ -87,6 +87,17 @@ CHECKS: Final[dict[str, str]] = {
         -- A host's clock is set to the database's now and then, by less than a minute.
         FROM usage WHERE reason = '' OR ended_at < started_at - interval '1 minute' OR attempt_no < 1
             OR first_byte_ms < 0 OR latency_ms < 0""",
+    "usage by day: it is the sum of its records": f"""
+        WITH counted AS ({day_store.SUMS}), kept AS (
+            SELECT account_id, member_id, day, unit, sum(records) AS records, sum(input_tokens) AS input_tokens,
+                sum(output_tokens) AS output_tokens, sum(amount) AS amount
+            FROM usage_day GROUP BY 1, 2, 3, 4)
+        SELECT format('%s of member %s of account %s', day, member_id, account_id),
+            format('%s records, %s + %s tokens, %s %s; its records are %s, %s + %s tokens, %s', k.records, k.input_tokens, k.output_tokens,
+                k.amount, unit, c.records, c.input_tokens, c.output_tokens, c.amount)
+        FROM counted c FULL JOIN kept k USING (account_id, member_id, day, unit)
+        WHERE (c.records, c.input_tokens, c.output_tokens, c.amount)
+            IS DISTINCT FROM (k.records, k.input_tokens, k.output_tokens, k.amount)""",
     "quarantine: what is there is of no usage record, unless it was released": """
         SELECT 'quarantine ' || q.quarantine_id || ' of account ' || q.account_id, format('%s, record %s at %s of journal %s, decided at %s', q.state,
                q.usage_id, q.seq, q.journal_id, q.decided_at)

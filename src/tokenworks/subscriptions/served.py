@@ -1,0 +1,130 @@
+"""What a worker has to know of the holder of a key, read for many keys at once: a few statements, however many they are."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from tokenworks.catalog import Offerings
+from tokenworks.charging import Ledger
+from tokenworks.kernel import Clock
+from tokenworks.subscriptions import served_store, store
+from tokenworks.subscriptions.eligibility import LIVE
+from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
+from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
+from tokenworks.subscriptions.payg import payg_standing
+
+VERSIONS_MAX: Final = 10_000
+
+
+class Version(NamedTuple):
+    """Of an offering that was sold, what serving it needs; policy and service as JSON, defaults left out."""
+
+    kind: str
+    policy: str
+    service: str
+
+
+class Versions:
+    """Versions of offerings by name, read once in a process: a version never changes."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Version] = {}
+
+    def get(self, offerings: Offerings, name: str) -> Version:
+        """Raises `OfferingNotFound`."""
+        known = self._known.get(name)
+        if known is None:
+            offering = offerings.sold(name).offering
+            known = Version(
+                offering.kind,
+                offering.policy.model_dump_json(exclude_defaults=True),
+                offering.service.model_dump_json(exclude_defaults=True),
+            )
+            if len(self._known) >= VERSIONS_MAX:
+                self._known.clear()
+            self._known[name] = known
+        return known
+
+
+class Served(NamedTuple):
+    """As `Subscriptions` and `PayAsYouGo` say it of one key: its member's line and caps, its subscriber, its plan."""
+
+    line: list[UUID]
+    cap_ids: list[UUID]
+    caps_end: datetime | None
+    policy: str
+    service: str
+    regions: tuple[str, ...] | None
+    home_region: str | None
+    suspended_by: list[str]
+    payg: tuple[str, int] | None
+    refused_by: str | None
+
+
+class ServedKeys:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: store.Connection,
+        offerings: Offerings,
+        ledger: Ledger,
+        clock: Clock,
+        rules: PrivacyRules,
+    ) -> None:
+        self._connection = connection
+        self._offerings = offerings
+        self._ledger = ledger
+        self._clock = clock
+        self._rules = rules
+
+    def of(self, keys: Sequence[tuple[UUID, UUID]], versions: Versions) -> list[Served]:
+        """`keys`: (account, member) of each. Raises `SubscriberNotFound`, `MemberNotFound` where one is not there."""
+        holders = served_store.holders(self._connection, list({account for account, _ in keys}), sorted(LIVE))
+        lines = served_store.lines(self._connection, list({member for _, member in keys}))
+        return [self._one(holders.get(account), lines.get(member), versions) for account, member in keys]
+
+    def _one(
+        self, holder: served_store.Holder | None, line: list[served_store.Above] | None, versions: Versions
+    ) -> Served:
+        if holder is None:
+            raise SubscriberNotFound("there is no such account")
+        if line is None:
+            raise MemberNotFound("there is no such member")
+        cap_ids, caps_end = self._caps(line)
+        newest = None if holder.newest is None else versions.get(self._offerings, holder.newest)
+        return Served(
+            line=[member.member_id for member in line],
+            cap_ids=cap_ids,
+            caps_end=caps_end,
+            policy="{}" if newest is None else newest.policy,
+            service="{}" if newest is None else newest.service,
+            regions=self._rules.regions(holder.regions, holder.said.get("data_cross_border")),
+            home_region=holder.home_region,
+            suspended_by=[cause for cause in holder.suspended_by if SUSPENSIONS[cause].serving],
+            payg=payg_standing(
+                {versions.get(self._offerings, name).kind for name in holder.live},
+                locked=holder.spend_locked or holder.restricted,
+                spill_over=holder.spill_over,
+                cap_nano=holder.cap_nano,
+            ),
+            refused_by=None if self._rules.terms_ok(holder.said.get("terms")) else "terms",
+        )
+
+    def _caps(self, line: Sequence[served_store.Above]) -> tuple[list[UUID], datetime | None]:
+        """The buckets of the caps of a line now, made where a period is new, and when the first of them ends."""
+        now = self._clock.now()
+        cap_ids, ends = [], []
+        for member in line:
+            if member.cap_tokens is None or member.cap_period is None:
+                continue
+            begin, end = period_of(member.cap_period, member.created_at, now)
+            cap_ids.append(
+                self._ledger.cap_bucket(member.account_id, member.member_id, begin, end, member.cap_tokens)
+            )
+            ends += [] if end is None else [end]
+        return cap_ids, min(ends, default=None)
+
+
+__all__ = ["Served", "ServedKeys", "Versions"]
