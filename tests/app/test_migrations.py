@@ -263,24 +263,24 @@ def test_history_is_not_emptied_in_any_of_its_partitions(owner_url):
                 connection.execute(f"TRUNCATE {part} CASCADE")
 
 
-def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(works):
+def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(works, owner):
     """Its hosts serve on: a key's cap has its size, and a member's cap the time at which it was set."""
     connection = works.connection
     subscriber = works.subscriptions.register("+8613800000001")
-    owner = works.subscriptions.owner_of(subscriber)
+    member = works.subscriptions.owner_of(subscriber)
     cap = works.ledger.add_cap(subscriber.account_id, 7000)
     connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models, cap_bucket_id, expires_at, origins)
            VALUES (%s, %s, %s, 'mac', 1, '', 'of before', NULL, %s, NULL, NULL)""",
-        (uuid7(), subscriber.account_id, owner, cap),
+        (uuid7(), subscriber.account_id, member, cap),
     )
     assert connection.execute("SELECT cap_tokens FROM api_key").fetchall() == [(7000,)]
     son = works.subscriptions.add_member(subscriber, "son", cap_tokens=1000, cap_period="month")
     works.subscriptions.caps(son.member_id)
     # Long after the step.
-    with connection.transaction():
-        connection.execute("SET LOCAL session_replication_role = replica")
-        connection.execute("UPDATE member SET cap_set_at = now() - interval '1 hour'")
+    with owner.transaction():
+        owner.execute("SET LOCAL session_replication_role = replica")
+        owner.execute("UPDATE member SET cap_set_at = now() - interval '1 hour'")
     connection.execute(
         "UPDATE member SET cap_tokens = 500, cap_period = 'month' WHERE member_id = %s", (son.member_id,)
     )

@@ -40,13 +40,14 @@ FLEET = {
     "charging.whose_store.of_bucket": "finds the account of what is named by its id alone",
     "charging.whose_store.of_grant": "finds the account of what is named by its id alone",
     "charging.whose_store.of_transfer": "finds the account of what is named by its id alone",
-    "charging.whose_store.of_usage": "finds the account of what is named by its id alone",
     "subscriptions.cycle_store.cycles": "the auditor reads everything",
     "subscriptions.sold_store.sold": "the auditor reads everything",
     "trust.store.find_keys": "finds the accounts of keys",
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.
 UNREAD = {
+    "app.roles._do": "rights, given by `init`",
+    "app.roles.make_role": "the role, made by `init`",
     "app.schema._build": "indexes, built by a migration",
     "app.sealing._many": "tables of people (subscriber, member, phone_history, audit), which the function that calls it names",
     "charging.verify.__init__.check": "the auditor's statements, which read everything in a read-only transaction",
@@ -58,7 +59,15 @@ UNREAD = {
     "subscriptions.people_store.set_subscriber": "subscriber",
     "subscriptions.store.set_product": "product",
     "subscriptions.work_store.add_work_order": "work_order",
+    "charging.usage_store.usage_count": "SELECT … WHERE account_id = with conditions that the caller's filter adds",
+    "charging.usage_store.usage_page": "SELECT … WHERE account_id = with conditions that the caller's filter adds",
 }
+
+
+@pytest.fixture
+def database_url(owner_url):
+    """As the owner: what is tried here no service may do."""
+    return owner_url
 
 
 @pytest.fixture

@@ -18,6 +18,12 @@ from tokenworks.kernel import uuid7
 
 
 @pytest.fixture
+def database_url(owner_url):
+    """As the owner: what is tried here no service may do."""
+    return owner_url
+
+
+@pytest.fixture
 def sold(works):
     """Two accounts with a trial of 10 000 tokens each, and a journal that has a grant of both."""
     journal_id = uuid7()

@@ -638,13 +638,13 @@ def set_account_state(connection: Connection, account_id: UUID, state: str) -> b
     return bool(changed)
 
 
+FIRST_WAITER: Final = """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL AND journal_id <> %s
+    AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY recall_id LIMIT 1"""
+
+
 def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
     """The journal that has waited longest for what others hold of an account, None where nobody waits."""
-    row = connection.execute(
-        """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL AND journal_id <> %s
-               AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY recall_id LIMIT 1""",
-        (account_id, NO_HOST, wait_s),
-    ).fetchone()
+    row = connection.execute(FIRST_WAITER, (account_id, NO_HOST, wait_s)).fetchone()
     return None if row is None else row[0]
 
 

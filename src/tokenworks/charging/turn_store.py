@@ -10,7 +10,15 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from tokenworks.charging.model import BucketTerms, Granted
-from tokenworks.charging.store import HAS_UNIT, NO_HOST, RECALL_WAIT_MAX_S, TERMS, Connection, terms_of
+from tokenworks.charging.store import (
+    FIRST_WAITER,
+    HAS_UNIT,
+    NO_HOST,
+    RECALL_WAIT_MAX_S,
+    TERMS,
+    Connection,
+    terms_of,
+)
 from tokenworks.kernel import uuid7
 
 
@@ -36,11 +44,8 @@ _REFILLS: Final = """SELECT 1 FROM window_use u JOIN bucket b USING (account_id,
     WHERE u.account_id = %s AND b.closing IS NULL
       AND u.used_at <= %s::timestamptz - make_interval(secs => b.window_s) LIMIT 1"""
 
-# What `store.grant` asks, in one statement: may it be spent, what is left, who has waited longest for it.
-_SPENDABLE: Final = """SELECT remaining, valid_until, (
-        SELECT r.journal_id FROM recall r WHERE r.account_id = b.account_id AND r.ended_at IS NULL AND r.journal_id <> %(nobody)s
-            AND r.asked_at > clock_timestamp() - make_interval(secs => %(wait)s) ORDER BY r.recall_id LIMIT 1)
-    FROM bucket b JOIN account a USING (account_id)
+# What `store.grant` asks: may it be spent, what is left; then, who has waited longest for it.
+_SPENDABLE: Final = """SELECT remaining, valid_until FROM bucket b JOIN account a USING (account_id)
     WHERE b.account_id = %(account)s AND bucket_id = %(bucket)s AND closing IS NULL AND NOT paused AND a.state = 'open'
       AND valid_from <= %(now)s AND (valid_until IS NULL OR valid_until > %(now)s) FOR UPDATE OF b SKIP LOCKED"""
 _OURS: Final = """SELECT amount, used, doubt FROM grants
@@ -106,11 +111,13 @@ def grant(
     the caller's transaction.
     """
     asked: list[dict[str, Any]] = [
-        {"account": ask.account_id, "bucket": ask.bucket_id, "grant": ask.grant_id, "journal": journal_id, "now": now,
-         "nobody": NO_HOST, "wait": RECALL_WAIT_MAX_S}
+        {"account": ask.account_id, "bucket": ask.bucket_id, "grant": ask.grant_id, "journal": journal_id, "now": now}
         for ask in asks
     ]  # fmt: skip
     buckets = _each(connection, _SPENDABLE, asked)
+    spendable = [at for at, row in enumerate(buckets) if row is not None]
+    waiting = [(asks[at].account_id, NO_HOST, RECALL_WAIT_MAX_S) for at in spendable]
+    firsts = dict(zip(spendable, _each(connection, FIRST_WAITER, waiting), strict=True))
     extended = [at for at, ask in enumerate(asks) if ask.grant_id is not None and buckets[at] is not None]
     ours = dict(zip(extended, _each(connection, _OURS, [asked[at] for at in extended]), strict=True))
     answers: list[Granted | None] = [None] * len(asks)
@@ -119,9 +126,10 @@ def grant(
     for at, (ask, row) in enumerate(zip(asks, buckets, strict=True)):
         if row is None or (ask.grant_id is not None and ours[at] is None):
             continue
-        remaining, valid_until, first = row
+        remaining, valid_until = row
         added = min(remaining, ask.amount)
-        behind = bool(added) and first is not None and first != journal_id
+        first = firsts[at]
+        behind = bool(added) and first is not None and first[0] != journal_id
         if behind:
             added = 0
         if ask.grant_id is None and not added:

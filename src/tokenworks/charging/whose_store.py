@@ -24,12 +24,6 @@ def of_grant(connection: Connection, grant_id: UUID) -> UUID | None:
     )
 
 
-def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
-    return _one(
-        connection.execute("SELECT account_id FROM usage WHERE usage_id = %s", (usage_id,)).fetchone()
-    )
-
-
 def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
     return _one(
         connection.execute(
