@@ -1,6 +1,6 @@
 """One act is one row of the audit trail: every form of every page, sent twice as a double tap or a reload does."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 
@@ -16,7 +16,7 @@ class House:
     def __init__(self, works, client, codes, clock):
         self.works, self.client, self.codes, self.clock = works, client, codes, clock
         self.owner = works.subscriptions.register(PHONE, "Li")
-        self.plan = str(works.orders.place(self.owner, "ctc-light").product_id)
+        self.plan = self.named = str(works.orders.place(self.owner, "ctc-light").product_id)
         clock.move(datetime(2027, 5, 2, tzinfo=BILLING_ZONE) - clock.now())
         works.orders.run_cycles()
         works.bills.run()
@@ -51,6 +51,15 @@ class House:
         self.works.orders.suspend(self.works.orders.products(self.owner)[0].product_id)
         return {}
 
+    def all_paused(self):
+        self.works.subscriptions.suspend(self.owner, "own_wish", "test")
+        return {}
+
+    def to_come(self):
+        start = self.clock.now() + timedelta(days=5)
+        self.named = str(self.works.orders.place(self.owner, "ctc-standard", start=start).order_id)
+        return {}
+
     def pending(self):
         self.works.orders.cancel(self.works.orders.products(self.owner)[0].product_id, "cycle_end")
         return {}
@@ -72,6 +81,14 @@ FORMS = {
         "cancel-without-key": (lambda h: {"when": "now"}, ["product.cancel"]),
         "pause": (lambda h: {}, ["product.pause"]),
         "resume": (House.paused, ["product.resume"]),
+    },
+    "/products/to-come/{id}/withdraw": {"withdraw": (House.to_come, ["order.withdraw"])},
+    "/account/{what}": {
+        "suspend": (lambda h: {}, ["subscriber.suspended"]),
+        "resume": (House.all_paused, ["subscriber.active"]),
+    },
+    "/order/broadband": {
+        "broadband": (lambda h: {"offering": "uplink-acceleration", "number": "sh87654321"}, ["subscriber.set"])
     },
     "/products/{id}/keep": {"keep": (House.pending, ["order.withdraw"])},
     "/bill/spending": {
@@ -110,8 +127,8 @@ CASES = [(route, name, *case) for route, cases in FORMS.items() for name, case i
 def test_a_form_that_comes_twice_is_one_row(works, client, codes, clock, route, name, form, rows):
     house = House(works, client, codes, clock)
     what = name.partition("-")[0]
-    path = route.replace("{id}", house.plan).replace("{what}", what)
     data = {key: str(value) for key, value in form(house).items()}
+    path = route.replace("{id}", house.named).replace("{what}", what)
     _, before = works.identity.audited()
     first = client.post(path, data=data, follow_redirects=False)
     assert first.status_code in {200, 303}, first.text

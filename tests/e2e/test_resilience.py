@@ -255,6 +255,7 @@ def test_what_has_no_other_place_leaves_the_retry_budget_to_who_has_one(tmp_path
         server.add_deployment("alone", "alone", one.url)
         for name in ("first", "second"):
             server.add_deployment(name, "stub", two.url)
+        until(lambda: server.metrics("deployments") == [3.0], what="the deployments")
         _, key = server.subscriber("ctc-premium")
         # A fifth of all requests may be tried again, and none of these can be sent anywhere else.
         statuses = [server.chat(key, {"tokens": 5, "prompt": 9}, model="alone")[0] for _ in range(19)]

@@ -91,7 +91,7 @@ _TOKENS: Final = "tokens within one account, or of a record or a grant that is b
 ALONE: Final[dict[str, str]] = {
     # Commands.
     **dict.fromkeys(
-        ("order place", "order change", "order cancel", "order suspend", "order resume", "subscriber close"), _BY_RULE
+        ("order place", "order change", "order cancel", "order withdraw", "order suspend", "order resume", "subscriber close"), _BY_RULE
     ),
     **dict.fromkeys(("bill pay", "bill acknowledge"), _MONEY_IN),
     **dict.fromkeys(("bill run", "bill file", "order work answer", "job release"), _BY_RUN),
