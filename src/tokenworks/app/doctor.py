@@ -11,7 +11,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
@@ -113,7 +113,7 @@ def _certificate(settings: Settings) -> Finding:
         return Finding(
             "certificate", "failed", str(error), "see the runbook: Renewing certificates and credentials"
         )
-    said, now = f"expires at {found.expires_at:%Y-%m-%d %H:%M} UTC", datetime.now(UTC)
+    said, now = f"expires at {found.expires_at:%Y-%m-%d %H:%M} UTC", SystemClock().now()
     if now >= found.expires_at:
         return Finding("certificate", "failed", said, "renew it: it is loaded within a second")
     if now >= found.expires_at - CERTIFICATE_WARNING:
@@ -198,7 +198,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
         return
     path = settings.run_dir / "recorder.json"
     try:
-        age_s = time.time() - path.stat().st_mtime
+        # A file's time is the host's own.
+        age_s = SystemClock().civil_ms() / 1000 - path.stat().st_mtime
         report = json.loads(path.read_text())
     except (OSError, ValueError):
         yield Finding(

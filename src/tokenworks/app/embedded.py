@@ -414,10 +414,10 @@ def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             server.wait(timeout_s)
             return
-        print(
-            f"tokenworks: the server {server.pid} did not end within {timeout_s:g} s of {number.name}",
-            flush=True,
+        sys.stdout.write(
+            f"tokenworks: the server {server.pid} did not end within {timeout_s:g} s of {number.name}\n"
         )
+        sys.stdout.flush()
     _kill(server.pid)
     server.wait()
 

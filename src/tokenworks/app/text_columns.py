@@ -39,6 +39,8 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "bill_line": {"no_person": "offering_version kind description description_zh"},
     "bucket": {"no_person": "kind unit model_classes rate_version closing"},
     "change": {"no_person": "kind ref"},
+    "chain_head": {"no_person": "hash"},
+    "chain_link": {"no_person": "hash rows"},
     "charge": {"no_person": "offering_version kind description description_zh currency recognise"},
     "charge_file": {"no_person": "layout content", "encrypted": "sha256_sealed", "empty": "sha256"},
     "charge_file_line": {"no_person": "state", "erased": "reason", "encrypted": "phone_sealed"},
@@ -123,6 +125,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
         "no_person": "request_id protocol model deployment state reason counted_by parts loss flags upstream_id asked choice"
     },
     "usage_day": {"no_person": "unit"},
+    "verify_head": {"no_person": "hash"},
     "vault_secret": {"no_person": "name", "hash": "fingerprint"},
     "work_order": {
         "no_person": "port offering_id delivery action state",

@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 import socket
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -141,7 +140,7 @@ class Worker:
         self.stats.beat()
         certificates = self._certificates()
         if certificates is not None:
-            gateway.certificate_words = lambda: certificates.words(datetime.now(UTC))
+            gateway.certificate_words = lambda: certificates.words(self.clock.now())
         ticking = self.loop.create_task(self._tick(certificates))
         # Connections wait in the socket's queue until this worker can answer them.
         while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():

@@ -23,7 +23,7 @@ _CHARGES: Final = """
     SELECT c.charge_id, c.account_id, c.offering_version, c.kind, c.number, p.started_at, c.period_start, c.period_end, c.recognise, c.share_num,
         c.share_den, b.offering_version, c.closed_at IS NOT NULL OR p.ended_at IS NOT NULL
             OR EXISTS (SELECT 1 FROM charge d WHERE d.account_id = c.account_id AND d.product_id = c.product_id AND d.kind = 'change'
-                       AND d.charged_at > c.charged_at),
+                       AND (d.charged_at, d.charge_id) > (c.charged_at, c.charge_id)),
         (SELECT max(f.rollover_until) FROM bucket f WHERE f.account_id = c.account_id AND f.charge_id = c.charge_id)
     FROM charge c JOIN product p USING (product_id) LEFT JOIN product b ON b.product_id = p.parent_id
     WHERE c.kind IN ('cycle', 'step', 'change')"""

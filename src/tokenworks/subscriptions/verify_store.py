@@ -231,9 +231,12 @@ CHECKS: Final[dict[str, str]] = {
             OR (starts_at IS NULL AND delivery IS NOT NULL)""",
     "product: what pays for its cycle is what was charged last, and gives a part its price": """
         SELECT 'product ' || p.product_id || ' of account ' || p.account_id, format('charge %s, last %s; price %s', p.charge_id, l.charge_id, p.price_nano)
-        FROM product p JOIN LATERAL (SELECT c.charge_id, c.price_nano, c.kind, c.number, c.period_start FROM charge c WHERE c.account_id = p.account_id
+        FROM product p JOIN LATERAL (SELECT c.charge_id, c.price_nano, c.kind, c.number, c.period_start, c.charged_at FROM charge c WHERE c.account_id = p.account_id
                 AND c.product_id = p.product_id AND c.kind IN ('cycle', 'change') ORDER BY c.charged_at DESC, c.charge_id DESC LIMIT 1) l ON true
-        WHERE (p.charge_id IS NOT NULL AND p.charge_id <> l.charge_id) OR (p.charge_id IS NULL AND p.uncharged = 0)
+        WHERE (p.charge_id IS NOT NULL AND p.charge_id <> l.charge_id) OR (p.charge_id IS NULL AND p.uncharged = 0
+                -- A change whose share is nothing leaves no charge.
+                AND NOT EXISTS (SELECT 1 FROM product_order d WHERE d.product_id = coalesce(p.parent_id, p.product_id) AND d.action = 'modify'
+                    AND d.state = 'completed' AND d.completed_at > l.charged_at))
             OR (p.charge_id = l.charge_id AND p.parent_id IS NOT NULL AND p.price_nano IS DISTINCT FROM l.price_nano)
             OR (p.charge_id = l.charge_id AND l.kind = 'cycle' AND (l.number <> p.cycle_no OR l.period_start <> p.cycle_start))""",
     "product: what it has is held back while it is suspended, and ends with it": """

@@ -103,7 +103,11 @@ def backfill(connection: Any, after: str | None) -> str | None:
            SELECT max(key_id::text), count(*) FROM batch""",
         (after or "00000000-0000-0000-0000-000000000000", BATCH_MAX),
     ).fetchone()
-    return rows[0] if rows[1] == BATCH_MAX else None
+    if rows[1] == BATCH_MAX:
+        return str(rows[0])
+    # Beside readers and writers.
+    connection.execute("ALTER TABLE api_key VALIDATE CONSTRAINT api_key_cap_tokens")
+    return None
 
 
 def backfill_rows(connection: Any, after: str | None) -> int:
