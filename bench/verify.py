@@ -52,8 +52,9 @@ class Host:
         now_ms = time.time_ns() // 1_000_000
         for account_id, key_id, member_id, bucket, grant_id in self.spenders * PER_ACCOUNT:
             self.seq += 1
+            request_id = uuid7().hex
             record = UsageRecord(
-                account_id.hex, uuid7().hex, f"req_{self.seq}", 1, key_id.hex, member_id.hex, "chat", "m", "stub", "complete",
+                account_id.hex, request_id, request_id, 1, key_id.hex, member_id.hex, "chat", "m", "stub", "complete",
                 "completed", "provider", now_ms - 500, now_ms, 100, 500, Counts(output=1), 1,
                 [Part(bucket.bucket_id.hex, grant_id, bucket.rate_version, "token", "balance", 1000, 1, None)], [], [], None,
             )  # fmt: skip
@@ -79,8 +80,8 @@ def timed(works, what, **more):
 def main(records):
     with tempfile.TemporaryDirectory() as folder:
         embedded = Embedded(Path(folder, "database"))
-        with embedded.use() as url, contextlib.closing(connect(url)) as connection:
-            migrate(url)
+        with embedded.use(), contextlib.closing(connect(embedded.owner_url)) as connection:
+            migrate(embedded.owner_url)
             ensure_usage_months(connection)
             settings = load_settings({"data_dir": folder}).settings
             ensure_pepper(settings.secrets)
