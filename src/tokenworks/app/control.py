@@ -8,7 +8,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -28,6 +28,7 @@ from tokenworks.app.database import anchor, connect, database, ensure_usage_mont
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
+from tokenworks.app.renewing import certificate_words
 from tokenworks.app.settings import Settings
 from tokenworks.billing import TestProvider
 from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
@@ -166,11 +167,12 @@ class HostMetrics:
         )
         if expires_s is None:
             return None
-        if time.time() >= expires_s:
-            return "the certificate of the public port expired"
-        if any(c["certificate_not_loaded"] for c in readings):
-            return "a new certificate was not loaded: the log says why"
-        return None
+        failed = any(c["certificate_not_loaded"] for c in readings)
+        return certificate_words(
+            SystemClock().now(),
+            datetime.fromtimestamp(expires_s, UTC),
+            "the log says why" if failed else None,
+        )
 
     def collect(self) -> Iterator[Any]:
         readings = self.readings()

@@ -63,16 +63,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield from _database(settings)
 
 
-def _guarded(check: str, look: Callable[[], str], todo: str = "") -> Finding:
+def _guarded(check: str, look: Callable[[], str]) -> Finding:
     """`look` returns what it found; what it raises on purpose says what to do by itself."""
     try:
         return Finding(check, "ok", look())
     except TokenworksError as error:
-        return Finding(check, "failed", str(error), todo)
+        return Finding(check, "failed", str(error))
     except OSError as error:
-        return Finding(
-            check, "failed", f"{error.filename or ''}: {error.strerror or error}".lstrip(": "), todo
-        )
+        return Finding(check, "failed", f"{error.filename or ''}: {error.strerror or error}".lstrip(": "))
 
 
 def _data_dir(settings: Settings) -> Finding:

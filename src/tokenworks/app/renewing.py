@@ -87,11 +87,16 @@ class Certificates:
 
     def words(self, now: datetime) -> str | None:
         """What a person who looks whether the host is ready should know; None where all is well."""
-        if now >= self.expires_at:
-            return f"the certificate expired at {self.expires_at:%Y-%m-%d %H:%M} UTC"
-        if self.failed is not None:
-            return f"a new certificate was not loaded ({self.failed}), the one before expires at {self.expires_at:%Y-%m-%d %H:%M} UTC"
-        return None
+        return certificate_words(now, self.expires_at, self.failed)
+
+
+def certificate_words(now: datetime, expires_at: datetime, failed: str | None) -> str | None:
+    """What there is to say of a certificate; `failed`: why a newer one was not loaded, if so."""
+    if now >= expires_at:
+        return f"the certificate expired at {expires_at:%Y-%m-%d %H:%M} UTC"
+    if failed is not None:
+        return f"a new certificate was not loaded ({failed}), the one before expires at {expires_at:%Y-%m-%d %H:%M} UTC"
+    return None
 
 
 def _context() -> ssl.SSLContext:
@@ -143,4 +148,4 @@ class Credentials:
         return self._watched.changed()
 
 
-__all__ = ["Certificates", "Credentials", "Watched"]
+__all__ = ["Certificates", "Credentials", "Watched", "certificate_words"]
