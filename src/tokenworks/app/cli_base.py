@@ -16,6 +16,7 @@ from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Effective, Settings, load_settings
+from tokenworks.app.waiting import watched
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
 
@@ -82,7 +83,11 @@ class Context:
         settings = self.settings()
         if not settings.database_url and not settings.data_dir.exists():
             raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
-        with database(settings) as url, contextlib.closing(connect(url)) as connection:
+        with (
+            database(settings) as url,
+            contextlib.closing(connect(url)) as connection,
+            watched(connection, url, _say_wait, settings.command_wait_s),
+        ):
             check_schema(connection)
             self.may_change_history = check_role(connection, single_role=settings.single_role)
             check_sealed(connection)
@@ -145,6 +150,10 @@ def _begin(works: Works, command: str, params: dict[str, Any]) -> None:
         # One subscriber's keys are not another's: scripts number what they do for each.
         asker = f"command line:{about['subscriber']}" if "subscriber" in about else "command line"
         works.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
+
+
+def _say_wait(text: str) -> None:
+    say(f"tokenworks: {text}", err=True)
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -30,6 +30,7 @@ from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.renewing import certificate_words
 from tokenworks.app.settings import Settings
+from tokenworks.app.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_soon
 from tokenworks.billing import TestProvider
 from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
 from tokenworks.console import Rooms, make_api
@@ -63,8 +64,15 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
         max_size=CONNECTIONS_MAX,
         open=False,
         timeout=CONNECTION_WAIT_S,
-        kwargs={"autocommit": True, "connect_timeout": int(CONNECTION_WAIT_S)},
-        check=ConnectionPool.check_connection,
+        connection_class=BoundedConnection,
+        kwargs={
+            "autocommit": True,
+            "connect_timeout": int(CONNECTION_WAIT_S),
+            # A statement that its request gave up is not left running.
+            "options": f"-c statement_timeout={int(ANSWER_S * 1000)}",
+            **KEEPALIVES,
+        },
+        check=check_soon,
     )
 
     @contextlib.contextmanager

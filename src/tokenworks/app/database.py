@@ -11,10 +11,10 @@ import psycopg
 from tokenworks.app.embedded import APP_ROLE, Embedded
 from tokenworks.app.roles import user_of
 from tokenworks.app.settings import Settings
+from tokenworks.app.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.kernel import AnchoredClock, Invalid, Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
-CONNECT_TIMEOUT_S: Final = 5
 USAGE_MONTHS_AHEAD: Final = 3
 
 
@@ -64,7 +64,11 @@ def connect(url: str) -> Connection:
     """A connection with autocommit: a transaction is what `with connection.transaction()` spans."""
     try:
         return psycopg.connect(
-            url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S, application_name="tokenworks"
+            url,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            application_name="tokenworks",
+            **KEEPALIVES,
         )
     except psycopg.OperationalError as error:
         said = str(error).strip().splitlines()[-1]
@@ -78,7 +82,15 @@ def connect(url: str) -> Connection:
 def beside(connection: Connection) -> contextlib.closing[Connection]:
     """Another connection to the same database: what is written there stays, whatever becomes of a transaction here."""
     info = connection.info
-    return contextlib.closing(psycopg.connect(info.dsn, password=info.password or None, autocommit=True))
+    return contextlib.closing(
+        psycopg.connect(
+            info.dsn,
+            password=info.password or None,
+            autocommit=True,
+            connect_timeout=CONNECT_TIMEOUT_S,
+            **KEEPALIVES,
+        )
+    )
 
 
 def connect_planned(url: str) -> Connection:

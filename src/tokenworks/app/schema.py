@@ -34,6 +34,7 @@ from typing import Any, Final, NamedTuple, cast
 import psycopg
 
 from tokenworks.app.roles import grant_tables, make_role
+from tokenworks.app.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.kernel import Unavailable
 
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -172,11 +173,25 @@ def _compatible_from(step: Any) -> str:
 
 @contextlib.contextmanager
 def _held_alone(url: str, progress: Progress) -> Iterator[Connection]:
-    with psycopg.connect(url, autocommit=True, application_name=APPLICATION_NAME) as connection:
+    with psycopg.connect(
+        url,
+        autocommit=True,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        application_name=APPLICATION_NAME,
+        **KEEPALIVES,
+    ) as connection:
         row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_MIGRATION_LOCK,)).fetchone()
         if row is None or not row[0]:
             # The server ends the statement of a run that was killed, and its lock with it, at the statement's end.
-            progress("Waiting for another `tokenworks init`, or for the index of one that was killed")
+            holder = connection.execute(
+                """SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid::bigint = %s
+                   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+                (_MIGRATION_LOCK,),
+            ).fetchone()
+            session = "" if holder is None else f" (session {holder[0]} of the database)"
+            progress(
+                f"Waiting for another `tokenworks init`, or for the index of one that was killed{session}"
+            )
             connection.execute("SELECT pg_advisory_lock(%s)", (_MIGRATION_LOCK,))
         try:
             yield connection

@@ -423,6 +423,12 @@ class Settings(BaseModel):
     journal_retain_s: int = Field(
         default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long"
     )
+    command_wait_s: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="how long a command waits for a lock that another session keeps, and for a database that answers nobody, before it gives up and says so. A statement that is only long is not cut",
+    )
     drain_grace_s: int = Field(
         default=5,
         ge=0,

@@ -10,7 +10,7 @@ import structlog
 
 from tokenworks.factory import COOL_DOWN_S, Place, eject_outlier
 from tokenworks.gateway.counting import Counted, Job
-from tokenworks.gateway.decoding import looks_like_events
+from tokenworks.gateway.decoding import SNIFFED_BYTES, looks_like_events
 from tokenworks.gateway.ending import Ending
 from tokenworks.gateway.errors import Refusal
 from tokenworks.gateway.fields import (
@@ -116,7 +116,11 @@ class Answering(Ending):
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         if self.first_byte_ms is None:
             self.first_byte_ms = int((self.gateway.loop.time() - self.began_s) * 1000)
-        if self.undecided and looks_like_events(data if not self.chunks else self.chunks[0] + data):
+        if (
+            self.undecided
+            and self.size < SNIFFED_BYTES
+            and looks_like_events(b"".join((*self.chunks, data)) if self.chunks else data)
+        ):
             self._begin_stream()
             data = b"".join((*self.chunks, data))
             self.chunks, self.size = [], 0

@@ -14,18 +14,14 @@ SIGN_BYTES: Final = 3
 # What is decoded of one answer in a turn of the loop: about 5 ms, and at once.
 TURN_BYTES: Final = 1_048_576
 AT_ONCE_BYTES: Final = 262_144
+# Of a body's begin: what it is shows in them, however few of them come at a time.
+SNIFFED_BYTES: Final = 64
 _EVENT_BEGINS: Final = (b"data:", b"event:", b"id:", b"retry:", b":")
 
 
 def looks_like_events(data: bytes) -> bool:
     """Whether a body that begins so is a stream of events (the HTML standard, 9.2.6), whatever its content type says."""
-    return data[:64].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
-
-
-def could_be_events(data: bytes) -> bool:
-    """Whether a body is too short yet to say: its bytes are how a stream of events may begin, or a mark or space before it."""
-    text = data[:64].removeprefix(BOM).lstrip()
-    return BOM.startswith(data) or not text or any(begin.startswith(text) for begin in _EVENT_BEGINS)
+    return data[:SNIFFED_BYTES].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
 
 
 class Coded:
