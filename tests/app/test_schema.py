@@ -256,8 +256,11 @@ def test_a_second_run_says_that_it_waits_for_the_first(works, owner_url):
 
     with contextlib.closing(connect(owner_url)) as other:
         other.execute("SELECT pg_advisory_lock(%s)", (schema._MIGRATION_LOCK,))
+        pid = other.info.backend_pid
         migrate(owner_url, go_on)
-    assert said == ["Waiting for another `tokenworks init`, or for the index of one that was killed"]
+    assert said == [
+        f"Waiting for another `tokenworks init`, or for the index of one that was killed (session {pid} of the database)"
+    ]
 
 
 def test_init_says_what_it_does_and_what_was_cut_off(tmp_path, database_url, owner_url):

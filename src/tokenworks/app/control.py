@@ -100,7 +100,7 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-async def _anchor(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers) -> None:
+async def _anchor(pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, peppers: Peppers) -> None:
     """By the database's clock: what a host whose own is off writes down is not dated wrong. And by the pepper that is used."""
 
     def ask() -> None:
@@ -113,7 +113,9 @@ async def _anchor(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers) 
         await asyncio.to_thread(ask)
 
 
-async def _follow(pool: ConnectionPool, clock: AnchoredClock, peppers: Peppers, every_s: float) -> None:
+async def _follow(
+    pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, peppers: Peppers, every_s: float
+) -> None:
     while True:
         await asyncio.sleep(every_s)
         await _anchor(pool, clock, peppers)

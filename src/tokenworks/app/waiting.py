@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 CONNECT_TIMEOUT_S: Final = 5
 # A peer that says nothing to three probes after ten seconds is gone (25 s); so is one that acknowledges nothing for 30 s.
-KEEPALIVES: Final = {
+KEEPALIVES: Final[dict[str, Any]] = {
     "keepalives": 1,
     "keepalives_idle": 10,
     "keepalives_interval": 5,
