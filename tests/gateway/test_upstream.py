@@ -347,6 +347,25 @@ def test_more_framing_than_answer_ends_it():
     asyncio.run(main())
 
 
+def test_what_follows_much_that_is_kept_is_read_in_a_turn_of_its_own():
+    async def main():
+        wires = [Wire() for _ in range(3)]
+        for wire in wires[1:]:
+            wire.connection.pool.turns = wires[0].pool.turns
+        for wire in wires:
+            wire.feed(HEAD + b"transfer-encoding: chunked\r\n\r\n5\r\nfirst\r\n")
+            wire.connection.large = True
+            wire.feed(b"4\r\nrest\r\n0\r\n\r\n")
+            assert wire.user.data == b"first" and wire.transport.paused
+        for done in range(1, 4):
+            await asyncio.sleep(0)
+            assert [wire.user.ended for wire in wires].count(True) == done, "one a turn"
+        assert all(wire.user.data == b"firstrest" and wire.pool.idle for wire in wires)
+        assert not any(wire.connection.large or wire.transport.paused for wire in wires)
+
+    asyncio.run(main())
+
+
 def test_a_head_in_pieces_leaves_a_connection_that_can_be_used():
     wire = Wire()
     assert wire.feed(answer(JSON), 9).ended

@@ -132,6 +132,10 @@ class StreamMeter:
             self._after(data)
             return b""
         if self._parts:
+            if b"\n" not in data and b"\r" not in data:
+                # Nothing ends in it; most of a large event is so.
+                self._part(data)
+                return b""
             last = self._parts[-1]
             near = (
                 last[-_END_BYTES:] + data
@@ -271,7 +275,11 @@ class StreamMeter:
         if self._parts:
             rest = b"".join(self._parts).rstrip(b"\r\n") + _LF_END
             self._parts = []
-            payload = payload_of(rest)
+            payload = (
+                payload_of(rest)
+                if b"\n" in rest[:-2] or b"\r" in rest or rest[:5] != b"data:"
+                else rest[5:-2]
+            )
             if not payload or payload.strip() == DONE or is_json(payload):
                 out = self._take(rest)
                 if not self.terminal and self.failed is None:
@@ -280,6 +288,11 @@ class StreamMeter:
             self.held = self._early + self._waiting + self.held
             self._early = self._waiting = b""
         return self.held
+
+    @property
+    def part_bytes(self) -> int:
+        """Of an event whose end has not come."""
+        return self._parts_bytes
 
     @property
     def buffered_bytes(self) -> int:

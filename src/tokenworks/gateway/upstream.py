@@ -83,6 +83,7 @@ class UpstreamConnection(asyncio.Protocol):
         "deadline_s",
         "headers",
         "idle_s",
+        "large",
         "names",
         "no_body",
         "on_body",
@@ -125,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._fed = 0  # bytes that brought no body
         self._fine = b""  # what is read in pieces
         self._fine_fed = 0
+        self.large = False  # its user keeps so much that to read more may take long: what comes is taken in a turn of its own
         self._held = False  # its user takes nothing now
         self._taken = 0  # of the budget, for a head that is not whole
         self._interims = 0
@@ -159,6 +161,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._held = False
         if self._fine_fed:
             self._fine_fed = 0
+        self.large = False
         if self._interims or self._tail:
             self._interims = 0
             self._tail = b""
@@ -178,8 +181,10 @@ class UpstreamConnection(asyncio.Protocol):
         self._begin_once[:] = self._head_once[:] = self._complete_once[:] = _ONE
 
     def data_received(self, data: bytes) -> None:
-        if self._fine or (
-            len(data) > LARGE_READ_BYTES and data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX
+        if (
+            self._fine
+            or self.large
+            or (len(data) > LARGE_READ_BYTES and data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX)
         ):
             self._take_fine(data)
         else:
@@ -187,7 +192,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _take_fine(self, data: bytes) -> None:
         """Much of what would take long: a piece now, the others in turns of their own."""
-        self._fine_fed += len(data)
+        if not self.large or data.count(b"\n", 0, SAMPLE_BYTES) > LINES_IN_SAMPLE_MAX:
+            self._fine_fed += len(data)
         if self._fine_fed > FINE_BYTES_MAX:
             self._fail("more framing than answer")
             return
@@ -198,7 +204,9 @@ class UpstreamConnection(asyncio.Protocol):
             self.pool.turns.later(self._take_piece)
 
     def _take_piece(self) -> None:
-        piece, self._fine = self._fine[:PIECE_BYTES], self._fine[PIECE_BYTES:]
+        size = len(self._fine) if self.large and not self._fine_fed else PIECE_BYTES
+        self.large = False
+        piece, self._fine = self._fine[:size], self._fine[size:]
         if not piece:
             return
         self._take(piece)
