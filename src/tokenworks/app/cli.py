@@ -25,6 +25,7 @@ from tokenworks.app import (
     cli_privacy,
     cli_quotes,
     cli_receivables,
+    cli_server,
     cli_shop,
     cli_staff,
     cli_subscriber,
@@ -32,7 +33,15 @@ from tokenworks.app import (
     views,
 )
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import (
+    SINGLE_ROLE,
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
@@ -48,7 +57,6 @@ USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
 # Of a span such as 24h: days of 273 years.
 SPAN_DIGITS_MAX: Final = 5
-_SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
 # Between two lines about the batches of one backfill, in a log.
 PROGRESS_EVERY_S: Final = 5.0
 
@@ -56,7 +64,7 @@ PROGRESS_EVERY_S: Final = 5.0
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tokenworks")
 @click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
-@click.option("--single-role", is_flag=True, help=_SINGLE_ROLE)
+@click.option("--single-role", is_flag=True, help=SINGLE_ROLE)
 @click.pass_context
 def cli(context: click.Context, data_dir: str | None, single_role: bool) -> None:
     """Tokenworks sells AI tokens, meters them and charges them exactly."""
@@ -173,35 +181,6 @@ def _seal(works: Works) -> None:
         seal_existing(works.connection, works.vault, progress)
 
 
-@cli.command()
-@click.option("--listen", help="The public port, HOST:PORT.")
-@click.option("--admin-listen", help="The admin port, HOST:PORT.")
-@click.option("--workers", type=int, help="Data-plane processes.")
-@click.option("--single-role", is_flag=True, default=None, help=_SINGLE_ROLE)
-@pass_context
-def serve(
-    context: Context,
-    listen: str | None,
-    admin_listen: str | None,
-    workers: int | None,
-    single_role: bool | None,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    from tokenworks.app.logs import configure_logs  # noqa: PLC0415
-    from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
-
-    options = {} if single_role is None else {"single_role": single_role}
-    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)
-    configure_logs(settings.log_level, settings.log_format, "supervisor")
-
-    def ready(public: str, admin: str) -> None:
-        scheme = "https" if settings.tls_key else "http"
-        say(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
-        sys.stdout.flush()
-
-    sys.exit(Supervisor(settings).run(ready))
-
-
 @cli.group()
 def config() -> None:
     """Settings."""
@@ -239,6 +218,8 @@ for _group in (
 ):
     cli.add_command(_group)
 cli.add_command(cli_doctor.doctor)
+cli.add_command(cli_server.serve)
+cli.add_command(cli_server.reload)
 cli_shop.order.add_command(cli_quotes.order_quote)
 
 

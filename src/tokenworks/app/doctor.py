@@ -18,12 +18,14 @@ from typing import Final, Literal, NamedTuple
 import psycopg
 
 from tokenworks.app.database import Connection, anchor, connect, database
+from tokenworks.app.listeners import bind
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
+from tokenworks.app.served import server_of
 from tokenworks.app.settings import Settings, parse_address
-from tokenworks.app.supervisor import bind, check_durability, check_exposure
+from tokenworks.app.starting import check_durability, check_exposure
 from tokenworks.charging import Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError
@@ -119,15 +121,8 @@ def _certificate(settings: Settings) -> Finding:
     return Finding("certificate", "ok", said)
 
 
-def _served_here(settings: Settings) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        pid = int((settings.data_dir / "serve.pid").read_text())
-        return b"tokenworks" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
 def _ports(settings: Settings) -> Iterator[Finding]:
-    served = _served_here(settings)
+    served = server_of(settings.data_dir) is not None
     for check, address in (("public port", settings.listen), ("admin port", settings.admin_listen)):
         if parse_address(address)[1] == 0:
             yield Finding(check, "ok", f"{address}: any that is free")
@@ -191,7 +186,7 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
-    if not _served_here(settings):
+    if server_of(settings.data_dir) is None:
         yield Finding("server", "warning", "does not run", "tokenworks serve")
         return
     path = settings.run_dir / "recorder.json"
