@@ -7,6 +7,7 @@ cannot be read again from settings is written into a file in memory, whose descr
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -23,7 +24,7 @@ VARIABLE: Final = "_TOKENWORKS_HANDOVER"
 
 class Handover(msgspec.Struct):
     """Descriptors are numbers. `users`: the hold on the embedded database, -1 without one. `moved`: public sockets that are listened
-    on no more once the processes of before have gone; `number`: of the reload.
+    on no more once the processes of before have gone; `number`: of the reload; `again`: one more was asked for meanwhile.
     """
 
     number: int
@@ -40,6 +41,7 @@ class Handover(msgspec.Struct):
     may_change_history: bool
     cluster: str
     terminal: bool
+    again: bool
     children: list[Kept]
 
     def descriptors(self) -> list[int]:
@@ -87,27 +89,31 @@ def disagreement(promise: Promise, settings: Settings, cluster: str) -> str | No
     return None
 
 
-def become(handover: Handover) -> None:
-    """Run the program anew in this process. Returns only where that fails: raises `OSError`, and nothing has changed.
+def become(handover: Callable[[], Handover]) -> None:
+    """Run the program anew in this process. Returns only by an error, of `handover` or `OSError`, and nothing has changed then.
 
-    Signals that come meanwhile wait until the new program has its handlers.
+    Signals that come meanwhile wait until the new program has its handlers; `handover` is called when no more are heard here.
     """
-    held = os.memfd_create("handover", 0)
-    os.write(held, msgspec.json.encode(handover))
-    os.lseek(held, 0, os.SEEK_SET)
-    descriptors = [held, *handover.descriptors()]
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     wake = signal.set_wakeup_fd(-1)
+    descriptors: list[int] = []
     try:
+        handed = handover()
+        held = os.memfd_create("handover", 0)
+        descriptors = [held, *handed.descriptors()]
+        os.write(held, msgspec.json.encode(handed))
+        os.lseek(held, 0, os.SEEK_SET)
         for fd in descriptors:
             os.set_inheritable(fd, True)
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | {VARIABLE: str(held)})
+        program = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, program, os.environ | {VARIABLE: str(held)})  # noqa: S606  (as it was run)
     finally:
         for fd in descriptors:
             os.set_inheritable(fd, False)
-        os.close(held)
+        for fd in descriptors[:1]:
+            os.close(fd)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

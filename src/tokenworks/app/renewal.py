@@ -18,12 +18,11 @@ import structlog
 
 from tokenworks.app.children import Child, free_slots
 from tokenworks.app.forked import RETIRE
-from tokenworks.app.served import forget_waiting, waiting_recorder
+from tokenworks.app.served import READY_S, forget_waiting, waiting_recorder
 from tokenworks.app.settings import Settings
 
 log = structlog.get_logger()
 
-READY_S: Final = 90.0
 # A recorder that was told to hand over ends by itself within this, or is killed: both leave the same.
 HAND_OVER_S: Final = 5.0
 # Beyond its grace and its time to drain: a worker cuts what is left in protocol.

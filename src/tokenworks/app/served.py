@@ -11,7 +11,9 @@ import msgspec
 
 PID_FILE: Final = "serve.pid"
 LOCK_FILE: Final = "serve.lock"
-SAID_CHARS_MAX: Final = 500
+# How long a trial of a new release may take, and its processes until they serve.
+TRIAL_S_MAX: Final = 90.0
+READY_S: Final = 90.0
 
 State = Literal["checking", "starting", "done", "failed"]
 
@@ -112,6 +114,6 @@ def forget_waiting(run_dir: Path) -> None:
 
 
 __all__ = [
-    "LOCK_FILE", "PID_FILE", "Reload", "forget_reloads", "forget_waiting", "read_reload", "say_waiting", "server_of", "waiting_recorder",
+    "LOCK_FILE", "PID_FILE", "READY_S", "TRIAL_S_MAX", "Reload", "forget_reloads", "forget_waiting", "read_reload", "say_waiting", "server_of", "waiting_recorder",
     "write_pid", "write_reload",
 ]  # fmt: skip

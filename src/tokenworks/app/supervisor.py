@@ -42,7 +42,7 @@ from tokenworks.app.served import (
 from tokenworks.app.settings import Settings
 from tokenworks.app.starting import check_edge, check_start
 from tokenworks.app.trial import Trial
-from tokenworks.kernel import Conflict, TokenworksError
+from tokenworks.kernel import Conflict, TokenworksError, Unavailable
 
 log = structlog.get_logger()
 
@@ -198,6 +198,7 @@ class Supervisor:
         self._pipe_read, self._pipe_write = handed.pipe_read, handed.pipe_write
         self._may_change_history, self._cluster = handed.may_change_history, handed.cluster
         self._terminal = handed.terminal
+        self._reload_asked = self._reload_asked or handed.again
         self._moved = [adopt(fd) for fd in handed.moved]
         for kept in handed.children:
             child = Child.adopted(kept, self._settings)
@@ -408,32 +409,36 @@ class Supervisor:
         public = moved(sockets.public, settings.listen, promise.listen)
         try:
             admin = moved(sockets.admin, settings.admin_listen, promise.admin_listen)
-            left = [
-                sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new
-            ]
-            running = [child.kept() for child in (*self._children, *self._retired) if child.alive()]
-            become(
-                Handover(
-                    number=self._reload.number,
-                    lock=self._lock,
-                    pipe_read=self._pipe_read,
-                    pipe_write=self._pipe_write,
-                    users=self._users,
-                    public=public.fileno(),
-                    admin=admin.fileno(),
-                    recorder=sockets.recorder.fileno(),
-                    control=sockets.control.fileno(),
-                    tokenizer=sockets.tokenizer.fileno(),
-                    moved=[sock.fileno() for sock in (*self._moved, *left)],
-                    may_change_history=promise.may_change_history,
-                    cluster=promise.cluster or self._cluster,
-                    terminal=self._terminal,
-                    children=[kept for kept in running if kept is not None],
-                )
-            )
+            become(lambda: self._handover(promise, public, admin))
         finally:
             for sock in bound:
                 sock.close()
+
+    def _handover(self, promise: Promise, public: socket.socket, admin: socket.socket) -> Handover:
+        """With no signal heard from now on. Raises `Unavailable` where one has ended this server just now."""
+        if self._stopping:
+            raise Unavailable("this server is being stopped")
+        sockets = self._sockets
+        left = [sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new]
+        running = [child.kept() for child in (*self._children, *self._retired) if child.alive()]
+        return Handover(
+            number=self._reload.number,
+            lock=self._lock,
+            pipe_read=self._pipe_read,
+            pipe_write=self._pipe_write,
+            users=self._users,
+            public=public.fileno(),
+            admin=admin.fileno(),
+            recorder=sockets.recorder.fileno(),
+            control=sockets.control.fileno(),
+            tokenizer=sockets.tokenizer.fileno(),
+            moved=[sock.fileno() for sock in (*self._moved, *left)],
+            may_change_history=promise.may_change_history,
+            cluster=promise.cluster or self._cluster,
+            terminal=self._terminal,
+            again=self._reload_asked,
+            children=[kept for kept in running if kept is not None],
+        )
 
     def _renew(self, renewal: Renewal, now_s: float) -> None:
         if self._stopping:

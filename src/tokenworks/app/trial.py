@@ -20,12 +20,12 @@ from tokenworks import __version__
 from tokenworks.app.database import connect, database
 from tokenworks.app.handover import FORM, Promise, fixed
 from tokenworks.app.logs import masked
+from tokenworks.app.served import TRIAL_S_MAX
 from tokenworks.app.settings import Settings
 from tokenworks.app.starting import check_edge, check_start
 from tokenworks.charging import wire
 from tokenworks.kernel import SystemClock, shown
 
-TRIAL_S_MAX: Final = 90.0
 SAID_CHARS_MAX: Final = 500
 OUTPUT_BYTES_MAX: Final = 65_536
 _OURS: Final = "tokenworks: "
