@@ -50,7 +50,8 @@ from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
-from tokenworks.kernel import NotFound, TokenworksError, is_digits
+from tokenworks.charging import Host, Ledger
+from tokenworks.kernel import NotFound, SystemClock, TokenworksError, is_digits
 from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
 USAGE_LIMIT_DEFAULT: Final = 50
@@ -127,9 +128,10 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
 def _show_plan(url: str, *, as_json: bool) -> None:
     with contextlib.closing(connect(url)) as connection:
         there, steps = current(connection), plan_steps(connection)
+        hosts = Ledger(connection, SystemClock()).hosts() if there is not None else []
     rows = [step._asdict() for step in steps]
     if as_json:
-        print_json({"schema": there, "steps": rows})
+        print_json({"schema": there, "steps": rows, "hosts": hosts_of(hosts)})
         return
     if not steps:
         say(f"The schema is {there}, and this release's: nothing to do.")
@@ -145,12 +147,41 @@ def _show_plan(url: str, *, as_json: bool) -> None:
                 f"      unfinished: it was cut off{after}; releases from schema {step.revision} on do not start before it is done"
             )
         say(f"      releases from schema {step.compatible_from} on may serve meanwhile and afterwards")
+        older = older_hosts(hosts, step.compatible_from, there)
+        if older:
+            say(f"      stop these hosts before it, or give them a newer release: {', '.join(older)}")
         for table, mode in sorted(step.locks.items()):
             say(f"      locks {table}: {mode}")
         for index in step.indexes:
             say(f"      builds the index {index} while others write")
         if step.fills:
             say("      fills rows in batches; cut off, it goes on where it was")
+
+
+def hosts_of(hosts: list[Host]) -> list[dict[str, object]]:
+    """For JSON."""
+    return [
+        {
+            "host": host.host,
+            "release": host.release and host.release.release,
+            "schema": host.release and host.release.schema,
+            "since": host.since,
+            "seen_at": host.seen_at,
+            "alive": host.alive,
+        }
+        for host in hosts
+    ]
+
+
+def older_hosts(hosts: list[Host], oldest: str, there: str | None) -> list[str]:
+    """Of those that serve, whose release can't run on a schema that wants at least the release of schema `oldest`. One that does not
+    say its release is of the schema that is there, or of an earlier one.
+    """
+    return [
+        host.host
+        for host in hosts
+        if host.alive and (host.release.schema if host.release is not None else there or "") < oldest
+    ]
 
 
 class _Lines:

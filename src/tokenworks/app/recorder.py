@@ -19,12 +19,13 @@ import psycopg
 import structlog
 import uvloop
 
+from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
 from tokenworks.app.forked import RETIRE
 from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
-from tokenworks.app.schema import check_schema
+from tokenworks.app.schema import SCHEMA, check_schema
 from tokenworks.app.served import say_waiting
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
@@ -41,6 +42,7 @@ from tokenworks.charging import (
     Need,
     Recorder,
     RecorderLedger,
+    Release,
     Settler,
     WorkerConnection,
 )
@@ -368,6 +370,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
         on_database = Ledger(connection, clock)
         settled = on_database.register_journal(journal.journal_id, socket.gethostname())
+        on_database.says_release(journal.journal_id, Release(__version__, SCHEMA))
         return settled, on_database.open_grants(journal.journal_id)
 
     beating = loop.create_task(_beat(beat))
