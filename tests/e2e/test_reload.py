@@ -326,6 +326,7 @@ def test_a_new_release_is_taken_and_one_that_does_not_start_is_not(tmp_path, ups
         assert server.findings() == []
 
 
+@pytest.mark.nightly
 def test_a_changed_address_is_bound_and_the_one_before_is_served_for_the_grace(tmp_path, upstream):
     first, second, taken = (socket.create_server(("127.0.0.1", 0)) for _ in range(3))
     ports = [sock.getsockname()[1] for sock in (first, second, taken)]

@@ -37,10 +37,9 @@ def try_start(settings: Settings) -> Promise:
     with database(settings) as url:
         found = check_start(settings, url)
         # What runs beside this one is not to wait for what is not needed there.
-        from tokenworks.app import control, tokenizer, worker  # noqa: PLC0415
+        from tokenworks.app import control, tokenizer, worker  # noqa: F401, PLC0415
         from tokenworks.app.recorder import read_snapshot  # noqa: PLC0415
 
-        assert tokenizer.run
         control.make_control_app(lambda: url, settings)
         control.make_admin_app(control.HostMetrics(settings))
         with contextlib.closing(connect(url)) as connection:
