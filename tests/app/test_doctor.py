@@ -5,7 +5,9 @@ import json
 import pytest
 
 from tests.support.server import Server, until
+from tokenworks import __version__
 from tokenworks.app.doctor import examine
+from tokenworks.app.schema import SCHEMA
 from tokenworks.app.settings import load_settings
 from tokenworks.trust.pepper import PEPPER_BYTES
 
@@ -89,3 +91,26 @@ def test_a_host_that_does_not_serve_or_whose_recorder_is_silent(server):
     assert not report.exists() or report.unlink() is None
     server.start()
     until(lambda: states(server).get("recorder", ("",))[0] == "ok", what="the recorder")
+
+
+def test_hosts_of_different_releases_and_hosts_that_are_silent_are_found(server):
+    until(
+        lambda: states(server)["fleet"][0] == "ok" and "release" in states(server)["fleet"][1],
+        what="this host",
+    )
+    said = states(server)["fleet"][1]
+    assert f"release {__version__}, schema {SCHEMA}, since " in said
+    server.connection.execute(
+        "INSERT INTO journal (journal_id, host, seen_at) VALUES (gen_random_uuid(), 'older', clock_timestamp() + interval '1 hour')"
+    )
+    found = states(server)
+    assert found["fleet"][0] == "warning" and "older (an earlier release)" in found["fleet"][1]
+    server.connection.execute(
+        "UPDATE journal SET seen_at = clock_timestamp() - interval '1 hour' WHERE host = 'older'"
+    )
+    found = states(server)
+    assert (
+        found["fleet"][0] == "ok"
+        and found["silent hosts"][0] == "warning"
+        and "older" in found["silent hosts"][1]
+    )

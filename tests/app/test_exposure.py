@@ -1,7 +1,7 @@
 import pytest
 
 from tokenworks.app.settings import load_settings
-from tokenworks.app.supervisor import check_durability, check_exposure
+from tokenworks.app.starting import check_durability, check_exposure
 from tokenworks.kernel import Invalid
 
 

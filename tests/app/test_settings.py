@@ -2,7 +2,7 @@ import pytest
 
 from tokenworks.app.logs import masked
 from tokenworks.app.settings import load_settings
-from tokenworks.app.supervisor import check_exposure
+from tokenworks.app.starting import check_exposure
 from tokenworks.kernel import Invalid
 
 

@@ -17,9 +17,9 @@ from tests.support.server import until
 from tests.support.word_tokenizer import HANGS, SLOW, write_words
 from tokenworks.app import tokenizer
 from tokenworks.app.forked import Forked
+from tokenworks.app.listeners import bind_unix
 from tokenworks.app.settings import Settings
-from tokenworks.app.supervisor import bind_unix
-from tokenworks.gateway import COUNTERS, Counted, Job, TokenizerClient, heartbeat_ms
+from tokenworks.gateway import COUNTERS, Counted, Job, TokenizerClient, last_beat
 from tokenworks.gateway.counting import COUNT, JOB, JOB_BYTES_MAX, NS_PER_S, JobFrame
 from tokenworks.gateway.tokenizer import PIECE_CHARS
 
@@ -50,7 +50,7 @@ class Host:
         )
 
     def beat_ms(self):
-        return heartbeat_ms(self.settings.run_dir / "tokenizer.stats")
+        return last_beat(self.settings.run_dir / "tokenizer.stats")[0]
 
     def close(self):
         self.process.send_signal(signal.SIGKILL)

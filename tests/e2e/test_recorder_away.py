@@ -14,7 +14,10 @@ from tests.support.server import Server, StubUpstream, until
 def server(tmp_path_factory):
     with (
         StubUpstream() as upstream,
-        Server(tmp_path_factory.mktemp("away"), workers=1, recorder_wait_s=1) as server,
+        # The supervisor would end one that hangs before anybody is refused.
+        Server(
+            tmp_path_factory.mktemp("away"), workers=1, recorder_wait_s=1, recorder_silence_s=600
+        ) as server,
     ):
         server.add_deployment("stub", "stub", upstream.url)
         yield server

@@ -222,11 +222,17 @@ class Server:
         """A connection of the database's owner, who may do what no service does. To be closed."""
         return contextlib.closing(connect(as_role(self.url, "tokenworks")))
 
-    def start(self, listen="127.0.0.1:0", ready_s=30.0):
+    def command(self):
+        """`tokenworks` for this data directory, as an operator runs it."""
+        return [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir)]
+
+    def start(self, listen="127.0.0.1:0", ready_s=30.0, options=None):
+        """`options`: of `serve`; left out: workers, and ports that are free."""
         self.log = (self.data_dir / "serve.log").open("ab")
+        if options is None:
+            options = ("--workers", str(self.workers), "--listen", listen, "--admin-listen", "127.0.0.1:0")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), "serve", "--workers", str(self.workers),
-             "--listen", listen, "--admin-listen", "127.0.0.1:0"],
+            [*self.command(), "serve", *options],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environ(), cwd=ROOT, start_new_session=True,
         )  # fmt: skip
         line = self.process.stdout.readline()

@@ -25,6 +25,7 @@ from tokenworks.app import (
     cli_privacy,
     cli_quotes,
     cli_receivables,
+    cli_server,
     cli_shop,
     cli_staff,
     cli_subscriber,
@@ -32,7 +33,15 @@ from tokenworks.app import (
     views,
 )
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import (
+    SINGLE_ROLE,
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
@@ -41,14 +50,14 @@ from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
-from tokenworks.kernel import NotFound, TokenworksError, is_digits
+from tokenworks.charging import Host, Ledger
+from tokenworks.kernel import NotFound, SystemClock, TokenworksError, is_digits
 from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
 USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
 # Of a span such as 24h: days of 273 years.
 SPAN_DIGITS_MAX: Final = 5
-_SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
 # Between two lines about the batches of one backfill, in a log.
 PROGRESS_EVERY_S: Final = 5.0
 
@@ -56,7 +65,7 @@ PROGRESS_EVERY_S: Final = 5.0
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tokenworks")
 @click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
-@click.option("--single-role", is_flag=True, help=_SINGLE_ROLE)
+@click.option("--single-role", is_flag=True, help=SINGLE_ROLE)
 @click.pass_context
 def cli(context: click.Context, data_dir: str | None, single_role: bool) -> None:
     """Tokenworks sells AI tokens, meters them and charges them exactly."""
@@ -119,9 +128,10 @@ def init(context: Context, catalogue: Path | None, plan: bool, as_json: bool) ->
 def _show_plan(url: str, *, as_json: bool) -> None:
     with contextlib.closing(connect(url)) as connection:
         there, steps = current(connection), plan_steps(connection)
+        hosts = Ledger(connection, SystemClock()).hosts() if there is not None else []
     rows = [step._asdict() for step in steps]
     if as_json:
-        print_json({"schema": there, "steps": rows})
+        print_json({"schema": there, "steps": rows, "hosts": hosts_of(hosts)})
         return
     if not steps:
         say(f"The schema is {there}, and this release's: nothing to do.")
@@ -137,12 +147,41 @@ def _show_plan(url: str, *, as_json: bool) -> None:
                 f"      unfinished: it was cut off{after}; releases from schema {step.revision} on do not start before it is done"
             )
         say(f"      releases from schema {step.compatible_from} on may serve meanwhile and afterwards")
+        older = older_hosts(hosts, step.compatible_from, there)
+        if older:
+            say(f"      stop these hosts before it, or give them a newer release: {', '.join(older)}")
         for table, mode in sorted(step.locks.items()):
             say(f"      locks {table}: {mode}")
         for index in step.indexes:
             say(f"      builds the index {index} while others write")
         if step.fills:
             say("      fills rows in batches; cut off, it goes on where it was")
+
+
+def hosts_of(hosts: list[Host]) -> list[dict[str, object]]:
+    """For JSON."""
+    return [
+        {
+            "host": host.host,
+            "release": host.release and host.release.release,
+            "schema": host.release and host.release.schema,
+            "since": host.since,
+            "seen_at": host.seen_at,
+            "alive": host.alive,
+        }
+        for host in hosts
+    ]
+
+
+def older_hosts(hosts: list[Host], oldest: str, there: str | None) -> list[str]:
+    """Of those that serve, whose release can't run on a schema that wants at least the release of schema `oldest`. One that does not
+    say its release is of the schema that is there, or of an earlier one.
+    """
+    return [
+        host.host
+        for host in hosts
+        if host.alive and (host.release.schema if host.release is not None else there or "") < oldest
+    ]
 
 
 class _Lines:
@@ -171,35 +210,6 @@ def _seal(works: Works) -> None:
             bar.update(tasks[place], completed=done, total=total)
 
         seal_existing(works.connection, works.vault, progress)
-
-
-@cli.command()
-@click.option("--listen", help="The public port, HOST:PORT.")
-@click.option("--admin-listen", help="The admin port, HOST:PORT.")
-@click.option("--workers", type=int, help="Data-plane processes.")
-@click.option("--single-role", is_flag=True, default=None, help=_SINGLE_ROLE)
-@pass_context
-def serve(
-    context: Context,
-    listen: str | None,
-    admin_listen: str | None,
-    workers: int | None,
-    single_role: bool | None,
-) -> None:
-    """Serve until SIGTERM or Ctrl-C."""
-    from tokenworks.app.logs import configure_logs  # noqa: PLC0415
-    from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
-
-    options = {} if single_role is None else {"single_role": single_role}
-    settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)
-    configure_logs(settings.log_level, settings.log_format, "supervisor")
-
-    def ready(public: str, admin: str) -> None:
-        scheme = "https" if settings.tls_key else "http"
-        say(f"Serving {scheme}://{public}/v1 with {settings.workers} worker(s); admin http://{admin}/metrics")
-        sys.stdout.flush()
-
-    sys.exit(Supervisor(settings).run(ready))
 
 
 @cli.group()
@@ -239,6 +249,8 @@ for _group in (
 ):
     cli.add_command(_group)
 cli.add_command(cli_doctor.doctor)
+cli.add_command(cli_server.serve)
+cli.add_command(cli_server.reload)
 cli_shop.order.add_command(cli_quotes.order_quote)
 
 

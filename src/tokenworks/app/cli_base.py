@@ -4,6 +4,7 @@ import contextlib
 import os
 import pwd
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import click
@@ -15,10 +16,12 @@ from tokenworks.app.output import exact_wanted, json_text, print_json, say
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
-from tokenworks.app.settings import Effective, Settings, load_settings
+from tokenworks.app.settings import PREFIX, Effective, Settings, load_settings
 from tokenworks.app.waiting import watched
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
+
+SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -71,6 +74,11 @@ class Context:
             return f"cli:{pwd.getpwuid(uid).pw_name}"
         except KeyError:  # a container's user without a name
             return f"cli:uid-{uid}"
+
+    @property
+    def data_dir(self) -> Path:
+        """Where the data directory is, without a look at what the settings say: a file that is broken is not in the way."""
+        return Path(self._data_dir or os.environ.get(f"{PREFIX}DATA_DIR") or "data").absolute()
 
     def effective(self, **options: Any) -> Effective:
         return load_settings({"data_dir": self._data_dir, "single_role": self._single_role} | options)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import math
+import os
 import signal
 import socket
 import time
@@ -29,12 +30,14 @@ from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.renewing import certificate_words
+from tokenworks.app.schema import SCHEMA
+from tokenworks.app.served import read_reload
 from tokenworks.app.settings import Settings
 from tokenworks.app.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_soon
 from tokenworks.billing import TestProvider
 from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
 from tokenworks.console import Rooms, make_api
-from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
+from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Heartbeat, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
 from tokenworks.trust import Peppers, load_peppers, load_vault_secrets, settle_issuing
 
@@ -42,6 +45,7 @@ log = structlog.get_logger()
 
 JOBS_S: Final = 20.0
 LEAVE_S: Final = 0.25
+BEAT_S: Final = 0.25
 _JOBS_LOCK: Final = 7461002
 STALE_S: Final = 5.0
 CONNECTIONS_MAX: Final = 10
@@ -207,6 +211,22 @@ class HostMetrics:
                         buckets.append((str(bound), cumulative))
                     family.add_metric([worker], [*buckets, ("+Inf", count)], total)
                 yield family
+        release = GaugeMetricFamily(
+            "tokenworks_release", "1: the release and the schema that this host serves with", labels=["release", "schema"]
+        )  # fmt: skip
+        release.add_metric([__version__, SCHEMA], 1)
+        yield release
+        reload = read_reload(self._settings.run_dir)
+        yield GaugeMetricFamily(
+            "tokenworks_reload_failed",
+            "1: the last reload was refused, and the server runs as before",
+            value=reload.state == "failed",
+        )
+        yield GaugeMetricFamily(
+            "tokenworks_retired_processes",
+            "processes of before the last reloads that still finish what they serve",
+            value=reload.retired,
+        )
         yield GaugeMetricFamily(
             "tokenworks_single_role",
             "1: the database's role could change history",
@@ -444,8 +464,20 @@ async def serve(
         loop.add_signal_handler(sig, stop)
     loop.add_reader(supervisor, supervisor_gone)
     jobs = loop.create_task(_jobs(settings, url))
+    beating = loop.create_task(_beat(settings, servers))
     await asyncio.gather(servers[0].serve(sockets=[control]), servers[1].serve(sockets=[admin]))
     jobs.cancel()
+    beating.cancel()
+
+
+async def _beat(settings: Settings, servers: list[_Server]) -> None:
+    """It lives, once both ports are served."""
+    while not all(server.started for server in servers):
+        await asyncio.sleep(BEAT_S)
+    beat = Heartbeat(settings.run_dir / "control.stats", os.getpid())
+    while True:
+        beat.beat()
+        await asyncio.sleep(BEAT_S)
 
 
 def run(

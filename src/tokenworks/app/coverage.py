@@ -91,7 +91,7 @@ COVERED: Final[dict[str, dict[str, str]]] = {
     },
     "journal": {
         ROW_TWICE: EMPTY, ROW_GONE: EMPTY, "journal_id": EMPTY, "host": TEXT, "settled_seq": "of a journal whose last settlement had no record",
-        "settled_at": TIME, "created_at": RUN, "seen_at": RUN,
+        "settled_at": TIME, "created_at": RUN, "seen_at": RUN, "release": RUN, "release_schema": RUN, "release_since": RUN, "release_seen_at": RUN,
     },
     "member": {
         ROW_GONE: EMPTY, ROW_TWICE: EMPTY, "member_id": EMPTY, "role": SAID, "state": SAID, "parent_id": SAID,

@@ -28,6 +28,13 @@ def database(settings: Settings) -> Iterator[str]:
         yield url
 
 
+def hold(settings: Settings) -> int:
+    """A descriptor that keeps the embedded server up as long as it is open, taken while `database` lasts; -1 where it is another
+    server, which needs nobody. Whoever has it asks nothing of the database.
+    """
+    return -1 if settings.database_url else _embedded(settings).hold()
+
+
 def _embedded(settings: Settings) -> Embedded:
     fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     return Embedded(settings.data_dir, {} if settings.embedded_fsync else fast)

@@ -18,13 +18,15 @@ from typing import Final, Literal, NamedTuple
 import psycopg
 
 from tokenworks.app.database import Connection, anchor, connect, database
+from tokenworks.app.listeners import bind
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
+from tokenworks.app.served import server_of
 from tokenworks.app.settings import Settings, parse_address
-from tokenworks.app.supervisor import bind, check_durability, check_exposure
-from tokenworks.charging import Ledger
+from tokenworks.app.starting import check_durability, check_exposure
+from tokenworks.charging import Host, Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError
 from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
@@ -119,15 +121,8 @@ def _certificate(settings: Settings) -> Finding:
     return Finding("certificate", "ok", said)
 
 
-def _served_here(settings: Settings) -> bool:
-    with contextlib.suppress(OSError, ValueError):
-        pid = int((settings.data_dir / "serve.pid").read_text())
-        return b"tokenworks" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    return False
-
-
 def _ports(settings: Settings) -> Iterator[Finding]:
-    served = _served_here(settings)
+    served = server_of(settings.data_dir) is not None
     for check, address in (("public port", settings.listen), ("admin port", settings.admin_listen)):
         if parse_address(address)[1] == 0:
             yield Finding(check, "ok", f"{address}: any that is free")
@@ -191,7 +186,7 @@ def _disk(settings: Settings) -> Iterator[Finding]:
 
 
 def _server(settings: Settings) -> Iterator[Finding]:
-    if not _served_here(settings):
+    if server_of(settings.data_dir) is None:
         yield Finding("server", "warning", "does not run", "tokenworks serve")
         return
     path = settings.run_dir / "recorder.json"
@@ -308,8 +303,32 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
             )
             state: State = "warning" if "variable" in str(error) else "failed"
             yield Finding(f"credential of {deployment.name}", state, str(error), where)
-    hosts = Ledger(connection, clock).hosts_seen()
-    yield Finding("fleet", "ok", ", ".join(hosts) if hosts else "no host serves")
+    yield from _fleet(Ledger(connection, clock).hosts())
+
+
+def _fleet(hosts: list[Host]) -> Iterator[Finding]:
+    """Every host that has not left in order: what it runs, and whether it is heard."""
+    said = ", ".join(_of_host(host) for host in hosts)
+    releases = {host.release for host in hosts if host.alive}
+    if not hosts:
+        yield Finding("fleet", "ok", "no host serves")
+    elif len(releases) > 1:
+        todo = "bring all hosts to one release; see the runbook: A new release"
+        yield Finding("fleet", "warning", f"hosts run different releases: {said}", todo)
+    else:
+        yield Finding("fleet", "ok", said)
+    silent = [host.host for host in hosts if not host.alive]
+    if silent:
+        todo = "start them, or see the runbook: A lost host"
+        yield Finding("silent hosts", "warning", f"{', '.join(silent)} ended without leaving", todo)
+
+
+def _of_host(host: Host) -> str:
+    runs = "an earlier release"
+    if host.release is not None:
+        runs = f"release {host.release.release}, schema {host.release.schema}"
+        runs += f", since {host.since:%Y-%m-%d %H:%M} UTC" if host.since is not None else ""
+    return f"{host.host} ({runs}{'' if host.alive else f', last seen {host.seen_at:%Y-%m-%d %H:%M} UTC'})"
 
 
 __all__ = ["Finding", "examine"]

@@ -102,6 +102,12 @@ class Embedded:
         finally:
             os.close(users)
 
+    def hold(self) -> int:
+        """One more hold for whoever uses it already: a descriptor, which may be handed over an exec. To be closed."""
+        users = _open_lock(self.data_dir / "pg.users")
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return users
+
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
         """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""

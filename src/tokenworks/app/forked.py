@@ -21,7 +21,9 @@ _MALLOC: Final = {
 _PR_SET_NAME: Final = 15
 _NAME_BYTES_MAX: Final = 15
 _POLL_S: Final = 0.01
-_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+# What a supervisor handles; a child begins with the defaults. The last one retires a child: it takes nothing new.
+RETIRE: Final = signal.SIGUSR1
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, RETIRE)
 EXIT_FAILED: Final = 1
 
 
@@ -38,7 +40,7 @@ class Forked:
                 stream.flush()
         self._code: int | None = None
         # A signal for the child must not meet our handlers in it: it waits until the child has its own.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             self.pid = os.fork()
             if self.pid == 0:
@@ -46,10 +48,21 @@ class Forked:
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
+    @classmethod
+    def adopt(cls, pid: int) -> "Forked":
+        """A child that this process had before an exec: it is a child still."""
+        found = cls.__new__(cls)
+        found.pid, found._code = pid, None
+        return found
+
     def poll(self) -> int | None:
         """Its exit code, below zero the signal that ended it; None while it runs."""
         if self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:  # it was no child of ours, or somebody else has heard how it ended
+                self._code = EXIT_FAILED
+                return self._code
             if pid:
                 self._code = os.waitstatus_to_exitcode(status)
         return self._code
@@ -70,7 +83,7 @@ def _become(name: str, run: Callable[[], int | None], keep: set[int], mask: Coll
     try:
         os.setsid()
         signal.set_wakeup_fd(-1)
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

@@ -8,21 +8,25 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
 import structlog
 import uvloop
 
+from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
+from tokenworks.app.forked import RETIRE
 from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
-from tokenworks.app.schema import check_schema
+from tokenworks.app.schema import SCHEMA, check_schema
+from tokenworks.app.served import say_waiting
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
@@ -31,18 +35,20 @@ from tokenworks.charging import (
     HostLimits,
     HostQueues,
     Journal,
+    JournalBusy,
     JournalCorrupt,
     Ledger,
     LedgerWentBack,
     Need,
     Recorder,
     RecorderLedger,
+    Release,
     Settler,
     WorkerConnection,
 )
 from tokenworks.factory import Deployments
-from tokenworks.gateway import snapshot_to_wire
-from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError, Unavailable
+from tokenworks.gateway import Heartbeat, snapshot_to_wire
+from tokenworks.kernel import AnchoredClock, Clock, SystemClock, TokenworksError, Unavailable
 from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
 
 log = structlog.get_logger()
@@ -59,6 +65,14 @@ DRAIN_S: Final = 10.0
 EXIT_FATAL: Final = 70
 EXIT_CORRUPT: Final = 78
 ATTEMPTS_TO_CONNECT_S: Final = 0.25
+BEAT_S: Final = 0.25
+# One recorder waits so long for another one's journal, and looks so often.
+JOURNAL_WAIT_S: Final = 60.0
+JOURNAL_POLL_S: Final = 0.005
+# For each of two things that a recorder ends before the next one begins.
+HAND_OVER_S: Final = 1.0
+
+Answered = TypeVar("Answered")
 
 
 class Feed:
@@ -268,28 +282,43 @@ class Feed:
         )
 
     async def _publish_snapshot(self) -> None:
-        def read(connection: Any) -> tuple[Any, Any, Any, Any, Any, Any]:
-            deployments = Deployments(connection)
-            limits = Ledger(connection, self._clock).deployment_limits()
-            cards = Offerings(connection).rate_cards()
-            return (
-                deployments.all(),
-                deployments.aliases(),
-                cards,
-                limits,
-                deployments.models(),
-                deployments.intents(),
-            )
-
-        found, aliases, self.cards, limits, models, intents = await self._thread.run(read)
+        found = await self._thread.run(lambda connection: read_snapshot(connection, self._clock))
+        self.cards = found.cards
         self._number += 1
         # A number that grows over restarts of the recorder, too.
         number = int(asyncio.get_running_loop().time() * 1000) * 1000 + self._number % 1000
-        self._recorder.publish(
-            "snapshot",
-            snapshot_to_wire(number, found, aliases, self.cards, limits, models, intents),
-            keep=True,
+        self._recorder.publish("snapshot", found.wire(number), keep=True)
+
+
+class ReadSnapshot(NamedTuple):
+    """What the database has of that which requests are placed and rated by."""
+
+    deployments: Any
+    aliases: Any
+    cards: dict[str, RateCard]
+    limits: Any
+    models: Any
+    intents: Any
+
+    def wire(self, number: int) -> Any:
+        """As workers read it."""
+        return snapshot_to_wire(
+            number, self.deployments, self.aliases, self.cards, self.limits, self.models, self.intents
         )
+
+
+def read_snapshot(connection: Connection, clock: Clock) -> ReadSnapshot:
+    """Six questions, one after the other: what changes between two of them is news of the next poll."""
+    deployments = Deployments(connection)
+    limits = Ledger(connection, clock).deployment_limits()
+    return ReadSnapshot(
+        deployments.all(),
+        deployments.aliases(),
+        Offerings(connection).rate_cards(),
+        limits,
+        deployments.models(),
+        deployments.intents(),
+    )
 
 
 async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
@@ -306,11 +335,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         finally:
             os._exit(EXIT_FATAL)
 
-    try:
-        journal = Journal(settings.journal, settings.journal_segment_bytes)
-    except TokenworksError as error:
-        log.critical("recorder.journal", error=str(error))
-        return EXIT_FATAL
+    beat = Heartbeat(settings.run_dir / "recorder.stats", os.getpid())
     workers_dir = settings.run_dir / "workers"
     lookups = DatabaseThread(lambda: connect_planned(url), "lookups")
     ledger_thread = DatabaseThread(lambda: connect_planned(url), "ledger")
@@ -338,13 +363,24 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
             return None
         raise Unavailable(f"nothing answers {name}")
 
-    def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
+    def look(connection: Connection) -> None:
         check_schema(connection)
         anchor(clock, connection)
+
+    def begin(connection: Connection) -> tuple[int, list[tuple[str, str, str, int, int]]]:
         on_database = Ledger(connection, clock)
         settled = on_database.register_journal(journal.journal_id, socket.gethostname())
+        on_database.says_release(journal.journal_id, Release(__version__, SCHEMA))
         return settled, on_database.open_grants(journal.journal_id)
 
+    beating = loop.create_task(_beat(beat))
+    # Whoever has the journal keeps it until this one can take over from it.
+    await _patiently(ledger_thread, look)
+    try:
+        journal = await _take_journal(settings)
+    except TokenworksError as error:
+        log.critical("recorder.journal", error=str(error))
+        return EXIT_FATAL
     recorder = Recorder(
         journal,
         workers_dir,
@@ -353,15 +389,9 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         loss_budget_tokens=settings.operator_loss_budget_tokens,
     )
     # Nothing is recovered before the database says how far it has settled.
-    while True:
-        try:
-            settled_seq, grants_open = await ledger_thread.run(begin)
-            break
-        except Unavailable as error:
-            log.warning("recorder.waits_for_database", error=str(error))
-            await asyncio.sleep(ATTEMPTS_TO_CONNECT_S)
+    settled_seq, grants_open = await _patiently(ledger_thread, begin)
     try:
-        unsettled = recorder.recover(settled_seq)
+        unsettled = recorder.recover(settled_seq, beat.beat)
     except JournalCorrupt as error:
         log.critical("recorder.journal_corrupt", error=str(error))
         return EXIT_CORRUPT
@@ -434,8 +464,15 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
 
     Listener(url, heard).start()
     server = await loop.create_unix_server(lambda: WorkerConnection(recorder), sock=listener)
+    handing_over = asyncio.Event()
+
+    def retire() -> None:
+        handing_over.set()
+        stop.set()
+
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop.set)
+    loop.add_signal_handler(RETIRE, retire)
     loop.add_reader(supervisor, stop.set)
     tasks = [
         loop.create_task(feed.run()),
@@ -446,11 +483,13 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     loop.remove_reader(supervisor)
     # The workers leave first: everything that they still say is heard.
     deadline_s = loop.time() + settings.drain_s + DRAIN_S
-    while recorder.workers and loop.time() < deadline_s:
+    while recorder.workers and loop.time() < deadline_s and not handing_over.is_set():
         await asyncio.sleep(0.02)
     for task in tasks:
         task.cancel()
     server.close()
+    if handing_over.is_set():
+        await _hand_over(recorder, (ledger_thread, alone_thread, lookups))
     closed = False
     while loop.time() < deadline_s and not closed:
         closed = await grants.drain()
@@ -461,8 +500,59 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     all_settled = await loop.run_in_executor(None, settler.stop, DRAIN_S)
     _write_status(recorder, feed, settings)
     journal.close()
+    beating.cancel()
     log.info("recorder.left", all_settled=all_settled, all_grants_closed=closed)
     return 0
+
+
+async def _beat(beat: Heartbeat) -> None:
+    while True:
+        beat.beat()
+        await asyncio.sleep(BEAT_S)
+
+
+async def _patiently(thread: DatabaseThread, call: Callable[[Connection], Answered]) -> Answered:
+    """Ask until the database answers."""
+    while True:
+        try:
+            return await thread.run(call)
+        except Unavailable as error:
+            log.warning("recorder.waits_for_database", error=str(error))
+            await asyncio.sleep(ATTEMPTS_TO_CONNECT_S)
+
+
+async def _take_journal(settings: Settings) -> Journal:
+    """The journal, when the recorder that has it has handed it over or has ended. Raises `JournalBusy` after `JOURNAL_WAIT_S`."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + JOURNAL_WAIT_S
+    said = False
+    while True:
+        try:
+            return Journal(settings.journal, settings.journal_segment_bytes)
+        except JournalBusy:
+            if loop.time() > until_s:
+                raise
+        if not said:
+            say_waiting(settings.run_dir)
+            log.info("recorder.waits_for_journal", why="the recorder before this one still has it")
+            said = True
+        await asyncio.sleep(JOURNAL_POLL_S)
+
+
+async def _hand_over(recorder: Recorder, threads: Iterable[DatabaseThread]) -> NoReturn:
+    """To the recorder that waits for the journal: grants stay open, workers stay, and what is not settled is in the journal. Never
+    returns: what is left to do here is what a kill leaves, and the next one begins from that.
+    """
+    try:
+        recorder.hand_over()
+        # What is asked of the database just now has its answer before somebody else asks.
+        asked = [asyncio.ensure_future(thread.run(lambda _: None)) for thread in threads]
+        await asyncio.wait(asked, timeout=HAND_OVER_S)
+        settled = await asyncio.get_running_loop().run_in_executor(None, recorder.settler.stop, HAND_OVER_S)
+        log.info("recorder.handed_over", all_settled=settled)
+    finally:
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class Listener(threading.Thread):

@@ -450,6 +450,12 @@ class Settings(BaseModel):
     worker_silence_s: int = Field(
         default=5, ge=1, le=600, description="a worker silent for this long is killed"
     )
+    recorder_silence_s: int = Field(
+        default=5,
+        ge=1,
+        le=600,
+        description="a recorder silent for this long is killed and replaced, but not while it waits for the disk or reads its journal",
+    )
 
     @field_validator("*")
     @classmethod

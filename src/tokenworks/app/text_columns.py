@@ -64,7 +64,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "hub_delivery": {"no_person": "event_type error", "encrypted": "body_sealed", "empty": "body"},
     "hub_event": {"no_person": "api event_type state"},
     "hub_listener": {"staff": "api callback query made_by"},
-    "journal": {"staff": "host"},
+    "journal": {"no_person": "release release_schema", "staff": "host"},
     "kept_answer": {
         "no_person": "asker headers",
         "caller": "idempotency_key",

@@ -9,6 +9,7 @@ heartbeat; the jobs that it had are not counted then.
 import contextlib
 import os
 import selectors
+import signal
 import socket
 import time
 from collections import OrderedDict, deque
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 import structlog
 
+from tokenworks.app.forked import RETIRE
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.settings import Settings
 from tokenworks.gateway import Heartbeat, ModelTokenizer
@@ -76,8 +78,10 @@ class TokenizerServer:
         self._loaded: OrderedDict[str, tuple[float, ModelTokenizer | None]] = OrderedDict()
         self._beat = Heartbeat(settings.run_dir / "tokenizer.stats", os.getpid())
         self._beat_due_s = 0.0
+        self._retired = self._listens = False
 
     def run(self) -> None:
+        self._listens = True
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, self._listener)
         self._selector.register(self._supervisor, selectors.EVENT_READ, None)
@@ -95,10 +99,21 @@ class TokenizerServer:
             self._beat_due_s = now_s + BEAT_S
             self._beat.beat()
 
+    def retire(self) -> None:
+        """Another tokenizer takes those who come; this one ends when the workers that it has are gone. Called by a signal's handler."""
+        self._retired = True
+
     # Workers.
 
     def _look(self, timeout_s: float) -> bool:
-        """Take what has come. False where the supervisor is gone."""
+        """Take what has come. False where the supervisor is gone, or this one is retired and nobody is left."""
+        if self._retired:
+            if self._listens:
+                self._listens = False
+                self._selector.unregister(self._listener)
+                self._listener.close()
+            if not self._peers:
+                return False
         for key, _ in self._selector.select(timeout_s):
             if key.data is None:
                 return False
@@ -232,4 +247,6 @@ def run(settings: Settings, listener: socket.socket, supervisor: int) -> None:
     # Threads of the tokenizers' library would take the workers' processors, and it warns where it is forked with them.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     os.nice(NICE)
-    TokenizerServer(settings, listener, supervisor).run()
+    server = TokenizerServer(settings, listener, supervisor)
+    signal.signal(RETIRE, lambda _number, _frame: server.retire())
+    server.run()

@@ -6,12 +6,14 @@ import gc
 import os
 import signal
 import socket
+import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import uvloop
 
+from tokenworks.app.forked import RETIRE
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
@@ -35,6 +37,8 @@ EXIT_FENCED: Final = 71
 TICK_S: Final = 1.0
 # After the time to drain: for the records of what is cut, and for the last bytes to reach their clients.
 CUT_S: Final = 3.0
+# A connection that was taken a moment ago has its first request on the way.
+RETIRE_GRACE_S_MIN: Final = 1.0
 # How fast a deployment is stays true for so long.
 SEEN_FOR_S: Final = 3600.0
 
@@ -85,6 +89,7 @@ class Worker:
             clock.civil_ms,
         )
         self.stop = asyncio.Event()
+        self.retired = asyncio.Event()
         warm()
 
     def _lock(self, folder: Path) -> int:
@@ -135,6 +140,7 @@ class Worker:
         gateway = self.gateway
         for sig in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(sig, self.stop.set)
+        self.loop.add_signal_handler(RETIRE, self.retired.set)
         self.loop.add_reader(self.supervisor, self._supervisor_gone)
         gateway.client.connect()
         self.stats.beat()
@@ -154,7 +160,9 @@ class Worker:
         # Who asks whether the host is ready need not wait for the next second.
         gateway.tick()
         gateway.lag.start()
+        retiring = self.loop.create_task(self._retire(server))
         await self.stop.wait()
+        retiring.cancel()
         server.close()
         gateway.drain()
         deadline_s = self.loop.time() + self.settings.drain_s
@@ -165,6 +173,16 @@ class Worker:
         gateway.counter.close()
         gateway.lag.stop()
         ticking.cancel()
+
+    async def _retire(self, server: asyncio.Server) -> None:
+        """Other workers of this host take what is new: connections that are there are answered once more, and asked to connect anew;
+        after the grace it ends as on SIGTERM. The host is as ready as before.
+        """
+        await self.retired.wait()
+        server.close()
+        self.gateway.retiring = True
+        await asyncio.sleep(max(self.settings.drain_grace_s, RETIRE_GRACE_S_MIN))
+        self.stop.set()
 
     async def _cut(self) -> None:
         """End what is still served in protocol: an error event and the last chunk, each after its record is durable.
@@ -200,6 +218,17 @@ class Worker:
             if self.credentials.changed():
                 gateway.broken_credentials = self.credentials.read(gateway.snapshot)
             gateway.tick()
+
+
+async def rehearse(settings: Settings, snapshot: Any) -> None:
+    """What a worker makes before it takes requests, without a place in the host. Raises what it would fail for."""
+    with tempfile.TemporaryDirectory() as folder:
+        stats = Stats(Path(folder) / "worker.stats", os.getpid())
+        clock = AnchoredClock(SystemClock(settings.clock_shift_s))
+        gateway = Gateway(settings, clock, stats, "", tls=settings.tls_key is not None)
+        made = snapshot_from_wire(snapshot, {}, gateway.snapshot)
+        gateway.swap(made, Credentials(settings.secrets).read(made))
+        stats.beat()
 
 
 async def serve(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:

@@ -25,6 +25,8 @@ from tokenworks.kernel import Clock
 log = structlog.get_logger()
 
 RECONNECT_S: Final = 0.02
+# A recorder that is replaced is back within this.
+BACK_WITHIN_S: Final = 2.0
 UNACKED_MESSAGES_MAX: Final = 100_000
 REASKS_MAX: Final = 20
 # A slice that runs low is filled up for this many requests like the one that found it so.
@@ -111,6 +113,7 @@ class RecorderClient(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._reader = wire.FrameReader()
         self.ready = False
+        self._welcomed = False
         self._away_s = self._loop.time()
         """Since when no recorder is there."""
         self._closed = False
@@ -264,6 +267,11 @@ class RecorderClient(asyncio.Protocol):
         if given:
             self._gives.append([0, account.account_id, given])
             self._schedule()
+
+    @property
+    def is_there(self) -> bool:
+        """True also in the moment in which one recorder takes over from another: what is asked waits for that, and no longer."""
+        return self.ready or (self._welcomed and self._loop.time() - self._away_s < BACK_WITHIN_S)
 
     def _is_away(self) -> bool:
         """For so long that nothing more is asked. A recorder that died is back within a second."""
@@ -427,7 +435,7 @@ class RecorderClient(asyncio.Protocol):
             + self.admissions.state()
             + b"".join(message.data for message in self._unacked)
         )
-        self.ready = True
+        self.ready = self._welcomed = True
         self._asks = list(self._asking)
         self._requests = list(self._asked)
         self._schedule()

@@ -12,6 +12,7 @@ from tokenworks.charging import (
     cap_store,
     change_store,
     day_store,
+    host_store,
     limit_store,
     recall_store,
     settle_store,
@@ -29,7 +30,16 @@ from tokenworks.charging.errors import (
 )
 from tokenworks.charging.limits import Lease, Limit
 from tokenworks.charging.losses import LOSSY_MAX
-from tokenworks.charging.model import CAP_RATE, PER_UNIT, Bucket, BucketTerms, Granted, RateLookup
+from tokenworks.charging.model import (
+    CAP_RATE,
+    PER_UNIT,
+    Bucket,
+    BucketTerms,
+    Granted,
+    Host,
+    RateLookup,
+    Release,
+)
 from tokenworks.kernel import Clock, Invalid, uuid7, uuid7_floor
 from tokenworks.kernel.units import QUANTITY_MAX
 
@@ -507,14 +517,18 @@ class Ledger:
 
     def hosts_alive(self, journal_id: UUID) -> int:
         """How many hosts live, this one included; says that it does."""
-        return limit_store.hosts_alive(self._connection, journal_id)
+        return host_store.hosts_alive(self._connection, journal_id)
 
-    def hosts_seen(self) -> list[str]:
-        """The names of the hosts that live, by name."""
-        return limit_store.hosts_seen(self._connection)
+    def says_release(self, journal_id: UUID, release: Release) -> None:
+        """A host begins with this release, or goes on with it."""
+        host_store.says_release(self._connection, journal_id, release)
+
+    def hosts(self) -> list[Host]:
+        """Those that have not left, by name, with what they run."""
+        return host_store.hosts(self._connection)
 
     def host_leaves(self, journal_id: UUID) -> None:
-        limit_store.host_leaves(self._connection, journal_id)
+        host_store.host_leaves(self._connection, journal_id)
 
     def delete_old_recalls(self) -> None:
         recall_store.delete_old_recalls(self._connection)

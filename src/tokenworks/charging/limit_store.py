@@ -4,15 +4,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from tokenworks.charging.host_store import HOST_SILENT_S
 from tokenworks.charging.limits import LEASE_SPEND_S, Lease, Limit
 from tokenworks.charging.store import Connection
 from tokenworks.kernel import uuid7
 
 # What a host leased counts for a minute from its last moment.
 LEASE_COUNTS_S: Final = 60 + LEASE_SPEND_S
-# A host that was not heard of for so long has no requests in flight that count, and takes no part.
-HOSTS_NAMED_MAX: Final = 1000
-HOST_SILENT_S: Final = 10.0
 LIMITS_MAX: Final = 10_000
 
 
@@ -187,26 +185,3 @@ def return_lease(
                 "INSERT INTO limit_lease (limit_id, lease_id, journal_id, requests, tokens) VALUES (%s, %s, %s, 0, %s)",
                 (limit_id, uuid7(), journal_id, -tokens),
             )
-
-
-def hosts_alive(connection: Connection, journal_id: UUID) -> int:
-    """How many hosts live, this one included; says that it does."""
-    connection.execute("UPDATE journal SET seen_at = clock_timestamp() WHERE journal_id = %s", (journal_id,))
-    row = connection.execute(
-        "SELECT count(*) FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s)",
-        (HOST_SILENT_S,),
-    ).fetchone()
-    return max(1, int(row[0])) if row is not None else 1
-
-
-def hosts_seen(connection: Connection) -> list[str]:
-    """The names of the hosts that live."""
-    rows = connection.execute(
-        """SELECT host FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s) ORDER BY host, journal_id LIMIT %s""",
-        (HOST_SILENT_S, HOSTS_NAMED_MAX),
-    ).fetchall()
-    return [str(row[0]) for row in rows]
-
-
-def host_leaves(connection: Connection, journal_id: UUID) -> None:
-    connection.execute("UPDATE journal SET seen_at = NULL WHERE journal_id = %s", (journal_id,))

@@ -516,3 +516,22 @@ def by_shard(account_ids: Iterable[UUID]) -> list[tuple[int, list[UUID]]]:
     for account_id in sorted(set(account_ids)):
         shards.setdefault(account_id.int & 15, []).append(account_id)
     return sorted(shards.items())
+
+
+class Release(NamedTuple):
+    """What a host runs."""
+
+    release: str
+    schema: str
+
+
+class Host(NamedTuple):
+    """A host that has not left in order. `release` and `since` are None where it is of a release that did not say so; `alive`: it was
+    heard within the last seconds, by the database's clock.
+    """
+
+    host: str
+    release: Release | None
+    since: datetime | None
+    seen_at: datetime
+    alive: bool

@@ -42,6 +42,8 @@ log = structlog.get_logger()
 # Under load a commit at most every third millisecond: it costs the same whatever it holds. A lone one never waits.
 COMMIT_PACE_S: Final = 0.003
 CLEAN_EVERY_S: Final = 30.0
+# While a journal is read, a sign of life at least every so many frames.
+ALIVE_FRAMES: Final = 256
 _FROM_WORKER: Final = b"W"
 _OWN: Final = b"R"
 _CHECKPOINT: Final = b"C"
@@ -66,8 +68,12 @@ class WorkerConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        if self._recorder.handed_over:
+            self.close()
 
     def data_received(self, data: bytes) -> None:
+        if self._recorder.handed_over:
+            return
         try:
             for kind, body in self._reader.feed(data):
                 self._recorder.frame_received(self, kind, body)
@@ -102,6 +108,12 @@ class WorkerConnection(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort()
 
+    def leave(self) -> None:
+        """What was said goes out before the end."""
+        self._flush()
+        if self.transport is not None:
+            self.transport.close()
+
 
 class Recorder:
     """Wired by the app: `grants` and `settler` are made after `recover` said what they begin with."""
@@ -135,6 +147,7 @@ class Recorder:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._published: dict[str, Any] = {}
         self.commit_ns_total = 0
+        self.handed_over = False  # to another recorder: this one hears and writes nothing more
         self._cleaned_s = 0.0
 
     def fatal(self, error: BaseException) -> None:
@@ -142,10 +155,14 @@ class Recorder:
 
     # Recovery.
 
-    def recover(self, settled_seq: int) -> list[Settling]:
-        """Read the journal from the settled sequence on: open attempts, and the records that are not settled."""
+    def recover(self, settled_seq: int, alive: Callable[[], None] = lambda: None) -> list[Settling]:
+        """Read the journal from the settled sequence on: open attempts, and the records that are not settled. `alive` is called as it
+        goes: a long journal takes its time.
+        """
         records: list[Settling] = []
-        for frame in self.journal.replay(settled_seq + 1):
+        for count, frame in enumerate(self.journal.replay(settled_seq + 1)):
+            if count % ALIVE_FRAMES == 0:
+                alive()
             kind, body = frame.payload[:1], frame.payload[1:]
             if kind == _CHECKPOINT:
                 attempts, messages = wire.decode(body)
@@ -325,7 +342,18 @@ class Recorder:
                 raise wire.WireError(f"no such op: {kind}")
         return records
 
+    def hand_over(self) -> None:
+        """Another recorder takes over the journal: write what was heard, acknowledge it, and hear no more. Workers go on with that one;
+        what they have not heard acknowledged they send again.
+        """
+        self._commit()
+        self.handed_over = True
+        for connection in list(self.workers.values()):
+            connection.leave()
+
     def connection_lost(self, connection: WorkerConnection) -> None:
+        if self.handed_over:
+            return
         worker_id = connection.worker_id
         if self.workers.get(worker_id) is connection:
             del self.workers[worker_id]
@@ -365,7 +393,7 @@ class Recorder:
         return self.journal.append(payload)
 
     def _schedule_commit(self) -> None:
-        if self._commit_scheduled:
+        if self._commit_scheduled or self.handed_over:
             return
         self._commit_scheduled = True
         loop = asyncio.get_running_loop()
@@ -377,6 +405,8 @@ class Recorder:
 
     def _commit(self) -> None:
         self._commit_scheduled = False
+        if self.handed_over:
+            return
         try:
             began_ns = time.monotonic_ns()
             self.journal.commit()

@@ -15,6 +15,11 @@ from tokenworks.kernel import TokenworksError
 FRAME_HEADER: Final = struct.Struct("<IB")
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 
+# Of what is below and of the snapshot that is published. A reload has workers of the release before for as long as they drain, beside a
+# recorder of the new one: it takes their version, too, or the reload is refused.
+VERSION: Final = 1
+TAKES: Final = frozenset({1})
+
 # Worker to recorder
 HELLO: Final = 1  # [worker_id, pid]
 STATE: Final = 2  # [[account, bucket, grant, outstanding], …]: after WELCOME

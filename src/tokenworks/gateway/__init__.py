@@ -16,7 +16,7 @@ from tokenworks.gateway.stats import (
     Heartbeat,
     Reading,
     Stats,
-    heartbeat_ms,
+    last_beat,
 )
 from tokenworks.gateway.tokenizer import ModelTokenizer
 
@@ -37,7 +37,7 @@ __all__ = [
     "Snapshot",
     "Stats",
     "TokenizerClient",
-    "heartbeat_ms",
+    "last_beat",
     "read_seen",
     "snapshot_from_wire",
     "snapshot_to_wire",

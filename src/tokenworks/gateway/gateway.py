@@ -148,6 +148,7 @@ class Gateway:
         self.control_open = 0
         self.broken_credentials: frozenset[str] = frozenset()
         self.draining = False
+        self.retiring = False  # other workers of the host take what is new
         self.leaving_path: Path | None = None
         self.certificate_words: Callable[[], str | None] = lambda: None
         """What is to be said of the certificate, where something is."""
@@ -474,7 +475,7 @@ class Gateway:
         """Why this worker can't serve, if so."""
         reasons = []
         self._look_whether_leaving()
-        if not self.client.ready:
+        if not self.client.is_there:
             reasons.append("the recorder does not answer")
         if not self.snapshot.number:
             reasons.append("no snapshot yet")
@@ -644,7 +645,7 @@ class Gateway:
         counters["upstream_idle"] = sum(len(pool.idle) for pool in self._pools.values())
         counters["unacknowledged"] = self.client.open_messages
         counters["deployments"] = len(self.snapshot.places)
-        counters["recorder_ready"] = int(self.client.ready)
+        counters["recorder_ready"] = int(self.client.is_there)
         counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
         self.stats.beat()
         if self.seen_path is not None and self.snapshot.places:

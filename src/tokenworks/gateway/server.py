@@ -421,7 +421,10 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def keep_alive(self) -> bool:
-        return self._head is not None and self._head.keep_alive and not self._gateway.draining
+        gateway = self._gateway
+        return (
+            self._head is not None and self._head.keep_alive and not gateway.draining and not gateway.retiring
+        )
 
     def write(self, data: bytes) -> None:
         transport = self.transport

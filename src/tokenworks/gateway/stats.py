@@ -118,9 +118,7 @@ class Stats:
         self.loop_lag_ms: list[int] = []
         self._busy_ms = 0
         self._pid = pid
-        with path.open("w+b") as file:
-            file.truncate(_FORMAT.size)
-            self._map = mmap.mmap(file.fileno(), _FORMAT.size)
+        self._map = _mapped(path, _FORMAT.size)
 
     def _observe_all(self) -> None:
         self.c["loop_lag_second_ms"] = max(self.loop_lag_ms, default=0)
@@ -158,20 +156,31 @@ class Heartbeat:
     """The head of such a file, for a process that has no counters: it lives, says the monotonic clock."""
 
     def __init__(self, path: Path, pid: int) -> None:
-        with path.open("w+b") as file:
-            file.truncate(_HEARTBEAT.size)
-            self._map = mmap.mmap(file.fileno(), _HEARTBEAT.size)
+        self._map = _mapped(path, _HEARTBEAT.size)
         self._pid = pid
 
     def beat(self) -> None:
         _HEARTBEAT.pack_into(self._map, 0, int(time.monotonic() * 1000), self._pid)
 
 
+def _mapped(path: Path, size: int) -> mmap.mmap:
+    """A file of zeros under this name. One that a process still writes to stays its own, without a name."""
+    half = path.with_suffix(".half")
+    with half.open("w+b") as file:
+        file.truncate(size)
+        made = mmap.mmap(file.fileno(), size)
+    half.replace(path)
+    return made
+
+
 class Reading:
-    """What a worker's file says."""
+    """What a worker's file says. Raises `ValueError` where another release wrote it, with other counters."""
 
     def __init__(self, path: Path) -> None:
-        values = _FORMAT.unpack(path.read_bytes())
+        data = path.read_bytes()
+        if len(data) != _FORMAT.size:
+            raise ValueError(f"{path} has {len(data)} bytes, and not {_FORMAT.size}")
+        values = _FORMAT.unpack(data)
         self.heartbeat_ms, self.pid = values[0], values[1]
         self.counters = dict(zip(COUNTERS, values[3:], strict=False))
         at = 3 + len(COUNTERS)
@@ -182,11 +191,14 @@ class Reading:
             at += _PER_HISTOGRAM
 
 
-def heartbeat_ms(path: Path) -> int:
-    """The last heartbeat in a file, 0 where there is none yet."""
+def last_beat(path: Path) -> tuple[int, int]:
+    """(when in ms of the monotonic clock, by which process id) of the last heartbeat in a file; zeros where there is none yet."""
     try:
         with path.open("rb") as file:
-            data = file.read(8)
+            data = file.read(_HEARTBEAT.size)
     except FileNotFoundError:
-        return 0
-    return int.from_bytes(data, "little") if len(data) == 8 else 0
+        return 0, 0
+    if len(data) != _HEARTBEAT.size:
+        return 0, 0
+    at_ms, pid = _HEARTBEAT.unpack(data)
+    return at_ms, pid
