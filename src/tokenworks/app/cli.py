@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
 from tokenworks.app import (
+    cli_backup,
     cli_catalogue,
     cli_doctor,
     cli_factory,
@@ -187,12 +188,14 @@ def serve(
     single_role: bool | None,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C."""
+    from tokenworks.app.archive import configure_archive  # noqa: PLC0415
     from tokenworks.app.logs import configure_logs  # noqa: PLC0415
     from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
 
     options = {} if single_role is None else {"single_role": single_role}
     settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)
     configure_logs(settings.log_level, settings.log_format, "supervisor")
+    configure_archive(settings)
 
     def ready(public: str, admin: str) -> None:
         scheme = "https" if settings.tls_key else "http"
@@ -236,6 +239,7 @@ for _group in (
     *cli_staff.GROUPS,
     *cli_webhook.GROUPS,
     *cli_privacy.GROUPS,
+    *cli_backup.GROUPS,
 ):
     cli.add_command(_group)
 cli.add_command(cli_doctor.doctor)

@@ -24,11 +24,12 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    with _embedded(settings).use() as url:
+    with embedded_of(settings).use() as url:
         yield url
 
 
-def _embedded(settings: Settings) -> Embedded:
+def embedded_of(settings: Settings) -> Embedded:
+    """The embedded cluster of these settings, up or not."""
     fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
     return Embedded(settings.data_dir, {} if settings.embedded_fsync else fast)
 
@@ -46,7 +47,7 @@ def owned_database(settings: Settings) -> Iterator[OwnedDatabase]:
     """The database with its owner's URL, up while the context lasts. Raises `Invalid` where the settings name no owner."""
     url, owner_url = settings.database_url, settings.database_owner_url
     if url is None:
-        embedded = _embedded(settings)
+        embedded = embedded_of(settings)
         with embedded.use() as url:
             yield OwnedDatabase(embedded.owner_url, url, single_role=False)
         return
