@@ -12,7 +12,6 @@ Secrets go into a folder of their own: who has both can read everybody.
 """
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from tokenworks import __version__
+from tokenworks.app.alone import no_other_backup
 from tokenworks.app.archive import check_apart, journal_index, keep_journal, source_of, write_whole
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, connect, database, embedded_of
@@ -36,7 +36,6 @@ from tokenworks.app.places import (
     Damaged,
     Folder,
     Place,
-    PlaceAway,
     pack,
     prepare,
     put_json,
@@ -45,7 +44,7 @@ from tokenworks.app.places import (
 from tokenworks.app.schema import current
 from tokenworks.app.settings import Settings
 from tokenworks.charging import Ledger, read_journal_id
-from tokenworks.kernel import AnchoredClock, Conflict, Invalid, NotFound, SystemClock, Unavailable
+from tokenworks.kernel import AnchoredClock, Invalid, NotFound, SystemClock, Unavailable
 
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
@@ -58,10 +57,6 @@ _ID: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{8}")
 _READ_BYTES: Final = 1024 * 1024
 Progress = Callable[[str, int, int], None]
 """Called with what is done, how much of it, and of how much (0: nobody knows)."""
-
-
-class BackupRunning(Conflict):
-    """Another backup of this host runs: wait for its end."""
 
 
 class Backup(NamedTuple):
@@ -82,11 +77,11 @@ class Backup(NamedTuple):
 def make_backup(
     settings: Settings, place: Place, secrets_to: Path | None, progress: Progress
 ) -> dict[str, Any]:
-    """Returns the manifest. What an earlier run left that was cut off is deleted first. Raises `BackupRunning`, `PlaceAway`."""
+    """Returns the manifest. What an earlier run left that was cut off is deleted first. Raises `InUse`, `PlaceAway`."""
     if secrets_to is not None:
         check_apart(place, secrets_to, "--secrets-to")
     check_apart(place, settings.secrets, "secrets_dir")
-    with _alone(settings.data_dir):
+    with no_other_backup(settings.data_dir):
         prepare(place)
         with database(settings) as url, contextlib.closing(connect(url)) as connection:
             clock = AnchoredClock(SystemClock(settings.clock_shift_s))
@@ -107,19 +102,6 @@ def make_backup(
     }
     write_whole(settings.data_dir / LAST_FILE, json.dumps(last))
     return manifest
-
-
-@contextlib.contextmanager
-def _alone(data_dir: Path) -> Iterator[None]:
-    file = os.open(data_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BackupRunning("another backup of this host runs: wait for its end") from None
-        yield
-    finally:
-        os.close(file)
 
 
 class _Making:
@@ -444,15 +426,3 @@ def last_backup(data_dir: Path) -> dict[str, Any] | None:
         return found
     except (OSError, ValueError):
         return None
-
-
-__all__ = [
-    "Backup",
-    "BackupRunning",
-    "PlaceAway",
-    "find_backups",
-    "last_backup",
-    "make_backup",
-    "prune",
-    "read_manifest",
-]

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit, urlunsplit
 
 import click
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tokenworks.app.archive import check_apart
+from tokenworks.app.archive import check_apart, configure_archive
 from tokenworks.app.backup import Backup, find_backups, make_backup, prune
 from tokenworks.app.backup import Progress as Told
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
@@ -24,7 +24,7 @@ from tokenworks.app.embedded import APP_ROLE
 from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.places import Damaged, Folder, Place, open_place, sha256
 from tokenworks.app.restore import Report, Restore, choose
-from tokenworks.app.settings import Settings, without_secrets
+from tokenworks.app.settings import Settings
 from tokenworks.kernel import Invalid, NotFound, SystemClock, Unavailable
 
 CONNECT_S: Final = "5"
@@ -77,6 +77,9 @@ def backup(click_context: click.Context, to: str | None, secrets_to: Path | None
         return
     context: Context = click_context.obj
     settings = _of_a_works(context)
+    if settings.archive_to:
+        # From now on, so that the log goes on where the backup ends.
+        configure_archive(settings)
     with _progress(quiet=as_json) as told:
         made = make_backup(settings, _place(settings, to), secrets_to, told)
     where = to or settings.archive_to
@@ -345,7 +348,7 @@ _owner_option = click.option(
 @json_option
 @pass_context
 def database_url(context: Context, owner: bool, as_json: bool) -> None:
-    """The database's URL, as the role that serves. A password in it is masked; the embedded one has none."""
+    """The database's URL, as the role that serves. A password is left out of it; the embedded one has none."""
     settings = _of_a_works(context)
     url = _url(settings, owner=owner)
     if owner:
@@ -355,7 +358,16 @@ def database_url(context: Context, owner: bool, as_json: bool) -> None:
         )
     if not settings.database_url:
         say("The embedded database is up while a server or a command of Tokenworks runs.", err=True)
-    said({"url": without_secrets(url), "owner": owner}, without_secrets(url), as_json)
+    said({"url": _without_password(url), "owner": owner}, _without_password(url), as_json)
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    user, at, host = parts.netloc.rpartition("@")
+    query = "&".join(
+        pair for pair in parts.query.split("&") if pair.partition("=")[0] not in {"password", "sslpassword"}
+    )
+    return urlunsplit((parts.scheme, f"{user.partition(':')[0]}{at}{host}", parts.path, query, ""))
 
 
 def _url(settings: Settings, *, owner: bool) -> str:

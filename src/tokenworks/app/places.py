@@ -80,14 +80,15 @@ class Folder:
                 os.fsync(out.fileno())
             if new:
                 # A link, unlike a rename, takes no name that is taken.
-                os.link(half, path)
-                half.unlink()
+                try:
+                    os.link(half, path)
+                except FileExistsError:
+                    raise Exists(f"{path} is there already") from None
+                finally:
+                    half.unlink()
             else:
                 half.rename(path)
             sync_folder(path.parent)
-        except FileExistsError:
-            half.unlink(missing_ok=True)
-            raise Exists(f"{path} is there already") from None
         except OSError as error:
             with contextlib.suppress(OSError):
                 half.unlink(missing_ok=True)

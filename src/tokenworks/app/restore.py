@@ -8,7 +8,6 @@ ones there is refused before it begins.
 """
 
 import contextlib
-import fcntl
 import io
 import json
 import os
@@ -28,6 +27,7 @@ from uuid import UUID
 
 import psycopg
 
+from tokenworks.app.alone import no_other_backup, nobody_serves
 from tokenworks.app.archive import LINEAGE_FILE, journal_index, write_whole
 from tokenworks.app.backup import SEGMENT_BYTES, Backup, Progress, find_backups
 from tokenworks.app.bootstrap import Works, make_works
@@ -167,7 +167,7 @@ class Restore:
             )
         load_peppers(self._settings.secrets)
         data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._nobody_serves(), held(self._settings.journal):
+        with nobody_serves(data_dir), no_other_backup(data_dir), held(self._settings.journal):
             if has_database(data_dir) and not replace:
                 raise NotEmpty(
                     f"there is a database in {data_dir}: --replace moves it aside, or name an empty --data-dir"
@@ -186,22 +186,6 @@ class Restore:
             finally:
                 self._clear()
         return report._replace(aside=aside)
-
-    @contextlib.contextmanager
-    def _nobody_serves(self) -> Iterator[None]:
-        data_dir = self._settings.data_dir
-        files = []
-        try:
-            for name in ("serve.lock", "backup.lock"):
-                files.append(os.open(data_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-                try:
-                    fcntl.flock(files[-1], fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise NotEmpty(f"{data_dir} is in use: stop its server (and its backup) first") from None
-            yield
-        finally:
-            for file in files:
-                os.close(file)
 
     def _clear(self) -> None:
         """What is left in the staging folder goes, with the cluster that it points to, unless that is in place now."""
@@ -561,6 +545,3 @@ def _tail(log: Path) -> str:
     text = log.read_bytes()[-_LOG_BYTES:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if re.search(r"FATAL|PANIC|ERROR|tokenworks:", line)]
     return "; ".join(line.partition("] ")[2] or line for line in lines[-3:]) or f"see {log}"
-
-
-__all__ = ["NotEmpty", "Report", "Restore", "choose", "has_database"]
