@@ -108,6 +108,28 @@ def identity(connection: Connection) -> str:
     return "" if row is None else str(row[0])
 
 
+class ArchiveState(NamedTuple):
+    """What PostgreSQL says of its archive: files kept, failures, and for how long the last one could not be kept (0: it could)."""
+
+    files: int
+    failures: int
+    behind_s: float
+    last_file: str
+    is_on: bool
+
+
+def archive_state(connection: Connection) -> ArchiveState:
+    """Any role may ask."""
+    row = connection.execute(
+        """SELECT archived_count, failed_count, coalesce(last_archived_wal, ''), current_setting('archive_mode') <> 'off',
+                  CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity')
+                       THEN extract(epoch FROM now() - coalesce(last_archived_time, stats_reset)) ELSE 0 END
+           FROM pg_stat_archiver"""
+    ).fetchone()
+    assert row is not None
+    return ArchiveState(row[0], row[1], max(0.0, float(row[4] or 0)), row[2], row[3])
+
+
 def anchor(clock: AnchoredClock, connection: Connection) -> None:
     """Set a clock by the database's: all hosts of a works have that one."""
     asked_ns = clock.boot_ns()

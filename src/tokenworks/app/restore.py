@@ -47,6 +47,7 @@ from tokenworks.charging import (
     put_journal_aside,
     read_journal_id,
     records_after,
+    sync_folder,
 )
 from tokenworks.kernel import (
     AnchoredClock,
@@ -227,8 +228,8 @@ class Restore:
             for name in files:
                 embedded.give(Path(folder, name), 0o600)
         embedded.give(half, 0o700)
+        # PostgreSQL puts all of it on disk before it replays the log.
         half.rename(embedded.pgdata)
-        os.sync()
 
     def _read_journal(self) -> "_Journal | None":
         """The newest copy of each segment that the backup or the archive has: (journal, segments). All are read before anything
@@ -482,6 +483,7 @@ class Restore:
                 write_whole(data_dir / "pg.location", pointer.read_text())
             else:
                 (self._staging / "pg").rename(data_dir / "pg")
+            sync_folder(data_dir)
         if journal is not None and (self._staging / "journal").exists():
             moved = (
                 put_journal_aside(self._settings.journal, mark) if self._settings.journal.exists() else None
