@@ -30,8 +30,13 @@ def database(settings: Settings) -> Iterator[str]:
 
 def embedded_of(settings: Settings) -> Embedded:
     """The embedded cluster of these settings, up or not."""
+    return Embedded(settings.data_dir, embedded_options(settings))
+
+
+def embedded_options(settings: Settings) -> dict[str, str]:
+    """The server's own settings, beside those that each has."""
     fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    return Embedded(settings.data_dir, {} if settings.embedded_fsync else fast)
+    return {} if settings.embedded_fsync else fast
 
 
 class OwnedDatabase(NamedTuple):

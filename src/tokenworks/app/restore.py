@@ -31,7 +31,7 @@ from tokenworks.app.alone import no_other_backup, nobody_serves
 from tokenworks.app.archive import LINEAGE_FILE, journal_index, write_whole
 from tokenworks.app.backup import SEGMENT_BYTES, Backup, Progress, find_backups
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import anchor, connect, embedded_of
+from tokenworks.app.database import anchor, connect, embedded_of, embedded_options
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.handover import Missing
 from tokenworks.app.places import Damaged, Place, sha256, unpack
@@ -176,7 +176,10 @@ class Restore:
             self._clear()
             try:
                 self._staging.mkdir(mode=0o700)
-                embedded = Embedded(self._staging, embedded_of(self._settings).settings)
+                embedded = Embedded(self._staging, embedded_options(self._settings))
+                for name in self._hashes:
+                    if not name.startswith("base."):
+                        self._get(name)
                 journal = self._read_journal()
                 self._unpack(embedded)
                 with self._recovered(embedded) as works:
