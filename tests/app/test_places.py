@@ -1,6 +1,7 @@
 """Places of backups: a folder and an S3 bucket say the same; objects are whole or not there; nothing is written over."""
 
 import os
+import resource
 
 import pytest
 
@@ -93,6 +94,30 @@ def test_a_folder_that_takes_nothing_says_so_and_leaves_nothing(tmp_path):
         Folder(tmp_path / "file").put("a", b"x")
     with pytest.raises(PlaceAway, match="can't be read"):
         Folder(tmp_path / "missing").names("")
+
+
+def test_a_full_disk_keeps_nothing_half(tmp_path):
+    """As of a disk without room: a file ends at 100 kB here."""
+    folder = Folder(tmp_path / "place")
+    folder.put("a", b"whole")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(PlaceAway, match="can't be written"):
+            folder.put("a", b"x" * 200_000)
+        with pytest.raises(PlaceAway, match="can't be written"):
+            folder.put("b", b"x" * 200_000, new=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert folder.get("a") == b"whole" and os.listdir(tmp_path / "place") == ["a"]
+
+
+def test_an_answer_that_is_cut_is_asked_for_again(settings, s3):
+    place = open_place("s3://works/p", settings)
+    place.put("a", b"x" * 1000)
+    s3.cut = 2
+    assert place.get("a") == b"x" * 1000
+    assert s3.cut == 0
 
 
 def test_what_is_damaged_is_refused_by_name():

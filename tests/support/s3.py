@@ -1,7 +1,7 @@
 """A stand-in for S3 that checks signatures by itself, from the text of Amazon's specification of version 4.
 
 It keeps objects in memory, knows `If-None-Match: *` and pages its lists. `fail` is a list of statuses to answer with first, `away`
-closes each connection without an answer.
+closes each connection without an answer; `cut` of the next answers end in their middle.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ class S3:
         self.requests = []
         self.fail = []
         self.away = False
+        self.cut = 0
 
     def __enter__(self):
         stand_in = self
@@ -99,6 +100,13 @@ class S3:
             )
             text = f'<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{page}{more}</ListBucketResult>'
             self.say(handler, 200, text.encode())
+        elif key in self.objects and self.cut:
+            self.cut -= 1
+            handler.send_response(200)
+            handler.send_header("content-length", str(len(self.objects[key])))
+            handler.end_headers()
+            handler.wfile.write(self.objects[key][: len(self.objects[key]) // 2])
+            handler.close_connection = True
         elif key in self.objects:
             self.say(handler, 200, self.objects[key])
         else:

@@ -26,6 +26,7 @@ TRIES: Final = 5
 WAIT_S: Final = 0.2
 ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 NAMES_MAX: Final = 10_000_000
+_READ_BYTES: Final = 262_144
 FILE_NAME: Final = "s3-credentials"
 _PRIVATE: Final = 0o077
 _NOTHING: Final = hashlib.sha256(b"").hexdigest()
@@ -171,7 +172,7 @@ class Bucket:
             try:
                 connection.request(method, f"{path}?{text}" if text else path, body or None, signed)
                 answer = connection.getresponse()
-                content = answer.read(bytes_max + 1)
+                content = _read(answer, bytes_max + 1)
             except (OSError, http.client.HTTPException) as error:
                 why = str(error) or type(error).__name__
                 continue
@@ -229,3 +230,17 @@ class Bucket:
             "authorization": f"AWS4-HMAC-SHA256 Credential={self._credentials.access_key_id}/{scope}, "
             f"SignedHeaders={names}, Signature={key.hex()}"
         }
+
+
+def _read(answer: http.client.HTTPResponse, bytes_max: int) -> bytes:
+    """The body, up to so much of it. Raises `TimeoutError` where it drips for longer than `CALL_TIMEOUT_S` in all."""
+    deadline_s = time.monotonic() + CALL_TIMEOUT_S
+    content = bytearray()
+    while len(content) < bytes_max and (piece := answer.read1(min(_READ_BYTES, bytes_max - len(content)))):
+        content += piece
+        if time.monotonic() > deadline_s:
+            raise TimeoutError("it took too long")
+    left = answer.length
+    if left and len(content) < bytes_max:
+        raise http.client.IncompleteRead(b"", left)
+    return bytes(content)
