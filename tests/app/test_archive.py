@@ -154,7 +154,7 @@ def test_what_is_old_goes_and_what_a_backup_needs_stays(place):
     assert place.names("wal/3-c/"), "its first backup may be being made"
     assert [name for name in place.names("journal/") if name.endswith("zst")] == ["journal/1-a/j/70.zst"]
     assert list(json.loads(place.get("journal/1-a/j/journal.json"))["segments"]) == ["70.seg"]
-    assert prune(place, 30, NOW) == ([], [], 0, 0)
+    assert prune(place, 30, NOW) == ([], [], 0, 0, [other])
     # The newest whole one stays, whatever is asked for.
     prune(place, 0, NOW)
     assert [b.backup_id for b in find_backups(place) if b.manifest] == [other, ids[3]]

@@ -11,8 +11,9 @@ import psycopg
 import pytest
 
 from tests.support.s3 import ACCESS_KEY, REGION, S3, SECRET_KEY
-from tests.support.server import ROOT, Server
+from tests.support.server import ROOT, Server, until
 from tokenworks.app.embedded import Embedded
+from tokenworks.app.restore import has_database
 
 
 class Cutting(S3):
@@ -170,6 +171,18 @@ def test_each_file_that_is_damaged_is_refused_by_name_and_nothing_is_changed(pas
         assert done.returncode == 1 and path.name in done.stderr and why in done.stderr, done.stderr
         (tmp_path / "gone").rename(path)
     assert set(os.listdir(host.data_dir)) - set(before) <= {"serve.lock", "backup.lock"}
+    # Killed in its middle it leaves no database, and nothing that the next one minds.
+    argv = ["--data-dir", str(host.data_dir), "restore", "--from", str(place), "--nobody-erased"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tokenworks", *argv], env=host.environ(), cwd=ROOT, stderr=subprocess.PIPE
+    )
+    until((host.data_dir / "restoring" / "postgresql.log").exists, 120, what="the recovery")
+    process.kill()
+    process.communicate(timeout=60)
+    assert not has_database(host.data_dir)
+    assert host.cli("restore", "--from", str(place), "--nobody-erased").returncode == 0
+    assert has_database(host.data_dir) and not (host.data_dir / "restoring").exists()
+    Embedded(host.data_dir).destroy()
     # A time that the log does not reach is none that can be restored.
     done = host.cli(
         "restore", "--from", str(place), "--nobody-erased", "--at", "2100-01-01T00:00:00Z", check=False

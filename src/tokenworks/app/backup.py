@@ -335,12 +335,15 @@ def delete_backup(place: Place, backup: Backup) -> None:
 
 
 class Pruned(NamedTuple):
-    """What `prune` deleted: backups and unfinished ones by id, files of the log, segments of journals."""
+    """What `prune` deleted: backups and unfinished ones by id, files of the log, segments of journals. `overdue`: what is as old and
+    stays, since there is no newer one of its source.
+    """
 
     backups: list[str]
     unfinished: list[str]
     wal_files: int
     segments: int
+    overdue: list[str]
 
 
 def prune(place: Place, days: int, now: datetime, *, dry_run: bool = False) -> Pruned:
@@ -369,7 +372,10 @@ def prune(place: Place, days: int, now: datetime, *, dry_run: bool = False) -> P
             for name in names:
                 place.delete(name)
     count = sum(len(names) for _, _, names in segments)
-    return Pruned([b.backup_id for b in old], [b.backup_id for b in unfinished], len(wal_files), count)
+    overdue = [b.backup_id for b in kept if b.ended_at < before]
+    return Pruned(
+        [b.backup_id for b in old], [b.backup_id for b in unfinished], len(wal_files), count, overdue
+    )
 
 
 def _begun(backup_id: str) -> datetime:

@@ -169,10 +169,15 @@ def backup_prune(context: Context, where: str | None, days: int | None, dry_run:
     now = datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC)
     gone = prune(_place(settings, where), keep_days, now, dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
+    stays = (
+        f" {', '.join(gone.overdue)} is as old and stays, being the newest: make another one."
+        if gone.overdue
+        else ""
+    )
     said(
         gone._asdict() | {"days": keep_days, "dry_run": dry_run},
         f"Deleted{dry}: {len(gone.backups)} backups older than {keep_days} days, {len(gone.unfinished)} unfinished, "
-        f"{gone.wal_files} files of the log, {gone.segments} segments of journals.",
+        f"{gone.wal_files} files of the log, {gone.segments} segments of journals.{stays}",
         as_json,
     )
 

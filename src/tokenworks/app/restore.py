@@ -31,7 +31,7 @@ from tokenworks.app.alone import no_other_backup, nobody_serves
 from tokenworks.app.archive import LINEAGE_FILE, journal_index, write_whole
 from tokenworks.app.backup import SEGMENT_BYTES, Backup, Progress, find_backups
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import anchor, connect, embedded_of, embedded_options
+from tokenworks.app.database import Connection, anchor, connect, embedded_of, embedded_options
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.handover import Missing
 from tokenworks.app.places import Damaged, Place, sha256, unpack
@@ -326,7 +326,7 @@ class Restore:
         try:
             self._wait(embedded, server, log)
             with contextlib.closing(connect(embedded.url)) as connection:
-                check_schema(connection)
+                self._check_release(connection)
                 clock = AnchoredClock(SystemClock(self._settings.clock_shift_s))
                 anchor(clock, connection)
                 peppers = load_peppers(self._settings.secrets)
@@ -345,6 +345,15 @@ class Restore:
                     server.wait(STOP_S)
                 server.kill()
                 server.wait()
+
+    def _check_release(self, connection: Connection) -> None:
+        try:
+            check_schema(connection)
+        except TokenworksError as error:
+            raise Unavailable(
+                f"the backup is of release {self._manifest['release']} and schema {self._manifest['schema']}: restore it with that "
+                f"release, and upgrade then ({error})"
+            ) from error
 
     def _serve(self, embedded: Embedded) -> None:
         for line in embedded.handover.lines():
