@@ -173,12 +173,16 @@ def test_a_server_serves_on_while_its_archive_is_away_and_says_so(tmp_path, upst
                 owner.execute("SELECT pg_switch_wal()")
 
         written()
-        until(lambda: list(place.glob("wal/*/*.zst")), what="a file in the archive")
+        until(lambda: list(place.glob("wal/*/*.zst")), timeout_s=120, what="a file in the archive")
         until(lambda: server.metrics("archive_files")[0] > 0, what="the metric")
         assert server.metrics("archive_behind_seconds") == [0.0]
         place.rename(tmp_path / "elsewhere")
         written()
-        until(lambda: server.metrics("archive_behind_seconds")[0] > 0, what="the archive to be behind")
+        until(
+            lambda: server.metrics("archive_behind_seconds")[0] > 0,
+            timeout_s=120,
+            what="the archive to be behind",
+        )
         said = json.loads(server.cli("doctor", "--json", check=False).stdout)["checks"]
         (found,) = [one for one in said if one["check"] == "archive"]
         assert found["state"] == "warning" and "nothing could be kept" in found["said"]
@@ -193,7 +197,7 @@ def test_a_server_serves_on_while_its_archive_is_away_and_says_so(tmp_path, upst
                 owner.execute("SELECT pg_switch_wal()")
             return server.metrics("archive_behind_seconds") == [0.0]
 
-        until(caught_up, 60, what="the archive to catch up")
+        until(caught_up, 180, what="the archive to catch up")
         names = sorted(path.name for path in place.glob("wal/*/????????????????????????.zst"))
         assert [int(name[16:24], 16) for name in names] == list(
             range(int(names[0][16:24], 16), int(names[0][16:24], 16) + len(names))
@@ -206,7 +210,7 @@ def test_a_server_serves_on_while_its_archive_is_away_and_says_so(tmp_path, upst
         (wal,) = place.glob("wal/*")
         (wal / f"{current}.zst").write_bytes(pack(b"of another cluster"))
         written()
-        until(lambda: server.metrics("archive_behind_seconds")[0] > 0, what="the refusal")
+        until(lambda: server.metrics("archive_behind_seconds")[0] > 0, timeout_s=120, what="the refusal")
         assert unpack("it", (wal / f"{current}.zst").read_bytes()) == b"of another cluster"
         assert "nothing is overwritten" in (server.data_dir / "postgresql.log").read_text()
         server.usage(subscriber, 4)

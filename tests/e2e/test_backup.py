@@ -71,7 +71,7 @@ def restored(tmp_path, name, *args, env, check=True, **settings):
 def archived(server, place):
     """Wait until all that is committed now is in the archive."""
     (name,) = server.connection.execute("SELECT pg_walfile_name(pg_current_wal_insert_lsn())").fetchone()
-    return until(lambda: list(Path(place).glob(f"wal/*/{name}.zst")), what=f"{name} in the archive")
+    return until(lambda: list(Path(place).glob(f"wal/*/{name}.zst")), 120, what=f"{name} in the archive")
 
 
 def charged(server, subscriber):
@@ -108,7 +108,7 @@ def test_a_host_is_backed_up_under_streams_lost_and_restored_elsewhere(tmp_path,
         # After the backup was made: known to the log and to the journal alone.
         late, _ = a.subscriber("ctc-light")
         served = len(streams.answers)
-        until(lambda: charged(a, subscriber)[0] == served, what="every record")
+        until(lambda: charged(a, subscriber)[0] == served, timeout_s=120, what="every record")
         sums = charged(a, subscriber)
         archived(a, place)
         lose(a)
@@ -123,7 +123,7 @@ def test_a_host_is_backed_up_under_streams_lost_and_restored_elsewhere(tmp_path,
             b.attach()
             assert b.works.subscriptions.find(str(late.subscriber_id)).subscriber_id == late.subscriber_id
             b.start()
-            until(lambda: charged(b, subscriber) == sums, what="the same sums")
+            until(lambda: charged(b, subscriber) == sums, timeout_s=120, what="the same sums")
             for _ in range(5):
                 assert b.chat(key, STREAM, stream=True, max_tokens=40)[0] == 200
             until(lambda: charged(b, subscriber)[0] == served + 5, what="the new records")

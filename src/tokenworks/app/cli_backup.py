@@ -1,6 +1,7 @@
 """The commands of backup and restore, and of the embedded database's address."""
 
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -268,13 +269,12 @@ def _put_secrets(copies: Path, to: Path) -> None:
         raise NotFound(f"{copies} has no copy of secrets (a manifest.json)")
     if to.exists() and any(to.iterdir()):
         raise Invalid(f"there are secrets in {to}: leave --secrets-from out to use them, or move them aside")
-    import json  # noqa: PLC0415
-
     files = json.loads((folder / "manifest.json").read_text())["files"]
     contents = {name: (folder / name).read_bytes() for name in files}
     for name, content in contents.items():
         if sha256(content) != files[name] or "/" in name:
             raise Damaged(f"{folder / name} is damaged: its SHA-256 is not the manifest's")
+    to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     half = Folder(to.with_name(f"{to.name}.restoring"))
     shutil.rmtree(half.root, ignore_errors=True)
     for name, content in contents.items():
@@ -290,7 +290,7 @@ def _say_restored(report: Report, moment: datetime | None) -> None:
     until = (
         f"up to the transaction of {last.astimezone(UTC).isoformat(sep=' ', timespec='milliseconds')}"
         if last is not None
-        else "as it was at the backup's end"
+        else "as it was at the backup's end (no transaction is known after it)"
     )
     say(
         f"Restored from backup {report.backup_id} (ended {report.backup_ended_at.isoformat(sep=' ', timespec='seconds')}), {until}, "
