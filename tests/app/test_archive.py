@@ -9,7 +9,7 @@ from tests.support.server import Server, until
 from tokenworks.app.archive import check_apart, keep_journal, keep_log, source_of
 from tokenworks.app.backup import MANIFEST, find_backups, prune
 from tokenworks.app.handover import Handover, Missing
-from tokenworks.app.places import Damaged, Exists, Folder, pack, put_json, sha256, unpack
+from tokenworks.app.places import Damaged, Exists, Folder, pack, prepare, put_json, sha256, unpack
 from tokenworks.charging import Journal, copy_journal, journal_end
 from tokenworks.kernel import Unavailable
 
@@ -19,7 +19,9 @@ NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 
 @pytest.fixture
 def place(tmp_path):
-    return Folder(tmp_path / "place")
+    made = Folder(tmp_path / "place")
+    prepare(made)
+    return made
 
 
 def test_the_same_file_again_is_nothing_and_another_one_is_refused(place):

@@ -79,6 +79,7 @@ def test_a_place_without_its_mark_is_a_disk_that_is_not_mounted(place):
 
 def test_a_folder_is_its_owners_and_has_no_half_file(tmp_path):
     folder = Folder(tmp_path / "place")
+    folder.make()
     folder.put("a/b", b"x")
     assert (tmp_path / "place/a").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "place/a/b").stat().st_mode & 0o777 == 0o600
@@ -94,11 +95,16 @@ def test_a_folder_that_takes_nothing_says_so_and_leaves_nothing(tmp_path):
         Folder(tmp_path / "file").put("a", b"x")
     with pytest.raises(PlaceAway, match="can't be read"):
         Folder(tmp_path / "missing").names("")
+    # A disk that went away in the middle of it: nothing is written where it was mounted.
+    with pytest.raises(PlaceAway, match="can't be written"):
+        Folder(tmp_path / "missing").put("wal/x/y", b"x", new=True)
+    assert not (tmp_path / "missing").exists()
 
 
 def test_a_full_disk_keeps_nothing_half(tmp_path):
     """As of a disk without room: a file ends at 100 kB here."""
     folder = Folder(tmp_path / "place")
+    folder.make()
     folder.put("a", b"whole")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))

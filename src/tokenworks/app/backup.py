@@ -242,6 +242,7 @@ class _Making:
         """Files of `secrets_dir`, readable by their owner alone."""
         self._progress("Copying the secrets", 0, 0)
         folder = Folder(to)
+        folder.make()
         backup_id, files = self._manifest["backup_id"], {}
         for path in sorted(self._settings.secrets.iterdir()):
             if path.is_file():

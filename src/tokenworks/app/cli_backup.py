@@ -277,6 +277,7 @@ def _put_secrets(copies: Path, to: Path) -> None:
     to.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     half = Folder(to.with_name(f"{to.name}.restoring"))
     shutil.rmtree(half.root, ignore_errors=True)
+    half.make()
     for name, content in contents.items():
         half.put(name, content)
     if to.exists():

@@ -62,7 +62,9 @@ class Place(Protocol):
 
 
 class Folder:
-    """Objects are files of mode 600 in folders of mode 700; one is written beside its name and renamed when it is on disk."""
+    """Objects are files of mode 600 in folders of mode 700; one is written beside its name and renamed when it is on disk. The folder
+    itself is made for its mark alone.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -72,6 +74,8 @@ class Folder:
         path = self._path(name)
         half = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
+            if name == MARK:
+                self.make()
             self._make(path.parent)
             file = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(file, "wb") as out:
@@ -137,14 +141,18 @@ class Folder:
         assert _NAME.fullmatch(name), name
         return self.root / name
 
+    def make(self) -> None:
+        """The folder itself: when it is first used, and never after that, where it would be the place of a disk that is away."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
     def _make(self, folder: Path) -> None:
-        if not folder.is_dir():
-            folder.mkdir(parents=True, mode=0o700, exist_ok=True)
-            for made in (folder, *folder.parents):
-                made_in_root = made == self.root or self.root in made.parents
-                if not made_in_root:
-                    break
-                sync_folder(made)
+        """What is inside of it. Raises `FileNotFoundError` where the folder itself is not there."""
+        made = self.root
+        for part in folder.relative_to(self.root).parts:
+            made = made / part
+            if not made.is_dir():
+                made.mkdir(mode=0o700, exist_ok=True)
+                sync_folder(made.parent)
 
 
 def open_place(where: str, settings: Settings) -> Place:
