@@ -21,6 +21,7 @@ FLEET = {
     "billing.store.count_due": "the dry run of a bill run",
     "charging.chain_store.accounts_after": "finds the next accounts of a run",
     "charging.charge_store.accounts_with_open_charges": "finds the next accounts of a run",
+    "charging.journal_store.reserved": "an operator's figures of a journal that is lost",
     "charging.store.expire_due": "finds what is past its validity; each is expired by its account",
     "charging.store.grants": "an operator's list of open grants",
     "charging.store.grants_in_doubt_for": "finds what is to be written off; each is written off by its account",

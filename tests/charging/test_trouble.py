@@ -197,6 +197,33 @@ def test_a_lost_hosts_grant_is_written_off_only_in_doubt(sold):
     assert findings(works) == []
 
 
+def test_a_lost_journal_is_given_up_whole_or_not_at_all(sold):
+    works = sold.works
+    granted = grant(works, sold.account_id, sold.bucket(), sold.a, 4_000_000)
+    apply(sold, sold.a, 1, [sold.record(1, granted, 100)])
+    grant(works, sold.account_id, sold.bucket(), sold.b, 1_000_000)
+    (known,) = works.ledger.journals(sold.a)
+    assert (known.settled_seq, {row.journal_id for row in works.ledger.journals()}) == (1, {sold.a, sold.b})
+    (reserved,) = works.ledger.reserved(sold.a)
+    assert (reserved.grants, reserved.accounts, reserved.quantity) == (1, 1, 3_900_000)
+    # Its host may still spend it, as far as anybody knows.
+    with pytest.raises(GrantNotInDoubt):
+        works.ledger.give_up_journal(sold.a, ended=False)
+    assert works.ledger.reserved(sold.a) == [reserved]
+    assert works.ledger.give_up_journal(sold.a, ended=True) == 1
+    assert works.ledger.reserved(sold.a) == [] and works.ledger.give_up_journal(sold.a, ended=True) == 0
+    assert sold.bucket().remaining == 10_000_000 - 100_000 - 1_000_000, "another host's stays"
+    # Late, and once.
+    apply(
+        sold,
+        sold.a,
+        2,
+        [sold.record(2, granted, 50)],
+    )
+    assert sold.bucket().used == 150_000
+    assert findings(works) == []
+
+
 def test_what_a_lost_host_settles_after_all_is_late(sold):
     """It draws on what is free, never below zero, and the rest is the operator's."""
     works = sold.works

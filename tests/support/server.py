@@ -186,7 +186,8 @@ class Server:
         assert not check or done.returncode == 0, done.stderr
         return done
 
-    def __enter__(self):
+    def make(self):
+        """The data directory, with a cluster and secrets."""
         self.data_dir.mkdir(parents=True, exist_ok=True)
         if "TOKENWORKS_DATABASE_URL" not in self.env:
             in_memory(self.data_dir)
@@ -197,15 +198,22 @@ class Server:
             if not (self.data_dir / "secrets").exists():
                 shutil.copytree(secrets, self.data_dir / "secrets")
         self.init()
+
+    def __enter__(self):
+        self.make()
+        self.attach()
+        self.works.offerings.load(whole_months())
+        self.start()
+        return self
+
+    def attach(self):
+        """Look into the database that is there, and hold it up."""
         self.settings = load_settings({"data_dir": str(self.data_dir)}, self.env).settings
         # Our own hold on the database, so that the tests may look while the server is down.
         url = self.stack.enter_context(database(self.settings))
         self.url = url
         self.connection = self.stack.enter_context(contextlib.closing(connect(url)))
         self.works = make_works(self.settings, self.connection)
-        self.works.offerings.load(whole_months())
-        self.start()
-        return self
 
     def init(self, *args, **how):
         """As `init` is run: where the database is no embedded one of this server's, with the owner's URL in this one command."""

@@ -84,6 +84,11 @@ def _grant(works: Works, params: Mapping[str, Any]) -> object:
     return works.ledger.find_grant(params["grant_id"])
 
 
+def _journal(works: Works, params: Mapping[str, Any]) -> object:
+    """The grants that go are found in the books by their journal."""
+    return {"reserved": [row._asdict() for row in works.ledger.reserved(params["journal_id"])]}
+
+
 def _quarantine(works: Works, params: Mapping[str, Any]) -> object:
     """Not the record itself: it has its own place."""
     found = next(q for q in works.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
@@ -184,7 +189,7 @@ _LOOKS: Final[dict[str, Look]] = {
     "bill file": _files, "bill lapse": _files, "bill pay": _bill, "bill pay-out": _subscriber, "bill resend": _bill,
     "bill reverse": _payment, "bill write-off": _bill, "deployment add": _deployment,
     "deployment drain": _deployment, "deployment resume": _deployment, "deployment remove": _deployment, "deployment set": _deployment, "intent remove": _intent,
-    "job release": _failed_job,
+    "job release": _failed_job, "journal reset": _journal,
     "intent set": _intent, "model remove": _model, "model set": _model, "grant close": _grant, "grant write-off": _grant, "key create": _keys, "key revoke": _keys,
     "limit remove": _limits, "limit set": _limits, "member add": _member, "member cap": _member, "member transfer": _member,
     "offering load": _offerings, "order cancel": _product, "order change": _product, "order place": _subscriber,
@@ -240,7 +245,7 @@ def _masked(value: Any) -> Any:
 
 
 _REFS: Final = (
-    "subscriber", "product", "order_id", "dispute_id", "bill_no", "work_order_id", "key_id", "grant_id", "account_id", "quarantine_id",
+    "subscriber", "product", "order_id", "dispute_id", "bill_no", "work_order_id", "key_id", "grant_id", "journal_id", "account_id", "quarantine_id",
     "limit_id", "payment_id", "case_id", "listener_id", "delivery_id", "approval_id", "phone", "name", "ref", "offering_id",
 )  # fmt: skip
 

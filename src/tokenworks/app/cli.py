@@ -17,6 +17,7 @@ from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
 from tokenworks.app import (
+    cli_backup,
     cli_catalogue,
     cli_doctor,
     cli_factory,
@@ -246,6 +247,7 @@ for _group in (
     *cli_staff.GROUPS,
     *cli_webhook.GROUPS,
     *cli_privacy.GROUPS,
+    *cli_backup.GROUPS,
 ):
     cli.add_command(_group)
 cli.add_command(cli_doctor.doctor)

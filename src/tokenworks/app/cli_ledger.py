@@ -1,4 +1,4 @@
-"""Commands for who answers for the ledger: grants, frozen accounts, quarantine, the journal."""
+"""Commands for who answers for the ledger: grants, frozen accounts, quarantine, limits; `cli_journal.py` has the journal's."""
 
 from uuid import UUID
 
@@ -6,9 +6,10 @@ import click
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
+from tokenworks.app.cli_journal import journal
 from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
-from tokenworks.charging import JournalCorrupt, RateLookup, inspect_journal
+from tokenworks.charging import RateLookup
 from tokenworks.kernel import NotFound
 from tokenworks.subscriptions import second_of
 
@@ -143,33 +144,6 @@ def _rates(works: Works) -> RateLookup:
         return None if found is None else (found.model_class, found.weights())
 
     return rate
-
-
-@click.group()
-def journal() -> None:
-    """The host's journal."""
-
-
-@journal.command("inspect")
-@json_option
-@pass_context
-def journal_inspect(context: Context, as_json: bool) -> None:
-    """Read the journal of this data directory without touching it: segments, frames, damage. Serving or not."""
-    found = inspect_journal(context.settings().journal)
-    if as_json:
-        print_json(found)
-    else:
-        print_table(
-            f"Journal {found['journal_id']}",
-            ["segment", "first", "last", "frames", "records", "starts", "bytes", "damage"],
-            [
-                [s["segment"], s["first"], s["last"], s["frames"], s["records"], s["starts"], s["bytes"], s["damage"]]
-                for s in found["segments"]
-            ],
-            right=["first", "last", "frames", "records", "starts", "bytes"],
-        )  # fmt: skip
-    if any(segment["damage"] for segment in found["segments"]):
-        raise JournalCorrupt("the journal is damaged: see docs/RUNBOOK.md")
 
 
 @click.group()

@@ -41,6 +41,7 @@ def serve(
     check: bool,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. SIGHUP, or `tokenworks reload`, takes new settings and a new release."""
+    from tokenworks.app.archive import configure_archive  # noqa: PLC0415
     from tokenworks.app.logs import configure_logs  # noqa: PLC0415
     from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
     from tokenworks.app.trial import try_start  # noqa: PLC0415
@@ -51,6 +52,7 @@ def serve(
     if check:
         say(msgspec.json.encode(try_start(settings)).decode())
         return
+    configure_archive(settings)
 
     def ready(public: str, admin: str) -> None:
         scheme = "https" if settings.tls_key else "http"

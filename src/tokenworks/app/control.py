@@ -256,8 +256,9 @@ class HostMetrics:
             yield lost
         for name, value in report.items():
             if name != "pid":
+                whose = "" if name.startswith("archive_") else "recorder_"
                 yield GaugeMetricFamily(
-                    f"tokenworks_recorder_{name}",
+                    f"tokenworks_{whose}{name}",
                     f"{name.replace('_', ' ')}, as the recorder reports it",
                     value=value,
                 )

@@ -24,7 +24,7 @@ def database(settings: Settings) -> Iterator[str]:
     if settings.database_url:
         yield settings.database_url
         return
-    with _embedded(settings).use() as url:
+    with embedded_of(settings).use() as url:
         yield url
 
 
@@ -32,12 +32,18 @@ def hold(settings: Settings) -> int:
     """A descriptor that keeps the embedded server up as long as it is open, taken while `database` lasts; -1 where it is another
     server, which needs nobody. Whoever has it asks nothing of the database.
     """
-    return -1 if settings.database_url else _embedded(settings).hold()
+    return -1 if settings.database_url else embedded_of(settings).hold()
 
 
-def _embedded(settings: Settings) -> Embedded:
+def embedded_of(settings: Settings) -> Embedded:
+    """The embedded cluster of these settings, up or not."""
+    return Embedded(settings.data_dir, embedded_options(settings))
+
+
+def embedded_options(settings: Settings) -> dict[str, str]:
+    """The server's own settings, beside those that each has."""
     fast = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-    return Embedded(settings.data_dir, {} if settings.embedded_fsync else fast)
+    return {} if settings.embedded_fsync else fast
 
 
 class OwnedDatabase(NamedTuple):
@@ -53,7 +59,7 @@ def owned_database(settings: Settings) -> Iterator[OwnedDatabase]:
     """The database with its owner's URL, up while the context lasts. Raises `Invalid` where the settings name no owner."""
     url, owner_url = settings.database_url, settings.database_owner_url
     if url is None:
-        embedded = _embedded(settings)
+        embedded = embedded_of(settings)
         with embedded.use() as url:
             yield OwnedDatabase(embedded.owner_url, url, single_role=False)
         return
@@ -124,6 +130,28 @@ def identity(connection: Connection) -> str:
     ):
         return ""
     return "" if row is None else str(row[0])
+
+
+class ArchiveState(NamedTuple):
+    """What PostgreSQL says of its archive: files kept, failures, and for how long the last one could not be kept (0: it could)."""
+
+    files: int
+    failures: int
+    behind_s: float
+    last_file: str
+    is_on: bool
+
+
+def archive_state(connection: Connection) -> ArchiveState:
+    """Any role may ask."""
+    row = connection.execute(
+        """SELECT archived_count, failed_count, coalesce(last_archived_wal, ''), current_setting('archive_mode') <> 'off',
+                  CASE WHEN last_failed_time > coalesce(last_archived_time, '-infinity')
+                       THEN extract(epoch FROM now() - coalesce(last_archived_time, stats_reset)) ELSE 0 END
+           FROM pg_stat_archiver"""
+    ).fetchone()
+    assert row is not None
+    return ArchiveState(row[0], row[1], max(0.0, float(row[4] or 0)), row[2], row[3])
 
 
 def anchor(clock: AnchoredClock, connection: Connection) -> None:

@@ -11,20 +11,21 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import psycopg
 
-from tokenworks.app.database import Connection, anchor, connect, database
+from tokenworks.app.backup import last_backup
+from tokenworks.app.database import Connection, anchor, archive_state, connect, database
 from tokenworks.app.listeners import bind
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.served import server_of
-from tokenworks.app.settings import Settings, parse_address
+from tokenworks.app.settings import Settings, parse_address, without_secrets
 from tokenworks.app.starting import check_durability, check_exposure
 from tokenworks.charging import Host, Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
@@ -34,6 +35,7 @@ from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vaul
 State = Literal["ok", "warning", "failed"]
 
 CERTIFICATE_WARNING: Final = timedelta(days=14)
+BACKUP_WARNING: Final = timedelta(days=7)
 # Beside a request's two connections: the recorder, listeners, files.
 FILES_BESIDE: Final = 200
 # Of the journal's disk, as the runbook's alarm.
@@ -62,6 +64,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield _memory(settings)
     yield from _disk(settings)
     yield from _server(settings)
+    yield _backup(settings)
     yield from _database(settings)
 
 
@@ -223,6 +226,43 @@ def _server(settings: Settings) -> Iterator[Finding]:
         yield Finding("recorder", "ok", said)
 
 
+def _backup(settings: Settings) -> Finding:
+    """The last one that this host made, as it remembers it; another one's in the same place count for themselves."""
+    last = last_backup(settings.data_dir)
+    if last is None:
+        if settings.environment == "dev":
+            return Finding("backup", "ok", "none was made; not looked at in dev")
+        return Finding("backup", "warning", "none was made of this host", "tokenworks backup --to FOLDER")
+    ended = datetime.fromisoformat(last["ended_at"])
+    age = SystemClock().now() - ended
+    said = f"the newest ended {age.total_seconds() / 3600:.0f} h ago, in {without_secrets(last['to'])}"
+    if age > BACKUP_WARNING:
+        return Finding("backup", "warning", said, "tokenworks backup, once a day")
+    return Finding("backup", "ok", said)
+
+
+def _archive(settings: Settings, connection: Connection) -> Finding:
+    if settings.database_url:
+        return Finding("archive", "ok", "that of your own PostgreSQL is not looked at")
+    if not settings.archive_to:
+        said = "the log is not kept as it grows: a restore goes back to the last backup"
+        return Finding(
+            "archive", "ok" if settings.environment == "dev" else "warning", said, "set archive_to"
+        )
+    found = archive_state(connection)
+    if not found.is_on:
+        said = "the database was started by a release that keeps no log"
+        return Finding(
+            "archive", "warning", said, "restart the server: it begins with the database's next start"
+        )
+    if found.behind_s:
+        said = f"for {found.behind_s:.0f} s nothing could be kept in {without_secrets(settings.archive_to)}"
+        return Finding(
+            "archive", "warning", said, "postgresql.log says why; see the runbook: The archive is behind"
+        )
+    return Finding("archive", "ok", f"{found.files} files kept in {without_secrets(settings.archive_to)}")
+
+
 def _database(settings: Settings) -> Iterator[Finding]:
     with contextlib.ExitStack() as stack:
         try:
@@ -272,6 +312,7 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
         )
 
     yield _guarded("durability", durability)
+    yield _archive(settings, connection)
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     anchor(clock, connection)
     off = f"{clock.skew_s:+.3f} s from the database's, give or take {clock.error_s:.3f} s"

@@ -18,6 +18,7 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.util
+import json
 import os
 import pwd
 import select
@@ -31,6 +32,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from tokenworks.app.wal_handover import CONFIGURE, Handover
 from tokenworks.kernel import Unavailable
 
 # The role that serves (`roles.py`), and the one that owns all.
@@ -58,7 +60,12 @@ _SETTINGS: Final = {
     "log_min_messages": "warning",
     "timezone": "UTC",
     "unix_socket_permissions": "0700",
+    # Always, since it can't be changed while the server runs; what is done with the log is said to the guardian (`archive.py`).
+    "archive_mode": "on",
 }
+# Beside the settings above, which are of a server's start: what may change while it runs.
+_CHANGING: Final = "tokenworks.conf"
+ARCHIVE_FILE: Final = "archive.json"
 
 
 class Embedded:
@@ -74,6 +81,7 @@ class Embedded:
         self.home = self._find_home()
         self.pgdata = self.home / "pgdata"
         self.socket_dir = self._find_socket_dir()
+        self.handover = Handover(self.home / "archive", self.give)
 
     @property
     def url(self) -> str:
@@ -238,12 +246,52 @@ class Embedded:
         os.sync()
 
     def _own(self, folder: Path) -> None:
-        folder.chmod(0o700)
+        self.give(folder, 0o700)
+
+    def give(self, path: Path, mode: int) -> None:
+        """Make it the server's user's alone."""
+        path.chmod(mode)
         if self._user is not None:
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def change(self, lines: str) -> None:
+        """Write what may change while the server runs; it reads it when it starts, and at SIGHUP."""
+        main = self.pgdata / "postgresql.conf"
+        include = f"include_if_exists = '{_CHANGING}'\n"
+        if include not in main.read_text():
+            with main.open("a") as out:
+                out.write(include)
+        half = self.pgdata / f"{_CHANGING}.new"
+        half.write_text(lines)
+        self.give(half, 0o600)
+        half.rename(self.pgdata / _CHANGING)
+        with contextlib.suppress(ProcessLookupError):
+            if (pid := self._server_pid()) is not None and self._is_server(pid):
+                os.kill(pid, signal.SIGHUP)
+
+    @staticmethod
+    def _is_server(pid: int) -> bool:
+        """A process id that a killed server left may be another process's by now."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+        return False
+
+    def program(self, name: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        return str(self._bin() / name)
+
+    def system_identifier(self) -> str:
+        """Which cluster this is; it stays over restores. Raises `Unavailable`."""
+        done = self._run("pg_controldata", "-D", str(self.pgdata))
+        for line in done.stdout.splitlines():
+            name, _, value = line.partition(":")
+            if name == "Database system identifier":
+                return value.strip()
+        raise Unavailable(f"pg_controldata does not know {self.pgdata}: {done.stderr.strip()}")
 
     def server_command(self) -> list[str]:
-        options = [f"-c{name}={value}" for name, value in self.settings.items()]
+        settings = self.settings | {"archive_command": self.handover.command("archive")}
+        options = [f"-c{name}={value}" for name, value in settings.items()]
         return [str(self._bin() / "postgres"), "-D", str(self.pgdata), "-k", str(self.socket_dir), *options]
 
     def popen(self, command: list[str], **more: object) -> subprocess.Popen[bytes]:
@@ -382,7 +430,12 @@ def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP
         return
     os.truncate(guardian, 0)
     os.pwrite(guardian, f"{os.getpid()}\n".encode(), 0)
-    if embedded._answers():
+    answers = embedded._answers()
+    # Before the server runs: what it hands over has a taker. It keeps the log as it is told to from its first byte on.
+    embedded.handover.prepare()
+    _configure(embedded)
+    threading.Thread(target=_take_log, args=(embedded,), daemon=True).start()
+    if answers:
         server, pid = None, embedded._server_pid()
     else:
         server = embedded.popen(embedded.server_command())
@@ -404,6 +457,33 @@ def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP
                 return
         if pid is not None:
             _kill(pid)
+
+
+def _configure(embedded: Embedded) -> None:
+    """As `archive.json` says, which `archive.py` writes: whether the log is kept, and how long a part of it may wait."""
+    path, timeout_s = embedded.data_dir / ARCHIVE_FILE, 0
+    with contextlib.suppress(FileNotFoundError):
+        timeout_s = int(json.loads(path.read_text())["archive_timeout_s"])
+    embedded.handover.switch(on=path.exists())
+    embedded.change(f"archive_timeout = {timeout_s}\n")
+
+
+def _take_log(embedded: Embedded) -> None:
+    """Keep what the server hands over. What can't be kept stays with the server, which asks again and says so in its log."""
+    handover = embedded.handover
+
+    def archive(name: str) -> None:
+        # Seldom, so that a guardian starts without our packages; read anew each time, since the settings may have changed.
+        from tokenworks.app.archive import archive_file  # noqa: PLC0415
+
+        archive_file(embedded, name)
+
+    for line in handover.lines():
+        if line == CONFIGURE:
+            with contextlib.suppress(OSError):
+                _configure(embedded)
+        else:
+            handover.answer(line, archive)
 
 
 def _leave_with(server: int) -> None:

@@ -21,7 +21,16 @@ import uvloop
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
+from tokenworks.app.database import (
+    ArchiveState,
+    Connection,
+    anchor,
+    archive_state,
+    connect,
+    connect_planned,
+    database,
+    identity,
+)
 from tokenworks.app.forked import RETIRE
 from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
@@ -101,6 +110,8 @@ class Feed:
         self.in_doubt = (0, 0, 0)
         self.quarantined = 0
         self.hosts = 1
+        # None: this host's database is not archived by us.
+        self.archive: ArchiveState | None = None
         self._database = ""
         self._blocked: list[str] = []
         self._looked_s = -1e9
@@ -186,6 +197,8 @@ class Feed:
             on_database.delete_old_account_losses()
             if used:
                 Keys(connection, self._peppers, self._clock, self._settings.environment).used(used)
+            if self._settings.archive_to and not self._settings.database_url:
+                self.archive = archive_state(connection)
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
             return on_database.in_doubt(), len(on_database.quarantined()), alive
 
@@ -642,6 +655,12 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "open_grants": len(grants),
         "granted": sum(bucket.amount - bucket.used for bucket in grants),
     }
+    if feed.archive is not None:
+        status |= {
+            "archive_files": feed.archive.files,
+            "archive_failures": feed.archive.failures,
+            "archive_behind_seconds": feed.archive.behind_s,
+        }
     path = settings.run_dir / "recorder.json"
     half = path.with_suffix(".new")
     half.write_text(json.dumps(status))

@@ -80,6 +80,8 @@ def _walk(group: click.Group, path: tuple[str, ...]) -> list[tuple[tuple[str, ..
     found: list[tuple[tuple[str, ...], click.Command]] = []
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                found.append(((*path, name), command))
             found += _walk(command, (*path, name))
         else:
             found.append(((*path, name), command))
@@ -162,7 +164,8 @@ def _metrics() -> list[str]:
         "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
         "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, were shed or waited too long, accounts over their loss budget, whether database and "
         "settlement answer), and `tokenworks_loss_tokens_total` by `cause`. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
-        "and `state` (retrying, quarantined). `tokenworks_single_role` is 1 where the database's role could change history.",
+        "and `state` (retrying, quarantined). Of the archive, where archive_to is set: `tokenworks_archive_files`, `tokenworks_archive_failures`, "
+        "`tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history.",
         "",
         "## Losses",
         "",

@@ -376,6 +376,34 @@ class Settings(BaseModel):
         le=3650,
         description="how long the operator keeps backups of the database: they forget an erased person when they are deleted",
     )
+    archive_to: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,62}(/[A-Za-z0-9._/-]{0,400})?|/.{1,499})?$",
+        description="a folder (its whole path) or s3://bucket/prefix, where the embedded database's write-ahead log and the journal "
+        "are kept as they grow, and where `backup` goes; empty: nothing is kept by itself",
+    )
+    archive_timeout_s: int = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        description="what is committed is in archive_to after so long, also where little is written",
+    )
+    s3_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[A-Za-z0-9.:_-]{1,200})?$",
+        description="where S3 is; empty: Amazon's of s3_region. Credentials: secrets_dir/s3-credentials, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY",
+    )
+    s3_region: str = Field(
+        default="us-east-1",
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="the region that S3 requests are signed for",
+    )
+    s3_path_style: bool = Field(
+        default=False,
+        description="the bucket is in the path, not in the host's name, as most servers of one's own want it",
+    )
     fonts_dir: Path | None = Field(
         default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
     )

@@ -23,7 +23,15 @@ from tokenworks.charging.errors import (
 )
 from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.grants import HostGrants
-from tokenworks.charging.journal import Journal
+from tokenworks.charging.journal import Journal, read_frames, sync_folder
+from tokenworks.charging.journal_copy import (
+    SegmentCopy,
+    copy_journal,
+    held,
+    journal_end,
+    put_journal,
+    put_journal_aside,
+)
 from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import HostLimits, Limit
 from tokenworks.charging.model import (
@@ -53,7 +61,13 @@ from tokenworks.charging.model import (
 )
 from tokenworks.charging.port import DatabaseThread, RecorderLedger
 from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
-from tokenworks.charging.recorder import Recorder, WorkerConnection, inspect_journal
+from tokenworks.charging.recorder import (
+    Recorder,
+    WorkerConnection,
+    inspect_journal,
+    read_journal_id,
+    records_after,
+)
 from tokenworks.charging.revenue import FEN_NANO, fen_of, share
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Shortage, Slices
@@ -115,6 +129,7 @@ __all__ = [
     "RefundTooMuch",
     "Release",
     "Sale",
+    "SegmentCopy",
     "Settler",
     "Shortage",
     "Slices",
@@ -128,9 +143,18 @@ __all__ = [
     "by_shard",
     "chain_all",
     "chain_some",
+    "copy_journal",
     "fen_of",
+    "held",
     "inspect_journal",
+    "journal_end",
     "most",
+    "put_journal",
+    "put_journal_aside",
+    "read_frames",
+    "read_journal_id",
+    "records_after",
     "share",
+    "sync_folder",
     "verify",
 ]

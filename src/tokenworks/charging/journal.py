@@ -222,7 +222,11 @@ class Journal:
 
 def read_segment(path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
     """The frames of one segment, up to its end or a cut tail."""
-    data = path.read_bytes()
+    yield from read_frames(path.read_bytes(), path, journal_id, first)
+
+
+def read_frames(data: bytes, path: Path, journal_id: UUID, first: int) -> Iterator[Frame]:
+    """As `read_segment`, of a segment that was read already; `path` is for messages."""
     if len(data) < HEADER.size:
         raise JournalCorrupt(f"{path} is shorter than its header")
     magic, id_bytes, header_first = HEADER.unpack_from(data)

@@ -13,6 +13,7 @@ from tokenworks.charging import (
     change_store,
     day_store,
     host_store,
+    journal_store,
     limit_store,
     recall_store,
     settle_store,
@@ -401,6 +402,27 @@ class Ledger:
         """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
         account_id = self._account_of_grant(grant_id)
         return store.write_off(self._connection, account_id, grant_id, self._clock.now())
+
+    def journals(self, journal_id: UUID | None = None) -> list[journal_store.KnownJournal]:
+        """The journals that the database knows, or the one."""
+        return journal_store.known(self._connection, journal_id)
+
+    def reserved(self, journal_id: UUID) -> list[journal_store.Reserved]:
+        """What a journal's host has been granted and has not settled, by unit."""
+        return journal_store.reserved(self._connection, journal_id)
+
+    def give_up_journal(self, journal_id: UUID, *, ended: bool) -> int:
+        """Write off all open grants of a journal. `ended`: no process of its host spends of them any more. Returns how many.
+
+        Raises `GrantNotInDoubt` where its host may still spend one; then none is written off.
+        """
+        with self._connection.transaction():
+            grants = store.open_grants(self._connection, journal_id)
+            for account_id, _, grant_id, _, _ in grants:
+                store.write_off(
+                    self._connection, UUID(account_id), UUID(grant_id), self._clock.now(), ended=ended
+                )
+        return len(grants)
 
     def _account_of_grant(self, grant_id: UUID) -> UUID:
         account_id = whose_store.of_grant(self._connection, grant_id)

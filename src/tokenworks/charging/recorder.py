@@ -180,7 +180,7 @@ class Recorder:
         if settled_seq >= self.journal.next_seq:
             raise JournalCorrupt(
                 f"the database has settled {settled_seq}, but the journal ends at {self.journal.next_seq - 1}: "
-                "its newest segments are missing. Restore them before this host serves"
+                "its newest segments are missing. Restore them before this host serves, or see `tokenworks journal reset`"
             )
         return [record for record in records if record[0] > settled_seq]
 
@@ -490,6 +490,24 @@ def read_journal_id(folder: Path) -> UUID | None:
     return UUID(path.read_text().strip()) if path.exists() else None
 
 
+def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
+    """How many usage records a journal has beyond a sequence. Raises `JournalCorrupt`."""
+    count = 0
+    for path in sorted(folder.glob("*.seg")):
+        for frame in read_segment(path, journal_id, int(path.stem)):
+            if frame.seq > seq:
+                count += sum(op[0] == wire.FINISH for op in _ops(frame.payload))
+    return count
+
+
+def _ops(payload: bytes) -> list[Any]:
+    kind, body = payload[:1], payload[1:]
+    if kind == _CHECKPOINT:
+        return []
+    found: list[Any] = wire.decode(body[_WORKER_ID_BYTES:])[1] if kind == _FROM_WORKER else wire.decode(body)
+    return found
+
+
 def inspect_journal(folder: Path) -> dict[str, Any]:
     """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
     journal_id = read_journal_id(folder)
@@ -504,10 +522,7 @@ def inspect_journal(folder: Path) -> dict[str, Any]:
             for frame in read_segment(path, journal_id, first):
                 seen["frames"] += 1
                 seen["last"] = frame.seq
-                kind, body = frame.payload[:1], frame.payload[1:]
-                if kind == _CHECKPOINT:
-                    continue
-                ops = wire.decode(body[_WORKER_ID_BYTES:])[1] if kind == _FROM_WORKER else wire.decode(body)
+                ops = _ops(frame.payload)
                 seen["records"] += sum(op[0] == wire.FINISH for op in ops)
                 seen["starts"] += sum(op[0] == wire.START for op in ops)
         except JournalCorrupt as error:

@@ -594,8 +594,11 @@ def grants_in_doubt_for(connection: Connection, seconds: int) -> list[tuple[UUID
     return [(row[0], row[1]) for row in rows]
 
 
-def write_off(connection: Connection, account_id: UUID, grant_id: UUID, now: datetime) -> int:
-    """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much.
+def write_off(
+    connection: Connection, account_id: UUID, grant_id: UUID, now: datetime, *, ended: bool = False
+) -> int:
+    """Take a grant in doubt back from a host that is lost: what is not settled is free again. Returns how much. `ended`: its host
+    is known to spend nothing any more, so that the end of its lease is not waited for.
 
     What that host settles after all is late: it draws on what is free, the rest is operator loss.
     Raises `GrantNotFound`, `GrantNotInDoubt`.
@@ -610,7 +613,7 @@ def write_off(connection: Connection, account_id: UUID, grant_id: UUID, now: dat
         if row is None:
             raise GrantNotFound(f"there is no open grant {grant_id}: tokenworks grant list")
         bucket_id, amount, used, in_doubt_now = row
-        if not in_doubt_now:
+        if not in_doubt_now and not ended:
             raise GrantNotInDoubt(
                 f"the host of grant {grant_id} may still spend it: wait until it expires, or stop that host"
             )
