@@ -262,7 +262,8 @@ class Host:
     def chain(self, act):
         account_id, *_ = self.accounts[act]
         store.post(self.connection, account_id, "heads", "none", [])
-        assert chain_store.chain_own(self.connection, account_id, self.works.clock.now() + timedelta(days=1))
+        until = self.works.clock.now() + timedelta(days=1)
+        assert chain_store.chain_own(self.connection, account_id, until)[1]
 
     def do(self, act):
         self.acts()[act](act)
