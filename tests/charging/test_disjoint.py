@@ -263,7 +263,7 @@ class Host:
         account_id, *_ = self.accounts[act]
         store.post(self.connection, account_id, "heads", "none", [])
         until = self.works.clock.now() + timedelta(days=1)
-        assert chain_store.chain_own(self.connection, account_id, until)[1]
+        assert chain_store.chain_own(self.connection, account_id, until)
 
     def do(self, act):
         self.acts()[act](act)

@@ -7,6 +7,7 @@ drain. They also hold the data directory's lock, so that a new server starts whe
 import contextlib
 import fcntl
 import gc
+import json
 import os
 import select
 import signal
@@ -21,7 +22,7 @@ from typing import Final
 import structlog
 
 from tokenworks.app import recorder, tokenizer, worker
-from tokenworks.app.database import Connection, connect, database, ensure_usage_months
+from tokenworks.app.database import Connection, connect, database, ensure_usage_months, of_each_node
 from tokenworks.app.forked import Forked
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
@@ -371,17 +372,23 @@ def check_exposure(settings: Settings) -> None:
 
 
 def check_durability(settings: Settings, connection: Connection) -> None:
-    """Outside dev, a commit has to be on disk when it is answered."""
-    row = connection.execute(
-        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('synchronous_standby_names')"
-    ).fetchone()
-    assert row is not None
-    if settings.environment != "dev" and (row[0] not in {"on", "remote_apply"} or row[1] != "on"):
-        raise Invalid(
-            f'the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = "dev" both must be on'
-        )
-    if settings.environment != "dev" and not row[2].strip() and not settings.allow_no_standby:
-        raise Invalid(
-            "the database has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
-            "give it one, or set allow_no_standby = true"
-        )
+    """Outside dev, a commit has to be on disk when it is answered, on each node of the database. Raises `Invalid`."""
+    if settings.environment == "dev":
+        return
+    said = of_each_node(
+        connection,
+        """SELECT json_build_array(current_setting('synchronous_commit'), current_setting('fsync'),
+               current_setting('synchronous_standby_names'))::text""",
+    )
+    for node, answer in said.items():
+        commit, fsync, standbys = json.loads(answer)
+        which = f"node {node} of the database" if node else "the database"
+        if commit not in {"on", "remote_apply"} or fsync != "on":
+            raise Invalid(
+                f'{which} runs with synchronous_commit={commit}, fsync={fsync}: outside environment = "dev" both must be on'
+            )
+        if not standbys.strip() and not settings.allow_no_standby:
+            raise Invalid(
+                f"{which} has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
+                "give it one, or set allow_no_standby = true"
+            )

@@ -1,7 +1,8 @@
 """The SQL of chains: their heads, links of what no journal settled, and the bytes that are hashed, made again from rows."""
 
+import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,16 +15,15 @@ from tokenworks.charging.charge_store import lock_account
 from tokenworks.charging.model import UsageRecord
 from tokenworks.charging.settle_rows import USAGE_COLUMNS, link_line, usage_line
 from tokenworks.charging.store import Connection, post
-from tokenworks.kernel import uuid7_floor, uuid7_ms
 
 COPY_LINK: Final = "COPY chain_link (account_id, chain_id, link_no, entry_id, seq, rows, hash) FROM STDIN"
 # Entries that one transaction chains.
 LINKS_AT_ONCE: Final = 500
-# Entries that are looked at together for what is in no chain.
-ENTRIES_AT_ONCE: Final = 20_000
-# By how much the order of ids and that of times differ at most: transactions, and clocks of hosts.
-WOBBLE_MS: Final = 3 * 3_600_000
 HEADS_NAMED_MAX: Final = 1000
+# Longer than any transaction runs.
+TRANSACTION_MAX: Final = timedelta(hours=1)
+# What `_name_heads` says of a chain: its id, its last link's number and hash.
+_NAMED: Final = re.compile(r"([0-9a-f]{32}):([0-9]{1,18}):[0-9a-f]{64}")
 Key = tuple[UUID, UUID]
 """(account, entry)"""
 
@@ -57,86 +57,49 @@ def accounts_after(connection: Connection, after: UUID, limit: int) -> list[UUID
     return [row[0] for row in rows]
 
 
-def chain_own(connection: Connection, account_id: UUID, until: datetime) -> tuple[int, bool]:
+def chain_own(connection: Connection, account_id: UUID, until: datetime) -> int:
     """Chain an account's entries up to a time that no journal's chain has, under its lock: what is no settlement, and what is
     from before there were chains. When it is done with all of them, an entry names all heads of the account. Returns how many
-    were chained, and whether that is all.
+    were chained; as many as `LINKS_AT_ONCE`: there may be more.
 
-    It reads what was entered since the account's own chain ended, and the links since then, not the history before.
+    It reads what was posted since the end of the account's own chain, and the links since then, not the history before.
     """
     with connection.transaction():
         lock_account(connection, account_id)
         head = read_heads(connection, OWN, [account_id.hex])[account_id.hex]
-        last = connection.execute(
-            "SELECT entry_id FROM chain_link WHERE account_id = %s AND chain_id = %s AND link_no = %s",
-            (account_id, OWN, head.link_no),
-        ).fetchone()
-        found, whole = _unchained(connection, account_id, _earlier(last[0] if last else UUID(int=0)), until)
-        if found:
-            _chain(connection, account_id, head, found)
-        if whole:
-            _name_heads(connection, account_id)
-    return len(found), whole
-
-
-def _earlier(entry_id: UUID) -> UUID:
-    """What is entered before this id was entered before that entry, whatever clocks said."""
-    return uuid7_floor(max(0, uuid7_ms(entry_id) - WOBBLE_MS))
-
-
-def _unchained(
-    connection: Connection, account_id: UUID, floor: UUID, until: datetime
-) -> tuple[list[tuple[UUID, datetime]], bool]:
-    """The first `LINKS_AT_ONCE` entries in the order of their times, of those from `floor` on and up to `until`, that are in no
-    link; and whether there are no more.
-    """
-    while True:
-        # A long history that nobody has chained yet is sorted by so many, not whole for each batch.
-        row = connection.execute(
-            "SELECT entry_id FROM entry WHERE account_id = %s AND entry_id >= %s ORDER BY entry_id OFFSET %s LIMIT 1",
-            (account_id, floor, ENTRIES_AT_ONCE),
-        ).fetchone()
-        after = None if row is None else _earlier(_earlier(row[0]))
-        upto, below = until, UUID(int=(1 << 128) - 1)
-        if row is not None and after is not None and after > floor:
-            below = row[0]
-            upto = min(until, datetime.fromtimestamp(uuid7_ms(_earlier(below)) / 1000, UTC))
-        links = _links_since(connection, account_id, _earlier(floor))
+        since = datetime.fromtimestamp(head.seq / 1000, UTC)
+        links = _links_since(connection, account_id, since)
         found = connection.execute(
-            """SELECT entry_id, posted_at FROM entry e WHERE account_id = %(account)s AND entry_id >= %(floor)s AND entry_id < %(below)s
+            """SELECT entry_id, posted_at FROM entry e WHERE account_id = %(account)s AND posted_at >= %(since)s
                    AND posted_at <= %(until)s AND NOT EXISTS (
                        SELECT 1 FROM unnest(%(chains)s::uuid[], %(links)s::bigint[]) c (chain_id, link_no)
                            JOIN chain_link l ON l.chain_id = c.chain_id AND l.link_no > c.link_no
                        WHERE l.account_id = %(account)s AND l.entry_id = e.entry_id)
                ORDER BY posted_at, entry_id LIMIT %(most)s""",
-            {"account": account_id, "floor": floor, "below": below, "until": upto, "most": LINKS_AT_ONCE,
+            {"account": account_id, "since": since, "until": until, "most": LINKS_AT_ONCE,
              "chains": list(links), "links": list(links.values())},
         ).fetchall()  # fmt: skip
-        whole = len(found) < LINKS_AT_ONCE and upto == until
-        if found or whole or after is None:
-            return found, whole
-        floor = after
+        if found:
+            _chain(connection, account_id, head, found)
+        if len(found) < LINKS_AT_ONCE:
+            _name_heads(connection, account_id)
+    return len(found)
 
 
-def _links_since(connection: Connection, account_id: UUID, floor: UUID) -> dict[UUID, int]:
-    """By chain of the account: a link after which all links of entries from `floor` on are. Chains without any are left out."""
-    rows = connection.execute(
-        """SELECT chain_id, link_no FROM chain_head h WHERE account_id = %(account)s AND EXISTS (
-               SELECT 1 FROM chain_link l WHERE l.account_id = %(account)s AND l.chain_id = h.chain_id AND l.link_no = h.link_no
-                   AND l.entry_id >= %(floor)s)""",
-        {"account": account_id, "floor": floor},
+def _links_since(connection: Connection, account_id: UUID, since: datetime) -> dict[UUID, int]:
+    """By chain of the account that went on: a link after which all links of entries that were posted since then are.
+
+    An entry that names heads names links of entries that were posted before it was, but for the length of a transaction.
+    """
+    row = connection.execute(
+        "SELECT ref FROM entry WHERE account_id = %s AND kind = 'heads' AND posted_at < %s ORDER BY entry_id DESC LIMIT 1",
+        (account_id, since - TRANSACTION_MAX),
+    ).fetchone()
+    named = {UUID(chain_id): int(no) for chain_id, no in _NAMED.findall("" if row is None else row[0])}
+    heads = connection.execute(
+        "SELECT chain_id, link_no FROM chain_head WHERE account_id = %s", (account_id,)
     ).fetchall()
-    found: dict[UUID, int] = {}
-    for chain_id, link_no in rows:
-        step, at = 1, link_no
-        # Links of a chain are in the order of their entries: backwards, by steps that double.
-        while at > 0 and connection.execute(
-            "SELECT entry_id >= %s FROM chain_link WHERE account_id = %s AND chain_id = %s AND link_no = %s",
-            (floor, account_id, chain_id, at),
-        ).fetchone() == (True,):
-            at, step = at - step, 2 * step
-        found[chain_id] = max(0, at)
-    return found
+    return {chain_id: no for chain_id, last in heads if (no := named.get(chain_id, 0)) < last}
 
 
 def _chain(

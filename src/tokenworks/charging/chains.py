@@ -21,10 +21,10 @@ def chain_some(
     found = chain_store.accounts_after(connection, after, accounts)
     count = 0
     for account_id in found:
-        whole = False
-        while not whole:
-            done, whole = chain_store.chain_own(connection, account_id, now - CHAIN_AFTER)
+        while done := chain_store.chain_own(connection, account_id, now - CHAIN_AFTER):
             count += done
+            if done < chain_store.LINKS_AT_ONCE:
+                break
     return count, found[-1] if len(found) == accounts else None
 
 

@@ -3,15 +3,21 @@
 Where there are records, the months that are there stay as they are, as one partition of the new table: the range that ends where the
 last of them ends. They are of two levels (the hash of the account, the month), and are not written anew. Months after them are of one.
 A new installation has no others. Statements name `usage`, and months are made by `ensure_usage_month`, as in the releases before.
+
+The daily run of chains reads what was posted of an account since its last run: by an index, however long its history is.
 """
 
 from alembic import op
+
+from tokenworks.app.schema import Index
 
 revision = "0034"
 down_revision = "0033"
 
 COMPATIBLE_FROM = "0026"
 LOCKS = dict.fromkeys(("usage", "usage_h0", "usage_h1", "usage_h2", "usage_h3"), "AccessExclusiveLock")
+
+INDEXES = (Index("entry_posted", "entry", "(account_id, posted_at)"),)
 
 # A month is attached rather than made as a partition: that waits for nobody who reads or settles.
 MONTHS = r"""
