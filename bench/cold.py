@@ -4,6 +4,9 @@ A real recorder with its own PostgreSQL; this process is its worker, and says wh
 hold for that account. Reported: how long each waited from its arrival, and the CPU of the recorder and of PostgreSQL for each,
 of opening and (after the idle time) of closing its grant. `recorder_queued`: of a second, how long threads of the recorder could
 have run and had no CPU. Where that is much, waits say how busy the machine is, and CPU alone says what a subscriber costs.
+
+Run: python -m bench.cold RATE,RATE… SECONDS [nokeys]
+     python -m bench.cold restart RATE SECONDS
 """
 
 import asyncio
@@ -331,9 +334,7 @@ def bench_restart(rate, seconds):
             await asyncio.to_thread(works.ours.process.wait)
             await asyncio.to_thread(works.ours._serve, 1)
             found["ready_s"] = time.perf_counter()
-            found["began_s"] = began_s
 
-        began_s = time.perf_counter()
         asyncio.run(flood.run(restart))
         before = sorted(
             flood.done[number] - arrived for number, arrived in enumerate(flood.arrived, 1)
