@@ -4,6 +4,9 @@ A real recorder with its own PostgreSQL; this process is its worker, and says wh
 hold for that account. Reported: how long each waited from its arrival, and the CPU of the recorder and of PostgreSQL for each,
 of opening and (after the idle time) of closing its grant. `recorder_queued`: of a second, how long threads of the recorder could
 have run and had no CPU. Where that is much, waits say how busy the machine is, and CPU alone says what a subscriber costs.
+
+Run: python -m bench.cold RATE,RATE… SECONDS [nokeys]
+     python -m bench.cold restart RATE SECONDS
 """
 
 import asyncio
@@ -14,6 +17,8 @@ import time
 import uuid
 from datetime import datetime, timedelta
 from pathlib import Path
+
+import psutil
 
 from bench.crowd import seed
 from bench.targets import Tokenworks, cpu_s
@@ -222,10 +227,143 @@ def bench_cold(rates, seconds, *, keys=True):
     return {"rows": rows, "ok": found["ok"], "findings": found["findings"][:3]}
 
 
+class Flood:
+    """New subscribers at a rate whatever happens: those who come while there is no host wait, and all ask when there is one. A wait is
+    counted from the arrival. `done`: (arrival, end) in seconds of `time.perf_counter`, of those that got a hold.
+    """
+
+    def __init__(self, path, accounts, rate):
+        self.path, self.accounts, self.rate = path, accounts, rate
+        self.arrived = []
+        self.done = {}
+        self.lost = {}
+        self.crowd = None
+
+    async def keep_connected(self):
+        while True:
+            try:
+                _, crowd = await asyncio.get_running_loop().create_unix_connection(
+                    lambda: Crowd(keys=True), self.path
+                )
+                await asyncio.wait_for(crowd.ready, 5.0)
+            except (OSError, TimeoutError):
+                await asyncio.sleep(0.02)
+                continue
+            self.crowd = crowd
+            crowd.end = self.end
+            for number in range(1, len(self.arrived) + 1):
+                if number not in self.done and number not in self.lost:
+                    self.ask(number)
+            while not crowd.transport.is_closing():
+                await asyncio.sleep(0.01)
+            self.crowd = None
+
+    def ask(self, number):
+        self.crowd.arrive(number, self.accounts[number - 1])
+
+    def end(self, number, verdict):
+        if self.crowd is not None:
+            self.crowd.waiting.pop(number, None)
+        if verdict == wire.ENOUGH:
+            self.done.setdefault(number, time.perf_counter())
+        elif verdict == wire.AWAY and self.crowd is not None:
+            # A client that is told to come again comes again.
+            asyncio.get_running_loop().call_later(0.1, lambda: self.crowd is not None and self.ask(number))
+        else:
+            self.lost[number] = verdict
+
+    async def run(self, then):
+        """All of `accounts`; `then()` is awaited beside them."""
+        connecting = asyncio.ensure_future(self.keep_connected())
+        beside = asyncio.ensure_future(then())
+        began_s = time.perf_counter()
+        for number in range(1, len(self.accounts) + 1):
+            late_s = began_s + number / self.rate - time.perf_counter()
+            if late_s > 0.001 or number % 64 == 0:
+                await asyncio.sleep(max(0.0, late_s))
+            self.arrived.append(time.perf_counter())
+            if self.crowd is not None:
+                self.ask(number)
+        until_s = time.perf_counter() + ANSWER_S
+        while len(self.done) + len(self.lost) < len(self.accounts) and time.perf_counter() < until_s:
+            await asyncio.sleep(0.02)
+        await beside
+        connecting.cancel()
+
+    def back_s(self, since_s, limit_s=0.25):
+        """Seconds from a time until the first arrival of a second whose p99 is below `limit_s`, and so in every second after it; None
+        where there is none.
+        """
+        waits = [
+            (arrived - since_s, self.done.get(number, float("inf")) - arrived)
+            for number, arrived in enumerate(self.arrived, 1)
+        ]
+        after = [(at, wait) for at, wait in waits if at >= 0]
+        back = None
+        at, last = 0.0, after[-1][0] - 1.0
+        while at <= last:
+            second = sorted(wait for arrived, wait in after if at <= arrived < at + 1.0)
+            if second and second[min(len(second) - 1, int(0.99 * len(second)))] < limit_s:
+                back = at if back is None else back
+            else:
+                back = None
+            at += 0.1
+        return None if back is None else round(back, 1)
+
+
+RESTART_AT_S = 5.0
+
+
+def bench_restart(rate, seconds):
+    """The host is killed (`kill -9`, the whole of it) under `rate` cold subscribers a second, and started at once. Figures since the kill:
+    until it is ready, and until the p99 of a second's arrivals is below 250 ms again, and stays there.
+    """
+    works = ColdWorks(int(rate * seconds) + 1000)
+    try:
+        asyncio.run(arrivals(works.path, works.take(200), 100))
+        time.sleep(IDLE_S + 3)
+        flood = Flood(works.path, works.take(int(rate * seconds)), rate)
+        found = {}
+
+        async def restart():
+            await asyncio.sleep(RESTART_AT_S)
+            found["killed_s"] = time.perf_counter()
+            for process in works.ours.processes():
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            await asyncio.to_thread(works.ours.process.wait)
+            await asyncio.to_thread(works.ours._serve, 1)
+            found["ready_s"] = time.perf_counter()
+
+        asyncio.run(flood.run(restart))
+        before = sorted(
+            flood.done[number] - arrived for number, arrived in enumerate(flood.arrived, 1)
+            if arrived < found["killed_s"] - 1.0 and number in flood.done
+        )  # fmt: skip
+        verified = works.ours.verify()
+    finally:
+        works.ours.stop()
+    return {
+        "rate": rate,
+        "load": round(os.getloadavg()[0], 1),
+        "p99_ms_before": round(1000 * before[int(0.99 * len(before))], 1),
+        "ready_after_s": round(found["ready_s"] - found["killed_s"], 1),
+        "p99_back_after_s": flood.back_s(found["killed_s"]),
+        "p99_back_after_ready_s": flood.back_s(found["ready_s"]),
+        "asked": len(flood.arrived),
+        "held": len(flood.done),
+        "lost": len(flood.lost),
+        "ok": verified["ok"],
+    }
+
+
 if __name__ == "__main__":
     import json
     import sys
 
+    if sys.argv[1] == "restart":
+        print(json.dumps(bench_restart(int(sys.argv[2]), float(sys.argv[3]))))
+        raise SystemExit
     rates = [int(rate) for rate in sys.argv[1].split(",")]
     found = bench_cold(rates, float(sys.argv[2]), keys="nokeys" not in sys.argv)
     for row in found["rows"]:

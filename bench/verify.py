@@ -22,19 +22,21 @@ from tokenworks.charging.verify import rolling
 from tokenworks.kernel import uuid7
 from tokenworks.trust import ensure_pepper
 
-ACCOUNTS = 60
+ACCOUNTS_MIN = 60
 PER_ACCOUNT = 20
+# Of a trial's 10 000 tokens, at one a record.
+RECORDS_AN_ACCOUNT = 5000
 TABLES = ("usage", "entry", "posting", "chain_link", "bucket", "grants", "charge")
 
 
 class Host:
     """Real subscribers with a trial each, and a journal that has all of it."""
 
-    def __init__(self, works):
+    def __init__(self, works, accounts):
         self.works, self.seq, self.journal_id = works, 0, uuid7()
         works.ledger.register_journal(self.journal_id, "bench")
         self.spenders = []
-        for number in range(ACCOUNTS):
+        for number in range(accounts):
             subscriber = works.subscriptions.register(f"+86138{number:08d}")
             works.orders.place(subscriber, "sample-trial")
             member_id = works.subscriptions.owner_of(subscriber)
@@ -87,8 +89,9 @@ def main(records):
             ensure_pepper(settings.secrets)
             works = make_works(settings, connection)
             works.offerings.load(seed_catalogue())
-            host = Host(works)
-            for _ in range(max(2, records // (ACCOUNTS * PER_ACCOUNT))):
+            accounts = max(ACCOUNTS_MIN, records // RECORDS_AN_ACCOUNT)
+            host = Host(works, accounts)
+            for _ in range(max(2, records // (accounts * PER_ACCOUNT))):
                 host.settle()
             connection.execute("ANALYZE")
             rows = sum(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in TABLES)

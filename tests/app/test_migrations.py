@@ -257,7 +257,7 @@ def test_history_is_not_emptied_in_any_of_its_partitions(owner_url):
                 {"t": table},
             )
         ]
-        assert {"usage", "usage_h0", "usage_h0_203102", "posting_h3"} <= set(parts)
+        assert {"usage", "usage_203102", "posting_h3"} <= set(parts)
         for part in parts:
             with pytest.raises(psycopg.errors.RaiseException, match="is history"):
                 connection.execute(f"TRUNCATE {part} CASCADE")

@@ -90,12 +90,10 @@ def reads(works, span):
     last = UsageTime(
         end - timedelta(days=3), end, floor(end - timedelta(days=4)), floor(end + timedelta(days=1))
     )
-    months = c.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage_h0'::regclass").fetchone()[
-        0
-    ]
+    months = c.execute("SELECT count(*) FROM pg_inherits WHERE inhparent = 'usage'::regclass").fetchone()[0]
     member = c.execute("SELECT md5('3')::uuid").fetchone()[0]
     return {
-        "flagged": (lambda: usage_store.flagged(c, floor(end - timedelta(days=3)), PAGE), 4 * 2),
+        "flagged": (lambda: usage_store.flagged(c, floor(end - timedelta(days=3)), PAGE), 2),
         "owns an upstream id": (lambda: usage_store.owns_upstream_id(c, ME, "up-4"), months),
         "owns no such upstream id": (lambda: usage_store.owns_upstream_id(c, ME, "none"), months),
         "receivable": (lambda: charge_store.receivable(c, ME), 0),
@@ -149,13 +147,13 @@ def measured(works, span):
         for plan in plans(works, read):
             scanned = [
                 node for node in nodes(plan)
-                if "Relation Name" in node and node["Relation Name"].startswith(("usage_h", "posting_h")) and node["Actual Loops"]
+                if "Relation Name" in node and node["Relation Name"].startswith(("usage_2", "posting_h")) and node["Actual Loops"]
                 and pages(node)  # an empty partition is read by no index
             ]  # fmt: skip
             sequential = [node["Relation Name"] for node in scanned if node["Node Type"] == "Seq Scan"]
             assert not sequential, (name, sequential)
             of_usage = {
-                node["Relation Name"] for node in scanned if node["Relation Name"].startswith("usage_h")
+                node["Relation Name"] for node in scanned if node["Relation Name"].startswith("usage_2")
             }
             assert len(of_usage) <= partitions_max, (name, of_usage)
             total += pages(plan)

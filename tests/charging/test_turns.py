@@ -101,6 +101,34 @@ def test_what_waits_together_is_granted_in_one_turn_and_closed_in_one(works, por
     assert works.ledger.grants() == []
 
 
+def test_what_comes_after_a_turn_of_many_is_gathered(works, port, accounts, monkeypatch):
+    """One after the other, each a moment later: one turn more, not one for each."""
+    monkeypatch.setattr("tokenworks.charging.port.GATHER_S", 0.5)
+
+    async def run():
+        await asyncio.gather(*(port.load_terms(account) for account, _ in accounts[:6]))
+        later = []
+        for account, _ in accounts[6:]:
+            later.append(asyncio.ensure_future(port.load_terms(account)))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*later)
+
+    assert len(asyncio.run(run())) == 6
+    assert port.turns == 2
+
+
+def test_one_that_comes_alone_never_waits_for_others(works, port, accounts, monkeypatch):
+    monkeypatch.setattr("tokenworks.charging.port.GATHER_S", 3600.0)
+
+    async def run():
+        for account, bucket_id in accounts[:3]:
+            await port.load_terms(account)
+            await port.grant(account, bucket_id, None, 10, 30.0)
+
+    asyncio.run(run())
+    assert port.turns == 6
+
+
 def test_terms_that_are_loaded_together_are_those_of_each_alone(works, port, accounts):
     found = gather(*(port.load_terms(account) for account, _ in accounts))
     assert found == [works.ledger.load_terms(account) for account, _ in accounts]
@@ -302,3 +330,40 @@ def test_two_hosts_that_open_the_same_accounts_at_once_share_what_there_is(works
         bucket(works, account).remaining == TOTAL - bucket(works, account).granted for account, _ in accounts
     )
     assert {bucket(works, account).remaining for account, _ in accounts} == {0}
+
+
+def test_a_window_that_is_used_up_is_named_by_its_balance_and_refilled(works, port):
+    """It has nothing left, so it is no term of its own: the balance says that there is one."""
+    from tokenworks.charging import store
+
+    works.ledger.register_journal(JOURNAL, "here")
+    product_id = uuid7()
+    account, _ = plan(works, product_id=product_id)
+    window = store.add_bucket(
+        works.connection, account_id=UUID(account), product_id=product_id, kind="window", unit="token", total=7, priority=1,
+        valid_from=works.clock.now(), valid_until=None, model_classes=["*"], rate_version="r", window_s=10,
+    )  # fmt: skip
+    works.connection.execute(
+        "INSERT INTO window_use (account_id, bucket_id, usage_id, used_at, amount) VALUES (%s, %s, %s, %s, 7)",
+        (UUID(account), window, uuid7(), works.clock.now()),
+    )
+    works.connection.execute(
+        "UPDATE bucket SET remaining = 0, total = 0 WHERE account_id = %s AND bucket_id = %s",
+        (UUID(account), window),
+    )
+    (before,) = gather(port.load_terms(account))
+    assert [(terms.kind, terms.windows) for terms, _ in before] == [("balance", (window.hex,))]
+    works.clock.move(timedelta(seconds=11))
+    (after,) = gather(port.load_terms(account))
+    assert {terms.kind: left for terms, left in after} == {"balance": TOTAL, "window": 7}
+
+
+def test_a_turn_gives_nothing_ahead_of_a_host_that_waits(works, port, accounts):
+    """Another host asked for one account of the turn before; the other accounts are nobody's matter."""
+    other = uuid7()
+    works.ledger.register_journal(other, "there")
+    works.ledger.ask_back(accounts[0][0], other)
+    granted = gather(*(port.grant(account, b, None, 10, 30.0) for account, b in accounts))
+    assert granted[0] is None or (granted[0].added, granted[0].behind) == (0, True)
+    assert [(one.added, one.behind) for one in granted[1:]] == [(10, False)] * 11
+    assert works.ledger.grants(UUID(accounts[0][0])) == []

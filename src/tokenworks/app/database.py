@@ -4,7 +4,7 @@ import contextlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, LiteralString, NamedTuple
 
 import psycopg
 
@@ -116,20 +116,45 @@ def connect_planned(url: str) -> Connection:
     return connection
 
 
+def of_each_node(connection: Connection, question: LiteralString) -> dict[str, str]:
+    """What each node of the database says to a statement of one text, by node. Raises `Unavailable` where one does not answer.
+
+    A plain PostgreSQL is one node, ``. Citus lists its nodes and asks them (`run_command_on_all_nodes`, since its version 11): what is
+    asked of its coordinator alone says nothing of the nodes that have the rows. Of other engines only the node of the URL is asked.
+    """
+    row = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM pg_proc WHERE proname = %s AND pronamespace = 'pg_catalog'::regnamespace)",
+        ("run_command_on_all_nodes",),
+    ).fetchone()
+    if row is None or not row[0]:
+        said = connection.execute(question).fetchone()
+        return {"": "" if said is None else str(said[0])}
+    rows = connection.execute(
+        "SELECT nodeid, success, result FROM run_command_on_all_nodes(%s) ORDER BY nodeid", (question,)
+    ).fetchall()
+    for node, answered, result in rows:
+        if not answered:
+            raise Unavailable(f"node {node} of the database does not answer: {result}".splitlines()[0])
+    return {str(node): str(result) for node, _, result in rows}
+
+
 def identity(connection: Connection) -> str:
-    """Which database this is, and on which timeline: it changes with a fail-over and with a restore. Empty where it can't say."""
+    """Which database this is, and on which timeline, of each of its nodes: it changes with a fail-over and with a restore. Empty where
+    it can't say.
+    """
     try:
-        row = connection.execute(
+        said = of_each_node(
+            connection,
             """SELECT system_identifier || ':' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8)
-               FROM pg_control_system()"""
-        ).fetchone()
+               FROM pg_control_system()""",
+        )
     except (
         psycopg.errors.UndefinedFunction,
         psycopg.errors.InsufficientPrivilege,
         psycopg.errors.ObjectNotInPrerequisiteState,
     ):
         return ""
-    return "" if row is None else str(row[0])
+    return " ".join(f"{node}={one}" if node else one for node, one in said.items())
 
 
 class ArchiveState(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.database import Connection
-from tokenworks.charging import DatabaseThread
+from tokenworks.charging import GATHER_S, DatabaseThread
 from tokenworks.kernel import TokenworksError, Unavailable
 from tokenworks.subscriptions import Versions
 from tokenworks.trust import ApiKey
@@ -92,6 +92,8 @@ class KeyLookups:
                         future.set_exception(answer)
                     else:
                         future.set_result(answer)
+                if len(taken) > 1:
+                    await asyncio.sleep(GATHER_S)
         finally:
             self._turning = None
 

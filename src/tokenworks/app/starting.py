@@ -4,10 +4,11 @@ Each check raises what says what to do. `check_start` makes them all, on the dat
 """
 
 import contextlib
+import json
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from tokenworks.app.database import Connection, connect, ensure_usage_months, identity
+from tokenworks.app.database import Connection, connect, ensure_usage_months, identity, of_each_node
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
@@ -65,20 +66,26 @@ def check_exposure(settings: Settings) -> None:
 
 
 def check_durability(settings: Settings, connection: Connection) -> None:
-    """Outside dev, a commit has to be on disk when it is answered."""
-    row = connection.execute(
-        "SELECT current_setting('synchronous_commit'), current_setting('fsync'), current_setting('synchronous_standby_names')"
-    ).fetchone()
-    assert row is not None
-    if settings.environment != "dev" and (row[0] not in {"on", "remote_apply"} or row[1] != "on"):
-        raise Invalid(
-            f'the database runs with synchronous_commit={row[0]}, fsync={row[1]}: outside environment = "dev" both must be on'
-        )
-    if settings.environment != "dev" and not row[2].strip() and not settings.allow_no_standby:
-        raise Invalid(
-            "the database has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
-            "give it one, or set allow_no_standby = true"
-        )
+    """Outside dev, a commit has to be on disk when it is answered, on each node of the database. Raises `Invalid`."""
+    if settings.environment == "dev":
+        return
+    said = of_each_node(
+        connection,
+        """SELECT json_build_array(current_setting('synchronous_commit'), current_setting('fsync'),
+               current_setting('synchronous_standby_names'))::text""",
+    )
+    for node, answer in said.items():
+        commit, fsync, standbys = json.loads(answer)
+        which = f"node {node} of the database" if node else "the database"
+        if commit not in {"on", "remote_apply"} or fsync != "on":
+            raise Invalid(
+                f'{which} runs with synchronous_commit={commit}, fsync={fsync}: outside environment = "dev" both must be on'
+            )
+        if not standbys.strip() and not settings.allow_no_standby:
+            raise Invalid(
+                f"{which} has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
+                "give it one, or set allow_no_standby = true"
+            )
 
 
 __all__ = ["Started", "check_durability", "check_edge", "check_exposure", "check_start"]

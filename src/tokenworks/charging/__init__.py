@@ -59,7 +59,7 @@ from tokenworks.charging.model import (
     by_shard,
     most,
 )
-from tokenworks.charging.port import DatabaseThread, RecorderLedger
+from tokenworks.charging.port import GATHER_S, DatabaseThread, RecorderLedger
 from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import (
     Recorder,
@@ -78,6 +78,7 @@ __all__ = [
     "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
+    "GATHER_S",
     "JOB_NAMES",
     "JOB_STATES",
     "LOSS_CAUSES",

@@ -1,7 +1,8 @@
 """The SQL of chains: their heads, links of what no journal settled, and the bytes that are hashed, made again from rows."""
 
+import re
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,6 +20,10 @@ COPY_LINK: Final = "COPY chain_link (account_id, chain_id, link_no, entry_id, se
 # Entries that one transaction chains.
 LINKS_AT_ONCE: Final = 500
 HEADS_NAMED_MAX: Final = 1000
+# Longer than any transaction runs.
+TRANSACTION_MAX: Final = timedelta(hours=1)
+# What `_name_heads` says of a chain: its id, its last link's number and hash.
+_NAMED: Final = re.compile(r"([0-9a-f]{32}):([0-9]{1,18}):[0-9a-f]{64}")
 Key = tuple[UUID, UUID]
 """(account, entry)"""
 
@@ -56,23 +61,45 @@ def chain_own(connection: Connection, account_id: UUID, until: datetime) -> int:
     """Chain an account's entries up to a time that no journal's chain has, under its lock: what is no settlement, and what is
     from before there were chains. When it is done with all of them, an entry names all heads of the account. Returns how many
     were chained; as many as `LINKS_AT_ONCE`: there may be more.
+
+    It reads what was posted since the end of the account's own chain, and the links since then, not the history before.
     """
     with connection.transaction():
         lock_account(connection, account_id)
         head = read_heads(connection, OWN, [account_id.hex])[account_id.hex]
         since = datetime.fromtimestamp(head.seq / 1000, UTC)
+        links = _links_since(connection, account_id, since)
         found = connection.execute(
             """SELECT entry_id, posted_at FROM entry e WHERE account_id = %(account)s AND posted_at >= %(since)s
-                   AND posted_at <= %(until)s AND NOT EXISTS (SELECT 1 FROM chain_link l WHERE l.account_id = %(account)s
-                                                              AND l.entry_id = e.entry_id)
+                   AND posted_at <= %(until)s AND NOT EXISTS (
+                       SELECT 1 FROM unnest(%(chains)s::uuid[], %(links)s::bigint[]) c (chain_id, link_no)
+                           JOIN chain_link l ON l.chain_id = c.chain_id AND l.link_no > c.link_no
+                       WHERE l.account_id = %(account)s AND l.entry_id = e.entry_id)
                ORDER BY posted_at, entry_id LIMIT %(most)s""",
-            {"account": account_id, "since": since, "until": until, "most": LINKS_AT_ONCE},
-        ).fetchall()
+            {"account": account_id, "since": since, "until": until, "most": LINKS_AT_ONCE,
+             "chains": list(links), "links": list(links.values())},
+        ).fetchall()  # fmt: skip
         if found:
             _chain(connection, account_id, head, found)
         if len(found) < LINKS_AT_ONCE:
             _name_heads(connection, account_id)
     return len(found)
+
+
+def _links_since(connection: Connection, account_id: UUID, since: datetime) -> dict[UUID, int]:
+    """By chain of the account that went on: a link after which all links of entries that were posted since then are.
+
+    An entry that names heads names links of entries that were posted before it was, but for the length of a transaction.
+    """
+    row = connection.execute(
+        "SELECT ref FROM entry WHERE account_id = %s AND kind = 'heads' AND posted_at < %s ORDER BY entry_id DESC LIMIT 1",
+        (account_id, since - TRANSACTION_MAX),
+    ).fetchone()
+    named = {UUID(chain_id): int(no) for chain_id, no in _NAMED.findall("" if row is None else row[0])}
+    heads = connection.execute(
+        "SELECT chain_id, link_no FROM chain_head WHERE account_id = %s", (account_id,)
+    ).fetchall()
+    return {chain_id: no for chain_id, last in heads if (no := named.get(chain_id, 0)) < last}
 
 
 def _chain(

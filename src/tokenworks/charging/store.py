@@ -641,14 +641,22 @@ def set_account_state(connection: Connection, account_id: UUID, state: str) -> b
     return bool(changed)
 
 
-FIRST_WAITER: Final = """SELECT journal_id FROM recall WHERE account_id = %s AND ended_at IS NULL AND journal_id <> %s
-    AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY recall_id LIMIT 1"""
-
-
 def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
     """The journal that has waited longest for what others hold of an account, None where nobody waits."""
-    row = connection.execute(FIRST_WAITER, (account_id, NO_HOST, wait_s)).fetchone()
-    return None if row is None else row[0]
+    return first_waiters(connection, [account_id], wait_s).get(account_id)
+
+
+def first_waiters(connection: Connection, account_ids: Sequence[UUID], wait_s: float) -> dict[UUID, UUID]:
+    """`first_waiter` of each account that has one."""
+    if not account_ids:
+        return {}
+    rows = connection.execute(
+        """SELECT DISTINCT ON (account_id) account_id, journal_id FROM recall
+           WHERE account_id = ANY(%s) AND ended_at IS NULL AND journal_id <> %s
+             AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY account_id, recall_id""",
+        (list(account_ids), NO_HOST, wait_s),
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def return_grant(

@@ -11,12 +11,11 @@ from uuid import UUID
 
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.charging.store import (
-    FIRST_WAITER,
     HAS_UNIT,
-    NO_HOST,
     RECALL_WAIT_MAX_S,
     TERMS,
     Connection,
+    first_waiters,
     terms_of,
 )
 from tokenworks.kernel import uuid7
@@ -93,15 +92,22 @@ def load_terms(
     """What `store.load_terms` says of each account; None where a window has to be refilled first."""
     if not account_ids:
         return []
-    due = _each(connection, _REFILLS, [(account_id, now) for account_id in account_ids])
     cursor = connection.cursor()
     names = [{"account": account_id, "now": now} for account_id in account_ids]
     cursor.executemany(TERMS.encode(), names, returning=True)
     found = [result.fetchall() for result in cursor.results()]
-    return [
-        terms_of(account_id, rows) if refill is None else None
-        for account_id, refill, rows in zip(account_ids, due, found, strict=True)
+    terms: list[list[tuple[BucketTerms, int]] | None] = [
+        terms_of(account_id, rows) for account_id, rows in zip(account_ids, found, strict=True)
     ]
+    # A balance names its windows, what is left of them or not: where something can be spent and none is named, none has to be refilled.
+    windowed = [
+        at for at, of in enumerate(terms) if not of or any(t.windows or t.kind == "window" for t, _ in of)
+    ]
+    due = _each(connection, _REFILLS, [(account_ids[at], now) for at in windowed])
+    for at, refill in zip(windowed, due, strict=True):
+        if refill is not None:
+            terms[at] = None
+    return terms
 
 
 def grant(
@@ -116,8 +122,8 @@ def grant(
     ]  # fmt: skip
     buckets = _each(connection, _SPENDABLE, asked)
     spendable = [at for at, row in enumerate(buckets) if row is not None]
-    waiting = [(asks[at].account_id, NO_HOST, RECALL_WAIT_MAX_S) for at in spendable]
-    firsts = dict(zip(spendable, _each(connection, FIRST_WAITER, waiting), strict=True))
+    # After the buckets are locked, as `store.grant` looks.
+    firsts = first_waiters(connection, [asks[at].account_id for at in spendable], RECALL_WAIT_MAX_S)
     extended = [at for at, ask in enumerate(asks) if ask.grant_id is not None and buckets[at] is not None]
     ours = dict(zip(extended, _each(connection, _OURS, [asked[at] for at in extended]), strict=True))
     answers: list[Granted | None] = [None] * len(asks)
@@ -128,8 +134,7 @@ def grant(
             continue
         remaining, valid_until = row
         added = min(remaining, ask.amount)
-        first = firsts[at]
-        behind = bool(added) and first is not None and first[0] != journal_id
+        behind = bool(added) and firsts.get(ask.account_id, journal_id) != journal_id
         if behind:
             added = 0
         if ask.grant_id is None and not added:
