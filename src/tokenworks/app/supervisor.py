@@ -23,6 +23,7 @@ import structlog
 from tokenworks.app import recorder, tokenizer, worker
 from tokenworks.app.database import Connection, connect, database, ensure_usage_months
 from tokenworks.app.forked import Forked
+from tokenworks.app.host_secrets import SUFFIX
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
@@ -30,7 +31,15 @@ from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.gateway import heartbeat_ms
 from tokenworks.kernel import Conflict, Invalid, SystemClock, Unavailable
-from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
+from tokenworks.trust import (
+    Peppers,
+    PersonVault,
+    VaultSecrets,
+    check_peppers,
+    load_peppers,
+    load_vault_secrets,
+    strays,
+)
 
 log = structlog.get_logger()
 
@@ -104,12 +113,16 @@ class Supervisor:
         self._take_lock()
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
-        for old in settings.run_dir.glob("*.stats"):
+        for old in (*settings.run_dir.glob("*.stats"), *settings.run_dir.glob(f"*{SUFFIX}")):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
         settings.leaving.unlink(missing_ok=True)
         peppers = load_peppers(settings.secrets)
         vault_secrets = load_vault_secrets(settings.secrets)
+        for path, said in strays(settings.secrets):
+            # Of the others a deployment may name one: `tokenworks doctor` knows which.
+            if "named by no deployment" not in said:
+                log.warning("secrets.stray", file=str(path), said=said)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -134,7 +147,9 @@ class Supervisor:
             control_socket = bind_unix(settings.run_dir / "control.sock")
             tokenizer_socket = bind_unix(settings.run_dir / "tokenizer.sock")
             self._pipe_read, self._pipe_write = os.pipe()
-            self._make_children(public, admin, recorder_socket, control_socket, tokenizer_socket)
+            self._make_children(
+                public, admin, recorder_socket, control_socket, tokenizer_socket, (peppers, vault_secrets)
+            )
             # What is here stays as it is, so that children share it.
             gc.collect()
             gc.freeze()
@@ -187,7 +202,11 @@ class Supervisor:
         recorder_socket: socket.socket,
         control_socket: socket.socket,
         tokenizer_socket: socket.socket,
+        proved: tuple[Peppers, VaultSecrets],
     ) -> None:
+        """`proved`: secrets that were compared with the database. A child that is started anew begins with them, whatever has become
+        of the files.
+        """
         settings, gone = self._settings, self._pipe_read
         # A worker has no business with the database: it does not even know where it is.
         without_database = settings.model_copy(update={"database_url": None})
@@ -196,7 +215,9 @@ class Supervisor:
             # What serves people's pages is large, and no other child's business.
             from tokenworks.app import control  # noqa: PLC0415
 
-            control.run(settings, control_socket, admin, gone, may_change_history=self._may_change_history)
+            control.run(
+                settings, control_socket, admin, gone, proved, may_change_history=self._may_change_history
+            )
 
         def child(
             name: str,
@@ -209,7 +230,7 @@ class Supervisor:
             self._children.append(_Child(name, run, keep, stats, silence_s))
 
         child("control", control, control_socket, admin)
-        child("recorder", lambda: recorder.run(settings, recorder_socket, gone), recorder_socket)
+        child("recorder", lambda: recorder.run(settings, recorder_socket, gone, proved), recorder_socket)
         child(
             "tokenizer",
             lambda: tokenizer.run(without_database, tokenizer_socket, gone),
@@ -221,7 +242,7 @@ class Supervisor:
         for number in range(settings.workers):
             child(
                 f"worker-{number}",
-                lambda number=number: worker.run(without_database, number, public, gone),  # type: ignore[misc]
+                lambda number=number: worker.run(without_database, number, public, gone, proved[0]),  # type: ignore[misc]
                 public,
                 stats=settings.run_dir / f"worker-{number}.stats",
             )

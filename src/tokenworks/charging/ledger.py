@@ -513,6 +513,10 @@ class Ledger:
         """The names of the hosts that live, by name."""
         return limit_store.hosts_seen(self._connection)
 
+    def hosts_of_fleet(self) -> list[tuple[UUID, str, datetime]]:
+        """(journal, host, when it was heard of) of the hosts that have not left in order, those that fell silent within a day, too."""
+        return limit_store.hosts_of_fleet(self._connection)
+
     def host_leaves(self, journal_id: UUID) -> None:
         limit_store.host_leaves(self._connection, journal_id)
 

@@ -1,6 +1,7 @@
 """The SQL of protective limits: which there are, and what each host leases of them."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -13,6 +14,8 @@ LEASE_COUNTS_S: Final = 60 + LEASE_SPEND_S
 # A host that was not heard of for so long has no requests in flight that count, and takes no part.
 HOSTS_NAMED_MAX: Final = 1000
 HOST_SILENT_S: Final = 10.0
+# One that fell silent may be stopped and go on: it counts as one of the fleet for so long.
+HOST_REMEMBERED_S: Final = 86_400.0
 LIMITS_MAX: Final = 10_000
 
 
@@ -206,6 +209,16 @@ def hosts_seen(connection: Connection) -> list[str]:
         (HOST_SILENT_S, HOSTS_NAMED_MAX),
     ).fetchall()
     return [str(row[0]) for row in rows]
+
+
+def hosts_of_fleet(connection: Connection) -> list[tuple[UUID, str, datetime]]:
+    """Those that have not left in order, and were heard of within `HOST_REMEMBERED_S`."""
+    rows = connection.execute(
+        """SELECT journal_id, host, seen_at FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s)
+           ORDER BY host, journal_id LIMIT %s""",
+        (HOST_REMEMBERED_S, HOSTS_NAMED_MAX),
+    ).fetchall()
+    return [(row[0], str(row[1]), row[2]) for row in rows]
 
 
 def host_leaves(connection: Connection, journal_id: UUID) -> None:
