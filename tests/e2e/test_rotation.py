@@ -80,7 +80,9 @@ def rotate_the_wrapping_key(a, b, subscriber, token):
         # The answer has what is encrypted under the person's key.
         path = f"/api/operations/subscribers/{subscriber.subscriber_id}/actions"
         for action in ("suspend", "resume"):
-            status, body, _ = host.request("POST", path, token, {"action": action, "cause": "operator", "reason": "a test"})
+            status, body, _ = host.request(
+                "POST", path, token, {"action": action, "cause": "operator", "reason": "a test"}
+            )
             assert status == 200, body
         assert subscriber.phone[-4:] in body.decode()
 
@@ -123,8 +125,10 @@ def test_a_pepper_and_a_wrapping_key_are_rotated_under_requests(two_hosts):
     so_far = asking.asked
     until(lambda: asking.asked > so_far + 20, what="requests with the new key")
     assert {staff(host, token) for host in (a, b) for token in tokens.values()} == {200}
-    operator = json.loads(a.cli("staff", "add", "--name", "Cy", "--role", "operator", "--json").stdout)["token"]
-        rotate_the_wrapping_key(a, b, a.subscriber("sample-trial")[0], operator)
+    operator = json.loads(a.cli("staff", "add", "--name", "Cy", "--role", "operator", "--json").stdout)[
+        "token"
+    ]
+    rotate_the_wrapping_key(a, b, a.subscriber("sample-trial")[0], operator)
     asking.stop()
     assert asking.refused == [] and asking.asked > 40
     assert (children(a), children(b)) == before

@@ -545,7 +545,11 @@ def usage(
             rows = works.ledger.usage(found.account_id, at, limit)
     for row in rows:
         row["member"] = names.get(row["member_id"])
-    if as_json:
+    if as_json and by_member:
+        print_json(
+            [{"charged_mtok" if k == "charged" else k: value for k, value in row.items()} for row in rows]
+        )
+    elif as_json:
         print_json(rows)
     elif by_member:
         views.print_usage_by_member(rows)

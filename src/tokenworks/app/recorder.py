@@ -563,7 +563,7 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "clock_off": int(feed.clock_off),
         "peppers_lacking": len(feed.peppers_lacking),
         "in_doubt_grants": feed.in_doubt[0],
-        "in_doubt_quantity": feed.in_doubt[1],
+        "in_doubt_mtok": feed.in_doubt[1],
         "in_doubt_seconds": feed.in_doubt[2],
         "journal_free_bytes": feed.look_at_disk(),
         "journal_full": int(feed.journal_full),
@@ -578,7 +578,7 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "grant_wait_p50_seconds": _quantile(recorder.grants.waits_s, 50),
         "grant_wait_p99_seconds": _quantile(recorder.grants.waits_s, 99),
         "open_grants": len(grants),
-        "granted": sum(bucket.amount - bucket.used for bucket in grants),
+        "granted_mtok": sum(bucket.amount - bucket.used for bucket in grants if bucket.terms.unit == "token"),
     }
     path = settings.run_dir / "recorder.json"
     half = path.with_suffix(".new")
