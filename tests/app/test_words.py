@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.server import until
 from tokenworks.app.cli import cli
+from tokenworks.kernel import format_quantity
 
 # Whole tokens, so that no other figure of the works is the same, in whichever unit.
 TOKENS = 7_654_321
@@ -67,7 +68,9 @@ def spent(server):
 def test_every_command_that_lists_is_walked():
     listed = {name for name in commands() if name.rsplit(" ", 1)[-1] in {"list", "history", "log"}}
     # Of these the subject is another's resource; they list no quantity.
-    assert listed - set(WALKED) <= {"bill list", "bill dispute list", "deployment history"}, listed - set(WALKED)
+    assert listed - set(WALKED) <= {"bill list", "bill dispute list", "deployment history"}, listed - set(
+        WALKED
+    )
     assert set(WALKED) <= set(commands())
 
 
@@ -84,9 +87,12 @@ def test_no_command_shows_thousandths_without_saying_so(spent):
         found = json.loads(server.cli(*args, "--json").stdout)
         unnamed = {name for name in names(found) if QUANTITIES.search(name) and name not in COUNTED}
         assert not unnamed, (command, unnamed)
-    assert {"balance", "grant list", "subscriber history", "key list"} <= seen
-    (granted,) = json.loads(server.cli("grant", "list", "--subscriber", subscriber, "--json").stdout)
-    assert granted["unit"] == "token" and granted["granted_mtok"] > granted["settled_mtok"] > 0
+    assert {"balance", "subscriber history", "key list"} <= seen
+    who = ("--subscriber", subscriber)
+    table = server.cli("grant", "list", *who).stdout
+    granted = json.loads(server.cli("grant", "list", *who, "--json").stdout)
+    assert granted and all(format_quantity(one["granted_mtok"], one["unit"]) in table for one in granted)
+    assert {one["unit"] for one in granted} == {"token"} and all(one["settled_mtok"] >= 0 for one in granted)
 
 
 def test_every_metric_of_a_quantity_says_its_unit(spent):

@@ -65,6 +65,25 @@ def test_a_token_ends_and_is_rotated_with_an_overlap(works, clock):
         identity.rotate_staff("Ann", timedelta(days=31))
 
 
+def test_a_token_that_is_rotated_twice_keeps_the_ends_that_were_said(works, clock):
+    identity = works.identity
+    first = identity.add_staff("Ann", "finance")
+    second = identity.rotate_staff("Ann", timedelta(hours=2))
+    clock.move(timedelta(hours=1))
+    # A longer overlap makes nothing live longer than was said; within both overlaps all three are good.
+    third = identity.rotate_staff("Ann", timedelta(hours=24))
+    assert all(map(identity.staff_of, (first, second, third)))
+    clock.move(timedelta(minutes=59, seconds=59))
+    assert identity.staff_of(first)
+    clock.move(timedelta(seconds=1))
+    assert [identity.staff_of(text) is not None for text in (first, second, third)] == [False, True, True]
+    clock.move(timedelta(hours=23))
+    assert [identity.staff_of(text) is not None for text in (first, second, third)] == [False, False, True]
+    # A leak: all that were there end at once.
+    fourth = identity.rotate_staff("Ann", timedelta(0))
+    assert [identity.staff_of(text) is not None for text in (third, fourth)] == [False, True]
+
+
 def test_how_long_a_token_is_good_is_a_setting(works, clock):
     identity = Identity(works.connection, {1: bytes(32)}, clock, works.vault, timedelta(days=1))
     text = identity.add_staff("Ann", "auditor")

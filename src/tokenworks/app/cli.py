@@ -35,7 +35,7 @@ from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
-from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, print_json, print_table, say
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
@@ -546,9 +546,7 @@ def usage(
     for row in rows:
         row["member"] = names.get(row["member_id"])
     if as_json and by_member:
-        print_json(
-            [{"charged_mtok" if k == "charged" else k: value for k, value in row.items()} for row in rows]
-        )
+        print_json([in_mtok(row, "charged") for row in rows])
     elif as_json:
         print_json(rows)
     elif by_member:

@@ -7,7 +7,7 @@ import click
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
-from tokenworks.app.output import print_json, print_table
+from tokenworks.app.output import in_mtok, print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import JournalCorrupt, RateLookup, inspect_journal
 from tokenworks.kernel import MTOK_PER_TOKEN, NotFound, format_quantity
@@ -48,9 +48,8 @@ def _quantity(grant: dict[str, Any], name: str) -> str:
 
 
 def _grant_json(grant: dict[str, Any]) -> dict[str, Any]:
-    """Quantities are in thousandths of `unit`."""
-    names = {"amount": "granted_mtok", "used": "settled_mtok"}
-    return {names.get(name, name): value for name, value in grant.items()}
+    names = {"amount": "granted", "used": "settled"}
+    return in_mtok({names.get(name, name): value for name, value in grant.items()}, *names.values())
 
 
 @grant.command("close")

@@ -21,7 +21,7 @@ from tokenworks.app.cli_base import (
 )
 from tokenworks.app.cli_disputes import dispute
 from tokenworks.app.edge import read_bytes
-from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider, discount_nano, raise_nano
 from tokenworks.catalog import Audience
 from tokenworks.kernel import Invalid, format_quantity, parse_money
@@ -686,12 +686,7 @@ def subscriber_history(context: Context, subscriber: str, limit: int, as_json: b
         found = works.subscriptions.find(subscriber)
         moves, count = works.transfers.history(found.account_id, 0, limit)
     if as_json:
-        print_json(
-            [
-                {"amount_mtok" if name == "amount" else name: value for name, value in plain(m).items()}
-                for m in moves
-            ]
-        )
+        print_json([in_mtok(move, "amount") for move in moves])
         return
     rows = [
         (m.at, m.kind, f"{'+' if m.amount > 0 else ''}{format_quantity(m.amount, m.unit)}", m.bucket_id)

@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
 from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
@@ -14,8 +14,8 @@ from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import Member, Product, Quote, day_of, last_day, minute_of, second_of
 from tokenworks.trust import ApiKeyInfo
 
-BUCKET_QUANTITIES: Final = frozenset(
-    {"total", "remaining", "granted", "granted_used", "used", "expired", "withdrawn", "window_quantity", "left", "spent"}
+BUCKET_QUANTITIES: Final = (
+    "total", "remaining", "granted", "granted_used", "used", "expired", "withdrawn", "window_quantity", "left", "spent",
 )  # fmt: skip
 # Of a key's models in a table.
 NAMES_SHOWN: Final = 3
@@ -66,8 +66,7 @@ def bucket_json(bucket: Bucket) -> dict[str, Any]:
     """A bucket with what people ask for, too: what is left and what is spent. Quantities are in thousandths of its unit, and say so
     in their names.
     """
-    found = {**plain(bucket), "left": bucket.left, "spent": bucket.spent}
-    return {f"{name}_mtok" if name in BUCKET_QUANTITIES else name: value for name, value in found.items()}
+    return in_mtok({**plain(bucket), "left": bucket.left, "spent": bucket.spent}, *BUCKET_QUANTITIES)
 
 
 def _bucket_kind(bucket: Bucket) -> str:

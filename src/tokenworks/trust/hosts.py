@@ -7,6 +7,7 @@ from uuid import UUID
 
 from tokenworks.kernel import Conflict
 from tokenworks.trust import host_store as store
+from tokenworks.trust.store import Connection
 
 
 class HostSecrets(NamedTuple):
@@ -25,9 +26,7 @@ class HostSecrets(NamedTuple):
     webhook: bytes | None = None
 
 
-def host_secrets(
-    connection: store.Connection, hosts: Iterable[tuple[UUID, str, datetime]]
-) -> list[HostSecrets]:
+def host_secrets(connection: Connection, hosts: Iterable[tuple[UUID, str, datetime]]) -> list[HostSecrets]:
     """What each of these hosts (journal, name, last heard of) has loaded."""
     seen = list(hosts)
     reports = {
@@ -48,7 +47,7 @@ def host_secrets(
 
 
 def report_secrets(
-    connection: store.Connection,
+    connection: Connection,
     journal_id: UUID,
     *,
     peppers: Sequence[int],

@@ -85,14 +85,15 @@ def read_private(path: Path) -> bytes:
         raise Unavailable(f"{path} can't be read: {error.strerror}; {_owner()}") from None
 
 
-def make_secret(path: Path, length_bytes: int) -> None:
-    """A file of random bytes for its owner alone; one that is there stays. It is there whole, or not at all."""
+def make_secret(path: Path, length_bytes: int, *, text: bool = False) -> None:
+    """A file of random bytes (`text`: in hexadecimal) for its owner alone; one that is there stays. It is there whole, or not at all."""
     if path.exists():
         return
     half = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     file = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(file, "wb") as out:
-        out.write(secrets.token_bytes(length_bytes))
+        content = secrets.token_bytes(length_bytes)
+        out.write(content.hex().encode() if text else content)
         out.flush()
         os.fsync(out.fileno())
     try:
