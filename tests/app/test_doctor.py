@@ -76,9 +76,17 @@ def test_files_of_secrets_dir_that_nothing_reads_are_named(server):
     found = states(server)
     for name, said in (strays | {"copies": "is a folder"}).items():
         assert found[f"file {name}"][0] == "warning" and said in found[f"file {name}"][1], found
+    for name in ("pepper-2", "person-wrap-2"):
+        (server.settings.secrets / name).write_bytes(b"")
+    found = states(server)
+    for name in ("pepper-2", "person-wrap-2"):
+        assert found[f"file {name}"][0] == "warning" and "chmod 600" in found[f"file {name}"][1]
+        (server.settings.secrets / name).chmod(0o600)
+        assert "is empty" in states(server)[f"file {name}"][1]
+    assert states(server)["peppers of the works"][0] == "ok"
     # None of them is in the way of a command.
     server.cli("balance", "--subscriber", str(server.subscriber()[0].subscriber_id))
-    for name in strays:
+    for name in (*strays, "pepper-2", "person-wrap-2"):
         (server.settings.secrets / name).unlink()
     (server.settings.secrets / "copies").rmdir()
     secret = server.settings.secrets / "webhook-secret"

@@ -244,7 +244,10 @@ def test_a_secret_that_can_not_be_used_is_said_in_the_log_of_deliveries(
     assert deliver(works, settings) == 0 and receiver.got == []
     (waits,) = works.hub.log("waits")[0]
     assert said in waits.error and str(path) in waits.error and "abc" not in waits.error
-    # With a line end that an editor left it is the same.
+    # A rotation makes it good again, and keeps nothing of what signed nothing.
+    again = rotate_webhook_secret(settings, works.clock.now()).encode()
+    assert webhook_secrets(settings, works.clock.now()) == [again]
+    # With a line end that an editor left behind it a secret is the same.
     path.write_bytes(first + b"\r\n")
     path.chmod(0o600)
     works.clock.move(timedelta(hours=1))

@@ -264,6 +264,9 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     (second / "pepper-2").unlink()
     with pytest.raises(Unavailable, match=r"pepper-2 is not here.*Copy it"):
         checked(works, second)
+    (second / "pepper-2").write_bytes(b"")
+    with pytest.raises(Unavailable, match=r"pepper-2 can be read by others|pepper-2 is empty"):
+        checked(works, second)
     lacking = load_peppers(second)
     settle_issuing(works.connection, lacking)
     assert (lacking.issuing, lacking.lacking) == (1, (2,))

@@ -29,10 +29,14 @@ from tokenworks.charging import Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError
 from tokenworks.trust import (
+    PEPPER,
     WEBHOOK,
     WEBHOOK_OLD,
+    WRAP,
     HostSecrets,
+    Peppers,
     PersonVault,
+    VaultSecrets,
     all_peppers,
     check_peppers,
     host_secrets,
@@ -109,8 +113,16 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         webhook_secret(settings)
         return f"{settings.secrets / WEBHOOK}"
 
+    def flaws(kind: str, load: Callable[[Path], Peppers | VaultSecrets]) -> Iterator[Finding]:
+        """Of files that nothing needs yet: what needs one says so itself."""
+        with contextlib.suppress(TokenworksError):
+            for version, said in load(settings.secrets).flaws.items():
+                yield Finding(f"file {kind}{version}", "warning", said)
+
     yield _guarded("peppers", peppers)
+    yield from flaws(PEPPER, load_peppers)
     yield _guarded("vault keys", vault)
+    yield from flaws(WRAP, load_vault_secrets)
     yield _guarded("webhook secret", webhook)
     folder = settings.secrets
     if folder.is_dir() and folder.stat().st_mode & _PRIVATE:

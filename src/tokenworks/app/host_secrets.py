@@ -72,7 +72,8 @@ class ProcessSecrets:
         """Take what is new. Called once a second. True where something was taken."""
         taken = False
         try:
-            files = {kind: versions_of(self._secrets_dir, kind) for kind in (PEPPER, WRAP)}
+            kinds = (PEPPER,) if self.vault is None else (PEPPER, WRAP)
+            files = {kind: versions_of(self._secrets_dir, kind) for kind in kinds}
         except Unavailable as error:
             if not self._unreadable:
                 log.error("secrets.unreadable", error=str(error))
@@ -80,8 +81,6 @@ class ProcessSecrets:
             files = {}
         else:
             self._unreadable = False
-        if self.vault is None:
-            files.pop(WRAP, None)
         for kind, found in files.items():
             for version, path in found.items():
                 state = _state(path)

@@ -4,6 +4,7 @@ systems, notices to phones by the message port.
 At least once: what is due is leased, sent, and marked; what dies in between is sent again with the same id.
 """
 
+import contextlib
 import os
 import secrets
 import time
@@ -157,11 +158,14 @@ def rotate_webhook_secret(settings: Settings, now: datetime, *, force: bool = Fa
             f"the secret was rotated already, and the one of before signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may have that "
             "one alone. Rotate again after that, or with --force, which ends it now"
         )
-    if path.exists():
+    make_secret(path, SECRET_BYTES, text=True)
+    # One that can't be used signed nothing: nobody needs it beside the new one.
+    with contextlib.suppress(Unavailable):
+        of_before = _read_text(path)
         # A copy first: the secret itself is replaced by one rename.
         before = path.with_name(f".{WEBHOOK_OLD}.{secrets.token_hex(8)}")
         before.touch(mode=0o600)
-        before.write_bytes(path.read_bytes())
+        before.write_bytes(of_before)
         os.utime(before, (now.timestamp(), now.timestamp()))
         before.replace(old)
     new = path.with_name(f".{WEBHOOK}.{secrets.token_hex(8)}")

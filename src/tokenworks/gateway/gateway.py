@@ -49,7 +49,10 @@ _COUNT_PATH: Final = "/v1/messages/count_tokens"
 _METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH})
 _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
 NO_KEY: Final = Refusal(
-    401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key"
+    401,
+    "invalid_api_key",
+    "no API key: send it as Authorization: Bearer twk_… or x-api-key",
+    zh="未提供 API 密钥：请以 Authorization: Bearer twk_… 或 x-api-key 发送。",
 )
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"

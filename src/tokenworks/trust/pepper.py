@@ -15,7 +15,7 @@ from tokenworks.kernel import Conflict, Invalid, Unavailable
 from tokenworks.trust import store
 from tokenworks.trust.hosts import HostSecrets, refuse_where_missing
 from tokenworks.trust.model import key_mac
-from tokenworks.trust.secret_files import PEPPER, make_secret, read_secret, versions_of
+from tokenworks.trust.secret_files import PEPPER, make_secret, read_secret, read_versions, versions_of
 from tokenworks.trust.vault_secrets import ensure_vault_secrets
 
 PEPPER_BYTES: Final = 32
@@ -31,6 +31,8 @@ class Peppers(dict[int, bytes]):
         self.issuing = max(peppers)
         self.lacking: tuple[int, ...] = ()
         """Versions that the works uses and that are not here."""
+        self.flaws: dict[int, str] = {}
+        """Why a file is not among them: one that is only being copied, say. It matters where the works uses that version."""
 
     def with_version(self, version: int, pepper: bytes) -> "Peppers":
         """With one more, which is not used for what is new until the database says so."""
@@ -57,17 +59,18 @@ def has_pepper(secrets_dir: Path) -> bool:
 
 
 def load_peppers(secrets_dir: Path) -> Peppers:
-    """All versions; the highest is used for new keys, until the database says another. Files with other names are left alone.
+    """All versions; the highest is used for new keys, until the database says another. Files with other names are left alone, and
+    so is one that can't be read, is not whole, or that others may read: `check_peppers` refuses it where it is used.
 
-    Raises `Unavailable` for a pepper that can't be read, is not whole, or that others may read.
+    Raises `Unavailable` where there is none.
     """
-    peppers = {
-        version: read_secret(path, PEPPER_BYTES, "a pepper")
-        for version, path in versions_of(secrets_dir, PEPPER).items()
-    }
-    if not peppers:
-        raise Unavailable(f"no pepper in {secrets_dir}: run `tokenworks init`, or restore it from the backup")
-    return Peppers(peppers)
+    found, flaws = read_versions(secrets_dir, PEPPER, PEPPER_BYTES, "a pepper")
+    if not found:
+        none = f"no pepper in {secrets_dir}: run `tokenworks init`, or restore it from the backup"
+        raise Unavailable(next(iter(flaws.values()), none))
+    peppers = Peppers(found)
+    peppers.flaws = flaws
+    return peppers
 
 
 def fingerprint(version: int, pepper: bytes) -> bytes:
@@ -91,7 +94,8 @@ def check_peppers(connection: store.Connection, peppers: Peppers, secrets_dir: P
         mine = peppers.get(row.version)
         if mine is None and row.retired_at is None and row.used_since is not None:
             raise Unavailable(
-                f"{path} is not here, and the works has it: keys, sessions and staff tokens were made with it. Copy it from a host "
+                peppers.flaws.get(row.version)
+                or f"{path} is not here, and the works has it: keys, sessions and staff tokens were made with it. Copy it from a host "
                 "that serves, or from the backup (or retire it: `tokenworks pepper retire`, where nothing needs it any more)"
             )
         if mine is not None and fingerprint(row.version, mine) != row.fingerprint:
@@ -136,7 +140,7 @@ def check_first_pepper(connection: store.Connection, secrets_dir: Path) -> None:
 def new_pepper(connection: store.Connection, secrets_dir: Path, now: datetime) -> int:
     """Make and announce the next version. It is used when `use_pepper` says so. Returns the version."""
     peppers = load_peppers(secrets_dir)
-    version: int = max([*peppers, *(row.version for row in store.peppers(connection))]) + 1
+    version: int = max([*peppers, *peppers.flaws, *(row.version for row in store.peppers(connection))]) + 1
     if version > VERSIONS_MAX:
         raise Invalid(f"there are at most {VERSIONS_MAX} versions")
     path = secrets_dir / f"{PEPPER}{version}"

@@ -66,6 +66,19 @@ def read_secret(path: Path, length_bytes: int, what: str) -> bytes:
     return content
 
 
+def read_versions(
+    secrets_dir: Path, kind: str, length_bytes: int, what: str
+) -> tuple[dict[int, bytes], dict[int, str]]:
+    """(secrets, why one can't be used) by version. One that the works does not use is in nobody's way: whoever needs it says why."""
+    found, flaws = {}, {}
+    for version, path in versions_of(secrets_dir, kind).items():
+        try:
+            found[version] = read_secret(path, length_bytes, what)
+        except Unavailable as error:
+            flaws[version] = str(error)
+    return found, flaws
+
+
 def read_private(path: Path) -> bytes:
     """What a file holds that its owner alone may read. Raises `Unavailable`, with what to do."""
     try:
@@ -150,6 +163,7 @@ __all__ = [
     "make_secret",
     "read_private",
     "read_secret",
+    "read_versions",
     "strays",
     "versions_of",
 ]

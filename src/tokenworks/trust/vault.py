@@ -157,7 +157,8 @@ class PersonVault:
         missing = used - set(self._secrets.wrapping)
         if missing:
             raise Unavailable(
-                f"this host has no person-wrap-{min(missing)}, which keys in the database are wrapped with: copy it from a "
+                self._secrets.flaws.get(min(missing))
+                or f"this host has no person-wrap-{min(missing)}, which keys in the database are wrapped with: copy it from a "
                 "host that serves, or restore it from the backup of the secrets"
             )
         if used and mine.keys() - known.keys():

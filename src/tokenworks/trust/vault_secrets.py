@@ -6,12 +6,12 @@ since the hashes of all rows depend on it.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tokenworks.kernel import Unavailable
-from tokenworks.trust.secret_files import LOOKUP, WRAP, make_secret, read_secret, versions_of
+from tokenworks.trust.secret_files import LOOKUP, WRAP, make_secret, read_secret, read_versions, versions_of
 
 VAULT_KEY_BYTES: Final = 32
 
@@ -22,6 +22,8 @@ class VaultSecrets:
 
     wrapping: dict[int, bytes]
     lookup: bytes
+    # Why a file is not among the wrapping keys.
+    flaws: dict[int, str] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
@@ -30,7 +32,7 @@ class VaultSecrets:
 
     def with_version(self, version: int, key: bytes) -> "VaultSecrets":
         """With one wrapping key more."""
-        return VaultSecrets({**self.wrapping, version: key}, self.lookup)
+        return VaultSecrets({**self.wrapping, version: key}, self.lookup, self.flaws)
 
     @property
     def lookup_fingerprint(self) -> bytes:
@@ -61,21 +63,18 @@ def ensure_vault_secrets(secrets_dir: Path) -> None:
 
 def add_wrapping_key(secrets_dir: Path) -> int:
     """A new version of the wrapping key; every host needs the file before it is used. Returns the version."""
-    version = load_vault_secrets(secrets_dir).version + 1
+    load_vault_secrets(secrets_dir)
+    version = max(versions_of(secrets_dir, WRAP)) + 1
     make_secret(secrets_dir / f"{WRAP}{version}", VAULT_KEY_BYTES)
     return version
 
 
 def load_vault_secrets(secrets_dir: Path) -> VaultSecrets:
-    """Raises `Unavailable` where one is missing, has another length, or can be read by others. Files with other names are left
-    alone.
+    """Files with other names are left alone, and so is a wrapping key that is not whole, or that others may read: who needs that
+    version says why. Raises `Unavailable` where there is no wrapping key or no lookup key.
     """
-    wrapping = {
-        version: read_secret(path, VAULT_KEY_BYTES, "a key")
-        for version, path in versions_of(secrets_dir, WRAP).items()
-    }
+    wrapping, flaws = read_versions(secrets_dir, WRAP, VAULT_KEY_BYTES, "a key")
     if not wrapping:
-        raise Unavailable(
-            f"no {WRAP}1 in {secrets_dir}: run `tokenworks init`, or restore it from the backup of the secrets"
-        )
-    return VaultSecrets(wrapping, read_secret(secrets_dir / LOOKUP, VAULT_KEY_BYTES, "a key"))
+        none = f"no {WRAP}1 in {secrets_dir}: run `tokenworks init`, or restore it from the backup of the secrets"
+        raise Unavailable(next(iter(flaws.values()), none))
+    return VaultSecrets(wrapping, read_secret(secrets_dir / LOOKUP, VAULT_KEY_BYTES, "a key"), flaws)
