@@ -52,7 +52,11 @@ def test_from_a_phone_number_to_a_balance(cli):
     )
     assert (order["order_id"], order["new"], again["new"]) == (again["order_id"], True, False)
     (bucket,) = json.loads(cli("balance", "--subscriber", phone, "--json").stdout)
-    assert (bucket["left"], bucket["spent"], bucket["total"]) == (30_000_000_000, 0, 30_000_000_000)
+    assert (bucket["left_mtok"], bucket["spent_mtok"], bucket["total_mtok"]) == (
+        30_000_000_000,
+        0,
+        30_000_000_000,
+    )
     key = json.loads(
         cli(
             "key",

@@ -9,6 +9,8 @@ from tokenworks import __version__
 from tokenworks.app.doctor import examine
 from tokenworks.app.schema import SCHEMA
 from tokenworks.app.settings import load_settings
+from tokenworks.kernel import uuid7
+from tokenworks.trust import report_secrets
 from tokenworks.trust.pepper import PEPPER_BYTES
 
 
@@ -66,6 +68,56 @@ def test_a_pepper_of_another_works_is_found_and_not_kept(server, tmp_path):
     assert server.connection.execute("SELECT count(*) FROM pepper").fetchone() == before
     (tmp_path / "pepper-1").write_bytes(b"x" * PEPPER_BYTES)
     assert states(server, secrets_dir=str(tmp_path))["peppers of the works"][0] == "failed"
+
+
+def test_files_of_secrets_dir_that_nothing_reads_are_named(server):
+    strays = {"pepper-1~": "is a leftover", "pepper-x": "is not read", "old-vendor": "named by no deployment"}
+    for name in strays:
+        (server.settings.secrets / name).write_bytes(b"x")
+    (server.settings.secrets / "copies").mkdir()
+    found = states(server)
+    for name, said in (strays | {"copies": "is a folder"}).items():
+        assert found[f"file {name}"][0] == "warning" and said in found[f"file {name}"][1], found
+    for name in ("pepper-2", "person-wrap-2"):
+        (server.settings.secrets / name).write_bytes(b"")
+    found = states(server)
+    for name in ("pepper-2", "person-wrap-2"):
+        assert found[f"file {name}"][0] == "warning" and "chmod 600" in found[f"file {name}"][1]
+        (server.settings.secrets / name).chmod(0o600)
+        assert "is empty" in states(server)[f"file {name}"][1]
+    assert states(server)["peppers of the works"][0] == "ok"
+    # None of them is in the way of a command.
+    server.cli("balance", "--subscriber", str(server.subscriber()[0].subscriber_id))
+    for name in (*strays, "pepper-2", "person-wrap-2"):
+        (server.settings.secrets / name).unlink()
+    (server.settings.secrets / "copies").rmdir()
+    secret = server.settings.secrets / "webhook-secret"
+    assert states(server)["webhook secret"][0] == "ok"
+    secret.write_text("abc")
+    secret.chmod(0o644)
+    assert states(server)["webhook secret"][0] == "failed"
+    secret.unlink()
+
+
+def test_hosts_that_lack_what_was_announced_are_named(server):
+    """Hosts of the fleet, as they report."""
+    other, now = uuid7(), "clock_timestamp()"
+    server.connection.execute(
+        f"INSERT INTO journal (journal_id, host, seen_at) VALUES (%s, 'other', {now})", (other,)
+    )
+    report_secrets(server.connection, other, peppers=[], issues_under=1, wrapping=[1], webhook=b"a" * 16)
+    report_secrets(
+        server.connection, server.connection.execute("SELECT journal_id FROM journal WHERE host <> 'other'").fetchone()[0],
+        peppers=[1], issues_under=1, wrapping=[1, 2], webhook=b"b" * 16,
+    )  # fmt: skip
+    found = states(server)
+    assert found["pepper of the fleet"][:2] == ("warning", "other lacks pepper-1")
+    assert found["person-wrap of the fleet"][:2] == ("warning", "other lacks person-wrap-2")
+    assert (
+        found["webhook secret of the fleet"][0] == "warning"
+        and "copy webhook-secret" in found["webhook secret of the fleet"][2]
+    )
+    server.connection.execute("UPDATE journal SET seen_at = NULL WHERE journal_id = %s", (other,))
 
 
 def test_a_credential_that_is_missing_is_found(server):

@@ -94,6 +94,10 @@ def test_a_file_that_is_replaced_within_the_same_size_counts_as_changed(tmp_path
     half.write_text("two")
     half.rename(path)
     assert watched.changed() and not watched.changed()
+    path.chmod(0o600)
+    watched.changed()
+    path.chmod(0o644)
+    assert watched.changed() and not watched.changed()
     path.unlink()
     assert watched.changed()
 

@@ -43,6 +43,7 @@ FLEET = {
     "charging.whose_store.of_transfer": "finds the account of what is named by its id alone",
     "subscriptions.cycle_store.cycles": "the auditor reads everything",
     "subscriptions.sold_store.sold": "the auditor reads everything",
+    "trust.store.ended_keys": "finds the accounts of keys",
     "trust.store.find_keys": "finds the accounts of keys",
 }
 # Functions whose texts are put together at run time, and why none of them is a statement on a hot table that changes anything.

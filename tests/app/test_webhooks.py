@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import json
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,9 +11,9 @@ import pytest
 from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tests.support.spend import balances
-from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret
+from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret, webhook_secrets
 from tokenworks.app.settings import load_settings
-from tokenworks.kernel import Invalid, ManualClock, uuid7
+from tokenworks.kernel import Conflict, Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,
     DeliveryNotFound,
@@ -187,7 +188,10 @@ def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
     assert before.secrets(before.listener(made.listener_id)) == [again.encode(), secret.encode()]
     # In use, and without the first one within an overlap: what is sent is signed with what is there.
     peppers.issuing = 2
-    last = hub.rotate(made.listener_id)
+    # Whoever receives may have the first secret alone: it is not taken away without being said so.
+    with pytest.raises(Conflict, match=r"signs until .*--force"):
+        hub.rotate(made.listener_id)
+    last = hub.rotate(made.listener_id, force=True)
     assert [
         made_under(works.connection, 1, at)["webhook(s)"]
         for at in (clock.now(), clock.now() + OVERLAP_DEFAULT)
@@ -201,13 +205,73 @@ def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):
     first = webhook_secret(settings)
     second = rotate_webhook_secret(settings, works.clock.now()).encode()
     assert webhook_secret(settings) == second != first
-    assert all(path.stat().st_mode & 0o777 == 0o600 for path in settings.secrets.glob("webhook-secret*"))
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in settings.secrets.glob("*webhook-secret*"))
+    with pytest.raises(Conflict, match=r"signs until .*--force"):
+        rotate_webhook_secret(settings, works.clock.now())
+    assert webhook_secret(settings) == second
     for number, want in ((1, [True, True]), (2, [False, True])):
         works.subscriptions.notify(subscriber.subscriber_id, "spend", str(number), {"percent": 50})
         deliver(works, settings)
         (_, headers, body) = receiver.got[-1]
         assert [signed_with(headers, body, secret) for secret in (first, second)] == want
         works.clock.move(timedelta(hours=168))
+    third = rotate_webhook_secret(settings, works.clock.now()).encode()
+    fourth = rotate_webhook_secret(settings, works.clock.now(), force=True).encode()
+    assert webhook_secrets(settings, works.clock.now()) == [fourth, third]
+    assert {path.name for path in settings.secrets.glob("*webhook*")} == {
+        "webhook-secret",
+        "webhook-secret-old",
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "mode", "said"),
+    [
+        (b"", 0o600, "is empty"),
+        (b"a\nb\n", 0o600, "more than one line"),
+        (b"abc", 0o644, "can be read by others"),
+    ],
+)
+def test_a_secret_that_can_not_be_used_is_said_in_the_log_of_deliveries(
+    works, settings, subscriber, receiver, content, mode, said
+):
+    settings = settings.model_copy(update={"webhook_url": receiver.url, "fulfilment_urls": ""})
+    first = webhook_secret(settings)
+    path = settings.secrets / "webhook-secret"
+    path.write_bytes(content)
+    path.chmod(mode)
+    works.subscriptions.notify(subscriber.subscriber_id, "spend", "1", {"percent": 50})
+    assert deliver(works, settings) == 0 and receiver.got == []
+    (waits,) = works.hub.log("waits")[0]
+    assert said in waits.error and str(path) in waits.error and "abc" not in waits.error
+    # A rotation makes it good again, and keeps nothing of what signed nothing.
+    again = rotate_webhook_secret(settings, works.clock.now()).encode()
+    assert webhook_secrets(settings, works.clock.now()) == [again]
+    # With a line end that an editor left behind it a secret is the same.
+    path.write_bytes(first + b"\r\n")
+    path.chmod(0o600)
+    works.clock.move(timedelta(hours=1))
+    assert deliver(works, settings) == 1
+    (_, headers, body) = receiver.got[-1]
+    assert signed_with(headers, body, first)
+
+
+def test_a_rotation_leaves_no_moment_without_a_secret(works, settings):
+    """Another process that looks meanwhile finds one of the two, and makes none of its own."""
+    secrets, over = {webhook_secret(settings)}, threading.Event()
+    found = set()
+
+    def look():
+        while not over.is_set():
+            found.add(webhook_secret(settings))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    for _ in range(50):
+        secrets.add(rotate_webhook_secret(settings, works.clock.now(), force=True).encode())
+    over.set()
+    looking.join()
+    assert found <= secrets
 
 
 def test_the_log_says_what_happened_and_a_replay_sends_the_same_bytes(

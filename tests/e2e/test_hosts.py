@@ -17,7 +17,7 @@ from tests.support.server import Server, until
 from tokenworks.app.database import connect
 from tokenworks.app.embedded import Embedded
 from tokenworks.catalog import Offerings
-from tokenworks.kernel import Unavailable
+from tokenworks.kernel import Unavailable, format_quantity
 
 
 @pytest.fixture
@@ -104,12 +104,14 @@ def test_a_lost_host_is_written_off_and_its_return_is_late(tmp_path, upstream):
                 for _ in range(3):
                     assert a.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
                 a.kill()
-            grant_id = a.works.ledger.grants(subscriber.account_id)[0]["grant_id"]
+            held = a.works.ledger.grants(subscriber.account_id)[0]
+            grant_id = held["grant_id"]
             refused = a.cli("grant", "write-off", str(grant_id), check=False)
             assert refused.returncode == 1
             assert "may still spend it" in refused.stderr
             a.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second'")
-            a.cli("grant", "write-off", str(grant_id))
+            free = f"Written off: {format_quantity(held['amount'] - held['used'], 'token')} are free again."
+            assert free in a.cli("grant", "write-off", str(grant_id)).stdout
             assert a.buckets(subscriber)[0].left == 10_000_000 - 16_000
             a.start()
             records = a.usage(subscriber, 4)

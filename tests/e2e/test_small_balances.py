@@ -105,7 +105,7 @@ def test_who_is_suspended_is_told_by_what(server):
 
     error = until(refused, what="the refusal")
     assert (error["type"], error["code"]) == ("permission_error", "account_suspended")
-    assert "its phone is lost" in error["message"]
+    assert "its phone was reported lost" in error["message"] and "key itself is good" in error["message"]
     server.works.subscriptions.lift(subscriber, "lost_phone")
     until(lambda: ask(server, key, "/v1/chat/completions")[0] == 200, what="service again")
     assert server.findings() == []

@@ -52,6 +52,46 @@ def test_addresses(address, private, refused):
     assert (address_refusal(ip_address(address), allow_private=private) is not None) == refused
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"sk-2", None),
+        (b"  sk-2 \r\n\r\n", None),
+        (b"\xef\xbb\xbfsk-2\n", None),
+        (b"sk-2\nsk-3\n", "it has 2 lines"),
+        (b"", "it is empty"),
+        (b"\n", "it is empty"),
+        ("sk–2".encode(), "other than printable ASCII"),
+        (b"s" * 5000, "5000 characters"),
+    ],
+)
+def test_a_credential_is_one_line(tmp_path, content, said):
+    (tmp_path / "vendor").write_bytes(content)
+    (tmp_path / "vendor").chmod(0o600)
+    if said is None:
+        assert read_credential("file:vendor", tmp_path) == "sk-2"
+        return
+    with pytest.raises(CredentialMissing, match=said) as caught:
+        read_credential("file:vendor", tmp_path)
+    assert "vendor" in str(caught.value) and "sk-" not in str(caught.value)
+
+
+def test_a_credential_that_is_no_file_is_said(tmp_path):
+    with pytest.raises(
+        CredentialMissing, match="is missing: write the vendor's credential into it, mode 600"
+    ):
+        read_credential("file:vendor", tmp_path)
+    (tmp_path / "vendor").mkdir()
+    with pytest.raises(CredentialMissing, match="is a folder"):
+        read_credential("file:vendor", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["pepper-1", "person-wrap-1", "person-lookup", "webhook-secret"])
+def test_our_own_secrets_are_sent_to_no_upstream(name):
+    with pytest.raises(DeploymentInvalid, match="credential"):
+        make_deployment(**(GOOD | {"credential": f"file:{name}"}))
+
+
 def test_credentials_are_read_where_they_are_and_never_shown(tmp_path):
     assert read_credential("env:TOKENWORKS_UPSTREAM_X", tmp_path, {"TOKENWORKS_UPSTREAM_X": "sk-1"}) == "sk-1"
     assert read_credential(None, tmp_path) is None

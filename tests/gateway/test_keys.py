@@ -1,8 +1,11 @@
 """The keys that a worker remembers, and those who wait for one that is looked up."""
 
+import time
+
 import pytest
 
 from tokenworks.gateway import KeyCache
+from tokenworks.trust import key_mac
 
 
 @pytest.fixture
@@ -32,3 +35,28 @@ def test_an_answer_that_can_not_be_kept_is_none(cache):
     asked[0]([["of another shape"]])
     assert told == [None]
     assert keys.look_up("k", told.append) and len(asked) == 2
+
+
+def test_a_key_that_has_ended_is_known_to_have_and_is_looked_up_again_when_it_changes():
+    asked, heard = [], []
+    cache = KeyCache({1: b"p" * 32}, lambda macs, answered: asked.append((macs, answered)), 10, 10)
+    cache.look_up("twk_a", heard.append)
+    macs, answered = asked.pop()
+    answered([[macs[0], "revoked"]])
+    (entry,) = heard
+    assert (entry.known, entry.ended) == (False, "revoked")
+    assert cache.get("twk_a", time.monotonic()) is entry
+    cache.forget(macs[0])
+    assert cache.get("twk_a", time.monotonic()) is None
+
+
+def test_what_was_not_found_is_looked_up_again_under_a_pepper_that_came():
+    asked = []
+    cache = KeyCache({1: b"p" * 32}, lambda macs, answered: asked.append((macs, answered)), 10, 10)
+    cache.look_up("twk_a", lambda _: None)
+    asked[-1][1]([])
+    assert len(asked[-1][0]) == 1 and cache.get("twk_a", time.monotonic()) is not None
+    cache.set_peppers({1: b"p" * 32, 2: b"q" * 32})
+    assert cache.get("twk_a", time.monotonic()) is None
+    cache.look_up("twk_a", lambda _: None)
+    assert asked[-1][0] == [key_mac(b"q" * 32, "twk_a"), key_mac(b"p" * 32, "twk_a")]

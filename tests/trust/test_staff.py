@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.settings import load_settings
-from tokenworks.kernel import Conflict, Invalid, Unavailable
+from tokenworks.kernel import Conflict, Invalid, Unavailable, uuid7
 from tokenworks.trust import (
     ApprovalNeeded,
     ApprovalNotFound,
     Approvals,
+    HostSecrets,
     Identity,
     Keys,
     NotAllowed,
@@ -62,6 +63,25 @@ def test_a_token_ends_and_is_rotated_with_an_overlap(works, clock):
             identity.rotate_staff(name)
     with pytest.raises(Invalid, match="overlap"):
         identity.rotate_staff("Ann", timedelta(days=31))
+
+
+def test_a_token_that_is_rotated_twice_keeps_the_ends_that_were_said(works, clock):
+    identity = works.identity
+    first = identity.add_staff("Ann", "finance")
+    second = identity.rotate_staff("Ann", timedelta(hours=2))
+    clock.move(timedelta(hours=1))
+    # A longer overlap makes nothing live longer than was said; within both overlaps all three are good.
+    third = identity.rotate_staff("Ann", timedelta(hours=24))
+    assert all(map(identity.staff_of, (first, second, third)))
+    clock.move(timedelta(minutes=59, seconds=59))
+    assert identity.staff_of(first)
+    clock.move(timedelta(seconds=1))
+    assert [identity.staff_of(text) is not None for text in (first, second, third)] == [False, True, True]
+    clock.move(timedelta(hours=23))
+    assert [identity.staff_of(text) is not None for text in (first, second, third)] == [False, False, True]
+    # A leak: all that were there end at once.
+    fourth = identity.rotate_staff("Ann", timedelta(0))
+    assert [identity.staff_of(text) is not None for text in (third, fourth)] == [False, True]
 
 
 def test_how_long_a_token_is_good_is_a_setting(works, clock):
@@ -232,13 +252,27 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     asked = before.identity.request_code(PHONE, "2001:db8::1")
 
     assert new_pepper(works.connection, first, clock.now()) == 2
-    with pytest.raises(Unavailable, match=r"pepper-2 is not here.*Copy it"):
-        checked(works, second)
+    # Announced, and used by nobody yet: a host without it still knows all that is made, and may be started anew.
+    assert checked(works, second).issuing == 1
+    without = HostSecrets(uuid7(), "b", clock.now(), reports=True, peppers=(1,), issues_under=1)
+    with pytest.raises(Conflict, match=r"pepper-2 is not loaded on b \(heard of at .*--force"):
+        use_pepper(works.connection, 2, clock.now(), [without])
     copy(first, second)
-    # Announced, and used by nobody yet: a host that has not been started anew still knows all that is made.
     peppers = checked(works, second)
     assert peppers.issuing == 1 and set(peppers) == {1, 2}
-    use_pepper(works.connection, 2, clock.now())
+    use_pepper(works.connection, 2, clock.now(), [without._replace(peppers=(1, 2))])
+    (second / "pepper-2").unlink()
+    with pytest.raises(Unavailable, match=r"pepper-2 is not here.*Copy it"):
+        checked(works, second)
+    (second / "pepper-2").write_bytes(b"")
+    with pytest.raises(Unavailable, match=r"pepper-2 can be read by others|pepper-2 is empty"):
+        checked(works, second)
+    lacking = load_peppers(second)
+    settle_issuing(works.connection, lacking)
+    assert (lacking.issuing, lacking.lacking) == (1, (2,))
+    with pytest.raises(Unavailable, match="lacks pepper-2"):
+        rooms(lacking).identity.session("tws_" + "x" * 43)
+    copy(first, second)
     settle_issuing(works.connection, peppers)
     assert peppers.issuing == 2
     after = rooms(peppers)
@@ -267,20 +301,28 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
         after.keys.revoke(row[0])
     after.identity.end_session(after.identity.session(session)[0])
     after.identity.rotate_staff("Ann", timedelta(0))
-    retire_pepper(works.connection, 1, clock.now())
+    with pytest.raises(Conflict, match="still made under pepper 1 on b"):
+        retire_pepper(works.connection, 1, clock.now(), [without])
+    retire_pepper(works.connection, 1, clock.now(), [without._replace(issues_under=2)])
     (second / "pepper-1").unlink()
     alone = rooms(checked(works, second))
     assert alone.identity.session(new_session)
     assert {row.version for row in all_peppers(works.connection)} == {1, 2} and new_id
 
 
-def test_what_is_no_pepper_is_refused(tmp_path):
-    ensure_pepper(tmp_path)
-    for name in ("pepper-", "pepper-x", "pepper-1.bak", "pepper-٢"):
-        (tmp_path / name).write_bytes(bytes(32))
-        with pytest.raises(Unavailable, match="is no pepper"):
-            load_peppers(tmp_path)
-        (tmp_path / name).unlink()
+def test_a_file_that_was_not_announced_is_no_pepper_of_the_works(works, hosts, clock):
+    first, second = hosts
+    checked(works, first)
+    copy(first, second)
+    (second / "pepper-2").write_bytes(b"x" * 32)
+    (second / "pepper-2").chmod(0o600)
+    assert checked(works, second).issuing == 1
+    assert [row.version for row in all_peppers(works.connection)] == [1]
+    assert checked(works, first).lacking == ()
+    with pytest.raises(Invalid, match="no pepper 2"):
+        use_pepper(works.connection, 2, clock.now())
+    # The next one is of a number that no file has.
+    assert new_pepper(works.connection, second, clock.now()) == 3
 
 
 def test_keys_are_issued_under_the_one_that_is_used(works):

@@ -45,7 +45,7 @@ from tokenworks.app.cli_base import (
 )
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
-from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, print_json, print_table, say
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing
@@ -559,7 +559,9 @@ def usage(
             rows = works.ledger.usage(found.account_id, at, limit)
     for row in rows:
         row["member"] = names.get(row["member_id"])
-    if as_json:
+    if as_json and by_member:
+        print_json([in_mtok(row, "charged") for row in rows])
+    elif as_json:
         print_json(rows)
     elif by_member:
         views.print_usage_by_member(rows)

@@ -42,6 +42,11 @@ subscriber_option: Callable[[Command], Command] = click.option(
 )
 
 
+wait_option: Callable[[Command], Command] = click.option(
+    "--wait-s", type=click.IntRange(0, 600), default=10, show_default=True, help="So long hosts may take until they have loaded it."
+)  # fmt: skip
+
+
 # Of a command's parameters: how it is asked, not what.
 _FORM: Final = frozenset({"as_json", "dry_run"})
 

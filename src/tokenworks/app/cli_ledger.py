@@ -1,5 +1,6 @@
 """Commands for who answers for the ledger: grants, frozen accounts, quarantine, limits; `cli_journal.py` has the journal's."""
 
+from typing import Any
 from uuid import UUID
 
 import click
@@ -7,10 +8,10 @@ import click
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.cli_journal import journal
-from tokenworks.app.output import print_json, print_table
+from tokenworks.app.output import in_mtok, print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import RateLookup
-from tokenworks.kernel import NotFound
+from tokenworks.kernel import MTOK_PER_TOKEN, NotFound, format_quantity
 from tokenworks.subscriptions import second_of
 
 
@@ -29,18 +30,27 @@ def grant_list(context: Context, subscriber: str | None, as_json: bool) -> None:
         account = None if subscriber is None else works.subscriptions.find(subscriber).account_id
         found = works.ledger.grants(account)
     if as_json:
-        print_json(found)
+        print_json([_grant_json(one) for one in found])
     else:
         print_table(
             "Open grants",
             ["grant", "account", "host", "granted", "settled", "spend until", "in doubt"],
             [
-                [g["grant_id"], g["account_id"], g["host"], g["amount"], g["used"], g["spend_until"].isoformat(timespec="seconds"),
+                [g["grant_id"], g["account_id"], g["host"], _quantity(g, "amount"), _quantity(g, "used"), g["spend_until"].isoformat(timespec="seconds"),
                  g["in_doubt"]]
                 for g in found
             ],
             right=["granted", "settled"],
         )  # fmt: skip
+
+
+def _quantity(grant: dict[str, Any], name: str) -> str:
+    return format_quantity(grant[name], grant["unit"])
+
+
+def _grant_json(grant: dict[str, Any]) -> dict[str, Any]:
+    names = {"amount": "granted", "used": "settled"}
+    return in_mtok({names.get(name, name): value for name, value in grant.items()}, *names.values())
 
 
 @grant.command("close")
@@ -61,8 +71,11 @@ def grant_close(context: Context, grant_id: UUID, as_json: bool) -> None:
 def grant_write_off(context: Context, grant_id: UUID, as_json: bool) -> None:
     """Take a grant in doubt back from a lost host. What that host settles later draws on what is free."""
     with context.works() as works:
+        found = works.ledger.find_grant(grant_id)
+        unit = "token" if found is None else str(found["unit"])
         amount = works.ledger.write_off(grant_id)
-    said({"grant_id": grant_id, "amount": amount}, f"Written off: {amount} is free again.", as_json)
+    text = f"Written off: {format_quantity(amount, unit)} {'is' if amount == MTOK_PER_TOKEN else 'are'} free again."
+    said({"grant_id": grant_id, "freed_mtok": amount, "unit": unit}, text, as_json)
 
 
 @click.group()
@@ -218,7 +231,15 @@ def limit_list(context: Context, as_json: bool) -> None:
         print_table(
             "Limits",
             ["limit", "of", "which", "requests/min", "tokens/min", "at once"],
-            [[row["limit_id"], row["scope"], row["ref"], *(row[name] for name in columns)] for row in found],
+            [
+                [
+                    row["limit_id"],
+                    row["scope"],
+                    row["ref"],
+                    *("" if row[name] is None else f"{row[name]:,}" for name in columns),
+                ]
+                for row in found
+            ],
             right=["requests/min", "tokens/min", "at once"],
         )
 

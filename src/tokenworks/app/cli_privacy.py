@@ -8,9 +8,10 @@ from typing import Final
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option, wait_option
 from tokenworks.app.cli_shop import dry_run_option
 from tokenworks.app.edge import read_text
+from tokenworks.app.host_secrets import wait_for_hosts
 from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.kernel import Invalid, format_money
 from tokenworks.subscriptions import PURPOSES
@@ -179,27 +180,33 @@ def vault() -> None:
 @json_option
 @pass_context
 def vault_new_key(context: Context, as_json: bool) -> None:
-    """Make the next version of the wrapping key. Copy it to every host and restart them; then `vault rewrap`."""
+    """Make the next version of the wrapping key. Copy it to every host, which takes it while it serves; then `vault rewrap`."""
     settings = context.settings()
     version = add_wrapping_key(settings.secrets)
     path = settings.secrets / f"person-wrap-{version}"
-    said({"version": version, "file": path}, f"Version {version} is in {path}.", as_json)
+    text = f"Version {version} is in {path}: copy it to the secrets of every host, mode 600, then `tokenworks vault rewrap`."
+    said({"version": version, "file": path}, text, as_json)
 
 
 @vault.command("rewrap")
+@wait_option
+@click.option("--force", is_flag=True, help="Though a host has not loaded the newest version: that host is gone.")  # fmt: skip
 @json_option
 @pass_context
-def vault_rewrap(context: Context, as_json: bool) -> None:
-    """Wrap every person's key with the newest version. It can be cut off and run again; older versions can go then."""
+def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> None:
+    """Wrap every person's key with the newest version. It can be cut off and run again; older versions can go then. Refused while a
+    host of the fleet has not loaded that version: it could read nobody.
+    """
     count = 0
-    with (
-        context.works() as works,
-        Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("Wrapping keys", total=works.vault.older())
-        while done := works.vault.rewrap():
-            count += done
-            bar.update(task, completed=count)
+    with context.works() as works:
+        if works.vault.older():
+            hosts = wait_for_hosts(works, works.vault.is_newest_on, 0 if force else wait_s)
+            works.vault.check_hosts([] if force else hosts)
+        with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
+            task = bar.add_task("Wrapping keys", total=works.vault.older())
+            while done := works.vault.rewrap():
+                count += done
+                bar.update(task, completed=count)
     if as_json:
         print_json({"rewrapped": count})
     else:

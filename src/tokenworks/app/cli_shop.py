@@ -21,11 +21,10 @@ from tokenworks.app.cli_base import (
 )
 from tokenworks.app.cli_disputes import dispute
 from tokenworks.app.edge import read_bytes
-from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Part, TestProvider, discount_nano, raise_nano
 from tokenworks.catalog import Audience
-from tokenworks.charging import PER_UNIT
-from tokenworks.kernel import Invalid, parse_money
+from tokenworks.kernel import Invalid, format_quantity, parse_money
 from tokenworks.subscriptions import When, WorkOrder, day_of, end_of_day, last_day
 
 idempotency_option: Callable[[Command], Command] = click.option(
@@ -687,15 +686,15 @@ def subscriber_history(context: Context, subscriber: str, limit: int, as_json: b
         found = works.subscriptions.find(subscriber)
         moves, count = works.transfers.history(found.account_id, 0, limit)
     if as_json:
-        print_json(moves)
+        print_json([in_mtok(move, "amount") for move in moves])
         return
     rows = [
-        (m.at, m.kind, f"{m.amount // PER_UNIT:+,}", m.unit, m.bucket_id)
+        (m.at, m.kind, f"{'+' if m.amount > 0 else ''}{format_quantity(m.amount, m.unit)}", m.bucket_id)
         for m in moves
     ]  # fmt: skip
     print_table(
         f"Balances ({len(moves)} of {count})",
-        ["at", "what", "how much", "unit", "bucket"],
+        ["at", "what", "how much", "bucket"],
         rows,
         right=["how much"],
     )

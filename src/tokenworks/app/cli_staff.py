@@ -6,7 +6,8 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option, wait_option
+from tokenworks.app.host_secrets import fleet, wait_for_hosts
 from tokenworks.app.output import json_text, print_json, print_table
 from tokenworks.kernel import format_money
 from tokenworks.trust import StaffRole, all_peppers, new_pepper, retire_pepper, use_pepper
@@ -157,11 +158,28 @@ def pepper() -> None:
 @json_option
 @pass_context
 def pepper_list(context: Context, as_json: bool) -> None:
-    """Versions, by fingerprint, and which one is used."""
+    """Versions, by fingerprint, which one is used, and which ones each host of the fleet has loaded."""
     with context.works() as works:
-        found = all_peppers(works.connection)
+        found, hosts = all_peppers(works.connection), fleet(works)
     if as_json:
-        print_json([row._asdict() | {"fingerprint": row.fingerprint.hex()} for row in found])
+        print_json(
+            [
+                row._asdict()
+                | {
+                    "fingerprint": row.fingerprint.hex(),
+                    "hosts": [
+                        {
+                            "host": host.host,
+                            "journal_id": host.journal_id,
+                            "seen_at": host.seen_at,
+                            "loaded": row.version in host.peppers,
+                        }
+                        for host in hosts
+                    ],
+                }
+                for row in found
+            ]
+        )
         return
     rows = [
         (
@@ -174,42 +192,60 @@ def pepper_list(context: Context, as_json: bool) -> None:
         for row in found
     ]
     print_table("Peppers", ["version", "fingerprint", "since", "used since", "retired"], rows)
+    on_hosts = [
+        (
+            host.host,
+            str(host.journal_id)[-12:],
+            f"{host.seen_at:%Y-%m-%d %H:%M:%S}",
+            ", ".join(map(str, host.peppers)) if host.reports else "it has not said",
+            host.issues_under or "",
+        )
+        for host in hosts
+    ]
+    print_table("Hosts", ["host", "journal", "heard of at (UTC)", "has loaded", "makes keys under"], on_hosts)
 
 
 @pepper.command("new")
 @json_option
 @pass_context
 def pepper_new(context: Context, as_json: bool) -> None:
-    """Make the next version on this host. It is not used yet."""
+    """Make the next version on this host. It is not used yet: copy the file to all hosts, then `pepper use`."""
     secrets = context.settings().secrets
     with context.works() as works:
         version = new_pepper(works.connection, secrets, works.clock.now())
     text = (
-        f"{secrets}/pepper-{version}: copy it to the secrets of every host, restart them one after the other, then "
-        f"`tokenworks pepper use {version}`."
+        f"{secrets}/pepper-{version}: copy it to the secrets of every host, mode 600, then `tokenworks pepper use {version}`. "
+        "Hosts that serve take it within seconds; `tokenworks pepper list` shows which have."
     )
     said({"version": version, "path": secrets / f"pepper-{version}"}, text, as_json)
 
 
 @pepper.command("use")
 @click.argument("version", type=click.IntRange(1, 100))
+@wait_option
+@click.option("--force", is_flag=True, help="Though a host has not loaded it: that host is gone. One that comes back without the file serves nobody.")  # fmt: skip
 @json_option
 @pass_context
-def pepper_use(context: Context, version: int, as_json: bool) -> None:
-    """From now on make what is new under this version. Every host must have it. What is there stays good."""
+def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json: bool) -> None:
+    """From now on make what is new under this version. Refused while a host of the fleet has not loaded it. What is there stays
+    good.
+    """
     with context.works() as works:
-        use_pepper(works.connection, version, works.clock.now())
+        hosts = wait_for_hosts(works, lambda host: version in host.peppers, 0 if force else wait_s)
+        use_pepper(works.connection, version, works.clock.now(), hosts, force=force)
     said({"version": version, "used": True}, f"Pepper {version} is used.", as_json)
 
 
 @pepper.command("retire")
 @click.argument("version", type=click.IntRange(1, 100))
+@wait_option
 @json_option
 @pass_context
-def pepper_retire(context: Context, version: int, as_json: bool) -> None:
-    """Hosts may be without this version from now on. Refused while something live was made under it."""
+def pepper_retire(context: Context, version: int, wait_s: int, as_json: bool) -> None:
+    """Hosts may be without this version from now on. Refused while something live was made under it, or a host makes more."""
     with context.works() as works:
-        retire_pepper(works.connection, version, works.clock.now())
+        hosts = wait_for_hosts(works, lambda host: host.issues_under != version, wait_s)
+        retire_pepper(works.connection, version, works.clock.now(), hosts)
     said({"version": version, "retired": True}, f"Pepper {version} is retired: its files may go.", as_json)
 
 

@@ -11,6 +11,7 @@ from tokenworks.app.notify import rotate_webhook_secret
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.settings import without_secrets
 from tokenworks.subscriptions import Api
+from tokenworks.trust import WEBHOOK, WEBHOOK_OLD
 
 LIST_DEFAULT: Final = 50
 _SHOWN_ONCE: Final = "It is shown this once"
@@ -66,20 +67,26 @@ def webhook_remove(context: Context, listener_id: UUID, as_json: bool) -> None:
 @webhook.command("rotate")
 @click.option("--listener", "listener_id", type=click.UUID, help="Left out: the operator's own secret, a file of secrets_dir.")  # fmt: skip
 @click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="Of a listener: so long the old one signs, too.")  # fmt: skip
+@click.option(
+    "--force", is_flag=True, help="Though the secret before the one of now still signs: it ends now."
+)
 @json_option
 @pass_context
-def webhook_rotate(context: Context, listener_id: UUID | None, overlap_h: int, as_json: bool) -> None:
+def webhook_rotate(
+    context: Context, listener_id: UUID | None, overlap_h: int, force: bool, as_json: bool
+) -> None:
     """A new secret, shown this once. For a while what is sent is signed with both."""
     settings = context.settings()
     with context.works() as works:
         if listener_id is None:
-            secret = rotate_webhook_secret(settings, works.clock.now())
+            secret = rotate_webhook_secret(settings, works.clock.now(), force=force)
             more = (
-                f" The old one signs beside it for {settings.webhook_secret_overlap_h} h. Copy both files to the other hosts:"
-                f" {settings.secrets}/webhook-secret*"
+                f" The old one signs beside it for {settings.webhook_secret_overlap_h} h. Copy both files to the other hosts, which use"
+                f" them at once: {settings.secrets}/{WEBHOOK} and {WEBHOOK_OLD}. When `tokenworks doctor` says that all hosts sign"
+                " alike, give the new one to the receivers"
             )
         else:
-            secret = works.hub.rotate(listener_id, timedelta(hours=overlap_h))
+            secret = works.hub.rotate(listener_id, timedelta(hours=overlap_h), force=force)
             more = f" The old one signs beside it for {overlap_h} h."
     said({"listener_id": listener_id, "secret": secret}, f"{secret}\n{_SHOWN_ONCE}.{more}", as_json)
 

@@ -26,6 +26,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from tokenworks import __version__
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
+from tokenworks.app.host_secrets import ProcessSecrets
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
@@ -39,15 +40,17 @@ from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
 from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Heartbeat, Reading
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
-from tokenworks.trust import Peppers, load_peppers, load_vault_secrets, settle_issuing
+from tokenworks.trust import Peppers, VaultSecrets, settle_issuing
 
 log = structlog.get_logger()
 
 JOBS_S: Final = 20.0
+SECRETS_S: Final = 1.0
 LEAVE_S: Final = 0.25
 BEAT_S: Final = 0.25
 _JOBS_LOCK: Final = 7461002
 STALE_S: Final = 5.0
+LACKS_PEPPER: Final = "a pepper of the works is not in secrets_dir here: `tokenworks pepper list`"
 CONNECTIONS_MAX: Final = 10
 CONNECTION_WAIT_S: Final = 3.0
 # Revenue follows usage this often; a bill run brings it up to date, too.
@@ -57,10 +60,8 @@ CHAIN_S: Final = 86_400.0
 BILL_BATCHES: Final = 20
 
 
-def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
+def make_control_app(url: Callable[[], str], settings: Settings, secrets: ProcessSecrets) -> FastAPI:
     """What people and other systems ask over the public port, outside /v1."""
-    peppers = load_peppers(settings.secrets)
-    vault_secrets = load_vault_secrets(settings.secrets)
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
     pool = ConnectionPool(
         url(),
@@ -83,15 +84,15 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     def open_rooms() -> Iterator[Rooms]:
         try:
             with pool.connection() as connection:
-                yield make_works(settings, connection, clock, peppers, vault_secrets)
+                yield make_works(settings, connection, clock, secrets.peppers, secrets.vault)
         except (PoolTimeout, psycopg.OperationalError) as error:
             raise Unavailable("the database does not answer: try again in a moment") from error
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         pool.open()
-        await _anchor(pool, clock, peppers)
-        following = asyncio.create_task(_follow(pool, clock, peppers, settings.clock_check_s))
+        await _anchor(pool, clock)
+        following = asyncio.create_task(_follow(pool, clock, secrets, settings.clock_check_s))
         try:
             yield
         finally:
@@ -104,13 +105,12 @@ def make_control_app(url: Callable[[], str], settings: Settings) -> FastAPI:
     return app
 
 
-async def _anchor(pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, peppers: Peppers) -> None:
-    """By the database's clock: what a host whose own is off writes down is not dated wrong. And by the pepper that is used."""
+async def _anchor(pool: ConnectionPool[BoundedConnection], clock: AnchoredClock) -> None:
+    """By the database's clock: what a host whose own is off writes down is not dated wrong."""
 
     def ask() -> None:
         with pool.connection() as connection:
             anchor(clock, connection)
-            settle_issuing(connection, peppers)
 
     # Away for now: the boot clock carries on what was known.
     with contextlib.suppress(psycopg.Error, PoolTimeout):
@@ -118,11 +118,24 @@ async def _anchor(pool: ConnectionPool[BoundedConnection], clock: AnchoredClock,
 
 
 async def _follow(
-    pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, peppers: Peppers, every_s: float
+    pool: ConnectionPool[BoundedConnection], clock: AnchoredClock, secrets: ProcessSecrets, every_s: float
 ) -> None:
+    """Keep up with new files of secrets, with the pepper that is used, and with the database's clock."""
+
+    def settle() -> None:
+        with pool.connection() as connection:
+            settle_issuing(connection, secrets.peppers)
+
+    anchored_s = time.monotonic()
     while True:
-        await asyncio.sleep(every_s)
-        await _anchor(pool, clock, peppers)
+        await asyncio.sleep(SECRETS_S)
+        with contextlib.suppress(psycopg.Error, PoolTimeout):
+            await asyncio.to_thread(secrets.look)
+            await asyncio.to_thread(settle)
+            secrets.report()
+        if time.monotonic() - anchored_s >= every_s:
+            await _anchor(pool, clock)
+            anchored_s = time.monotonic()
 
 
 class HostMetrics:
@@ -166,6 +179,8 @@ class HostMetrics:
             reasons.append("settlement fails")
         elif recorder["journal_full"]:
             reasons.append("the journal's disk is full")
+        elif recorder.get("peppers_lacking"):
+            reasons.append(LACKS_PEPPER)
         elif recorder["clock_off"]:
             reasons.append(f"the host's clock is off by {recorder['clock_skew_seconds']:.1f} s")
         now_ms = time.monotonic() * 1000
@@ -293,9 +308,10 @@ class Jobs:
     waited for grants, revenue, dunning, notices. One that fails is tried again the next time, and keeps no other from its turn.
     """
 
-    def __init__(self, settings: Settings, url: str) -> None:
+    def __init__(self, settings: Settings, url: str, secrets: ProcessSecrets | None = None) -> None:
         self._settings = settings
         self._url = url
+        self._secrets = secrets
         self._recognised_s = -math.inf
         self._chained_s = -math.inf
         self._chain_after: UUID | None = None
@@ -310,7 +326,13 @@ class Jobs:
             # By the database's clock: a host whose own has jumped renews and expires nothing early.
             clock = AnchoredClock()
             anchor(clock, connection)
-            works = make_works(self._settings, connection, clock)
+            works = make_works(
+                self._settings,
+                connection,
+                clock,
+                None if self._secrets is None else self._secrets.peppers,
+                None if self._secrets is None else self._secrets.vault,
+            )
             for job in (
                 self._months,
                 self._doubt,
@@ -412,8 +434,8 @@ class Jobs:
         deliver(works, self._settings)
 
 
-async def _jobs(settings: Settings, url: str) -> None:
-    jobs = Jobs(settings, url)
+async def _jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> None:
+    jobs = Jobs(settings, url, secrets)
     while True:
         try:
             await asyncio.to_thread(jobs.run)
@@ -439,14 +461,16 @@ async def serve(
     control: socket.socket,
     admin: socket.socket,
     supervisor: int,
+    proved: tuple[Peppers, VaultSecrets],
     *,
     may_change_history: bool,
 ) -> None:
     loop = asyncio.get_running_loop()
 
     servers = []
+    secrets = ProcessSecrets(settings.secrets, settings.run_dir, "control", *proved)
     metrics = HostMetrics(settings, may_change_history=may_change_history)
-    for app in (make_control_app(lambda: url, settings), make_admin_app(metrics)):
+    for app in (make_control_app(lambda: url, settings, secrets), make_admin_app(metrics)):
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, date_header=False, limit_concurrency=1000,
             timeout_graceful_shutdown=3, proxy_headers=False,
@@ -464,7 +488,7 @@ async def serve(
     for sig in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(sig, stop)
     loop.add_reader(supervisor, supervisor_gone)
-    jobs = loop.create_task(_jobs(settings, url))
+    jobs = loop.create_task(_jobs(settings, url, secrets))
     beating = loop.create_task(_beat(settings, servers))
     await asyncio.gather(servers[0].serve(sockets=[control]), servers[1].serve(sockets=[admin]))
     jobs.cancel()
@@ -486,10 +510,13 @@ def run(
     control: socket.socket,
     admin: socket.socket,
     supervisor: int,
+    proved: tuple[Peppers, VaultSecrets],
     *,
     may_change_history: bool,
 ) -> None:
     """Serve both ports until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, "control")
     with database(settings) as url:
-        asyncio.run(serve(settings, url, control, admin, supervisor, may_change_history=may_change_history))
+        asyncio.run(
+            serve(settings, url, control, admin, supervisor, proved, may_change_history=may_change_history)
+        )

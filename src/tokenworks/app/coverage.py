@@ -178,6 +178,7 @@ UNCOVERED: Final[dict[str, str]] = {
     "change_gone": "up to where news to hosts were deleted: a host that has missed some starts anew",
     "deployment": "where requests are sent: configuration, which the audit trail follows",
     "failed_job": "what is tried again: a job that succeeds deletes its row",
+    "host_secrets": "which secrets hosts have loaded, as they report it while they serve",
     "hub_delivery": "messages to other systems: they repeat what other rows say",
     "hub_event": "messages to other systems: they repeat what other rows say",
     "hub_listener": "where messages go: configuration, which the audit trail follows",

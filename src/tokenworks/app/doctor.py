@@ -10,7 +10,7 @@ import resource
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Literal, NamedTuple
@@ -20,6 +20,7 @@ import psycopg
 from tokenworks.app.backup import last_backup
 from tokenworks.app.database import Connection, anchor, archive_state, connect, database
 from tokenworks.app.listeners import bind
+from tokenworks.app.notify import webhook_secret
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
@@ -30,7 +31,22 @@ from tokenworks.app.starting import check_durability, check_exposure
 from tokenworks.charging import Host, Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError
-from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
+from tokenworks.trust import (
+    PEPPER,
+    WEBHOOK,
+    WEBHOOK_OLD,
+    WRAP,
+    HostSecrets,
+    Peppers,
+    PersonVault,
+    VaultSecrets,
+    all_peppers,
+    check_peppers,
+    host_secrets,
+    load_peppers,
+    load_vault_secrets,
+    strays,
+)
 
 State = Literal["ok", "warning", "failed"]
 
@@ -42,6 +58,7 @@ FILES_BESIDE: Final = 200
 RESERVES_FREE_MIN: Final = 4
 REPORT_STALE_S: Final = 5.0
 _PRIVATE: Final = 0o077
+_FILE: Final = "file:"
 
 
 class Finding(NamedTuple):
@@ -95,8 +112,33 @@ def _secrets(settings: Settings) -> Iterator[Finding]:
         load_vault_secrets(settings.secrets)
         return f"in {settings.secrets}"
 
+    def webhook() -> str:
+        if not (settings.secrets / WEBHOOK).exists():
+            return "none yet: it is made at the first need"
+        webhook_secret(settings)
+        return f"{settings.secrets / WEBHOOK}"
+
+    def flaws(kind: str, load: Callable[[Path], Peppers | VaultSecrets]) -> Iterator[Finding]:
+        """Of files that nothing needs yet: what needs one says so itself."""
+        with contextlib.suppress(TokenworksError):
+            for version, said in load(settings.secrets).flaws.items():
+                yield Finding(f"file {kind}{version}", "warning", said)
+
     yield _guarded("peppers", peppers)
+    yield from flaws(PEPPER, load_peppers)
     yield _guarded("vault keys", vault)
+    yield from flaws(WRAP, load_vault_secrets)
+    yield _guarded("webhook secret", webhook)
+    folder = settings.secrets
+    if folder.is_dir() and folder.stat().st_mode & _PRIVATE:
+        yield Finding("secrets_dir", "warning", f"others may look into {folder}", f"chmod 700 {folder}")
+
+
+def _strays(settings: Settings, credentials: Iterable[str | None]) -> Iterator[Finding]:
+    """Files of `secrets_dir` that nothing reads. `credentials`: what deployments name."""
+    used = {name.removeprefix(_FILE) for name in credentials if name is not None and name.startswith(_FILE)}
+    for path, said in strays(settings.secrets, used):
+        yield Finding(f"file {path.name}", "warning", f"{path} {said}")
 
 
 def _exposure(settings: Settings) -> Finding:
@@ -217,6 +259,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
     ]
     if report.get("journal_full"):
         faults.append("the journal's disk is full, or too much waits for the database")
+    if report.get("peppers_lacking"):
+        faults.append("a pepper that the works uses is not in secrets_dir here")
     said = f"{report.get('unsettled_records', 0)} records wait for settlement, {report.get('quarantined_records', 0)} in quarantine"
     if faults:
         yield Finding("recorder", "failed", ", ".join(faults), "see the runbook's page for it")
@@ -333,7 +377,9 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
 
     yield _guarded("peppers of the works", peppers)
     yield _guarded("vault keys of the works", vault)
-    for deployment in Deployments(connection).all():
+    deployments = Deployments(connection).all()
+    yield from _strays(settings, [deployment.credential for deployment in deployments])
+    for deployment in deployments:
         try:
             read_credential(deployment.credential, settings.secrets)
         except CredentialMissing as error:
@@ -344,7 +390,9 @@ def _of_database(settings: Settings, connection: Connection) -> Iterator[Finding
             )
             state: State = "warning" if "variable" in str(error) else "failed"
             yield Finding(f"credential of {deployment.name}", state, str(error), where)
-    yield from _fleet(Ledger(connection, clock).hosts())
+    ledger = Ledger(connection, clock)
+    yield from _fleet(ledger.hosts())
+    yield from _secrets_of_fleet(connection, host_secrets(connection, ledger.hosts_of_fleet()))
 
 
 def _fleet(hosts: list[Host]) -> Iterator[Finding]:
@@ -370,6 +418,29 @@ def _of_host(host: Host) -> str:
         runs = f"release {host.release.release}, schema {host.release.schema}"
         runs += f", since {host.since:%Y-%m-%d %H:%M} UTC" if host.since is not None else ""
     return f"{host.host} ({runs}{'' if host.alive else f', last seen {host.seen_at:%Y-%m-%d %H:%M} UTC'})"
+
+
+def _secrets_of_fleet(connection: Connection, hosts: list[HostSecrets]) -> Iterator[Finding]:
+    """What is rotated has to be on all hosts."""
+    announced = {row.version for row in all_peppers(connection) if row.retired_at is None}
+    for name, wanted, loaded in (
+        ("pepper", announced, [(host.host, set(host.peppers)) for host in hosts if host.reports]),
+        ("person-wrap", set().union(*(host.wrapping for host in hosts)),
+         [(host.host, set(host.wrapping)) for host in hosts if host.reports]),
+    ):  # fmt: skip
+        missing = [
+            f"{host} lacks {name}-{version}" for host, has in loaded for version in sorted(wanted - has)
+        ]
+        if missing:
+            todo = "copy it into the secrets there, mode 600: it is loaded within seconds"
+            yield Finding(f"{name} of the fleet", "warning", ", ".join(missing), todo)
+    signing = {host.webhook for host in hosts if host.webhook is not None}
+    if len(signing) > 1:
+        names = ", ".join(sorted({host.host for host in hosts if host.webhook is not None}))
+        todo = f"copy {WEBHOOK} and {WEBHOOK_OLD} from the host where it was rotated to the others"
+        yield Finding("webhook secret of the fleet", "warning", f"{names} sign with different ones", todo)
+    elif signing:
+        yield Finding("webhook secret of the fleet", "ok", "hosts that have one sign alike")
 
 
 __all__ = ["Finding", "examine"]

@@ -106,4 +106,7 @@ class KeyLookups:
             if len(asked) == 1:
                 return [error]
             return [answer for one in asked for answer in self._find(connection, [one])]
+        unknown = [mac for macs in asked if not any(mac in rows for mac in macs) for mac in macs]
+        ended = works.keys.ended(unknown) if unknown else {}
+        rows |= {mac: [mac, why] for mac, why in ended.items()}
         return [[rows[mac] for mac in macs if mac in rows] for macs in asked]

@@ -8,7 +8,7 @@ import contextlib
 import os
 import secrets
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -22,6 +22,7 @@ from tokenworks.app.settings import Settings
 from tokenworks.console import ANSWERS, event_body, service_order_body, take_answer
 from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw, format_money
 from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, day_of, signature
+from tokenworks.trust import WEBHOOK, WEBHOOK_OLD, make_secret, read_private
 
 log = structlog.get_logger()
 
@@ -107,47 +108,70 @@ def text_of(kind: str, content: dict[str, Any], language: str) -> str:
 
 
 def webhook_secret(settings: Settings) -> bytes:
-    """What we sign with, for the operator's own webhook and work orders: a file of the secrets, made at the first need, 0600."""
-    path = _secret_file(settings)
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_bytes()
-    with os.fdopen(file, "wb") as out:
-        out.write(secrets.token_hex(SECRET_BYTES).encode())
-    return path.read_bytes()
+    """What we sign with, for the operator's own webhook and work orders: a file of the secrets, made at the first need, 0600. It is
+    read each time, so that what is copied to a host is used at once. Raises `Unavailable` where it can't be used.
+    """
+    path = settings.secrets / WEBHOOK
+    make_secret(path, SECRET_BYTES, text=True)
+    return _read_text(path)
 
 
-def _secret_file(settings: Settings) -> Path:
-    return settings.secrets / "webhook-secret"
-
-
-def _old_secret_file(settings: Settings) -> Path:
-    return settings.secrets / "webhook-secret-old"
+def _read_text(path: Path) -> bytes:
+    """A line end that an editor left behind a secret is no part of it."""
+    secret = read_private(path).strip()
+    if not secret or len(secret.split()) > 1:
+        said = "is empty" if not secret else "has more than one line or word"
+        raise Unavailable(
+            f"{path} {said}, and a secret is one line: `tokenworks webhook rotate` makes a new one"
+        )
+    return secret
 
 
 def webhook_secrets(settings: Settings, now: datetime) -> list[bytes]:
     """The secret, and in the overlap after a rotation the one of before."""
     found = [webhook_secret(settings)]
-    with contextlib.suppress(FileNotFoundError):
-        old = _old_secret_file(settings)
-        rotated_s = old.stat().st_mtime
-        if now.timestamp() < rotated_s + settings.webhook_secret_overlap_h * 3600:
-            found.append(old.read_bytes())
+    ends_at = overlap_ends_at(settings)
+    if ends_at is not None and now < ends_at:
+        found.append(_read_text(settings.secrets / WEBHOOK_OLD))
     return found
 
 
-def rotate_webhook_secret(settings: Settings, now: datetime) -> str:
-    """A new secret of our own: the file of the one of before is kept beside it, dated with the rotation."""
-    webhook_secret(settings)
-    path, old = _secret_file(settings), _old_secret_file(settings)
-    new = path.with_name("webhook-secret.new")
-    text = secrets.token_hex(SECRET_BYTES)
-    new.touch(mode=0o600)
-    new.write_text(text)
-    path.replace(old)
+def overlap_ends_at(settings: Settings) -> datetime | None:
+    """Until when the secret of before signs, too; None where there is none."""
+    try:
+        rotated_s = (settings.secrets / WEBHOOK_OLD).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(rotated_s, UTC) + timedelta(hours=settings.webhook_secret_overlap_h)
+
+
+def rotate_webhook_secret(settings: Settings, now: datetime, *, force: bool = False) -> str:
+    """A new secret of our own: the file of the one of before is kept beside it, dated with the rotation. There is a secret at every
+    moment, of which another process may read either.
+
+    Raises `Conflict` while the one of before still signs (a receiver may have that one alone), but for `force`, which ends it.
+    """
+    path, old = settings.secrets / WEBHOOK, settings.secrets / WEBHOOK_OLD
+    ends_at = overlap_ends_at(settings)
+    if ends_at is not None and now < ends_at and not force:
+        raise Conflict(
+            f"the secret was rotated already, and the one of before signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may have that "
+            "one alone. Rotate again after that, or with --force, which ends it now"
+        )
+    make_secret(path, SECRET_BYTES, text=True)
+    # One that can't be used signed nothing: nobody needs it beside the new one.
+    with contextlib.suppress(Unavailable):
+        of_before = _read_text(path)
+        # A copy first: the secret itself is replaced by one rename.
+        before = path.with_name(f".{WEBHOOK_OLD}.{secrets.token_hex(8)}")
+        before.touch(mode=0o600)
+        before.write_bytes(of_before)
+        os.utime(before, (now.timestamp(), now.timestamp()))
+        before.replace(old)
+    new = path.with_name(f".{WEBHOOK}.{secrets.token_hex(8)}")
+    make_secret(new, SECRET_BYTES, text=True)
+    text = _read_text(new).decode()
     new.replace(path)
-    os.utime(old, (now.timestamp(), now.timestamp()))
     return text
 
 
@@ -292,7 +316,7 @@ class _Sending:
                         else hub.secrets(listener)
                     )
                     self._webhook(delivery, url, signed_with)
-                except (NotDelivered, Invalid) as error:
+                except (NotDelivered, Invalid, Unavailable) as error:
                     status = error.status if isinstance(error, NotDelivered) else None
                     hub.failed(delivery, status, str(error))
                     self._silent.add(delivery.listener_id)

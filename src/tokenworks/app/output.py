@@ -51,6 +51,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def in_mtok(value: Any, *names: str) -> dict[str, Any]:
+    """As JSON has it, with the unit in the names of these quantities: thousandths of a token, or of what `unit` beside them says."""
+    return {f"{name}_mtok" if name in names else name: item for name, item in plain(value).items()}
+
+
 def say(text: str, *, err: bool = False) -> None:
     """Print lines for people: what comes from elsewhere can neither move the cursor nor turn the text."""
     click.echo(shown(text, lines=True), err=err)

@@ -32,6 +32,7 @@ from tokenworks.app.database import (
     identity,
 )
 from tokenworks.app.forked import RETIRE
+from tokenworks.app.host_secrets import HostReport, ProcessSecrets
 from tokenworks.app.key_lookups import KeyLookups
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.schema import SCHEMA, check_schema
@@ -58,7 +59,7 @@ from tokenworks.charging import (
 from tokenworks.factory import Deployments
 from tokenworks.gateway import Heartbeat, snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, Clock, SystemClock, TokenworksError, Unavailable
-from tokenworks.trust import Keys, Peppers, load_peppers, load_vault_secrets
+from tokenworks.trust import Keys, Peppers, VaultSecrets
 
 log = structlog.get_logger()
 
@@ -70,6 +71,7 @@ RESTS_MAX: Final = 10_000
 TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
+SECRETS_S: Final = 1.0
 DRAIN_S: Final = 10.0
 EXIT_FATAL: Final = 70
 EXIT_CORRUPT: Final = 78
@@ -94,9 +96,12 @@ class Feed:
         settings: Settings,
         clock: AnchoredClock,
         peppers: Peppers,
+        host_report: HostReport,
     ) -> None:
         self._clock = clock
         self._peppers = peppers
+        self._host_report = host_report
+        self.peppers_lacking: list[int] = []
         self._thread = thread
         self._recorder = recorder
         self._settings = settings
@@ -190,7 +195,7 @@ class Feed:
         # What was settled before the question must be settled in the answer.
         expected = self._recorder.settler.settled_seq
 
-        def read(connection: Any) -> tuple[tuple[int, int, int], int, int]:
+        def read(connection: Any) -> tuple[tuple[int, int, int], int, int, list[int]]:
             self._check_went_back(connection, expected)
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
@@ -200,9 +205,14 @@ class Feed:
             if self._settings.archive_to and not self._settings.database_url:
                 self.archive = archive_state(connection)
             alive = on_database.hosts_alive(self._recorder.journal.journal_id)
-            return on_database.in_doubt(), len(on_database.quarantined()), alive
+            lacking = self._host_report.tell(connection)
+            return on_database.in_doubt(), len(on_database.quarantined()), alive, lacking
 
-        self.in_doubt, self.quarantined, self.hosts = await self._thread.run(read)
+        self.in_doubt, self.quarantined, self.hosts, lacking = await self._thread.run(read)
+        if lacking != self.peppers_lacking:
+            self.peppers_lacking = lacking
+            log.critical("recorder.peppers_lacking", versions=lacking)
+            self._recorder.publish("peppers", {"lacking": lacking}, keep=True)
         self._recorder.limits.set_hosts(self.hosts)
 
     def _check_went_back(self, connection: Any, expected: int) -> None:
@@ -274,6 +284,8 @@ class Feed:
             losses.read(*lost)
         await self._measure()
         self.look_at_clock()
+        if any(row[1] == "pepper" and row[0] not in self._seen for row in rows):
+            self._looked_s = -1e9
         await self._look()
         changes = [row for row in rows if row[0] not in self._seen]
         self._seen = {row[0] for row in rows}
@@ -334,12 +346,17 @@ def read_snapshot(connection: Connection, clock: Clock) -> ReadSnapshot:
     )
 
 
-async def serve(settings: Settings, url: str, listener: socket.socket, supervisor: int) -> int:
+async def serve(
+    settings: Settings,
+    url: str,
+    listener: socket.socket,
+    supervisor: int,
+    proved: tuple[Peppers, VaultSecrets],
+) -> int:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     clock = AnchoredClock(SystemClock(settings.clock_shift_s))
-    peppers = load_peppers(settings.secrets)
-    vault_secrets = load_vault_secrets(settings.secrets)
+    secrets = ProcessSecrets(settings.secrets, settings.run_dir, "recorder", *proved)
 
     def fatal(error: BaseException) -> None:
         # Whatever says so may fail, too; this process ends.
@@ -355,7 +372,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     alone_thread = DatabaseThread(lambda: connect_planned(url), "ledger-alone")
 
     keys = KeyLookups(
-        lookups, lambda connection: make_works(settings, connection, clock, peppers, vault_secrets)
+        lookups, lambda connection: make_works(settings, connection, clock, secrets.peppers, secrets.vault)
     )
 
     async def answer(name: str, argument: Any) -> Any:
@@ -430,14 +447,15 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
     )
 
     def top_up(connection: Connection, account_id: UUID, model: str, need: Need) -> bool:
-        return make_works(settings, connection, clock, peppers, vault_secrets).payg.buy(
+        return make_works(settings, connection, clock, secrets.peppers, secrets.vault).payg.buy(
             account_id, model, need
         )
 
     ledger = RecorderLedger(
         ledger_thread, settler, clock, journal.journal_id, lambda: journal.next_seq - 1, top_up, alone_thread
     )
-    feed = Feed(lookups, recorder, settings, clock, peppers)
+    report = HostReport(settings.secrets, settings.run_dir, journal.journal_id)
+    feed = Feed(lookups, recorder, settings, clock, secrets.peppers, report)
     recorder.settler = settler
     recorder.grants = grants = HostGrants(
         ledger,
@@ -491,6 +509,7 @@ async def serve(settings: Settings, url: str, listener: socket.socket, superviso
         loop.create_task(feed.run()),
         loop.create_task(_tend(recorder, settings)),
         loop.create_task(_report(recorder, feed, settings)),
+        loop.create_task(_keep_up(secrets)),
     ]
     await stop.wait()
     loop.remove_reader(supervisor)
@@ -596,6 +615,12 @@ async def _tend(recorder: Recorder, settings: Settings) -> None:
             recorder.fatal(error)
 
 
+async def _keep_up(secrets: ProcessSecrets) -> None:
+    while True:
+        await asyncio.sleep(SECRETS_S)
+        secrets.look()
+
+
 async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
         try:
@@ -637,8 +662,9 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "clock_offset_seconds": feed.skew_s,
         "clock_error_seconds": feed.clock_error_s,
         "clock_off": int(feed.clock_off),
+        "peppers_lacking": len(feed.peppers_lacking),
         "in_doubt_grants": feed.in_doubt[0],
-        "in_doubt_quantity": feed.in_doubt[1],
+        "in_doubt_mtok": feed.in_doubt[1],
         "in_doubt_seconds": feed.in_doubt[2],
         "journal_free_bytes": feed.look_at_disk(),
         "journal_full": int(feed.journal_full),
@@ -653,7 +679,7 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "grant_wait_p50_seconds": _quantile(recorder.grants.waits_s, 50),
         "grant_wait_p99_seconds": _quantile(recorder.grants.waits_s, 99),
         "open_grants": len(grants),
-        "granted": sum(bucket.amount - bucket.used for bucket in grants),
+        "granted_mtok": sum(bucket.amount - bucket.used for bucket in grants if bucket.terms.unit == "token"),
     }
     if feed.archive is not None:
         status |= {
@@ -672,11 +698,13 @@ def _quantile(values: Iterable[float], percent: int) -> float:
     return found[len(found) * percent // 100] if found else 0.0
 
 
-def run(settings: Settings, listener: socket.socket, supervisor: int) -> int:
+def run(
+    settings: Settings, listener: socket.socket, supervisor: int, proved: tuple[Peppers, VaultSecrets]
+) -> int:
     """Record until told to end, or until the supervisor's end of the pipe is closed. Returns an exit code."""
     configure_logs(settings.log_level, settings.log_format, "recorder")
     # Long collections stop every commit; what lives long is frozen out of them.
     gc.set_threshold(50_000, 20, 100)
     # Its own hold on the embedded database: what is in the journal is settled even after the supervisor's death.
     with database(settings) as url:
-        return uvloop.run(serve(settings, url, listener, supervisor))
+        return uvloop.run(serve(settings, url, listener, supervisor, proved))

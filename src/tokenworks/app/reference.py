@@ -95,10 +95,20 @@ def _errors() -> list[str]:
         "In the client's own protocol: `error.code` says which. Every response carries `x-request-id`; the usage record "
         "carries the same as `request_id`. A refusal changes nothing and charges nothing.",
         "",
-        "| code | when |",
-        "|---|---|",
+        "| code | status | what has happened | what to do |",
+        "|---|---|---|---|",
     ]
-    lines += [*(f"| `{code}` | {when} |" for code, when in CODES.items()), ""]
+    lines += [
+        *(f"| `{name}` | {code.status} | {code.happened} | {code.todo} |" for name, code in CODES.items()),
+        "",
+        "What is about the account or its key is said in Chinese to a client whose `Accept-Language` begins with `zh`; a message that "
+        "knows more (how much is left, what suspends the account) says it in that language, too:",
+        "",
+        "| code | in Chinese |",
+        "|---|---|",
+        *(f"| `{name}` | {code.zh} |" for name, code in CODES.items() if code.zh),
+        "",
+    ]
     lines += [
         "Of every other route: problem details (RFC 9457), `application/problem+json`. `title` says which; `detail` what to do. "
         "Commands say the same sentence on stderr, with exit code 1.",

@@ -19,7 +19,9 @@ _FILE: Final = "file:"
 
 
 class Watched:
-    """Tells when one of some files is another than before: by its time, size and inode, so that a renamed one counts, too."""
+    """Tells when one of some files is another than before: by its times, size and inode, so that a renamed one counts, and one whose
+    mode or owner was changed.
+    """
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._paths = list(paths)
@@ -30,15 +32,15 @@ class Watched:
         before, self._seen = self._seen, seen
         return seen != before
 
-    def _look(self) -> list[tuple[int, int, int] | None]:
-        found: list[tuple[int, int, int] | None] = []
+    def _look(self) -> list[tuple[int, int, int, int] | None]:
+        found: list[tuple[int, int, int, int] | None] = []
         for path in self._paths:
             try:
                 stat = path.stat()
             except OSError:
                 found.append(None)
             else:
-                found.append((stat.st_mtime_ns, stat.st_size, stat.st_ino))
+                found.append((stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino))
         return found
 
 

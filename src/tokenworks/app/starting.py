@@ -15,16 +15,25 @@ from tokenworks.app.schema import check_schema
 from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.kernel import Invalid, SystemClock
-from tokenworks.trust import PersonVault, check_peppers, load_peppers, load_vault_secrets
+from tokenworks.trust import (
+    Peppers,
+    PersonVault,
+    VaultSecrets,
+    check_peppers,
+    load_peppers,
+    load_vault_secrets,
+)
 
 
 class Started(NamedTuple):
-    """What is found out on the way: whether the database's role could change history, and which cluster it is (empty: it can't
-    say).
+    """What is found out on the way: whether the database's role could change history, which cluster it is (empty: it can't say),
+    and the secrets that the database was written with.
     """
 
     may_change_history: bool
     cluster: str
+    peppers: Peppers
+    vault: VaultSecrets
 
 
 def check_start(settings: Settings, url: str) -> Started:
@@ -40,7 +49,7 @@ def check_start(settings: Settings, url: str) -> Started:
         ensure_usage_months(connection)
         check_durability(settings, connection)
         # Without the timeline, which a fail-over changes.
-        return Started(may_change_history, identity(connection).partition(":")[0])
+        return Started(may_change_history, identity(connection).partition(":")[0], peppers, vault_secrets)
 
 
 def check_edge(settings: Settings) -> None:

@@ -29,6 +29,7 @@ from tokenworks.app.children import Child
 from tokenworks.app.database import database, hold
 from tokenworks.app.forked import SIGNALS
 from tokenworks.app.handover import Handover, Promise, become, disagreement, taken_over
+from tokenworks.app.host_secrets import SUFFIX
 from tokenworks.app.listeners import adopt, bind, bind_unix, refuse_connections, shown_address
 from tokenworks.app.renewal import Renewal
 from tokenworks.app.served import (
@@ -44,6 +45,7 @@ from tokenworks.app.settings import Settings
 from tokenworks.app.starting import check_edge, check_start
 from tokenworks.app.trial import Trial
 from tokenworks.kernel import Conflict, TokenworksError, Unavailable
+from tokenworks.trust import Peppers, VaultSecrets, load_peppers, load_vault_secrets, strays
 
 log = structlog.get_logger()
 
@@ -77,6 +79,7 @@ class Supervisor:
         self._settings = settings.model_copy(update={"database_owner_url": None})
         self._may_change_history = False
         self._cluster = ""
+        self._proved: tuple[Peppers, VaultSecrets] | None = None
         self._stopping = False
         self._hurried = False
         self._code = 0
@@ -101,6 +104,10 @@ class Supervisor:
             check_edge(self._settings)
             self._take_data_dir()
         self._hear_signals()
+        for path, said in strays(self._settings.secrets):
+            # Of the others a deployment may name one: `tokenworks doctor` knows which.
+            if "named by no deployment" not in said:
+                log.warning("secrets.stray", file=str(path), said=said)
         sockets = self._begin() if handed is None else self._go_on(handed)
         new = self._make_children(sockets)
         # What is here stays as it is, so that children share it.
@@ -133,7 +140,7 @@ class Supervisor:
         self._take_lock()
         settings.run_dir.mkdir(exist_ok=True, mode=0o700)
         settings.run_dir.chmod(0o700)
-        for old in settings.run_dir.glob("*.stats"):
+        for old in (*settings.run_dir.glob("*.stats"), *settings.run_dir.glob(f"*{SUFFIX}")):
             old.unlink()
         (settings.run_dir / "recorder.json").unlink(missing_ok=True)
         settings.leaving.unlink(missing_ok=True)
@@ -182,8 +189,10 @@ class Supervisor:
     def _begin(self) -> Sockets:
         settings = self._settings
         with database(settings) as url:
-            self._may_change_history, self._cluster = check_start(settings, url)
+            started = check_start(settings, url)
             self._users = hold(settings)
+        self._may_change_history, self._cluster = started.may_change_history, started.cluster
+        self._proved = started.peppers, started.vault
         if self._may_change_history:
             log.warning("supervisor.single_role", why="the database's role could change history")
         self._pipe_read, self._pipe_write = os.pipe()
@@ -198,6 +207,8 @@ class Supervisor:
         self._lock, self._users = handed.lock, handed.users
         self._pipe_read, self._pipe_write = handed.pipe_read, handed.pipe_write
         self._may_change_history, self._cluster = handed.may_change_history, handed.cluster
+        # Those that the trial has compared with the database a moment ago.
+        self._proved = load_peppers(self._settings.secrets), load_vault_secrets(self._settings.secrets)
         self._terminal = handed.terminal
         self._reload_asked = self._reload_asked or handed.again
         self._moved = [adopt(fd) for fd in handed.moved]
@@ -213,6 +224,9 @@ class Supervisor:
 
     def _make_children(self, sockets: Sockets) -> list[Child]:
         self._sockets = sockets
+        # A child that is started anew begins with the secrets of now, whatever has become of the files.
+        proved = self._proved
+        assert proved is not None
         settings, gone = self._settings, self._pipe_read
         # A worker has no business with the database: it does not even know where it is.
         without_database = settings.model_copy(update={"database_url": None})
@@ -222,7 +236,12 @@ class Supervisor:
             from tokenworks.app import control  # noqa: PLC0415
 
             control.run(
-                settings, sockets.control, sockets.admin, gone, may_change_history=self._may_change_history
+                settings,
+                sockets.control,
+                sockets.admin,
+                gone,
+                proved,
+                may_change_history=self._may_change_history,
             )
 
         def keep(*kept: socket.socket) -> list[int]:
@@ -233,7 +252,7 @@ class Supervisor:
             Child(
                 "recorder",
                 settings,
-                lambda _slot: recorder.run(settings, sockets.recorder, gone),
+                lambda _slot: recorder.run(settings, sockets.recorder, gone, proved),
                 keep(sockets.recorder),
             ),
             Child(
@@ -246,7 +265,7 @@ class Supervisor:
                 Child(
                     "worker",
                     settings,
-                    lambda slot: worker.run(without_database, slot, sockets.public, gone),
+                    lambda slot: worker.run(without_database, slot, sockets.public, gone, proved[0]),
                     keep(sockets.public),
                     number,
                 )

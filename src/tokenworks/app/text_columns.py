@@ -61,6 +61,7 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "entry": {"no_person": "kind ref"},
     "failed_job": {"no_person": "job state reason"},
     "grants": {"no_person": "state doubt"},
+    "host_secrets": {"no_person": "peppers wrapping", "hash": "webhook_fingerprint"},
     "hub_delivery": {"no_person": "event_type error", "encrypted": "body_sealed", "empty": "body"},
     "hub_event": {"no_person": "api event_type state"},
     "hub_listener": {"staff": "api callback query made_by"},

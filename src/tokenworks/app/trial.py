@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 from typing import BinaryIO, Final
 
 import msgspec
@@ -19,6 +20,7 @@ import msgspec
 from tokenworks import __version__
 from tokenworks.app.database import connect, database
 from tokenworks.app.handover import FORM, Promise, fixed
+from tokenworks.app.host_secrets import ProcessSecrets
 from tokenworks.app.logs import masked
 from tokenworks.app.served import TRIAL_S_MAX
 from tokenworks.app.settings import Settings
@@ -40,7 +42,10 @@ def try_start(settings: Settings) -> Promise:
         from tokenworks.app import control, tokenizer, worker  # noqa: F401, PLC0415
         from tokenworks.app.recorder import read_snapshot  # noqa: PLC0415
 
-        control.make_control_app(lambda: url, settings)
+        with tempfile.TemporaryDirectory() as folder:
+            # What a process has of secrets is said of those that serve alone.
+            secrets = ProcessSecrets(settings.secrets, Path(folder), "trial", found.peppers, found.vault)
+            control.make_control_app(lambda: url, settings, secrets)
         control.make_admin_app(control.HostMetrics(settings))
         with contextlib.closing(connect(url)) as connection:
             snapshot = read_snapshot(connection, SystemClock(settings.clock_shift_s))

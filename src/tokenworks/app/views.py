@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, money_text, plain, print_json, print_table, say
+from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
 from tokenworks.billing import Bill, CreditNote
 from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
 from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
@@ -14,6 +14,9 @@ from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import Member, Product, Quote, day_of, last_day, minute_of, second_of
 from tokenworks.trust import ApiKeyInfo
 
+BUCKET_QUANTITIES: Final = (
+    "total", "remaining", "granted", "granted_used", "used", "expired", "withdrawn", "window_quantity", "left", "spent",
+)  # fmt: skip
 # Of a key's models in a table.
 NAMES_SHOWN: Final = 3
 NAMES_CHARS_SHOWN: Final = 80
@@ -60,8 +63,10 @@ def keys_of(
 
 
 def bucket_json(bucket: Bucket) -> dict[str, Any]:
-    """A bucket with what people ask for: what is left and what is spent, in thousandths of its unit."""
-    return {**plain(bucket), "left": bucket.left, "spent": bucket.spent}
+    """A bucket with what people ask for, too: what is left and what is spent. Quantities are in thousandths of its unit, and say so
+    in their names.
+    """
+    return in_mtok({**plain(bucket), "left": bucket.left, "spent": bucket.spent}, *BUCKET_QUANTITIES)
 
 
 def _bucket_kind(bucket: Bucket) -> str:
@@ -258,7 +263,7 @@ def print_issued_bill(bill: Bill, lines: Sequence[BillLine], notes: Sequence[Cre
 def print_keys(keys: Sequence[ApiKeyInfo], count: int | None = None) -> None:
     """`count`: how many there are in all, where this is a page of them."""
     rows = [
-        (k.key_id, k.name, k.hint, _few(k.models) if k.models else "all", k.cap_tokens or "none",
+        (k.key_id, k.name, k.hint, _few(k.models) if k.models else "all", "none" if k.cap_tokens is None else f"{k.cap_tokens:,} tokens",
          "revoked" if k.revoked_at else "live", last_day(k.expires_at) if k.expires_at else "never")
         for k in keys
     ]  # fmt: skip

@@ -14,6 +14,7 @@ import structlog
 import uvloop
 
 from tokenworks.app.forked import RETIRE
+from tokenworks.app.host_secrets import ProcessSecrets
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
@@ -29,7 +30,7 @@ from tokenworks.gateway import (
     warm,
 )
 from tokenworks.kernel import AnchoredClock, SystemClock, uuid7
-from tokenworks.trust import load_peppers
+from tokenworks.trust import Peppers
 
 log = structlog.get_logger()
 
@@ -44,7 +45,7 @@ SEEN_FOR_S: Final = 3600.0
 
 
 class Worker:
-    def __init__(self, settings: Settings, number: int, supervisor: int) -> None:
+    def __init__(self, settings: Settings, number: int, supervisor: int, peppers: Peppers) -> None:
         self.settings = settings
         self.worker_id = uuid7().hex
         self.supervisor = supervisor
@@ -59,6 +60,7 @@ class Worker:
             tls=settings.tls_key is not None,
         )
         self.credentials = Credentials(settings.secrets)
+        self.secrets = ProcessSecrets(settings.secrets, settings.run_dir, f"worker-{number}", peppers, None)
         self.gateway.leaving_path = settings.leaving
         self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
         # What was learned of the deployments outlives the process that learned it.
@@ -82,7 +84,7 @@ class Worker:
             counters=self.stats.c,
         )
         self.gateway.keys = KeyCache(
-            load_peppers(settings.secrets),
+            self.secrets.peppers,
             lambda macs, answered: self.gateway.client.request("keys", macs, answered),
             settings.key_cache_max,
             settings.key_lookups_per_s,
@@ -114,6 +116,8 @@ class Worker:
                 gateway.slices.drop_empty(account_id)
         elif name == "blocked":
             gateway.keys.block(frozenset(content["keys"]))
+        elif name == "peppers":
+            gateway.keys.lacking = tuple(content["lacking"])
         elif name == "clock":
             self.clock.follow(content["offset_ns"], content["error_ns"])
             gateway.clock_off_s = content["off_s"]
@@ -215,6 +219,8 @@ class Worker:
                 certificates.look()
                 counters["certificate_expires_s"] = int(certificates.expires_at.timestamp())
                 counters["certificate_not_loaded"] = int(certificates.failed is not None)
+            if self.secrets.look():
+                gateway.keys.set_peppers(self.secrets.peppers)
             if self.credentials.changed():
                 gateway.broken_credentials = self.credentials.read(gateway.snapshot)
             gateway.tick()
@@ -231,13 +237,15 @@ async def rehearse(settings: Settings, snapshot: Any) -> None:
         stats.beat()
 
 
-async def serve(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:
-    await Worker(settings, number, supervisor).run(listener)
+async def serve(
+    settings: Settings, number: int, listener: socket.socket, supervisor: int, peppers: Peppers
+) -> None:
+    await Worker(settings, number, supervisor, peppers).run(listener)
 
 
-def run(settings: Settings, number: int, listener: socket.socket, supervisor: int) -> None:
+def run(settings: Settings, number: int, listener: socket.socket, supervisor: int, peppers: Peppers) -> None:
     """Serve until told to end, or until the supervisor's end of the pipe is closed."""
     configure_logs(settings.log_level, settings.log_format, f"worker-{number}")
     # Long collections stop all streams; what lives long is frozen out of them.
     gc.set_threshold(50_000, 20, 100)
-    uvloop.run(serve(settings, number, listener, supervisor))
+    uvloop.run(serve(settings, number, listener, supervisor, peppers))

@@ -1,5 +1,6 @@
 """The SQL of hosts: a row for each journal."""
 
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -9,6 +10,8 @@ from tokenworks.charging.store import Connection
 HOSTS_NAMED_MAX: Final = 1000
 # A host that was not heard of for so long has no requests in flight that count, and takes no part.
 HOST_SILENT_S: Final = 10.0
+# One that fell silent may be stopped and go on: it counts as one of the fleet for so long.
+HOST_REMEMBERED_S: Final = 86_400.0
 
 
 def says_release(connection: Connection, journal_id: UUID, release: Release) -> None:
@@ -51,6 +54,16 @@ def hosts(connection: Connection) -> list[Host]:
         else Host(host, None, None, seen_at, alive)
         for host, release, schema, since, seen_at, alive, said in rows
     ]
+
+
+def hosts_of_fleet(connection: Connection) -> list[tuple[UUID, str, datetime]]:
+    """Those that have not left in order, and were heard of within `HOST_REMEMBERED_S`."""
+    rows = connection.execute(
+        """SELECT journal_id, host, seen_at FROM journal WHERE seen_at > clock_timestamp() - make_interval(secs => %s)
+           ORDER BY host, journal_id LIMIT %s""",
+        (HOST_REMEMBERED_S, HOSTS_NAMED_MAX),
+    ).fetchall()
+    return [(row[0], str(row[1]), row[2]) for row in rows]
 
 
 def host_leaves(connection: Connection, journal_id: UUID) -> None:

@@ -549,6 +549,10 @@ class Ledger:
         """Those that have not left, by name, with what they run."""
         return host_store.hosts(self._connection)
 
+    def hosts_of_fleet(self) -> list[tuple[UUID, str, datetime]]:
+        """(journal, host, when it was heard of) of the hosts that have not left in order, those that fell silent within a day, too."""
+        return host_store.hosts_of_fleet(self._connection)
+
     def host_leaves(self, journal_id: UUID) -> None:
         host_store.host_leaves(self._connection, journal_id)
 

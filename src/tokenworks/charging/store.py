@@ -538,12 +538,13 @@ def open_grants(connection: Connection, journal_id: UUID) -> list[tuple[str, str
 
 
 def grants(connection: Connection, account_id: UUID | None, limit: int) -> list[dict[str, Any]]:
-    """Open grants, oldest first: whose, how much, how long, and whether in doubt."""
+    """Open grants, oldest first: whose, how much (in thousandths of `unit`), how long, and whether in doubt."""
     whose = "" if account_id is None else "AND g.account_id = %(account)s"
     cursor = connection.execute(
-        f"""SELECT grant_id, g.account_id, bucket_id, host, g.journal_id, amount, used, opened_at, spend_until,
+        f"""SELECT grant_id, g.account_id, g.bucket_id, b.unit, host, g.journal_id, amount, g.used, opened_at, spend_until,
                   CASE WHEN doubt IS NOT NULL THEN doubt WHEN spend_until < now() THEN 'expired' END AS in_doubt
            FROM grants g JOIN journal j USING (journal_id)
+                JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
            WHERE g.state = 'open' {whose} ORDER BY opened_at, grant_id LIMIT %(limit)s""".encode(),
         {"account": account_id, "limit": limit},
     )
@@ -565,11 +566,12 @@ def ask_grant_back(connection: Connection, account_id: UUID, grant_id: UUID) -> 
 
 
 def in_doubt(connection: Connection) -> tuple[int, int, int]:
-    """(grants, quantity, seconds since the oldest expired) of what is in doubt."""
+    """(grants, thousandths of tokens in them, seconds since the oldest expired) of what is in doubt."""
     row = connection.execute(
-        """SELECT count(*), coalesce(sum(amount - used), 0)::bigint,
+        """SELECT count(*), coalesce(sum(amount - g.used) FILTER (WHERE b.unit = 'token'), 0)::bigint,
                   coalesce(extract(epoch FROM now() - min(spend_until)), 0)::bigint
-           FROM grants WHERE state = 'open' AND (spend_until < now() OR doubt IS NOT NULL)"""
+           FROM grants g JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
+           WHERE g.state = 'open' AND (spend_until < now() OR doubt IS NOT NULL)"""
     ).fetchone()
     assert row is not None
     return int(row[0]), int(row[1]), int(row[2])
@@ -578,8 +580,9 @@ def in_doubt(connection: Connection) -> tuple[int, int, int]:
 def find_grant(connection: Connection, account_id: UUID, grant_id: UUID) -> dict[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         return cursor.execute(
-            """SELECT grant_id, account_id, bucket_id, journal_id, amount, used, state, doubt FROM grants
-               WHERE account_id = %s AND grant_id = %s""",
+            """SELECT grant_id, g.account_id, g.bucket_id, b.unit, journal_id, amount, g.used, g.state, doubt
+               FROM grants g JOIN bucket b ON b.account_id = g.account_id AND b.bucket_id = g.bucket_id
+               WHERE g.account_id = %s AND grant_id = %s""",
             (account_id, grant_id),
         ).fetchone()
 

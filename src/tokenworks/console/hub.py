@@ -242,6 +242,7 @@ hub_routers: Final = tuple(_hub_of(api, base, tag) for api, (base, tag) in _BASE
 
 class SecretRotation(Strict):
     overlap_h: int = Field(default=24, ge=0, le=OVERLAP_H_MAX)
+    force: bool = Field(default=False, description="though the secret of before still signs: it ends now")
 
 
 @webhooks_router.get(
@@ -272,8 +273,8 @@ def webhooks(rooms: Asked) -> Response:
 )
 def rotate(body: SecretRotation, rooms: Asked, who: Who, id: str) -> Response:
     with rooms.connection.transaction():
-        secret = rooms.hub.rotate(as_uuid(id, "listener"), timedelta(hours=body.overlap_h))
-        audit(rooms, who, "webhook.rotate", id, None, {"overlap_h": body.overlap_h})
+        secret = rooms.hub.rotate(as_uuid(id, "listener"), timedelta(hours=body.overlap_h), force=body.force)
+        audit(rooms, who, "webhook.rotate", id, None, {"overlap_h": body.overlap_h, "force": body.force})
     return answer({"id": id, "secret": secret, "overlap_h": body.overlap_h}, 201)
 
 

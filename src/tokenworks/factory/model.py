@@ -131,7 +131,7 @@ class Deployment(BaseModel):
         if (
             kind == "file"
             and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name)
-            and not name.startswith("pepper")
+            and not name.startswith(_OUR_SECRETS)
         ):
             return value
         raise ValueError(f"a credential is a variable {ENV_PREFIX}* or the name of a file in secrets_dir")
@@ -164,6 +164,10 @@ class Deployment(BaseModel):
         """The upstream's path for `/v1/…`. A base URL may end in a version, as vendors print it and SDKs take it, or not."""
         base = urlsplit(self.base_url).path
         return base + (endpoint.removeprefix("/v1") if _VERSIONED.search(base) else endpoint)
+
+
+# In `secrets_dir` too, and never to be sent to an upstream.
+_OUR_SECRETS: Final = ("pepper", "person-wrap", "person-lookup", "webhook-secret")
 
 
 def _embedded(address: IPv4Address | IPv6Address) -> IPv4Address | None:

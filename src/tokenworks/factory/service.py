@@ -2,7 +2,7 @@
 
 import os
 import re
-import stat
+from codecs import BOM_UTF8
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
@@ -20,7 +20,8 @@ from tokenworks.factory.errors import (
 from tokenworks.factory.intents import Intent, ModelCard
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
 from tokenworks.factory.profiles import profile_names
-from tokenworks.kernel import flaw_in, uuid7
+from tokenworks.kernel import Unavailable, flaw_in, uuid7
+from tokenworks.trust import read_private
 
 CREDENTIAL_CHARS_MAX: Final = 4096
 DEPLOYMENTS_MAX: Final = 10_000
@@ -174,12 +175,26 @@ def read_credential(
             raise CredentialMissing(f"the variable {name} is not set in the server's environment")
     else:
         path = secrets_dir / name
+        if not path.exists():
+            raise CredentialMissing(f"{path} is missing: write the vendor's credential into it, mode 600")
         try:
-            if stat.S_IMODE(path.stat().st_mode) & 0o077:
-                raise CredentialMissing(f"{path} can be read by others: chmod 600 it")
-            secret = path.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise CredentialMissing(f"{path} can't be read: {type(error).__name__}") from None
-    if not 0 < len(secret) <= CREDENTIAL_CHARS_MAX or not secret.isascii() or not secret.isprintable():
-        raise CredentialMissing(f"what {name} holds is not a credential: one line of printable ASCII")
-    return secret
+            secret = read_private(path).removeprefix(BOM_UTF8).decode("latin-1")
+        except Unavailable as error:
+            raise CredentialMissing(str(error)) from None
+    why = _flaw(secret.strip())
+    if why is not None:
+        raise CredentialMissing(f"what {name} holds is no credential: {why}; put the credential alone there")
+    return secret.strip()
+
+
+def _flaw(secret: str) -> str | None:
+    """Why a text is no credential, without what it holds."""
+    if not secret:
+        return "it is empty"
+    if len(secret.splitlines()) > 1:
+        return f"it has {len(secret.splitlines())} lines"
+    if len(secret) > CREDENTIAL_CHARS_MAX:
+        return f"it has {len(secret)} characters, and {CREDENTIAL_CHARS_MAX} are the most"
+    if not secret.isascii() or not secret.isprintable():
+        return "it has characters other than printable ASCII"
+    return None

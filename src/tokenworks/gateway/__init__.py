@@ -1,7 +1,7 @@
 """The data plane: relay, metering, holds."""
 
+from tokenworks.gateway.codes import CODES
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
-from tokenworks.gateway.errors import CODES
 from tokenworks.gateway.fields import warm
 from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache

@@ -3,6 +3,8 @@
 import json
 from typing import Final, NamedTuple
 
+from tokenworks.gateway.codes import CODES
+
 
 class Refusal(NamedTuple):
     """Why a request is refused. `code` is stable and documented; `message` says what to do."""
@@ -15,6 +17,8 @@ class Refusal(NamedTuple):
     top_up_url: str | None = None
     # (unit, needed at least, left) of a request that is not covered.
     shortage: tuple[str, int, int] | None = None
+    # The message in Chinese, where it says more than that of the code.
+    zh: str = ""
 
 
 # OpenAI's and Anthropic's names for a kind of error, by status.
@@ -64,51 +68,15 @@ REASONS: Final = {
     504: "Gateway Timeout",
     505: "HTTP Version Not Supported",
 }
-# Every code that this room refuses with, for the reference (a test compares them).
-CODES: Final = {
-    "bad_request": "400: not HTTP/1.1 as we take it, or not JSON",
-    "ambiguous_path": "400: a path with dot segments, encoded separators outside a model's id, or // that leads to no route",
-    "invalid_body": "400: the body lacks what the protocol needs, or has it in a wrong type",
-    "unpriced_field": "400: a field that would move price or upstream state and is not priced here",
-    "context_length_exceeded": "400: what the request brings and asks for is more than the model's context; the message is its server's, cleaned",
-    "consent_missing": "403: the account has withdrawn its consent to the terms, or has not given it",
-    "content_policy_violation": "400 or 403: a content policy of the model's server refuses what the request brings; the message is its own, cleaned",
-    "refused_by_model": "400, 413 or 422: the model's server refuses the request for what is in it; the message is its own, cleaned",
-    "forbidden_link": "400: a URL of media that no upstream may fetch: not a public address, or not http, https or data",
-    "foreign_object": "400: an upstream object that this account did not receive",
-    "invalid_api_key": "401: no key, a typo, unknown, revoked or expired",
-    "nothing_left": "402: what the account (or the key's cap) has left does not cover the request",
-    "account_suspended": "403: the subscriber is suspended; the message says by what",
-    "model_not_allowed": "403: this key may not use the model",
-    "model_not_found": "404: no deployment serves this model in this protocol",
-    "not_found": "404: no such route",
-    "method_not_allowed": "405: the route does not take this method",
-    "request_timeout": "408: the request did not arrive in time",
-    "body_too_large": "413: the body is larger than body_bytes_max",
-    "unsupported_encoding": "415: a body in another content coding than gzip, deflate, br or zstd, or in more than two",
-    "expectation_failed": "417: an Expect header other than 100-continue",
-    "upgrade_required": "426: an offer of WebSocket; the same request over HTTP is served",
-    "origin_not_allowed": "403: a page of this origin may not use the key",
-    "too_many_requests": "429: over the admission limit, or over an address's share of memory_bytes_max; Retry-After says when",
-    "rate_limited": "429: over a protective limit of the key, member, subscriber or deployments; Retry-After says when there is room",
-    "allowance_used_up": "429: what the plan allows in any 5 hours or week is used up; Retry-After says when the next comes back",
-    "headers_too_large": "431: more than header_bytes_max or header_count_max",
-    "upstream_error": "502: every deployment that was tried failed",
-    "unsupported_input": "400: the request brings what the model does not take: images, sound, tools",
-    "model_not_filed": "403: the model is not declared as filed, and filing_required is set",
-    "overloaded": "503: all deployments of the model are at their limits, and none came free in time, or too many wait; Retry-After says when",
-    "residency": "403: the account's data may not go where the model is served",
-    "no_deployment": "503: no deployment can take the request now",
-    "memory_full": "503: the worker has all the bytes in flight that memory_bytes_max allows; try again",
-    "journal_full": "503: the disk of the host's journal is nearly full, or too much of it waits for the database; nothing new is begun",
-    "recorder_away": "503: the host's recorder does not answer",
-    "database_away": "503: the database does not answer, and nothing is left that was granted",
-    "shutting_down": "503: this worker ends, and its time to drain is over; another one takes the request at once",
-    "clock_skew": "503: the host's clock is off by more than clock_skew_max_s; nothing new is begun",
-    "granted_elsewhere": "503: another worker or host holds what would cover the request; try again at once",
-    "upstream_timeout": "504: the deployment did not answer in time",
-    "http_version": "505: another version than HTTP/1.0 or 1.1",
-}
+
+
+def in_language(refusal: Refusal, accept_language: bytes | None) -> Refusal:
+    """The refusal in Chinese where its client prefers that and there is a sentence: of what is about the account or its key."""
+    if accept_language is None or not accept_language.strip().lower().startswith(b"zh"):
+        return refusal
+    code = CODES.get(refusal.code)
+    said = refusal.zh or (code.zh if code is not None else "")
+    return refusal._replace(message=said) if said else refusal
 
 
 def error_body(refusal: Refusal, protocol: str, request_id: str) -> bytes:

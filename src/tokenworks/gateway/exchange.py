@@ -25,7 +25,7 @@ from tokenworks.gateway.headers import forwarded
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.leaving import STOP_WAIT_S, USAGE_WAIT_S, drain_of, drain_until_s, name_leaving
 from tokenworks.gateway.links import LATER
-from tokenworks.gateway.refusals import CUT, no_route, suspended
+from tokenworks.gateway.refusals import CUT, consent_missing, no_route, suspended, unusable_key
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import allows
 from tokenworks.gateway.upstream import UpstreamConnection
@@ -58,21 +58,15 @@ class Exchange(Answering):
         if user is None:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
-        if not user.known or (
-            user.expires_s is not None and gateway.clock.civil_ms() >= user.expires_s * 1000
-        ):
-            self.refuse(
-                Refusal(
-                    401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
-                )
-            )
+        unusable = unusable_key(user, gateway.keys.lacking, gateway.clock.civil_ms())
+        if unusable is not None:
+            self.refuse(unusable)
             return
         if user.suspended_by:
             self.refuse(suspended(user))
             return
         if user.refused_by is not None:
-            said = f"the account has not agreed to the {user.refused_by}, or has withdrawn: agree again on its privacy page"
-            self.refuse(Refusal(403, "consent_missing", said))
+            self.refuse(consent_missing(user.refused_by))
             return
         limit = gateway.settings.key_requests_max
         if user.in_flight >= limit:

@@ -28,7 +28,7 @@ from tokenworks.gateway.memory import Budget
 from tokenworks.gateway.models import model_body, models_body, with_model
 from tokenworks.gateway.passthrough import ControlExchange
 from tokenworks.gateway.placing import Placing
-from tokenworks.gateway.refusals import not_found
+from tokenworks.gateway.refusals import not_found, unusable_key
 from tokenworks.gateway.risk import RiskBook
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.server import ClientConnection
@@ -49,7 +49,10 @@ _COUNT_PATH: Final = "/v1/messages/count_tokens"
 _METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH})
 _KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
 NO_KEY: Final = Refusal(
-    401, "invalid_api_key", "no API key: send it as Authorization: Bearer twk_… or x-api-key"
+    401,
+    "invalid_api_key",
+    "no API key: send it as Authorization: Bearer twk_… or x-api-key",
+    zh="未提供 API 密钥：请以 Authorization: Bearer twk_… 或 x-api-key 发送。",
 )
 NO_WEBSOCKET: Final = Refusal(
     426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
@@ -61,11 +64,6 @@ _FILE_PATHS: Final = frozenset({"/api/operations/charge-files/acknowledgements"}
 BOM: Final = b"\xef\xbb\xbf"
 BAD_KEY: Final = Refusal(
     401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong"
-)
-
-
-UNKNOWN_KEY: Final = Refusal(
-    401, "invalid_api_key", "this API key is not valid here: check it, or ask for a new one"
 )
 KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
 
@@ -253,12 +251,13 @@ class Gateway:
         def identified(user: KeyEntry | None) -> None:
             if conn.transport is None:
                 return
-            if user is not None and user.known:
+            unusable = KEYS_AWAY if user is None else self._unusable(user)
+            if unusable is None:
                 inflation = Inflation(self, conn, head.coding or b"", body, decoded, conn.refuse)
                 conn.exchange = inflation
                 inflation.run()
             else:
-                conn.refuse(UNKNOWN_KEY if user is not None else KEYS_AWAY)
+                conn.refuse(unusable)
 
         self._identify(head, identified, conn.refuse)
 
@@ -371,6 +370,9 @@ class Gateway:
         else:
             self._identify_one_of(head, (head.raw_key, *head.other_keys), identified, refuse)
 
+    def _unusable(self, user: KeyEntry) -> Refusal | None:
+        return unusable_key(user, self.keys.lacking, self.clock.civil_ms())
+
     def _look_up(self, head: Head, text: str, identified: Any, refuse: Any) -> None:
         keys = self.keys
         entry = keys.get(text, self.loop.time())  # monotonic seconds, as the keys' own
@@ -435,10 +437,9 @@ class Gateway:
         def identified(user: KeyEntry | None) -> None:
             if conn.transport is None:
                 return
-            if user is None:
-                refuse(KEYS_AWAY)
-            elif not user.known:
-                refuse(UNKNOWN_KEY)
+            unusable = KEYS_AWAY if user is None else self._unusable(user)
+            if unusable is not None or user is None:
+                refuse(unusable or KEYS_AWAY)
             elif path == "/v1/models":
                 self._json(conn, 200, models_body(self.snapshot, user), head)
             else:
@@ -485,6 +486,8 @@ class Gateway:
             reasons.append("the journal's disk is full, or too much of it is not settled")
         if self.clock_off_s is not None:
             reasons.append(f"the host's clock is off by {self.clock_off_s:.1f} s")
+        if self.keys.lacking:
+            reasons.append(f"pepper-{self.keys.lacking[-1]} of the works is not in secrets_dir here")
         if self.draining:
             reasons.append("draining")
         return reasons

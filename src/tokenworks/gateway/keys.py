@@ -1,7 +1,7 @@
 """The keys that a worker remembers: bounded, with negative entries, told of changes, look-ups rate-limited."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -17,6 +17,7 @@ DEFAULT_SERVICE: Final = Service()
 POLICIES_MAX: Final = 10_000
 NEGATIVE_FOR_S: Final = 5.0
 POSITIVE_FOR_S: Final = 60.0
+ENDED_FIELDS: Final = 2
 
 
 class KeyEntry:
@@ -28,6 +29,7 @@ class KeyEntry:
         "account_id",
         "cap_ids",
         "counts_prompts",
+        "ended",
         "expires_s",
         "fresh_until_s",
         "home",
@@ -53,6 +55,8 @@ class KeyEntry:
         self.text = text
         self.mac = mac
         self.known = False
+        # Why one that was issued is not known: `revoked`, `expired`, `closed` (its account).
+        self.ended: str | None = None
         self.key_id = ""
         self.account_id = ""
         self.member_id = ""
@@ -95,19 +99,21 @@ Waiter = Callable[[KeyEntry | None], None]
 
 class KeyCache:
     """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None, the consent that is missing or None) for those that live, or None where the database does not answer.
+    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None, the consent that is missing or None) for those that live, of (mac, `revoked`, `expired` or `closed`) for those that were issued and are not good any more, or None where the database does not answer.
     """
 
     def __init__(
         self,
-        peppers: dict[int, bytes],
+        peppers: Mapping[int, bytes],
         ask: Callable[[list[bytes], Callable[[Any], None]], None],
         size_max: int,
         lookups_per_s: int,
         civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self._civil_ms = civil_ms
-        self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
+        self._peppers: list[bytes] = []
+        self.lacking: tuple[int, ...] = ()
+        """Peppers that the works uses and this host has not: a key that is not found may be good all the same."""
         self._ask = ask
         self._size_max = size_max
         self._lookups_per_s = lookups_per_s
@@ -121,6 +127,13 @@ class KeyCache:
         """Ids of keys that this host refuses, whatever the database says."""
         self.generation = 0
         """Changes whenever an entry is forgotten, so that memos of entries are looked up again."""
+        self.set_peppers(peppers)
+
+    def set_peppers(self, peppers: Mapping[int, bytes]) -> None:
+        """What was not found under fewer peppers is looked up again."""
+        self._peppers = [peppers[version] for version in sorted(peppers, reverse=True)]
+        for entry in [entry for entry in self._by_text.values() if not entry.known]:
+            self._drop(entry)
 
     def get(self, text: str, now_s: float) -> KeyEntry | None:
         """A fresh entry, or None: look it up."""
@@ -173,8 +186,12 @@ class KeyCache:
         if entry is None:
             entry = KeyEntry(text, mac)
         now_s = time.monotonic()
-        entry.known = bool(rows)
-        if rows:
+        ended = bool(rows) and len(rows[0]) == ENDED_FIELDS
+        entry.known = bool(rows) and not ended
+        entry.ended = rows[0][1] if ended else None
+        if ended:
+            entry.mac = rows[0][0]
+        elif rows:
             (
                 mac,
                 entry.key_id,
@@ -203,13 +220,13 @@ class KeyCache:
             entry.limit_scopes = tuple(scope for scope, _ in limits)
             entry.cap_ids = tuple(cap_ids)
             entry.policy = self._policy(policy)
-            entry.known = entry.key_id not in self.blocked
+            self._refuse_blocked(entry)
             entry.mac = mac
             entry.models = None if models is None else frozenset(models)
             entry.origins = None if origins is None else frozenset(origins)
             entry.expires_s = None if expires_ms is None else expires_ms / 1000
-        entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows else NEGATIVE_FOR_S)
-        if rows and caps_end_ms is not None:
+        entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows and not ended else NEGATIVE_FOR_S)
+        if rows and not ended and caps_end_ms is not None:
             # With the day or the month a new bucket comes for each cap.
             entry.fresh_until_s = min(
                 entry.fresh_until_s, now_s + max(0.0, (caps_end_ms - self._civil_ms()) / 1000)
@@ -251,9 +268,14 @@ class KeyCache:
         self.blocked = key_ids
         for entry in [entry for entry in self._by_text.values() if entry.key_id in changed]:
             if entry.key_id in key_ids:
-                entry.known = False
+                self._refuse_blocked(entry)
             else:
                 self._drop(entry)
+
+    def _refuse_blocked(self, entry: KeyEntry) -> None:
+        """What an operator blocks on a host is revoked as soon as there is a database."""
+        if entry.key_id in self.blocked:
+            entry.known, entry.ended = False, "revoked"
 
     def forget_account(self, account_id: str) -> None:
         for entry in [entry for entry in self._by_text.values() if entry.account_id == account_id]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import structlog
 
 from tokenworks.gateway.chunked import ChunkedBody, ChunkedError
-from tokenworks.gateway.errors import Refusal, error_response
+from tokenworks.gateway.errors import Refusal, error_response, in_language
 from tokenworks.gateway.head import MEMO_BYTES_MAX, Head, HeadError, around_length, parse_head
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.upstream import WRITE_APART_BYTES
@@ -452,6 +452,8 @@ class ClientConnection(asyncio.Protocol):
         gateway.count_refusal(refusal)
         close = self._state != _BUSY or not self.keep_alive
         asked = self._head
+        if asked is not None:
+            refusal = in_language(refusal, asked.headers.get(b"accept-language"))
         if protocol is None:
             protocol = "messages" if asked is not None and asked.messages else "chat"
         self.write(

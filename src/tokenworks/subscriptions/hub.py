@@ -217,16 +217,22 @@ class Hub:
             raise ListenerNotFound("there is no such listener: `tokenworks webhook list` shows them")
         return found
 
-    def rotate(self, listener_id: UUID, overlap: timedelta = OVERLAP_DEFAULT) -> str:
+    def rotate(self, listener_id: UUID, overlap: timedelta = OVERLAP_DEFAULT, *, force: bool = False) -> str:
         """A new secret, shown this once. Until the overlap has passed, what is sent is signed with the one of before as well.
 
-        Raises `ListenerNotFound`, `Invalid`.
+        Raises `ListenerNotFound`, `Invalid`, and `Conflict` while an earlier overlap lasts, but for `force`, which ends that one.
         """
         if not timedelta(0) <= overlap <= OVERLAP_MAX:
             raise Invalid(f"an overlap is at most {OVERLAP_MAX.days} days")
         with self._connection.transaction():
             store.lock_listeners(self._connection)
             found = self.listener(listener_id)
+            until = found.overlap_until
+            if until is not None and self._clock.now() < until and not force:
+                raise Conflict(
+                    f"its secret was rotated already, and the one of before signs until {until:%Y-%m-%d %H:%M} UTC: the receiver may "
+                    "have that one alone. Rotate again after that, or with --force, which ends it now"
+                )
             version = issuing(self._peppers)
             store.rotate_listener(
                 self._connection, listener_id, version, found.pepper_version, self._clock.now() + overlap
@@ -249,7 +255,10 @@ class Hub:
 
     def _secret(self, listener_id: UUID, generation: int, version: int) -> str:
         if version not in self._peppers:
-            raise Invalid(f"pepper-{version} is not here any more: rotate the listener's secret")
+            raise Invalid(
+                f"pepper-{version} is not in secrets_dir of this host: copy it there, or, where it is retired, rotate the listener's "
+                "secret"
+            )
         text = f"webhook:{listener_id}:{generation}".encode()
         mac = hmac.new(self._peppers[version], text, hashlib.sha256).digest()
         return "whs_" + base64.urlsafe_b64encode(mac).decode().rstrip("=")

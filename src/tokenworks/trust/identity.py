@@ -14,7 +14,7 @@ from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust import identity_store as store
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.model import key_mac
-from tokenworks.trust.pepper import issuing
+from tokenworks.trust.pepper import check_nothing_lacks, issuing
 from tokenworks.trust.skeleton import skeleton
 from tokenworks.trust.store import Connection
 from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
@@ -251,12 +251,15 @@ class Identity:
         return text, ends
 
     def session(self, text: str, address: str | None = None) -> tuple[UUID, UUID, UUID] | None:
-        """(session, subscriber, member) of a live session. That it was used, and from where, is kept."""
+        """(session, subscriber, member) of a live session. That it was used, and from where, is kept. Raises `Unavailable` where
+        this host may not know it.
+        """
         if not text.startswith("tws_") or len(text) > 100:
             return None
         now = self._clock.now()
         found = store.find_session(self._connection, self._macs("session", text), now)
         if found is None:
+            check_nothing_lacks(self._peppers)
             return None
         session_id, subscriber_id, member_id, seen_at, seen_address = found
         moved = address is not None and address != seen_address
@@ -369,12 +372,13 @@ class Identity:
             raise StaffNotFound(f"there is no {name} who could be revoked: `tokenworks staff list`")
 
     def staff_of(self, text: str, address: str | None = None) -> Principal | None:
-        """Whose token this is. That it was used, and from where, is kept."""
+        """Whose token this is. That it was used, and from where, is kept. Raises `Unavailable` where this host may not know it."""
         if not text.startswith("twf_") or len(text) > 100:
             return None
         now = self._clock.now()
         found = store.find_staff(self._connection, self._macs("staff", text), now)
         if found is None:
+            check_nothing_lacks(self._peppers)
             return None
         name, role, token_id, used_at, used_address = found
         moved = address is not None and address != used_address

@@ -87,6 +87,10 @@ class Keys:
         """The live keys among these MACs."""
         return store.find_keys(self._connection, macs)
 
+    def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:
+        """Why keys among these MACs that were issued are not live: `revoked`, `expired`, or `closed` (the account)."""
+        return store.ended_keys(self._connection, macs)
+
     def of_account(
         self, account_id: UUID, caps: dict[UUID, int], after: UUID | None = None, limit: int | None = None
     ) -> list[ApiKeyInfo]:

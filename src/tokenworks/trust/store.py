@@ -76,6 +76,17 @@ def find_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, ApiK
     }
 
 
+def ended_keys(connection: Connection, macs: Sequence[bytes]) -> dict[bytes, str]:
+    """Those among these MACs that `find_keys` leaves out, and why: a closed account before a key's own end."""
+    rows = connection.execute(
+        """SELECT key_mac, CASE WHEN a.state = 'closed' THEN 'closed' WHEN revoked_at IS NOT NULL THEN 'revoked' ELSE 'expired' END
+           FROM api_key k JOIN account a ON a.account_id = k.account_id
+           WHERE key_mac = ANY(%s) AND (revoked_at IS NOT NULL OR expires_at <= now() OR a.state = 'closed')""",
+        (list(macs),),
+    )
+    return {bytes(mac): str(why) for mac, why in rows}
+
+
 def list_keys(
     connection: Connection,
     account_id: UUID,
@@ -174,6 +185,11 @@ def add_pepper(
 
 def set_pepper(connection: Connection, version: int, column: str, at: datetime) -> None:
     connection.execute(f"UPDATE pepper SET {column} = %s WHERE version = %s".encode(), (at, version))
+
+
+def peppers_changed(connection: Connection) -> None:
+    """Hosts hear of it, as of keys."""
+    connection.execute("INSERT INTO change (kind, ref) VALUES ('pepper', '')")
 
 
 def made_under(connection: Connection, version: int, now: datetime) -> dict[str, int]:

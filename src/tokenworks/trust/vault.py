@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from tokenworks.kernel import Unavailable
 from tokenworks.trust import vault_store as store
+from tokenworks.trust.hosts import HostSecrets, refuse_where_missing
 from tokenworks.trust.lookup import Lookup
+from tokenworks.trust.secret_files import WRAP
 from tokenworks.trust.store import Connection
 from tokenworks.trust.vault_secrets import VaultSecrets
 
@@ -155,7 +157,8 @@ class PersonVault:
         missing = used - set(self._secrets.wrapping)
         if missing:
             raise Unavailable(
-                f"this host has no person-wrap-{min(missing)}, which keys in the database are wrapped with: copy it from a "
+                self._secrets.flaws.get(min(missing))
+                or f"this host has no person-wrap-{min(missing)}, which keys in the database are wrapped with: copy it from a "
                 "host that serves, or restore it from the backup of the secrets"
             )
         if used and mine.keys() - known.keys():
@@ -180,6 +183,14 @@ class PersonVault:
     def older(self) -> int:
         """How many keys are wrapped with an older version."""
         return store.count_older(self.connection, self._secrets.version)
+
+    def is_newest_on(self, host: HostSecrets) -> bool:
+        """True for a host that has loaded the newest version here."""
+        return self._secrets.version in host.wrapping
+
+    def check_hosts(self, hosts: Sequence[HostSecrets]) -> None:
+        """Raises `Conflict` where one of these hosts could not open what is wrapped with the newest version."""
+        refuse_where_missing(hosts, f"{WRAP}{self._secrets.version}", self.is_newest_on)
 
     def rewrap(self) -> int:
         """Wrap a batch of keys that have an older version with the newest one. Returns how many; 0 at the end."""

@@ -6,17 +6,14 @@ since the hashes of all rows depend on it.
 """
 
 import hashlib
-import os
-import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from tokenworks.kernel import Unavailable
+from tokenworks.trust.secret_files import LOOKUP, WRAP, make_secret, read_secret, read_versions, versions_of
 
 VAULT_KEY_BYTES: Final = 32
-_LOOKUP: Final = "person-lookup"
-_WRAP: Final = "person-wrap-"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -25,20 +22,31 @@ class VaultSecrets:
 
     wrapping: dict[int, bytes]
     lookup: bytes
+    # Why a file is not among the wrapping keys.
+    flaws: dict[int, str] = field(default_factory=dict)
 
     @property
     def version(self) -> int:
         """The newest version."""
         return max(self.wrapping)
 
+    def with_version(self, version: int, key: bytes) -> "VaultSecrets":
+        """With one wrapping key more."""
+        return VaultSecrets({**self.wrapping, version: key}, self.lookup, self.flaws)
+
     @property
     def lookup_fingerprint(self) -> bytes:
-        return _fingerprint(_LOOKUP, self.lookup)
+        return _fingerprint(LOOKUP, self.lookup)
 
     def fingerprints(self) -> dict[str, bytes]:
         """What the database keeps of each, so that a host with other secrets is refused before it writes anything."""
-        named = {f"{_WRAP}{version}": key for version, key in self.wrapping.items()} | {_LOOKUP: self.lookup}
+        named = {f"{WRAP}{version}": key for version, key in self.wrapping.items()} | {LOOKUP: self.lookup}
         return {name: _fingerprint(name, key) for name, key in named.items()}
+
+
+def wrapping_fingerprint(version: int, key: bytes) -> bytes:
+    """Tells one wrapping key from another, and nothing else about it."""
+    return _fingerprint(f"{WRAP}{version}", key)
 
 
 def _fingerprint(name: str, key: bytes) -> bytes:
@@ -48,53 +56,25 @@ def _fingerprint(name: str, key: bytes) -> bytes:
 def ensure_vault_secrets(secrets_dir: Path) -> None:
     """Make version 1 of the wrapping key and the lookup key where there are none yet."""
     secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not any(secrets_dir.glob(f"{_WRAP}*")):
-        make_secret(secrets_dir / f"{_WRAP}1", VAULT_KEY_BYTES)
-    make_secret(secrets_dir / _LOOKUP, VAULT_KEY_BYTES)
+    if not versions_of(secrets_dir, WRAP):
+        make_secret(secrets_dir / f"{WRAP}1", VAULT_KEY_BYTES)
+    make_secret(secrets_dir / LOOKUP, VAULT_KEY_BYTES)
 
 
 def add_wrapping_key(secrets_dir: Path) -> int:
     """A new version of the wrapping key; every host needs the file before it is used. Returns the version."""
-    version = load_vault_secrets(secrets_dir).version + 1
-    make_secret(secrets_dir / f"{_WRAP}{version}", VAULT_KEY_BYTES)
+    load_vault_secrets(secrets_dir)
+    version = max(versions_of(secrets_dir, WRAP)) + 1
+    make_secret(secrets_dir / f"{WRAP}{version}", VAULT_KEY_BYTES)
     return version
 
 
-def make_secret(path: Path, length_bytes: int) -> None:
-    """A file of random bytes for its owner alone; one that is there stays."""
-    try:
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(file, "wb") as out:
-        out.write(secrets.token_bytes(length_bytes))
-        out.flush()
-        os.fsync(out.fileno())
-
-
 def load_vault_secrets(secrets_dir: Path) -> VaultSecrets:
-    """Raises `Unavailable` where one is missing, has another length, or can be read by others."""
-    wrapping = {
-        int(path.name.removeprefix(_WRAP)): _read(path)
-        for path in sorted(secrets_dir.glob(f"{_WRAP}*"))
-        if path.name.removeprefix(_WRAP).isdigit()
-    }
+    """Files with other names are left alone, and so is a wrapping key that is not whole, or that others may read: who needs that
+    version says why. Raises `Unavailable` where there is no wrapping key or no lookup key.
+    """
+    wrapping, flaws = read_versions(secrets_dir, WRAP, VAULT_KEY_BYTES, "a key")
     if not wrapping:
-        raise Unavailable(
-            f"no {_WRAP}1 in {secrets_dir}: run `tokenworks init`, or restore it from the backup of the secrets"
-        )
-    return VaultSecrets(wrapping, _read(secrets_dir / _LOOKUP))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        mode, key = path.stat().st_mode, path.read_bytes()
-    except FileNotFoundError:
-        raise Unavailable(
-            f"{path} is missing: run `tokenworks init`, or restore it from the backup of the secrets"
-        ) from None
-    if mode & 0o077:
-        raise Unavailable(f"{path} can be read by others: chmod 600 it")
-    if len(key) != VAULT_KEY_BYTES:
-        raise Unavailable(f"{path} is not a key of {VAULT_KEY_BYTES} bytes: restore it from the backup")
-    return key
+        none = f"no {WRAP}1 in {secrets_dir}: run `tokenworks init`, or restore it from the backup of the secrets"
+        raise Unavailable(next(iter(flaws.values()), none))
+    return VaultSecrets(wrapping, read_secret(secrets_dir / LOOKUP, VAULT_KEY_BYTES, "a key"), flaws)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from uuid import UUID
 
+from tokenworks.trust.secret_files import WRAP
 from tokenworks.trust.store import Connection
 
 
@@ -53,6 +54,12 @@ def destroy(connection: Connection, person_ids: Sequence[UUID]) -> int:
 def fingerprints(connection: Connection) -> dict[str, bytes]:
     rows = connection.execute("SELECT name, fingerprint FROM vault_secret")
     return {row[0]: bytes(row[1]) for row in rows}
+
+
+def wrapping_known(connection: Connection) -> dict[int, bytes]:
+    """The fingerprints of wrapping keys by version."""
+    found = fingerprints(connection).items()
+    return {int(name.removeprefix(WRAP)): value for name, value in found if name.startswith(WRAP)}
 
 
 def add_fingerprint(connection: Connection, name: str, fingerprint: bytes) -> None:
