@@ -25,7 +25,7 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from tokenworks import __version__
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
-from tokenworks.app.logs import configure_logs
+from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.renewing import certificate_words
@@ -388,6 +388,7 @@ async def _jobs(settings: Settings, url: str) -> None:
             await asyncio.to_thread(jobs.run)
         except Exception as error:  # the database is away, say; the control plane goes on
             log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        say_left_out()
         await asyncio.sleep(JOBS_S)
 
 

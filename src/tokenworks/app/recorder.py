@@ -21,7 +21,7 @@ import uvloop
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import Connection, anchor, connect, connect_planned, database, identity
 from tokenworks.app.key_lookups import KeyLookups
-from tokenworks.app.logs import configure_logs
+from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
@@ -496,6 +496,7 @@ async def _tend(recorder: Recorder, settings: Settings) -> None:
 async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
         try:
+            say_left_out()
             feed.look_at_blocked()
             feed.look_at_clock()
             _write_status(recorder, feed, settings)

@@ -10,6 +10,7 @@ from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.day_store import INPUT as _INPUT
 from tokenworks.charging.day_store import OUTPUT as _OUTPUT
 from tokenworks.charging.model import losses_shown
+from tokenworks.charging.way import read_way
 from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection, database_now
 
 # Days of which an account's losses are kept beside the records that have them.
@@ -30,8 +31,13 @@ class UsageTime(NamedTuple):
 
 
 def _with_losses(row: dict[str, Any]) -> dict[str, Any]:
-    """A usage row as it is read: its losses named."""
+    """A usage row as it is read: its losses named, and how it came to its deployment."""
     row["loss"] = losses_shown(row["loss"])
+    if "choice" in row:
+        way = read_way(row["choice"])
+        row["choice"] = way.choice
+        row["tried"] = [{"deployment": deployment, "cause": cause} for deployment, cause in way.tried]
+        row["client_request_id"] = way.client_request_id
     return row
 
 

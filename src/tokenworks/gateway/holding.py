@@ -6,9 +6,10 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 """
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Shortage, Start
+from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Shortage, Start, UsageRecord
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
@@ -39,6 +40,8 @@ class Holding:
     __slots__ = (
         "address",
         "admission",
+        "answered",
+        "arrived_s",
         "ask",
         "asked",
         "asking",
@@ -60,6 +63,7 @@ class Holding:
         "dropped",
         "ended",
         "estimated",
+        "failures",
         "first_byte_ms",
         "flex",
         "foreseen_ms",
@@ -79,6 +83,7 @@ class Holding:
         "model",
         "need",
         "object_place",
+        "over_s",
         "parsed",
         "paused",
         "place",
@@ -90,6 +95,8 @@ class Holding:
         "queue_until_s",
         "queued_ms",
         "rated",
+        "record",
+        "refusal",
         "refused_status",
         "reported",
         "request_id",
@@ -97,6 +104,7 @@ class Holding:
         "restricted",
         "route",
         "sent",
+        "sent_s",
         "size",
         "spent_tokens",
         "started_ms",
@@ -199,6 +207,15 @@ class Holding:
         self.last_refusal: Refusal | None = None
         self.paused = 0
         self.ended = False
+        # For whoever looks at it afterwards (`watching`). Of what this gateway added to its time: when it came, when it was
+        # first sent, when the upstream was done.
+        self.arrived_s = perf_counter()
+        self.sent_s: float
+        self.over_s = 0.0
+        self.record: UsageRecord | None = None
+        self.answered = ""  # why it was answered whole and has no record
+        self.refusal: Refusal | None = None
+        self.failures: list[tuple[str, str]] | None = None  # (deployment, cause) of attempts that gave nothing
 
     def _try(self) -> None:
         """It is held: send it."""
