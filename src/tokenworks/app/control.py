@@ -6,6 +6,7 @@ import json
 import math
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -23,6 +24,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tokenworks import __version__
+from tokenworks.app import exposition
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.logs import configure_logs, say_left_out
@@ -121,7 +123,8 @@ class HostMetrics:
     def readings(self) -> list[tuple[str, Reading]]:
         found = []
         for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
-            with contextlib.suppress(OSError, ValueError):
+            # One of another release may have another form.
+            with contextlib.suppress(OSError, ValueError, struct.error):
                 found.append((path.stem.removeprefix("worker-"), Reading(path)))
         return found
 
@@ -224,13 +227,9 @@ class HostMetrics:
             for cause, tokens in report.pop("loss_tokens", {}).items():
                 lost.add_metric([cause], tokens)
             yield lost
-        for name, value in report.items():
-            if name != "pid":
-                yield GaugeMetricFamily(
-                    f"tokenworks_recorder_{name}",
-                    f"{name.replace('_', ' ')}, as the recorder reports it",
-                    value=value,
-                )
+        yield from exposition.recorder(report)
+        yield from exposition.by_model(self._settings.run_dir)
+        yield from exposition.limits(self._settings)
 
 
 def make_admin_app(metrics: HostMetrics) -> FastAPI:

@@ -26,6 +26,8 @@ from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
+    COMMIT_US,
+    SETTLE_US,
     DatabaseThread,
     HostGrants,
     HostLimits,
@@ -56,6 +58,7 @@ TEND_S: Final = 1.0
 LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
 DRAIN_S: Final = 10.0
+US_PER_S: Final = 1_000_000
 EXIT_FATAL: Final = 70
 EXIT_CORRUPT: Final = 78
 ATTEMPTS_TO_CONNECT_S: Final = 0.25
@@ -543,6 +546,10 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "settled_records": settler.applied,
         "settle_batches": settler.batches,
         "settle_cpu_seconds": settler.cpu_ns / 1e9,
+        "histograms": {
+            "commit_seconds": [US_PER_S, list(COMMIT_US), recorder.commits.wire()],
+            "settle_seconds": [US_PER_S, list(SETTLE_US), settler.times.wire()],
+        },
         "open_attempts": len(recorder.attempts),
         "workers": len(recorder.workers),
         "requests_queued": recorder.queues.waiting,

@@ -80,6 +80,8 @@ def _walk(group: click.Group, path: tuple[str, ...]) -> list[tuple[tuple[str, ..
     found: list[tuple[tuple[str, ...], click.Command]] = []
     for name, command in sorted(group.commands.items()):
         if isinstance(command, click.Group):
+            if command.invoke_without_command:
+                found.append(((*path, name), command))
             found += _walk(command, (*path, name))
         else:
             found.append(((*path, name), command))

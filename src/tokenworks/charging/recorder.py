@@ -35,13 +35,30 @@ from tokenworks.charging.model import Need
 from tokenworks.charging.queues import HostQueues
 from tokenworks.charging.settle_store import Settling
 from tokenworks.charging.settlement import Settler
-from tokenworks.kernel import NotFound, TokenworksError
+from tokenworks.kernel import Histogram, NotFound, TokenworksError
 
 log = structlog.get_logger()
 
 # Under load a commit at most every third millisecond: it costs the same whatever it holds. A lone one never waits.
 COMMIT_PACE_S: Final = 0.003
 CLEAN_EVERY_S: Final = 30.0
+# Bounds of a histogram of how long commits took, in microseconds.
+COMMIT_US: Final = (
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    10_000_000,
+)
 _FROM_WORKER: Final = b"W"
 _OWN: Final = b"R"
 _CHECKPOINT: Final = b"C"
@@ -135,6 +152,7 @@ class Recorder:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._published: dict[str, Any] = {}
         self.commit_ns_total = 0
+        self.commits = Histogram(COMMIT_US)
         self._cleaned_s = 0.0
 
     def fatal(self, error: BaseException) -> None:
@@ -380,7 +398,9 @@ class Recorder:
         try:
             began_ns = time.monotonic_ns()
             self.journal.commit()
-            self.commit_ns_total += time.monotonic_ns() - began_ns
+            took_ns = time.monotonic_ns() - began_ns
+            self.commit_ns_total += took_ns
+            self.commits.observe(took_ns // 1000)
         except JournalFailed as error:
             self._on_fatal(error)
             return

@@ -29,8 +29,8 @@ from tokenworks.gateway.models import model_body, models_body, with_model
 from tokenworks.gateway.passthrough import ControlExchange
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.refusals import not_found
-from tokenworks.gateway.risk import RiskBook
 from tokenworks.gateway.request_log import RequestLog, Written
+from tokenworks.gateway.risk import RiskBook
 from tokenworks.gateway.seen import write_seen
 from tokenworks.gateway.series import Series
 from tokenworks.gateway.server import ClientConnection

@@ -9,7 +9,17 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Shortage, Start, UsageRecord
+from tokenworks.charging import (
+    COUNT_NEED,
+    FOLLOW_UP,
+    Admission,
+    Hold,
+    Limit,
+    Need,
+    Shortage,
+    Start,
+    UsageRecord,
+)
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
@@ -215,7 +225,9 @@ class Holding:
         self.record: UsageRecord | None = None
         self.answered = ""  # why it was answered whole and has no record
         self.refusal: Refusal | None = None
-        self.failures: list[tuple[str, str]] | None = None  # (deployment, cause) of attempts that gave nothing
+        self.failures: list[tuple[str, str]] | None = (
+            None  # (deployment, cause) of attempts that gave nothing
+        )
 
     def _try(self) -> None:
         """It is held: send it."""

@@ -29,6 +29,8 @@ SUMMARY_S: Final = 10.0
 LINES_PER_S_MAX: Final = 5_000
 # Lines that are looked at for one id, newest first.
 LINES_SHOWN_MAX: Final = 100
+# By which of a line's ids it is found.
+_NAMED_BY: Final = ("request_id", "client_request_id", "usage_id", "upstream_id")
 # A file of a worker and the one before it: the newer one is at most half of what both may be.
 FILES: Final = 2
 SHARE_WHOLE_PPM: Final = 1_000_000
@@ -202,7 +204,7 @@ def _lines_with(path: Path, wanted: str) -> Iterator[dict[str, Any]]:
             end = text.find(b"\n", at)
             with contextlib.suppress(ValueError):  # a line that a full disk cut off
                 line = json.loads(text[begin : end if end >= 0 else len(text)])
-                if wanted in line.values():
+                if any(line.get(name) == wanted for name in _NAMED_BY):
                     count += 1
                     yield line
             at = text.rfind(mark, 0, begin)

@@ -72,7 +72,9 @@ class PairSeries:
         self.attempts += len(records)
         columns = zip(*[record.c for record in records], strict=True)
         self.tokens = [before + sum(column) for before, column in zip(self.tokens, columns, strict=True)]
-        self.first_byte.observe_all([record.first_byte_ms for record in records if record.first_byte_ms is not None])
+        self.first_byte.observe_all(
+            [record.first_byte_ms for record in records if record.first_byte_ms is not None]
+        )
         self.whole.observe_all([record.latency_ms for record in records])
 
     def wire(self) -> list[Any]:

@@ -77,7 +77,9 @@ class Watching:
                 event="request",
                 request_id=exchange.request_id,
                 client_request_id=exchange.head.client_request_id,
-                usage_id=None if record is None or record.usage_id == exchange.request_id else record.usage_id,
+                usage_id=None
+                if record is None or record.usage_id == exchange.request_id
+                else record.usage_id,
                 account_id=None if user is None else user.account_id,
                 member_id=None if user is None else user.member_id,
                 key_id=None if user is None else user.key_id,

@@ -1,0 +1,169 @@
+"""One request, followed: by every id that names it, to its record, its route, its postings and its log line."""
+
+import json
+import re
+import socket
+
+import pytest
+
+from tests.support.server import Server, until
+from tokenworks.kernel import uuid7
+
+OWN_ID = "trace-7f3a.of:the/client=1"
+
+
+@pytest.fixture(scope="module")
+def followed(tmp_path_factory, upstream):
+    """A server that writes a line of every request, with one deployment, and a second model whose first deployment is down."""
+    with Server(tmp_path_factory.mktemp("followed"), log_requests_ppm=1_000_000) as server:
+        server.add_deployment("stub", "stub", upstream.url)
+        with socket.socket() as nobody:
+            nobody.bind(("127.0.0.1", 0))
+            down = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+            server.add_deployment("a-down", "twice", down, "--protocol", "chat", wait=False)
+            server.add_deployment("b-up", "twice", upstream.url, "--upstream-model", "stub")
+            yield server
+
+
+def lines(server, **ids):
+    """Lines of the log of requests that say so."""
+    found = []
+    for path in sorted((server.data_dir / "log").glob("*.jsonl")):
+        found += [json.loads(line) for line in path.read_text().splitlines()]
+    return [line for line in found if ids.items() <= line.items()]
+
+
+def show(server, id_, *more):
+    return json.loads(server.cli("usage", "show", id_, "--json", *more).stdout)
+
+
+def test_a_request_is_followed_by_each_of_its_ids(followed):
+    subscriber, key = followed.subscriber()
+    status, content, headers = followed.chat(key, {"tokens": 5, "prompt": 11}, {"x-request-id": OWN_ID})
+    assert status == 200
+    ours = headers["x-request-id"]
+    assert re.fullmatch(r"[0-9a-f]{32}", ours)
+    assert headers["request-id"] == ours
+    assert headers["x-client-request-id"] == OWN_ID
+    (record,) = followed.usage(subscriber, 1)
+    assert (record["client_request_id"], record["choice"], record["tried"]) == (OWN_ID, None, [])
+    until(lambda: lines(followed, request_id=ours), what="the line of the request")
+    upstream_id = json.loads(content)["id"]
+    shown = show(followed, ours)
+    assert shown["account_id"] == str(subscriber.account_id)
+    for id_ in (OWN_ID, upstream_id, str(record["usage_id"]), f"{record['usage_id']}.{subscriber.subscriber_id}"):
+        assert show(followed, id_)["records"] == shown["records"], id_
+
+    (one,) = shown["records"]
+    assert (one["request_id"], one["client_request_id"], one["deployment"]) == (ours, OWN_ID, "stub")
+    (draw,) = shown["draws"]
+    assert draw["amount"] == 1000 * (5 + 11)
+    assert draw["grant"]["state"] == "open"
+    assert draw["charge"]["price_nano"] > 0
+    assert draw["rate"]["weights"]["output"] == 1000
+    (entry,) = shown["entries"]
+    assert sum(posting["amount"] for posting in entry["postings"]) == 0
+    assert entry["link"]["intact"]
+    (line,) = shown["log"]
+    assert line["tokens"] == {"fresh_input": 11, "output": 5}
+    assert (line["client_request_id"], line["key_id"], line["outcome"]) == (OWN_ID, record["key_id"].hex, "complete")
+    assert line["added_us"] > 0
+    assert followed.findings() == []
+
+    text = followed.cli("usage", "show", ours).stdout
+    for said in (ours, OWN_ID, upstream_id, "customer_liability", "as it was chained", str(draw["grant"]["grant_id"])):
+        assert said in text
+    token = followed.works.identity.add_staff("Kim", "auditor")
+    status, body, _ = followed.get(f"/api/operations/requests/{ours}", token)
+    assert status == 200
+    told = json.loads(body)
+    assert told["draws"][0]["amount"] == draw["amount"]
+    assert told["log"] == shown["log"]
+    assert followed.get(f"/api/operations/requests/{ours}")[0] == 401
+    assert followed.get(f"/api/operations/requests/{uuid7().hex}", token)[0] == 404
+
+
+def test_without_the_log_an_account_finds_what_its_client_named(followed, tmp_path):
+    """As on another host of the fleet."""
+    subscriber, key = followed.subscriber()
+    content = followed.chat(key, None, {"x-client-request-id": "elsewhere-1"})[1]
+    (record,) = followed.usage(subscriber, 1)
+    follow = followed.works.following.__class__(
+        followed.connection, followed.works.clock, followed.works.offerings.rate_cards, None
+    ).follow
+    for id_ in ("elsewhere-1", json.loads(content)["id"]):
+        assert follow(id_, subscriber.account_id)["records"][0]["usage_id"] == record["usage_id"]
+    # An id of ours finds its account by itself.
+    assert follow(record["request_id"])["account_id"] == subscriber.account_id
+    other, _ = followed.subscriber()
+    assert "no record since" in str(refused(follow, "elsewhere-1", other.account_id))
+
+
+def refused(call, *args):
+    with pytest.raises(Exception) as caught:  # noqa: PT011  # its words are looked at
+        call(*args)
+    return caught.value
+
+
+def test_an_unknown_id_is_told_what_was_looked_for_and_where(followed):
+    unknown = uuid7().hex
+    done = followed.cli("usage", "show", unknown, check=False)
+    assert done.returncode == 1
+    assert f"nothing is known of {unknown}" in done.stderr
+    assert "log of requests of this host" in done.stderr
+    assert "no account has a settled record" in done.stderr
+    done = followed.cli("usage", "show", "no-such-id", check=False)
+    assert "say the subscriber" in done.stderr
+    subscriber, _ = followed.subscriber(None)
+    done = followed.cli("usage", "show", "no-such-id", "--subscriber", str(subscriber.subscriber_id), check=False)
+    assert f"account {subscriber.account_id} has no record since" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "sent",
+    ["", "a b", 'a"b', "a\\b", "a" * 129, "13800000001", "+8613800000001", "twk_dev_0123456789abcdef", "mail@example.com", "-x", "é"],
+)  # fmt: skip
+def test_what_is_no_id_is_ignored(followed, sent):
+    subscriber, key = followed.subscriber()
+    body = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}).encode()
+    with followed.open() as sock:
+        sock.sendall(
+            b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + key.encode() + b"\r\nx-request-id: " + sent.encode()
+            + b"\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+        )  # fmt: skip
+        answer = b"".join(iter(lambda: sock.recv(65_536), b""))
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"x-client-request-id" not in answer
+    assert followed.usage(subscriber, 1)[0]["client_request_id"] is None
+
+
+def test_a_refusal_names_the_clients_id_and_has_a_line(followed):
+    _, key = followed.subscriber()
+    status, _, headers = followed.chat(key, None, {"x-request-id": "refused-1"}, model="nobody-has-this")
+    assert status == 404
+    assert headers["x-client-request-id"] == "refused-1"
+    (line,) = until(lambda: lines(followed, client_request_id="refused-1"), what="its line")
+    assert (line["outcome"], line["status"], line["cause"]) == ("refused", 404, "model_not_found")
+    # What a client wrote is not a model of ours.
+    assert "model" not in line
+    assert show(followed, "refused-1")["log"] == [line]
+
+
+def test_attempts_before_the_record_are_in_it(followed):
+    subscriber, key = followed.subscriber()
+
+    def tried():
+        followed.chat(key, None, {"x-request-id": "retried"}, model="twice")
+        found = followed.usage(subscriber)
+        return next((one for one in found if one["tried"]), None)
+
+    record = until(tried, what="a request that was tried at the deployment that is down")
+    assert record["tried"] == [{"deployment": "a-down", "cause": "no_connection"}]
+    assert (record["deployment"], record["attempt_no"], record["client_request_id"]) == ("b-up", 2, "retried")
+    # Its first attempt left no record: the request's id is no record's.
+    assert show(followed, record["request_id"])["records"][0]["tried"] == record["tried"]
+    until(lambda: lines(followed, request_id=record["request_id"]), what="its line")
+    shown = show(followed, record["request_id"])
+    assert shown["log"][0]["tried"] == [["a-down", "no_connection"]]
+    assert "a-down: no_connection" in followed.cli("usage", "show", record["request_id"]).stdout
+    assert followed.findings() == []
