@@ -1,11 +1,15 @@
 """One request, followed: by every id that names it, to its record, its route, its postings and its log line."""
 
+import http.client
 import json
+import os
 import re
+import signal
 import socket
 
 import pytest
 
+from tests.support.exposition import check, value_of
 from tests.support.server import Server, until
 from tokenworks.kernel import uuid7
 
@@ -51,7 +55,12 @@ def test_a_request_is_followed_by_each_of_its_ids(followed):
     upstream_id = json.loads(content)["id"]
     shown = show(followed, ours)
     assert shown["account_id"] == str(subscriber.account_id)
-    for id_ in (OWN_ID, upstream_id, str(record["usage_id"]), f"{record['usage_id']}.{subscriber.subscriber_id}"):
+    for id_ in (
+        OWN_ID,
+        upstream_id,
+        str(record["usage_id"]),
+        f"{record['usage_id']}.{subscriber.subscriber_id}",
+    ):
         assert show(followed, id_)["records"] == shown["records"], id_
 
     (one,) = shown["records"]
@@ -66,12 +75,23 @@ def test_a_request_is_followed_by_each_of_its_ids(followed):
     assert entry["link"]["intact"]
     (line,) = shown["log"]
     assert line["tokens"] == {"fresh_input": 11, "output": 5}
-    assert (line["client_request_id"], line["key_id"], line["outcome"]) == (OWN_ID, record["key_id"].hex, "complete")
+    assert (line["client_request_id"], line["key_id"], line["outcome"]) == (
+        OWN_ID,
+        record["key_id"].hex,
+        "complete",
+    )
     assert line["added_us"] > 0
     assert followed.findings() == []
 
     text = followed.cli("usage", "show", ours).stdout
-    for said in (ours, OWN_ID, upstream_id, "customer_liability", "as it was chained", str(draw["grant"]["grant_id"])):
+    for said in (
+        ours,
+        OWN_ID,
+        upstream_id,
+        "customer_liability",
+        "as it was chained",
+        str(draw["grant"]["grant_id"]),
+    ):
         assert said in text
     token = followed.works.identity.add_staff("Kim", "auditor")
     status, body, _ = followed.get(f"/api/operations/requests/{ours}", token)
@@ -100,7 +120,7 @@ def test_without_the_log_an_account_finds_what_its_client_named(followed, tmp_pa
 
 
 def refused(call, *args):
-    with pytest.raises(Exception) as caught:  # noqa: PT011  # its words are looked at
+    with pytest.raises(Exception) as caught:  # its words are looked at
         call(*args)
     return caught.value
 
@@ -115,7 +135,9 @@ def test_an_unknown_id_is_told_what_was_looked_for_and_where(followed):
     done = followed.cli("usage", "show", "no-such-id", check=False)
     assert "say the subscriber" in done.stderr
     subscriber, _ = followed.subscriber(None)
-    done = followed.cli("usage", "show", "no-such-id", "--subscriber", str(subscriber.subscriber_id), check=False)
+    done = followed.cli(
+        "usage", "show", "no-such-id", "--subscriber", str(subscriber.subscriber_id), check=False
+    )
     assert f"account {subscriber.account_id} has no record since" in done.stderr
 
 
@@ -125,7 +147,9 @@ def test_an_unknown_id_is_told_what_was_looked_for_and_where(followed):
 )  # fmt: skip
 def test_what_is_no_id_is_ignored(followed, sent):
     subscriber, key = followed.subscriber()
-    body = json.dumps({"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}).encode()
+    body = json.dumps(
+        {"model": "stub", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}
+    ).encode()
     with followed.open() as sock:
         sock.sendall(
             b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer " + key.encode() + b"\r\nx-request-id: " + sent.encode()
@@ -167,3 +191,137 @@ def test_attempts_before_the_record_are_in_it(followed):
     assert shown["log"][0]["tried"] == [["a-down", "no_connection"]]
     assert "a-down: no_connection" in followed.cli("usage", "show", record["request_id"]).stdout
     assert followed.findings() == []
+
+
+def test_a_failing_upstream_and_hostile_clients_fill_no_disk(followed):
+    """Thousands of requests that fail, and thousands that are refused, are some lines and a count of the others."""
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        down = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        followed.add_deployment("dead", "dead", down, "--protocol", "chat", wait=False)
+        _, key = followed.subscriber()
+        until(lambda: followed.chat(key, model="dead")[0] != 404, what="the deployment to be known")
+        before = _log_bytes(followed)
+        body = json.dumps({"model": "dead", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5})
+        bad = key[:-1] + ("a" if key[-1] != "a" else "b")
+        for sent_key, model, times in (
+            (key, "dead", REQUESTS),
+            (bad, "dead", REQUESTS),
+            (key, "nobody", REQUESTS),
+        ):
+            _ask_again_and_again(followed, sent_key, body.replace('"dead"', f'"{model}"'), times)
+        until(
+            lambda: followed.metrics("request_lines_left_out")[0] > 2 * REQUESTS,
+            what="lines that were left out",
+        )
+        # Until its summary is there.
+        suppressed = until(lambda: lines(followed, event="requests_suppressed"), 60, "what was left out")
+        grown = {name: size - before.get(name, 0) for name, size in _log_bytes(followed).items()}
+    # Three times 2000 requests: before, 400 bytes for each that found no place.
+    assert sum(grown.values()) < 40 * 3 * REQUESTS, grown
+    assert grown["serve.log"] < 16_384, grown
+    assert all(line["suppressed"] > 0 for line in suppressed)
+
+
+REQUESTS = 2000
+
+
+def _log_bytes(server):
+    found = {path.name: path.stat().st_size for path in (server.data_dir / "log").glob("*")}
+    return found | {"serve.log": (server.data_dir / "serve.log").stat().st_size}
+
+
+def _ask_again_and_again(server, key, body, times):
+    """On one connection at a time, answers read to their ends."""
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(body)}\r\n\r\n{body}"
+    ).encode()
+    sock, done = None, 0
+    while done < times:
+        if sock is None:
+            sock = server.open()
+            answers = sock.makefile("rb")
+        sock.sendall(request)
+        head, length, close = answers.readline(), 0, False
+        assert head.startswith(b"HTTP/1.1 "), head
+        while (line := answers.readline()) not in {b"\r\n", b""}:
+            name, _, value = line.partition(b":")
+            length = int(value) if name.lower() == b"content-length" else length
+            close = close or (name.lower() == b"connection" and b"close" in value)
+        answers.read(length)
+        done += 1
+        if close:
+            sock.close()
+            sock = None
+    if sock is not None:
+        sock.close()
+
+
+def exposition(server):
+    host, port = server.admin.rsplit(":", 1)
+    connection = http.client.HTTPConnection(host, int(port), timeout=10)
+    connection.request("GET", "/metrics")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    check(text)
+    return text
+
+
+def test_sums_by_model_and_deployment_outlive_their_worker(followed):
+    _, key = followed.subscriber()
+
+    def count(name, **labels):
+        return value_of(
+            exposition(followed), f"tokenworks_model_{name}", model="stub", deployment="stub", **labels
+        )
+
+    before = count("requests_total", outcome="complete"), count("tokens_total", **{"class": "output"})
+    for _ in range(3):
+        assert followed.chat(key, {"tokens": 7, "prompt": 9})[0] == 200
+    wanted = before[0] + 3, before[1] + 21
+    until(
+        lambda: (
+            (count("requests_total", outcome="complete"), count("tokens_total", **{"class": "output"}))
+            == wanted
+        ),
+        what="the sums",
+    )
+    text = exposition(followed)
+    assert (
+        value_of(text, "tokenworks_model_first_byte_seconds_count", model="stub", deployment="stub")
+        == wanted[0]
+    )
+    assert (
+        value_of(text, "tokenworks_model_request_seconds_count", model="stub", deployment="stub") == wanted[0]
+    )
+    assert value_of(text, "tokenworks_gateway_added_seconds_count", protocol="chat") >= 3
+    assert value_of(text, "tokenworks_recorder_commit_seconds_count") > 0
+    assert value_of(text, "tokenworks_recorder_settle_seconds_count") > 0
+    assert value_of(text, "tokenworks_memory_bytes_max") == followed.settings.memory_bytes_max
+    (worker,) = [pid for name, pid in followed.processes() if name == "worker"]
+    os.kill(worker, signal.SIGKILL)
+    until(
+        lambda: [pid for name, pid in followed.processes() if name == "worker"] not in ([], [worker]),
+        what="another worker",
+    )
+    until(lambda: followed.chat(key)[0] == 200, what="service")
+    # Only ever more, also while there is no worker.
+    until(lambda: _grows(count("requests_total", outcome="complete"), wanted[0]), what="its request")
+
+
+def _grows(now, least):
+    assert now >= least
+    return now > least
+
+
+def test_a_client_writes_no_label(followed):
+    _, key = followed.subscriber()
+    assert followed.chat(key, model="made-up")[0] == 404
+    until(
+        lambda: value_of(
+            exposition(followed), "tokenworks_model_requests_total", model="none", outcome="refused"
+        ),
+        what="a refusal of no model",
+    )
+    assert "made-up" not in exposition(followed)

@@ -1,6 +1,6 @@
 """What a host exports for Prometheus beside its workers' counters: sums by model and deployment, the recorder's times, limits."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -62,16 +62,16 @@ def by_model(run_dir: Path) -> Iterator[Any]:
         (
             "model_first_byte_seconds",
             "from a request's arrival to its deployment's first byte",
-            {pair: row.first_byte for pair, row in series.pairs.items()},
+            [(pair, row.first_byte) for pair, row in series.pairs.items()],
         ),
         (
             "model_request_seconds",
             "from a request's arrival to its record",
-            {pair: row.whole for pair, row in series.pairs.items()},
+            [(pair, row.whole) for pair, row in series.pairs.items()],
         ),
     ):
         yield histogram_family(name, what, _PAIR, histograms, _MS_PER_S)
-    added = {(protocol,): seen for protocol, seen in series.added.items() if seen.count}
+    added = [((protocol,), seen) for protocol, seen in series.added.items() if seen.count]
     yield histogram_family(
         "gateway_added_seconds",
         "what this gateway added to requests: before they were sent, and from their upstream's last byte to the answer's end",
@@ -118,15 +118,19 @@ def recorder(report: Mapping[str, Any]) -> Iterator[Any]:
     for name, (per_s, bounds, row) in report.get("histograms", {}).items():
         seen = Histogram(bounds)
         seen.add(row)
-        yield histogram_family(f"recorder_{name}", name.replace("_", " "), (), {(): seen}, per_s)
+        yield histogram_family(f"recorder_{name}", name.replace("_", " "), (), [((), seen)], per_s)
 
 
 def histogram_family(
-    name: str, what: str, labels: tuple[str, ...], seen: Mapping[tuple[str, ...], Histogram], per_s: int
+    name: str,
+    what: str,
+    labels: tuple[str, ...],
+    seen: Iterable[tuple[tuple[str, ...], Histogram]],
+    per_s: int,
 ) -> Any:
     """`seen`: by the values of the labels, in units of which there are so many in a second."""
     family = HistogramMetricFamily(f"tokenworks_{name}", what, labels=labels)
-    for values, histogram in sorted(seen.items()):
+    for values, histogram in sorted(seen, key=lambda one: one[0]):
         below, buckets = 0, []
         for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
             below += count

@@ -27,7 +27,8 @@ class Watching:
         record, series = exchange.record, self._series
         # A name that a client wrote becomes no model's: where none was found there are no places.
         model = exchange.model if exchange.places else NONE
-        deployment = exchange.deployment or NONE
+        # One that no connection was made to was tried, and sent nothing.
+        deployment = exchange.deployment or (exchange.tried[-1] if exchange.tried else NONE)
         row = series.of(model, deployment)
         failures = exchange.failures
         if failures is not None:
