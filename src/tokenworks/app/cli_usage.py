@@ -10,7 +10,7 @@ from tokenworks.app import views
 from tokenworks.app.cli_base import Context, json_option, pass_context
 from tokenworks.app.output import money_text, print_json, print_table, say
 from tokenworks.catalog import TOKEN_CLASSES
-from tokenworks.kernel import format_quantity, is_digits
+from tokenworks.kernel import SystemClock, format_quantity, is_digits
 from tokenworks.subscriptions import second_of
 
 USAGE_LIMIT_DEFAULT: Final = 50
@@ -24,7 +24,7 @@ def since_of(text: str | None) -> datetime | None:
         return None
     units = {"m": 60, "h": 3600, "d": 86_400}
     if is_digits(text[:-1], SPAN_DIGITS_MAX) and text[-1:] in units:
-        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
+        return SystemClock().now() - timedelta(seconds=int(text[:-1]) * units[text[-1]])
     try:
         at = datetime.fromisoformat(text)
     except ValueError:

@@ -111,9 +111,7 @@ class Following:
         """Whose record it is, asked of all accounts."""
         try:
             with self._connection.transaction():
-                self._connection.execute(
-                    "SELECT set_config('statement_timeout', %s, true)", (str(LOOK_S * 1000),)
-                )
+                whose_store.stop_after(self._connection, LOOK_S)
                 found = whose_store.of_usage(self._connection, ours) or whose_store.of_request(
                     self._connection, ours.hex, ours, _after_attempts(ours)
                 )

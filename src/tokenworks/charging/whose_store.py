@@ -32,6 +32,11 @@ def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
     )
 
 
+def stop_after(connection: Connection, seconds: int) -> None:
+    """Bound each statement of this transaction: it raises `psycopg.errors.QueryCanceled` then."""
+    connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{seconds}s",))
+
+
 def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
     """By the id alone, of the partitions of its month: no index leads with it, so what asks bounds the time."""
     return _one(

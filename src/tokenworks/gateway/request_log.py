@@ -147,8 +147,10 @@ class RequestLog:
         if self._file is None:
             for line in lines:
                 log.info("request", **json.loads(line))
-        elif not room or not self._append(self._file, b"\n".join(lines) + b"\n"):
-            self.left_out += len(lines)
+        else:
+            for piece in _pieces(lines, self._file.bytes_max // FILES):
+                if not room or not self._append(self._file, b"\n".join(piece) + b"\n"):
+                    self.left_out += len(piece)
 
     def _append(self, file: Written, data: bytes) -> bool:
         try:
@@ -163,8 +165,6 @@ class RequestLog:
                 self._descriptor = None
                 file.path.replace(file.path.with_suffix(".before.jsonl"))
                 return self._append(file, data)
-            if len(data) > file.bytes_max // FILES:
-                return False
             self._size += os.write(self._descriptor, data)
         except OSError:
             return False
@@ -175,6 +175,21 @@ class RequestLog:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _pieces(lines: list[bytes], bytes_max: int) -> Iterator[list[bytes]]:
+    """The lines in pieces that a file has room for; none of a line that no file has room for."""
+    piece: list[bytes] = []
+    size = 0
+    for line in lines:
+        if piece and size + len(line) + 1 > bytes_max:
+            yield piece
+            piece, size = [], 0
+        if len(line) < bytes_max:
+            piece.append(line)
+            size += len(line) + 1
+    if piece:
+        yield piece
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -28,7 +28,7 @@ class LineLimit:
                 self._forget(now_s)
             if len(self._kinds) >= KINDS_MAX:
                 kind = OTHER
-            found = self._kinds.setdefault(kind, [float(self._burst), now_s, 0, 0.0])
+            found = self._kinds.setdefault(kind, [self._burst, now_s, 0, 0.0])
         found[0] = min(self._burst, found[0] + (now_s - found[1]) * self._per_s)
         found[1] = now_s
         if found[0] >= 1:
