@@ -2,7 +2,7 @@
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import UsageRecord
-from tokenworks.gateway.series import OTHER, SERIES_MAX, Series, read_series
+from tokenworks.gateway.series import COMPLETE, INTERRUPTED, OTHER, SERIES_MAX, Series, read_series
 
 
 def record(state="complete", first_byte_ms=7):
@@ -15,13 +15,28 @@ def record(state="complete", first_byte_ms=7):
 def test_records_of_a_second_go_into_the_sums():
     series = Series()
     row = series.of("m", "d")
-    row.records += [record(), record("interrupted", None), record()]
+    for one, outcome in (
+        (record(), COMPLETE),
+        (record("interrupted", None), INTERRUPTED),
+        (record(), COMPLETE),
+    ):
+        row.recorded(one, outcome)
     series.failed("m", "d")
     series.settle()
     series.settle()
     assert (row.outcomes, row.attempts, row.failed) == ([2, 1, 0, 0], 4, 1)
     assert (sum(row.tokens), row.tokens[0]) == (15, 9)
     assert (row.first_byte.count, row.whole.count, row.whole.total) == (2, 3, 120)
+
+
+def test_every_class_is_summed():
+    row = Series().of("m", "d")
+    rare = record()
+    rare.c = Counts(*range(1, 9))
+    row.recorded(rare, COMPLETE)
+    row.recorded(record(), COMPLETE)
+    row.recorded(rare, COMPLETE)
+    assert row.tokens == [a + b + a for a, b in zip(rare.c, record().c, strict=True)]
 
 
 def test_the_number_of_series_is_bounded_and_all_workers_agree(tmp_path):
@@ -39,12 +54,12 @@ def test_the_number_of_series_is_bounded_and_all_workers_agree(tmp_path):
 def test_who_follows_goes_on_from_the_file(tmp_path):
     path = tmp_path / "worker-0.series"
     first = Series()
-    first.of("m", "d").records.append(record())
+    first.of("m", "d").recorded(record(), COMPLETE)
     first.added_us["chat"].append(900)
     first.keep(path)
     second = Series()
     second.add(path.read_bytes())
-    second.of("m", "d").records.append(record())
+    second.of("m", "d").recorded(record(), COMPLETE)
     second.keep(path)
     summed = read_series([path, tmp_path / "worker-1.series"])
     assert summed.of("m", "d").outcomes[0] == 2

@@ -40,6 +40,8 @@ ADDED_US: Final = (
     10_000_000,
 )
 _FORM: Final = 1
+_FRESH: Final = TOKEN_CLASSES.index("fresh_input")
+_OUTPUT: Final = TOKEN_CLASSES.index("output")
 
 Pair = tuple[str, str]
 """(model, deployment)"""
@@ -48,7 +50,9 @@ Pair = tuple[str, str]
 class PairSeries:
     """Sums of one pair. `outcomes` in the order of `OUTCOMES`, `tokens` in that of `TOKEN_CLASSES`; times in milliseconds."""
 
-    __slots__ = ("attempts", "failed", "first_byte", "outcomes", "records", "tokens", "whole")
+    __slots__ = (
+        "attempts", "failed", "first_byte", "first_byte_ms", "latency_ms", "outcomes", "tokens", "whole",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.outcomes = [0] * len(OUTCOMES)
@@ -57,25 +61,32 @@ class PairSeries:
         self.tokens = [0] * len(TOKEN_CLASSES)
         self.first_byte = Histogram(TIMES_MS)
         self.whole = Histogram(TIMES_MS)
-        # Records that came since the last second and are not in the sums yet: all of a second together cost less.
-        self.records: list[UsageRecord] = []
+        # What came since the last second and is not in the histograms yet: all of a second together cost less.
+        self.first_byte_ms: list[int] = []
+        self.latency_ms: list[int] = []
+
+    def recorded(self, record: UsageRecord, outcome: int) -> None:
+        """A record was written: this is done for every request. `outcome`: `COMPLETE` or `INTERRUPTED`."""
+        self.outcomes[outcome] += 1
+        self.attempts += 1
+        self.latency_ms.append(record.latency_ms)
+        if record.first_byte_ms is not None:
+            self.first_byte_ms.append(record.first_byte_ms)
+        tokens = self.tokens
+        fresh, cached, written, audio, output, reasoning, spoken, hour = record.c
+        tokens[_FRESH] += fresh
+        tokens[_OUTPUT] += output
+        if cached or written or audio or reasoning or spoken or hour:
+            for at, count in enumerate(record.c):
+                tokens[at] += 0 if at in {_FRESH, _OUTPUT} else count
 
     def settle(self) -> None:
-        """Put the records of the last second into the sums."""
-        records = self.records
-        if not records:
-            return
-        self.records = []
-        complete = sum([record.state == "complete" for record in records])
-        self.outcomes[COMPLETE] += complete
-        self.outcomes[INTERRUPTED] += len(records) - complete
-        self.attempts += len(records)
-        columns = zip(*[record.c for record in records], strict=True)
-        self.tokens = [before + sum(column) for before, column in zip(self.tokens, columns, strict=True)]
-        self.first_byte.observe_all(
-            [record.first_byte_ms for record in records if record.first_byte_ms is not None]
-        )
-        self.whole.observe_all([record.latency_ms for record in records])
+        """Put the times of the last second into the histograms."""
+        if self.latency_ms:
+            self.first_byte.observe_all(self.first_byte_ms)
+            self.whole.observe_all(self.latency_ms)
+            self.first_byte_ms.clear()
+            self.latency_ms.clear()
 
     def wire(self) -> list[Any]:
         return [

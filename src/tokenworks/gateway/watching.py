@@ -24,28 +24,33 @@ class Watching:
 
     def ended(self, exchange: "Ending", now_s: float) -> None:
         """A request is over, whatever became of it. `now_s`: the loop's time."""
-        record, series = exchange.record, self._series
+        record, series, failures = exchange.record, self._series, exchange.failures
+        if record is not None and failures is None and record.state == "complete":
+            # As nearly all of them are.
+            series.of(record.model, record.deployment).recorded(record, COMPLETE)
+            added_us = 0
+            if exchange.over_s:
+                waited_s = exchange.sent_s - exchange.arrived_s - exchange.queued_ms / 1000
+                added_us = int((waited_s + perf_counter() - exchange.over_s) * _US_PER_S)
+                series.added_us[exchange.protocol].append(added_us)
+            if self._log.wants():
+                self._write(exchange, COMPLETE, record.deployment, record.model, None, now_s, added_us)
+            return
         # A name that a client wrote becomes no model's: where none was found there are no places.
         model = exchange.model if exchange.places else NONE
         # One that no connection was made to was tried, and sent nothing.
         deployment = exchange.deployment or (exchange.tried[-1] if exchange.tried else NONE)
         row = series.of(model, deployment)
-        failures = exchange.failures
-        if failures is not None:
-            for name, _ in failures:
-                series.failed(model, name)
-        added_us = 0
+        for name, _ in failures or ():
+            series.failed(model, name)
         if record is not None:
-            row.records.append(record)
-            if record.state == "complete":
-                if exchange.over_s and failures is None:
-                    waited_s = exchange.sent_s - exchange.arrived_s - exchange.queued_ms / 1000
-                    added_us = int((waited_s + perf_counter() - exchange.over_s) * _US_PER_S)
-                    series.added_us[exchange.protocol].append(added_us)
+            outcome, cause = (COMPLETE if record.state == "complete" else INTERRUPTED), record.reason
+            row.recorded(record, outcome)
+            if outcome == COMPLETE:
+                # It was served all the same, and is no failure of the host's.
                 if self._log.wants():
-                    self._write(exchange, COMPLETE, deployment, model, None, now_s, added_us)
+                    self._write(exchange, COMPLETE, deployment, model, None, now_s, 0)
                 return
-            outcome, cause = INTERRUPTED, record.reason
         elif exchange.answered:
             row.outcomes[COMPLETE] += 1
             if self._log.wants():
