@@ -27,17 +27,17 @@ def alerts():
 def exported(server):
     """{name of a sample: its family's type}, of a server that has served something."""
     _, key = server.subscriber()
-    assert server.chat(key)[0] == 200
     host, port = server.admin.rsplit(":", 1)
 
     def read():
+        assert server.chat(key)[0] == 200
         connection = http.client.HTTPConnection(host, int(port), timeout=10)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
         return text if 'tokenworks_gateway_added_seconds_count{protocol="chat"}' in text else None
 
-    text = until(read, what="the request in the metrics")
+    text = until(read, what="one of the requests in a sample")
     found = {}
     for name, kind in check(text).items():
         for part in ("_bucket", "_count", "_sum") if kind == "histogram" else ("",):

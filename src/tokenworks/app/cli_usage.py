@@ -102,6 +102,15 @@ def _print_followed(found: Mapping[str, Any]) -> None:
     records = found["records"]
     if found["account_id"] is not None:
         say(f"Account {found['account_id']}")
+    if found["quarantine"]:
+        print_table(
+            "In quarantine: the database refused its record",
+            ["quarantine", "record", "state", "since", "reason"],
+            [
+                (q["quarantine_id"], q["usage_id"], q["state"], second_of(q["quarantined_at"]), q["reason"])
+                for q in found["quarantine"]
+            ],
+        )
     if not records:
         say("No record of it is settled: it was refused or left, gave nothing, or waits for the database.")
     else:

@@ -74,7 +74,7 @@ def by_model(run_dir: Path) -> Iterator[Any]:
     added = [((protocol,), seen) for protocol, seen in series.added.items() if seen.count]
     yield histogram_family(
         "gateway_added_seconds",
-        "what this gateway added to requests: before they were sent, and from their upstream's last byte to the answer's end",
+        "what this gateway added to requests (of a sample): before they were sent, and from their upstream's last byte to the answer's end",
         ("protocol",),
         added,
         _US_PER_S,

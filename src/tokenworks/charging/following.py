@@ -69,9 +69,12 @@ class Following:
             account_id = whose_store.of_subscriber(self._connection, UUID(owner)) or account_id
         wanted = name if ours is None else ours.hex
         lines = self._lines_of(wanted, looked)
+        held = following_store.in_quarantine(self._connection, wanted)
         named = {str(line["account_id"]) for line in lines if line.get("account_id")}
+        named |= {row["account_id"].hex for row in held}
         if account_id is not None:
             lines = [line for line in lines if line.get("account_id") == account_id.hex]
+            held = [row for row in held if row["account_id"] == account_id]
         elif len(named) == 1:
             account_id = UUID(named.pop())
         elif len(named) > 1:
@@ -92,11 +95,11 @@ class Following:
         for request_id in requests:
             if request_id != wanted:
                 lines += [line for line in self._lines_of(request_id, []) if line not in lines]
-        if not records and not lines:
+        if not records and not lines and not held:
             raise RequestNotFound(
                 f"nothing is known of {asked}: " + "; ".join(looked or ["it is no id of ours"])
             )
-        return self._told(asked, account_id, records, lines)
+        return {**self._told(asked, account_id, records, lines), "quarantine": held}
 
     # Where it is.
 

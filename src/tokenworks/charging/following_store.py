@@ -1,5 +1,6 @@
 """The SQL that follows one request: its records, their entries, and what they drew on. Each statement names the account."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
@@ -49,6 +50,16 @@ def requests_named(
         (account_id, floor, upstream_id, mark, NAMED_MAX),
     ).fetchall()
     return list(dict.fromkeys(str(row[0]) for row in rows))
+
+
+def in_quarantine(connection: Connection, id_: str) -> list[dict[str, Any]]:
+    """Records that the database refused and that have an id, whatever was decided of them; they are few."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        return cursor.execute(
+            """SELECT quarantine_id, account_id, usage_id, state, reason, quarantined_at FROM quarantine
+               WHERE position(%s IN record) > 0 ORDER BY quarantine_id LIMIT %s""",
+            (json.dumps(id_, ensure_ascii=False), NAMED_MAX),
+        ).fetchall()
 
 
 def host_of(connection: Connection, journal_id: UUID) -> str | None:

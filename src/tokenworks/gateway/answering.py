@@ -267,7 +267,8 @@ class Answering(Ending):
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
         self.upstream = None
-        self.over_s = perf_counter()
+        if self.arrived_s:
+            self.over_s = perf_counter()
         if self.streaming:
             self._stream_ended()
             return

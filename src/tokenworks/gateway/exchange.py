@@ -240,7 +240,8 @@ class Exchange(Answering):
         deployment = place.deployment
         if not self.free:
             if self.attempt_no == 1:
-                self.sent_s = perf_counter()
+                if self.arrived_s:
+                    self.sent_s = perf_counter()
                 self.usage_id = self.request_id
             else:
                 self.usage_id = gateway.ids.next()
