@@ -40,6 +40,8 @@ FLEET = {
     "charging.verify.usage.rerate": "the auditor reads everything",
     "charging.whose_store.of_bucket": "finds the account of what is named by its id alone",
     "charging.whose_store.of_grant": "finds the account of what is named by its id alone",
+    "charging.whose_store.of_request": "finds the account of what is named by its id alone, within a time",
+    "charging.whose_store.of_usage": "finds the account of what is named by its id alone",
     "charging.whose_store.of_transfer": "finds the account of what is named by its id alone",
     "subscriptions.cycle_store.cycles": "the auditor reads everything",
     "subscriptions.sold_store.sold": "the auditor reads everything",

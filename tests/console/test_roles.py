@@ -393,6 +393,7 @@ def test_who_may_can(client, works, town, staff):
         ("reconciliation-cases/{id}", "CaseClosed"), ("failed-jobs/{id}/release", "FailedJobNotFound"),
         ("failed-jobs/{id}/release", "NotFound"), ("sessions/{id}", "NotFound"),
         ("subscribers/{id}/identity", "IdentityKnown"), ("approvals/{id}", "ApprovalNotFound"), ("hub/{id}", "ListenerNotFound"), ("erasure", "Invalid"),
+        ("operations/requests/{id}", "RequestNotFound"),
     }  # fmt: skip
     for name, role, status, title in refused:
         assert any(name.endswith(end) and title == said for end, said in explained), (

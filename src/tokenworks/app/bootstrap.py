@@ -12,8 +12,9 @@ from tokenworks.app.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.factory import Deployments
+from tokenworks.gateway import find_lines
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
 from tokenworks.subscriptions import (
     ConsentTexts,
@@ -55,6 +56,7 @@ class Works:
     drafts: Drafts
     deployments: Deployments
     ledger: Ledger
+    following: Following
     charges: Charges
     adjustments: Adjustments
     transfers: Transfers
@@ -160,6 +162,12 @@ def make_works(
         drafts=Drafts(connection, offerings, clock),
         deployments=Deployments(connection),
         ledger=ledger,
+        following=Following(
+            connection,
+            clock,
+            offerings.rate_cards,
+            (lambda id_: find_lines(settings.log, id_)) if settings.log_requests_bytes else None,
+        ),
         charges=charges,
         adjustments=adjustments,
         transfers=transfers,

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -30,6 +30,7 @@ from tokenworks.app import (
     cli_shop,
     cli_staff,
     cli_subscriber,
+    cli_usage,
     cli_webhook,
     views,
 )
@@ -43,6 +44,7 @@ from tokenworks.app.cli_base import (
     said,
     subscriber_option,
 )
+from tokenworks.app.cli_usage import USAGE_LIMIT_DEFAULT, since_of
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, in_mtok, print_json, print_table, say
@@ -52,13 +54,10 @@ from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.charging import Host, Ledger
-from tokenworks.kernel import NotFound, SystemClock, TokenworksError, is_digits
+from tokenworks.kernel import NotFound, SystemClock, TokenworksError
 from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
-USAGE_LIMIT_DEFAULT: Final = 50
 KEYS_LIMIT_DEFAULT: Final = 50
-# Of a span such as 24h: days of 273 years.
-SPAN_DIGITS_MAX: Final = 5
 # Between two lines about the batches of one backfill, in a log.
 PROGRESS_EVERY_S: Final = 5.0
 
@@ -253,6 +252,7 @@ for _group in (
 cli.add_command(cli_doctor.doctor)
 cli.add_command(cli_server.serve)
 cli.add_command(cli_server.reload)
+cli.add_command(cli_usage.usage)
 cli_shop.order.add_command(cli_quotes.order_quote)
 
 
@@ -538,52 +538,6 @@ def balance(context: Context, subscriber: str, as_json: bool) -> None:
         views.print_buckets("Balance", found)
 
 
-@cli.command()
-@subscriber_option
-@click.option("--since", help="A time (2026-11-23T08:00) or a span (15m, 24h, 7d).")
-@click.option("--limit", type=click.IntRange(1, 1000), default=USAGE_LIMIT_DEFAULT, show_default=True)
-@click.option("--by-member", is_flag=True, help="Who spent how much, in place of the records.")
-@json_option
-@pass_context
-def usage(
-    context: Context, subscriber: str, since: str | None, limit: int, by_member: bool, as_json: bool
-) -> None:
-    """Usage records, newest first; or who spent how much."""
-    at = _since(since)
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        names = {member.member_id: member.name for member in works.subscriptions.members(found)}
-        if by_member:
-            rows = works.ledger.usage_by_member(found.account_id, at)
-        else:
-            rows = works.ledger.usage(found.account_id, at, limit)
-    for row in rows:
-        row["member"] = names.get(row["member_id"])
-    if as_json and by_member:
-        print_json([in_mtok(row, "charged") for row in rows])
-    elif as_json:
-        print_json(rows)
-    elif by_member:
-        views.print_usage_by_member(rows)
-    else:
-        views.print_usage("Usage", rows)
-
-
-def _since(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    units = {"m": 60, "h": 3600, "d": 86_400}
-    if is_digits(text[:-1], SPAN_DIGITS_MAX) and text[-1:] in units:
-        return datetime.now(UTC) - timedelta(seconds=int(text[:-1]) * units[text[-1]])
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        raise click.UsageError(
-            f"--since is a time such as 2026-11-23T08:00 or a span such as 24h, not {text!r}"
-        ) from None
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
 @cli.group()
 def ledger() -> None:
     """The books."""
@@ -600,7 +554,7 @@ def ledger_flagged(
 ) -> None:
     """Records to reconcile with a deployment's own figures: not reported, not adding up, late, or waived."""
     with context.works() as works:
-        found = works.ledger.flagged(_since(since), limit, before)
+        found = works.ledger.flagged(since_of(since), limit, before)
     if as_json:
         print_json(found)
     else:
@@ -618,7 +572,7 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
     """What was produced and nobody paid for, by day (UTC) and cause."""
     with context.works() as works:
         account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.ledger.losses(_since(since), account_id, BILLING_ZONE)
+        found = works.ledger.losses(since_of(since), account_id, BILLING_ZONE)
     if as_json:
         print_json(found)
     else:

@@ -7,6 +7,7 @@ import math
 import os
 import signal
 import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -24,10 +25,11 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from psycopg_pool import ConnectionPool, PoolTimeout
 
 from tokenworks import __version__
+from tokenworks.app import exposition
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import anchor, connect, database, ensure_usage_months
 from tokenworks.app.host_secrets import ProcessSecrets
-from tokenworks.app.logs import configure_logs
+from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.messages import code_sender
 from tokenworks.app.notify import deliver, time_out
 from tokenworks.app.renewing import certificate_words
@@ -148,7 +150,8 @@ class HostMetrics:
     def readings(self) -> list[tuple[str, Reading]]:
         found = []
         for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
-            with contextlib.suppress(OSError, ValueError):
+            # One of another release may have another form.
+            with contextlib.suppress(OSError, ValueError, struct.error):
                 found.append((path.stem.removeprefix("worker-"), Reading(path)))
         return found
 
@@ -269,14 +272,9 @@ class HostMetrics:
             for cause, tokens in report.pop("loss_tokens", {}).items():
                 lost.add_metric([cause], tokens)
             yield lost
-        for name, value in report.items():
-            if name != "pid":
-                whose = "" if name.startswith("archive_") else "recorder_"
-                yield GaugeMetricFamily(
-                    f"tokenworks_{whose}{name}",
-                    f"{name.replace('_', ' ')}, as the recorder reports it",
-                    value=value,
-                )
+        yield from exposition.recorder(report)
+        yield from exposition.by_model(self._settings.run_dir)
+        yield from exposition.limits(self._settings)
 
 
 def make_admin_app(metrics: HostMetrics) -> FastAPI:
@@ -441,6 +439,7 @@ async def _jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> None:
             await asyncio.to_thread(jobs.run)
         except Exception as error:  # the database is away, say; the control plane goes on
             log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        say_left_out()
         await asyncio.sleep(JOBS_S)
 
 

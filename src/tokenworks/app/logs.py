@@ -4,17 +4,30 @@ import contextlib
 import logging
 import re
 import sys
+import time
 from collections.abc import MutableMapping
 from typing import Any, Final, TextIO, cast
 
 import structlog
 
-from tokenworks.kernel import shown
+from tokenworks.kernel import LineLimit, shown
 
 # Belt and braces: whatever a message quotes, keys and phone numbers are cut out of it.
 _KEY: Final = re.compile(r"twk_[a-z0-9]{1,12}_[0-9A-Za-z]{8,}")
 _PHONE: Final = re.compile(r"(?<![0-9a-fA-F-])(\+[1-9]\d{2})\d{4,8}(\d{4})(?![0-9a-fA-F-])")
 _BEARER: Final = re.compile(r"(?i)(bearer\s+|x-api-key:\s*)\S+")
+
+# Of the lines of one event (and deployment, model, child, job …): so many at once, then one every five seconds.
+LINES_BURST: Final = 20
+LINES_PER_S: Final = 0.2
+# What was left out is said so long after the first of it, at the latest.
+SUMMARY_S: Final = 30.0
+# What tells lines of one event apart.
+_ABOUT: Final = ("deployment", "model", "child", "job", "tokenizer", "why")
+_ABOUT_CHARS_MAX: Final = 100
+# The lines of requests, where they come here, have limits of their own (`gateway.request_log`).
+_LIMITED_ELSEWHERE: Final = frozenset({"request"})
+SUPPRESSED: Final = "log.suppressed"
 
 
 class _Patient:
@@ -47,11 +60,59 @@ def _mask(_logger: Any, _method: str, event: MutableMapping[str, Any]) -> Mutabl
     return event
 
 
+class Limited:
+    """A processor that leaves out lines that come too often, and says how many: a failing upstream fills no disk."""
+
+    def __init__(self) -> None:
+        self._limit = LineLimit(LINES_BURST, LINES_PER_S, SUMMARY_S)
+
+    def __call__(
+        self, _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        name = str(event.get("event", ""))
+        if name in _LIMITED_ELSEWHERE or name == SUPPRESSED:
+            return event
+        about = next((str(event[key])[:_ABOUT_CHARS_MAX] for key in _ABOUT if event.get(key)), "")
+        if not self._limit.admits((name[:_ABOUT_CHARS_MAX], about), time.monotonic()):
+            raise structlog.DropEvent
+        return event
+
+    def say(self) -> None:
+        """A line for each kind of which some were left out long enough ago."""
+        for kind, count in self._limit.left_out(time.monotonic()):
+            name, about = kind if isinstance(kind, tuple) else (str(kind), "")
+            structlog.get_logger().warning(SUPPRESSED, of=name, about=about or None, lines=count)
+
+
+class _LimitedRecords(logging.Filter):
+    """The same for what libraries log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limit = LineLimit(LINES_BURST, LINES_PER_S, SUMMARY_S)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now_s = time.monotonic()
+        for kind, count in self._limit.left_out(now_s):
+            structlog.get_logger().warning(SUPPRESSED, of=str(kind), lines=count)
+        return self._limit.admits(
+            (record.name, record.msg[:_ABOUT_CHARS_MAX] if isinstance(record.msg, str) else ""), now_s
+        )
+
+
+def say_left_out() -> None:
+    """Say what this process's log left out. Called from time to time by whatever has a clock of its own."""
+    first = structlog.get_config()["processors"][0]
+    if isinstance(first, Limited):
+        first.say()
+
+
 def configure_logs(level: str, form: str, process: str) -> None:
     as_text = form == "text" or (form == "auto" and sys.stderr.isatty())
     renderer: Any = structlog.dev.ConsoleRenderer() if as_text else structlog.processors.JSONRenderer()
     structlog.configure(
         processors=[
+            Limited(),
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -69,3 +130,5 @@ def configure_logs(level: str, form: str, process: str) -> None:
         stream=cast("TextIO", _Patient(sys.stderr)),
         format=f'{{"process": "{process}", "event": "%(message)s"}}',
     )
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_LimitedRecords())

@@ -34,12 +34,14 @@ from tokenworks.app.database import (
 from tokenworks.app.forked import RETIRE
 from tokenworks.app.host_secrets import HostReport, ProcessSecrets
 from tokenworks.app.key_lookups import KeyLookups
-from tokenworks.app.logs import configure_logs
+from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.schema import SCHEMA, check_schema
 from tokenworks.app.served import say_waiting
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
+    COMMIT_US,
+    SETTLE_US,
     DatabaseThread,
     HostGrants,
     HostLimits,
@@ -73,6 +75,7 @@ LISTEN_AGAIN_S: Final = 1.0
 STATUS_S: Final = 1.0
 SECRETS_S: Final = 1.0
 DRAIN_S: Final = 10.0
+US_PER_S: Final = 1_000_000
 EXIT_FATAL: Final = 70
 EXIT_CORRUPT: Final = 78
 ATTEMPTS_TO_CONNECT_S: Final = 0.25
@@ -624,6 +627,7 @@ async def _keep_up(secrets: ProcessSecrets) -> None:
 async def _report(recorder: Recorder, feed: Feed, settings: Settings) -> None:
     while True:
         try:
+            say_left_out()
             feed.look_at_blocked()
             feed.look_at_clock()
             _write_status(recorder, feed, settings)
@@ -671,6 +675,10 @@ def _write_status(recorder: Recorder, feed: Feed, settings: Settings) -> None:
         "settled_records": settler.applied,
         "settle_batches": settler.batches,
         "settle_cpu_seconds": settler.cpu_ns / 1e9,
+        "histograms": {
+            "commit_seconds": [US_PER_S, list(COMMIT_US), recorder.commits.wire()],
+            "settle_seconds": [US_PER_S, list(SETTLE_US), settler.times.wire()],
+        },
         "open_attempts": len(recorder.attempts),
         "workers": len(recorder.workers),
         "requests_queued": recorder.queues.waiting,

@@ -7,11 +7,12 @@ import click
 
 from tokenworks.app.cli import cli
 from tokenworks.app.control import HostMetrics, make_admin_app
+from tokenworks.app.exposition import LIMITS, RECORDER_COUNTERS
 from tokenworks.app.settings import PREFIX, Settings
 from tokenworks.charging import LOSS_CAUSES
 from tokenworks.console import openapi_document, status_of
 from tokenworks.factory import PROTOCOL_PATHS
-from tokenworks.gateway import CODES, COUNTERS
+from tokenworks.gateway import CODES, COUNTERS, GAUGES, OUTCOMES, SERIES_MAX
 from tokenworks.kernel import Conflict, NotFound, TokenworksError
 
 
@@ -93,7 +94,8 @@ def _errors() -> list[str]:
         "## Errors of the API",
         "",
         "In the client's own protocol: `error.code` says which. Every response carries `x-request-id`; the usage record "
-        "carries the same as `request_id`. A refusal changes nothing and charges nothing.",
+        "carries the same as `request_id`. A client's own id (`x-client-request-id` or `x-request-id` of its request) comes back as "
+        "`x-client-request-id` and is kept as `client_request_id`. A refusal changes nothing and charges nothing.",
         "",
         "| code | status | what has happened | what to do |",
         "|---|---|---|---|",
@@ -168,14 +170,32 @@ def _metrics() -> list[str]:
     return [
         "## Metrics",
         "",
-        "`GET /metrics` on the admin port, Prometheus text. Per worker: "
-        + ", ".join(f"`tokenworks_{name}`" for name in COUNTERS)
-        + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`, `tokenworks_loop_lag_ms`. Of the recorder: `tokenworks_recorder_*` "
-        "(journal commits and their time, written and settled sequence, unsettled records, open attempts, open grants, "
-        "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, were shed or waited too long, accounts over their loss budget, whether database and "
-        "settlement answer), and `tokenworks_loss_tokens_total` by `cause`. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
-        "and `state` (retrying, quarantined). Of the archive, where archive_to is set: `tokenworks_archive_files`, `tokenworks_archive_failures`, "
-        "`tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history.",
+        "`GET /metrics` on the admin port, Prometheus text. Per worker (label `worker`; they begin at nothing with each worker): "
+        + ", ".join(f"`tokenworks_{name}{'' if name in GAUGES else '_total'}`" for name in COUNTERS)
+        + "; histograms `tokenworks_first_byte_ms`, `tokenworks_latency_ms`, `tokenworks_loop_lag_ms`.",
+        "",
+        "By `model` and `deployment`, sums over the workers of a host, which go on when a worker or the server is started anew: "
+        "`tokenworks_model_requests_total` by `outcome` ("
+        + ", ".join(OUTCOMES)
+        + "), `tokenworks_model_attempts_total`, "
+        "`tokenworks_model_attempts_failed_total`, `tokenworks_model_tokens_total` by `class`; histograms "
+        "`tokenworks_model_first_byte_seconds`, `tokenworks_model_request_seconds`; by `protocol`, "
+        "`tokenworks_gateway_added_seconds`. "
+        f"The first {SERIES_MAX} pairs by name have series of their own, the others are `other`; what got no model or deployment "
+        "is `none`. Names that clients write are no labels.",
+        "",
+        "Of the recorder: `tokenworks_recorder_*` (written and settled sequence, unsettled records, open attempts, open grants, "
+        "granted quantity, by how much the host's clock is ahead of the database's and how far off that may be, requests that wait, "
+        "accounts over their loss budget, whether database and settlement answer), counters "
+        + ", ".join(f"`tokenworks_recorder_{name}_total`" for name in sorted(RECORDER_COUNTERS))
+        + ", histograms `tokenworks_recorder_commit_seconds`, `tokenworks_recorder_settle_seconds`; and `tokenworks_loss_tokens_total` "
+        "by `cause`. They begin at nothing with each recorder. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
+        "and `state` (retrying, quarantined). Of the archive, where archive_to is set: `tokenworks_archive_files_total`, "
+        "`tokenworks_archive_failures_total`, `tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history.",
+        "",
+        "Limits, under their settings' names, beside what is compared with them: "
+        + ", ".join(f"`tokenworks_{name}`" for name in LIMITS)
+        + ". Alert rules: `deploy/prometheus/alerts.yml`; a board: `deploy/grafana/tokenworks.json`.",
         "",
         "## Losses",
         "",

@@ -79,6 +79,20 @@ class Settings(BaseModel):
         default="auto", description="auto: text on a terminal, JSON elsewhere"
     )
 
+    log_requests_ppm: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="of a million requests that were served so many have a line in the log of requests; of those that failed or "
+        "were refused each has, up to some a second",
+    )
+    log_requests_bytes: int = Field(
+        default=134_217_728,
+        ge=0,
+        le=2**40,
+        description="what a worker keeps of these lines in data_dir/log, the oldest go first; 0: they go to the server's log instead",
+    )
+
     header_bytes_max: int = Field(
         default=32_768, ge=1024, le=1_048_576, description="a request's line and headers"
     )
@@ -547,6 +561,11 @@ class Settings(BaseModel):
     @property
     def journal(self) -> Path:
         return self.journal_dir or self.data_dir / "journal"
+
+    @property
+    def log(self) -> Path:
+        """The lines of requests, of each worker in files of its own."""
+        return self.data_dir / "log"
 
     @property
     def leaving(self) -> Path:

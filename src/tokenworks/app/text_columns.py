@@ -123,7 +123,8 @@ TEXT_COLUMNS: Final[dict[str, dict[Holds, str]]] = {
     "top_up": {"caller": "idempotency_key"},
     "transfer": {"no_person": "made_by", "erased": "reason", "caller": "idempotency_key"},
     "usage": {
-        "no_person": "request_id protocol model deployment state reason counted_by parts loss flags upstream_id asked choice"
+        "no_person": "request_id protocol model deployment state reason counted_by parts loss flags upstream_id asked",
+        "caller": "choice",
     },
     "usage_day": {"no_person": "unit"},
     "verify_head": {"no_person": "hash"},

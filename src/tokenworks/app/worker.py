@@ -15,7 +15,7 @@ import uvloop
 
 from tokenworks.app.forked import RETIRE
 from tokenworks.app.host_secrets import ProcessSecrets
-from tokenworks.app.logs import configure_logs
+from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
 from tokenworks.charging import RecorderClient, Slices
@@ -25,6 +25,7 @@ from tokenworks.gateway import (
     KeyCache,
     Stats,
     TokenizerClient,
+    file_of,
     read_seen,
     snapshot_from_wire,
     warm,
@@ -62,6 +63,11 @@ class Worker:
         self.credentials = Credentials(settings.secrets)
         self.secrets = ProcessSecrets(settings.secrets, settings.run_dir, f"worker-{number}", peppers, None)
         self.gateway.leaving_path = settings.leaving
+        self.gateway.keep_log_in(file_of(settings.log, number, settings.log_requests_bytes))
+        self.gateway.series_path = series = settings.run_dir / f"worker-{number}.series"
+        if series.exists():
+            # Of the worker before this one: no sum becomes less.
+            self.gateway.series.add(series.read_bytes())
         self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
         # What was learned of the deployments outlives the process that learned it.
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
@@ -173,6 +179,9 @@ class Worker:
         while not gateway.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
         await self._cut()
+        gateway.request_log.close(self.loop.time())
+        if gateway.series_path is not None:
+            gateway.series.keep(gateway.series_path)
         gateway.client.close()
         gateway.counter.close()
         gateway.lag.stop()
@@ -224,6 +233,7 @@ class Worker:
             if self.credentials.changed():
                 gateway.broken_credentials = self.credentials.read(gateway.snapshot)
             gateway.tick()
+            say_left_out()
 
 
 async def rehearse(settings: Settings, snapshot: Any) -> None:

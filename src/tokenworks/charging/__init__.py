@@ -22,6 +22,8 @@ from tokenworks.charging.errors import (
     TransferNotFound,
 )
 from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
+from tokenworks.charging.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
+from tokenworks.charging.following import Following
 from tokenworks.charging.grants import HostGrants
 from tokenworks.charging.journal import Journal, read_frames, sync_folder
 from tokenworks.charging.journal_copy import (
@@ -62,6 +64,7 @@ from tokenworks.charging.model import (
 from tokenworks.charging.port import GATHER_S, DatabaseThread, RecorderLedger
 from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
 from tokenworks.charging.recorder import (
+    COMMIT_US,
     Recorder,
     WorkerConnection,
     inspect_journal,
@@ -69,12 +72,13 @@ from tokenworks.charging.recorder import (
     records_after,
 )
 from tokenworks.charging.revenue import FEN_NANO, fen_of, share
-from tokenworks.charging.settlement import Settler
+from tokenworks.charging.settlement import SETTLE_US, Settler
 from tokenworks.charging.slices import AccountSlices, Hold, Shortage, Slices
 from tokenworks.charging.transfers import Transfers
 from tokenworks.charging.verify import Finding, verify
 
 __all__ = [
+    "COMMIT_US",
     "COUNT_NEED",
     "FEN_NANO",
     "FOLLOW_UP",
@@ -84,6 +88,8 @@ __all__ = [
     "LOSS_CAUSES",
     "NOBODY",
     "PER_UNIT",
+    "REQUEST_ID_CHARS_MAX",
+    "SETTLE_US",
     "SHED",
     "WAITED",
     "AccountNotFound",
@@ -105,6 +111,7 @@ __all__ = [
     "FailedJobNotFound",
     "FailedJobs",
     "Finding",
+    "Following",
     "Hold",
     "Host",
     "HostGrants",

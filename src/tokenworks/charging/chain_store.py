@@ -220,7 +220,7 @@ def _digests(
     }
 
 
-def _usage(rows: psycopg.Cursor[tuple[Any, ...]]) -> Iterator[tuple[UUID, str, bytes]]:
+def digests_of_usage(rows: psycopg.Cursor[tuple[Any, ...]]) -> Iterator[tuple[UUID, str, bytes]]:
     """(entry, usage id, digest) of rows with `USAGE_COLUMNS`."""
     for row in rows:
         (account, usage, request, attempt, key, member, protocol, model, deployment, state, reason, counted_by, started, ended,
@@ -248,14 +248,14 @@ def usage_of_entries(
         f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND entry_id = ANY(%s)".encode(),
         (account_id, list(entry_ids)),
     )
-    for entry_id, usage_id, digest in _usage(rows):
+    for entry_id, usage_id, digest in digests_of_usage(rows):
         found[entry_id].append((usage_id, digest))
     return found
 
 
 def usage_digests_of_all(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[UUID, str, bytes]]:
     """(entry, usage id, digest) of each of these records (account, usage id) that is there: for the auditor."""
-    return _usage(
+    return digests_of_usage(
         connection.execute(
             f"""SELECT {USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)
                 JOIN usage USING (account_id, usage_id)""".encode(),

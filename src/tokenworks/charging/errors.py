@@ -43,6 +43,10 @@ class LimitNotFound(NotFound):
     """No such protective limit."""
 
 
+class RequestNotFound(NotFound):
+    """No request with this id: the sentence says what was looked for and where."""
+
+
 class QuarantineNotFound(NotFound):
     """No such record is held in quarantine."""
 

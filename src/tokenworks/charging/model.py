@@ -156,6 +156,10 @@ class UsageRecord(msgspec.Struct, omit_defaults=True):
     unpaid: tuple[int, Counts] | None = None
     # Tokens that may have been produced and are not charged: they count for the account's loss budget of the day.
     risk_tokens: int = 0
+    # By which id the client named the request, and (deployment, cause) of the attempts before this one: with `choice` they
+    # are one text of the row (`way`).
+    client_request_id: str | None = None
+    tried: list[tuple[str, str]] | None = None
 
 
 class _BeforeCauses(UsageRecord):

@@ -35,7 +35,7 @@ from tokenworks.charging.model import Need
 from tokenworks.charging.queues import HostQueues
 from tokenworks.charging.settle_store import Settling
 from tokenworks.charging.settlement import Settler
-from tokenworks.kernel import NotFound, TokenworksError
+from tokenworks.kernel import Histogram, NotFound, TokenworksError
 
 log = structlog.get_logger()
 
@@ -44,6 +44,23 @@ COMMIT_PACE_S: Final = 0.003
 CLEAN_EVERY_S: Final = 30.0
 # While a journal is read, a sign of life at least every so many frames.
 ALIVE_FRAMES: Final = 256
+# Bounds of a histogram of how long commits took, in microseconds.
+COMMIT_US: Final = (
+    50,
+    100,
+    250,
+    500,
+    1000,
+    2500,
+    5000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    1_000_000,
+    10_000_000,
+)
 _FROM_WORKER: Final = b"W"
 _OWN: Final = b"R"
 _CHECKPOINT: Final = b"C"
@@ -148,6 +165,7 @@ class Recorder:
         self._published: dict[str, Any] = {}
         self.commit_ns_total = 0
         self.handed_over = False  # to another recorder: this one hears and writes nothing more
+        self.commits = Histogram(COMMIT_US)
         self._cleaned_s = 0.0
 
     def fatal(self, error: BaseException) -> None:
@@ -410,7 +428,9 @@ class Recorder:
         try:
             began_ns = time.monotonic_ns()
             self.journal.commit()
-            self.commit_ns_total += time.monotonic_ns() - began_ns
+            took_ns = time.monotonic_ns() - began_ns
+            self.commit_ns_total += took_ns
+            self.commits.observe(took_ns // 1000)
         except JournalFailed as error:
             self._on_fatal(error)
             return

@@ -12,6 +12,7 @@ import msgspec
 from tokenworks.charging import chain
 from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.model import PER_UNIT, UsageRecord, decode_record
+from tokenworks.charging.way import way_text
 from tokenworks.kernel import uuid7
 
 # Lines of what is lost come after those of buckets.
@@ -185,9 +186,12 @@ def usage_line(
     if "\\" in parts:
         parts = parts.translate(_ESCAPES)
     loss = _text(_json(r.loss).decode()) if r.loss else _NULL
+    way = r.choice
+    if r.tried or r.client_request_id is not None:
+        way = way_text(way, r.tried, r.client_request_id)
     return (
         f"{account}\t{usage}\t{request}\t{r.attempt_no}\t{key}\t{member}\t{protocol}\t{model}\t{deployment}\t{state}\t{reason}"
         f"\t{counted_by}\t{started}\t{ended}\t{first_byte}\t{r.latency_ms}\t{c[0]}\t{c[1]}\t{c[2]}\t{c[3]}\t{c[4]}\t{c[5]}\t{c[6]}"
         f"\t{c[7]}\t{total}\t{parts}\t{loss}\t{_flags(r.flags) if r.flags else '{}'}\t{_text(r.upstream_id)}\t{r.prompt}"
-        f"\t{_text(r.asked)}\t{_text(r.choice)}\t{journal_id}\t{seq}\t{entry_id}\n"
+        f"\t{_text(r.asked)}\t{_text(way)}\t{journal_id}\t{seq}\t{entry_id}\n"
     )

@@ -16,7 +16,7 @@ from tokenworks.charging.chain import Head
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.charging.settle_store import Settling
-from tokenworks.kernel import TokenworksError
+from tokenworks.kernel import Histogram, TokenworksError
 
 log = structlog.get_logger()
 
@@ -32,6 +32,22 @@ KEYS_USED_MAX: Final = 100_000
 HEADS_MAX: Final = 100_000
 # How often the newest head of each shard is looked at: a node of a distributed database may go back alone.
 LOOK_BACK_EVERY_S: Final = 5.0
+# Bounds of a histogram of how long batches took, in microseconds.
+SETTLE_US: Final = (
+    1000,
+    2500,
+    5000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    10_000_000,
+    60_000_000,
+)
 # Of a record's JSON, without reading all of it.
 _KEY_ID: Final = re.compile(rb'"key_id":"([0-9a-f]{32})"')
 
@@ -73,6 +89,7 @@ class Settler:
         self.lost_tokens: Counter[str] = Counter(dict.fromkeys(LOSS_CAUSES, 0))
         self.batches = 0
         self.cpu_ns = 0
+        self.times = Histogram(SETTLE_US)
         self.failing_since_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
 
@@ -149,9 +166,10 @@ class Settler:
                 now_s = time.monotonic()
                 idle = not self._queue and self.settled_seq < self.written_seq
                 if self._queue or (idle and (urgent or stop or now_s - advanced_s > ADVANCE_EVERY_S)):
-                    began_ns = time.thread_time_ns()
+                    began_ns, began_s = time.thread_time_ns(), time.monotonic()
                     self._settle(connection)
                     self.cpu_ns += time.thread_time_ns() - began_ns
+                    self.times.observe(int((time.monotonic() - began_s) * 1_000_000))
                     advanced_s = now_s
                 if now_s - looked_s >= LOOK_BACK_EVERY_S:
                     self._look_back(connection)

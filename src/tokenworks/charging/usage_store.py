@@ -11,11 +11,12 @@ from tokenworks.charging.day_store import INPUT as _INPUT
 from tokenworks.charging.day_store import OUTPUT as _OUTPUT
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.store import RECORDS_SHOWN_MAX, Connection, database_now
+from tokenworks.charging.way import read_way
 
 # Days of which an account's losses are kept beside the records that have them.
 LOSS_DAYS_KEPT: Final = 35
 
-_USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
+USAGE: Final = """usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason, counted_by,
     started_at, ended_at, first_byte_ms, latency_ms, fresh_input, cached_input, cache_write, audio_input, output, reasoning,
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice"""
 
@@ -29,9 +30,14 @@ class UsageTime(NamedTuple):
     below: UUID | None = None
 
 
-def _with_losses(row: dict[str, Any]) -> dict[str, Any]:
-    """A usage row as it is read: its losses named."""
+def shown_record(row: dict[str, Any]) -> dict[str, Any]:
+    """A usage row as it is read: its losses named, and how it came to its deployment."""
     row["loss"] = losses_shown(row["loss"])
+    if "choice" in row:
+        way = read_way(row["choice"])
+        row["choice"] = way.choice
+        row["tried"] = [{"deployment": deployment, "cause": cause} for deployment, cause in way.tried]
+        row["client_request_id"] = way.client_request_id
     return row
 
 
@@ -56,10 +62,10 @@ def usage_page(
     where, names = _within(account_id, member_id, within, before)
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT {_USAGE} FROM usage {where} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
+            f"SELECT {USAGE} FROM usage {where} ORDER BY usage_id DESC OFFSET %(offset)s LIMIT %(limit)s".encode(),
             names | {"offset": offset, "limit": limit},
         ).fetchall()
-    return [_with_losses(row) for row in found]
+    return [shown_record(row) for row in found]
 
 
 def usage_count(
@@ -130,10 +136,10 @@ def consumed(
 def usage_record(connection: Connection, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
     with connection.cursor(row_factory=dict_row) as cursor:
         found = cursor.execute(
-            f"SELECT {_USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
+            f"SELECT {USAGE} FROM usage WHERE account_id = %s AND usage_id = %s".encode(),
             (account_id, usage_id),
         ).fetchone()
-    return None if found is None else _with_losses(found)
+    return None if found is None else shown_record(found)
 
 
 def flagged(
@@ -150,7 +156,7 @@ def flagged(
     )
     assert cursor.description is not None
     names = [column.name for column in cursor.description]
-    return [_with_losses(dict(zip(names, row, strict=True))) for row in cursor]
+    return [shown_record(dict(zip(names, row, strict=True))) for row in cursor]
 
 
 def owns_upstream_id(connection: Connection, account_id: UUID, upstream_id: str) -> tuple[str, int] | None:

@@ -32,6 +32,28 @@ def of_transfer(connection: Connection, transfer_id: UUID) -> UUID | None:
     )
 
 
+def stop_after(connection: Connection, seconds: int) -> None:
+    """Bound each statement of this transaction: it raises `psycopg.errors.QueryCanceled` then."""
+    connection.execute("SELECT set_config('statement_timeout', %s, true)", (f"{seconds}s",))
+
+
+def of_usage(connection: Connection, usage_id: UUID) -> UUID | None:
+    """By the id alone, of the partitions of its month: no index leads with it, so what asks bounds the time."""
+    return _one(
+        connection.execute("SELECT account_id FROM usage WHERE usage_id = %s LIMIT 1", (usage_id,)).fetchone()
+    )
+
+
+def of_request(connection: Connection, request_id: str, floor: UUID, below: UUID) -> UUID | None:
+    """By a request's id, of records with ids in [floor, below): its first attempt may have left none."""
+    return _one(
+        connection.execute(
+            "SELECT account_id FROM usage WHERE usage_id >= %s AND usage_id < %s AND request_id = %s LIMIT 1",
+            (floor, below, request_id),
+        ).fetchone()
+    )
+
+
 # Products and subscribers are few beside what they cause; their tables are keyed by their own ids.
 
 

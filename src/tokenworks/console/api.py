@@ -9,6 +9,7 @@ from tokenworks import __version__
 from tokenworks.console import (
     account,
     disputes,
+    following,
     hub,
     operations,
     pages,
@@ -41,6 +42,7 @@ ROUTERS: Final = (
     disputes.router,
     quotes.router,
     operations.router,
+    following.router,
     privacy.router,
     *pages.ROUTERS,
     privacy.pages_router,

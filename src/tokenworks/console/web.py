@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException
 
 from tokenworks.billing import Bills, Disputes, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, FailedJobs, Ledger, Transfers
+from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.console.asker import check_own_page, client_address
 from tokenworks.console.urls import base_url, links
 from tokenworks.kernel import (
@@ -92,6 +92,8 @@ class Rooms(Protocol):
     def drafts(self) -> Drafts: ...
     @property
     def ledger(self) -> Ledger: ...
+    @property
+    def following(self) -> Following: ...
     @property
     def charges(self) -> Charges: ...
     @property

@@ -4,6 +4,7 @@ An answer is one by what it holds, whatever its status says. Until content has l
 """
 
 import math
+from time import perf_counter
 from typing import Final
 
 import structlog
@@ -86,7 +87,7 @@ class Answering(Ending):
             b"text/event-stream" if events or self.undecided else kind or b"application/json",
             b"\r\n",
             *response_lines(connection.headers, self.place.profile, connection.names),
-            b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", self.head.cors,
+            b"x-request-id: ", ids, b"\r\nrequest-id: ", ids, b"\r\n", self.head.lines,
         ]  # fmt: skip
         if self.asked is not None:
             lines += (b"x-tokenworks-model: ", self.model.encode(), b"\r\nx-tokenworks-choice: ", (self.choice or "").encode(), b"\r\n")  # fmt: skip
@@ -275,6 +276,8 @@ class Answering(Ending):
 
     def upstream_end(self, connection: UpstreamConnection) -> None:
         self.upstream = None
+        if self.arrived_s:
+            self.over_s = perf_counter()
         if self.streaming:
             self._stream_ended()
             return
@@ -389,7 +392,8 @@ class Answering(Ending):
             gateway.rest(place, wait_s)
         self.last_refusal = self._refusal_for(fault)
         # What says itself when it has room is not ill.
-        self._attempt_failed("", count=wait_s is None and fault.status not in {404, 409, 425})
+        count = wait_s is None and fault.status not in {404, 409, 425}
+        self._attempt_failed("", count=count, cause=f"{fault.kind} {fault.status}")
 
     def _refusal_for(self, fault: Fault) -> Refusal:
         """What the client is told where no other place does better. What the vendor said stays between us."""
@@ -427,11 +431,16 @@ class Answering(Ending):
         else:
             self._attempt_failed(reason)
 
-    def _attempt_failed(self, reason: str, *, count: bool = True) -> None:
-        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+    def _attempt_failed(self, reason: str, *, count: bool = True, cause: str = "") -> None:
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried.
+
+        `cause`: what is kept of it, where that is no `reason`.
+        """
         gateway = self.gateway
         assert self.place is not None
         self._note_failed_usage()
+        cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
+        self.failures = [*(self.failures or ()), (self.place.name, cause)]
         gateway.stats.c["attempts_failed"] += 1
         if count:
             self._count_failure()

@@ -13,7 +13,7 @@ from tokenworks.gateway.head import Head
 PREFLIGHT_FOR_S: Final = 7200
 _HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,2000}")
 _EXPOSED: Final = (
-    b"access-control-expose-headers: x-request-id, request-id, retry-after, x-should-retry, x-tokenworks-model, x-tokenworks-choice, "
+    b"access-control-expose-headers: x-request-id, request-id, x-client-request-id, retry-after, x-should-retry, x-tokenworks-model, x-tokenworks-choice, "
     b"x-tokenworks-queued-ms, x-tokenworks-restricted-to, x-tokenworks-dropped\r\n"
 )
 
@@ -48,7 +48,7 @@ def is_preflight(head: Head) -> bool:
 def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
     """Whatever headers the page would send may be sent: what is read of them is an allow-list of its own."""
     wanted = head.headers.get(b"access-control-request-headers", b"")
-    lines = head.cors
+    lines = head.lines
     if lines:
         lines += b"access-control-allow-methods: GET, HEAD, POST, OPTIONS\r\n"
         if wanted and _HEADER_NAMES.fullmatch(wanted):

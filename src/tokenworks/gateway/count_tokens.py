@@ -48,7 +48,7 @@ def answer_count(exchange: "Placing", rules: MediaRules = _RULES) -> bool:
         ids = exchange.request_id.encode()
         exchange.response_head = (
             b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b"
-            % (ids, ids, exchange.head.cors)
+            % (ids, ids, exchange.head.lines)
         )
         exchange._relay_free()
 

@@ -86,6 +86,7 @@ class Ending(Placing):
 
     def _relay_free(self) -> None:
         """A count of tokens, which costs nothing."""
+        self.answered = "free"
         self._end_attempt()
         self._release_hold()
         self._write_whole()
@@ -93,6 +94,7 @@ class Ending(Placing):
 
     def _empty(self) -> None:
         """A stream that says it is done and gave nothing: it costs nothing."""
+        self.answered = "empty_stream"
         self._end_attempt()
         self._drop_attempt()
         self._release_hold()
@@ -200,6 +202,7 @@ class Ending(Placing):
     def _refuse_or_say(self, refusal: Refusal) -> None:
         """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
         conn = self.conn
+        self.refusal = refusal
         if conn is not None and self.headed:
             self.gateway.count_refusal(refusal)
             self._end_stream(conn, error_event(refusal, self.protocol, self.request_id))

@@ -6,6 +6,7 @@ end of the response is withheld until the record is on disk.
 """
 
 import math
+from time import perf_counter
 from typing import Any, Final
 
 from tokenworks.charging import RecorderAway
@@ -233,6 +234,8 @@ class Exchange(Answering):
         deployment = place.deployment
         if not self.free:
             if self.attempt_no == 1:
+                if self.arrived_s:
+                    self.sent_s = perf_counter()
                 self.usage_id = self.request_id
             else:
                 self.usage_id = gateway.ids.next()
@@ -388,7 +391,7 @@ class Exchange(Answering):
         return (
             b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
             % (ids, ids)
-        ) + self.head.cors
+        ) + self.head.lines
 
     def stop_waited(self, now_s: int) -> None:
         """A stream has stopped and its usage is late: its finish waits `STOP_WAIT_S` for it, the record `USAGE_WAIT_S`."""

@@ -29,13 +29,16 @@ from tokenworks.gateway.models import model_body, models_body, with_model
 from tokenworks.gateway.passthrough import ControlExchange
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.refusals import not_found, unusable_key
+from tokenworks.gateway.request_log import RequestLog, Written
 from tokenworks.gateway.risk import RiskBook
 from tokenworks.gateway.seen import write_seen
+from tokenworks.gateway.series import Series
 from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot
 from tokenworks.gateway.stats import Stats
 from tokenworks.gateway.turns import Turns
 from tokenworks.gateway.upstream import Pool
+from tokenworks.gateway.watching import Watching
 from tokenworks.gateway.wheel import Wheel
 from tokenworks.kernel import Clock
 
@@ -117,6 +120,7 @@ class Limits(Protocol):
     operator_loss_budget_tokens: int
     drain_s: int
     drain_tokens: int
+    log_requests_ppm: int
 
     @property
     def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
@@ -162,6 +166,10 @@ class Gateway:
         self.placement = Placement()
         self.retries = RetryBudget(settings.retries_per_s)
         self.seen_path: Path | None = None
+        self.series_path: Path | None = None
+        self.series = Series()
+        self.request_log = RequestLog(settings.log_requests_ppm, None, clock.civil_ms)
+        self.watching = Watching(self.request_log, self.series)
         self.seen_before: dict[str, Any] = {}  # by an earlier worker on this host
         self.deferred: list[Placing] = []  # they look again with the next tick
         self._decisions = 0
@@ -179,6 +187,11 @@ class Gateway:
         )
         self._checked_s = 0.0
 
+    def keep_log_in(self, file: Written | None) -> None:
+        """Where the lines of requests go; None: to the process's log."""
+        self.request_log = RequestLog(self.settings.log_requests_ppm, file, self.clock.civil_ms)
+        self.watching = Watching(self.request_log, self.series)
+
     # Routes.
 
     def after_head(self, conn: ClientConnection, head: Head) -> None:
@@ -190,7 +203,9 @@ class Gateway:
             head.body_max = min(head.body_max, self.settings.control_body_bytes_max)
         head.copies = 2 if path in _METERED_PATHS else 1
         if head.origin is not None and data_plane:
-            head.cors = self.origins.lines(head.origin)
+            head.lines = self.origins.lines(head.origin)
+        if data_plane and head.client_request_id is not None and head.method != b"OPTIONS":
+            head.lines += b"x-client-request-id: " + head.client_request_id.encode() + b"\r\n"
         head.coding = coding_of(head.headers.get(b"content-encoding"))
         if not data_plane and head.coding:
             head.coding = None
@@ -270,7 +285,7 @@ class Gateway:
             close = b"" if conn.keep_alive else b"connection: close\r\n"
             conn.write(
                 b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, OPTIONS\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b%b\r\n"
-                % (request_id, request_id, head.cors, close)
+                % (request_id, request_id, head.lines, close)
             )
         conn.done()
 
@@ -502,7 +517,7 @@ class Gateway:
                 len(body),
                 request_id,
                 request_id,
-                head.cors,
+                head.lines,
                 close,
                 b"" if head.method == b"HEAD" else body,
             )
@@ -558,6 +573,7 @@ class Gateway:
         self.exchanges.discard(exchange)
         self.stats.c["requests_open"] -= 1
         exchange.over()
+        self.watching.ended(exchange, self.loop.time())
         if exchange.user is not None:
             exchange.user.in_flight -= 1
 
@@ -607,6 +623,7 @@ class Gateway:
     def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
         """A new snapshot; running requests keep the one that they began with."""
         self.snapshot = snapshot
+        self.series.known((place.deployment.model, place.name) for place in snapshot.places)
         for place in snapshot.places:
             if place.name in self.seen_before:
                 place.learn_from(self.seen_before.pop(place.name))
@@ -651,6 +668,10 @@ class Gateway:
         counters["recorder_ready"] = int(self.client.is_there)
         counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
         self.stats.beat()
+        self.request_log.flush(now_s, room=not self.journal_full)
+        counters["request_lines_left_out"] = self.request_log.left_out
+        if self.series_path is not None:
+            self.series.keep(self.series_path)
         if self.seen_path is not None and self.snapshot.places:
             write_seen(self.seen_path, self.snapshot.places, now_s)
 

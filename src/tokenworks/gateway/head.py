@@ -7,6 +7,7 @@ import httptools
 
 from tokenworks.gateway.credentials import keys_of
 from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.own_ids import own_id
 from tokenworks.gateway.paths import ENDPOINTS, Target, speaks_messages, target_of, without_separators
 
 PATH_BYTES_MAX: Final = 2048
@@ -48,8 +49,8 @@ class Head:
     """What a request's head says. Heads of a connection that differ in nothing but the content length share one."""
 
     __slots__ = (
-        "body_length", "body_max", "chunked", "coding", "copies", "cors", "expect", "forward", "headers", "http10", "keep_alive", "key", "meant", "messages", "method", "model",
-        "origin", "other_keys", "path", "plain", "query", "raw_key", "upgrade",
+        "body_length", "body_max", "chunked", "client_request_id", "coding", "copies", "expect", "forward", "headers", "http10", "keep_alive", "key", "lines", "meant",
+        "messages", "method", "model", "origin", "other_keys", "path", "plain", "query", "raw_key", "upgrade",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -73,7 +74,8 @@ class Head:
         self.model: str | None = None  # named by the path
         self.meant: str | None = None  # the route that a path of none looks like
         self.origin: bytes | None = None
-        self.cors = b""  # lines of every answer to it
+        self.lines = b""  # of every answer to it: what a page of another origin may read, the client's own id
+        self.client_request_id: str | None = None
         # The gateway's memos: the head for each deployment, with the snapshot's number, and who this is.
         self.forward: dict[str, tuple[int, bytes]] = {}
         self.key: Any = None
@@ -122,6 +124,7 @@ def parse_head(data: bytes, header_count_max: int) -> Head:
     head.keep_alive = b"keep-alive" in options if head.http10 else b"close" not in options
     head.upgrade = b"websocket" in head.headers.get(b"upgrade", b"").lower()
     head.origin = head.headers.get(b"origin")
+    head.client_request_id = own_id(head.headers)
     _read_target(head, b"".join(sink.url))
     head.messages = speaks_messages(head.path) or b"anthropic-version" in head.headers
     keys = keys_of(head.headers, head.query)

@@ -6,9 +6,20 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 """
 
 from collections.abc import Callable, Sequence
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Admission, Hold, Limit, Need, Shortage, Start
+from tokenworks.charging import (
+    COUNT_NEED,
+    FOLLOW_UP,
+    Admission,
+    Hold,
+    Limit,
+    Need,
+    Shortage,
+    Start,
+    UsageRecord,
+)
 from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
@@ -32,6 +43,8 @@ OUTPUT_ROOM_TOKENS_MIN: Final = 256
 INPUT_BYTES_PER_TOKEN_MAX: Final = 16
 # What is left is not worth a request where it covers fewer output tokens than this.
 REST_TOKENS_MIN: Final = 16
+# What the gateway adds is measured of requests that came in one of so many milliseconds: a measurement costs what ten lines do.
+MEASURED_EVERY_MS: Final = 8
 _FOR_CLIENT, _FOR_HOLD = 1, 2
 
 
@@ -39,6 +52,8 @@ class Holding:
     __slots__ = (
         "address",
         "admission",
+        "answered",
+        "arrived_s",
         "ask",
         "asked",
         "asking",
@@ -60,6 +75,7 @@ class Holding:
         "dropped",
         "ended",
         "estimated",
+        "failures",
         "first_byte_ms",
         "flex",
         "foreseen_ms",
@@ -79,6 +95,7 @@ class Holding:
         "model",
         "need",
         "object_place",
+        "over_s",
         "parsed",
         "paused",
         "place",
@@ -90,6 +107,8 @@ class Holding:
         "queue_until_s",
         "queued_ms",
         "rated",
+        "record",
+        "refusal",
         "refused_status",
         "reported",
         "request_id",
@@ -97,6 +116,7 @@ class Holding:
         "restricted",
         "route",
         "sent",
+        "sent_s",
         "size",
         "spent_tokens",
         "started_ms",
@@ -199,6 +219,17 @@ class Holding:
         self.last_refusal: Refusal | None = None
         self.paused = 0
         self.ended = False
+        # For whoever looks at it afterwards (`watching`). Of what this gateway added to its time: when it came (0.0: it is not
+        # measured), when it was first sent, when the upstream was done.
+        self.arrived_s = 0.0 if self.started_ms % MEASURED_EVERY_MS else perf_counter()
+        self.sent_s: float
+        self.over_s = 0.0
+        self.record: UsageRecord | None = None
+        self.answered = ""  # why it was answered whole and has no record
+        self.refusal: Refusal | None = None
+        self.failures: list[tuple[str, str]] | None = (
+            None  # (deployment, cause) of attempts that gave nothing
+        )
 
     def _try(self) -> None:
         """It is held: send it."""

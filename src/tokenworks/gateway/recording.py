@@ -348,14 +348,13 @@ class Recording(Holding):
         if first_byte_ms is not None:
             stats.first_byte_ms.append(first_byte_ms)
         stats.latency_ms.append(latency_ms)
-        gateway.client.finish(
-            UsageRecord(
-                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-                list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid,
-            ),
-            self._durable, reason if state == "interrupted" else "", risk_tokens,
+        self.record = record = UsageRecord(
+            user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
+            self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
+            list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid, 0,
+            self.head.client_request_id, self.failures,
         )  # fmt: skip
+        gateway.client.finish(record, self._durable, reason if state == "interrupted" else "", risk_tokens)
         if hold.account.closing:
             gateway.client.released(hold.account)
 
@@ -371,7 +370,8 @@ class Recording(Holding):
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
                 self.deployment, "interrupted", cause, "provider", self.started_ms, self.gateway.clock.civil_ms(), None,
                 int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
-                list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None,
+                list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None, 0,
+                self.head.client_request_id, self.failures,
             ),
             _nothing, None, tokens,
         )  # fmt: skip

@@ -456,14 +456,17 @@ class ClientConnection(asyncio.Protocol):
             refusal = in_language(refusal, asked.headers.get(b"accept-language"))
         if protocol is None:
             protocol = "messages" if asked is not None and asked.messages else "chat"
+        if request_id is None:
+            request_id = gateway.ids.next()
+            gateway.watching.refused(refusal, request_id, asked, gateway.loop.time())
         self.write(
             error_response(
                 refusal,
                 protocol,
-                request_id or gateway.ids.next(),
+                request_id,
                 close=close,
                 head=asked is not None and asked.method == b"HEAD",
-                lines=b"" if asked is None else asked.cors,
+                lines=b"" if asked is None else asked.lines,
             )
         )
         if close:

@@ -75,6 +75,7 @@ COUNTERS: Final = (
     "loop_busy_max_ms",
     "certificate_expires_s",
     "certificate_not_loaded",
+    "request_lines_left_out",
 )
 # Of these the value of now is told, the others only grow.
 GAUGES: Final = frozenset(

@@ -2,7 +2,9 @@
 
 from tokenworks.kernel.clock import AnchoredClock, Clock, ManualClock, SystemClock
 from tokenworks.kernel.errors import Conflict, Invalid, NotFound, Refused, TokenworksError, Unavailable
+from tokenworks.kernel.histogram import Histogram
 from tokenworks.kernel.ids import uuid7, uuid7_floor, uuid7_ms
+from tokenworks.kernel.lines import LineLimit
 from tokenworks.kernel.text import (
     FORGOTTEN,
     LINE_CHARS_MAX,
@@ -53,7 +55,9 @@ __all__ = [
     "AnchoredClock",
     "Clock",
     "Conflict",
+    "Histogram",
     "Invalid",
+    "LineLimit",
     "ManualClock",
     "Millitokens",
     "Money",

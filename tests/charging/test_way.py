@@ -1,0 +1,60 @@
+"""How a request came to its deployment, in one text beside what releases of before wrote there."""
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tokenworks.catalog import Counts
+from tokenworks.charging.model import UsageRecord, decode_record, encode_record
+from tokenworks.charging.settle_rows import USAGE_COLUMNS, usage_line
+from tokenworks.charging.way import TRIED_MAX, Way, mark_of, read_way, way_text
+
+REASON = "auto: seems easy (0.20), quality 40 is enough, small has 50, costs about 12 token"
+TEXTS = st.text(max_size=20)
+
+
+def test_what_releases_of_before_wrote_is_the_reason():
+    assert read_way(None) == Way()
+    assert read_way(REASON) == Way(REASON)
+    assert way_text(REASON, None, None) == REASON
+    assert way_text(None, [], None) is None
+    assert read_way('{"not whole') == Way('{"not whole')
+
+
+@given(st.none() | TEXTS.filter(lambda text: not text.startswith("{")), st.lists(st.tuples(TEXTS, TEXTS), max_size=TRIED_MAX), st.none() | st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._:~/=-]{0,127}", fullmatch=True))  # fmt: skip
+def test_what_is_written_is_read(choice, tried, own_id):
+    text = way_text(choice, tried, own_id)
+    assert read_way(text) == Way(choice, tuple(tried), own_id)
+    if own_id is not None:
+        assert mark_of(own_id) in text
+
+
+def test_the_line_of_a_record_is_the_same_from_its_row():
+    """The chain's bytes are made again from the row, whose text is all that there is of it."""
+    record = UsageRecord(
+        "a" * 32, "b" * 32, "c" * 32, 2, "d" * 32, "e" * 32, "chat", "m", "d2", "complete", "completed", "provider", 1, 2, 3, 4,
+        Counts(output=1), 1, [], [], [], "up", True, "auto", REASON, None, 0, "own-1", [("d1", "rate 429"), ("d\\3", 'a "b"\n')],
+    )  # fmt: skip
+    line = usage_line(record, "t1", "t2", "f" * 32, 7, "9" * 32)
+    cells = line.rstrip("\n").split("\t")
+    names = [name.strip() for name in USAGE_COLUMNS.split(",")]
+    assert len(cells) == len(names)
+    # As COPY reads it.
+    text = re.sub(r"\\(.)", lambda found: {"n": "\n"}.get(found[1], found[1]), cells[names.index("choice")])
+    assert read_way(text) == Way(REASON, tuple(record.tried), "own-1")
+    of_row = decode_record(encode_record(record))
+    of_row.client_request_id = of_row.tried = None
+    of_row.choice = text
+    assert usage_line(of_row, "t1", "t2", "f" * 32, 7, "9" * 32) == line
+
+
+def test_a_journal_of_before_is_read_and_one_of_now_says_no_more_than_it_has():
+    plain = UsageRecord(
+        "a" * 32, "b" * 32, "c" * 32, 1, "d" * 32, "e" * 32, "chat", "m", "d", "complete", "completed", "provider", 1, 2, 3, 4,
+        Counts(output=1), 1, [], [], [], None,
+    )  # fmt: skip
+    text = encode_record(plain)
+    assert b"client_request_id" not in text
+    assert b"tried" not in text
+    assert decode_record(text) == plain
