@@ -40,7 +40,7 @@ from tokenworks.kernel import Unavailable
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 # The schema of this release.
-SCHEMA: Final = "0034"
+SCHEMA: Final = "0033"
 # Before this one releases looked for their own schema alone, and steps named no locks.
 FIRST_STEP: Final = "0026"
 MIGRATIONS: Final = Path(__file__).parent / "migrations"

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from alembic import op
 
-revision = "0033"
-down_revision = "0030"
+revision = "0032"
+down_revision = "0031"
 
 COMPATIBLE_FROM = "0026"
 LOCKS = dict.fromkeys(("usage_h0", "usage_h1", "usage_h2", "usage_h3"), "AccessExclusiveLock")

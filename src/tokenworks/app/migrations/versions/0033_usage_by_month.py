@@ -11,8 +11,8 @@ from alembic import op
 
 from tokenworks.app.schema import Index
 
-revision = "0034"
-down_revision = "0033"
+revision = "0033"
+down_revision = "0032"
 
 COMPATIBLE_FROM = "0026"
 LOCKS = dict.fromkeys(("usage", "usage_h0", "usage_h1", "usage_h2", "usage_h3"), "AccessExclusiveLock")

@@ -2,8 +2,8 @@
 
 from alembic import op
 
-revision = "0032"
-down_revision = "0029"
+revision = "0031"
+down_revision = "0030"
 
 COMPATIBLE_FROM = "0026"
 LOCKS: dict[str, str] = {}
