@@ -474,7 +474,7 @@ class Gateway:
         """Why this worker can't serve, if so."""
         reasons = []
         self._look_whether_leaving()
-        if not self.client.ready:
+        if not self.client.ready or self.client.hangs():
             reasons.append("the recorder does not answer")
         if not self.snapshot.number:
             reasons.append("no snapshot yet")
