@@ -59,7 +59,10 @@ class Cluster:
     def start(self, node=None):
         node = node or self.primary
         log = self.home / "postgresql.log"
-        self.run("pg_ctl", "-D", node, "-w", "-t", "100", "-l", log, "-o", f"-k {self._sockets[self._at]}", "start")
+        try:
+            self.run("pg_ctl", "-D", node, "-w", "-t", "100", "-l", log, "-o", f"-k {self._sockets[self._at]}", "start")
+        except AssertionError as error:
+            raise AssertionError(f"{error}{log.read_text()[-2000:]}") from None
 
     def wait(self):
         """Until it takes writes."""
@@ -102,6 +105,9 @@ class Cluster:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         until(lambda: not self.processes(), what="the database to be dead")
+        # Where nobody reaps orphans its process id is still taken.
+        for lock in (self.primary / "postmaster.pid", self._sockets[self._at] / ".s.PGSQL.5432.lock"):
+            lock.unlink(missing_ok=True)
 
     def kill_a_backend(self):
         """PostgreSQL ends all the others for it, and recovers by itself."""

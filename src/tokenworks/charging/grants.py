@@ -119,13 +119,16 @@ class HostGrants:
 
     def used(self, worker_id: str | None, account_id: str, parts: Iterable[tuple[str, str, int]]) -> None:
         """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (or, for a lost
-        worker, the rest) to used.
+        worker, the rest) to used. A host that comes back may have had requests open on grants that were written off
+        meanwhile, or that a restored database never gave: settlement takes those records as late.
         """
         account = self.accounts.get(account_id)
         for bucket_id, grant_id, amount in parts:
             if not amount:
                 continue
             bucket = account.buckets.get(bucket_id) if account else None
+            if worker_id is None and not self.open and (bucket is None or bucket.grant_id != grant_id):
+                continue
             assert bucket is not None, f"bucket {bucket_id} was used but is not here"
             assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
             if worker_id is None:
