@@ -189,7 +189,7 @@ def the_database_is_restored_to_a_point_in_time(game):
     game.cluster.restore_point(point)
     game.traffic.more(2)
     for host in game.fleet.hosts:
-        host.process.send_signal(signal.SIGTERM)
+        host.leave()
     for host in game.fleet.hosts:
         host.end()
     game.cluster.archive()

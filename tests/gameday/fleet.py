@@ -37,7 +37,7 @@ class GameHost(Host):
             tls_key=fleet.key, **SETTINGS,
         )  # fmt: skip
         self.env[MARKER] = fleet.marker
-        self.address = "127.0.0.1:0"
+        self.address, self.leaves = "127.0.0.1:0", False
 
     def environ_of(self, release=None, *, init=False):
         release = release or self.release
@@ -60,9 +60,18 @@ class GameHost(Host):
         self.address = self.public
         self.fleet.ports |= {self.port, int(self.admin.rpartition(":")[2])}
 
+    def leave(self):
+        """Told to stop; a second signal would end its grace."""
+        self.leaves = True
+        self.process.send_signal(signal.SIGTERM)
+
     def end(self):
         """In order: told to stop, it ends with 0."""
         process = self.process
+        if not self.leaves:
+            self.leave()
+        process.wait(120)
+        self.leaves = False
         self.stop()
         assert process.returncode == 0, f"host {self.name} ended with {process.returncode}:\n{self.log_text()[-3000:]}"
 
@@ -148,7 +157,7 @@ class Fleet:
 
     def restart(self, host, traffic, change=None):
         """In order, as the page says: a balancer that reads `/readyz` is in front, and others serve meanwhile."""
-        host.process.send_signal(signal.SIGTERM)
+        host.leave()
         traffic.sees(host, ready=False)
         host.end()
         if change is not None:
