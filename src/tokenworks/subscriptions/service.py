@@ -464,9 +464,11 @@ class Subscriptions:
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
-            for product in self._orders.products(found):
-                if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
-                    self._orders.cancel(product.product_id)
+            # One that ended with its cycle, before the monthly job was there, ends first.
+            for act in (self._orders.catch_up, self._orders.cancel):
+                for product in self._orders.products(found):
+                    if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
+                        act(product.product_id)
             self._orders.drop_to_come(found, "closed")
             store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
             people_store.set_subscriber(
