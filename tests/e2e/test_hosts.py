@@ -130,7 +130,10 @@ def test_a_lost_host_comes_back_with_streams_that_were_open(tmp_path, upstream):
         server.add_deployment("stub", "stub", upstream.url)
         subscriber, key = server.subscriber("sample-trial")
         streams = [Stream(server, key) for _ in range(2)]
-        until(lambda: all(stream.shows == TOKENS_SHOWN for stream in streams), what="the streams to be under way")
+        until(
+            lambda: all(stream.shows == TOKENS_SHOWN for stream in streams),
+            what="the streams to be under way",
+        )
         until(lambda: known(server) == len(streams), what="all attempts to be known")
         server.kill()
         server.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second'")
@@ -139,7 +142,9 @@ def test_a_lost_host_comes_back_with_streams_that_were_open(tmp_path, upstream):
         assert server.buckets(subscriber)[0].left == 10_000_000
         server.start()
         records = server.usage(subscriber, len(streams))
-        assert [(r["state"], r["reason"], "late" in r["flags"]) for r in records] == [("interrupted", "worker_lost", True)] * 2
+        assert [(r["state"], r["reason"], "late" in r["flags"]) for r in records] == [
+            ("interrupted", "worker_lost", True)
+        ] * 2
         spent = 1000 * sum(r["fresh_input"] + r["output"] for r in records)
         assert server.buckets(subscriber)[0].left == 10_000_000 - spent
         assert server.chat(key)[0] == 200

@@ -9,11 +9,21 @@ from tests.gameday.timeline import Timeline
 
 
 def main():
-    parser = argparse.ArgumentParser(prog="scripts/game-day", description="Trouble of every kind, in an order from a seed, under load.")
-    parser.add_argument("--seed", type=int, default=1, help="the order of the events and what clients ask (default: 1)")
+    parser = argparse.ArgumentParser(
+        prog="scripts/game-day", description="Trouble of every kind, in an order from a seed, under load."
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="the order of the events and what clients ask (default: 1)"
+    )
     parser.add_argument("--rounds", type=int, default=1, help="how often every event happens (default: once)")
     parser.add_argument("--events", type=int, help="so many events of a round alone")
-    parser.add_argument("--only", action="append", choices=sorted(DECK), metavar="EVENT", help="these events alone; may be repeated")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=sorted(DECK),
+        metavar="EVENT",
+        help="these events alone; may be repeated",
+    )
     parser.add_argument("--clients", type=int, default=8, help="clients that stream (default: 8)")
     parser.add_argument("--workers", type=int, default=1, help="workers of each host (default: 1)")
     parser.add_argument("--list", action="store_true", help="list the events and end")
@@ -30,7 +40,9 @@ def main():
         )  # fmt: skip
     except AssertionError as error:
         timeline.console.print(f"lost: {error}", markup=False)
-        timeline.console.print(f"what the hosts said: {timeline.logs_at}\nto play it again: scripts/game-day {' '.join(map(_quoted, sys.argv[1:]))}")
+        timeline.console.print(
+            f"what the hosts said: {timeline.logs_at}\nto play it again: scripts/game-day {' '.join(map(_quoted, sys.argv[1:]))}"
+        )
         return 1
     return 0
 

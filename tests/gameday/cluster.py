@@ -60,7 +60,19 @@ class Cluster:
         node = node or self.primary
         log = self.home / "postgresql.log"
         try:
-            self.run("pg_ctl", "-D", node, "-w", "-t", "100", "-l", log, "-o", f"-k {self._sockets[self._at]}", "start")
+            self.run(
+                "pg_ctl",
+                "-D",
+                node,
+                "-w",
+                "-t",
+                "100",
+                "-l",
+                log,
+                "-o",
+                f"-k {self._sockets[self._at]}",
+                "start",
+            )
         except AssertionError as error:
             raise AssertionError(f"{error}{log.read_text()[-2000:]}") from None
 
@@ -82,7 +94,9 @@ class Cluster:
         found = []
         for path in Path("/proc").iterdir():
             with contextlib.suppress(OSError, ValueError):
-                if (path / "comm").read_text().strip() == "postgres" and str((path / "cwd").readlink()).startswith(str(self.home)):
+                if (path / "comm").read_text().strip() == "postgres" and str(
+                    (path / "cwd").readlink()
+                ).startswith(str(self.home)):
                     found.append(int(path.name))
         return found
 

@@ -56,7 +56,11 @@ def kill(host, name):
     pid = host.process_of(name)
     os.kill(pid, signal.SIGKILL)
     if name == "worker":
-        until(lambda: len(host.pids("worker")) == host.workers and pid not in host.pids("worker"), 60, "another worker")
+        until(
+            lambda: len(host.pids("worker")) == host.workers and pid not in host.pids("worker"),
+            60,
+            "another worker",
+        )
     else:
         until(lambda: host.pids(name) not in ([], [pid]), 60, f"another {name}")
     return f"{name} of host {host.name}"
@@ -274,7 +278,11 @@ def the_disk_refuses_a_write(game):
 def the_certificate_is_renewed(game):
     name = game.fleet.write_certificate()
     for host in game.fleet.hosts:
-        until(lambda host=host: {presented(host) for _ in range(2 * host.workers)} == {name}, 60, "the certificate")
+        until(
+            lambda host=host: {presented(host) for _ in range(2 * host.workers)} == {name},
+            60,
+            "the certificate",
+        )
 
 
 @event("Another pepper, and a host that is refused for it")
@@ -307,4 +315,3 @@ def a_host_goes_to_another_release_and_back(game):
                 host.begin()
             game.traffic.more(1)
     return f"host {host.name}"
-

@@ -73,7 +73,9 @@ class GameHost(Host):
         process.wait(120)
         self.leaves = False
         self.stop()
-        assert process.returncode == 0, f"host {self.name} ended with {process.returncode}:\n{self.log_text()[-3000:]}"
+        assert process.returncode == 0, (
+            f"host {self.name} ended with {process.returncode}:\n{self.log_text()[-3000:]}"
+        )
 
     def pids(self, name):
         return [pid for found, pid in self.processes() if found == name]
@@ -105,7 +107,9 @@ class GameHost(Host):
         import http.client
 
         connection = http.client.HTTPSConnection(self.host, self.port, timeout=timeout_s, context=context)
-        headers = {"content-type": "application/json"} | ({} if key is None else {"authorization": f"Bearer {key}"})
+        headers = {"content-type": "application/json"} | (
+            {} if key is None else {"authorization": f"Bearer {key}"}
+        )
         with contextlib.closing(connection):
             connection.request(method, path, None if body is None else json.dumps(body), headers)
             answer = connection.getresponse()
@@ -123,7 +127,13 @@ class GameHost(Host):
 
 class Fleet:
     def __init__(self, folder, cluster, upstream, workers, marker):
-        self.folder, self.cluster, self.upstream, self.workers, self.marker = folder, cluster, upstream, workers, marker
+        self.folder, self.cluster, self.upstream, self.workers, self.marker = (
+            folder,
+            cluster,
+            upstream,
+            workers,
+            marker,
+        )
         self.certificate, self.key = folder / "chain.pem", folder / "key.pem"
         self.renewals = 0
         self.write_certificate()

@@ -63,7 +63,15 @@ class Game:
             for _ in range(2):
                 self.fleet.join(self.traffic)
             self.fleet.hosts[0].cli(
-                "deployment", "add", "--name", "stub", "--model", "stub", "--base-url", self.upstream.url, "--allow-private"
+                "deployment",
+                "add",
+                "--name",
+                "stub",
+                "--model",
+                "stub",
+                "--base-url",
+                self.upstream.url,
+                "--allow-private",
             )
             for host in self.fleet.hosts:
                 until(lambda host=host: set(host.metrics("deployments")) == {1.0}, 60, what="the deployment")
@@ -92,7 +100,9 @@ class Game:
         with connected as connection:
             works = make_works(settings, connection)
             works.offerings.load(whole_months())
-            self.subscribers = [works.subscriptions.register(f"+86{13_800_000_000 + n}") for n in range(SUBSCRIBERS)]
+            self.subscribers = [
+                works.subscriptions.register(f"+86{13_800_000_000 + n}") for n in range(SUBSCRIBERS)
+            ]
             for subscriber in self.subscribers:
                 works.orders.place(subscriber, "ctc-premium")
             return [self._issue(works, subscriber) for subscriber in self.subscribers]
@@ -135,7 +145,10 @@ class Game:
         while self._judged < len(answers):
             answer = answers[self._judged]
             if answer.code != OK and not any(window.excuses(answer) for window in self.windows):
-                at = next((w.event.name for w in reversed(self.windows) if w.began_s <= answer.ended_s), "the beginning")
+                at = next(
+                    (w.event.name for w in reversed(self.windows) if w.began_s <= answer.ended_s),
+                    "the beginning",
+                )
                 raise Lost(f"client {answer.client} got {answer.status} {answer.code} after {at}: {answer}")
             self._judged += 1
 
@@ -153,7 +166,11 @@ class Game:
             fleet.hosts.append(host)
         for host in fleet.hosts:
             asked_s = time.time() + 0.2
-            until(lambda host=host, asked_s=asked_s: host.settled(asked_s), 120, what=f"host {host.name} to settle")
+            until(
+                lambda host=host, asked_s=asked_s: host.settled(asked_s),
+                120,
+                what=f"host {host.name} to settle",
+            )
         verify = fleet.hosts[0].cli("ledger", "verify", "--full", check=False)
         for host in list(fleet.hosts):
             host.end()
@@ -174,7 +191,8 @@ class Game:
         """
         accounts = [subscriber.account_id for subscriber in self.subscribers]
         rows = connection.execute(
-            "SELECT upstream_id, request_id, state, parts, loss FROM usage WHERE account_id = ANY(%s)", (accounts,)
+            "SELECT upstream_id, request_id, state, parts, loss FROM usage WHERE account_id = ANY(%s)",
+            (accounts,),
         ).fetchall()
         truth = {id_: tokens + prompt for id_, (tokens, prompt) in self.upstream.count()["started"].items()}
         answers = self.traffic.answers
@@ -182,7 +200,9 @@ class Game:
         seen = {a.request_id: a.upstream_id for a in answers if a.upstream_id}
         missing = {a.request_id for a in answers if a.code == OK} - {row[1] for row in rows}
         if missing:
-            raise Lost(f"{len(missing)} answers that clients saw whole are not in the ledger: {sorted(missing)[:5]}")
+            raise Lost(
+                f"{len(missing)} answers that clients saw whole are not in the ledger: {sorted(missing)[:5]}"
+            )
         whole, known, charged, lost = set(), Counter(), 0, Counter()
         for upstream_id, request_id, state, parts, loss in rows:
             own_charged, own_lost = charged_tokens(parts), lost_tokens(loss)
@@ -202,7 +222,9 @@ class Game:
         unseen = sum(truth.values()) - charged - lost.total()
         cut = sum(a.code != OK for a in answers)
         if unseen != sum(gaps.values()) - unheard or unseen < 0 or len(gaps) > cut:
-            raise Lost(f"{unseen} tokens are missing, {gaps}, {unheard} of answers that nobody saw, and {cut} answers were cut")
+            raise Lost(
+                f"{unseen} tokens are missing, {gaps}, {unheard} of answers that nobody saw, and {cut} answers were cut"
+            )
         return {
             "made": sum(truth.values()), "charged": charged, "lost": dict(lost), "unseen": unseen, "cut": len(gaps),
             "answers": Counter(a.code for a in answers),
@@ -240,7 +262,12 @@ class Game:
                 continue
             with contextlib.suppress(OSError):
                 if mark in (path / "environ").read_bytes().split(b"\0"):
-                    found.append((int(path.name), (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")))
+                    found.append(
+                        (
+                            int(path.name),
+                            (path / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"),
+                        )
+                    )
         return found + [(pid, "postgres") for pid in self.cluster.processes()]
 
 

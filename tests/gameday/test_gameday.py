@@ -54,7 +54,9 @@ def run(seed, rounds, **how):
     try:
         return play(seed, rounds, timeline, **how)
     except AssertionError as error:
-        raise AssertionError(f"{error}\n{said.getvalue()}\nscripts/game-day --seed {seed} --rounds {rounds}; {timeline.logs_at}") from error
+        raise AssertionError(
+            f"{error}\n{said.getvalue()}\nscripts/game-day --seed {seed} --rounds {rounds}; {timeline.logs_at}"
+        ) from error
     finally:
         print(said.getvalue())
 
@@ -73,12 +75,16 @@ def answer(code, began_s, ended_s, status=503, retry_after=True):
 
 def test_an_error_is_excused_by_an_event_that_it_overlaps_and_that_allows_it():
     window = Window(DECK["the database is dead"], 10.0)
-    assert window.excuses(answer("database_away", 11, 12)) and window.excuses(answer("database_away", 9, 10.5))
+    assert window.excuses(answer("database_away", 11, 12)) and window.excuses(
+        answer("database_away", 9, 10.5)
+    )
     window.ended_s = 20.0
     assert not window.excuses(answer("database_away", 20.5, 21)), "it is over"
     assert not window.excuses(answer("database_away", 8, 9)), "it had not begun"
     assert not window.excuses(answer("nothing_left", 11, 12))
-    assert not window.excuses(answer("database_away", 11, 12, retry_after=False)), "nobody is told to come again"
+    assert not window.excuses(answer("database_away", 11, 12, retry_after=False)), (
+        "nobody is told to come again"
+    )
     assert not window.excuses(answer(BROKEN, 11, 12, status=0)) and BROKEN in CUT
 
 
@@ -88,7 +94,10 @@ def test_what_a_client_sees_is_told_apart():
     whole = head + b"data: tok tok \n\ndata: [DONE]\n\n\r\n0\r\n\r\n"
     assert said(whole, 2) == (200, OK) and said(whole, 3) == (200, "2 tokens of 3")
     assert said(b"", 2) == (0, BROKEN) and said(whole[:-5], 2) == (200, BROKEN)
-    assert said(head + b'data: {"error": {"code": "shutting_down"}}\n\n\r\n0\r\n\r\n', 2) == (200, "shutting_down")
+    assert said(head + b'data: {"error": {"code": "shutting_down"}}\n\n\r\n0\r\n\r\n', 2) == (
+        200,
+        "shutting_down",
+    )
     refused = b'HTTP/1.1 503 X\r\ncontent-length: 42\r\n\r\n{"error": {"code": "database_away", "x": 1}}'
     assert said(refused, 2)[1] == "database_away" and said(refused[:-9], 2)[1] == BROKEN
 

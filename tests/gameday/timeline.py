@@ -15,8 +15,10 @@ from tests.gameday.traffic import OK
 
 
 class Shown:
-    what = ""
-    felt = Counter()
+    """What a line says of an event."""
+
+    def __init__(self):
+        self.what, self.felt = "", Counter()
 
 
 class Timeline:
@@ -51,14 +53,20 @@ class Timeline:
         except BaseException:
             self._line(event, began_s, shown, "LOST")
             raise
-        felt = ", ".join(f"{count} {code}" for code, count in sorted(shown.felt.items()) if code != OK) or "nothing"
+        felt = (
+            ", ".join(f"{count} {code}" for code, count in sorted(shown.felt.items()) if code != OK)
+            or "nothing"
+        )
         self._line(event, began_s, shown, f"{shown.felt[OK]} answers, felt: {felt}")
         self._bar.advance(self._task)
 
     def _line(self, event, began_s, shown, said):
         what = f" ({shown.what})" if shown.what else ""
         took_s = time.monotonic() - began_s
-        self.console.print(f"{self._at()}  {self._number:3d}/{self._count}  {event.name}{what}: {said}; {took_s:.1f} s", markup=False)
+        self.console.print(
+            f"{self._at()}  {self._number:3d}/{self._count}  {event.name}{what}: {said}; {took_s:.1f} s",
+            markup=False,
+        )
 
     def end(self, sums):
         self._bar.stop()

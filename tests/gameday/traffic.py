@@ -177,7 +177,9 @@ class Traffic:
 
     def sees(self, host, ready=True):
         """Wait until the balancer has seen that a host is ready, or is not."""
-        until(lambda: self.balancer.ready[host.port] is ready, 90, what=f"the balancer to see host {host.name}")
+        until(
+            lambda: self.balancer.ready[host.port] is ready, 90, what=f"the balancer to see host {host.name}"
+        )
 
     @contextlib.contextmanager
     def without(self, host):
@@ -224,7 +226,9 @@ class Traffic:
         began_s, data = time.monotonic(), b""
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                reader, writer = await asyncio.open_connection(self.balancer.host, self.balancer.port, ssl=self._tls)
+                reader, writer = await asyncio.open_connection(
+                    self.balancer.host, self.balancer.port, ssl=self._tls
+                )
                 try:
                     writer.write(
                         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\nconnection: close\r\n"

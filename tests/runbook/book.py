@@ -161,6 +161,8 @@ def commands(text):
             continue
         pieces = [line] if fenced or line.startswith("    ") else re.findall(r"`([^`]+)`", line)
         for piece in pieces:
-            for said in re.findall(r"(?:^|[\s(;&|$])tokenworks((?: +(?:\"[^\"]*\"|'[^']*'|[^\s;&|)#\"']+))+)", piece):
+            for said in re.findall(
+                r"(?:^|[\s(;&|$])tokenworks((?: +(?:\"[^\"]*\"|'[^']*'|[^\s;&|)#\"']+))+)", piece
+            ):
                 found.append((number, re.findall(r"\"[^\"]*\"|'[^']*'|\S+", said)))
     return found

@@ -44,7 +44,9 @@ def test_blocks_are_fenced_and_name_their_language():
     # What a reader has to fill in is a variable.
     for blocks in pages().values():
         for block in blocks:
-            assert "…" not in "".join(line for line in block.code.splitlines() if not line.startswith("#")), block
+            assert "…" not in "".join(line for line in block.code.splitlines() if not line.startswith("#")), (
+                block
+            )
 
 
 # Code in the docs that begins as a command does and is none.
@@ -85,13 +87,17 @@ def flaw(words):
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: path.name)
 def test_commands_of_the_docs_exist_with_their_options(path):
-    wrong = [f"{path.name}:{line}: {found}" for line, words in commands(path.read_text()) if (found := flaw(words))]
+    wrong = [
+        f"{path.name}:{line}: {found}" for line, words in commands(path.read_text()) if (found := flaw(words))
+    ]
     assert not wrong, "\n".join(wrong)
 
 
 def test_a_command_that_is_not_there_is_found():
     assert flaw(["grant", "list", "--subscriber", "S"]) is None and flaw(["serve", "--workers", "2"]) is None
-    assert "has no command lst" in flaw(["grant", "lst"]) and "has no --of" in flaw(["grant", "list", "--of", "S"])
+    assert "has no command lst" in flaw(["grant", "lst"]) and "has no --of" in flaw(
+        ["grant", "list", "--of", "S"]
+    )
     assert "takes 1 arguments, not 2" in flaw(["grant", "close", "A", "B"])
     text = 'Run `tokenworks init --plan`, or\n\n    A=1 tokenworks key revoke "$KEY" # it\n```sh\nx "$(tokenworks job list)"\n```\n'
     assert commands(text) == [(1, ["init", "--plan"]), (3, ["key", "revoke", '"$KEY"']), (5, ["job", "list"])]

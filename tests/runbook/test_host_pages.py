@@ -129,7 +129,9 @@ def test_a_lost_host(apart, at, cluster):
     (grant,) = apart.works.ledger.grants(subscriber.account_id)
     public = apart.public
     # Its lease ends.
-    apart.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second' WHERE state = 'open'")
+    apart.connection.execute(
+        "UPDATE grants SET spend_until = now() - interval '1 second' WHERE state = 'open'"
+    )
     with at.page("A lost host") as page:
         listed = page.run("grant list")
         assert str(grant["grant_id"]) in listed and "expired" in listed
@@ -260,6 +262,13 @@ def told(upstream, server, key):
     connection = http.client.HTTPSConnection(server.host, server.port, timeout=30, context=context)
     with contextlib.closing(connection):
         body = json.dumps({"model": "stub", "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]})
-        connection.request("POST", "/v1/chat/completions", body, {"authorization": f"Bearer {key}", "content-type": "application/json"})
+        connection.request(
+            "POST",
+            "/v1/chat/completions",
+            body,
+            {"authorization": f"Bearer {key}", "content-type": "application/json"},
+        )
         assert connection.getresponse().status == 200
-    return {name.lower(): value for name, value in upstream.get("/last")["heads"][-1].items()}["authorization"]
+    return {name.lower(): value for name, value in upstream.get("/last")["heads"][-1].items()}[
+        "authorization"
+    ]

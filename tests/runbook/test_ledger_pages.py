@@ -17,15 +17,22 @@ def test_records_that_the_database_refuses_are_released_or_dropped(host, shell):
     subscriber, key = host.subscriber()
     with host.owner() as owner:
         owner.execute(REFUSE)
-        owner.execute("CREATE TRIGGER refuse_it BEFORE INSERT ON usage FOR EACH ROW WHEN (NEW.output = 13) EXECUTE FUNCTION refuse_it()")
+        owner.execute(
+            "CREATE TRIGGER refuse_it BEFORE INSERT ON usage FOR EACH ROW WHEN (NEW.output = 13) EXECUTE FUNCTION refuse_it()"
+        )
         try:
             for tokens in (5, 13, 13):
                 assert host.chat(key, {"tokens": tokens, "prompt": 11})[0] == 200
-            held = until(lambda: len(host.works.ledger.quarantined()) == 2 and host.works.ledger.quarantined(), what="quarantine")
+            held = until(
+                lambda: len(host.works.ledger.quarantined()) == 2 and host.works.ledger.quarantined(),
+                what="quarantine",
+            )
         finally:
             owner.execute("DROP TRIGGER refuse_it ON usage")
             owner.execute("DROP FUNCTION refuse_it")
-    assert [record["output"] for record in host.usage(subscriber, 1)] == [5], "the record beside them is settled"
+    assert [record["output"] for record in host.usage(subscriber, 1)] == [5], (
+        "the record beside them is settled"
+    )
     assert {grant["in_doubt"] for grant in host.works.ledger.grants(subscriber.account_id)} == {"quarantine"}
     released, dropped = (row["quarantine_id"] for row in held)
     with shell.page("Quarantine") as page:
@@ -73,7 +80,17 @@ def test_losses_are_looked_at_and_an_account_is_frozen(host, shell, losing):
 @scenario("Clients that leave")
 def test_a_deployment_says_more_as_it_goes(host, shell, losing, upstream):
     host.cli(
-        "deployment", "add", "--name", "engine", "--model", "engine", "--base-url", upstream.url, "--allow-private", "--protocol", "chat"
+        "deployment",
+        "add",
+        "--name",
+        "engine",
+        "--model",
+        "engine",
+        "--base-url",
+        upstream.url,
+        "--allow-private",
+        "--protocol",
+        "chat",
     )
     with shell.page("Clients that leave") as page:
         said = page.run("ledger losses", SUBSCRIBER=losing[0].subscriber_id, OFFERING="ctc-light")
@@ -117,7 +134,11 @@ def test_a_leaked_key_is_taken_by_nobody(host, shell):
     with shell.page("A leaked key") as page:
         page.run("key revoke", KEY=key_id)
         until(lambda: host.chat(key)[0] == 401, what="the key to be refused")
-        other_id = next(str(k.key_id) for k in host.works.keys.of_account(subscriber.account_id, {}) if str(k.key_id) != key_id)
+        other_id = next(
+            str(k.key_id)
+            for k in host.works.keys.of_account(subscriber.account_id, {})
+            if str(k.key_id) != key_id
+        )
         page.run("key block", KEY=other_id)
         until(lambda: host.chat(other)[0] == 401, what="the blocked key to be refused")
         page.run("--undo", KEY=other_id)
@@ -134,7 +155,16 @@ def test_a_grant_is_asked_back_for_a_refund(host, shell, upstream):
     stream = Stream(host, key)
     until(lambda: stream.shows == TOKENS_SHOWN, what="the stream to be under way")
     (order,), _ = host.works.orders.all(subscriber)
-    refund = ("refund", "--order", str(order.order_id), "--part", "unused", "--reason", "moved away", "--json")
+    refund = (
+        "refund",
+        "--order",
+        str(order.order_id),
+        "--part",
+        "unused",
+        "--reason",
+        "moved away",
+        "--json",
+    )
     assert {one["state"] for one in json.loads(host.cli(*refund).stdout)} == {"pending"}
     (grant,) = host.works.ledger.grants(subscriber.account_id)
     with shell.page("A refund or a change stays pending") as page:

@@ -43,7 +43,9 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell):
             assert str(listener.listener_id) in said and "answers 500" in said and str(given_up) in said
             page.run("webhook replay", DELIVERY=given_up)
         until(
-            lambda: any(one["delivery_id"] == str(given_up) and one["delivered_at"] for one in log()), 60, what="its delivery"
+            lambda: any(one["delivery_id"] == str(given_up) and one["delivered_at"] for one in log()),
+            60,
+            what="its delivery",
         )
         first = next(body for _, _, body in receiver.got if body == receiver.got[-1][2])
         assert receiver.got[-1][2] == first

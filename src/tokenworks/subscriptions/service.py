@@ -467,7 +467,10 @@ class Subscriptions:
             # One that ended with its cycle, before the monthly job was there, ends first.
             for act in (self._orders.catch_up, self._orders.cancel):
                 for product in self._orders.products(found):
-                    if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
+                    if (
+                        product.state in {"active", "suspended", "pendingActive"}
+                        and product.parent_id is None
+                    ):
                         act(product.product_id)
             self._orders.drop_to_come(found, "closed")
             store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
