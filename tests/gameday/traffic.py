@@ -218,7 +218,8 @@ class Traffic:
 
     async def _ask(self, number, rng):
         tokens = rng.randrange(2, 24)
-        told = {"tokens": tokens, "prompt": rng.randrange(5, 60), "gap_ms": rng.choice((5, 10, 20))}
+        # No fewer than the least that an input of this length can have: of a broken stream that is charged.
+        told = {"tokens": tokens, "prompt": rng.randrange(12, 60), "gap_ms": rng.choice((5, 10, 20))}
         body = json.dumps({
             "model": "stub", "stream": True, "max_tokens": 50, "user": json.dumps(told), "messages": [{"role": "user", "content": "hi"}],
         }).encode()  # fmt: skip

@@ -149,7 +149,7 @@ def test_money_above_the_limit_is_given_by_another_person(host, shell):
         "POST", "/tmf-api/prepayBalanceManagement/v4/topupBalance", token, body, {"idempotency-key": "t-1"}
     )
     status, said, _ = send()
-    assert status == 403, said
+    assert status == 409, said
     (asked,), _ = works.approvals.all("open")
     assert str(asked.approval_id) in said.decode()
     with shell.page("Money above the limit") as page:
