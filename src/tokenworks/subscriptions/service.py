@@ -464,8 +464,7 @@ class Subscriptions:
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
-            # One that ended with its cycle, before the monthly job was there, ends first.
-            for act in (self._orders.catch_up, self._orders.cancel):
+            for act in (self._orders.catch_up, self._orders.cancel):  # what ended with its cycle ends so
                 for product in self._orders.products(found):
                     if (
                         product.state in {"active", "suspended", "pendingActive"}
