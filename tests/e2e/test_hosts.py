@@ -12,6 +12,7 @@ import psycopg
 import pytest
 
 from tests.e2e.test_concurrency import _all
+from tests.e2e.test_worker_end import TOKENS_SHOWN, Stream, known
 from tests.support.auditor import verify
 from tests.support.server import Server, until
 from tokenworks.app.database import connect
@@ -118,6 +119,40 @@ def test_a_lost_host_is_written_off_and_its_return_is_late(tmp_path, upstream):
             assert sorted(len(record["flags"]) for record in records) == [0, 1, 1, 1]
             assert a.buckets(subscriber)[0].left == 10_000_000 - 4 * 16_000
             assert a.findings() == []
+    Embedded(home).destroy()
+
+
+def test_a_lost_host_comes_back_with_streams_that_were_open(tmp_path, upstream):
+    """Its grants were written off meanwhile: what the streams had made is late, as every other record of it."""
+    home = tmp_path / "database"
+    with (
+        Embedded(home).use() as url,
+        Server(tmp_path / "a", database_url=url, progress_tokens=1) as server,
+    ):
+        server.add_deployment("stub", "stub", upstream.url)
+        subscriber, key = server.subscriber("sample-trial")
+        streams = [Stream(server, key) for _ in range(2)]
+        until(
+            lambda: all(stream.shows == TOKENS_SHOWN for stream in streams),
+            what="the streams to be under way",
+        )
+        until(lambda: known(server) == len(streams), what="all attempts to be known")
+        server.kill()
+        server.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second'")
+        for grant in server.works.ledger.grants(subscriber.account_id):
+            server.cli("grant", "write-off", str(grant["grant_id"]))
+        assert server.buckets(subscriber)[0].left == 10_000_000
+        server.start()
+        records = server.usage(subscriber, len(streams))
+        assert [(r["state"], r["reason"], "late" in r["flags"]) for r in records] == [
+            ("interrupted", "worker_lost", True)
+        ] * 2
+        spent = 1000 * sum(r["fresh_input"] + r["output"] for r in records)
+        assert server.buckets(subscriber)[0].left == 10_000_000 - spent
+        assert server.chat(key)[0] == 200
+        assert server.findings() == []
+        for stream in streams:
+            stream.join(20)
     Embedded(home).destroy()
 
 

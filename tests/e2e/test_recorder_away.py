@@ -53,6 +53,10 @@ def test_a_key_and_a_balance_that_nobody_answers_for_are_refused(server):
         until(lambda: server.metrics("recorder_database_ok") == [0.0], what="a report that is too old")
         assert server.metrics("recorder_age_seconds")[0] > 5 and not server.metrics("recorder_open_grants")
         assert not server.ready()
+        # A balancer in front reads the public port.
+        status, said, _ = server.get("/readyz")
+        assert status == 503 and b"the recorder does not answer" in said
+    until(lambda: server.get("/readyz")[0] == 200, what="the public port to be ready")
     until(lambda: server.chat(stranger_key)[0] == 200, what="service")
     until(lambda: server.metrics("recorder_database_ok") == [1.0], what="a new report")
 

@@ -96,6 +96,17 @@ def test_who_closed_before_the_bill_owes_it_and_the_number_s_next_holder_does_no
     assert balances(works)
 
 
+def test_who_has_a_plan_that_ended_before_the_monthly_job_can_close(works, a, clock):
+    order = works.orders.place(a, "ctc-light")
+    works.orders.cancel(order.product_id, "cycle_end")
+    works.orders.place(a, "ctc-premium")
+    go(clock, "2027-05-01 01:00")
+    works.subscriptions.close(a)
+    assert {product.state for product in works.orders.products(a)} == {"expired", "cancelled"}
+    assert works.subscriptions.find(str(a.subscriber_id)).state == "closed"
+    assert balances(works)
+
+
 def test_a_bill_follows_a_living_subscriber_to_another_number_and_no_number_to_another_holder(
     works, a, clock
 ):

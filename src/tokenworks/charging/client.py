@@ -116,6 +116,8 @@ class RecorderClient(asyncio.Protocol):
         self._welcomed = False
         self._away_s = self._loop.time()
         """Since when no recorder is there."""
+        self._silent_s: float | None = None
+        """Since when the recorder owes an answer and has said nothing at all."""
         self._closed = False
         self._number = 0
         self._unacked: deque[_Message] = deque()
@@ -157,6 +159,7 @@ class RecorderClient(asyncio.Protocol):
         if self.ready:
             self._away_s = self._loop.time()
         self.ready = False
+        self._silent_s = None
         if not self._closed:
             self.connect()
 
@@ -277,6 +280,14 @@ class RecorderClient(asyncio.Protocol):
         """For so long that nothing more is asked. A recorder that died is back within a second."""
         return not self.ready and self._loop.time() - self._away_s > self._answer_wait_s
 
+    def hangs(self) -> bool:
+        """Whether the recorder is connected and has said nothing for `answer_wait_s` to what it owes an answer."""
+        return (
+            self.ready
+            and self._silent_s is not None
+            and self._loop.time() - self._silent_s > self._answer_wait_s
+        )
+
     def tick(self) -> None:
         """Once a second: who has waited for `answer_wait_s` is told that nobody answers. What comes later still counts: a grant is
         the account's, an admission ends at once.
@@ -337,6 +348,8 @@ class RecorderClient(asyncio.Protocol):
             out.append(wire.frame(wire.REQUEST, wire.encode(rows)))
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
+            if self._silent_s is None and (self._unacked or self._asking or self._asked):
+                self._silent_s = self._loop.time()
 
     def _ask_row(self, number: int) -> list[Any]:
         asking = self._asking[number]
@@ -348,6 +361,7 @@ class RecorderClient(asyncio.Protocol):
     # What the recorder says.
 
     def data_received(self, data: bytes) -> None:
+        self._silent_s = None
         for kind, body in self._reader.feed(data):
             content = wire.decode(body)
             if kind == wire.ACK:
@@ -375,6 +389,9 @@ class RecorderClient(asyncio.Protocol):
                 self._welcome(content[0])
             elif kind == wire.DIE:
                 self._on_die()
+
+        if self._unacked or self._asking or self._asked:
+            self._silent_s = self._loop.time()
 
     def _acknowledged(self, number: int) -> None:
         unacked = self._unacked

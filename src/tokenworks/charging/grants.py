@@ -101,12 +101,7 @@ class HostGrants:
             bucket = account.buckets.get(bucket_id) if account else None
             if bucket is None or bucket.grant_id != grant_id:
                 continue
-            left = bucket.slices.get(worker_id, 0) - amount
-            assert left >= 0, f"worker {worker_id} gave back more than it had"
-            if left:
-                bucket.slices[worker_id] = left
-            else:
-                bucket.slices.pop(worker_id, None)
+            bucket.take(worker_id, amount, "gave back more than it had")
             bucket.free += amount
             bucket.check()
             if account is not None:
@@ -118,26 +113,23 @@ class HostGrants:
                 event.set()
 
     def used(self, worker_id: str | None, account_id: str, parts: Iterable[tuple[str, str, int]]) -> None:
-        """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (or, for a lost
-        worker, the rest) to used.
+        """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (of a lost one: from the rest)
+        to used. What a host that comes back had open on grants that are gone (written off, restored away) is settled as late.
         """
         account = self.accounts.get(account_id)
         for bucket_id, grant_id, amount in parts:
             if not amount:
                 continue
             bucket = account.buckets.get(bucket_id) if account else None
+            if worker_id is None and not self.open and (bucket is None or bucket.grant_id != grant_id):
+                continue
             assert bucket is not None, f"bucket {bucket_id} was used but is not here"
             assert bucket.grant_id == grant_id, f"grant {grant_id} was used but is not this host's"
             if worker_id is None:
                 bucket.free -= amount
                 assert bucket.free >= 0, "a lost worker used more than its slice"
             else:
-                left = bucket.slices.get(worker_id, 0) - amount
-                assert left >= 0, f"worker {worker_id} used more than its slice"
-                if left:
-                    bucket.slices[worker_id] = left
-                else:
-                    bucket.slices.pop(worker_id, None)
+                bucket.take(worker_id, amount, "used more than its slice")
             bucket.used += amount
             bucket.used_lately = True
             if account is not None:

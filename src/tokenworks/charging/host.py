@@ -60,6 +60,15 @@ class HostBucket:
         """An open grant of it, as the ledger says."""
         self.grant_id, self.amount, self.used, self.free = grant_id, amount, used, amount - used
 
+    def take(self, worker_id: str, amount: int, did: str) -> None:
+        """From a worker's slice, which has so much: it `did` so."""
+        left = self.slices.get(worker_id, 0) - amount
+        assert left >= 0, f"worker {worker_id} {did}"
+        if left:
+            self.slices[worker_id] = left
+        else:
+            self.slices.pop(worker_id, None)
+
     def check(self) -> None:
         assert self.free >= 0 and self.used >= 0 and all(s >= 0 for s in self.slices.values())
         assert self.amount == self.used + self.free + sum(self.slices.values()), (

@@ -491,7 +491,7 @@ class Gateway:
         """Why this worker can't serve, if so."""
         reasons = []
         self._look_whether_leaving()
-        if not self.client.is_there:
+        if not self.client.is_there or self.client.hangs():
             reasons.append("the recorder does not answer")
         if not self.snapshot.number:
             reasons.append("no snapshot yet")

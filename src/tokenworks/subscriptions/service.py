@@ -21,7 +21,7 @@ from tokenworks.kernel import (
 )
 from tokenworks.subscriptions import people_store, privacy_store, store
 from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentText, ConsentTexts, Language
-from tokenworks.subscriptions.eligibility import checked_cause, checked_reason
+from tokenworks.subscriptions.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.errors import (
     ConsentTextChanged,
     IdentityKnown,
@@ -464,9 +464,10 @@ class Subscriptions:
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             if found is None or found.state == "closed":
                 raise SubscriberNotActive("the subscriber is closed already")
-            for product in self._orders.products(found):
-                if product.state in {"active", "suspended", "pendingActive"} and product.parent_id is None:
-                    self._orders.cancel(product.product_id)
+            for act in (self._orders.catch_up, self._orders.cancel):  # what ended with its cycle ends so
+                for product in self._orders.products(found):
+                    if product.state in LIVE and product.parent_id is None:
+                        act(product.product_id)
             self._orders.drop_to_come(found, "closed")
             store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
             people_store.set_subscriber(

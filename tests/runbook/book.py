@@ -1,0 +1,168 @@
+"""The runbook as tests read it: its pages, their command blocks, and a shell that runs them as they stand."""
+
+import atexit
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.runbook.zygote import CLIENT
+from tests.support.server import ROOT
+
+RUNBOOK = ROOT / "docs/RUNBOOK.md"
+TIMEOUT_S = 300
+WIDTH = "200"
+# What stands before the first page.
+BEGINNING = "Runbook"
+
+# Pages without a block, each with its reason. A page that has one is run by a scenario, and is not in here.
+WITHOUT_BLOCKS = {
+    "What to watch": "a table of metrics and pages",
+    "The embedded database hangs": "ends a process that a message names",
+    "Fail-over and restore": "a host settles by itself",
+    "Backup and restore": "tools of the database's own",
+    "A worker's memory is full": "settings, which a restart takes",
+    "A worker ends": "nothing is to be done",
+    "Restarting a host": "a signal, and what starts the host",
+    "A new release": "tests/e2e/test_upgrade.py follows it with two releases",
+    "Another pepper, and a host that is refused for it": "files that are copied between hosts",
+    "A staff token has ended": "a token of another person",
+}
+
+
+class Block(NamedTuple):
+    page: str
+    line: int
+    code: str
+
+    def __str__(self):
+        return f"docs/RUNBOOK.md:{self.line} ({self.page}):\n{self.code}"
+
+
+@cache
+def pages(path=RUNBOOK):
+    """The blocks of each page, in order; a page without any has none."""
+    found, title, block, began = {BEGINNING: []}, BEGINNING, None, 0
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if block is not None:
+            if line == "```":
+                found[title].append(Block(title, began, "\n".join(block) + "\n"))
+                block = None
+            else:
+                block.append(line)
+        elif line == "```sh":
+            block, began = [], number + 1
+        elif line.startswith("## "):
+            title = line[3:]
+            assert title not in found, f"two pages of the name {title}"
+            found[title] = []
+    assert block is None, f"a block that begins in line {began} has no end"
+    return found
+
+
+SCENARIOS = {}
+"""By page: the test that runs it."""
+
+
+def scenario(page):
+    """Marks the test that runs the blocks of a page, all of them in their order."""
+
+    def marked(test):
+        assert page not in SCENARIOS, f"{page} has two scenarios"
+        SCENARIOS[page] = f"{test.__module__}.{test.__name__}"
+        return test
+
+    return marked
+
+
+@cache
+def wrapper():
+    """A folder with `tokenworks` in it, as an installation has it on the path."""
+    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
+    path = folder / "zygote.sock"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.runbook.zygote", str(path)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
+        env=environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "COLUMNS": WIDTH},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+
+    def end():
+        process.kill()
+        process.wait()
+        process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    command = folder / "tokenworks"
+    command.write_text(CLIENT.format(python=sys.executable, path=path))
+    command.chmod(0o755)
+    return folder
+
+
+class Shell:
+    """Where a reader types: a host's environment and settings, in a folder of the reader's own."""
+
+    def __init__(self, server, folder):
+        self.folder = folder
+        self.environ = server.environ() | {
+            "TOKENWORKS_DATA_DIR": str(server.data_dir),
+            "PATH": f"{wrapper()}:{os.environ['PATH']}",
+            "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}",
+            "COLUMNS": WIDTH,
+        }
+
+    def page(self, title):
+        return Page(self, title)
+
+    def run(self, block, code=0, **values):
+        """What a block prints, both streams; `values` are the shell variables that a reader fills in."""
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", block.code], env=self.environ | {k: str(v) for k, v in values.items()}, cwd=self.folder,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=TIMEOUT_S,
+        )  # fmt: skip
+        assert done.returncode == code, f"{block}\nended with {done.returncode}, not {code}:\n{done.stdout}"
+        return done.stdout
+
+
+class Page:
+    """The blocks of one page, one after the other. At the end of the context all of them have been run."""
+
+    def __init__(self, shell, title):
+        self._shell, self._title = shell, title
+        self._left = list(pages()[title])
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is None:
+            assert not self._left, f"blocks without a scenario: {[str(block) for block in self._left]}"
+
+    def run(self, words, code=0, **values):
+        """Run the next block, which has these words in it."""
+        assert self._left, f"{self._title} has no further block: {words}"
+        block = self._left.pop(0)
+        assert words in block.code, f"the next block has no {words!r}: {block}"
+        return self._shell.run(block, code, **values)
+
+
+def commands(text):
+    """(line, words) of every `tokenworks …` in the code of a text, in blocks and in inline code."""
+    found, fenced = [], False
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.startswith("```"):
+            fenced = not fenced
+            continue
+        pieces = [line] if fenced or line.startswith("    ") else re.findall(r"`([^`]+)`", line)
+        for piece in pieces:
+            for said in re.findall(
+                r"(?:^|[\s(;&|$])tokenworks((?: +(?:\"[^\"]*\"|'[^']*'|[^\s;&|)#\"']+))+)", piece
+            ):
+                found.append((number, re.findall(r"\"[^\"]*\"|'[^']*'|\S+", said)))
+    return found

@@ -1,0 +1,65 @@
+"""Pages about people, and about those who are told of what happens."""
+
+import json
+
+from tests.runbook.book import scenario
+from tests.support.receiver import Receiver
+from tests.support.server import PHONES, until
+
+
+@scenario("Personal data")
+def test_a_person_is_shown_what_is_stored_and_erased(host, shell, tmp_path):
+    subscriber = host.works.subscriptions.register(f"+86{next(PHONES)}", "Zhang Wei")
+    to = tmp_path / "export.zip"
+    with shell.page("Personal data") as page:
+        page.run("subscriber export", SUBSCRIBER=subscriber.subscriber_id, FILE=to)
+        assert to.stat().st_size > 0
+        page.run("subscriber erase", SUBSCRIBER=subscriber.subscriber_id)
+    until(
+        lambda: host.works.subscriptions.find(str(subscriber.subscriber_id)).phone_masked == "(erased)",
+        60,
+        what="the person to be erased",
+    )
+    assert host.findings() == []
+
+
+@scenario("Notices do not arrive")
+def test_a_notice_that_does_not_arrive_is_sent_again(host, shell):
+    log = lambda: json.loads(host.cli("webhook", "log", "--json").stdout)
+    with Receiver() as receiver:
+        receiver.answers += [(500, {}, b"")] * 50
+        listener, _ = host.works.hub.subscribe("productOrdering", f"{receiver.url}/orders", "", "test")
+        host.subscriber()
+        until(lambda: any(one["status"] == 500 for one in log()), 60, what="deliveries that wait")
+        with host.owner() as owner:
+            # One of them has been tried for a day.
+            (given_up,) = owner.execute(
+                "UPDATE hub_delivery SET given_up_at = now() WHERE delivery_id = (SELECT delivery_id FROM hub_delivery"
+                " WHERE listener_id = %s AND status = 500 LIMIT 1) RETURNING delivery_id", (listener.listener_id,)
+            ).fetchone()  # fmt: skip
+        receiver.answers.clear()
+        with shell.page("Notices do not arrive") as page:
+            said = page.run("webhook log")
+            assert str(listener.listener_id) in said and "answers 500" in said and str(given_up) in said
+            page.run("webhook replay", DELIVERY=given_up)
+        until(
+            lambda: any(one["delivery_id"] == str(given_up) and one["delivered_at"] for one in log()),
+            60,
+            what="its delivery",
+        )
+        first = next(body for _, _, body in receiver.got if body == receiver.got[-1][2])
+        assert receiver.got[-1][2] == first
+        host.cli("webhook", "remove", str(listener.listener_id))
+
+
+@scenario("A delivering system does not answer")
+def test_a_work_order_is_answered_for_a_system_that_can_not(host, shell):
+    works = host.works
+    subscriber = works.subscriptions.register(f"+86{next(PHONES)}", "Li", broadband="sh87654321")
+    order = works.orders.place(subscriber, "uplink-acceleration")
+    (work,) = works.orders.work_orders()
+    with shell.page("A delivering system does not answer") as page:
+        assert str(work.work_order_id) in page.run("order work list")
+        page.run("order work answer", WORK_ORDER=work.work_order_id)
+    assert works.orders.find(order.order_id)[0].state == "completed"
+    assert works.charges.receivable(subscriber.account_id) > 0
