@@ -8,8 +8,8 @@ import pytest
 from tests.support.server import Server, until
 from tokenworks.app.archive import check_apart, keep_journal, keep_log, source_of
 from tokenworks.app.backup import MANIFEST, find_backups, prune
-from tokenworks.app.wal_handover import Handover, Missing
 from tokenworks.app.places import Damaged, Exists, Folder, pack, prepare, put_json, sha256, unpack
+from tokenworks.app.wal_handover import Handover, Missing
 from tokenworks.charging import Journal, copy_journal, journal_end
 from tokenworks.kernel import Unavailable
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from tokenworks.app.host_secrets import SUFFIX, HostReport, ProcessSecrets, loaded_by_all, processes_of
+from tokenworks.app.host_secrets import SUFFIX, HostReport, ProcessSecrets, loaded_by_all
 from tokenworks.kernel import Conflict, uuid7
 from tokenworks.trust import (
     HostSecrets,
@@ -32,6 +32,7 @@ def secrets(tmp_path, works):
 @pytest.fixture
 def host(tmp_path, secrets):
     """Its processes by name."""
+    (tmp_path / "worker-0.stats").touch()
     return {
         name: ProcessSecrets(secrets, tmp_path, name, load_peppers(secrets), None if name == "worker-0" else load_vault_secrets(secrets))
         for name in PROCESSES

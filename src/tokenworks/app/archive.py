@@ -23,7 +23,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.app.embedded import ARCHIVE_FILE, Embedded
-from tokenworks.app.wal_handover import CONFIGURE
 from tokenworks.app.places import (
     Exists,
     Folder,
@@ -37,6 +36,7 @@ from tokenworks.app.places import (
     unpack,
 )
 from tokenworks.app.settings import Settings
+from tokenworks.app.wal_handover import CONFIGURE
 from tokenworks.charging import JournalCorrupt, copy_journal, read_journal_id
 from tokenworks.kernel import NotFound, SystemClock, TokenworksError, Unavailable
 

@@ -47,7 +47,7 @@ from tokenworks.app.cli_base import (
 from tokenworks.app.cli_usage import USAGE_LIMIT_DEFAULT, since_of
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
-from tokenworks.app.output import console, in_mtok, print_json, print_table, say
+from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema, current, migrate, plan_steps
 from tokenworks.app.sealing import seal_existing

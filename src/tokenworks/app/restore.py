@@ -33,11 +33,11 @@ from tokenworks.app.backup import SEGMENT_BYTES, Backup, Progress, find_backups
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import Connection, anchor, connect, embedded_of, embedded_options
 from tokenworks.app.embedded import Embedded
-from tokenworks.app.wal_handover import Missing
 from tokenworks.app.places import Damaged, Place, sha256, unpack
 from tokenworks.app.schema import check_schema
 from tokenworks.app.settings import Settings
 from tokenworks.app.verifier import audit, audit_steps
+from tokenworks.app.wal_handover import Missing
 from tokenworks.charging import (
     Finding,
     held,

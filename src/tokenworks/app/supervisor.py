@@ -10,7 +10,6 @@ with the sockets, the lock, the pipe and the children of before, which are repla
 import contextlib
 import fcntl
 import gc
-import json
 import os
 import select
 import signal

@@ -1,7 +1,6 @@
 """The SQL of protective limits: which there are, and what each host leases of them."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
