@@ -51,6 +51,7 @@ def exported(server):
 def test_the_files_are_what_the_code_says():
     assert watch.ALERTS.read_text() == watch.rules(), "run: python -m tokenworks.app.watch"
     assert watch.table() in watch.RUNBOOK.read_text(), "run: python -m tokenworks.app.watch"
+    assert watch.alert_table() in watch.OPERATIONS.read_text(), "run: python -m tokenworks.app.watch"
 
 
 def test_each_alert_says_how_bad_it_is_what_it_is_and_what_to_do():

@@ -7,10 +7,10 @@ from functools import cache
 import pytest
 
 from tests.support.server import ROOT
+from tokenworks.app import watch
 from tokenworks.gateway import CODES
 
 PATH = ROOT / "docs/OPERATIONS.md"
-ALERTS = ROOT / "deploy/prometheus/alerts.yml"
 # What a client is told that is not of its own making.
 LED_TO = ("401", "402", "403", "429", "502", "503", "504")
 
@@ -74,14 +74,14 @@ def test_every_page_is_led_to():
 
 def test_every_refusal_that_a_client_did_not_cause_is_there_and_no_other():
     named = {span for span in said("Clients are refused") if re.fullmatch(r"[a-z_]+", span)}
-    wanted = {code for code, text in CODES.items() if text.startswith(LED_TO)}
+    wanted = {code for code, said in CODES.items() if said.status.startswith(LED_TO)}
     assert named <= set(CODES), f"no such codes: {named - set(CODES)}"
     assert wanted <= named, f"codes that lead nowhere: {wanted - named}"
     for seen, _ in sections()["Clients are refused"]:
         status = ""
         for part in re.findall(r"\b(\d{3})\b|`([a-z_]+)`", seen):
             status = part[0] or status
-            assert not part[1] or status in CODES[part[1]].partition(":")[0], seen
+            assert not part[1] or status in CODES[part[1]].status, seen
 
 
 def strings(node):
@@ -146,21 +146,7 @@ def test_all_that_the_doctor_looks_at_leads_somewhere():
 
 
 def test_every_alert_leads_somewhere():
-    table = (ROOT / "docs/RUNBOOK.md").read_text().partition("## What to watch")[2].partition("\n## ")[0]
-    metrics = set()
-    for row in re.findall(r"^\| (`[^|]+) \|", table, re.MULTILINE):
-        for name in re.findall(r"`((?:tokenworks|…)_[^`{]+)[^`]*`", row):
-            # `…_suffix` is another one of the same family.
-            family = "tokenworks_recorder_" if "tokenworks_recorder_" in row else "tokenworks_"
-            metrics.add(name.replace("…_", family))
-    known = said("Alerts")
-    assert metrics and metrics <= set(known), (
-        f"metrics of the table that lead nowhere: {metrics - set(known)}"
-    )
-    if ALERTS.exists():
-        names = set(re.findall(r"alert: (\w+)", ALERTS.read_text()))
-        pages = set(re.findall(r"RUNBOOK\.md#([\w-]+)", ALERTS.read_text()))
-        assert names <= set(known), f"alerts that lead nowhere: {names - set(known)}"
-        assert pages <= {
-            anchor(h) for h in re.findall(r"^## (.*)$", (ROOT / "docs/RUNBOOK.md").read_text(), re.MULTILINE)
-        }
+    known = set(said("Alerts"))
+    for row in watch.WATCHED:
+        assert {*watch.metrics_of(row), *(alert.name for alert in row.alerts)} <= known
+    assert set(re.findall(r"alert: (\w+)", watch.ALERTS.read_text())) <= known

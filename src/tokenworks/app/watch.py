@@ -1,5 +1,5 @@
 """What an operator watches: each metric with its threshold, once. `python -m tokenworks.app.watch` writes the alert rules of
-Prometheus (`deploy/prometheus/alerts.yml`) and the table "What to watch" of the runbook from it.
+Prometheus (`deploy/prometheus/alerts.yml`), the table "What to watch" of the runbook and the table "Alerts" of OPERATIONS.md from it.
 """
 
 import json
@@ -10,6 +10,7 @@ from typing import Final, Literal, NamedTuple
 Severity = Literal["page", "ticket"]
 ROOT: Final = Path(__file__).parents[3]
 RUNBOOK: Final = ROOT / "docs/RUNBOOK.md"
+OPERATIONS: Final = ROOT / "docs/OPERATIONS.md"
 ALERTS: Final = ROOT / "deploy/prometheus/alerts.yml"
 BEGIN: Final = "<!-- written by `python -m tokenworks.app.watch`: change it there -->"
 END: Final = "<!-- to here -->"
@@ -226,6 +227,26 @@ def table() -> str:
     return "\n".join([*lines, END])
 
 
+def alert_table() -> str:
+    """The table of OPERATIONS.md, between its marks: from an alert or its metrics to the page."""
+    lines = [BEGIN, "| alert, or its metric | page |", "|---|---|"]
+    for row in WATCHED:
+        pages = {alert.page: None for alert in row.alerts} or {"What to watch": None}
+        if "see *" in row.meaning:
+            pages |= dict.fromkeys(re.findall(r"[Ss]ee \*([^*]+)\*", row.meaning))
+        seen = [f"`{alert.name}`" for alert in row.alerts] + [f"`{name}`" for name in metrics_of(row)]
+        links = ", ".join(f"[{page}](RUNBOOK.md#{anchor(page)})" for page in pages)
+        lines.append(f"| {', '.join(seen)} | {links} |")
+    return "\n".join([*lines, END])
+
+
+def metrics_of(row: Watched) -> list[str]:
+    """The metrics of a row by their whole names: `…_suffix` is another one of the first one's family."""
+    names = re.findall(r"`((?:tokenworks|…)_[^`{]+)[^`]*`|`(up)`", row.metrics)
+    family = "tokenworks_recorder_" if "tokenworks_recorder_" in row.metrics else "tokenworks_"
+    return [(name or up).replace("…_", family) for name, up in names]
+
+
 def rules() -> str:
     """The file of rules, in YAML; texts are written as JSON has them, which YAML reads."""
     lines = [
@@ -250,16 +271,17 @@ def rules() -> str:
     return "\n".join(lines) + "\n"
 
 
-def with_table(text: str) -> str:
-    """The runbook with the table as it is here."""
+def with_table(text: str, written: str) -> str:
+    """A document with the table as it is here."""
     before, _, rest = text.partition(BEGIN)
-    return before + table() + rest.partition(END)[2]
+    return before + written + rest.partition(END)[2]
 
 
 def main() -> None:
     ALERTS.parent.mkdir(parents=True, exist_ok=True)
     ALERTS.write_text(rules(), encoding="utf-8")
-    RUNBOOK.write_text(with_table(RUNBOOK.read_text(encoding="utf-8")), encoding="utf-8")
+    for path, written in ((RUNBOOK, table()), (OPERATIONS, alert_table())):
+        path.write_text(with_table(path.read_text(encoding="utf-8"), written), encoding="utf-8")
 
 
 if __name__ == "__main__":
