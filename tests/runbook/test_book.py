@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.runbook.book import BEGINNING, SCENARIOS, WITHOUT_BLOCKS, commands, pages
+from tests.runbook.book import BEGINNING, NOT_RUN, SCENARIOS, WITHOUT_BLOCKS, commands, pages
 from tests.support.server import ROOT
 from tokenworks.app.cli import cli
 
@@ -39,7 +39,8 @@ def test_a_page_without_a_block_says_why():
 def test_blocks_are_fenced_and_name_their_language():
     text = (ROOT / "docs/RUNBOOK.md").read_text()
     fences = re.findall(r"^ *```.*$", text, re.MULTILINE)
-    assert set(fences) == {"```sh", "```"} and fences.count("```sh") * 2 == len(fences)
+    opened = {"```sh", "```text"}
+    assert set(fences) == {*opened, "```"} and sum(fence in opened for fence in fences) * 2 == len(fences)
     assert not re.search(r"^    \S", text, re.MULTILINE), "an indented block is not run"
     # What a reader has to fill in is a variable.
     for blocks in pages().values():
@@ -47,6 +48,12 @@ def test_blocks_are_fenced_and_name_their_language():
             assert "…" not in "".join(line for line in block.code.splitlines() if not line.startswith("#")), (
                 block
             )
+
+
+def test_a_block_that_is_not_run_says_why():
+    texts = [block for blocks in pages(language="text").values() for block in blocks]
+    assert {(block.page, block.code.splitlines()[0]) for block in texts} == set(NOT_RUN)
+    assert all(NOT_RUN.values())
 
 
 # Code in the docs that begins as a command does and is none.
