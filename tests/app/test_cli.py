@@ -254,7 +254,7 @@ READING = {
     "usage", "balance", "offering diff", "offering sold", "job list", "order quote", "vault erased", "doctor",
 }  # fmt: skip
 # They are of the host, or make what the trail is kept in; a key is blocked without the database.
-OF_THE_HOST = {"demo", "init", "key block", "serve", "vault new-key"}
+OF_THE_HOST = {"demo", "init", "key block", "reload", "serve", "vault new-key"}
 
 
 def test_every_command_that_changes_something_is_in_the_audit_trail(server):
