@@ -264,6 +264,7 @@ OF_THE_HOST = {
     "demo",
     "init",
     "key block",
+    "reload",
     "serve",
     "vault new-key",
     "backup prune",

@@ -96,8 +96,9 @@ def test_a_lost_host_is_written_off_and_its_return_is_late(tmp_path, upstream):
     with Embedded(home).use() as url:
         secrets = tmp_path / "secrets"
         with Server(tmp_path / "a", database_url=url, secrets_dir=secrets) as a:
-            a.add_deployment("stub", "stub", upstream.url)
             subscriber, key = a.subscriber("sample-trial")
+            # After it: who knows of the deployment was told of the order, and has nothing to ask the database for.
+            a.add_deployment("stub", "stub", upstream.url)
             assert a.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
             a.usage(subscriber, 1)
             with stopped(processes(home)):

@@ -3,6 +3,7 @@
 from tokenworks.catalog import Counts
 from tokenworks.charging import UsageRecord
 from tokenworks.gateway.series import COMPLETE, INTERRUPTED, OTHER, SERIES_MAX, Series, read_series
+from tokenworks.gateway.stats import Stats
 
 
 def record(state="complete", first_byte_ms=7):
@@ -71,3 +72,17 @@ def test_a_file_that_is_none_is_nothing(tmp_path):
     for content in (b"", b"\x00", b"rubbish", b"\x93\x02\x90\x80", b"\x93\x01\x91\x93\xa1m\xa1d\x90\x80"):
         path.write_bytes(content)
         assert read_series([path]).pairs == {} or read_series([path]).of("m", "d").attempts == 0
+
+
+def test_a_workers_own_counters_begin_at_nothing(tmp_path):
+    first = Series()
+    first.of("m", "d").recorded(record(), COMPLETE)
+    after, stats = Series(), Stats(tmp_path / "worker-0.stats", 1)
+    after.add(first.wire())
+    after.settle(stats)
+    assert (stats.c["tokens_input"], stats.latency_ms) == (0, [])
+    after.of("m", "d").recorded(record(), COMPLETE)
+    after.settle(stats)
+    after.settle(stats)
+    assert (stats.c["tokens_input"], stats.c["tokens_output"]) == (3, 2)
+    assert (stats.latency_ms, stats.first_byte_ms) == ([40], [7])

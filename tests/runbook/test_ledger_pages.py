@@ -1,6 +1,7 @@
 """Pages about what is charged and what is not: records, grants, keys, losses, history."""
 
 import json
+import re
 import socket
 
 import pytest
@@ -18,8 +19,9 @@ def test_a_request_is_followed_from_what_a_customer_names(host, shell, upstream)
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         down = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
-        host.add_deployment("a-down", "twice", down, "--protocol", "chat", wait=False)
         host.add_deployment("b-up", "twice", upstream.url, "--upstream-model", "stub")
+        host.add_deployment("a-down", "twice", down, "--protocol", "chat", wait=False)
+        until(lambda: host.metrics("deployments") == [len(host.works.deployments.all())], what="both of them")
         subscriber, key = host.subscriber()
         own = "ticket-4711"
         told = {"tokens": 5, "prompt": 11}
@@ -148,27 +150,32 @@ def test_history_that_was_changed_is_named(host, shell):
     assert host.findings() == []
 
 
+def code(host, key):
+    status, said, _ = host.chat(key)
+    return status, json.loads(said).get("error", {}).get("code")
+
+
 @scenario("A leaked key")
 def test_a_leaked_key_is_taken_by_nobody(host, shell):
     subscriber, key = host.subscriber()
     key_id = str(host.works.keys.of_account(subscriber.account_id, {})[0].key_id)
     other = host.key(subscriber)
+    (other_id,) = {str(k.key_id) for k in host.works.keys.of_account(subscriber.account_id, {})} - {key_id}
     assert host.chat(key)[0] == host.chat(other)[0] == 200
     host.usage(subscriber, 2)
     with shell.page("A leaked key") as page:
-        page.run("key revoke", KEY=key_id)
-        until(lambda: host.chat(key)[0] == 401, what="the key to be refused")
-        other_id = next(
-            str(k.key_id)
-            for k in host.works.keys.of_account(subscriber.account_id, {})
-            if str(k.key_id) != key_id
-        )
-        page.run("key block", KEY=other_id)
-        until(lambda: host.chat(other)[0] == 401, what="the blocked key to be refused")
-        page.run("--undo", KEY=other_id)
+        said = page.run("key revoke", KEY_ID=key_id, SUBSCRIBER=subscriber.subscriber_id)
+        assert key_id in said and other_id in said
+        (new,) = re.findall(r"\btwk_[a-z]+_[\w-]{20,}", said)
+        until(lambda: code(host, key) == (401, "key_revoked"), what="the key to be refused")
+        until(lambda: host.chat(new)[0] == 200, what="the one in its place to be taken")
+        page.run("key block", KEY_ID=other_id)
+        until(lambda: code(host, other) == (401, "key_revoked"), what="the blocked key to be refused")
+        page.run("--undo", KEY_ID=other_id)
         until(lambda: host.chat(other)[0] == 200, what="the key to be taken again")
-        said = page.run("account freeze", SUBSCRIBER=subscriber.subscriber_id)
-        assert "Frozen" in said and "It can spend again." in said and "output" in said.lower()
+        assert "Frozen" in page.run("account freeze", SUBSCRIBER=subscriber.subscriber_id)
+        until(lambda: code(host, other) == (403, "account_suspended"), what="the account to be frozen")
+        assert "It can spend again." in page.run("--undo", SUBSCRIBER=subscriber.subscriber_id)
     until(lambda: host.chat(other)[0] == 200, what="service")
 
 

@@ -5,13 +5,22 @@ import json
 from tests.runbook.book import scenario
 from tests.support.receiver import Receiver
 from tests.support.server import PHONES, until
+from tokenworks.app.bootstrap import make_works
+from tokenworks.app.notify import webhook_secret
 
 
 @scenario("Personal data")
 def test_a_person_is_shown_what_is_stored_and_erased(host, shell, tmp_path):
     subscriber = host.works.subscriptions.register(f"+86{next(PHONES)}", "Zhang Wei")
-    to = tmp_path / "export.zip"
+    to, other = tmp_path / "export.zip", tmp_path / "other"
+    other.mkdir()
     with shell.page("Personal data") as page:
+        said = page.run("vault rewrap", SECRETS=host.settings.secrets, OTHER_SECRETS=other)
+        (wrap,) = other.iterdir()
+        assert (wrap.name, wrap.stat().st_mode & 0o777) == ("person-wrap-2", 0o600) and "wrapped" in said
+        assert wrap.read_bytes() == (host.settings.secrets / wrap.name).read_bytes()
+        # What the test's own rooms have of the secrets is of before.
+        host.works = make_works(host.settings, host.connection)
         page.run("subscriber export", SUBSCRIBER=subscriber.subscriber_id, FILE=to)
         assert to.stat().st_size > 0
         page.run("subscriber erase", SUBSCRIBER=subscriber.subscriber_id)
@@ -24,7 +33,11 @@ def test_a_person_is_shown_what_is_stored_and_erased(host, shell, tmp_path):
 
 
 @scenario("Notices do not arrive")
-def test_a_notice_that_does_not_arrive_is_sent_again(host, shell):
+def test_a_notice_that_does_not_arrive_is_sent_again(host, shell, tmp_path):
+    secrets, other = host.settings.secrets, tmp_path / "other"
+    other.mkdir()
+    webhook_secret(host.settings)  # is made at the first need
+    before = (secrets / "webhook-secret").read_bytes()
     log = lambda: json.loads(host.cli("webhook", "log", "--json").stdout)
     with Receiver() as receiver:
         receiver.answers += [(500, {}, b"")] * 50
@@ -42,14 +55,32 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell):
             said = page.run("webhook log")
             assert str(listener.listener_id) in said and "answers 500" in said and str(given_up) in said
             page.run("webhook replay", DELIVERY=given_up)
-        until(
-            lambda: any(one["delivery_id"] == str(given_up) and one["delivered_at"] for one in log()),
-            60,
-            what="its delivery",
+            until(
+                lambda: any(one["delivery_id"] == str(given_up) and one["delivered_at"] for one in log()),
+                60,
+                what="its delivery",
+            )
+            first = next(body for _, _, body in receiver.got if body == receiver.got[-1][2])
+            assert receiver.got[-1][2] == first
+            assert signatures(receiver) == 1
+            page.run("webhook rotate", LISTENER=listener.listener_id)
+            page.run("webhook-secret-old", SECRETS=secrets, OTHER_SECRETS=other)
+        assert {path.name: path.stat().st_mode & 0o777 for path in other.iterdir()} == {
+            "webhook-secret": 0o600, "webhook-secret-old": 0o600
+        }  # fmt: skip
+        assert (
+            (other / "webhook-secret-old").read_bytes() == before != (other / "webhook-secret").read_bytes()
         )
-        first = next(body for _, _, body in receiver.got if body == receiver.got[-1][2])
-        assert receiver.got[-1][2] == first
+        host.subscriber()
+        until(lambda: signatures(receiver) == 2, 60, what="what is signed with both secrets")
         host.cli("webhook", "remove", str(listener.listener_id))
+
+
+def signatures(receiver):
+    """How many there are of what came last."""
+    return {name.lower(): value for name, value in receiver.got[-1][1].items()}[
+        "x-tokenworks-signature"
+    ].count("v1=")
 
 
 @scenario("A staff token has ended")
@@ -67,7 +98,8 @@ def test_a_staff_token_that_has_ended_is_made_anew(host, shell):
     # As a day later.
     with host.owner() as owner:
         owner.execute(
-            "UPDATE staff_token SET expires_at = now() - interval '1 second' WHERE expires_at < now() + interval '25 hours'"
+            "UPDATE staff_token SET created_at = created_at - interval '25 hours', expires_at = expires_at - interval '25 hours'"
+            " WHERE expires_at < now() + interval '25 hours'"
         )
     until(lambda: looks() == [401, 200], what="the token of before to end")
 

@@ -269,11 +269,10 @@ class Embedded:
             if (pid := self._server_pid()) is not None and self._is_server(pid):
                 os.kill(pid, signal.SIGHUP)
 
-    @staticmethod
-    def _is_server(pid: int) -> bool:
-        """A process id that a killed server left may be another process's by now."""
+    def _is_server(self, pid: int) -> bool:
+        """A process id that a killed server left may be another process's by now; a server works in its own folder."""
         with contextlib.suppress(OSError):
-            return Path(f"/proc/{pid}/comm").read_text().strip() == "postgres"
+            return Path(f"/proc/{pid}/cwd").readlink() == self.pgdata.resolve()
         return False
 
     def program(self, name: str) -> str:

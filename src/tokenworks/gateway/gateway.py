@@ -667,6 +667,7 @@ class Gateway:
         counters["deployments"] = len(self.snapshot.places)
         counters["recorder_ready"] = int(self.client.is_there)
         counters["snapshot_age_ms"] = int((now_s - self.database_ok_s) * 1000)
+        self.series.settle(self.stats)
         self.stats.beat()
         self.request_log.flush(now_s, room=not self.journal_full)
         counters["request_lines_left_out"] = self.request_log.left_out

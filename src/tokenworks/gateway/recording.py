@@ -335,19 +335,13 @@ class Recording(Holding):
         else:
             parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
         self.hold = None
-        stats = gateway.stats
-        counters = stats.c
-        counters[state] += 1
-        counters["tokens_input"] += counts.input_tokens
-        counters["tokens_output"] += counts.output_tokens
+        # Its tokens and times are counted by model and deployment when it is over (`series`).
+        gateway.stats.c[state] += 1
         risk_tokens = self._risk_of(counted_by, counts, losses)
         if risk_tokens:
             gateway.risk.lost(user.account_id, risk_tokens)
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
-        if first_byte_ms is not None:
-            stats.first_byte_ms.append(first_byte_ms)
-        stats.latency_ms.append(latency_ms)
         self.record = record = UsageRecord(
             user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
             self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.catalog import TOKEN_CLASSES, Counts
 from tokenworks.charging import UsageRecord
+from tokenworks.gateway.stats import Stats
 from tokenworks.kernel import Histogram
 
 # Pairs of model and deployment that are told apart.
@@ -51,7 +52,7 @@ class PairSeries:
     """Sums of one pair. `outcomes` in the order of `OUTCOMES`, `tokens` in that of `TOKEN_CLASSES`; times in milliseconds."""
 
     __slots__ = (
-        "attempts", "failed", "first_byte", "first_byte_ms", "latency_ms", "outcomes", "tokens", "whole",
+        "attempts", "before", "failed", "first_byte", "first_byte_ms", "latency_ms", "outcomes", "tokens", "whole",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -59,6 +60,7 @@ class PairSeries:
         self.attempts = 0
         self.failed = 0
         self.tokens = [0] * len(TOKEN_CLASSES)
+        self.before = [0] * len(TOKEN_CLASSES)  # of them what earlier workers counted
         self.first_byte = Histogram(TIMES_MS)
         self.whole = Histogram(TIMES_MS)
         # What came since the last second and is not in the histograms yet: all of a second together cost less.
@@ -106,6 +108,7 @@ class PairSeries:
         self.failed += failed
         for at, count in enumerate(tokens):
             self.tokens[at] += count
+            self.before[at] += count
         self.first_byte.add(first_byte)
         self.whole.add(whole)
 
@@ -132,10 +135,18 @@ class Series:
             found = self.pairs.setdefault(pair, PairSeries())
         return found
 
-    def settle(self) -> None:
-        """Once a second: what came since then goes into the sums."""
+    def settle(self, stats: Stats | None = None) -> None:
+        """Once a second: what came since then goes into the sums, and into the worker's own counters."""
+        counted = [0] * len(TOKEN_CLASSES)
         for row in self.pairs.values():
+            if stats is not None:
+                stats.first_byte_ms += row.first_byte_ms
+                stats.latency_ms += row.latency_ms
+                counted = [n + now - was for n, now, was in zip(counted, row.tokens, row.before, strict=True)]
             row.settle()
+        if stats is not None:
+            counts = Counts(*counted)
+            stats.c["tokens_input"], stats.c["tokens_output"] = counts.input_tokens, counts.output_tokens
         for protocol, values in self.added_us.items():
             if values:
                 self.added[protocol].observe_all(values)
