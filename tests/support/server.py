@@ -159,6 +159,7 @@ class Server:
     def __init__(self, data_dir, workers=1, env=None, **settings):
         self.data_dir = Path(data_dir)
         self.workers = workers
+        self.python = sys.executable
         self.env = FAST | {"TOKENWORKS_JOURNAL_SEGMENT_BYTES": "1048576"} | {
             f"TOKENWORKS_{name.upper()}": str(value) for name, value in settings.items()
         } | (env or {})  # fmt: skip
@@ -225,7 +226,7 @@ class Server:
     def start(self, listen="127.0.0.1:0", ready_s=30.0):
         self.log = (self.data_dir / "serve.log").open("ab")
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir), "serve", "--workers", str(self.workers),
+            [self.python, "-m", "tokenworks", "--data-dir", str(self.data_dir), "serve", "--workers", str(self.workers),
              "--listen", listen, "--admin-listen", "127.0.0.1:0"],
             stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environ(), cwd=ROOT, start_new_session=True,
         )  # fmt: skip
