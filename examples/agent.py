@@ -27,7 +27,10 @@ class Agent:
 
     def step(self) -> None:
         """Ask for one note. What was written last goes back in as context."""
-        messages = [{"role": "system", "content": TASK}, {"role": "user", "content": "\n".join(self.notes[-3:]) or "Begin."}]
+        messages = [
+            {"role": "system", "content": TASK},
+            {"role": "user", "content": "\n".join(self.notes[-3:]) or "Begin."},
+        ]
         try:
             # Near the cap the gateway lowers this maximum to what is left, so the last note may be short.
             answer = self.client.chat.completions.create(model=MODEL, messages=messages, max_tokens=80)

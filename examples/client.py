@@ -19,7 +19,10 @@ def with_openai() -> None:
     print("models:", ", ".join(sorted(model.id for model in client.models.list())))
 
     answer = client.chat.completions.create(model=MODEL, max_tokens=60, messages=QUESTION)
-    print(f"chat: {answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens:", answer.choices[0].message.content)
+    print(
+        f"chat: {answer.usage.prompt_tokens} + {answer.usage.completion_tokens} tokens:",
+        answer.choices[0].message.content,
+    )
 
     # `include_usage` makes the last chunk say what is charged. It is charged the same without.
     with client.chat.completions.create(

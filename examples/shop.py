@@ -44,7 +44,11 @@ def main() -> None:
         ORDER,
         {
             "productOrderItem": [
-                {"id": "1", "action": "add", "productOffering": {"id": os.environ.get("OFFERING", "ctc-light")}}
+                {
+                    "id": "1",
+                    "action": "add",
+                    "productOffering": {"id": os.environ.get("OFFERING", "ctc-light")},
+                }
             ],
             "relatedParty": [{"id": party}],
             "@type": "ProductOrder",
@@ -55,11 +59,16 @@ def main() -> None:
     print(f"order {order['id']}: {order['state']}, {price['value']} {price['unit']} onto the phone bill")
 
     for record in call(USAGE, **{"relatedParty.id": party, "limit": "20"}):
-        drawn = ", ".join(f"{part['bucketValueConvertedInAmount']['value']} {part['usageRatingTag']}" for part in record["ratedProductUsage"])
+        drawn = ", ".join(
+            f"{part['bucketValueConvertedInAmount']['value']} {part['usageRatingTag']}"
+            for part in record["ratedProductUsage"]
+        )
         print(f"usage {record['usageDate']}: {record['description']}, {drawn}")
 
     for bill in call(BILL, **{"relatedParty.id": party, "limit": "12"}):
-        print(f"bill {bill['billNo']}: {bill['amountDue']['value']} {bill['amountDue']['unit']}, {bill['state']}")
+        print(
+            f"bill {bill['billNo']}: {bill['amountDue']['value']} {bill['amountDue']['unit']}, {bill['state']}"
+        )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,11 @@ def run(reader):
 
 def of_key(server, subscriber, agent):
     """Usage records of the key that the agent has, or of the others."""
-    ids = {key.key_id for key in server.works.keys.of_account(subscriber.account_id, {}) if (key.name == "agent") is agent}
+    ids = {
+        key.key_id
+        for key in server.works.keys.of_account(subscriber.account_id, {})
+        if (key.name == "agent") is agent
+    }
     return [record for record in server.usage(subscriber) if record["key_id"] in ids]
 
 
@@ -78,7 +82,10 @@ def test_the_sdks_are_answered_streamed_and_not(run, reader):
         counts[what] = (int(found[0]), int(found[1]))
         assert found[2].strip()
     subscriber = server.works.subscriptions.find("+8613800000002")
-    records = until(lambda: (found := of_key(server, subscriber, agent=False)) and len(found) >= 4 and found, what="the records")
+    records = until(
+        lambda: (found := of_key(server, subscriber, agent=False)) and len(found) >= 4 and found,
+        what="the records",
+    )
     charged = sorted((r["fresh_input"] + r["cached_input"] + r["cache_write"], r["output"]) for r in records)
     assert charged == sorted(counts.values())
 
@@ -86,20 +93,29 @@ def test_the_sdks_are_answered_streamed_and_not(run, reader):
 def test_an_agent_ends_in_order_at_its_cap(run, reader):
     server, _ = reader
     said = run("An agent with a cap")
-    notes, tokens = re.search(r"^The key's cap is reached\. (\d+) notes, (\d+) tokens\.$", said, re.MULTILINE).groups()
+    notes, tokens = re.search(
+        r"^The key's cap is reached\. (\d+) notes, (\d+) tokens\.$", said, re.MULTILINE
+    ).groups()
     assert int(notes) >= 2 and 0 < int(tokens) <= 2000
     # What the agent says that it used is what it was charged.
     subscriber = server.works.subscriptions.find("+8613800000002")
-    rows = until(lambda: (found := of_key(server, subscriber, agent=True)) and len(found) >= int(notes) and found, what="the records")
+    rows = until(
+        lambda: (found := of_key(server, subscriber, agent=True)) and len(found) >= int(notes) and found,
+        what="the records",
+    )
     assert len(rows) == int(notes)
-    assert sum(r["fresh_input"] + r["cached_input"] + r["cache_write"] + r["output"] for r in rows) == int(tokens)
+    assert sum(r["fresh_input"] + r["cached_input"] + r["cache_write"] + r["output"] for r in rows) == int(
+        tokens
+    )
 
 
 def test_a_shop_lists_orders_and_shows_usage_and_bills(run, reader):
     server, prompt = reader
     said = run("A shop's back end")
     assert re.search(r"^offering ctc-light: ", said, re.MULTILINE)
-    (order_id, price) = re.search(r"^order (\S+): completed, (\S+) CNY onto the phone bill$", said, re.MULTILINE).groups()
+    (order_id, price) = re.search(
+        r"^order (\S+): completed, (\S+) CNY onto the phone bill$", said, re.MULTILINE
+    ).groups()
     subscriber = server.works.subscriptions.find("+8613800000003")
     ((order,), _) = server.works.orders.all(subscriber)
     assert str(order.order_id) == order_id and float(price) > 0

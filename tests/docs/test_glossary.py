@@ -19,7 +19,9 @@ FORMS = {"holds": "hold", "meters": "meter", "settles": "settlement", "charges":
 def entries():
     """(term, meaning, names in the code) of each row."""
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", GLOSSARY.read_text(), re.MULTILINE)
-    return [(term, meaning, re.findall(r"`([^`]+)`", names)) for term, meaning, names in rows if term != "term"]
+    return [
+        (term, meaning, re.findall(r"`([^`]+)`", names)) for term, meaning, names in rows if term != "term"
+    ]
 
 
 def there(name):
@@ -53,12 +55,16 @@ def test_terms_are_in_order_and_explained_once():
     assert [meaning for _, meaning, _ in entries() if not meaning.endswith(".")] == []
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", ROOT / "docs/ARCHITECTURE.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [ROOT / "README.md", ROOT / "docs/ARCHITECTURE.md"], ids=lambda path: path.name
+)
 def test_words_that_the_docs_introduce_are_terms(path):
     terms = {term for term, _, _ in entries()}
     # In the middle of a sentence a bold word is a term; one at a paragraph's beginning is its heading.
-    found = {word for word in re.findall(r"(?<=[\w:,] )\*\*([a-z][a-z -]+)\*\*", path.read_text())}
-    found |= {"drain", "hold", "meter", "settlement", "placement"} if path.name == "ARCHITECTURE.md" else set()
+    found = set(re.findall(r"(?<=[\w:,] )\*\*([a-z][a-z -]+)\*\*", path.read_text()))
+    found |= (
+        {"drain", "hold", "meter", "settlement", "placement"} if path.name == "ARCHITECTURE.md" else set()
+    )
     missing = {FORMS.get(word, word) for word in found} - terms - NO_TERMS
     assert not missing, f"{path.name} introduces them: {sorted(missing)}"
 

@@ -54,13 +54,18 @@ def test_a_start_in_an_empty_directory(tmp_path, upstream):
     pytest.importorskip("anthropic")
     public, admin = free_port(), free_port()
     here = {Settings().listen: f"127.0.0.1:{public}"}
-    environ = FAST | {"TOKENWORKS_LISTEN": f"127.0.0.1:{public}", "TOKENWORKS_ADMIN_LISTEN": f"127.0.0.1:{admin}"}
+    environ = FAST | {
+        "TOKENWORKS_LISTEN": f"127.0.0.1:{public}",
+        "TOKENWORKS_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+    }
     setup, curl, sdks, look = section("Put a real backend behind it")
     with Prompt(tmp_path, environ, here | STAND_IN) as prompt:
         prompt.let(VENDOR=upstream.url, ENGINE=upstream.url, CREDENTIAL="sk-of-a-test")
         prompt.run(setup)
         until(lambda: reaches(public), 120, what="the server")
-        models = setup._replace(code='curl -sS http://127.0.0.1:8080/v1/models -H "Authorization: Bearer $WORKS_KEY"\n')
+        models = setup._replace(
+            code='curl -sS http://127.0.0.1:8080/v1/models -H "Authorization: Bearer $WORKS_KEY"\n'
+        )
         until(lambda: '"qwen3"' in prompt.run(models), 120, what="the deployment to be known")
         assert json.loads(prompt.run(curl))["model"] == "qwen3"
         said = prompt.run(sdks)
@@ -74,7 +79,12 @@ def test_a_start_in_an_empty_directory(tmp_path, upstream):
 def shop(tmp_path_factory, upstream):
     """(server, prompt) with the README's subscriber, whose plan began this month, and what else its blocks name."""
     folder = tmp_path_factory.mktemp("reader")
-    with Server(tmp_path_factory.mktemp("host"), bill_run_every_h=0, webhook_allow_private="true", two_persons_above_yuan=10) as server:
+    with Server(
+        tmp_path_factory.mktemp("host"),
+        bill_run_every_h=0,
+        webhook_allow_private="true",
+        two_persons_above_yuan=10,
+    ) as server:
         server.works.orders.place(server.works.subscriptions.register(PHONE), "ctc-light")
         for name, model in (("own", "qwen3"), ("ds", "deepseek-chat")):
             server.add_deployment(name, model, upstream.url, wait=False)
@@ -94,10 +104,17 @@ def test_a_month_of_an_operator(shop):
     works.orders.place(family, "ctc-premium")
     for name in ("Sales", "Research"):
         works.subscriptions.add_member(family, name, department=True, cap_tokens=1_000_000)
-    prompt.let(PRODUCT=order.product_id, ORDER=order.order_id, FAMILY=family.subscriber_id, CRM="http://127.0.0.1:9/events")
+    prompt.let(
+        PRODUCT=order.product_id,
+        ORDER=order.order_id,
+        FAMILY=family.subscriber_id,
+        CRM="http://127.0.0.1:9/events",
+    )
     said = prompt.run(days)
     assert "Wang" in said or "twk" in said or "token" in said
-    assert {p.offering_id for p in works.orders.products(subscriber) if p.state == "active"} == {"ctc-standard"}
+    assert {p.offering_id for p in works.orders.products(subscriber) if p.state == "active"} == {
+        "ctc-standard"
+    }
 
     # Last month somebody had a plan; somebody else has left with a credit.
     then = server.last_month()
@@ -148,4 +165,6 @@ def test_every_block_is_run_or_says_why_not():
     text = "".join(block.code for block in blocks(README))
     assert all(there in text for there in (Settings().listen, *STAND_IN, *SHORTER))
     left = [block for block in blocks(README) if block.section not in run]
-    assert [next((words for words in NOT_RUN if words in block.code), str(block)) for block in left] == list(NOT_RUN)
+    assert [next((words for words in NOT_RUN if words in block.code), str(block)) for block in left] == list(
+        NOT_RUN
+    )

@@ -47,7 +47,9 @@ def blocks(path):
                 block.append(line)
         elif line.startswith("```"):
             language = line.removeprefix("```")
-            assert language in LANGUAGES or language in SHOWN, f"{path}:{number}: a block of the language {language!r}"
+            assert language in LANGUAGES or language in SHOWN, (
+                f"{path}:{number}: a block of the language {language!r}"
+            )
             block, began = [], number + 1
         elif line.startswith("#"):
             section = line.lstrip("# ")
@@ -145,12 +147,17 @@ class Prompt:
         for there, run in self.changes.items():
             code = code.replace(there, run)
         self._count += 1
-        script, output = self._scratch / f"{self._count}.{block.language}", self._scratch / f"{self._count}.out"
+        script, output = (
+            self._scratch / f"{self._count}.{block.language}",
+            self._scratch / f"{self._count}.out",
+        )
         script.write_text(code)
         how = f"source {script}" if block.language == "sh" else f"python {script}"
         self._say(f"{how} >{output} 2>&1 </dev/null; echo ended")
         ready, _, _ = select.select([self._bash.stdout], [], [], TIMEOUT_S)
         line = self._bash.stdout.readline() if ready else "no end"
         text = output.read_text() if output.exists() else ""
-        assert line == "ended\n", f"{block}\n{'failed' if ready else f'did not end within {TIMEOUT_S} s'}:\n{text[-5000:]}"
+        assert line == "ended\n", (
+            f"{block}\n{'failed' if ready else f'did not end within {TIMEOUT_S} s'}:\n{text[-5000:]}"
+        )
         return text

@@ -51,6 +51,16 @@ def until(ready, timeout_s=30.0, what="it"):
         time.sleep(0.02)
 
 
+def until_it_gets_on(ready, progress, still_s=60.0, what="it"):
+    """Poll a condition for as long as a number changes: however slow the machine is, it gives up where nothing happens."""
+    last, deadline = progress(), time.monotonic() + still_s
+    while not ready():
+        if (now := progress()) != last:
+            last, deadline = now, time.monotonic() + still_s
+        assert time.monotonic() < deadline, f"waited for {what}; nothing changed for {still_s} s"
+        time.sleep(0.02)
+
+
 def in_process(argv, environ):
     """What `tokenworks` does with these arguments, as if it had been run."""
     out, err, code = io.StringIO(), io.StringIO(), 0
