@@ -13,8 +13,9 @@ test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
 
-nightly: ## at length: many random cases, every free rider for a minute, the clients, kills, years (an hour)
+nightly: ## at length: the site, other Pythons, many random cases, every free rider for a minute, the clients, kills, years (two hours)
 	@scripts/setup dev
+	@$(MAKE) docs
 	@scripts/pythons
 	@$(PY) -m pytest -m nightly $(ARGS)
 
