@@ -1,12 +1,18 @@
 """The runbook as tests read it: its pages, their command blocks, and a shell that runs them as they stand."""
 
 import atexit
+import contextlib
+import io
 import os
 import re
+import select
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +31,17 @@ WITHOUT_BLOCKS = {
     "What to watch": "a table of metrics and pages",
     "The embedded database hangs": "ends a process that a message names",
     "Fail-over and restore": "a host settles by itself",
-    "Backup and restore": "tools of the database's own",
     "A worker's memory is full": "settings, which a restart takes",
     "A worker ends": "nothing is to be done",
-    "Restarting a host": "a signal, and what starts the host",
-    "A new release": "tests/e2e/test_upgrade.py follows it with two releases",
-    "Another pepper, and a host that is refused for it": "files that are copied between hosts",
-    "A staff token has ended": "a token of another person",
+    "A command waits": "a session that a message names is looked at and ended",
+    "The archive is behind": "a disk is mounted, or given room",
+    "A slow journal": "a disk of its own",
+}
+
+# Blocks that nobody types, by page and first line: each with its reason. They are fenced as `text`.
+NOT_RUN = {
+    ("Backup and restore", "access_key_id = …"): "what a file has in it",
+    ("Restarting a host", "[Service]"): "a unit of systemd, which has to be the first process of its machine",
 }
 
 
@@ -45,8 +55,8 @@ class Block(NamedTuple):
 
 
 @cache
-def pages(path=RUNBOOK):
-    """The blocks of each page, in order; a page without any has none."""
+def pages(path=RUNBOOK, language="sh"):
+    """The blocks of each page that are of a language, in order; a page without any has none."""
     found, title, block, began = {BEGINNING: []}, BEGINNING, None, 0
     for number, line in enumerate(path.read_text().splitlines(), 1):
         if block is not None:
@@ -55,7 +65,7 @@ def pages(path=RUNBOOK):
                 block = None
             else:
                 block.append(line)
-        elif line == "```sh":
+        elif line == f"```{language}":
             block, began = [], number + 1
         elif line.startswith("## "):
             title = line[3:]
@@ -81,14 +91,14 @@ def scenario(page):
 
 
 @cache
-def wrapper():
-    """A folder with `tokenworks` in it, as an installation has it on the path."""
+def wrapper(source=ROOT / "src"):
+    """A folder with `tokenworks` in it, as an installation of the release whose code lies in `source` has it on the path."""
     folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
     path = folder / "zygote.sock"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.runbook.zygote", str(path)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        env=environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "COLUMNS": WIDTH},
+        env=environ | {"PYTHONPATH": f"{source}:{ROOT}", "COLUMNS": WIDTH},
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
 
@@ -106,14 +116,16 @@ def wrapper():
 
 
 class Shell:
-    """Where a reader types: a host's environment and settings, in a folder of the reader's own."""
+    """Where a reader types: a host's environment and settings, in a folder of the reader's own. `source`: the code of the release
+    that is installed there; it may be a link, which `serve` goes through.
+    """
 
-    def __init__(self, server, folder):
+    def __init__(self, server, folder, source=ROOT / "src"):
         self.folder = folder
         self.environ = server.environ() | {
             "TOKENWORKS_DATA_DIR": str(server.data_dir),
-            "PATH": f"{wrapper()}:{os.environ['PATH']}",
-            "PYTHONPATH": f"{ROOT / 'src'}:{os.environ.get('PYTHONPATH', '')}",
+            "PATH": f"{wrapper(source.resolve())}:{os.environ['PATH']}",
+            "PYTHONPATH": str(source),
             "COLUMNS": WIDTH,
         }
 
@@ -151,6 +163,61 @@ class Page:
         assert words in block.code, f"the next block has no {words!r}: {block}"
         return self._shell.run(block, code, **values)
 
+    def at(self, shell):
+        """What follows is typed at another host."""
+        self._shell = shell
+
+
+class Adopted:
+    """A server that a block started: it is nobody's child here."""
+
+    def __init__(self, pid):
+        self.pid, self._end = pid, os.pidfd_open(pid)
+        self.stdout = io.StringIO()
+
+    def poll(self):
+        """0 once it has ended: its code is not known."""
+        return 0 if select.select([self._end], [], [], 0)[0] else None
+
+    def wait(self, timeout_s):
+        if not select.select([self._end], [], [], timeout_s)[0]:
+            raise TimeoutError(f"process {self.pid} has not ended")
+        return 0
+
+    def send_signal(self, number):
+        signal.pidfd_send_signal(self._end, number)
+
+
+@contextlib.contextmanager
+def started_by_a_block(server):
+    """What a block of the context starts as this server is its process from then on, whatever becomes of the block."""
+    file = server.data_dir / "serve.pid"
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(file.read_text())
+            if server.process is None or server.process.pid != pid:
+                server.process = Adopted(pid)
+        server.public, server.admin = server.env["TOKENWORKS_LISTEN"], server.env["TOKENWORKS_ADMIN_LISTEN"]
+        server.host, port = server.public.rsplit(":", 1)
+        server.port = int(port)
+
+
+@contextlib.contextmanager
+def reaped(process):
+    """A process that somebody else ends is gone then, as one of an init's is, and no zombie that `tail --pid` waits for."""
+    waiting = threading.Thread(target=process.wait)
+    waiting.start()
+    yield
+    waiting.join()
+
+
+def free_port():
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{sock.getsockname()[1]}"
+
 
 def commands(text):
     """(line, words) of every `tokenworks …` in the code of a text, in blocks and in inline code."""
@@ -162,7 +229,7 @@ def commands(text):
         pieces = [line] if fenced or line.startswith("    ") else re.findall(r"`([^`]+)`", line)
         for piece in pieces:
             for said in re.findall(
-                r"(?:^|[\s(;&|$])tokenworks((?: +(?:\"[^\"]*\"|'[^']*'|[^\s;&|)#\"']+))+)", piece
+                r"(?:^|[\s(;&|$])tokenworks((?: +(?:\"[^\"]*\"|'[^']*'|[^\s;&|<>)#\"']+))+)", piece
             ):
                 found.append((number, re.findall(r"\"[^\"]*\"|'[^']*'|\S+", said)))
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 import pytest
 
-from tests.runbook.book import BEGINNING, SCENARIOS, WITHOUT_BLOCKS, commands, pages
+from tests.runbook.book import BEGINNING, NOT_RUN, SCENARIOS, WITHOUT_BLOCKS, commands, pages
 from tests.support.server import ROOT
 from tokenworks.app.cli import cli
 
@@ -50,6 +50,12 @@ def test_blocks_are_fenced_and_name_their_language():
             assert "…" not in "".join(line for line in block.code.splitlines() if not line.startswith("#")), (
                 block
             )
+
+
+def test_a_block_that_is_not_run_says_why():
+    texts = [block for blocks in pages(language="text").values() for block in blocks]
+    assert {(block.page, block.code.splitlines()[0]) for block in texts} == set(NOT_RUN)
+    assert all(NOT_RUN.values())
 
 
 # Code in the docs that begins as a command does and is none.

@@ -1,6 +1,7 @@
 """Pages about what is charged and what is not: records, grants, keys, losses, history."""
 
 import json
+import socket
 
 import pytest
 
@@ -10,6 +11,29 @@ from tests.support.server import until
 
 REFUSE = """CREATE FUNCTION refuse_it() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN RAISE EXCEPTION 'refused for a test' USING ERRCODE = 'check_violation'; END $$"""
+
+
+@scenario("Following one request")
+def test_a_request_is_followed_from_what_a_customer_names(host, shell, upstream):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        down = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
+        host.add_deployment("a-down", "twice", down, "--protocol", "chat", wait=False)
+        host.add_deployment("b-up", "twice", upstream.url, "--upstream-model", "stub")
+        subscriber, key = host.subscriber()
+        own = "ticket-4711"
+        told = {"tokens": 5, "prompt": 11}
+        status, _, headers = host.chat(key, told, {"x-client-request-id": own}, model="twice")
+        assert status == 200 and headers["x-client-request-id"] == own
+    host.usage(subscriber, 1)
+    with shell.page("Following one request") as page:
+        said = page.run("usage show", REQUEST=headers["x-request-id"])
+        assert own in said and "b-up" in said and "a-down: no_connection" in said
+        assert "as it was chained" in said and "customer_liability" in said
+        said = page.run("--since 30d", REQUEST=own, SUBSCRIBER=subscriber.subscriber_id)
+        assert headers["x-request-id"] in said
+    for name in ("a-down", "b-up"):
+        host.cli("deployment", "remove", name)
 
 
 @scenario("Quarantine")

@@ -52,6 +52,26 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell):
         host.cli("webhook", "remove", str(listener.listener_id))
 
 
+@scenario("A staff token has ended")
+def test_a_staff_token_that_has_ended_is_made_anew(host, shell):
+    name = "Chen"
+    tokens = [host.works.identity.add_staff(name, "auditor")]
+    looks = lambda: [host.get("/api/operations/audit", token)[0] for token in tokens]
+    assert looks() == [200]
+    with shell.page("A staff token has ended") as page:
+        said = page.run("staff rotate", NAME=name)
+        listed, _, new = said.partition("shown this once:")
+        assert name in listed and new.strip()
+        tokens.append(new.strip())
+    assert looks() == [200, 200], "the one of before is good for the overlap"
+    # As a day later.
+    with host.owner() as owner:
+        owner.execute(
+            "UPDATE staff_token SET expires_at = now() - interval '1 second' WHERE expires_at < now() + interval '25 hours'"
+        )
+    until(lambda: looks() == [401, 200], what="the token of before to end")
+
+
 @scenario("A delivering system does not answer")
 def test_a_work_order_is_answered_for_a_system_that_can_not(host, shell):
     works = host.works
