@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help demo test nightly sim lint bench serve reference openapi fmt lock
+.PHONY: help demo test nightly sim lint bench serve docs pythons reference openapi fmt lock
 
 help: ## what one can do here
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -13,8 +13,10 @@ test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
 
-nightly: ## at length: many random cases, every free rider for a minute, the clients, kills, years (an hour)
+nightly: ## at length: the site, other Pythons, many random cases, every free rider for a minute, the clients, kills, years (two hours)
 	@scripts/setup dev
+	@$(MAKE) docs
+	@scripts/pythons
 	@$(PY) -m pytest -m nightly $(ARGS)
 
 sim: ## the charging simulation over many seeds: make sim SEEDS=10000, or SEED=7 for one
@@ -34,6 +36,15 @@ serve: ## set up, then serve on 127.0.0.1:8080 from ./data
 	@scripts/setup run
 	@$(PY) -m tokenworks --data-dir data init
 	@$(PY) -m tokenworks --data-dir data serve $(ARGS)
+
+docs: ## the documentation as a site, in build/site; a dead link is an error
+	@scripts/setup-docs
+	@python3 scripts/site build/site-source
+	@NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict && echo build/site/index.html
+
+pythons: ## which versions of Python are here, and the unit tests of kernel and catalog with each
+	@scripts/setup dev
+	@scripts/pythons
 
 reference: ## write docs/REFERENCE.md from the code
 	@scripts/setup dev

@@ -9,7 +9,7 @@ import yaml
 
 from tests.support.exposition import check
 from tests.support.promql import metrics_of
-from tests.support.server import until
+from tests.support.server import Server, until
 from tokenworks.app import watch
 
 BOARD = json.loads((watch.ROOT / "deploy/grafana/tokenworks.json").read_text())
@@ -24,8 +24,15 @@ def alerts():
 
 
 @pytest.fixture(scope="module")
-def exported(server):
-    """{name of a sample: its family's type}, of a server that has served something."""
+def exported(tmp_path_factory, upstream):
+    """{name of a sample: its family's type}, of a server that has served something and keeps its database's log."""
+    folder = tmp_path_factory.mktemp("watched")
+    with Server(folder / "host", archive_to=folder / "archive") as server:
+        server.add_deployment("stub", "stub", upstream.url)
+        yield exported_by(server)
+
+
+def exported_by(server):
     _, key = server.subscriber()
     host, port = server.admin.rsplit(":", 1)
 
@@ -35,9 +42,13 @@ def exported(server):
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        return text if 'tokenworks_gateway_added_seconds_count{protocol="chat"}' in text else None
+        wanted = (
+            'tokenworks_gateway_added_seconds_count{protocol="chat"}',
+            "tokenworks_archive_behind_seconds",
+        )
+        return text if all(name in text for name in wanted) else None
 
-    text = until(read, what="one of the requests in a sample")
+    text = until(read, timeout_s=60, what="one of the requests in a sample, and what the archive says")
     found = {}
     for name, kind in check(text).items():
         for part in ("_bucket", "_count", "_sum") if kind == "histogram" else ("",):

@@ -42,7 +42,7 @@ class Cluster:
             file.write(
                 "listen_addresses = ''\nfsync = off\nsynchronous_commit = on\nfull_page_writes = off\nmax_connections = 100\n"
                 f"archive_mode = on\narchive_command = 'cp %p {self._archive}/%f'\nrestore_command = 'cp {self._archive}/%f %p'\n"
-                "timezone = 'UTC'\nunix_socket_permissions = 0700\nshared_buffers = 32MB\n"
+                "dynamic_shared_memory_type = mmap\ntimezone = 'UTC'\nunix_socket_permissions = 0700\nshared_buffers = 32MB\n"
             )
         # A cluster in use has its folder to itself.
         self.owner_url = (

@@ -20,6 +20,7 @@ from tests.app.test_renewing import presented
 from tests.gameday.traffic import BROKEN
 from tests.support.releases import OLD, THIS, tree_of
 from tests.support.server import until
+from tokenworks.app.cli import cli
 
 AWAY = frozenset({"database_away", "recorder_away"})
 CUT = frozenset({BROKEN, "shutting_down"})
@@ -315,3 +316,12 @@ def a_host_goes_to_another_release_and_back(game):
                 host.begin()
             game.traffic.more(1)
     return f"host {host.name}"
+
+
+if "reload" in cli.commands:
+
+    @event("New settings, and a new release in place")
+    def a_host_is_reloaded(game):
+        host = some_host(game)
+        host.cli("reload")
+        return f"host {host.name}"

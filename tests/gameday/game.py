@@ -127,6 +127,9 @@ class Game:
         with self.timeline.event(event) as shown:
             shown.what = event.act(self) or ""
             self._over()
+            if "database_away" in event.allowed:
+                # A connection of before is found broken by whoever uses it first: it ends with some answers.
+                self.traffic.more(QUIET_ANSWERS)
             window.ended_s = time.monotonic()
             self.traffic.more(QUIET_ANSWERS)
             self.judge()

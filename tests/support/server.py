@@ -51,6 +51,16 @@ def until(ready, timeout_s=30.0, what="it"):
         time.sleep(0.02)
 
 
+def until_it_gets_on(ready, progress, still_s=60.0, what="it"):
+    """Poll a condition for as long as a number changes: however slow the machine is, it gives up where nothing happens."""
+    last, deadline = progress(), time.monotonic() + still_s
+    while not ready():
+        if (now := progress()) != last:
+            last, deadline = now, time.monotonic() + still_s
+        assert time.monotonic() < deadline, f"waited for {what}; nothing changed for {still_s} s"
+        time.sleep(0.02)
+
+
 def in_process(argv, environ):
     """What `tokenworks` does with these arguments, as if it had been run."""
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -159,6 +169,7 @@ class Server:
     def __init__(self, data_dir, workers=1, env=None, **settings):
         self.data_dir = Path(data_dir)
         self.workers = workers
+        self.python = sys.executable
         self.env = FAST | {"TOKENWORKS_JOURNAL_SEGMENT_BYTES": "1048576"} | {
             f"TOKENWORKS_{name.upper()}": str(value) for name, value in settings.items()
         } | (env or {})  # fmt: skip
@@ -232,7 +243,7 @@ class Server:
 
     def command(self):
         """`tokenworks` for this data directory, as an operator runs it."""
-        return [sys.executable, "-m", "tokenworks", "--data-dir", str(self.data_dir)]
+        return [self.python, "-m", "tokenworks", "--data-dir", str(self.data_dir)]
 
     def start(self, listen="127.0.0.1:0", ready_s=30.0, options=None):
         """`options`: of `serve`; left out: workers, and ports that are free."""

