@@ -68,6 +68,7 @@ def listed(host, *args):
     return json.loads(host.cli("backup", "list", "--json", *args).stdout)
 
 
+@pytest.mark.nightly
 def test_a_backup_that_is_cut_off_is_none_and_the_next_one_clears_it(host, bucket, tmp_path):
     """Killed at its beginning, in its pieces, and right before its manifest; in S3, signatures checked."""
     argv = [sys.executable, "-m", "tokenworks", "--data-dir", str(host.data_dir), "backup"]

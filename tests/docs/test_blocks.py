@@ -57,6 +57,7 @@ def test_a_prompt_keeps_what_blocks_set_and_stops_at_the_first_that_fails(tmp_pa
             prompt.run(block._replace(code="echo before\nfalse | true\necho after\n"))
 
 
+@pytest.mark.nightly
 def test_contributing_does_what_it_says(tmp_path):
     for name in ("src", "tests", "pyproject.toml"):
         (tmp_path / name).symlink_to(ROOT / name)

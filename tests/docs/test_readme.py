@@ -49,6 +49,7 @@ def test_what_makes_a_start_is_in_ci():
     assert "make test" in said and "make demo" in said
 
 
+@pytest.mark.nightly
 def test_a_start_in_an_empty_directory(tmp_path, upstream):
     pytest.importorskip("openai")
     pytest.importorskip("anthropic")

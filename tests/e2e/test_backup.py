@@ -90,6 +90,7 @@ def told_of(server, subscriber):
     )
 
 
+@pytest.mark.nightly
 def test_a_host_is_backed_up_under_streams_lost_and_restored_elsewhere(tmp_path, upstream):
     place, secrets = tmp_path / "place", tmp_path / "away"
     told = {"archive_to": place, "archive_timeout_s": 1}

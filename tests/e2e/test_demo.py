@@ -102,7 +102,7 @@ def test_it_says_all_that_it_lacks(wheel, tmp_path):
 @pytest.mark.parametrize(
     "moment",
     [
-        "1. Sold",
+        pytest.param("1. Sold", marks=pytest.mark.nightly),
         pytest.param("Database, schema", marks=pytest.mark.nightly),
         pytest.param("burst", marks=pytest.mark.nightly),
     ],

@@ -224,6 +224,7 @@ def whole(found):
     return all(data == [True] for _, data in found)
 
 
+@pytest.mark.nightly
 def test_streams_outlive_two_reloads_at_once_and_a_stopped_server_is_not_reloaded(server):
     subscriber, key = server.subscriber()
     configure(server)

@@ -30,7 +30,7 @@ class Cluster:
         self.home = self._embedded.home
         first, self.secrets = first_cluster()
         subprocess.run(["cp", "-a", f"{first}/.", self.home], check=True)
-        self._archive = self.home / "archive"
+        self._archive = self.home / "log-archive"
         self._sockets = [self.home / "run1", self.home / "run2"]
         for folder in (self._archive, *self._sockets):
             folder.mkdir()

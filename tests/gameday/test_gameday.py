@@ -37,6 +37,7 @@ def test_what_clients_may_see_is_on_the_runbooks_page(name):
         assert any(words in text for words in SAID.get(code, (f"`{code}`",))), (code, event.pages)
 
 
+@pytest.mark.nightly
 def test_a_short_game_is_won():
     sums = run(1, 1, only=SHORT, clients=6)
     assert sums["answers"][OK] > 50 and sums["charged"] > 0
