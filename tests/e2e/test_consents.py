@@ -90,7 +90,10 @@ def test_who_is_erased_is_served_no_more(served):
     digits = subscriber.phone[-4:]
     status, content, _ = served.request("POST", "/api/erasure", None, {"confirm": digits}, head)
     assert status == 200 and json.loads(content)["state"] == "erased"
-    until(lambda: served.get("/v1/models", key)[0] == 401, what="the key to be unknown")
+    refused = until(
+        lambda: (r := served.get("/v1/models", key))[0] == 403 and r, what="the account to be closed"
+    )
+    assert json.loads(refused[1])["error"]["code"] == "account_closed"
     assert served.request("GET", "/api/subscriber", headers=head)[0] == 401
 
 

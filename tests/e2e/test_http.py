@@ -173,7 +173,7 @@ def test_a_coded_body_is_not_decoded_for_a_key_that_nobody_has(gateway):
     status, _, said, _ = talk(
         server, post(other, "content-encoding: gzip", body=gzip.compress(bytes(40_000_000)))
     )
-    assert (status, json.loads(said)["error"]["code"]) == (401, "invalid_api_key")
+    assert (status, json.loads(said)["error"]["code"]) == (401, "key_revoked")
     assert (
         server.request("POST", "/api/sign-in", None, gzip.compress(b"{}"), {"content-encoding": "gzip"})[0]
         == 415

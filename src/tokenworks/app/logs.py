@@ -27,6 +27,8 @@ _ABOUT: Final = ("deployment", "model", "child", "job", "tokenizer", "why")
 _ABOUT_CHARS_MAX: Final = 100
 # The lines of requests, where they come here, have limits of their own (`gateway.request_log`).
 _LIMITED_ELSEWHERE: Final = frozenset({"request"})
+# A sample whose size is a setting (`decision_log_every`); those that found no place are no sample.
+_SAMPLED: Final = "placement.decision"
 SUPPRESSED: Final = "log.suppressed"
 
 
@@ -71,6 +73,8 @@ class Limited:
     ) -> MutableMapping[str, Any]:
         name = str(event.get("event", ""))
         if name in _LIMITED_ELSEWHERE or name == SUPPRESSED:
+            return event
+        if name == _SAMPLED and event.get("chosen") is not None:
             return event
         about = next((str(event[key])[:_ABOUT_CHARS_MAX] for key in _ABOUT if event.get(key)), "")
         if not self._limit.admits((name[:_ABOUT_CHARS_MAX], about), time.monotonic()):
