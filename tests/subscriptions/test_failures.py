@@ -4,7 +4,6 @@ put in quarantine, with an alarm, until it is released.
 
 import json
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -197,13 +196,14 @@ def test_the_metrics_of_every_host_say_how_many_failed(works, database_url, sess
     for _ in range(ATTEMPTS_MAX):
         works.failed_jobs.note("cycle", order.product_id, ValueError("a fault"))
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
-    host = SimpleNamespace(run_dir=tmp_path)
+    host = load_settings({"data_dir": str(tmp_path)}).settings
+    host.run_dir.mkdir()
     jobs = Jobs(settings, database_url)
     jobs._settings = host
     # Another host has the jobs: this one says the same.
     works.connection.execute("SELECT pg_advisory_lock(7461002)")
     jobs.run()
-    rows = json.loads((tmp_path / "jobs.json").read_text())
+    rows = json.loads((host.run_dir / "jobs.json").read_text())
     assert ["cycle", "quarantined", 1] in rows and ["bill", "quarantined", 0] in rows
     (family,) = [f for f in HostMetrics(host).collect() if f.name == "tokenworks_failed_jobs"]
     assert {(s.labels["job"], s.labels["state"]): s.value for s in family.samples}[

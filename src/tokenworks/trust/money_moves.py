@@ -96,7 +96,7 @@ ALONE: Final[dict[str, str]] = {
     **dict.fromkeys(("bill pay", "bill acknowledge"), _MONEY_IN),
     **dict.fromkeys(("bill run", "bill file", "order work answer", "job release"), _BY_RUN),
     **dict.fromkeys(
-        ("grant close", "grant write-off", "member transfer", "quarantine drop", "quarantine release"), _TOKENS
+        ("grant close", "grant write-off", "journal reset", "member transfer", "quarantine drop", "quarantine release"), _TOKENS
     ),
     **dict.fromkeys(
         (
