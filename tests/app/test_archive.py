@@ -162,6 +162,7 @@ def test_what_is_old_goes_and_what_a_backup_needs_stays(place):
     assert [b.backup_id for b in find_backups(place) if b.manifest] == [other, ids[3]]
 
 
+@pytest.mark.nightly
 def test_a_server_serves_on_while_its_archive_is_away_and_says_so(tmp_path, upstream):
     place = tmp_path / "place"
     with Server(tmp_path / "a", archive_to=place, archive_timeout_s=1) as server:

@@ -86,6 +86,11 @@ def test_no_command_shows_thousandths_without_saying_so(spent, tmp_path):
         if "7,65" in table:
             seen.add(command)
         found = json.loads(server.cli(*args, "--json").stdout)
+        if command == "audit":
+            # What a row says of before and after is as it was said then, of whatever others did.
+            found = [
+                {name: said for name, said in row.items() if name not in {"before", "after"}} for row in found
+            ]
         unnamed = {name for name in names(found) if QUANTITIES.search(name) and name not in COUNTED}
         assert not unnamed, (command, unnamed)
     assert {"balance", "subscriber history", "key list"} <= seen

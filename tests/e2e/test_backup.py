@@ -253,6 +253,7 @@ def test_a_point_in_time_has_what_was_bought_before_and_not_after_and_the_journa
         shutil.rmtree(path.read_text().strip() if path.is_file() else path)
 
 
+@pytest.mark.nightly
 def test_a_journal_that_is_older_than_the_database_is_given_up_and_its_return_is_late(past, home):
     at = past.at.astimezone(UTC).isoformat()
     home.cli("restore", "--from", str(past.place), "--at", at, "--nobody-erased")
