@@ -398,7 +398,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert findings(self.works) == []
 
 
-def test_the_ledger_agrees_with_a_naive_oracle(works, clock):
+@pytest.mark.parametrize("examples", [12, pytest.param(60, marks=pytest.mark.nightly)])
+def test_the_ledger_agrees_with_a_naive_oracle(works, clock, examples):
     def machine():
         made = LedgerMachine()
         made.works, made.clock = works, clock
@@ -407,6 +408,9 @@ def test_the_ledger_agrees_with_a_naive_oracle(works, clock):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples,
+            stateful_step_count=20,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

@@ -412,11 +412,15 @@ class SuspensionMachine(RuleBasedStateMachine):
         assert verify(self.works.connection, self.works.offerings.rate_cards()) == []
 
 
-def test_served_and_charged_exactly_where_no_cause_stops_it(works, clock):
+@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.nightly)])
+def test_served_and_charged_exactly_where_no_cause_stops_it(works, clock, examples):
     machine = type("Machine", (SuspensionMachine,), {"works": works, "clock": clock})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=12, stateful_step_count=18, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples,
+            stateful_step_count=18,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )
