@@ -1,28 +1,22 @@
 """The runbook as tests read it: its pages, their command blocks, and a shell that runs them as they stand."""
 
-import atexit
 import contextlib
 import io
 import os
 import re
 import select
-import shutil
 import signal
 import socket
 import subprocess
-import sys
-import tempfile
 import threading
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
-from tests.runbook.zygote import CLIENT
+from tests.support.forkserver import WIDTH, folder_with_tokenworks
 from tests.support.server import ROOT
 
 RUNBOOK = ROOT / "docs/RUNBOOK.md"
 TIMEOUT_S = 300
-WIDTH = "200"
 # What stands before the first page.
 BEGINNING = "Runbook"
 
@@ -90,31 +84,6 @@ def scenario(page):
     return marked
 
 
-@cache
-def wrapper(source=ROOT / "src"):
-    """A folder with `tokenworks` in it, as an installation of the release whose code lies in `source` has it on the path."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
-    path = folder / "zygote.sock"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.runbook.zygote", str(path)], cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        env=environ | {"PYTHONPATH": f"{source}:{ROOT}", "COLUMNS": WIDTH},
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-
-    def end():
-        process.kill()
-        process.wait()
-        process.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
-    command = folder / "tokenworks"
-    command.write_text(CLIENT.format(python=sys.executable, path=path))
-    command.chmod(0o755)
-    return folder
-
-
 class Shell:
     """Where a reader types: a host's environment and settings, in a folder of the reader's own. `source`: the code of the release
     that is installed there; it may be a link, which `serve` goes through.
@@ -124,7 +93,7 @@ class Shell:
         self.folder = folder
         self.environ = server.environ() | {
             "TOKENWORKS_DATA_DIR": str(server.data_dir),
-            "PATH": f"{wrapper(source.resolve())}:{os.environ['PATH']}",
+            "PATH": f"{folder_with_tokenworks(source.resolve())}:{os.environ['PATH']}",
             "PYTHONPATH": str(source),
             "COLUMNS": WIDTH,
         }

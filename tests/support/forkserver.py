@@ -1,19 +1,27 @@
 """Runs `tokenworks` as a fork of a process that has its code loaded: importing it takes a second for each command otherwise.
 
-`python -m tests.support.forkserver SOCKET` serves until its standard input ends; `command(…)` is what stands on the path. A
+`python -m tests.support.forkserver SOCKET` serves until its standard input ends; `folder_with_tokenworks` has what stands on the path. A
 command has the arguments, environment, working directory and standard streams of its caller. `serve` and `demo` always run in an
 interpreter of their own.
 """
 
+import atexit
+import functools
 import gc
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import threading
 import traceback
+from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+WIDTH = "200"
 STREAMS = 3
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -28,6 +36,34 @@ with socket.socket(socket.AF_UNIX) as sock:
     code = sock.recv(1)
 sys.exit(code[0] if code else 70)
 """
+
+
+@functools.cache
+def folder_with_tokenworks(source=ROOT / "src"):
+    """A folder with `tokenworks` in it, as an installation of the release whose code lies in `source` has it on the path. It lasts as
+    long as this process.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
+    path = folder / "forkserver.sock"
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.forkserver", str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        text=True, env=environ | {"PYTHONPATH": f"{source}:{ROOT}", "COLUMNS": WIDTH},
+    )  # fmt: skip
+    assert process.stdout.readline() == "ready\n"
+
+    def end():
+        process.kill()
+        process.wait()
+        process.stdin.close()
+        process.stdout.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    atexit.register(end)
+    command = folder / "tokenworks"
+    command.write_text(CLIENT.format(python=sys.executable, path=path))
+    command.chmod(0o755)
+    return folder
 
 
 def run(arguments, environ, folder, streams):

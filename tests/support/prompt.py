@@ -1,6 +1,5 @@
 """A reader's shell: the fenced blocks of a document, and one bash that runs them in their order, as they stand."""
 
-import atexit
 import contextlib
 import functools
 import os
@@ -14,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.support.forkserver import CLIENT
+from tests.support.forkserver import folder_with_tokenworks
 from tests.support.server import ROOT
 
 TIMEOUT_S = 300
@@ -70,25 +69,8 @@ def indented(path):
 @functools.cache
 def path_with_tokenworks():
     """A folder with `tokenworks`, `python` and `python3` in it, as an installation has them on the path."""
-    folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
-    socket_path = folder / "forkserver.sock"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.forkserver", str(socket_path)], cwd=ROOT, stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, text=True, env=environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "COLUMNS": "200"},
-    )  # fmt: skip
-    assert process.stdout.readline() == "ready\n"
-
-    def end():
-        process.kill()
-        process.wait()
-        process.stdin.close()
-        process.stdout.close()
-        shutil.rmtree(folder, ignore_errors=True)
-
-    atexit.register(end)
+    folder = folder_with_tokenworks()
     for name, text in (
-        ("tokenworks", CLIENT.format(python=sys.executable, path=socket_path)),
         ("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
         ("python3", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'),
     ):
