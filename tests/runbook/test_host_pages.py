@@ -5,6 +5,7 @@ import http.client
 import itertools
 import json
 import os
+import re
 import signal
 import ssl
 import struct
@@ -224,7 +225,9 @@ def test_a_clock_that_jumps(apart, at):
     until(lambda: "the host's clock is off by" in apart.get("/readyz")[1].decode(), what="the host to say so")
     assert refused(apart, key) == (503, "clock_skew", True)
     with at.page("A clock that jumps") as page:
-        assert "failed   clock: +30." in page.run("tokenworks doctor", code=1)
+        said = page.run("tokenworks doctor", code=1)
+        # What it reads of the database's clock took a while, so a little less or more than what was set.
+        assert re.search(r"^failed   clock: \+(29|30)\.", said, re.MULTILINE), said
     apart.stop()
     del apart.env["TOKENWORKS_CLOCK_SHIFT_S"]
     apart.start(public)

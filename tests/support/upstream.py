@@ -32,6 +32,8 @@ class Server(asyncio.Protocol):
         self.state = state
         self.transport = None
         self.task = None
+        self.writable = asyncio.Event()
+        self.writable.set()
         self._reset()
 
     def _reset(self):
@@ -48,6 +50,13 @@ class Server(asyncio.Protocol):
     def connection_made(self, transport):
         self.transport = transport
         self.state.open += 1
+
+    def pause_writing(self):
+        """Its caller does not read: nothing more is made until it does."""
+        self.writable.clear()
+
+    def resume_writing(self):
+        self.writable.set()
 
     def connection_lost(self, exc):
         self.state.open -= 1
@@ -208,6 +217,7 @@ class Server(asyncio.Protocol):
                 self.transport.write(out)
                 out = b""
                 await asyncio.sleep(gap)
+                await self.writable.wait()
         end = protocol.end(tokens, usage, done=not told.get("no_done"))
         out += b"%x\r\n%b\r\n" % (len(end), end) if end else b""
         if told.get("linger_ms"):
