@@ -291,7 +291,7 @@ def bench_settlement(ours, seconds):
 
 def bench_hot_account(upstream, streams, bar):
     """One account, two hosts with two workers each, one database: how long a hold waits for its grant."""
-    from tokenworks.app.embedded import Embedded
+    from tokenworks.app.database.embedded import Embedded
 
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder, "database")
@@ -353,9 +353,9 @@ def bench_bills(count, progress):
     import psutil
 
     from bench.crowd import seed
-    from tokenworks.app.database import connect
-    from tokenworks.app.embedded import Embedded
-    from tokenworks.app.schema import migrate
+    from tokenworks.app.database.connections import connect
+    from tokenworks.app.database.embedded import Embedded
+    from tokenworks.app.database.schema import migrate
     from tokenworks.catalog import Offerings, seed_catalogue
     from tokenworks.subscriptions.model import add_months, month_start
     from tokenworks.trust import ensure_pepper
@@ -469,7 +469,7 @@ def bench_before(upstream, revision, pairs, bar):
 def bench_fleet(rounds, chats, bar):
     """Four llama.cpp servers behind us, behind sglang-router by cache and by turns: each arm in turn, the same shapes of chats."""
     from bench import fleet
-    from tokenworks.app.model_server import MODEL
+    from tokenworks.app.demo.model_server import MODEL
 
     servers = fleet.ModelServers()
     ours = by_cache = by_turns = None

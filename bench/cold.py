@@ -161,7 +161,7 @@ class ColdWorks:
     @contextlib.contextmanager
     def connection(self):
         """As the database's owner: it makes temporary tables, and analyses."""
-        from tokenworks.app.database import connect, owned_database
+        from tokenworks.app.database.connections import connect, owned_database
         from tokenworks.app.settings import load_settings
 
         settings = load_settings({"data_dir": self.ours.data_dir}, self.ours.env).settings

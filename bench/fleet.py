@@ -26,12 +26,12 @@ OUTPUT_TOKENS = 32
 
 
 class ModelServers:
-    """`tokenworks.app.model_server` so many times, one thread each."""
+    """`tokenworks.app.demo.model_server` so many times, one thread each."""
 
     def __init__(self, count=SERVERS):
         self.processes = [
             subprocess.Popen(
-                [sys.executable, "-m", "tokenworks.app.model_server", "0", "1"],
+                [sys.executable, "-m", "tokenworks.app.demo.model_server", "0", "1"],
                 cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
             )
             for _ in range(count)

@@ -15,7 +15,8 @@ from psycopg import Rollback
 
 from bench.cold import ColdWorks
 from tokenworks.catalog import Counts
-from tokenworks.charging import Ledger, settle_store
+from tokenworks.charging import Ledger
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.model import Part, UsageRecord, encode_record
 from tokenworks.kernel import SystemClock, uuid7
 

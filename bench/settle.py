@@ -24,11 +24,11 @@ WARM_ROUNDS = 2
 
 def child(per):
     """Settle one batch for each line of stdin, and say what it cost: [seconds, our CPU, PostgreSQL's CPU]."""
-    from tokenworks.app.database import connect, ensure_usage_months
-    from tokenworks.app.embedded import Embedded
-    from tokenworks.app.schema import migrate
+    from tokenworks.app.database.connections import connect, ensure_usage_months
+    from tokenworks.app.database.embedded import Embedded
+    from tokenworks.app.database.schema import migrate
     from tokenworks.catalog import Counts
-    from tokenworks.charging import settle_store
+    from tokenworks.charging.ledger import settle_store
     from tokenworks.charging.model import Part, UsageRecord, encode_record
     from tokenworks.kernel import uuid7
 

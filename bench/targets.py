@@ -265,7 +265,7 @@ class Tokenworks:
         return [
             p
             for p in tree(self.process.pid)
-            if "postgres" not in p.name() and "tokenworks.app.embedded" not in " ".join(p.cmdline())
+            if "postgres" not in p.name() and "tokenworks.app.database.embedded" not in " ".join(p.cmdline())
         ]
 
     def role(self, module):
@@ -299,7 +299,7 @@ class Tokenworks:
         return self.report()
 
     def ledger(self):
-        from tokenworks.app.database import connect, database
+        from tokenworks.app.database.connections import connect, database
         from tokenworks.app.settings import load_settings
 
         settings = load_settings({"data_dir": self.data_dir}, self.env).settings
@@ -316,7 +316,7 @@ class Tokenworks:
         self.process.send_signal(signal.SIGINT)
         self.process.wait(60)
         self.process.stdout.close()
-        from tokenworks.app.embedded import Embedded
+        from tokenworks.app.database.embedded import Embedded
 
         Embedded(Path(self.data_dir)).destroy()
         self.folder.cleanup()

@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect, ensure_usage_months
-from tokenworks.app.embedded import Embedded
-from tokenworks.app.schema import migrate
+from tokenworks.app.database.connections import connect, ensure_usage_months
+from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.schema import migrate
 from tokenworks.app.settings import load_settings
 from tokenworks.app.verifier import audit_on
 from tokenworks.catalog import Counts, seed_catalogue
-from tokenworks.charging import settle_store
+from tokenworks.charging.ledger import settle_store
+from tokenworks.charging.ledger.verify import rolling
 from tokenworks.charging.model import Part, UsageRecord, encode_record
-from tokenworks.charging.verify import rolling
 from tokenworks.kernel import uuid7
 from tokenworks.trust import ensure_pepper
 

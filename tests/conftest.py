@@ -14,9 +14,9 @@ from tests.support.memory import in_memory
 from tests.support.server import Server, StubUpstream
 from tests.support.spend import Spender
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import APP_ROLE, Embedded
-from tokenworks.app.schema import migrate
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import APP_ROLE, Embedded
+from tokenworks.app.database.schema import migrate
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import seed_catalogue
 from tokenworks.kernel import ManualClock

@@ -2,12 +2,11 @@
 
 import functools
 import json
-from pathlib import Path
 
 import pytest
 
 from tests.support.server import Server
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.embedded import Embedded
 
 
 @pytest.fixture(scope="module")
@@ -244,9 +243,9 @@ def test_metrics_and_health(server):
 
 
 def test_the_newest_migration_is_the_schema_that_this_release_runs_on():
-    from tokenworks.app import database, schema
+    from tokenworks.app.database import schema
 
-    versions = (Path(database.__file__).parent / "migrations/versions").glob("[0-9]*.py")
+    versions = (schema.MIGRATIONS / "versions").glob("[0-9]*.py")
     assert max(path.name[:4] for path in versions) == schema.SCHEMA
 
 

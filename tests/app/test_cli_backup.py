@@ -12,8 +12,8 @@ import pytest
 
 from tests.support.s3 import ACCESS_KEY, REGION, S3, SECRET_KEY
 from tests.support.server import ROOT, Server, until
-from tokenworks.app.embedded import Embedded
-from tokenworks.app.restore import has_database
+from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.restore import has_database
 
 
 class Cutting(S3):

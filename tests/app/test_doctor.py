@@ -6,12 +6,12 @@ import pytest
 
 from tests.support.server import Server, until
 from tokenworks import __version__
+from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.doctor import examine
-from tokenworks.app.schema import SCHEMA
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import uuid7
 from tokenworks.trust import report_secrets
-from tokenworks.trust.pepper import PEPPER_BYTES
+from tokenworks.trust.keys.pepper import PEPPER_BYTES
 
 
 @pytest.fixture(scope="module")

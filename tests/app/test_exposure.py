@@ -2,9 +2,9 @@ import json
 
 import pytest
 
-from tokenworks.app.database import identity
+from tokenworks.app.database.connections import identity
+from tokenworks.app.process.starting import check_durability, check_exposure
 from tokenworks.app.settings import load_settings
-from tokenworks.app.starting import check_durability, check_exposure
 from tokenworks.kernel import Invalid, Unavailable
 
 

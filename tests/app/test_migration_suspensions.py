@@ -4,7 +4,7 @@ import contextlib
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  (a fixture)
 from tests.support.auditor import verify
-from tokenworks.app import database, schema
+from tokenworks.app.database import connections, schema
 from tokenworks.kernel import uuid7
 
 BEFORE = "0014"
@@ -13,7 +13,7 @@ BEFORE = "0014"
 def test_what_was_suspended_has_a_cause(empty_url):  # noqa: F811
     migrate_to(empty_url, BEFORE)
     ids = {name: (uuid7(), uuid7()) for name in ("active", "dunned", "operators", "frozen", "closed")}
-    with contextlib.closing(database.connect(empty_url)) as connection:
+    with contextlib.closing(connections.connect(empty_url)) as connection:
         for number, (name, (subscriber_id, account_id)) in enumerate(ids.items()):
             state = {"active": "active", "frozen": "active", "closed": "closed"}.get(name, "suspended")
             frozen = "closed" if name == "closed" else "open" if name == "active" else "frozen"

@@ -1,16 +1,15 @@
 """Schema steps with rows of the release before them."""
 
 import contextlib
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from tests.support.auditor import verify
 from tests.support.databases import new_database
-from tokenworks.app import database, schema
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.sealing import seal_existing
+from tokenworks.app.database import connections, schema
+from tokenworks.app.database.sealing import seal_existing
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import Ledger
 from tokenworks.kernel import SystemClock, uuid7
@@ -29,7 +28,7 @@ def migrate_to(url, revision):
     from sqlalchemy.pool import NullPool
 
     config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(schema.MIGRATIONS))
     with create_engine(schema.engine_url(url), poolclass=NullPool).begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)
@@ -39,7 +38,7 @@ def test_losses_of_before_0011_get_a_cause_and_stay_history(empty_url):
     migrate_to(empty_url, "0010")
     account_id, ids = uuid7(), [uuid7() for _ in range(3)]
     losses = ["[1, [0, 0, 0, 0, 7, 0, 0]]", None, "[0, [2, 0, 0, 0, 0, 0, 0]]"]
-    with contextlib.closing(database.connect(empty_url)) as connection:
+    with contextlib.closing(connections.connect(empty_url)) as connection:
         for usage_id, loss in zip(ids, losses, strict=True):
             connection.execute(
                 """INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment,
@@ -116,7 +115,7 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
 ):
     migrate_to(empty_url, "0012")
     ids = {name: uuid7() for name in ("a", "s", "b1", "b2", "c1", "c2", "k", "r", "r2", "p", "n", "f")}
-    with contextlib.closing(database.connect(empty_url)) as connection:
+    with contextlib.closing(connections.connect(empty_url)) as connection:
         for statement in BEFORE_0013.split(";\n"):
             if statement.strip():
                 connection.execute(statement, ids)
@@ -166,7 +165,7 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
                  "subscriber_id, role, name) SELECT member_id, account_id, subscriber_id, 'owner', 'owner'")
     )  # fmt: skip
     monkeypatch.setattr(crowd, "SQL", before)
-    with contextlib.closing(database.connect(empty_url)) as connection:
+    with contextlib.closing(connections.connect(empty_url)) as connection:
         Offerings(connection, ManualClock(begin)).load(seed_catalogue())
         crowd.seed(connection, 10, begin, begin + timedelta(days=30))
         connection.execute(
@@ -219,7 +218,7 @@ def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_
 ):
     migrate_to(empty_url, "0015")
     ids = [uuid7() for _ in range(4)]
-    with contextlib.closing(database.connect(empty_url)) as connection:
+    with contextlib.closing(connections.connect(empty_url)) as connection:
         for number, (staff_id, name) in enumerate(zip(ids, ("Ann", "Аnn", "Bo", "..."), strict=True)):
             connection.execute(
                 "INSERT INTO staff VALUES (%s, %s, 'operator', %s, now(), %s)",
@@ -247,7 +246,7 @@ HISTORY = (
 
 
 def test_history_is_not_emptied_in_any_of_its_partitions(owner_url):
-    with contextlib.closing(database.connect(owner_url)) as connection:
+    with contextlib.closing(connections.connect(owner_url)) as connection:
         connection.execute("SELECT ensure_usage_month('2031-02-03')")
         parts = [
             row[0]

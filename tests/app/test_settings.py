@@ -1,8 +1,8 @@
 import pytest
 
 from tokenworks.app.logs import masked
+from tokenworks.app.process.starting import check_exposure
 from tokenworks.app.settings import load_settings
-from tokenworks.app.starting import check_exposure
 from tokenworks.kernel import Invalid
 
 

@@ -9,9 +9,9 @@ from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a f
 from tests.app.test_schema import fill_usage
 from tests.charging.test_flat_reads import SEED
 from tests.charging.test_usage_days import unequal_days
-from tokenworks.app import schema
-from tokenworks.app.database import connect
-from tokenworks.charging import settle_store
+from tokenworks.app.database import schema
+from tokenworks.app.database.connections import connect
+from tokenworks.charging.ledger import settle_store
 from tokenworks.kernel import uuid7
 
 TREE = """SELECT relid::regclass::text, parentrelid::regclass::text, level FROM pg_partition_tree('usage') ORDER BY 1"""

@@ -11,7 +11,13 @@ import pytest
 from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tests.support.spend import balances
-from tokenworks.app.notify import deliver, rotate_webhook_secret, time_out, webhook_secret, webhook_secrets
+from tokenworks.app.ports.notify import (
+    deliver,
+    rotate_webhook_secret,
+    time_out,
+    webhook_secret,
+    webhook_secrets,
+)
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import Conflict, Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
@@ -21,9 +27,9 @@ from tokenworks.subscriptions import (
     ListenerNotFound,
     NotEligible,
 )
-from tokenworks.subscriptions.hub import OVERLAP_DEFAULT, DeliveryNotDone
+from tokenworks.subscriptions.hub.service import OVERLAP_DEFAULT, DeliveryNotDone
 from tokenworks.trust import Peppers
-from tokenworks.trust.store import made_under
+from tokenworks.trust.keys.store import made_under
 
 YUAN = 1_000_000_000
 

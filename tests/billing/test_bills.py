@@ -12,10 +12,10 @@ import pytest
 
 from tests.support.auditor import verify
 from tests.support.spend import balances
-from tokenworks.app import control
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.control import Jobs
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
+from tokenworks.app.process import control
+from tokenworks.app.process.control import Jobs
 from tokenworks.app.settings import load_settings
 from tokenworks.billing import (
     AcknowledgementFaulty,

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.billing import BillSettled, PaymentDeclined
 from tokenworks.kernel import ManualClock

@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 
 from tests.support.spend import balances
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.billing import BillNotFound, DisputeAnswered, DisputeNotFound, DisputeOpen, dispute_store
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, QUESTIONS_OF_LINE_MAX
 from tokenworks.kernel import Invalid, uuid7

@@ -5,8 +5,9 @@ from uuid import UUID
 
 import pytest
 
-from tokenworks.charging import chain_all, chain_store, store
-from tokenworks.charging.chain import OWN
+from tokenworks.charging import chain_all
+from tokenworks.charging.ledger import chain_store, store
+from tokenworks.charging.ledger.chain import OWN
 from tokenworks.kernel import uuid7, uuid7_floor
 
 # Entries of long ago, each in a link of a journal's chain, as settlement leaves them.

@@ -57,7 +57,7 @@ def test_a_host_that_was_away_for_longer_is_told_and_begins_anew(works):
 def test_what_was_said_in_a_transaction_that_is_open_is_not_deleted(works, database_url):
     import contextlib
 
-    from tokenworks.app.database import connect
+    from tokenworks.app.database.connections import connect
 
     account_id = works.ledger.open_account()
     works.ledger.forget_changes(timedelta())

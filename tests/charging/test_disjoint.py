@@ -13,13 +13,13 @@ import pytest
 
 from tests.charging.test_ledger import IDS, first_attempt, settle, settling, usage_record
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect, connect_planned
+from tokenworks.app.database.connections import connect, connect_planned
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import Counts
-from tokenworks.charging import chain_store, settle_store, store, turn_store
+from tokenworks.charging.host.settlement import Settler
+from tokenworks.charging.ledger import chain_store, settle_store, store, turn_store
+from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
 from tokenworks.charging.model import NO_GRANT, Loss, Part, UsageRecord
-from tokenworks.charging.settlement import Settler
-from tokenworks.charging.turn_store import CloseAsk, GrantAsk
 from tokenworks.kernel import ManualClock, uuid7
 
 LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ahead

@@ -12,8 +12,9 @@ from uuid import UUID
 import pytest
 
 from tests.charging.test_usage_days import unequal_days
-from tokenworks.charging import charge_store, day_store, usage_store
-from tokenworks.charging.usage_store import UsageTime
+from tokenworks.charging.ledger import day_store, usage_store
+from tokenworks.charging.ledger.usage_store import UsageTime
+from tokenworks.charging.money import charge_store
 from tokenworks.kernel import uuid7_floor
 
 ROWS = 5000

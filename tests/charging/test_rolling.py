@@ -7,10 +7,10 @@ import pytest
 from tests.charging.test_chain import database_url, sold, some  # noqa: F401  # fixtures
 from tests.charging.test_ledger import settle
 from tests.support.rechain import rechain
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.verifier import ACROSS, audit_checks
 from tokenworks.charging import chain_all
-from tokenworks.charging.verify import chains, rolling
+from tokenworks.charging.ledger.verify import chains, rolling
 from tokenworks.kernel import Conflict
 
 

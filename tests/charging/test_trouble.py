@@ -7,7 +7,6 @@ import pytest
 
 from tests.charging.test_ledger import findings, grant, settle, usage_record
 from tokenworks.catalog import Counts
-from tokenworks.charging import settle_store, store
 from tokenworks.charging.errors import (
     GrantNotFound,
     GrantNotInDoubt,
@@ -15,6 +14,7 @@ from tokenworks.charging.errors import (
     QuarantineNotFound,
     RecordRefused,
 )
+from tokenworks.charging.ledger import settle_store, store
 from tokenworks.charging.model import encode_record
 from tokenworks.kernel import ManualClock, uuid7
 

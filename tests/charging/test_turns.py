@@ -9,13 +9,14 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tokenworks.app.database import connect, connect_planned
-from tokenworks.charging import DatabaseThread, RecorderLedger, turn_store
+from tokenworks.app.database.connections import connect, connect_planned
+from tokenworks.charging import DatabaseThread, RecorderLedger
 from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.grants import ACCOUNTS_SERVED_MAX, HostGrants
-from tokenworks.charging.host import Ask
+from tokenworks.charging.host.account import Ask
+from tokenworks.charging.host.grants import ACCOUNTS_SERVED_MAX, HostGrants
+from tokenworks.charging.ledger import turn_store
+from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
 from tokenworks.charging.model import Need
-from tokenworks.charging.turn_store import CloseAsk, GrantAsk
 from tokenworks.kernel import Unavailable, uuid7
 
 JOURNAL = uuid7()
@@ -37,7 +38,7 @@ def accounts(works):
 
 
 def plan(works, **more):
-    from tokenworks.charging import store
+    from tokenworks.charging.ledger import store
 
     account_id = works.ledger.open_account()
     bucket_id = store.add_bucket(
@@ -103,7 +104,7 @@ def test_what_waits_together_is_granted_in_one_turn_and_closed_in_one(works, por
 
 def test_what_comes_after_a_turn_of_many_is_gathered(works, port, accounts, monkeypatch):
     """One after the other, each a moment later: one turn more, not one for each."""
-    monkeypatch.setattr("tokenworks.charging.port.GATHER_S", 0.5)
+    monkeypatch.setattr("tokenworks.charging.host.port.GATHER_S", 0.5)
 
     async def run():
         await asyncio.gather(*(port.load_terms(account) for account, _ in accounts[:6]))
@@ -118,7 +119,7 @@ def test_what_comes_after_a_turn_of_many_is_gathered(works, port, accounts, monk
 
 
 def test_one_that_comes_alone_never_waits_for_others(works, port, accounts, monkeypatch):
-    monkeypatch.setattr("tokenworks.charging.port.GATHER_S", 3600.0)
+    monkeypatch.setattr("tokenworks.charging.host.port.GATHER_S", 3600.0)
 
     async def run():
         for account, bucket_id in accounts[:3]:
@@ -241,7 +242,7 @@ def test_a_database_that_is_gone_is_unavailable_for_each_and_the_next_turn_is_se
 
 
 def test_a_window_that_has_to_be_refilled_is_loaded_by_itself(works, port, accounts):
-    from tokenworks.charging import store
+    from tokenworks.charging.ledger import store
 
     account = UUID(accounts[0][0])
     window = store.add_bucket(
@@ -334,7 +335,7 @@ def test_two_hosts_that_open_the_same_accounts_at_once_share_what_there_is(works
 
 def test_a_window_that_is_used_up_is_named_by_its_balance_and_refilled(works, port):
     """It has nothing left, so it is no term of its own: the balance says that there is one."""
-    from tokenworks.charging import store
+    from tokenworks.charging.ledger import store
 
     works.ledger.register_journal(JOURNAL, "here")
     product_id = uuid7()

@@ -14,10 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.charging.test_ledger import IDS, findings, first_attempt, settling
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.catalog import Counts, Weights
-from tokenworks.charging import settle_store, store
 from tokenworks.charging.errors import RecordRefused
+from tokenworks.charging.ledger import settle_store, store
 from tokenworks.charging.model import CAP_RATE, NO_GRANT, Loss, Part, UsageRecord, encode_record
 from tokenworks.kernel import uuid7
 

@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
-from tokenworks.app import schema
-from tokenworks.app.database import connect
-from tokenworks.charging import ledger as ledger_module
-from tokenworks.charging.verify.usage import CHECKS
+from tokenworks.app.database import schema
+from tokenworks.app.database.connections import connect
+from tokenworks.charging.ledger import accounts as ledger_module
+from tokenworks.charging.ledger.verify.usage import CHECKS
 from tokenworks.kernel import uuid7, uuid7_floor
 
 SQL = """INSERT INTO usage (account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, state, reason,

@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.charging.test_ledger import findings, first_attempt, settle
 from tokenworks.catalog import Counts, Weights
-from tokenworks.charging.attempts import OpenAttempt, interrupted
+from tokenworks.charging.host.attempts import OpenAttempt, interrupted
 from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need, Part, UsageRecord, cover
-from tokenworks.charging.slices import Slices
+from tokenworks.charging.worker.slices import Slices
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import next_month
 

@@ -15,7 +15,8 @@ from tokenworks.billing import invoice_data, render_pdf
 from tokenworks.console.api import ROUTERS, make_api
 from tokenworks.console.focus import focus_csv
 from tokenworks.console.web import Loose, Strict
-from tokenworks.subscriptions import BILLING_ZONE, people_store
+from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions.people import people_store
 
 HOSTILE = {name: text for name, text in BAD.items() if name != "lone surrogate"}
 BASE = "/tmf-api/productOrderingManagement/v4"

@@ -9,10 +9,11 @@ import pytest
 
 from tests.charging.test_ledger import first_attempt, settling
 from tests.support.focus import faults
-from tokenworks.app.database import ensure_usage_months
+from tokenworks.app.database.connections import ensure_usage_months
 from tokenworks.catalog import Counts
-from tokenworks.charging import charge_store, settle_store
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.money import charge_store
 from tokenworks.console.focus import COLUMNS, focus_csv, focus_pieces
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions import BILLING_ZONE
@@ -183,7 +184,7 @@ def test_another_day_of_the_bill_is_another_period(works, clock):
 
 
 def test_a_month_has_no_limit_and_comes_in_pieces(works, clock, subscriber, monkeypatch):
-    monkeypatch.setattr("tokenworks.charging.charges.READ_BATCH", 7)
+    monkeypatch.setattr("tokenworks.charging.money.charges.READ_BATCH", 7)
     monkeypatch.setattr("tokenworks.console.focus.ROWS_AT_ONCE", 10)
     works.orders.place(subscriber, "ctc-light")
     (charge,) = works.charges.of_subscriber(subscriber.subscriber_id)

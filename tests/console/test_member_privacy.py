@@ -50,7 +50,7 @@ def test_a_member_takes_out_what_is_theirs(client, works, family):
 
 
 def test_many_records_are_taken_out_in_pages(works, family, monkeypatch):
-    from tokenworks.subscriptions import member_rights
+    from tokenworks.subscriptions.people import member_rights
 
     _, people, _ = family
     monkeypatch.setattr(member_rights, "USAGE_AT_ONCE", 1)

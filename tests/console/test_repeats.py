@@ -101,7 +101,7 @@ def test_keys_are_visible_ascii_and_short(client, family):
 
 def test_two_at_once_are_one(works, database_url):
     """The second one waits for the first one's end, then gets its answer."""
-    from tokenworks.app.database import connect
+    from tokenworks.app.database.connections import connect
     from tokenworks.trust import Answers, KeptAnswer, KeyReused, PersonVault
 
     clock: Clock = works.clock
@@ -129,7 +129,7 @@ def test_two_at_once_are_one(works, database_url):
 def test_answers_go_after_their_time(works, clock):
     from datetime import timedelta
 
-    from tokenworks.trust.answers import ANSWERS_KEPT
+    from tokenworks.trust.identity.answers import ANSWERS_KEPT
 
     for number in range(12):
         works.answers.begin("a", f"old-{number}", b"")

@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 from fastapi.testclient import TestClient
 
-from tokenworks.app.messages import code_sender
+from tokenworks.app.ports.messages import code_sender
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import Unavailable
 

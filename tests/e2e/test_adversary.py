@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.test_concurrency import _stream
 from tests.support.server import Server, until
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 
 
 @pytest.fixture(scope="module")

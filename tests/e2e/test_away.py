@@ -5,7 +5,7 @@ import contextlib
 import pytest
 
 from tests.support.server import Server, until
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.test_hosts import processes
 from tests.support.server import Server, until
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.embedded import Embedded
 
 STREAM = {"tokens": 12, "prompt": 11, "gap_ms": 1}
 

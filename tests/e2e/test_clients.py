@@ -11,7 +11,7 @@ from rich.progress import Progress
 from tests.support.gguf import write_tokenizer
 from tests.support.server import ROOT, Server, until
 from tokenworks.app import calibration
-from tokenworks.app.model_server import MODEL, weights
+from tokenworks.app.demo.model_server import MODEL, weights
 from tokenworks.gateway import ModelTokenizer
 
 pytest.importorskip("xllamacpp")
@@ -23,7 +23,7 @@ def real(tmp_path_factory):
     """(server, subscriber, key, address of the model server)"""
     folder = tmp_path_factory.mktemp("real")
     model = subprocess.Popen(
-        [sys.executable, "-m", "tokenworks.app.model_server"],
+        [sys.executable, "-m", "tokenworks.app.demo.model_server"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import ROOT, until
-from tokenworks.app.demo import NEEDED
+from tokenworks.app.demo.walk import NEEDED
 
 pytestmark = [pytest.mark.model, pytest.mark.xdist_group("demo")]
 

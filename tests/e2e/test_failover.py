@@ -7,8 +7,8 @@ import signal
 from tests.e2e.test_hosts import _connect, _count, processes
 from tests.support.auditor import verify
 from tests.support.server import Server, until
-from tokenworks.app.database import connect, identity
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.connections import connect, identity
+from tokenworks.app.database.embedded import Embedded
 from tokenworks.catalog import Offerings
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.test_hosts import processes, stopped
 from tests.support.server import Server, StubUpstream, until
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.embedded import Embedded
 
 SILENCE_S = 2
 

@@ -15,8 +15,8 @@ from tests.e2e.test_concurrency import _all
 from tests.e2e.test_worker_end import TOKENS_SHOWN, Stream, known
 from tests.support.auditor import verify
 from tests.support.server import Server, until, until_it_gets_on
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import Embedded
 from tokenworks.catalog import Offerings
 from tokenworks.kernel import Unavailable, format_quantity
 

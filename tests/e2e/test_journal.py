@@ -8,7 +8,7 @@ import struct
 import pytest
 
 from tests.support.server import Server, until
-from tokenworks.charging.journal import FRAME, HEADER
+from tokenworks.charging.host.journal import FRAME, HEADER
 
 
 @pytest.fixture

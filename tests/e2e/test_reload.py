@@ -18,8 +18,8 @@ import pytest
 from tests.e2e.test_concurrency import _stream
 from tests.support.server import ROOT, Server, StubUpstream, until
 from tokenworks import __version__
-from tokenworks.app.schema import SCHEMA
-from tokenworks.app.served import read_reload
+from tokenworks.app.database.schema import SCHEMA
+from tokenworks.app.process.served import read_reload
 
 CLIENTS = 6
 CATALOGUE = "/tmf-api/productCatalogManagement/v4/productOffering"
@@ -330,8 +330,8 @@ def unpacked(tmp_path, upstream):
 
 
 BROKEN = [
-    ("app/worker.py", "import asyncio", "import nothing_of_this_name", "nothing_of_this_name"),
-    ("app/schema.py", f'SCHEMA: Final = "{SCHEMA}"', 'SCHEMA: Final = "9999"', "this release needs 9999"),
+    ("app/process/worker.py", "import asyncio", "import nothing_of_this_name", "nothing_of_this_name"),
+    ("app/database/schema.py", f'SCHEMA: Final = "{SCHEMA}"', 'SCHEMA: Final = "9999"', "this release needs 9999"),
     ("charging/wire.py", "VERSION: Final = 1\nTAKES: Final = frozenset({1})",
      "VERSION: Final = 3\nTAKES: Final = frozenset({2, 3})", "restart the server"),
 ]  # fmt: skip
@@ -365,16 +365,20 @@ def test_new_workers_that_do_not_get_ready_are_ended_and_those_of_before_serve_o
     subscriber, key = server.subscriber()
     running = streams(server, key)
     before = pids(server)
-    change(server.second, "app/worker.py", "        gateway.client.connect()\n", "        sys.exit(3)\n")
-    change(server.second, "app/worker.py", "import socket\n", "import socket\nimport sys\n")
-    change(server.second, "app/served.py", "READY_S: Final = 90.0", "READY_S: Final = 5.0")
+    change(
+        server.second, "app/process/worker.py", "        gateway.client.connect()\n", "        sys.exit(3)\n"
+    )
+    change(server.second, "app/process/worker.py", "import socket\n", "import socket\nimport sys\n")
+    change(server.second, "app/process/served.py", "READY_S: Final = 90.0", "READY_S: Final = 5.0")
     server.link(server.second)
     done = server.cli("reload", check=False, process=True)
     assert done.returncode == 1 and "not ready: worker-1; the processes of before serve on" in done.stderr
     until(lambda: pids(server)["worker"] == before["worker"], what="the worker of before alone")
     assert server.ready() and server.chat(key)[0] == 200
     # As good as any: it is looked after, and a reload that is whole takes over from it.
-    change(server.second, "app/worker.py", "        sys.exit(3)\n", "        gateway.client.connect()\n")
+    change(
+        server.second, "app/process/worker.py", "        sys.exit(3)\n", "        gateway.client.connect()\n"
+    )
     server.cli("reload", process=True)
     assert server.chat(key)[0] == 200
     server.upstream.release()

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from tests.support.server import Server, until
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.embedded import Embedded
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from tests.support.databases import on_database
 from tests.support.memory import in_memory
 from tests.support.releases import OLD, THIS, Host, Traffic, fill, killed_at_each_thing, timed, tree_of
 from tests.support.server import until
-from tokenworks.app import schema
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import Embedded
-from tokenworks.app.schema import check_schema, plan_steps
+from tokenworks.app.database import schema
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.schema import check_schema, plan_steps
 from tokenworks.kernel import Unavailable
 
 LOST_RECORDS = 5
@@ -27,7 +27,7 @@ QUICK = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 # What the next release might bring: an index on the largest table and rows that are filled, while this release and the old one serve.
 NEXT = f"""
     from alembic import op
-    from tokenworks.app.schema import Index
+    from tokenworks.app.database.schema import Index
     COMPATIBLE_FROM = "{schema.FIRST_STEP}"
     LOCKS = {{"account": "AccessExclusiveLock"}}
     INDEXES = (Index("usage_by_model", "usage", "(account_id, model)"),)
@@ -56,7 +56,7 @@ CONTRACT = f"""
 MIGRATE = """
 import sys
 from pathlib import Path
-from tokenworks.app.schema import migrate
+from tokenworks.app.database.schema import migrate
 migrate(sys.argv[1], lambda text: print(text, file=sys.stderr, flush=True), folder=Path(sys.argv[2]))
 """
 

@@ -15,8 +15,8 @@ import psycopg
 from tests.support.databases import as_role
 from tests.support.memory import in_memory
 from tests.support.server import first_cluster, until
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import APP_ROLE, Embedded
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import APP_ROLE, Embedded
 from tokenworks.kernel import Unavailable
 
 COMMAND_TIMEOUT_S = 120.0

@@ -15,7 +15,7 @@ from tests.gameday.fleet import MARKER, Fleet
 from tests.gameday.traffic import OK, Traffic
 from tests.support.server import StubUpstream, until, whole_months
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.factory.test_image_size import png
 from tokenworks.factory import MediaRules
-from tokenworks.factory.media import Fixed, Patches
+from tokenworks.factory.facts.media import Fixed, Patches
 from tokenworks.gateway.media_items import ITEMS_MAX, find_items, items_cost
 
 RULES = MediaRules(

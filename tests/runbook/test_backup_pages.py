@@ -12,8 +12,8 @@ from tests.e2e.test_backup import archived, charged, found, lose
 from tests.e2e.test_hosts import _connect, processes
 from tests.runbook.book import Shell, scenario
 from tests.support.server import Server, until
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import Embedded
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import Embedded
 
 ASKED = {"tokens": 5, "prompt": 11}
 

@@ -11,13 +11,13 @@ from tests.e2e.test_reload import Unpacked, releases, tree
 from tests.runbook.book import Shell, free_port, reaped, scenario, started_by_a_block
 from tests.support.server import ROOT, Server, until
 from tokenworks import __version__
-from tokenworks.app.embedded import Embedded
-from tokenworks.app.schema import SCHEMA
+from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.schema import SCHEMA
 
 NEXT_RELEASE, NEXT_SCHEMA = "9.9.9", f"{int(SCHEMA) + 1:04}"
 NEXT_STEP = f'''"""A colour of accounts."""
 from alembic import op
-from tokenworks.app.schema import Index
+from tokenworks.app.database.schema import Index
 
 revision, down_revision = "{NEXT_SCHEMA}", "{SCHEMA}"
 COMPATIBLE_FROM = "{SCHEMA}"
@@ -178,7 +178,7 @@ def test_a_new_release_of_the_schema_and_then_of_the_host(fleet, shell, tmp_path
         fleet.folder / "second",
         **{
             "__init__.py": (f'"{__version__}"', f'"{NEXT_RELEASE}"'),
-            "app/schema.py": (f'SCHEMA: Final = "{SCHEMA}"', f'SCHEMA: Final = "{NEXT_SCHEMA}"'),
+            "app/database/schema.py": (f'SCHEMA: Final = "{SCHEMA}"', f'SCHEMA: Final = "{NEXT_SCHEMA}"'),
         },
     )
     (second / f"tokenworks/app/migrations/versions/{NEXT_SCHEMA}_colour.py").write_text(NEXT_STEP)

@@ -20,9 +20,9 @@ from tests.e2e.test_recorder_away import recorder_of
 from tests.runbook.book import BEGINNING, Shell, scenario
 from tests.support.databases import as_role, new_database
 from tests.support.server import Server, StubUpstream, until
-from tokenworks.app.database import connect
-from tokenworks.app.embedded import APP_ROLE, Embedded
-from tokenworks.charging.journal import FRAME, HEADER
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.embedded import APP_ROLE, Embedded
+from tokenworks.charging.host.journal import FRAME, HEADER
 
 NUMBERS = itertools.count()
 

@@ -7,7 +7,8 @@ from functools import cache
 import pytest
 
 from tests.support.server import ROOT
-from tokenworks.app import control, watch
+from tokenworks.app import watch
+from tokenworks.app.process import control
 from tokenworks.gateway import CODES
 
 PATH = ROOT / "docs/OPERATIONS.md"
@@ -121,7 +122,7 @@ def calls(path, *names):
 
 def test_all_that_readyz_may_say_leads_somewhere():
     named = {re.sub(r"….*", "", message) for message in said("`/readyz` is 503")}
-    for path in ("app/control.py", "gateway/gateway.py"):
+    for path in ("app/process/control.py", "gateway/gateway.py"):
         reasons = {
             strings(node.args[0]) or getattr(control, node.args[0].id)
             for node, _ in calls(path, "append") if ast.unparse(node.func) == "reasons.append"

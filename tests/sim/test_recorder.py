@@ -13,7 +13,8 @@ import pytest
 
 from tests.sim.loop import SimLoop
 from tests.sim.test_sim import ONE, SEEDS
-from tokenworks.charging import Journal, Recorder, WorkerConnection, recorder, wire
+from tokenworks.charging import Journal, Recorder, WorkerConnection, wire
+from tokenworks.charging.host import recorder
 
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
 HELD = [["b" * 32, "c" * 32, "r", "token", "balance", 10**9, [0, *[1000] * 7]]]

@@ -12,7 +12,7 @@ from tests.sim.loop import SimClock, SimLoop
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.host import Ask, terms_from_wire
+from tokenworks.charging.host.account import Ask, terms_from_wire
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.kernel import Unavailable
 

@@ -10,11 +10,11 @@ import psycopg
 import pytest
 
 from tests.support.spend import balances
-from tokenworks.app.control import HostMetrics, Jobs
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
+from tokenworks.app.process.control import HostMetrics, Jobs
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import FailedJobNotFound
-from tokenworks.charging.failures import ATTEMPTS_MAX, FIRST_WAIT
+from tokenworks.charging.ledger.failures import ATTEMPTS_MAX, FIRST_WAIT
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import BILLING_ZONE
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.support.spend import Spender, balances
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import Need
 from tokenworks.kernel import Invalid, ManualClock

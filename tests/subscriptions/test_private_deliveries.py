@@ -5,9 +5,9 @@ from datetime import timedelta
 import pytest
 
 from tests.support.receiver import Receiver
-from tokenworks.app.notify import deliver
+from tokenworks.app.ports.notify import deliver
 from tokenworks.app.settings import load_settings
-from tokenworks.subscriptions import privacy
+from tokenworks.subscriptions.people import privacy
 
 PHONE, BROADBAND = "+8613876543210", "bb-778899xy"
 

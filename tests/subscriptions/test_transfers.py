@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import TransferNotAllowed
 from tokenworks.kernel import Invalid, uuid7

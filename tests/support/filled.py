@@ -14,11 +14,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.billing import TestProvider
 from tokenworks.catalog import Counts, split
-from tokenworks.charging import settle_store
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.model import CAP_RATE, Loss, Part, UsageRecord, encode_record
 from tokenworks.kernel import ManualClock, ids, uuid7
 from tokenworks.subscriptions import month_start

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.gguf import write_tokenizer
-from tokenworks.app.model_server import weights
+from tokenworks.app.demo.model_server import weights
 from tokenworks.kernel import Unavailable
 
 # GPT-4's way to cut a text into words (tiktoken's cl100k_base).

@@ -1,7 +1,7 @@
 """Chains made anew from the rows that are there: what an operator could do who has changed history."""
 
-from tokenworks.charging import chain, chain_store
-from tokenworks.charging.chain import OWN
+from tokenworks.charging.ledger import chain, chain_store
+from tokenworks.charging.ledger.chain import OWN
 
 
 def rechain(connection):

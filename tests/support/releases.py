@@ -20,7 +20,7 @@ import pytest
 
 from tests.support.databases import as_role
 from tests.support.server import ROOT, Server, in_process, until
-from tokenworks.app.embedded import APP_ROLE
+from tokenworks.app.database.embedded import APP_ROLE
 
 # The first release that runs on younger schemas: that of 0026.
 OLD = "28fcaa9479b1b0aa4998df933cf583a3de729897"

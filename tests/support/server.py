@@ -27,8 +27,8 @@ from tests.support.databases import as_role
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.cli import main
-from tokenworks.app.database import connect, database
-from tokenworks.app.embedded import APP_ROLE, Embedded
+from tokenworks.app.database.connections import connect, database
+from tokenworks.app.database.embedded import APP_ROLE, Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue

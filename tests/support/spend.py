@@ -3,7 +3,8 @@
 from tests.charging.test_ledger import IDS, first_attempt, settling
 from tests.support.auditor import verify
 from tokenworks.catalog import Counts
-from tokenworks.charging import Need, settle_store
+from tokenworks.charging import Need
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.model import Part, UsageRecord
 from tokenworks.kernel import uuid7
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.trust import CodeWrong, TooManyCodes
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import psycopg
 
-from tokenworks.app.database import beside
-from tokenworks.app.real_name import real_name_check
+from tokenworks.app.database.connections import beside
+from tokenworks.app.ports.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings

@@ -45,12 +45,12 @@ from tokenworks.app.cli_base import (
     subscriber_option,
 )
 from tokenworks.app.cli_usage import USAGE_LIMIT_DEFAULT, since_of
-from tokenworks.app.database import connect, owned_database
+from tokenworks.app.database.connections import connect, owned_database
+from tokenworks.app.database.roles import check_role
+from tokenworks.app.database.schema import check_schema, current, migrate, plan_steps
+from tokenworks.app.database.sealing import seal_existing
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
-from tokenworks.app.roles import check_role
-from tokenworks.app.schema import check_schema, current, migrate, plan_steps
-from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.charging import Host, Ledger
@@ -622,7 +622,7 @@ def ledger_verify(context: Context, as_json: bool, full: bool) -> None:
 @pass_context
 def demo(context: Context, keep: bool) -> None:
     """The main job on a real model: sell a plan, serve prompts, charge them exactly, prove it."""
-    from tokenworks.app.demo import run_demo  # noqa: PLC0415
+    from tokenworks.app.demo.walk import run_demo  # noqa: PLC0415
 
     data_dir = context._data_dir or os.environ.get("TOKENWORKS_DATA_DIR")
     sys.exit(run_demo(Path(data_dir) if data_dir else None, keep=keep))

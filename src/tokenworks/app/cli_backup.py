@@ -15,16 +15,16 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import click
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-from tokenworks.app.archive import check_apart, configure_archive
-from tokenworks.app.backup import Backup, find_backups, make_backup, prune
-from tokenworks.app.backup import Progress as Told
 from tokenworks.app.cli_base import Context, json_option, pass_context, said
-from tokenworks.app.database import database, embedded_of
+from tokenworks.app.database.archive import check_apart, configure_archive
+from tokenworks.app.database.backup import Backup, find_backups, make_backup, prune
+from tokenworks.app.database.backup import Progress as Told
+from tokenworks.app.database.connections import database, embedded_of
+from tokenworks.app.database.embedded import APP_ROLE
+from tokenworks.app.database.places import Damaged, Folder, Place, open_place, sha256
+from tokenworks.app.database.restore import Report, Restore, choose
 from tokenworks.app.edge import read_text
-from tokenworks.app.embedded import APP_ROLE
 from tokenworks.app.output import console, print_json, print_table, say
-from tokenworks.app.places import Damaged, Folder, Place, open_place, sha256
-from tokenworks.app.restore import Report, Restore, choose
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Invalid, NotFound, SystemClock, Unavailable
 

@@ -11,13 +11,13 @@ import click
 
 from tokenworks.app.audit import AUDITED, LONG, as_said, look, person_of, pinned, ref_of
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.database import anchor, connect, database
+from tokenworks.app.database.connections import anchor, connect, database
+from tokenworks.app.database.roles import check_role
+from tokenworks.app.database.schema import check_schema
+from tokenworks.app.database.sealing import check_sealed
+from tokenworks.app.database.waiting import watched
 from tokenworks.app.output import exact_wanted, json_text, print_json, say
-from tokenworks.app.roles import check_role
-from tokenworks.app.schema import check_schema
-from tokenworks.app.sealing import check_sealed
 from tokenworks.app.settings import PREFIX, Effective, Settings, load_settings
-from tokenworks.app.waiting import watched
 from tokenworks.kernel import AnchoredClock, Invalid, SystemClock
 from tokenworks.trust import ApprovalNeeded, check_peppers, load_peppers
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.alone import nobody_serves
 from tokenworks.app.cli_base import Context, json_option, pass_context
+from tokenworks.app.database.alone import nobody_serves
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.charging import (
     PER_UNIT,

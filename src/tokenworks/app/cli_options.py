@@ -5,7 +5,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from tokenworks.factory.profiles import profile_names
+from tokenworks.factory.facts.profiles import profile_names
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 _OPTIONS: Final = (

@@ -13,7 +13,7 @@ import msgspec
 
 from tokenworks.app.cli_base import SINGLE_ROLE, Context, json_option, pass_context
 from tokenworks.app.output import print_json, say
-from tokenworks.app.served import READY_S, TRIAL_S_MAX, Reload, read_reload, server_of
+from tokenworks.app.process.served import READY_S, TRIAL_S_MAX, Reload, read_reload, server_of
 from tokenworks.kernel import Conflict, NotFound, Unavailable
 
 # A reload that begins when the one that runs has ended.
@@ -41,10 +41,10 @@ def serve(
     check: bool,
 ) -> None:
     """Serve until SIGTERM or Ctrl-C. SIGHUP, or `tokenworks reload`, takes new settings and a new release."""
-    from tokenworks.app.archive import configure_archive  # noqa: PLC0415
+    from tokenworks.app.database.archive import configure_archive  # noqa: PLC0415
     from tokenworks.app.logs import configure_logs  # noqa: PLC0415
-    from tokenworks.app.supervisor import Supervisor  # noqa: PLC0415
-    from tokenworks.app.trial import try_start  # noqa: PLC0415
+    from tokenworks.app.process.supervisor import Supervisor  # noqa: PLC0415
+    from tokenworks.app.process.trial import try_start  # noqa: PLC0415
 
     options = {} if single_role is None else {"single_role": single_role}
     settings = context.settings(listen=listen, admin_listen=admin_listen, workers=workers, **options)

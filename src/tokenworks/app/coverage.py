@@ -8,7 +8,7 @@ import sys
 from typing import Final
 
 from tokenworks.app.verifier import CHECKS, PASSES, TIMED
-from tokenworks.charging.verify import checks
+from tokenworks.charging.ledger.verify import checks
 
 # What a corrupted row is called where the whole row is: deleted, or there twice.
 ROW_GONE: Final = "row deleted"

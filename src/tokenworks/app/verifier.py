@@ -8,9 +8,9 @@ import psycopg
 from tokenworks.billing import verify_store as billing
 from tokenworks.catalog import RateCard
 from tokenworks.catalog import verify_store as catalog
-from tokenworks.charging.verify import FINDINGS_MAX, Finding, Pass, checks, rolling, verify
-from tokenworks.subscriptions import cycle_store, sold_store
+from tokenworks.charging.ledger.verify import FINDINGS_MAX, Finding, Pass, checks, rolling, verify
 from tokenworks.subscriptions import verify_store as subscriptions
+from tokenworks.subscriptions.orders import cycle_store, sold_store
 from tokenworks.trust import verify_store as trust
 
 Connection = psycopg.Connection[tuple[Any, ...]]

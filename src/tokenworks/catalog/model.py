@@ -302,7 +302,7 @@ Audience = Literal[
     "person", "family", "developer", "small_business", "enterprise", "device_maker", "ecosystem_partner"
 ]
 Delivery = Literal["network", "local_hardware", "cloud_computer"]
-# What a part of a cycle costs, and what comes back of one: see `subscriptions.proration`.
+# What a part of a cycle costs, and what comes back of one: see `subscriptions.orders.proration`.
 Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 

@@ -1,10 +1,5 @@
 """Accounts, buckets, grants, usage records, postings. The only writer of balances."""
 
-from tokenworks.charging.adjustments import Adjustments
-from tokenworks.charging.admission import NOBODY, Admission
-from tokenworks.charging.chains import chain_all, chain_some
-from tokenworks.charging.charges import Charges
-from tokenworks.charging.client import RecorderClient
 from tokenworks.charging.errors import (
     AccountNotFound,
     AdjustmentNotAllowed,
@@ -21,12 +16,9 @@ from tokenworks.charging.errors import (
     TransferNotAllowed,
     TransferNotFound,
 )
-from tokenworks.charging.failures import JOB_NAMES, JOB_STATES, FailedJobs
-from tokenworks.charging.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
-from tokenworks.charging.following import Following
-from tokenworks.charging.grants import HostGrants
-from tokenworks.charging.journal import Journal, read_frames, sync_folder
-from tokenworks.charging.journal_copy import (
+from tokenworks.charging.host.grants import HostGrants
+from tokenworks.charging.host.journal import Journal, read_frames, sync_folder
+from tokenworks.charging.host.journal_copy import (
     SegmentCopy,
     copy_journal,
     held,
@@ -34,8 +26,25 @@ from tokenworks.charging.journal_copy import (
     put_journal,
     put_journal_aside,
 )
-from tokenworks.charging.ledger import Ledger
-from tokenworks.charging.limits import HostLimits, Limit
+from tokenworks.charging.host.limits import HostLimits, Limit
+from tokenworks.charging.host.port import GATHER_S, DatabaseThread, RecorderLedger
+from tokenworks.charging.host.queues import SHED, WAITED, HostQueues, Queued
+from tokenworks.charging.host.recorder import (
+    COMMIT_US,
+    Recorder,
+    WorkerConnection,
+    inspect_journal,
+    read_journal_id,
+    records_after,
+)
+from tokenworks.charging.host.settlement import SETTLE_US, Settler
+from tokenworks.charging.ledger.accounts import Ledger
+from tokenworks.charging.ledger.chains import chain_all, chain_some
+from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
+from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
+from tokenworks.charging.ledger.following import Following
+from tokenworks.charging.ledger.transfers import Transfers
+from tokenworks.charging.ledger.verify import Finding, verify
 from tokenworks.charging.model import (
     COUNT_NEED,
     FOLLOW_UP,
@@ -61,21 +70,12 @@ from tokenworks.charging.model import (
     by_shard,
     most,
 )
-from tokenworks.charging.port import GATHER_S, DatabaseThread, RecorderLedger
-from tokenworks.charging.queues import SHED, WAITED, HostQueues, Queued
-from tokenworks.charging.recorder import (
-    COMMIT_US,
-    Recorder,
-    WorkerConnection,
-    inspect_journal,
-    read_journal_id,
-    records_after,
-)
-from tokenworks.charging.revenue import FEN_NANO, fen_of, share
-from tokenworks.charging.settlement import SETTLE_US, Settler
-from tokenworks.charging.slices import AccountSlices, Hold, Shortage, Slices
-from tokenworks.charging.transfers import Transfers
-from tokenworks.charging.verify import Finding, verify
+from tokenworks.charging.money.adjustments import Adjustments
+from tokenworks.charging.money.charges import Charges
+from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
+from tokenworks.charging.worker.admission import NOBODY, Admission
+from tokenworks.charging.worker.client import RecorderClient
+from tokenworks.charging.worker.slices import AccountSlices, Hold, Shortage, Slices
 
 __all__ = [
     "COMMIT_US",

@@ -1,7 +1,5 @@
 """Models, deployments, health and placement. Never knows a price to a customer."""
 
-from tokenworks.factory.calibrate import Read, Written, fit
-from tokenworks.factory.engine import EngineSpec, Work
 from tokenworks.factory.errors import (
     CredentialMissing,
     DeploymentExists,
@@ -11,10 +9,17 @@ from tokenworks.factory.errors import (
     ProtocolsUnknown,
     TraceFaulty,
 )
-from tokenworks.factory.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
-from tokenworks.factory.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
-from tokenworks.factory.image_size import image_size
-from tokenworks.factory.intents import (
+from tokenworks.factory.facts.image_size import image_size
+from tokenworks.factory.facts.media import MediaRules, media_rules
+from tokenworks.factory.facts.probe import probe_protocols
+from tokenworks.factory.facts.profiles import (
+    Profile,
+    load_profile,
+    max_tokens_field,
+    profile_names,
+    profile_of,
+)
+from tokenworks.factory.intents.choice import (
     BUILT_IN,
     FILINGS,
     MODALITIES,
@@ -28,8 +33,7 @@ from tokenworks.factory.intents import (
     rank,
     unfit,
 )
-from tokenworks.factory.labelled import SYNTHETIC_REQUESTS, Verdict, evaluate, read_requests
-from tokenworks.factory.media import MediaRules, media_rules
+from tokenworks.factory.intents.labelled import SYNTHETIC_REQUESTS, Verdict, evaluate, read_requests
 from tokenworks.factory.model import (
     KINDS,
     PROTOCOL_PATHS,
@@ -40,7 +44,9 @@ from tokenworks.factory.model import (
     address_refusal,
     parse_address,
 )
-from tokenworks.factory.placement import (
+from tokenworks.factory.placing.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
+from tokenworks.factory.placing.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
+from tokenworks.factory.placing.placement import (
     NO_ASK,
     OBJECTIVES,
     Ask,
@@ -52,11 +58,11 @@ from tokenworks.factory.placement import (
     may_have,
     named_wait_s,
 )
-from tokenworks.factory.prefixes import BLOCK_BYTES, hash_blocks
-from tokenworks.factory.probe import probe_protocols
-from tokenworks.factory.profiles import Profile, load_profile, max_tokens_field, profile_names, profile_of
+from tokenworks.factory.placing.prefixes import BLOCK_BYTES, hash_blocks
 from tokenworks.factory.service import Deployments, make_deployment, make_intent, make_model, read_credential
-from tokenworks.factory.simulate import (
+from tokenworks.factory.simulation.calibrate import Read, Written, fit
+from tokenworks.factory.simulation.engine import EngineSpec, Work
+from tokenworks.factory.simulation.simulate import (
     MACHINES_MAX,
     POLICIES,
     Outcome,
@@ -65,7 +71,7 @@ from tokenworks.factory.simulate import (
     simulate,
     traffic_for,
 )
-from tokenworks.factory.traces import SYNTHETIC, read_trace
+from tokenworks.factory.simulation.traces import SYNTHETIC, read_trace
 
 __all__ = [
     "BLOCK_BYTES",

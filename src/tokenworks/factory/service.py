@@ -17,9 +17,9 @@ from tokenworks.factory.errors import (
     DeploymentNotFound,
     ModelNotFound,
 )
-from tokenworks.factory.intents import Intent, ModelCard
+from tokenworks.factory.facts.profiles import profile_names
+from tokenworks.factory.intents.choice import Intent, ModelCard
 from tokenworks.factory.model import MODEL_PATTERN, Deployment
-from tokenworks.factory.profiles import profile_names
 from tokenworks.kernel import Unavailable, flaw_in, uuid7
 from tokenworks.trust import read_private
 

@@ -1,8 +1,6 @@
 """Subscribers, members, orders, products, pay-as-you-go and the monthly cycle."""
 
-from tokenworks.subscriptions.consents import LANGUAGES, PURPOSES, ConsentState, ConsentText, ConsentTexts
 from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_of, second_of
-from tokenworks.subscriptions.deliveries import Deliveries
 from tokenworks.subscriptions.errors import (
     BroadbandMissing,
     BroadbandTaken,
@@ -38,7 +36,8 @@ from tokenworks.subscriptions.errors import (
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.hub import (
+from tokenworks.subscriptions.hub.notices import Notice, Notices
+from tokenworks.subscriptions.hub.service import (
     EVENTS,
     Api,
     Delivery,
@@ -50,7 +49,6 @@ from tokenworks.subscriptions.hub import (
     content_of,
     signature,
 )
-from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     SUSPENSIONS,
@@ -73,18 +71,26 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
-from tokenworks.subscriptions.moves import Holder, Moved, Moves, SoldVersion
-from tokenworks.subscriptions.notices import Notice, Notices
-from tokenworks.subscriptions.orders import Orders, When
+from tokenworks.subscriptions.orders.deliveries import Deliveries
+from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
+from tokenworks.subscriptions.orders.proration import unearned
+from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
+from tokenworks.subscriptions.orders.sales import Sales
+from tokenworks.subscriptions.orders.service import Orders, When
+from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people_store import lock_subscriber, subscriber_columns
-from tokenworks.subscriptions.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
-from tokenworks.subscriptions.proration import unearned
-from tokenworks.subscriptions.quotes import Quote, QuoteLine, Quotes
-from tokenworks.subscriptions.sales import Sales
+from tokenworks.subscriptions.people.consents import (
+    LANGUAGES,
+    PURPOSES,
+    ConsentState,
+    ConsentText,
+    ConsentTexts,
+)
+from tokenworks.subscriptions.people.member_rights import MemberRights
+from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
+from tokenworks.subscriptions.people.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.served import Served, ServedKeys, Versions
 from tokenworks.subscriptions.service import Subscriptions
-from tokenworks.subscriptions.starts import START_DAYS_MAX
 
 __all__ = [
     "BILLING_ZONE",

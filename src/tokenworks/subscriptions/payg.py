@@ -12,8 +12,6 @@ from uuid import UUID
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
-from tokenworks.subscriptions import people_store, privacy_store, store
-from tokenworks.subscriptions.eligibility import LIVE, check_may_buy
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     KeyReused,
@@ -30,7 +28,10 @@ from tokenworks.subscriptions.model import (
     cycle_end,
     month_start,
 )
-from tokenworks.subscriptions.sales import price_for
+from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
+from tokenworks.subscriptions.orders.sales import price_for
+from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.trust import PersonVault
 
 STEPS_AT_ONCE_MAX: Final = 1000

@@ -8,10 +8,11 @@ from uuid import UUID
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock
-from tokenworks.subscriptions import served_store, store
-from tokenworks.subscriptions.eligibility import LIVE
+from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
+from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders.eligibility import LIVE
 from tokenworks.subscriptions.payg import payg_standing
 
 VERSIONS_MAX: Final = 10_000

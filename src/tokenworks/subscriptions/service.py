@@ -19,9 +19,6 @@ from tokenworks.kernel import (
     parse_money,
     uuid7,
 )
-from tokenworks.subscriptions import people_store, privacy_store, store
-from tokenworks.subscriptions.consents import PURPOSES, ConsentState, ConsentText, ConsentTexts, Language
-from tokenworks.subscriptions.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.errors import (
     ConsentTextChanged,
     IdentityKnown,
@@ -46,8 +43,18 @@ from tokenworks.subscriptions.model import (
     parse_phone,
     period_of,
 )
-from tokenworks.subscriptions.orders import Orders
-from tokenworks.subscriptions.profiles import BROADBAND, check_profile
+from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
+from tokenworks.subscriptions.orders.service import Orders
+from tokenworks.subscriptions.people import people_store, privacy_store
+from tokenworks.subscriptions.people.consents import (
+    PURPOSES,
+    ConsentState,
+    ConsentText,
+    ConsentTexts,
+    Language,
+)
+from tokenworks.subscriptions.people.profiles import BROADBAND, check_profile
 from tokenworks.trust import TAIL_DIGITS, Document, Identity, Keys, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000

@@ -1,7 +1,5 @@
 """Identity: API keys, one-time codes, sessions, staff and roles, idempotency keys, and the pepper that all are hashed under."""
 
-from tokenworks.trust.answers import Answers, KeptAnswer, KeyReused
-from tokenworks.trust.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
 from tokenworks.trust.errors import (
     CodeWrong,
     KeyNotFound,
@@ -12,7 +10,10 @@ from tokenworks.trust.errors import (
     TooManyCodes,
 )
 from tokenworks.trust.hosts import HostSecrets, host_secrets, report_secrets
-from tokenworks.trust.identity import (
+from tokenworks.trust.identity.answers import Answers, KeptAnswer, KeyReused
+from tokenworks.trust.identity.approvals import Approval, ApprovalNeeded, ApprovalNotFound, Approvals
+from tokenworks.trust.identity.money_moves import ALONE, MONEY_MOVES, MoneyMove
+from tokenworks.trust.identity.service import (
     CODE_LIFE,
     STAFF_ROLES,
     Challenge,
@@ -24,10 +25,7 @@ from tokenworks.trust.identity import (
     asker_of,
     audit_details,
 )
-from tokenworks.trust.lookup import TAIL_DIGITS, has_part, normal_id_number
-from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
-from tokenworks.trust.money_moves import ALONE, MONEY_MOVES, MoneyMove
-from tokenworks.trust.pepper import (
+from tokenworks.trust.keys.pepper import (
     PEPPER_BYTES,
     Peppers,
     check_first_pepper,
@@ -41,7 +39,9 @@ from tokenworks.trust.pepper import (
     settle_issuing,
     use_pepper,
 )
-from tokenworks.trust.persons import Document, checked_id_number
+from tokenworks.trust.keys.service import Keys
+from tokenworks.trust.keys.store import peppers as all_peppers
+from tokenworks.trust.model import ApiKey, ApiKeyInfo, is_key, key_mac
 from tokenworks.trust.secret_files import (
     PEPPER,
     WEBHOOK,
@@ -53,18 +53,18 @@ from tokenworks.trust.secret_files import (
     strays,
     versions_of,
 )
-from tokenworks.trust.service import Keys
-from tokenworks.trust.skeleton import skeleton
-from tokenworks.trust.store import peppers as all_peppers
-from tokenworks.trust.vault import NOBODY, PersonKey, PersonVault
-from tokenworks.trust.vault_secrets import (
+from tokenworks.trust.vault.lookup import TAIL_DIGITS, has_part, normal_id_number
+from tokenworks.trust.vault.persons import Document, checked_id_number
+from tokenworks.trust.vault.secrets import (
     VAULT_KEY_BYTES,
     VaultSecrets,
     add_wrapping_key,
     load_vault_secrets,
     wrapping_fingerprint,
 )
-from tokenworks.trust.vault_store import wrapping_known
+from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
+from tokenworks.trust.vault.skeleton import skeleton
+from tokenworks.trust.vault.store import wrapping_known
 
 __all__ = [
     "ALONE",

@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from tokenworks.trust.store import Connection
+from tokenworks.trust.keys.store import Connection
 
 
 def report(

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from tokenworks.kernel import Conflict
 from tokenworks.trust import host_store as store
-from tokenworks.trust.store import Connection
+from tokenworks.trust.keys.store import Connection
 
 
 class HostSecrets(NamedTuple):

@@ -19,11 +19,11 @@ from tests.support.databases import new_database
 from tests.support.rechain import rechain
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.coverage import COVERED, ROW_GONE, ROW_TWICE, UNCOVERED
-from tokenworks.app.database import connect
+from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.app.verifier import ACROSS, audit, audit_checks, audit_on
-from tokenworks.charging.verify import rolling
-from tokenworks.charging.verify.entries import KINDS
+from tokenworks.charging.ledger.verify import rolling
+from tokenworks.charging.ledger.verify.entries import KINDS
 
 SEED = 20261127
 SAMPLE = 50

@@ -11,7 +11,8 @@ from tests.support.rechain import rechain
 from tokenworks.billing import TestProvider
 from tokenworks.billing import store as billing_store
 from tokenworks.catalog import Counts, split
-from tokenworks.charging import chain_all, settle_store
+from tokenworks.charging import chain_all
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.model import (
     CAP_RATE,
     Loss,
@@ -21,9 +22,10 @@ from tokenworks.charging.model import (
     encode_record,
 )
 from tokenworks.kernel import ManualClock, ids, uuid7
-from tokenworks.subscriptions import month_start, privacy_store
+from tokenworks.subscriptions import month_start
 from tokenworks.subscriptions.model import add_months
-from tokenworks.trust.approvals import Approval
+from tokenworks.subscriptions.people import privacy_store
+from tokenworks.trust.identity.approvals import Approval
 
 MODEL = "m"
 MONTHS_BACK = 4

@@ -1,7 +1,7 @@
 import json
 
 from tokenworks.factory import make_deployment
-from tokenworks.factory.profiles import profile_of
+from tokenworks.factory.facts.profiles import profile_of
 from tokenworks.gateway.fields import parse_body, render
 
 HI = [{"role": "user", "content": "hi"}]

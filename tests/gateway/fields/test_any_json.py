@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.gateway.fields.support import compact, deployment
-from tokenworks.factory.profiles import profile_names, profile_of
+from tokenworks.factory.facts.profiles import profile_names, profile_of
 from tokenworks.gateway.fields import BodyError, lists_of, parse_body, render
 from tokenworks.gateway.fields.lists import NESTED, PROTOCOLS
 

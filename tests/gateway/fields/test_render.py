@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.gateway.fields.support import HI, compact, deployment, rendered, sent
-from tokenworks.factory.profiles import profile_of
+from tokenworks.factory.facts.profiles import profile_of
 from tokenworks.gateway.fields import (
     HEADER_BYTES_MAX,
     BodyError,

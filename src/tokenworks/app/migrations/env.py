@@ -1,4 +1,4 @@
-"""Alembic's environment: runs on the connection it is handed by `tokenworks.app.database`."""
+"""Alembic's environment: runs on the connection it is handed by `tokenworks.app.database.connections`."""
 
 from alembic import context
 

@@ -5,7 +5,7 @@ differs.
 from collections.abc import Iterator
 from typing import Final
 
-from tokenworks.factory.profiles import load_profile, profile_names
+from tokenworks.factory.facts.profiles import load_profile, profile_names
 from tokenworks.gateway.fields.lists import (
     DATA,
     DROP,

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 import yaml
 
-from tokenworks.factory.profiles import LOADER, load_profile, profile_names
+from tokenworks.factory.facts.profiles import LOADER, load_profile, profile_names
 
 FORMAT: Final = "tokenworks-fields/1"
 NEVER_FORMAT: Final = "tokenworks-never/1"

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.factory import Deployment
-from tokenworks.factory.profiles import Profile, max_tokens_field
+from tokenworks.factory.facts.profiles import Profile, max_tokens_field
 from tokenworks.gateway.fields.body import Parsed
 from tokenworks.gateway.fields.layout import OPEN_ARRAY, OPEN_OBJECT, RawObject
 from tokenworks.gateway.fields.walk import Path, first_byte, items_decoder, object_decoder, path_text

@@ -1,7 +1,7 @@
 """Personal texts encrypted under a key of the person's own; consents with the text that was shown; identity and erasure.
 
 This adds what the encrypted texts need and forbids new plain ones. The texts that are there are encrypted by `tokenworks init`
-after this (app/sealing.py), in batches: it needs the keys outside the database. `sealing` says what is left to do.
+after this (app/database/sealing.py), in batches: it needs the keys outside the database. `sealing` says what is left to do.
 """
 
 from alembic import op
@@ -101,7 +101,7 @@ ALTER TABLE transfer DISABLE TRIGGER transfer_is_history;
 UPDATE transfer t SET made_by = 'member:' || m.member_id FROM member m WHERE m.account_id = t.account_id AND m.name = t.made_by;
 ALTER TABLE transfer ENABLE TRIGGER transfer_is_history;
 
--- From now on nothing writes plain text here; rows of before are checked when they are encrypted (VALIDATE in app/sealing.py).
+-- From now on nothing writes plain text here; rows of before are checked when they are encrypted (VALIDATE in app/database/sealing.py).
 ALTER TABLE subscriber ADD CONSTRAINT subscriber_is_sealed
     CHECK (phone IS NULL AND name IS NULL AND broadband IS NULL) NOT VALID;
 ALTER TABLE member ADD CONSTRAINT member_is_sealed CHECK (phone IS NULL AND name IS NULL) NOT VALID;

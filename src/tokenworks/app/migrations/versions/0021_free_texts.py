@@ -1,13 +1,13 @@
 """Deliveries to listeners and kept answers encrypted; free texts about a person that an erasure may overwrite.
 
-Deliveries that are there are encrypted by `tokenworks init` after this (app/sealing.py). Answers of before stay readable for the
+Deliveries that are there are encrypted by `tokenworks init` after this (app/database/sealing.py). Answers of before stay readable for the
 30 days that they are kept, since a repeat has to get them; new ones are encrypted.
 """
 
 from alembic import op
 from sqlalchemy import text
 
-from tokenworks.trust import skeleton
+from tokenworks.trust.vault import skeleton
 
 revision = "0021"
 down_revision = "0020"

@@ -6,7 +6,7 @@ into tables that are not. The auditor looks instead.
 
 from alembic import op
 
-from tokenworks.app.schema import Index
+from tokenworks.app.database.schema import Index
 
 revision = "0028"
 down_revision = "0027"

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from alembic import op
 
-from tokenworks.app.schema import Index
+from tokenworks.app.database.schema import Index
 
 revision = "0029"
 down_revision = "0028"

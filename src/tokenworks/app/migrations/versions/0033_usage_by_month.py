@@ -9,7 +9,7 @@ The daily run of chains reads what was posted of an account since its last run: 
 
 from alembic import op
 
-from tokenworks.app.schema import Index
+from tokenworks.app.database.schema import Index
 
 revision = "0033"
 down_revision = "0032"

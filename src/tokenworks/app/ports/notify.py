@@ -1,0 +1,406 @@
+"""The outbox goes out: events and notices by webhook (signed, retried, idempotent, logged), work orders to the delivering
+systems, notices to phones by the message port.
+
+At least once: what is due is leased, sent, and marked; what dies in between is sent again with the same id.
+"""
+
+import contextlib
+import os
+import secrets
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import structlog
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.ports.outbound import NotDelivered, post
+from tokenworks.app.settings import Settings
+from tokenworks.console import ANSWERS, event_body, service_order_body, take_answer
+from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw, format_money
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, day_of, signature
+from tokenworks.trust import WEBHOOK, WEBHOOK_OLD, make_secret, read_private
+
+log = structlog.get_logger()
+
+DELIVER_S: Final = 10.0
+BATCH: Final = 100
+REASON_CHARS_MAX: Final = 200
+SECRET_BYTES: Final = 32
+_TEXTS: Final = {
+    (
+        "spend",
+        "zh",
+    ): "本月随用随付已用 ¥{spent}，达到上限 ¥{cap} 的 {percent}%。可在“账单”页调整上限或锁定消费。",
+    (
+        "spend",
+        "en",
+    ): "Pay as you go has cost ¥{spent} this month, {percent}% of your cap of ¥{cap}. Change the cap, or lock spending, on the bill page.",
+    ("dunning.remind", "zh"): "账单 {bill_no} 尚有 ¥{left} 未缴，请尽快缴费。",
+    ("dunning.remind", "en"): "Bill {bill_no}: ¥{left} are still to be paid.",
+    ("dunning.restrict", "zh"): "账单 {bill_no} 逾期未缴 ¥{left}，暂停订购与随用随付。",
+    (
+        "dunning.restrict",
+        "en",
+    ): "Bill {bill_no}: ¥{left} are overdue. Nothing more can be ordered until it is paid.",
+    ("dunning.suspend", "zh"): "账单 {bill_no} 逾期未缴 ¥{left}，服务已暂停。缴费后自动恢复。",
+    (
+        "dunning.suspend",
+        "en",
+    ): "Bill {bill_no}: ¥{left} are overdue. The service is suspended until it is paid.",
+    ("dispute.answered", "zh"): "您对账单 {bill_no} 第 {line_no} 项的疑问已有答复，请在“账单”页查看。",
+    (
+        "dispute.answered",
+        "en",
+    ): "Your question about line {line_no} of bill {bill_no} is answered: see the bill page.",
+    (
+        "plan.move",
+        "zh",
+    ): "您的“{name_zh}”将自 {date} 起按新资费续订：¥{to_price}（现为 ¥{from_price}）。如不同意，可在此之前退订或更换套餐。",
+    (
+        "plan.move",
+        "en",
+    ): "From {date} on, {name} renews at a new tariff: ¥{to_price} (now ¥{from_price}). Until then you can cancel it or change your plan.",
+    (
+        "order.failed",
+        "zh",
+    ): "您预约 {date} 生效的“{name_zh}”未能订购，没有收费。可在“订购”页查看原因并重新订购。",
+    (
+        "order.failed",
+        "en",
+    ): "{name}, which you ordered for {date}, could not begin; nothing is charged. The shop says why, and you can order it again.",
+    (
+        "credit_limit",
+        "zh",
+    ): "“{name_zh}”的下一期超出您的信用额度，已暂停，没有收费。缴费或调高额度后自动恢复。",
+    (
+        "credit_limit",
+        "en",
+    ): "The next period of {name} is more than your credit limit allows. It is paused and not charged, and goes on by itself once something is paid or the limit is raised.",
+    ("credit_limit.released", "zh"): "“{name_zh}”已自动恢复，新的一期从今天开始。",
+    (
+        "credit_limit.released",
+        "en",
+    ): "{name} goes on: its new period begins today.",
+    ("dunning.close", "zh"): "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
+    ("dunning.close", "en"): "Bill {bill_no}: ¥{left} were not paid. The service has ended.",
+}
+
+
+def text_of(kind: str, content: dict[str, Any], language: str) -> str:
+    """What a phone is told."""
+    return _TEXTS[kind, language].format(
+        percent=content.get("percent"),
+        bill_no=content.get("bill_no"),
+        line_no=content.get("line_no"),
+        spent=format_money(content.get("spent_nano", 0)),
+        cap=format_money(content.get("cap_nano", 0)),
+        left=format_money(content.get("remaining_nano", 0)),
+        name=content.get("name") or content.get("offering"),
+        name_zh=content.get("name_zh") or content.get("offering"),
+        from_price=format_money(content.get("from_price_nano", 0)),
+        to_price=format_money(content.get("to_price_nano", 0)),
+        date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,
+    )
+
+
+def webhook_secret(settings: Settings) -> bytes:
+    """What we sign with, for the operator's own webhook and work orders: a file of the secrets, made at the first need, 0600. It is
+    read each time, so that what is copied to a host is used at once. Raises `Unavailable` where it can't be used.
+    """
+    path = settings.secrets / WEBHOOK
+    make_secret(path, SECRET_BYTES, text=True)
+    return _read_text(path)
+
+
+def _read_text(path: Path) -> bytes:
+    """A line end that an editor left behind a secret is no part of it."""
+    secret = read_private(path).strip()
+    if not secret or len(secret.split()) > 1:
+        said = "is empty" if not secret else "has more than one line or word"
+        raise Unavailable(
+            f"{path} {said}, and a secret is one line: `tokenworks webhook rotate` makes a new one"
+        )
+    return secret
+
+
+def webhook_secrets(settings: Settings, now: datetime) -> list[bytes]:
+    """The secret, and in the overlap after a rotation the one of before."""
+    found = [webhook_secret(settings)]
+    ends_at = overlap_ends_at(settings)
+    if ends_at is not None and now < ends_at:
+        found.append(_read_text(settings.secrets / WEBHOOK_OLD))
+    return found
+
+
+def overlap_ends_at(settings: Settings) -> datetime | None:
+    """Until when the secret of before signs, too; None where there is none."""
+    try:
+        rotated_s = (settings.secrets / WEBHOOK_OLD).stat().st_mtime
+    except FileNotFoundError:
+        return None
+    return datetime.fromtimestamp(rotated_s, UTC) + timedelta(hours=settings.webhook_secret_overlap_h)
+
+
+def rotate_webhook_secret(settings: Settings, now: datetime, *, force: bool = False) -> str:
+    """A new secret of our own: the file of the one of before is kept beside it, dated with the rotation. There is a secret at every
+    moment, of which another process may read either.
+
+    Raises `Conflict` while the one of before still signs (a receiver may have that one alone), but for `force`, which ends it.
+    """
+    path, old = settings.secrets / WEBHOOK, settings.secrets / WEBHOOK_OLD
+    ends_at = overlap_ends_at(settings)
+    if ends_at is not None and now < ends_at and not force:
+        raise Conflict(
+            f"the secret was rotated already, and the one of before signs until {ends_at:%Y-%m-%d %H:%M} UTC: receivers may have that "
+            "one alone. Rotate again after that, or with --force, which ends it now"
+        )
+    make_secret(path, SECRET_BYTES, text=True)
+    # One that can't be used signed nothing: nobody needs it beside the new one.
+    with contextlib.suppress(Unavailable):
+        of_before = _read_text(path)
+        # A copy first: the secret itself is replaced by one rename.
+        before = path.with_name(f".{WEBHOOK_OLD}.{secrets.token_hex(8)}")
+        before.touch(mode=0o600)
+        before.write_bytes(of_before)
+        os.utime(before, (now.timestamp(), now.timestamp()))
+        before.replace(old)
+    new = path.with_name(f".{WEBHOOK}.{secrets.token_hex(8)}")
+    make_secret(new, SECRET_BYTES, text=True)
+    text = _read_text(new).decode()
+    new.replace(path)
+    return text
+
+
+def deliver(works: Works, settings: Settings) -> int:
+    """Send what is due. Returns how many arrived. Runs on many hosts at once: what one has leased the others leave."""
+    # Other jobs wait meanwhile: a receiver that hangs has so long, and the rest is due again next time.
+    sending = _Sending(works, settings, time.monotonic() + DELIVER_S)
+    sending.notices()
+    sending.events()
+    sending.webhooks()
+    sending.work_orders()
+    return sending.arrived
+
+
+class _Sending:
+    """One turn. Who does not answer is not asked again in it, so that others have theirs."""
+
+    def __init__(self, works: Works, settings: Settings, until_s: float) -> None:
+        self._works = works
+        self._settings = settings
+        self._until_s = until_s
+        self._silent: set[UUID | str | None] = set()
+        self.arrived = 0
+
+    def _over(self) -> bool:
+        return time.monotonic() > self._until_s
+
+    def _post(self, url: str, body: bytes, key: str, signed_with: list[bytes]) -> tuple[int, bytes]:
+        headers = {"Idempotency-Key": key}
+        if signed_with:
+            at_s = int(self._works.clock.now().timestamp())
+            headers["X-Tokenworks-Signature"] = signature(signed_with, at_s, body)
+        return post(url, body, headers, allow_private=self._settings.webhook_allow_private)
+
+    # Notices.
+
+    def notices(self) -> None:
+        """To the operator's own webhook by way of the log, and to phones."""
+        settings, notices = self._settings, self._works.notices
+        if not (settings.webhook_url or settings.sms_url):
+            return
+        while not self._over() and (found := notices.lease(BATCH)):
+            if settings.webhook_url:
+                for notice in found:
+                    if not self._wanted(notice):
+                        continue
+                    self._works.hub.enqueue_own(
+                        notice.notification_id, f"notice.{notice.kind}", notice.subscriber_id, _notice_body(notice)
+                    )  # fmt: skip
+                self.webhooks()
+            for notice in found:
+                if self._over() or "sms" in self._silent:
+                    notices.later(notice)
+                    continue
+                if not self._wanted(notice):
+                    notices.dropped(notice)
+                    continue
+                try:
+                    self._message(notice)
+                except Unavailable:
+                    self._silent.add("sms")
+                    notices.failed(notice)
+                except Exception as error:  # of one notice; the others have their turn
+                    log.error("notices.failed", error=_first_line(error))
+                    notices.failed(notice)
+                else:
+                    notices.delivered(notice)
+            if "sms" in self._silent:
+                return
+
+    def _wanted(self, notice: Notice) -> bool:
+        """Marketing goes only to those who agree to it when it is sent."""
+        return not notice.kind.startswith("marketing.") or self._works.subscriptions.agrees_to_marketing(
+            notice.subscriber_id
+        )
+
+    def _message(self, notice: Notice) -> None:
+        if not self._settings.sms_url:
+            return
+        subscriber = self._works.subscriptions.find_exact(str(notice.subscriber_id))
+        is_known = (notice.kind, subscriber.language) in _TEXTS
+        if subscriber.phone and is_known and self._works.subscriptions.has_number(subscriber):
+            text = text_of(notice.kind, notice.content, subscriber.language)
+            body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
+            self._post(self._settings.sms_url, body, str(notice.notification_id), [])
+            if not self._settings.webhook_url:
+                self.arrived += 1
+
+    # Webhooks.
+
+    def events(self) -> None:
+        """Make deliveries of what has happened, for whoever listens."""
+        hub, connection = self._works.hub, self._works.connection
+        while not self._over():
+            with connection.transaction():
+                listeners = hub.listeners()
+                found = hub.events(BATCH)
+                for event in found:
+                    wanted = [
+                        one
+                        for one in listeners
+                        if one.api == event.api and event.event_type in one.event_types
+                    ]
+                    body = self._body(event) if wanted else ""
+                    hub.expand(event, {one.listener_id: body for one in wanted})
+            if len(found) < BATCH:
+                return
+
+    def _body(self, event: Event) -> str:
+        """With the resource, or, where that can't be shown, with its id: an event is never in the way of others."""
+        try:
+            with self._works.connection.transaction():
+                return event_body(self._works, event, self._settings.public_url)
+        except Exception as error:
+            log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))
+            return msgspec.json.encode(content_of(event, None, "resource")).decode()
+
+    def webhooks(self) -> None:
+        """Send the deliveries that are due."""
+        hub, own_url = self._works.hub, self._settings.webhook_url
+        while not self._over() and (
+            found := hub.lease(BATCH, own=bool(own_url), but=self._silent_listeners())
+        ):
+            listeners = {one.listener_id: one for one in hub.listeners()}
+            for delivery in found:
+                if delivery.listener_id in self._silent:
+                    hub.behind(delivery)
+                    continue
+                if self._over():
+                    hub.later(delivery)
+                    continue
+                listener = None if delivery.listener_id is None else listeners.get(delivery.listener_id)
+                if delivery.listener_id is not None and listener is None:
+                    # A delivery is written after its listener, so that one went meanwhile.
+                    hub.gone(delivery)
+                    continue
+                url = own_url if listener is None else listener.callback
+                try:
+                    signed_with = (
+                        webhook_secrets(self._settings, self._works.clock.now())
+                        if listener is None
+                        else hub.secrets(listener)
+                    )
+                    self._webhook(delivery, url, signed_with)
+                except (NotDelivered, Invalid, Unavailable) as error:
+                    status = error.status if isinstance(error, NotDelivered) else None
+                    hub.failed(delivery, status, str(error))
+                    self._silent.add(delivery.listener_id)
+
+    def _silent_listeners(self) -> list[UUID | None]:
+        return [one for one in self._silent if not isinstance(one, str)]
+
+    def _webhook(self, delivery: Delivery, url: str, signed_with: list[bytes]) -> None:
+        if delivery.body is None:
+            self._works.hub.give_up(delivery, "the person that it is about was erased")
+            return
+        status, _ = self._post(url, delivery.body.encode(), str(delivery.event_id), signed_with)
+        self._works.hub.delivered(delivery, status)
+        self.arrived += 1
+
+    # Work orders.
+
+    def work_orders(self) -> None:
+        """Ask the delivering systems; one that answers at once is done with."""
+        urls, deliveries = self._settings.fulfilment, self._works.deliveries
+        while urls and not self._over() and (found := deliveries.lease(urls, BATCH)):
+            for work in found:
+                if self._over() or f"port {work.port}" in self._silent:
+                    deliveries.later(work)
+                    continue
+                try:
+                    self._work_order(work, urls[work.port])
+                except NotDelivered as error:
+                    deliveries.not_pushed(work, str(error))
+                    self._silent.add(f"port {work.port}")
+                except Exception as error:  # of one work order; the others have their turn
+                    log.error(
+                        "deliveries.failed", work_order=str(work.work_order_id), error=_first_line(error)
+                    )
+                    deliveries.not_pushed(work, _first_line(error))
+            if self._silent:
+                return
+
+    def _work_order(self, work: WorkOrder, url: str) -> None:
+        body = service_order_body(work, self._settings.public_url)
+        signed_with = webhook_secrets(self._settings, self._works.clock.now())
+        _, said = self._post(url, body, f"{work.work_order_id}-{work.attempts}", signed_with)
+        self._works.deliveries.pushed(work)
+        self.arrived += 1
+        try:
+            content = msgspec.json.decode(said) if said.strip() else None
+        except msgspec.DecodeError:
+            return
+        if not isinstance(content, dict):
+            return
+        state = content.get("state")
+        if not isinstance(state, str) or state not in ANSWERS:
+            return
+        reason = content.get("description")
+        reason = reason if isinstance(reason, str) and flaw(reason) is None else None
+        try:
+            now = take_answer(self._works, work, state, reason and reason[:REASON_CHARS_MAX], work.attempts)
+        except (Conflict, NotFound, Invalid) as error:
+            log.warning("deliveries.answer_refused", error=str(error))
+            return
+        self._works.identity.audit(
+            f"port:{work.port}", "operator", "work_order.answer", str(work.work_order_id),
+            {"state": "open"}, {"state": now, "reason": reason},
+        )  # fmt: skip
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0]
+
+
+def _notice_body(notice: Notice) -> str:
+    return msgspec.json.encode(
+        {
+            "id": str(notice.notification_id),
+            "kind": notice.kind,
+            "ref": notice.ref,
+            "subscriber_id": str(notice.subscriber_id),
+            "created_at": notice.created_at,
+            "content": notice.content,
+        }
+    ).decode()
+
+
+def time_out(works: Works, settings: Settings) -> int:
+    """Deliveries that nobody has answered for too long. Returns how many failed."""
+    hours = settings.delivery_timeout_h
+    return works.deliveries.time_out(timedelta(hours=hours)) if hours else 0

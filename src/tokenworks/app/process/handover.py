@@ -1,0 +1,133 @@
+"""From the program that a supervisor was to the one that it becomes (`exec`): what it listens on, holds and has to look after.
+
+The process stays the same one: its number, its children, the lock of the data directory and the pipe that its children watch. What
+cannot be read again from settings is written into a file in memory, whose descriptor a variable names.
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from tokenworks.app.process.children import Kept
+from tokenworks.app.process.forked import SIGNALS
+from tokenworks.app.settings import Settings
+from tokenworks.charging import wire
+
+# Bumped where a program could misread what an earlier one hands over.
+FORM: Final = 1
+VARIABLE: Final = "_TOKENWORKS_HANDOVER"
+
+
+class Handover(msgspec.Struct):
+    """Descriptors are numbers. `users`: the hold on the embedded database, -1 without one. `moved`: public sockets that are listened
+    on no more once the processes of before have gone; `number`: of the reload; `again`: one more was asked for meanwhile.
+    """
+
+    number: int
+    lock: int
+    pipe_read: int
+    pipe_write: int
+    users: int
+    public: int
+    admin: int
+    recorder: int
+    control: int
+    tokenizer: int
+    moved: list[int]
+    may_change_history: bool
+    cluster: str
+    terminal: bool
+    again: bool
+    children: list[Kept]
+
+    def descriptors(self) -> list[int]:
+        named = [self.lock, self.pipe_read, self.pipe_write, self.users, self.public, self.admin]
+        return [fd for fd in [*named, self.recorder, self.control, self.tokenizer, *self.moved] if fd >= 0]
+
+
+class Promise(msgspec.Struct):
+    """What a trial (`serve --check`) of a program says of it, for the one that runs: see `agrees`."""
+
+    release: str
+    form: int
+    takes_wire: list[int]
+    fixed: dict[str, str]
+    listen: str
+    admin_listen: str
+    may_change_history: bool
+    cluster: str
+
+
+def fixed(settings: Settings) -> dict[str, str]:
+    """What stays as it is while a server runs: setting -> value."""
+    return {
+        "data_dir": str(settings.data_dir),
+        "journal_dir": str(settings.journal),
+        "database_url": "of the embedded database" if settings.database_url is None else "of another server",
+        "embedded_fsync": str(settings.embedded_fsync) if settings.database_url is None else "",
+    }
+
+
+def disagreement(promise: Promise, settings: Settings, cluster: str) -> str | None:
+    """Why this program can't become the one that promises this; None where it can. `cluster`: the database's own name of it."""
+    if promise.form != FORM:
+        return f"release {promise.release} takes over servers of form {promise.form}, this one is of form {FORM}: restart it"
+    if wire.VERSION not in promise.takes_wire:
+        return (
+            f"the recorder of release {promise.release} does not understand the workers that run (version {wire.VERSION} of what they "
+            "say to it): restart the server"
+        )
+    for name, value in fixed(settings).items():
+        if promise.fixed.get(name, value) != value:
+            return f"{name} can't change while a server runs (it is {value}): restart it, or set it back"
+    if promise.cluster and cluster and promise.cluster != cluster:
+        return "database_url names another database than the one that this server records in: restart it, or set it back"
+    return None
+
+
+def become(handover: Callable[[], Handover]) -> None:
+    """Run the program anew in this process. Returns only by an error, of `handover` or `OSError`, and nothing has changed then.
+
+    Signals that come meanwhile wait until the new program has its handlers; `handover` is called when no more are heard here.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    wake = signal.set_wakeup_fd(-1)
+    descriptors: list[int] = []
+    try:
+        handed = handover()
+        held = os.memfd_create("handover", 0)
+        descriptors = [held, *handed.descriptors()]
+        os.write(held, msgspec.json.encode(handed))
+        os.lseek(held, 0, os.SEEK_SET)
+        for fd in descriptors:
+            os.set_inheritable(fd, True)
+        program = [sys.executable, *sys.orig_argv[1:]]
+        os.execve(sys.executable, program, os.environ | {VARIABLE: str(held)})  # noqa: S606  (as it was run)
+    finally:
+        for fd in descriptors:
+            os.set_inheritable(fd, False)
+        for fd in descriptors[:1]:
+            os.close(fd)
+        signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def taken_over() -> Handover | None:
+    """What the program before this one has handed over; None where this process began with this program."""
+    named = os.environ.pop(VARIABLE, None)
+    if named is None:
+        return None
+    with os.fdopen(int(named), "rb") as file:
+        handover = msgspec.json.decode(file.read(), type=Handover)
+    for fd in handover.descriptors():
+        os.set_inheritable(fd, False)
+    return handover
+
+
+__all__ = ["FORM", "Handover", "Promise", "become", "disagreement", "fixed", "taken_over"]

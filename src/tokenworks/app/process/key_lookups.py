@@ -1,0 +1,112 @@
+"""Keys that workers ask the recorder for: all that wait are looked up together, a few statements for however many."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.database.connections import Connection
+from tokenworks.charging import GATHER_S, DatabaseThread
+from tokenworks.kernel import TokenworksError, Unavailable
+from tokenworks.subscriptions import Versions
+from tokenworks.trust import ApiKey
+
+# Of one turn; and that wait for the next ones. One more is told to come again.
+TOGETHER_MAX: Final = 256
+WAITING_MAX: Final = 20_000
+
+
+def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, list[Any]]:
+    """What a worker has to know of the live keys among these (`gateway.KeyCache` has the shape), by MAC."""
+    found = works.keys.find(macs)
+    keys = list(found.items())
+    served = works.served.of([(key.account_id, key.member_id) for _, key in keys], versions)
+    prompts = works.ledger.count_prompts([key.account_id for _, key in keys])
+    scopes = [
+        [
+            ("key", str(key.key_id)),
+            ("subscriber", str(key.account_id)),
+            *(("member", str(member)) for member in one.line),
+        ]
+        for (_, key), one in zip(keys, served, strict=True)
+    ]
+    limits = works.ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
+    rows = {}
+    for (mac, key), one, counts_prompts, refs in zip(keys, served, prompts, scopes, strict=True):
+        under = sorted(
+            (limit for ref in refs for limit in limits.get(ref, ())), key=lambda limit: limit[1].limit_id
+        )
+        rows[mac] = [
+            mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
+            [cap.hex for cap in (*one.cap_ids, *_own_cap(key))],
+            None if one.caps_end is None else int(one.caps_end.timestamp() * 1000), key.expires_at_ms, one.policy,
+            counts_prompts, under, one.regions, one.home_region, one.service,
+            None if key.origins is None else sorted(key.origins), one.suspended_by, one.payg, one.refused_by,
+        ]  # fmt: skip
+    return rows
+
+
+def _own_cap(key: ApiKey) -> tuple[Any, ...]:
+    return () if key.cap_bucket_id is None else (key.cap_bucket_id,)
+
+
+class KeyLookups:
+    """In the recorder's loop: gathers what is asked, and asks the database one turn after the other."""
+
+    def __init__(self, thread: DatabaseThread, make: Callable[[Connection], Works]) -> None:
+        self._thread = thread
+        self._make = make
+        self._versions = Versions()
+        self._waiting: deque[tuple[list[bytes], asyncio.Future[list[list[Any]]]]] = deque()
+        self._turning: asyncio.Task[None] | None = None
+
+    async def find(self, macs: list[bytes]) -> list[list[Any]]:
+        """Rows of the live keys among these. Raises `Unavailable`."""
+        if len(self._waiting) >= WAITING_MAX:
+            raise Unavailable("too many keys are asked for: come again")
+        answer: asyncio.Future[list[list[Any]]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((macs, answer))
+        if self._turning is None:
+            self._turning = asyncio.get_running_loop().create_task(self._turn())
+        return await answer
+
+    async def _turn(self) -> None:
+        try:
+            while self._waiting:
+                taken = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
+                asked = [macs for macs, _ in taken]
+                answers: list[list[list[Any]] | Exception]
+                try:
+                    answers = await self._thread.run(partial(self._find, asked=asked))
+                except Exception as error:  # each of them hears it, and tells its worker
+                    answers = [error] * len(taken)
+                    if self._thread.hangs:
+                        # Those who would be next have waited as long.
+                        taken += self._waiting
+                        answers += [error] * len(self._waiting)
+                        self._waiting.clear()
+                for (_, future), answer in zip(taken, answers, strict=True):
+                    if isinstance(answer, Exception):
+                        future.set_exception(answer)
+                    else:
+                        future.set_result(answer)
+                if len(taken) > 1:
+                    await asyncio.sleep(GATHER_S)
+        finally:
+            self._turning = None
+
+    def _find(self, connection: Connection, asked: list[list[bytes]]) -> list[list[list[Any]] | Exception]:
+        """Where one of them can't be read, each is looked up by itself."""
+        works = self._make(connection)
+        try:
+            rows = key_rows(works, [mac for macs in asked for mac in macs], self._versions)
+        except TokenworksError as error:
+            if len(asked) == 1:
+                return [error]
+            return [answer for one in asked for answer in self._find(connection, [one])]
+        unknown = [mac for macs in asked if not any(mac in rows for mac in macs) for mac in macs]
+        ended = works.keys.ended(unknown) if unknown else {}
+        rows |= {mac: [mac, why] for mac, why in ended.items()}
+        return [[rows[mac] for mac in macs if mac in rows] for macs in asked]

@@ -1,0 +1,106 @@
+"""What has to hold before a server starts, and before a running one takes a new release or new settings.
+
+Each check raises what says what to do. `check_start` makes them all, on the database that the settings name.
+"""
+
+import contextlib
+import json
+from ipaddress import ip_address
+from typing import NamedTuple
+
+from tokenworks.app.database.connections import (
+    Connection,
+    connect,
+    ensure_usage_months,
+    identity,
+    of_each_node,
+)
+from tokenworks.app.database.roles import check_role
+from tokenworks.app.database.schema import check_schema
+from tokenworks.app.database.sealing import check_sealed
+from tokenworks.app.process.renewing import Certificates
+from tokenworks.app.settings import Settings, parse_address
+from tokenworks.kernel import Invalid, SystemClock
+from tokenworks.trust import (
+    Peppers,
+    PersonVault,
+    VaultSecrets,
+    check_peppers,
+    load_peppers,
+    load_vault_secrets,
+)
+
+
+class Started(NamedTuple):
+    """What is found out on the way: whether the database's role could change history, which cluster it is (empty: it can't say),
+    and the secrets that the database was written with.
+    """
+
+    may_change_history: bool
+    cluster: str
+    peppers: Peppers
+    vault: VaultSecrets
+
+
+def check_start(settings: Settings, url: str) -> Started:
+    """Raises `TokenworksError` with the first thing that keeps a server from starting."""
+    peppers = load_peppers(settings.secrets)
+    vault_secrets = load_vault_secrets(settings.secrets)
+    with contextlib.closing(connect(url)) as connection:
+        check_schema(connection)
+        may_change_history = check_role(connection, single_role=settings.single_role)
+        check_sealed(connection)
+        check_peppers(connection, peppers, settings.secrets, SystemClock().now())
+        PersonVault(connection, vault_secrets).check_secrets()
+        ensure_usage_months(connection)
+        check_durability(settings, connection)
+        # Without the timeline, which a fail-over changes.
+        return Started(may_change_history, identity(connection).partition(":")[0], peppers, vault_secrets)
+
+
+def check_edge(settings: Settings) -> None:
+    """What clients reach: the address is not open by mistake, and the certificate is one."""
+    check_exposure(settings)
+    if settings.tls_certificate is not None and settings.tls_key is not None:
+        # A worker would say so again and again.
+        Certificates(settings.tls_certificate, settings.tls_key)
+
+
+def check_exposure(settings: Settings) -> None:
+    """Plain HTTP stays on loopback unless told otherwise."""
+    if settings.tls_key is not None or settings.allow_plain_http or settings.trusted_proxies:
+        return
+    host, _ = parse_address(settings.listen)
+    with contextlib.suppress(ValueError):
+        if ip_address(host).is_loopback:
+            return
+    if host != "localhost":
+        raise Invalid(
+            f"plain HTTP on {settings.listen} is refused: give tls_certificate and tls_key, or name the proxies in front in trusted_proxies"
+        )
+
+
+def check_durability(settings: Settings, connection: Connection) -> None:
+    """Outside dev, a commit has to be on disk when it is answered, on each node of the database. Raises `Invalid`."""
+    if settings.environment == "dev":
+        return
+    said = of_each_node(
+        connection,
+        """SELECT json_build_array(current_setting('synchronous_commit'), current_setting('fsync'),
+               current_setting('synchronous_standby_names'))::text""",
+    )
+    for node, answer in said.items():
+        commit, fsync, standbys = json.loads(answer)
+        which = f"node {node} of the database" if node else "the database"
+        if commit not in {"on", "remote_apply"} or fsync != "on":
+            raise Invalid(
+                f'{which} runs with synchronous_commit={commit}, fsync={fsync}: outside environment = "dev" both must be on'
+            )
+        if not standbys.strip() and not settings.allow_no_standby:
+            raise Invalid(
+                f"{which} has no synchronous standby (synchronous_standby_names is empty), so a fail-over would lose commits: "
+                "give it one, or set allow_no_standby = true"
+            )
+
+
+__all__ = ["Started", "check_durability", "check_edge", "check_exposure", "check_start"]

@@ -1,0 +1,523 @@
+"""The supervisor: binds the sockets and hands them down, starts what a host needs, restarts what dies, reloads, drains.
+
+Children are forks of it. They hold the read end of a pipe whose write end only the supervisor has: its end of file means
+drain. They also hold the data directory's lock, so that a new server starts when the last one of the old is gone.
+
+A reload (SIGHUP) tries the new release and settings in a process of its own, and where they fit runs itself anew in this one (`handover`),
+with the sockets, the lock, the pipe and the children of before, which are replaced by new ones (`renewal`).
+"""
+
+import contextlib
+import fcntl
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Final, NamedTuple
+
+import msgspec
+import structlog
+
+from tokenworks import __version__
+from tokenworks.app.database.connections import database, hold
+from tokenworks.app.process import recorder, tokenizer, worker
+from tokenworks.app.process.children import Child
+from tokenworks.app.process.forked import SIGNALS
+from tokenworks.app.process.handover import Handover, Promise, become, disagreement, taken_over
+from tokenworks.app.process.host_secrets import SUFFIX
+from tokenworks.app.process.listeners import adopt, bind, bind_unix, refuse_connections, shown_address
+from tokenworks.app.process.renewal import Renewal
+from tokenworks.app.process.served import (
+    LOCK_FILE,
+    PID_FILE,
+    Reload,
+    forget_reloads,
+    server_of,
+    write_pid,
+    write_reload,
+)
+from tokenworks.app.process.starting import check_edge, check_start
+from tokenworks.app.process.trial import Trial
+from tokenworks.app.settings import Settings
+from tokenworks.kernel import Conflict, TokenworksError, Unavailable
+from tokenworks.trust import Peppers, VaultSecrets, load_peppers, load_vault_secrets, strays
+
+log = structlog.get_logger()
+
+# A death is told by a signal; heartbeats are looked at this often.
+CHECK_S: Final = 0.5
+# While a reload goes on what it waits for is looked at more often.
+RELOAD_LOOK_S: Final = 0.02
+# A look that comes later than this after the last one: the supervisor itself, or the whole host, stood still.
+STALLED_S: Final = 1.5
+RESTART_S_MAX: Final = 1.0
+STEADY_S: Final = 10.0
+LOCK_WAIT_S: Final = 45.0
+# Workers of earlier reloads that still drain, for each that serves: with more of them nothing is reloaded.
+RETIRED_GENERATIONS_MAX: Final = 4
+_CORRUPT: Final = 78
+
+
+class Sockets(NamedTuple):
+    """What a server listens on."""
+
+    public: socket.socket
+    admin: socket.socket
+    recorder: socket.socket
+    control: socket.socket
+    tokenizer: socket.socket
+
+
+class Supervisor:
+    def __init__(self, settings: Settings) -> None:
+        # The owner's URL is for `init` alone.
+        self._settings = settings.model_copy(update={"database_owner_url": None})
+        self._may_change_history = False
+        self._cluster = ""
+        self._proved: tuple[Peppers, VaultSecrets] | None = None
+        self._stopping = False
+        self._hurried = False
+        self._code = 0
+        self._lock = self._users = -1
+        self._looked_s = self._awake_s = 0.0
+        self._children: list[Child] = []
+        self._old: list[Child] = []
+        self._retired: list[Child] = []
+        self._moved: list[socket.socket] = []
+        self._pipe_read = self._pipe_write = -1
+        self._wake: socket.socket
+        self._reload_asked = False
+        self._reload = Reload(release=__version__)
+        self._trial: Trial | None = None
+        self._renewal: Renewal | None = None
+        self._terminal = False
+
+    def run(self, on_ready: Callable[[str, str], None] | None = None) -> int:
+        """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
+        handed = taken_over()
+        if handed is None:
+            check_edge(self._settings)
+            self._take_data_dir()
+        self._hear_signals()
+        for path, said in strays(self._settings.secrets):
+            # Of the others a deployment may name one: `tokenworks doctor` knows which.
+            if "named by no deployment" not in said:
+                log.warning("secrets.stray", file=str(path), said=said)
+        sockets = self._begin() if handed is None else self._go_on(handed)
+        new = self._make_children(sockets)
+        # What is here stays as it is, so that children share it.
+        gc.collect()
+        gc.freeze()
+        if handed is None:
+            self._children += new
+            for child in self._children:
+                child.start()
+            if on_ready is not None:
+                on_ready(shown_address(sockets.public), shown_address(sockets.admin))
+        else:
+            self._renewal = Renewal(
+                self._settings, self._children, self._old, self._retired, new, moved=bool(self._moved)
+            )
+        self._watch(lambda: self._stopping)
+        self._leave()
+        for listener in (sockets.public, *self._moved):
+            refuse_connections(listener)
+        self._drain()
+        if self._users >= 0:
+            os.close(self._users)
+        return self._code
+
+    # The beginning: of a server, or of a program that takes over from the one before.
+
+    def _take_data_dir(self) -> None:
+        settings = self._settings
+        settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._take_lock()
+        settings.run_dir.mkdir(exist_ok=True, mode=0o700)
+        settings.run_dir.chmod(0o700)
+        for old in (*settings.run_dir.glob("*.stats"), *settings.run_dir.glob(f"*{SUFFIX}")):
+            old.unlink()
+        (settings.run_dir / "recorder.json").unlink(missing_ok=True)
+        settings.leaving.unlink(missing_ok=True)
+        forget_reloads(settings.run_dir)
+
+    def _take_lock(self) -> None:
+        self._lock = os.open(
+            self._settings.data_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600
+        )
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        said = False
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                served = server_of(self._settings.data_dir) not in {None, os.getpid()}
+                if time.monotonic() > deadline_s or served:
+                    raise Conflict(
+                        f"{self._settings.data_dir} is served already: stop that server first"
+                    ) from None
+                if not said:
+                    log.info(
+                        "supervisor.waits", why="an earlier server of this data directory is still draining"
+                    )
+                    said = True
+                time.sleep(0.05)
+            else:
+                break
+        write_pid(self._settings.data_dir)
+
+    def _hear_signals(self) -> None:
+        # A shell that is told to ignore a hang-up (`nohup`) has no terminal that could end it.
+        self._terminal = os.isatty(0) and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._stop)
+        signal.signal(signal.SIGHUP, self._hang_up)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        self._wake, wake_write = socket.socketpair()
+        for end in (self._wake, wake_write):
+            end.setblocking(False)
+        # It lives as long as the process.
+        signal.set_wakeup_fd(wake_write.detach(), warn_on_full_buffer=False)
+        # What came during an exec has waited until now.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+    def _begin(self) -> Sockets:
+        settings = self._settings
+        with database(settings) as url:
+            started = check_start(settings, url)
+            self._users = hold(settings)
+        self._may_change_history, self._cluster = started.may_change_history, started.cluster
+        self._proved = started.peppers, started.vault
+        if self._may_change_history:
+            log.warning("supervisor.single_role", why="the database's role could change history")
+        self._pipe_read, self._pipe_write = os.pipe()
+        return Sockets(
+            bind(settings.listen),
+            bind(settings.admin_listen),
+            *(bind_unix(settings.run_dir / f"{name}.sock") for name in ("recorder", "control", "tokenizer")),
+        )
+
+    def _go_on(self, handed: Handover) -> Sockets:
+        """Nothing is asked of the database: a trial has, and what runs does not wait for it."""
+        self._lock, self._users = handed.lock, handed.users
+        self._pipe_read, self._pipe_write = handed.pipe_read, handed.pipe_write
+        self._may_change_history, self._cluster = handed.may_change_history, handed.cluster
+        # Those that the trial has compared with the database a moment ago.
+        self._proved = load_peppers(self._settings.secrets), load_vault_secrets(self._settings.secrets)
+        self._terminal = handed.terminal
+        self._reload_asked = self._reload_asked or handed.again
+        self._moved = [adopt(fd) for fd in handed.moved]
+        for kept in handed.children:
+            child = Child.adopted(kept, self._settings)
+            (self._retired if kept.until_s else self._old).append(child)
+        # Nobody was heard while this program was read.
+        self._looked_s = self._awake_s = time.monotonic()
+        self._reload = Reload(handed.number, "starting", "the new processes start", __version__)
+        self._write_reload()
+        fds = (handed.public, handed.admin, handed.recorder, handed.control, handed.tokenizer)
+        return Sockets(*(adopt(fd) for fd in fds))
+
+    def _make_children(self, sockets: Sockets) -> list[Child]:
+        self._sockets = sockets
+        # A child that is started anew begins with the secrets of now, whatever has become of the files.
+        proved = self._proved
+        assert proved is not None
+        settings, gone = self._settings, self._pipe_read
+        # A worker has no business with the database: it does not even know where it is.
+        without_database = settings.model_copy(update={"database_url": None})
+
+        def control(_slot: int) -> None:
+            # What serves people's pages is large, and no other child's business.
+            from tokenworks.app.process import control  # noqa: PLC0415
+
+            control.run(
+                settings,
+                sockets.control,
+                sockets.admin,
+                gone,
+                proved,
+                may_change_history=self._may_change_history,
+            )
+
+        def keep(*kept: socket.socket) -> list[int]:
+            return [*(sock.fileno() for sock in kept), gone, self._lock]
+
+        return [
+            Child("control", settings, control, keep(sockets.control, sockets.admin)),
+            Child(
+                "recorder",
+                settings,
+                lambda _slot: recorder.run(settings, sockets.recorder, gone, proved),
+                keep(sockets.recorder),
+            ),
+            Child(
+                "tokenizer",
+                settings,
+                lambda _slot: tokenizer.run(without_database, sockets.tokenizer, gone),
+                keep(sockets.tokenizer),
+            ),
+            *(
+                Child(
+                    "worker",
+                    settings,
+                    lambda slot: worker.run(without_database, slot, sockets.public, gone, proved[0]),
+                    keep(sockets.public),
+                    number,
+                )
+                for number in range(settings.workers)
+            ),
+        ]
+
+    # While it serves.
+
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        # A person at a terminal waits for nobody, and who says it twice means it.
+        self._hurried = self._stopping or number == signal.SIGINT
+        self._stopping = True
+
+    def _hang_up(self, number: int, frame: FrameType | None) -> None:
+        """A reload; where a server's terminal is gone, its end, as ever."""
+        if self._terminal and not os.isatty(0):
+            self._stop(number, frame)
+        else:
+            self._reload_asked = True
+
+    def _leave(self) -> None:
+        """Not ready from now on, and all the same serving: whoever balances load has this long to send its requests elsewhere."""
+        self._settings.leaving.touch()
+        until_s = time.monotonic() + self._settings.drain_grace_s
+        log.info("supervisor.leaves", grace_s=self._settings.drain_grace_s)
+        self._watch(lambda: self._hurried or bool(self._code) or time.monotonic() >= until_s)
+
+    def _watch(self, ended: Callable[[], bool]) -> None:
+        """Keep the children running."""
+        while not ended():
+            now_s = time.monotonic()
+            self._note_own_stall(now_s)
+            self._go_on_with_reload(now_s)
+            for child in self._children:
+                if child.alive():
+                    self._check_heartbeat(child, now_s)
+                elif child.process is not None:
+                    self._note_death(child, now_s)
+                elif now_s >= child.due_s:
+                    child.start()
+            for child in self._old:
+                if child.alive():
+                    self._check_heartbeat(child, now_s)
+            self._look_at_retired(now_s)
+            waiting_s = [child.due_s - now_s for child in self._children if child.process is None]
+            look_s = CHECK_S if self._trial is None and self._renewal is None else RELOAD_LOOK_S
+            if select.select([self._wake], [], [], max(0.0, min([look_s, *waiting_s])))[0]:
+                with contextlib.suppress(BlockingIOError):
+                    self._wake.recv(4096)
+
+    def _note_death(self, child: Child, now_s: float) -> None:
+        assert child.process is not None
+        code = child.process.wait()
+        child.process = None
+        child.deaths = 0 if now_s - child.started_s > STEADY_S else child.deaths + 1
+        pause_s = 0.0 if child.deaths < 2 else min(RESTART_S_MAX, 0.1 * 2**child.deaths)
+        child.due_s = now_s + pause_s
+        log.warning("supervisor.child_died", child=child.name, code=code, restart_in_s=pause_s)
+        if code == _CORRUPT:
+            log.critical(
+                "supervisor.journal_corrupt",
+                action="nothing is served from a damaged journal: see the runbook",
+            )
+            self._stopping, self._code = True, _CORRUPT
+
+    def _look_at_retired(self, now_s: float) -> None:
+        """Those of before a reload end by themselves, and in time."""
+        for child in list(self._retired):
+            if not child.alive():
+                self._retired.remove(child)
+                if child.kind == "worker":
+                    child.stats.unlink(missing_ok=True)
+                log.info("supervisor.retired", child=child.name, left=len(self._retired))
+                self._write_reload()
+            elif now_s > child.until_s:
+                log.error("supervisor.child_killed", child=child.name, why="it was retired, and did not end")
+                child.signal(signal.SIGKILL)
+            else:
+                self._check_heartbeat(child, now_s)
+
+    def _note_own_stall(self, now_s: float) -> None:
+        """After a stall of its own (a paused machine, no CPU) it heard nobody: the silence of all is counted from now on."""
+        if self._looked_s and now_s - self._looked_s > STALLED_S:
+            log.warning("supervisor.stalled", seconds=round(now_s - self._looked_s, 1))
+            self._awake_s = now_s
+        self._looked_s = now_s
+
+    def _check_heartbeat(self, child: Child, now_s: float) -> None:
+        silent_s = child.silent_s(now_s, self._awake_s)
+        if not silent_s:
+            return
+        if child.waits_for_disk():
+            log.warning("supervisor.child_waits_for_disk", child=child.name, silence_s=round(silent_s, 1))
+            return
+        log.error("supervisor.child_silent", child=child.name, silence_s=round(silent_s, 1))
+        child.signal(signal.SIGKILL)
+
+    # A reload.
+
+    def _go_on_with_reload(self, now_s: float) -> None:
+        if self._renewal is not None:
+            self._renew(self._renewal, now_s)
+        elif self._trial is not None:
+            self._look_at_trial(self._trial)
+        elif self._reload_asked:
+            self._reload_asked = False
+            self._try()
+
+    def _try(self) -> None:
+        """Begin a trial of what would be loaded."""
+        self._reload = Reload(
+            self._reload.number + 1, "checking", "the new release and settings are tried", __version__
+        )
+        draining = sum(child.kind == "worker" for child in self._retired)
+        if self._stopping:
+            self._refuse("this server is being stopped")
+        elif draining >= RETIRED_GENERATIONS_MAX * self._settings.workers:
+            self._refuse(
+                f"{draining} workers of earlier reloads still finish what they serve (drain_s): try again later"
+            )
+        else:
+            log.info("supervisor.reload_begins", number=self._reload.number)
+            self._write_reload()
+            try:
+                self._trial = Trial()
+            except OSError as error:
+                self._refuse(f"the new release can't be run: {error}")
+
+    def _look_at_trial(self, trial: Trial) -> None:
+        if self._stopping:
+            trial.end()
+            self._trial = None
+            self._refuse("this server is being stopped")
+            return
+        promise = trial.result()
+        if promise is None:
+            return
+        self._trial = None
+        why = promise if isinstance(promise, str) else disagreement(promise, self._settings, self._cluster)
+        if why is None:
+            assert isinstance(promise, Promise)
+            try:
+                self._become(promise)
+            except (OSError, TokenworksError) as error:
+                why = str(error)
+        if why is not None:
+            self._refuse(why)
+
+    def _become(self, promise: Promise) -> None:
+        """Run what was tried in this process. Returns only by an error, and nothing has changed then."""
+        bound: list[socket.socket] = []
+
+        def moved(sock: socket.socket, before: str, wanted: str) -> socket.socket:
+            if before == wanted:
+                return sock
+            bound.append(bind(wanted))
+            return bound[-1]
+
+        settings, sockets = self._settings, self._sockets
+        public = moved(sockets.public, settings.listen, promise.listen)
+        try:
+            admin = moved(sockets.admin, settings.admin_listen, promise.admin_listen)
+            become(lambda: self._handover(promise, public, admin))
+        finally:
+            for sock in bound:
+                sock.close()
+
+    def _handover(self, promise: Promise, public: socket.socket, admin: socket.socket) -> Handover:
+        """With no signal heard from now on. Raises `Unavailable` where one has ended this server just now."""
+        if self._stopping:
+            raise Unavailable("this server is being stopped")
+        sockets = self._sockets
+        left = [sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new]
+        running = [child.kept() for child in (*self._children, *self._retired) if child.alive()]
+        return Handover(
+            number=self._reload.number,
+            lock=self._lock,
+            pipe_read=self._pipe_read,
+            pipe_write=self._pipe_write,
+            users=self._users,
+            public=public.fileno(),
+            admin=admin.fileno(),
+            recorder=sockets.recorder.fileno(),
+            control=sockets.control.fileno(),
+            tokenizer=sockets.tokenizer.fileno(),
+            moved=[sock.fileno() for sock in (*self._moved, *left)],
+            may_change_history=promise.may_change_history,
+            cluster=promise.cluster or self._cluster,
+            terminal=self._terminal,
+            again=self._reload_asked,
+            children=[kept for kept in running if kept is not None],
+        )
+
+    def _renew(self, renewal: Renewal, now_s: float) -> None:
+        if self._stopping:
+            # All of them drain, those of before and the new ones.
+            if not self._reload.ended:
+                self._refuse("this server is being stopped")
+            if renewal.phase != "recorder":
+                return
+        if renewal.step(now_s) and not self._reload.ended:
+            if renewal.failed is not None:
+                self._refuse(f"{renewal.failed}; the processes of before serve on")
+            else:
+                self._reload = msgspec.structs.replace(
+                    self._reload, state="done", said="the new processes serve"
+                )
+                log.info("supervisor.reloaded", number=self._reload.number, release=__version__)
+                self._write_reload()
+        if renewal.over:
+            for listener in self._moved if renewal.failed is None else ():
+                refuse_connections(listener)
+            self._moved = self._moved if renewal.failed is not None else []
+            self._renewal = None
+
+    def _refuse(self, why: str) -> None:
+        self._reload = msgspec.structs.replace(self._reload, state="failed", said=why)
+        log.error("supervisor.reload_failed", number=self._reload.number, why=why)
+        self._write_reload()
+
+    def _write_reload(self) -> None:
+        self._reload = msgspec.structs.replace(
+            self._reload, retired=len(self._old) * self._reload.ended + len(self._retired)
+        )
+        with contextlib.suppress(OSError):  # a full disk: the log says it
+            write_reload(self._settings.run_dir, self._reload)
+
+    # The end.
+
+    def _drain(self) -> None:
+        """Workers first, then who records what they still say."""
+        log.info("supervisor.drains")
+        everybody = [*self._children, *self._old, *self._retired]
+        self._end([child for child in everybody if child.kind == "worker"], self._settings.drain_s + 5)
+        self._end([child for child in everybody if child.kind != "worker"], 30)
+        os.close(self._pipe_write)
+        (self._settings.data_dir / PID_FILE).unlink(missing_ok=True)
+        self._settings.leaving.unlink(missing_ok=True)
+
+    @staticmethod
+    def _end(children: list[Child], timeout_s: float) -> None:
+        for child in children:
+            child.signal(signal.SIGTERM)
+        deadline_s = time.monotonic() + timeout_s
+        while any(child.alive() for child in children) and time.monotonic() < deadline_s:
+            time.sleep(0.02)
+        for child in children:
+            if child.alive():
+                log.error("supervisor.child_killed", child=child.name)
+                child.signal(signal.SIGKILL)
+            if child.process is not None:
+                child.process.wait()
+
+
+__all__ = ["Supervisor"]

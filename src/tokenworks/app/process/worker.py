@@ -1,0 +1,261 @@
+"""A worker process: one event loop, one gateway."""
+
+import asyncio
+import fcntl
+import gc
+import os
+import signal
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from tokenworks.app.logs import configure_logs, say_left_out
+from tokenworks.app.process.forked import RETIRE
+from tokenworks.app.process.host_secrets import ProcessSecrets
+from tokenworks.app.process.renewing import Certificates, Credentials
+from tokenworks.app.settings import Settings
+from tokenworks.charging import RecorderClient, Slices
+from tokenworks.gateway import (
+    ClientConnection,
+    Gateway,
+    KeyCache,
+    Stats,
+    TokenizerClient,
+    file_of,
+    read_seen,
+    snapshot_from_wire,
+    warm,
+)
+from tokenworks.kernel import AnchoredClock, SystemClock, uuid7
+from tokenworks.trust import Peppers
+
+log = structlog.get_logger()
+
+EXIT_FENCED: Final = 71
+TICK_S: Final = 1.0
+# After the time to drain: for the records of what is cut, and for the last bytes to reach their clients.
+CUT_S: Final = 3.0
+# A connection that was taken a moment ago has its first request on the way.
+RETIRE_GRACE_S_MIN: Final = 1.0
+# How fast a deployment is stays true for so long.
+SEEN_FOR_S: Final = 3600.0
+
+
+class Worker:
+    def __init__(self, settings: Settings, number: int, supervisor: int, peppers: Peppers) -> None:
+        self.settings = settings
+        self.worker_id = uuid7().hex
+        self.supervisor = supervisor
+        self.loop = asyncio.get_running_loop()
+        self.clock = clock = AnchoredClock(SystemClock(settings.clock_shift_s))
+        self.stats = Stats(settings.run_dir / f"worker-{number}.stats", os.getpid())
+        self.gateway = Gateway(
+            settings,
+            clock,
+            self.stats,
+            str(settings.run_dir / "control.sock"),
+            tls=settings.tls_key is not None,
+        )
+        self.credentials = Credentials(settings.secrets)
+        self.secrets = ProcessSecrets(settings.secrets, settings.run_dir, f"worker-{number}", peppers, None)
+        self.gateway.leaving_path = settings.leaving
+        self.gateway.keep_log_in(file_of(settings.log, number, settings.log_requests_bytes))
+        self.gateway.series_path = series = settings.run_dir / f"worker-{number}.series"
+        if series.exists():
+            # Of the worker before this one: no sum becomes less.
+            self.gateway.series.add(series.read_bytes())
+        self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
+        # What was learned of the deployments outlives the process that learned it.
+        for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
+            self.gateway.seen_before = states
+        self.gateway.slices = Slices(self.gateway.rate)
+        self.lock = self._lock(settings.run_dir / "workers")
+        self.gateway.client = RecorderClient(
+            str(settings.run_dir / "recorder.sock"),
+            self.worker_id,
+            self.gateway.slices,
+            clock,
+            answer_wait_s=settings.recorder_wait_s,
+            on_publish=self._published,
+            on_die=self._fenced,
+        )
+        self.gateway.counter = TokenizerClient(
+            str(settings.run_dir / "tokenizer.sock"),
+            queue_max=settings.tokenize_queue_max,
+            timeout_s=settings.tokenize_timeout_s,
+            counters=self.stats.c,
+        )
+        self.gateway.keys = KeyCache(
+            self.secrets.peppers,
+            lambda macs, answered: self.gateway.client.request("keys", macs, answered),
+            settings.key_cache_max,
+            settings.key_lookups_per_s,
+            clock.civil_ms,
+        )
+        self.stop = asyncio.Event()
+        self.retired = asyncio.Event()
+        warm()
+
+    def _lock(self, folder: Path) -> int:
+        """Held as long as this process lives: how a new recorder knows who is gone."""
+        folder.mkdir(mode=0o700, exist_ok=True)
+        file = os.open(folder / f"{self.worker_id}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return file
+
+    def _fenced(self) -> None:
+        log.error("worker.fenced")
+        os._exit(EXIT_FENCED)
+
+    def _published(self, name: str, content: Any) -> None:
+        gateway = self.gateway
+        if name == "alive":
+            gateway.database_ok_s = self.loop.time()
+            for mac in content["keys"]:
+                gateway.keys.forget(bytes.fromhex(mac))
+            for account_id in content["accounts"]:
+                gateway.keys.forget_account(account_id)
+                gateway.slices.drop_empty(account_id)
+        elif name == "blocked":
+            gateway.keys.block(frozenset(content["keys"]))
+        elif name == "peppers":
+            gateway.keys.lacking = tuple(content["lacking"])
+        elif name == "clock":
+            self.clock.follow(content["offset_ns"], content["error_ns"])
+            gateway.clock_off_s = content["off_s"]
+        elif name == "rested":
+            gateway.rested(content["until_s"])
+        elif name == "journal":
+            gateway.journal_full = content["full"]
+        elif name == "lossy":
+            gateway.risk.lossy = frozenset(content["accounts"])
+        elif name == "snapshot":
+            snapshot = snapshot_from_wire(content, {}, gateway.snapshot)
+            gateway.swap(snapshot, self.credentials.read(snapshot))
+            named = {place.deployment.tokenizer for place in snapshot.places}
+            gateway.counter.load(frozenset(name for name in named if name is not None))
+            gc.collect()
+            gc.freeze()
+
+    def _certificates(self) -> Certificates | None:
+        if self.settings.tls_certificate is None or self.settings.tls_key is None:
+            return None
+        return Certificates(self.settings.tls_certificate, self.settings.tls_key)
+
+    async def run(self, listener: socket.socket) -> None:
+        gateway = self.gateway
+        for sig in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(sig, self.stop.set)
+        self.loop.add_signal_handler(RETIRE, self.retired.set)
+        self.loop.add_reader(self.supervisor, self._supervisor_gone)
+        gateway.client.connect()
+        self.stats.beat()
+        certificates = self._certificates()
+        if certificates is not None:
+            gateway.certificate_words = lambda: certificates.words(self.clock.now())
+        ticking = self.loop.create_task(self._tick(certificates))
+        # Connections wait in the socket's queue until this worker can answer them.
+        while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():
+            await asyncio.sleep(0.01)
+        server = await self.loop.create_server(
+            lambda: ClientConnection(gateway),
+            sock=listener,
+            ssl=None if certificates is None else certificates.context,
+            backlog=4096,
+        )
+        # Who asks whether the host is ready need not wait for the next second.
+        gateway.tick()
+        gateway.lag.start()
+        retiring = self.loop.create_task(self._retire(server))
+        await self.stop.wait()
+        retiring.cancel()
+        server.close()
+        gateway.drain()
+        deadline_s = self.loop.time() + self.settings.drain_s
+        while not gateway.idle and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        await self._cut()
+        gateway.request_log.close(self.loop.time())
+        if gateway.series_path is not None:
+            gateway.series.keep(gateway.series_path)
+        gateway.client.close()
+        gateway.counter.close()
+        gateway.lag.stop()
+        ticking.cancel()
+
+    async def _retire(self, server: asyncio.Server) -> None:
+        """Other workers of this host take what is new: connections that are there are answered once more, and asked to connect anew;
+        after the grace it ends as on SIGTERM. The host is as ready as before.
+        """
+        await self.retired.wait()
+        server.close()
+        self.gateway.retiring = True
+        await asyncio.sleep(max(self.settings.drain_grace_s, RETIRE_GRACE_S_MIN))
+        self.stop.set()
+
+    async def _cut(self) -> None:
+        """End what is still served in protocol: an error event and the last chunk, each after its record is durable.
+
+        A connection is broken off only where its client takes nothing, or its request was not here yet.
+        """
+        gateway = self.gateway
+        gateway.cutting = True
+        if gateway.exchanges:
+            log.warning("worker.cuts", requests=len(gateway.exchanges))
+        for exchange in list(gateway.exchanges):
+            exchange.cut_for_shutdown()
+        deadline_s = self.loop.time() + CUT_S
+        while not gateway.idle and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        while gateway.connections and self.loop.time() < deadline_s:
+            await asyncio.sleep(0.02)
+        for connection in list(gateway.connections):
+            connection.abort()
+
+    def _supervisor_gone(self) -> None:
+        self.loop.remove_reader(self.supervisor)
+        self.stop.set()
+
+    async def _tick(self, certificates: Certificates | None) -> None:
+        gateway, counters = self.gateway, self.stats.c
+        while True:
+            await asyncio.sleep(TICK_S)
+            if certificates is not None:
+                certificates.look()
+                counters["certificate_expires_s"] = int(certificates.expires_at.timestamp())
+                counters["certificate_not_loaded"] = int(certificates.failed is not None)
+            if self.secrets.look():
+                gateway.keys.set_peppers(self.secrets.peppers)
+            if self.credentials.changed():
+                gateway.broken_credentials = self.credentials.read(gateway.snapshot)
+            gateway.tick()
+            say_left_out()
+
+
+async def rehearse(settings: Settings, snapshot: Any) -> None:
+    """What a worker makes before it takes requests, without a place in the host. Raises what it would fail for."""
+    with tempfile.TemporaryDirectory() as folder:
+        stats = Stats(Path(folder) / "worker.stats", os.getpid())
+        clock = AnchoredClock(SystemClock(settings.clock_shift_s))
+        gateway = Gateway(settings, clock, stats, "", tls=settings.tls_key is not None)
+        made = snapshot_from_wire(snapshot, {}, gateway.snapshot)
+        gateway.swap(made, Credentials(settings.secrets).read(made))
+        stats.beat()
+
+
+async def serve(
+    settings: Settings, number: int, listener: socket.socket, supervisor: int, peppers: Peppers
+) -> None:
+    await Worker(settings, number, supervisor, peppers).run(listener)
+
+
+def run(settings: Settings, number: int, listener: socket.socket, supervisor: int, peppers: Peppers) -> None:
+    """Serve until told to end, or until the supervisor's end of the pipe is closed."""
+    configure_logs(settings.log_level, settings.log_format, f"worker-{number}")
+    # Long collections stop all streams; what lives long is frozen out of them.
+    gc.set_threshold(50_000, 20, 100)
+    uvloop.run(serve(settings, number, listener, supervisor, peppers))

@@ -1,0 +1,264 @@
+"""The SQL of chains: their heads, links of what no journal settled, and the bytes that are hashed, made again from rows."""
+
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+from tokenworks.catalog import Counts
+from tokenworks.charging.ledger import chain
+from tokenworks.charging.ledger.chain import OWN, Head
+from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, link_line, usage_line
+from tokenworks.charging.ledger.store import Connection, post
+from tokenworks.charging.model import UsageRecord
+from tokenworks.charging.money.charge_store import lock_account
+
+COPY_LINK: Final = "COPY chain_link (account_id, chain_id, link_no, entry_id, seq, rows, hash) FROM STDIN"
+# Entries that one transaction chains.
+LINKS_AT_ONCE: Final = 500
+HEADS_NAMED_MAX: Final = 1000
+# Longer than any transaction runs.
+TRANSACTION_MAX: Final = timedelta(hours=1)
+# What `_name_heads` says of a chain: its id, its last link's number and hash.
+_NAMED: Final = re.compile(r"([0-9a-f]{32}):([0-9]{1,18}):[0-9a-f]{64}")
+Key = tuple[UUID, UUID]
+"""(account, entry)"""
+
+
+def read_heads(connection: Connection, chain_id: UUID, account_ids: Sequence[str]) -> dict[str, Head]:
+    """Where this chain of each account ends, or would begin; in one round trip, an account a statement. Ids are hex."""
+    heads = {account_id: chain.genesis(account_id, chain_id.hex) for account_id in account_ids}
+    if not account_ids:
+        return heads
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "SELECT seq, link_no, hash FROM chain_head WHERE account_id = %s::uuid AND chain_id = %s",
+            [(account_id, chain_id) for account_id in account_ids],
+            returning=True,
+        )
+        for account_id, result in zip(account_ids, cursor.results(), strict=True):
+            row = result.fetchone()
+            if row is not None:
+                heads[account_id] = Head(row[0], row[1], bytes(row[2]))
+    return heads
+
+
+# What no journal settled.
+
+
+def accounts_after(connection: Connection, after: UUID, limit: int) -> list[UUID]:
+    """The next accounts of a run, ascending."""
+    rows = connection.execute(
+        "SELECT account_id FROM account WHERE account_id > %s ORDER BY account_id LIMIT %s", (after, limit)
+    )
+    return [row[0] for row in rows]
+
+
+def chain_own(connection: Connection, account_id: UUID, until: datetime) -> int:
+    """Chain an account's entries up to a time that no journal's chain has, under its lock: what is no settlement, and what is
+    from before there were chains. When it is done with all of them, an entry names all heads of the account. Returns how many
+    were chained; as many as `LINKS_AT_ONCE`: there may be more.
+
+    It reads what was posted since the end of the account's own chain, and the links since then, not the history before.
+    """
+    with connection.transaction():
+        lock_account(connection, account_id)
+        head = read_heads(connection, OWN, [account_id.hex])[account_id.hex]
+        since = datetime.fromtimestamp(head.seq / 1000, UTC)
+        links = _links_since(connection, account_id, since)
+        found = connection.execute(
+            """SELECT entry_id, posted_at FROM entry e WHERE account_id = %(account)s AND posted_at >= %(since)s
+                   AND posted_at <= %(until)s AND NOT EXISTS (
+                       SELECT 1 FROM unnest(%(chains)s::uuid[], %(links)s::bigint[]) c (chain_id, link_no)
+                           JOIN chain_link l ON l.chain_id = c.chain_id AND l.link_no > c.link_no
+                       WHERE l.account_id = %(account)s AND l.entry_id = e.entry_id)
+               ORDER BY posted_at, entry_id LIMIT %(most)s""",
+            {"account": account_id, "since": since, "until": until, "most": LINKS_AT_ONCE,
+             "chains": list(links), "links": list(links.values())},
+        ).fetchall()  # fmt: skip
+        if found:
+            _chain(connection, account_id, head, found)
+        if len(found) < LINKS_AT_ONCE:
+            _name_heads(connection, account_id)
+    return len(found)
+
+
+def _links_since(connection: Connection, account_id: UUID, since: datetime) -> dict[UUID, int]:
+    """By chain of the account that went on: a link after which all links of entries that were posted since then are.
+
+    An entry that names heads names links of entries that were posted before it was, but for the length of a transaction.
+    """
+    row = connection.execute(
+        "SELECT ref FROM entry WHERE account_id = %s AND kind = 'heads' AND posted_at < %s ORDER BY entry_id DESC LIMIT 1",
+        (account_id, since - TRANSACTION_MAX),
+    ).fetchone()
+    named = {UUID(chain_id): int(no) for chain_id, no in _NAMED.findall("" if row is None else row[0])}
+    heads = connection.execute(
+        "SELECT chain_id, link_no FROM chain_head WHERE account_id = %s", (account_id,)
+    ).fetchall()
+    return {chain_id: no for chain_id, last in heads if (no := named.get(chain_id, 0)) < last}
+
+
+def _chain(
+    connection: Connection, account_id: UUID, head: Head, found: Sequence[tuple[UUID, datetime]]
+) -> None:
+    """Go on with an account's own chain."""
+    entries = entry_digests(connection, account_id, [row[0] for row in found])
+    usage = usage_of_entries(connection, account_id, [row[0] for row in found])
+    lines, first = [], not head.link_no
+    for entry_id, posted_at in found:
+        seq = max(head.seq, _ms(posted_at))
+        made = chain.link(head, seq, entry_id, entries[account_id, entry_id], chain.rows_of(usage[entry_id]))
+        lines.append(link_line(account_id.hex, OWN.hex, made))
+        head = Head(seq, made.link_no, made.hash)
+    with connection.cursor().copy(COPY_LINK) as copy:
+        copy.write("".join(lines))
+    values = (head.seq, head.link_no, head.hash, account_id, OWN)
+    if first:
+        connection.execute(
+            "INSERT INTO chain_head (seq, link_no, hash, account_id, chain_id) VALUES (%s, %s, %s, %s, %s)",
+            values,
+        )
+    else:
+        connection.execute(
+            "UPDATE chain_head SET seq = %s, link_no = %s, hash = %s WHERE account_id = %s AND chain_id = %s",
+            values,
+        )
+
+
+def _name_heads(connection: Connection, account_id: UUID) -> None:
+    """An entry that names where an account's chains end, the newest journals' first; none where the last one named all of that."""
+    rows = connection.execute(
+        """SELECT chain_id, link_no, hash FROM chain_head WHERE account_id = %s
+           ORDER BY chain_id = %s DESC, chain_id DESC LIMIT %s""",
+        (account_id, OWN, HEADS_NAMED_MAX),
+    ).fetchall()
+    last = connection.execute(
+        "SELECT ref FROM entry WHERE account_id = %s AND kind = 'heads' ORDER BY entry_id DESC LIMIT 1",
+        (account_id,),
+    ).fetchone()
+    named = [] if last is None else last[0].split(" ")
+    now = {chain_id: f"{chain_id.hex}:{no}:{bytes(hashed).hex()}" for chain_id, no, hashed in rows}
+    own_no = next((no for chain_id, no, _ in rows if chain_id == OWN), 0)
+    own_named = next((int(one.split(":")[1]) for one in named if one.startswith(OWN.hex)), 0)
+    # What named them is itself the next link: that alone is no news, or every day would bring another one.
+    news = [said for chain_id, said in now.items() if chain_id != OWN and said not in named]
+    if news or own_no > own_named + (1 if named else 0):
+        post(connection, account_id, "heads", " ".join(now.values()), [])
+
+
+# The bytes that are hashed, made again from rows.
+
+
+def _ms(at: datetime) -> int:
+    return _us(at) // 1000
+
+
+def _us(at: datetime) -> int:
+    utc = at.astimezone(UTC)
+    return int(utc.replace(microsecond=0).timestamp()) * 1_000_000 + utc.microsecond
+
+
+def entry_digests(connection: Connection, account_id: UUID, entry_ids: Sequence[UUID]) -> dict[Key, bytes]:
+    """The digest of each of these entries of an account that is there."""
+    ids = list(entry_ids)
+    postings = connection.execute(
+        """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount FROM posting
+           WHERE account_id = %s AND entry_id = ANY(%s) ORDER BY entry_id, line_no""",
+        (account_id, ids),
+    )
+    lines = _lines(postings)
+    return _digests(
+        connection.execute(
+            "SELECT account_id, entry_id, kind, ref, posted_at FROM entry WHERE account_id = %s AND entry_id = ANY(%s)",
+            (account_id, ids),
+        ),
+        lines,
+    )
+
+
+def entry_digests_of_all(connection: Connection, keys: Sequence[Key]) -> dict[Key, bytes]:
+    """As `entry_digests`, of any accounts: for the auditor."""
+    columns = ([account_id for account_id, _ in keys], [entry_id for _, entry_id in keys])
+    postings = connection.execute(
+        """SELECT account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount
+           FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, entry_id) JOIN posting USING (account_id, entry_id)
+           ORDER BY account_id, entry_id, line_no""",
+        columns,
+    )
+    lines = _lines(postings)
+    return _digests(
+        connection.execute(
+            """SELECT account_id, entry_id, kind, ref, posted_at FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, entry_id)
+               JOIN entry USING (account_id, entry_id)""",
+            columns,
+        ),
+        lines,
+    )
+
+
+def _lines(rows: psycopg.Cursor[tuple[Any, ...]]) -> dict[Key, list[chain.PostingLine]]:
+    postings: dict[Key, list[chain.PostingLine]] = {}
+    for account_id, entry_id, no, account, unit, bucket_id, amount in rows:
+        postings.setdefault((account_id, entry_id), []).append(
+            (no, account, unit, None if bucket_id is None else bucket_id.hex, amount)
+        )
+    return postings
+
+
+def _digests(
+    rows: psycopg.Cursor[tuple[Any, ...]], postings: dict[Key, list[chain.PostingLine]]
+) -> dict[Key, bytes]:
+    return {
+        (account_id, entry_id): chain.entry_digest(
+            entry_id.hex, kind, ref, _us(at), postings.get((account_id, entry_id), ())
+        )
+        for account_id, entry_id, kind, ref, at in rows
+    }
+
+
+def digests_of_usage(rows: psycopg.Cursor[tuple[Any, ...]]) -> Iterator[tuple[UUID, str, bytes]]:
+    """(entry, usage id, digest) of rows with `USAGE_COLUMNS`."""
+    for row in rows:
+        (account, usage, request, attempt, key, member, protocol, model, deployment, state, reason, counted_by, started, ended,
+         first_byte_ms, latency_ms, *rest) = row  # fmt: skip
+        counts = Counts(*rest[:8])
+        total, parts, loss, flags, upstream, prompt, asked, choice, journal_id, seq, entry_id = rest[8:]
+        record = UsageRecord(
+            account.hex, usage.hex, request, attempt, key.hex, member.hex, protocol, model, deployment, state, reason, counted_by,
+            0, 0, first_byte_ms, latency_ms, counts, total, parts, loss or [], flags, upstream, prompt, asked, choice,
+        )  # fmt: skip
+        began, done = (at.astimezone(UTC).isoformat() for at in (started, ended))
+        yield (
+            entry_id,
+            usage.hex,
+            chain.usage_digest(usage_line(record, began, done, journal_id.hex, seq, entry_id.hex)),
+        )
+
+
+def usage_of_entries(
+    connection: Connection, account_id: UUID, entry_ids: Sequence[UUID]
+) -> dict[UUID, list[tuple[str, bytes]]]:
+    """[(usage id, digest), …] of each of these entries of an account."""
+    found: dict[UUID, list[tuple[str, bytes]]] = {entry_id: [] for entry_id in entry_ids}
+    rows = connection.execute(
+        f"SELECT {USAGE_COLUMNS} FROM usage WHERE account_id = %s AND entry_id = ANY(%s)".encode(),
+        (account_id, list(entry_ids)),
+    )
+    for entry_id, usage_id, digest in digests_of_usage(rows):
+        found[entry_id].append((usage_id, digest))
+    return found
+
+
+def usage_digests_of_all(connection: Connection, keys: Sequence[Key]) -> Iterator[tuple[UUID, str, bytes]]:
+    """(entry, usage id, digest) of each of these records (account, usage id) that is there: for the auditor."""
+    return digests_of_usage(
+        connection.execute(
+            f"""SELECT {USAGE_COLUMNS} FROM unnest(%s::uuid[], %s::uuid[]) k (account_id, usage_id)
+                JOIN usage USING (account_id, usage_id)""".encode(),
+            ([account_id for account_id, _ in keys], [usage_id for _, usage_id in keys]),
+        )
+    )

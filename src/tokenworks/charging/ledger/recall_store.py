@@ -1,0 +1,80 @@
+"""The SQL of recall between hosts: the ledger asks, each holder answers, the first who waits is served first."""
+
+from typing import Final
+from uuid import UUID
+
+from tokenworks.charging.ledger.store import RECALL_WAIT_MAX_S, Connection
+
+# Of those that wait, looked at at once.
+RECALLS_MAX: Final = 1000
+
+
+def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:
+    """Queue for what other hosts hold of an account, and tell them. Returns the place in the queue."""
+    with connection.transaction():
+        row = connection.execute(
+            "INSERT INTO recall (account_id, journal_id) VALUES (%s, %s) RETURNING recall_id",
+            (account_id, journal_id),
+        ).fetchone()
+        assert row is not None
+        connection.execute("SELECT pg_notify('tokenworks_recall', %s)", (account_id.hex,))
+    return int(row[0])
+
+
+def recalls_for(connection: Connection, journal_id: UUID) -> list[tuple[int, str]]:
+    """(recall, account) that wait for this journal's answer: it has an open grant of theirs, and did not answer yet."""
+    waiting = connection.execute(
+        """SELECT r.recall_id, r.account_id FROM recall r
+           WHERE r.ended_at IS NULL AND r.journal_id <> %(journal)s
+             AND r.asked_at > clock_timestamp() - make_interval(secs => %(wait)s)
+             AND NOT EXISTS (SELECT 1 FROM recall_answer a WHERE a.recall_id = r.recall_id AND a.journal_id = %(journal)s)
+           ORDER BY r.recall_id LIMIT %(most)s""",
+        {"journal": journal_id, "wait": RECALL_WAIT_MAX_S, "most": RECALLS_MAX},
+    ).fetchall()
+    if not waiting:
+        return []
+    # An account a statement, in one round trip.
+    accounts = sorted({account for _, account in waiting})
+    holding = set()
+    with connection.cursor() as cursor:
+        cursor.executemany(
+            "SELECT account_id FROM grants WHERE account_id = %s AND journal_id = %s AND state = 'open' LIMIT 1",
+            [(account, journal_id) for account in accounts],
+            returning=True,
+        )
+        for result in cursor.results():
+            holding |= {row[0] for row in result}
+    return [(recall_id, account.hex) for recall_id, account in waiting if account in holding]
+
+
+def answer_recall(connection: Connection, recall_id: int, journal_id: UUID) -> None:
+    connection.execute(
+        "INSERT INTO recall_answer (recall_id, journal_id) SELECT recall_id, %s FROM recall WHERE recall_id = %s "
+        "ON CONFLICT DO NOTHING",
+        (journal_id, recall_id),
+    )
+
+
+def recall_answered(connection: Connection, recall_id: int, account_id: UUID, journal_id: UUID) -> bool:
+    """Whether every other live holder of the account has answered."""
+    # Answers first: a holder gives back before it answers, so one that has answered is not among those that hold by then,
+    # unless it was granted something anew.
+    answers = connection.execute("SELECT journal_id FROM recall_answer WHERE recall_id = %s", (recall_id,))
+    answered = {row[0] for row in answers}
+    holders = connection.execute(
+        """SELECT DISTINCT journal_id FROM grants
+           WHERE account_id = %s AND journal_id <> %s AND state = 'open' AND amount > used""",
+        (account_id, journal_id),
+    )
+    return {row[0] for row in holders} <= answered
+
+
+def end_recall(connection: Connection, recall_id: int) -> None:
+    connection.execute(
+        "UPDATE recall SET ended_at = clock_timestamp() WHERE recall_id = %s AND ended_at IS NULL",
+        (recall_id,),
+    )
+
+
+def delete_old_recalls(connection: Connection) -> None:
+    connection.execute("DELETE FROM recall WHERE asked_at < clock_timestamp() - interval '1 minute'")

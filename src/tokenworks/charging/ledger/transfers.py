@@ -1,0 +1,108 @@
+"""Allowances that go from one member of an account to another: a part of a cap's period.
+
+Invariant: what one cap loses, another one of the same account gains, at once; only what nobody used and no host has is
+moved, so that both caps hold, whatever runs meanwhile; the pool's own balance does not change.
+"""
+
+from typing import Final
+from uuid import UUID
+
+from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
+from tokenworks.charging.ledger import cap_store, recall_store, store
+from tokenworks.charging.model import PER_UNIT, BalanceMove, Transfer
+from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
+
+LIST_MAX: Final = 1000
+
+
+class Transfers:
+    """On one connection (autocommit), in the caller's transaction where there is one."""
+
+    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+
+    def of_key(self, account_id: UUID, idempotency_key: str) -> Transfer | None:
+        return cap_store.of_key(self._connection, account_id, idempotency_key)
+
+    def move(
+        self,
+        account_id: UUID,
+        giver: tuple[UUID, UUID],
+        taker: tuple[UUID, UUID],
+        tokens: int,
+        reason: str,
+        made_by: str,
+        idempotency_key: str,
+    ) -> Transfer:
+        """`giver` and `taker` are (member, bucket of its cap). The same key again is the same transfer.
+
+        Raises `Invalid`, and `TransferNotAllowed` where less is free: hosts are asked to give back what nobody holds,
+        so that it can be tried again at once.
+        """
+        reason = check_reason(reason)
+        if tokens <= 0:
+            raise Invalid("a transfer moves at least one token")
+        if giver == taker:
+            raise Invalid("a transfer goes to another member")
+        amount = tokens * PER_UNIT
+        with self._connection.transaction():
+            # Under the caps' lock: who asks again at once, since the reply was lost, finds what was done.
+            free = cap_store.lock_caps(self._connection, account_id, [giver[1], taker[1]])
+            before = cap_store.of_key(self._connection, account_id, idempotency_key)
+            if before is not None:
+                if (before.from_member_id, before.to_member_id, before.amount) != (
+                    giver[0],
+                    taker[0],
+                    amount,
+                ):
+                    raise TransferNotAllowed("the idempotency key was used for another transfer")
+                return before
+            if len(free) != 2:
+                raise TransferNotAllowed("a cap's period has just ended: try again")
+            if free[giver[1]] >= amount:
+                made = Transfer(
+                    uuid7(), account_id, giver[1], taker[1], giver[0], taker[0], amount, reason, made_by,
+                    self._clock.now(),
+                )  # fmt: skip
+                cap_store.move(self._connection, made, idempotency_key)
+                return made
+        left = free[giver[1]] // PER_UNIT
+        if any(
+            b.bucket_id == giver[1] and b.left >= amount for b in store.buckets(self._connection, account_id)
+        ):
+            recall_store.ask_back(self._connection, account_id, store.NO_HOST)
+            raise TransferNotAllowed(
+                f"{left} tokens of the cap are free at this moment, requests are under way: try again in a second"
+            )
+        raise TransferNotAllowed(f"the cap has {left} tokens left in its period")
+
+    def forget(self, account_id: UUID) -> None:
+        """Of one who is erased: what members wrote to each other."""
+        cap_store.forget_reasons(self._connection, account_id)
+
+    def forget_of_member(self, account_id: UUID, member_id: UUID) -> None:
+        """Of a member who is erased: what it wrote, and what was written to it."""
+        cap_store.forget_reasons(self._connection, account_id, member_id)
+
+    def find(self, transfer_id: UUID) -> Transfer:
+        """Raises `TransferNotFound`."""
+        found = cap_store.find(self._connection, transfer_id)
+        if found is None:
+            raise TransferNotFound("there is no such transfer")
+        return found
+
+    def of_account(self, account_id: UUID) -> list[Transfer]:
+        """Newest first."""
+        return cap_store.of_account(self._connection, account_id, LIST_MAX)
+
+    def find_move(self, account_id: UUID, move_id: UUID, bucket_id: UUID) -> BalanceMove:
+        """One of an account's history. Raises `TransferNotFound`."""
+        found = cap_store.find_move(self._connection, account_id, move_id, bucket_id)
+        if found is None:
+            raise TransferNotFound("nothing like that became of the balance")
+        return found
+
+    def history(self, account_id: UUID, offset: int, limit: int) -> tuple[list[BalanceMove], int]:
+        """What came to an account's balances and what went, but for usage: a page, newest first, and how many there are."""
+        return cap_store.moves(self._connection, account_id, offset, limit)

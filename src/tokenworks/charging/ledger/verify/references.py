@@ -1,0 +1,36 @@
+"""Every foreign key of the schema, looked at anew: whoever switches them off may leave a row that names nothing."""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tokenworks.charging.ledger import store
+from tokenworks.charging.ledger.verify.finding import Finding
+
+INVARIANT: Final = "reference: the row that a row names is there"
+
+_KEYS: Final = """
+    SELECT c.conrelid::regclass::text, c.confrelid::regclass::text,
+        (SELECT array_agg(a.attname ORDER BY k.at) FROM unnest(c.conkey) WITH ORDINALITY k(no, at)
+         JOIN pg_attribute a ON a.attrelid = c.conrelid AND a.attnum = k.no),
+        (SELECT array_agg(a.attname ORDER BY k.at) FROM unnest(c.confkey) WITH ORDINALITY k(no, at)
+         JOIN pg_attribute a ON a.attrelid = c.confrelid AND a.attnum = k.no),
+        (SELECT array_agg(a.attname ORDER BY k.at) FROM pg_constraint p CROSS JOIN unnest(p.conkey) WITH ORDINALITY k(no, at)
+         JOIN pg_attribute a ON a.attrelid = p.conrelid AND a.attnum = k.no WHERE p.conrelid = c.conrelid AND p.contype = 'p')
+    FROM pg_constraint c JOIN pg_class t ON t.oid = c.conrelid
+    WHERE c.contype = 'f' AND c.conparentid = 0 AND NOT t.relispartition AND c.connamespace = 'public'::regnamespace
+    ORDER BY c.conrelid::regclass::text, c.conname"""
+
+
+def references(connection: store.Connection, limit: int) -> Iterator[Finding]:
+    """What names a row that is not there, table by table, at most `limit` of each key. A key's columns may be empty."""
+    for table, to, columns, of, own in connection.execute(_KEYS.encode()).fetchall():
+        # A run over a part of the accounts has views in front of the tables.
+        table, to = table.removeprefix("public."), to.removeprefix("public.")  # noqa: PLW2901
+        joined = " AND ".join(f'r."{theirs}" = t."{ours}"' for ours, theirs in zip(columns, of, strict=True))
+        there = " AND ".join(f't."{name}" IS NOT NULL' for name in columns)
+        name = " || ' ' || ".join(f't."{column}"::text' for column in own)
+        said = " || ' ' || ".join(f't."{column}"::text' for column in columns)
+        statement = f"""SELECT '{table} ' || {name} || ', {to} ' || {said} FROM {table} t
+            WHERE {there} AND NOT EXISTS (SELECT 1 FROM {to} r WHERE {joined}) LIMIT {limit}"""
+        for (where,) in connection.execute(statement.encode()):
+            yield Finding(INVARIANT, str(where), f"there is no such {to}")

@@ -1,0 +1,187 @@
+"""What holds of usage records, of journals and of what is in quarantine; and every record rated anew."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
+from tokenworks.charging.ledger import day_store, store
+from tokenworks.charging.ledger.verify.finding import Finding
+from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
+
+INVARIANT: Final = (
+    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class"
+)
+FETCH_ROWS: Final = 5000
+
+# The losses of a usage row, whichever release wrote it.
+_LOSSES: Final = """jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'number'
+                          THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END)"""
+_ALL_CLASSES: Final = " + ".join(TOKEN_CLASSES)
+# A usage entry's reference: its journal, and the first and the last sequence that it settled.
+_REF: Final = """CASE WHEN e.ref ~ '^[0-9a-f-]{36}:[0-9]{1,18}(-[0-9]{1,18})?$' THEN"""
+
+CHECKS: Final[dict[str, str]] = {
+    "usage: settled once, at a sequence that its journal has settled": """
+        SELECT 'usage ' || usage_id || ' of journal ' || u.journal_id, format('sequence %s', seq) FROM usage u
+        LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",
+    "usage: its parts are of its account's buckets, at the bucket's rate version": """
+        SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u, jsonb_array_elements(parts) p
+        LEFT JOIN bucket b ON b.bucket_id = (p->>0)::uuid
+        WHERE b.account_id IS DISTINCT FROM u.account_id OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
+    "usage: the provider's total is the sum of its classes": f"""
+        SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
+            {_ALL_CLASSES}) FROM usage
+        WHERE provider_total IS NOT NULL AND NOT 'inconsistent' = ANY(flags) AND provider_total <> {_ALL_CLASSES}""",
+    "usage: what was lost of it is posted as operator loss": f"""
+        WITH lost AS (SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
+                      FROM usage, {_LOSSES} l GROUP BY 1, 2),
+             posted AS (SELECT account_id, entry_id, sum(amount) AS amount FROM posting WHERE ledger_account = 'operator_loss' GROUP BY 1, 2)
+        SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
+        FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
+    "usage: its entry is of its account, its journal, its sequence and the instant of its settlement": f"""
+        SELECT 'usage ' || u.usage_id || ' entry ' || u.entry_id || ' of account ' || u.account_id,
+            format('sequence %s of journal %s settled at %s; %s %s of %s', u.seq, u.journal_id, u.settled_at, e.kind, e.ref, e.posted_at)
+        FROM usage u LEFT JOIN entry e USING (account_id, entry_id)
+        WHERE e.kind IS DISTINCT FROM 'usage' OR e.posted_at <> u.settled_at OR NOT coalesce({_REF}
+            split_part(e.ref, ':', 1) = u.journal_id::text
+            AND u.seq BETWEEN split_part(split_part(e.ref, ':', 2), '-', 1)::bigint
+                AND coalesce(nullif(split_part(split_part(e.ref, ':', 2), '-', 2), ''), split_part(e.ref, ':', 2))::bigint END, false)
+        UNION ALL
+        SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s settles no record', e.ref) FROM entry e
+        WHERE e.kind = 'usage' AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.account_id = e.account_id AND u.entry_id = e.entry_id)""",
+    "usage: its entry posts what its parts drew and what was lost, and nothing else": f"""
+        WITH used AS (
+            SELECT account_id, entry_id, replace(p->>0, '-', '') AS bucket, p->>3 AS unit, sum((p->>5)::bigint) AS amount
+            FROM usage CROSS JOIN LATERAL jsonb_array_elements(parts) p WHERE p->>4 = 'balance' AND (p->>5)::bigint > 0 GROUP BY 1, 2, 3, 4),
+        lost AS (
+            SELECT account_id, entry_id, 1000 * sum((SELECT sum(t::bigint) FROM jsonb_array_elements_text(l->2) t)) AS amount
+            FROM usage, {_LOSSES} l GROUP BY 1, 2),
+        expected AS (
+            SELECT account_id, entry_id, side.ledger_account, unit, bucket, side.sign * amount AS amount
+            FROM used CROSS JOIN (VALUES ('customer_liability', -1), ('used', 1)) side (ledger_account, sign)
+            UNION ALL
+            SELECT account_id, entry_id, side.ledger_account, 'token', '', side.sign * amount
+            FROM lost CROSS JOIN (VALUES ('produced', -1), ('operator_loss', 1)) side (ledger_account, sign) WHERE amount > 0),
+        posted AS (
+            SELECT account_id, entry_id, ledger_account, unit, coalesce(replace(bucket_id::text, '-', ''), '') AS bucket, sum(amount) AS amount,
+                count(*) AS lines
+            FROM posting p JOIN entry e USING (account_id, entry_id) WHERE e.kind = 'usage' GROUP BY 1, 2, 3, 4, 5)
+        SELECT 'entry ' || entry_id || ' of account ' || account_id,
+            format('%s %s of bucket %s: %s by its records, %s posted in %s lines', ledger_account, unit, bucket, x.amount, p.amount, p.lines)
+        FROM expected x FULL JOIN posted p USING (account_id, entry_id, ledger_account, unit, bucket)
+        WHERE x.amount IS DISTINCT FROM p.amount OR p.lines <> 1""",
+    "usage: one record for each attempt of a request, in its time": """
+        -- A place of a journal is all that a worker reported at once, of many requests.
+        SELECT 'usage ' || min(usage_id::text) || ' and ' || max(usage_id::text), format('attempt %s of request %s of account %s: %s records',
+               attempt_no, request_id, account_id, count(*))
+        FROM usage GROUP BY account_id, request_id, attempt_no HAVING count(*) > 1
+        UNION ALL
+        SELECT 'usage ' || usage_id || ' of account ' || account_id, format('attempt %s of request %s', attempt_no, request_id) FROM usage
+        -- The first attempt of a request has the request's id.
+        WHERE (attempt_no = 1) <> (request_id = replace(usage_id::text, '-', ''))
+        UNION ALL
+        SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
+        FROM usage GROUP BY usage_id HAVING count(*) > 1
+        UNION ALL
+        SELECT 'usage ' || usage_id || ' of account ' || account_id, format('%s from %s to %s, attempt %s', reason, started_at, ended_at, attempt_no)
+        -- A host's clock is set to the database's now and then, by less than a minute.
+        FROM usage WHERE reason = '' OR ended_at < started_at - interval '1 minute' OR attempt_no < 1
+            OR first_byte_ms < 0 OR latency_ms < 0""",
+    "usage by day: it is the sum of its records": f"""
+        WITH counted AS ({day_store.SUMS}), kept AS (
+            SELECT account_id, member_id, day, unit, sum(records) AS records, sum(input_tokens) AS input_tokens,
+                sum(output_tokens) AS output_tokens, sum(amount) AS amount
+            FROM usage_day GROUP BY 1, 2, 3, 4)
+        SELECT format('%s of member %s of account %s', day, member_id, account_id),
+            format('%s records, %s + %s tokens, %s %s; its records are %s, %s + %s tokens, %s', k.records, k.input_tokens, k.output_tokens,
+                k.amount, unit, c.records, c.input_tokens, c.output_tokens, c.amount)
+        FROM counted c FULL JOIN kept k USING (account_id, member_id, day, unit)
+        WHERE (c.records, c.input_tokens, c.output_tokens, c.amount)
+            IS DISTINCT FROM (k.records, k.input_tokens, k.output_tokens, k.amount)""",
+    "quarantine: what is there is of no usage record, unless it was released": """
+        SELECT 'quarantine ' || q.quarantine_id || ' of account ' || q.account_id, format('%s, record %s at %s of journal %s, decided at %s', q.state,
+               q.usage_id, q.seq, q.journal_id, q.decided_at)
+        FROM quarantine q LEFT JOIN journal j USING (journal_id)
+            -- At its place are the records that its worker reported with it, too. What could not be read has its id since it was mended.
+            LEFT JOIN usage u ON u.account_id = q.account_id AND u.journal_id = q.journal_id AND u.seq = q.seq
+                AND u.usage_id = coalesce(substring(q.usage_id FROM '^[0-9a-f]{32}$'),
+                    substring(q.record FROM '"usage_id": ?"([0-9a-f]{32})"'))::uuid
+        WHERE j.journal_id IS NULL OR q.seq > j.settled_seq OR (q.state = 'held') <> (q.decided_at IS NULL) OR q.reason = ''
+            OR (q.usage_id !~ '^[0-9a-f]{32}$' AND split_part(q.usage_id, ':', 1) <> q.seq::text)
+            OR (q.state = 'released') <> (u.usage_id IS NOT NULL)
+            OR (q.usage_id ~ '^[0-9a-f]{32}$' AND (substring(q.record FROM '"usage_id": ?"([0-9a-f]{32})"') IS DISTINCT FROM q.usage_id
+                OR substring(q.record FROM '"account_id": ?"([0-9a-f]{32})"') IS DISTINCT FROM replace(q.account_id::text, '-', '')))""",
+    "journal: it has settled what its records say": f"""
+        WITH settled AS (
+            SELECT split_part(e.ref, ':', 1) AS journal_id, max(e.posted_at) AS at,
+                max(coalesce(nullif(split_part(split_part(e.ref, ':', 2), '-', 2), ''), split_part(e.ref, ':', 2))::bigint) AS seq
+            FROM entry e WHERE e.kind = 'usage' AND {_REF} split_part(e.ref, ':', 2) LIKE '%-%' END GROUP BY 1)
+        SELECT 'journal ' || j.journal_id, format('settled to %s at %s, its last entry to %s at %s', j.settled_seq, j.settled_at, s.seq, s.at)
+        FROM journal j JOIN settled s ON s.journal_id = j.journal_id::text
+        WHERE j.settled_seq < s.seq OR j.settled_at IS NULL OR j.settled_at < s.at - interval '1 second'
+            -- What the last settlement with a record settled is where it is, unless it put a record apart or nothing but progress came after.
+            OR (j.settled_at = s.at AND j.settled_seq <> s.seq AND NOT EXISTS (SELECT 1 FROM quarantine q WHERE q.journal_id = j.journal_id
+                AND q.quarantined_at = s.at))
+        UNION ALL
+        -- What settles one place of a journal, and no range, is a record that was released, whenever that was.
+        SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s at %s, and nothing was released from there', e.ref, e.posted_at) FROM entry e
+        WHERE e.kind = 'usage' AND {_REF} split_part(e.ref, ':', 2) NOT LIKE '%-%' END AND NOT EXISTS (SELECT 1 FROM quarantine q
+            WHERE q.journal_id = split_part(e.ref, ':', 1)::uuid AND q.seq = split_part(e.ref, ':', 2)::bigint AND q.state = 'released')
+        UNION ALL
+        SELECT 'journal ' || journal_id, format('settled to %s, at no time', settled_seq) FROM journal
+        WHERE (settled_seq > 0) <> (settled_at IS NOT NULL) OR settled_seq < 0""",
+}
+
+
+def rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
+    """Each part costs what its card says for the tokens it paid; parts and loss together are the record."""
+    weights: dict[tuple[str, str], Weights | None] = {}
+    columns = ", ".join(TOKEN_CLASSES)
+    with connection.cursor("rerate") as cursor:
+        cursor.itersize = FETCH_ROWS
+        cursor.execute(f"SELECT usage_id, model, parts, loss, prompt, {columns} FROM usage".encode())
+        for usage_id, model, parts, loss, prompt, *classes in cursor:
+            counts = Counts(*classes)
+            try:
+                problem = _problem(parts, loss, model, counts, cards, weights, prompt=prompt)
+            except (ValueError, TypeError, KeyError, IndexError, AttributeError, AssertionError) as error:
+                problem = f"it cannot be read: {type(error).__name__}: {error}"
+            if problem:
+                yield Finding(INVARIANT, f"usage {usage_id}", problem)
+
+
+def _problem(
+    parts: list[Any],
+    loss: Any,
+    model: str,
+    counts: Counts,
+    cards: dict[str, RateCard],
+    known: dict[tuple[str, str], Weights | None],
+    *,
+    prompt: bool,
+) -> str | None:
+    paid = [0] * (len(counts) + 1)
+    for _, _, rate_version, unit, kind, cost, requests, part_counts in parts:
+        key = (rate_version, model)
+        if key not in known:
+            card = cards.get(rate_version)
+            rate = card.rate_for(model) if card else None
+            known[key] = CAP_WEIGHTS if kind == "cap" else (rate.weights() if rate else None)
+        weights = known[key]
+        if weights is None:
+            return f"no rate for {model} in {rate_version}"
+        if unit == "prompt" and not prompt:
+            weights = weights._replace(request=0)
+        tokens = counts if part_counts is None else Counts(*part_counts)
+        expected = amount(weights, tokens) - weights.request * (1 - requests)
+        if expected != cost:
+            return f"a part says {cost}, its rate says {expected}"
+        if kind == "balance":
+            paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
+    for cause, requests, tokens in losses_of(loss):
+        if cause not in LOSS_CAUSES:
+            return f"a loss for no cause that is known: {cause}"
+        paid = [a + b for a, b in zip(paid, [requests, *tokens], strict=True)]
+    if paid != [1, *counts]:
+        return f"parts and losses pay for {paid}, the record is {[1, *counts]}"
+    return None

@@ -1,0 +1,253 @@
+"""Models by intent: a client names what matters to it (`auto`, `auto:fast` …), and each request gets the model that fits.
+
+First what can't do it is out: a model that the subscriber may not use, that no place serves now, whose context is too small, that
+takes no images. Then how hard the request seems says how good a model it needs, by features that anybody can read; among
+those that are good enough the intent decides: what it costs the subscriber, when its first token is thought to come, how good it is.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Annotated, Final, Literal, NamedTuple, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tokenworks.factory.model import MODEL_PATTERN
+from tokenworks.factory.placing.placement import Objective
+
+Modality = Literal["text", "image", "audio", "video", "file"]
+MODALITIES: Final[tuple[Modality, ...]] = get_args(Modality)
+Filing = Literal["filed", "pending", "exempt", "none"]
+FILINGS: Final[tuple[Filing, ...]] = get_args(Filing)
+INTENT_PATTERN: Final = r"^[a-z0-9][a-z0-9-]{0,31}(:[a-z0-9][a-z0-9-]{0,31})?$"
+# Of a model that says nothing of itself.
+QUALITY_UNKNOWN: Final = 50
+# What is read of a request's text, at most, to tell how hard it is.
+TEXT_CHARS_MAX: Final = 8_000
+
+
+class ModelCard(BaseModel):
+    """What is declared of a model, wherever it is served."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(pattern=MODEL_PATTERN)]
+    # How good it is, from 0 to 100 on the operator's own scale; an easy request needs about 30, the hardest 90.
+    quality: int | None = Field(default=None, ge=0, le=100, strict=True)
+    modalities: tuple[Modality, ...] = Field(default=("text",), min_length=1)
+    tools: bool = True
+    # Whether it is filed as a generative AI service (the Interim Measures of 2023-08-15, article 17), and under which number.
+    filing: Filing = "none"
+    filing_no: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+
+
+class Intent(BaseModel):
+    """A name that clients may give in place of a model's, and what it means."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: Annotated[str, Field(pattern=INTENT_PATTERN)]
+    objective: Objective = "balance"
+    # Which models are meant; none: all that have a card with a quality.
+    models: tuple[Annotated[str, Field(pattern=MODEL_PATTERN)], ...] = Field(default=(), max_length=100)
+    quality_min: int = Field(default=0, ge=0, le=100, strict=True)
+
+
+BUILT_IN: Final = {
+    intent.name: intent
+    for intent in (
+        Intent(name="auto", objective="balance"),
+        Intent(name="auto:fast", objective="latency"),
+        Intent(name="auto:cheap", objective="cost"),
+        Intent(name="auto:best", objective="quality"),
+    )
+}
+
+
+class Wanted(NamedTuple):
+    """What a request needs of a model. `difficulty` from 0 to 1."""
+
+    difficulty: float = 0.0
+    modalities: frozenset[str] = frozenset()
+    tools: bool = False
+    input_tokens: int = 1
+    output_tokens: int = 1
+
+
+class Option(NamedTuple):
+    """A model that could have a request: what it would cost the subscriber, in a unit that all options share, whether anything that he
+    has is known to pay for it, and what it would cost the operator in nano yuan.
+    """
+
+    model: str
+    card: ModelCard
+    first_token_ms: float
+    cost: int
+    unit: str = ""
+    paid: bool = True
+    operator_nano: int = 0
+
+
+class Choice(NamedTuple):
+    model: str
+    reason: str
+
+
+def unfit(card: ModelCard, wanted: Wanted, *, filing_required: bool = False) -> str | None:
+    """Why a model can't have a request, wherever it is served; None where it can."""
+    missing = wanted.modalities - set(card.modalities)
+    if missing:
+        return f"modality: it takes no {', '.join(sorted(missing))}"
+    if wanted.tools and not card.tools:
+        return "tools: it calls none"
+    if filing_required and card.filing not in {"filed", "exempt"}:
+        return f"filing: {card.name} is not filed ({card.filing})"
+    return None
+
+
+# How good a model has to be for the easiest and for the hardest request, and how much less does where it is to be cheap or fast.
+QUALITY_EASY: Final = 25.0
+QUALITY_HARD: Final = 90.0
+_LENIENCE: Final[dict[Objective, float]] = {"latency": 10.0, "cost": 10.0, "balance": 0.0, "quality": 0.0}
+
+
+def quality_needed(difficulty: float, objective: Objective = "balance") -> float:
+    """By a step that is steep around the middle: few requests are half hard."""
+    steep = 1.0 / (1.0 + math.exp(-12.0 * (difficulty - 0.5)))
+    return QUALITY_EASY + (QUALITY_HARD - QUALITY_EASY) * steep - _LENIENCE[objective]
+
+
+def rank(intent: Intent, wanted: Wanted, options: Sequence[Option]) -> list[Choice]:
+    """The models for a request, the best first, each with its reason. Those that are good enough come before those that are not.
+
+    Costs are compared in one unit: where buckets of several units would pay, by what the operator pays.
+    """
+    if len({option.unit for option in options if option.paid}) > 1:
+        options = [option._replace(cost=0, unit="") for option in options]
+    needed = max(float(intent.quality_min), quality_needed(wanted.difficulty, intent.objective))
+    highest = max((_quality(option) for option in options), default=0)
+    # Where nobody is as good as it should be, the best of all is good enough.
+    bar = min(needed, float(highest))
+
+    def key(option: Option) -> tuple[object, ...]:
+        quality = _quality(option)
+        enough = quality >= bar
+        head = (not option.paid, not enough, 0 if enough else -quality)
+        if intent.objective == "quality":
+            return (
+                not option.paid,
+                -quality,
+                option.cost,
+                option.operator_nano,
+                option.first_token_ms,
+                option.model,
+            )
+        if intent.objective == "latency":
+            return (
+                *head,
+                round(option.first_token_ms / 50.0),
+                option.cost,
+                option.operator_nano,
+                option.model,
+            )
+        return (*head, option.cost, option.operator_nano, option.first_token_ms, -quality, option.model)
+
+    seems = "hard" if wanted.difficulty >= 0.5 else "easy"
+    found = []
+    for option in sorted(options, key=key):
+        why = f"{intent.name}: seems {seems} ({wanted.difficulty:.2f}), quality {bar:.0f} is enough, {option.model} has {_quality(option)}"
+        if intent.objective == "quality":
+            why = f"{intent.name}: the best that may have it, quality {_quality(option)}"
+        why += f", costs about {option.cost} {option.unit}" if option.unit else ""
+        if intent.objective == "latency":
+            why += f", first token in about {option.first_token_ms:.0f} ms"
+        found.append(Choice(option.model, why))
+    return found
+
+
+def _quality(option: Option) -> int:
+    return QUALITY_UNKNOWN if option.card.quality is None else option.card.quality
+
+
+# How hard a request seems.
+
+_WORD: Final = re.compile(r"[A-Za-z]+|[\u4e00-\u9fff]")
+_REASONING: Final = re.compile(
+    r"prov(?:e|ing)\b|proof|deriv(?:e|ation)|theorem|lemma|integral|eigen|asymptotic|complexity|np-hard|induction|"
+    r"probability|expected value|bayes|counterexample|invariant|optimi[sz]|trade-?offs?|root cause|"
+    r"证明|推导|定理|积分|特征值|复杂度|归纳|概率|期望|反例|不变量|最优|权衡|根因|方程组|博弈",
+    re.IGNORECASE,
+)
+_BUILDING: Final = re.compile(
+    r"\bimplement|\brefactor|\bdebug|\bdeadlock|race condition|concurren|thread-?safe|distributed|architect|migrat|"
+    r"\bdesign (?:a|an|the)\b|\bschema\b|\bscheduler\b|stack trace|traceback|segfault|\bprotocol\b|consisten|"
+    r"实现|重构|调试|死锁|竞态|并发|线程安全|分布式|架构|迁移|设计一|方案|一致性|调度器|协议",
+    re.IGNORECASE,
+)
+_JUDGING: Final = re.compile(
+    r"\banaly[sz]e|\bcompare|\bevaluate|\bcritique|\bassess|\bargue\b|\bstrategy\b|implications?|step by step|"
+    r"diagnos|contract clause|liabilit|regulat|forecast|\bvaluation\b|hypothes|"
+    r"分析|比较|评估|论证|批判|策略|影响|逐步|诊断|条款|责任|合规|预测|估值|假设|利弊",
+    re.IGNORECASE,
+)
+_PLAIN: Final = re.compile(
+    r"\btranslate|\bsummari[sz]e|\bwhat (?:is|are|does)\b|\bdefine\b|\blist\b|\bspell|\bgrammar\b|\brephrase|\bhello\b|\bhi\b|"
+    r"\bthank|\bextract\b|\bcapital of\b|\bclassify\b|\bconvert\b|\bname (?:a|an|three|five)\b|\bsynonym|\bheadline|\bgreeting|"
+    r"翻译|总结|概括|是什么|什么是|列出|改写|润色|你好|谢谢|提取|分类|标题|换算|近义词|祝福|几点|天气|首都|错别字|怎么读|口号",
+    re.IGNORECASE,
+)
+_MUST: Final = re.compile(
+    r"\bmust\b|\bonly\b|\bwithout\b|\bat most\b|\bat least\b|\bexactly\b|必须|不得|不能|至少|最多|同时|只能",
+    re.IGNORECASE,
+)
+_CODE: Final = re.compile(r"```|\bdef |\bclass |#include|SELECT .+ FROM|=>|\{\s*\n|;\s*\n")
+_MATH: Final = re.compile(
+    r"[∑∫√≤≥≠∈∀∃]|\\frac|\^\d|\bO\(|[a-z]\s*=\s*[a-z\d]|\d\s*[+*/^]\s*\d", re.IGNORECASE
+)
+
+
+class Features(NamedTuple):
+    """What is read of a request, each about 0 to 1."""
+
+    length: float
+    reasoning: float
+    building: float
+    judging: float
+    plain: float
+    musts: float
+    code: float
+    math: float
+    asked_effort: float
+    tools: float
+
+
+# By logistic regression on half of the labelled requests (`requests.yaml`, those at even places); no request there names an
+# effort or brings tools, so the last two are set by hand.
+WEIGHTS: Final = Features(3.2, 3.2, 2.9, 3.3, -2.0, 2.4, 0.4, 1.1, 2.0, 0.5)
+BIAS: Final = -2.4
+
+
+def features(text: str, *, effort: str | None = None, tools: int = 0) -> Features:
+    """`text` is what a person asks last; `effort` what the client says of the thinking it wants."""
+    text = text[:TEXT_CHARS_MAX]
+    words = len(_WORD.findall(text))
+
+    def some(pattern: re.Pattern[str], enough: int) -> float:
+        return min(1.0, len({match.lower() for match in pattern.findall(text)}) / enough)
+
+    return Features(
+        length=min(1.0, math.log1p(words) / math.log1p(400)),
+        reasoning=some(_REASONING, 2),
+        building=some(_BUILDING, 2),
+        judging=some(_JUDGING, 2),
+        plain=some(_PLAIN, 1),
+        musts=some(_MUST, 3),
+        code=some(_CODE, 1),
+        math=some(_MATH, 1),
+        asked_effort={"high": 1.0, "xhigh": 1.0, "medium": 0.5}.get(effort or "", 0.0),
+        tools=min(1.0, tools / 8),
+    )
+
+
+def difficulty(found: Features) -> float:
+    """From 0 (easy) to 1 (hard)."""
+    total = BIAS + sum(weight * value for weight, value in zip(WEIGHTS, found, strict=True))
+    return 1.0 / (1.0 + math.exp(-total))

@@ -1,0 +1,78 @@
+"""What an intent saves, and what of the quality it keeps, on requests that are labelled easy or hard."""
+
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import yaml
+
+from tokenworks.factory.errors import TraceFaulty
+from tokenworks.factory.intents.choice import Intent, ModelCard, Option, Wanted, difficulty, features, rank
+
+SYNTHETIC_REQUESTS: Final = Path(__file__).parents[1] / "requests.yaml"
+REQUESTS_BYTES_MAX: Final = 10_000_000
+# What is foreseen of both models' first tokens: a small one answers sooner.
+SMALL_MS, LARGE_MS = 100.0, 400.0
+
+
+class Labelled(NamedTuple):
+    hard: bool
+    text: str
+
+
+class Verdict(NamedTuple):
+    requests: int
+    hard: int
+    to_large: int
+    hard_kept: int
+    saving: float
+    well_answered: float
+
+
+def read_requests(path: Path) -> list[Labelled]:
+    """A YAML list of [easy or hard, text]. Raises `TraceFaulty`."""
+    if path.stat().st_size > REQUESTS_BYTES_MAX:
+        raise TraceFaulty(f"{path.name} is larger than {REQUESTS_BYTES_MAX} bytes")
+    try:
+        rows = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TraceFaulty(f"{path.name}: {str(error).splitlines()[0]}") from None
+    if not isinstance(rows, list) or not rows:
+        raise TraceFaulty(f"{path.name} is a list of [easy or hard, text], and is not empty")
+    found = []
+    for number, row in enumerate(rows, 1):
+        if not (
+            isinstance(row, list)
+            and len(row) == 2
+            and row[0] in {"easy", "hard"}
+            and isinstance(row[1], str)
+            and row[1]
+        ):
+            raise TraceFaulty(f"{path.name}: entry {number} is not [easy or hard, text]")
+        found.append(Labelled(row[0] == "hard", row[1]))
+    return found
+
+
+def evaluate(
+    intent: Intent, requests: list[Labelled], small: tuple[ModelCard, int], large: tuple[ModelCard, int]
+) -> Verdict:
+    """Each model comes with the price of its output token; all answers are thought to be as long."""
+    to_large = hard_kept = well = 0
+    spent = 0
+    for request in requests:
+        wanted = Wanted(difficulty(features(request.text)))
+        options = [
+            Option(card.name, card, ms, price) for (card, price), ms in ((small, SMALL_MS), (large, LARGE_MS))
+        ]
+        got_large = rank(intent, wanted, options)[0].model == large[0].name
+        to_large += got_large
+        hard_kept += got_large and request.hard
+        well += got_large or not request.hard
+        spent += large[1] if got_large else small[1]
+    return Verdict(
+        len(requests),
+        sum(request.hard for request in requests),
+        to_large,
+        hard_kept,
+        1.0 - spent / (large[1] * len(requests)) if large[1] else 0.0,
+        well / len(requests),
+    )

@@ -1,0 +1,374 @@
+"""A fleet, simulated: a trace of requests against engines, placed by the very code that the gateway runs, or by others.
+
+The gateway sees what a gateway sees: its own requests in flight, and first tokens as they pass, so many milliseconds late.
+What it believes of each engine's speed and cache is off by a random part, and it learns.
+"""
+
+import heapq
+import random
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import Final, Literal, NamedTuple, Protocol, get_args
+
+from tokenworks.factory.model import Price
+from tokenworks.factory.placing.placement import Ask, Objective, Place, Placement
+from tokenworks.factory.placing.prefixes import PrefixIndex
+from tokenworks.factory.service import make_deployment
+from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, Work
+
+Policy = Literal["predicted", "least_outstanding", "round_robin", "cache_aware"]
+POLICIES: Final[tuple[Policy, ...]] = get_args(Policy)
+LATE_MS: Final = 50.0
+RETRY_S: Final = 1.0
+MACHINES_MAX: Final = 1024
+# sglang's router: how much of a prompt has to be cached for its place to be taken, and when the load decides instead.
+CACHE_THRESHOLD: Final = 0.5
+BALANCE_ABS: Final = 32
+BALANCE_REL: Final = 1.1
+
+
+class Told(Protocol):
+    """A policy: where a request goes, and what is told of it afterwards."""
+
+    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None: ...
+    def first_token(self, ticket: int, engine: int, now_ms: float) -> None: ...
+    def ended(self, ticket: int, engine: int, now_ms: float) -> None: ...
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
+        """The engine is at its limit: the request is not there, and none goes there for a while."""
+        ...
+
+
+class LeastOutstanding:
+    """The engine with the fewest requests in flight; ties go round by last use."""
+
+    def __init__(self, count: int) -> None:
+        self.outstanding = [0] * count
+        self._used = [0] * count
+        self._turn = 0
+        self._rests = [0.0] * count
+
+    def free(self, tried: Sequence[int], now_ms: float) -> list[int]:
+        return [at for at in range(len(self.outstanding)) if at not in tried and self._rests[at] <= now_ms]
+
+    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+        free = self.free(tried, now_ms)
+        if not free:
+            return None
+        return self.take(min(free, key=lambda at: (self.outstanding[at], self._used[at])))
+
+    def take(self, at: int) -> int:
+        self._turn += 1
+        self._used[at] = self._turn
+        self.outstanding[at] += 1
+        return at
+
+    def first_token(self, ticket: int, engine: int, now_ms: float) -> None:
+        pass
+
+    def ended(self, ticket: int, engine: int, now_ms: float) -> None:
+        self.outstanding[engine] -= 1
+
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
+        self._rests[engine] = now_ms + RETRY_S * 1000.0
+        self.outstanding[engine] -= 1
+
+
+class RoundRobin(LeastOutstanding):
+    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+        free = self.free(tried, now_ms)
+        return self.take(min(free, key=lambda at: self._used[at])) if free else None
+
+
+class CacheAware(LeastOutstanding):
+    """As sglang's router does it: the longest prefix where it is more than a part of the prompt, else the least load; and
+    the least load where the loads are too different. Its tree of prefixes does not end.
+    """
+
+    def __init__(self, count: int, *, smallest_tree: bool = False) -> None:
+        super().__init__(count)
+        self._index = PrefixIndex()
+        self._smallest_tree = smallest_tree
+        for at in range(count):
+            self._index.add_place(at, 1 << 40)
+
+    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+        free = self.free(tried, now_ms)
+        if not free:
+            return None
+        loads = [self.outstanding[at] for at in free]
+        least, most = min(loads), max(loads)
+        at = free[loads.index(least)]
+        if not (most - least > BALANCE_ABS and most > BALANCE_REL * least):
+            matched = self._index.match(work.blocks)
+            best = max((at for at in matched if at in free), key=lambda at: matched[at], default=None)
+            if best is not None and matched[best] > CACHE_THRESHOLD * len(work.blocks):
+                at = best
+            elif self._smallest_tree:
+                at = min(free, key=self._index.size)
+        self._index.touch(at, work.blocks)
+        return self.take(at)
+
+
+class Predicted:
+    """The gateway's own placement, on what it believes of the engines."""
+
+    def __init__(
+        self, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective = "latency"
+    ) -> None:
+        self._placement = Placement()
+        self._objective = objective
+        self._places = []
+        for at, spec in enumerate(specs):
+            deployment = make_deployment(
+                name=f"engine-{at}", model="m", upstream_model="m", base_url="http://127.0.0.1:1", protocols=("chat",),
+                allow_private=True, context_tokens=10**8, region=spec.region, round_trip_ms=int(spec.round_trip_ms),
+                prefill_tokens_per_s=max(1, int(1000 / (spec.prefill_ms_per_token * rnd.uniform(1 - off, 1 + off)))),
+                cache_blocks=max(1, int(spec.cache_blocks * rnd.uniform(1 - off, 1 + off))),
+                price=Price(
+                    fresh_input_nano=spec.input_nano, cached_input_nano=spec.cached_nano, output_nano=spec.output_nano
+                ),
+            )  # fmt: skip
+            self._places.append(Place(deployment))
+        self._placement.set_places(self._places)
+        self._block_tokens = specs[0].block_tokens
+
+    def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
+        ask = Ask(work.input_tokens, work.output_tokens, work.blocks, self._block_tokens, self._objective)
+        names = [self._places[at].name for at in tried]
+        now_s = now_ms / 1000.0
+        chosen = self._placement.choose(self._places, names, ask, now_s)
+        if chosen is None or chosen.place.open(now_s):
+            return None
+        chosen.place.began(now_s)
+        self._placement.sent(ticket, chosen, ask, now_s)
+        return chosen.place.number
+
+    def first_token(self, ticket: int, engine: int, now_ms: float) -> None:
+        place = self._places[engine]
+        place.succeeded(now_ms / 1000.0)
+        self._placement.first_token(ticket, place, now_ms / 1000.0)
+
+    def ended(self, ticket: int, engine: int, now_ms: float) -> None:
+        self._places[engine].ended()
+
+    def refused(self, ticket: int, engine: int, now_ms: float) -> None:
+        place = self._places[engine]
+        place.cool_down(now_ms / 1000.0, RETRY_S)
+        self._placement.dropped(ticket, place)
+        place.ended()
+
+
+class Outcome(NamedTuple):
+    """What became of each request of the trace, in its order; and of the fleet."""
+
+    first_token_ms: list[float]
+    end_to_end_ms: list[float]
+    engines: list[int]
+    output_tokens: int
+    until_ms: float
+    hit_share: float
+    busy_ms: list[float]
+    cost_nano: int
+    energy_wh: float
+    refusals: int
+
+    @property
+    def mean_first_token_s(self) -> float:
+        return fmean(self.first_token_ms) / 1000.0
+
+    @property
+    def mean_end_to_end_s(self) -> float:
+        return fmean(self.end_to_end_ms) / 1000.0
+
+    def first_token_s(self, share: float) -> float:
+        """The quantile of the time to first token."""
+        ordered = sorted(self.first_token_ms)
+        return ordered[min(len(ordered) - 1, int(share * len(ordered)))] / 1000.0
+
+    def in_time(self, limit_s: float) -> float:
+        """The share of requests whose first token came within it."""
+        return sum(ms <= limit_s * 1000.0 for ms in self.first_token_ms) / len(self.first_token_ms)
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.output_tokens / max(1.0, self.until_ms) * 1000.0
+
+
+def make_policy(
+    policy: Policy, specs: Sequence[EngineSpec], rnd: random.Random, off: float, objective: Objective
+) -> Told:
+    if policy == "predicted":
+        return Predicted(specs, rnd, off, objective)
+    if policy == "cache_aware":
+        return CacheAware(len(specs))
+    return (RoundRobin if policy == "round_robin" else LeastOutstanding)(len(specs))
+
+
+_ARRIVES, _ENGINE, _FIRST, _ENDED, _REACHES = range(5)
+
+
+def simulate(
+    trace: Sequence[Work],
+    fleet: Sequence[EngineSpec],
+    policy: Policy | Callable[[Sequence[EngineSpec]], Told] = "predicted",
+    *,
+    traffic: float = 1.0,
+    seed: int = 0,
+    off: float = 0.3,
+    late_ms: float = LATE_MS,
+    objective: Objective = "latency",
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
+    """Run a trace to its end. `traffic` is how many times as fast its requests come.
+
+    `off`: by how much at most, up or down, what the gateway believes of speeds and caches is wrong at the beginning.
+    """
+    specs = [spec for group in fleet for spec in [group] * group.count]
+    rnd = random.Random(seed)
+    told = make_policy(policy, specs, rnd, off, objective) if isinstance(policy, str) else policy(specs)
+    engines = [Engine(spec) for spec in specs]
+    first = [0.0] * len(trace)
+    whole = [0.0] * len(trace)
+    where = [-1] * len(trace)
+    tried: dict[int, list[int]] = {}
+    refusals = done = 0
+    now_ms = 0.0
+    events: list[tuple[float, int, int, int, int]] = [
+        (work.at_ms / traffic, at, _ARRIVES, at, 0) for at, work in enumerate(trace)
+    ]
+    heapq.heapify(events)
+    number = len(trace)
+    cold = {at: spec.ready_at_s * 1000.0 for at, spec in enumerate(specs) if spec.ready_at_s}
+
+    def push(at_ms: float, what: int, one: int, other: int = 0) -> None:
+        nonlocal number
+        number += 1
+        heapq.heappush(events, (at_ms, number, what, one, other))
+
+    def look(at: int) -> None:
+        """What the engine has done by now; and when to look again."""
+        engine = engines[at]
+        half_ms = engine.spec.round_trip_ms / 2
+        for ticket in engine.take_first_tokens():
+            first[ticket] = now_ms + half_ms - trace[ticket].at_ms / traffic
+            push(now_ms + half_ms + late_ms, _FIRST, at, ticket)
+        for ticket in engine.take_done():
+            whole[ticket] = now_ms + half_ms - trace[ticket].at_ms / traffic
+            push(now_ms + half_ms + late_ms, _ENDED, at, ticket)
+        engine.version += 1
+        next_ms = engine.next_ms()
+        if next_ms < INF:
+            push(max(now_ms, next_ms), _ENGINE, at, engine.version)
+
+    while events:
+        now_ms, _, what, one, other = heapq.heappop(events)
+        if what == _ARRIVES:
+            work = trace[one]
+            out = tried.get(one, [])
+            resting = [at for at, ready_ms in cold.items() if ready_ms > now_ms]
+            at = told.choose(one, work, [*out, *resting], now_ms)
+            if at is None:
+                # Everybody is at a limit, or cold: it waits, as a client that is told when to come again.
+                tried.pop(one, None)
+                push(now_ms + RETRY_S * 1000.0, _ARRIVES, one)
+                continue
+            where[one] = at
+            push(now_ms + specs[at].round_trip_ms / 2, _REACHES, at, one)
+        elif what == _REACHES:
+            engine = engines[one]
+            limit = engine.spec.requests_max
+            if limit is not None and engine.requests >= limit:
+                refusals += 1
+                told.refused(other, one, now_ms)
+                tried.setdefault(other, []).append(one)
+                push(now_ms + engine.spec.round_trip_ms / 2, _ARRIVES, other)
+                continue
+            engine.advance(now_ms)
+            engine.add(other, trace[other])
+            look(one)
+        elif what == _ENGINE:
+            if other == engines[one].version:
+                engines[one].advance(now_ms)
+                look(one)
+        elif what == _FIRST:
+            told.first_token(other, one, now_ms)
+        else:
+            told.ended(other, one, now_ms)
+            done += 1
+            if progress is not None and done % 1000 == 0:
+                progress(done)
+    return _outcome(trace, specs, engines, first, whole, where, now_ms, refusals)
+
+
+def _outcome(
+    trace: Sequence[Work],
+    specs: Sequence[EngineSpec],
+    engines: Sequence[Engine],
+    first: list[float],
+    whole: list[float],
+    where: list[int],
+    until_ms: float,
+    refusals: int,
+) -> Outcome:
+    matched, seen = sum(e.matched_blocks for e in engines), sum(e.seen_blocks for e in engines)
+    hours = until_ms / 3_600_000
+    cost = sum(int(spec.hour_nano * hours) for spec in specs)
+    for work, at in zip(trace, where, strict=True):
+        cost += work.input_tokens * specs[at].input_nano + work.output_tokens * specs[at].output_nano
+    # Of what an engine's cache had, the part of its price that is not asked for.
+    cost -= sum(e.cached_tokens * (s.input_nano - s.cached_nano) for e, s in zip(engines, specs, strict=True))
+    energy = sum(
+        (e.busy_ms * s.busy_watts + (until_ms - e.busy_ms) * s.idle_watts) / 3_600_000
+        for e, s in zip(engines, specs, strict=True)
+    )
+    return Outcome(
+        first, whole, where, sum(work.output_tokens for work in trace), until_ms, matched / max(1, seen),
+        [e.busy_ms for e in engines], cost, energy, refusals,
+    )  # fmt: skip
+
+
+def machines_for(
+    trace: Sequence[Work],
+    engine: EngineSpec,
+    policy: Policy,
+    share: float,
+    limit_s: float,
+    *,
+    traffic: float = 1.0,
+    seed: int = 0,
+    most: int = MACHINES_MAX,
+) -> int | None:
+    """The fewest of an engine that give such a share of requests their first token in time; None where `most` do not."""
+
+    def enough(count: int) -> bool:
+        fleet = [engine.model_copy(update={"count": count})]
+        return simulate(trace, fleet, policy, traffic=traffic, seed=seed).in_time(limit_s) >= share
+
+    high = 1
+    while not enough(high):
+        high *= 2
+        if high > most:
+            return None
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def traffic_for(
+    trace: Sequence[Work],
+    fleet: Sequence[EngineSpec],
+    policy: Policy,
+    mean_s: float,
+    *,
+    seed: int = 0,
+    steps: int = 9,
+) -> float:
+    """How many times a trace's traffic a fleet takes with its mean time to first token within a limit."""
+    low, high = 1 / 64, 64.0
+    for _ in range(steps):
+        middle = (low * high) ** 0.5
+        outcome = simulate(trace, fleet, policy, traffic=middle, seed=seed)
+        low, high = (middle, high) if outcome.mean_first_token_s <= mean_s else (low, middle)
+    return low

@@ -1,0 +1,143 @@
+"""What an order has to satisfy before anything of it is done."""
+
+from collections.abc import Collection, Iterable
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from tokenworks.catalog import Offering, Offerings
+from tokenworks.kernel import Invalid, check_reason
+from tokenworks.subscriptions.errors import (
+    BroadbandMissing,
+    DeliveredAlready,
+    HadAlready,
+    NeedsFirst,
+    OtherAudience,
+    ProductEnded,
+    SecondNotConfirmed,
+    StepsThere,
+    SubscriberNotActive,
+)
+from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, Product, Subscriber, SuspensionCause
+from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.people import privacy_store
+from tokenworks.subscriptions.people.lawful import check_lawful
+
+# Of a product that is had, or will be.
+LIVE: Final = frozenset({"active", "suspended", "pendingActive"})
+# The port whose deliveries are done to a broadband account.
+BROADBAND_PORT: Final = "broadband"
+
+
+def check_eligible(
+    connection: store.Connection,
+    offerings: Offerings,
+    rules: PrivacyRules,
+    subscriber: Subscriber,
+    offering: Offering,
+    *,
+    confirm: bool,
+    instead_of: Product | None = None,
+    ordered_at: datetime | None = None,
+) -> None:
+    """`instead_of`: the product that becomes it. `ordered_at`: of an order whose start has come, which was confirmed then, and
+    has the parts of a bundle that were on sale then. Raises `NotEligible`, in the kind that says why, `ConsentNeeded`,
+    `RealNameNeeded`, `SecondNotConfirmed`.
+    """
+    check_lawful(connection, rules, subscriber, offering)
+    if not offerings.is_for(offering, subscriber.audiences):
+        raise OtherAudience(f"{offering.id} is for {', '.join(offering.audiences)}")
+    # One person's orders come one after the other, also over several subscribers: what was had is counted once.
+    store.lock_person(connection, subscriber.subscriber_id)
+    beside = [
+        product
+        for product in store.products(connection, subscriber.subscriber_id)
+        if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
+    ]
+    live = {product.offering_id for product in beside}
+    if offering.requires and not live & set(offering.requires):
+        raise NeedsFirst(
+            f"{offering.id} goes with {' or '.join(offering.requires)}: order that first", offering.requires
+        )
+    whole = (offering, *(offerings.on_sale(part, ordered_at).offering for part in offering.parts))
+    check_deliverable(subscriber, whole, live)
+    people = privacy_store.same_identity(connection, subscriber.subscriber_id)
+    for one in whole:
+        most = one.per_subscriber_max
+        # Another version of what a product is already is not one more.
+        same = instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
+        had = 0 if most is None else store.times_had(
+            connection, people, one.id, besides=same
+        )  # fmt: skip
+        if most is not None and had >= most:
+            raise HadAlready(f"{one.id} can be had {most} time(s) in all, and was")
+    if offering.kind == "pay_as_you_go" and offering.id in live:
+        raise StepsThere(f"{offering.id} is there already: its steps are bought as they are needed")
+    coming = {
+        offerings.sold(product.next_version).offering.id
+        for product in beside
+        if product.next_version is not None
+    } | {order.offering_id for order in store.orders_to_come(connection, subscriber.subscriber_id)}
+    twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
+    if twice and not confirm and ordered_at is None:
+        raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
+
+
+def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], live: Collection[str]) -> None:
+    """What goes with a broadband account needs one, and what another system delivers is delivered once, confirmed or not.
+    `live` are the offerings that the subscriber has. Raises `NotEligible`.
+    """
+    for offering in offerings:
+        if offering.fulfilment == BROADBAND_PORT and subscriber.broadband is None:
+            raise BroadbandMissing(f"{offering.id} goes with a broadband account: say its number first")
+        if offering.kind == "add_on" and offering.fulfilment is not None and offering.id in live:
+            raise DeliveredAlready(f"{offering.id} is there already: it is delivered once")
+
+
+def has_first_price(
+    connection: store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
+) -> bool:
+    """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
+    if offering.first_price is None:
+        return False
+    people = privacy_store.same_identity(connection, subscriber.subscriber_id)
+    return not store.times_had(connection, people, offering.id, besides=product_id)
+
+
+def check_may_buy(subscriber: Subscriber, what: str) -> None:
+    """Raises `SubscriberNotActive`, which says what has to happen first."""
+    if subscriber.state == "closed":
+        raise SubscriberNotActive(f"{what}: the subscriber is closed")
+    others = [cause.replace("_", " ") for cause in subscriber.suspended_by if cause != "payment"]
+    if others:
+        raise SubscriberNotActive(f"{what}: the subscriber is suspended ({', '.join(others)})")
+    if subscriber.state != "active" or subscriber.restricted:
+        raise SubscriberNotActive(f"{what}: what is owed has to be paid first")
+
+
+def check_live(product: Product) -> None:
+    """Raises `ProductEnded`."""
+    if product.state not in LIVE:
+        raise ProductEnded(f"product {product.product_id} is {product.state} already")
+
+
+def check_delivery(offering: Offering, delivery: str | None) -> None:
+    """Raises `Invalid` where an offering is not delivered so."""
+    if delivery is not None and offering.kind != "bundle" and delivery not in offering.deliveries:
+        ways = ", ".join(offering.deliveries) or "nothing that is delivered so"
+        raise Invalid(f"{offering.id} is delivered as: {ways}")
+
+
+def checked_reason(reason: str | None) -> str | None:
+    """Raises `Invalid`."""
+    return None if reason is None else check_reason(reason, optional=True)
+
+
+def checked_cause(cause: SuspensionCause) -> SuspensionCause:
+    """Raises `Invalid`."""
+    if cause == "payment" or cause not in SUSPENSIONS:
+        others = ", ".join(name for name in SUSPENSIONS if name != "payment")
+        raise Invalid(
+            f"a suspension's cause is {others}; by payment dunning alone suspends, and paying lifts it"
+        )
+    return cause

@@ -1,0 +1,117 @@
+"""What is a member's own in somebody else's account: a child's, an employee's. Their export, and their leaving for good.
+
+Bills, consents and the account are the owner's, and are not here. What a member did is kept with its member id alone.
+"""
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from tokenworks.charging import Ledger, Transfers
+from tokenworks.kernel import Clock, Invalid
+from tokenworks.subscriptions.errors import MemberNotFound
+from tokenworks.subscriptions.model import Member
+from tokenworks.subscriptions.people import people_store, privacy_store
+from tokenworks.trust import Identity, Keys, PersonVault
+
+FORMAT: Final = "tokenworks-member-export-1"
+USAGE_AT_ONCE: Final = 500
+
+
+class MemberRights:
+    """On one connection, with the rooms that keep something of members."""
+
+    def __init__(
+        self,
+        vault: PersonVault,
+        ledger: Ledger,
+        transfers: Transfers,
+        keys: Keys,
+        identity: Identity,
+        clock: Clock,
+    ) -> None:
+        self._vault = vault
+        self._ledger = ledger
+        self._transfers = transfers
+        self._keys = keys
+        self._identity = identity
+        self._clock = clock
+
+    def export(self, member: Member) -> Iterator[bytes]:
+        """All that is kept of a member, as one JSON document in pieces: name, number, keys, sessions, transfers, usage."""
+        own = {
+            "format": FORMAT,
+            "made_at": self._clock.now(),
+            "member": {
+                "member_id": member.member_id, "name": member.name, "phone": member.phone, "role": member.role,
+                "state": member.state, "cap_tokens": member.cap_tokens, "cap_period": member.cap_period,
+                "created_at": member.created_at,
+            },
+            # The account's consents are its owner's: of a member there are none.
+            "consents": [],
+            "keys": [self._key(key_id) for key_id in sorted(self._keys.all_of_member(member.member_id))],
+            "sessions": [
+                {"since": s.created_at, "until": s.expires_at, "address": s.address, "client": s.client,
+                 "seen_at": s.seen_at, "seen_address": s.seen_address}
+                for s in self._identity.sessions(member.subscriber_id, member.member_id)
+            ],
+            "transfers": [
+                {"at": t.made_at, "amount_mtok": t.amount, "gives": t.from_member_id == member.member_id, "reason": t.reason}
+                for t in self._transfers.of_account(member.account_id)
+                if member.member_id in {t.from_member_id, t.to_member_id}
+            ],
+        }  # fmt: skip
+        yield f'{_json(own)[:-1]},\n"usage": ['.encode()
+        before: UUID | None = None
+        first = True
+        while records := self._usage(member, before):
+            lines = ",\n".join(_json(record) for record in records)
+            yield f"{'' if first else ','}\n{lines}".encode()
+            before, first = records[-1]["usage_id"], False
+        yield b"\n]}\n"
+
+    def _key(self, key_id: UUID) -> dict[str, Any]:
+        found = self._keys.info(key_id)
+        assert found is not None, "a key is never deleted"
+        return {
+            "name": found.name, "hint": found.hint, "models": found.models, "created_at": found.created_at,
+            "expires_at": found.expires_at, "revoked_at": found.revoked_at, "used_at": found.used_at,
+        }  # fmt: skip
+
+    def _usage(self, member: Member, before: UUID | None) -> list[dict[str, Any]]:
+        found, _ = self._ledger.usage_page(
+            member.account_id, None, member.member_id, 0, USAGE_AT_ONCE, before=before
+        )
+        return found
+
+    def erase(self, member: Member) -> None:
+        """A member leaves and is forgotten: its key is destroyed, with name and number; its keys and sessions end, and what they
+        say of it goes. What it used stays in the account's bills, under an id that names nobody. The same again does nothing.
+
+        Raises `Invalid` for the owner, whose erasure is the account's, and `MemberNotFound`.
+        """
+        if member.role in {"owner", "department"}:
+            raise Invalid(f"a {member.role} is erased with the account")
+        with self._vault.connection.transaction():
+            people_store.lock_subscriber(self._vault, member.subscriber_id)
+            found = next(iter(people_store.line_of(self._vault, member.member_id)), None)
+            if found is None:
+                raise MemberNotFound("there is no such member")
+            for key_id in self._keys.of_member(found.member_id):
+                self._keys.revoke(key_id)
+            self._keys.forget_names_of_member(found.member_id)
+            self._identity.end_other_sessions(found.subscriber_id, found.member_id)
+            self._identity.forget_places_of_member(found.member_id)
+            self._transfers.forget_of_member(found.account_id, found.member_id)
+            privacy_store.forget_member(self._vault.connection, found.member_id)
+            self._vault.destroy([found.member_id])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, default=_plain, ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

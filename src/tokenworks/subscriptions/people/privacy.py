@@ -1,0 +1,242 @@
+"""A person's rights over what is kept: who it is (the carrier's real-name check), export, erasure."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final, Literal, Protocol
+from uuid import UUID
+
+from tokenworks.charging import Charges
+from tokenworks.kernel import Clock, check_line, uuid7
+from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
+from tokenworks.subscriptions.model import PrivacyRules, Subscriber
+from tokenworks.subscriptions.orders import store, work_store
+from tokenworks.subscriptions.people import people_store, privacy_store
+from tokenworks.subscriptions.people.export_store import export
+from tokenworks.subscriptions.people.member_rights import MemberRights
+from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.trust import Identity, Keys, PersonVault, normal_id_number
+
+RealNameAnswer = Literal["verified", "pending", "refused"]
+# A document's number can be tried so often.
+CHECKS_A_DAY_MAX: Final = 5
+ERASURES_BATCH: Final = 100
+FEN_NANO: Final = 10_000_000
+
+
+class RealNameCheck(Protocol):
+    """The port of the carrier's real-name check."""
+
+    def __call__(self, phone: str, name: str, id_number: str) -> RealNameAnswer:
+        """Whether a document's number and name are the holder's of this phone number. Raises `Unavailable`."""
+        ...
+
+
+# What an erasure waits for: a debt or a credit needs a person, and what other systems are to take away needs its number.
+WaitsFor = Literal["owed", "work_orders"]
+
+
+@dataclass(frozen=True, slots=True)
+class Erasure:
+    """What became of a wish to be erased: done, or waiting until nothing is open any more."""
+
+    subscriber_id: UUID
+    state: Literal["erased", "waiting"]
+    owes_nano: int
+    # When the last backup that has the person's key is deleted; None while it waits.
+    backups_forget_at: datetime | None
+    identity_kept_until: datetime | None = None
+    waits_for: tuple[WaitsFor, ...] = ()
+
+
+class Privacy:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: store.Connection,
+        vault: PersonVault,
+        subscriptions: Subscriptions,
+        charges: Charges,
+        keys: Keys,
+        identity: Identity,
+        clock: Clock,
+        rules: PrivacyRules,
+        backup_days: int,
+        real_name_check: Callable[[], RealNameCheck],
+        members: MemberRights,
+        forget: Sequence[Callable[[Subscriber], None]] = (),
+    ) -> None:
+        """`forget`: what other rooms do, in the same transaction, when a subscriber is erased; `members`: what is a member's own."""
+        self.members = members
+        self._connection = connection
+        self._vault = vault
+        self._subscriptions = subscriptions
+        self._charges = charges
+        self._keys = keys
+        self._identity = identity
+        self._clock = clock
+        self._rules = rules
+        self._backup_days = backup_days
+        self._real_name_check = real_name_check
+        self._forget = forget
+
+    # Who it is.
+
+    def check_real_name(self, subscriber: Subscriber, name: str, id_number: str) -> Subscriber:
+        """Ask the carrier whether the name and the document's number are the holder's of the subscriber's number.
+
+        The document's number is not kept: its keyed hash is, so that limits hold for a person and not for a number. Raises
+        `Invalid`, `RealNameRefused` where it was asked too often or for another identity, `SubscriberNotActive`, `Unavailable`.
+        """
+        name = check_line(name, "a name")
+        number = normal_id_number(id_number)
+        hashed = self._vault.lookup.identity(number)
+        now = self._clock.now()
+        with self._connection.transaction():
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            if found is None or found.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            known = privacy_store.identity_hash(self._connection, found.subscriber_id)
+            if found.real_name == "verified" and known is not None and known != hashed:
+                raise RealNameRefused(
+                    "the number is verified for another identity: a change of owner is done by the operator"
+                )
+            asked = privacy_store.real_name_checks(
+                self._connection, found.subscriber_id, now - timedelta(days=1)
+            )
+            if asked >= CHECKS_A_DAY_MAX:
+                raise RealNameRefused("the real-name check was asked for too often: try again tomorrow")
+            check_id = uuid7()
+            privacy_store.add_real_name_check(self._connection, check_id, found.subscriber_id, now)
+        # Outside the transaction: another system's answer may take seconds.
+        state = self._real_name_check()(found.phone, name, number)
+        with self._connection.transaction():
+            now_is = people_store.lock_subscriber(self._vault, found.subscriber_id)
+            privacy_store.end_real_name_check(self._connection, check_id, state)
+            if now_is is None or now_is.state == "closed":
+                raise SubscriberNotActive("the subscriber is closed")
+            if state == "pending" and now_is.real_name == "verified":
+                state = "verified"  # the carrier knew it before
+            fields: dict[str, object] = {"real_name": state}
+            # What nobody has verified may be somebody else's number, who would lose what a person has once.
+            if state == "verified":
+                fields["identity_hash"] = hashed
+            people_store.set_subscriber(self._connection, found.subscriber_id, **fields)
+            if state == "verified" and found.name is None:
+                people_store.set_texts(self._vault, found.subscriber_id, name=name)
+        return self._subscriptions.find_exact(str(found.subscriber_id))
+
+    def same_person(self, subscriber: Subscriber) -> list[UUID]:
+        """The subscriber and all that are, or were, of the same person by identity number, where it is known; closed and
+        erased ones are among them.
+        """
+        return privacy_store.same_identity(self._connection, subscriber.subscriber_id)
+
+    # What is kept.
+
+    def export(self, subscriber: Subscriber) -> Iterator[bytes]:
+        """All that is stored of the person, as JSON in pieces: its rows of every table, with its texts decrypted."""
+        # A closed one's number may be another person's by now, and so is what is known of it.
+        numbers = (subscriber.phone, subscriber.broadband) if subscriber.state != "closed" else ()
+        codes = [code for identifier in numbers if identifier for code in self._identity.codes_of(identifier)]
+        more: dict[str, object] = {
+            "backup_days": self._backup_days,
+            "identity_hash_days": self._rules.identity_hash_days,
+            "sign_in_codes": codes,
+        }
+        return export(self._connection, self._vault, subscriber, self._clock.now(), more)
+
+    # Erasure.
+
+    def erase(self, subscriber: Subscriber, *, even_if_owed: bool = False, dry_run: bool = False) -> Erasure:
+        """Close the subscriber, end its sessions and keys, and destroy the keys that its personal texts are encrypted under.
+
+        While something is owed it is closed at once and erased by a job when nothing is owed any more; `even_if_owed`: without
+        waiting for that, so that what is owed can't be collected. A work order that is not answered is waited for in any case:
+        the delivering system needs its number to take away what it delivered. Bills, charges and postings stay, without the
+        person. The same again does nothing.
+        """
+        with self._connection.transaction(force_rollback=dry_run):
+            found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
+            assert found is not None
+            if found.state != "closed":
+                # Its memberships in other accounts are known by its number, which is its own until it is closed.
+                elsewhere = [m.member_id for m in people_store.memberships(self._vault, found.phone)]
+                self._subscriptions.close(found)
+                privacy_store.forget_members(self._connection, elsewhere)
+                self._keys.forget_names(found.account_id, elsewhere)
+                self._identity.forget_places(found.subscriber_id, elsewhere)
+                self._vault.destroy(elsewhere)
+            self._identity.end_sessions(found.subscriber_id)
+            self._identity.forget_places(found.subscriber_id)
+            owes_nano = self._charges.receivable(found.account_id)
+            now = self._clock.now()
+            gives_up = even_if_owed or privacy_store.gives_up(self._connection, found.subscriber_id)
+            waits_for = self._waits_for(found, gives_up=gives_up)
+            if waits_for:
+                people_store.set_subscriber(
+                    self._connection, found.subscriber_id, erasure_asked_at=now, erasure_gives_up=gives_up
+                )
+                return Erasure(found.subscriber_id, "waiting", owes_nano, None, waits_for=waits_for)
+            days = self._rules.identity_hash_days
+            until = now + timedelta(days=days) if days else None
+            people = privacy_store.people_of(self._connection, found.subscriber_id)
+            for member_id in people[1:]:
+                for key_id in self._keys.of_member(member_id):
+                    self._keys.revoke(key_id)
+            if found.phone and self._subscriptions.has_number(found):
+                self._identity.forget_identifier(found.phone)
+            if found.broadband:
+                self._identity.forget_identifier(found.broadband)
+            self._keys.forget_names(found.account_id)
+            privacy_store.forget_person(self._connection, found.subscriber_id, people, now, until)
+            for forget in self._forget:
+                forget(found)
+            self._vault.destroy(people)
+        return Erasure(
+            found.subscriber_id, "erased", owes_nano, now + timedelta(days=self._backup_days),
+            until if privacy_store.identity_hash(self._connection, found.subscriber_id) else None,
+        )  # fmt: skip
+
+    def _waits_for(self, found: Subscriber, *, gives_up: bool) -> tuple[WaitsFor, ...]:
+        owed = not gives_up and abs(self._charges.receivable(found.account_id)) >= FEN_NANO
+        works = work_store.any_open(self._connection, found.subscriber_id)
+        open_: tuple[tuple[WaitsFor, bool], ...] = (("owed", owed), ("work_orders", works))
+        return tuple(what for what, is_open in open_ if is_open)
+
+    def erased(self) -> Iterator[UUID]:
+        """Who was erased, by id."""
+        after = UUID(int=0)
+        while page := privacy_store.erased(self._connection, after, ERASURES_BATCH):
+            yield from page
+            after = page[-1]
+
+    def erase_again(self, subscriber_id: str) -> bool:
+        """One who was erased and came back with a restored backup; True if there was anything to erase. One whom the backup does
+        not have is none.
+        """
+        try:
+            found = self._subscriptions.find_exact(subscriber_id)
+        except SubscriberNotFound:
+            return False
+        if self._vault.key(found.subscriber_id) is None:
+            return False
+        return self.erase(found, even_if_owed=True).state == "erased"
+
+    def run_erasures(self) -> int:
+        """Erase those who asked for it and of whom nothing is open any more; forget identities whose time is over. Returns how
+        many were erased.
+        """
+        privacy_store.forget_identities(self._connection, self._clock.now())
+        done, after = 0, UUID(int=0)
+        # All that wait are looked at: those of whom something stays open are in nobody's way.
+        while page := privacy_store.erasures_asked(self._connection, after, ERASURES_BATCH):
+            for subscriber_id, gives_up in page:
+                with self._connection.transaction():
+                    found = people_store.find_subscriber(self._vault, subscriber_id=subscriber_id)
+                    assert found is not None
+                    if not self._waits_for(found, gives_up=gives_up):
+                        done += self.erase(found).state == "erased"
+            after = page[-1][0]
+        return done

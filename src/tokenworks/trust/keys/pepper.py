@@ -1,0 +1,200 @@
+"""The peppers that keys, sessions and tokens are hashed under: files of the secrets, mode 0600, with a version in their names.
+
+All hosts of a works have the same ones. The database keeps a fingerprint of each: a host whose pepper is another one is refused
+at its start, before it makes keys that no other host knows. A new one is announced first and copied to all hosts, which take it
+while they serve and say so; it is used from then on when the operator says so. What was made under an earlier one stays good for
+as long as that one is there.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from tokenworks.kernel import Conflict, Invalid, Unavailable
+from tokenworks.trust.hosts import HostSecrets, refuse_where_missing
+from tokenworks.trust.keys import store
+from tokenworks.trust.model import key_mac
+from tokenworks.trust.secret_files import PEPPER, make_secret, read_secret, read_versions, versions_of
+from tokenworks.trust.vault.secrets import ensure_vault_secrets
+
+PEPPER_BYTES: Final = 32
+FINGERPRINT_BYTES: Final = 16
+VERSIONS_MAX: Final = 100
+
+
+class Peppers(dict[int, bytes]):
+    """By version. `issuing`: under which one new keys, sessions and tokens are made."""
+
+    def __init__(self, peppers: Mapping[int, bytes]) -> None:
+        super().__init__(peppers)
+        self.issuing = max(peppers)
+        self.lacking: tuple[int, ...] = ()
+        """Versions that the works uses and that are not here."""
+        self.flaws: dict[int, str] = {}
+        """Why a file is not among them: one that is only being copied, say. It matters where the works uses that version."""
+
+    def with_version(self, version: int, pepper: bytes) -> "Peppers":
+        """With one more, which is not used for what is new until the database says so."""
+        more = Peppers({**self, version: pepper})
+        more.issuing = self.issuing
+        more.lacking = tuple(one for one in self.lacking if one != version)
+        return more
+
+
+def issuing(peppers: Mapping[int, bytes]) -> int:
+    return peppers.issuing if isinstance(peppers, Peppers) else max(peppers)
+
+
+def ensure_pepper(secrets_dir: Path) -> None:
+    """Make version 1 where there is none yet, and the keys of the person vault beside it."""
+    secrets_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    ensure_vault_secrets(secrets_dir)
+    if not has_pepper(secrets_dir):
+        make_secret(secrets_dir / f"{PEPPER}1", PEPPER_BYTES)
+
+
+def has_pepper(secrets_dir: Path) -> bool:
+    return bool(versions_of(secrets_dir, PEPPER))
+
+
+def load_peppers(secrets_dir: Path) -> Peppers:
+    """All versions; the highest is used for new keys, until the database says another. Files with other names are left alone, and
+    so is one that can't be read, is not whole, or that others may read: `check_peppers` refuses it where it is used.
+
+    Raises `Unavailable` where there is none.
+    """
+    found, flaws = read_versions(secrets_dir, PEPPER, PEPPER_BYTES, "a pepper")
+    if not found:
+        none = f"no pepper in {secrets_dir}: run `tokenworks init`, or restore it from the backup"
+        raise Unavailable(next(iter(flaws.values()), none))
+    peppers = Peppers(found)
+    peppers.flaws = flaws
+    return peppers
+
+
+def fingerprint(version: int, pepper: bytes) -> bytes:
+    """Tells one pepper from another, and nothing else about it."""
+    return key_mac(pepper, f"tokenworks pepper {version}")[:FINGERPRINT_BYTES]
+
+
+def check_peppers(connection: store.Connection, peppers: Peppers, secrets_dir: Path, now: datetime) -> None:
+    """Compare this host's peppers with those of the works, and see which one is used. The first host's are the works'; later ones
+    are announced by `new_pepper` alone, and a file that was not is no pepper of the works. One that is announced and not used yet
+    may be missing.
+
+    Raises `Unavailable`, with what to do.
+    """
+    if not store.peppers(connection):
+        for version, pepper in sorted(peppers.items()):
+            used = now if version == max(peppers) else None
+            store.add_pepper(connection, version, fingerprint(version, pepper), now, used)
+    for row in store.peppers(connection):
+        path = secrets_dir / f"{PEPPER}{row.version}"
+        mine = peppers.get(row.version)
+        if mine is None and row.retired_at is None and row.used_since is not None:
+            raise Unavailable(
+                peppers.flaws.get(row.version)
+                or f"{path} is not here, and the works has it: keys, sessions and staff tokens were made with it. Copy it from a host "
+                "that serves, or from the backup (or retire it: `tokenworks pepper retire`, where nothing needs it any more)"
+            )
+        if mine is not None and fingerprint(row.version, mine) != row.fingerprint:
+            raise Unavailable(
+                f"{path} is not the pepper of this works: its fingerprint is {fingerprint(row.version, mine).hex()[:12]}, and the "
+                f"database has {row.fingerprint.hex()[:12]}. No key, session or token of the works would be known here. Copy "
+                f"pepper-* from the secrets of a host that serves, or from the backup, in place of this one's"
+            )
+    settle_issuing(connection, peppers)
+
+
+def settle_issuing(connection: store.Connection, peppers: Peppers) -> None:
+    """Which version is used for what is new, as the database says it: the newest that is used and that this process has."""
+    used = [row for row in store.peppers(connection) if row.used_since]
+    here = {
+        row.version
+        for row in used
+        if row.version in peppers and fingerprint(row.version, peppers[row.version]) == row.fingerprint
+    }
+    if here:
+        peppers.issuing = max(here)
+    peppers.lacking = tuple(row.version for row in used if row.retired_at is None and row.version not in here)
+
+
+def check_nothing_lacks(peppers: Mapping[int, bytes]) -> None:
+    """A session or token that was not found may have been made under a pepper that is not here. Raises `Unavailable`."""
+    if isinstance(peppers, Peppers) and peppers.lacking:
+        raise Unavailable(
+            f"this host lacks {PEPPER}{peppers.lacking[-1]} of the works, so it can't tell who asks: try again, another host can"
+        )
+
+
+def check_first_pepper(connection: store.Connection, secrets_dir: Path) -> None:
+    """A host that has none makes none where the works has some. Raises `Unavailable`."""
+    if store.peppers(connection) and not has_pepper(secrets_dir):
+        raise Unavailable(
+            f"the works has peppers already, and {secrets_dir} has none: copy pepper-* and person-* from the secrets of a "
+            "host that serves, or from the backup, before this host is set up"
+        )
+
+
+def new_pepper(connection: store.Connection, secrets_dir: Path, now: datetime) -> int:
+    """Make and announce the next version. It is used when `use_pepper` says so. Returns the version."""
+    peppers = load_peppers(secrets_dir)
+    version: int = max([*peppers, *peppers.flaws, *(row.version for row in store.peppers(connection))]) + 1
+    if version > VERSIONS_MAX:
+        raise Invalid(f"there are at most {VERSIONS_MAX} versions")
+    path = secrets_dir / f"{PEPPER}{version}"
+    make_secret(path, PEPPER_BYTES)
+    made = read_secret(path, PEPPER_BYTES, "a pepper")
+    store.add_pepper(connection, version, fingerprint(version, made), now, None)
+    if not any(row[:2] == (version, fingerprint(version, made)) for row in store.peppers(connection)):
+        path.unlink()
+        raise Conflict(f"another host made pepper {version} at the same moment: copy that one, it is as good")
+    store.peppers_changed(connection)
+    return version
+
+
+def use_pepper(
+    connection: store.Connection,
+    version: int,
+    now: datetime,
+    hosts: Sequence[HostSecrets] = (),
+    *,
+    force: bool = False,
+) -> None:
+    """From now on what is new is made under this version, and no more under a lower one. `hosts`: those of the fleet, all of which
+    must have it; `force`: those that have not are gone.
+
+    Raises `Invalid`, `Conflict`.
+    """
+    rows = {row.version: row for row in store.peppers(connection)}
+    if version not in rows or rows[version].retired_at is not None:
+        raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
+    if any(row.used_since and number > version for number, row in rows.items()):
+        raise Conflict("a later one is used already")
+    if not force:
+        refuse_where_missing(hosts, f"{PEPPER}{version}", lambda host: version in host.peppers)
+    store.set_pepper(connection, version, "used_since", now)
+    store.peppers_changed(connection)
+
+
+def retire_pepper(
+    connection: store.Connection, version: int, now: datetime, hosts: Sequence[HostSecrets] = ()
+) -> None:
+    """Hosts may be without it. Raises `Invalid`, and `Conflict` where something live was made under it, or a host still makes more."""
+    rows = {row.version: row for row in store.peppers(connection)}
+    if version not in rows:
+        raise Invalid(f"the works has no pepper {version}: `tokenworks pepper list` shows them")
+    if version == max((number for number, row in rows.items() if row.used_since), default=0):
+        raise Conflict("it is the one that is used")
+    using = [host.host for host in hosts if host.issues_under == version]
+    if using:
+        raise Conflict(
+            f"new keys are still made under pepper {version} on {', '.join(using)}: try again in a few seconds"
+        )
+    live = store.made_under(connection, version, now)
+    if any(live.values()):
+        left = ", ".join(f"{count} {what}" for what, count in live.items() if count)
+        raise Conflict(f"made under pepper {version} and still good: {left}; replace them first")
+    store.set_pepper(connection, version, "retired_at", now)
+    store.peppers_changed(connection)

@@ -1,0 +1,133 @@
+"""Issuing, finding and revoking keys."""
+
+import re
+import secrets
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
+from tokenworks.trust.errors import KeyNotFound
+from tokenworks.trust.keys import store
+from tokenworks.trust.keys.pepper import issuing
+from tokenworks.trust.model import ApiKey, ApiKeyInfo, format_key, key_mac
+
+KEY_MODELS_MAX: Final = 200
+KEY_ORIGINS_MAX: Final = 50
+_ORIGIN = re.compile(r"https?://[a-z0-9.-]{1,253}(?::[0-9]{1,5})?")
+_ENVIRONMENT = re.compile(r"[a-z0-9]{1,12}")
+
+
+class Keys:
+    """API keys on one database. `peppers` by version; the highest is used for new keys."""
+
+    def __init__(
+        self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock, environment: str
+    ) -> None:
+        if not _ENVIRONMENT.fullmatch(environment):
+            raise Invalid(f"an environment is up to 12 small letters and digits, not {environment!r}")
+        self._connection = connection
+        self._peppers = peppers
+        self._clock = clock
+        self._environment = environment
+
+    def issue(
+        self,
+        *,
+        account_id: UUID,
+        member_id: UUID,
+        name: str,
+        models: Sequence[str] | None = None,
+        cap_bucket_id: UUID | None = None,
+        cap_tokens: int | None = None,
+        expires_at: datetime | None = None,
+        origins: Sequence[str] | None = None,
+    ) -> tuple[UUID, str]:
+        """A new key: its id and its text, which is shown this once and can't be had again. `cap_bucket_id` and `cap_tokens` are the
+        bucket of a cap of its own and how large that is: both, or neither.
+
+        Raises `Invalid` on a name or list that is too long, or an expiry that has passed.
+        """
+        assert (cap_bucket_id is None) == (cap_tokens is None), "a cap is a bucket of so many tokens"
+        name = check_line(name, "a key's name")
+        if models is not None:
+            if not 0 < len(models) <= KEY_MODELS_MAX:
+                raise Invalid(
+                    f"a key's allowed models are 1 to {KEY_MODELS_MAX} names; leave them out to allow all"
+                )
+            models = check_names(models, "a key's allowed models", count_max=KEY_MODELS_MAX)
+        if origins is not None:
+            origins = [origin.strip().rstrip("/").lower() for origin in origins]
+            if not 0 < len(origins) <= KEY_ORIGINS_MAX or not all(map(_ORIGIN.fullmatch, origins)):
+                raise Invalid(f"a key's origins are 1 to {KEY_ORIGINS_MAX} such as https://app.example")
+        if expires_at is not None and expires_at <= self._clock.now():
+            raise Invalid(f"a key can't expire in the past ({expires_at.isoformat()})")
+        text = format_key(self._environment, secrets.randbits(178))
+        version = issuing(self._peppers)
+        key_id = uuid7()
+        store.add_key(
+            self._connection,
+            key_id=key_id,
+            account_id=account_id,
+            member_id=member_id,
+            mac=key_mac(self._peppers[version], text),
+            pepper_version=version,
+            hint=f"{text[: text.rindex('_') + 1]}…{text[-4:]}",
+            name=name,
+            models=models,
+            cap_bucket_id=cap_bucket_id,
+            cap_tokens=cap_tokens,
+            expires_at=expires_at,
+            origins=origins,
+        )
+        return key_id, text
+
+    def find(self, macs: Sequence[bytes]) -> dict[bytes, ApiKey]:
+        """The live keys among these MACs."""
+        return store.find_keys(self._connection, macs)
+
+    def ended(self, macs: Sequence[bytes]) -> dict[bytes, str]:
+        """Why keys among these MACs that were issued are not live: `revoked`, `expired`, or `closed` (the account)."""
+        return store.ended_keys(self._connection, macs)
+
+    def of_account(
+        self, account_id: UUID, caps: dict[UUID, int], after: UUID | None = None, limit: int | None = None
+    ) -> list[ApiKeyInfo]:
+        """An account's keys, oldest first: all of them, or at most `limit` after the key `after`."""
+        return store.list_keys(self._connection, account_id, caps, after, limit)
+
+    def count(self, account_id: UUID) -> int:
+        """How many keys an account has, revoked ones included."""
+        return store.count_keys(self._connection, account_id)
+
+    def info(self, key_id: UUID) -> ApiKeyInfo | None:
+        """One key as people see it, without its cap."""
+        return store.key_info(self._connection, key_id)
+
+    def of_member(self, member_id: UUID) -> set[UUID]:
+        """The ids of a member's live keys."""
+        return store.live_keys_of(self._connection, member_id)
+
+    def all_of_member(self, member_id: UUID) -> set[UUID]:
+        """The ids of a member's keys, of those that have ended, too."""
+        return store.keys_of_member(self._connection, member_id)
+
+    def used(self, key_ids: Sequence[UUID]) -> None:
+        """Keys that were spent with a moment ago: their last use is kept, to a minute."""
+        store.used(self._connection, key_ids)
+
+    def revoke(self, key_id: UUID) -> bool:
+        """Stop a key everywhere. False where it was revoked already. Raises `KeyNotFound`."""
+        revoked = store.revoke(self._connection, key_id)
+        if not revoked and not store.exists(self._connection, key_id):
+            raise KeyNotFound(f"there is no key {key_id}: `tokenworks key list` shows them")
+        return revoked
+
+    def forget_names(self, account_id: UUID, member_ids: Sequence[UUID] = ()) -> None:
+        """Of an account whose person is erased, and of its memberships elsewhere: the names of keys are its own words."""
+        store.forget_names(self._connection, account_id, list(member_ids))
+
+    def forget_names_of_member(self, member_id: UUID) -> None:
+        """Of a member who is erased."""
+        store.forget_names_of_member(self._connection, member_id)

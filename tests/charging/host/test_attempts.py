@@ -1,0 +1,76 @@
+"""What a lost worker's attempt costs, from a journal of this release and of one before the hour's cache write."""
+
+import asyncio
+import json
+
+import pytest
+
+from tests.charging.test_losses import make_recorder
+from tests.charging.test_unpaid import IDS
+from tokenworks.charging import wire
+from tokenworks.charging.host.attempts import OpenAttempt, attempt_from_wire, interrupted
+from tokenworks.charging.model import Loss, decode_record, encode_record
+
+OLD, NEW = [0, *[1000] * 7], [0, *[1000] * 8]
+
+
+def held(amount, weights, kind="balance"):
+    return ["b" * 32, "c" * 32, "r", "token", kind, amount, weights]
+
+
+@pytest.mark.parametrize("weights", [OLD, NEW])
+def test_what_the_hold_does_not_cover_is_lost_with_its_cause(weights):
+    start = [
+        "1" * 32,
+        "a" * 32,
+        "req",
+        1,
+        *IDS,
+        "chat",
+        "m",
+        "d",
+        1000,
+        [held(4000, weights), held(9000, weights, "cap")],
+    ]
+    row = json.loads(json.dumps(OpenAttempt("w", start).wire()))
+    row[2] = [0, 0, 0, 0, 6, 0, 0]
+    usage_id, account_id, used, text = interrupted(attempt_from_wire(row), "worker_lost")
+    record = decode_record(text)
+    assert (usage_id, account_id, [amount for _, _, amount in used]) == ("1" * 32, "a" * 32, [4000, 6000])
+    assert record.loss == [Loss("worker_lost", 0, record.c._replace(output=2))]
+    assert decode_record(encode_record(record)) == record
+
+
+def test_a_journal_of_seven_classes_is_recovered(tmp_path):
+    """Its checkpoint, starts, progress and records are read by this release; its open attempts are charged."""
+    start = ["2" * 32, "a" * 32, "req", 1, *IDS, "chat", "m", "d", 1000, [held(9000, OLD)]]
+    progress = [wire.PROGRESS, "2" * 32, [1, 0, 0, 0, 3, 0, 0], 5, 2000, [held(9000, OLD)]]
+    record = b'{"loss":[1,[0,0,0,0,1,0,0]]}'
+
+    async def run():
+        recorder = make_recorder(tmp_path)
+        recorder.recover(0)
+        recorder.journal.begin_segment(
+            b"C" + wire.encode([[["f" * 32, start, [0, 0, 0, 0, 1, 0, 0], 5, 1500]], {}])
+        )
+        ops = [progress, [wire.FINISH, "3" * 32, "a" * 32, [], record]]
+        recorder.journal.append(b"W" + bytes.fromhex("f" * 32) + wire.encode([1, ops]))
+        recorder.journal.commit()
+        recorder.journal.close()
+        again = make_recorder(tmp_path)
+        settled = []
+        again.settler.put = settled.extend
+        assert [row[3] for row in again.recover(0)] == [record]
+        again.begin()
+        ((_, account_id, used, text),) = settled
+        lost = decode_record(text)
+        assert (account_id, used) == ("a" * 32, [["b" * 32, "c" * 32, 4000]])
+        assert (lost.reason, lost.c.fresh_input, lost.c.output, lost.c.cache_write_1h) == (
+            "worker_lost",
+            1,
+            3,
+            0,
+        )
+        again.journal.close()
+
+    asyncio.run(run())
