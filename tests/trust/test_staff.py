@@ -30,9 +30,9 @@ from tokenworks.trust import (
     new_pepper,
     retire_pepper,
     settle_issuing,
+    skeleton,
     use_pepper,
 )
-from tokenworks.trust.vault import skeleton
 
 YUAN = 10**9
 PHONE = "+8613800000001"

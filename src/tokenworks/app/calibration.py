@@ -11,8 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
-from tokenworks.factory import Deployment, EngineSpec, Read, TraceFaulty, Work, Written, fit
-from tokenworks.factory.simulation import simulate
+from tokenworks.factory import Deployment, EngineSpec, Read, TraceFaulty, Work, Written, fit, simulate
 
 PROMPT_WORDS: Final = (40, 150, 400, 800)
 PROMPTS_EACH: Final = 3

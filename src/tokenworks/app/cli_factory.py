@@ -34,8 +34,8 @@ from tokenworks.factory import (
     probe_protocols,
     read_credential,
     read_trace,
+    simulate,
 )
-from tokenworks.factory.simulation import simulate
 from tokenworks.gateway import ModelTokenizer
 from tokenworks.kernel import format_money, is_digits
 

@@ -10,8 +10,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, Literal, NamedTuple
 
-from tokenworks.factory import MediaRules
-from tokenworks.factory.facts import image_size
+from tokenworks.factory import MediaRules, image_size
 
 ITEMS_MAX: Final = 10_000
 DEPTH_MAX: Final = 12

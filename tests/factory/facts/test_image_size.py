@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tokenworks.factory.facts import image_size
+from tokenworks.factory import image_size
 from tokenworks.factory.facts.image_size import SIDE_PX_MAX
 
 

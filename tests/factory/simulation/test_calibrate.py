@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenworks.factory import Read, TraceFaulty, Work, Written, fit
-from tokenworks.factory.simulation import simulate
+from tokenworks.factory import Read, TraceFaulty, Work, Written, fit, simulate
 
 
 @given(st.floats(0, 200), st.floats(0.01, 5), st.floats(1, 100), st.floats(0, 20), st.floats(0, 80))

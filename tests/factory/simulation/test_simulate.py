@@ -7,8 +7,7 @@ from statistics import fmean, stdev
 
 import pytest
 
-from tokenworks.factory import EngineSpec, TraceFaulty, Work, machines_for, read_trace, traffic_for
-from tokenworks.factory.simulation import simulate
+from tokenworks.factory import EngineSpec, TraceFaulty, Work, machines_for, read_trace, simulate, traffic_for
 from tokenworks.factory.simulation.engine import Engine
 from tokenworks.factory.simulation.simulate import CacheAware
 

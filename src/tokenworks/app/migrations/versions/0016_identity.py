@@ -4,7 +4,7 @@ end, approvals, fingerprints of peppers."""
 from alembic import op
 from sqlalchemy import text
 
-from tokenworks.trust.vault import skeleton
+from tokenworks.trust import skeleton
 
 revision = "0016"
 down_revision = "0015"

@@ -7,7 +7,7 @@ Deliveries that are there are encrypted by `tokenworks init` after this (app/dat
 from alembic import op
 from sqlalchemy import text
 
-from tokenworks.trust.vault import skeleton
+from tokenworks.trust import skeleton
 
 revision = "0021"
 down_revision = "0020"
