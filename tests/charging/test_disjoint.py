@@ -17,7 +17,16 @@ from tokenworks.app.database.connections import connect, connect_planned
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import Counts
 from tokenworks.charging.host.settlement import Settler
-from tokenworks.charging.ledger import chain_store, settle_store, store, turn_store
+from tokenworks.charging.ledger import (
+    account_store,
+    bucket_store,
+    chain_store,
+    closing_store,
+    grant_store,
+    settle_store,
+    store,
+    turn_store,
+)
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
 from tokenworks.charging.model import NO_GRANT, Loss, Part, UsageRecord
 from tokenworks.kernel import ManualClock, uuid7
@@ -73,7 +82,7 @@ class Host:
         account_id = uuid7()
         while account_id.hex[-1] != "7":
             account_id = uuid7()
-        store.add_account(self.connection, account_id)
+        account_store.add_account(self.connection, account_id)
         rate = next(iter(self.cards))
         made = {
             "account_id": account_id,
@@ -84,7 +93,7 @@ class Host:
             "rate_version": rate,
         }
         now = self.works.clock.now() - timedelta(days=2)
-        window = store.add_bucket(
+        window = bucket_store.add_bucket(
             self.connection,
             kind="window",
             total=10_000_000,
@@ -93,7 +102,7 @@ class Host:
             window_s=WINDOW_S,
             **made,
         )
-        balance = store.add_bucket(
+        balance = bucket_store.add_bucket(
             self.connection, kind="balance", total=10_000_000, valid_from=now, valid_until=None, **made
         )  # fmt: skip
         for bucket in (balance, window):
@@ -139,7 +148,7 @@ class Host:
         record = self.record(act)
         account_id, balance, *_ = self.accounts[act]
         self.doubt(act)
-        store.write_off(self.connection, account_id, self.uuid(act, balance), self.works.clock.now())
+        grant_store.write_off(self.connection, account_id, self.uuid(act, balance), self.works.clock.now())
         assert self.settle(record) == 1
 
     def unpaid(self, act):
@@ -195,7 +204,7 @@ class Host:
     def refill(self, act):
         self.window(act)
         later = self.works.clock.now() + timedelta(seconds=WINDOW_S + 1)
-        assert store.load_terms(self.connection, self.accounts[act][0], later)
+        assert bucket_store.load_terms(self.connection, self.accounts[act][0], later)
 
     def ask(self, act):
         account_id, balance, *_ = self.accounts[act]
@@ -256,7 +265,7 @@ class Host:
                 "UPDATE bucket SET valid_until = %s WHERE account_id = %s AND bucket_id = %s",
                 (now, account_id, balance),
             )
-            store.finish_closing(self.connection, account_id, balance, now)
+            closing_store.finish_closing(self.connection, account_id, balance, now)
             store.tell_account(self.connection, account_id)
 
     def chain(self, act):
@@ -355,7 +364,7 @@ def records(works, journal_id):
     accounts = []
     for _ in range(ACCOUNTS):
         account_id = works.ledger.open_account()
-        bucket_id = store.add_bucket(
+        bucket_id = bucket_store.add_bucket(
             works.connection, account_id=account_id, product_id=None, kind="balance", unit="token", total=10**9, priority=1,
             valid_from=works.clock.now(), valid_until=None, model_classes=["*"], rate_version="r",
         )  # fmt: skip

@@ -14,7 +14,7 @@ from tokenworks.charging.errors import (
     QuarantineNotFound,
     RecordRefused,
 )
-from tokenworks.charging.ledger import settle_store, store
+from tokenworks.charging.ledger import recall_store, settle_store
 from tokenworks.charging.model import encode_record
 from tokenworks.kernel import ManualClock, uuid7
 
@@ -325,7 +325,9 @@ def test_a_waiter_that_is_gone_holds_up_nobody(sold):
     works, account = sold.works, sold.account_id.hex
     works.ledger.ask_back(account, sold.a)
     works.connection.execute("UPDATE recall SET asked_at = asked_at - make_interval(secs => 5)")
-    assert store.first_waiter(works.connection, sold.account_id, store.RECALL_WAIT_MAX_S) is None
+    assert (
+        recall_store.first_waiter(works.connection, sold.account_id, recall_store.RECALL_WAIT_MAX_S) is None
+    )
     assert grant(works, sold.account_id, sold.bucket(), sold.b, 1_000).added == 1_000
     works.connection.execute("UPDATE recall SET asked_at = asked_at - %s", (timedelta(hours=1),))
     works.ledger.delete_old_recalls()

@@ -38,10 +38,10 @@ def accounts(works):
 
 
 def plan(works, **more):
-    from tokenworks.charging.ledger import store
+    from tokenworks.charging.ledger import bucket_store
 
     account_id = works.ledger.open_account()
-    bucket_id = store.add_bucket(
+    bucket_id = bucket_store.add_bucket(
         works.connection, account_id=account_id, product_id=more.pop("product_id", None), kind="balance", unit="token", total=TOTAL,
         priority=1, valid_from=works.clock.now(), valid_until=more.pop("valid_until", None), model_classes=["*"], rate_version="r", **more,
     )  # fmt: skip
@@ -242,10 +242,10 @@ def test_a_database_that_is_gone_is_unavailable_for_each_and_the_next_turn_is_se
 
 
 def test_a_window_that_has_to_be_refilled_is_loaded_by_itself(works, port, accounts):
-    from tokenworks.charging.ledger import store
+    from tokenworks.charging.ledger import bucket_store
 
     account = UUID(accounts[0][0])
-    window = store.add_bucket(
+    window = bucket_store.add_bucket(
         works.connection, account_id=account, product_id=None, kind="window", unit="token", total=100, priority=1,
         valid_from=works.clock.now(), valid_until=None, model_classes=["*"], rate_version="r", window_s=10,
     )  # fmt: skip
@@ -335,12 +335,12 @@ def test_two_hosts_that_open_the_same_accounts_at_once_share_what_there_is(works
 
 def test_a_window_that_is_used_up_is_named_by_its_balance_and_refilled(works, port):
     """It has nothing left, so it is no term of its own: the balance says that there is one."""
-    from tokenworks.charging.ledger import store
+    from tokenworks.charging.ledger import bucket_store
 
     works.ledger.register_journal(JOURNAL, "here")
     product_id = uuid7()
     account, _ = plan(works, product_id=product_id)
-    window = store.add_bucket(
+    window = bucket_store.add_bucket(
         works.connection, account_id=UUID(account), product_id=product_id, kind="window", unit="token", total=7, priority=1,
         valid_from=works.clock.now(), valid_until=None, model_classes=["*"], rate_version="r", window_s=10,
     )  # fmt: skip

@@ -17,7 +17,7 @@ from tests.charging.ledger.test_accounts import IDS, findings, first_attempt, se
 from tokenworks.app.database.connections import connect
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.ledger import settle_store, store
+from tokenworks.charging.ledger import bucket_store, settle_store
 from tokenworks.charging.model import CAP_RATE, NO_GRANT, Loss, Part, UsageRecord, encode_record
 from tokenworks.kernel import uuid7
 
@@ -59,7 +59,7 @@ class Account:
         classes=("*",),
         **more,
     ):
-        return store.add_bucket(
+        return bucket_store.add_bucket(
             self.works.connection, account_id=self.account_id, product_id=product_id, kind=kind, unit=unit, total=total,
             priority=0 if kind == "cap" else priority, valid_from=self.works.clock.now(), valid_until=None, model_classes=classes,
             rate_version=rate or (CAP_RATE if kind == "cap" else self.flat), **more,

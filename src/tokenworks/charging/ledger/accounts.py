@@ -18,9 +18,13 @@ from tokenworks.charging.errors import (
 from tokenworks.charging.host.limits import Lease, Limit
 from tokenworks.charging.host.losses import LOSSY_MAX
 from tokenworks.charging.ledger import (
+    account_store,
+    bucket_store,
     cap_store,
     change_store,
+    closing_store,
     day_store,
+    grant_store,
     host_store,
     journal_store,
     limit_store,
@@ -30,6 +34,7 @@ from tokenworks.charging.ledger import (
     turn_store,
     usage_store,
     whose_store,
+    window_store,
 )
 from tokenworks.charging.model import (
     CAP_RATE,
@@ -64,7 +69,7 @@ class Ledger:
 
     def open_account(self) -> UUID:
         account_id = uuid7()
-        store.add_account(self._connection, account_id)
+        account_store.add_account(self._connection, account_id)
         return account_id
 
     def open_windows(
@@ -80,7 +85,7 @@ class Ledger:
         """So much in any so many seconds, beside what the product's cycles bring. In the caller's transaction."""
         for spec in specs:
             assert spec.window_s is not None
-            store.add_bucket(
+            bucket_store.add_bucket(
                 self._connection,
                 account_id=account_id,
                 product_id=product_id,
@@ -97,13 +102,13 @@ class Ledger:
 
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether the account has a plan that is counted in prompts."""
-        return store.has_unit(self._connection, account_id, "prompt", self._clock.now())
+        return bucket_store.has_unit(self._connection, account_id, "prompt", self._clock.now())
 
     def add_cap(self, account_id: UUID, cap_tokens: int) -> UUID:
         """A cap is a bucket that counts tokens beside the balance, so it holds under concurrency as the balance does."""
         if not 0 < cap_tokens <= QUANTITY_MAX // PER_UNIT // 1000:
             raise Invalid("a cap is a positive number of tokens")
-        bucket_id = store.add_bucket(
+        bucket_id = bucket_store.add_bucket(
             self._connection,
             account_id=account_id,
             product_id=None,
@@ -146,35 +151,37 @@ class Ledger:
 
     def set_paused(self, account_id: UUID, product_id: UUID, *, paused: bool) -> None:
         """Nothing more is granted of a suspended product's buckets; what is there stays. In the caller's transaction."""
-        store.set_paused(self._connection, account_id, product_id, paused=paused)
+        bucket_store.set_paused(self._connection, account_id, product_id, paused=paused)
         store.tell_account(self._connection, account_id)
 
     def withdraw_product(self, account_id: UUID, product_id: UUID, reason: str) -> list[UUID]:
         """Take a product's unused quantity back; returns buckets whose granted part follows when their grants close."""
-        return store.start_closing(self._connection, account_id, product_id, reason, self._clock.now())
+        return closing_store.start_closing(
+            self._connection, account_id, product_id, reason, self._clock.now()
+        )
 
     def withdraw_charge(self, account_id: UUID, product_id: UUID, charge_id: UUID | None) -> list[UUID]:
         """As `withdraw_product`, of the balances that one charge brought; None: of those that cost nothing."""
-        return store.start_closing(
+        return closing_store.start_closing(
             self._connection, account_id, product_id, "withdraw", self._clock.now(), charge_id=charge_id,
             uncharged=charge_id is None, kind="balance",
         )  # fmt: skip
 
     def withdraw_windows(self, account_id: UUID, product_id: UUID) -> None:
         """A product's windows end: other ones come."""
-        store.start_closing(
+        closing_store.start_closing(
             self._connection, account_id, product_id, "withdraw", self._clock.now(), kind="window"
         )
 
     def close_account(self, account_id: UUID) -> None:
         """Nothing is granted of it any more, and its keys are unknown. Raises `AccountNotFound`."""
-        if not store.set_account_state(self._connection, account_id, "closed"):
+        if not account_store.set_account_state(self._connection, account_id, "closed"):
             raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
     def expire_due(self) -> int:
         """Expire what is past its validity. Returns how many buckets."""
         total = 0
-        while done := store.expire_due(self._connection, self._clock.now(), EXPIRE_BATCH):
+        while done := closing_store.expire_due(self._connection, self._clock.now(), EXPIRE_BATCH):
             total += done
             if done < EXPIRE_BATCH:
                 break
@@ -182,13 +189,13 @@ class Ledger:
 
     def buckets(self, account_id: UUID) -> list[Bucket]:
         """Raises `AccountNotFound`."""
-        if store.account_state(self._connection, account_id) is None:
+        if account_store.account_state(self._connection, account_id) is None:
             raise AccountNotFound(f"there is no account {account_id}")
-        return store.buckets(self._connection, account_id)
+        return bucket_store.buckets(self._connection, account_id)
 
     def free_of(self, account_id: UUID, product_id: UUID) -> int:
         """What no host has of a product's buckets that can be spent now, in thousandths of their unit."""
-        return store.free_of(self._connection, account_id, product_id, self._clock.now())
+        return bucket_store.free_of(self._connection, account_id, product_id, self._clock.now())
 
     def usage(
         self, account_id: UUID, since: datetime | None = None, limit: int = 100
@@ -301,26 +308,26 @@ class Ledger:
     # What a host's recorder needs.
 
     def register_journal(self, journal_id: UUID, host: str) -> int:
-        return store.register_journal(self._connection, journal_id, host)
+        return journal_store.register_journal(self._connection, journal_id, host)
 
     def settled_seq(self, journal_id: UUID) -> int | None:
         """What the database has settled of a journal; None where it does not know it."""
-        return store.settled_seq(self._connection, journal_id)
+        return journal_store.settled_seq(self._connection, journal_id)
 
     def open_grants(self, journal_id: UUID) -> list[tuple[str, str, str, int, int]]:
-        return store.open_grants(self._connection, journal_id)
+        return grant_store.open_grants(self._connection, journal_id)
 
     def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
-        return store.load_terms(self._connection, UUID(account_id), self._clock.now())
+        return bucket_store.load_terms(self._connection, UUID(account_id), self._clock.now())
 
     def window_back_s(self, account_id: str, bucket_ids: Sequence[str]) -> int:
         """Seconds until the first use of each of these windows has come back, at least 1."""
-        return store.window_back_s(
+        return window_store.window_back_s(
             self._connection, UUID(account_id), [UUID(bucket) for bucket in bucket_ids], self._clock.now()
         )
 
     def granted_elsewhere(self, account_id: str, journal_id: UUID) -> int:
-        return store.granted_elsewhere(self._connection, UUID(account_id), journal_id)
+        return grant_store.granted_elsewhere(self._connection, UUID(account_id), journal_id)
 
     def owns_upstream_id(self, account_id: str, upstream_id: str) -> tuple[str, int] | None:
         return usage_store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
@@ -336,7 +343,7 @@ class Ledger:
         spend_for_s: float,
     ) -> Granted | None:
         assert amount >= 0
-        return store.grant(
+        return grant_store.grant(
             self._connection,
             account_id=UUID(account_id),
             bucket_id=UUID(bucket_id),
@@ -348,7 +355,7 @@ class Ledger:
         )
 
     def close_grant(self, account_id: str, grant_id: str, journal_id: UUID, settled_seq: int) -> None:
-        store.close_grant(
+        grant_store.close_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, settled_seq, self._clock.now()
         )
 
@@ -384,24 +391,24 @@ class Ledger:
 
     def grants(self, account_id: UUID | None = None, limit: int = 1000) -> list[dict[str, Any]]:
         """Open grants, oldest first."""
-        return store.grants(self._connection, account_id, limit)
+        return grant_store.grants(self._connection, account_id, limit)
 
     def find_grant(self, grant_id: UUID) -> dict[str, Any] | None:
         """A grant in whatever state."""
         account_id = whose_store.of_grant(self._connection, grant_id)
-        return None if account_id is None else store.find_grant(self._connection, account_id, grant_id)
+        return None if account_id is None else grant_store.find_grant(self._connection, account_id, grant_id)
 
     def account_state(self, account_id: UUID) -> str | None:
-        return store.account_state(self._connection, account_id)
+        return account_store.account_state(self._connection, account_id)
 
     def ask_grant_back(self, grant_id: UUID) -> None:
         """Have a grant's host close it as soon as nothing runs on it. Raises `GrantNotFound`."""
-        store.ask_grant_back(self._connection, self._account_of_grant(grant_id), grant_id)
+        grant_store.ask_grant_back(self._connection, self._account_of_grant(grant_id), grant_id)
 
     def write_off(self, grant_id: UUID) -> int:
         """What a lost host did not settle is free again. Returns how much. Raises `GrantNotFound`, `GrantNotInDoubt`."""
         account_id = self._account_of_grant(grant_id)
-        return store.write_off(self._connection, account_id, grant_id, self._clock.now())
+        return grant_store.write_off(self._connection, account_id, grant_id, self._clock.now())
 
     def journals(self, journal_id: UUID | None = None) -> list[journal_store.KnownJournal]:
         """The journals that the database knows, or the one."""
@@ -417,9 +424,9 @@ class Ledger:
         Raises `GrantNotInDoubt` where its host may still spend one; then none is written off.
         """
         with self._connection.transaction():
-            grants = store.open_grants(self._connection, journal_id)
+            grants = grant_store.open_grants(self._connection, journal_id)
             for account_id, _, grant_id, _, _ in grants:
-                store.write_off(
+                grant_store.write_off(
                     self._connection, UUID(account_id), UUID(grant_id), self._clock.now(), ended=ended
                 )
         return len(grants)
@@ -432,14 +439,14 @@ class Ledger:
 
     def write_off_old(self, in_doubt_s: int) -> int:
         """Write off what has been past its lease for so long: its host is taken for lost. Returns how many grants."""
-        old = store.grants_in_doubt_for(self._connection, in_doubt_s)
+        old = grant_store.grants_in_doubt_for(self._connection, in_doubt_s)
         for account_id, grant_id in old:
-            store.write_off(self._connection, account_id, grant_id, self._clock.now())
+            grant_store.write_off(self._connection, account_id, grant_id, self._clock.now())
         return len(old)
 
     def set_frozen(self, account_id: UUID, *, frozen: bool) -> None:
         """Nothing more is granted to a frozen account, and hosts give back what nobody holds. Raises `AccountNotFound`."""
-        if not store.set_account_state(self._connection, account_id, "frozen" if frozen else "open"):
+        if not account_store.set_account_state(self._connection, account_id, "frozen" if frozen else "open"):
             raise AccountNotFound(f"there is no account {account_id}, or it is closed")
 
     def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
@@ -458,10 +465,10 @@ class Ledger:
 
     def in_doubt(self) -> tuple[int, int, int]:
         """(grants, quantity, seconds since the oldest expired) of what is in doubt."""
-        return store.in_doubt(self._connection)
+        return grant_store.in_doubt(self._connection)
 
     def open_grants_of(self, account_id: str, journal_id: UUID) -> list[tuple[str, str, int, int]]:
-        return store.open_grants_of(self._connection, UUID(account_id), journal_id)
+        return grant_store.open_grants_of(self._connection, UUID(account_id), journal_id)
 
     def ask_back(self, account_id: str, journal_id: UUID) -> int:
         return recall_store.ask_back(self._connection, UUID(account_id), journal_id)
@@ -479,7 +486,7 @@ class Ledger:
         recall_store.answer_recall(self._connection, recall_id, journal_id)
 
     def return_grant(self, account_id: str, grant_id: str, journal_id: UUID, amount: int) -> bool:
-        return store.return_grant(
+        return grant_store.return_grant(
             self._connection, UUID(account_id), UUID(grant_id), journal_id, amount, self._clock.now()
         )
 

@@ -14,7 +14,7 @@ import psycopg
 
 from tokenworks.catalog import RateCard
 from tokenworks.charging.errors import RequestNotFound
-from tokenworks.charging.ledger import following_store, store, whose_store
+from tokenworks.charging.ledger import following_store, grant_store, whose_store
 from tokenworks.charging.ledger.chain import OWN
 from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.model import LOSS_CAUSES
@@ -222,7 +222,7 @@ class Following:
             "requests": requests,
             "counts": counts,
             "product_id": bucket.get("product_id"),
-            "grant": store.find_grant(self._connection, account_id, UUID(grant_id)),
+            "grant": grant_store.find_grant(self._connection, account_id, UUID(grant_id)),
             "rate": {
                 "rate_version": rate_version,
                 "model_class": None if rate is None else rate.model_class,

@@ -46,3 +46,22 @@ def reserved(connection: Connection, journal_id: UUID) -> list[Reserved]:
         (journal_id,),
     )
     return [Reserved(*row) for row in rows]
+
+
+def register_journal(connection: Connection, journal_id: UUID, host: str) -> int:
+    """The journal's settled sequence; registers a new one at 0."""
+    connection.execute(
+        "INSERT INTO journal (journal_id, host) VALUES (%s, %s) ON CONFLICT DO NOTHING", (journal_id, host)
+    )
+    row = connection.execute(
+        "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def settled_seq(connection: Connection, journal_id: UUID) -> int | None:
+    row = connection.execute(
+        "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
+    ).fetchone()
+    return None if row is None else int(row[0])

@@ -1,12 +1,35 @@
 """The SQL of recall between hosts: the ledger asks, each holder answers, the first who waits is served first."""
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import RECALL_WAIT_MAX_S, Connection
+from tokenworks.charging.ledger.store import Connection
 
-# Of those that wait, looked at at once.
+# Who waits longer than this for other hosts is not waited for: its host may be gone.
+RECALL_WAIT_MAX_S: Final = 1.0
+# Who asks back for no host's sake: every host is asked, and nobody is kept waiting for it.
+NO_HOST: Final = UUID(int=0)
+# Recalls that one look reads at most.
 RECALLS_MAX: Final = 1000
+
+
+def first_waiter(connection: Connection, account_id: UUID, wait_s: float) -> UUID | None:
+    """The journal that has waited longest for what others hold of an account, None where nobody waits."""
+    return first_waiters(connection, [account_id], wait_s).get(account_id)
+
+
+def first_waiters(connection: Connection, account_ids: Sequence[UUID], wait_s: float) -> dict[UUID, UUID]:
+    """`first_waiter` of each account that has one."""
+    if not account_ids:
+        return {}
+    rows = connection.execute(
+        """SELECT DISTINCT ON (account_id) account_id, journal_id FROM recall
+           WHERE account_id = ANY(%s) AND ended_at IS NULL AND journal_id <> %s
+             AND asked_at > clock_timestamp() - make_interval(secs => %s) ORDER BY account_id, recall_id""",
+        (list(account_ids), NO_HOST, wait_s),
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def ask_back(connection: Connection, account_id: UUID, journal_id: UUID) -> int:

@@ -8,7 +8,7 @@ from typing import Final
 from uuid import UUID
 
 from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
-from tokenworks.charging.ledger import cap_store, recall_store, store
+from tokenworks.charging.ledger import bucket_store, cap_store, recall_store, store
 from tokenworks.charging.model import PER_UNIT, BalanceMove, Transfer
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 
@@ -69,9 +69,10 @@ class Transfers:
                 return made
         left = free[giver[1]] // PER_UNIT
         if any(
-            b.bucket_id == giver[1] and b.left >= amount for b in store.buckets(self._connection, account_id)
+            b.bucket_id == giver[1] and b.left >= amount
+            for b in bucket_store.buckets(self._connection, account_id)
         ):
-            recall_store.ask_back(self._connection, account_id, store.NO_HOST)
+            recall_store.ask_back(self._connection, account_id, recall_store.NO_HOST)
             raise TransferNotAllowed(
                 f"{left} tokens of the cap are free at this moment, requests are under way: try again in a second"
             )

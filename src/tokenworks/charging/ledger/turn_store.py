@@ -9,14 +9,9 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import (
-    HAS_UNIT,
-    RECALL_WAIT_MAX_S,
-    TERMS,
-    Connection,
-    first_waiters,
-    terms_of,
-)
+from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
+from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
+from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.model import BucketTerms, Granted
 from tokenworks.kernel import uuid7
 

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from tokenworks.catalog import Counts, Share, first_tokens, split
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.ledger.store import Connection, refill_windows
+from tokenworks.charging.ledger.store import Connection
+from tokenworks.charging.ledger.window_store import refill_windows
 from tokenworks.charging.model import (
     FOLLOW_UP,
     NO_GRANT,

@@ -11,7 +11,7 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.charging.errors import ChargeNotFound, CreditLimitReached, RefundTooMuch
-from tokenworks.charging.ledger import store, whose_store
+from tokenworks.charging.ledger import bucket_store, store, whose_store
 from tokenworks.charging.model import PER_UNIT, BillLine, Charge, Sale
 from tokenworks.charging.money import charge_store
 from tokenworks.charging.money.revenue import fen_of, share, tax_in
@@ -48,7 +48,7 @@ class Charges:
                 if not quantity:
                     continue
                 total += quantity
-                store.add_bucket(
+                bucket_store.add_bucket(
                     self._connection,
                     account_id=sale.account_id,
                     product_id=sale.product_id,

@@ -1,0 +1,24 @@
+"""The SQL of accounts: made, frozen, opened, closed."""
+
+from uuid import UUID
+
+from tokenworks.charging.ledger.store import Connection
+
+
+def add_account(connection: Connection, account_id: UUID) -> None:
+    connection.execute("INSERT INTO account (account_id) VALUES (%s)", (account_id,))
+
+
+def account_state(connection: Connection, account_id: UUID) -> str | None:
+    row = connection.execute("SELECT state FROM account WHERE account_id = %s", (account_id,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def set_account_state(connection: Connection, account_id: UUID, state: str) -> bool:
+    """Freeze or open an account; hosts hear of it. Whether there is such an account that is not closed."""
+    with connection.transaction():
+        changed = connection.execute(
+            "UPDATE account SET state = %s WHERE account_id = %s AND state <> 'closed'", (state, account_id)
+        ).rowcount
+        connection.execute("INSERT INTO change (kind, ref) VALUES ('freeze', %s)", (account_id.hex,))
+    return bool(changed)
