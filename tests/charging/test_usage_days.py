@@ -9,7 +9,7 @@ import pytest
 
 from tokenworks.app.database import schema
 from tokenworks.app.database.connections import connect
-from tokenworks.charging.ledger import accounts as ledger_module
+from tokenworks.charging.ledger import usage as ledger_module
 from tokenworks.charging.ledger.verify.usage import CHECKS
 from tokenworks.kernel import uuid7, uuid7_floor
 

@@ -191,7 +191,7 @@ def test_usage_is_listed_to_its_oldest_record(client, used, monkeypatch):
     assert client.get(url, params={"limit": 100}, headers=head).status_code == 200
     assert client.get(url, params={"offset": 25}, headers=head).status_code == 416
     # More than are counted: no total, rather than a wrong one; the links go on.
-    monkeypatch.setattr("tokenworks.charging.ledger.accounts.USAGE_COUNTED_MAX", 24)
+    monkeypatch.setattr("tokenworks.charging.ledger.usage.USAGE_COUNTED_MAX", 24)
     found, last = walk(client, url, head, limit=10)
     assert found == used and "x-total-count" not in last.headers
     for cursor in ("x", "１" * 32, ""):

@@ -38,11 +38,11 @@ from tokenworks.charging.host.recorder import (
     records_after,
 )
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
-from tokenworks.charging.ledger.accounts import Ledger
 from tokenworks.charging.ledger.chains import chain_all, chain_some
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
 from tokenworks.charging.ledger.following import Following
+from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.transfers import Transfers
 from tokenworks.charging.ledger.verify import Finding, verify
 from tokenworks.charging.model import (

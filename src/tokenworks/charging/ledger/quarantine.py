@@ -1,0 +1,33 @@
+"""Records that the database refused: kept apart until somebody decides."""
+
+from typing import Any
+from uuid import UUID
+
+from tokenworks.charging.errors import (
+    RecordRefused,
+)
+from tokenworks.charging.ledger import (
+    settle_store,
+)
+from tokenworks.charging.ledger.part import LedgerPart
+from tokenworks.charging.model import (
+    RateLookup,
+)
+
+
+class Quarantine(LedgerPart):
+    """Records that settlement refused."""
+
+    def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
+        """Records that the database refused, oldest first."""
+        return settle_store.quarantined(self._connection, limit)
+
+    def decide_quarantine(self, quarantine_id: UUID, *, release: bool, rates: RateLookup) -> None:
+        """Settle a record after all, or drop it: then it is never charged. Raises `QuarantineNotFound`, and
+        `RecordRefused` where the database still refuses it.
+        """
+        state = "released" if release else "dropped"
+        try:
+            settle_store.decide_quarantine(self._connection, quarantine_id, state, rates, self._clock.now())
+        except settle_store.REFUSALS as error:
+            raise RecordRefused(f"it is still refused: {error}".splitlines()[0]) from error

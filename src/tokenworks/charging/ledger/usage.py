@@ -1,0 +1,149 @@
+"""Usage as it is read: records, days, members, what the operator bore."""
+
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from typing import Any, Final
+from uuid import UUID
+
+from tokenworks.charging.host.losses import LOSSY_MAX
+from tokenworks.charging.ledger import (
+    day_store,
+    store,
+    usage_store,
+)
+from tokenworks.charging.ledger.part import LedgerPart
+from tokenworks.kernel import uuid7_floor
+
+# A list's records are counted up to this; beyond it there is no total.
+USAGE_COUNTED_MAX: Final = 10_000
+# Longer than any request runs, and more than two clocks differ.
+CONSUMED_SLACK: Final = timedelta(days=1)
+# Of usage by day, as of bills and caps.
+DAY_ZONE: Final = timezone(timedelta(hours=8))
+
+
+class Usage(LedgerPart):
+    """What was used, and what the operator bore of it."""
+
+    def usage(
+        self, account_id: UUID, since: datetime | None = None, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """Usage records since a time, newest first."""
+        floor = None if since is None else _floor(since)
+        return usage_store.usage(self._connection, account_id, floor, limit)
+
+    def usage_page(
+        self,
+        account_id: UUID,
+        since: datetime | None,
+        member_id: UUID | None,
+        offset: int,
+        limit: int,
+        *,
+        until: datetime | None = None,
+        before: UUID | None = None,
+    ) -> tuple[list[dict[str, Any]], int | None]:
+        """A page of an account's usage records (of one member where one is named) that ended in [since, until), newest first,
+        and how many there are in all: None where there are more than `USAGE_COUNTED_MAX`. `before`: the last id of the page
+        before; a page of any age is found by it as fast as the first.
+        """
+        within = usage_store.UsageTime(
+            since,
+            until,
+            None if since is None else _floor(since - CONSUMED_SLACK),
+            None if until is None else _floor(until + CONSUMED_SLACK),
+        )
+        found = usage_store.usage_page(
+            self._connection,
+            account_id,
+            member_id,
+            within,
+            before,
+            offset,
+            min(limit, store.RECORDS_SHOWN_MAX),
+        )
+        count = usage_store.usage_count(self._connection, account_id, member_id, within, USAGE_COUNTED_MAX)
+        return found, count
+
+    def usage_record(self, account_id: UUID, usage_id: UUID) -> dict[str, Any] | None:
+        return usage_store.usage_record(self._connection, account_id, usage_id)
+
+    def usage_by_day(self, account_id: UUID, since: datetime) -> dict[str, int]:
+        """Tokens of each day (YYYY-MM-DD) of UTC+8, all classes together, from the day of `since` on."""
+        return day_store.tokens_by_day(self._connection, account_id, since.astimezone(DAY_ZONE).date())
+
+    def usage_by_member(self, account_id: UUID, since: datetime | None = None) -> list[dict[str, Any]]:
+        """Who spent what since a time, most first: records, tokens, and what was charged in each unit, in thousandths.
+
+        Whole days of UTC+8 cost what their sums cost; where `since` is within a day, the rest of that day is read record by record.
+        """
+        first = date.min if since is None else since.astimezone(DAY_ZONE).date()
+        parts = []
+        if since is not None and since > _day_begin(first):
+            begin, first = since, first + timedelta(days=1)
+            floor = _floor(begin - CONSUMED_SLACK)
+            parts.append(
+                day_store.rows_by_member(self._connection, account_id, begin, _day_begin(first), floor)
+            )
+        parts.append(day_store.by_member(self._connection, account_id, first))
+        found: dict[UUID, dict[str, Any]] = {}
+        for used, charged in parts:
+            for member_id, records, input_tokens, output_tokens in used:
+                row = found.setdefault(
+                    member_id,
+                    {
+                        "member_id": member_id,
+                        "records": 0,
+                        "input_tokens": 0,
+                        "output_tokens": 0,
+                        "charged": {},
+                    },
+                )
+                row["records"] += records
+                row["input_tokens"] += input_tokens
+                row["output_tokens"] += output_tokens
+            for member_id, unit, amount in charged:
+                units = found[member_id]["charged"]
+                units[unit] = units.get(unit, 0) + amount
+        return sorted(found.values(), key=lambda row: (-row["input_tokens"], row["member_id"]))
+
+    def consumed(self, account_id: UUID, begin: datetime, end: datetime) -> list[dict[str, Any]]:
+        """What was drawn from buckets by requests that ended in [begin, end): amounts in thousandths, by charge, product,
+        member, model, unit and rate version. Reads ids of `CONSUMED_SLACK` around it: an id has the time of a request's start.
+        """
+        floor, below = _floor(begin - CONSUMED_SLACK), _floor(end + CONSUMED_SLACK)
+        return usage_store.consumed(self._connection, account_id, floor, below, begin, end)
+
+    def owns_upstream_id(self, account_id: str, upstream_id: str) -> tuple[str, int] | None:
+        return usage_store.owns_upstream_id(self._connection, UUID(account_id), upstream_id)
+
+    def flagged(
+        self, since: datetime | None = None, limit: int = 100, before: UUID | None = None
+    ) -> list[dict[str, Any]]:
+        """Records to be reconciled with the deployments' own figures, newest first. `before`: the last id of the page before."""
+        floor = None if since is None else _floor(since)
+        return usage_store.flagged(self._connection, floor, limit, before)
+
+    def losses(
+        self, since: datetime | None = None, account_id: UUID | None = None, zone: tzinfo = UTC
+    ) -> list[dict[str, Any]]:
+        """What the operator bore by day (of a zone) and cause, newest first."""
+        floor = None if since is None else _floor(since)
+        offset = self._clock.now().astimezone(zone).utcoffset()
+        assert offset is not None
+        return usage_store.losses(self._connection, floor, account_id, offset)
+
+    def losses_of_today(self, journal_id: UUID, above_tokens: int) -> tuple[int, int, list[tuple[str, int]]]:
+        """(day, the journal's settled sequence, accounts with more tokens at risk today than that, most first)."""
+        return usage_store.losses_of_today(self._connection, journal_id, above_tokens, LOSSY_MAX)
+
+    def delete_old_account_losses(self) -> None:
+        usage_store.delete_old_account_losses(self._connection)
+
+
+def _day_begin(day: date) -> datetime:
+    return datetime.combine(day, time(), DAY_ZONE)
+
+
+def _floor(since: datetime) -> UUID:
+    """The smallest id of a time; of one before 1970, the smallest of all."""
+    return uuid7_floor(max(0, int(since.timestamp() * 1000)))
