@@ -33,7 +33,7 @@ from tokenworks.charging.host.limits import HostLimits
 from tokenworks.charging.host.losses import HostLosses
 from tokenworks.charging.host.queues import HostQueues
 from tokenworks.charging.host.settlement import Settler
-from tokenworks.charging.ledger.settle_store import Settling
+from tokenworks.charging.ledger.settle_rows import Settling
 from tokenworks.charging.model import Need
 from tokenworks.kernel import Histogram, NotFound, TokenworksError
 

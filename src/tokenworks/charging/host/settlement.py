@@ -14,7 +14,7 @@ import structlog
 from tokenworks.charging.errors import LedgerWentBack
 from tokenworks.charging.ledger import settle_store, store
 from tokenworks.charging.ledger.chain import Head
-from tokenworks.charging.ledger.settle_store import Settling
+from tokenworks.charging.ledger.settle_rows import Settling
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
 from tokenworks.kernel import Histogram, TokenworksError
 

@@ -7,6 +7,7 @@ from tokenworks.charging.errors import (
     RecordRefused,
 )
 from tokenworks.charging.ledger import (
+    quarantine_store,
     settle_store,
 )
 from tokenworks.charging.ledger.part import LedgerPart
@@ -20,7 +21,7 @@ class Quarantine(LedgerPart):
 
     def quarantined(self, limit: int = 1000) -> list[dict[str, Any]]:
         """Records that the database refused, oldest first."""
-        return settle_store.quarantined(self._connection, limit)
+        return quarantine_store.quarantined(self._connection, limit)
 
     def decide_quarantine(self, quarantine_id: UUID, *, release: bool, rates: RateLookup) -> None:
         """Settle a record after all, or drop it: then it is never charged. Raises `QuarantineNotFound`, and
@@ -28,6 +29,8 @@ class Quarantine(LedgerPart):
         """
         state = "released" if release else "dropped"
         try:
-            settle_store.decide_quarantine(self._connection, quarantine_id, state, rates, self._clock.now())
+            quarantine_store.decide_quarantine(
+                self._connection, quarantine_id, state, rates, self._clock.now()
+            )
         except settle_store.REFUSALS as error:
             raise RecordRefused(f"it is still refused: {error}".splitlines()[0]) from error

@@ -28,6 +28,9 @@ USAGE_COLUMNS: Final = """account_id, usage_id, request_id, attempt_no, key_id, 
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, journal_id, seq, entry_id"""
 POSTING_COLUMNS: Final = "account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount"
 
+Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
+"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+
 
 class AccountRows:
     """What one account's records become."""

@@ -5,24 +5,20 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from operator import add
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import msgspec
 import psycopg
 
-from tokenworks.catalog import Counts, split
-from tokenworks.charging.errors import LedgerWentBack, QuarantineNotFound, RecordRefused
+from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
 from tokenworks.charging.ledger.chain import OWN, Head
-from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows
+from tokenworks.charging.ledger.late_store import prepare
+from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, Settling
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK, draw_unpaid, lock_buckets
+from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
 from tokenworks.charging.model import (
-    CAP_WEIGHTS,
-    Loss,
-    Part,
     RateLookup,
     UsageRecord,
     decode_record,
@@ -48,10 +44,6 @@ _DRAW: Final = """UPDATE grants g SET used = used + d.amount
 # Planned once, for whatever accounts: planning costs more than running. Row by row by their keys, in the order of what is given.
 _PLAN: Final = """SELECT set_config('plan_cache_mode', 'force_generic_plan', true), set_config('enable_hashjoin', 'off', true),
     set_config('enable_mergejoin', 'off', true), set_config('enable_seqscan', 'off', true)"""
-
-
-Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
-"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
 
 
 class _HeadMoved(LedgerWentBack):
@@ -196,7 +188,7 @@ def _apply(run: _Run, batch: Sequence[Settling], ref: str) -> int:
         with contextlib.suppress(_NotOpen), run.connection.transaction():
             return _write(run, _rows(run, batch, None, ref, frozenset()))
     decoded = [decode_record(text) for *_, text in batch]
-    paid = _prepare(run, batch, decoded)
+    paid = prepare(run.connection, run.journal_id, batch, decoded, run.rates, run.now)
     try:
         return _write(run, _rows(run, batch, decoded, ref, paid))
     except _NotOpen as error:
@@ -321,122 +313,6 @@ _COPY_ENTRY: Final = "COPY entry (account_id, entry_id, kind, ref, posted_at) FR
 _COPY_POSTING: Final = f"COPY posting ({POSTING_COLUMNS}) FROM STDIN"
 _COPY_WINDOW_USE: Final = "COPY window_use (account_id, bucket_id, usage_id, used_at, amount) FROM STDIN"
 
-
-def _prepare(run: _Run, batch: Sequence[Settling], decoded: Sequence[UsageRecord]) -> frozenset[str]:
-    """Pay what is late, and what was unpaid, in the records themselves. Returns the grants that are charged by that. Raises
-    `RecordRefused` where a record's grant is another's, or closed.
-    """
-    connection, journal_id = run.connection, run.journal_id
-    lock_buckets(connection, {record.account_id for record in decoded if record.unpaid is not None})
-    # What costs nothing draws on no grant.
-    named: dict[str, set[str]] = {}
-    for _, account_id, used, _ in batch:
-        named.setdefault(account_id, set()).update(part[1] for part in used if part[2])
-    gone: set[str] = set()
-    for account_id in sorted(named):
-        # Grants are locked in ascending order of their key.
-        states = connection.execute(
-            """SELECT grant_id, state, journal_id FROM grants WHERE account_id = %s AND grant_id = ANY(%s::uuid[])
-               ORDER BY grant_id FOR UPDATE""",
-            (account_id, list(named[account_id])),
-        ).fetchall()
-        ours = {grant.hex: state for grant, state, journal in states if journal == journal_id}
-        unknown = named[account_id] - {grant.hex for grant, _, _ in states}
-        if unknown:
-            _register_lost(connection, journal_id, account_id, batch, unknown, run.now)
-            ours |= dict.fromkeys(unknown, "written_off")
-        wrong = [grant for grant in named[account_id] if ours.get(grant) not in {"open", "written_off"}]
-        if wrong:
-            raise RecordRefused(f"grant {min(wrong)} is not open, or not of journal {journal_id}")
-        gone |= {grant for grant, state in ours.items() if state == "written_off"}
-    closed: set[str] = set()
-    for (_, _, used, _), record in zip(batch, decoded, strict=True):
-        if not gone.isdisjoint(part[1] for part in used):
-            _late(connection, record, gone, run.rates)
-        closed |= draw_unpaid(connection, journal_id, record, run.rates, run.now)
-        assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
-    return frozenset(gone | closed)
-
-
-def _register_lost(
-    connection: Connection,
-    journal_id: UUID,
-    account_id: str,
-    batch: Sequence[Settling],
-    unknown: set[str],
-    now: datetime,
-) -> None:
-    """The database went back to before it made these grants. They are known again, with nothing in them: what was spent of
-    them is late, and draws on what its bucket has free.
-    """
-    buckets = {
-        grant_id: bucket_id
-        for _, account, used, _ in batch
-        for bucket_id, grant_id, _ in used
-        if account == account_id
-    }
-    for grant_id in sorted(unknown):
-        made = connection.execute(
-            """INSERT INTO grants (account_id, grant_id, bucket_id, journal_id, amount, state, spend_until, closed_at)
-               SELECT account_id, %(grant)s, bucket_id, %(journal)s, 0, 'written_off', %(now)s, %(now)s FROM bucket
-               WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
-            {
-                "grant": UUID(grant_id),
-                "journal": journal_id,
-                "account": UUID(account_id),
-                "bucket": UUID(buckets[grant_id]),
-                "now": now,
-            },
-        ).rowcount
-        if not made:
-            raise RecordRefused(f"grant {grant_id} is of a bucket that this account does not have")
-
-
-def _late(connection: Connection, record: UsageRecord, gone: Collection[str], rates: RateLookup) -> None:
-    """A record of a grant that was written off: it draws on what its bucket has free, the rest is operator loss."""
-    account_id = UUID(record.account_id)
-    parts: list[Part] = []
-    loss_requests, loss_counts = 0, Counts()
-    for part in record.parts:
-        if part.grant_id not in gone:
-            parts.append(part)
-            continue
-        row = connection.execute(
-            "SELECT remaining FROM bucket WHERE account_id = %s AND bucket_id = %s FOR UPDATE",
-            (account_id, UUID(part.bucket_id)),
-        ).fetchone()
-        found = rates(part.rate_version, record.model)
-        if row is None or (found is None and part.kind != "cap"):
-            raise RecordRefused(f"bucket {part.bucket_id} or its rate is not there")
-        weights = CAP_WEIGHTS if found is None else found[1]
-        counts = record.c if part.counts is None else part.counts
-        if not part.requests or (part.unit == "prompt" and not record.prompt):
-            weights = weights._replace(request=0)
-        (share,), requests, left = split([(weights, min(row[0], part.amount))], counts)
-        connection.execute(
-            """UPDATE bucket SET remaining = remaining - %(x)s, used = used + %(x)s
-               WHERE account_id = %(account)s AND bucket_id = %(bucket)s""",
-            {"x": share.amount, "account": account_id, "bucket": UUID(part.bucket_id)},
-        )
-        connection.execute(
-            """UPDATE grants SET used = used + %(x)s, amount = greatest(amount, used + %(x)s)
-               WHERE account_id = %(account)s AND grant_id = %(grant)s""",
-            {"x": share.amount, "account": account_id, "grant": UUID(part.grant_id)},
-        )
-        parts.append(
-            part._replace(
-                amount=share.amount, requests=min(share.requests, part.requests), counts=share.counts
-            )
-        )
-        if part.kind == "balance":
-            loss_requests += min(requests, part.requests)
-            loss_counts = Counts(*map(add, loss_counts, left))
-    record.parts = parts
-    if loss_requests or any(loss_counts):
-        record.loss = [*record.loss, Loss("late", loss_requests, loss_counts)]
-    record.flags = [*record.flags, "late"]
-
-
 REFUSALS: Final = (psycopg.DataError, psycopg.IntegrityError, RecordRefused, msgspec.DecodeError)
 """What says that a record will never be taken as it is, as opposed to a database that does not answer."""
 
@@ -469,65 +345,27 @@ def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, re
     return name
 
 
+def settle_alone(
+    connection: Connection,
+    journal_id: UUID,
+    account_id: UUID,
+    settling: Settling,
+    rates: RateLookup,
+    settled_at: datetime,
+) -> None:
+    """Settle one record that comes after others of its journal, as a link of the account's own chain. In the caller's transaction.
+    Raises one of `REFUSALS`.
+    """
+    lock_account(connection, account_id)
+    heads = chain_store.read_heads(connection, OWN, [account_id.hex])
+    run = _Run(connection, journal_id, rates, settled_at, Counter(), heads, OWN)
+    _apply(run, [settling], f"{settling[0]}")
+
+
 def ensure_usage_months(connection: Connection, months: Collection[datetime]) -> None:
     """Partitions for these months; idempotent."""
     for month in sorted(months):
         connection.execute("SELECT ensure_usage_month(%s)", (month,))
-
-
-def quarantined(connection: Connection, limit: int) -> list[dict[str, Any]]:
-    """Records held in quarantine, oldest first."""
-    cursor = connection.execute(
-        """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
-           WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
-        (limit,),
-    )
-    assert cursor.description is not None
-    names = [column.name for column in cursor.description]
-    return [dict(zip(names, row, strict=True)) for row in cursor]
-
-
-def decide_quarantine(
-    connection: Connection, quarantine_id: UUID, state: str, rates: RateLookup, now: datetime
-) -> None:
-    """`released`: settle it after all; `dropped`: it is never charged. Either way its grant is no more in doubt for it."""
-    with connection.transaction():
-        row = connection.execute(
-            """SELECT journal_id, seq, account_id, record, now() FROM quarantine
-               WHERE quarantine_id = %s AND state = 'held' FOR UPDATE""",
-            (quarantine_id,),
-        ).fetchone()
-        if row is None:
-            raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
-        journal_id, seq, account_id, text, settled_at = row
-        record = decode_record(text.encode())
-        if state == "released":
-            ensure_usage_months(connection, {month_of(record.usage_id)})
-            used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
-            batch = [(seq, account_id.hex, used, text.encode())]
-            # It comes after others of its journal, so it is a link of the account's own chain.
-            lock_account(connection, account_id)
-            heads = chain_store.read_heads(connection, OWN, [account_id.hex])
-            _apply(_Run(connection, journal_id, rates, settled_at, Counter(), heads, OWN), batch, f"{seq}")
-        connection.execute(
-            "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
-            (state, now, quarantine_id),
-        )
-        # Their grants first: who puts another record there meanwhile waits for them, and says so after this.
-        connection.execute(
-            """SELECT 1 FROM grants WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
-               ORDER BY grant_id FOR UPDATE""",
-            (account_id, journal_id),
-        )
-        held = connection.execute(
-            "SELECT 1 FROM quarantine WHERE account_id = %s AND journal_id = %s AND state = 'held' LIMIT 1",
-            (account_id, journal_id),
-        ).fetchone()
-        if held is None:
-            connection.execute(
-                "UPDATE grants SET doubt = NULL WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'",
-                (account_id, journal_id),
-            )
 
 
 def months_of(batch: Sequence[Settling], limit: int) -> set[datetime]:

@@ -1,0 +1,65 @@
+"""The SQL of quarantine: records that the database refused, as they are listed and decided."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from tokenworks.charging.errors import QuarantineNotFound
+from tokenworks.charging.ledger.settle_store import ensure_usage_months, month_of, settle_alone
+from tokenworks.charging.ledger.store import Connection
+from tokenworks.charging.model import (
+    RateLookup,
+    decode_record,
+)
+
+
+def quarantined(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """Records held in quarantine, oldest first."""
+    cursor = connection.execute(
+        """SELECT quarantine_id, journal_id, seq, account_id, usage_id, reason, quarantined_at, record FROM quarantine
+           WHERE state = 'held' ORDER BY quarantine_id LIMIT %s""",
+        (limit,),
+    )
+    assert cursor.description is not None
+    names = [column.name for column in cursor.description]
+    return [dict(zip(names, row, strict=True)) for row in cursor]
+
+
+def decide_quarantine(
+    connection: Connection, quarantine_id: UUID, state: str, rates: RateLookup, now: datetime
+) -> None:
+    """`released`: settle it after all; `dropped`: it is never charged. Either way its grant is no more in doubt for it."""
+    with connection.transaction():
+        row = connection.execute(
+            """SELECT journal_id, seq, account_id, record, now() FROM quarantine
+               WHERE quarantine_id = %s AND state = 'held' FOR UPDATE""",
+            (quarantine_id,),
+        ).fetchone()
+        if row is None:
+            raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
+        journal_id, seq, account_id, text, settled_at = row
+        record = decode_record(text.encode())
+        if state == "released":
+            ensure_usage_months(connection, {month_of(record.usage_id)})
+            used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
+            settling = (seq, account_id.hex, used, text.encode())
+            settle_alone(connection, journal_id, account_id, settling, rates, settled_at)
+        connection.execute(
+            "UPDATE quarantine SET state = %s, decided_at = %s WHERE quarantine_id = %s",
+            (state, now, quarantine_id),
+        )
+        # Their grants first: who puts another record there meanwhile waits for them, and says so after this.
+        connection.execute(
+            """SELECT 1 FROM grants WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'
+               ORDER BY grant_id FOR UPDATE""",
+            (account_id, journal_id),
+        )
+        held = connection.execute(
+            "SELECT 1 FROM quarantine WHERE account_id = %s AND journal_id = %s AND state = 'held' LIMIT 1",
+            (account_id, journal_id),
+        ).fetchone()
+        if held is None:
+            connection.execute(
+                "UPDATE grants SET doubt = NULL WHERE account_id = %s AND journal_id = %s AND doubt = 'quarantine'",
+                (account_id, journal_id),
+            )
