@@ -13,7 +13,8 @@ from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host.account import Ask, terms_from_wire
-from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.model import BucketTerms
 from tokenworks.kernel import Unavailable
 
 TOKENS = Weights(0, *[1000] * 8)

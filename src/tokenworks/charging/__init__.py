@@ -42,6 +42,16 @@ from tokenworks.charging.ledger.chains import chain_all, chain_some
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
 from tokenworks.charging.ledger.following import Following
+from tokenworks.charging.ledger.model import (
+    BalanceMove,
+    Bucket,
+    FailedJob,
+    Host,
+    JobName,
+    Release,
+    Transfer,
+    by_shard,
+)
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.transfers import Transfers
 from tokenworks.charging.ledger.verify import Finding, verify
@@ -50,28 +60,17 @@ from tokenworks.charging.model import (
     FOLLOW_UP,
     LOSS_CAUSES,
     PER_UNIT,
-    Adjustment,
-    BalanceMove,
-    BillLine,
-    Bucket,
-    Charge,
-    FailedJob,
-    Host,
-    JobName,
     Loss,
     Need,
     Part,
     RateLookup,
-    Release,
-    Sale,
     Start,
-    Transfer,
     UsageRecord,
-    by_shard,
     most,
 )
 from tokenworks.charging.money.adjustments import Adjustments
 from tokenworks.charging.money.charges import Charges
+from tokenworks.charging.money.model import Adjustment, BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
 from tokenworks.charging.worker.admission import NOBODY, Admission
 from tokenworks.charging.worker.client import RecorderClient

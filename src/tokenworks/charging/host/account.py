@@ -7,7 +7,8 @@ from itertools import islice
 from typing import Any, Final, Protocol
 
 from tokenworks.charging import wire
-from tokenworks.charging.model import CAP_RATE, BucketTerms, Granted, Need
+from tokenworks.charging.ledger.model import Granted
+from tokenworks.charging.model import CAP_RATE, BucketTerms, Need
 
 NS_PER_S: Final = 1_000_000_000
 # Asks of a crowd that are served as one.

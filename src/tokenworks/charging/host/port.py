@@ -17,9 +17,10 @@ import psycopg
 from tokenworks.charging.host.limits import Lease, Limit
 from tokenworks.charging.host.settlement import Settler
 from tokenworks.charging.ledger import store
+from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
-from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Granted, Need
+from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need
 from tokenworks.kernel import Clock, Unavailable
 
 Result = TypeVar("Result")

@@ -17,12 +17,9 @@ from tokenworks.charging.ledger import (
     store,
     whose_store,
 )
+from tokenworks.charging.ledger.model import Bucket
 from tokenworks.charging.ledger.part import LedgerPart
-from tokenworks.charging.model import (
-    CAP_RATE,
-    PER_UNIT,
-    Bucket,
-)
+from tokenworks.charging.model import CAP_RATE, PER_UNIT
 from tokenworks.kernel import Invalid, uuid7
 from tokenworks.kernel.units import QUANTITY_MAX
 

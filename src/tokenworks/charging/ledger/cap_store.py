@@ -7,8 +7,8 @@ from uuid import UUID
 from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import whose_store
+from tokenworks.charging.ledger.model import BalanceMove, Transfer
 from tokenworks.charging.ledger.store import Connection, tell_account
-from tokenworks.charging.model import BalanceMove, Transfer
 from tokenworks.kernel import FORGOTTEN, uuid7
 
 

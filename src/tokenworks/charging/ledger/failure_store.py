@@ -5,8 +5,8 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
+from tokenworks.charging.ledger.model import FailedJob, JobName
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.model import FailedJob, JobName
 
 _COLUMNS = "job, ref, state, attempts, reason, first_failed_at, failed_at, next_at"
 

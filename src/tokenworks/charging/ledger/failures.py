@@ -14,7 +14,7 @@ import structlog
 
 from tokenworks.charging.errors import FailedJobNotFound
 from tokenworks.charging.ledger import failure_store, store
-from tokenworks.charging.model import FailedJob, JobName, JobState
+from tokenworks.charging.ledger.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
 
 log = structlog.get_logger()

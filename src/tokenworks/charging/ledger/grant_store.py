@@ -15,11 +15,9 @@ from tokenworks.charging.errors import (
     GrantStillOpen,
 )
 from tokenworks.charging.ledger.closing_store import finish_closing
+from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiter
 from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, Connection, database_now, tell_account
-from tokenworks.charging.model import (
-    Granted,
-)
 from tokenworks.kernel import uuid7
 
 

@@ -16,11 +16,9 @@ from tokenworks.charging.ledger import (
     whose_store,
     window_store,
 )
+from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.part import LedgerPart
-from tokenworks.charging.model import (
-    BucketTerms,
-    Granted,
-)
+from tokenworks.charging.model import BucketTerms
 
 
 class Grants(LedgerPart):

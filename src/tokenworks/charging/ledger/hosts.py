@@ -12,11 +12,8 @@ from tokenworks.charging.ledger import (
     host_store,
     journal_store,
 )
+from tokenworks.charging.ledger.model import Host, Release
 from tokenworks.charging.ledger.part import LedgerPart
-from tokenworks.charging.model import (
-    Host,
-    Release,
-)
 
 
 class Hosts(LedgerPart):

@@ -9,7 +9,8 @@ from uuid import UUID
 
 from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
 from tokenworks.charging.ledger import bucket_store, cap_store, recall_store, store
-from tokenworks.charging.model import PER_UNIT, BalanceMove, Transfer
+from tokenworks.charging.ledger.model import BalanceMove, Transfer
+from tokenworks.charging.model import PER_UNIT
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 
 LIST_MAX: Final = 1000

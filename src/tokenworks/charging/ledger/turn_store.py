@@ -10,9 +10,10 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
+from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.charging.model import BucketTerms
 from tokenworks.kernel import uuid7
 
 

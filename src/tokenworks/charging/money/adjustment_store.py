@@ -7,7 +7,7 @@ from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import store, whose_store
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.model import Adjustment
+from tokenworks.charging.money.model import Adjustment
 from tokenworks.kernel import FORGOTTEN
 from tokenworks.kernel.units import QUANTITY_MAX
 

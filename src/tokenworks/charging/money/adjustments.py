@@ -8,8 +8,8 @@ from uuid import UUID
 
 from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
 from tokenworks.charging.ledger import store
-from tokenworks.charging.model import Adjustment
 from tokenworks.charging.money import adjustment_store
+from tokenworks.charging.money.model import Adjustment
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
 
 AMOUNT_MAX: Final = 10**15

@@ -7,8 +7,9 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
+from tokenworks.charging.ledger.model import by_shard
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.model import BillLine, Charge, by_shard
+from tokenworks.charging.money.model import BillLine, Charge
 
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,
     period_end, description, description_zh, price_nano, share_num, share_den, amount_nano, vat_percent, tax_nano, currency,

@@ -12,8 +12,9 @@ from uuid import UUID
 
 from tokenworks.charging.errors import ChargeNotFound, CreditLimitReached, RefundTooMuch
 from tokenworks.charging.ledger import bucket_store, store, whose_store
-from tokenworks.charging.model import PER_UNIT, BillLine, Charge, Sale
+from tokenworks.charging.model import PER_UNIT
 from tokenworks.charging.money import charge_store
+from tokenworks.charging.money.model import BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import fen_of, share, tax_in
 from tokenworks.kernel import Clock, uuid7
 
