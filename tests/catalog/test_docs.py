@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from tokenworks.catalog import Offering, RateCard, read_catalogue
-from tokenworks.catalog.model import BucketSpec, Catalogue, ChargingPolicy, Rate, Rollover, Service
+from tokenworks.catalog.catalogue import Catalogue
+from tokenworks.catalog.model import BucketSpec, ChargingPolicy, Rate, Rollover, Service
 
 TEXT = (Path(__file__).parents[2] / "docs/CATALOGUE.md").read_text(encoding="utf-8")
 EXAMPLE = re.search(r"```yaml\n(.*?)```", TEXT, re.DOTALL)[1]

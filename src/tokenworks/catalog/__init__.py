@@ -1,5 +1,7 @@
 """What is sold and what it costs: offerings, rate cards and the pure function that rates."""
 
+from tokenworks.catalog.catalogue import Catalogue
+from tokenworks.catalog.counts import INPUT_CLASSES, TOKEN_CLASSES, Counts, Weights, weights_of
 from tokenworks.catalog.differences import OfferingChange, card_words, words_of
 from tokenworks.catalog.drafts import Draft, Drafts
 from tokenworks.catalog.errors import (
@@ -12,19 +14,13 @@ from tokenworks.catalog.errors import (
 )
 from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import (
-    INPUT_CLASSES,
-    TOKEN_CLASSES,
     Audience,
     BucketSpec,
-    Catalogue,
     ChargingPolicy,
-    Counts,
     Offering,
     Proration,
     RateCard,
     Service,
-    Weights,
-    weights_of,
 )
 from tokenworks.catalog.rating import Share, amount, first_tokens, split
 from tokenworks.catalog.service import Offerings, SoldOffering, seed_catalogue

@@ -11,8 +11,9 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from tokenworks.catalog import draft_store
+from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.errors import CatalogueFaulty, DraftNotFound, DraftNotReady
-from tokenworks.catalog.model import Catalogue, Offering, RateCard
+from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.catalog.service import Offerings
 from tokenworks.catalog.store import Connection
 from tokenworks.kernel import Clock, Invalid, flaw_in

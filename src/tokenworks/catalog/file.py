@@ -5,9 +5,10 @@ from typing import Any, Final
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from tokenworks.catalog.catalogue import Catalogue, inconsistencies
 from tokenworks.catalog.core_yaml import CoreLoader, scalar
 from tokenworks.catalog.errors import CatalogueFaulty
-from tokenworks.catalog.model import Catalogue, Inconsistent, Offering, RateCard, inconsistencies
+from tokenworks.catalog.model import Inconsistent, Offering, RateCard
 from tokenworks.kernel import flaw
 
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024

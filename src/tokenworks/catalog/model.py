@@ -5,12 +5,10 @@ credit; nano money), per class of models. Weights are integers, so that rating a
 """
 
 import hashlib
-import itertools
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -23,23 +21,9 @@ from pydantic import (
     model_validator,
 )
 
+from tokenworks.catalog.counts import Weights
 from tokenworks.kernel import Invalid, parse_money
 
-# Disjoint classes in the order in which a record is split between buckets; they add up to the provider's total.
-TOKEN_CLASSES: Final = (
-    "fresh_input",
-    "cached_input",
-    "cache_write",
-    "audio_input",
-    "output",
-    "reasoning",
-    "audio_output",
-    # Last, so that counts of seven classes in journals and rows of earlier releases go on to mean what they did.
-    "cache_write_1h",
-)
-INPUT_CLASSES: Final = frozenset(
-    {"fresh_input", "cached_input", "cache_write", "audio_input", "cache_write_1h"}
-)
 WEIGHT_MAX: Final = 10**12
 SAMPLE_PREFIX: Final = "sample-"
 QUANTITY_MAX: Final = 10**15
@@ -49,64 +33,6 @@ Weight = Annotated[int, Field(strict=True, ge=0, le=WEIGHT_MAX)]
 Name = Annotated[str, Field(min_length=1, max_length=100)]
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Pattern = Annotated[str, Field(min_length=1, max_length=200)]
-
-
-class Counts(NamedTuple):
-    """Tokens of one attempt by class: the disjoint parts of what the provider reported.
-
-    `cache_write_1h`: input written into a cache for an hour, which costs more than one for minutes (`cache_write`).
-    """
-
-    fresh_input: int = 0
-    cached_input: int = 0
-    cache_write: int = 0
-    audio_input: int = 0
-    output: int = 0
-    reasoning: int = 0
-    audio_output: int = 0
-    cache_write_1h: int = 0
-
-    @property
-    def input_tokens(self) -> int:
-        return self[0] + self[1] + self[2] + self[3] + self[7]
-
-    @property
-    def output_tokens(self) -> int:
-        """Reasoning and audio included."""
-        return self[4] + self[5] + self[6]
-
-    @property
-    def total(self) -> int:
-        return sum(self)
-
-
-class Weights(NamedTuple):
-    """What one request and one token of each class cost, in the bucket's unit."""
-
-    request: int
-    fresh_input: int
-    cached_input: int
-    cache_write: int
-    audio_input: int
-    output: int
-    reasoning: int
-    audio_output: int
-    cache_write_1h: int
-
-    @property
-    def most_input(self) -> int:
-        """What an input token costs at most."""
-        return max(self[1], self[2], self[3], self[4], self[8])
-
-    @property
-    def most_output(self) -> int:
-        """What an output token costs at most."""
-        return max(self[5], self[6], self[7])
-
-
-def weights_of(row: Sequence[int]) -> Weights:
-    """Weights as a journal has them. Of eight values, as earlier releases wrote them, the hour's cache write costs what any does."""
-    return Weights._make(row if len(row) == len(Weights._fields) else [*row, row[3]])
 
 
 class Inconsistent(ValueError):
@@ -140,11 +66,13 @@ def _aware(value: datetime) -> datetime:
     return value
 
 
-class _Frozen(BaseModel):
+class Frozen(BaseModel):
+    """What a catalogue consists of: never changed, with no field that is not known."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", str_strip_whitespace=True)
 
 
-class Rate(_Frozen):
+class Rate(Frozen):
     """The weights of one class of models. `models` are shell patterns of model names; the first match wins."""
 
     model_class: Slug
@@ -182,7 +110,7 @@ class Rate(_Frozen):
         )
 
 
-class RateCard(_Frozen):
+class RateCard(Frozen):
     """Immutable; its version is the hash of its content."""
 
     id: Slug
@@ -214,7 +142,7 @@ class RateCard(_Frozen):
         return None
 
 
-class BucketSpec(_Frozen):
+class BucketSpec(Frozen):
     """A bucket that an order creates. `quantity` is in whole tokens, calls, prompts or credits."""
 
     unit: Literal["token", "call", "prompt", "credit"]
@@ -233,7 +161,7 @@ class BucketSpec(_Frozen):
 Charge = Literal["produced", "nothing"]
 
 
-class ChargingPolicy(_Frozen):
+class ChargingPolicy(Frozen):
     """What the subscriber pays where things do not go as usual, and what happens when nothing is left.
 
     `produced`: what was produced and could reach the client, input included as far as it is known; `nothing`: the
@@ -275,7 +203,7 @@ class ChargingPolicy(_Frozen):
         return self
 
 
-class Service(_Frozen):
+class Service(Frozen):
     """What a plan promises beside its tokens: what its requests are placed for, and their part where more is asked than there is."""
 
     objective: Literal["latency", "cost", "balance", "quality"] = "latency"
@@ -292,7 +220,7 @@ class Service(_Frozen):
     default_model: str | None = Field(default=None, pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]{0,199}$")
 
 
-class Rollover(_Frozen):
+class Rollover(Frozen):
     """What a plan's month leaves unused goes on for one more month, up to so many whole units (all, where not said)."""
 
     quantity_max: int | None = Field(default=None, strict=True, gt=0, le=QUANTITY_MAX)
@@ -306,7 +234,7 @@ Delivery = Literal["network", "local_hardware", "cloud_computer"]
 Proration = Literal["prorate", "full", "free_until_next_cycle"]
 
 
-class Offering(_Frozen):
+class Offering(Frozen):
     """A product offering (TMF620). `price` is a decimal in quotes, in yuan, VAT included.
 
     A plan renews by the month; pay-as-you-go sells its buckets in steps of `price` as they are needed; an add-on has no
@@ -470,93 +398,6 @@ class Offering(_Frozen):
 
     def version(self, rate_version: str) -> str:
         return _hash("offering", self, rate_version)
-
-
-class Catalogue(_Frozen):
-    """A catalogue file as a whole."""
-
-    catalogue: Slug
-    rate_cards: tuple[RateCard, ...] = Field(min_length=1, max_length=1000)
-    offerings: tuple[Offering, ...] = Field(min_length=1, max_length=10_000)
-
-    @model_validator(mode="after")
-    def _fits_together(self) -> Self:
-        cards, offerings = dict(enumerate(self.rate_cards)), dict(enumerate(self.offerings))
-        known = ({card.id for card in self.rate_cards}, {offering.id for offering in self.offerings})
-        found = inconsistencies(cards, offerings, *known)
-        if found:
-            raise Inconsistent(found)
-        return self
-
-
-def inconsistencies(
-    cards: dict[int, RateCard],
-    offerings: dict[int, Offering],
-    known_cards: set[str],
-    known_offerings: set[str],
-) -> list[tuple[tuple[str | int, ...], str]]:
-    """(where in the file, reason) of all that does not fit together in a catalogue, of which these, by their place, are well
-    formed in themselves, and which has cards and offerings of these ids in all.
-    """
-    found: list[tuple[tuple[str | int, ...], str]] = []
-    by_id: dict[str, RateCard] = {}
-    for at, card in cards.items():
-        if card.id in by_id:
-            found.append((("rate_cards", at, "id"), f"rate card {card.id} is there twice"))
-        by_id[card.id] = card
-    named = {offering.id: offering for offering in offerings.values()}
-    for at, offering in offerings.items():
-        where = ("offerings", at)
-        if offering.rate_card not in known_cards:
-            reason = f"offering {offering.id} names no rate card of this file: {offering.rate_card}"
-            found.append(((*where, "rate_card"), reason))
-        found += [
-            ((*where, field), f"{offering.id} names {name}, which is not in this catalogue")
-            for field in ("parts", "requires")
-            for name in getattr(offering, field)
-            if name not in known_offerings
-        ]
-        parts = [named[part] for part in offering.parts if part in named]
-        if any(part.kind not in {"plan", "add_on"} for part in parts):
-            found.append(((*where, "parts"), f"the parts of {offering.id} are plans and add-ons"))
-        if any(part.cycle != offering.cycle for part in parts):
-            found.append(((*where, "parts"), f"the parts of {offering.id} have its cycle"))
-        if parts and not sum(parse_money(part.price).amount_nano for part in parts):
-            reason = f"the parts of {offering.id} have prices: its own is shared out by them"
-            found.append(((*where, "parts"), reason))
-        of = by_id.get(offering.rate_card)
-        if (
-            of is not None
-            and any(bucket.window for bucket in offering.buckets)
-            and any(any(rate.weights()[1:]) or not rate.request for rate in of.rates)
-        ):
-            reason = f"{offering.id} has windows: its rate card {of.id} must count requests, and no tokens"
-            found.append(((*where, "rate_card"), reason))
-    return found + _version_faults(offerings)
-
-
-def _version_faults(offerings: dict[int, Offering]) -> list[tuple[tuple[str | int, ...], str]]:
-    """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
-    found: list[tuple[tuple[str | int, ...], str]] = []
-    versions: dict[str, list[tuple[int, Offering]]] = {}
-    for at, offering in offerings.items():
-        versions.setdefault(offering.id, []).append((at, offering))
-    for id_, rows in versions.items():
-        rows.sort(key=lambda row: row[1].begins)
-        for (_, before), (at, after) in itertools.pairwise(rows):
-            where = ("offerings", at)
-            if before.begins == after.begins:
-                found.append(((*where, "id"), f"offering {id_} is there twice"))
-            elif before.valid_until is None or before.valid_until > after.begins:
-                reason = f"two versions of {id_} are on sale at {after.begins.isoformat()}: end the first one there"
-                found.append(((*where, "valid_from"), reason))
-            elif before.valid_until < after.begins:
-                reason = (
-                    f"there is a gap: no version of {id_} is on sale from {before.valid_until.isoformat()} "
-                    f"until {after.begins.isoformat()}"
-                )
-                found.append(((*where, "valid_from"), reason))
-    return found
 
 
 def _hash(kind: str, content: BaseModel, *more: str) -> str:

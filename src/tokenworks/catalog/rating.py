@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from tokenworks.catalog.model import Counts, Weights
+from tokenworks.catalog.counts import Counts, Weights
 
 NO_COUNTS = Counts()
 # One request (by its flat weight) and then the token classes, in declared order.

@@ -7,10 +7,11 @@ from importlib.resources import files
 from typing import Final
 
 from tokenworks.catalog import store
+from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.file import read_catalogue
-from tokenworks.catalog.model import Catalogue, Offering, RateCard
+from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
 
 SEED_NAME = "seed.yaml"

@@ -1,0 +1,99 @@
+"""A catalogue as a whole: whether its rate cards and offerings fit together."""
+
+import itertools
+from typing import Self
+
+from pydantic import (
+    Field,
+    model_validator,
+)
+
+from tokenworks.catalog.model import Frozen, Inconsistent, Offering, RateCard, Slug
+from tokenworks.kernel import parse_money
+
+
+class Catalogue(Frozen):
+    """A catalogue file as a whole."""
+
+    catalogue: Slug
+    rate_cards: tuple[RateCard, ...] = Field(min_length=1, max_length=1000)
+    offerings: tuple[Offering, ...] = Field(min_length=1, max_length=10_000)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        cards, offerings = dict(enumerate(self.rate_cards)), dict(enumerate(self.offerings))
+        known = ({card.id for card in self.rate_cards}, {offering.id for offering in self.offerings})
+        found = inconsistencies(cards, offerings, *known)
+        if found:
+            raise Inconsistent(found)
+        return self
+
+
+def inconsistencies(
+    cards: dict[int, RateCard],
+    offerings: dict[int, Offering],
+    known_cards: set[str],
+    known_offerings: set[str],
+) -> list[tuple[tuple[str | int, ...], str]]:
+    """(where in the file, reason) of all that does not fit together in a catalogue, of which these, by their place, are well
+    formed in themselves, and which has cards and offerings of these ids in all.
+    """
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    by_id: dict[str, RateCard] = {}
+    for at, card in cards.items():
+        if card.id in by_id:
+            found.append((("rate_cards", at, "id"), f"rate card {card.id} is there twice"))
+        by_id[card.id] = card
+    named = {offering.id: offering for offering in offerings.values()}
+    for at, offering in offerings.items():
+        where = ("offerings", at)
+        if offering.rate_card not in known_cards:
+            reason = f"offering {offering.id} names no rate card of this file: {offering.rate_card}"
+            found.append(((*where, "rate_card"), reason))
+        found += [
+            ((*where, field), f"{offering.id} names {name}, which is not in this catalogue")
+            for field in ("parts", "requires")
+            for name in getattr(offering, field)
+            if name not in known_offerings
+        ]
+        parts = [named[part] for part in offering.parts if part in named]
+        if any(part.kind not in {"plan", "add_on"} for part in parts):
+            found.append(((*where, "parts"), f"the parts of {offering.id} are plans and add-ons"))
+        if any(part.cycle != offering.cycle for part in parts):
+            found.append(((*where, "parts"), f"the parts of {offering.id} have its cycle"))
+        if parts and not sum(parse_money(part.price).amount_nano for part in parts):
+            reason = f"the parts of {offering.id} have prices: its own is shared out by them"
+            found.append(((*where, "parts"), reason))
+        of = by_id.get(offering.rate_card)
+        if (
+            of is not None
+            and any(bucket.window for bucket in offering.buckets)
+            and any(any(rate.weights()[1:]) or not rate.request for rate in of.rates)
+        ):
+            reason = f"{offering.id} has windows: its rate card {of.id} must count requests, and no tokens"
+            found.append(((*where, "rate_card"), reason))
+    return found + _version_faults(offerings)
+
+
+def _version_faults(offerings: dict[int, Offering]) -> list[tuple[tuple[str | int, ...], str]]:
+    """An offering that is there more than once is sold in versions, one after the other: no gap, nothing twice."""
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    versions: dict[str, list[tuple[int, Offering]]] = {}
+    for at, offering in offerings.items():
+        versions.setdefault(offering.id, []).append((at, offering))
+    for id_, rows in versions.items():
+        rows.sort(key=lambda row: row[1].begins)
+        for (_, before), (at, after) in itertools.pairwise(rows):
+            where = ("offerings", at)
+            if before.begins == after.begins:
+                found.append(((*where, "id"), f"offering {id_} is there twice"))
+            elif before.valid_until is None or before.valid_until > after.begins:
+                reason = f"two versions of {id_} are on sale at {after.begins.isoformat()}: end the first one there"
+                found.append(((*where, "valid_from"), reason))
+            elif before.valid_until < after.begins:
+                reason = (
+                    f"there is a gap: no version of {id_} is on sale from {before.valid_until.isoformat()} "
+                    f"until {after.begins.isoformat()}"
+                )
+                found.append(((*where, "valid_from"), reason))
+    return found
