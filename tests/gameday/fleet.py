@@ -25,7 +25,9 @@ SETTINGS = {
 @functools.cache
 def settings_of(release):
     """The names of the settings that a release knows."""
-    text = (Path(release) / "tokenworks/app/settings.py").read_text()
+    app = Path(release) / "tokenworks/app"
+    # A package of topics; one file in releases before.
+    text = "".join(path.read_text() for path in [*app.glob("settings/*.py"), *app.glob("settings.py")])
     return frozenset(re.findall(r"^    ([a-z_]+): ", text, re.MULTILINE))
 
 

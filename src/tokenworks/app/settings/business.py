@@ -1,0 +1,194 @@
+"""Settings of the business: the operator, the law, the archive, bills."""
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tokenworks.app.settings.topic import Topic
+
+
+class Operator(Topic):
+    """Who sells, and where the operator is told of things."""
+
+    webhook_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="alerts and dunning are POSTed here, signed with secrets_dir/webhook-secret, tried again for a day",
+    )
+    staff_token_days: int = Field(
+        default=90,
+        ge=1,
+        le=3650,
+        description="a staff token ends after so long: `staff rotate` makes a new one",
+    )
+    two_persons_above_yuan: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="what staff gives back, writes off, lends or sells cheaper above this needs a second person's approval",
+    )
+    webhook_allow_private: bool = Field(
+        default=False,
+        description="webhooks, work orders and messages may go to loopback and private addresses; to link-local ones never",
+    )
+    webhook_secret_overlap_h: int = Field(
+        default=168,
+        ge=0,
+        le=720,
+        description="after `webhook rotate` the secret of before signs beside the new one for so long",
+    )
+    fulfilment_urls: str = Field(
+        default="",
+        max_length=4000,
+        description="where work orders are POSTed, as TMF641 service orders: port=https://…, one for each port, with spaces between; "
+        "the others are polled",
+    )
+    delivery_timeout_h: int = Field(
+        default=168,
+        ge=0,
+        le=24 * 365,
+        description="a delivery that nobody answers for so long fails, is credited and withdrawn; 0: never",
+    )
+    public_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,200})?$",
+        description="where people reach the public port, for links; empty: what their request says",
+    )
+    sms_url: str = Field(
+        default="",
+        pattern=r"^(https?://[!-~]{1,500})?$",
+        description="one-time codes and notices are POSTed here as JSON {phone, kind, code or text}; empty: codes go into a file, in a dev environment alone",
+    )
+    operator_name: str = Field(
+        default="Tokenworks", min_length=1, max_length=100, description="who sells: the name on a bill"
+    )
+    consent_texts_dir: Path | None = Field(
+        default=None,
+        description="a folder with the operator's own consent texts, <purpose>.<language>.txt; left out: those that are shipped",
+    )
+
+    @field_validator("fulfilment_urls")
+    @classmethod
+    def _fulfilment_urls(cls, value: str) -> str:
+        for part in value.split():
+            port, _, url = part.partition("=")
+            if not re.fullmatch(r"[a-z0-9-]{1,64}", port) or not re.fullmatch(r"https?://[!-~]{1,500}", url):
+                raise ValueError("it is port=https://… for each port, with spaces between")
+        return value
+
+    @property
+    def fulfilment(self) -> dict[str, str]:
+        """Where the work orders of each port are sent."""
+        parts = (part.partition("=") for part in self.fulfilment_urls.split())
+        return {port: url for port, _, url in parts}
+
+
+class Privacy(Topic):
+    """What the law wants: consent, real names, residency, erasure."""
+
+    residency_region: str = Field(
+        default="cn",
+        pattern=r"^[a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,3}$",
+        description="where data stays without consent to leave, as a prefix of deployments' regions",
+    )
+    cross_border_consent: Literal["opt_out", "opt_in"] = Field(
+        default="opt_out",
+        description="opt_in: nothing leaves residency_region before a subscriber agrees; opt_out: until the consent is withdrawn",
+    )
+    terms_required: bool = Field(
+        default=False,
+        description="nothing is ordered or served without consent to the terms; false: only a withdrawn consent stops it",
+    )
+    real_name_required: bool = Field(
+        default=False,
+        description="nothing is ordered before the real name is verified; false: only what the catalogue marks real_name_only",
+    )
+    real_name_check: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^((https?://|file:/)[!-~]{1,480})?$",
+        description="the carrier's real-name check: an http(s) URL that is POSTed to, or file:/path of a CSV of phone, name, "
+        "SHA-256 of the document's number; empty: nothing is verified, but in a dev environment everything",
+    )
+    identity_hash_days: int = Field(
+        default=1095,
+        ge=0,
+        le=36_500,
+        description="so long a keyed hash of an erased person's identity number is kept, for limits per person; 0: not at all",
+    )
+    backup_days: int = Field(
+        default=30,
+        ge=0,
+        le=3650,
+        description="how long the operator keeps backups of the database: they forget an erased person when they are deleted",
+    )
+
+
+class Archive(Topic):
+    """Where the log and backups are kept."""
+
+    archive_to: str = Field(
+        default="",
+        max_length=500,
+        pattern=r"^(s3://[a-z0-9][a-z0-9.-]{1,62}(/[A-Za-z0-9._/-]{0,400})?|/.{1,499})?$",
+        description="a folder (its whole path) or s3://bucket/prefix, where the embedded database's write-ahead log and the journal "
+        "are kept as they grow, and where `backup` goes; empty: nothing is kept by itself",
+    )
+    archive_timeout_s: int = Field(
+        default=60,
+        ge=1,
+        le=86_400,
+        description="what is committed is in archive_to after so long, also where little is written",
+    )
+    s3_endpoint: str = Field(
+        default="",
+        pattern=r"^(https?://[A-Za-z0-9.:_-]{1,200})?$",
+        description="where S3 is; empty: Amazon's of s3_region. Credentials: secrets_dir/s3-credentials, or AWS_ACCESS_KEY_ID and "
+        "AWS_SECRET_ACCESS_KEY",
+    )
+    s3_region: str = Field(
+        default="us-east-1",
+        pattern=r"^[a-z0-9-]{1,40}$",
+        description="the region that S3 requests are signed for",
+    )
+    s3_path_style: bool = Field(
+        default=False,
+        description="the bucket is in the path, not in the host's name, as most servers of one's own want it",
+    )
+
+
+class Billing(Topic):
+    """Bills and dunning."""
+
+    fonts_dir: Path | None = Field(
+        default=None, description="a folder with a Chinese font for bills, such as Noto Sans CJK SC"
+    )
+    bill_due_days: int = Field(
+        default=15, ge=0, le=365, description="a bill is due so long after it is issued"
+    )
+    bill_run_batch: int = Field(
+        default=2000, ge=1, le=100_000, description="subscribers of one transaction of a bill run"
+    )
+    bill_run_every_h: int = Field(
+        default=24,
+        ge=0,
+        le=24 * 31,
+        description="a server bills whose period has ended so often; 0: only `bill run` does",
+    )
+    dunning_remind_days: int = Field(
+        default=3,
+        ge=0,
+        le=3650,
+        description="so long after a bill was due its subscriber is reminded; 0: never",
+    )
+    dunning_restrict_days: int = Field(
+        default=10, ge=0, le=3650, description="then nothing more can be ordered or bought; 0: never"
+    )
+    dunning_suspend_days: int = Field(
+        default=20, ge=0, le=3650, description="then nothing more is served; 0: never"
+    )
+    dunning_close_days: int = Field(
+        default=0, ge=0, le=3650, description="then the subscriber is closed; 0: never"
+    )

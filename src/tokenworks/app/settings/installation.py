@@ -1,0 +1,189 @@
+"""Settings of an installation: where it lives, its journal, how long its processes may take."""
+
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from tokenworks.app.settings.topic import Topic, parse_address
+
+
+class Installation(Topic):
+    """Where the server lives, what it listens on, how it logs."""
+
+    data_dir: Path = Field(
+        default=Path("data"), description="where the database, the journal and the secrets live"
+    )
+    environment: str = Field(
+        default="dev",
+        pattern=r"^[a-z0-9]{1,12}$",
+        description="part of every key's text: twk_<environment>_…; in dev alone samples are on sale, and all to whoever has not said whom they are",
+    )
+    database_url: str | None = Field(
+        default=None,
+        description="PostgreSQL's URL, as a role that may not change history, which `init` makes; left out: the embedded one in data_dir",
+    )
+    database_owner_url: str | None = Field(
+        default=None,
+        description="beside database_url, for `init` alone: the same database as the role that owns, or will own, its tables",
+    )
+    single_role: bool = Field(
+        default=False,
+        description="database_url may be of a role that could change history, such as the owner's; metrics and `ledger verify` say so",
+    )
+    embedded_fsync: bool = Field(
+        default=True,
+        description="false only for throw-away data: the embedded database may lose what it committed",
+    )
+    allow_no_standby: bool = Field(
+        default=False,
+        description="outside dev: serve on a database without a synchronous standby; a fail-over may lose commits",
+    )
+    secrets_dir: Path | None = Field(
+        default=None, description="pepper and upstream credentials; left out: data_dir/secrets"
+    )
+    tokenizers_dir: Path | None = Field(
+        default=None, description="the models' own tokenizers, a folder each; left out: data_dir/tokenizers"
+    )
+    listen: str = Field(default="127.0.0.1:8080", description="the public port")
+    admin_listen: str = Field(default="127.0.0.1:8081", description="/metrics, /healthz, /readyz")
+    workers: int = Field(default=1, ge=1, le=256, description="data-plane processes")
+    allow_plain_http: bool = Field(
+        default=False, description="serve plain HTTP on another address than loopback"
+    )
+    trusted_proxies: str = Field(
+        default="",
+        max_length=4000,
+        description="networks (10.0.0.0/8, …) of proxies in front, which may use plain HTTP and name the client; others are not served",
+    )
+    tls_certificate: Path | None = Field(default=None, description="PEM chain for the public port")
+    tls_key: Path | None = Field(default=None, description="PEM key for the public port")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="least level that is logged"
+    )
+    log_format: Literal["auto", "json", "text"] = Field(
+        default="auto", description="auto: text on a terminal, JSON elsewhere"
+    )
+    log_requests_ppm: int = Field(
+        default=10_000,
+        ge=0,
+        le=1_000_000,
+        description="of a million requests that were served so many have a line in the log of requests; of those that failed or "
+        "were refused each has, up to some a second",
+    )
+    log_requests_bytes: int = Field(
+        default=134_217_728,
+        ge=0,
+        le=2**40,
+        description="what a worker keeps of these lines in data_dir/log, the oldest go first; 0: they go to the server's log instead",
+    )
+
+    @field_validator("listen", "admin_listen")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        parse_address(value)
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, value: str) -> str:
+        for network in value.replace(",", " ").split():
+            ip_network(network)
+        return value
+
+    @property
+    def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]":
+        return tuple(ip_network(network) for network in self.trusted_proxies.replace(",", " ").split())
+
+    @property
+    def blocked_keys(self) -> Path:
+        """Ids of keys that this host refuses, a line each."""
+        return self.data_dir / "blocked-keys"
+
+    @property
+    def codes_file(self) -> Path:
+        """Where one-time codes go in a dev environment."""
+        return self.data_dir / "one-time-codes"
+
+    @property
+    def secrets(self) -> Path:
+        return self.secrets_dir or self.data_dir / "secrets"
+
+    @property
+    def tokenizers(self) -> Path:
+        return self.tokenizers_dir or self.data_dir / "tokenizers"
+
+    @property
+    def log(self) -> Path:
+        """The lines of requests, of each worker in files of its own."""
+        return self.data_dir / "log"
+
+    @property
+    def leaving(self) -> Path:
+        """There while this host drains: from then on it is not ready."""
+        return self.run_dir / "leaving"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.data_dir / "run"
+
+
+class Hosts(Topic):
+    """News to hosts, idle grants and the journal."""
+
+    change_retain_h: int = Field(
+        default=168,
+        ge=1,
+        le=8760,
+        description="news to hosts (of accounts, keys, the catalogue) are kept this long; a host that was away longer begins anew",
+    )
+    grant_idle_s: int = Field(default=60, ge=1, le=86_400, description="an idle grant is closed after this")
+    journal_dir: Path | None = Field(
+        default=None,
+        description="the journal; left out: data_dir/journal. In production on a disk of its own",
+    )
+    journal_segment_bytes: int = Field(
+        default=16_777_216, ge=65_536, le=1_073_741_824, description="a journal segment's size"
+    )
+    journal_retain_s: int = Field(
+        default=86_400, ge=0, le=31_536_000, description="settled segments are kept this long"
+    )
+
+
+class Ending(Topic):
+    """How long things may take: commands, draining, silence."""
+
+    command_wait_s: int = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        description="how long a command waits for a lock that another session keeps, and for a database that answers nobody, before it gives up and says so. A statement that is only long is not cut",
+    )
+    drain_grace_s: int = Field(
+        default=5,
+        ge=0,
+        le=600,
+        description="on SIGTERM /readyz is 503 at once, and new requests are still taken for this long: as long as a load balancer takes to notice. SIGINT, or a second signal, ends it",
+    )
+    drain_s: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="when nothing new is taken any more running requests get this long; and so does an answer whose client has gone, to come to its end",
+    )
+    drain_tokens: int = Field(
+        default=512,
+        ge=0,
+        le=10_000_000,
+        description="a stream whose client has gone is read to its end where at most this much of its maximum is left",
+    )
+    worker_silence_s: int = Field(
+        default=5, ge=1, le=600, description="a worker silent for this long is killed"
+    )
+    recorder_silence_s: int = Field(
+        default=5,
+        ge=1,
+        le=600,
+        description="a recorder silent for this long is killed and replaced, but not while it waits for the disk or reads its journal",
+    )

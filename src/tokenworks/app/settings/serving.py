@@ -1,0 +1,141 @@
+"""Settings of serving: placement, recording, spending."""
+
+from pydantic import Field
+
+from tokenworks.app.settings.topic import Topic
+
+
+class Placement(Topic):
+    """Where requests are tried, and how long they wait."""
+
+    decision_log_every: int = Field(
+        default=1000,
+        ge=0,
+        le=1_000_000_000,
+        description="one of so many decisions of placement is logged with all its candidates, beside those that found no "
+        "place; 0: those alone",
+    )
+    attempts_max: int = Field(default=3, ge=1, le=10, description="deployments tried before the first byte")
+    retries_per_s: int = Field(
+        default=10,
+        ge=0,
+        le=100_000,
+        description="a worker tries so many requests a second at another deployment in any case, and a fifth of its requests beside them",
+    )
+    failover_patience_s: int = Field(
+        default=5,
+        ge=1,
+        le=3600,
+        description="a stream's first byte may come so late, and four times as late as was foreseen, before another deployment "
+        "is tried, where there is one",
+    )
+    queue_wait_s: int = Field(
+        default=30,
+        ge=0,
+        le=3600,
+        description="how long a request waits where all deployments of its model are at their limits; 0: it is refused",
+    )
+    queue_max: int = Field(
+        default=1_000,
+        ge=0,
+        le=100_000,
+        description="requests of a model that wait on this host; more are shed",
+    )
+    flex_deadline_s: int = Field(
+        default=600,
+        ge=1,
+        le=86_400,
+        description="how long a request of service_tier flex waits for the cheapest deployment, at most",
+    )
+    filing_required: bool = Field(
+        default=False, description="serve only models that are declared as filed, or exempt from it"
+    )
+    health_check_s: int = Field(
+        default=10, ge=1, le=3600, description="between checks of a deployment that failed or idles"
+    )
+
+
+class Recording(Topic):
+    """What is counted, held and written down while requests run."""
+
+    tokenize_queue_max: int = Field(
+        default=64,
+        ge=1,
+        le=10_000,
+        description="counts that wait for the host's tokenizer process; more are bounded by their bytes",
+    )
+    tokenize_timeout_s: int = Field(
+        default=3, ge=1, le=60, description="how long a count may take; then it is bounded by its bytes"
+    )
+    journal_reserve_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=0,
+        le=2**50,
+        description="with less than this free on the journal's disk nothing new is begun; what runs finishes from it",
+    )
+    unsettled_records_max: int = Field(
+        default=1_000_000,
+        ge=1000,
+        le=100_000_000,
+        description="with more records than this waiting for the database nothing new is begun; each takes about 1 kB",
+    )
+    stream_hold_tokens: int = Field(
+        default=512,
+        ge=16,
+        le=1_000_000,
+        description="output tokens that a stream holds at first, and by which its hold grows as it goes",
+    )
+    progress_tokens: int = Field(
+        default=32, ge=1, le=10_000, description="a stream's progress is recorded every so many tokens"
+    )
+    key_cache_max: int = Field(
+        default=500_000, ge=100, le=10_000_000, description="keys that a worker remembers"
+    )
+    recorder_wait_s: int = Field(
+        default=10,
+        ge=1,
+        le=600,
+        description="a request for which the recorder answers nothing for this long is refused with 503",
+    )
+    key_max_stale_s: int = Field(
+        default=300, ge=1, le=86_400, description="without the database no request is admitted after this"
+    )
+    key_lookups_per_s: int = Field(
+        default=500, ge=1, le=100_000, description="unknown keys that a worker asks for a second"
+    )
+
+
+class Spending(Topic):
+    """The clock, grants, and what may be lost."""
+
+    clock_check_s: int = Field(
+        default=2, ge=1, le=3600, description="civil time is compared with the database's this often"
+    )
+    clock_skew_max_s: float = Field(
+        default=2.0,
+        ge=0.05,
+        le=3600,
+        description="a host whose clock is off by more (beyond half the round trip of the comparison) takes no new requests",
+    )
+    clock_shift_s: float = Field(
+        default=0.0,
+        ge=-1e9,
+        le=1e9,
+        description="in a dev environment alone, for tests: the host's clock is taken for so many seconds ahead",
+    )
+    grant_spend_s: int = Field(
+        default=900, ge=10, le=86_400, description="how long a grant may be spent without renewal"
+    )
+    operator_loss_budget_tokens: int = Field(
+        default=200_000,
+        ge=0,
+        le=10**12,
+        description="what may be produced for one account on a day (UTC) and not charged; past it that account's requests hold the "
+        "worst case; 0: no budget",
+    )
+    in_doubt_limit_s: int = Field(
+        default=0,
+        ge=0,
+        le=31_536_000,
+        description="a grant in doubt for so long is written off without being asked; 0: never, an operator decides",
+    )
