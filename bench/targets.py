@@ -265,7 +265,7 @@ class Tokenworks:
         return [
             p
             for p in tree(self.process.pid)
-            if "postgres" not in p.name() and "tokenworks.app.database.embedded" not in " ".join(p.cmdline())
+            if "postgres" not in p.name() and "tokenworks.app.database.guardian" not in " ".join(p.cmdline())
         ]
 
     def role(self, module):

@@ -14,8 +14,8 @@ from tests.support.auditor import verify
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
-from tokenworks.app.process import control
-from tokenworks.app.process.control import Jobs
+from tokenworks.app.process import jobs as jobs_module
+from tokenworks.app.process.jobs import Jobs
 from tokenworks.app.settings import load_settings
 from tokenworks.billing import (
     AcknowledgementFaulty,
@@ -590,8 +590,8 @@ def test_a_server_bills_whose_period_has_ended(
         options = load_settings({"data_dir": str(session_dir / "seed"), "bill_run_every_h": run}).settings
         ensure_pepper(options.secrets)
         jobs = Jobs(options, database_url)
-        monkeypatch.setattr(control, "anchor", lambda *_: None)
-        monkeypatch.setattr(control, "AnchoredClock", lambda: clock)
+        monkeypatch.setattr(jobs_module, "anchor", lambda *_: None)
+        monkeypatch.setattr(jobs_module, "AnchoredClock", lambda: clock)
         jobs.run()
         assert works.bills.all()[1] == 0, "its month is not over"
         if due:

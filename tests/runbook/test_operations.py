@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.server import ROOT
 from tokenworks.app import watch
-from tokenworks.app.process import control
+from tokenworks.app.process import host_metrics
 from tokenworks.gateway import CODES
 
 PATH = ROOT / "docs/OPERATIONS.md"
@@ -122,9 +122,9 @@ def calls(path, *names):
 
 def test_all_that_readyz_may_say_leads_somewhere():
     named = {re.sub(r"….*", "", message) for message in said("`/readyz` is 503")}
-    for path in ("app/process/control.py", "gateway/gateway.py"):
+    for path in ("app/process/host_metrics.py", "gateway/gateway.py"):
         reasons = {
-            strings(node.args[0]) or getattr(control, node.args[0].id)
+            strings(node.args[0]) or getattr(host_metrics, node.args[0].id)
             for node, _ in calls(path, "append") if ast.unparse(node.func) == "reasons.append"
         }  # fmt: skip
         assert reasons and {re.sub(r"….*|: `.*", "", reason) for reason in reasons} <= named, reasons

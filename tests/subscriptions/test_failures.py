@@ -11,7 +11,8 @@ import pytest
 
 from tests.support.spend import balances
 from tokenworks.app.database.connections import connect
-from tokenworks.app.process.control import HostMetrics, Jobs
+from tokenworks.app.process.host_metrics import HostMetrics
+from tokenworks.app.process.jobs import Jobs
 from tokenworks.app.settings import load_settings
 from tokenworks.charging import FailedJobNotFound
 from tokenworks.charging.ledger.failures import ATTEMPTS_MAX, FIRST_WAIT

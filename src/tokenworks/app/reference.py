@@ -7,7 +7,7 @@ import click
 
 from tokenworks.app.cli import cli
 from tokenworks.app.exposition import LIMITS, RECORDER_COUNTERS
-from tokenworks.app.process.control import HostMetrics, make_admin_app
+from tokenworks.app.process.host_metrics import HostMetrics, make_admin_app
 from tokenworks.app.settings import PREFIX, Settings
 from tokenworks.charging import LOSS_CAUSES
 from tokenworks.console import openapi_document, status_of

@@ -21,7 +21,7 @@ def guardians(folder):
     return [
         int(line.split()[0])
         for line in done.stdout.splitlines()
-        if "tokenworks.app.database.embedded" in line and str(folder) in line
+        if "tokenworks.app.database.guardian" in line and str(folder) in line
     ]
 
 
@@ -111,7 +111,7 @@ def test_a_server_that_is_killed_takes_its_guardian_along_and_is_started_anew(tm
         assert guardians(tmp_path) != [before] and embedded._server_pid() != pid
 
 
-GUARD = """import signal, sys; from pathlib import Path; from tokenworks.app.database.embedded import guard
+GUARD = """import signal, sys; from pathlib import Path; from tokenworks.app.database.guardian import guard
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 guard(Path(sys.argv[1]), {"fsync": "off"}, stop_timeout_s=0.3)"""
 

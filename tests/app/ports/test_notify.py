@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.spend import Spender
 from tokenworks.app.ports.notify import deliver, webhook_secret
-from tokenworks.app.process.control import Jobs
+from tokenworks.app.process.jobs import Jobs
 from tokenworks.app.settings import load_settings
 from tokenworks.subscriptions import Orders
 

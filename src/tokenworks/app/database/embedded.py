@@ -18,29 +18,24 @@ import ctypes
 import fcntl
 import hashlib
 import importlib.util
-import json
 import os
 import pwd
-import select
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from tokenworks.app.database.wal_handover import CONFIGURE, Handover
+from tokenworks.app.database.wal_handover import Handover
 from tokenworks.kernel import Unavailable
 
 # The role that serves (`roles.py`), and the one that owns all.
 APP_ROLE: Final = "tokenworks_app"
 _SUPERUSER: Final = "tokenworks"
 START_TIMEOUT_S: Final = 60.0
-# How long the server may take over each way of ending: fast (SIGINT), immediate (SIGQUIT). Then it is killed.
-STOP_TIMEOUT_S: Final = 30.0
 # One question to a server. A new cluster takes longer to make than anything else.
 COMMAND_TIMEOUT_S: Final = 10.0
 INITDB_TIMEOUT_S: Final = 300.0
@@ -101,7 +96,7 @@ class Embedded:
         """The server's URL, up as long as this context (in any process) lasts. Raises `Unavailable` where it does not come up."""
         self.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         deadline_s = time.monotonic() + self.timeout_s
-        users = _open_lock(self.data_dir / "pg.users")
+        users = open_lock(self.data_dir / "pg.users")
         try:
             # A guardian that ends its server keeps new users waiting until it is done.
             self._lock(users, fcntl.LOCK_SH, deadline_s, "is being stopped still")
@@ -112,14 +107,14 @@ class Embedded:
 
     def hold(self) -> int:
         """One more hold for whoever uses it already: a descriptor, which may be handed over an exec. To be closed."""
-        users = _open_lock(self.data_dir / "pg.users")
+        users = open_lock(self.data_dir / "pg.users")
         fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
         return users
 
     @contextlib.contextmanager
     def at_rest(self) -> Iterator[None]:
         """Nobody uses the cluster and the guardian is gone, which is waited for; nobody begins while this context lasts."""
-        guard = _open_lock(self.data_dir / "pg.guardian")
+        guard = open_lock(self.data_dir / "pg.guardian")
         try:
             self._lock(guard, fcntl.LOCK_EX, time.monotonic() + self.timeout_s, "is still in use")
             yield
@@ -132,7 +127,7 @@ class Embedded:
             shutil.rmtree(self.home, ignore_errors=True)
 
     def _lock(self, file: int, mode: int, deadline_s: float, why: str) -> None:
-        if not _locked_by(file, mode, deadline_s):
+        if not locked_by(file, mode, deadline_s):
             raise Unavailable(f"the PostgreSQL in {self.home} {why}{self._whom()}")
 
     def _whom(self) -> str:
@@ -150,7 +145,7 @@ class Embedded:
         return None
 
     def _ensure_up(self, deadline_s: float) -> None:
-        starting = _open_lock(self.data_dir / "pg.starting")
+        starting = open_lock(self.data_dir / "pg.starting")
         try:
             self._lock(starting, fcntl.LOCK_EX, deadline_s, "is being started by another process")
             if not self._guarded():
@@ -178,7 +173,7 @@ class Embedded:
             time.sleep(_POLL_S)
 
     def _guarded(self) -> bool:
-        guard = _open_lock(self.data_dir / "pg.guardian")
+        guard = open_lock(self.data_dir / "pg.guardian")
         try:
             fcntl.flock(guard, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -200,7 +195,7 @@ class Embedded:
                 [
                     sys.executable,
                     "-m",
-                    "tokenworks.app.database.embedded",
+                    "tokenworks.app.database.guardian",
                     str(self.data_dir),
                     *_flat(self.settings),
                 ],
@@ -405,7 +400,7 @@ def _walkable(path: Path, user: pwd.struct_passwd) -> bool:
     return True
 
 
-def _open_lock(path: Path) -> int:
+def open_lock(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
@@ -413,7 +408,7 @@ def _flat(settings: dict[str, str]) -> list[str]:
     return [f"{name}={value}" for name, value in settings.items()]
 
 
-def _locked_by(file: int, mode: int, deadline_s: float) -> bool:
+def locked_by(file: int, mode: int, deadline_s: float) -> bool:
     while True:
         try:
             fcntl.flock(file, mode | fcntl.LOCK_NB)
@@ -423,106 +418,3 @@ def _locked_by(file: int, mode: int, deadline_s: float) -> bool:
             time.sleep(_POLL_S)
         else:
             return True
-
-
-def guard(data_dir: Path, settings: dict[str, str], stop_timeout_s: float = STOP_TIMEOUT_S) -> None:
-    """Start the server, wait until nobody uses it, stop it. Runs in the guardian process; returns at once where there is another
-    one, or where the server ends by itself.
-    """
-    embedded = Embedded(data_dir, settings)
-    guardian = _open_lock(data_dir / "pg.guardian")
-    if not _locked_by(guardian, fcntl.LOCK_EX, 0.0):
-        return
-    os.truncate(guardian, 0)
-    os.pwrite(guardian, f"{os.getpid()}\n".encode(), 0)
-    answers = embedded._answers()
-    # Before the server runs: what it hands over has a taker. It keeps the log as it is told to from its first byte on.
-    embedded.handover.prepare()
-    _configure(embedded)
-    threading.Thread(target=_take_log, args=(embedded,), daemon=True).start()
-    if answers:
-        server, pid = None, embedded._server_pid()
-    else:
-        server = embedded.popen(embedded.server_command())
-        pid = server.pid
-    if pid is not None:
-        threading.Thread(target=_leave_with, args=(pid,), daemon=True).start()
-    users = _open_lock(data_dir / "pg.users")
-    fcntl.flock(users, fcntl.LOCK_EX)
-    if server is not None:
-        _stop(server, stop_timeout_s)
-    else:
-        for mode in ("fast", "immediate"):
-            seconds = str(max(1, int(stop_timeout_s)))
-            done = embedded._run(
-                "pg_ctl", "-D", str(embedded.pgdata), "-m", mode, "-w", "-t", seconds, "stop",
-                timeout_s=stop_timeout_s + COMMAND_TIMEOUT_S,
-            )  # fmt: skip
-            if not done.returncode:
-                return
-        if pid is not None:
-            _kill(pid)
-
-
-def _configure(embedded: Embedded) -> None:
-    """As `archive.json` says, which `archive.py` writes: whether the log is kept, and how long a part of it may wait."""
-    path, timeout_s = embedded.data_dir / ARCHIVE_FILE, 0
-    with contextlib.suppress(FileNotFoundError):
-        timeout_s = int(json.loads(path.read_text())["archive_timeout_s"])
-    embedded.handover.switch(on=path.exists())
-    embedded.change(f"archive_timeout = {timeout_s}\n")
-
-
-def _take_log(embedded: Embedded) -> None:
-    """Keep what the server hands over. What can't be kept stays with the server, which asks again and says so in its log."""
-    handover = embedded.handover
-
-    def archive(name: str) -> None:
-        # Seldom, so that a guardian starts without our packages; read anew each time, since the settings may have changed.
-        from tokenworks.app.database.archive import archive_file  # noqa: PLC0415
-
-        archive_file(embedded, name)
-
-    for line in handover.lines():
-        if line == CONFIGURE:
-            with contextlib.suppress(OSError):
-                _configure(embedded)
-        else:
-            handover.answer(line, archive)
-
-
-def _leave_with(server: int) -> None:
-    """A server that did not start, or that somebody killed, takes its guardian with it: the next user starts another."""
-    with contextlib.suppress(ProcessLookupError):
-        ended = os.pidfd_open(server)
-        select.select([ended], [], [])
-    os._exit(0)
-
-
-def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
-    for number in (signal.SIGINT, signal.SIGQUIT):
-        server.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout_s)
-            return
-        sys.stdout.write(
-            f"tokenworks: the server {server.pid} did not end within {timeout_s:g} s of {number.name}\n"
-        )
-        sys.stdout.flush()
-    _kill(server.pid)
-    server.wait()
-
-
-def _kill(server: int) -> None:
-    """With its children: a new server does not start beside those of an old one. What was committed is in its write-ahead log."""
-    children = Path(f"/proc/{server}/task/{server}/children")
-    pids = [int(pid) for pid in children.read_text().split()] if children.exists() else []
-    for pid in (server, *pids):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    # The terminal's Ctrl-C is not for us: we leave with the last user.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    guard(Path(sys.argv[1]), dict(pair.split("=", 1) for pair in sys.argv[2:]))

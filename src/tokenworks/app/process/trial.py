@@ -39,14 +39,14 @@ def try_start(settings: Settings) -> Promise:
     with database(settings) as url:
         found = check_start(settings, url)
         # What runs beside this one is not to wait for what is not needed there.
-        from tokenworks.app.process import control, worker  # noqa: PLC0415
+        from tokenworks.app.process import control, host_metrics, worker  # noqa: PLC0415
         from tokenworks.app.process.recorder import read_snapshot  # noqa: PLC0415
 
         with tempfile.TemporaryDirectory() as folder:
             # What a process has of secrets is said of those that serve alone.
             secrets = ProcessSecrets(settings.secrets, Path(folder), "trial", found.peppers, found.vault)
             control.make_control_app(lambda: url, settings, secrets)
-        control.make_admin_app(control.HostMetrics(settings))
+        host_metrics.make_admin_app(host_metrics.HostMetrics(settings))
         with contextlib.closing(connect(url)) as connection:
             snapshot = read_snapshot(connection, SystemClock(settings.clock_shift_s))
     asyncio.run(worker.rehearse(settings, wire.decode(wire.encode(snapshot.wire(1)))))

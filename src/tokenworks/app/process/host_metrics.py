@@ -1,0 +1,188 @@
+"""What a host says of itself on its admin port: metrics of all its processes, and whether it is ready."""
+
+import contextlib
+import json
+import struct
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from fastapi import FastAPI, Response
+from fastapi.responses import PlainTextResponse
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+from tokenworks import __version__
+from tokenworks.app import exposition
+from tokenworks.app.database.schema import SCHEMA
+from tokenworks.app.process.renewing import certificate_words
+from tokenworks.app.process.served import read_reload
+from tokenworks.app.settings import Settings
+from tokenworks.gateway import BUCKETS_MS, GAUGES, HISTOGRAMS, Reading
+from tokenworks.kernel import SystemClock
+
+STALE_S: Final = 5.0
+LACKS_PEPPER: Final = "a pepper of the works is not in secrets_dir here: `tokenworks pepper list`"
+
+
+class HostMetrics:
+    """Reads the workers' files and the recorder's report when it is asked. `may_change_history`: of the role that it started with."""
+
+    def __init__(self, settings: Settings, *, may_change_history: bool = False) -> None:
+        self._settings = settings
+        self._may_change_history = may_change_history
+
+    def readings(self) -> list[tuple[str, Reading]]:
+        found = []
+        for path in sorted(self._settings.run_dir.glob("worker-*.stats")):
+            # One of another release may have another form.
+            with contextlib.suppress(OSError, ValueError, struct.error):
+                found.append((path.stem.removeprefix("worker-"), Reading(path)))
+        return found
+
+    def recorder(self) -> dict[str, Any]:
+        with contextlib.suppress(OSError, ValueError):
+            path = self._settings.run_dir / "recorder.json"
+            report: dict[str, Any] = json.loads(path.read_text())
+            report["age_seconds"] = time.time() - path.stat().st_mtime
+            return report
+        return {}
+
+    def failed_jobs(self) -> list[tuple[str, str, int]]:
+        """(job, state, count), as this host's jobs saw them last."""
+        with contextlib.suppress(OSError, ValueError):
+            return [tuple(row) for row in json.loads((self._settings.run_dir / "jobs.json").read_text())]
+        return []
+
+    def not_ready(self) -> list[str]:
+        reasons = []
+        if self._settings.leaving.exists():
+            reasons.append("draining")
+        recorder = self.recorder()
+        if not recorder or recorder["age_seconds"] > STALE_S:
+            reasons.append("the recorder does not report")
+        elif not recorder["database_ok"]:
+            reasons.append("the database does not answer")
+        elif not recorder["settling_ok"]:
+            reasons.append("settlement fails")
+        elif recorder["journal_full"]:
+            reasons.append("the journal's disk is full")
+        elif recorder.get("peppers_lacking"):
+            reasons.append(LACKS_PEPPER)
+        elif recorder["clock_off"]:
+            reasons.append(f"the host's clock is off by {recorder['clock_skew_seconds']:.1f} s")
+        now_ms = time.monotonic() * 1000
+        alive = [reading for _, reading in self.readings() if now_ms - reading.heartbeat_ms < STALE_S * 1000]
+        if not any(reading.counters["recorder_ready"] for reading in alive):
+            reasons.append("no worker is ready")
+        return reasons
+
+    def certificate_words(self) -> str | None:
+        readings = [reading.counters for _, reading in self.readings()]
+        expires_s = min(
+            (c["certificate_expires_s"] for c in readings if c["certificate_expires_s"]), default=None
+        )
+        if expires_s is None:
+            return None
+        failed = any(c["certificate_not_loaded"] for c in readings)
+        return certificate_words(
+            SystemClock().now(),
+            datetime.fromtimestamp(expires_s, UTC),
+            "the log says why" if failed else None,
+        )
+
+    def collect(self) -> Iterator[Any]:
+        readings = self.readings()
+        if readings:
+            for name in readings[0][1].counters:
+                gauge = name in GAUGES
+                family: Any = (GaugeMetricFamily if gauge else CounterMetricFamily)(
+                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of a worker", labels=["worker"]
+                )
+                for worker, reading in readings:
+                    family.add_metric([worker], reading.counters[name])
+                yield family
+            for name in HISTOGRAMS:
+                family = HistogramMetricFamily(
+                    f"tokenworks_{name}", f"{name.replace('_', ' ')} of requests", labels=["worker"]
+                )
+                for worker, reading in readings:
+                    counts, count, total = reading.histograms[name]
+                    cumulative, buckets = 0, []
+                    for bound, at in zip(BUCKETS_MS, counts, strict=False):
+                        cumulative += at
+                        buckets.append((str(bound), cumulative))
+                    family.add_metric([worker], [*buckets, ("+Inf", count)], total)
+                yield family
+        release = GaugeMetricFamily(
+            "tokenworks_release", "1: the release and the schema that this host serves with", labels=["release", "schema"]
+        )  # fmt: skip
+        release.add_metric([__version__, SCHEMA], 1)
+        yield release
+        reload = read_reload(self._settings.run_dir)
+        yield GaugeMetricFamily(
+            "tokenworks_reload_failed",
+            "1: the last reload was refused, and the server runs as before",
+            value=reload.state == "failed",
+        )
+        yield GaugeMetricFamily(
+            "tokenworks_retired_processes",
+            "processes of before the last reloads that still finish what they serve",
+            value=reload.retired,
+        )
+        yield GaugeMetricFamily(
+            "tokenworks_single_role",
+            "1: the database's role could change history",
+            value=self._may_change_history,
+        )
+        failed = GaugeMetricFamily(
+            "tokenworks_failed_jobs",
+            "cycles, credits, refunds, bills, starts and collections whose job raised: tried again, or in quarantine until they are released",
+            labels=["job", "state"],
+        )
+        for job, state, count in self.failed_jobs():
+            failed.add_metric([job, state], count)
+        yield failed
+        report = self.recorder()
+        if report and report["age_seconds"] > STALE_S:
+            # What it said then may not be true any more; that it is silent is.
+            said = ("database_ok", "settling_ok")
+            report = {"age_seconds": report["age_seconds"], **{name: 0 for name in said if name in report}}
+        elif report:
+            lost = CounterMetricFamily(
+                "tokenworks_loss_tokens",
+                "tokens that the operator bore, as they were settled by this host",
+                labels=["cause"],
+            )
+            for cause, tokens in report.pop("loss_tokens", {}).items():
+                lost.add_metric([cause], tokens)
+            yield lost
+        yield from exposition.recorder(report)
+        yield from exposition.by_model(self._settings.run_dir)
+        yield from exposition.limits(self._settings)
+
+
+def make_admin_app(metrics: HostMetrics) -> FastAPI:
+    app = FastAPI(
+        title="Tokenworks admin", version=__version__, docs_url=None, redoc_url=None, openapi_url=None
+    )
+    registry = CollectorRegistry()
+    registry.register(metrics)
+
+    @app.get("/healthz")
+    def healthz() -> PlainTextResponse:
+        return PlainTextResponse("ok\n")
+
+    @app.get("/readyz")
+    def readyz() -> PlainTextResponse:
+        reasons, words = metrics.not_ready(), metrics.certificate_words()
+        text = ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "")
+        return PlainTextResponse(f"{text}\n", 503 if reasons else 200)
+
+    @app.get("/metrics")
+    def prometheus() -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    return app

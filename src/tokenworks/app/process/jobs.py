@@ -1,0 +1,174 @@
+"""A host's scheduled jobs, of one host at a time: what is due from time to time."""
+
+import asyncio
+import contextlib
+import json
+import math
+import time
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.database.connections import anchor, connect, ensure_usage_months
+from tokenworks.app.logs import say_left_out
+from tokenworks.app.ports.notify import deliver, time_out
+from tokenworks.app.process.host_secrets import ProcessSecrets
+from tokenworks.app.settings import Settings
+from tokenworks.billing import TestProvider
+from tokenworks.charging import JOB_NAMES, JOB_STATES, FailedJobs, chain_some
+from tokenworks.kernel import AnchoredClock, SystemClock
+
+log = structlog.get_logger()
+
+JOBS_S: Final = 20.0
+_JOBS_LOCK: Final = 7461002
+# Revenue follows usage this often; a bill run brings it up to date, too.
+RECOGNISE_S: Final = 3600.0
+CHAIN_S: Final = 86_400.0
+# So many batches of a bill run a turn, that other jobs have theirs.
+BILL_BATCHES: Final = 20
+
+
+class Jobs:
+    """What is due from time to time, on one host at a time: partitions for the coming months, grants in doubt, cycles, what
+    waited for grants, revenue, dunning, notices. One that fails is tried again the next time, and keeps no other from its turn.
+    """
+
+    def __init__(self, settings: Settings, url: str, secrets: ProcessSecrets | None = None) -> None:
+        self._settings = settings
+        self._url = url
+        self._secrets = secrets
+        self._recognised_s = -math.inf
+        self._chained_s = -math.inf
+        self._chain_after: UUID | None = None
+        self._billed_s = -math.inf
+
+    def run(self) -> None:
+        with contextlib.closing(connect(self._url)) as connection:
+            row = connection.execute("SELECT pg_try_advisory_lock(%s)", (_JOBS_LOCK,)).fetchone()
+            if row is None or not row[0]:
+                self._report(FailedJobs(connection, SystemClock()))
+                return
+            # By the database's clock: a host whose own has jumped renews and expires nothing early.
+            clock = AnchoredClock()
+            anchor(clock, connection)
+            works = make_works(
+                self._settings,
+                connection,
+                clock,
+                None if self._secrets is None else self._secrets.peppers,
+                None if self._secrets is None else self._secrets.vault,
+            )
+            for job in (
+                self._months,
+                self._doubt,
+                self._cycles,
+                self._revenue,
+                self._chains,
+                self._bills,
+                self._collections,
+                self._dunning,
+                self._time_outs,
+                self._erasures,
+                self._notices,
+            ):
+                try:
+                    job(works)
+                except Exception as error:  # the next one has its turn
+                    log.error(
+                        "jobs.failed",
+                        job=job.__name__.strip("_"),
+                        error=f"{type(error).__name__}: {error}".splitlines()[0],
+                    )
+            self._report(works.failed_jobs)
+
+    def _report(self, failed: FailedJobs) -> None:
+        """For the metrics, of every host: how many jobs failed. None of a state is said, too, so that an alarm ends."""
+        counts = failed.counts()
+        rows = [(job, state, counts.get((job, state), 0)) for job in JOB_NAMES for state in JOB_STATES]
+        path = self._settings.run_dir / "jobs.json"
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        scratch = path.with_suffix(".tmp")
+        scratch.write_text(json.dumps(rows))
+        scratch.replace(path)
+
+    def _months(self, works: Works) -> None:
+        ensure_usage_months(works.connection)
+
+    def _doubt(self, works: Works) -> None:
+        limit_s = self._settings.in_doubt_limit_s
+        written_off = works.ledger.write_off_old(limit_s) if limit_s else 0
+        if written_off:
+            log.critical("jobs.written_off", grants=written_off, after_seconds=limit_s)
+
+    def _cycles(self, works: Works) -> None:
+        done = works.orders.run_cycles() + works.refunds.finish()
+        if done:
+            log.info("jobs.cycles", products=done)
+
+    def _revenue(self, works: Works) -> None:
+        if time.monotonic() - self._recognised_s > RECOGNISE_S:
+            works.charges.recognise()
+            works.identity.forget_old()
+            works.hub.forget_old()
+            works.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
+            self._recognised_s = time.monotonic()
+
+    def _chains(self, works: Works) -> None:
+        """What was posted since the day before, a part of the accounts in each turn until all had theirs."""
+        if self._chain_after is None and time.monotonic() - self._chained_s < CHAIN_S:
+            return
+        now = works.ledger.database_now()
+        count, self._chain_after = chain_some(works.connection, now, self._chain_after or UUID(int=0))
+        if self._chain_after is None:
+            self._chained_s = time.monotonic()
+        if count:
+            log.info("jobs.chains", entries=count)
+
+    def _bills(self, works: Works) -> None:
+        """Whose period has ended, from time to time; what is not done in this turn is in the next one."""
+        every_h = self._settings.bill_run_every_h
+        if not every_h or time.monotonic() - self._billed_s < every_h * 3600:
+            return
+        made = works.bills.run(batches_max=BILL_BATCHES)
+        if made.batches < BILL_BATCHES:
+            self._billed_s = time.monotonic()
+        if made.bills:
+            log.info("jobs.bills", bills=made.bills, amount_nano=made.amount_nano)
+
+    def _collections(self, works: Works) -> None:
+        """What a provider was asked for, and no answer is kept of: the process died meanwhile."""
+        done = works.payments.finish_collections({TestProvider.name: TestProvider()} if works.is_dev else {})
+        if done:
+            log.warning("jobs.collections", collections=done)
+
+    def _dunning(self, works: Works) -> None:
+        for step, count in works.payments.run_dunning().items():
+            log.warning("jobs.dunning", step=step, bills=count)
+
+    def _time_outs(self, works: Works) -> None:
+        failed = time_out(works, self._settings)
+        if failed:
+            log.warning("jobs.deliveries_timed_out", work_orders=failed)
+
+    def _erasures(self, works: Works) -> None:
+        done = works.privacy.run_erasures()
+        if done:
+            log.info("jobs.erasures", subscribers=done)
+
+    def _notices(self, works: Works) -> None:
+        deliver(works, self._settings)
+
+
+async def run_jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> None:
+    jobs = Jobs(settings, url, secrets)
+    while True:
+        try:
+            await asyncio.to_thread(jobs.run)
+        except Exception as error:  # the database is away, say; the control plane goes on
+            log.error("jobs.failed", error=f"{type(error).__name__}: {error}".splitlines()[0])
+        say_left_out()
+        await asyncio.sleep(JOBS_S)
