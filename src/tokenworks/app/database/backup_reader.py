@@ -1,0 +1,134 @@
+"""What a backup holds, read and held against the sums of its manifest before a byte of it is used."""
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from tokenworks.app.database.archive import journal_index
+from tokenworks.app.database.backup import Backup, Progress
+from tokenworks.app.database.embedded import Embedded
+from tokenworks.app.database.places import Damaged, Place, sha256, unpack
+
+
+class JournalCopy(NamedTuple):
+    """The journal of a backup: its segments by name, and the sequence of its last frame."""
+
+    journal_id: UUID
+    segments: list[tuple[str, bytes]]
+    last: int
+
+
+class BackupReader:
+    """The files of one backup, and the journal that it and the archive have."""
+
+    def __init__(self, place: Place, backup: Backup, progress: Progress) -> None:
+        assert backup.manifest is not None
+        self._place = place
+        self._source = backup.source
+        self._manifest = backup.manifest
+        self._progress = progress
+        self._prefix = f"base/{backup.source}/{backup.backup_id}"
+        self._hashes = {file["name"]: file["sha256"] for file in self._manifest["files"]}
+
+    def check_others(self) -> None:
+        """All but the pieces of the database, which are checked as they are unpacked. Raises `Damaged`."""
+        for name in self._hashes:
+            if not name.startswith("base."):
+                self._get(name)
+
+    def _get(self, name: str) -> bytes:
+        content = self._place.get(f"{self._prefix}/{name}")
+        if sha256(content) != self._hashes[name]:
+            raise Damaged(
+                f"{self._place.where}/{self._prefix}/{name} is damaged: its SHA-256 is not the manifest's"
+            )
+        return content
+
+    def unpack(self, embedded: Embedded) -> None:
+        """Make the cluster of the backup. Each piece is held against its sum before a byte of it is used."""
+        names = [name for name in self._hashes if name.startswith("base.")]
+        pieces = _Pieces(self._pieces(names))
+        embedded.pgdata.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        embedded.socket_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        half = embedded.pgdata.with_name("pgdata.new")
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir(mode=0o700)
+        with tarfile.open(fileobj=io.BufferedReader(pieces, 1024 * 1024), mode="r|") as tar:
+            tar.extractall(half, filter="data")
+        # Pieces after the tar's end are read, too: each is what was written.
+        while pieces.read(1024 * 1024):
+            pass
+        (half / "recovery.signal").write_text("")
+        for path in (embedded.pgdata.parent, embedded.socket_dir):
+            embedded.give(path, 0o700)
+        for folder, folders, files in os.walk(half):
+            for name in folders:
+                embedded.give(Path(folder, name), 0o700)
+            for name in files:
+                embedded.give(Path(folder, name), 0o600)
+        embedded.give(half, 0o700)
+        # PostgreSQL puts all of it on disk before it replays the log.
+        half.rename(embedded.pgdata)
+
+    def _pieces(self, names: list[str]) -> Iterator[bytes]:
+        """The pieces of the tar, each unpacked."""
+        for number, name in enumerate(names, 1):
+            content = unpack(name, self._get(name))
+            self._progress("Reading the database", number, len(names))
+            yield content
+
+    def read_journal(self) -> JournalCopy | None:
+        """The newest copy of each segment that the backup or the archive has: (journal, segments). All are read before anything
+        is changed.
+        """
+        said = self._manifest.get("journal")
+        if not said:
+            return None
+        journal_id = said["journal_id"]
+        index = json.loads(self._get(f"journal/of/{journal_id}/journal.json"))
+        newest: dict[str, Any] = dict(index["segments"])
+        kept = journal_index(self._place, self._source, journal_id)
+        for name, segment in (kept or {"segments": {}})["segments"].items():
+            if name not in newest or segment["last"] > newest[name]["last"]:
+                newest[name] = segment
+        segments = []
+        for number, (name, segment) in enumerate(sorted(newest.items()), 1):
+            self._progress("Reading the journal", number, len(newest))
+            packed = self._place.get(segment["name"])
+            where = f"{self._place.where}/{segment['name']}"
+            if sha256(packed) != segment["sha256"]:
+                raise Damaged(f"{where} is damaged: its SHA-256 is not that of its index")
+            segments.append((name, unpack(where, packed, max(segment["bytes"], 1))))
+        last = max((segment["last"] for segment in newest.values()), default=0)
+        return JournalCopy(UUID(journal_id), segments, last)
+
+    def erased_ids(self) -> list[str]:
+        """Whom this backup knew as erased."""
+        return (
+            unpack(f"{self._place.where}/{self._prefix}/erased.zst", self._get("erased.zst")).decode().split()
+        )
+
+
+class _Pieces(io.RawIOBase):
+    """The tar, from its pieces."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._left = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            self._left = memoryview(next(self._pieces, b""))
+        count = min(len(buffer), len(self._left))
+        buffer[:count] = self._left[:count]
+        self._left = self._left[count:]
+        return count
