@@ -19,10 +19,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Final, NamedTuple
 
-import msgspec
 import structlog
 
-from tokenworks import __version__
 from tokenworks.app.database.connections import database, hold
 from tokenworks.app.process import recorder, tokenizer, worker
 from tokenworks.app.process.children import Child
@@ -30,18 +28,15 @@ from tokenworks.app.process.forked import SIGNALS
 from tokenworks.app.process.handover import Handover, Promise, become, disagreement, taken_over
 from tokenworks.app.process.host_secrets import SUFFIX
 from tokenworks.app.process.listeners import adopt, bind, bind_unix, refuse_connections, shown_address
-from tokenworks.app.process.renewal import Renewal
+from tokenworks.app.process.reloading import Reloading
 from tokenworks.app.process.served import (
     LOCK_FILE,
     PID_FILE,
-    Reload,
     forget_reloads,
     server_of,
     write_pid,
-    write_reload,
 )
 from tokenworks.app.process.starting import check_edge, check_start
-from tokenworks.app.process.trial import Trial
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import Conflict, TokenworksError, Unavailable
 from tokenworks.trust import Peppers, VaultSecrets, load_peppers, load_vault_secrets, strays
@@ -57,8 +52,6 @@ STALLED_S: Final = 1.5
 RESTART_S_MAX: Final = 1.0
 STEADY_S: Final = 10.0
 LOCK_WAIT_S: Final = 45.0
-# Workers of earlier reloads that still drain, for each that serves: with more of them nothing is reloaded.
-RETIRED_GENERATIONS_MAX: Final = 4
 _CORRUPT: Final = 78
 
 
@@ -90,11 +83,10 @@ class Supervisor:
         self._moved: list[socket.socket] = []
         self._pipe_read = self._pipe_write = -1
         self._wake: socket.socket
-        self._reload_asked = False
-        self._reload = Reload(release=__version__)
-        self._trial: Trial | None = None
-        self._renewal: Renewal | None = None
         self._terminal = False
+        self._reloading = Reloading(
+            self._settings, self._old, self._retired, self._moved, lambda: self._stopping, self._run_anew
+        )
 
     def run(self, on_ready: Callable[[str, str], None] | None = None) -> int:
         """Serve until SIGTERM or SIGINT. `on_ready(public, admin)` gets the addresses. Returns an exit code."""
@@ -119,9 +111,7 @@ class Supervisor:
             if on_ready is not None:
                 on_ready(shown_address(sockets.public), shown_address(sockets.admin))
         else:
-            self._renewal = Renewal(
-                self._settings, self._children, self._old, self._retired, new, moved=bool(self._moved)
-            )
+            self._reloading.renew(self._children, new)
         self._watch(lambda: self._stopping)
         self._leave()
         for listener in (sockets.public, *self._moved):
@@ -209,15 +199,13 @@ class Supervisor:
         # Those that the trial has compared with the database a moment ago.
         self._proved = load_peppers(self._settings.secrets), load_vault_secrets(self._settings.secrets)
         self._terminal = handed.terminal
-        self._reload_asked = self._reload_asked or handed.again
-        self._moved = [adopt(fd) for fd in handed.moved]
+        self._moved.extend(adopt(fd) for fd in handed.moved)
         for kept in handed.children:
             child = Child.adopted(kept, self._settings)
             (self._retired if kept.until_s else self._old).append(child)
         # Nobody was heard while this program was read.
         self._looked_s = self._awake_s = time.monotonic()
-        self._reload = Reload(handed.number, "starting", "the new processes start", __version__)
-        self._write_reload()
+        self._reloading.starts(handed.number, again=handed.again)
         fds = (handed.public, handed.admin, handed.recorder, handed.control, handed.tokenizer)
         return Sockets(*(adopt(fd) for fd in fds))
 
@@ -284,7 +272,7 @@ class Supervisor:
         if self._terminal and not os.isatty(0):
             self._stop(number, frame)
         else:
-            self._reload_asked = True
+            self._reloading.asked = True
 
     def _leave(self) -> None:
         """Not ready from now on, and all the same serving: whoever balances load has this long to send its requests elsewhere."""
@@ -298,7 +286,7 @@ class Supervisor:
         while not ended():
             now_s = time.monotonic()
             self._note_own_stall(now_s)
-            self._go_on_with_reload(now_s)
+            self._reloading.step(now_s)
             for child in self._children:
                 if child.alive():
                     self._check_heartbeat(child, now_s)
@@ -311,7 +299,7 @@ class Supervisor:
                     self._check_heartbeat(child, now_s)
             self._look_at_retired(now_s)
             waiting_s = [child.due_s - now_s for child in self._children if child.process is None]
-            look_s = CHECK_S if self._trial is None and self._renewal is None else RELOAD_LOOK_S
+            look_s = RELOAD_LOOK_S if self._reloading.busy else CHECK_S
             if select.select([self._wake], [], [], max(0.0, min([look_s, *waiting_s])))[0]:
                 with contextlib.suppress(BlockingIOError):
                     self._wake.recv(4096)
@@ -339,7 +327,7 @@ class Supervisor:
                 if child.kind == "worker":
                     child.stats.unlink(missing_ok=True)
                 log.info("supervisor.retired", child=child.name, left=len(self._retired))
-                self._write_reload()
+                self._reloading.write()
             elif now_s > child.until_s:
                 log.error("supervisor.child_killed", child=child.name, why="it was retired, and did not end")
                 child.signal(signal.SIGKILL)
@@ -363,56 +351,18 @@ class Supervisor:
         log.error("supervisor.child_silent", child=child.name, silence_s=round(silent_s, 1))
         child.signal(signal.SIGKILL)
 
-    # A reload.
+    # A reload: what this process does for it.
 
-    def _go_on_with_reload(self, now_s: float) -> None:
-        if self._renewal is not None:
-            self._renew(self._renewal, now_s)
-        elif self._trial is not None:
-            self._look_at_trial(self._trial)
-        elif self._reload_asked:
-            self._reload_asked = False
-            self._try()
-
-    def _try(self) -> None:
-        """Begin a trial of what would be loaded."""
-        self._reload = Reload(
-            self._reload.number + 1, "checking", "the new release and settings are tried", __version__
-        )
-        draining = sum(child.kind == "worker" for child in self._retired)
-        if self._stopping:
-            self._refuse("this server is being stopped")
-        elif draining >= RETIRED_GENERATIONS_MAX * self._settings.workers:
-            self._refuse(
-                f"{draining} workers of earlier reloads still finish what they serve (drain_s): try again later"
-            )
-        else:
-            log.info("supervisor.reload_begins", number=self._reload.number)
-            self._write_reload()
-            try:
-                self._trial = Trial()
-            except OSError as error:
-                self._refuse(f"the new release can't be run: {error}")
-
-    def _look_at_trial(self, trial: Trial) -> None:
-        if self._stopping:
-            trial.end()
-            self._trial = None
-            self._refuse("this server is being stopped")
-            return
-        promise = trial.result()
-        if promise is None:
-            return
-        self._trial = None
-        why = promise if isinstance(promise, str) else disagreement(promise, self._settings, self._cluster)
-        if why is None:
-            assert isinstance(promise, Promise)
-            try:
-                self._become(promise)
-            except (OSError, TokenworksError) as error:
-                why = str(error)
+    def _run_anew(self, promise: Promise) -> str | None:
+        """Run what was tried in this process. Returns why that can't be; where it can, another program runs in this process."""
+        why = disagreement(promise, self._settings, self._cluster)
         if why is not None:
-            self._refuse(why)
+            return why
+        try:
+            self._become(promise)
+        except (OSError, TokenworksError) as error:
+            return str(error)
+        return None
 
     def _become(self, promise: Promise) -> None:
         """Run what was tried in this process. Returns only by an error, and nothing has changed then."""
@@ -441,7 +391,7 @@ class Supervisor:
         left = [sock for sock, new in ((sockets.public, public), (sockets.admin, admin)) if sock is not new]
         running = [child.kept() for child in (*self._children, *self._retired) if child.alive()]
         return Handover(
-            number=self._reload.number,
+            number=self._reloading.number,
             lock=self._lock,
             pipe_read=self._pipe_read,
             pipe_write=self._pipe_write,
@@ -455,43 +405,9 @@ class Supervisor:
             may_change_history=promise.may_change_history,
             cluster=promise.cluster or self._cluster,
             terminal=self._terminal,
-            again=self._reload_asked,
+            again=self._reloading.asked,
             children=[kept for kept in running if kept is not None],
         )
-
-    def _renew(self, renewal: Renewal, now_s: float) -> None:
-        if self._stopping:
-            # All of them drain, those of before and the new ones.
-            if not self._reload.ended:
-                self._refuse("this server is being stopped")
-            if renewal.phase != "recorder":
-                return
-        if renewal.step(now_s) and not self._reload.ended:
-            if renewal.failed is not None:
-                self._refuse(f"{renewal.failed}; the processes of before serve on")
-            else:
-                self._reload = msgspec.structs.replace(
-                    self._reload, state="done", said="the new processes serve"
-                )
-                log.info("supervisor.reloaded", number=self._reload.number, release=__version__)
-                self._write_reload()
-        if renewal.over:
-            for listener in self._moved if renewal.failed is None else ():
-                refuse_connections(listener)
-            self._moved = self._moved if renewal.failed is not None else []
-            self._renewal = None
-
-    def _refuse(self, why: str) -> None:
-        self._reload = msgspec.structs.replace(self._reload, state="failed", said=why)
-        log.error("supervisor.reload_failed", number=self._reload.number, why=why)
-        self._write_reload()
-
-    def _write_reload(self) -> None:
-        self._reload = msgspec.structs.replace(
-            self._reload, retired=len(self._old) * self._reload.ended + len(self._retired)
-        )
-        with contextlib.suppress(OSError):  # a full disk: the log says it
-            write_reload(self._settings.run_dir, self._reload)
 
     # The end.
 
