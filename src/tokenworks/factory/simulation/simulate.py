@@ -226,105 +226,123 @@ def simulate(
     specs = [spec for group in fleet for spec in [group] * group.count]
     rnd = random.Random(seed)
     told = make_policy(policy, specs, rnd, off, objective) if isinstance(policy, str) else policy(specs)
-    engines = [Engine(spec) for spec in specs]
-    first = [0.0] * len(trace)
-    whole = [0.0] * len(trace)
-    where = [-1] * len(trace)
-    tried: dict[int, list[int]] = {}
-    refusals = done = 0
-    now_ms = 0.0
-    events: list[tuple[float, int, int, int, int]] = [
-        (work.at_ms / traffic, at, _ARRIVES, at, 0) for at, work in enumerate(trace)
-    ]
-    heapq.heapify(events)
-    number = len(trace)
-    cold = {at: spec.ready_at_s * 1000.0 for at, spec in enumerate(specs) if spec.ready_at_s}
+    run = _Run(trace, specs, told, traffic, late_ms)
+    run.go(progress)
+    return run.outcome()
 
-    def push(at_ms: float, what: int, one: int, other: int = 0) -> None:
-        nonlocal number
-        number += 1
-        heapq.heappush(events, (at_ms, number, what, one, other))
 
-    def look(at: int) -> None:
+class _Run:
+    """A trace on its way through a fleet. Events are handled in the order of their times, those of one time as they were made."""
+
+    def __init__(
+        self, trace: Sequence[Work], specs: Sequence[EngineSpec], told: Told, traffic: float, late_ms: float
+    ) -> None:
+        self._trace = trace
+        self._specs = specs
+        self._told = told
+        self._traffic = traffic
+        self._late_ms = late_ms
+        self._engines = [Engine(spec) for spec in specs]
+        self._first = [0.0] * len(trace)
+        self._whole = [0.0] * len(trace)
+        self._where = [-1] * len(trace)
+        # Engines that refused a request.
+        self._tried: dict[int, list[int]] = {}
+        self._refusals = 0
+        self._now_ms = 0.0
+        self._cold = {at: spec.ready_at_s * 1000.0 for at, spec in enumerate(specs) if spec.ready_at_s}
+        # (time, number, what, the one it is about, another one).
+        self._events: list[tuple[float, int, int, int, int]] = [
+            (work.at_ms / traffic, at, _ARRIVES, at, 0) for at, work in enumerate(trace)
+        ]
+        heapq.heapify(self._events)
+        self._number = len(trace)
+
+    def go(self, progress: Callable[[int], None] | None) -> None:
+        done = 0
+        while self._events:
+            self._now_ms, _, what, one, other = heapq.heappop(self._events)
+            if what == _ARRIVES:
+                self._arrive(one)
+            elif what == _REACHES:
+                self._reach(one, other)
+            elif what == _ENGINE:
+                if other == self._engines[one].version:
+                    self._engines[one].advance(self._now_ms)
+                    self._look(one)
+            elif what == _FIRST:
+                self._told.first_token(other, one, self._now_ms)
+            else:
+                self._told.ended(other, one, self._now_ms)
+                done += 1
+                if progress is not None and done % 1000 == 0:
+                    progress(done)
+
+    def _push(self, at_ms: float, what: int, one: int, other: int = 0) -> None:
+        self._number += 1
+        heapq.heappush(self._events, (at_ms, self._number, what, one, other))
+
+    def _arrive(self, ticket: int) -> None:
+        """A request asks the gateway for an engine."""
+        tried = self._tried.get(ticket, [])
+        resting = [at for at, ready_ms in self._cold.items() if ready_ms > self._now_ms]
+        at = self._told.choose(ticket, self._trace[ticket], [*tried, *resting], self._now_ms)
+        if at is None:
+            # Every engine is at its limit, or cold: the request waits, as a client that is told when to come again.
+            self._tried.pop(ticket, None)
+            self._push(self._now_ms + RETRY_S * 1000.0, _ARRIVES, ticket)
+            return
+        self._where[ticket] = at
+        self._push(self._now_ms + self._specs[at].round_trip_ms / 2, _REACHES, at, ticket)
+
+    def _reach(self, at: int, ticket: int) -> None:
+        """A request comes to its engine, which takes or refuses it."""
+        engine = self._engines[at]
+        limit = engine.spec.requests_max
+        if limit is not None and engine.requests >= limit:
+            self._refusals += 1
+            self._told.refused(ticket, at, self._now_ms)
+            self._tried.setdefault(ticket, []).append(at)
+            self._push(self._now_ms + engine.spec.round_trip_ms / 2, _ARRIVES, ticket)
+            return
+        engine.advance(self._now_ms)
+        engine.add(ticket, self._trace[ticket])
+        self._look(at)
+
+    def _look(self, at: int) -> None:
         """What the engine has done by now; and when to look again."""
-        engine = engines[at]
+        engine, now_ms = self._engines[at], self._now_ms
         half_ms = engine.spec.round_trip_ms / 2
         for ticket in engine.take_first_tokens():
-            first[ticket] = now_ms + half_ms - trace[ticket].at_ms / traffic
-            push(now_ms + half_ms + late_ms, _FIRST, at, ticket)
+            self._first[ticket] = now_ms + half_ms - self._trace[ticket].at_ms / self._traffic
+            self._push(now_ms + half_ms + self._late_ms, _FIRST, at, ticket)
         for ticket in engine.take_done():
-            whole[ticket] = now_ms + half_ms - trace[ticket].at_ms / traffic
-            push(now_ms + half_ms + late_ms, _ENDED, at, ticket)
+            self._whole[ticket] = now_ms + half_ms - self._trace[ticket].at_ms / self._traffic
+            self._push(now_ms + half_ms + self._late_ms, _ENDED, at, ticket)
         engine.version += 1
         next_ms = engine.next_ms()
         if next_ms < INF:
-            push(max(now_ms, next_ms), _ENGINE, at, engine.version)
+            self._push(max(now_ms, next_ms), _ENGINE, at, engine.version)
 
-    while events:
-        now_ms, _, what, one, other = heapq.heappop(events)
-        if what == _ARRIVES:
-            work = trace[one]
-            out = tried.get(one, [])
-            resting = [at for at, ready_ms in cold.items() if ready_ms > now_ms]
-            at = told.choose(one, work, [*out, *resting], now_ms)
-            if at is None:
-                # Everybody is at a limit, or cold: it waits, as a client that is told when to come again.
-                tried.pop(one, None)
-                push(now_ms + RETRY_S * 1000.0, _ARRIVES, one)
-                continue
-            where[one] = at
-            push(now_ms + specs[at].round_trip_ms / 2, _REACHES, at, one)
-        elif what == _REACHES:
-            engine = engines[one]
-            limit = engine.spec.requests_max
-            if limit is not None and engine.requests >= limit:
-                refusals += 1
-                told.refused(other, one, now_ms)
-                tried.setdefault(other, []).append(one)
-                push(now_ms + engine.spec.round_trip_ms / 2, _ARRIVES, other)
-                continue
-            engine.advance(now_ms)
-            engine.add(other, trace[other])
-            look(one)
-        elif what == _ENGINE:
-            if other == engines[one].version:
-                engines[one].advance(now_ms)
-                look(one)
-        elif what == _FIRST:
-            told.first_token(other, one, now_ms)
-        else:
-            told.ended(other, one, now_ms)
-            done += 1
-            if progress is not None and done % 1000 == 0:
-                progress(done)
-    return _outcome(trace, specs, engines, first, whole, where, now_ms, refusals)
-
-
-def _outcome(
-    trace: Sequence[Work],
-    specs: Sequence[EngineSpec],
-    engines: Sequence[Engine],
-    first: list[float],
-    whole: list[float],
-    where: list[int],
-    until_ms: float,
-    refusals: int,
-) -> Outcome:
-    matched, seen = sum(e.matched_blocks for e in engines), sum(e.seen_blocks for e in engines)
-    hours = until_ms / 3_600_000
-    cost = sum(int(spec.hour_nano * hours) for spec in specs)
-    for work, at in zip(trace, where, strict=True):
-        cost += work.input_tokens * specs[at].input_nano + work.output_tokens * specs[at].output_nano
-    # Of what an engine's cache had, the part of its price that is not asked for.
-    cost -= sum(e.cached_tokens * (s.input_nano - s.cached_nano) for e, s in zip(engines, specs, strict=True))
-    energy = sum(
-        (e.busy_ms * s.busy_watts + (until_ms - e.busy_ms) * s.idle_watts) / 3_600_000
-        for e, s in zip(engines, specs, strict=True)
-    )
-    return Outcome(
-        first, whole, where, sum(work.output_tokens for work in trace), until_ms, matched / max(1, seen),
-        [e.busy_ms for e in engines], cost, energy, refusals,
-    )  # fmt: skip
+    def outcome(self) -> Outcome:
+        trace, specs, engines, until_ms = self._trace, self._specs, self._engines, self._now_ms
+        matched, seen = sum(e.matched_blocks for e in engines), sum(e.seen_blocks for e in engines)
+        hours = until_ms / 3_600_000
+        cost = sum(int(spec.hour_nano * hours) for spec in specs)
+        for work, at in zip(trace, self._where, strict=True):
+            cost += work.input_tokens * specs[at].input_nano + work.output_tokens * specs[at].output_nano
+        # Of what an engine's cache had, the part of its price that is not asked for.
+        cost -= sum(
+            e.cached_tokens * (s.input_nano - s.cached_nano) for e, s in zip(engines, specs, strict=True)
+        )
+        energy = sum(
+            (e.busy_ms * s.busy_watts + (until_ms - e.busy_ms) * s.idle_watts) / 3_600_000
+            for e, s in zip(engines, specs, strict=True)
+        )
+        return Outcome(
+            self._first, self._whole, self._where, sum(work.output_tokens for work in trace), until_ms, matched / max(1, seen),
+            [e.busy_ms for e in engines], cost, energy, self._refusals,
+        )  # fmt: skip
 
 
 def machines_for(
