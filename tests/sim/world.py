@@ -638,7 +638,7 @@ class World:
         # Calm: everything is given back, settled and closed.
         self.trouble, self.away = 0.0, False
         for host in self.hosts:
-            host.grants.draining = False
+            host.grants._leases.draining = False
             for _ in range(200):
                 host.settle()
                 await asyncio.sleep(0.5)

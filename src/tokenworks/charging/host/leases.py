@@ -1,0 +1,300 @@
+"""A host's grants as leases of the ledger's buckets: loaded, renewed while in use, recalled from workers, closed when idle.
+
+What is read and changed of an account here is so under the account's lock.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any, Final
+
+from tokenworks.charging import wire
+from tokenworks.charging.errors import GrantStillOpen
+from tokenworks.charging.host.account import (
+    NS_PER_S,
+    HostAccount,
+    HostBucket,
+    LedgerPort,
+    terms_to_wire,
+    unknown_terms,
+)
+from tokenworks.kernel import Clock, Unavailable
+
+RECALL_WAIT_S: Final = 0.3
+TERMS_FRESH_S: Final = 2.0
+# An empty account that is hammered costs the database this often, no more.
+RELOAD_S: Final = 0.1
+# Accounts that are looked after at once, and as many closings wait for one turn of the ledger.
+TENDED_TOGETHER_MAX: Final = 128
+GRANT_AHEAD_S: Final = 10
+RETURNING_POLL_S: Final = 0.005
+
+Send = Callable[[str, int, Any], bool]
+"""(worker, frame kind, content) -> whether the worker is there."""
+
+
+class Leases:
+    """The accounts that this host knows, and the ledger behind them."""
+
+    def __init__(
+        self, ledger: LedgerPort, send: Send, clock: Clock, *, spend_for_s: float, idle_s: float
+    ) -> None:
+        self._ledger = ledger
+        self._send = send
+        self._clock = clock
+        self._spend_for_s = spend_for_s
+        self._idle_s = idle_s
+        self.accounts: dict[str, HostAccount] = {}
+        self.draining = False
+        # Grants that nobody has ever spent of: (account, grant).
+        self.orphans: list[tuple[str, str]] = []
+        self._recalls: dict[int, tuple[set[str], asyncio.Event]] = {}
+        self._recall_number = 0
+
+    def heard(self, worker_id: str, recall_number: int) -> None:
+        """A worker has answered a recall."""
+        if recall_number in self._recalls:
+            waiting, event = self._recalls[recall_number]
+            waiting.discard(worker_id)
+            if not waiting:
+                event.set()
+
+    def worker_lost(self, worker_id: str) -> None:
+        """A lost worker answers no recall."""
+        for waiting, event in self._recalls.values():
+            waiting.discard(worker_id)
+            if not waiting:
+                event.set()
+
+    def account(self, account_id: str) -> HostAccount:
+        """The account as this host knows it; made when it is first asked for."""
+        account = self.accounts.get(account_id)
+        if account is None:
+            account = self.accounts[account_id] = HostAccount(account_id)
+        return account
+
+    async def load(self, account: HostAccount, *, fresh: bool) -> None:
+        """Read the account's terms from the ledger, unless they were read a moment ago. Under the account's lock."""
+        now_s = self.now_s()
+        if now_s - account.loaded_s < (RELOAD_S if fresh else TERMS_FRESH_S):
+            return
+        found = {
+            terms.bucket_id: (terms, remaining)
+            for terms, remaining in await self._ledger.load_terms(account.account_id)
+        }
+        account.loaded_s = now_s
+        for bucket_id, (terms, remaining) in found.items():
+            bucket = account.buckets.get(bucket_id)
+            if bucket is None:
+                account.buckets[bucket_id] = HostBucket(terms, remaining)
+            else:
+                bucket.terms, bucket.remaining = terms, remaining
+                if bucket.closing and not self.draining:
+                    bucket.closing = False
+        for bucket_id, bucket in list(account.buckets.items()):
+            if bucket_id not in found:
+                bucket.closing, bucket.remaining = True, 0
+                if bucket.grant_id is None:
+                    del account.buckets[bucket_id]
+
+    async def reload(self, account: HostAccount) -> None:
+        """The ledger says that buckets of the account changed: read them, and close those that can't be spent."""
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self.reconcile(account)
+                await self.load(account, fresh=True)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                if bucket.closing and not account.unsure:
+                    await self.close(account, bucket)
+            account.quiet_until_s = 0.0
+
+    async def reconcile(self, account: HostAccount) -> None:
+        """What the ledger has of this host's grants, after a call that was not answered: it may have been made."""
+        while account.returning:
+            await asyncio.sleep(RETURNING_POLL_S)
+        found = await self._ledger.open_grants_of(account.account_id)
+        open_ids = {grant_id for _, grant_id, _, _ in found}
+        for bucket_id, bucket in list(account.buckets.items()):
+            if bucket.grant_id is not None and bucket.grant_id not in open_ids:
+                assert not bucket.slices, f"grant {bucket.grant_id} was closed while it was spent"
+                del account.buckets[bucket_id]
+        for bucket_id, grant_id, amount, used in found:
+            if bucket_id not in account.buckets:
+                unknown = unknown_terms(account.account_id, bucket_id)
+                account.buckets[bucket_id] = HostBucket(unknown, 0)
+                account.buckets[bucket_id].closing = True  # until the terms are loaded
+            bucket = account.buckets[bucket_id]
+            if bucket.grant_id is None:
+                bucket.hold(grant_id, amount, used)
+                bucket.spend_until_ns = 0
+            elif bucket.grant_id == grant_id:
+                bucket.free += amount - bucket.amount
+                bucket.amount = amount
+            else:
+                await self._ledger.close_grant(account.account_id, grant_id)
+            bucket.check()
+        account.unsure = False
+        account.loaded_s = -1e9
+
+    async def extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
+        """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
+        if bucket.closing or (not bucket.remaining and (bucket.grant_id is None or not expired)):
+            return
+        # For some seconds at the rate at which it is spent, and not too much of what is left.
+        cushion = min(bucket.remaining // 8, max(64 * short, GRANT_AHEAD_S * bucket.burn_s))
+        asked_ns = self._clock.boot_ns()
+        account = self.account(bucket.terms.account_id)
+        account.behind = False
+        try:
+            granted = await self._ledger.grant(
+                bucket.terms.account_id,
+                bucket.terms.bucket_id,
+                bucket.grant_id,
+                short + cushion,
+                self._spend_for_s,
+            )
+        except Unavailable:
+            account.unsure = True
+            raise
+        if granted is not None and granted.behind:
+            account.behind = True
+            if bucket.grant_id is None:
+                return
+        if granted is None:
+            if bucket.grant_id is None:
+                bucket.remaining = 0
+            else:
+                bucket.closing = True
+            return
+        bucket.grant_id = granted.grant_id
+        bucket.amount += granted.added
+        bucket.free += granted.added
+        bucket.remaining = granted.remaining
+        # Measured from before we asked, on our own clock: never longer than the ledger thinks.
+        bucket.spend_until_ns = asked_ns + int(granted.spend_for_s * NS_PER_S)
+        bucket.check()
+
+    async def recall(
+        self, account: HostAccount, buckets: list[HostBucket], workers: set[str], *, closing: bool
+    ) -> bool:
+        """Ask workers for what they have free. Whether all of them answered in time."""
+        self._recall_number += 1
+        number = self._recall_number
+        content = [number, account.account_id, [b.terms.bucket_id for b in buckets], closing]
+        waiting = {worker for worker in workers if self._send(worker, wire.RECALL, content)}
+        if not waiting:
+            return True
+        event = asyncio.Event()
+        self._recalls[number] = (waiting, event)
+        try:
+            await asyncio.wait_for(event.wait(), RECALL_WAIT_S)
+        except TimeoutError:
+            return False
+        finally:
+            del self._recalls[number]
+        return True
+
+    async def tend(self) -> None:
+        """Renew what is in use, close what is idle or closing. Called about once a second."""
+        for orphan in list(self.orphans):
+            with contextlib.suppress(Unavailable, GrantStillOpen):
+                await self._ledger.close_grant(*orphan)
+                self.orphans.remove(orphan)
+        now_s = self.now_s()
+        due = [account for account in self.accounts.values() if account.quiet_until_s <= now_s]
+        # Together, so that what they ask of the ledger goes in the same turns.
+        for at in range(0, len(due), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._tend_account, due[at : at + TENDED_TOGETHER_MAX]))
+
+    async def _tend_account(self, account: HostAccount) -> None:
+        if account.lock.locked():
+            return
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self.reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                await self._tend(account, bucket)
+                if account.unsure:
+                    break
+            account.quiet_until_s = account.next_look_s(self._idle_s, self._spend_for_s)
+        if not account.buckets and not account.asks and not account.serving:
+            self.accounts.pop(account.account_id, None)
+
+    async def _tend(self, account: HostAccount, bucket: HostBucket) -> None:
+        if bucket.grant_id is None:
+            if self.now_s() - account.loaded_s > self._idle_s:
+                account.buckets.pop(bucket.terms.bucket_id, None)
+            return
+        now_s, now_ns = self.now_s(), self._clock.boot_ns()
+        if bucket.used_lately:
+            bucket.used_lately, bucket.active_s = False, now_s
+        # Spent a second, smoothed; this is called about once a second.
+        bucket.burn_s = (3 * bucket.burn_s + bucket.used - bucket.used_before) // 4
+        bucket.used_before = bucket.used
+        if bucket.closing or now_s - bucket.active_s > self._idle_s:
+            await self.close(account, bucket)
+        elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
+            await self._renew(bucket)
+            for worker_id in list(bucket.slices) if not bucket.closing else ():
+                self._send(
+                    worker_id, wire.SLICE,
+                    [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), 0, bucket.spend_until_ns]],
+                )  # fmt: skip
+
+    async def _renew(self, bucket: HostBucket) -> None:
+        with contextlib.suppress(Unavailable):
+            await self.extend(bucket, 0, expired=True)
+
+    async def close(self, account: HostAccount, bucket: HostBucket) -> None:
+        """Get everything back and close the grant (under the account's lock).
+
+        What requests hold comes back when they end: until then the grant stays open, and an idle one usable.
+        """
+        if bucket.grant_id is None:
+            return
+        if bucket.slices:
+            await self.recall(account, [bucket], set(bucket.slices), closing=bucket.closing)
+        if bucket.slices:
+            bucket.active_s = self.now_s()
+            return
+        bucket.check()
+        try:
+            await self._ledger.close_grant(account.account_id, bucket.grant_id)
+        except GrantStillOpen:
+            bucket.active_s = self.now_s()
+            return
+        except Unavailable:
+            # It may be closed: nothing of it may be given out before the ledger was asked.
+            account.unsure = True
+            return
+        account.buckets.pop(bucket.terms.bucket_id, None)
+        account.loaded_s = -1e9
+
+    async def drain(self) -> bool:
+        """Close every grant that nobody holds. Whether none is left."""
+        self.draining = True
+        held = list(self.accounts.values())
+        for at in range(0, len(held), TENDED_TOGETHER_MAX):
+            await asyncio.gather(*map(self._drain_account, held[at : at + TENDED_TOGETHER_MAX]))
+        return not any(b.grant_id for a in self.accounts.values() for b in a.buckets.values())
+
+    async def _drain_account(self, account: HostAccount) -> None:
+        async with account.lock:
+            try:
+                if account.unsure:
+                    await self.reconcile(account)
+            except Unavailable:
+                return
+            for bucket in list(account.buckets.values()):
+                bucket.closing = True
+                if not account.unsure:
+                    await self.close(account, bucket)
+
+    def now_s(self) -> float:
+        return self._clock.boot_ns() / NS_PER_S
