@@ -5,7 +5,7 @@ Quantities are integers in the bucket's unit (thousandths of a token, call or cr
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -22,8 +22,6 @@ NO_GRANT: Final = "0" * 32
 WHOLE_UNITS: Final = frozenset({"call", "prompt"})
 CAP_WEIGHTS: Final = Weights(0, *[PER_UNIT] * len(TOKEN_CLASSES))
 
-State = Literal["complete", "interrupted"]
-CountedBy = Literal["provider", "progress", "tokenizer", "estimate"]
 RateLookup = Callable[[str, str], tuple[str, Weights] | None]
 """(rate version, model) -> (model class, weights), or None where the card does not sell the model."""
 

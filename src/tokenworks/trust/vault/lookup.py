@@ -22,7 +22,6 @@ PREFIX_CHARS_MIN: Final = 2
 PREFIX_CHARS_MAX: Final = 8
 # Of a script without spaces: a part has at most so many characters.
 HAN_PART_CHARS_MAX: Final = 4
-ID_NUMBER_CHARS_MAX: Final = 32
 _HAN = re.compile(r"[㐀-鿿豈-﫿\U00020000-\U0003ffff]")
 _WORD = re.compile(r"\w+")
 _ID_NUMBER = re.compile(r"[0-9A-Z]{6,32}")
