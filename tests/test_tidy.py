@@ -34,7 +34,6 @@ LONG_FILES = {
     "src/tokenworks/subscriptions/service.py",
 }
 LONG_FUNCTIONS = {
-    "src/tokenworks/app/bootstrap.py: make_works",
     "src/tokenworks/app/process/recorder.py: serve",
     "src/tokenworks/gateway/holding.py: __init__",
     "src/tokenworks/subscriptions/orders/service.py: change",

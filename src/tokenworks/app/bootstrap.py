@@ -96,57 +96,28 @@ def make_works(
     clock = clock or SystemClock()
     peppers = peppers or load_peppers(settings.secrets)
     vault = PersonVault(connection, vault_secrets or load_vault_secrets(settings.secrets))
-    rules = PrivacyRules(
-        settings.residency_region,
-        settings.cross_border_consent,
-        settings.terms_required,
-        settings.real_name_required,
-        settings.identity_hash_days,
-    )
+    rules = _privacy_rules(settings)
     offerings = Offerings(connection, clock, is_dev=settings.environment == "dev")
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
     orders = Orders(connection, offerings, ledger, charges, clock, vault, rules)
-    dunning = DunningPlan(
-        settings.dunning_remind_days or None,
-        settings.dunning_restrict_days or None,
-        settings.dunning_suspend_days or None,
-        settings.dunning_close_days or None,
-    )
     transfers = Transfers(connection, clock)
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     subscriptions = Subscriptions(
-        connection,
-        offerings,
-        ledger,
-        clock,
-        orders,
-        transfers,
-        vault,
-        rules,
-        ConsentTexts(settings.consent_texts_dir),
-        keys,
-        identity,
-    )
+        connection, offerings, ledger, clock, orders, transfers, vault, rules, ConsentTexts(settings.consent_texts_dir), keys, identity
+    )  # fmt: skip
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     bills = Bills(
-        connection,
-        charges,
-        subscriptions,
-        clock,
-        due_days=settings.bill_due_days,
-        batch=settings.bill_run_batch,
-    )
+        connection, charges, subscriptions, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
+    )  # fmt: skip
     disputes = Disputes(connection, bills, subscriptions, clock)
-    payments = Payments(connection, charges, subscriptions, clock, dunning, vault, lambda: beside(connection))
+    payments = Payments(
+        connection, charges, subscriptions, clock, _dunning_plan(settings), vault, lambda: beside(connection)
+    )
+    is_dev = settings.environment == "dev"
     hub = Hub(
-        connection,
-        peppers,
-        clock,
-        vault,
-        allow_private=settings.webhook_allow_private,
-        need_tls=settings.environment != "dev",
+        connection, peppers, clock, vault, allow_private=settings.webhook_allow_private, need_tls=not is_dev
     )
     adjustments = Adjustments(connection, clock)
     privacy = Privacy(
@@ -156,50 +127,45 @@ def make_works(
          lambda erased: transfers.forget(erased.account_id)],
     )  # fmt: skip
     return Works(
-        connection=connection,
-        clock=clock,
-        offerings=offerings,
-        drafts=Drafts(connection, offerings, clock),
-        deployments=Deployments(connection),
-        ledger=ledger,
-        following=Following(
-            connection,
-            clock,
-            offerings.rate_cards,
-            (lambda id_: find_lines(settings.log, id_)) if settings.log_requests_bytes else None,
-        ),
-        charges=charges,
-        adjustments=adjustments,
-        transfers=transfers,
-        orders=orders,
-        quotes=Quotes(
-            connection,
-            offerings,
-            charges,
-            orders,
-            Sales(connection, offerings, ledger, charges, clock),
-            clock,
-            vault,
-        ),
-        moves=Moves(connection, offerings, clock, vault),
+        connection=connection, clock=clock, vault=vault, operator=settings.operator_name, is_dev=is_dev, fonts_dir=settings.fonts_dir,
+        # What is sold, by what it is served, what is left of it.
+        offerings=offerings, drafts=Drafts(connection, offerings, clock), deployments=Deployments(connection), ledger=ledger,
+        following=_following(settings, connection, clock, offerings), charges=charges, adjustments=adjustments, transfers=transfers,
         failed_jobs=FailedJobs(connection, clock),
-        deliveries=Deliveries(connection, orders, clock, vault),
-        hub=hub,
-        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
-        subscriptions=subscriptions,
-        served=ServedKeys(connection, offerings, ledger, clock, rules),
-        notices=Notices(connection, clock),
-        bills=bills,
-        disputes=disputes,
-        payments=payments,
-        refunds=Refunds(connection, charges, orders, subscriptions, clock),
-        keys=keys,
-        identity=identity,
-        answers=Answers(connection, clock, vault),
+        # Who buys, and what is ordered.
+        orders=orders, quotes=Quotes(connection, offerings, charges, orders, Sales(connection, offerings, ledger, charges, clock), clock, vault),
+        moves=Moves(connection, offerings, clock, vault), deliveries=Deliveries(connection, orders, clock, vault), hub=hub,
+        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault), subscriptions=subscriptions,
+        served=ServedKeys(connection, offerings, ledger, clock, rules), notices=Notices(connection, clock), privacy=privacy,
+        # What is billed and paid.
+        bills=bills, disputes=disputes, payments=payments, refunds=Refunds(connection, charges, orders, subscriptions, clock),
+        # Who asks, and what needs a second person.
+        keys=keys, identity=identity, answers=Answers(connection, clock, vault),
         approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
-        vault=vault,
-        privacy=privacy,
-        operator=settings.operator_name,
-        is_dev=settings.environment == "dev",
-        fonts_dir=settings.fonts_dir,
+    )  # fmt: skip
+
+
+def _privacy_rules(settings: Settings) -> PrivacyRules:
+    return PrivacyRules(
+        settings.residency_region,
+        settings.cross_border_consent,
+        settings.terms_required,
+        settings.real_name_required,
+        settings.identity_hash_days,
     )
+
+
+def _dunning_plan(settings: Settings) -> DunningPlan:
+    """0 days of a step: never."""
+    return DunningPlan(
+        settings.dunning_remind_days or None,
+        settings.dunning_restrict_days or None,
+        settings.dunning_suspend_days or None,
+        settings.dunning_close_days or None,
+    )
+
+
+def _following(settings: Settings, connection: Connection, clock: Clock, offerings: Offerings) -> Following:
+    """With the lines of the request log, where there is one."""
+    lines = (lambda id_: find_lines(settings.log, id_)) if settings.log_requests_bytes else None
+    return Following(connection, clock, offerings.rate_cards, lines)
