@@ -7,8 +7,8 @@ import pytest
 
 from tests.app.database.test_schema import fill_usage
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
+from tests.charging.ledger.test_day_store import unequal_days
 from tests.charging.test_flat_reads import SEED
-from tests.charging.test_usage_days import unequal_days
 from tokenworks.app.database import schema
 from tokenworks.app.database.connections import connect
 from tokenworks.charging.ledger import settle_store

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.charging.test_usage_days import unequal_days
+from tests.charging.ledger.test_day_store import unequal_days
 from tokenworks.charging.ledger import day_store, usage_store
 from tokenworks.charging.ledger.usage_store import UsageTime
 from tokenworks.charging.money import charge_store

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from tests.charging.host.test_losses import make_recorder
-from tests.charging.test_unpaid import IDS
+from tests.charging.ledger.test_unpaid_store import IDS
 from tokenworks.charging import wire
 from tokenworks.charging.host.attempts import OpenAttempt, attempt_from_wire, interrupted
 from tokenworks.charging.model import Loss, decode_record, encode_record
