@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenworks.gateway.gateway import Gateway
+from tokenworks.gateway.dispatch import Gateway
 
 NETWORKS = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8")))
 
