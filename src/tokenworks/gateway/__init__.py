@@ -1,9 +1,8 @@
 """The data plane: relay, metering, holds."""
 
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
-from tokenworks.gateway.dispatch import Gateway
-from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.plane import Plane
 from tokenworks.gateway.protocol.codes import CODES
 from tokenworks.gateway.protocol.fields import warm
 from tokenworks.gateway.request_log import file_of, find_lines
@@ -32,13 +31,12 @@ __all__ = [
     "OUTCOMES",
     "SERIES_MAX",
     "TIMES_MS",
-    "ClientConnection",
     "Counted",
-    "Gateway",
     "Heartbeat",
     "Job",
     "KeyCache",
     "ModelTokenizer",
+    "Plane",
     "Reading",
     "Series",
     "Snapshot",

@@ -4,7 +4,7 @@ worker's memory.
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tokenworks.gateway.http.coding import (
     CODINGS,
@@ -16,9 +16,7 @@ from tokenworks.gateway.http.coding import (
 )
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.dispatch import Gateway
+from tokenworks.gateway.shared import Shared
 
 # About 5 ms of decoding.
 TURN_BYTES: Final = 1_048_576
@@ -39,9 +37,9 @@ class Inflation:
         "_coding",
         "_decoder",
         "_done",
-        "_gateway",
         "_pieces",
         "_refuse",
+        "_shared",
         "_size",
         "_taken",
         "conn",
@@ -49,14 +47,14 @@ class Inflation:
 
     def __init__(
         self,
-        gateway: "Gateway",
+        shared: Shared,
         conn: ClientConnection,
         coding: bytes,
         body: bytes,
         done: Callable[[bytes], None],
         refuse: Callable[[Refusal], None],
     ) -> None:
-        self._gateway = gateway
+        self._shared = shared
         self.conn: ClientConnection | None = conn
         self._coding = coding
         self._body = body
@@ -73,12 +71,12 @@ class Inflation:
             self._end(self._body)
         elif not self._take(window_bytes(self._coding)):
             return
-        elif self._gateway.turns.free():
+        elif self._shared.turns.free():
             begun_s = time.perf_counter()
             self._turn()
-            self._gateway.turns.spent(begun_s)
+            self._shared.turns.spent(begun_s)
         else:
-            self._gateway.turns.later(self._turn)
+            self._shared.turns.later(self._turn)
 
     def _turn(self) -> None:
         if self.conn is None:
@@ -100,14 +98,14 @@ class Inflation:
                 continue
             budget -= len(piece)
             self._size += len(piece)
-            most = self._gateway.settings.body_bytes_max
+            most = self._shared.settings.body_bytes_max
             if self._size > most:
                 self._fail(Refusal(413, "body_too_large", f"a body is at most {most} bytes, decoded"))
                 return
             if not self._take(len(piece)):
                 return
             self._pieces.append(piece)
-        self._gateway.turns.later(self._turn)
+        self._shared.turns.later(self._turn)
 
     def _over(self) -> None:
         if self._decoder.whole:
@@ -121,7 +119,7 @@ class Inflation:
         )
 
     def _take(self, count: int) -> bool:
-        conn, memory = self.conn, self._gateway.memory
+        conn, memory = self.conn, self._shared.memory
         assert conn is not None
         if not memory.take(conn.address, count):
             self._fail(memory.refusal(conn.address, count))
@@ -147,7 +145,7 @@ class Inflation:
         self._pieces = []
         if conn is not None:
             conn.exchange = None
-            self._gateway.memory.give(conn.address, self._taken)
+            self._shared.memory.give(conn.address, self._taken)
 
     def client_gone(self) -> None:
         self._release()

@@ -1,15 +1,15 @@
 """Everything that is not /v1 goes to the control plane over its Unix socket, by the same relay."""
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final
 
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.headers import relayed
+from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.http.upstream import UpstreamConnection
+from tokenworks.gateway.http.upstream import Pool, UpstreamConnection
 from tokenworks.gateway.protocol.errors import REASONS, Refusal
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.dispatch import Gateway
+from tokenworks.gateway.shared import Shared
 
 _DROPPED: Final = frozenset(
     b"connection keep-alive transfer-encoding content-length upgrade te trailer x-request-id request-id server".split()
@@ -22,9 +22,12 @@ class ControlExchange:
 
     __slots__ = (
         "_body",
-        "_gateway",
         "_head",
+        "_over",
+        "_pool",
+        "_proxies",
         "_request_body",
+        "_shared",
         "conn",
         "ended",
         "head_bytes",
@@ -33,12 +36,25 @@ class ControlExchange:
         "upstream",
     )
 
-    def __init__(self, gateway: "Gateway", conn: ClientConnection, head: Head, body: bytes) -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        shared: Shared,
+        pool: Pool,
+        proxies: Proxies,
+        over: Callable[[], None],
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+    ) -> None:
+        """`over` is called once, when the request has ended."""
+        self._shared = shared
+        self._pool = pool
+        self._proxies = proxies
+        self._over = over
         self.conn: ClientConnection | None = conn
         self._head = head
         self._request_body = body
-        self.request_id = gateway.ids.next()
+        self.request_id = shared.ids.next()
         self.upstream: UpstreamConnection | None = None
         self.head_bytes = b""
         self._body: list[bytes] = []
@@ -46,11 +62,11 @@ class ControlExchange:
         self.ended = False
 
     def run(self) -> None:
-        connection = self._gateway.control_pool.take()
+        connection = self._pool.take()
         if connection is not None:
             self._connected(connection, "")
         else:
-            self._gateway.control_pool.connect(self._connected)
+            self._pool.connect(self._connected)
 
     def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
         if self.conn is None:
@@ -64,14 +80,14 @@ class ControlExchange:
             return
         head, conn = self._head, self.conn
         query = b"?" + head.query if head.query else b""
-        scheme, host = self._gateway.reached(head)
+        scheme, host = self._proxies.reached(head)
         lines = (
             head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + host + b"\r\n"
             + relayed(head)
             + b"".join(
                 name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers
             )
-            + b"x-forwarded-for: " + self._gateway.client_address(conn, head).encode() + b"\r\nx-forwarded-proto: " + scheme
+            + b"x-forwarded-for: " + self._proxies.client_address(conn.peer, head).encode() + b"\r\nx-forwarded-proto: " + scheme
             + b"\r\nx-request-id: " + self.request_id.encode() + b"\r\ncontent-length: " + str(len(self._request_body)).encode() + b"\r\n\r\n"
         )  # fmt: skip
         self.upstream = connection
@@ -105,11 +121,11 @@ class ControlExchange:
         conn = self.conn
         if conn is not None and not conn.count(len(data)):
             connection.abort()
-            self._refuse(self._gateway.memory.refusal(conn.address, len(data)))
+            self._refuse(self._shared.memory.refusal(conn.address, len(data)))
             return
         self._body.append(data)
         self.size += len(data)
-        if self.size > self._gateway.settings.response_bytes_max:
+        if self.size > self._shared.settings.response_bytes_max:
             connection.abort()
             self._refuse(Refusal(502, "upstream_error", "the answer is larger than this gateway relays"))
 
@@ -133,7 +149,7 @@ class ControlExchange:
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         if connection.reused and not self.head_bytes and reason != "timeout" and self.conn is not None:
-            self._gateway.control_pool.connect(self._connected)
+            self._pool.connect(self._connected)
             return
         self._refuse(
             Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1)
@@ -150,7 +166,7 @@ class ControlExchange:
         self.conn = None
         if not self.ended:
             self.ended = True
-            self._gateway.control_open -= 1
+            self._over()
 
     def client_gone(self) -> None:
         upstream, self.upstream = self.upstream, None

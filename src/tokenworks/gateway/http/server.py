@@ -10,18 +10,17 @@ import fcntl
 import struct
 import termios
 import time
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import Final, Protocol, cast
 
 import structlog
 
 from tokenworks.gateway.http.chunked import ChunkedBody, ChunkedError
 from tokenworks.gateway.http.head import MEMO_BYTES_MAX, Head, HeadError, around_length, parse_head
+from tokenworks.gateway.http.proxies import Proxies
 from tokenworks.gateway.http.upstream import WRITE_APART_BYTES
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.protocol.errors import Refusal, error_response, in_language
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.dispatch import Gateway
+from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
 
@@ -52,18 +51,49 @@ def _untaken(transport: asyncio.Transport) -> int:
     return size + int(queued)
 
 
+class Served(Protocol):
+    """What a connection is busy with, from its request to the end of the response."""
+
+    def client_gone(self) -> None: ...
+    def pause(self) -> None: ...
+    def resume(self) -> None: ...
+
+
+class Routes(Protocol):
+    """Where a connection's requests go."""
+
+    @property
+    def connections(self) -> "set[ClientConnection]":
+        """Those that are open."""
+
+    @property
+    def proxies(self) -> Proxies: ...
+
+    def after_head(self, conn: "ClientConnection", head: Head) -> None:
+        """Notes of a head what does not change while a connection sends the same again."""
+
+    def refuse_early(self, head: Head) -> Refusal | None:
+        """What can be said before a body is read."""
+
+    def dispatch(self, conn: "ClientConnection", head: Head, body: bytes) -> None: ...
+
+    def refused(self, refusal: Refusal, request_id: str, head: Head | None) -> None:
+        """A connection refused what never became an exchange."""
+
+
 class ClientConnection(asyncio.Protocol):
     __slots__ = (
-        "_after", "_before", "_body", "_body_left", "_buffer", "_buffer_taken", "_chunked", "_gateway", "_head", "_memo", "_memo_taken", "_partial", "_state",
+        "_after", "_before", "_body", "_body_left", "_buffer", "_buffer_taken", "_chunked", "_head", "_memo", "_memo_taken", "_partial", "_routes", "_shared", "_state",
         "_taken", "_unread", "_unsent", "_whole", "address", "deadline_s", "exchange", "peer", "streamed", "transport", "wheel_s", "write_paused",
     )  # fmt: skip
 
-    def __init__(self, gateway: "Gateway") -> None:
-        self._gateway = gateway
+    def __init__(self, shared: Shared, routes: Routes) -> None:
+        self._shared = shared
+        self._routes = routes
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.address = ""  # the client's, behind a trusted proxy: under it memory is counted
-        self.exchange: Any = None
+        self.exchange: Served | None = None
         self.streamed = False  # the last answer was a stream
         self.write_paused = False
         self._buffer = b""
@@ -86,30 +116,31 @@ class ClientConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        gateway = self._gateway
+        shared, routes = self._shared, self._routes
         peer = self.transport.get_extra_info("peername")
         self.peer = self.address = peer[0] if isinstance(peer, tuple) else ""
-        gateway.stats.c["connections"] += 1
-        refused = bool(gateway.proxies) and not gateway.is_proxy(self.peer)
-        if refused or len(gateway.connections) >= gateway.settings.connections_max:
+        shared.stats.c["connections"] += 1
+        proxies = routes.proxies
+        refused = bool(proxies.networks) and not proxies.trusts(self.peer)
+        if refused or len(routes.connections) >= shared.settings.connections_max:
             self._state = _CLOSED
             self.transport.abort()
             return
-        gateway.connections.add(self)
-        self.transport.set_write_buffer_limits(high=gateway.settings.write_buffer_bytes)
-        gateway.wheel.set(self, gateway.settings.header_timeout_s)
+        routes.connections.add(self)
+        self.transport.set_write_buffer_limits(high=shared.settings.write_buffer_bytes)
+        shared.wheel.set(self, shared.settings.header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._state = _CLOSED
         self.transport = None
-        self._gateway.connections.discard(self)
-        self._gateway.wheel.remove(self)
+        self._routes.connections.discard(self)
+        self._shared.wheel.remove(self)
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.client_gone()
         elif self.streamed and isinstance(exc, ConnectionResetError):
             # A client that stops at the finish reason leaves the rest of the stream unread.
-            self._gateway.stats.c["free_rider_left_at_finish"] += 1
+            self._shared.stats.c["free_rider_left_at_finish"] += 1
         self._give_all()
 
     def eof_received(self) -> bool:
@@ -148,7 +179,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _wait_behind(self, data: bytes) -> None:
         """Bytes of a next request while one is served."""
-        if not self._gateway.memory.take(self.address, len(data)):
+        if not self._shared.memory.take(self.address, len(data)):
             # They are not kept: the connection ends with the answer that is on its way.
             if self._head is not None:
                 self._head.keep_alive = False
@@ -157,7 +188,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._buffer_taken += len(data)
         self._buffer += data
-        if len(self._buffer) > self._gateway.settings.header_bytes_max and self.transport is not None:
+        if len(self._buffer) > self._shared.settings.header_bytes_max and self.transport is not None:
             self.transport.pause_reading()
 
     def _take_known_head(self, head: Head, data: bytes) -> None:
@@ -181,36 +212,36 @@ class ClientConnection(asyncio.Protocol):
             self._partial = None
             self._give()
             self._take_head(bytes(partial))
-        elif len(partial) > self._gateway.settings.header_bytes_max:
+        elif len(partial) > self._shared.settings.header_bytes_max:
             self._partial = None
             self.refuse(self._head_too_large())
         elif len(partial) > UNCOUNTED_BYTES:
             self.keep(len(partial) - self._taken)
 
     def _head_too_large(self) -> Refusal:
-        most = self._gateway.settings.header_bytes_max
+        most = self._shared.settings.header_bytes_max
         return Refusal(431, "headers_too_large", f"the headers are over {most} bytes")
 
     def _take_head(self, data: bytes) -> None:
-        gateway = self._gateway
+        shared = self._shared
         end = data.find(b"\r\n\r\n")
         if end < 0:
             self._begin_head(data)
             return
         end += 4
-        if end > gateway.settings.header_bytes_max:
+        if end > shared.settings.header_bytes_max:
             self.refuse(self._head_too_large())
             return
         raw = data if end == len(data) else data[:end]
         self._buffer = b""
         self._forget_memo()
         try:
-            head = parse_head(raw, gateway.settings.header_count_max)
+            head = parse_head(raw, shared.settings.header_count_max)
         except HeadError as error:
             self.refuse(error.refusal)
             return
         self._head = head
-        gateway.after_head(self, head)
+        self._routes.after_head(self, head)
         if head.chunked:
             self._state = _CHUNKED
             self._chunked = ChunkedBody(head.body_max)
@@ -221,7 +252,7 @@ class ClientConnection(asyncio.Protocol):
             return
         if len(raw) <= MEMO_BYTES_MAX:
             around = around_length(raw)
-            if around is not None and gateway.memory.take_memo(self.address, MEMO_TIMES * len(raw)):
+            if around is not None and shared.memory.take_memo(self.address, MEMO_TIMES * len(raw)):
                 self._memo = head
                 self._memo_taken = MEMO_TIMES * len(raw)
                 self._before, self._after = around
@@ -229,15 +260,15 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin_head(self, data: bytes) -> None:
         """The first piece of a head that is not whole."""
-        gateway = self._gateway
+        shared = self._shared
         if data[:2] == b"\r\n":
             data = data[2:]
-        if len(data) > gateway.settings.header_bytes_max:
+        if len(data) > shared.settings.header_bytes_max:
             self.refuse(self._head_too_large())
         elif data and not 0x41 <= data[0] <= 0x5A:
             self.refuse(Refusal(400, "bad_request", "this is not HTTP/1.1"))
         elif data:
-            gateway.wheel.set(self, gateway.settings.header_timeout_s)
+            shared.wheel.set(self, shared.settings.header_timeout_s)
             self._buffer = b""
             self._partial = bytearray(data)
             if len(data) > UNCOUNTED_BYTES:
@@ -269,11 +300,11 @@ class ClientConnection(asyncio.Protocol):
         return Refusal(413, "body_too_large", f"a body is at most {head.body_max} bytes here")
 
     def _expect_body(self, head: Head, *, sent: bool) -> None:
-        refusal = self._gateway.refuse_early(head)
+        refusal = self._routes.refuse_early(head)
         if refusal is not None:
             self.refuse(refusal)
             return
-        self._gateway.wheel.set(self, self._gateway.settings.body_timeout_s)
+        self._shared.wheel.set(self, self._shared.settings.body_timeout_s)
         if head.expect and not sent and self.transport is not None:
             self.transport.write(CONTINUE)
 
@@ -303,7 +334,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _take_chunked(self, data: bytes) -> None:
         """A piece at once, and more while the loop has time; the rest waits for turns of its own, and reading with it."""
-        turns = self._gateway.turns
+        turns = self._shared.turns
         at = 0
         while at < len(data) and self._state == _CHUNKED and turns.free():
             begun_s = time.perf_counter()
@@ -325,7 +356,7 @@ class ClientConnection(asyncio.Protocol):
             self._feed_chunked(data[:CHUNKED_PIECE_BYTES])
             data = data[CHUNKED_PIECE_BYTES:]
         if self._state == _CHUNKED and data:
-            self._gateway.turns.later(lambda: self._chunked_turn(data))
+            self._shared.turns.later(lambda: self._chunked_turn(data))
             return
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
@@ -366,7 +397,7 @@ class ClientConnection(asyncio.Protocol):
             waiting, self._buffer = self._buffer, b""
             self._wait_behind(waiting)
         try:
-            self._gateway.dispatch(self, head, body)
+            self._routes.dispatch(self, head, body)
         except Exception:  # a defect of ours costs this client its connection, and nobody else anything
             log.exception("server.dispatch_failed", path=head.path)
             self.abort()
@@ -375,7 +406,7 @@ class ClientConnection(asyncio.Protocol):
 
     def count(self, count: int) -> bool:
         """Whether the budget has room for `count` bytes more of this request. They are given back with the request's end."""
-        if self._gateway.memory.take(self.address, count):
+        if self._shared.memory.take(self.address, count):
             self._taken += count
             return True
         return False
@@ -384,16 +415,16 @@ class ClientConnection(asyncio.Protocol):
         """The same; where there is no room, the request is refused."""
         if self.count(count):
             return True
-        self.refuse(self._gateway.memory.refusal(self.address, count))
+        self.refuse(self._shared.memory.refusal(self.address, count))
         return False
 
     def _give(self) -> None:
         if self._taken:
-            self._gateway.memory.give(self.address, self._taken)
+            self._shared.memory.give(self.address, self._taken)
             self._taken = 0
 
     def _give_all(self) -> None:
-        self._gateway.memory.give(
+        self._shared.memory.give(
             self.address, self._taken + self._buffer_taken + self._memo_taken + self._unread
         )
         self._taken = self._buffer_taken = self._memo_taken = self._unread = 0
@@ -404,13 +435,13 @@ class ClientConnection(asyncio.Protocol):
     def _forget_memo(self) -> None:
         if self._memo is not None:
             self._memo = None
-            self._gateway.memory.give(self.address, self._memo_taken)
+            self._shared.memory.give(self.address, self._memo_taken)
             self._memo_taken = 0
 
     def set_address(self, address: str) -> None:
         """Whom the next request is counted under. What waits behind this one moves along."""
         if address != self.address:
-            memory = self._gateway.memory
+            memory = self._shared.memory
             kept = self._taken + self._buffer_taken + self._memo_taken + self._unread
             memory.give(self.address, kept)
             self.address = address
@@ -421,9 +452,9 @@ class ClientConnection(asyncio.Protocol):
 
     @property
     def keep_alive(self) -> bool:
-        gateway = self._gateway
+        shared = self._shared
         return (
-            self._head is not None and self._head.keep_alive and not gateway.draining and not gateway.retiring
+            self._head is not None and self._head.keep_alive and not shared.draining and not shared.retiring
         )
 
     def write(self, data: bytes) -> None:
@@ -448,8 +479,8 @@ class ClientConnection(asyncio.Protocol):
 
     def refuse(self, refusal: Refusal, protocol: str | None = None, request_id: str | None = None) -> None:
         """Answer with an error. Where the request was not read to its end, the connection ends, too."""
-        gateway = self._gateway
-        gateway.count_refusal(refusal)
+        shared = self._shared
+        shared.count_refusal(refusal)
         close = self._state != _BUSY or not self.keep_alive
         asked = self._head
         if asked is not None:
@@ -457,8 +488,8 @@ class ClientConnection(asyncio.Protocol):
         if protocol is None:
             protocol = "messages" if asked is not None and asked.messages else "chat"
         if request_id is None:
-            request_id = gateway.ids.next()
-            gateway.watching.refused(refusal, request_id, asked, gateway.loop.time())
+            request_id = shared.ids.next()
+            self._routes.refused(refusal, request_id, asked)
         self.write(
             error_response(
                 refusal,
@@ -488,9 +519,9 @@ class ClientConnection(asyncio.Protocol):
             self._unsent = _untaken(self.transport)
         if self._taken:
             self._give()
-        gateway = self._gateway
-        wheel = gateway.wheel
-        settings = gateway.settings
+        shared = self._shared
+        wheel = shared.wheel
+        settings = shared.settings
         wait_s = settings.write_timeout_s if self.write_paused else settings.idle_timeout_s
         self.deadline_s = at = wheel.now_s + wait_s + 1
         if not self.wheel_s or at < self.wheel_s:
@@ -507,7 +538,7 @@ class ClientConnection(asyncio.Protocol):
     def _waiting(self) -> bytes:
         """What came behind the last request."""
         data, self._buffer = self._buffer, b""
-        self._gateway.memory.give(self.address, self._buffer_taken)
+        self._shared.memory.give(self.address, self._buffer_taken)
         self._buffer_taken = 0
         return data
 
@@ -519,8 +550,8 @@ class ClientConnection(asyncio.Protocol):
         self._unread = unread
         if self.transport is not None:
             self._unsent = _untaken(self.transport)
-        wait_s = self._gateway.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
-        self._gateway.wheel.set(self, wait_s)
+        wait_s = self._shared.settings.write_timeout_s if self._unsent else END_TIMEOUT_S
+        self._shared.wheel.set(self, wait_s)
         if self.transport is not None:
             if self.transport.get_write_buffer_size():
                 self.transport.close()
@@ -549,7 +580,7 @@ class ClientConnection(asyncio.Protocol):
         before, self._unsent = self._unsent, _untaken(self.transport)
         if 0 < self._unsent < before:
             # It reads, however slowly.
-            self._gateway.wheel.set(self, self._gateway.settings.write_timeout_s)
+            self._shared.wheel.set(self, self._shared.settings.write_timeout_s)
         else:
             self.transport.abort()
 
@@ -564,28 +595,28 @@ class ClientConnection(asyncio.Protocol):
             # What a slow reader leaves here is counted, too.
             unread = self.transport.get_write_buffer_size()
             self._unsent = _untaken(self.transport)
-            if self._gateway.memory.take(self.address, unread):
+            if self._shared.memory.take(self.address, unread):
                 self._unread += unread
             elif self._whole:
                 # The answer was counted as it came.
-                self._gateway.memory.force(self.address, unread)
+                self._shared.memory.force(self.address, unread)
                 self._unread += unread
             else:
-                self._gateway.stats.c["slow_readers_cut"] += 1
+                self._shared.stats.c["slow_readers_cut"] += 1
                 self.abort()
                 return
-        self._gateway.wheel.set(self, self._gateway.settings.write_timeout_s)
+        self._shared.wheel.set(self, self._shared.settings.write_timeout_s)
         if self.exchange is not None:
             self.exchange.pause()
 
     def resume_writing(self) -> None:
         self.write_paused = False
         if self._unread:
-            self._gateway.memory.give(self.address, self._unread)
+            self._shared.memory.give(self.address, self._unread)
             self._unread = 0
         if self._state == _BUSY:
-            self._gateway.wheel.clear(self)
+            self._shared.wheel.clear(self)
         elif self._state == _HEAD and not self._buffer and self._partial is None:
-            self._gateway.wheel.set(self, self._gateway.settings.idle_timeout_s)
+            self._shared.wheel.set(self, self._shared.settings.idle_timeout_s)
         if self.exchange is not None:
             self.exchange.resume()

@@ -105,7 +105,7 @@ class Answering(Ending):
         assert self.place is not None
         self.streaming = True
         self.undecided = False
-        parsed, settings = self.parsed, self.gateway.settings
+        parsed, settings = self.parsed, self.shared.settings
         self.meter = make_meter(
             self.protocol,
             asked_model=parsed.model,
@@ -118,7 +118,7 @@ class Answering(Ending):
 
     def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
         if self.first_byte_ms is None:
-            self.first_byte_ms = int((self.gateway.loop.time() - self.began_s) * 1000)
+            self.first_byte_ms = int((self.shared.loop.time() - self.began_s) * 1000)
         if (
             self.undecided
             and self.size < SNIFFED_BYTES
@@ -165,11 +165,11 @@ class Answering(Ending):
             return
         if (
             self.cuttable
-            and meter.shown_bytes > self.held_output - self.gateway.settings.stream_hold_tokens // 4
+            and meter.shown_bytes > self.held_output - self.shared.settings.stream_hold_tokens // 4
         ):
             self._extend(meter)
         if meter.stopped:
-            self.gateway.stopping.add(self)  # type: ignore[arg-type]  # every one is an Exchange
+            self.stopping = True
         if self.conn is None:
             self._go_on_alone()
         elif meter.progress >= self.progress_at:
@@ -179,21 +179,21 @@ class Answering(Ending):
         """For the journal: what is charged of this stream if this worker dies."""
         if self.hold is None:
             return
-        gateway = self.gateway
-        self.progress_at = meter.progress + gateway.settings.progress_tokens
+        shared = self.shared
+        self.progress_at = meter.progress + shared.settings.progress_tokens
         self.reported = True
         counts = meter.counts()
         if not counts.input_tokens:
             counts = counts._replace(fresh_input=self.parsed.text_bytes // INPUT_BYTES_PER_TOKEN_MAX)
-        now_ms = gateway.clock.civil_ms()
-        gateway.client.progress(self.usage_id, counts, self.first_byte_ms, now_ms, self.hold)
+        now_ms = shared.clock.civil_ms()
+        shared.client.progress(self.usage_id, counts, self.first_byte_ms, now_ms, self.hold)
 
     def _is_below_maximum(self, meter: StreamMeter) -> bool:
         """Whether the model's tokenizer says that a text which is too long by its bytes is not; it is asked, and until it has answered
         the stream goes on.
         """
         assert self.place is not None
-        gateway, tokenizer = self.gateway, self.place.deployment.tokenizer
+        shared, tokenizer = self.shared, self.place.deployment.tokenizer
         if tokenizer is None or meter.says_over or self.measuring is None:
             return False
         if not self.measuring:
@@ -206,13 +206,13 @@ class Answering(Ending):
                 if found is not None:
                     meter.measured(size, found.output)
 
-            gateway.counter.count(Job(tokenizer, self.protocol, texts=texts), done)
+            shared.counter.count(Job(tokenizer, self.protocol, texts=texts), done)
         return True
 
     def _no_memory(self, size: int) -> None:
         """The worker has no room for the answer: no fault of its deployment, and the operator bears what was made."""
         if self._abort_upstream():
-            self.last_refusal = self.gateway.memory.refusal(self.address, size)
+            self.last_refusal = self.shared.memory.refusal(self.address, size)
             self._interrupted("no_memory", charge="nothing")
 
     def _count_buffered(self, meter: StreamMeter) -> bool:
@@ -220,14 +220,14 @@ class Answering(Ending):
         more = meter.buffered_bytes - self.kept_bytes
         if more <= UNCOUNTED_STREAM_BYTES:
             return True
-        if not self.gateway.memory.take(self.address, more):
+        if not self.shared.memory.take(self.address, more):
             return False
         self.kept_bytes += more
         return True
 
     def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
         """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
-        most = REFUSAL_BYTES_MAX if self.refused_status else self.gateway.settings.response_bytes_max
+        most = REFUSAL_BYTES_MAX if self.refused_status else self.shared.settings.response_bytes_max
         self.size += len(data)
         # What is small is bounded by the number of requests, as a small body is.
         more = len(data)
@@ -235,11 +235,11 @@ class Answering(Ending):
             more = 0
         elif self.size - more <= UNCOUNTED_BYTES:
             more = self.size
-        if self.size <= most and (not more or self.gateway.memory.take(self.address, more)):
+        if self.size <= most and (not more or self.shared.memory.take(self.address, more)):
             self.kept_bytes += more
             begins = not self.chunks and not self.refused_status
             if begins and self.place is not None and ERROR_SIGN not in data[:ERROR_SIGN_WITHIN]:
-                self.place.succeeded(self.gateway.loop.time())  # its first good bytes
+                self.place.succeeded(self.shared.loop.time())  # its first good bytes
             self.chunks.append(data)
             return
         if self.refused_status:
@@ -256,15 +256,15 @@ class Answering(Ending):
         conn = self.conn
         assert self.place is not None
         if not self.sent:
-            now_s = self.gateway.loop.time()
+            now_s = self.shared.loop.time()
             self.place.succeeded(now_s)
-            self.gateway.placement.first_token(self, self.place, now_s)
+            self.shared.placement.first_token(self, self.place, now_s)
             self.sent = True
         if conn is None:
             return
-        gateway = self.gateway
-        gateway.stats.c["chunks"] += 1
-        self.written_s = gateway.wheel.now_s
+        shared = self.shared
+        shared.stats.c["chunks"] += 1
+        self.written_s = shared.wheel.now_s
         if not self.headed:
             self._send_head(conn, out)
         elif self.head.http10:
@@ -289,7 +289,7 @@ class Answering(Ending):
             self._answered_badly(connection, body)
             return
         if self.free:
-            self.place.succeeded(self.gateway.loop.time())
+            self.place.succeeded(self.shared.loop.time())
             self._relay_free()
             return
         fault, usage, upstream_id, model = read_body(connection.status, body, self.protocol)
@@ -305,7 +305,7 @@ class Answering(Ending):
                 self._record_loss("failed_attempt", usage, upstream_id)
             self._attempt_refused(fault)
             return
-        self.place.succeeded(self.gateway.loop.time())
+        self.place.succeeded(self.shared.loop.time())
         self.chunks[0] = body if model == self.parsed.model else body_with_model(body, self.parsed.model)
         self._complete(usage, upstream_id, NO_COUNTS)
 
@@ -339,7 +339,7 @@ class Answering(Ending):
             self._drop_attempt()
             assert self.place is not None
             self.attempt_no += 1
-            self.gateway.pool(self.place).connect(self._connected)
+            self.parts.pools.of(self.place).connect(self._connected)
             return
         if self.meter is not None:
             self.meter.finish()
@@ -350,7 +350,7 @@ class Answering(Ending):
         if reason == "timeout":
             if not self.sent and self.place is not None and self._others():
                 # Silent for much longer than it should be: it rests, but for one trial now and then.
-                self.place.cool_down(self.gateway.loop.time(), COOL_DOWN_S)
+                self.place.cool_down(self.shared.loop.time(), COOL_DOWN_S)
             self.last_refusal = Refusal(
                 504, "upstream_timeout", f"the deployment of {self.model} did not answer in time", 1
             )
@@ -362,7 +362,7 @@ class Answering(Ending):
         """An answer with a status that is no success."""
         status = self.refused_status
         fault = fault_of_body(status, body, self.protocol) or Fault("server", status, "", "", None)
-        seconds = retry_after_s(connection.headers, self.gateway.clock.civil_ms() / 1000)
+        seconds = retry_after_s(connection.headers, self.shared.clock.civil_ms() / 1000)
         if seconds is not None:
             fault = fault._replace(retry_after_s=seconds)
         if not 300 <= status < 500 and fault.kind == "client":
@@ -371,10 +371,10 @@ class Answering(Ending):
 
     def _attempt_refused(self, fault: Fault) -> None:
         """The upstream answered, and not with what was asked for: say it on, or try another place."""
-        gateway, place = self.gateway, self.place
+        shared, place = self.shared, self.place
         assert place is not None
         self._note_failed_usage()
-        now_s = gateway.loop.time()
+        now_s = shared.loop.time()
         if fault.kind in {"client", "moderation"}:
             upstream_model = place.deployment.upstream_model
             said = refusal_of(
@@ -389,7 +389,7 @@ class Answering(Ending):
                 return
         wait_s = fault.retry_after_s
         if wait_s is not None:
-            gateway.rest(place, wait_s)
+            shared.rest(place, wait_s)
         self.last_refusal = self._refusal_for(fault)
         # What says itself when it has room is not ill.
         count = wait_s is None and fault.status not in {404, 409, 425}
@@ -412,7 +412,7 @@ class Answering(Ending):
             self._record_loss("failed_attempt", meter.usage, meter.upstream_id or None)
 
     def _count_failure(self) -> None:
-        place, now_s = self.place, self.gateway.loop.time()
+        place, now_s = self.place, self.shared.loop.time()
         assert place is not None
         place.failed(now_s)
         if eject_outlier(place, self.places, now_s):
@@ -436,12 +436,12 @@ class Answering(Ending):
 
         `cause`: what is kept of it, where that is no `reason`.
         """
-        gateway = self.gateway
+        shared = self.shared
         assert self.place is not None
         self._note_failed_usage()
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
         self.failures = [*(self.failures or ()), (self.place.name, cause)]
-        gateway.stats.c["attempts_failed"] += 1
+        shared.stats.c["attempts_failed"] += 1
         if count:
             self._count_failure()
         self._end_attempt()

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING, Final
 from tokenworks.catalog import Counts, amount
 from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, unfit
 from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
+from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import allows
 
 if TYPE_CHECKING:
-    from tokenworks.gateway.dispatch import Gateway
     from tokenworks.gateway.request.hold import Holding
 
 # As many modalities as there are: nothing is excluded.
@@ -45,30 +45,28 @@ def wanted_of(parsed: Parsed, protocol: str, input_tokens: int) -> Wanted:
     return Wanted(hard, modalities_of(parsed), tools > 0, input_tokens, output)
 
 
-def options(
-    gateway: "Gateway", exchange: "Holding", intent: Intent, wanted: Wanted, ask: Ask
-) -> list[Option]:
+def options(shared: Shared, exchange: "Holding", intent: Intent, wanted: Wanted, ask: Ask) -> list[Option]:
     """The models that this subscriber may use, that can do it, and that a place serves now."""
-    snapshot, user = gateway.snapshot, exchange.user
+    snapshot, user = shared.snapshot, exchange.user
     assert user is not None
-    now_s = gateway.loop.time()
+    now_s = shared.loop.time()
     found: list[Option] = []
     for model in snapshot.models_of(intent):
         if not allows(user.models, intent.name, model):
             continue
         route = snapshot.routes.get((model, exchange.protocol))
         card = snapshot.card_of(model)
-        if route is None or unfit(card, wanted, filing_required=gateway.settings.filing_required):
+        if route is None or unfit(card, wanted, filing_required=shared.settings.filing_required):
             continue
-        best = gateway.placement.explain(route.places, (), ask, now_s)[0]
+        best = shared.placement.explain(route.places, (), ask, now_s)[0]
         if best.excluded is not None:
             continue
-        paid = cost_of(gateway, exchange, model, wanted)
+        paid = cost_of(shared, exchange, model, wanted)
         found.append(Option(model, card, best.first_token_ms, *paid, best.cost_nano))
     return found
 
 
-def cost_of(gateway: "Gateway", exchange: "Holding", model: str, wanted: Wanted) -> tuple[int, str, bool]:
+def cost_of(shared: Shared, exchange: "Holding", model: str, wanted: Wanted) -> tuple[int, str, bool]:
     """What the subscriber pays by the first of his buckets that pays for the model: (thousandths, of which unit, whether one does).
 
     Of his buckets this worker knows those that it has a part of: none, before his first request here.
@@ -76,8 +74,8 @@ def cost_of(gateway: "Gateway", exchange: "Holding", model: str, wanted: Wanted)
     user = exchange.user
     assert user is not None
     counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
-    for slice_ in gateway.slices.account(user.account_id).balance:
-        rate = slice_.terms.hold_rate(gateway.rate, model)
+    for slice_ in shared.slices.account(user.account_id).balance:
+        rate = slice_.terms.hold_rate(shared.rate, model)
         if rate is not None:
             return amount(rate.weights, counts), f"thousandths of a {slice_.terms.unit}", True  # fmt: skip
     return 0, "", False

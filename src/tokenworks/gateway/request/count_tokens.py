@@ -35,7 +35,7 @@ def answer_count(exchange: "Placing", rules: MediaRules = _RULES) -> bool:
 
     def done(found: Counted | None) -> None:
         exchange.counting = False
-        if exchange.gateway.cutting:
+        if exchange.shared.cutting:
             exchange.refuse(CUT)
             return
         if found is None and exchange.conn is not None:
@@ -52,7 +52,7 @@ def answer_count(exchange: "Placing", rules: MediaRules = _RULES) -> bool:
         )
         exchange._relay_free()
 
-    exchange.gateway.counter.count(Job(tokenizer, exchange.protocol, exchange.body), done)
+    exchange.shared.counter.count(Job(tokenizer, exchange.protocol, exchange.body), done)
     return True
 
 

@@ -61,11 +61,11 @@ class Exchange(Answering):
         """The key is known (or nobody could say)."""
         if self.conn is None:
             return
-        gateway = self.gateway
+        shared = self.shared
         if user is None:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
-        unusable = unusable_key(user, gateway.keys.lacking, gateway.clock.civil_ms())
+        unusable = unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
         if unusable is not None:
             self.refuse(unusable)
             return
@@ -75,7 +75,7 @@ class Exchange(Answering):
         if user.refused_by is not None:
             self.refuse(consent_missing(user.refused_by))
             return
-        limit = gateway.settings.key_requests_max
+        limit = shared.settings.key_requests_max
         if user.in_flight >= limit:
             self.refuse(
                 Refusal(
@@ -86,8 +86,8 @@ class Exchange(Answering):
                 )
             )
             return
-        abandons_max = gateway.settings.key_abandons_per_min
-        if abandons_max and user.abandoned(gateway.loop.time()) >= abandons_max:
+        abandons_max = shared.settings.key_abandons_per_min
+        if abandons_max and user.abandoned(shared.loop.time()) >= abandons_max:
             self.refuse(
                 Refusal(
                     429,
@@ -112,12 +112,12 @@ class Exchange(Answering):
             self.refuse(refusal)
             return
         if parsed.links:
-            gateway.links.check(parsed.links, self._links_checked)
+            shared.links.check(parsed.links, self._links_checked)
         else:
             self._find_model()
 
     def _name_riders(self) -> None:
-        counters, parsed = self.gateway.stats.c, self.parsed
+        counters, parsed = self.shared.stats.c, self.parsed
         counters["free_rider_many_choices"] += parsed.choices > 1
         counters["free_rider_maximum_aliases"] += any(is_maximum(name) for name in parsed.dropped)
 
@@ -133,9 +133,9 @@ class Exchange(Answering):
             self._find_model()
 
     def _find_model(self) -> None:
-        gateway, parsed, user = self.gateway, self.parsed, self.user
+        shared, parsed, user = self.shared, self.parsed, self.user
         assert user is not None
-        snapshot = gateway.snapshot
+        snapshot = shared.snapshot
         self.model = model = snapshot.model_for(
             parsed.model, self.protocol, user.models, user.service.default_model
         )
@@ -197,20 +197,20 @@ class Exchange(Answering):
             self.stored_tokens += tokens
             self._check_object(at + 1)
 
-        self.gateway.client.request("owns", [user.account_id, name], answered)
+        self.shared.client.request("owns", [user.account_id, name], answered)
 
     def _begin_at(self, chosen: Candidate) -> None:
-        gateway = self.gateway
+        shared = self.shared
         self.place = place = chosen.place
         self.tried.append(place.name)
         self.attempt_no += 1
-        now_s = gateway.loop.time()
+        now_s = shared.loop.time()
         place.began(now_s)
         assert self.ask is not None
         self.foreseen_ms = chosen.first_token_ms
-        gateway.placement.sent(self, chosen, self.ask, now_s, streams=self.parsed.stream)
-        gateway.stats.c["attempts"] += 1
-        pool = gateway.pool(place)
+        shared.placement.sent(self, chosen, self.ask, now_s, streams=self.parsed.stream)
+        shared.stats.c["attempts"] += 1
+        pool = self.parts.pools.of(place)
         connection = pool.take()
         if connection is not None:
             self._send(connection)
@@ -221,7 +221,7 @@ class Exchange(Answering):
 
     def _others(self) -> bool:
         """Whether another deployment could be tried."""
-        return len(self.tried) < min(len(self.places), self.gateway.settings.attempts_max)
+        return len(self.tried) < min(len(self.places), self.shared.settings.attempts_max)
 
     def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
         if self.conn is None or self.ended:
@@ -235,7 +235,7 @@ class Exchange(Answering):
         self._send(connection)
 
     def _send(self, connection: UpstreamConnection) -> None:
-        gateway, place, parsed = self.gateway, self.place, self.parsed
+        shared, place, parsed = self.shared, self.place, self.parsed
         assert place is not None
         deployment = place.deployment
         if not self.free:
@@ -244,11 +244,11 @@ class Exchange(Answering):
                     self.sent_s = perf_counter()
                 self.usage_id = self.request_id
             else:
-                self.usage_id = gateway.ids.next()
-                self.started_ms = gateway.ids.ms
+                self.usage_id = shared.ids.next()
+                self.started_ms = shared.ids.ms
             self.deployment = place.name
             try:
-                gateway.client.begin(self.usage_id, self)
+                shared.client.begin(self.usage_id, self)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
                 self._end_attempt()
@@ -279,9 +279,9 @@ class Exchange(Answering):
         A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
         streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
         """
-        settings, parsed = self.gateway.settings, self.parsed
+        settings, parsed = self.shared.settings, self.parsed
         if not parsed.stream:
-            left_s = max(1, math.ceil(self.began_s + settings.request_timeout_s - self.gateway.loop.time()))
+            left_s = max(1, math.ceil(self.began_s + settings.request_timeout_s - self.shared.loop.time()))
             if not self._others():
                 return left_s
             writing_s = (parsed.output_tokens or 0) // UNSTREAMED_TOKENS_PER_S
@@ -293,7 +293,7 @@ class Exchange(Answering):
 
     def _request_head(self, place: Place) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
-        number = self.gateway.snapshot.number
+        number = self.shared.snapshot.number
         forward = self.head.forward
         memo = forward.get(place.name)
         if memo is not None and memo[0] == number:
@@ -304,7 +304,7 @@ class Exchange(Answering):
         endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
         host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
         port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
-        credential = self.gateway.snapshot.credentials.get(deployment.credential or "")
+        credential = self.shared.snapshot.credentials.get(deployment.credential or "")
         lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
         lines += forwarded(self.head, profile)
         if credential:
@@ -322,12 +322,12 @@ class Exchange(Answering):
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
         reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
         if self._cut_upstream(lambda: self._interrupt_or_fail(reason)):
-            self.gateway.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
+            self.shared.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
 
     def _cut_at_maximum(self) -> None:
         """It made more than the maximum that was sent: the client gets the end that a maximum has."""
         if self._abort_upstream():
-            self.gateway.stats.c["cut_at_maximum"] += 1
+            self.shared.stats.c["cut_at_maximum"] += 1
             self._interrupted("beyond_maximum")
 
     def cut_for_shutdown(self) -> None:
@@ -338,9 +338,9 @@ class Exchange(Answering):
         if self.ended or self.counting or (self.hold is None and self.usage_id):
             return
         if self.asking is not None:
-            self.gateway.client.forget(self.asking)
+            self.shared.client.forget(self.asking)
         if self.queue_number:
-            self.gateway.client.admissions.forget(self.queue_number)
+            self.shared.client.admissions.forget(self.queue_number)
         if self._abort_upstream() and self.hold is not None and (self.sent or self.conn is None):
             self._interrupted("shutdown" if self.sent else "client_gone")
             return
@@ -403,7 +403,7 @@ class Exchange(Answering):
         """A stream has stopped and its usage is late: its finish waits `STOP_WAIT_S` for it, the record `USAGE_WAIT_S`."""
         meter = self.meter
         if meter is None or self.ended or self.upstream is None or not meter.stopped:
-            self.gateway.stopping.discard(self)
+            self.stopping = False
             return
         if self.paused:
             self.stopped_s = 0  # its client does not read: its usage lies behind what waits for that
@@ -412,7 +412,7 @@ class Exchange(Answering):
             self.stopped_s = now_s
         waited_s = now_s - self.stopped_s
         if waited_s >= USAGE_WAIT_S:
-            self.gateway.stopping.discard(self)
+            self.stopping = False
             if self._abort_upstream():
                 self._stream_ended()
         elif waited_s + 1 >= STOP_WAIT_S and meter.waiting and self.conn is not None:
@@ -428,9 +428,9 @@ class Exchange(Answering):
         if self.ended or self.counting:
             return
         if self.asking is not None and self.upstream is None:
-            self.gateway.client.forget(self.asking)
+            self.shared.client.forget(self.asking)
         if self.queue_number:
-            self.gateway.client.admissions.forget(self.queue_number)
+            self.shared.client.admissions.forget(self.queue_number)
         if self.free or self.hold is None:
             # Nothing is held yet, or the record is on its way and ends this exchange.
             self._leave_free()
@@ -442,14 +442,14 @@ class Exchange(Answering):
             self._release_hold()
             self._finish()
             return
-        drain, counters = drain_of(self), self.gateway.stats.c
+        drain, counters = drain_of(self), self.shared.stats.c
         counters["abandoned"] += 1
         counters[f"free_rider_{name_leaving(self, drain)}"] += 1
         self.resume()  # no client's pace holds it back any longer
         if drain == "whole":
             counters["drained"] += 1
             # Its connection does not count the body any more, and a tokenizer may have to.
-            self.gateway.memory.force(self.address, len(self.body))
+            self.shared.memory.force(self.address, len(self.body))
             self.kept_bytes += len(self.body)
             self.drain_until_s = drain_until_s(self)
         else:
@@ -471,5 +471,5 @@ class Exchange(Answering):
 
     def _leave(self) -> None:
         assert self.user is not None
-        self.user.abandon(self.gateway.loop.time())
+        self.user.abandon(self.shared.loop.time())
         self._cut_upstream(lambda: self._interrupted("client_gone"))

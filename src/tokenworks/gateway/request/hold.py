@@ -7,7 +7,7 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from tokenworks.charging import (
     COUNT_NEED,
@@ -31,11 +31,10 @@ from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
 from tokenworks.gateway.protocol.fields import Parsed, is_prompt
 from tokenworks.gateway.protocol.stream import StreamMeter
+from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.refusals import CUT, no_hold, over_limit
+from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.dispatch import Gateway
 
 # No output maximum is written where the context leaves less than this beside the input's bound.
 OUTPUT_ROOM_TOKENS_MIN: Final = 256
@@ -69,6 +68,7 @@ class Holding:
         "counted_here",
         "counting",
         "cuttable",
+        "deferred",
         "denied",
         "deployment",
         "drain_until_s",
@@ -80,7 +80,6 @@ class Holding:
         "flex",
         "foreseen_ms",
         "free",
-        "gateway",
         "head",
         "headed",
         "held_output",
@@ -97,6 +96,7 @@ class Holding:
         "object_place",
         "over_s",
         "parsed",
+        "parts",
         "paused",
         "place",
         "place_admission",
@@ -117,10 +117,12 @@ class Holding:
         "route",
         "sent",
         "sent_s",
+        "shared",
         "size",
         "spent_tokens",
         "started_ms",
         "stopped_s",
+        "stopping",
         "stored_tokens",
         "streaming",
         "streams",
@@ -134,7 +136,8 @@ class Holding:
 
     def __init__(
         self,
-        gateway: "Gateway",
+        shared: Shared,
+        parts: Parts,
         conn: ClientConnection,
         head: Head,
         body: bytes,
@@ -143,14 +146,17 @@ class Holding:
         *,
         free: bool,
     ) -> None:
-        self.gateway = gateway
+        self.shared = shared
+        self.parts = parts
+        self.deferred = False  # it looks again with the next tick
+        self.stopping = False  # its stream has stopped, and its usage is late
         self.conn: ClientConnection | None = conn
         self.head = head
         self.body = body
         self.protocol = protocol
         self.free = free  # count_tokens: produces nothing, costs nothing
-        self.request_id = gateway.ids.next()
-        self.started_ms = gateway.ids.ms
+        self.request_id = shared.ids.next()
+        self.started_ms = shared.ids.ms
         self.began_s = began_s
         self.user: KeyEntry | None = None
         self.parsed: Parsed
@@ -201,7 +207,7 @@ class Holding:
         self.dropped: tuple[str, ...] = ()  # fields that were not sent on
         self.iterated = False  # its usage is the sum of several samplings, of which not all is shown
         self.kept_bytes = 0  # of the worker's memory budget
-        self.written_s = gateway.wheel.now_s  # when something was last written to the client
+        self.written_s = shared.wheel.now_s  # when something was last written to the client
         self.stopped_s = 0  # since when its stream waits for its usage event
         self.drain_until_s = 0.0  # its client has gone, and it is read until then
         self.upstream: UpstreamConnection | None = None
@@ -215,7 +221,7 @@ class Holding:
         self.size = 0
         self.sent = False  # content has left, so no other place may be tried
         self.first_byte_ms: int | None = None
-        self.progress_at = gateway.settings.progress_tokens
+        self.progress_at = shared.settings.progress_tokens
         self.last_refusal: Refusal | None = None
         self.paused = 0
         self.ended = False
@@ -267,13 +273,13 @@ class Holding:
 
     def _hold(self) -> None:
         """Reserve what the request can cost: its input by the bound from its bytes, its output by its maximum."""
-        gateway, parsed, user, route = self.gateway, self.parsed, self.user, self.route
+        shared, parsed, user, route = self.shared, self.parsed, self.user, self.route
         assert user is not None
         self.rated = self.model
         if self.free:
             self.need, self.held_output = COUNT_NEED, 0
             if user.limits and self.admission is None:
-                gateway.client.admissions.ask(user.limits, 0, self._admitted)
+                shared.client.admissions.ask(user.limits, 0, self._admitted)
             else:
                 self._reserve(COUNT_NEED)
             return
@@ -292,12 +298,12 @@ class Holding:
         output = self._output_bound(context)
         self.need = need = Need(1, inputs, output)
         hidden = route.hides_reasoning or parsed.hidden_reasoning
-        self.cuttable = parsed.stream and not hidden and output > gateway.settings.stream_hold_tokens
-        self.held_output = gateway.settings.stream_hold_tokens if self.cuttable else output
+        self.cuttable = parsed.stream and not hidden and output > shared.settings.stream_hold_tokens
+        self.held_output = shared.settings.stream_hold_tokens if self.cuttable else output
         self.estimated = False
         if user.limits and self.admission is None:
             tokens = self._input_estimate() + self.held_output
-            gateway.client.admissions.ask(user.limits, tokens, self._admitted)
+            shared.client.admissions.ask(user.limits, tokens, self._admitted)
             return
         self._reserve(Need(1, need.input_tokens, self.held_output))
 
@@ -347,25 +353,25 @@ class Holding:
     def over(self) -> None:
         """The request is over. What was refused before anything was sent does not count."""
         if self.at_risk and self.user is not None:
-            self.gateway.risk.give(self.user.account_id, self.at_risk)
+            self.shared.risk.give(self.user.account_id, self.at_risk)
             self.at_risk = 0
         if self.admission is not None:
             admission, self.admission = self.admission, None
             begun = bool(self.attempt_no or self.counted_here)
-            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=begun)
+            self.shared.client.admissions.end(admission, self.spent_tokens, begun=begun)
 
     def _reserve(self, need: Need) -> None:
-        gateway, user = self.gateway, self.user
+        shared, user = self.shared, self.user
         assert user is not None
-        account = gateway.slices.account(user.account_id)
+        account = shared.slices.account(user.account_id)
         if not account.asking:
-            self.hold = gateway.slices.hold(account, user.cap_ids, self.rated, need, gateway.clock.boot_ns())
+            self.hold = shared.slices.hold(account, user.cap_ids, self.rated, need, shared.clock.boot_ns())
             if self.hold is not None:
                 if account.low:
-                    gateway.client.fill(account, user.cap_ids, self.rated, need)
+                    shared.client.fill(account, user.cap_ids, self.rated, need)
                 self._try()
                 return
-        self.asking = gateway.client.ask(account, user.cap_ids, self.rated, need, self._held)
+        self.asking = shared.client.ask(account, user.cap_ids, self.rated, need, self._held)
 
     def _hold_less_input(self) -> bool:
         """The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
@@ -383,7 +389,7 @@ class Holding:
         if self.conn is None:
             self._finish()
             return
-        if self.gateway.cutting:
+        if self.shared.cutting:
             self.refuse(CUT)
             return
         if found is not None:
@@ -392,7 +398,7 @@ class Holding:
             tokens = self._input_estimate()
             assert self.user is not None
             risk = self.input_bound - tokens
-            if self.gateway.risk.take(self.user.account_id, risk):
+            if self.shared.risk.take(self.user.account_id, risk):
                 self.at_risk += risk
             else:
                 tokens = self.input_bound  # the loss budget of this account is spent: the worst case is held
@@ -406,18 +412,18 @@ class Holding:
         """The account does not cover all of it. Where it covers the input and some output, that much is made: a stream
         ends there, and of what can't be cut the upstream is asked for no more.
         """
-        gateway, user, need = self.gateway, self.user, self.need
+        shared, user, need = self.shared, self.user, self.need
         assert user is not None
-        account = gateway.slices.account(user.account_id)
+        account = shared.slices.account(user.account_id)
         if self.parsed.output_tokens is not None and account.held:
             return False  # others of this account run: what they don't use may cover all of this one soon
         least = min(need.output_tokens, REST_TOKENS_MIN * self.parsed.choices)
-        hold, output = gateway.slices.hold_most(
+        hold, output = shared.slices.hold_most(
             account,
             user.cap_ids,
             self.rated,
             Need(1, need.input_tokens, self.held_output),
-            gateway.clock.boot_ns(),
+            shared.clock.boot_ns(),
         )
         if hold is None:
             return False
@@ -437,7 +443,7 @@ class Holding:
         other = user.policy.restrict_to
         if other is None or self.restricted or other == self.model:
             return False
-        route = self.gateway.snapshot.routes.get((other, self.protocol))
+        route = self.shared.snapshot.routes.get((other, self.protocol))
         if route is None:
             return False
         before = self.model, self.route, self.places
@@ -476,7 +482,7 @@ class Holding:
             if self._restrict():
                 return
             media = not self.free and self.parsed.has_media
-            self.gateway.stats.c["free_rider_media_refused" if media else "free_rider_over_balance"] += 1
+            self.shared.stats.c["free_rider_media_refused" if media else "free_rider_over_balance"] += 1
         self.refuse(
             no_hold(verdict, self.user, self._shortage() if verdict == charging_wire.NOTHING_LEFT else None)
         )
@@ -485,13 +491,13 @@ class Holding:
         """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
         where all of that is there and others of this account hold it just now.
         """
-        gateway, user, need = self.gateway, self.user, self.need
+        shared, user, need = self.shared, self.user, self.need
         assert user is not None
-        account = gateway.slices.account(user.account_id)
+        account = shared.slices.account(user.account_id)
         least = min(need.output_tokens, REST_TOKENS_MIN * self.parsed.choices) if not self.free else 0
         for output in (least, self.held_output):
             less = Need(need.requests, need.input_tokens, output)
-            found = gateway.slices.shortage(account, user.cap_ids, self.rated, less, gateway.clock.boot_ns())
+            found = shared.slices.shortage(account, user.cap_ids, self.rated, less, shared.clock.boot_ns())
             if found.needed > found.left or found.cap_left is not None:
                 return found
         return None
@@ -511,7 +517,7 @@ class Holding:
 
     def _extend(self, meter: StreamMeter) -> None:
         """Hold more before what was shown reaches what is held; wait for it where it has."""
-        gateway, hold, user = self.gateway, self.hold, self.user
+        shared, hold, user = self.shared, self.hold, self.user
         assert user is not None
         if hold is None or self.held_output >= self.need.output_tokens or meter.terminal:
             return
@@ -519,7 +525,7 @@ class Holding:
             return
         self.denied = False
         if self.asking is None:
-            step = gateway.settings.stream_hold_tokens
+            step = shared.settings.stream_hold_tokens
             more = min(
                 max(step, meter.shown_bytes - self.held_output + step),
                 self.need.output_tokens - self.held_output,
@@ -527,24 +533,24 @@ class Holding:
             need = Need(0, 0, more)
             account = hold.account
             got = (
-                gateway.slices.hold(
+                shared.slices.hold(
                     account,
                     user.cap_ids,
                     self.rated,
                     need,
-                    gateway.clock.boot_ns(),
+                    shared.clock.boot_ns(),
                     paid_whole=hold.paid_whole,
                 )
                 if not account.asking
                 else None
             )
             if got is not None:
-                gateway.slices.merge(hold, got)
+                shared.slices.merge(hold, got)
                 self.held_output += more
                 if account.low:
-                    gateway.client.fill(account, user.cap_ids, self.rated, need)
+                    shared.client.fill(account, user.cap_ids, self.rated, need)
                 return
-            self.asking = gateway.client.ask(
+            self.asking = shared.client.ask(
                 account,
                 user.cap_ids,
                 self.rated,
@@ -562,7 +568,7 @@ class Holding:
                 self._release(got)
             return
         if got is not None:
-            self.gateway.slices.merge(hold, got)
+            self.shared.slices.merge(hold, got)
             self.held_output += more
         elif meter.shown_bytes <= self.held_output:
             self.denied = True  # asked again when what is held is spent, and not with every chunk until then
@@ -576,20 +582,20 @@ class Holding:
 
     def _extend_rest(self, more: int) -> bool:
         """The last of it: as much as there is here."""
-        gateway, hold, user = self.gateway, self.hold, self.user
+        shared, hold, user = self.shared, self.hold, self.user
         assert user is not None
         assert hold is not None
-        got, output = gateway.slices.hold_most(
+        got, output = shared.slices.hold_most(
             hold.account,
             user.cap_ids,
             self.rated,
             Need(0, 0, more),
-            gateway.clock.boot_ns(),
+            shared.clock.boot_ns(),
             paid_whole=hold.paid_whole,
         )
         if got is None:
             return False
-        gateway.slices.merge(hold, got)
+        shared.slices.merge(hold, got)
         self.held_output += output
         return True
 
@@ -610,7 +616,7 @@ class Holding:
     def _idle_timeout_s(self) -> int:
         """How long the upstream may be silent between two bytes."""
         own = None if self.place is None else self.place.deployment.idle_timeout_s
-        return own or self.gateway.settings.upstream_idle_timeout_s
+        return own or self.shared.settings.upstream_idle_timeout_s
 
     # After.
 
@@ -620,5 +626,5 @@ class Holding:
             self._release(hold)
 
     def _release(self, hold: Hold) -> None:
-        self.gateway.slices.release(hold)
-        self.gateway.client.released(hold.account)
+        self.shared.slices.release(hold)
+        self.shared.client.released(hold.account)

@@ -23,13 +23,13 @@ def drain_of(exchange: "Exchange") -> Drain:
     meter = exchange.meter
     if not exchange.parsed.stream or (meter is not None and meter.stopped) or _is_spent(exchange):
         return "whole"
-    return "whole" if tokens_left(exchange) <= exchange.gateway.settings.drain_tokens else "cut"
+    return "whole" if tokens_left(exchange) <= exchange.shared.settings.drain_tokens else "cut"
 
 
 def _is_spent(exchange: "Exchange") -> bool:
     """Whether the account may lose nothing more today."""
     assert exchange.user is not None
-    return exchange.gateway.risk.spent(exchange.user.account_id)
+    return exchange.shared.risk.spent(exchange.user.account_id)
 
 
 def tokens_left(exchange: "Exchange") -> int:
@@ -43,10 +43,10 @@ def tokens_left(exchange: "Exchange") -> int:
 
 def drain_until_s(exchange: "Exchange") -> float:
     """The monotonic second at which a drain is given up."""
-    gateway = exchange.gateway
+    shared = exchange.shared
     if _is_spent(exchange):
-        return exchange.began_s + gateway.settings.request_timeout_s
-    return gateway.loop.time() + gateway.settings.drain_s
+        return exchange.began_s + shared.settings.request_timeout_s
+    return shared.loop.time() + shared.settings.drain_s
 
 
 def name_leaving(exchange: "Exchange", drain: Drain) -> str:

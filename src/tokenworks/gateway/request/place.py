@@ -53,12 +53,12 @@ class Placing(Recording):
 
     def _choose_model(self, intent: Intent) -> bool:
         """Take the best model for an intent. False where it was refused: none may have this request."""
-        gateway, user, parsed = self.gateway, self.user, self.parsed
+        shared, user, parsed = self.shared, self.user, self.parsed
         assert user is not None
         self.asked = intent.name
         wanted = wanted_of(parsed, self.protocol, len(self.body) // BYTES_PER_TOKEN)
         ask = self._ask_of(max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective)
-        found = options(gateway, self, intent, wanted, ask)
+        found = options(shared, self, intent, wanted, ask)
         self.choices = rank(intent, wanted, found)
         if self._next_choice():
             return True
@@ -78,7 +78,7 @@ class Placing(Recording):
             return False
         choice: Choice = self.choices.pop(0)
         self.model, self.choice = choice.model, choice.reason
-        self.route = route = self.gateway.snapshot.routes[choice.model, self.protocol]
+        self.route = route = self.shared.snapshot.routes[choice.model, self.protocol]
         self._take_places(route)
         self.ask = None
         self.cuttable = False
@@ -86,12 +86,12 @@ class Placing(Recording):
 
     def _check_model(self) -> Refusal | None:
         """What is declared of the model against what the request brings."""
-        gateway = self.gateway
-        snapshot = gateway.snapshot
-        if not snapshot.cards_of_models and not gateway.settings.filing_required:
+        shared = self.shared
+        snapshot = shared.snapshot
+        if not snapshot.cards_of_models and not shared.settings.filing_required:
             return None
         card = snapshot.card_of(self.model)
-        required = gateway.settings.filing_required
+        required = shared.settings.filing_required
         if len(card.modalities) == len(SAYS_NOTHING) and card.tools and not required:
             return None
         why = unfit(card, wanted_of(self.parsed, self.protocol, 0), filing_required=required)
@@ -142,10 +142,10 @@ class Placing(Recording):
 
     def _try(self) -> None:
         """Send it to a deployment that was not tried yet."""
-        gateway = self.gateway
+        shared = self.shared
         if self.free and answer_count(self, self.route.rules[0].media):
             return
-        now_s = gateway.loop.time()
+        now_s = shared.loop.time()
         ask = self.ask
         if ask is None:
             ask = self.ask = self._what_is_asked()
@@ -154,22 +154,18 @@ class Placing(Recording):
             chosen = None
             others = any(place.name not in self.tried for place in self.places)
             # Without another place nothing is sent again, and the budget stays whole for who has one.
-            if (
-                others
-                and len(self.tried) < gateway.settings.attempts_max
-                and gateway.retries.may_retry(now_s)
-            ):
-                chosen = gateway.placement.choose(self.places, self.tried, ask, now_s)
+            if others and len(self.tried) < shared.settings.attempts_max and shared.retries.may_retry(now_s):
+                chosen = shared.placement.choose(self.places, self.tried, ask, now_s)
         else:
             if not self.tried:
-                gateway.retries.request(now_s)
-            chosen = gateway.placement.choose(self.places, self.tried, ask, now_s)
+                shared.retries.request(now_s)
+            chosen = shared.placement.choose(self.places, self.tried, ask, now_s)
         if chosen is None:
             self._nowhere(ask)
             return
         if ask is not NO_ASK:
-            gateway.decided(self, chosen)
-        if gateway.broken_credentials and chosen.place.name in gateway.broken_credentials:
+            self._decided(ask, chosen)
+        if shared.broken_credentials and chosen.place.name in shared.broken_credentials:
             self.tried.append(chosen.place.name)
             self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
             self._try()
@@ -177,15 +173,18 @@ class Placing(Recording):
         if self.flex and not self.free:
             self._try_cheapest(ask, now_s)
             return
-        if gateway.snapshot.limits and not self.free:
+        if shared.snapshot.limits and not self.free:
             self._ask_room(chosen, ask, now_s)
             return
         self._begin_at(chosen)
 
+    def _decided(self, ask: Ask, chosen: Candidate | None) -> None:
+        self.parts.decisions.decided(self.request_id, self.model, self.places, self.tried, ask, chosen)
+
     def _nowhere(self, ask: Ask) -> None:
         """No deployment takes it: the next model of its intent, or a refusal."""
-        gateway = self.gateway
-        gateway.decided(self, None)
+        shared = self.shared
+        self._decided(ask, None)
         self._release_hold()
         if self._next_choice():
             self._hold()
@@ -193,7 +192,7 @@ class Placing(Recording):
         if self.last_refusal is not None:
             self.refuse(self.last_refusal)
             return
-        wait_s = named_wait_s(self.places, ask, gateway.loop.time())
+        wait_s = named_wait_s(self.places, ask, shared.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
             seconds = math.ceil(wait_s)
@@ -220,16 +219,16 @@ class Placing(Recording):
         """The places that may have it now, the best first."""
         if ask is NO_ASK:
             return [self.places[0].alone]
-        broken = self.gateway.broken_credentials
+        broken = self.shared.broken_credentials
         return [
             candidate
-            for candidate in self.gateway.placement.explain(self.places, self.tried, ask, now_s)
+            for candidate in self.shared.placement.explain(self.places, self.tried, ask, now_s)
             if candidate.excluded is None and candidate.place.name not in broken
         ]
 
     def _ask_room(self, chosen: Candidate, ask: Ask, now_s: float) -> None:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
-        limits = self.gateway.snapshot.limits
+        limits = self.shared.snapshot.limits
         if chosen.place.name not in limits:
             self._begin_at(chosen)
             return
@@ -242,7 +241,7 @@ class Placing(Recording):
         user = self.user
         assert user is not None
         service = PRIORITY if user.service.priority else STANDARD
-        wait_ms = self.gateway.settings.queue_wait_s * 1000
+        wait_ms = self.shared.settings.queue_wait_s * 1000
         if self.queue_until_s:
             wait_ms = max(0, int((self.queue_until_s - now_s) * 1000))
         else:
@@ -252,19 +251,19 @@ class Placing(Recording):
     def _wait_room(
         self, candidates: Sequence[Candidate], service: int, wait_ms: int, otherwise: Candidate | None
     ) -> None:
-        gateway, user = self.gateway, self.user
+        shared, user = self.shared, self.user
         assert user is not None
         candidates = candidates[:QUEUE_PLACES_MAX]
-        limits = tuple(gateway.snapshot.limits[candidate.place.name] for candidate in candidates)
-        asked_s = gateway.loop.time()
+        limits = tuple(shared.snapshot.limits[candidate.place.name] for candidate in candidates)
+        asked_s = shared.loop.time()
 
         def answered(admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
             self.queue_number = 0
             if self.conn is None or self.ended:
                 if admission is not None:
-                    gateway.client.admissions.end(admission, 0, begun=False)
+                    shared.client.admissions.end(admission, 0, begun=False)
                 return
-            now_s = gateway.loop.time()
+            now_s = shared.loop.time()
             self.queued_ms += int((now_s - asked_s) * 1000)
             if admission is None:
                 if otherwise is not None:
@@ -279,7 +278,7 @@ class Placing(Recording):
             bad = place.trial or place.resting_s(now_s) > 0 or (len(self.places) > 1 and place.open(now_s))
             if place.draining or bad:
                 # It went bad meanwhile. Alone it is tried all the same: waiting for its cool-down helps nobody.
-                gateway.client.admissions.end(admission, 0, begun=False)
+                shared.client.admissions.end(admission, 0, begun=False)
                 self._try()
                 return
             self.place_admission = admission
@@ -287,7 +286,7 @@ class Placing(Recording):
 
         tokens = self.need.input_tokens + self.held_output
         queued = Queued(self.model, user.account_id, user.service.weight, service, wait_ms)
-        self.queue_number = gateway.client.admissions.ask(limits, tokens, answered, queued)
+        self.queue_number = shared.client.admissions.ask(limits, tokens, answered, queued)
 
     def _full(self, limit: Limit, what: int, wait_ms: int) -> None:
         self._release_hold()
@@ -308,14 +307,14 @@ class Placing(Recording):
 
     def _flex_until_s(self) -> float:
         """When it stops waiting for the cheapest: the client may ask for less time than the operator gives."""
-        deadline_s = self.gateway.settings.flex_deadline_s
+        deadline_s = self.shared.settings.flex_deadline_s
         said = self.head.headers.get(b"x-tokenworks-deadline-s", b"")
         if said.isdigit() and len(said) <= 6:
             deadline_s = max(1, min(deadline_s, int(said)))
         return self.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
     def _try_cheapest(self, ask: Ask, now_s: float) -> None:
-        gateway = self.gateway
+        shared = self.shared
         left_s = self._flex_until_s() - now_s
         if left_s <= 0:
             # From here on it is a request like any other, but for what it costs.
@@ -327,7 +326,7 @@ class Placing(Recording):
             if ask is NO_ASK
             else [
                 candidate
-                for candidate in gateway.placement.explain(self.places, self.tried, ask, now_s)
+                for candidate in shared.placement.explain(self.places, self.tried, ask, now_s)
                 if may_have(candidate.place.deployment, ask) is None
                 and candidate.place.name not in self.tried
             ]
@@ -335,7 +334,7 @@ class Placing(Recording):
         least = min((price_of(candidate.place, ask) for candidate in found), default=0)
         cheapest = [candidate for candidate in found if price_of(candidate.place, ask) == least]
         ready = [candidate for candidate in cheapest if candidate.excluded is None]
-        limits = gateway.snapshot.limits
+        limits = shared.snapshot.limits
         free = next((candidate for candidate in ready if candidate.place.name not in limits), None)
         if free is not None:
             self._begin_at(free)
@@ -346,10 +345,11 @@ class Placing(Recording):
             self.flex = False
             self._try()
         else:
-            gateway.deferred.append(self)
+            self.deferred = True
 
     def again(self) -> None:
         """It was put off: look again."""
+        self.deferred = False
         if self.conn is not None and not self.ended:
             self._try()
 

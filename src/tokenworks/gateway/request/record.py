@@ -68,7 +68,7 @@ class Recording(Holding):
 
     def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
         """Have the host's tokenizer process count the request, and its answer; None where it can't, or not in time."""
-        gateway, meter = self.gateway, self.meter
+        shared, meter = self.shared, self.meter
         tokenizer = self.place.deployment.tokenizer if self.place is not None else self.route.tokenizer
         if tokenizer is None:
             counted(None)
@@ -82,7 +82,7 @@ class Recording(Holding):
             self.counting = False
             counted(found)
 
-        gateway.counter.count(Job(tokenizer, self.protocol, self.body, chunks, False, texts), done)
+        shared.counter.count(Job(tokenizer, self.protocol, self.body, chunks, False, texts), done)
 
     def _completed(
         self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
@@ -105,7 +105,7 @@ class Recording(Holding):
             self._bound_losses(counts, counted_by, losses, flags)
         meter = self.meter
         if meter is not None and (meter.hidden or meter.calls > 1 or self.parsed.hidden_reasoning):
-            counters = self.gateway.stats.c
+            counters = self.shared.stats.c
             counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
         self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
@@ -125,7 +125,7 @@ class Recording(Holding):
     def _waives(self, policy: str) -> bool:
         """Whether the plan has the operator bear it, and the account's loss budget of today is not spent."""
         assert self.user is not None
-        return policy == "nothing" and not self.gateway.risk.spent(self.user.account_id)
+        return policy == "nothing" and not self.shared.risk.spent(self.user.account_id)
 
     def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:
         if self.maximum is not None and self.protocol != "embeddings":
@@ -133,7 +133,7 @@ class Recording(Holding):
             if over > 0:
                 losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
                 flags.append("beyond_maximum")
-                self.gateway.stats.c["beyond_maximum_tokens"] += over
+                self.shared.stats.c["beyond_maximum_tokens"] += over
         if counted_by != "provider" or (not losses and self.meter is None and self._is_usual(counts)):
             return
         beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown(counts))
@@ -273,7 +273,7 @@ class Recording(Holding):
         losses: list[Loss],
     ) -> None:
         """Have the account cover what is charged beyond the hold, then write the record."""
-        gateway, hold, user = self.gateway, self.hold, self.user
+        shared, hold, user = self.shared, self.hold, self.user
         assert hold is not None
         assert user is not None
         covered = counts.input_tokens <= self.need.input_tokens and counts.output_tokens <= self.held_output
@@ -293,10 +293,10 @@ class Recording(Holding):
         if more.nothing:
             record()
             return
-        account, boot_ns = hold.account, gateway.clock.boot_ns
-        got = gateway.slices.hold(account, user.cap_ids, self.rated, more, boot_ns())
+        account, boot_ns = hold.account, shared.clock.boot_ns
+        got = shared.slices.hold(account, user.cap_ids, self.rated, more, boot_ns())
         if got is not None:
-            gateway.slices.merge(hold, got)
+            shared.slices.merge(hold, got)
             record()
             return
 
@@ -304,12 +304,12 @@ class Recording(Holding):
             self.counting = False
             self.asking = None
             if got is not None:
-                gateway.slices.merge(hold, got)
+                shared.slices.merge(hold, got)
             # Else what is free in the slices here is drawn, and the rest by settlement.
             record()
 
         self.counting = True
-        self.asking = gateway.client.ask(account, user.cap_ids, self.rated, more, answered)
+        self.asking = shared.client.ask(account, user.cap_ids, self.rated, more, answered)
 
     def _record(
         self,
@@ -322,25 +322,25 @@ class Recording(Holding):
         upstream_id: str | None,
         losses: Sequence[Loss] = NO_LOSSES,
     ) -> None:
-        gateway, hold, user = self.gateway, self.hold, self.user
+        shared, hold, user = self.shared, self.hold, self.user
         assert hold is not None
         assert user is not None
         self.spent_tokens = sum(counts)
         self._end_attempt()
-        clock_ms = self.gateway.clock.civil_ms()
+        clock_ms = self.shared.clock.civil_ms()
         if losses:
-            parts, unpaid = gateway.slices.commit_charged(hold, counts, losses, gateway.clock.boot_ns)
+            parts, unpaid = shared.slices.commit_charged(hold, counts, losses, shared.clock.boot_ns)
             if any(any(loss.counts) for loss in losses):
                 flags = [*flags, "waived"]
         else:
-            parts, unpaid = gateway.slices.commit(hold, counts, gateway.clock.boot_ns)
+            parts, unpaid = shared.slices.commit(hold, counts, shared.clock.boot_ns)
         self.hold = None
         # Its tokens and times are counted by model and deployment when it is over (`series`).
-        gateway.stats.c[state] += 1
+        shared.stats.c[state] += 1
         risk_tokens = self._risk_of(counted_by, counts, losses)
         if risk_tokens:
-            gateway.risk.lost(user.account_id, risk_tokens)
-        latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
+            shared.risk.lost(user.account_id, risk_tokens)
+        latency_ms = int((shared.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
         self.record = record = UsageRecord(
             user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
@@ -348,21 +348,21 @@ class Recording(Holding):
             list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid, 0,
             self.head.client_request_id, self.failures,
         )  # fmt: skip
-        gateway.client.finish(record, self._durable, reason if state == "interrupted" else "", risk_tokens)
+        shared.client.finish(record, self._durable, reason if state == "interrupted" else "", risk_tokens)
         if hold.account.closing:
-            gateway.client.released(hold.account)
+            shared.client.released(hold.account)
 
     def _record_loss(self, cause: str, usage: Usage, upstream_id: str | None) -> None:
         """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
-        gateway, user = self.gateway, self.user
+        shared, user = self.shared, self.user
         assert user is not None
         tokens = sum(usage.counts)
-        gateway.risk.lost(user.account_id, tokens)
-        now_s = gateway.loop.time()
-        gateway.client.finish(
+        shared.risk.lost(user.account_id, tokens)
+        now_s = shared.loop.time()
+        shared.client.finish(
             UsageRecord(
                 user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, "interrupted", cause, "provider", self.started_ms, self.gateway.clock.civil_ms(), None,
+                self.deployment, "interrupted", cause, "provider", self.started_ms, self.shared.clock.civil_ms(), None,
                 int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
                 list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None, 0,
                 self.head.client_request_id, self.failures,

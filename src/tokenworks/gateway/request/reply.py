@@ -36,27 +36,27 @@ class Ending(Placing):
         self.size = 0
         self.refused_status = 0
         self.stopped_s = 0
-        self.gateway.stopping.discard(self)
+        self.stopping = False
         self._give_memory()
 
     def _give_memory(self) -> None:
         if self.kept_bytes:
-            self.gateway.memory.give(self.address, self.kept_bytes)
+            self.shared.memory.give(self.address, self.kept_bytes)
             self.kept_bytes = 0
 
     def _drop_attempt(self) -> None:
         if self.usage_id:
-            self.gateway.client.drop(self.usage_id)
+            self.shared.client.drop(self.usage_id)
             self.usage_id = ""
 
     def _end_attempt(self) -> None:
         if self.place is not None:
-            self.gateway.placement.dropped(self, self.place)
+            self.shared.placement.dropped(self, self.place)
             self.place.ended()
             self.place = None
         if self.place_admission is not None:
             admission, self.place_admission = self.place_admission, None
-            self.gateway.client.admissions.end(admission, self.spent_tokens, begun=True)
+            self.shared.client.admissions.end(admission, self.spent_tokens, begun=True)
 
     def _abort_upstream(self) -> bool:
         upstream, self.upstream = self.upstream, None
@@ -81,7 +81,7 @@ class Ending(Placing):
 
         self.upstream = None
         self.counting = True
-        Tail(upstream, meter, self._idle_timeout_s(), self.gateway.loop, counted)
+        Tail(upstream, meter, self._idle_timeout_s(), self.shared.loop, counted)
         return True
 
     def _relay_free(self) -> None:
@@ -188,7 +188,7 @@ class Ending(Placing):
             return
         self.ended = True
         self._give_memory()
-        self.gateway.exchange_ended(self)
+        self.parts.ended(self)
         conn, self.conn = self.conn, None
         if conn is not None:
             conn.done()
@@ -204,13 +204,13 @@ class Ending(Placing):
         conn = self.conn
         self.refusal = refusal
         if conn is not None and self.headed:
-            self.gateway.count_refusal(refusal)
+            self.shared.count_refusal(refusal)
             self._end_stream(conn, error_event(refusal, self.protocol, self.request_id))
             self._finish()
             return
         self.ended = True
         self._give_memory()
-        self.gateway.exchange_ended(self)
+        self.parts.ended(self)
         self.conn = None
         if conn is not None:
             conn.exchange = None

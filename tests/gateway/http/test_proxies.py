@@ -3,7 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tokenworks.gateway.dispatch import Gateway
+from tokenworks.gateway.http.proxies import Proxies
 
 NETWORKS = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8")))
 
@@ -22,13 +22,10 @@ NETWORKS = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8")))
 )
 def test_the_last_address_that_is_no_proxy_is_the_client(forwarded, client):
     headers = {} if forwarded is None else {b"x-forwarded-for": forwarded.encode()}
-    gateway = SimpleNamespace(proxies=NETWORKS)
-    gateway.is_proxy = lambda address: Gateway.is_proxy(gateway, address)
-    peer = SimpleNamespace(peer="10.0.0.1")
-    assert Gateway.client_address(gateway, peer, SimpleNamespace(headers=headers)) == client
+    proxies = Proxies(NETWORKS, tls=False)
+    assert proxies.client_address("10.0.0.1", SimpleNamespace(headers=headers)) == client
 
 
 def test_without_proxies_nothing_is_taken():
-    gateway = SimpleNamespace(proxies=())
     head = SimpleNamespace(headers={b"x-forwarded-for": b"6.6.6.6"})
-    assert Gateway.client_address(gateway, SimpleNamespace(peer="192.0.2.1"), head) == "192.0.2.1"
+    assert Proxies((), tls=False).client_address("192.0.2.1", head) == "192.0.2.1"
