@@ -205,11 +205,9 @@ class Worker:
         """
         plane = self.plane
         self.shared.cutting = True
-        exchanges = plane.running.open
-        if exchanges:
-            log.warning("worker.cuts", requests=len(exchanges))
-        for exchange in list(exchanges):
-            exchange.cut_for_shutdown()
+        requests = plane.running.cut()
+        if requests:
+            log.warning("worker.cuts", requests=requests)
         deadline_s = self.loop.time() + CUT_S
         while not plane.upkeep.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)

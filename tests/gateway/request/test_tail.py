@@ -5,9 +5,9 @@ import functools
 
 import pytest
 
+from tests.gateway.http.test_upstream import HEAD, Wire
 from tests.gateway.protocol.streams import chunk, sse
 from tests.gateway.protocol.test_meter import meter_of
-from tests.gateway.http.test_upstream import HEAD, Wire
 from tokenworks.gateway.request import tail
 from tokenworks.gateway.request.tail import Tail
 

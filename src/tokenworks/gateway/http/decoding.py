@@ -1,11 +1,9 @@
 """An answer that does not begin as JSON or events do: coded though it was asked for as it is, or with a byte order mark."""
 
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import Final, Protocol
 
 from tokenworks.gateway.http.coding import PIECE_BYTES, CodingError, Decoder, is_plain, make_decoder, sniffed
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.http.upstream import UpstreamConnection, UpstreamUser
 
 BOM: Final = b"\xef\xbb\xbf"
 # The first byte of a byte order mark, of gzip, of zstd.
@@ -24,6 +22,27 @@ def looks_like_events(data: bytes) -> bool:
     return data[:SNIFFED_BYTES].removeprefix(BOM).lstrip().startswith(_EVENT_BEGINS)
 
 
+class Source(Protocol):
+    """The connection that a coded body comes over."""
+
+    @property
+    def user(self) -> object | None:
+        """Who is told of the response; None: nobody any more."""
+
+    def decodes_with(self, coded: "Coded") -> bool: ...
+    def hand_over(self, data: bytes) -> None:
+        """To its user."""
+
+    def decode_later(self, turn: Callable[[], None]) -> None:
+        """Read nothing until `turn` was called."""
+
+    def read_on(self) -> None: ...
+    def end(self) -> None:
+        """All of the body is decoded."""
+
+    def fail(self, reason: str) -> None: ...
+
+
 class Coded:
     """A response's body on its way through a decoder, in turns of the loop, and no faster than its user takes it."""
 
@@ -31,6 +50,7 @@ class Coded:
         "_coding",
         "_connection",
         "_decoded",
+        "_decoded_max",
         "_decoder",
         "_first",
         "_marked",
@@ -40,9 +60,10 @@ class Coded:
         "pending",
     )
 
-    def __init__(self, connection: "UpstreamConnection", coding: bytes) -> None:
+    def __init__(self, connection: Source, coding: bytes, decoded_max: int) -> None:
         self._connection = connection
         self._coding = coding
+        self._decoded_max = decoded_max
         self._decoder: Decoder | None = None
         self._first: bytes | None = b""  # until there is enough of it to know what it is
         self._decoded = 0
@@ -52,7 +73,7 @@ class Coded:
         self.paused = False
         self.pending = False  # there is more to decode
 
-    def data(self, user: "UpstreamUser", data: bytes) -> None:
+    def data(self, user: object, data: bytes) -> None:
         """More of the body, as it came."""
         if self._first is not None:
             data = self._first + data
@@ -61,7 +82,7 @@ class Coded:
                 return
             self._begin(data)
         if self._decoder is None:
-            self._hand_over(user, data)
+            self._hand_over(data)
             return
         self._decoder.push(data)
         if not self._waits:
@@ -73,14 +94,14 @@ class Coded:
         if coding and not is_plain(data):
             self._decoder = make_decoder(coding)
 
-    def _hand_over(self, user: "UpstreamUser", data: bytes) -> None:
+    def _hand_over(self, data: bytes) -> None:
         if self._marked:
             self._marked = False
             data = data.removeprefix(BOM)
         if data:
-            user.upstream_data(self._connection, data)
+            self._connection.hand_over(data)
 
-    def _decode(self, user: "UpstreamUser", most: int) -> None:
+    def _decode(self, user: object, most: int) -> None:
         decoder, connection = self._decoder, self._connection
         assert decoder is not None
         left = most
@@ -99,22 +120,20 @@ class Coded:
                 return
             left -= len(piece)
             self._decoded += len(piece)
-            if self._decoded > connection.pool.decoded_max:
+            if self._decoded > self._decoded_max:
                 connection.fail("the decoded answer is too large")
                 return
-            self._hand_over(user, piece)
+            self._hand_over(piece)
             if connection.user is not user:
                 return
 
-    def _later(self, user: "UpstreamUser") -> None:
+    def _later(self, user: object) -> None:
         if self._waits:
             return
         self._waits = True
-        if self._connection.transport is not None:
-            self._connection.transport.pause_reading()
-        self._connection.pool.turns.later(lambda: self._go_on(user))
+        self._connection.decode_later(lambda: self._go_on(user))
 
-    def _go_on(self, user: "UpstreamUser") -> None:
+    def _go_on(self, user: object) -> None:
         self._waits = False
         connection = self._connection
         if connection.user is not user or not connection.decodes_with(self):
@@ -123,7 +142,7 @@ class Coded:
         if connection.user is not user or self.pending:
             return
         if self._over:
-            connection.end(user)
+            connection.end()
         else:
             connection.read_on()
 
@@ -134,11 +153,11 @@ class Coded:
         if self.pending and user is not None:
             self._later(user)
 
-    def over(self, user: "UpstreamUser") -> bool:
+    def over(self, user: object) -> bool:
         """The response is read to its end. Whether all of it has been handed over; else its end follows."""
         self._over = True
         if self._first:
             first, self._first = self._first, None
-            self._hand_over(user, first)
+            self._hand_over(first)
             return self._connection.user is user
         return not self.pending

@@ -295,7 +295,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._fail("the answer is in a coding that is not known here")
                 return False
             if coding:
-                self._coded = Coded(self, coding)
+                self._coded = Coded(self, coding, self.pool.decoded_max)
         kind = b"" if names.kind is None else headers[names.kind]
         self.content_type = _KINDS.get(kind) or _media_type(kind)
         self._reported = True
@@ -316,7 +316,7 @@ class UpstreamConnection(asyncio.Protocol):
                 self._plain = True
                 user.upstream_data(self, data)
                 return
-            coded = self._coded = Coded(self, b"")
+            coded = self._coded = Coded(self, b"", self.pool.decoded_max)
         coded.data(user, data)
 
     def _broken(self, data: bytes, error: Exception) -> None:
@@ -344,9 +344,21 @@ class UpstreamConnection(asyncio.Protocol):
     def decodes_with(self, coded: Coded) -> bool:
         return self._coded is coded
 
-    def end(self, user: UpstreamUser) -> None:
+    def hand_over(self, data: bytes) -> None:
+        """More of a coded body is decoded."""
+        if self.user is not None:
+            self.user.upstream_data(self, data)
+
+    def decode_later(self, turn: Callable[[], None]) -> None:
+        """A coded body is decoded in turns of the loop, and nothing more of it is read meanwhile."""
+        if self.transport is not None:
+            self.transport.pause_reading()
+        self.pool.turns.later(turn)
+
+    def end(self) -> None:
         """All of a coded body is decoded."""
-        self._end(user)
+        if self.user is not None:
+            self._end(self.user)
 
     def _end(self, user: UpstreamUser) -> None:
         self.user = None

@@ -1,180 +1,117 @@
-"""One metered request from its body to its record: identify, hold, place, relay, meter, commit, finish.
+"""One metered request from its key to its record, in the order in which it is handled.
 
-Nothing here waits: every step that needs somebody else goes on in a callback. Until the first byte went to the client
-another deployment may be tried; after it an attempt ends as complete or interrupted, and either way as a record. The
-end of the response is withheld until the record is on disk.
+Nothing here waits: every step that needs somebody else goes on in a callback. The parts (`parts`) do the steps; what
+comes from upstream is an `Attempt`'s. Until the first byte went to the client another deployment may be tried; after it
+an attempt ends as complete or interrupted, and either way as a record. The end of the response is withheld until the
+record is on disk. A refusal is a status as long as no head has left, and an event of the stream afterwards.
 """
 
-import math
-from time import perf_counter
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
-from tokenworks.charging import RecorderAway
+from tokenworks.catalog import Counts
+from tokenworks.charging import Admission, Hold, Limit
 from tokenworks.charging import wire as charging_wire
-from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place
-from tokenworks.gateway.http.headers import forwarded
+from tokenworks.factory import FLEX, Candidate
+from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
-from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.fields import (
-    BodyError,
-    allowed_query,
-    is_maximum,
-    parse_body,
-    render,
-    tools_refused,
-)
-from tokenworks.gateway.protocol.links import LATER
-from tokenworks.gateway.request.answer import Answering
-from tokenworks.gateway.request.leaving import (
-    STOP_WAIT_S,
-    USAGE_WAIT_S,
-    drain_of,
-    drain_until_s,
-    name_leaving,
-)
-from tokenworks.gateway.request.refusals import CUT, consent_missing, no_route, suspended, unusable_key
-from tokenworks.gateway.snapshot import allows
-
-# An answer that is not streamed is thought to be written so fast, where another place could be tried.
-UNSTREAMED_TOKENS_PER_S: Final = 100
-# A stream that says nothing says this often that it lives.
-PING_EVERY_S: Final = 15
-PING_COMMENT: Final = b": ping\n\n"
-PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
-# Ids of upstream objects in one request: each is looked up.
-OBJECTS_MAX: Final = 32
-# Where another deployment could be tried, a connection is waited for no longer than this.
-FAILOVER_CONNECT_S: Final = 0.8
-# A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
-LATE_TIMES: Final = 4.0
-FORWARD_MEMO_MAX: Final = 100
+from tokenworks.gateway.protocol.errors import Refusal, error_event
+from tokenworks.gateway.protocol.fields import BodyError, parse_body
+from tokenworks.gateway.protocol.outcome import Fault
+from tokenworks.gateway.protocol.usage import Usage
+from tokenworks.gateway.request import count_tokens, opening
+from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
+from tokenworks.gateway.request.faults import refusal_for, said_on
+from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
+from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.record import Charge
+from tokenworks.gateway.request.refusals import CUT, over_limit
+from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
+from tokenworks.gateway.request.state import Held
 
 
-class Exchange(Answering):
-    __slots__ = ()
+class Exchange(Held):
+    __slots__ = ("_ended", "attempt", "parts", "shared")
 
-    # Before upstream.
+    def __init__(
+        self,
+        parts: Parts,
+        ended: "Callable[[Exchange], None]",
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+        protocol: str,
+        began_s: float,
+        *,
+        free: bool,
+    ) -> None:
+        """`ended(exchange)` is called once, when the request is over."""
+        super().__init__(parts.shared, conn, head, body, protocol, began_s, free=free)
+        self.shared = parts.shared
+        self.parts = parts
+        self._ended = ended
+        self.attempt: Attempt | None = (
+            None  # at a deployment, the latest; None: there was none, or it gave nothing
+        )
+
+    # Who, and what.
 
     def identified(self, user: KeyEntry | None) -> None:
         """The key is known (or nobody could say)."""
         if self.conn is None:
             return
-        shared = self.shared
         if user is None:
             self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
             return
-        unusable = unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
-        if unusable is not None:
-            self.refuse(unusable)
-            return
-        if user.suspended_by:
-            self.refuse(suspended(user))
-            return
-        if user.refused_by is not None:
-            self.refuse(consent_missing(user.refused_by))
-            return
-        limit = shared.settings.key_requests_max
-        if user.in_flight >= limit:
-            self.refuse(
-                Refusal(
-                    429,
-                    "too_many_requests",
-                    f"this key has {limit} requests in flight: wait for one to end",
-                    1,
-                )
-            )
-            return
-        abandons_max = shared.settings.key_abandons_per_min
-        if abandons_max and user.abandoned(shared.loop.time()) >= abandons_max:
-            self.refuse(
-                Refusal(
-                    429,
-                    "too_many_requests",
-                    "this key leaves too many of its requests before their end: read them to the end",
-                    60,
-                )
-            )
-            return
-        user.in_flight += 1
-        self.user = user
-        try:
-            self.parsed = parsed = parse_body(self.body, self.protocol)
-        except BodyError as error:
-            self.refuse(error.refusal)
-            return
-        self.streams = parsed.stream
-        if parsed.choices > 1 or parsed.dropped:
-            self._name_riders()
-        refusal = tools_refused(parsed.hosted, user.service) if parsed.hosted else None
+        refusal = opening.refusal_of_key(self.shared, user)
         if refusal is not None:
             self.refuse(refusal)
             return
+        self.identify(user)
+        try:
+            parsed = parse_body(self.body, self.protocol)
+        except BodyError as error:
+            self.refuse(error.refusal)
+            return
+        self.know(parsed)
+        if parsed.choices > 1 or parsed.dropped or parsed.hosted:
+            refusal = opening.refusal_of_tools(self.shared, user, parsed)
+            if refusal is not None:
+                self.refuse(refusal)
+                return
         if parsed.links:
-            shared.links.check(parsed.links, self._links_checked)
+            self.shared.links.check(parsed.links, self._links_checked)
         else:
             self._find_model()
 
-    def _name_riders(self) -> None:
-        counters, parsed = self.shared.stats.c, self.parsed
-        counters["free_rider_many_choices"] += parsed.choices > 1
-        counters["free_rider_maximum_aliases"] += any(is_maximum(name) for name in parsed.dropped)
-
     def _links_checked(self, why: str | None) -> None:
         """Whether an upstream may fetch what the request links to."""
+        refusal = opening.refusal_of_links(why)
         if self.conn is None:
             self._finish()
-        elif why is LATER:
-            self.refuse(Refusal(503, "overloaded", why, 1))
-        elif why is not None:
-            self.refuse(Refusal(400, "forbidden_link", why))
+        elif refusal is not None:
+            self.refuse(refusal)
         else:
             self._find_model()
 
     def _find_model(self) -> None:
-        shared, parsed, user = self.shared, self.parsed, self.user
-        assert user is not None
-        snapshot = shared.snapshot
-        self.model = model = snapshot.model_for(
-            parsed.model, self.protocol, user.models, user.service.default_model
-        )
-        self.flex = parsed.flex
-        intent = snapshot.intents.get(model) if self.protocol != "embeddings" else None
-        if intent is not None and (model, self.protocol) not in snapshot.routes:
-            if self._choose_model(intent):
-                self._placed_model()
-            return
-        if user.models is not None and not allows(user.models, parsed.model, model):
-            self.refuse(
-                Refusal(403, "model_not_allowed", f"this key may not use {parsed.model}", param="model")
-            )
-            return
-        route = snapshot.routes.get((model, self.protocol))
-        if route is None:
-            self.refuse(no_route(snapshot, parsed.model, model, self.protocol))
-            return
-        self.route, self.places = route, route.places
-        refusal = self._check_model()
+        refusal = self.parts.models.find(self)
+        objects = self.parsed.objects
         if refusal is not None:
             self.refuse(refusal)
-            return
-        self._placed_model()
-
-    def _placed_model(self) -> None:
-        """The model is known, and so are the places that serve it."""
-        if len(self.parsed.objects) > OBJECTS_MAX:
-            said = f"a request names at most {OBJECTS_MAX} objects of an upstream"
+        elif len(objects) > opening.OBJECTS_MAX:
+            said = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
             self.refuse(Refusal(400, "invalid_body", said))
-        elif self.parsed.objects:
+        elif objects:
             self._check_object(0)
         else:
             self._hold()
 
     def _check_object(self, at: int) -> None:
-        """An upstream object resolves only for the account that received it, and only where it was made."""
-        objects, user = self.parsed.objects, self.user
-        assert user is not None
+        """Look up the upstream objects that the request names, one after the other."""
+        objects = self.parsed.objects
         if at == len(objects):
             self._hold()
             return
@@ -184,292 +121,380 @@ class Exchange(Answering):
             if self.conn is None:
                 self._finish()
                 return
-            if owner is None:
-                self.refuse(Refusal(503, "database_away", "the object can't be looked up now", 1))
-                return
-            deployment, tokens = owner
-            self.places = [place for place in self.places if deployment and place.name == deployment]
-            if not self.places:
-                said = f"no such object as {param} names: an id works only for the account that received it"
-                self.refuse(Refusal(400, "foreign_object", said, param=param))
-                return
-            self.object_place = deployment
-            self.stored_tokens += tokens
-            self._check_object(at + 1)
-
-        self.shared.client.request("owns", [user.account_id, name], answered)
-
-    def _begin_at(self, chosen: Candidate) -> None:
-        shared = self.shared
-        self.place = place = chosen.place
-        self.tried.append(place.name)
-        self.attempt_no += 1
-        now_s = shared.loop.time()
-        place.began(now_s)
-        assert self.ask is not None
-        self.foreseen_ms = chosen.first_token_ms
-        shared.placement.sent(self, chosen, self.ask, now_s, streams=self.parsed.stream)
-        shared.stats.c["attempts"] += 1
-        pool = self.parts.pools.of(place)
-        connection = pool.take()
-        if connection is not None:
-            self._send(connection)
-        elif self._others():
-            pool.connect(self._connected, FAILOVER_CONNECT_S)
-        else:
-            pool.connect(self._connected)
-
-    def _others(self) -> bool:
-        """Whether another deployment could be tried."""
-        return len(self.tried) < min(len(self.places), self.shared.settings.attempts_max)
-
-    def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
-        if self.conn is None or self.ended:
-            # The client left meanwhile: the connection is good for another request.
-            if connection is not None:
-                connection.pool.give_back(connection)
-            return
-        if connection is None:
-            self._attempt_failed(reason)
-            return
-        self._send(connection)
-
-    def _send(self, connection: UpstreamConnection) -> None:
-        shared, place, parsed = self.shared, self.place, self.parsed
-        assert place is not None
-        deployment = place.deployment
-        if not self.free:
-            if self.attempt_no == 1:
-                if self.arrived_s:
-                    self.sent_s = perf_counter()
-                self.usage_id = self.request_id
+            refusal = opening.take_object(self, param, name, owner)
+            if refusal is not None:
+                self.refuse(refusal)
             else:
-                self.usage_id = shared.ids.next()
-                self.started_ms = shared.ids.ms
-            self.deployment = place.name
-            try:
-                shared.client.begin(self.usage_id, self)
-            except RecorderAway as error:
-                connection.pool.give_back(connection)
-                self._end_attempt()
-                self._release_hold()
-                self.refuse(Refusal(503, "recorder_away", str(error), 1))
-                return
-        body, dropped = render(
-            parsed,
-            self.body,
-            deployment,
-            place.profile,
-            maximum=None if self.free else self.maximum,
-            usage=not self.free,
-        )
-        self.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
-        self.upstream = connection
-        connection.begin(
-            self,
-            b"%b%d\r\n\r\n" % (self._request_head(place), len(body)),
-            body,
-            self._patience_s(),
-            self._idle_timeout_s(),
-        )
+                self._check_object(at + 1)
 
-    def _patience_s(self) -> int:
-        """How long to wait for the first byte of the answer.
+        self.shared.client.request("owns", [self.user.account_id, name], answered)
 
-        A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
-        streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
-        """
-        settings, parsed = self.shared.settings, self.parsed
-        if not parsed.stream:
-            left_s = max(1, math.ceil(self.began_s + settings.request_timeout_s - self.shared.loop.time()))
-            if not self._others():
-                return left_s
-            writing_s = (parsed.output_tokens or 0) // UNSTREAMED_TOKENS_PER_S
-            return min(left_s, max(settings.upstream_first_byte_timeout_s, writing_s))
-        if not self._others():
-            return settings.upstream_first_byte_timeout_s
-        late_s = math.ceil(LATE_TIMES * self.foreseen_ms / 1000.0)
-        return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
+    # The hold.
 
-    def _request_head(self, place: Place) -> bytes:
-        """The head for one deployment up to the content length; remembered with the client's head."""
-        number = self.shared.snapshot.number
-        forward = self.head.forward
-        memo = forward.get(place.name)
-        if memo is not None and memo[0] == number:
-            return memo[1]
-        deployment, profile = place.deployment, place.profile
-        passing = allowed_query(self.protocol, self.head.query).decode()
-        query = f"?{passing}" if passing else ""
-        endpoint = PROTOCOL_PATHS[self.protocol] + ("/count_tokens" if self.free else "")  # type: ignore[index]
-        host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
-        port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
-        credential = self.shared.snapshot.credentials.get(deployment.credential or "")
-        lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
-        lines += forwarded(self.head, profile)
-        if credential:
-            if self.protocol == "messages":
-                lines += b"x-api-key: " + credential.encode() + b"\r\n"
-            lines += b"authorization: Bearer " + credential.encode() + b"\r\n"
-        lines += b"accept-encoding: identity\r\ncontent-length: "
-        if len(forward) < FORWARD_MEMO_MAX or place.name in forward:
-            forward[place.name] = (number, lines)
-        return lines
-
-    # Cutting.
-
-    def _cut(self, verdict: int) -> None:
-        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
-        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
-        if self._cut_upstream(lambda: self._interrupt_or_fail(reason)):
-            self.shared.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
-
-    def _cut_at_maximum(self) -> None:
-        """It made more than the maximum that was sent: the client gets the end that a maximum has."""
-        if self._abort_upstream():
-            self.shared.stats.c["cut_at_maximum"] += 1
-            self._interrupted("beyond_maximum")
-
-    def cut_for_shutdown(self) -> None:
-        """The worker ends and its time to drain is over: end in protocol, charge what was produced.
-
-        A record that is on its way to the recorder ends the exchange as usual.
-        """
-        if self.ended or self.counting or (self.hold is None and self.usage_id):
-            return
-        if self.asking is not None:
-            self.shared.client.forget(self.asking)
-        if self.queue_number:
-            self.shared.client.admissions.forget(self.queue_number)
-        if self._abort_upstream() and self.hold is not None and (self.sent or self.conn is None):
-            self._interrupted("shutdown" if self.sent else "client_gone")
-            return
-        self._end_attempt()
-        self._drop_attempt()
-        self._release_hold()
-        self.refuse(CUT)
-
-    def timed_out_whole(self) -> None:
-        """`request_timeout_s` is over."""
-        if self._abort_upstream():
-            self.last_refusal = Refusal(
-                504, "upstream_timeout", "the request took longer than this gateway waits"
-            )
-            self.tried += [place.name for place in self.places]
-            self._interrupt_or_fail("upstream_timeout")
-
-    # Time, once a second.
-
-    def is_due(self, now_s: int) -> bool:
-        """Whether `tick` has something to do: a client of a stream that hears nothing, or none at all."""
-        if self.conn is None:
-            return self.drain_until_s > 0
-        return now_s - self.written_s >= PING_EVERY_S or (self.sent and not self.reported)
-
-    def tick(self, now_s: int) -> None:
-        """A stream that is silent says that it lives; an answer without a client is waited for no longer than it may."""
-        conn, place = self.conn, self.place
-        if conn is None:
-            if self.drain_until_s and now_s >= self.drain_until_s and self._abort_upstream():
-                self._interrupted("client_gone")
-            return
-        if self.sent and not self.reported and self.meter is not None:
-            self._report_progress(self.meter)
-        if now_s - self.written_s < PING_EVERY_S or self.paused or self.free or not self.streams:
-            return
-        if self.streaming or self.headed or (place is not None and place.deployment.early_head):
-            self._ping(conn, now_s)
-
-    def _ping(self, conn: ClientConnection, now_s: int) -> None:
-        ping = PINGS.get(self.protocol, PING_COMMENT)
-        self.written_s = now_s
-        if not self.headed:
-            if not self.response_head:
-                self.response_head = self._early_head()
-            self._send_head(conn, ping)
-        elif self.head.http10:
-            conn.write(ping)
+    def _hold(self) -> None:
+        """Reserve what the request can cost, under the limits of its key."""
+        holds, limits = self.parts.holds, self.user.limits
+        holds.size(self)
+        if limits and self.admission is None:
+            self.shared.client.admissions.ask(limits, holds.estimate_tokens(self), self._admitted)
         else:
-            conn.write(b"%x\r\n%b\r\n" % (len(ping), ping))
+            self._reserve()
 
-    def _early_head(self) -> bytes:
-        ids = self.request_id.encode()
-        return (
-            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
-            % (ids, ids)
-        ) + self.head.lines
+    def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        user = self.user
+        self.admission = admission
+        if self.conn is None:
+            self.parts.holds.end(self)
+        elif admission is None:
+            scope = user.limit_scopes[user.limits.index(limit)] if limit in user.limits else "key"
+            self.refuse(over_limit(scope, limit, what, wait_ms))
+        else:
+            self._reserve()
 
-    def stop_waited(self, now_s: int) -> None:
-        """A stream has stopped and its usage is late: its finish waits `STOP_WAIT_S` for it, the record `USAGE_WAIT_S`."""
-        meter = self.meter
-        if meter is None or self.ended or self.upstream is None or not meter.stopped:
-            self.stopping = False
+    def _reserve(self) -> None:
+        holds = self.parts.holds
+        if holds.take(self):
+            self._try()
+        else:
+            holds.ask(self, self._held)
+
+    def _held(self, hold: Hold | None, verdict: int) -> None:
+        self.pending_hold = None
+        holds = self.parts.holds
+        if self.conn is None:
+            if hold is not None:
+                holds.give(hold)
+        elif hold is not None or (self.free and verdict == charging_wire.PAYS_AS_IT_GOES):
+            self.hold = hold
+            self._try()
+        elif verdict == charging_wire.NOTHING_LEFT and holds.may_hold_less(self):
+            # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
+            self.estimated = True
+            self.parts.records.count(self, None, self._input_counted)
+        else:
+            self._not_held(verdict)
+
+    def _input_counted(self, found: Counted | None) -> None:
+        """The tokenizer counted the input; None where there is none, or it did not answer in time."""
+        if self.conn is None:
+            self._finish()
+        elif self.shared.cutting:
+            self.refuse(CUT)
+        elif self.parts.holds.hold_less(self, found):
+            self._reserve()
+        else:
+            self._not_held(charging_wire.NOTHING_LEFT)
+
+    def _not_held(self, verdict: int) -> None:
+        """The account does not cover the request as it is."""
+        models, holds = self.parts.models, self.parts.holds
+        if verdict == charging_wire.NOTHING_LEFT:
+            if holds.hold_rest(self):
+                self._try()
+                return
+            # The plan does not pay for this model: for the next best it may, or for the one that it goes on with.
+            if models.next_choice(self) or models.restrict(self):
+                self._hold()
+                return
+        self.refuse(holds.refusal(self, verdict))
+
+    # The deployment.
+
+    def _try(self) -> None:
+        """Send it to a deployment that was not tried yet."""
+        if self.free and self._count_tokens():
             return
-        if self.paused:
-            self.stopped_s = 0  # its client does not read: its usage lies behind what waits for that
+        found = self.parts.places.choose(self)
+        if isinstance(found, Candidate):
+            self._begin_at(found, None)
+        elif found is not None:
+            self.parts.places.ask_room(self, found, self._room_answered)
+        elif not self.deferred:
+            self._nowhere(self.parts.places.refusal(self))
+
+    def again(self) -> None:
+        """It was put off: look again."""
+        self.deferred = False
+        if self.conn is not None and not self.ended:
+            self._try()
+
+    def _nowhere(self, refusal: Refusal) -> None:
+        """No deployment takes it: the next model of its intent, or a refusal."""
+        self.parts.holds.release(self)
+        if self.parts.models.next_choice(self):
+            self._hold()
+        else:
+            self.refuse(refusal)
+
+    def _room_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        """A deployment has room, or none had it in time."""
+        places, room = self.parts.places, self.room
+        self.queue_number = 0
+        if self.conn is None or self.ended:
+            if admission is not None:
+                places.give_back(admission)
             return
-        if not self.stopped_s:
-            self.stopped_s = now_s
-        waited_s = now_s - self.stopped_s
-        if waited_s >= USAGE_WAIT_S:
-            self.stopping = False
-            if self._abort_upstream():
-                self._stream_ended()
-        elif waited_s + 1 >= STOP_WAIT_S and meter.waiting and self.conn is not None:
-            out = meter.release()
-            if out:
-                self._relay(out)
+        places.room_answered(self)
+        if admission is not None:
+            chosen = places.admitted(self, admission)
+            if chosen is None:
+                self._try()
+            else:
+                self._begin_at(chosen, admission)
+        elif room.otherwise is not None:
+            self._begin_at(room.otherwise, None)
+        elif room.service == FLEX:
+            self._try()
+        else:
+            self._nowhere(places.full(self, limit, what, wait_ms))
+
+    def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
+        self.tried.append(chosen.place.name)
+        self.attempt_no += 1
+        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission)
+        attempt.begin(chosen)
+
+    def _count_tokens(self) -> bool:
+        """Have the model's own tokenizer answer, where it has one that was not asked."""
+        tokenizer = count_tokens.tokenizer_of(self)
+        if tokenizer is None:
+            return False
+        self.counted_here = False
+        self.counting = True
+        self.shared.counter.count(Job(tokenizer, self.protocol, self.body), self._tokens_counted)
+        return True
+
+    def _tokens_counted(self, found: Counted | None) -> None:
+        self.counting = False
+        if self.shared.cutting:
+            self.refuse(CUT)
+        elif found is None and self.conn is not None:
+            self._try()
+        else:
+            self._answer_free(b"" if found is None else count_tokens.answer(self, found))
+
+    # How an attempt ends.
+
+    def attempt_counted(self) -> None:
+        assert self.attempt is not None
+        self._answer_free(self.attempt.chunks[0])
+
+    def _answer_free(self, body: bytes) -> None:
+        """A count of tokens, which costs nothing."""
+        self.answered = "free"
+        self._end_attempt()
+        self.parts.holds.release(self)
+        if self.conn is not None:
+            write_whole(self, self.conn, body)
+        self._finish()
+
+    def attempt_completed(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
+        assert self.attempt is not None
+        self.parts.records.complete(self.attempt, usage, upstream_id, progress, self._charged)
+
+    def attempt_interrupted(self, reason: str, charge: str | None) -> None:
+        assert self.attempt is not None
+        self.parts.records.interrupted(self.attempt, reason, charge, self._charged)
+
+    def _charged(self, charge: Charge) -> None:
+        """What the attempt costs is covered as far as it can be: the record is written."""
+        assert self.attempt is not None
+        self.spent_tokens = sum(charge.counts)
+        self._end_attempt()
+        self.parts.records.write(self.attempt, charge, self._durable)
+
+    def attempt_empty(self) -> None:
+        """A stream that says it is done and gave nothing: it costs nothing."""
+        self.answered = "empty_stream"
+        self.give_up()
+        self._durable("")
+
+    def attempt_not_begun(self, refusal: Refusal) -> None:
+        self._end_attempt()
+        self.parts.holds.release(self)
+        self.refuse(refusal)
+
+    def attempt_faulted(self, fault: Fault) -> None:
+        """The upstream answered, and not with what was asked for: say it on, or try another place."""
+        attempt = self.attempt
+        assert attempt is not None
+        self._note_failed_usage(attempt)
+        said = said_on(fault, attempt.place, self.parsed.model)
+        if said is not None:
+            self.parts.places.succeeded(attempt)
+            self.give_up()
+            self._refuse_or_say(said)
+            return
+        wait_s = fault.retry_after_s
+        if wait_s is not None:
+            self.shared.rest(attempt.place, wait_s)
+        self.last_refusal = refusal_for(fault, self.model)
+        # What says itself when it has room is not ill.
+        count = wait_s is None and fault.status not in {404, 409, 425}
+        self.attempt_failed("", count=count, cause=f"{fault.kind} {fault.status}")
+
+    def attempt_failed(self, reason: str, *, count: bool, cause: str) -> None:
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+        attempt, parts = self.attempt, self.parts
+        assert attempt is not None
+        self._note_failed_usage(attempt)
+        cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
+        self.failures = [*(self.failures or ()), (attempt.place.name, cause)]
+        self.shared.stats.c["attempts_failed"] += 1
+        if count:
+            parts.places.failed(self, attempt)
+        self._end_attempt()
+        parts.records.drop(self)
+        self.attempt = None
+        parts.answers.give_memory(self)
+        if reason and (self.last_refusal is None or self.last_refusal.status != 504):
+            said = f"the deployment of {self.model} failed"
+            self.last_refusal = Refusal(502, "upstream_error", said, 1)
+        if self.conn is not None:
+            self._try()
+        else:
+            parts.holds.release(self)
+            self._finish()
+
+    def _note_failed_usage(self, attempt: Attempt) -> None:
+        """A stream that failed before its content, and reported tokens all the same: they are the operator's loss."""
+        meter = attempt.meter
+        if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
+            self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
+
+    def _end_attempt(self) -> None:
+        """The deployment is done with the attempt in flight."""
+        if self.attempt is not None:
+            self.parts.places.end(self.attempt)
+
+    def give_up(self) -> None:
+        """Nothing of the attempt in flight is charged or recorded, and there is no other."""
+        self._end_attempt()
+        self.parts.records.drop(self)
+        self.parts.holds.release(self)
+
+    # How the request ends.
+
+    def _durable(self, interrupted: str) -> None:
+        """The record is on disk (or there is none): the client may have the end. `interrupted`: why it is not whole."""
+        attempt, conn = self.attempt, self.conn
+        if self.ended:
+            return
+        assert attempt is not None
+        if conn is not None:
+            meter = attempt.meter
+            if interrupted:
+                if meter is None or not self.sent:
+                    self._refuse_or_say(self.last_refusal or broke_off(interrupted))
+                    return
+                end_stream(self, conn, interrupted_end(self, meter, interrupted))
+            elif meter is not None:
+                end_stream(self, conn, meter.held)
+            else:
+                write_whole(self, conn, attempt.chunks[0] if attempt.chunks else b"")
+        self._finish()
+
+    def _finish(self) -> None:
+        """It is over, and says nothing."""
+        if self.ended:
+            return
+        conn = self._end()
+        if conn is not None:
+            conn.done()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Nothing changed, nothing is charged."""
+        if not self.ended:
+            self._refuse_or_say(refusal)
+
+    def _refuse_or_say(self, refusal: Refusal) -> None:
+        """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
+        conn = self.conn
+        self.refusal = refusal
+        if conn is not None and self.headed:
+            self.shared.count_refusal(refusal)
+            end_stream(self, conn, error_event(refusal, self.protocol, self.request_id))
+            self._finish()
+            return
+        self._end()
+        if conn is not None:
+            conn.exchange = None
+            conn.refuse(refusal, self.protocol, self.request_id)
+
+    def _end(self) -> ClientConnection | None:
+        """Nothing is left to do but to say it to the client, whose connection this is."""
+        self.ended = True
+        self.parts.answers.give_memory(self)
+        self._ended(self)
+        self.attempt = (
+            None  # which knows its request: what refers to itself would stay until the next collection
+        )
+        conn, self.conn = self.conn, None
+        return conn
 
     # The client.
+
+    def pause(self) -> None:
+        """The client can't take more."""
+        if self.attempt is not None:
+            self.attempt.pause(FOR_CLIENT)
+        else:
+            self.paused |= FOR_CLIENT
+
+    def resume(self) -> None:
+        if self.attempt is not None:
+            self.attempt.resume(FOR_CLIENT)
+        else:
+            self.paused &= ~FOR_CLIENT
 
     def client_gone(self) -> None:
         """The client went away: read what ends soon to its end, cut the rest, and charge what was produced."""
         self.conn = None
         if self.ended or self.counting:
             return
-        if self.asking is not None and self.upstream is None:
-            self.shared.client.forget(self.asking)
+        attempt = self.attempt
+        at_upstream = attempt is not None and attempt.upstream is not None
+        if self.pending_hold is not None and not at_upstream:
+            self.shared.client.forget(self.pending_hold)
         if self.queue_number:
             self.shared.client.admissions.forget(self.queue_number)
         if self.free or self.hold is None:
             # Nothing is held yet, or the record is on its way and ends this exchange.
             self._leave_free()
-            return
-        if self.upstream is None:
+        elif attempt is None or not at_upstream:
             # Held and not sent: it waits for a place or a connection.
-            self._end_attempt()
-            self._drop_attempt()
-            self._release_hold()
+            self.give_up()
             self._finish()
-            return
-        drain, counters = drain_of(self), self.shared.stats.c
+        else:
+            self._leave(attempt)
+
+    def forget_what_is_asked(self) -> None:
+        """Nobody waits any more for a hold, or for room."""
+        if self.pending_hold is not None:
+            self.shared.client.forget(self.pending_hold)
+        if self.queue_number:
+            self.shared.client.admissions.forget(self.queue_number)
+
+    def _leave_free(self) -> None:
+        if self.free and self.attempt is not None:
+            self.attempt.abort()
+            self._end_attempt()
+        if not self.usage_id or self.free:
+            self.parts.holds.release(self)
+            self._finish()
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The client has gone, and an upstream is at work for it."""
+        shared = self.shared
+        drain, counters = drain_of(shared, attempt), shared.stats.c
         counters["abandoned"] += 1
-        counters[f"free_rider_{name_leaving(self, drain)}"] += 1
+        counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
         self.resume()  # no client's pace holds it back any longer
         if drain == "whole":
             counters["drained"] += 1
             # Its connection does not count the body any more, and a tokenizer may have to.
-            self.shared.memory.force(self.address, len(self.body))
+            shared.memory.force(self.address, len(self.body))
             self.kept_bytes += len(self.body)
-            self.drain_until_s = drain_until_s(self)
+            attempt.drain_until_s = drain_until_s(shared, attempt)
         else:
-            self._leave()
-
-    def _leave_free(self) -> None:
-        upstream = self.upstream
-        if self.free and upstream is not None:
-            self._abort_upstream()
-            self._end_attempt()
-        if not self.usage_id or self.free:
-            self._release_hold()
-            self._finish()
-
-    def _go_on_alone(self) -> None:
-        """A stream without a client went on: it may have come so near to its end that it is read to it, or the other way."""
-        if not self.drain_until_s:
-            self._leave()
-
-    def _leave(self) -> None:
-        assert self.user is not None
-        self.user.abandon(self.shared.loop.time())
-        self._cut_upstream(lambda: self._interrupted("client_gone"))
+            attempt.leave()

@@ -6,10 +6,10 @@ has at most `drain_tokens` of its maximum left. Anything longer is cut, for the 
 that nobody reads; unless the account's loss budget of today is spent: then every answer is read to its end.
 """
 
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
-if TYPE_CHECKING:
-    from tokenworks.gateway.request.exchange import Exchange
+from tokenworks.gateway.request.state import Answering
+from tokenworks.gateway.shared import Shared
 
 Drain = Literal["whole", "cut"]
 # A stream that has stopped waits this long for its usage event.
@@ -18,41 +18,40 @@ USAGE_WAIT_S: Final = 10
 STOP_WAIT_S: Final = 2
 
 
-def drain_of(exchange: "Exchange") -> Drain:
-    """How far the upstream of an exchange without a client is read."""
-    meter = exchange.meter
-    if not exchange.parsed.stream or (meter is not None and meter.stopped) or _is_spent(exchange):
+def drain_of(shared: Shared, attempt: Answering) -> Drain:
+    """How far the upstream of an attempt without a client is read."""
+    meter = attempt.meter
+    streams = attempt.request.parsed.stream
+    if not streams or (meter is not None and meter.stopped) or _is_spent(shared, attempt):
         return "whole"
-    return "whole" if tokens_left(exchange) <= exchange.shared.settings.drain_tokens else "cut"
+    return "whole" if tokens_left(attempt) <= shared.settings.drain_tokens else "cut"
 
 
-def _is_spent(exchange: "Exchange") -> bool:
+def _is_spent(shared: Shared, attempt: Answering) -> bool:
     """Whether the account may lose nothing more today."""
-    assert exchange.user is not None
-    return exchange.shared.risk.spent(exchange.user.account_id)
+    return shared.risk.spent(attempt.request.user.account_id)
 
 
-def tokens_left(exchange: "Exchange") -> int:
+def tokens_left(attempt: Answering) -> int:
     """What a stream can still make, as far as it is known: its maximum less what was shown."""
-    meter = exchange.meter
-    most = exchange.need.output_tokens
-    if exchange.maximum is not None:
-        most = min(most, exchange.maximum * exchange.parsed.choices)
+    request, meter = attempt.request, attempt.meter
+    most = request.need.output_tokens
+    if request.maximum is not None:
+        most = min(most, request.maximum * request.parsed.choices)
     return most if meter is None else max(0, most - meter.text_tokens())
 
 
-def drain_until_s(exchange: "Exchange") -> float:
+def drain_until_s(shared: Shared, attempt: Answering) -> float:
     """The monotonic second at which a drain is given up."""
-    shared = exchange.shared
-    if _is_spent(exchange):
-        return exchange.began_s + shared.settings.request_timeout_s
+    if _is_spent(shared, attempt):
+        return attempt.request.began_s + shared.settings.request_timeout_s
     return shared.loop.time() + shared.settings.drain_s
 
 
-def name_leaving(exchange: "Exchange", drain: Drain) -> str:
+def name_leaving(attempt: Answering, drain: Drain) -> str:
     """The counter (`FREE_RIDERS`) of a client that left so."""
-    if not exchange.parsed.stream:
+    if not attempt.request.parsed.stream:
         return "left_unstreamed"
-    if not exchange.sent:
+    if not attempt.request.sent:
         return "left_before_content"
     return "left_near_the_end" if drain == "whole" else "left_in_content"

@@ -1,14 +1,17 @@
-"""Which model and which deployment a request gets: chosen by intent, placed, waiting where all that may have it are full.
+"""Which deployment a request gets, and waiting where all that may have it are full.
 
-A request that names an intent has a list of models, the best first; one that is to be cheap (`service_tier: flex`) waits for
-the cheapest deployment that may have it, until its deadline comes near; any other waits `queue_wait_s` where all are full.
+A request that is to be cheap (`service_tier: flex`) waits for the cheapest deployment that may have it, until its deadline
+comes near; any other waits `queue_wait_s` where all are full.
 """
 
 import math
 from collections.abc import Sequence
 from typing import Final
 
+import structlog
+
 from tokenworks.charging import SHED, WAITED, Admission, Limit, Queued
+from tokenworks.charging.admission import Answered
 from tokenworks.factory import (
     BLOCK_BYTES,
     FLEX,
@@ -17,21 +20,20 @@ from tokenworks.factory import (
     STANDARD,
     Ask,
     Candidate,
-    Choice,
-    Intent,
     Objective,
     Place,
+    eject_outlier,
     hash_blocks,
     may_have,
     named_wait_s,
-    rank,
-    unfit,
 )
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.request.choosing import SAYS_NOTHING, options, wanted_of
-from tokenworks.gateway.request.count_tokens import answer_count
-from tokenworks.gateway.request.record import Recording
+from tokenworks.gateway.request.decisions import Decisions
 from tokenworks.gateway.request.refusals import over_limit
+from tokenworks.gateway.request.state import Held, Known, Placed, Room
+from tokenworks.gateway.shared import Shared
+
+log = structlog.get_logger()
 
 # What a token is taken for where only its magnitude matters.
 BYTES_PER_TOKEN: Final = 4
@@ -39,319 +41,296 @@ BYTES_PER_TOKEN: Final = 4
 QUEUE_PLACES_MAX: Final = 64
 # A deferrable request stops waiting for the cheapest place with this part of its time left.
 FLEX_LEFT: Final = 0.1
-DEADLINE_S_MAX: Final = 86_400
 
 
-class Placing(Recording):
-    __slots__ = ()
+class Places:
+    __slots__ = ("_decisions", "_shared")
 
-    def _begin_at(self, chosen: Candidate) -> None:
-        """Send it there."""
-        raise NotImplementedError
+    def __init__(self, shared: Shared, decisions: Decisions) -> None:
+        self._shared = shared
+        self._decisions = decisions
 
-    # The model.
+    # A deployment.
 
-    def _choose_model(self, intent: Intent) -> bool:
-        """Take the best model for an intent. False where it was refused: none may have this request."""
-        shared, user, parsed = self.shared, self.user, self.parsed
-        assert user is not None
-        self.asked = intent.name
-        wanted = wanted_of(parsed, self.protocol, len(self.body) // BYTES_PER_TOKEN)
-        ask = self._ask_of(max(1, wanted.input_tokens), max(1, wanted.output_tokens), (), intent.objective)
-        found = options(shared, self, intent, wanted, ask)
-        self.choices = rank(intent, wanted, found)
-        if self._next_choice():
-            return True
-        self.refuse(
-            Refusal(
-                404,
-                "model_not_found",
-                f"no model that this key may use can have this request as {intent.name}: GET /v1/models lists them",
-                param="model",
-            )
-        )
-        return False
-
-    def _next_choice(self) -> bool:
-        """The next best model of an intent becomes this request's."""
-        if not self.choices:
-            return False
-        choice: Choice = self.choices.pop(0)
-        self.model, self.choice = choice.model, choice.reason
-        self.route = route = self.shared.snapshot.routes[choice.model, self.protocol]
-        self._take_places(route)
-        self.ask = None
-        self.cuttable = False
-        return True
-
-    def _check_model(self) -> Refusal | None:
-        """What is declared of the model against what the request brings."""
-        shared = self.shared
-        snapshot = shared.snapshot
-        if not snapshot.cards_of_models and not shared.settings.filing_required:
-            return None
-        card = snapshot.card_of(self.model)
-        required = shared.settings.filing_required
-        if len(card.modalities) == len(SAYS_NOTHING) and card.tools and not required:
-            return None
-        why = unfit(card, wanted_of(self.parsed, self.protocol, 0), filing_required=required)
-        if why is None:
-            return None
-        said = f"{self.model} can't have this request: {why}"
-        if why.startswith("filing"):
-            return Refusal(403, "model_not_filed", said, param="model")
-        return Refusal(400, "unsupported_input", said, param="model")
-
-    # The place.
-
-    def _ask_of(
-        self, input_tokens: int, output_tokens: int, blocks: Sequence[int], objective: Objective | None = None
-    ) -> Ask:
-        user = self.user
-        assert user is not None
-        service = user.service
-        return Ask(
-            input_tokens,
-            output_tokens,
-            blocks,
-            BLOCK_BYTES / BYTES_PER_TOKEN,
-            "cost" if self.flex else objective or service.objective,
-            user.regions,
-            None,
-            user.home,
-            service.edge_first,
-        )
-
-    def _what_is_asked(self) -> Ask:
-        """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
-        user = self.user
-        assert user is not None
-        if len(self.places) == 1:
-            if user.regions is None and user.home is None:
-                return NO_ASK
-            return NO_ASK._replace(regions=user.regions, home=user.home)
-        return self._ask_of(
-            max(1, len(self.body) // BYTES_PER_TOKEN),
-            1 if self.free else self.need.output_tokens,
-            hash_blocks(self.body),
-        )
-
-    def _relay_free(self) -> None:
-        """Answer with what costs nothing."""
-        raise NotImplementedError
-
-    def _try(self) -> None:
-        """Send it to a deployment that was not tried yet."""
-        shared = self.shared
-        if self.free and answer_count(self, self.route.rules[0].media):
-            return
+    def choose(self, request: Held) -> Candidate | Room | None:
+        """The deployment that takes the request now, those of which one may in a moment, or None: no deployment, unless `deferred`
+        says that it is looked for again with the next tick.
+        """
+        shared = self._shared
         now_s = shared.loop.time()
-        ask = self.ask
+        request.deferred = False
+        ask = request.ask
         if ask is None:
-            ask = self.ask = self._what_is_asked()
-        if self.attempt_no:
+            ask = request.ask = _what_is_asked(request)
+        while True:
+            chosen = self._best(request, ask, now_s)
+            if chosen is None:
+                self._decided(request, ask, None)
+                return None
+            if ask is not NO_ASK:
+                self._decided(request, ask, chosen)
+            broken = shared.broken_credentials
+            if not broken or chosen.place.name not in broken:
+                break
+            request.tried.append(chosen.place.name)
+            said = f"no deployment can take {request.model} now"
+            request.last_refusal = Refusal(503, "no_deployment", said, 5)
+        if request.flex and not request.free:
+            left_s = self._flex_until_s(request) - now_s
+            if left_s > 0:
+                found = self._cheapest(request, ask, now_s, left_s)
+                if found is not None or request.deferred:
+                    return found
+            # From here on it is a request like any other, but for what it costs.
+            request.flex = False
+            return self.choose(request)
+        if shared.snapshot.limits and not request.free:
+            return self._with_room(request, chosen, ask, now_s)
+        return chosen
+
+    def _best(self, request: Held, ask: Ask, now_s: float) -> Candidate | None:
+        shared, tried = self._shared, request.tried
+        if request.attempt_no:
             # Something was sent already: one more attempt is one of so many that a bad hour may cost.
-            chosen = None
-            others = any(place.name not in self.tried for place in self.places)
             # Without another place nothing is sent again, and the budget stays whole for who has one.
-            if others and len(self.tried) < shared.settings.attempts_max and shared.retries.may_retry(now_s):
-                chosen = shared.placement.choose(self.places, self.tried, ask, now_s)
-        else:
-            if not self.tried:
-                shared.retries.request(now_s)
-            chosen = shared.placement.choose(self.places, self.tried, ask, now_s)
-        if chosen is None:
-            self._nowhere(ask)
-            return
-        if ask is not NO_ASK:
-            self._decided(ask, chosen)
-        if shared.broken_credentials and chosen.place.name in shared.broken_credentials:
-            self.tried.append(chosen.place.name)
-            self.last_refusal = Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5)
-            self._try()
-            return
-        if self.flex and not self.free:
-            self._try_cheapest(ask, now_s)
-            return
-        if shared.snapshot.limits and not self.free:
-            self._ask_room(chosen, ask, now_s)
-            return
-        self._begin_at(chosen)
+            if (
+                all(place.name in tried for place in request.places)
+                or len(tried) >= shared.settings.attempts_max
+                or not shared.retries.may_retry(now_s)
+            ):
+                return None
+        elif not tried:
+            shared.retries.request(now_s)
+        return shared.placement.choose(request.places, tried, ask, now_s)
 
-    def _decided(self, ask: Ask, chosen: Candidate | None) -> None:
-        self.parts.decisions.decided(self.request_id, self.model, self.places, self.tried, ask, chosen)
+    def _decided(self, request: Held, ask: Ask, chosen: Candidate | None) -> None:
+        self._decisions.decided(request.request_id, request.model, request.places, request.tried, ask, chosen)
 
-    def _nowhere(self, ask: Ask) -> None:
-        """No deployment takes it: the next model of its intent, or a refusal."""
-        shared = self.shared
-        self._decided(ask, None)
-        self._release_hold()
-        if self._next_choice():
-            self._hold()
-            return
-        if self.last_refusal is not None:
-            self.refuse(self.last_refusal)
-            return
-        wait_s = named_wait_s(self.places, ask, shared.loop.time())
+    def has_others(self, request: Held) -> bool:
+        """Whether another deployment could be tried."""
+        return len(request.tried) < min(len(request.places), self._shared.settings.attempts_max)
+
+    def refusal(self, request: Held) -> Refusal:
+        """Why no deployment takes the request."""
+        if request.last_refusal is not None:
+            return request.last_refusal
+        ask, model = request.ask, request.model
+        assert ask is not None
+        wait_s = named_wait_s(request.places, ask, self._shared.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
             seconds = math.ceil(wait_s)
-            said = f"{self.model} is busy: every deployment is at its limit, try again in {seconds} s"
-            self.refuse(Refusal(429, "too_many_requests", said, seconds))
-            return
-        reasons = [may_have(place.deployment, ask) for place in self.places]
+            said = f"{model} is busy: every deployment is at its limit, try again in {seconds} s"
+            return Refusal(429, "too_many_requests", said, seconds)
+        reasons = [may_have(place.deployment, ask) for place in request.places]
         if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
             allowed = ", ".join(ask.regions or ()) or "no region, by its wish and its consent,"
-            self.refuse(
-                Refusal(
-                    403,
-                    "residency",
-                    f"no deployment of {self.model} may have this account's data, which may go to {allowed} only",
-                    param="model",
-                )
-            )
-            return
-        self.refuse(Refusal(503, "no_deployment", f"no deployment can take {self.model} now", 5))
+            said = f"no deployment of {model} may have this account's data, which may go to {allowed} only"
+            return Refusal(403, "residency", said, param="model")
+        return Refusal(503, "no_deployment", f"no deployment can take {model} now", 5)
 
     # Waiting for room.
 
-    def _open(self, ask: Ask, now_s: float) -> list[Candidate]:
+    def _open(self, request: Held, ask: Ask, now_s: float) -> list[Candidate]:
         """The places that may have it now, the best first."""
         if ask is NO_ASK:
-            return [self.places[0].alone]
-        broken = self.shared.broken_credentials
+            return [request.places[0].alone]
+        shared = self._shared
+        broken = shared.broken_credentials
         return [
             candidate
-            for candidate in self.shared.placement.explain(self.places, self.tried, ask, now_s)
+            for candidate in shared.placement.explain(request.places, request.tried, ask, now_s)
             if candidate.excluded is None and candidate.place.name not in broken
         ]
 
-    def _ask_room(self, chosen: Candidate, ask: Ask, now_s: float) -> None:
+    def _with_room(self, request: Held, chosen: Candidate, ask: Ask, now_s: float) -> Candidate | Room:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
-        limits = self.shared.snapshot.limits
+        limits = self._shared.snapshot.limits
         if chosen.place.name not in limits:
-            self._begin_at(chosen)
-            return
-        ordered = self._open(ask, now_s) or [chosen]
-        free = next((candidate for candidate in ordered if candidate.place.name not in limits), None)
+            return chosen
+        ordered = self._open(request, ask, now_s) or [chosen]
+        free = _first_without(ordered, limits)
         limited = [candidate for candidate in ordered if candidate.place.name in limits]
         if free is not None:
-            self._wait_room(limited, STANDARD, 0, free)
-            return
-        user = self.user
-        assert user is not None
-        service = PRIORITY if user.service.priority else STANDARD
-        wait_ms = self.shared.settings.queue_wait_s * 1000
-        if self.queue_until_s:
-            wait_ms = max(0, int((self.queue_until_s - now_s) * 1000))
+            return self._room(limited, STANDARD, 0, free)
+        service = PRIORITY if request.user.service.priority else STANDARD
+        wait_ms = self._shared.settings.queue_wait_s * 1000
+        if request.queue_until_s:
+            wait_ms = max(0, int((request.queue_until_s - now_s) * 1000))
         else:
-            self.queue_until_s = now_s + wait_ms / 1000
-        self._wait_room(limited, service, wait_ms, None)
+            request.queue_until_s = now_s + wait_ms / 1000
+        return self._room(limited, service, wait_ms, None)
 
-    def _wait_room(
+    def _room(
         self, candidates: Sequence[Candidate], service: int, wait_ms: int, otherwise: Candidate | None
-    ) -> None:
-        shared, user = self.shared, self.user
-        assert user is not None
+    ) -> Room:
         candidates = candidates[:QUEUE_PLACES_MAX]
-        limits = tuple(shared.snapshot.limits[candidate.place.name] for candidate in candidates)
-        asked_s = shared.loop.time()
+        limits = self._shared.snapshot.limits
+        named = tuple([limits[candidate.place.name] for candidate in candidates])
+        return Room(candidates, named, service, wait_ms, otherwise)
 
-        def answered(admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
-            self.queue_number = 0
-            if self.conn is None or self.ended:
-                if admission is not None:
-                    shared.client.admissions.end(admission, 0, begun=False)
-                return
-            now_s = shared.loop.time()
-            self.queued_ms += int((now_s - asked_s) * 1000)
-            if admission is None:
-                if otherwise is not None:
-                    self._begin_at(otherwise)
-                elif service == FLEX:
-                    self._try()
-                else:
-                    self._full(limit, what, wait_ms)
-                return
-            chosen = candidates[limits.index(admission.limits[0])]
-            place = chosen.place
-            bad = place.trial or place.resting_s(now_s) > 0 or (len(self.places) > 1 and place.open(now_s))
-            if place.draining or bad:
-                # It went bad meanwhile. Alone it is tried all the same: waiting for its cool-down helps nobody.
-                shared.client.admissions.end(admission, 0, begun=False)
-                self._try()
-                return
-            self.place_admission = admission
-            self._begin_at(chosen)
+    def ask_room(self, request: Held, room: Room, answered: Answered) -> None:
+        """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
+        user, shared = request.user, self._shared
+        request.room = room
+        request.asked_s = shared.loop.time()
+        tokens = request.need.input_tokens + request.held_output
+        queued = Queued(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
+        request.queue_number = shared.client.admissions.ask(room.limits, tokens, answered, queued)
 
-        tokens = self.need.input_tokens + self.held_output
-        queued = Queued(self.model, user.account_id, user.service.weight, service, wait_ms)
-        self.queue_number = shared.client.admissions.ask(limits, tokens, answered, queued)
+    def room_answered(self, request: Held) -> None:
+        """Count how long the request waited."""
+        request.queued_ms += int((self._shared.loop.time() - request.asked_s) * 1000)
 
-    def _full(self, limit: Limit, what: int, wait_ms: int) -> None:
-        self._release_hold()
-        if self._next_choice():
-            self._hold()
-            return
+    def admitted(self, request: Held, admission: Admission) -> Candidate | None:
+        """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
+        room = request.room
+        chosen = room.candidates[room.limits.index(admission.limits[0])]
+        place, now_s = chosen.place, self._shared.loop.time()
+        bad = place.trial or place.resting_s(now_s) > 0 or (len(request.places) > 1 and place.open(now_s))
+        if place.draining or bad:
+            # Alone it is tried all the same: waiting for its cool-down helps nobody.
+            self.give_back(admission)
+            return None
+        return chosen
+
+    def give_back(self, admission: Admission) -> None:
+        """Nothing is sent under an admission."""
+        self._shared.client.admissions.end(admission, 0, begun=False)
+
+    def full(self, request: Held, limit: Limit, what: int, wait_ms: int) -> Refusal:
+        """Why there was no room."""
         if what == SHED:
-            said = f"as many requests for {self.model} wait as may, and this one was let go"
+            said = f"as many requests for {request.model} wait as may, and this one was let go"
         elif what == WAITED:
-            said = f"all deployments of {self.model} are at their limits, and none came free in {max(1, self.queued_ms // 1000)} s"
+            waited_s = max(1, request.queued_ms // 1000)
+            said = (
+                f"all deployments of {request.model} are at their limits, and none came free in {waited_s} s"
+            )
         else:
-            self.refuse(over_limit("model's deployments", limit, what, wait_ms))
-            return
+            return over_limit("model's deployments", limit, what, wait_ms)
         seconds = max(1, -(-wait_ms // 1000))
-        self.refuse(Refusal(503, "overloaded", f"{said}: try again in {seconds} s", seconds))
+        return Refusal(503, "overloaded", f"{said}: try again in {seconds} s", seconds)
 
     # Waiting for the cheapest.
 
-    def _flex_until_s(self) -> float:
+    def _flex_until_s(self, request: Held) -> float:
         """When it stops waiting for the cheapest: the client may ask for less time than the operator gives."""
-        deadline_s = self.shared.settings.flex_deadline_s
-        said = self.head.headers.get(b"x-tokenworks-deadline-s", b"")
+        deadline_s = self._shared.settings.flex_deadline_s
+        said = request.head.headers.get(b"x-tokenworks-deadline-s", b"")
         if said.isdigit() and len(said) <= 6:
             deadline_s = max(1, min(deadline_s, int(said)))
-        return self.began_s + deadline_s * (1.0 - FLEX_LEFT)
+        return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
-    def _try_cheapest(self, ask: Ask, now_s: float) -> None:
-        shared = self.shared
-        left_s = self._flex_until_s() - now_s
-        if left_s <= 0:
-            # From here on it is a request like any other, but for what it costs.
-            self.flex = False
-            self._try()
-            return
-        found: list[Candidate] = (
-            [self.places[0].alone]
-            if ask is NO_ASK
-            else [
-                candidate
-                for candidate in shared.placement.explain(self.places, self.tried, ask, now_s)
-                if may_have(candidate.place.deployment, ask) is None
-                and candidate.place.name not in self.tried
-            ]
-        )
-        least = min((price_of(candidate.place, ask) for candidate in found), default=0)
-        cheapest = [candidate for candidate in found if price_of(candidate.place, ask) == least]
-        ready = [candidate for candidate in cheapest if candidate.excluded is None]
-        limits = shared.snapshot.limits
-        free = next((candidate for candidate in ready if candidate.place.name not in limits), None)
-        if free is not None:
-            self._begin_at(free)
-        elif ready:
-            self._wait_room(ready, FLEX, max(1, int(left_s * 1000)), None)
-        elif self.attempt_no:
-            # It was sent and failed: it has waited for the cheap ones long enough.
-            self.flex = False
-            self._try()
+    def _cheapest(self, request: Held, ask: Ask, now_s: float, left_s: float) -> Candidate | Room | None:
+        """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
+        cheap ones long enough.
+        """
+        shared, tried = self._shared, request.tried
+        if ask is NO_ASK:
+            found = [request.places[0].alone]
         else:
-            self.deferred = True
+            found = [
+                candidate
+                for candidate in shared.placement.explain(request.places, tried, ask, now_s)
+                if may_have(candidate.place.deployment, ask) is None and candidate.place.name not in tried
+            ]
+        least = min([price_of(candidate.place, ask) for candidate in found], default=0)
+        ready = [
+            candidate
+            for candidate in found
+            if candidate.excluded is None and price_of(candidate.place, ask) == least
+        ]
+        free = _first_without(ready, shared.snapshot.limits)
+        if free is not None:
+            return free
+        if ready:
+            return self._room(ready, FLEX, max(1, int(left_s * 1000)), None)
+        request.deferred = not request.attempt_no
+        return None
 
-    def again(self) -> None:
-        """It was put off: look again."""
-        self.deferred = False
-        if self.conn is not None and not self.ended:
-            self._try()
+    # What becomes of it there.
+
+    def began(self, request: Held, attempt: Placed, chosen: Candidate) -> None:
+        """The request is on its way to a deployment."""
+        shared = self._shared
+        now_s = shared.loop.time()
+        attempt.place.began(now_s)
+        assert request.ask is not None
+        shared.placement.sent(attempt, chosen, request.ask, now_s, streams=request.parsed.stream)
+        shared.stats.c["attempts"] += 1
+
+    def succeeded(self, attempt: Placed, *, first_token: bool = False) -> None:
+        """The deployment gave what is good; `first_token`: of a stream."""
+        now_s = self._shared.loop.time()
+        attempt.place.succeeded(now_s)
+        if first_token:
+            self._shared.placement.first_token(attempt, attempt.place, now_s)
+
+    def failed(self, request: Held, attempt: Placed) -> None:
+        place, now_s = attempt.place, self._shared.loop.time()
+        place.failed(now_s)
+        if eject_outlier(place, request.places, now_s):
+            cool_s = round(place.cool_until_s - now_s)
+            log.warning("placement.ejected", deployment=place.name, cool_s=cool_s)
+
+    def end(self, attempt: Placed) -> None:
+        """The deployment is done with the attempt: its slot and its limits are free."""
+        if attempt.over:
+            return
+        attempt.over = True
+        shared = self._shared
+        shared.placement.dropped(attempt, attempt.place)
+        attempt.place.ended()
+        if attempt.admission is not None:
+            admission, attempt.admission = attempt.admission, None
+            shared.client.admissions.end(admission, attempt.request.spent_tokens, begun=True)
+
+
+def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
+    """The first of a place that is under no limit of its own."""
+    for candidate in candidates:
+        if candidate.place.name not in limits:
+            return candidate
+    return None
+
+
+def ask_of(
+    request: Known,
+    input_tokens: int,
+    output_tokens: int,
+    blocks: Sequence[int],
+    objective: Objective | None = None,
+) -> Ask:
+    """What placement is asked. `blocks`: hashes of what the prompt begins with; `objective`: of an intent."""
+    user = request.user
+    service = user.service
+    return Ask(
+        input_tokens,
+        output_tokens,
+        blocks,
+        BLOCK_BYTES / BYTES_PER_TOKEN,
+        "cost" if request.flex else objective or service.objective,
+        user.regions,
+        None,
+        user.home,
+        service.edge_first,
+    )
+
+
+def _what_is_asked(request: Held) -> Ask:
+    """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
+    user = request.user
+    if len(request.places) == 1:
+        if user.regions is None and user.home is None:
+            return NO_ASK
+        return NO_ASK._replace(regions=user.regions, home=user.home)
+    return ask_of(
+        request,
+        max(1, len(request.body) // BYTES_PER_TOKEN),
+        1 if request.free else request.need.output_tokens,
+        hash_blocks(request.body),
+    )
 
 
 def price_of(place: Place, ask: Ask) -> int:

@@ -5,396 +5,380 @@ the account still has before it is loss. Nothing is waived without a cause in th
 """
 
 from collections.abc import Callable, Sequence
-from operator import sub
-from typing import Final
-
-import structlog
+from typing import Any, Final
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, UsageRecord
+from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, Part, Start, UsageRecord
+from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.counting import Counted, Job
-from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.protocol.estimate import least_input, least_shown
-from tokenworks.gateway.protocol.outcome import FILTERED
-from tokenworks.gateway.protocol.plausible import Asked, Shown, bound, is_usual
-from tokenworks.gateway.protocol.shown import shown_of_body
-from tokenworks.gateway.protocol.stream import read_whole
 from tokenworks.gateway.protocol.usage import Usage
-from tokenworks.gateway.request.hold import Holding
+from tokenworks.gateway.request.hold import input_estimate
+from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
+from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.shared import Shared
 
-log = structlog.get_logger()
-NO_COUNTS: Final = Counts()
 NO_LOSSES: Final[tuple[Loss, ...]] = ()
-# Output classes in the order in which what is beyond a maximum is taken from them.
-_OUTPUT: Final = ("output", "reasoning", "audio_output")
 
 
-class Recording(Holding):
-    __slots__ = ()
+class Charge:
+    """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
 
-    def _end_attempt(self) -> None:
-        """The deployment is done with it."""
-        raise NotImplementedError
+    __slots__ = ("counted_by", "counts", "flags", "losses", "reason", "state", "total", "upstream_id")
 
-    def _drop_attempt(self) -> None:
-        """It gave nothing: it leaves no record."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        state: str,
+        reason: str,
+        counted_by: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        upstream_id: str | None,
+        losses: Sequence[Loss],
+    ) -> None:
+        """`total`: what the upstream says was used in all; `upstream_id`: the id that it gave its answer."""
+        self.state = state
+        self.reason = reason
+        self.counted_by = counted_by
+        self.counts = counts
+        self.total = total
+        self.flags = flags
+        self.upstream_id = upstream_id
+        self.losses = losses
 
-    def _after_interrupt(self, reason: str) -> None:
-        """Tell the client that it is not whole."""
-        raise NotImplementedError
 
-    def _durable(self, interrupted: str) -> None:
-        """The record is on disk."""
-        raise NotImplementedError
+Charged = Callable[[Charge], None]
+"""Called once, at once or later: what is charged is covered as far as it can be, and the record may be written."""
+
+
+class Records:
+    __slots__ = ("_losses", "_shared")
+
+    def __init__(self, shared: Shared, losses: Losses) -> None:
+        self._shared = shared
+        self._losses = losses
 
     # A whole answer.
 
-    def _complete(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
+    def complete(
+        self,
+        attempt: Answering,
+        usage: Usage | None,
+        upstream_id: str | None,
+        progress: Counts,
+        charged: Charged,
+    ) -> None:
+        """`usage`: what the upstream reports, None where it reports nothing; `progress`: what its stream showed."""
         if usage is not None:
-            self.iterated = usage.iterated
-            self._completed(usage.counts, usage.total, list(usage.flags), "provider", upstream_id)
+            attempt.iterated = usage.iterated
+            self._completed(
+                attempt, usage.counts, usage.total, list(usage.flags), "provider", upstream_id, charged
+            )
             return
+        request = attempt.request
 
         def counted(found: Counted | None) -> None:
+            flags = ["no_usage"]
             if found is None:
-                self._completed(self._estimate(progress), None, ["no_usage"], "estimate", upstream_id)
+                estimate = self._estimate(attempt, progress)
+                self._completed(attempt, estimate, None, flags, "estimate", upstream_id, charged)
                 return
-            output = 0 if self.protocol == "embeddings" else max(found.output, progress.output)
+            output = 0 if request.protocol == "embeddings" else max(found.output, progress.output)
             counts = Counts(fresh_input=found.input, output=output)
-            self._completed(counts, None, ["no_usage"], "tokenizer", upstream_id)
+            self._completed(attempt, counts, None, flags, "tokenizer", upstream_id, charged)
 
-        self._count(counted)
+        self.count(request, attempt, counted)
 
-    def _count(self, counted: Callable[[Counted | None], None], *, answer: bool = True) -> None:
-        """Have the host's tokenizer process count the request, and its answer; None where it can't, or not in time."""
-        shared, meter = self.shared, self.meter
-        tokenizer = self.place.deployment.tokenizer if self.place is not None else self.route.tokenizer
+    def count(
+        self, request: Held, attempt: Answering | None, counted: Callable[[Counted | None], None]
+    ) -> None:
+        """Have the host's tokenizer process count the request, and the attempt's answer; None where it can't, or not in time."""
+        if attempt is None or attempt.over:
+            tokenizer = request.route.tokenizer
+        else:
+            tokenizer = attempt.place.deployment.tokenizer
         if tokenizer is None:
             counted(None)
             return
         # What a stream showed is kept as its texts; any other answer is read by the tokenizer's process.
-        texts = tuple(meter.kept) if answer and meter is not None else ()
-        chunks = tuple(self.chunks) if answer and meter is None else ()
-        self.counting = True
+        texts: tuple[str, ...] = ()
+        chunks: tuple[bytes, ...] = ()
+        if attempt is not None and attempt.meter is not None:
+            texts = tuple(attempt.meter.kept)
+        elif attempt is not None:
+            chunks = tuple(attempt.chunks)
+        request.counting = True
 
         def done(found: Counted | None) -> None:
-            self.counting = False
+            request.counting = False
             counted(found)
 
-        shared.counter.count(Job(tokenizer, self.protocol, self.body, chunks, False, texts), done)
+        self._shared.counter.count(Job(tokenizer, request.protocol, request.body, chunks, False, texts), done)
 
     def _completed(
-        self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
+        self,
+        attempt: Answering,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: str,
+        upstream_id: str | None,
+        charged: Charged,
     ) -> None:
-        """Losses of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be."""
-        assert self.user is not None
-        policy = self.user.policy
-        reason, losses = "completed", list[Loss]()
-        if self._is_empty(counts):
-            reason = "empty_answer"
-            if self._waives(policy.empty_answer):
-                losses.append(Loss("empty_answer", 1, counts))
-        elif policy is not DEFAULT_POLICY:
-            if self._waives(policy.content_filtered) and self._filtered():
-                reason = "content_filtered"
-                losses.append(Loss("content_filtered", 1, counts))
-            elif self._waives(policy.cache_hit) and counts.cached_input:
-                losses.append(Loss("cache_hit", 0, Counts(cached_input=counts.cached_input)))
-        if not losses or losses[0].cause == "cache_hit":
-            self._bound_losses(counts, counted_by, losses, flags)
-        meter = self.meter
-        if meter is not None and (meter.hidden or meter.calls > 1 or self.parsed.hidden_reasoning):
-            counters = self.shared.stats.c
+        reason, losses = self._losses.of_whole(attempt, counts, counted_by, flags)
+        meter, parsed = attempt.meter, attempt.request.parsed
+        if meter is not None and (meter.hidden or meter.calls > 1 or parsed.hidden_reasoning):
+            counters = self._shared.stats.c
             counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
-        self._settle("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        charge = Charge("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(attempt.request, charge, charged)
 
-    def _is_empty(self, counts: Counts) -> bool:
-        """Whether output was asked for and none came. A prompt that is scored or echoed, or a cache that is filled, is served."""
-        if counts.output_tokens or self.protocol == "embeddings" or self.parsed.output_tokens == 0:
-            return False
-        return not self._shown_bytes()
-
-    def _shown_bytes(self) -> int:
-        """Bytes of all text that the answer shows."""
-        if self.meter is not None:
-            return self.meter.shown_bytes
-        return read_whole(self.protocol, self.chunks[0]).shown_bytes if self.chunks else 0
-
-    def _waives(self, policy: str) -> bool:
-        """Whether the plan has the operator bear it, and the account's loss budget of today is not spent."""
-        assert self.user is not None
-        return policy == "nothing" and not self.shared.risk.spent(self.user.account_id)
-
-    def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:
-        if self.maximum is not None and self.protocol != "embeddings":
-            over = counts.output_tokens - self.maximum * self.parsed.choices
-            if over > 0:
-                losses.append(Loss("beyond_maximum", 0, _output_part(counts, over)))
-                flags.append("beyond_maximum")
-                self.shared.stats.c["beyond_maximum_tokens"] += over
-        if counted_by != "provider" or (not losses and self.meter is None and self._is_usual(counts)):
-            return
-        beyond = bound(_less(counts, losses), self._what_was_asked(), self._what_was_shown(counts))
-        if any(beyond.counts):
-            losses.append(Loss("implausible", 0, beyond.counts))
-        flags += beyond.flags
-
-    def _is_usual(self, counts: Counts) -> bool:
-        """Whether the bounds of an answer that is not streamed need no closer look."""
-        parsed, place = self.parsed, self.place
-        assert place is not None
-        if (
-            parsed.has_media
-            or parsed.objects
-            or parsed.links
-            or self.iterated
-            or self.protocol == "embeddings"
-        ):
-            return False
-        body_bytes = len(self.chunks[0]) if self.chunks else 0
-        return is_usual(counts, parsed.text_bytes, place.deployment.context_tokens, body_bytes)
-
-    def _what_was_asked(self) -> Asked:
-        assert self.place is not None
-        parsed, deployment = self.parsed, self.place.deployment
-        free_text = not parsed.has_media and not parsed.objects and not parsed.links
-        return Asked(
-            self.protocol,
-            deployment.context_tokens,
-            parsed.inputs,
-            parsed.choices,
-            parsed.text_bytes if free_text else None,
-            deployment.hides_reasoning or parsed.hidden_reasoning,
-        )
-
-    def _what_was_shown(self, counts: Counts) -> Shown:
-        meter = self.meter
-        if meter is not None:
-            return Shown(meter.shown_bytes, meter.calls, self.iterated or meter.hidden or meter.filtered)
-        shown = shown_of_body(self.chunks[0] if self.chunks else b"", self.protocol, counts)
-        return shown._replace(hidden=True) if self.iterated else shown
-
-    def _filtered(self) -> bool:
-        """Whether the provider's filter ended the answer. Inside a text the quotes would be escaped."""
-        if self.meter is not None:
-            return self.meter.filtered
-        return any(FILTERED.search(chunk) for chunk in self.chunks)
-
-    def _estimate(self, progress: Counts) -> Counts:
+    def _estimate(self, attempt: Answering, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
-        output = 0 if self.protocol == "embeddings" else max(progress.output, self._shown_bytes() // 4)
+        request = attempt.request
+        output = 0
+        if request.protocol != "embeddings":
+            output = max(progress.output, shown_bytes(attempt) // 4)
         return Counts(
-            fresh_input=max(1, self.parsed.text_bytes // 4), output=min(output, self.need.output_tokens)
+            fresh_input=max(1, request.parsed.text_bytes // 4),
+            output=min(output, request.need.output_tokens),
         )
 
     # An answer that stopped half-way.
 
-    def _interrupted(self, reason: str, *, charge: str | None = None) -> None:
-        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason."""
-        meter = self.meter
-        assert self.user is not None
-        if (
-            meter is not None
-            and meter.usage is not None
-            and self._usage_is_whole(meter.usage, meter.progress)
-        ):
-            usage = meter.usage
-            charge = charge or self._charge_of(reason, said_all=meter.stopped)
-            self._settle_interrupted(reason, charge, usage.counts, usage.total, list(usage.flags), "provider")
+    def interrupted(self, attempt: Answering, reason: str, charge: str | None, charged: Charged) -> None:
+        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason; `charge`:
+        or as this says.
+        """
+        request, meter = attempt.request, attempt.meter
+        usage = None if meter is None else meter.usage
+        if meter is not None and usage is not None and usage.counts.output_tokens >= meter.progress:
+            # What was reported covers what was shown: a start's report says nothing of the output yet.
+            charge = charge or self._losses.charge_of(attempt, reason, said_all=meter.stopped)
+            flags = list(usage.flags)
+            self._interrupted(attempt, reason, charge, usage.counts, usage.total, flags, "provider", charged)
             return
-        charge = charge or self._charge_of(reason, said_all=False)
+        charge_as = charge or self._losses.charge_of(attempt, reason, said_all=False)
         known = meter.counts() if meter is not None else NO_COUNTS
 
         def counted(found: Counted | None) -> None:
-            counts, counted_by = self._least(known), "progress"
+            counts, counted_by = _least(attempt, known), "progress"
             if found is not None:
                 counts = known._replace(
                     fresh_input=known.fresh_input if known.input_tokens else found.input,
                     output=max(known.output, found.output),
                 )
                 counted_by = "tokenizer"
-            self._settle_interrupted(reason, charge, counts, None, [], counted_by)
+            self._interrupted(attempt, reason, charge_as, counts, None, [], counted_by, charged)
 
-        self._count(counted)
+        self.count(request, attempt, counted)
 
-    @staticmethod
-    def _usage_is_whole(usage: Usage, progress: int) -> bool:
-        """Whether what was reported covers what was shown: a start's report says nothing of the output yet."""
-        return usage.counts.output_tokens >= progress
-
-    def _least(self, known: Counts) -> Counts:
-        """What was surely produced: the input where the upstream did not say it, the text that was shown."""
-        meter = self.meter
-        output = known.output
-        if meter is not None:
-            output = max(output, least_shown(meter.shown_bytes, meter.progress))
-        fresh = known.fresh_input if known.input_tokens else least_input(self.parsed, self.protocol)
-        return known._replace(fresh_input=fresh, output=output)
-
-    def _charge_of(self, reason: str, *, said_all: bool) -> str:
-        """What the plan's policy charges of an attempt that ended for this reason."""
-        assert self.user is not None
-        policy = self.user.policy
-        if reason == "client_gone":
-            if said_all:
-                return policy.client_gone_after_content
-            begun = self.meter is not None and self.meter.begun
-            return policy.client_gone_in_content if begun else policy.client_gone_before_content
-        if reason == "upstream_timeout":
-            return policy.upstream_timeout
-        if reason in {"upstream_error", "event_too_large", "response_too_large"}:
-            return policy.upstream_error
-        return "produced"
-
-    def _settle_interrupted(
-        self, reason: str, charge: str, counts: Counts, total: int | None, flags: list[str], counted_by: str
+    def _interrupted(
+        self,
+        attempt: Answering,
+        reason: str,
+        charge_as: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: str,
+        charged: Charged,
     ) -> None:
         losses = list[Loss]()
-        if self._waives(charge):
+        if self._losses.waives(attempt.request, charge_as):
             losses.append(Loss(reason if reason in LOSS_CAUSES else "upstream_error", 1, counts))
         else:
-            self._bound_losses(counts, "progress", losses, flags)
-        upstream_id = None if self.meter is None else self.meter.upstream_id or None
-        self._settle("interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+            self._losses.bound(attempt, counts, "progress", losses, flags)
+        upstream_id = None if attempt.meter is None else attempt.meter.upstream_id or None
+        charge = Charge("interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(attempt.request, charge, charged)
 
     # The record.
 
-    def _settle(
-        self,
-        state: str,
-        reason: str,
-        counted_by: str,
-        counts: Counts,
-        total: int | None,
-        flags: list[str],
-        upstream_id: str | None,
-        losses: list[Loss],
-    ) -> None:
-        """Have the account cover what is charged beyond the hold, then write the record."""
-        shared, hold, user = self.shared, self.hold, self.user
+    def _cover(self, request: Held, charge: Charge, charged: Charged) -> None:
+        """Have the account cover what is charged beyond the hold."""
+        hold, counts = request.hold, charge.counts
         assert hold is not None
-        assert user is not None
-        covered = counts.input_tokens <= self.need.input_tokens and counts.output_tokens <= self.held_output
-        if covered or hold.paid_whole:
-            self._record(state, reason, counted_by, counts, total, flags, upstream_id, losses)
+        more_input = counts.input_tokens - request.need.input_tokens
+        more_output = counts.output_tokens - request.held_output
+        if (more_input <= 0 and more_output <= 0) or hold.paid_whole:
+            charged(charge)
             return
-
-        def record() -> None:
-            self._record(state, reason, counted_by, counts, total, flags, upstream_id, losses)
-
-        charged = _less(counts, losses) if losses else counts
-        more = Need(
-            0,
-            max(0, charged.input_tokens - self.need.input_tokens),
-            max(0, charged.output_tokens - self.held_output),
-        )
+        if charge.losses:
+            counts = less(counts, charge.losses)
+            more_input = counts.input_tokens - request.need.input_tokens
+            more_output = counts.output_tokens - request.held_output
+        more = Need(0, max(0, more_input), max(0, more_output))
         if more.nothing:
-            record()
+            charged(charge)
             return
-        account, boot_ns = hold.account, shared.clock.boot_ns
-        got = shared.slices.hold(account, user.cap_ids, self.rated, more, boot_ns())
+        shared, cap_ids = self._shared, request.user.cap_ids
+        got = shared.slices.hold(hold.account, cap_ids, request.rated, more, shared.clock.boot_ns())
         if got is not None:
             shared.slices.merge(hold, got)
-            record()
+            charged(charge)
             return
 
         def answered(got: Hold | None, _verdict: int) -> None:
-            self.counting = False
-            self.asking = None
+            request.counting = False
+            request.pending_hold = None
             if got is not None:
                 shared.slices.merge(hold, got)
             # Else what is free in the slices here is drawn, and the rest by settlement.
-            record()
+            charged(charge)
 
-        self.counting = True
-        self.asking = shared.client.ask(account, user.cap_ids, self.rated, more, answered)
+        request.counting = True
+        request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
 
-    def _record(
-        self,
-        state: str,
-        reason: str,
-        counted_by: str,
-        counts: Counts,
-        total: int | None,
-        flags: list[str],
-        upstream_id: str | None,
-        losses: Sequence[Loss] = NO_LOSSES,
-    ) -> None:
-        shared, hold, user = self.shared, self.hold, self.user
+    def write(self, attempt: Answering, charge: Charge, durable: Callable[[Any], None]) -> None:
+        """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
+        interruption, or "".
+        """
+        shared, request = self._shared, attempt.request
+        hold, counts, losses = request.hold, charge.counts, charge.losses
         assert hold is not None
-        assert user is not None
-        self.spent_tokens = sum(counts)
-        self._end_attempt()
-        clock_ms = self.shared.clock.civil_ms()
+        ended_ms = shared.clock.civil_ms()
+        flags = charge.flags
         if losses:
             parts, unpaid = shared.slices.commit_charged(hold, counts, losses, shared.clock.boot_ns)
             if any(any(loss.counts) for loss in losses):
                 flags = [*flags, "waived"]
         else:
             parts, unpaid = shared.slices.commit(hold, counts, shared.clock.boot_ns)
-        self.hold = None
+        request.hold = None
         # Its tokens and times are counted by model and deployment when it is over (`series`).
-        shared.stats.c[state] += 1
-        risk_tokens = self._risk_of(counted_by, counts, losses)
+        shared.stats.c[charge.state] += 1
+        risk_tokens = _risk_of(attempt, charge)
         if risk_tokens:
-            shared.risk.lost(user.account_id, risk_tokens)
-        latency_ms = int((shared.loop.time() - self.began_s) * 1000)
-        first_byte_ms = self.first_byte_ms
-        self.record = record = UsageRecord(
-            user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-            self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-            list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid, 0,
-            self.head.client_request_id, self.failures,
-        )  # fmt: skip
-        shared.client.finish(record, self._durable, reason if state == "interrupted" else "", risk_tokens)
+            shared.risk.lost(request.user.account_id, risk_tokens)
+        request.record = record = self._record(
+            request,
+            charge,
+            ended_ms=ended_ms,
+            first_byte_ms=request.first_byte_ms,
+            parts=parts,
+            flags=flags,
+            unpaid=unpaid,
+        )
+        shared.client.finish(
+            record, durable, charge.reason if charge.state == "interrupted" else "", risk_tokens
+        )
         if hold.account.closing:
             shared.client.released(hold.account)
 
-    def _record_loss(self, cause: str, usage: Usage, upstream_id: str | None) -> None:
+    def write_loss(self, attempt: Answering, cause: str, usage: Usage, upstream_id: str | None) -> None:
         """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
-        shared, user = self.shared, self.user
-        assert user is not None
+        shared, request = self._shared, attempt.request
         tokens = sum(usage.counts)
-        shared.risk.lost(user.account_id, tokens)
-        now_s = shared.loop.time()
-        shared.client.finish(
-            UsageRecord(
-                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, "interrupted", cause, "provider", self.started_ms, self.shared.clock.civil_ms(), None,
-                int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
-                list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None, 0,
-                self.head.client_request_id, self.failures,
-            ),
-            _nothing, None, tokens,
-        )  # fmt: skip
-        self.usage_id = ""
+        shared.risk.lost(request.user.account_id, tokens)
+        losses = [Loss(cause, 1, usage.counts)]
+        flags = list(usage.flags)
+        charge = Charge(
+            "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
+        )
+        record = self._record(
+            request,
+            charge,
+            ended_ms=shared.clock.civil_ms(),
+            first_byte_ms=None,
+            parts=[],
+            flags=flags,
+            unpaid=None,
+        )
+        shared.client.finish(record, _nothing, None, tokens)
+        request.usage_id = ""
 
-    def _risk_of(self, counted_by: str, counts: Counts, losses: Sequence[Loss]) -> int:
-        """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
-        lost = sum(sum(loss.counts) for loss in losses) if losses else 0
-        if counted_by != "progress" or self.protocol == "embeddings":
-            return lost
-        shown = self.meter.shown_bytes if self.meter is not None else 0
-        likely = self._input_estimate() + shown // 3
-        return lost + max(0, likely - counts.input_tokens - counts.output)
+    def _record(
+        self,
+        request: Held,
+        charge: Charge,
+        *,
+        ended_ms: int,
+        first_byte_ms: int | None,
+        parts: list[Part],
+        flags: list[str],
+        unpaid: tuple[int, Counts] | None,
+    ) -> UsageRecord:
+        user = request.user
+        return UsageRecord(
+            account_id=user.account_id,
+            usage_id=request.usage_id,
+            request_id=request.request_id,
+            attempt_no=request.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=request.protocol,
+            model=request.model,
+            deployment=request.deployment,
+            state=charge.state,
+            reason=charge.reason,
+            counted_by=charge.counted_by,
+            started_ms=request.started_ms,
+            ended_ms=ended_ms,
+            first_byte_ms=first_byte_ms,
+            latency_ms=int((self._shared.loop.time() - request.began_s) * 1000),
+            c=charge.counts,
+            provider_total=charge.total,
+            parts=parts,
+            loss=list(charge.losses),
+            flags=flags,
+            upstream_id=charge.upstream_id,
+            prompt=request.rated == request.model,
+            asked=request.intent,
+            choice=request.choice,
+            unpaid=unpaid,
+            client_request_id=request.head.client_request_id,
+            tried=request.failures,
+        )
+
+    # The attempt, to the journal.
+
+    def start_op(self, request: Held) -> tuple[Any, ...]:
+        """The attempt in flight and what it holds."""
+        user, hold = request.user, request.hold
+        assert hold is not None
+        start = Start(
+            usage_id=request.usage_id,
+            account_id=user.account_id,
+            request_id=request.request_id,
+            attempt_no=request.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=request.protocol,
+            model=request.model,
+            deployment=request.deployment,
+            started_ms=request.started_ms,
+        )
+        return (charging_wire.START, *start, hold.wire())
+
+    def drop(self, request: Held) -> None:
+        """The attempt gave nothing: it leaves no record."""
+        if request.usage_id:
+            self._shared.client.drop(request.usage_id)
+            request.usage_id = ""
 
 
 def _nothing(_: object) -> None:
     """Nobody waits for this record."""
 
 
-def _less(counts: Counts, losses: Sequence[Loss]) -> Counts:
-    for loss in losses:
-        counts = Counts(*map(sub, counts, loss.counts))
-    return counts
+def _least(attempt: Answering, known: Counts) -> Counts:
+    """What was surely produced: the input where the upstream did not say it, the text that was shown."""
+    request, meter = attempt.request, attempt.meter
+    output = known.output
+    if meter is not None:
+        output = max(output, least_shown(meter.shown_bytes, meter.progress))
+    fresh = known.fresh_input if known.input_tokens else least_input(request.parsed, request.protocol)
+    return known._replace(fresh_input=fresh, output=output)
 
 
-def _output_part(counts: Counts, tokens: int) -> Counts:
-    """So many of the output tokens, from the classes in order."""
-    taken: dict[str, int] = {}
-    for name in _OUTPUT:
-        taken[name] = min(tokens, getattr(counts, name))
-        tokens -= taken[name]
-    return Counts(**taken)
+def _risk_of(attempt: Answering, charge: Charge) -> int:
+    """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+    lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
+    if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":
+        return lost
+    shown = attempt.meter.shown_bytes if attempt.meter is not None else 0
+    likely = input_estimate(attempt.request) + shown // 3
+    return lost + max(0, likely - charge.counts.input_tokens - charge.counts.output)

@@ -1,16 +1,14 @@
 """What is seen of a request when it is over: its place in the sums by model and deployment, and its line in the log."""
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.request.state import Held
 from tokenworks.gateway.request_log import Line, RequestLog
 from tokenworks.gateway.series import COMPLETE, INTERRUPTED, LEFT, NONE, OUTCOMES, REFUSED, Series
-
-if TYPE_CHECKING:
-    from tokenworks.gateway.http.head import Head
-    from tokenworks.gateway.protocol.errors import Refusal
-    from tokenworks.gateway.request.reply import Ending
 
 _US_PER_S: Final = 1_000_000
 
@@ -22,7 +20,7 @@ class Watching:
         self._log = request_log
         self._series = series
 
-    def ended(self, exchange: "Ending", now_s: float) -> None:
+    def ended(self, exchange: Held, now_s: float) -> None:
         """A request is over, whatever became of it. `now_s`: the loop's time."""
         record, series, failures = exchange.record, self._series, exchange.failures
         if record is not None and failures is None and record.state == "complete":
@@ -66,7 +64,7 @@ class Watching:
 
     def _write(
         self,
-        exchange: "Ending",
+        exchange: Held,
         outcome: int,
         deployment: str,
         model: str,
@@ -74,7 +72,8 @@ class Watching:
         now_s: float,
         added_us: int,
     ) -> None:
-        user, record, refusal = exchange.user, exchange.record, exchange.refusal
+        user = exchange.user if exchange.is_known else None
+        record, refusal = exchange.record, exchange.refusal
         if cause is None and record is not None and record.reason != "completed":
             cause = record.reason
         self._log.write(
@@ -112,7 +111,7 @@ class Watching:
             )
         )
 
-    def refused(self, refusal: "Refusal", request_id: str, head: "Head | None", now_s: float) -> None:
+    def refused(self, refusal: Refusal, request_id: str, head: Head | None, now_s: float) -> None:
         """A request that never became an exchange: what it was refused for is all that is known of it."""
         if self._log.wants_failure(refusal.code, NONE, now_s):
             own_id = None if head is None else head.client_request_id
