@@ -38,27 +38,29 @@ FOR_HOLD: Final = 2
 class Owner(Protocol):
     """Whoever made the attempt. One of these is called, once, when the upstream is done with it."""
 
-    def attempt_completed(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
+    def attempt_completed(
+        self, attempt: "Attempt", usage: Usage | None, upstream_id: str | None, progress: Counts
+    ) -> None:
         """It gave a whole answer."""
 
-    def attempt_interrupted(self, reason: str, charge: str | None) -> None:
+    def attempt_interrupted(self, attempt: "Attempt", reason: str, charge: str | None) -> None:
         """It stopped half-way; `charge`: what of it is charged, where the plan's policy does not say."""
 
-    def attempt_failed(self, reason: str, *, count: bool, cause: str) -> None:
+    def attempt_failed(self, attempt: "Attempt", reason: str, *, count: bool, cause: str) -> None:
         """It gave nothing that reached the client. `count`: as a failure of the deployment; `cause`: what is kept of it, where that
         is no `reason`.
         """
 
-    def attempt_faulted(self, fault: Fault) -> None:
+    def attempt_faulted(self, attempt: "Attempt", fault: Fault) -> None:
         """The upstream answered, and not with what was asked for."""
 
-    def attempt_not_begun(self, refusal: Refusal) -> None:
+    def attempt_not_begun(self, attempt: "Attempt", refusal: Refusal) -> None:
         """It can't be recorded, so nothing is sent."""
 
-    def attempt_empty(self) -> None:
+    def attempt_empty(self, attempt: "Attempt") -> None:
         """A stream that says it is done and gave nothing."""
 
-    def attempt_counted(self) -> None:
+    def attempt_counted(self, attempt: "Attempt") -> None:
         """An answer that costs nothing is whole."""
 
 
@@ -95,7 +97,7 @@ class Attempt(Answering):
             if connection is not None:
                 connection.pool.give_back(connection)
         elif connection is None:
-            self._owner.attempt_failed(reason, count=True, cause="")
+            self._owner.attempt_failed(self, reason, count=True, cause="")
         else:
             self._send(connection)
 
@@ -115,7 +117,7 @@ class Attempt(Answering):
                 shared.client.begin(request.usage_id, self)
             except RecorderAway as error:
                 connection.pool.give_back(connection)
-                self._owner.attempt_not_begun(Refusal(503, "recorder_away", str(error), 1))
+                self._owner.attempt_not_begun(self, Refusal(503, "recorder_away", str(error), 1))
                 return
         sending = parts.sending
         body = sending.body(self)
@@ -174,7 +176,7 @@ class Attempt(Answering):
                 self.interrupt_or_fail("upstream_error")
             else:
                 # The first thing it said is an error: another place may do better.
-                self._owner.attempt_faulted(meter.failed)
+                self._owner.attempt_faulted(self, meter.failed)
             return
         if not out or meter.kept:
             if not parts.answers.count_buffered(self, meter):
@@ -233,14 +235,14 @@ class Attempt(Answering):
         elif self.abort():
             said = "the answer is larger than this gateway relays"
             self.request.last_refusal = Refusal(502, "upstream_error", said)
-            self._owner.attempt_interrupted("response_too_large", "nothing")
+            self._owner.attempt_interrupted(self, "response_too_large", "nothing")
 
     def _no_memory(self, size: int) -> None:
         """The worker has no room for the answer: no fault of its deployment, and the operator bears what was made."""
         if self.abort():
             request = self.request
             request.last_refusal = self._parts.shared.memory.refusal(request.address, size)
-            self._owner.attempt_interrupted("no_memory", "nothing")
+            self._owner.attempt_interrupted(self, "no_memory", "nothing")
 
     # Its end.
 
@@ -260,7 +262,7 @@ class Attempt(Answering):
             return
         if request.free:
             places.succeeded(self)
-            self._owner.attempt_counted()
+            self._owner.attempt_counted(self)
             return
         fault, usage, upstream_id, model = read_body(connection.status, body, request.protocol)
         if self.undecided and fault is None:
@@ -273,26 +275,26 @@ class Attempt(Answering):
             if usage is not None and usage.total:
                 # It failed, and reports tokens all the same: they are the operator's loss.
                 self._parts.records.write_loss(self, "failed_attempt", usage, upstream_id)
-            self._owner.attempt_faulted(fault)
+            self._owner.attempt_faulted(self, fault)
             return
         places.succeeded(self)
         asked = request.parsed.model
         self.chunks[0] = body if model == asked else body_with_model(body, asked)
-        self._owner.attempt_completed(usage, upstream_id, NO_COUNTS)
+        self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
 
     def stream_ended(self, meter: StreamMeter) -> None:
         meter.finish()
         if meter.failed is not None and not self.request.sent:
-            self._owner.attempt_faulted(meter.failed)
+            self._owner.attempt_faulted(self, meter.failed)
         elif not meter.whole:
             self.interrupt_or_fail("upstream_error")
         elif meter.begun or meter.usage is not None:
-            self._owner.attempt_completed(meter.usage, meter.upstream_id or None, meter.counts())
+            self._owner.attempt_completed(self, meter.usage, meter.upstream_id or None, meter.counts())
         elif meter.upstream_id is None:
             # An end, and nothing before it.
-            self._owner.attempt_failed("upstream_error", count=True, cause="")
+            self._owner.attempt_failed(self, "upstream_error", count=True, cause="")
         else:
-            self._owner.attempt_empty()
+            self._owner.attempt_empty(self)
 
     def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
         self.upstream = None
@@ -334,7 +336,7 @@ class Attempt(Answering):
             fault = fault._replace(retry_after_s=seconds)
         if not 300 <= status < 500 and fault.kind == "client":
             fault = fault._replace(kind="server")
-        self._owner.attempt_faulted(fault)
+        self._owner.attempt_faulted(self, fault)
 
     def interrupt_or_fail(self, reason: str) -> None:
         """It ended before it was whole."""
@@ -343,12 +345,12 @@ class Attempt(Answering):
             if not self.over and reason in {"upstream_error", "upstream_timeout"}:
                 # It began well, and broke off: a place that does that often is no better than one that never begins.
                 self._parts.places.failed(request, self)
-            self._owner.attempt_interrupted(reason, None)
+            self._owner.attempt_interrupted(self, reason, None)
         elif request.conn is None and reason in {"upstream_timeout", "shutdown"}:
             # Nobody waits for it, and it was never finished: it worked all the same.
-            self._owner.attempt_interrupted("client_gone", None)
+            self._owner.attempt_interrupted(self, "client_gone", None)
         else:
-            self._owner.attempt_failed(reason, count=True, cause="")
+            self._owner.attempt_failed(self, reason, count=True, cause="")
 
     # Holding more.
 
@@ -430,12 +432,12 @@ class Attempt(Answering):
         """It made more than the maximum that was sent: the client gets the end that a maximum has."""
         if self.abort():
             self._parts.shared.stats.c["cut_at_maximum"] += 1
-            self._owner.attempt_interrupted("beyond_maximum", None)
+            self._owner.attempt_interrupted(self, "beyond_maximum", None)
 
     def leave(self) -> None:
         """Its client has gone, and nobody reads it to its end."""
         self.request.user.abandon(self._parts.shared.loop.time())
-        self._cut_upstream(lambda: self._owner.attempt_interrupted("client_gone", None))
+        self._cut_upstream(lambda: self._owner.attempt_interrupted(self, "client_gone", None))
 
     def _cut_upstream(self, over: Callable[[], None]) -> bool:
         """Stop the upstream of a stream that is paid for, count what it had made until then, and call `over`."""

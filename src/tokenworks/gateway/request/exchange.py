@@ -275,9 +275,8 @@ class Exchange(Held):
 
     # How an attempt ends.
 
-    def attempt_counted(self) -> None:
-        assert self.attempt is not None
-        self._answer_free(self.attempt.chunks[0])
+    def attempt_counted(self, attempt: Attempt) -> None:
+        self._answer_free(attempt.chunks[0])
 
     def _answer_free(self, body: bytes) -> None:
         """A count of tokens, which costs nothing."""
@@ -288,36 +287,33 @@ class Exchange(Held):
             write_whole(self, self.conn, body)
         self._finish()
 
-    def attempt_completed(self, usage: Usage | None, upstream_id: str | None, progress: Counts) -> None:
-        assert self.attempt is not None
-        self.parts.records.complete(self.attempt, usage, upstream_id, progress, self._charged)
+    def attempt_completed(
+        self, attempt: Attempt, usage: Usage | None, upstream_id: str | None, progress: Counts
+    ) -> None:
+        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charged)
 
-    def attempt_interrupted(self, reason: str, charge: str | None) -> None:
-        assert self.attempt is not None
-        self.parts.records.interrupted(self.attempt, reason, charge, self._charged)
+    def attempt_interrupted(self, attempt: Attempt, reason: str, charge: str | None) -> None:
+        self.parts.records.interrupted(attempt, reason, charge, self._charged)
 
     def _charged(self, charge: Charge) -> None:
         """What the attempt costs is covered as far as it can be: the record is written."""
-        assert self.attempt is not None
         self.spent_tokens = sum(charge.counts)
-        self._end_attempt()
-        self.parts.records.write(self.attempt, charge, self._durable)
+        self.parts.places.end(charge.attempt)
+        self.parts.records.write(charge, self._durable)
 
-    def attempt_empty(self) -> None:
+    def attempt_empty(self, attempt: Attempt) -> None:
         """A stream that says it is done and gave nothing: it costs nothing."""
         self.answered = "empty_stream"
         self.give_up()
         self._durable("")
 
-    def attempt_not_begun(self, refusal: Refusal) -> None:
+    def attempt_not_begun(self, attempt: Attempt, refusal: Refusal) -> None:
         self._end_attempt()
         self.parts.holds.release(self)
         self.refuse(refusal)
 
-    def attempt_faulted(self, fault: Fault) -> None:
+    def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
         """The upstream answered, and not with what was asked for: say it on, or try another place."""
-        attempt = self.attempt
-        assert attempt is not None
         self._note_failed_usage(attempt)
         said = said_on(fault, attempt.place, self.parsed.model)
         if said is not None:
@@ -331,12 +327,11 @@ class Exchange(Held):
         self.last_refusal = refusal_for(fault, self.model)
         # What says itself when it has room is not ill.
         count = wait_s is None and fault.status not in {404, 409, 425}
-        self.attempt_failed("", count=count, cause=f"{fault.kind} {fault.status}")
+        self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
 
-    def attempt_failed(self, reason: str, *, count: bool, cause: str) -> None:
+    def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
         """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
-        attempt, parts = self.attempt, self.parts
-        assert attempt is not None
+        parts = self.parts
         self._note_failed_usage(attempt)
         cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
         self.failures = [*(self.failures or ()), (attempt.place.name, cause)]

@@ -59,9 +59,7 @@ class Places:
         shared = self._shared
         now_s = shared.loop.time()
         request.deferred = False
-        ask = request.ask
-        if ask is None:
-            ask = request.ask = _what_is_asked(request)
+        ask = _ask(request)
         while True:
             chosen = self._best(request, ask, now_s)
             if chosen is None:
@@ -114,8 +112,7 @@ class Places:
         """Why no deployment takes the request."""
         if request.last_refusal is not None:
             return request.last_refusal
-        ask, model = request.ask, request.model
-        assert ask is not None
+        ask, model = _ask(request), request.model
         wait_s = named_wait_s(request.places, ask, self._shared.loop.time())
         if wait_s > 0:
             # Every place has said when it has room again.
@@ -256,8 +253,7 @@ class Places:
         shared = self._shared
         now_s = shared.loop.time()
         attempt.place.began(now_s)
-        assert request.ask is not None
-        shared.placement.sent(attempt, chosen, request.ask, now_s, streams=request.parsed.stream)
+        shared.placement.sent(attempt, chosen, _ask(request), now_s, streams=request.parsed.stream)
         shared.stats.c["attempts"] += 1
 
     def succeeded(self, attempt: Placed, *, first_token: bool = False) -> None:
@@ -316,6 +312,13 @@ def ask_of(
         user.home,
         service.edge_first,
     )
+
+
+def _ask(request: Held) -> Ask:
+    """What placement is asked, worked out once for each model that the request may get."""
+    if request.ask is None:
+        request.ask = _what_is_asked(request)
+    return request.ask
 
 
 def _what_is_asked(request: Held) -> Ask:

@@ -24,10 +24,21 @@ NO_LOSSES: Final[tuple[Loss, ...]] = ()
 class Charge:
     """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
 
-    __slots__ = ("counted_by", "counts", "flags", "losses", "reason", "state", "total", "upstream_id")
+    __slots__ = (
+        "attempt",
+        "counted_by",
+        "counts",
+        "flags",
+        "losses",
+        "reason",
+        "state",
+        "total",
+        "upstream_id",
+    )
 
     def __init__(
         self,
+        attempt: Answering,
         state: str,
         reason: str,
         counted_by: str,
@@ -38,6 +49,7 @@ class Charge:
         losses: Sequence[Loss],
     ) -> None:
         """`total`: what the upstream says was used in all; `upstream_id`: the id that it gave its answer."""
+        self.attempt = attempt
         self.state = state
         self.reason = reason
         self.counted_by = counted_by
@@ -132,8 +144,8 @@ class Records:
             counters = self._shared.stats.c
             counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
             counters["free_rider_tool_calls"] += meter.calls > 1
-        charge = Charge("complete", reason, counted_by, counts, total, flags, upstream_id, losses)
-        self._cover(attempt.request, charge, charged)
+        charge = Charge(attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(charge, charged)
 
     def _estimate(self, attempt: Answering, progress: Counts) -> Counts:
         """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
@@ -192,14 +204,15 @@ class Records:
         else:
             self._losses.bound(attempt, counts, "progress", losses, flags)
         upstream_id = None if attempt.meter is None else attempt.meter.upstream_id or None
-        charge = Charge("interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
-        self._cover(attempt.request, charge, charged)
+        charge = Charge(attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(charge, charged)
 
     # The record.
 
-    def _cover(self, request: Held, charge: Charge, charged: Charged) -> None:
+    def _cover(self, charge: Charge, charged: Charged) -> None:
         """Have the account cover what is charged beyond the hold."""
-        hold, counts = request.hold, charge.counts
+        request, counts = charge.attempt.request, charge.counts
+        hold = request.hold
         assert hold is not None
         more_input = counts.input_tokens - request.need.input_tokens
         more_output = counts.output_tokens - request.held_output
@@ -232,11 +245,11 @@ class Records:
         request.counting = True
         request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
 
-    def write(self, attempt: Answering, charge: Charge, durable: Callable[[Any], None]) -> None:
+    def write(self, charge: Charge, durable: Callable[[Any], None]) -> None:
         """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
         interruption, or "".
         """
-        shared, request = self._shared, attempt.request
+        shared, request = self._shared, charge.attempt.request
         hold, counts, losses = request.hold, charge.counts, charge.losses
         assert hold is not None
         ended_ms = shared.clock.civil_ms()
@@ -250,11 +263,10 @@ class Records:
         request.hold = None
         # Its tokens and times are counted by model and deployment when it is over (`series`).
         shared.stats.c[charge.state] += 1
-        risk_tokens = _risk_of(attempt, charge)
+        risk_tokens = _risk_of(charge)
         if risk_tokens:
             shared.risk.lost(request.user.account_id, risk_tokens)
         request.record = record = self._record(
-            request,
             charge,
             ended_ms=ended_ms,
             first_byte_ms=request.first_byte_ms,
@@ -276,10 +288,9 @@ class Records:
         losses = [Loss(cause, 1, usage.counts)]
         flags = list(usage.flags)
         charge = Charge(
-            "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
+            attempt, "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
         )
         record = self._record(
-            request,
             charge,
             ended_ms=shared.clock.civil_ms(),
             first_byte_ms=None,
@@ -292,7 +303,6 @@ class Records:
 
     def _record(
         self,
-        request: Held,
         charge: Charge,
         *,
         ended_ms: int,
@@ -301,6 +311,7 @@ class Records:
         flags: list[str],
         unpaid: tuple[int, Counts] | None,
     ) -> UsageRecord:
+        request = charge.attempt.request
         user = request.user
         return UsageRecord(
             account_id=user.account_id,
@@ -374,8 +385,9 @@ def _least(attempt: Answering, known: Counts) -> Counts:
     return known._replace(fresh_input=fresh, output=output)
 
 
-def _risk_of(attempt: Answering, charge: Charge) -> int:
+def _risk_of(charge: Charge) -> int:
     """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+    attempt = charge.attempt
     lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
     if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":
         return lost

@@ -27,7 +27,7 @@ def tick(exchange: Exchange, now_s: int) -> None:
     attempt, conn = exchange.attempt, exchange.conn
     if conn is None:
         if attempt is not None and 0 < attempt.drain_until_s <= now_s and attempt.abort():
-            exchange.attempt_interrupted("client_gone", None)
+            exchange.attempt_interrupted(attempt, "client_gone", None)
         return
     meter = None if attempt is None else attempt.meter
     if attempt is not None and meter is not None and exchange.sent and not attempt.reported:
@@ -88,9 +88,13 @@ def cut(exchange: Exchange) -> None:
         return
     exchange.forget_what_is_asked()
     attempt = exchange.attempt
-    aborted = attempt is not None and attempt.abort()
-    if aborted and exchange.hold is not None and (exchange.sent or exchange.conn is None):
-        exchange.attempt_interrupted("shutdown" if exchange.sent else "client_gone", None)
+    if (
+        attempt is not None
+        and attempt.abort()
+        and exchange.hold is not None
+        and (exchange.sent or exchange.conn is None)
+    ):
+        exchange.attempt_interrupted(attempt, "shutdown" if exchange.sent else "client_gone", None)
         return
     exchange.give_up()
     exchange.refuse(CUT)
