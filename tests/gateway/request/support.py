@@ -295,8 +295,8 @@ class Worker:
         from tokenworks.gateway.protocol.fields import parse_body
 
         exchange = self.arrives(**fields)
-        exchange.identify(self.user)
-        exchange.know(parse_body(exchange.body, exchange.protocol))
+        exchange.set_user(self.user)
+        exchange.set_parsed(parse_body(exchange.body, exchange.protocol))
         assert self.parts.models.find(exchange) is None
         return exchange
 

@@ -9,8 +9,8 @@ def asked(worker, **fields):
     from tokenworks.gateway.protocol.fields import parse_body
 
     request = worker.arrives(**fields)
-    request.identify(worker.user)
-    request.know(parse_body(request.body, request.protocol))
+    request.set_user(worker.user)
+    request.set_parsed(parse_body(request.body, request.protocol))
     return request, worker.parts.models.find(request)
 
 

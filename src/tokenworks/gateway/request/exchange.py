@@ -69,13 +69,13 @@ class Exchange(Held):
         if refusal is not None:
             self.refuse(refusal)
             return
-        self.identify(user)
+        self.set_user(user)
         try:
             parsed = parse_body(self.body, self.protocol)
         except BodyError as error:
             self.refuse(error.refusal)
             return
-        self.know(parsed)
+        self.set_parsed(parsed)
         if parsed.choices > 1 or parsed.dropped or parsed.hosted:
             refusal = opening.refusal_of_tools(self.shared, user, parsed)
             if refusal is not None:

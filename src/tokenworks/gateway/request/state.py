@@ -152,7 +152,7 @@ class Arrived:
 
 
 class Known(Arrived):
-    """Its key is known (`identify`), and its body is read (`know`)."""
+    """Its key is known (`set_user`), and its body is read (`set_parsed`)."""
 
     __slots__ = (
         "ask",
@@ -182,12 +182,12 @@ class Known(Arrived):
     queue_until_s: float  # when it stops waiting for room; 0.0: it did not wait yet
     last_refusal: Refusal | None  # of the attempts so far
 
-    def identify(self, user: KeyEntry) -> None:
+    def set_user(self, user: KeyEntry) -> None:
         self.user = user
         self.is_known = True
         user.in_flight += 1
 
-    def know(self, parsed: Parsed) -> None:
+    def set_parsed(self, parsed: Parsed) -> None:
         self.parsed = parsed
         self.streams = parsed.stream
         self.flex = parsed.flex
@@ -249,14 +249,13 @@ class Placed:
 
     __slots__ = ("admission", "dropped", "foreseen_ms", "over", "place", "request", "upstream")
 
-    def __init__(self, request: Held, chosen: Candidate, admission: Admission | None) -> None:
-        self.request = request
-        self.place: Place = chosen.place
-        self.foreseen_ms: float = chosen.first_token_ms  # to its first token
-        self.admission = admission  # under the deployment's limits
-        self.over = False
-        self.upstream: UpstreamConnection | None = None
-        self.dropped: tuple[str, ...] = ()  # fields that were not sent on
+    request: Held
+    place: Place
+    foreseen_ms: float  # to its first token
+    admission: Admission | None  # under the deployment's limits
+    over: bool
+    upstream: UpstreamConnection | None
+    dropped: tuple[str, ...]  # fields that were not sent on
 
 
 class Answering(Placed):
@@ -280,7 +279,14 @@ class Answering(Placed):
     def __init__(
         self, request: Held, chosen: Candidate, admission: Admission | None, progress_tokens: int
     ) -> None:
-        super().__init__(request, chosen, admission)
+        """`progress_tokens`: what its stream makes until its progress is reported."""
+        self.request = request
+        self.place = chosen.place
+        self.foreseen_ms = chosen.first_token_ms
+        self.admission = admission
+        self.over = False
+        self.upstream = None
+        self.dropped = ()
         self.meter: StreamMeter | None = None
         self.undecided = False  # a stream was asked for, and what came does not say yet whether it is one
         self.refused_status = 0  # of an upstream answer that is no success
