@@ -4,6 +4,7 @@ Run: python -m bench.meter OTHER_CHECKOUT [ROUNDS]
 """
 
 import gc
+import importlib
 import statistics
 import sys
 import time
@@ -51,7 +52,10 @@ def load(source):
     }
     sys.path.insert(0, f"{source}/src")
     try:
-        from tokenworks.gateway import stream
+        try:
+            stream = importlib.import_module("tokenworks.gateway.protocol.stream")
+        except ModuleNotFoundError:  # a checkout from before the room had packages
+            stream = importlib.import_module("tokenworks.gateway.protocol.stream")
     finally:
         sys.path.pop(0)
         for name in [name for name in sys.modules if name.partition(".")[0] == "tokenworks"]:

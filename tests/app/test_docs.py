@@ -21,7 +21,9 @@ def test_every_error_that_is_raised_is_documented_and_no_other():
     for path in (ROOT / "src/tokenworks/gateway").rglob("*.py"):
         raised |= set(re.findall(r'(?:Refusal|HeadError)\(\s*\d{3},\s*"(\w+)"', path.read_text()))
     # Those that the bodies' reader passes by name.
-    fields = "".join(path.read_text() for path in (ROOT / "src/tokenworks/gateway/fields").glob("*.py"))
+    fields = "".join(
+        path.read_text() for path in (ROOT / "src/tokenworks/gateway/protocol/fields").glob("*.py")
+    )
     raised |= {
         code
         for code in ("bad_request", "forbidden_link", "invalid_body", "unpriced_field")

@@ -12,7 +12,7 @@ import pytest
 from tests.support.raw import RawUpstream, whole
 from tests.support.server import Server, until
 from tokenworks.catalog import Catalogue, Service, seed_catalogue
-from tokenworks.gateway import coding as codings
+from tokenworks.gateway.http import coding as codings
 
 ANSWER = json.dumps(
     {

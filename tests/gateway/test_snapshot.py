@@ -7,7 +7,7 @@ import pytest
 from tokenworks.catalog import Service
 from tokenworks.factory import Deployment
 from tokenworks.gateway.keys import KeyEntry
-from tokenworks.gateway.models import model_body, models_body, with_model
+from tokenworks.gateway.request.models import model_body, models_body, with_model
 from tokenworks.gateway.snapshot import Snapshot, allows
 
 

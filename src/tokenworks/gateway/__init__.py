@@ -1,14 +1,13 @@
 """The data plane: relay, metering, holds."""
 
-from tokenworks.gateway.codes import CODES
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
-from tokenworks.gateway.fields import warm
-from tokenworks.gateway.gateway import Gateway
 from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.plane import Plane
+from tokenworks.gateway.protocol.codes import CODES
+from tokenworks.gateway.protocol.fields import warm
 from tokenworks.gateway.request_log import file_of, find_lines
 from tokenworks.gateway.seen import read_seen
 from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, TIMES_MS, Series, read_series
-from tokenworks.gateway.server import ClientConnection
 from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
 from tokenworks.gateway.stats import (
     BUCKETS_MS,
@@ -32,13 +31,12 @@ __all__ = [
     "OUTCOMES",
     "SERIES_MAX",
     "TIMES_MS",
-    "ClientConnection",
     "Counted",
-    "Gateway",
     "Heartbeat",
     "Job",
     "KeyCache",
     "ModelTokenizer",
+    "Plane",
     "Reading",
     "Series",
     "Snapshot",

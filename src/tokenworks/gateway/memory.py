@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tokenworks.gateway.errors import Refusal
+from tokenworks.gateway.protocol.errors import Refusal
 
 # A head or a body of up to so many bytes that came in one read is not counted: `requests_max` and `connections_max`
 # bound how many there are, and counting would cost more than it keeps.

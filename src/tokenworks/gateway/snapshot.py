@@ -16,7 +16,7 @@ from tokenworks.factory import (
     carry_over,
     media_rules,
 )
-from tokenworks.gateway.estimate import InputRules
+from tokenworks.gateway.protocol.estimate import InputRules
 
 RATES_MEMO_MAX: Final = 100_000
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.usage import UNREADABLE
+from tokenworks.gateway.protocol.usage import UNREADABLE
 from tokenworks.kernel import Invalid
 
 FILE: Final = "tokenizer.json"

@@ -13,7 +13,7 @@ from tokenworks.factory import (
     profile_of,
 )
 from tokenworks.factory.facts.model_facts import facts_of
-from tokenworks.gateway.fields import PROTOCOLS, lists_of
+from tokenworks.gateway.protocol.fields import PROTOCOLS, lists_of
 
 VENDORS = ("openai", "anthropic", "deepseek", "dashscope", "moonshot", "zhipu")
 ENGINES = ("vllm", "sglang", "llama.cpp")

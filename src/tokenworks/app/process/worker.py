@@ -1,4 +1,4 @@
-"""A worker process: one event loop, one gateway."""
+"""A worker process: one event loop, one data plane."""
 
 import asyncio
 import fcntl
@@ -18,11 +18,10 @@ from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
-from tokenworks.charging import RecorderClient, Slices
+from tokenworks.charging import RecorderClient
 from tokenworks.gateway import (
-    ClientConnection,
-    Gateway,
     KeyCache,
+    Plane,
     Stats,
     TokenizerClient,
     file_of,
@@ -53,45 +52,48 @@ class Worker:
         self.loop = asyncio.get_running_loop()
         self.clock = clock = AnchoredClock(SystemClock(settings.clock_shift_s))
         self.stats = Stats(settings.run_dir / f"worker-{number}.stats", os.getpid())
-        self.gateway = Gateway(
+        self.certificates: Certificates | None = None
+        self.plane = plane = Plane(
             settings,
             clock,
             self.stats,
             str(settings.run_dir / "control.sock"),
             tls=settings.tls_key is not None,
+            log_file=file_of(settings.log, number, settings.log_requests_bytes),
+            certificate_words=self._certificate_words,
         )
         self.credentials = Credentials(settings.secrets)
         self.secrets = ProcessSecrets(settings.secrets, settings.run_dir, f"worker-{number}", peppers, None)
-        self.gateway.leaving_path = settings.leaving
-        self.gateway.keep_log_in(file_of(settings.log, number, settings.log_requests_bytes))
-        self.gateway.series_path = series = settings.run_dir / f"worker-{number}.series"
+        upkeep = plane.upkeep
+        upkeep.leaving_path = settings.leaving
+        upkeep.series_path = series = settings.run_dir / f"worker-{number}.series"
         if series.exists():
             # Of the worker before this one: no sum becomes less.
-            self.gateway.series.add(series.read_bytes())
-        self.gateway.seen_path = settings.run_dir / f"worker-{number}.places"
+            plane.series.add(series.read_bytes())
+        upkeep.seen_path = settings.run_dir / f"worker-{number}.places"
         # What was learned of the deployments outlives the process that learned it.
         for states in read_seen(settings.run_dir, SEEN_FOR_S).values():
-            self.gateway.seen_before = states
-        self.gateway.slices = Slices(self.gateway.rate)
+            upkeep.seen_before = states
+        self.shared = shared = plane.shared
         self.lock = self._lock(settings.run_dir / "workers")
-        self.gateway.client = RecorderClient(
+        shared.client = RecorderClient(
             str(settings.run_dir / "recorder.sock"),
             self.worker_id,
-            self.gateway.slices,
+            shared.slices,
             clock,
             answer_wait_s=settings.recorder_wait_s,
             on_publish=self._published,
             on_die=self._fenced,
         )
-        self.gateway.counter = TokenizerClient(
+        shared.counter = TokenizerClient(
             str(settings.run_dir / "tokenizer.sock"),
             queue_max=settings.tokenize_queue_max,
             timeout_s=settings.tokenize_timeout_s,
             counters=self.stats.c,
         )
-        self.gateway.keys = KeyCache(
+        shared.keys = KeyCache(
             self.secrets.peppers,
-            lambda macs, answered: self.gateway.client.request("keys", macs, answered),
+            lambda macs, answered: shared.client.request("keys", macs, answered),
             settings.key_cache_max,
             settings.key_lookups_per_s,
             clock.civil_ms,
@@ -112,32 +114,32 @@ class Worker:
         os._exit(EXIT_FENCED)
 
     def _published(self, name: str, content: Any) -> None:
-        gateway = self.gateway
+        shared = self.shared
         if name == "alive":
-            gateway.database_ok_s = self.loop.time()
+            shared.database_ok_s = self.loop.time()
             for mac in content["keys"]:
-                gateway.keys.forget(bytes.fromhex(mac))
+                shared.keys.forget(bytes.fromhex(mac))
             for account_id in content["accounts"]:
-                gateway.keys.forget_account(account_id)
-                gateway.slices.drop_empty(account_id)
+                shared.keys.forget_account(account_id)
+                shared.slices.drop_empty(account_id)
         elif name == "blocked":
-            gateway.keys.block(frozenset(content["keys"]))
+            shared.keys.block(frozenset(content["keys"]))
         elif name == "peppers":
-            gateway.keys.lacking = tuple(content["lacking"])
+            shared.keys.lacking = tuple(content["lacking"])
         elif name == "clock":
             self.clock.follow(content["offset_ns"], content["error_ns"])
-            gateway.clock_off_s = content["off_s"]
+            shared.clock_off_s = content["off_s"]
         elif name == "rested":
-            gateway.rested(content["until_s"])
+            shared.rested(content["until_s"])
         elif name == "journal":
-            gateway.journal_full = content["full"]
+            shared.journal_full = content["full"]
         elif name == "lossy":
-            gateway.risk.lossy = frozenset(content["accounts"])
+            shared.risk.lossy = frozenset(content["accounts"])
         elif name == "snapshot":
-            snapshot = snapshot_from_wire(content, {}, gateway.snapshot)
-            gateway.swap(snapshot, self.credentials.read(snapshot))
+            snapshot = snapshot_from_wire(content, {}, shared.snapshot)
+            self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
             named = {place.deployment.tokenizer for place in snapshot.places}
-            gateway.counter.load(frozenset(name for name in named if name is not None))
+            shared.counter.load(frozenset(name for name in named if name is not None))
             gc.collect()
             gc.freeze()
 
@@ -146,45 +148,44 @@ class Worker:
             return None
         return Certificates(self.settings.tls_certificate, self.settings.tls_key)
 
+    def _certificate_words(self) -> str | None:
+        return None if self.certificates is None else self.certificates.words(self.clock.now())
+
     async def run(self, listener: socket.socket) -> None:
-        gateway = self.gateway
+        plane, shared = self.plane, self.shared
         for sig in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(sig, self.stop.set)
         self.loop.add_signal_handler(RETIRE, self.retired.set)
         self.loop.add_reader(self.supervisor, self._supervisor_gone)
-        gateway.client.connect()
+        shared.client.connect()
         self.stats.beat()
-        certificates = self._certificates()
-        if certificates is not None:
-            gateway.certificate_words = lambda: certificates.words(self.clock.now())
+        self.certificates = certificates = self._certificates()
         ticking = self.loop.create_task(self._tick(certificates))
         # Connections wait in the socket's queue until this worker can answer them.
-        while not (gateway.client.ready and gateway.snapshot.number) and not self.stop.is_set():
+        while not (shared.client.ready and shared.snapshot.number) and not self.stop.is_set():
             await asyncio.sleep(0.01)
         server = await self.loop.create_server(
-            lambda: ClientConnection(gateway),
+            plane.connection,
             sock=listener,
             ssl=None if certificates is None else certificates.context,
             backlog=4096,
         )
         # Who asks whether the host is ready need not wait for the next second.
-        gateway.tick()
-        gateway.lag.start()
+        plane.tick()
+        shared.lag.start()
         retiring = self.loop.create_task(self._retire(server))
         await self.stop.wait()
         retiring.cancel()
         server.close()
-        gateway.drain()
+        plane.drain()
         deadline_s = self.loop.time() + self.settings.drain_s
-        while not gateway.idle and self.loop.time() < deadline_s:
+        while not plane.upkeep.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
         await self._cut()
-        gateway.request_log.close(self.loop.time())
-        if gateway.series_path is not None:
-            gateway.series.keep(gateway.series_path)
-        gateway.client.close()
-        gateway.counter.close()
-        gateway.lag.stop()
+        plane.upkeep.close()
+        shared.client.close()
+        shared.counter.close()
+        shared.lag.stop()
         ticking.cancel()
 
     async def _retire(self, server: asyncio.Server) -> None:
@@ -193,7 +194,7 @@ class Worker:
         """
         await self.retired.wait()
         server.close()
-        self.gateway.retiring = True
+        self.shared.retiring = True
         await asyncio.sleep(max(self.settings.drain_grace_s, RETIRE_GRACE_S_MIN))
         self.stop.set()
 
@@ -202,18 +203,17 @@ class Worker:
 
         A connection is broken off only where its client takes nothing, or its request was not here yet.
         """
-        gateway = self.gateway
-        gateway.cutting = True
-        if gateway.exchanges:
-            log.warning("worker.cuts", requests=len(gateway.exchanges))
-        for exchange in list(gateway.exchanges):
-            exchange.cut_for_shutdown()
+        plane = self.plane
+        self.shared.cutting = True
+        requests = plane.running.cut()
+        if requests:
+            log.warning("worker.cuts", requests=requests)
         deadline_s = self.loop.time() + CUT_S
-        while not gateway.idle and self.loop.time() < deadline_s:
+        while not plane.upkeep.idle and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
-        while gateway.connections and self.loop.time() < deadline_s:
+        while plane.dispatch.connections and self.loop.time() < deadline_s:
             await asyncio.sleep(0.02)
-        for connection in list(gateway.connections):
+        for connection in list(plane.dispatch.connections):
             connection.abort()
 
     def _supervisor_gone(self) -> None:
@@ -221,7 +221,7 @@ class Worker:
         self.stop.set()
 
     async def _tick(self, certificates: Certificates | None) -> None:
-        gateway, counters = self.gateway, self.stats.c
+        shared, counters = self.shared, self.stats.c
         while True:
             await asyncio.sleep(TICK_S)
             if certificates is not None:
@@ -229,10 +229,10 @@ class Worker:
                 counters["certificate_expires_s"] = int(certificates.expires_at.timestamp())
                 counters["certificate_not_loaded"] = int(certificates.failed is not None)
             if self.secrets.look():
-                gateway.keys.set_peppers(self.secrets.peppers)
+                shared.keys.set_peppers(self.secrets.peppers)
             if self.credentials.changed():
-                gateway.broken_credentials = self.credentials.read(gateway.snapshot)
-            gateway.tick()
+                shared.broken_credentials = self.credentials.read(shared.snapshot)
+            self.plane.tick()
             say_left_out()
 
 
@@ -241,9 +241,9 @@ async def rehearse(settings: Settings, snapshot: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         stats = Stats(Path(folder) / "worker.stats", os.getpid())
         clock = AnchoredClock(SystemClock(settings.clock_shift_s))
-        gateway = Gateway(settings, clock, stats, "", tls=settings.tls_key is not None)
-        made = snapshot_from_wire(snapshot, {}, gateway.snapshot)
-        gateway.swap(made, Credentials(settings.secrets).read(made))
+        plane = Plane(settings, clock, stats, "", tls=settings.tls_key is not None)
+        made = snapshot_from_wire(snapshot, {}, plane.shared.snapshot)
+        plane.upkeep.swap(made, Credentials(settings.secrets).read(made))
         stats.beat()
 
 

@@ -1,7 +1,7 @@
 """Vendor profiles: what a vendor's or an engine's API takes and tells beyond the protocol, as data.
 
 One YAML file a profile in `vendors/`, with its sources and their dates; a deployment names one (`generic` unless it
-says otherwise). The gateway lays a profile's `fields` over the protocol's own lists (`gateway/fields/`).
+says otherwise). The gateway lays a profile's `fields` over the protocol's own lists (`gateway/protocol/fields/`).
 """
 
 from functools import cache
@@ -32,7 +32,7 @@ class Profile(BaseModel):
     """What is known of a vendor or an engine.
 
     `fields`: per protocol and level, what it takes beyond the protocol's own list; the form is that of
-    `gateway/fields/*.yaml`. `max_tokens_field`: the name of the output maximum that it understands, per protocol; where
+    `gateway/protocol/fields/*.yaml`. `max_tokens_field`: the name of the output maximum that it understands, per protocol; where
     none is given, the client's own is sent. `stream_usage`: whether a stream's usage is asked for at its end
     (`include_usage`), with every chunk too (`continuous`), or comes unasked (`none`). `caps_output`: it ends an answer
     at the context's end by itself, so no maximum needs to be written. A header's name may end in `*`. `betas`: the values of

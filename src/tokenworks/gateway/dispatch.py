@@ -1,0 +1,308 @@
+"""Where each request of a worker's connections goes: metered routes, models, health, the control plane."""
+
+from collections.abc import Callable
+from typing import Final
+
+from tokenworks.factory import PROTOCOL_PATHS
+from tokenworks.gateway.http.coding import coding_of
+from tokenworks.gateway.http.cors import Origins, is_preflight, preflight_response
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.http.inflate import UNKNOWN_CODING, Inflation
+from tokenworks.gateway.http.passthrough import ControlExchange
+from tokenworks.gateway.http.pools import Pools
+from tokenworks.gateway.http.proxies import Proxies
+from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.identify import BAD_KEY, KEYS_AWAY, NO_KEY, Identify
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.protocol.usage import BOM
+from tokenworks.gateway.request.models import model_body, models_body, with_model
+from tokenworks.gateway.request.refusals import not_found
+from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.shared import Shared
+
+_PROTOCOL_OF: Final = {path: protocol for protocol, path in PROTOCOL_PATHS.items()}
+_COUNT_PATH: Final = "/v1/messages/count_tokens"
+_METERED_PATHS: Final = frozenset({*_PROTOCOL_OF, _COUNT_PATH})
+_KNOWN_PATHS: Final = frozenset({*_METERED_PATHS, "/v1/models"})
+NO_WEBSOCKET: Final = Refusal(
+    426, "upgrade_required", "WebSocket is not spoken here: send the same request over HTTP"
+)
+# A client that asks whether its base URL is right, before anything else.
+_HELLO_PATHS: Final = frozenset({"/", "/api/hello"})
+# The one route of the control plane that takes files.
+_FILE_PATHS: Final = frozenset({"/api/operations/charge-files/acknowledgements"})
+
+
+class Dispatch:
+    """`not_ready()`: why this worker can't serve, if so; `certificate_words()`: what is to be said of the certificate."""
+
+    def __init__(
+        self,
+        shared: Shared,
+        pools: Pools,
+        running: Running,
+        *,
+        tls: bool,
+        not_ready: Callable[[], list[str]],
+        certificate_words: Callable[[], str | None],
+    ) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._pools = pools
+        self._running = running
+        self._identify = Identify(shared)
+        self._origins = Origins(settings.cors_origins)
+        self._not_ready = not_ready
+        self._certificate_words = certificate_words
+        self._control_open = 0
+        self.proxies = Proxies(settings.proxy_networks, tls=tls)
+        self.connections: set[ClientConnection] = set()
+
+    def after_head(self, conn: ClientConnection, head: Head) -> None:
+        """What a connection's first head of its kind says, once for all requests that have the same."""
+        path = head.path
+        data_plane = path in _KNOWN_PATHS or path.startswith("/v1/") or head.meant is not None
+        settings = self._shared.settings
+        head.body_max = settings.body_bytes_max
+        if path not in _METERED_PATHS and path not in _FILE_PATHS:
+            head.body_max = min(head.body_max, settings.control_body_bytes_max)
+        head.copies = 2 if path in _METERED_PATHS else 1
+        if head.origin is not None and data_plane:
+            head.lines = self._origins.lines(head.origin)
+        if data_plane and head.client_request_id is not None and head.method != b"OPTIONS":
+            head.lines += b"x-client-request-id: " + head.client_request_id.encode() + b"\r\n"
+        head.coding = coding_of(head.headers.get(b"content-encoding"))
+        if not data_plane and head.coding:
+            head.coding = None
+        head.plain = (
+            path in _METERED_PATHS
+            and head.method == b"POST"
+            and not head.upgrade
+            and head.coding == b""
+            and head.model is None
+        )
+        if self.proxies.networks:
+            conn.set_address(self.proxies.client_address(conn.peer, head))
+
+    def refuse_early(self, head: Head) -> Refusal | None:
+        """What can be said before a body is read: nobody sends megabytes without a key."""
+        if head.path in _METERED_PATHS and head.method == b"POST":
+            if head.raw_key is None:
+                return NO_KEY
+            if not self._shared.keys.well_formed(head.raw_key):
+                return BAD_KEY
+        if head.coding is None:
+            return UNKNOWN_CODING
+        return None
+
+    def refused(self, refusal: Refusal, request_id: str, head: Head | None) -> None:
+        self._running.watching.refused(refusal, request_id, head, self._shared.loop.time())
+
+    def dispatch(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+        path = head.path
+        protocol = _PROTOCOL_OF.get(path)
+        if head.plain:
+            self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+        elif head.upgrade:
+            conn.refuse(NO_WEBSOCKET)
+        elif head.coding is None:
+            conn.refuse(UNKNOWN_CODING)
+        elif path in _METERED_PATHS:
+            self._metered_after_a_look(conn, head, body, protocol)
+        elif path.startswith("/v1/") or path == "/v1" or head.meant is not None:
+            self._models(conn, head)
+        elif path in {"/healthz", "/readyz"}:
+            self._health(conn, path)
+        elif path in _HELLO_PATHS and (head.method == b"HEAD" or path != "/"):
+            self._hello(conn, head)
+        else:
+            self._control(conn, head, body)
+
+    # Metered routes.
+
+    def _metered_after_a_look(
+        self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None
+    ) -> None:
+        """A request of a metered route that is not as most are."""
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+        elif head.method != b"POST":
+            conn.refuse(Refusal(405, "method_not_allowed", f"{head.path} takes POST"))
+        elif head.coding:
+            self._inflate(conn, head, body, protocol)
+        else:
+            self._metered_of_path(conn, head, body, protocol)
+
+    def _metered_of_path(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
+        if head.model is not None:
+            body = with_model(body, head.model)
+        self._metered(conn, head, body, protocol or "messages", free=protocol is None)
+
+    def _inflate(self, conn: ClientConnection, head: Head, body: bytes, protocol: str | None) -> None:
+        """Decode a body, for a key that is known: an unknown one could make this worker compute for nothing."""
+
+        def decoded(content: bytes) -> None:
+            self._metered_of_path(conn, head, content, protocol)
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            unusable = self._identify.unusable(user)
+            if unusable is None:
+                inflation = Inflation(self._shared, conn, head.coding or b"", body, decoded, conn.refuse)
+                conn.exchange = inflation
+                inflation.run()
+            else:
+                conn.refuse(unusable)
+
+        self._identify.identify(head, identified, conn.refuse)
+
+    def _metered(self, conn: ClientConnection, head: Head, body: bytes, protocol: str, *, free: bool) -> None:
+        shared = self._shared
+        counters = shared.stats.c
+        counters["requests"] += 1
+        now_s = shared.loop.time()
+        if (
+            counters["requests_open"] >= shared.settings.requests_max
+            or now_s - shared.database_ok_s > shared.settings.key_max_stale_s
+            or shared.journal_full
+            or shared.clock_off_s is not None
+        ):
+            conn.refuse(self._nothing_new(now_s), protocol)
+            return
+        if body[:3] == BOM:
+            body = body[3:]
+        exchange = self._running.begin(conn, head, body, protocol, now_s, free=free)
+        entry: KeyEntry | None = head.key
+        if entry is not None and now_s < entry.fresh_until_s:
+            exchange.identified(entry)
+        else:
+            self._identify.identify(head, exchange.identified, exchange.refuse)
+
+    def _nothing_new(self, now_s: float) -> Refusal:
+        """Why this worker begins no request now."""
+        shared = self._shared
+        if shared.stats.c["requests_open"] >= shared.settings.requests_max:
+            return Refusal(
+                429, "too_many_requests", "this server has all the requests that it takes at once", 1
+            )
+        if now_s - shared.database_ok_s > shared.settings.key_max_stale_s:
+            return Refusal(
+                503, "database_away", "keys can't be checked: the database has been away for too long", 5
+            )
+        if shared.journal_full:
+            return Refusal(
+                503,
+                "journal_full",
+                "this host's journal has no room, or too much of it waits for the database: it takes nothing new",
+                5,
+            )
+        return Refusal(
+            503, "clock_skew", "this host's clock is wrong: it takes nothing new until it is set", 5
+        )
+
+    # What costs nothing.
+
+    def _options(self, conn: ClientConnection, head: Head) -> None:
+        """A preflight, or a client that asks what may be asked."""
+        request_id = self._shared.ids.next().encode()
+        if is_preflight(head):
+            conn.write(preflight_response(head, request_id, close=not conn.keep_alive))
+        else:
+            close = b"" if conn.keep_alive else b"connection: close\r\n"
+            conn.write(
+                b"HTTP/1.1 204 No Content\r\nallow: GET, HEAD, POST, OPTIONS\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b%b\r\n"
+                % (request_id, request_id, head.lines, close)
+            )
+        conn.done()
+
+    def _hello(self, conn: ClientConnection, head: Head) -> None:
+        """Claude Code asks `HEAD /` and `/api/hello` whether anything is there."""
+        self._json(conn, 200, b'{"message":"hello"}', head)
+
+    def _models(self, conn: ClientConnection, head: Head) -> None:
+        path = head.path
+        if head.method == b"OPTIONS":
+            self._options(conn, head)
+            return
+        if path != "/v1/models" and not path.startswith("/v1/models/"):
+            conn.refuse(not_found(path, head.meant))
+            return
+        if head.method not in {b"GET", b"HEAD"}:
+            conn.refuse(Refusal(405, "method_not_allowed", f"{path} takes GET"))
+            return
+        protocol = "messages" if b"anthropic-version" in head.headers else "chat"
+
+        def refuse(refusal: Refusal) -> None:
+            conn.refuse(refusal, protocol)
+
+        def identified(user: KeyEntry | None) -> None:
+            if conn.transport is None:
+                return
+            unusable = self._identify.unusable(user)
+            if unusable is not None or user is None:
+                refuse(unusable or KEYS_AWAY)
+                return
+            snapshot = self._shared.snapshot
+            if path == "/v1/models":
+                self._json(conn, 200, models_body(snapshot, user), head)
+                return
+            name = path.removeprefix("/v1/models/")
+            body = model_body(snapshot, user, name)
+            if body is None:
+                said = f"there is no model {name} here: GET /v1/models lists them"
+                refuse(Refusal(404, "model_not_found", said))
+            else:
+                self._json(conn, 200, body, head)
+
+        self._identify.identify(head, identified, refuse)
+
+    def _health(self, conn: ClientConnection, path: str) -> None:
+        reasons = self._not_ready() if path == "/readyz" else []
+        words = self._certificate_words() if path == "/readyz" else None
+        text = (
+            ("not ready: " + ", ".join(reasons) if reasons else "ok") + (f"; {words}" if words else "") + "\n"
+        )
+        status = b"503 Service Unavailable" if reasons else b"200 OK"
+        request_id = self._shared.ids.next().encode()
+        conn.write(
+            b"HTTP/1.1 %b\r\ncontent-type: text/plain\r\ncontent-length: %d\r\nx-request-id: %b\r\nrequest-id: %b\r\n\r\n%b"
+            % (status, len(text), request_id, request_id, text.encode())
+        )
+        conn.done()
+
+    def _json(self, conn: ClientConnection, status: int, body: bytes, head: Head) -> None:
+        close = b"" if conn.keep_alive else b"connection: close\r\n"
+        request_id = self._shared.ids.next().encode()
+        conn.write(
+            b"HTTP/1.1 %d OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\nx-request-id: %b\r\nrequest-id: %b\r\n%b%b\r\n%b"
+            % (
+                status,
+                len(body),
+                request_id,
+                request_id,
+                head.lines,
+                close,
+                b"" if head.method == b"HEAD" else body,
+            )
+        )
+        conn.done()
+
+    # The control plane.
+
+    def _control(self, conn: ClientConnection, head: Head, body: bytes) -> None:
+        if self._control_open >= self._shared.settings.control_connections_max:
+            conn.refuse(
+                Refusal(429, "too_many_requests", "too many requests to the control plane at once", 1)
+            )
+            return
+        self._control_open += 1
+        exchange = ControlExchange(
+            self._shared, self._pools.control, self.proxies, self._control_over, conn, head, body
+        )
+        conn.exchange = exchange
+        exchange.run()
+
+    def _control_over(self) -> None:
+        self._control_open -= 1

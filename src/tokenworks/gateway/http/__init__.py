@@ -1,0 +1,1 @@
+"""HTTP on the data plane: the client's side and the upstream's."""

@@ -1,0 +1,74 @@
+"""Cross-origin requests (the Fetch standard, 3.2): which browsers' pages may read what the data plane answers.
+
+Keys are sent in a header by the page itself and never by the browser, so that a preflight may be answered before a key
+is known. `Access-Control-Allow-Credentials` is never said: cookies are the control plane's, which no other origin may ask.
+"""
+
+import re
+from typing import Final
+
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.protocol.errors import Refusal
+
+PREFLIGHT_FOR_S: Final = 7200
+_HEADER_NAMES: Final = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~ ,-]{1,2000}")
+_EXPOSED: Final = (
+    b"access-control-expose-headers: x-request-id, request-id, x-client-request-id, retry-after, x-should-retry, x-tokenworks-model, x-tokenworks-choice, "
+    b"x-tokenworks-queued-ms, x-tokenworks-restricted-to, x-tokenworks-dropped\r\n"
+)
+
+
+class Origins:
+    """The setting `cors_origins`: `*`, or origins apart by spaces or commas, or nothing."""
+
+    __slots__ = ("_named", "any")
+
+    def __init__(self, setting: str) -> None:
+        named = frozenset(setting.replace(",", " ").split())
+        self.any = "*" in named
+        self._named = frozenset(origin.rstrip("/").lower().encode() for origin in named)
+
+    def lines(self, origin: bytes) -> bytes:
+        """The lines of an answer to a page of this origin; none where it may not read it."""
+        if self.any:
+            return b"access-control-allow-origin: *\r\n" + _EXPOSED
+        if origin.lower() in self._named:
+            return b"access-control-allow-origin: " + origin + b"\r\nvary: origin\r\n" + _EXPOSED
+        return b""
+
+
+def is_preflight(head: Head) -> bool:
+    return (
+        head.method == b"OPTIONS"
+        and head.origin is not None
+        and b"access-control-request-method" in head.headers
+    )
+
+
+def preflight_response(head: Head, request_id: bytes, *, close: bool) -> bytes:
+    """Whatever headers the page would send may be sent: what is read of them is an allow-list of its own."""
+    wanted = head.headers.get(b"access-control-request-headers", b"")
+    lines = head.lines
+    if lines:
+        lines += b"access-control-allow-methods: GET, HEAD, POST, OPTIONS\r\n"
+        if wanted and _HEADER_NAMES.fullmatch(wanted):
+            lines += b"access-control-allow-headers: " + wanted + b"\r\n"
+        lines += b"access-control-max-age: %d\r\n" % PREFLIGHT_FOR_S
+    end = b"connection: close\r\n" if close else b""
+    return b"HTTP/1.1 204 No Content\r\n%bx-request-id: %b\r\nrequest-id: %b\r\n%b\r\n" % (
+        lines,
+        request_id,
+        request_id,
+        end,
+    )
+
+
+def refusal_of_key(origin: bytes | None, allowed: frozenset[str] | None) -> Refusal | None:
+    """Why a key may not be used by a page of this origin. What is no page sends no origin."""
+    if origin is None or allowed is None or origin.decode("latin-1").lower() in allowed:
+        return None
+    return Refusal(
+        403,
+        "origin_not_allowed",
+        "this key may not be used from this page: its origin is not among the key's",
+    )

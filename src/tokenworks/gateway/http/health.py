@@ -1,0 +1,55 @@
+"""Active checks of deployments that failed or idle, so that traffic need not find out."""
+
+from tokenworks.factory import Place
+from tokenworks.gateway.http.pools import Pools
+from tokenworks.gateway.http.upstream import UpstreamConnection
+from tokenworks.gateway.shared import Shared
+
+
+class HealthCheck:
+    """`GET …/models`: any answer below 500 is a sign of life."""
+
+    __slots__ = ("_place", "_pools", "_shared")
+
+    def __init__(self, shared: Shared, pools: Pools, place: Place) -> None:
+        self._shared = shared
+        self._pools = pools
+        self._place = place
+
+    def run(self) -> None:
+        pool = self._pools.of(self._place)
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection, "")
+        else:
+            pool.connect(self._send)
+
+    def _send(self, connection: UpstreamConnection | None, reason: str) -> None:
+        if connection is None:
+            self._failed()
+            return
+        deployment = self._place.deployment
+        credential = self._shared.snapshot.credentials.get(deployment.credential or "")
+        secret = f"authorization: Bearer {credential}\r\nx-api-key: {credential}\r\n" if credential else ""
+        text = f"GET {deployment.path('/v1/models')} HTTP/1.1\r\nhost: {deployment.host}\r\n{secret}accept-encoding: identity\r\n\r\n"
+        timeout_s = self._shared.settings.upstream_connect_timeout_s
+        connection.begin(self, text.encode(), b"", timeout_s, timeout_s)
+
+    def upstream_head(self, connection: UpstreamConnection) -> None:
+        if connection.status >= 500:
+            self._failed()
+        else:
+            self._place.succeeded(self._shared.loop.time())
+
+    def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
+        """What it lists is not looked at."""
+
+    def upstream_end(self, connection: UpstreamConnection) -> None:
+        """The head said it all."""
+
+    def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
+        if not connection.reused:
+            self._failed()
+
+    def _failed(self) -> None:
+        self._place.failed(self._shared.loop.time())

@@ -1,0 +1,181 @@
+"""Everything that is not /v1 goes to the control plane over its Unix socket, by the same relay."""
+
+from collections.abc import Callable
+from typing import Final
+
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.http.headers import relayed
+from tokenworks.gateway.http.proxies import Proxies
+from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.http.upstream import Pool, UpstreamConnection
+from tokenworks.gateway.protocol.errors import REASONS, Refusal
+from tokenworks.gateway.shared import Shared
+
+_DROPPED: Final = frozenset(
+    b"connection keep-alive transfer-encoding content-length upgrade te trailer x-request-id request-id server".split()
+)
+CONTROL_TIMEOUT_S: Final = 60
+
+
+class ControlExchange:
+    """One request to the control plane."""
+
+    __slots__ = (
+        "_body",
+        "_head",
+        "_over",
+        "_pool",
+        "_proxies",
+        "_request_body",
+        "_shared",
+        "conn",
+        "ended",
+        "head_bytes",
+        "request_id",
+        "size",
+        "upstream",
+    )
+
+    def __init__(
+        self,
+        shared: Shared,
+        pool: Pool,
+        proxies: Proxies,
+        over: Callable[[], None],
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+    ) -> None:
+        """`over` is called once, when the request has ended."""
+        self._shared = shared
+        self._pool = pool
+        self._proxies = proxies
+        self._over = over
+        self.conn: ClientConnection | None = conn
+        self._head = head
+        self._request_body = body
+        self.request_id = shared.ids.next()
+        self.upstream: UpstreamConnection | None = None
+        self.head_bytes = b""
+        self._body: list[bytes] = []
+        self.size = 0
+        self.ended = False
+
+    def run(self) -> None:
+        connection = self._pool.take()
+        if connection is not None:
+            self._connected(connection, "")
+        else:
+            self._pool.connect(self._connected)
+
+    def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
+        if self.conn is None:
+            if connection is not None:
+                connection.pool.give_back(connection)
+            return
+        if connection is None:
+            self._refuse(
+                Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1)
+            )
+            return
+        head, conn = self._head, self.conn
+        query = b"?" + head.query if head.query else b""
+        scheme, host = self._proxies.reached(head)
+        lines = (
+            head.method + b" " + head.path.encode() + query + b" HTTP/1.1\r\nhost: " + host + b"\r\n"
+            + relayed(head)
+            + b"".join(
+                name + b": " + head.headers[name] + b"\r\n" for name in (b"authorization", b"cookie") if name in head.headers
+            )
+            + b"x-forwarded-for: " + self._proxies.client_address(conn.peer, head).encode() + b"\r\nx-forwarded-proto: " + scheme
+            + b"\r\nx-request-id: " + self.request_id.encode() + b"\r\ncontent-length: " + str(len(self._request_body)).encode() + b"\r\n\r\n"
+        )  # fmt: skip
+        self.upstream = connection
+        connection.begin(
+            self,
+            lines,
+            self._request_body,
+            CONTROL_TIMEOUT_S,
+            CONTROL_TIMEOUT_S,
+            no_body=head.method == b"HEAD",
+        )
+
+    def upstream_head(self, connection: UpstreamConnection) -> None:
+        lines = [
+            name + b": " + value + b"\r\n"
+            for name, value in connection.headers.items()
+            if name.lower() not in _DROPPED
+        ]
+        reason = REASONS.get(connection.status, "Unknown").encode()
+        self.head_bytes = (
+            b"HTTP/1.1 %d %b\r\n" % (connection.status, reason)
+            + b"".join(lines)
+            + b"x-request-id: "
+            + self.request_id.encode()
+            + b"\r\nrequest-id: "
+            + self.request_id.encode()
+            + b"\r\n"
+        )
+
+    def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
+        conn = self.conn
+        if conn is not None and not conn.count(len(data)):
+            connection.abort()
+            self._refuse(self._shared.memory.refusal(conn.address, len(data)))
+            return
+        self._body.append(data)
+        self.size += len(data)
+        if self.size > self._shared.settings.response_bytes_max:
+            connection.abort()
+            self._refuse(Refusal(502, "upstream_error", "the answer is larger than this gateway relays"))
+
+    def upstream_end(self, connection: UpstreamConnection) -> None:
+        conn = self.conn
+        if conn is not None:
+            body = b"".join(self._body)
+            length = (
+                connection.headers.get(b"content-length", b"0")
+                if self._head.method == b"HEAD"
+                else b"%d" % len(body)
+            )
+            close = b"" if conn.keep_alive else b"connection: close\r\n"
+            if connection.status in {204, 304}:
+                conn.write(self.head_bytes + close + b"\r\n")
+            else:
+                conn.write_whole(b"%b%bcontent-length: %b\r\n\r\n" % (self.head_bytes, close, length), body)
+        self._end()
+        if conn is not None:
+            conn.done()
+
+    def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
+        if connection.reused and not self.head_bytes and reason != "timeout" and self.conn is not None:
+            self._pool.connect(self._connected)
+            return
+        self._refuse(
+            Refusal(503, "no_deployment", "the control plane does not answer: it is being restarted", 1)
+        )
+
+    def _refuse(self, refusal: Refusal) -> None:
+        conn = self.conn
+        self._end()
+        if conn is not None:
+            conn.exchange = None
+            conn.refuse(refusal, "chat", self.request_id)
+
+    def _end(self) -> None:
+        self.conn = None
+        if not self.ended:
+            self.ended = True
+            self._over()
+
+    def client_gone(self) -> None:
+        upstream, self.upstream = self.upstream, None
+        if upstream is not None and upstream.user is self:
+            upstream.abort()
+        self._end()
+
+    def pause(self) -> None:
+        """Answers are whole before they are written."""
+
+    def resume(self) -> None:
+        """As above."""

@@ -1,0 +1,52 @@
+"""The connections to upstreams: a pool for each place, and one for the control plane."""
+
+from collections.abc import Collection
+
+from tokenworks.factory import Place
+from tokenworks.gateway.http.upstream import Pool
+from tokenworks.gateway.shared import Shared
+
+
+class Pools:
+    __slots__ = ("_of", "_shared", "control")
+
+    def __init__(self, shared: Shared, control_path: str) -> None:
+        settings = shared.settings
+        self._shared = shared
+        self._of: dict[Place, Pool] = {}
+        self.control = Pool(
+            None,
+            shared.wheel,
+            idle_max=16,
+            connect_timeout_s=settings.upstream_connect_timeout_s,
+            unix_path=control_path,
+            memory=shared.memory,
+            turns=shared.turns,
+            decoded_max=settings.response_bytes_max,
+        )
+
+    def of(self, place: Place) -> Pool:
+        pool = self._of.get(place)
+        if pool is None:
+            shared = self._shared
+            pool = self._of[place] = Pool(
+                place.deployment,
+                shared.wheel,
+                idle_max=shared.settings.upstream_idle_max,
+                connect_timeout_s=shared.settings.upstream_connect_timeout_s,
+                memory=shared.memory,
+                turns=shared.turns,
+                decoded_max=shared.settings.response_bytes_max,
+            )
+        return pool
+
+    def keep(self, places: Collection[Place]) -> None:
+        """Places of a new snapshot: the connections to all others are closed as they fall idle."""
+        live = set(places)
+        for place in [place for place in self._of if place not in live]:
+            self._of.pop(place).close_idle()
+
+    def count(self) -> tuple[int, int]:
+        """(connections that are open, of them idle) to the places."""
+        pools = self._of.values()
+        return sum([len(pool.open) for pool in pools]), sum([len(pool.idle) for pool in pools])

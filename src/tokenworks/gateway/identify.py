@@ -1,0 +1,91 @@
+"""Who sends a request: by the key in its head, or, of several, the first that is known."""
+
+from collections.abc import Callable
+from typing import Final
+
+from tokenworks.gateway.http.cors import refusal_of_key
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.request.refusals import unusable_key
+from tokenworks.gateway.shared import Shared
+
+NO_KEY: Final = Refusal(
+    401,
+    "invalid_api_key",
+    "no API key: send it as Authorization: Bearer twk_… or x-api-key",
+    zh="未提供 API 密钥：请以 Authorization: Bearer twk_… 或 x-api-key 发送。",
+)
+BAD_KEY: Final = Refusal(
+    401, "invalid_api_key", "this is not an API key of ours, or it has a typo: its checksum is wrong"
+)
+KEYS_AWAY: Final = Refusal(503, "database_away", "keys can't be looked up now", 1)
+
+Identified = Callable[[KeyEntry | None], None]
+"""Called with the key's entry, None where nobody can say."""
+Refuse = Callable[[Refusal], None]
+
+
+class Identify:
+    __slots__ = ("_shared",)
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def fresh(self, head: Head) -> KeyEntry | None:
+        """The entry that the head is remembered with, where it need not be looked up."""
+        entry: KeyEntry | None = head.key
+        return entry if entry is not None and self._shared.loop.time() < entry.fresh_until_s else None
+
+    def identify(self, head: Head, identified: Identified, refuse: Refuse) -> None:
+        """Calls one of the two, at once or later."""
+        entry = self.fresh(head)
+        if entry is not None:
+            identified(entry)
+        elif head.raw_key is None:
+            refuse(NO_KEY)
+        elif head.origin is None and not head.other_keys:
+            self._look_up(head, head.raw_key, identified, refuse)
+        else:
+            self._one_of(head, (head.raw_key, *head.other_keys), identified, refuse)
+
+    def unusable(self, user: KeyEntry | None) -> Refusal | None:
+        """Why nothing is answered to the key's holder, if so."""
+        if user is None:
+            return KEYS_AWAY
+        shared = self._shared
+        return unusable_key(user, shared.keys.lacking, shared.clock.civil_ms())
+
+    def _look_up(self, head: Head, text: str, identified: Identified, refuse: Refuse) -> None:
+        keys = self._shared.keys
+        entry = keys.get(text, self._shared.loop.time())  # monotonic seconds, as the keys' own
+        if entry is not None:
+            head.key = entry
+            identified(entry)
+        elif not keys.well_formed(text):
+            refuse(BAD_KEY)
+        elif not keys.look_up(text, identified):
+            refuse(Refusal(503, "database_away", "too many unknown keys are asked for: try again", 1))
+
+    def _one_of(self, head: Head, texts: tuple[str, ...], identified: Identified, refuse: Refuse) -> None:
+        """Of several keys in one request the first that is known counts; a page may use it only if the key says so."""
+
+        def answered(entry: KeyEntry | None) -> None:
+            if entry is not None and not entry.known and len(texts) > 1:
+                head.key = None
+                self._one_of(head, texts[1:], identified, refuse)
+                return
+            refusal = None if entry is None else refusal_of_key(head.origin, entry.origins)
+            if refusal is not None:
+                head.key = None
+                refuse(refusal)
+            else:
+                identified(entry)
+
+        def refused(refusal: Refusal) -> None:
+            if len(texts) > 1 and refusal is BAD_KEY:
+                self._one_of(head, texts[1:], identified, refuse)
+            else:
+                refuse(refusal)
+
+        self._look_up(head, texts[0], answered, refused)

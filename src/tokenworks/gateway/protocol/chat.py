@@ -1,0 +1,374 @@
+"""The streams of chat completions and completions: `data: {…}` events, usage where each vendor has it, `[DONE]`."""
+
+from typing import Any, Final
+
+import msgspec
+
+from tokenworks.gateway.protocol.meter import StreamMeter, decoded
+from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, Fault, fault_of_event
+from tokenworks.gateway.protocol.splice import payload_of, without_usage
+from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
+
+_ABORTED: Final = "abort"
+CHOICES_MAX: Final = 1024
+
+
+class _Function(msgspec.Struct, gc=False):
+    name: str | None = None
+    arguments: str | None = None
+    input: str | None = None
+
+
+class _Call(msgspec.Struct, gc=False):
+    index: int | None = None
+    id: str | None = None
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+    refusal: str | None = None
+    tool_calls: list[_Call] | None = None
+    function_call: _Function | None = None
+    reasoning_details: Any = None
+    audio: Any = None
+
+
+class _Choice(msgspec.Struct, gc=False):
+    index: int = 0
+    delta: _Delta | None = None
+    message: _Delta | None = None
+    text: str | None = None
+    finish_reason: str | None = None
+    usage: Any = None
+
+
+class _Chunk(msgspec.Struct, gc=False):
+    id: str | None = None
+    model: str | None = None
+    choices: list[_Choice] | None = None
+    usage: Any = None
+    error: Any = None
+    base_resp: Any = None
+    x_groq: Any = None
+
+
+_chunk: Final = msgspec.json.Decoder(_Chunk)
+_FIRST: Final = (0, "content")
+_THOUGHT: Final = (0, "reasoning")
+
+
+class ChatMeter(StreamMeter):
+    """Chat completions and completions."""
+
+    __slots__ = ("_ended", "_named_calls")
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._ended: set[int] = set()  # choices with a finish reason
+        # The last name of each call: some engines repeat it with every piece of its arguments.
+        self._named_calls: dict[tuple[int, int | None], tuple[str | None, str]] = {}
+
+    def read_whole(self, body: bytes) -> None:
+        try:
+            chunk = _chunk.decode(body)
+        except UNREADABLE:
+            content = decoded(body)
+            chunk = _lenient(content)
+        for choice in chunk.choices or ():
+            self._choice(choice)
+
+    def _take(self, event: bytes) -> bytes:
+        payload = event[5:] if event.startswith(b"data:") else payload_of(event)
+        try:
+            chunk = _chunk.decode(payload)
+        except UNREADABLE:
+            return self._odd(event)
+        choices = chunk.choices
+        if (
+            choices is None
+            or len(choices) != 1
+            or chunk.usage is not None
+            or chunk.error is not None
+            or chunk.base_resp is not None
+            or not self.begun
+            or self.stopped
+        ):
+            return self._chunk(event, payload, chunk)
+        choice = choices[0]
+        delta = choice.delta
+        if choice.finish_reason is not None or choice.index or choice.usage is not None:
+            return self._chunk(event, payload, chunk)
+        # As nearly all of them are: a piece of one choice's text.
+        if delta is None:
+            text = choice.text
+            if text is None:
+                return self._chunk(event, payload, chunk)
+        elif (
+            delta.tool_calls is not None
+            or delta.reasoning_details is not None
+            or delta.refusal is not None
+            or delta.function_call is not None
+            or delta.audio is not None
+        ):
+            if not self._piece_of_call(delta):
+                return self._chunk(event, payload, chunk)
+            text = None
+        else:
+            text = delta.reasoning_content or delta.reasoning
+            if text:
+                self._show(_THOUGHT, text)
+            text = delta.content
+        if text:
+            self._show(_FIRST, text)
+        if self.failed is not None:
+            return b""
+        if chunk.model != self._model_seen:
+            self._learn(payload, chunk.model)
+        return event.replace(self._model_old, self._model_new) if self._model_old else event
+
+    def _piece_of_call(self, delta: _Delta) -> bool:
+        """Whether it is a piece of one call's arguments and nothing else; it is counted then."""
+        calls = delta.tool_calls
+        if (
+            not calls
+            or len(calls) != 1
+            or delta.content
+            or delta.reasoning_content
+            or delta.reasoning
+            or delta.refusal
+        ):
+            return False
+        call = calls[0]
+        said = call.function
+        if (
+            said is None
+            or said.name
+            or call.id
+            or not said.arguments
+            or delta.reasoning_details
+            or delta.function_call
+        ):
+            return False
+        self._show((0, "arguments", call.index, self.calls), said.arguments)
+        return True
+
+    def _chunk(self, event: bytes, payload: bytes, chunk: _Chunk) -> bytes:
+        choices = chunk.choices or []
+        if chunk.id is not None and not self.upstream_id:
+            self._identify(chunk.id)
+        before = self.shown_bytes + self.calls
+        finished = False
+        for choice in choices:
+            finished = self._choice(choice) or finished
+        content = self.shown_bytes + self.calls > before
+        self._report(chunk, finished=finished)
+        fault = self._fault(payload, chunk, choices)
+        if fault is not None:
+            return self._fail(fault)
+        if len(self._ended) >= self.choices:
+            self.stopped = True
+        if chunk.usage is not None and self._is_ours(choices, finished=finished):
+            if not choices:
+                # A usage event of its own, for which only the gateway asked.
+                return self._pass(b"", content=False) if self.stopped else b""
+            event = without_usage(event, payload)
+        return self._pass(self._named(event, payload, chunk.model), content=content)
+
+    def _choice(self, choice: _Choice) -> bool:
+        """Count what one choice shows; whether it is its end."""
+        index = choice.index
+        if index >= self.choices:
+            self.choices = min(index, CHOICES_MAX) + 1
+        if choice.text:
+            self._show((index, "content"), choice.text)
+        delta = choice.delta or choice.message
+        if delta is not None:
+            self._delta(index, delta)
+        finish = choice.finish_reason
+        if not finish:
+            return False
+        if finish in FILTERED_FINISHES:
+            self.filtered = True
+        if 0 <= index < CHOICES_MAX:
+            self._ended.add(index)
+        return True
+
+    def _delta(self, index: int, delta: _Delta) -> None:
+        if delta.content:
+            self._show((index, "content"), delta.content)
+        # Some say the same reasoning in two fields (OpenRouter, Azure): it counts once.
+        thought = delta.reasoning_content or delta.reasoning
+        if delta.reasoning_details:
+            told = self._details(delta.reasoning_details)
+            thought = thought or told
+        if thought:
+            self._show((index, "reasoning"), thought)
+        if delta.refusal:
+            self._show((index, "refusal"), delta.refusal)
+        if (
+            isinstance(delta.audio, dict)
+            and isinstance(delta.audio.get("transcript"), str)
+            and delta.audio["transcript"]
+        ):
+            self._show((index, "audio"), delta.audio["transcript"])
+        for call in delta.tool_calls or ():
+            self._call(index, call.index, call.id, call.function or call.custom)
+        if delta.function_call is not None:
+            self._call(index, None, None, delta.function_call)
+
+    def _details(self, details: Any) -> str:
+        """The text of reasoning details, where they have one; what is encrypted or summarised is marked."""
+        texts = []
+        for detail in details if isinstance(details, list) else ():
+            if not isinstance(detail, dict):
+                continue
+            text = detail.get("text")
+            if isinstance(text, str):
+                texts.append(text)
+            if _text(detail.get("type")) in {"reasoning.encrypted", "reasoning.summary"}:
+                self.hidden = True
+                summary = detail.get("summary")
+                texts.append(summary if isinstance(summary, str) else "")
+        return "".join(texts)
+
+    def _call(self, index: int, at: int | None, call_id: str | None, said: _Function | None) -> None:
+        """A piece of a call: its name is counted when the call begins, its arguments as they come."""
+        key = (index, at)
+        known = self._named_calls.get(key)
+        name = None if said is None else said.name
+        if name and (known is None or known[1] != name or (call_id and known[0] and call_id != known[0])):
+            self.calls += 1
+            if len(self._named_calls) < CHOICES_MAX or known is not None:
+                self._named_calls[key] = (call_id, name)
+            self._show((index, "name", at, self.calls), name)
+        elif known is None and call_id:
+            self.calls += 1
+            if len(self._named_calls) < CHOICES_MAX:
+                self._named_calls[key] = (call_id, "")
+        if said is not None:
+            written = said.arguments or said.input
+            if written:
+                self._show((index, "arguments", at, self.calls), written)
+
+    def _report(self, chunk: _Chunk, *, finished: bool) -> None:
+        """Usage, wherever it is: at the top, in the first choice (Kimi), in Groq's own field."""
+        found: Usage | None = None
+        choices = chunk.choices
+        if isinstance(chunk.x_groq, dict):
+            found = read_openai(chunk.x_groq.get("usage"))
+        if choices and choices[0].usage is not None:
+            found = later_usage(found, read_openai(choices[0].usage))
+        if chunk.usage is not None:
+            found = later_usage(found, read_openai(chunk.usage))
+        if found is None:
+            return
+        self._use(found)
+        if self.usage is not None and (finished or self.stopped or not choices):
+            self._settled = True
+
+    def _fault(self, payload: bytes, chunk: _Chunk, choices: list[_Choice]) -> Fault | None:
+        if chunk.error or chunk.base_resp is not None or (not choices and chunk.usage is None):
+            return fault_of_event(payload, self.protocol)
+        for choice in choices:
+            if choice.finish_reason == _ABORTED and not self.progress:
+                return Fault("server", 502, _ABORTED, "")
+            if choice.finish_reason and choice.finish_reason not in {"stop", "length", "tool_calls"}:
+                return fault_of_event(payload, self.protocol)
+        return None
+
+    def _is_ours(self, choices: list[_Choice], *, finished: bool) -> bool:
+        """Whether the client did not ask for usage where this one is."""
+        if self._ask.each:
+            return False
+        return not (self._ask.final and (finished or not choices or self.stopped))
+
+    def _take_lenient(self, event: bytes, payload: bytes, content: dict[str, Any]) -> bytes:
+        return self._chunk(event, payload, _lenient(content))
+
+
+def _lenient(content: dict[str, Any]) -> _Chunk:
+    """A chunk of which some fields are of other types than they should be: those that can be read."""
+    choices = content.get("choices")
+    return _Chunk(
+        id=_text(content.get("id")),
+        model=_text(content.get("model")),
+        choices=[_lenient_choice(choice, at) for at, choice in enumerate(choices) if isinstance(choice, dict)]
+        if isinstance(choices, list)
+        else None,
+        usage=content.get("usage"),
+        error=content.get("error"),
+        base_resp=content.get("base_resp"),
+        x_groq=content.get("x_groq"),
+    )
+
+
+def _lenient_choice(choice: dict[str, Any], at: int) -> _Choice:
+    index = choice.get("index")
+    delta, message = choice.get("delta"), choice.get("message")
+    return _Choice(
+        index=index if type(index) is int and index >= 0 else at,
+        delta=_lenient_delta(delta) if isinstance(delta, dict) else None,
+        message=_lenient_delta(message) if isinstance(message, dict) else None,
+        text=_text(choice.get("text")),
+        finish_reason=_text(choice.get("finish_reason")),
+        usage=choice.get("usage"),
+    )
+
+
+def _lenient_delta(delta: dict[str, Any]) -> _Delta:
+    content, thought = (
+        delta.get("content"),
+        _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
+    )
+    if isinstance(content, list):
+        # Mistral's parts: text, and thinking with parts of its own.
+        parts = [part for part in content if isinstance(part, dict)]
+        thought = thought or "".join(_parts_text(part.get("thinking")) for part in parts)
+        content = "".join(_text(part.get("text")) or "" for part in parts)
+    calls = delta.get("tool_calls")
+    return _Delta(
+        content=_text(content),
+        reasoning_content=thought,
+        refusal=_text(delta.get("refusal")),
+        tool_calls=[_lenient_call(call) for call in calls if isinstance(call, dict)]
+        if isinstance(calls, list)
+        else None,
+        function_call=_lenient_function(delta.get("function_call")),
+        reasoning_details=delta.get("reasoning_details"),
+        audio=delta.get("audio"),
+    )
+
+
+def _parts_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list):
+        return ""
+    return "".join(_text(part.get("text")) or "" for part in value if isinstance(part, dict))
+
+
+def _lenient_call(call: dict[str, Any]) -> _Call:
+    index, call_id = call.get("index"), call.get("id")
+    return _Call(
+        index=index if type(index) is int else None,
+        id=call_id if isinstance(call_id, str) else None,
+        function=_lenient_function(call.get("function")),
+        custom=_lenient_function(call.get("custom")),
+    )
+
+
+def _lenient_function(said: Any) -> _Function | None:
+    if not isinstance(said, dict):
+        return None
+    arguments = said.get("arguments")
+    if isinstance(arguments, dict | list):
+        arguments = msgspec.json.encode(arguments).decode()  # Ollama's own face gives them decoded
+    return _Function(name=_text(said.get("name")), arguments=_text(arguments), input=_text(said.get("input")))
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None

@@ -1,0 +1,37 @@
+"""The request half of each protocol: the allow-lists as data, reading a body by them, and the body for one deployment."""
+
+from tokenworks.gateway.protocol.fields.asked import asked_effort, asked_text, count_tools, is_prompt
+from tokenworks.gateway.protocol.fields.body import Parsed, parse_body, warm
+from tokenworks.gateway.protocol.fields.errors import UNREADABLE, BodyError
+from tokenworks.gateway.protocol.fields.lists import (
+    PROTOCOLS,
+    allowed_query,
+    fold,
+    is_maximum,
+    lists_of,
+    never_names,
+)
+from tokenworks.gateway.protocol.fields.render import HEADER_BYTES_MAX, dropped_header, render
+from tokenworks.gateway.protocol.fields.tools import tools_refused
+
+__all__ = [
+    "HEADER_BYTES_MAX",
+    "PROTOCOLS",
+    "UNREADABLE",
+    "BodyError",
+    "Parsed",
+    "allowed_query",
+    "asked_effort",
+    "asked_text",
+    "count_tools",
+    "dropped_header",
+    "fold",
+    "is_maximum",
+    "is_prompt",
+    "lists_of",
+    "never_names",
+    "parse_body",
+    "render",
+    "tools_refused",
+    "warm",
+]

@@ -1,0 +1,160 @@
+"""Writes docs/FIELDS.md from the lists: `python -m tokenworks.gateway.protocol.fields.docs > docs/FIELDS.md`. A test fails where the file
+differs.
+"""
+
+from collections.abc import Iterator
+from typing import Final
+
+from tokenworks.factory.facts.profiles import load_profile, profile_names
+from tokenworks.gateway.protocol.fields.lists import (
+    DATA,
+    DROP,
+    LINK,
+    NESTED,
+    OBJECT_ID,
+    PRICE,
+    PROTOCOLS,
+    REFUSE,
+    TRANSLATE,
+    VALUES,
+    Level,
+    Rule,
+    lists_of,
+    never_names,
+)
+
+# What a body that is sent on has otherwise than the one that came, and when. Everything else is the client's bytes.
+CHANGES: Final = (
+    ("`model`", "the deployment has another name for the model", "replaced by the deployment's `upstream_model`"),
+    ("the output maximum", "a maximum has to be sent, is lowered to what is held, or stands in a field that the deployment does not read",
+     "written into the deployment's field (`--max-tokens-field`, else the profile's, else the client's); every other name of it is removed"),
+    ("the output maximum", "it came as `100.0`", "written as `100`"),
+    ("the output maximum", "0 or -1 in `chat` and `responses`: clients mean none by it", "removed and named"),
+    ("the output maximum", "two that differ", "the smaller one stays, the other is removed and named; of two that are equal one stays"),
+    ("`stream_options`", "a stream of `chat` or `completions` whose usage has to be known",
+     "`include_usage` is set beside the client's own options, and `continuous_usage_stats` where the profile says `continuous`"),
+    ("`stream_options`", "`--no-stream-options`", "removed and named"),
+    ("`service_tier: flex`", "always: it is a word for this gateway", "removed"),
+    ("a name or a `type` that no list has", "the deployment does not say `--pass-unknown`, or the name is one that never passes", "removed and named"),
+    ("a name that only other profiles list", "the deployment does not say `--pass-unknown`", "removed and named"),
+    ("a tool that the vendor would run", "the plan says `hosted_tools: drop`", "removed and named; `tools`, `tool_choice` and `parallel_tool_calls` too where no tool is left"),
+    ("an object with a name twice, or in an unusual layout", "it is one that the protocol types", "written anew from what was read, each name once"),
+    ("a byte order mark", "always", "removed"),
+)  # fmt: skip
+_HEAD: Final = """# What passes in a request's body
+
+Written from `src/tokenworks/gateway/protocol/fields/*.yaml` and `src/tokenworks/factory/vendors/*.yaml` by
+`python -m tokenworks.gateway.protocol.fields.docs`; do not edit it here.
+
+Each name at each level that a protocol types has one rule. What no list names is removed, and named in the response header
+`x-tokenworks-dropped` (ASCII, at most 1 kB, then `...`). Opaque values pass as they came, byte by byte.
+
+| rule | meaning |
+|---|---|
+| pass | goes on as it came |
+| price | goes on; it moves what the request holds or costs, or is an id or a URL that is looked at |
+| translate | goes on as the deployment understands it |
+| drop | removed and named |
+| refuse | 400 `unpriced_field`, unless it is null |
+"""
+_KINDS: Final = {
+    OBJECT_ID: "an id of the upstream's: works only for the account that received it",
+    LINK: "a URL: a public address, or inline as data:",
+    DATA: "inline media: not counted as text",
+}
+
+
+def reference() -> str:
+    """docs/FIELDS.md."""
+    lines = [_HEAD, "## What the gateway changes", "", "| what | when | how |", "|---|---|---|"]
+    lines += [f"| {what} | {when} | {how} |" for what, when, how in CHANGES]
+    for protocol in PROTOCOLS:
+        lists = lists_of(protocol)
+        lines += ["", f"## {protocol}", ""]
+        lines += [f"Query string: {', '.join(f'`{query}`' for query in lists.query) or 'nothing'} passes."]
+        for level in lists.levels.values():
+            lines += ["", f"### {protocol}: {level.name}", "", *_level(level)]
+    lines += [
+        "",
+        "## Names that never pass unless a list names them, in whatever letters",
+        "",
+        "| name | it would be |",
+        "|---|---|",
+    ]
+    lines += [f"| `{name}` | {why} |" for name, why in sorted(never_names().items())]
+    lines += ["", "## Profiles", "", *_profiles()]
+    return "\n".join(lines) + "\n"
+
+
+def _level(level: Level) -> Iterator[str]:
+    yield "| names | rule | value | profiles |"
+    yield "|---|---|---|---|"
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for name, rule in sorted(level.rules.items()):
+        profiles = "all" if rule.base else ", ".join(sorted(rule.profiles))
+        groups.setdefault((_action(rule), _value(rule), profiles), []).append(f"`{name}`")
+    for (action, value, profiles), names in groups.items():
+        yield f"| {', '.join(names)} | {action} | {value} | {profiles} |"
+    if level.typed:
+        yield ""
+        yield "| types | what happens | profiles |"
+        yield "|---|---|---|"
+        found = [*level.types.items(), *((kind + "*", rule) for kind, rule in level.prefixes.items())]
+        of_types: dict[tuple[str, str], list[str]] = {}
+        for kind, type_rule in sorted(found):
+            profiles = "all" if type_rule.base else ", ".join(sorted(type_rule.profiles))
+            of_types.setdefault((_TYPES[type_rule.action], profiles), []).append(f"`{kind}`")
+        for (what, profiles), kinds in of_types.items():
+            yield f"| {', '.join(kinds)} | {what} | {profiles} |"
+
+
+_TYPES: Final = {
+    "pass": "passes",
+    "client": "passes: the client runs it",
+    "hosted": "dropped or refused, as the plan says: the vendor runs it",
+    "drop": "dropped and named",
+    "carried": "passes where it carries what it says; where only its id names it, it is dropped, and so are the ids of other items",
+    "reference": "its `id` is looked at: works only for the account that received it",
+}
+
+
+def _action(rule: Rule) -> str:
+    if rule.kind == VALUES:
+        return f"pass, else {rule.otherwise}"
+    return rule.action
+
+
+def _value(rule: Rule) -> str:
+    if rule.kind == VALUES:
+        allowed = ", ".join(
+            f"`{str(value).lower() if isinstance(value, bool) else value}`" for value in rule.allowed
+        )
+        return f"{allowed}: {rule.why}"
+    if rule.kind == NESTED:
+        return f"see {rule.level}"
+    said = _KINDS.get(rule.kind) or ("opaque" if rule.kind else "")
+    if rule.action in {DROP, REFUSE, TRANSLATE, PRICE} or rule.kind:
+        return ": ".join(part for part in (said, rule.why) if part)
+    return said
+
+
+def _profiles() -> Iterator[str]:
+    yield "| profile | maximum | usage in streams | caps output | request headers | response headers | `anthropic-beta` |"
+    yield "|---|---|---|---|---|---|---|"
+    for name in profile_names():
+        profile = load_profile(name)
+        maxima = (
+            ", ".join(f"{protocol}: `{field}`" for protocol, field in profile.max_tokens_field.items())
+            or "as the client"
+        )
+        headers = (
+            ", ".join(f"`{header}`" for header in found)
+            for found in (profile.request_headers, profile.response_headers)
+        )
+        betas = ", ".join(f"`{beta}`" for beta in sorted(profile.betas))
+        caps = "yes" if profile.caps_output else "no"
+        yield f"| {name} | {maxima} | {profile.stream_usage} | {caps} | {' | '.join(headers)} | {betas} |"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

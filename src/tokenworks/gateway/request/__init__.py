@@ -1,0 +1,1 @@
+"""One metered request, from its key to its record."""

@@ -1,0 +1,460 @@
+"""One attempt at a deployment: its connection, what comes from upstream, and what that makes of the attempt.
+
+An answer is one by what it holds, whatever its status says. Until content has left another deployment may be tried. An
+attempt ends when its upstream ended or was cut: then its owner is told, once, what became of it.
+"""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any, Final, Protocol
+
+from tokenworks.catalog import Counts
+from tokenworks.charging import Admission, Hold, RecorderAway
+from tokenworks.charging import wire as charging_wire
+from tokenworks.factory import COOL_DOWN_S, Candidate
+from tokenworks.gateway.http.decoding import SNIFFED_BYTES, looks_like_events
+from tokenworks.gateway.http.upstream import UpstreamConnection
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.protocol.outcome import Fault, fault_of_body, read_body
+from tokenworks.gateway.protocol.splice import body_with_model
+from tokenworks.gateway.protocol.stream import EventTooLarge, StreamMeter
+from tokenworks.gateway.protocol.usage import BOM, Usage
+from tokenworks.gateway.protocol.vendor_errors import retry_after_s
+from tokenworks.gateway.request.losses import NO_COUNTS
+from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.reply import send_piece
+from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.request.tail import Tail
+
+# An event of which so much is there is read in a turn of the loop of its own: 10 ms for a megabyte of small objects.
+LARGE_EVENT_BYTES: Final = 262_144
+# Where another deployment could be tried, a connection is waited for no longer than this.
+FAILOVER_CONNECT_S: Final = 0.8
+# Why an upstream is not read: its client can't take more, or a hold is waited for.
+FOR_CLIENT: Final = 1
+FOR_HOLD: Final = 2
+
+
+class Owner(Protocol):
+    """Whoever made the attempt. One of these is called, once, when the upstream is done with it."""
+
+    def attempt_completed(
+        self, attempt: "Attempt", usage: Usage | None, upstream_id: str | None, progress: Counts
+    ) -> None:
+        """It gave a whole answer."""
+
+    def attempt_interrupted(self, attempt: "Attempt", reason: str, charge: str | None) -> None:
+        """It stopped half-way; `charge`: what of it is charged, where the plan's policy does not say."""
+
+    def attempt_failed(self, attempt: "Attempt", reason: str, *, count: bool, cause: str) -> None:
+        """It gave nothing that reached the client. `count`: as a failure of the deployment; `cause`: what is kept of it, where that
+        is no `reason`.
+        """
+
+    def attempt_faulted(self, attempt: "Attempt", fault: Fault) -> None:
+        """The upstream answered, and not with what was asked for."""
+
+    def attempt_not_begun(self, attempt: "Attempt", refusal: Refusal) -> None:
+        """It can't be recorded, so nothing is sent."""
+
+    def attempt_empty(self, attempt: "Attempt") -> None:
+        """A stream that says it is done and gave nothing."""
+
+    def attempt_counted(self, attempt: "Attempt") -> None:
+        """An answer that costs nothing is whole."""
+
+
+class Attempt(Answering):
+    __slots__ = ("_owner", "_parts")
+
+    def __init__(
+        self, parts: Parts, request: Held, owner: Owner, chosen: Candidate, admission: Admission | None
+    ) -> None:
+        """`admission`: under the deployment's limits, where it has any."""
+        super().__init__(request, chosen, admission, parts.shared.settings.progress_tokens)
+        self._parts = parts
+        self._owner = owner
+
+    # There.
+
+    def begin(self, chosen: Candidate) -> None:
+        parts, request = self._parts, self.request
+        parts.places.began(request, self, chosen)
+        pool = parts.pools.of(self.place)
+        connection = pool.take()
+        if connection is not None:
+            self._send(connection)
+        elif parts.places.has_others(request):
+            pool.connect(self._connected, FAILOVER_CONNECT_S)
+        else:
+            pool.connect(self._connected)
+
+    def _connected(self, connection: UpstreamConnection | None, reason: str) -> None:
+        """A connection was made, or not."""
+        request = self.request
+        if request.conn is None or request.ended:
+            # The client left meanwhile: the connection is good for another request.
+            if connection is not None:
+                connection.pool.give_back(connection)
+        elif connection is None:
+            self._owner.attempt_failed(self, reason, count=True, cause="")
+        else:
+            self._send(connection)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        parts, request, place = self._parts, self.request, self.place
+        if not request.free:
+            shared = parts.shared
+            if request.attempt_no == 1:
+                if request.arrived_s:
+                    request.sent_s = perf_counter()
+                request.usage_id = request.request_id
+            else:
+                request.usage_id = shared.ids.next()
+                request.started_ms = shared.ids.ms
+            request.deployment = place.name
+            try:
+                shared.client.begin(request.usage_id, self)
+            except RecorderAway as error:
+                connection.pool.give_back(connection)
+                self._owner.attempt_not_begun(self, Refusal(503, "recorder_away", str(error), 1))
+                return
+        sending = parts.sending
+        body = sending.body(self)
+        self.upstream = connection
+        connection.begin(
+            self,
+            b"%b%d\r\n\r\n" % (sending.head(request, place), len(body)),
+            body,
+            sending.patience_s(self),
+            sending.idle_timeout_s(place),
+        )
+
+    def start_op(self) -> tuple[Any, ...]:
+        """For the journal: the attempt in flight and what it holds."""
+        return self._parts.records.start_op(self.request)
+
+    # What comes.
+
+    def upstream_head(self, connection: UpstreamConnection) -> None:
+        status = connection.status
+        if 200 <= status < 300:
+            self._parts.answers.head(self, connection)
+        else:
+            # Its body says what is wrong: it is read, bounded, before it is judged.
+            self.refused_status = status
+
+    def upstream_data(self, connection: UpstreamConnection, data: bytes) -> None:
+        request, parts = self.request, self._parts
+        if request.first_byte_ms is None:
+            request.first_byte_ms = int((parts.shared.loop.time() - request.began_s) * 1000)
+        if (
+            self.undecided
+            and self.size < SNIFFED_BYTES
+            and looks_like_events(b"".join((*self.chunks, data)) if self.chunks else data)
+        ):
+            parts.answers.begin_stream(self)
+            data = b"".join((*self.chunks, data))
+            self.chunks, self.size = [], 0
+        meter = self.meter
+        if meter is None:
+            self._keep_whole(connection, data)
+            return
+        try:
+            out = meter.feed(data)
+        except EventTooLarge:
+            connection.abort()
+            self.upstream = None
+            self.interrupt_or_fail("event_too_large")
+            return
+        if out:
+            self.relay(out)
+        if meter.failed is not None:
+            connection.abort()
+            self.upstream = None
+            if request.sent:
+                self.interrupt_or_fail("upstream_error")
+            else:
+                # The first thing it said is an error: another place may do better.
+                self._owner.attempt_faulted(self, meter.failed)
+            return
+        if not out or meter.kept:
+            if not parts.answers.count_buffered(self, meter):
+                self._no_memory(len(data))
+                return
+            if meter.part_bytes > LARGE_EVENT_BYTES:
+                connection.large = True
+        if (
+            meter.shown_bytes >= meter.look_bytes
+            and meter.over_maximum
+            and not meter.stopped
+            and not parts.answers.is_below_maximum(self, meter)
+        ):
+            self._cut_at_maximum()
+            return
+        if (
+            request.cuttable
+            and meter.shown_bytes > request.held_output - parts.shared.settings.stream_hold_tokens // 4
+        ):
+            self._extend(meter)
+        if meter.stopped:
+            self.stopping = True
+        if request.conn is None:
+            if not self.drain_until_s:
+                # A stream without a client went on, and it may not be read to its end.
+                self.leave()
+        elif meter.progress >= self.progress_at:
+            parts.answers.report_progress(self, meter)
+
+    def relay(self, out: bytes) -> None:
+        """Write a piece of a stream to the client."""
+        request, parts = self.request, self._parts
+        conn = request.conn
+        if not request.sent:
+            parts.places.succeeded(self, first_token=True)
+            request.sent = True
+        if conn is None:
+            return
+        shared = parts.shared
+        shared.stats.c["chunks"] += 1
+        request.written_s = shared.wheel.now_s
+        send_piece(request, conn, out)
+        if conn.write_paused:
+            self.pause(FOR_CLIENT)
+
+    def _keep_whole(self, connection: UpstreamConnection, data: bytes) -> None:
+        """An answer that is not streamed is kept until it is whole; so is what a refusal says."""
+        kept = self._parts.answers.keep(self, data)
+        if kept == "kept":
+            return
+        if self.refused_status:
+            self.abort()
+            self._answered_badly(connection, b"")
+        elif kept == "no_memory":
+            self._no_memory(len(data))
+        elif self.abort():
+            said = "the answer is larger than this gateway relays"
+            self.request.last_refusal = Refusal(502, "upstream_error", said)
+            self._owner.attempt_interrupted(self, "response_too_large", "nothing")
+
+    def _no_memory(self, size: int) -> None:
+        """The worker has no room for the answer: no fault of its deployment, and the operator bears what was made."""
+        if self.abort():
+            request = self.request
+            request.last_refusal = self._parts.shared.memory.refusal(request.address, size)
+            self._owner.attempt_interrupted(self, "no_memory", "nothing")
+
+    # Its end.
+
+    def upstream_end(self, connection: UpstreamConnection) -> None:
+        self.upstream = None
+        request, places = self.request, self._parts.places
+        if request.arrived_s:
+            request.over_s = perf_counter()
+        if self.meter is not None:
+            self.stream_ended(self.meter)
+            return
+        if len(self.chunks) != 1:
+            self.chunks = [b"".join(self.chunks)]
+        body = self.chunks[0].removeprefix(BOM)
+        if self.refused_status:
+            self._answered_badly(connection, body)
+            return
+        if request.free:
+            places.succeeded(self)
+            self._owner.attempt_counted(self)
+            return
+        fault, usage, upstream_id, model = read_body(connection.status, body, request.protocol)
+        if self.undecided and fault is None:
+            # A stream was asked for, and this is none: it goes on as what it is, if its head can still say so.
+            kind = connection.content_type or b"application/json"
+            request.response_head = request.response_head.replace(b"text/event-stream", kind, 1)
+            if request.headed:
+                fault = Fault("server", 502, "", "", None)
+        if fault is not None:
+            if usage is not None and usage.total:
+                # It failed, and reports tokens all the same: they are the operator's loss.
+                self._parts.records.write_loss(self, "failed_attempt", usage, upstream_id)
+            self._owner.attempt_faulted(self, fault)
+            return
+        places.succeeded(self)
+        asked = request.parsed.model
+        self.chunks[0] = body if model == asked else body_with_model(body, asked)
+        self._owner.attempt_completed(self, usage, upstream_id, NO_COUNTS)
+
+    def stream_ended(self, meter: StreamMeter) -> None:
+        meter.finish()
+        if meter.failed is not None and not self.request.sent:
+            self._owner.attempt_faulted(self, meter.failed)
+        elif not meter.whole:
+            self.interrupt_or_fail("upstream_error")
+        elif meter.begun or meter.usage is not None:
+            self._owner.attempt_completed(self, meter.usage, meter.upstream_id or None, meter.counts())
+        elif meter.upstream_id is None:
+            # An end, and nothing before it.
+            self._owner.attempt_failed(self, "upstream_error", count=True, cause="")
+        else:
+            self._owner.attempt_empty(self)
+
+    def upstream_failed(self, connection: UpstreamConnection, reason: str) -> None:
+        self.upstream = None
+        request, parts = self.request, self._parts
+        if (
+            connection.reused
+            and not request.sent
+            and not self.chunks
+            and reason != "timeout"
+            and request.conn is not None
+            and self.meter is None
+            and not self.refused_status
+        ):
+            # A kept-alive connection that the other side was closing: the same deployment, a new connection.
+            parts.records.drop(request)
+            request.attempt_no += 1
+            parts.pools.of(self.place).connect(self._connected)
+            return
+        if self.meter is not None:
+            self.meter.finish()
+            if self.meter.whole and self.meter.usage is not None:
+                # It said everything but its goodbye.
+                self.stream_ended(self.meter)
+                return
+        if reason == "timeout":
+            if not request.sent and not self.over and parts.places.has_others(request):
+                # Silent for much longer than it should be: it rests, but for one trial now and then.
+                self.place.cool_down(parts.shared.loop.time(), COOL_DOWN_S)
+            said = f"the deployment of {request.model} did not answer in time"
+            request.last_refusal = Refusal(504, "upstream_timeout", said, 1)
+        self.interrupt_or_fail("upstream_timeout" if reason == "timeout" else "upstream_error")
+
+    def _answered_badly(self, connection: UpstreamConnection, body: bytes) -> None:
+        """An answer with a status that is no success."""
+        status = self.refused_status
+        fault = fault_of_body(status, body, self.request.protocol) or Fault("server", status, "", "", None)
+        seconds = retry_after_s(connection.headers, self._parts.shared.clock.civil_ms() / 1000)
+        if seconds is not None:
+            fault = fault._replace(retry_after_s=seconds)
+        if not 300 <= status < 500 and fault.kind == "client":
+            fault = fault._replace(kind="server")
+        self._owner.attempt_faulted(self, fault)
+
+    def interrupt_or_fail(self, reason: str) -> None:
+        """It ended before it was whole."""
+        request = self.request
+        if request.sent:
+            if not self.over and reason in {"upstream_error", "upstream_timeout"}:
+                # It began well, and broke off: a place that does that often is no better than one that never begins.
+                self._parts.places.failed(request, self)
+            self._owner.attempt_interrupted(self, reason, None)
+        elif request.conn is None and reason in {"upstream_timeout", "shutdown"}:
+            # Nobody waits for it, and it was never finished: it worked all the same.
+            self._owner.attempt_interrupted(self, "client_gone", None)
+        else:
+            self._owner.attempt_failed(self, reason, count=True, cause="")
+
+    # Holding more.
+
+    def _extend(self, meter: StreamMeter) -> None:
+        """Hold more before what was shown reaches what is held; wait for it where it has."""
+        request = self.request
+        if (
+            request.hold is None
+            or request.held_output >= request.need.output_tokens
+            or meter.terminal
+            or (request.denied and meter.shown_bytes <= request.held_output)
+        ):
+            return
+        request.denied = False
+        asks = request.pending_hold is None
+        if asks:
+            before = request.held_output
+            self._parts.holds.extend(request, meter.shown_bytes, self._extended)
+            if request.held_output > before:
+                return
+        if meter.shown_bytes > request.held_output:
+            self.pause(FOR_HOLD)
+
+    def _extended(self, got: Hold | None, verdict: int) -> None:
+        request, holds, meter = self.request, self._parts.holds, self.meter
+        request.pending_hold = None
+        hold = request.hold
+        if hold is None or meter is None:  # it ended meanwhile
+            if got is not None:
+                holds.give(got)
+            return
+        if got is not None:
+            holds.add(request, hold, got)
+        elif meter.shown_bytes <= request.held_output:
+            # Asked again when what is held is spent, and not with every chunk until then.
+            request.denied = True
+        elif not holds.extend_rest(request, hold):
+            self._cut(verdict)
+            return
+        if request.held_output < meter.shown_bytes and request.held_output < request.need.output_tokens:
+            self._extend(meter)
+        if request.pending_hold is None:
+            self.resume(FOR_HOLD)
+
+    # Upstream is not read while the client can't take more, or while a hold is waited for.
+
+    def pause(self, why: int) -> None:
+        request = self.request
+        before = request.paused
+        request.paused |= why
+        if not before and self.upstream is not None:
+            self.upstream.pause()
+
+    def resume(self, why: int) -> None:
+        request = self.request
+        before = request.paused
+        request.paused &= ~why
+        if before and not request.paused and self.upstream is not None:
+            self.upstream.resume(self._parts.sending.idle_timeout_s(self.place))
+
+    # Cutting.
+
+    def abort(self) -> bool:
+        """Break the upstream off. False where there is none (any more)."""
+        upstream, self.upstream = self.upstream, None
+        if upstream is None or self.request.ended:
+            return False
+        upstream.abort()
+        return True
+
+    def _cut(self, verdict: int) -> None:
+        """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
+        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        if self._cut_upstream(lambda: self.interrupt_or_fail(reason)):
+            over = verdict == charging_wire.NOTHING_LEFT
+            self._parts.shared.stats.c["free_rider_over_balance"] += over
+
+    def _cut_at_maximum(self) -> None:
+        """It made more than the maximum that was sent: the client gets the end that a maximum has."""
+        if self.abort():
+            self._parts.shared.stats.c["cut_at_maximum"] += 1
+            self._owner.attempt_interrupted(self, "beyond_maximum", None)
+
+    def leave(self) -> None:
+        """Its client has gone, and nobody reads it to its end."""
+        self.request.user.abandon(self._parts.shared.loop.time())
+        self._cut_upstream(lambda: self._owner.attempt_interrupted(self, "client_gone", None))
+
+    def _cut_upstream(self, over: Callable[[], None]) -> bool:
+        """Stop the upstream of a stream that is paid for, count what it had made until then, and call `over`."""
+        upstream, meter, request = self.upstream, self.meter, self.request
+        if upstream is None or request.ended:
+            return False
+        if meter is None or not upstream.end_request():
+            self.abort()
+            over()
+            return True
+
+        def counted() -> None:
+            request.counting = False
+            over()
+
+        self.upstream = None
+        request.counting = True
+        parts = self._parts
+        Tail(upstream, meter, parts.sending.idle_timeout_s(self.place), parts.shared.loop, counted)
+        return True

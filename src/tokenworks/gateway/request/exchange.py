@@ -1,0 +1,495 @@
+"""One metered request from its key to its record, in the order in which it is handled.
+
+Nothing here waits: every step that needs somebody else goes on in a callback. The parts (`parts`) do the steps; what
+comes from upstream is an `Attempt`'s. Until the first byte went to the client another deployment may be tried; after it
+an attempt ends as complete or interrupted, and either way as a record. The end of the response is withheld until the
+record is on disk. A refusal is a status as long as no head has left, and an event of the stream afterwards.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from tokenworks.catalog import Counts
+from tokenworks.charging import Admission, Hold, Limit
+from tokenworks.charging import wire as charging_wire
+from tokenworks.factory import FLEX, Candidate
+from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.http.head import Head
+from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.keys import KeyEntry
+from tokenworks.gateway.protocol.errors import Refusal, error_event
+from tokenworks.gateway.protocol.fields import BodyError, parse_body
+from tokenworks.gateway.protocol.outcome import Fault
+from tokenworks.gateway.protocol.usage import Usage
+from tokenworks.gateway.request import count_tokens, opening
+from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
+from tokenworks.gateway.request.faults import refusal_for, said_on
+from tokenworks.gateway.request.leaving import drain_of, drain_until_s, name_leaving
+from tokenworks.gateway.request.parts import Parts
+from tokenworks.gateway.request.record import Charge
+from tokenworks.gateway.request.refusals import CUT, over_limit
+from tokenworks.gateway.request.reply import broke_off, end_stream, interrupted_end, write_whole
+from tokenworks.gateway.request.state import Held
+
+
+class Exchange(Held):
+    __slots__ = ("_ended", "attempt", "parts", "shared")
+
+    def __init__(
+        self,
+        parts: Parts,
+        ended: "Callable[[Exchange], None]",
+        conn: ClientConnection,
+        head: Head,
+        body: bytes,
+        protocol: str,
+        began_s: float,
+        *,
+        free: bool,
+    ) -> None:
+        """`ended(exchange)` is called once, when the request is over."""
+        super().__init__(parts.shared, conn, head, body, protocol, began_s, free=free)
+        self.shared = parts.shared
+        self.parts = parts
+        self._ended = ended
+        self.attempt: Attempt | None = (
+            None  # at a deployment, the latest; None: there was none, or it gave nothing
+        )
+
+    # Who, and what.
+
+    def identified(self, user: KeyEntry | None) -> None:
+        """The key is known (or nobody could say)."""
+        if self.conn is None:
+            return
+        if user is None:
+            self.refuse(Refusal(503, "database_away", "keys can't be looked up now", 1))
+            return
+        refusal = opening.refusal_of_key(self.shared, user)
+        if refusal is not None:
+            self.refuse(refusal)
+            return
+        self.set_user(user)
+        try:
+            parsed = parse_body(self.body, self.protocol)
+        except BodyError as error:
+            self.refuse(error.refusal)
+            return
+        self.set_parsed(parsed)
+        if parsed.choices > 1 or parsed.dropped or parsed.hosted:
+            refusal = opening.refusal_of_tools(self.shared, user, parsed)
+            if refusal is not None:
+                self.refuse(refusal)
+                return
+        if parsed.links:
+            self.shared.links.check(parsed.links, self._links_checked)
+        else:
+            self._find_model()
+
+    def _links_checked(self, why: str | None) -> None:
+        """Whether an upstream may fetch what the request links to."""
+        refusal = opening.refusal_of_links(why)
+        if self.conn is None:
+            self._finish()
+        elif refusal is not None:
+            self.refuse(refusal)
+        else:
+            self._find_model()
+
+    def _find_model(self) -> None:
+        refusal = self.parts.models.find(self)
+        objects = self.parsed.objects
+        if refusal is not None:
+            self.refuse(refusal)
+        elif len(objects) > opening.OBJECTS_MAX:
+            said = f"a request names at most {opening.OBJECTS_MAX} objects of an upstream"
+            self.refuse(Refusal(400, "invalid_body", said))
+        elif objects:
+            self._check_object(0)
+        else:
+            self._hold()
+
+    def _check_object(self, at: int) -> None:
+        """Look up the upstream objects that the request names, one after the other."""
+        objects = self.parsed.objects
+        if at == len(objects):
+            self._hold()
+            return
+        param, name = objects[at]
+
+        def answered(owner: list[Any] | None) -> None:
+            if self.conn is None:
+                self._finish()
+                return
+            refusal = opening.take_object(self, param, name, owner)
+            if refusal is not None:
+                self.refuse(refusal)
+            else:
+                self._check_object(at + 1)
+
+        self.shared.client.request("owns", [self.user.account_id, name], answered)
+
+    # The hold.
+
+    def _hold(self) -> None:
+        """Reserve what the request can cost, under the limits of its key."""
+        holds, limits = self.parts.holds, self.user.limits
+        holds.size(self)
+        if limits and self.admission is None:
+            self.shared.client.admissions.ask(limits, holds.estimate_tokens(self), self._admitted)
+        else:
+            self._reserve()
+
+    def _admitted(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        user = self.user
+        self.admission = admission
+        if self.conn is None:
+            self.parts.holds.end(self)
+        elif admission is None:
+            scope = user.limit_scopes[user.limits.index(limit)] if limit in user.limits else "key"
+            self.refuse(over_limit(scope, limit, what, wait_ms))
+        else:
+            self._reserve()
+
+    def _reserve(self) -> None:
+        holds = self.parts.holds
+        if holds.take(self):
+            self._try()
+        else:
+            holds.ask(self, self._held)
+
+    def _held(self, hold: Hold | None, verdict: int) -> None:
+        self.pending_hold = None
+        holds = self.parts.holds
+        if self.conn is None:
+            if hold is not None:
+                holds.give(hold)
+        elif hold is not None or (self.free and verdict == charging_wire.PAYS_AS_IT_GOES):
+            self.hold = hold
+            self._try()
+        elif verdict == charging_wire.NOTHING_LEFT and holds.may_hold_less(self):
+            # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
+            self.estimated = True
+            self.parts.records.count(self, None, self._input_counted)
+        else:
+            self._not_held(verdict)
+
+    def _input_counted(self, found: Counted | None) -> None:
+        """The tokenizer counted the input; None where there is none, or it did not answer in time."""
+        if self.conn is None:
+            self._finish()
+        elif self.shared.cutting:
+            self.refuse(CUT)
+        elif self.parts.holds.hold_less(self, found):
+            self._reserve()
+        else:
+            self._not_held(charging_wire.NOTHING_LEFT)
+
+    def _not_held(self, verdict: int) -> None:
+        """The account does not cover the request as it is."""
+        models, holds = self.parts.models, self.parts.holds
+        if verdict == charging_wire.NOTHING_LEFT:
+            if holds.hold_rest(self):
+                self._try()
+                return
+            # The plan does not pay for this model: for the next best it may, or for the one that it goes on with.
+            if models.next_choice(self) or models.restrict(self):
+                self._hold()
+                return
+        self.refuse(holds.refusal(self, verdict))
+
+    # The deployment.
+
+    def _try(self) -> None:
+        """Send it to a deployment that was not tried yet."""
+        if self.free and self._count_tokens():
+            return
+        found = self.parts.places.choose(self)
+        if isinstance(found, Candidate):
+            self._begin_at(found, None)
+        elif found is not None:
+            self.parts.places.ask_room(self, found, self._room_answered)
+        elif not self.deferred:
+            self._nowhere(self.parts.places.refusal(self))
+
+    def again(self) -> None:
+        """It was put off: look again."""
+        self.deferred = False
+        if self.conn is not None and not self.ended:
+            self._try()
+
+    def _nowhere(self, refusal: Refusal) -> None:
+        """No deployment takes it: the next model of its intent, or a refusal."""
+        self.parts.holds.release(self)
+        if self.parts.models.next_choice(self):
+            self._hold()
+        else:
+            self.refuse(refusal)
+
+    def _room_answered(self, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+        """A deployment has room, or none had it in time."""
+        places, room = self.parts.places, self.room
+        self.queue_number = 0
+        if self.conn is None or self.ended:
+            if admission is not None:
+                places.give_back(admission)
+            return
+        places.room_answered(self)
+        if admission is not None:
+            chosen = places.admitted(self, admission)
+            if chosen is None:
+                self._try()
+            else:
+                self._begin_at(chosen, admission)
+        elif room.otherwise is not None:
+            self._begin_at(room.otherwise, None)
+        elif room.service == FLEX:
+            self._try()
+        else:
+            self._nowhere(places.full(self, limit, what, wait_ms))
+
+    def _begin_at(self, chosen: Candidate, admission: Admission | None) -> None:
+        self.tried.append(chosen.place.name)
+        self.attempt_no += 1
+        self.attempt = attempt = Attempt(self.parts, self, self, chosen, admission)
+        attempt.begin(chosen)
+
+    def _count_tokens(self) -> bool:
+        """Have the model's own tokenizer answer, where it has one that was not asked."""
+        tokenizer = count_tokens.tokenizer_of(self)
+        if tokenizer is None:
+            return False
+        self.counted_here = False
+        self.counting = True
+        self.shared.counter.count(Job(tokenizer, self.protocol, self.body), self._tokens_counted)
+        return True
+
+    def _tokens_counted(self, found: Counted | None) -> None:
+        self.counting = False
+        if self.shared.cutting:
+            self.refuse(CUT)
+        elif found is None and self.conn is not None:
+            self._try()
+        else:
+            self._answer_free(b"" if found is None else count_tokens.answer(self, found))
+
+    # How an attempt ends.
+
+    def attempt_counted(self, attempt: Attempt) -> None:
+        self._answer_free(attempt.chunks[0])
+
+    def _answer_free(self, body: bytes) -> None:
+        """A count of tokens, which costs nothing."""
+        self.answered = "free"
+        self._end_attempt()
+        self.parts.holds.release(self)
+        if self.conn is not None:
+            write_whole(self, self.conn, body)
+        self._finish()
+
+    def attempt_completed(
+        self, attempt: Attempt, usage: Usage | None, upstream_id: str | None, progress: Counts
+    ) -> None:
+        self.parts.records.complete(attempt, usage, upstream_id, progress, self._charged)
+
+    def attempt_interrupted(self, attempt: Attempt, reason: str, charge: str | None) -> None:
+        self.parts.records.interrupted(attempt, reason, charge, self._charged)
+
+    def _charged(self, charge: Charge) -> None:
+        """What the attempt costs is covered as far as it can be: the record is written."""
+        self.spent_tokens = sum(charge.counts)
+        self.parts.places.end(charge.attempt)
+        self.parts.records.write(charge, self._durable)
+
+    def attempt_empty(self, attempt: Attempt) -> None:
+        """A stream that says it is done and gave nothing: it costs nothing."""
+        self.answered = "empty_stream"
+        self.give_up()
+        self._durable("")
+
+    def attempt_not_begun(self, attempt: Attempt, refusal: Refusal) -> None:
+        self._end_attempt()
+        self.parts.holds.release(self)
+        self.refuse(refusal)
+
+    def attempt_faulted(self, attempt: Attempt, fault: Fault) -> None:
+        """The upstream answered, and not with what was asked for: say it on, or try another place."""
+        self._note_failed_usage(attempt)
+        said = said_on(fault, attempt.place, self.parsed.model)
+        if said is not None:
+            self.parts.places.succeeded(attempt)
+            self.give_up()
+            self._refuse_or_say(said)
+            return
+        wait_s = fault.retry_after_s
+        if wait_s is not None:
+            self.shared.rest(attempt.place, wait_s)
+        self.last_refusal = refusal_for(fault, self.model)
+        # What says itself when it has room is not ill.
+        count = wait_s is None and fault.status not in {404, 409, 425}
+        self.attempt_failed(attempt, "", count=count, cause=f"{fault.kind} {fault.status}")
+
+    def attempt_failed(self, attempt: Attempt, reason: str, *, count: bool, cause: str) -> None:
+        """The attempt gave nothing that reached the client: it costs nothing, and another deployment may be tried."""
+        parts = self.parts
+        self._note_failed_usage(attempt)
+        cause = cause or ("no_connection" if reason.startswith("can't connect") else reason)
+        self.failures = [*(self.failures or ()), (attempt.place.name, cause)]
+        self.shared.stats.c["attempts_failed"] += 1
+        if count:
+            parts.places.failed(self, attempt)
+        self._end_attempt()
+        parts.records.drop(self)
+        self.attempt = None
+        parts.answers.give_memory(self)
+        if reason and (self.last_refusal is None or self.last_refusal.status != 504):
+            said = f"the deployment of {self.model} failed"
+            self.last_refusal = Refusal(502, "upstream_error", said, 1)
+        if self.conn is not None:
+            self._try()
+        else:
+            parts.holds.release(self)
+            self._finish()
+
+    def _note_failed_usage(self, attempt: Attempt) -> None:
+        """A stream that failed before its content, and reported tokens all the same: they are the operator's loss."""
+        meter = attempt.meter
+        if self.usage_id and meter is not None and meter.usage is not None and meter.usage.total:
+            self.parts.records.write_loss(attempt, "failed_attempt", meter.usage, meter.upstream_id or None)
+
+    def _end_attempt(self) -> None:
+        """The deployment is done with the attempt in flight."""
+        if self.attempt is not None:
+            self.parts.places.end(self.attempt)
+
+    def give_up(self) -> None:
+        """Nothing of the attempt in flight is charged or recorded, and there is no other."""
+        self._end_attempt()
+        self.parts.records.drop(self)
+        self.parts.holds.release(self)
+
+    # How the request ends.
+
+    def _durable(self, interrupted: str) -> None:
+        """The record is on disk (or there is none): the client may have the end. `interrupted`: why it is not whole."""
+        attempt, conn = self.attempt, self.conn
+        if self.ended:
+            return
+        assert attempt is not None
+        if conn is not None:
+            meter = attempt.meter
+            if interrupted:
+                if meter is None or not self.sent:
+                    self._refuse_or_say(self.last_refusal or broke_off(interrupted))
+                    return
+                end_stream(self, conn, interrupted_end(self, meter, interrupted))
+            elif meter is not None:
+                end_stream(self, conn, meter.held)
+            else:
+                write_whole(self, conn, attempt.chunks[0] if attempt.chunks else b"")
+        self._finish()
+
+    def _finish(self) -> None:
+        """It is over, and says nothing."""
+        if self.ended:
+            return
+        conn = self._end()
+        if conn is not None:
+            conn.done()
+
+    def refuse(self, refusal: Refusal) -> None:
+        """Nothing changed, nothing is charged."""
+        if not self.ended:
+            self._refuse_or_say(refusal)
+
+    def _refuse_or_say(self, refusal: Refusal) -> None:
+        """With a status where the head is still to come, else as an event of the stream that has begun with pings."""
+        conn = self.conn
+        self.refusal = refusal
+        if conn is not None and self.headed:
+            self.shared.count_refusal(refusal)
+            end_stream(self, conn, error_event(refusal, self.protocol, self.request_id))
+            self._finish()
+            return
+        self._end()
+        if conn is not None:
+            conn.exchange = None
+            conn.refuse(refusal, self.protocol, self.request_id)
+
+    def _end(self) -> ClientConnection | None:
+        """Nothing is left to do but to say it to the client, whose connection this is."""
+        self.ended = True
+        self.parts.answers.give_memory(self)
+        self._ended(self)
+        self.attempt = (
+            None  # which knows its request: what refers to itself would stay until the next collection
+        )
+        conn, self.conn = self.conn, None
+        return conn
+
+    # The client.
+
+    def pause(self) -> None:
+        """The client can't take more."""
+        if self.attempt is not None:
+            self.attempt.pause(FOR_CLIENT)
+        else:
+            self.paused |= FOR_CLIENT
+
+    def resume(self) -> None:
+        if self.attempt is not None:
+            self.attempt.resume(FOR_CLIENT)
+        else:
+            self.paused &= ~FOR_CLIENT
+
+    def client_gone(self) -> None:
+        """The client went away: read what ends soon to its end, cut the rest, and charge what was produced."""
+        self.conn = None
+        if self.ended or self.counting:
+            return
+        attempt = self.attempt
+        at_upstream = attempt is not None and attempt.upstream is not None
+        if self.pending_hold is not None and not at_upstream:
+            self.shared.client.forget(self.pending_hold)
+        if self.queue_number:
+            self.shared.client.admissions.forget(self.queue_number)
+        if self.free or self.hold is None:
+            # Nothing is held yet, or the record is on its way and ends this exchange.
+            self._leave_free()
+        elif attempt is None or not at_upstream:
+            # Held and not sent: it waits for a place or a connection.
+            self.give_up()
+            self._finish()
+        else:
+            self._leave(attempt)
+
+    def forget_what_is_asked(self) -> None:
+        """Nobody waits any more for a hold, or for room."""
+        if self.pending_hold is not None:
+            self.shared.client.forget(self.pending_hold)
+        if self.queue_number:
+            self.shared.client.admissions.forget(self.queue_number)
+
+    def _leave_free(self) -> None:
+        if self.free and self.attempt is not None:
+            self.attempt.abort()
+            self._end_attempt()
+        if not self.usage_id or self.free:
+            self.parts.holds.release(self)
+            self._finish()
+
+    def _leave(self, attempt: Attempt) -> None:
+        """The client has gone, and an upstream is at work for it."""
+        shared = self.shared
+        drain, counters = drain_of(shared, attempt), shared.stats.c
+        counters["abandoned"] += 1
+        counters[f"free_rider_{name_leaving(attempt, drain)}"] += 1
+        self.resume()  # no client's pace holds it back any longer
+        if drain == "whole":
+            counters["drained"] += 1
+            # Its connection does not count the body any more, and a tokenizer may have to.
+            shared.memory.force(self.address, len(self.body))
+            self.kept_bytes += len(self.body)
+            attempt.drain_until_s = drain_until_s(shared, attempt)
+        else:
+            attempt.leave()

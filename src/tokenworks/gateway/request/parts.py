@@ -1,0 +1,26 @@
+"""The parts that handle a worker's requests: made once, handed to every exchange. A part keeps nothing of a request."""
+
+from tokenworks.gateway.http.pools import Pools
+from tokenworks.gateway.request.answer import Answers
+from tokenworks.gateway.request.choose import Models
+from tokenworks.gateway.request.decisions import Decisions
+from tokenworks.gateway.request.hold import Holds
+from tokenworks.gateway.request.losses import Losses
+from tokenworks.gateway.request.place import Places
+from tokenworks.gateway.request.record import Records
+from tokenworks.gateway.request.send import Sending
+from tokenworks.gateway.shared import Shared
+
+
+class Parts:
+    __slots__ = ("answers", "holds", "models", "places", "pools", "records", "sending", "shared")
+
+    def __init__(self, shared: Shared, pools: Pools) -> None:
+        self.shared = shared
+        self.pools = pools
+        self.models = Models(shared)
+        self.holds = Holds(shared)
+        self.places = Places(shared, Decisions(shared))
+        self.sending = Sending(shared, self.places)
+        self.answers = Answers(shared, self.places)
+        self.records = Records(shared, Losses(shared))

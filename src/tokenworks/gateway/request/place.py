@@ -1,0 +1,341 @@
+"""Which deployment a request gets, and waiting where all that may have it are full.
+
+A request that is to be cheap (`service_tier: flex`) waits for the cheapest deployment that may have it, until its deadline
+comes near; any other waits `queue_wait_s` where all are full.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+
+from tokenworks.charging import SHED, WAITED, Admission, Limit, Queued
+from tokenworks.charging.worker.admission import Answered
+from tokenworks.factory import (
+    BLOCK_BYTES,
+    FLEX,
+    NO_ASK,
+    PRIORITY,
+    STANDARD,
+    Ask,
+    Candidate,
+    Objective,
+    Place,
+    eject_outlier,
+    hash_blocks,
+    may_have,
+    named_wait_s,
+)
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.request.decisions import Decisions
+from tokenworks.gateway.request.refusals import over_limit
+from tokenworks.gateway.request.state import Held, Known, Placed, Room
+from tokenworks.gateway.shared import Shared
+
+log = structlog.get_logger()
+
+# What a token is taken for where only its magnitude matters.
+BYTES_PER_TOKEN: Final = 4
+# Of all places that a request may have, so many are asked for room.
+QUEUE_PLACES_MAX: Final = 64
+# A deferrable request stops waiting for the cheapest place with this part of its time left.
+FLEX_LEFT: Final = 0.1
+
+
+class Places:
+    __slots__ = ("_decisions", "_shared")
+
+    def __init__(self, shared: Shared, decisions: Decisions) -> None:
+        self._shared = shared
+        self._decisions = decisions
+
+    # A deployment.
+
+    def choose(self, request: Held) -> Candidate | Room | None:
+        """The deployment that takes the request now, those of which one may in a moment, or None: no deployment, unless `deferred`
+        says that it is looked for again with the next tick.
+        """
+        shared = self._shared
+        now_s = shared.loop.time()
+        request.deferred = False
+        ask = _ask(request)
+        while True:
+            chosen = self._best(request, ask, now_s)
+            if chosen is None:
+                self._decided(request, ask, None)
+                return None
+            if ask is not NO_ASK:
+                self._decided(request, ask, chosen)
+            broken = shared.broken_credentials
+            if not broken or chosen.place.name not in broken:
+                break
+            request.tried.append(chosen.place.name)
+            said = f"no deployment can take {request.model} now"
+            request.last_refusal = Refusal(503, "no_deployment", said, 5)
+        if request.flex and not request.free:
+            left_s = self._flex_until_s(request) - now_s
+            if left_s > 0:
+                found = self._cheapest(request, ask, now_s, left_s)
+                if found is not None or request.deferred:
+                    return found
+            # From here on it is a request like any other, but for what it costs.
+            request.flex = False
+            return self.choose(request)
+        if shared.snapshot.limits and not request.free:
+            return self._with_room(request, chosen, ask, now_s)
+        return chosen
+
+    def _best(self, request: Held, ask: Ask, now_s: float) -> Candidate | None:
+        shared, tried = self._shared, request.tried
+        if request.attempt_no:
+            # Something was sent already: one more attempt is one of so many that a bad hour may cost.
+            # Without another place nothing is sent again, and the budget stays whole for who has one.
+            if (
+                all(place.name in tried for place in request.places)
+                or len(tried) >= shared.settings.attempts_max
+                or not shared.retries.may_retry(now_s)
+            ):
+                return None
+        elif not tried:
+            shared.retries.request(now_s)
+        return shared.placement.choose(request.places, tried, ask, now_s)
+
+    def _decided(self, request: Held, ask: Ask, chosen: Candidate | None) -> None:
+        self._decisions.decided(request.request_id, request.model, request.places, request.tried, ask, chosen)
+
+    def has_others(self, request: Held) -> bool:
+        """Whether another deployment could be tried."""
+        return len(request.tried) < min(len(request.places), self._shared.settings.attempts_max)
+
+    def refusal(self, request: Held) -> Refusal:
+        """Why no deployment takes the request."""
+        if request.last_refusal is not None:
+            return request.last_refusal
+        ask, model = _ask(request), request.model
+        wait_s = named_wait_s(request.places, ask, self._shared.loop.time())
+        if wait_s > 0:
+            # Every place has said when it has room again.
+            seconds = math.ceil(wait_s)
+            said = f"{model} is busy: every deployment is at its limit, try again in {seconds} s"
+            return Refusal(429, "too_many_requests", said, seconds)
+        reasons = [may_have(place.deployment, ask) for place in request.places]
+        if all(reasons) and any(str(reason).startswith("residency") for reason in reasons):
+            allowed = ", ".join(ask.regions or ()) or "no region, by its wish and its consent,"
+            said = f"no deployment of {model} may have this account's data, which may go to {allowed} only"
+            return Refusal(403, "residency", said, param="model")
+        return Refusal(503, "no_deployment", f"no deployment can take {model} now", 5)
+
+    # Waiting for room.
+
+    def _open(self, request: Held, ask: Ask, now_s: float) -> list[Candidate]:
+        """The places that may have it now, the best first."""
+        if ask is NO_ASK:
+            return [request.places[0].alone]
+        shared = self._shared
+        broken = shared.broken_credentials
+        return [
+            candidate
+            for candidate in shared.placement.explain(request.places, request.tried, ask, now_s)
+            if candidate.excluded is None and candidate.place.name not in broken
+        ]
+
+    def _with_room(self, request: Held, chosen: Candidate, ask: Ask, now_s: float) -> Candidate | Room:
+        """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
+        limits = self._shared.snapshot.limits
+        if chosen.place.name not in limits:
+            return chosen
+        ordered = self._open(request, ask, now_s) or [chosen]
+        free = _first_without(ordered, limits)
+        limited = [candidate for candidate in ordered if candidate.place.name in limits]
+        if free is not None:
+            return self._room(limited, STANDARD, 0, free)
+        service = PRIORITY if request.user.service.priority else STANDARD
+        wait_ms = self._shared.settings.queue_wait_s * 1000
+        if request.queue_until_s:
+            wait_ms = max(0, int((request.queue_until_s - now_s) * 1000))
+        else:
+            request.queue_until_s = now_s + wait_ms / 1000
+        return self._room(limited, service, wait_ms, None)
+
+    def _room(
+        self, candidates: Sequence[Candidate], service: int, wait_ms: int, otherwise: Candidate | None
+    ) -> Room:
+        candidates = candidates[:QUEUE_PLACES_MAX]
+        limits = self._shared.snapshot.limits
+        named = tuple([limits[candidate.place.name] for candidate in candidates])
+        return Room(candidates, named, service, wait_ms, otherwise)
+
+    def ask_room(self, request: Held, room: Room, answered: Answered) -> None:
+        """Wait for room; `answered(admission, wait_ms, limit, what)` comes at once or later."""
+        user, shared = request.user, self._shared
+        request.room = room
+        request.asked_s = shared.loop.time()
+        tokens = request.need.input_tokens + request.held_output
+        queued = Queued(request.model, user.account_id, user.service.weight, room.service, room.wait_ms)
+        request.queue_number = shared.client.admissions.ask(room.limits, tokens, answered, queued)
+
+    def room_answered(self, request: Held) -> None:
+        """Count how long the request waited."""
+        request.queued_ms += int((self._shared.loop.time() - request.asked_s) * 1000)
+
+    def admitted(self, request: Held, admission: Admission) -> Candidate | None:
+        """The deployment that has room. None where it went bad meanwhile, and the admission is given back."""
+        room = request.room
+        chosen = room.candidates[room.limits.index(admission.limits[0])]
+        place, now_s = chosen.place, self._shared.loop.time()
+        bad = place.trial or place.resting_s(now_s) > 0 or (len(request.places) > 1 and place.open(now_s))
+        if place.draining or bad:
+            # Alone it is tried all the same: waiting for its cool-down helps nobody.
+            self.give_back(admission)
+            return None
+        return chosen
+
+    def give_back(self, admission: Admission) -> None:
+        """Nothing is sent under an admission."""
+        self._shared.client.admissions.end(admission, 0, begun=False)
+
+    def full(self, request: Held, limit: Limit, what: int, wait_ms: int) -> Refusal:
+        """Why there was no room."""
+        if what == SHED:
+            said = f"as many requests for {request.model} wait as may, and this one was let go"
+        elif what == WAITED:
+            waited_s = max(1, request.queued_ms // 1000)
+            said = (
+                f"all deployments of {request.model} are at their limits, and none came free in {waited_s} s"
+            )
+        else:
+            return over_limit("model's deployments", limit, what, wait_ms)
+        seconds = max(1, -(-wait_ms // 1000))
+        return Refusal(503, "overloaded", f"{said}: try again in {seconds} s", seconds)
+
+    # Waiting for the cheapest.
+
+    def _flex_until_s(self, request: Held) -> float:
+        """When it stops waiting for the cheapest: the client may ask for less time than the operator gives."""
+        deadline_s = self._shared.settings.flex_deadline_s
+        said = request.head.headers.get(b"x-tokenworks-deadline-s", b"")
+        if said.isdigit() and len(said) <= 6:
+            deadline_s = max(1, min(deadline_s, int(said)))
+        return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
+
+    def _cheapest(self, request: Held, ask: Ask, now_s: float, left_s: float) -> Candidate | Room | None:
+        """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
+        cheap ones long enough.
+        """
+        shared, tried = self._shared, request.tried
+        if ask is NO_ASK:
+            found = [request.places[0].alone]
+        else:
+            found = [
+                candidate
+                for candidate in shared.placement.explain(request.places, tried, ask, now_s)
+                if may_have(candidate.place.deployment, ask) is None and candidate.place.name not in tried
+            ]
+        least = min([price_of(candidate.place, ask) for candidate in found], default=0)
+        ready = [
+            candidate
+            for candidate in found
+            if candidate.excluded is None and price_of(candidate.place, ask) == least
+        ]
+        free = _first_without(ready, shared.snapshot.limits)
+        if free is not None:
+            return free
+        if ready:
+            return self._room(ready, FLEX, max(1, int(left_s * 1000)), None)
+        request.deferred = not request.attempt_no
+        return None
+
+    # What becomes of it there.
+
+    def began(self, request: Held, attempt: Placed, chosen: Candidate) -> None:
+        """The request is on its way to a deployment."""
+        shared = self._shared
+        now_s = shared.loop.time()
+        attempt.place.began(now_s)
+        shared.placement.sent(attempt, chosen, _ask(request), now_s, streams=request.parsed.stream)
+        shared.stats.c["attempts"] += 1
+
+    def succeeded(self, attempt: Placed, *, first_token: bool = False) -> None:
+        """The deployment gave what is good; `first_token`: of a stream."""
+        now_s = self._shared.loop.time()
+        attempt.place.succeeded(now_s)
+        if first_token:
+            self._shared.placement.first_token(attempt, attempt.place, now_s)
+
+    def failed(self, request: Held, attempt: Placed) -> None:
+        place, now_s = attempt.place, self._shared.loop.time()
+        place.failed(now_s)
+        if eject_outlier(place, request.places, now_s):
+            cool_s = round(place.cool_until_s - now_s)
+            log.warning("placement.ejected", deployment=place.name, cool_s=cool_s)
+
+    def end(self, attempt: Placed) -> None:
+        """The deployment is done with the attempt: its slot and its limits are free."""
+        if attempt.over:
+            return
+        attempt.over = True
+        shared = self._shared
+        shared.placement.dropped(attempt, attempt.place)
+        attempt.place.ended()
+        if attempt.admission is not None:
+            admission, attempt.admission = attempt.admission, None
+            shared.client.admissions.end(admission, attempt.request.spent_tokens, begun=True)
+
+
+def _first_without(candidates: Sequence[Candidate], limits: dict[str, Limit]) -> Candidate | None:
+    """The first of a place that is under no limit of its own."""
+    for candidate in candidates:
+        if candidate.place.name not in limits:
+            return candidate
+    return None
+
+
+def ask_of(
+    request: Known,
+    input_tokens: int,
+    output_tokens: int,
+    blocks: Sequence[int],
+    objective: Objective | None = None,
+) -> Ask:
+    """What placement is asked. `blocks`: hashes of what the prompt begins with; `objective`: of an intent."""
+    user = request.user
+    service = user.service
+    return Ask(
+        input_tokens,
+        output_tokens,
+        blocks,
+        BLOCK_BYTES / BYTES_PER_TOKEN,
+        "cost" if request.flex else objective or service.objective,
+        user.regions,
+        None,
+        user.home,
+        service.edge_first,
+    )
+
+
+def _ask(request: Held) -> Ask:
+    """What placement is asked, worked out once for each model that the request may get."""
+    if request.ask is None:
+        request.ask = _what_is_asked(request)
+    return request.ask
+
+
+def _what_is_asked(request: Held) -> Ask:
+    """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
+    user = request.user
+    if len(request.places) == 1:
+        if user.regions is None and user.home is None:
+            return NO_ASK
+        return NO_ASK._replace(regions=user.regions, home=user.home)
+    return ask_of(
+        request,
+        max(1, len(request.body) // BYTES_PER_TOKEN),
+        1 if request.free else request.need.output_tokens,
+        hash_blocks(request.body),
+    )
+
+
+def price_of(place: Place, ask: Ask) -> int:
+    """What the request costs the operator there where nothing is cached, in nano yuan."""
+    return ask.input_tokens * place.fresh_nano + ask.output_tokens * place.output_nano

@@ -1,0 +1,396 @@
+"""From what was metered to a usage record: who counted, what is loss and why, what each bucket pays.
+
+What the upstream reports within what was held and sent is charged. What it reports beyond the hold is taken from what
+the account still has before it is loss. Nothing is waived without a cause in the record.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tokenworks.catalog import Counts
+from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, Part, Start, UsageRecord
+from tokenworks.charging import wire as charging_wire
+from tokenworks.gateway.counting import Counted, Job
+from tokenworks.gateway.protocol.estimate import least_input, least_shown
+from tokenworks.gateway.protocol.usage import Usage
+from tokenworks.gateway.request.hold import input_estimate
+from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
+from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.shared import Shared
+
+NO_LOSSES: Final[tuple[Loss, ...]] = ()
+
+
+class Charge:
+    """What an attempt is charged with: counted by whom, how it ended, and what of it is loss."""
+
+    __slots__ = (
+        "attempt",
+        "counted_by",
+        "counts",
+        "flags",
+        "losses",
+        "reason",
+        "state",
+        "total",
+        "upstream_id",
+    )
+
+    def __init__(
+        self,
+        attempt: Answering,
+        state: str,
+        reason: str,
+        counted_by: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        upstream_id: str | None,
+        losses: Sequence[Loss],
+    ) -> None:
+        """`total`: what the upstream says was used in all; `upstream_id`: the id that it gave its answer."""
+        self.attempt = attempt
+        self.state = state
+        self.reason = reason
+        self.counted_by = counted_by
+        self.counts = counts
+        self.total = total
+        self.flags = flags
+        self.upstream_id = upstream_id
+        self.losses = losses
+
+
+Charged = Callable[[Charge], None]
+"""Called once, at once or later: what is charged is covered as far as it can be, and the record may be written."""
+
+
+class Records:
+    __slots__ = ("_losses", "_shared")
+
+    def __init__(self, shared: Shared, losses: Losses) -> None:
+        self._shared = shared
+        self._losses = losses
+
+    # A whole answer.
+
+    def complete(
+        self,
+        attempt: Answering,
+        usage: Usage | None,
+        upstream_id: str | None,
+        progress: Counts,
+        charged: Charged,
+    ) -> None:
+        """`usage`: what the upstream reports, None where it reports nothing; `progress`: what its stream showed."""
+        if usage is not None:
+            attempt.iterated = usage.iterated
+            self._completed(
+                attempt, usage.counts, usage.total, list(usage.flags), "provider", upstream_id, charged
+            )
+            return
+        request = attempt.request
+
+        def counted(found: Counted | None) -> None:
+            flags = ["no_usage"]
+            if found is None:
+                estimate = self._estimate(attempt, progress)
+                self._completed(attempt, estimate, None, flags, "estimate", upstream_id, charged)
+                return
+            output = 0 if request.protocol == "embeddings" else max(found.output, progress.output)
+            counts = Counts(fresh_input=found.input, output=output)
+            self._completed(attempt, counts, None, flags, "tokenizer", upstream_id, charged)
+
+        self.count(request, attempt, counted)
+
+    def count(
+        self, request: Held, attempt: Answering | None, counted: Callable[[Counted | None], None]
+    ) -> None:
+        """Have the host's tokenizer process count the request, and the attempt's answer; None where it can't, or not in time."""
+        if attempt is None or attempt.over:
+            tokenizer = request.route.tokenizer
+        else:
+            tokenizer = attempt.place.deployment.tokenizer
+        if tokenizer is None:
+            counted(None)
+            return
+        # What a stream showed is kept as its texts; any other answer is read by the tokenizer's process.
+        texts: tuple[str, ...] = ()
+        chunks: tuple[bytes, ...] = ()
+        if attempt is not None and attempt.meter is not None:
+            texts = tuple(attempt.meter.kept)
+        elif attempt is not None:
+            chunks = tuple(attempt.chunks)
+        request.counting = True
+
+        def done(found: Counted | None) -> None:
+            request.counting = False
+            counted(found)
+
+        self._shared.counter.count(Job(tokenizer, request.protocol, request.body, chunks, False, texts), done)
+
+    def _completed(
+        self,
+        attempt: Answering,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: str,
+        upstream_id: str | None,
+        charged: Charged,
+    ) -> None:
+        reason, losses = self._losses.of_whole(attempt, counts, counted_by, flags)
+        meter, parsed = attempt.meter, attempt.request.parsed
+        if meter is not None and (meter.hidden or meter.calls > 1 or parsed.hidden_reasoning):
+            counters = self._shared.stats.c
+            counters["free_rider_hidden_output"] += counts.output_tokens > meter.shown_bytes
+            counters["free_rider_tool_calls"] += meter.calls > 1
+        charge = Charge(attempt, "complete", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(charge, charged)
+
+    def _estimate(self, attempt: Answering, progress: Counts) -> Counts:
+        """A provider that reports nothing: counted from bytes, four to a token, marked as such."""
+        request = attempt.request
+        output = 0
+        if request.protocol != "embeddings":
+            output = max(progress.output, shown_bytes(attempt) // 4)
+        return Counts(
+            fresh_input=max(1, request.parsed.text_bytes // 4),
+            output=min(output, request.need.output_tokens),
+        )
+
+    # An answer that stopped half-way.
+
+    def interrupted(self, attempt: Answering, reason: str, charge: str | None, charged: Charged) -> None:
+        """It stopped half-way: charged from what is known to have been produced, as the plan's policy says of the reason; `charge`:
+        or as this says.
+        """
+        request, meter = attempt.request, attempt.meter
+        usage = None if meter is None else meter.usage
+        if meter is not None and usage is not None and usage.counts.output_tokens >= meter.progress:
+            # What was reported covers what was shown: a start's report says nothing of the output yet.
+            charge = charge or self._losses.charge_of(attempt, reason, said_all=meter.stopped)
+            flags = list(usage.flags)
+            self._interrupted(attempt, reason, charge, usage.counts, usage.total, flags, "provider", charged)
+            return
+        charge_as = charge or self._losses.charge_of(attempt, reason, said_all=False)
+        known = meter.counts() if meter is not None else NO_COUNTS
+
+        def counted(found: Counted | None) -> None:
+            counts, counted_by = _least(attempt, known), "progress"
+            if found is not None:
+                counts = known._replace(
+                    fresh_input=known.fresh_input if known.input_tokens else found.input,
+                    output=max(known.output, found.output),
+                )
+                counted_by = "tokenizer"
+            self._interrupted(attempt, reason, charge_as, counts, None, [], counted_by, charged)
+
+        self.count(request, attempt, counted)
+
+    def _interrupted(
+        self,
+        attempt: Answering,
+        reason: str,
+        charge_as: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: str,
+        charged: Charged,
+    ) -> None:
+        losses = list[Loss]()
+        if self._losses.waives(attempt.request, charge_as):
+            losses.append(Loss(reason if reason in LOSS_CAUSES else "upstream_error", 1, counts))
+        else:
+            self._losses.bound(attempt, counts, "progress", losses, flags)
+        upstream_id = None if attempt.meter is None else attempt.meter.upstream_id or None
+        charge = Charge(attempt, "interrupted", reason, counted_by, counts, total, flags, upstream_id, losses)
+        self._cover(charge, charged)
+
+    # The record.
+
+    def _cover(self, charge: Charge, charged: Charged) -> None:
+        """Have the account cover what is charged beyond the hold."""
+        request, counts = charge.attempt.request, charge.counts
+        hold = request.hold
+        assert hold is not None
+        more_input = counts.input_tokens - request.need.input_tokens
+        more_output = counts.output_tokens - request.held_output
+        if (more_input <= 0 and more_output <= 0) or hold.paid_whole:
+            charged(charge)
+            return
+        if charge.losses:
+            counts = less(counts, charge.losses)
+            more_input = counts.input_tokens - request.need.input_tokens
+            more_output = counts.output_tokens - request.held_output
+        more = Need(0, max(0, more_input), max(0, more_output))
+        if more.nothing:
+            charged(charge)
+            return
+        shared, cap_ids = self._shared, request.user.cap_ids
+        got = shared.slices.hold(hold.account, cap_ids, request.rated, more, shared.clock.boot_ns())
+        if got is not None:
+            shared.slices.merge(hold, got)
+            charged(charge)
+            return
+
+        def answered(got: Hold | None, _verdict: int) -> None:
+            request.counting = False
+            request.pending_hold = None
+            if got is not None:
+                shared.slices.merge(hold, got)
+            # Else what is free in the slices here is drawn, and the rest by settlement.
+            charged(charge)
+
+        request.counting = True
+        request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
+
+    def write(self, charge: Charge, durable: Callable[[Any], None]) -> None:
+        """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
+        interruption, or "".
+        """
+        shared, request = self._shared, charge.attempt.request
+        hold, counts, losses = request.hold, charge.counts, charge.losses
+        assert hold is not None
+        ended_ms = shared.clock.civil_ms()
+        flags = charge.flags
+        if losses:
+            parts, unpaid = shared.slices.commit_charged(hold, counts, losses, shared.clock.boot_ns)
+            if any(any(loss.counts) for loss in losses):
+                flags = [*flags, "waived"]
+        else:
+            parts, unpaid = shared.slices.commit(hold, counts, shared.clock.boot_ns)
+        request.hold = None
+        # Its tokens and times are counted by model and deployment when it is over (`series`).
+        shared.stats.c[charge.state] += 1
+        risk_tokens = _risk_of(charge)
+        if risk_tokens:
+            shared.risk.lost(request.user.account_id, risk_tokens)
+        request.record = record = self._record(
+            charge,
+            ended_ms=ended_ms,
+            first_byte_ms=request.first_byte_ms,
+            parts=parts,
+            flags=flags,
+            unpaid=unpaid,
+        )
+        shared.client.finish(
+            record, durable, charge.reason if charge.state == "interrupted" else "", risk_tokens
+        )
+        if hold.account.closing:
+            shared.client.released(hold.account)
+
+    def write_loss(self, attempt: Answering, cause: str, usage: Usage, upstream_id: str | None) -> None:
+        """An attempt that failed and reports tokens all the same: they are loss, and the hold stays for the next attempt."""
+        shared, request = self._shared, attempt.request
+        tokens = sum(usage.counts)
+        shared.risk.lost(request.user.account_id, tokens)
+        losses = [Loss(cause, 1, usage.counts)]
+        flags = list(usage.flags)
+        charge = Charge(
+            attempt, "interrupted", cause, "provider", usage.counts, usage.total, flags, upstream_id, losses
+        )
+        record = self._record(
+            charge,
+            ended_ms=shared.clock.civil_ms(),
+            first_byte_ms=None,
+            parts=[],
+            flags=flags,
+            unpaid=None,
+        )
+        shared.client.finish(record, _nothing, None, tokens)
+        request.usage_id = ""
+
+    def _record(
+        self,
+        charge: Charge,
+        *,
+        ended_ms: int,
+        first_byte_ms: int | None,
+        parts: list[Part],
+        flags: list[str],
+        unpaid: tuple[int, Counts] | None,
+    ) -> UsageRecord:
+        request = charge.attempt.request
+        user = request.user
+        return UsageRecord(
+            account_id=user.account_id,
+            usage_id=request.usage_id,
+            request_id=request.request_id,
+            attempt_no=request.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=request.protocol,
+            model=request.model,
+            deployment=request.deployment,
+            state=charge.state,
+            reason=charge.reason,
+            counted_by=charge.counted_by,
+            started_ms=request.started_ms,
+            ended_ms=ended_ms,
+            first_byte_ms=first_byte_ms,
+            latency_ms=int((self._shared.loop.time() - request.began_s) * 1000),
+            c=charge.counts,
+            provider_total=charge.total,
+            parts=parts,
+            loss=list(charge.losses),
+            flags=flags,
+            upstream_id=charge.upstream_id,
+            prompt=request.rated == request.model,
+            asked=request.intent,
+            choice=request.choice,
+            unpaid=unpaid,
+            client_request_id=request.head.client_request_id,
+            tried=request.failures,
+        )
+
+    # The attempt, to the journal.
+
+    def start_op(self, request: Held) -> tuple[Any, ...]:
+        """The attempt in flight and what it holds."""
+        user, hold = request.user, request.hold
+        assert hold is not None
+        start = Start(
+            usage_id=request.usage_id,
+            account_id=user.account_id,
+            request_id=request.request_id,
+            attempt_no=request.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=request.protocol,
+            model=request.model,
+            deployment=request.deployment,
+            started_ms=request.started_ms,
+        )
+        return (charging_wire.START, *start, hold.wire())
+
+    def drop(self, request: Held) -> None:
+        """The attempt gave nothing: it leaves no record."""
+        if request.usage_id:
+            self._shared.client.drop(request.usage_id)
+            request.usage_id = ""
+
+
+def _nothing(_: object) -> None:
+    """Nobody waits for this record."""
+
+
+def _least(attempt: Answering, known: Counts) -> Counts:
+    """What was surely produced: the input where the upstream did not say it, the text that was shown."""
+    request, meter = attempt.request, attempt.meter
+    output = known.output
+    if meter is not None:
+        output = max(output, least_shown(meter.shown_bytes, meter.progress))
+    fresh = known.fresh_input if known.input_tokens else least_input(request.parsed, request.protocol)
+    return known._replace(fresh_input=fresh, output=output)
+
+
+def _risk_of(charge: Charge) -> int:
+    """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
+    attempt = charge.attempt
+    lost = sum([sum(loss.counts) for loss in charge.losses]) if charge.losses else 0
+    if charge.counted_by != "progress" or attempt.request.protocol == "embeddings":
+        return lost
+    shown = attempt.meter.shown_bytes if attempt.meter is not None else 0
+    likely = input_estimate(attempt.request) + shown // 3
+    return lost + max(0, likely - charge.counts.input_tokens - charge.counts.output)

@@ -1,0 +1,103 @@
+"""What a client is written of an answer: its head, pieces of a stream, pings, its end; and how a stream ends that was cut.
+
+A response is chunked, but to HTTP/1.0, which reads until the connection closes.
+"""
+
+from typing import Final
+
+from tokenworks.charging import wire as charging_wire
+from tokenworks.gateway.http.server import ClientConnection
+from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
+from tokenworks.gateway.protocol.stream import StreamMeter
+from tokenworks.gateway.request.refusals import CUT, no_hold
+from tokenworks.gateway.request.state import Arrived, Held
+
+PING_COMMENT: Final = b": ping\n\n"
+PINGS: Final = {"messages": b'event: ping\ndata: {"type": "ping"}\n\n'}
+
+
+def send_head(request: Arrived, conn: ClientConnection, first: bytes) -> None:
+    """The head of a stream, with its first bytes."""
+    request.headed = True
+    if request.head.http10:
+        request.head.keep_alive = False
+        conn.write(request.response_head + b"connection: close\r\n\r\n" + first)
+        return
+    close = b"" if conn.keep_alive else b"connection: close\r\n"
+    chunk = b"%x\r\n%b\r\n" % (len(first), first) if first else b""
+    conn.write(request.response_head + close + b"transfer-encoding: chunked\r\n\r\n" + chunk)
+
+
+def send_piece(request: Arrived, conn: ClientConnection, piece: bytes) -> None:
+    """A piece of a stream, not empty."""
+    if not request.headed:
+        send_head(request, conn, piece)
+    elif request.head.http10:
+        conn.write(piece)
+    else:
+        conn.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+
+
+def end_stream(request: Arrived, conn: ClientConnection, last: bytes) -> None:
+    conn.streamed = True
+    if not request.headed:
+        send_head(request, conn, last)
+        last = b""
+    if request.head.http10:
+        conn.write(last)
+    else:
+        conn.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(last), last) if last else b"0\r\n\r\n")
+
+
+def write_whole(request: Arrived, conn: ClientConnection, body: bytes) -> None:
+    close = b"" if conn.keep_alive else b"connection: close\r\n"
+    conn.write_whole(b"%b%bcontent-length: %d\r\n\r\n" % (request.response_head, close, len(body)), body)
+
+
+def ping(request: Arrived, conn: ClientConnection, now_s: int) -> None:
+    """Say that the request lives. The first one leaves with a head, after which no other status can be said."""
+    request.written_s = now_s
+    if not request.headed and not request.response_head:
+        request.response_head = _early_head(request)
+    send_piece(request, conn, PINGS.get(request.protocol, PING_COMMENT))
+
+
+def _early_head(request: Arrived) -> bytes:
+    ids = request.request_id.encode()
+    return (
+        b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\nx-request-id: %b\r\nrequest-id: %b\r\n"
+        % (ids, ids)
+    ) + request.head.lines
+
+
+def broke_off(reason: str) -> Refusal:
+    """What a client is told whose stream ended half-way."""
+    if reason == "upstream_timeout":
+        said = "the deployment went silent: what was produced until here was charged"
+        return Refusal(504, "upstream_timeout", said)
+    if reason == "shutdown":
+        return CUT._replace(message=f"{CUT.message}; what was produced until here was charged")
+    return Refusal(
+        502, "upstream_error", "the deployment broke off: what was produced until here was charged"
+    )
+
+
+def interrupted_end(request: Held, meter: StreamMeter, reason: str) -> bytes:
+    """The last events of a stream that was cut, which no client takes for a whole answer; at a maximum, the end that one has.
+
+    Where nothing is left: the final unit action in protocol, a last chunk with a finish reason, then why, and what to do.
+    """
+    refusal: Refusal | None = None
+    if reason in {"nothing_left", "hold_unavailable"}:
+        verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
+        refusal = no_hold(verdict, request.user)
+    elif reason != "beyond_maximum":
+        return error_event(broke_off(reason), request.protocol, request.request_id)
+    return cut_events(
+        refusal,
+        request.protocol,
+        request.request_id,
+        request.parsed.model,
+        meter.upstream_id,
+        meter.progress,
+    )

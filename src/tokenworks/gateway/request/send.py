@@ -1,0 +1,90 @@
+"""What a deployment is sent: the head, the body as it takes it, and how long its answer is waited for."""
+
+import math
+from typing import Final
+
+from tokenworks.factory import PROTOCOL_PATHS, Place
+from tokenworks.gateway.http.headers import forwarded
+from tokenworks.gateway.protocol.fields import allowed_query, render
+from tokenworks.gateway.request.place import Places
+from tokenworks.gateway.request.state import Answering, Held
+from tokenworks.gateway.shared import Shared
+
+# An answer that is not streamed is thought to be written so fast, where another place could be tried.
+UNSTREAMED_TOKENS_PER_S: Final = 100
+# A first byte that is so many times later than foreseen is not waited for, where there is another deployment.
+LATE_TIMES: Final = 4.0
+FORWARD_MEMO_MAX: Final = 100
+
+
+class Sending:
+    __slots__ = ("_places", "_shared")
+
+    def __init__(self, shared: Shared, places: Places) -> None:
+        self._shared = shared
+        self._places = places
+
+    def body(self, attempt: Answering) -> bytes:
+        """The body for the attempt's deployment; what it leaves out is named in `dropped`."""
+        request, place = attempt.request, attempt.place
+        parsed = request.parsed
+        body, dropped = render(
+            parsed,
+            request.body,
+            place.deployment,
+            place.profile,
+            maximum=None if request.free else request.maximum,
+            usage=not request.free,
+        )
+        attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
+        return body
+
+    def head(self, request: Held, place: Place) -> bytes:
+        """The head for one deployment up to the content length; remembered with the client's head."""
+        snapshot = self._shared.snapshot
+        number, forward = snapshot.number, request.head.forward
+        memo = forward.get(place.name)
+        if memo is not None and memo[0] == number:
+            known: bytes = memo[1]
+            return known
+        deployment, protocol = place.deployment, request.protocol
+        passing = allowed_query(protocol, request.head.query).decode()
+        query = f"?{passing}" if passing else ""
+        endpoint = PROTOCOL_PATHS[protocol] + ("/count_tokens" if request.free else "")  # type: ignore[index]
+        host = deployment.host if ":" not in deployment.host else f"[{deployment.host}]"
+        port = "" if deployment.port == (443 if deployment.tls else 80) else f":{deployment.port}"
+        credential = snapshot.credentials.get(deployment.credential or "")
+        lines = (f"POST {deployment.path(endpoint)}{query} HTTP/1.1\r\nhost: {host}{port}\r\n").encode()
+        lines += forwarded(request.head, place.profile)
+        if credential:
+            if protocol == "messages":
+                lines += b"x-api-key: " + credential.encode() + b"\r\n"
+            lines += b"authorization: Bearer " + credential.encode() + b"\r\n"
+        lines += b"accept-encoding: identity\r\ncontent-length: "
+        if len(forward) < FORWARD_MEMO_MAX or place.name in forward:
+            forward[place.name] = (number, lines)
+        return lines
+
+    def patience_s(self, attempt: Answering) -> int:
+        """How long to wait for the first byte of the answer.
+
+        A stream's first byte is foreseen: one that is much later does not come, or not soon. An answer that is not
+        streamed comes as a whole, so it may take as long as the request, unless another place could be tried.
+        """
+        settings, request = self._shared.settings, attempt.request
+        parsed = request.parsed
+        if not parsed.stream:
+            until_s = request.began_s + settings.request_timeout_s
+            left_s = max(1, math.ceil(until_s - self._shared.loop.time()))
+            if not self._places.has_others(request):
+                return left_s
+            writing_s = (parsed.output_tokens or 0) // UNSTREAMED_TOKENS_PER_S
+            return min(left_s, max(settings.upstream_first_byte_timeout_s, writing_s))
+        if not self._places.has_others(request):
+            return settings.upstream_first_byte_timeout_s
+        late_s = math.ceil(LATE_TIMES * attempt.foreseen_ms / 1000.0)
+        return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
+
+    def idle_timeout_s(self, place: Place) -> int:
+        """How long the upstream may be silent between two bytes."""
+        return place.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s

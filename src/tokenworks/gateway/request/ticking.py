@@ -1,0 +1,100 @@
+"""What time does to a request: it is told that it lives, cut when it takes too long, ended when the worker ends."""
+
+from typing import Final
+
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.request.exchange import Exchange
+from tokenworks.gateway.request.leaving import STOP_WAIT_S, USAGE_WAIT_S
+from tokenworks.gateway.request.refusals import CUT
+from tokenworks.gateway.request.reply import ping
+
+# A stream that says nothing says this often that it lives.
+PING_EVERY_S: Final = 15
+
+
+def is_due(exchange: Exchange, now_s: int) -> bool:
+    """Whether `tick` has something to do: a client of a stream that hears nothing, or none at all."""
+    attempt = exchange.attempt
+    if exchange.conn is None:
+        return attempt is not None and attempt.drain_until_s > 0
+    if now_s - exchange.written_s >= PING_EVERY_S:
+        return True
+    return exchange.sent and attempt is not None and not attempt.reported
+
+
+def tick(exchange: Exchange, now_s: int) -> None:
+    """A stream that is silent says that it lives; an answer without a client is waited for no longer than it may."""
+    attempt, conn = exchange.attempt, exchange.conn
+    if conn is None:
+        if attempt is not None and 0 < attempt.drain_until_s <= now_s and attempt.abort():
+            exchange.attempt_interrupted(attempt, "client_gone", None)
+        return
+    meter = None if attempt is None else attempt.meter
+    if attempt is not None and meter is not None and exchange.sent and not attempt.reported:
+        exchange.parts.answers.report_progress(attempt, meter)
+    if now_s - exchange.written_s < PING_EVERY_S or exchange.paused or exchange.free or not exchange.streams:
+        return
+    early = attempt is not None and not attempt.over and attempt.place.deployment.early_head
+    if meter is not None or exchange.headed or early:
+        ping(exchange, conn, now_s)
+
+
+def is_stopping(exchange: Exchange) -> bool:
+    """Whether its stream has stopped, and its usage is late."""
+    return exchange.attempt is not None and exchange.attempt.stopping
+
+
+def stop_waited(exchange: Exchange, now_s: int) -> None:
+    """The finish of a stream that has stopped waits `STOP_WAIT_S` for its usage, the record `USAGE_WAIT_S`."""
+    attempt = exchange.attempt
+    meter = None if attempt is None else attempt.meter
+    if attempt is None or meter is None:
+        return
+    if exchange.ended or attempt.upstream is None or not meter.stopped:
+        attempt.stopping = False
+        return
+    if exchange.paused:
+        attempt.stopped_s = 0  # its client does not read: its usage lies behind what waits for that
+        return
+    if not attempt.stopped_s:
+        attempt.stopped_s = now_s
+    waited_s = now_s - attempt.stopped_s
+    if waited_s >= USAGE_WAIT_S:
+        attempt.stopping = False
+        if attempt.abort():
+            attempt.stream_ended(meter)
+    elif waited_s + 1 >= STOP_WAIT_S and meter.waiting and exchange.conn is not None:
+        out = meter.release()
+        if out:
+            attempt.relay(out)
+
+
+def time_out(exchange: Exchange) -> None:
+    """`request_timeout_s` is over."""
+    attempt = exchange.attempt
+    if attempt is not None and attempt.abort():
+        said = "the request took longer than this gateway waits"
+        exchange.last_refusal = Refusal(504, "upstream_timeout", said)
+        exchange.tried += [place.name for place in exchange.places]
+        attempt.interrupt_or_fail("upstream_timeout")
+
+
+def cut(exchange: Exchange) -> None:
+    """The worker ends and its time to drain is over: end in protocol, charge what was produced.
+
+    A record that is on its way to the recorder ends the exchange as usual.
+    """
+    if exchange.ended or exchange.counting or (exchange.hold is None and exchange.usage_id):
+        return
+    exchange.forget_what_is_asked()
+    attempt = exchange.attempt
+    if (
+        attempt is not None
+        and attempt.abort()
+        and exchange.hold is not None
+        and (exchange.sent or exchange.conn is None)
+    ):
+        exchange.attempt_interrupted(attempt, "shutdown" if exchange.sent else "client_gone", None)
+        return
+    exchange.give_up()
+    exchange.refuse(CUT)

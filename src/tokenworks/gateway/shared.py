@@ -1,0 +1,127 @@
+"""What all requests of a worker share: settings, clock, counters, caches, and what the host says of itself.
+
+Everything here lives as long as the worker. `client`, `keys` and `counter` are wired by the app before the first request.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from ipaddress import IPv4Network, IPv6Network
+from typing import Protocol
+
+from tokenworks.catalog import Weights
+from tokenworks.charging import RecorderClient, Slices
+from tokenworks.factory import Place, Placement, RetryBudget
+from tokenworks.gateway.counting import TokenizerClient
+from tokenworks.gateway.ids import IdSource
+from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.lag import LoopLag
+from tokenworks.gateway.memory import Budget
+from tokenworks.gateway.protocol.errors import Refusal
+from tokenworks.gateway.protocol.links import LinkCheck
+from tokenworks.gateway.risk import RiskBook
+from tokenworks.gateway.snapshot import Snapshot
+from tokenworks.gateway.stats import Stats
+from tokenworks.gateway.turns import Turns
+from tokenworks.gateway.wheel import Wheel
+from tokenworks.kernel import Clock
+
+
+class Limits(Protocol):
+    """The settings that the data plane reads; `tokenworks.app.settings` documents each."""
+
+    header_bytes_max: int
+    header_count_max: int
+    body_bytes_max: int
+    control_body_bytes_max: int
+    memory_bytes_max: int
+    memory_address_percent: int
+    cors_origins: str
+    response_bytes_max: int
+    event_bytes_max: int
+    write_buffer_bytes: int
+    connections_max: int
+    control_connections_max: int
+    requests_max: int
+    key_requests_max: int
+    upstream_idle_max: int
+    header_timeout_s: int
+    body_timeout_s: int
+    idle_timeout_s: int
+    write_timeout_s: int
+    upstream_connect_timeout_s: int
+    upstream_first_byte_timeout_s: int
+    upstream_idle_timeout_s: int
+    request_timeout_s: int
+    attempts_max: int
+    retries_per_s: int
+    decision_log_every: int
+    failover_patience_s: int
+    queue_wait_s: int
+    flex_deadline_s: int
+    filing_required: bool
+    health_check_s: int
+    stream_hold_tokens: int
+    progress_tokens: int
+    key_max_stale_s: int
+    key_abandons_per_min: int
+    operator_loss_budget_tokens: int
+    drain_s: int
+    drain_tokens: int
+    log_requests_ppm: int
+
+    @property
+    def proxy_networks(self) -> "tuple[IPv4Network | IPv6Network, ...]": ...
+
+
+class Shared:
+    """The worker's state beside its requests."""
+
+    def __init__(self, settings: Limits, clock: Clock, stats: Stats) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.stats = stats
+        self.loop = asyncio.get_running_loop()
+        self.wheel = Wheel(int(self.loop.time()))
+        self.ids = IdSource(clock.civil_ms)
+        self.snapshot = Snapshot(0, (), {}, {}, {})
+        self.slices = Slices(self.rate)
+        self.client: RecorderClient
+        self.keys: KeyCache
+        self.counter: TokenizerClient
+        self.memory = Budget(settings.memory_bytes_max, settings.memory_address_percent)
+        self.lag = LoopLag(stats)
+        self.turns = Turns()
+        self.risk = RiskBook(settings.operator_loss_budget_tokens, lambda: clock.civil_ms() / 1000)
+        self.links = LinkCheck(self.loop)
+        self.placement = Placement()
+        self.retries = RetryBudget(settings.retries_per_s)
+        self.broken_credentials: frozenset[str] = frozenset()
+        self.draining = False
+        self.retiring = False  # other workers of the host take what is new
+        self.cutting = False  # the time to drain is over: nothing is sent any more
+        self.journal_full = False
+        self.clock_off_s: float | None = None  # by so much, which is more than it may be
+        self.database_ok_s = self.loop.time()
+
+    def rate(self, rate_version: str, model: str) -> tuple[str, Weights] | None:
+        """(model class, weights) in the snapshot of now."""
+        return self.snapshot.rate(rate_version, model)
+
+    def rest(self, place: Place, seconds: float) -> None:
+        """The upstream of a place named a time: until then no worker of this host asks it."""
+        now_s = self.loop.time()
+        place.rest(now_s, seconds)
+        self.client.request("rested", [place.name, place.named_until_s], lambda _told: None)
+
+    def rested(self, until_s: Mapping[str, float]) -> None:
+        """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""
+        now_s = self.loop.time()
+        for place in self.snapshot.places:
+            left_s = until_s.get(place.name, 0.0) - now_s
+            if left_s > place.resting_s(now_s):
+                place.rest(now_s, left_s)
+
+    def count_refusal(self, refusal: Refusal) -> None:
+        name = f"refused_{refusal.status}"
+        counters = self.stats.c
+        counters[name if name in counters else "refused_other"] += 1

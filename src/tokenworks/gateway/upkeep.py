@@ -1,0 +1,124 @@
+"""What a worker does once a second, when it gets a new snapshot, and on its way out; and whether it is ready."""
+
+from pathlib import Path
+from typing import Any
+
+from tokenworks.gateway.http.health import HealthCheck
+from tokenworks.gateway.http.pools import Pools
+from tokenworks.gateway.request.running import Running
+from tokenworks.gateway.request_log import RequestLog
+from tokenworks.gateway.seen import write_seen
+from tokenworks.gateway.series import Series
+from tokenworks.gateway.shared import Shared
+from tokenworks.gateway.snapshot import Snapshot
+
+
+class Upkeep:
+    """`leaving_path` exists while the host leaves; `series_path` and `seen_path`: where sums and what was learned of places outlive
+    the process; `seen_before`: what was learned by an earlier worker on this host.
+    """
+
+    def __init__(
+        self, shared: Shared, pools: Pools, running: Running, request_log: RequestLog, series: Series
+    ) -> None:
+        self._shared = shared
+        self._pools = pools
+        self._running = running
+        self._request_log = request_log
+        self._series = series
+        self._checked_s = 0.0
+        self.leaving_path: Path | None = None
+        self.seen_path: Path | None = None
+        self.series_path: Path | None = None
+        self.seen_before: dict[str, Any] = {}
+
+    def swap(self, snapshot: Snapshot, broken_credentials: frozenset[str]) -> None:
+        """A new snapshot; running requests keep the one that they began with."""
+        shared = self._shared
+        shared.snapshot = snapshot
+        self._series.known((place.deployment.model, place.name) for place in snapshot.places)
+        for place in snapshot.places:
+            if place.name in self.seen_before:
+                place.learn_from(self.seen_before.pop(place.name))
+        shared.placement.set_places(snapshot.places, shared.loop.time())
+        shared.broken_credentials = broken_credentials
+        self._pools.keep(snapshot.places)
+
+    def tick(self, connections_open: int) -> None:
+        """Once a second: time-outs, health, heartbeat."""
+        shared = self._shared
+        now_s = shared.loop.time()
+        shared.wheel.tick(int(now_s))
+        shared.client.tick()
+        self._look_whether_leaving()
+        self._running.tick(now_s)
+        self._check_health(now_s)
+        self._count(now_s, connections_open)
+        self._series.settle(shared.stats)
+        shared.stats.beat()
+        self._request_log.flush(now_s, room=not shared.journal_full)
+        shared.stats.c["request_lines_left_out"] = self._request_log.left_out
+        if self.series_path is not None:
+            self._series.keep(self.series_path)
+        if self.seen_path is not None and shared.snapshot.places:
+            write_seen(self.seen_path, shared.snapshot.places, now_s)
+
+    def _check_health(self, now_s: float) -> None:
+        shared = self._shared
+        every_s = shared.settings.health_check_s
+        if now_s - self._checked_s < every_s:
+            return
+        self._checked_s = now_s
+        for place in shared.snapshot.places:
+            if place.check_due(now_s, 6.0 * every_s):
+                HealthCheck(shared, self._pools, place).run()
+
+    def _count(self, now_s: float, connections_open: int) -> None:
+        shared = self._shared
+        counters, memory = shared.stats.c, shared.memory
+        counters["connections_open"] = connections_open
+        counters["memory_used_bytes"] = memory.used
+        counters["memory_peak_bytes"] = memory.peak
+        counters["memory_refused"] = memory.refused
+        counters["upstream_open"], counters["upstream_idle"] = self._pools.count()
+        counters["unacknowledged"] = shared.client.open_messages
+        counters["deployments"] = len(shared.snapshot.places)
+        counters["recorder_ready"] = int(shared.client.is_there)
+        counters["snapshot_age_ms"] = int((now_s - shared.database_ok_s) * 1000)
+
+    def not_ready(self) -> list[str]:
+        """Why this worker can't serve, if so."""
+        shared = self._shared
+        reasons = []
+        self._look_whether_leaving()
+        if not shared.client.is_there or shared.client.hangs():
+            reasons.append("the recorder does not answer")
+        if not shared.snapshot.number:
+            reasons.append("no snapshot yet")
+        if shared.loop.time() - shared.database_ok_s > shared.settings.key_max_stale_s:
+            reasons.append("the database has been away for too long")
+        if shared.journal_full:
+            reasons.append("the journal's disk is full, or too much of it is not settled")
+        if shared.clock_off_s is not None:
+            reasons.append(f"the host's clock is off by {shared.clock_off_s:.1f} s")
+        if shared.keys.lacking:
+            reasons.append(f"pepper-{shared.keys.lacking[-1]} of the works is not in secrets_dir here")
+        if shared.draining:
+            reasons.append("draining")
+        return reasons
+
+    def _look_whether_leaving(self) -> None:
+        """A host that leaves still takes requests, and asks its clients with each answer to connect anew: elsewhere."""
+        if not self._shared.draining and self.leaving_path is not None and self.leaving_path.exists():
+            self._shared.draining = True
+
+    @property
+    def idle(self) -> bool:
+        """True where no request is in flight and each record is on disk."""
+        return not self._running.open and not self._shared.client.open_messages
+
+    def close(self) -> None:
+        """Keep what was logged and counted until now."""
+        self._request_log.close(self._shared.loop.time())
+        if self.series_path is not None:
+            self._series.keep(self.series_path)
