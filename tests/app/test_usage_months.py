@@ -5,8 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from tests.app.database.test_schema import fill_usage
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a fixture
-from tests.app.test_schema import fill_usage
 from tests.charging.test_flat_reads import SEED
 from tests.charging.test_usage_days import unequal_days
 from tokenworks.app.database import schema

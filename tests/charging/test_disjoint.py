@@ -11,7 +11,7 @@ from uuid import UUID
 import psycopg
 import pytest
 
-from tests.charging.test_ledger import IDS, first_attempt, settle, settling, usage_record
+from tests.charging.ledger.test_accounts import IDS, first_attempt, settle, settling, usage_record
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect, connect_planned
 from tokenworks.app.settings import load_settings

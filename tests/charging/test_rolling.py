@@ -4,8 +4,8 @@ import contextlib
 
 import pytest
 
-from tests.charging.test_chain import database_url, sold, some  # noqa: F401  # fixtures
-from tests.charging.test_ledger import settle
+from tests.charging.ledger.test_accounts import settle
+from tests.charging.ledger.test_chain import database_url, sold, some  # noqa: F401  # fixtures
 from tests.support.rechain import rechain
 from tokenworks.app.database.connections import connect
 from tokenworks.app.verifier import ACROSS, audit_checks

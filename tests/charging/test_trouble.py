@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.charging.test_ledger import findings, grant, settle, usage_record
+from tests.charging.ledger.test_accounts import findings, grant, settle, usage_record
 from tokenworks.catalog import Counts
 from tokenworks.charging.errors import (
     GrantNotFound,

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.charging.test_ledger import IDS, findings, first_attempt, settling
+from tests.charging.ledger.test_accounts import IDS, findings, first_attempt, settling
 from tokenworks.app.database.connections import connect
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging.errors import RecordRefused

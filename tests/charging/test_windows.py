@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from tests.charging.test_ledger import findings, first_attempt, settle
+from tests.charging.ledger.test_accounts import findings, first_attempt, settle
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging.host.attempts import OpenAttempt, interrupted
 from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need, Part, UsageRecord, cover

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.charging.test_ledger import first_attempt, settling
+from tests.charging.ledger.test_accounts import first_attempt, settling
 from tests.support.focus import faults
 from tokenworks.app.database.connections import ensure_usage_months
 from tokenworks.catalog import Counts

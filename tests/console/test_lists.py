@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tests.charging.test_ledger import first_attempt, settling
+from tests.charging.ledger.test_accounts import first_attempt, settling
 from tests.console.test_roles import BASES, Household
 from tests.console.test_tmf import FILES, SERVED
 from tokenworks.app.database.connections import ensure_usage_months

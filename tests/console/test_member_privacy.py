@@ -6,7 +6,7 @@ import re
 import pytest
 
 from tests.console.person import needs_browser
-from tests.subscriptions.test_privacy import where
+from tests.subscriptions.people.test_privacy import where
 from tests.support.auditor import verify
 from tokenworks.console.page_sessions import device_of, place_of
 

@@ -21,7 +21,7 @@ NOT_RUN = {
 }
 # What a vendor's public address is here is on loopback.
 STAND_IN = {'--base-url "$VENDOR"': '--base-url "$VENDOR" --allow-private'}
-# The search for machines takes six seconds of computing: tests/factory/test_simulate.py has it on smaller traces.
+# The search for machines takes six seconds of computing: tests/factory/simulation/test_simulate.py has it on smaller traces.
 SHORTER = {" --machines-for 0.9": ""}
 
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.app.test_schema import folder  # noqa: F401  # a fixture
+from tests.app.database.test_schema import folder  # noqa: F401  # a fixture
 from tests.e2e.test_hosts import processes, stopped
 from tests.support.databases import on_database
 from tests.support.memory import in_memory

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.app.test_renewing import presented
+from tests.app.process.test_renewing import presented
 from tests.gameday.traffic import BROKEN
 from tests.support.releases import OLD, THIS, tree_of
 from tests.support.server import until

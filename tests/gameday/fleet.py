@@ -10,7 +10,7 @@ import signal
 import ssl
 from pathlib import Path
 
-from tests.app.test_renewing import pair
+from tests.app.process.test_renewing import pair
 from tests.support.releases import THIS, Host
 from tests.support.server import until
 

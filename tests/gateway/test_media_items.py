@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.factory.test_image_size import png
+from tests.factory.facts.test_image_size import png
 from tokenworks.factory import MediaRules
 from tokenworks.factory.facts.media import Fixed, Patches
 from tokenworks.gateway.media_items import ITEMS_MAX, find_items, items_cost

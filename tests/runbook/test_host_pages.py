@@ -13,7 +13,7 @@ import struct
 import psycopg
 import pytest
 
-from tests.app.test_renewing import pair, presented
+from tests.app.process.test_renewing import pair, presented
 from tests.e2e.test_hosts import processes, stopped
 from tests.e2e.test_journal import newest_segment
 from tests.e2e.test_recorder_away import recorder_of

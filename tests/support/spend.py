@@ -1,6 +1,6 @@
 """Spending as the data plane does, without one: grants, a settled record, grants closed; steps are bought as they are needed."""
 
-from tests.charging.test_ledger import IDS, first_attempt, settling
+from tests.charging.ledger.test_accounts import IDS, first_attempt, settling
 from tests.support.auditor import verify
 from tokenworks.catalog import Counts
 from tokenworks.charging import Need

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from tests.charging.test_losses import make_recorder
+from tests.charging.host.test_losses import make_recorder
 from tests.charging.test_unpaid import IDS
 from tokenworks.charging import wire
 from tokenworks.charging.host.attempts import OpenAttempt, attempt_from_wire, interrupted

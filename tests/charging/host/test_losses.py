@@ -7,7 +7,7 @@ from uuid import UUID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.charging.test_ledger import IDS, first_attempt, settle
+from tests.charging.ledger.test_accounts import IDS, first_attempt, settle
 from tests.sim.test_recorder import Transport
 from tokenworks.catalog import Counts
 from tokenworks.charging import Journal, Recorder, WorkerConnection, wire

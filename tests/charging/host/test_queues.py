@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.charging.test_limits import NaiveLeases, simulate
+from tests.charging.host.test_limits import NaiveLeases, simulate
 from tests.sim.loop import SimClock
 from tokenworks.charging import SHED, WAITED, Admission, HostLimits, HostQueues, Limit, wire
 from tokenworks.charging.worker.admission import Admissions

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import pytest
 
-from tests.charging.test_ledger import findings, grant, settle, settling, usage_record
+from tests.charging.ledger.test_accounts import findings, grant, settle, settling, usage_record
 from tests.support.rechain import rechain
 from tokenworks.app.database.connections import connect
 from tokenworks.catalog import Counts

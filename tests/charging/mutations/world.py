@@ -6,7 +6,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from uuid import UUID
 
-from tests.charging.test_ledger import first_attempt
+from tests.charging.ledger.test_accounts import first_attempt
 from tests.support.rechain import rechain
 from tokenworks.billing import TestProvider
 from tokenworks.billing import store as billing_store

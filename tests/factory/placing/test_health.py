@@ -1,6 +1,6 @@
 """Circuits, outliers, slow starts, draining, and what a bad hour may cost."""
 
-from tests.factory.test_placement import Router, place
+from tests.factory.placing.test_placement import Router, place
 from tokenworks.factory import (
     FAILURES_TO_OPEN,
     NO_ASK,
