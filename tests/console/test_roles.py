@@ -351,7 +351,7 @@ def test_who_may_can(client, works, town, staff):
     ours, _ = town
     headers = {**staff, **ours.headers}
     asked = works.adjustments.ask(ours.bucket, 1000, "test", "somebody")
-    works.payments.make_file()
+    works.charge_files.make_file()
     refused = []
     # What ends something comes last.
     order = sorted(

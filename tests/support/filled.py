@@ -237,7 +237,7 @@ class Filling:
         w.payments.pay(paid, "counter", "c-1", paid.amount_nano + 5_000_000_000)
         part = w.payments.pay(bill[self.debtor.subscriber_id], "bank_transfer", "b-1", 1_000_000_000)
         w.payments.reverse(part, "charged back")
-        w.payments.make_file()
+        w.charge_files.make_file()
 
     def build(self, rows, accounts, now):
         self.first_month(accounts)

@@ -73,7 +73,7 @@ def _case(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _files(works: Works, _params: Mapping[str, Any]) -> object:
-    return works.payments.files(1)
+    return works.charge_files.files(1)
 
 
 def _work(works: Works, params: Mapping[str, Any]) -> object:

@@ -10,7 +10,16 @@ import psycopg
 from tokenworks.app.database.connections import beside
 from tokenworks.app.ports.real_name import real_name_check
 from tokenworks.app.settings import Settings
-from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
+from tokenworks.billing import (
+    Bills,
+    ChargeFiles,
+    Disputes,
+    Dunning,
+    DunningPlan,
+    OpenItems,
+    Payments,
+    Refunds,
+)
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.factory import Deployments
@@ -73,6 +82,8 @@ class Works:
     bills: Bills
     disputes: Disputes
     payments: Payments
+    charge_files: ChargeFiles
+    dunning: Dunning
     refunds: Refunds
     keys: Keys
     identity: Identity
@@ -107,12 +118,6 @@ def make_works(
     ledger = Ledger(connection, clock)
     charges = Charges(connection, clock)
     orders = Orders(connection, offerings, ledger, charges, clock, vault, rules)
-    dunning = DunningPlan(
-        settings.dunning_remind_days or None,
-        settings.dunning_restrict_days or None,
-        settings.dunning_suspend_days or None,
-        settings.dunning_close_days or None,
-    )
     transfers = Transfers(connection, clock)
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
@@ -139,7 +144,15 @@ def make_works(
         batch=settings.bill_run_batch,
     )
     disputes = Disputes(connection, bills, subscriptions, clock)
-    payments = Payments(connection, charges, subscriptions, clock, dunning, vault, lambda: beside(connection))
+    payments = Payments(connection, bills, charges, subscriptions, clock, lambda: beside(connection))
+    charge_files = ChargeFiles(connection, bills, payments, charges, subscriptions, clock, vault)
+    dunning_plan = DunningPlan(
+        settings.dunning_remind_days or None,
+        settings.dunning_restrict_days or None,
+        settings.dunning_suspend_days or None,
+        settings.dunning_close_days or None,
+    )
+    refunds = Refunds(connection, charges, orders, subscriptions, clock)
     hub = Hub(
         connection,
         peppers,
@@ -152,8 +165,8 @@ def make_works(
     privacy = Privacy(
         connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
         lambda: real_name_check(settings), MemberRights(vault, ledger, transfers, keys, identity, clock),
-        [payments.forget, disputes.forget, hub.forget, lambda erased: adjustments.forget(erased.account_id),
-         lambda erased: transfers.forget(erased.account_id)],
+        [charge_files.forget, bills.forget, payments.forget, refunds.forget, disputes.forget, hub.forget,
+         lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
     )  # fmt: skip
     return Works(
         connection=connection,
@@ -192,7 +205,9 @@ def make_works(
         bills=bills,
         disputes=disputes,
         payments=payments,
-        refunds=Refunds(connection, charges, orders, subscriptions, clock),
+        charge_files=charge_files,
+        dunning=Dunning(connection, charges, subscriptions, clock, dunning_plan),
+        refunds=refunds,
         keys=keys,
         identity=identity,
         answers=Answers(connection, clock, vault),

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from starlette.exceptions import HTTPException
 
-from tokenworks.billing import Bills, Disputes, Payments, Refunds
+from tokenworks.billing import Bills, ChargeFiles, Disputes, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.console.asker import check_own_page, client_address
@@ -120,6 +120,8 @@ class Rooms(Protocol):
     def disputes(self) -> Disputes: ...
     @property
     def payments(self) -> Payments: ...
+    @property
+    def charge_files(self) -> ChargeFiles: ...
     @property
     def refunds(self) -> Refunds: ...
     @property
@@ -569,9 +571,7 @@ def narrowed(
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> Response:
-    """A page of what `read(offset, limit)` gives with its total, or of what of it matches the query's filters. Raises `Invalid`
-    where there is more to look through than `FILTERED_MAX`.
-    """
+    """A page of what `read(offset, limit)` gives, or of what the filters match. Raises `Invalid` beyond `FILTERED_MAX` rows."""
     if not is_filtered(request, *beside):
         found, total = read(page.offset, page.limit)
         return page_of(page, [resource(one) for one in found], total)

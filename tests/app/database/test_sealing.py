@@ -181,8 +181,8 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
             assert members[1].phone == (None if number == 3 else f"+861391111{number:04d}")
             assert members[0].member_id == owner
         assert works.subscriptions.find("xylander 7").subscriber_id == people[7][0]
-        assert works.payments.file(1) == text
-        assert works.payments.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert works.charge_files.file(1) == text
+        assert works.charge_files.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
         works_to_do = {work.subscriber_id: work.broadband for work in works.orders.work_orders()}
         assert works_to_do == {people[1][0]: "bb-77889001", people[2][0]: None}
         assert sorted((one.delivery_id, one.body) for one in works.hub.lease(9, own=True)) == sorted(sent)

@@ -8,8 +8,7 @@ from uuid import UUID
 
 from tests.charging.ledger.test_accounts import first_attempt
 from tests.support.rechain import rechain
-from tokenworks.billing import TestProvider
-from tokenworks.billing import store as billing_store
+from tokenworks.billing import TestProvider, bill_store
 from tokenworks.catalog import Counts, split
 from tokenworks.charging import chain_all
 from tokenworks.charging.ledger import settle_store
@@ -258,7 +257,7 @@ class World:
         self.works.orders.run_cycles()
         self.works.charges.recognise()
         self.works.bills.run()
-        self.works.payments.run_dunning()
+        self.works.dunning.run_dunning()
 
     def days(self, count):
         self.clock.move(timedelta(days=count))
@@ -385,13 +384,13 @@ class World:
         w.disputes.answer(made.dispute_id, "The plan.", "Kim")
         w.disputes.ask(family, 1, "And why so much?")
         w.bills.correct(family, 1, 1_000_000_000, "goodwill", "cn-1")
-        _, text = w.payments.make_file()
+        _, text = w.charge_files.make_file()
         rows = [row.split("|") for row in text.split("\n") if row.startswith("D|")]
         answers = "".join(
             f"R|{row[1]}|rejected|no such number\n" if row[2] == debtor.bill_no else f"R|{row[1]}|accepted|\n"
             for row in rows
         )
-        w.payments.acknowledge(self.answer(text, answers))
+        w.charge_files.acknowledge(self.answer(text, answers))
         # Too much came in over the counter, and one payment did not last.
         changer = self.changer.bills()[0]
         w.payments.pay(changer, "counter", "c-1", changer.amount_nano + 5_000_000_000)
@@ -412,7 +411,7 @@ class World:
         w.orders.cancel(self.home.product("sample-home-bundle").product_id, "cycle_end")
         for _ in range(3):
             self.days(8)
-            w.payments.run_dunning()
+            w.dunning.run_dunning()
 
     def answer(self, text, answers):
         head = text.split("\n", 1)[0].split("|")
@@ -483,11 +482,13 @@ class World:
 
     def third_month(self):
         w = self.works
-        w.payments.run_dunning()
-        found = w.payments.make_file()
+        w.dunning.run_dunning()
+        found = w.charge_files.make_file()
         if found is not None:
             rows = [row.split("|") for row in found[1].split("\n") if row.startswith("D|")]
-            w.payments.acknowledge(self.answer(found[1], "".join(f"R|{row[1]}|accepted|\n" for row in rows)))
+            w.charge_files.acknowledge(
+                self.answer(found[1], "".join(f"R|{row[1]}|accepted|\n" for row in rows))
+            )
         debt = [bill for bill in self.debtor.bills() if bill.remaining_nano]
         if debt:
             w.payments.set_channel(debt[0], "direct", "no phone any more")
@@ -527,7 +528,7 @@ class World:
         if debt:
             w.payments.write_off(debt[0], "hopeless", "wo-1")
         self.host.spend(self.family, Counts(fresh_input=3, output=4))
-        w.payments.make_file()
+        w.charge_files.make_file()
         w.charges.recognise()
         self.people()
 
@@ -555,5 +556,5 @@ class World:
                 w.approvals.check("Kim", wanted.action, wanted.ref, wanted.amount_nano, key)
         w.privacy.erase(self.changer.find(), even_if_owed=True)
         # A number that a release before gave to a bill that it rolled back.
-        (number,) = billing_store.next_numbers(w.connection, "bill", 1)
+        (number,) = bill_store.next_numbers(w.connection, "bill", 1)
         w.connection.execute("INSERT INTO document_gap VALUES ('bill', %s, 'rolled back')", (number,))

@@ -120,9 +120,9 @@ def rich(works, spender, subscriber, clock):
     works.orders.run_cycles()
     works.charges.recognise()
     works.bills.run()
-    sequence, text = works.payments.make_file()
-    assert works.payments.file(sequence) == text and PHONE in text
-    assert works.payments.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+    sequence, text = works.charge_files.make_file()
+    assert works.charge_files.file(sequence) == text and PHONE in text
+    assert works.charge_files.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
     works.subscriptions.notify(subscriber.subscriber_id, "spend", "1", {"percent": 50})
     told(works, subscriber)
     return subscriber
@@ -613,9 +613,9 @@ def test_an_erasure_leaves_nothing_readable_and_the_books_whole(works, spender, 
     assert works.subscriptions.memberships(PHONE) == []
     trail, _ = works.identity.audited(str(subscriber.subscriber_id))
     assert [row["after"] for row in trail] == [None] and trail[0]["erased"]
-    text = works.payments.file(1)
+    text = works.charge_files.file(1)
     assert "3876543210" not in text and "|@|" in text
-    assert works.payments.files()[0]["sha256"] is None
+    assert works.charge_files.files()[0]["sha256"] is None
     assert [key.name for key in works.keys.of_account(subscriber.account_id, {})] == ["erased"]
     found, _ = exported(works, gone)
     assert "Wilhelmina" not in json.dumps(found) and "13876543210" not in json.dumps(found)
@@ -660,7 +660,7 @@ def test_the_operator_may_give_up_what_is_owed(works, subscriber, clock):
     works.bills.run()
     assert works.privacy.erase(subscriber, even_if_owed=True).state == "erased"
     # Nobody is left to send a line for.
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     assert balances(works)
 
 
