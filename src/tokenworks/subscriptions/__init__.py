@@ -71,12 +71,13 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
+from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.deliveries import Deliveries
 from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.orders.sales import Sales
-from tokenworks.subscriptions.orders.service import Orders, When
+from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.people.consents import (

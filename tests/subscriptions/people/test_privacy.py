@@ -465,7 +465,7 @@ def test_hosts_hear_of_consents_that_they_enforce(works, subscriber):
 
 
 def eligible(works, subscriber, offering):
-    rules = works.orders._rules
+    rules = works.orders._context.rules
     check_eligible(works.connection, works.offerings, rules, subscriber, offering, confirm=True)
 
 

@@ -12,6 +12,14 @@ from tokenworks.trust import PersonVault
 LIST_MAX: Final = 1000
 
 
+def find_order(connection: store.Connection, order_id: UUID) -> tuple[Order, UUID]:
+    """An order and its subscriber's id. Raises `OrderNotFound`."""
+    found = store.order(connection, order_id)
+    if found is None:
+        raise OrderNotFound(f"there is no order {order_id}: `tokenworks order list` shows them")
+    return found
+
+
 class OrderBook:
     """On one connection."""
 
@@ -21,10 +29,7 @@ class OrderBook:
 
     def find(self, order_id: UUID) -> tuple[Order, UUID]:
         """An order and its subscriber's id. Raises `OrderNotFound`."""
-        found = store.order(self._connection, order_id)
-        if found is None:
-            raise OrderNotFound(f"there is no order {order_id}: `tokenworks order list` shows them")
-        return found
+        return find_order(self._connection, order_id)
 
     def all(
         self, subscriber: Subscriber | None = None, offset: int = 0, limit: int = LIST_MAX

@@ -16,8 +16,9 @@ from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import SecondNotConfirmed
 from tokenworks.subscriptions.model import Product, Subscriber
 from tokenworks.subscriptions.orders import store, work_store
+from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.sales import Sales, price_for
-from tokenworks.subscriptions.orders.service import Orders, When
+from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
 
