@@ -61,7 +61,7 @@ UNREAD = {
     "subscriptions.hub.hub_store.deliveries": "hub_delivery",
     "subscriptions.people.people_store.add_subscriber": "subscriber",
     "subscriptions.people.people_store.set_subscriber": "subscriber",
-    "subscriptions.orders.store.set_product": "product",
+    "subscriptions.orders.product_store.set_product": "product",
     "subscriptions.orders.work_store.add_work_order": "work_order",
     "charging.ledger.usage_store.usage_count": "SELECT … WHERE account_id = with conditions that the caller's filter adds",
     "charging.ledger.usage_store.usage_page": "SELECT … WHERE account_id = with conditions that the caller's filter adds",

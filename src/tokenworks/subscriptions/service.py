@@ -30,6 +30,7 @@ from tokenworks.subscriptions.errors import (
     SubscriberNotActive,
     SubscriberNotFound,
 )
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     SUSPENSIONS,
     CapPeriod,
@@ -43,10 +44,10 @@ from tokenworks.subscriptions.model import (
     parse_phone,
     period_of,
 )
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, price_store, product_store
 from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
-from tokenworks.subscriptions.people import people_store, privacy_store
+from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
 from tokenworks.subscriptions.people.consents import (
     PURPOSES,
     ConsentState,
@@ -90,7 +91,7 @@ class Subscriptions:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         clock: Clock,
@@ -223,7 +224,7 @@ class Subscriptions:
 
     def lock(self, subscriber_ids: Sequence[UUID]) -> None:
         """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
-        store.lock_subscribers(self._connection, subscriber_ids)
+        people_store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return people_store.owner_of(self._connection, subscriber.subscriber_id)
@@ -369,7 +370,7 @@ class Subscriptions:
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
         contract = check_name(contract, "a contract's name")
-        store.set_contract_price(
+        price_store.set_contract_price(
             self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
@@ -419,7 +420,7 @@ class Subscriptions:
 
     def suspensions(self, subscriber: Subscriber) -> list[Suspension]:
         """Newest first, at most `LIST_MAX`."""
-        return store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
+        return suspension_store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
 
     def _set_cause(
         self, subscriber: Subscriber, cause: SuspensionCause, *, holds: bool, reason: str | None
@@ -437,9 +438,11 @@ class Subscriptions:
                 now = self._clock.now()
                 if holds:
                     begun = Suspension(uuid7(), found.subscriber_id, cause, reason, now)
-                    store.begin_suspension(self._connection, begun)
+                    suspension_store.begin_suspension(self._connection, begun)
                 else:
-                    store.end_suspensions(self._connection, found.subscriber_id, cause, now, reason)
+                    suspension_store.end_suspensions(
+                        self._connection, found.subscriber_id, cause, now, reason
+                    )
             if changed or state != found.state:
                 people_store.set_subscriber(
                     self._connection, found.subscriber_id, state=state, suspended_by=list(causes)
@@ -456,7 +459,9 @@ class Subscriptions:
         """
         if kind.startswith("marketing.") and not self.agrees_to_marketing(subscriber_id):
             return False
-        return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
+        return notice_store.add_notification(
+            self._connection, subscriber_id, kind, ref, content, self._clock.now()
+        )
 
     def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
         """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
@@ -476,7 +481,9 @@ class Subscriptions:
                     if product.state in LIVE and product.parent_id is None:
                         act(product.product_id)
             self._orders.drop_to_come(found, "closed")
-            store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
+            suspension_store.end_suspensions(
+                self._connection, found.subscriber_id, None, self._clock.now(), "closed"
+            )
             people_store.set_subscriber(
                 self._connection,
                 found.subscriber_id,
@@ -574,12 +581,12 @@ class Subscriptions:
             raise Invalid(f"a {member.role} stays where it is")
         parent_id = self._department(subscriber, department)
         with self._connection.transaction():
-            store.set_parent(self._connection, member.member_id, parent_id)
+            people_store.set_parent(self._connection, member.member_id, parent_id)
             self._ledger.tell_account(member.account_id)
 
     def contract_prices(self, subscriber: Subscriber) -> list[ContractPrice]:
         """By offering and time."""
-        return store.contract_prices(self._connection, subscriber.subscriber_id)
+        return price_store.contract_prices(self._connection, subscriber.subscriber_id)
 
     def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
         """The name as it is kept. Raises `Invalid`."""
@@ -654,7 +661,7 @@ class Subscriptions:
         """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""
         _check_cap(cap_tokens)
         with self._connection.transaction():
-            store.set_cap(
+            people_store.set_cap(
                 self._connection, member.member_id, cap_tokens, None if cap_tokens is None else cap_period
             )
             self._ledger.tell_account(member.account_id)
@@ -727,12 +734,12 @@ class Subscriptions:
 
     def policy(self, account_id: UUID) -> ChargingPolicy:
         """The charging policy of the newest active product, else of the newest one: what it says of the end holds when it is used up."""
-        version = store.newest_offering_version(self._connection, account_id)
+        version = product_store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
 
     def service(self, account_id: UUID) -> Service:
         """What the newest active product (else the newest one) promises beside its tokens."""
-        version = store.newest_offering_version(self._connection, account_id)
+        version = product_store.newest_offering_version(self._connection, account_id)
         return Service() if version is None else self._offerings.sold(version).offering.service
 
     def line_of(self, member_id: UUID) -> list[UUID]:

@@ -6,7 +6,7 @@ from uuid import UUID
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import ChangeNotAllowed
 from tokenworks.subscriptions.model import Order, Product, Subscriber
-from tokenworks.subscriptions.orders import cycle, order_credits, products, store
+from tokenworks.subscriptions.orders import cycle, order_credits, order_store, product_store, products
 from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import LIVE, check_live, checked_reason
@@ -34,17 +34,17 @@ def cancel(
             uuid7(), product_id, product.offering_id, product.offering_version, now, 0, "CNY", new=True, action="delete",
             state="inProgress" if when == "now" else "pending",
         )  # fmt: skip
-        store.add_order(context.connection, subscriber, order, idempotency_key)
+        order_store.add_order(context.connection, subscriber, order, idempotency_key)
         if when == "cycle_end":
             for part in _live_parts(context, subscriber, product):
-                store.set_product(
+                product_store.set_product(
                     context.connection, part.product_id, ends_after_cycle=True, next_version=None
                 )
             return order
         back = _end_all(context, subscriber, product, credit=True)
-        store.set_asked(context.connection, order.order_id, {"why": "cancelled", "credits": back})
+        order_store.set_asked(context.connection, order.order_id, {"why": "cancelled", "credits": back})
         order_credits.give_back(context, order.order_id)
-        found = store.order(context.connection, order.order_id)
+        found = order_store.order(context.connection, order.order_id)
         assert found is not None
     return replace(found[0], new=True)
 
@@ -69,8 +69,8 @@ def _end_all(
 
 def _live_parts(context: Context, subscriber: Subscriber, product: Product) -> list[Product]:
     """A product, and the parts of a bundle, as far as they live; locked."""
-    ids = [product.product_id, *store.parts_of(context.connection, product.product_id)]
-    found = [store.lock_product(context.connection, id_) for id_ in ids]
+    ids = [product.product_id, *product_store.parts_of(context.connection, product.product_id)]
+    found = [product_store.lock_product(context.connection, id_) for id_ in ids]
     return [
         cycle.caught_up(context, subscriber, one[0]) if one[0].parent_id is not None else one[0]
         for one in found
@@ -88,21 +88,23 @@ def withdraw(context: Context, order_id: UUID, reason: str | None = None) -> Non
         order, _ = find_order(context.connection, order_id)
         now = context.clock.now()
         if order.action != "add" and order.state == "pending":
-            store.set_product(context.connection, order.product_id, next_version=None, ends_after_cycle=False)
-            store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
+            product_store.set_product(
+                context.connection, order.product_id, next_version=None, ends_after_cycle=False
+            )
+            order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
             return
         if order.state == "acknowledged":
-            store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
+            order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
             return
-        made = store.products_of_order(context.connection, order_id)
+        made = product_store.products_of_order(context.connection, order_id)
         if order.action != "add" or order.state != "inProgress" or any(p.state == "active" for p in made):
             raise ChangeNotAllowed(f"the order is {order.state}: cancel its product, or ask for a refund")
         for product in made:
             products.end(context, product, subscriber, "cancelled")
-        store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
+        order_store.end_order(context.connection, order_id, "cancelled", now, 0, reason)
 
 
 def drop_to_come(context: Context, subscriber: Subscriber, reason: str) -> None:
     """See `Orders.drop_to_come`."""
-    for order in store.orders_to_come(context.connection, subscriber.subscriber_id):
-        store.end_order(context.connection, order.order_id, "cancelled", context.clock.now(), 0, reason)
+    for order in order_store.orders_to_come(context.connection, subscriber.subscriber_id):
+        order_store.end_order(context.connection, order.order_id, "cancelled", context.clock.now(), 0, reason)

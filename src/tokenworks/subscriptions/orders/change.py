@@ -9,7 +9,7 @@ from tokenworks.charging import CreditLimitReached
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import ChangeNotAllowed
 from tokenworks.subscriptions.model import Order, Product, Subscriber
-from tokenworks.subscriptions.orders import cycle, order_credits, products, store
+from tokenworks.subscriptions.orders import cycle, order_credits, order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_eligible, check_live, check_may_buy
 
@@ -55,18 +55,20 @@ def plan(
             uuid7(), product_id, offering_id, sold.offering_version, now, 0, sold.offering.currency, new=True,
             action="modify", state="pending" if when == "cycle_end" else "inProgress",
         )  # fmt: skip
-        for waiting in store.waiting_orders(context.connection, product_id, "pending"):
-            store.end_order(context.connection, waiting, "cancelled", now, 0, "replaced by another change")
-        store.add_order(context.connection, subscriber, order, idempotency_key)
+        for waiting in order_store.waiting_orders(context.connection, product_id, "pending"):
+            order_store.end_order(
+                context.connection, waiting, "cancelled", now, 0, "replaced by another change"
+            )
+        order_store.add_order(context.connection, subscriber, order, idempotency_key)
         if when == "cycle_end":
-            store.set_product(
+            product_store.set_product(
                 context.connection, product_id, next_version=sold.offering_version, ends_after_cycle=False
             )
             return order
         check_limit = context.charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
         _switch(context, subscriber, product, sold, order)
         check_limit(0)
-        found = store.order(context.connection, order.order_id)
+        found = order_store.order(context.connection, order.order_id)
         assert found is not None
     return replace(found[0], new=True)
 
@@ -79,7 +81,7 @@ def _check_possible(context: Context, product: Product, old: SoldOffering, sold:
         raise ChangeNotAllowed("the plans have different cycles: cancel the one, and order the other")
     if sold.offering_version == product.offering_version:
         raise ChangeNotAllowed(f"the product is {sold.offering.id} at this version already")
-    if store.waiting_orders(context.connection, product.product_id, "inProgress"):
+    if order_store.waiting_orders(context.connection, product.product_id, "inProgress"):
         raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
 
 
@@ -94,11 +96,11 @@ def _switch(
     context.ledger.withdraw_windows(subscriber.account_id, product.product_id)
     context.charges.stop(subscriber.account_id, product.product_id)
     changed = replace(product, offering_version=sold.offering_version, offering_id=sold.offering.id)
-    store.set_product(
+    product_store.set_product(
         context.connection, product.product_id, offering_version=sold.offering_version, next_version=None, ends_after_cycle=False
     )  # fmt: skip
     amount = context.sales.change(subscriber, changed, sold, now)
     products.open_windows(context, subscriber, changed, sold, now)
-    store.set_asked(context.connection, order.order_id, asked)
-    store.add_amount(context.connection, order.order_id, amount)
+    order_store.set_asked(context.connection, order.order_id, asked)
+    order_store.add_amount(context.connection, order.order_id, amount)
     order_credits.give_back(context, order.order_id)

@@ -9,7 +9,7 @@ from tokenworks.charging import Charges, FailedJobs, Ledger
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import KeyReused, ProductNotFound
 from tokenworks.subscriptions.model import Order, PrivacyRules, Product, Subscriber, check_idempotency_key
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, product_store
 from tokenworks.subscriptions.orders.eligibility import check_live
 from tokenworks.subscriptions.orders.sales import Sales
 from tokenworks.subscriptions.people import people_store
@@ -20,7 +20,7 @@ from tokenworks.trust import PersonVault
 class Context:
     """On one connection. The modules of operations are given it."""
 
-    connection: store.Connection
+    connection: order_store.Connection
     vault: PersonVault
     rules: PrivacyRules
     offerings: Offerings
@@ -32,13 +32,13 @@ class Context:
 
     def lock(self, product_id: UUID) -> tuple[Product, Subscriber]:
         """Subscriber first, then product: the order in which everything here locks. Raises `ProductNotFound`."""
-        subscriber_id = store.subscriber_of_product(self.connection, product_id)
+        subscriber_id = product_store.subscriber_of_product(self.connection, product_id)
         if subscriber_id is None:
             raise ProductNotFound(
                 f"there is no product {product_id}: `tokenworks subscriber show` lists them"
             )
         subscriber = people_store.lock_subscriber(self.vault, subscriber_id)
-        found = store.lock_product(self.connection, product_id)
+        found = product_store.lock_product(self.connection, product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
 
@@ -60,7 +60,7 @@ class Context:
         check_idempotency_key(idempotency_key)
         if idempotency_key is None:
             return None
-        before = store.find_order(self.connection, subscriber.subscriber_id, idempotency_key)
+        before = order_store.find_order(self.connection, subscriber.subscriber_id, idempotency_key)
         if before is not None and (
             before.action != action
             or before.product_id != product_id

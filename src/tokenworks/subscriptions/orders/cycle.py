@@ -6,8 +6,9 @@ from datetime import datetime
 from uuid import UUID
 
 from tokenworks.charging import CreditLimitReached
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import products, store
+from tokenworks.subscriptions.orders import order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_live
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -46,7 +47,7 @@ def caught_up(context: Context, subscriber: Subscriber, product: Product) -> Pro
 def _brought_on(context: Context, subscriber: Subscriber, product: Product) -> Product:
     while is_due(context, subscriber, product):
         or_hold(context, subscriber, product, _begin_due)
-        found = store.lock_product(context.connection, product.product_id)
+        found = product_store.lock_product(context.connection, product.product_id)
         assert found is not None
         product = found[0]
     return product
@@ -69,7 +70,7 @@ def next_cycle(
     """
     assert begin is not None
     if product.parent_id is not None:
-        bundle = store.lock_product(context.connection, product.parent_id)
+        bundle = product_store.lock_product(context.connection, product.parent_id)
         # What it costs says the bundle's version of that time.
         if bundle is not None and is_due(context, subscriber, bundle[0]):
             next_cycle(context, subscriber, bundle[0], begin=bundle[0].cycle_end)
@@ -85,9 +86,9 @@ def next_cycle(
     if version != product.offering_version:
         context.ledger.withdraw_windows(subscriber.account_id, product.product_id)
         products.open_windows(context, subscriber, renewed, sold, begin)
-        for order_id in store.waiting_orders(context.connection, product.product_id, "pending"):
-            store.end_order(context.connection, order_id, "completed", context.clock.now(), 0, None)
-    store.set_product(
+        for order_id in order_store.waiting_orders(context.connection, product.product_id, "pending"):
+            order_store.end_order(context.connection, order_id, "completed", context.clock.now(), 0, None)
+    product_store.set_product(
         context.connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
         cycle_end=renewed.cycle_end, next_version=None,
     )  # fmt: skip
@@ -115,11 +116,11 @@ def _hold(context: Context, subscriber: Subscriber, product: Product) -> None:
     itself where there is room again (`waiting.release_held`).
     """
     now, offering = context.clock.now(), context.offerings.sold(product.offering_version).offering
-    store.set_product(
+    product_store.set_product(
         context.connection, product.product_id, state="suspended", suspended_at=now, held_at=now
     )
     context.ledger.set_paused(subscriber.account_id, product.product_id, paused=True)
-    store.add_notification(
+    notice_store.add_notification(
         context.connection, subscriber.subscriber_id, "credit_limit", f"{product.product_id}:{product.cycle_no}",
         {"offering": offering.id, "name": offering.name, "name_zh": offering.name_zh, "limit_nano": subscriber.credit_limit_nano}, now,
     )  # fmt: skip

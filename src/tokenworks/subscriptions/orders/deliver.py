@@ -6,7 +6,7 @@ from uuid import UUID
 
 from tokenworks.subscriptions.errors import WorkOrderAnswered, WorkOrderNotFound
 from tokenworks.subscriptions.model import Subscriber, WorkOrder
-from tokenworks.subscriptions.orders import products, store, work_store
+from tokenworks.subscriptions.orders import order_store, product_store, products, work_store
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import checked_reason
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -19,7 +19,8 @@ DELIVERY_ATTEMPTS_MAX: Final = 3
 def is_delivered(context: Context, order_id: UUID) -> bool:
     """Whether nothing of an order waits for its delivery."""
     return all(
-        product.state != "pendingActive" for product in store.products_of_order(context.connection, order_id)
+        product.state != "pendingActive"
+        for product in product_store.products_of_order(context.connection, order_id)
     )
 
 
@@ -68,7 +69,7 @@ def answer(
 
 def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
     """Begin and charge what was delivered; the order is complete where nothing else of it waits."""
-    found = store.lock_product(context.connection, work.product_id)
+    found = product_store.lock_product(context.connection, work.product_id)
     assert found is not None
     product = found[0]
     # What is delivered while a suspension stops charging begins, and costs, once that is lifted: `go_on`.
@@ -78,19 +79,19 @@ def deliver(context: Context, subscriber: Subscriber, work: WorkOrder) -> None:
     product = replace(
         product, state="active", started_at=now, cycle_start=now, cycle_end=end_of_cycle(sold.offering, now, now)
     )  # fmt: skip
-    store.set_product(
+    product_store.set_product(
         context.connection, product.product_id, state="active", started_at=now, cycle_start=now, cycle_end=product.cycle_end
     )  # fmt: skip
     amount = products.activate(context, subscriber, product, sold)
     if is_delivered(context, work.order_id):
-        store.end_order(context.connection, work.order_id, "completed", now, amount, None)
+        order_store.end_order(context.connection, work.order_id, "completed", now, amount, None)
     else:
-        store.add_amount(context.connection, work.order_id, amount)
+        order_store.add_amount(context.connection, work.order_id, amount)
 
 
 def _fail(context: Context, subscriber: Subscriber, work: WorkOrder, reason: str) -> None:
     given_back = 0
-    for product in store.products_of_order(context.connection, work.order_id):
+    for product in product_store.products_of_order(context.connection, work.order_id):
         if product.state in {"active", "suspended"}:
             charges = context.charges.of_product(product.product_id)
             products.end(context, product, subscriber, "aborted")
@@ -106,10 +107,12 @@ def _fail(context: Context, subscriber: Subscriber, work: WorkOrder, reason: str
                     )
                     given_back += left
         elif product.state == "pendingActive":
-            store.set_product(
+            product_store.set_product(
                 context.connection, product.product_id, state="aborted", ended_at=context.clock.now()
             )
             other = work_store.delivery_of(context.vault, product.product_id)
             if other is not None and other.state == "open":
                 work_store.close_delivery(context.vault, other, reason, context.clock.now())
-    store.end_order(context.connection, work.order_id, "failed", context.clock.now(), -given_back, reason)
+    order_store.end_order(
+        context.connection, work.order_id, "failed", context.clock.now(), -given_back, reason
+    )

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from tokenworks.subscriptions.errors import ChangeNotAllowed
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import cycle, deliver, store, work_store
+from tokenworks.subscriptions.orders import cycle, deliver, product_store, work_store
 from tokenworks.subscriptions.orders.context import Context
 
 
@@ -16,7 +16,9 @@ def suspend(context: Context, product_id: UUID) -> None:
         if product.state != "active":
             raise ChangeNotAllowed(f"product {product_id} is {product.state}")
         cycle.caught_up(context, subscriber, product)
-        store.set_product(context.connection, product_id, state="suspended", suspended_at=context.clock.now())
+        product_store.set_product(
+            context.connection, product_id, state="suspended", suspended_at=context.clock.now()
+        )
         context.ledger.set_paused(subscriber.account_id, product_id, paused=True)
 
 
@@ -31,15 +33,17 @@ def resume(context: Context, product_id: UUID) -> None:
 
 def resume_product(context: Context, subscriber: Subscriber, product: Product) -> None:
     """As `resume`, of a locked product."""
-    store.set_product(context.connection, product.product_id, state="active", suspended_at=None, held_at=None)
+    product_store.set_product(
+        context.connection, product.product_id, state="active", suspended_at=None, held_at=None
+    )
     context.ledger.set_paused(subscriber.account_id, product.product_id, paused=False)
     _begin_now(context, subscriber, replace(product, state="active"))
 
 
 def go_on(context: Context, subscriber: Subscriber) -> None:
     """See `Orders.go_on`."""
-    for known in store.products(context.connection, subscriber.subscriber_id):
-        found = store.lock_product(context.connection, known.product_id)
+    for known in product_store.products(context.connection, subscriber.subscriber_id):
+        found = product_store.lock_product(context.connection, known.product_id)
         assert found is not None
         product = found[0]
         if product.state == "active":

@@ -8,7 +8,7 @@ from tokenworks.catalog import SoldOffering
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import KeyReused, TooManyToCome
 from tokenworks.subscriptions.model import Order, Product, Subscriber, check_idempotency_key
-from tokenworks.subscriptions.orders import deliver, products, store
+from tokenworks.subscriptions.orders import deliver, order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_delivery, check_eligible, check_may_buy
 from tokenworks.subscriptions.orders.sales import end_of_cycle
@@ -32,7 +32,7 @@ def order(
         known = people_store.lock_subscriber(context.vault, subscriber.subscriber_id)
         assert known is not None
         if idempotency_key is not None:
-            before = store.find_order(context.connection, known.subscriber_id, idempotency_key)
+            before = order_store.find_order(context.connection, known.subscriber_id, idempotency_key)
             if before is not None:
                 alike = same_start(before.starts_at, before.ordered_at, start)
                 if before.offering_id != offering_id or before.action != "add" or not alike:
@@ -55,13 +55,13 @@ def order(
         )  # fmt: skip
         if starts_at is not None:
             _check_to_come(context, known)
-        store.add_order(context.connection, known, order, idempotency_key)
+        order_store.add_order(context.connection, known, order, idempotency_key)
         return order if starts_at is not None else begin(context, known, order, sold, delivery, now)
 
 
 def _check_to_come(context: Context, known: Subscriber) -> None:
     """Raises `TooManyToCome`."""
-    if len(store.orders_to_come(context.connection, known.subscriber_id)) >= TO_COME_MAX:
+    if len(order_store.orders_to_come(context.connection, known.subscriber_id)) >= TO_COME_MAX:
         raise TooManyToCome(f"{TO_COME_MAX} orders wait for their start: cancel one, or order later")
 
 
@@ -82,10 +82,12 @@ def begin(
     order = replace(order, amount_nano=amount)
     if deliver.is_delivered(context, order.order_id):
         order = replace(order, state="completed", completed_at=context.clock.now())
-        store.end_order(context.connection, order.order_id, "completed", context.clock.now(), amount, None)
+        order_store.end_order(
+            context.connection, order.order_id, "completed", context.clock.now(), amount, None
+        )
     else:
-        store.set_order_state(context.connection, order.order_id, "inProgress")
-        store.add_amount(context.connection, order.order_id, amount)
+        order_store.set_order_state(context.connection, order.order_id, "inProgress")
+        order_store.add_amount(context.connection, order.order_id, amount)
     return order
 
 
@@ -118,7 +120,7 @@ def _add_product(
         delivery=(delivery or (offering.deliveries[0] if offering.deliveries else None)) if waits else None,
         price_nano=price_nano,
     )
-    store.add_product(context.connection, subscriber, product)
+    product_store.add_product(context.connection, subscriber, product)
     if waits:
         products.ask(context, subscriber.subscriber_id, product, offering, "deliver")
         return 0

@@ -7,7 +7,7 @@ from uuid import UUID
 from tokenworks.catalog import Offering, SoldOffering
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import Product, Subscriber, WorkOrder
-from tokenworks.subscriptions.orders import store, work_store
+from tokenworks.subscriptions.orders import order_store, product_store, work_store
 from tokenworks.subscriptions.orders.context import Context
 
 
@@ -46,13 +46,13 @@ def end(
 ) -> None:
     """End a locked product: what is unused is withdrawn, orders that wait for it end, and what was delivered is taken back."""
     now = context.clock.now()
-    store.set_product(context.connection, product.product_id, state=state, ended_at=now, held_at=None)
+    product_store.set_product(context.connection, product.product_id, state=state, ended_at=now, held_at=None)
     context.ledger.withdraw_product(
         subscriber.account_id, product.product_id, "expire" if state == "expired" else "withdraw"
     )
     context.charges.stop(subscriber.account_id, product.product_id)
-    for order_id in store.waiting_orders(context.connection, product.product_id, "pending"):
-        store.end_order(
+    for order_id in order_store.waiting_orders(context.connection, product.product_id, "pending"):
+        order_store.end_order(
             context.connection, order_id, "completed" if state == "expired" else "cancelled", now, 0, None
         )
     offering = context.offerings.sold(product.offering_version).offering
@@ -62,12 +62,12 @@ def end(
             ask(context, subscriber.subscriber_id, product, offering, "withdraw")
             if product.state == "pendingActive":
                 # Delivered while a suspension kept it from beginning.
-                store.end_order(
+                order_store.end_order(
                     context.connection, product.order_id, "cancelled", now, 0, "cancelled before it began"
                 )
         elif delivered is not None and delivered.state == "open":
             work_store.close_delivery(context.vault, delivered, "the order was cancelled", now)
-            store.end_order(
+            order_store.end_order(
                 context.connection, product.order_id, "cancelled", now, 0, "cancelled before delivery"
             )
 

@@ -18,9 +18,10 @@ from tokenworks.subscriptions.orders import (
     cycle,
     deliver,
     order_credits,
+    order_store,
     pause,
     place,
-    store,
+    product_store,
     waiting,
 )
 from tokenworks.subscriptions.orders.change import When
@@ -37,7 +38,7 @@ class Orders(OrderBook):
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,
@@ -199,7 +200,7 @@ class Orders(OrderBook):
         """
         context = self._context
         total = waiting.run_starts(context) + waiting.release_held(context)
-        while due := store.due_products(
+        while due := product_store.due_products(
             context.connection, context.clock.now(), context.failed.waiting("cycle"), CYCLE_BATCH
         ):
             for product_id in due:

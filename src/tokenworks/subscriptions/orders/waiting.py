@@ -8,11 +8,12 @@ from uuid import UUID
 from tokenworks.catalog import SoldOffering
 from tokenworks.charging import CreditLimitReached
 from tokenworks.kernel import Conflict, Invalid, NotFound, Refused
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Order, Subscriber
-from tokenworks.subscriptions.orders import pause, place, store
+from tokenworks.subscriptions.orders import order_store, pause, place, product_store
 from tokenworks.subscriptions.orders.context import Context
 from tokenworks.subscriptions.orders.eligibility import check_eligible, check_may_buy
-from tokenworks.subscriptions.people import people_store
+from tokenworks.subscriptions.people import people_store, suspension_store
 
 BATCH: Final = 500
 REASON_CHARS_MAX: Final = 200
@@ -21,7 +22,7 @@ REASON_CHARS_MAX: Final = 200
 def run_starts(context: Context) -> int:
     """Place the orders whose start has come. Returns how many were done. Runs on many hosts at once."""
     total = 0
-    while due := store.due_starts(
+    while due := order_store.due_starts(
         context.connection, context.clock.now(), context.failed.waiting("start"), BATCH
     ):
         for order_id in due:
@@ -34,7 +35,9 @@ def release_held(context: Context) -> int:
     many hosts at once.
     """
     total, after = 0, UUID(int=0)
-    while held := store.held_products(context.connection, after, context.failed.waiting("cycle"), BATCH):
+    while held := product_store.held_products(
+        context.connection, after, context.failed.waiting("cycle"), BATCH
+    ):
         for product_id in held:
             done: list[UUID] = []
             if context.failed.run("cycle", product_id, partial(_release, context, product_id, done)):
@@ -60,7 +63,7 @@ def _release(context: Context, product_id: UUID, done: list[UUID]) -> None:
     now_is, _ = context.lock(product_id)
     if now_is.state == "active":
         offering = context.offerings.sold(now_is.offering_version).offering
-        store.add_notification(
+        notice_store.add_notification(
             context.connection, subscriber.subscriber_id, "credit_limit.released", f"{product_id}:{now_is.cycle_no}",
             {"offering": offering.id, "name": offering.name, "name_zh": offering.name_zh}, context.clock.now(),
         )  # fmt: skip
@@ -81,8 +84,8 @@ def _start(context: Context, order_id: UUID) -> None:
                 _start_now(context, known, order, sold, order.starts_at)
         except (Conflict, Refused, NotFound, Invalid) as why:
             now, reason = context.clock.now(), str(why)[:REASON_CHARS_MAX]
-            store.end_order(context.connection, order_id, "failed", now, 0, reason)
-            store.add_notification(
+            order_store.end_order(context.connection, order_id, "failed", now, 0, reason)
+            notice_store.add_notification(
                 context.connection, subscriber_id, "order.failed", str(order_id),
                 {"name": sold.offering.name, "name_zh": sold.offering.name_zh, "at": order.starts_at.isoformat(),
                  "offering": order.offering_id, "reason": reason}, now,
@@ -99,11 +102,11 @@ def _start_now(
         ordered_at=order.ordered_at,
     )  # fmt: skip
     # As if the job had run in time, but for time that a suspension has stopped.
-    stopped = store.was_stopped_since(context.connection, known.subscriber_id, starts_at)
+    stopped = suspension_store.was_stopped_since(context.connection, known.subscriber_id, starts_at)
     place.begin(context, known, order, sold, order.delivery, context.clock.now() if stopped else starts_at)
 
 
 def _order(context: Context, order_id: UUID) -> tuple[Order, UUID]:
-    found = store.order(context.connection, order_id)
+    found = order_store.order(context.connection, order_id)
     assert found is not None
     return found
