@@ -263,8 +263,8 @@ def test_only_the_owner_pauses_everything(client, works, li, enter):
     works.orders.place(li, "ctc-light")
     for number, role in enumerate(("admin", "member")):
         phone = f"+861380000000{number + 2}"
-        member = works.subscriptions.invite(li, phone, role, role=role)
-        works.subscriptions.accept(phone, member.member_id)
+        member = works.members.invite(li, phone, role, role=role)
+        works.members.accept(phone, member.member_id)
         enter(li, member.member_id)
         assert 'href="/account/suspend"' not in client.get("/products").text
         for what in ("suspend", "resume"):

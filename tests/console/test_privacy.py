@@ -58,7 +58,7 @@ def test_what_staff_says_for_a_subscriber_is_not_what_it_said(client, works, sub
 
 
 def test_who_may(client, works, subscriber, head, signed_in, staff):
-    member = works.subscriptions.add_member(subscriber, "Son")
+    member = works.members.add(subscriber, "Son")
     son = signed_in(subscriber, member.member_id)
     body = {"given": False}
     of = f"?of={subscriber.subscriber_id}"

@@ -130,7 +130,7 @@ def test_a_bill_follows_a_living_subscriber_to_another_number_and_no_number_to_a
 
 def test_a_number_goes_to_another_holder_by_an_operation_of_its_own(works, a, clock):
     host = works.subscriptions.register("+8613800000005", "host")
-    guest = works.subscriptions.invite(host, PHONE, "a as a guest")
+    guest = works.members.invite(host, PHONE, "a as a guest")
     works.orders.place(a, "ctc-light")
     go(clock, "2027-05-01 01:00")
     month(works)
@@ -138,7 +138,7 @@ def test_a_number_goes_to_another_holder_by_an_operation_of_its_own(works, a, cl
     assert (b.phone, b.name, b.language, b.account_id == a.account_id) == (PHONE, "b", "en", False)
     assert works.subscriptions.find(PHONE).subscriber_id == b.subscriber_id
     assert works.subscriptions.find(str(a.subscriber_id)).state == "closed"
-    assert works.subscriptions.member(host, str(guest.member_id)).state == "left"  # b is nobody's guest
+    assert works.members.find(host, str(guest.member_id)).state == "left"  # b is nobody's guest
     assert {p.state for p in works.orders.products(a)} == {"cancelled"}
     assert works.charge_files.make_file() is None
     assert (works.bills.all(a)[1], works.bills.all(b)[1]) == (1, 0)

@@ -33,7 +33,7 @@ def _subscriber(works: Works, params: Mapping[str, Any]) -> object:
 def _member(works: Works, params: Mapping[str, Any]) -> object:
     found = works.subscriptions.find(params["subscriber"])
     names = [params[name] for name in ("reference", "giver", "taker", "name") if params.get(name)]
-    members = [member for name in names for member in [works.subscriptions.member(found, name)]]
+    members = [member for name in names for member in [works.members.find(found, name)]]
     caps = {
         b.cap_of: b.left for b in works.ledger.buckets(found.account_id) if b.cap_of and b.closing is None
     }

@@ -30,6 +30,7 @@ from tokenworks.subscriptions import (
     Deliveries,
     Hub,
     MemberRights,
+    Members,
     Moves,
     Notices,
     Orders,
@@ -77,6 +78,7 @@ class Works:
     hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
+    members: Members
     served: ServedKeys
     notices: Notices
     bills: Bills
@@ -121,17 +123,17 @@ def make_works(
     transfers = Transfers(connection, clock)
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
+    members = Members(connection, ledger, clock, transfers, vault, keys)
     subscriptions = Subscriptions(
         connection,
         offerings,
         ledger,
         clock,
         orders,
-        transfers,
+        members,
         vault,
         rules,
         ConsentTexts(settings.consent_texts_dir),
-        keys,
         identity,
     )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
@@ -200,6 +202,7 @@ def make_works(
         hub=hub,
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
+        members=members,
         served=ServedKeys(connection, offerings, ledger, clock, rules),
         notices=Notices(connection, clock),
         bills=bills,

@@ -176,7 +176,7 @@ def export_member(request: Request, rooms: Asked, who: Who) -> Response:
 
 def own_member(rooms: Rooms, who: Principal) -> Member:
     """Whoever asks, as a member of the account."""
-    found = None if who.member_id is None else rooms.subscriptions.member_by_id(who.member_id)
+    found = None if who.member_id is None else rooms.members.by_id(who.member_id)
     if found is None:
         raise NotFound("there is no such member")
     return found

@@ -49,6 +49,7 @@ from tokenworks.kernel import (
 from tokenworks.subscriptions import (
     Deliveries,
     Hub,
+    Members,
     Orders,
     PayAsYouGo,
     Privacy,
@@ -114,6 +115,8 @@ class Rooms(Protocol):
     def payg(self) -> PayAsYouGo: ...
     @property
     def subscriptions(self) -> Subscriptions: ...
+    @property
+    def members(self) -> Members: ...
     @property
     def bills(self) -> Bills: ...
     @property
@@ -291,7 +294,7 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
     subscriber = rooms.subscriptions.find(str(subscriber_id))
-    member = rooms.subscriptions.member_by_id(member_id)
+    member = rooms.members.by_id(member_id)
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
@@ -451,10 +454,7 @@ def audit(
 
 
 def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
-    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
-
-    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
-    """
+    """In the transaction of what gives money away: `ApprovalNeeded` above the limit, and that is kept (`explain_errors`)."""
     rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
 
 

@@ -88,6 +88,7 @@ from tokenworks.subscriptions.people.consents import (
     ConsentTexts,
 )
 from tokenworks.subscriptions.people.member_rights import MemberRights
+from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
 from tokenworks.subscriptions.people.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.served import Served, ServedKeys, Versions
@@ -129,6 +130,7 @@ __all__ = [
     "MemberExists",
     "MemberNotFound",
     "MemberRights",
+    "Members",
     "Moved",
     "Moves",
     "NeedsFirst",

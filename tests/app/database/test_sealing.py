@@ -176,7 +176,7 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
             assert (found.subscriber_id, found.account_id) == (subscriber, account)
             assert found.name == (name if number else None)
             assert found.broadband == (f"bb-77889{number:03d}" if number % 2 else None)
-            members = works.subscriptions.members(found)
+            members = works.members.of(found)
             assert [m.name for m in members] == [name, "Ottoline Quimby"]
             assert members[1].phone == (None if number == 3 else f"+861391111{number:04d}")
             assert members[0].member_id == owner

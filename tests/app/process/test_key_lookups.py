@@ -27,13 +27,13 @@ def peppers(settings):
 def one_by_one(works, mac):
     """As the rooms say it of one key."""
     (key,) = works.keys.find([mac]).values()
-    subscriptions = works.subscriptions
-    caps, ends = subscriptions.caps(key.member_id)
+    subscriptions, members = works.subscriptions, works.members
+    caps, ends = members.caps(key.member_id)
     subscriber = subscriptions.of_account(key.account_id)
     if key.cap_bucket_id is not None:
         caps.append(key.cap_bucket_id)
     scopes = [("key", str(key.key_id)), ("subscriber", str(key.account_id))]
-    scopes += [("member", str(member)) for member in subscriptions.line_of(key.member_id)]
+    scopes += [("member", str(member)) for member in members.line_of(key.member_id)]
     return [
         mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), key.expires_at_ms,
@@ -76,12 +76,8 @@ def macs(works, peppers):
     family = works.subscriptions.register("+8613900000003")
     works.orders.place(family, "shanghai-mobile-payg")
     works.orders.place(family, "ctc-light")
-    office = works.subscriptions.add_member(
-        family, "office", department=True, cap_tokens=900, cap_period="month"
-    )
-    person = works.subscriptions.add_member(
-        family, "person", parent="office", cap_tokens=90, cap_period="day"
-    )
+    office = works.members.add(family, "office", department=True, cap_tokens=900, cap_period="month")
+    person = works.members.add(family, "person", parent="office", cap_tokens=90, cap_period="day")
     key(family, person.member_id)
     works.ledger.set_limit(
         "member",

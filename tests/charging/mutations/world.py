@@ -266,7 +266,7 @@ class World:
 
     def first_month(self):
         w = self.works
-        add = w.subscriptions.add_member
+        add = w.members.add
         self.family = Person(w, 1, bill_day=1)
         w.orders.place(self.family.subscriber, "ctc-standard", "order-1")
         self.shop = add(self.family.subscriber, "shop", department=True)
@@ -281,7 +281,7 @@ class World:
         )  # fmt: skip
         w.keys.revoke(self.family.keys[2][0])
         self.clock.move(timedelta(minutes=10))
-        w.subscriptions.transfer(
+        w.members.transfer(
             self.family.subscriber,
             self.son,
             self.daughter,
@@ -346,7 +346,7 @@ class World:
     def spend_all(self):
         spend, add = self.host.spend, Counts
         spend(self.family, add(fresh_input=1200, cached_input=300, output=400, reasoning=100))
-        (cap, *_), _ = self.works.subscriptions.caps(self.son.member_id)
+        (cap, *_), _ = self.works.members.caps(self.son.member_id)
         spend(self.family, add(fresh_input=200, output=400), key=1, caps=[cap])
         spend(
             self.family,
@@ -492,7 +492,7 @@ class World:
         debt = [bill for bill in self.debtor.bills() if bill.remaining_nano]
         if debt:
             w.payments.set_channel(debt[0], "direct", "no phone any more")
-        w.subscriptions.invite(self.family.subscriber, "+8613800009999", "guest", cap_tokens=1000)
+        w.members.invite(self.family.subscriber, "+8613800009999", "guest", cap_tokens=1000)
         self.days(2)
         self.host.spend(self.family, Counts(fresh_input=11, output=12))
         self.close_open_grants()

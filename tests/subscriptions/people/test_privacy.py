@@ -103,10 +103,10 @@ def rich(works, spender, subscriber, clock):
     works.identity.audit("li", "operator", "subscriber.register", str(subscriber.subscriber_id), None,
                          {"phone": PHONE, "name": NAME}, person_id=subscriber.subscriber_id)  # fmt: skip
     works.subscriptions.consent(subscriber, "terms", given=True)
-    works.subscriptions.invite(subscriber, "+8613911112222", "Ottoline Quimby", cap_tokens=1000)
-    works.subscriptions.add_member(subscriber, "Research Zephyrs", department=True)
+    works.members.invite(subscriber, "+8613911112222", "Ottoline Quimby", cap_tokens=1000)
+    works.members.add(subscriber, "Research Zephyrs", department=True)
     host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
-    works.subscriptions.invite(host, PHONE, "Cousin Vasilisa")
+    works.members.invite(host, PHONE, "Cousin Vasilisa")
     owner = works.subscriptions.owner_of(subscriber)
     works.keys.issue(account_id=subscriber.account_id, member_id=owner, name="a laptop")
     works.identity.request_code(PHONE, "203.0.113.9")
@@ -173,7 +173,7 @@ def test_no_table_has_a_number_or_a_name(works, spender, subscriber, clock):
     # And all of it can still be read by who has the keys.
     assert works.subscriptions.find(PHONE) == subscriber
     assert (subscriber.phone, subscriber.name, subscriber.broadband) == (PHONE, NAME, "bb-778899xy")
-    assert [m.name for m in works.subscriptions.members(subscriber)] == [
+    assert [m.name for m in works.members.of(subscriber)] == [
         NAME,
         "Ottoline Quimby",
         "Research Zephyrs",
@@ -342,11 +342,11 @@ def test_numbers_and_names_stay_unique(works, subscriber):
         works.subscriptions.register(PHONE)
     with pytest.raises(PhoneTaken):
         works.subscriptions.register("+8613800000002", broadband="bb-778899xy")
-    works.subscriptions.invite(subscriber, "+8613800000003", "Li")
+    works.members.invite(subscriber, "+8613800000003", "Li")
     with pytest.raises(MemberExists):
-        works.subscriptions.add_member(subscriber, "Li")
+        works.members.add(subscriber, "Li")
     with pytest.raises(MemberExists):
-        works.subscriptions.invite(subscriber, "+8613800000003", "Wang")
+        works.members.invite(subscriber, "+8613800000003", "Wang")
     # A refusal leaves no key behind.
     people = works.connection.execute(
         "SELECT count(*) FROM person_key WHERE person_id <> %s", ("0" * 32,)
@@ -606,11 +606,11 @@ def test_an_erasure_leaves_nothing_readable_and_the_books_whole(works, spender, 
     gone = works.subscriptions.find(str(subscriber.subscriber_id))
     assert (gone.phone, gone.name, gone.broadband, gone.state) == ("", None, None, "closed")
     assert gone.phone_masked == "(erased)"
-    assert {(m.name, m.phone, m.state) for m in works.subscriptions.members(gone)} == {("", None, "left")}
+    assert {(m.name, m.phone, m.state) for m in works.members.of(gone)} == {("", None, "left")}
     for text in (PHONE, "3210", "Wilhelmina"):
         with pytest.raises(SubscriberNotFound):
             works.subscriptions.find(text)
-    assert works.subscriptions.memberships(PHONE) == []
+    assert works.members.memberships(PHONE) == []
     trail, _ = works.identity.audited(str(subscriber.subscriber_id))
     assert [row["after"] for row in trail] == [None] and trail[0]["erased"]
     text = works.charge_files.file(1)
@@ -715,14 +715,14 @@ def test_who_was_erased_is_erased_again_after_a_restore(works, subscriber):
 
 def member_with_key(works, host, phone, name):
     """An active member of somebody else's account, and a key of its own there."""
-    member = works.subscriptions.invite(host, phone, name)
-    works.subscriptions.accept(phone, member.member_id)
+    member = works.members.invite(host, phone, name)
+    works.members.accept(phone, member.member_id)
     key_id, _ = works.keys.issue(account_id=host.account_id, member_id=member.member_id, name="there")
     return member, key_id
 
 
 def named(works, host):
-    return {m.name: m.state for m in works.subscriptions.members(host) if m.role == "member"}
+    return {m.name: m.state for m in works.members.of(host) if m.role == "member"}
 
 
 def test_an_erasure_of_a_former_holder_takes_nothing_from_the_next_one(works, subscriber):
@@ -738,7 +738,7 @@ def test_an_erasure_of_a_former_holder_takes_nothing_from_the_next_one(works, su
     assert works.privacy.erase(former).state == "erased"
     assert named(works, host) == {"Cousin Vasilisa": "active"}
     assert key_id in works.keys.of_member(member.member_id)
-    assert works.subscriptions.memberships(PHONE) != []
+    assert works.members.memberships(PHONE) != []
     works.identity.check_code(PHONE, challenge.code, challenge.text, "203.0.113.9")
 
 
