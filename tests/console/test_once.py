@@ -34,7 +34,7 @@ class House:
         self.client.cookies.set("tokenworks_session", text)
 
     def consent(self):
-        state = self.works.subscriptions.consent_states(self.owner)[0]
+        state = self.works.consents.states(self.owner)[0]
         return {"purpose": "terms", "given": "true", "text_sha256": state.text.sha256}
 
     def code(self):

@@ -180,7 +180,7 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _consents(works: Works, params: Mapping[str, Any]) -> object:
-    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
+    return works.consents.said(works.subscriptions.find(params["subscriber"]))
 
 
 _LOOKS: Final[dict[str, Look]] = {

@@ -26,6 +26,7 @@ from tokenworks.factory import Deployments
 from tokenworks.gateway import find_lines
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
 from tokenworks.subscriptions import (
+    Consents,
     ConsentTexts,
     Deliveries,
     Hub,
@@ -79,6 +80,7 @@ class Works:
     payg: PayAsYouGo
     subscriptions: Subscriptions
     members: Members
+    consents: Consents
     served: ServedKeys
     notices: Notices
     bills: Bills
@@ -124,6 +126,7 @@ def make_works(
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
     members = Members(connection, ledger, clock, transfers, vault, keys)
+    consents = Consents(connection, ledger, clock, rules, ConsentTexts(settings.consent_texts_dir))
     subscriptions = Subscriptions(
         connection,
         offerings,
@@ -131,9 +134,8 @@ def make_works(
         clock,
         orders,
         members,
+        consents,
         vault,
-        rules,
-        ConsentTexts(settings.consent_texts_dir),
         identity,
     )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
@@ -203,6 +205,7 @@ def make_works(
         payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault),
         subscriptions=subscriptions,
         members=members,
+        consents=consents,
         served=ServedKeys(connection, offerings, ledger, clock, rules),
         notices=Notices(connection, clock),
         bills=bills,

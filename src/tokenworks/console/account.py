@@ -166,7 +166,7 @@ def sign_in(
                 note_sign_in(rooms, member, address)
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
-            rooms.subscriptions.consent(subscriber, "terms", given=True)
+            rooms.consents.keep(subscriber, "terms", given=True)
         if "lost_phone" in subscriber.suspended_by:
             raise PhoneLost("this phone is reported lost: the operator lifts that, once it has seen who asks")
         owner_id = rooms.subscriptions.owner_of(subscriber)
@@ -322,7 +322,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
             "owes": decimal(rooms.charges.receivable(subscriber.account_id)),
-            "consents": rooms.subscriptions.consents(subscriber),
+            "consents": rooms.consents.said(subscriber),
         }
     )
 
@@ -414,7 +414,7 @@ def update_subscriber(
             found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
         )
         for purpose, given in (body.consents or {}).items():
-            rooms.subscriptions.consent(found, purpose, given=given, said_by=who.actor)
+            rooms.consents.keep(found, purpose, given=given, said_by=who.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }

@@ -47,6 +47,7 @@ from tokenworks.kernel import (
     flaw_in,
 )
 from tokenworks.subscriptions import (
+    Consents,
     Deliveries,
     Hub,
     Members,
@@ -117,6 +118,8 @@ class Rooms(Protocol):
     def subscriptions(self) -> Subscriptions: ...
     @property
     def members(self) -> Members: ...
+    @property
+    def consents(self) -> Consents: ...
     @property
     def bills(self) -> Bills: ...
     @property
@@ -602,9 +605,7 @@ def filtered(
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> list[Mapping[str, object]]:
-    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value` and its like for instants and numbers;
-    names with dots for attributes of attributes. Raises `Invalid` on other names; those `beside` are somebody else's business.
-    """
+    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value`; `a.b=value`. Raises `Invalid`."""
     found = list(resources)
     for name, value in request.query_params.multi_items():
         if name in {"offset", "limit", "fields", *beside}:

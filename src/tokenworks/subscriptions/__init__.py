@@ -83,6 +83,7 @@ from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.people.consents import (
     LANGUAGES,
     PURPOSES,
+    Consents,
     ConsentState,
     ConsentText,
     ConsentTexts,
@@ -112,6 +113,7 @@ __all__ = [
     "ConsentText",
     "ConsentTextChanged",
     "ConsentTexts",
+    "Consents",
     "ContractPrice",
     "DeliveredAlready",
     "Deliveries",

@@ -1,4 +1,4 @@
-"""Subscribers: who they are, what they agreed to, what suspends them, and their end."""
+"""Subscribers: who they are, what suspends them, and their end."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,6 @@ from tokenworks.kernel import (
     uuid7,
 )
 from tokenworks.subscriptions.errors import (
-    ConsentTextChanged,
     IdentityKnown,
     NotSuspended,
     PhoneTaken,
@@ -31,7 +30,6 @@ from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     SUSPENSIONS,
     ContractPrice,
-    PrivacyRules,
     Subscriber,
     Suspension,
     SuspensionCause,
@@ -41,21 +39,12 @@ from tokenworks.subscriptions.orders import order_store, price_store, product_st
 from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
-from tokenworks.subscriptions.people.consents import (
-    PURPOSES,
-    ConsentState,
-    ConsentText,
-    ConsentTexts,
-    Language,
-)
+from tokenworks.subscriptions.people.consents import Consents
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.profiles import BROADBAND, check_profile
 from tokenworks.trust import TAIL_DIGITS, Document, Identity, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
-CONSENTS: Final = frozenset(PURPOSES)
-# Of these hosts hear: they say what is served, and where.
-_SERVED_BY: Final = frozenset({"terms", "data_cross_border", "spill_over"})
 _PROFILE: Final = frozenset(
     {
         "name",
@@ -89,21 +78,19 @@ class Subscriptions:
         clock: Clock,
         orders: Orders,
         members: Members,
+        consents: Consents,
         vault: PersonVault,
-        rules: PrivacyRules,
-        texts: ConsentTexts,
         identity: Identity,
     ) -> None:
         self._connection = connection
         self._identity = identity
         self._vault = vault
-        self._rules = rules
-        self._texts = texts
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
         self._orders = orders
         self._members = members
+        self._consents = consents
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -219,7 +206,7 @@ class Subscriptions:
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return people_store.owner_of(self._connection, subscriber.subscriber_id)
 
-    # Who they are, and what they agreed to.
+    # Who they are.
 
     def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
         """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
@@ -278,66 +265,6 @@ class Subscriptions:
             self._members.stop_keys(left)
             self._identity.end_sessions_of(moved + left)
         return self.find(str(subscriber.subscriber_id))
-
-    def consent(
-        self,
-        subscriber: Subscriber,
-        purpose: str,
-        *,
-        given: bool,
-        text_sha256: str | None = None,
-        said_by: str = "subscriber",
-    ) -> None:
-        """Keep what a subscriber agrees to, or takes back, with the hash of the text that was shown: `text_sha256`, or the
-        subscriber's language's as it is now. Hosts hear of what they enforce.
-
-        Raises `Invalid`, and `ConsentTextChanged` where another text is shown now.
-        """
-        text = self._texts.text(purpose, subscriber.language)
-        if text_sha256 is not None:
-            now_shown = {one.sha256: one for one in self._texts.of(purpose)}
-            if text_sha256 not in now_shown:
-                raise ConsentTextChanged(f"the text on {purpose} has changed: read it again")
-            text = now_shown[text_sha256]
-        with self._connection.transaction():
-            privacy_store.add_consent(
-                self._connection, subscriber.subscriber_id, purpose, given, self._clock.now(), text, said_by
-            )
-            if purpose == "spill_over":
-                # What pay-as-you-go asks: one consent, however it was said.
-                people_store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
-            if purpose in _SERVED_BY:
-                self._ledger.tell_account(subscriber.account_id)
-
-    def consents(self, subscriber: Subscriber) -> dict[str, bool]:
-        """What was said last of each purpose."""
-        return privacy_store.consents(self._connection, subscriber.subscriber_id)
-
-    def consent_text(self, purpose: str, language: Language) -> ConsentText:
-        """What is shown of a purpose now."""
-        return self._texts.text(purpose, language)
-
-    def consent_states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
-        """Every purpose with its text and what the subscriber said last of it."""
-        said = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
-        states = []
-        for purpose in PURPOSES:
-            given, at, sha256 = said.get(purpose, (None, None, None))
-            current = {text.sha256 for text in self._texts.of(purpose)}
-            text = self._texts.text(purpose, language or subscriber.language)
-            changed = given is True and sha256 is not None and sha256 not in current
-            states.append(ConsentState(text, given, at, sha256, text_changed=changed))
-        return states
-
-    def regions_of(self, subscriber: Subscriber) -> tuple[str, ...] | None:
-        """Where requests may be sent, by the subscriber's wish and by consent; None: anywhere; empty: nowhere."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return self._rules.regions(subscriber.regions, said.get("data_cross_border"))
-
-    def refused_by(self, subscriber: Subscriber) -> Literal["terms"] | None:
-        """The consent without which nothing is served, where it is missing."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return None if self._rules.terms_ok(said.get("terms")) else "terms"
 
     def set_contract_price(
         self,
@@ -447,15 +374,11 @@ class Subscriptions:
         """Tell a subscriber something, once per kind and ref. False where it was told before, and where it is marketing (its
         kind begins so) that the subscriber has not agreed to.
         """
-        if kind.startswith("marketing.") and not self.agrees_to_marketing(subscriber_id):
+        if kind.startswith("marketing.") and not self._consents.agrees_to_marketing(subscriber_id):
             return False
         return notice_store.add_notification(
             self._connection, subscriber_id, kind, ref, content, self._clock.now()
         )
-
-    def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
-        """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
-        return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
 
     def close(self, subscriber: Subscriber) -> None:
         """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in

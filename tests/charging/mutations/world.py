@@ -329,7 +329,7 @@ class World:
         w.orders.place(self.trial.subscriber, "sample-weighted")
         w.identity.add_staff("Kim", "operator")
         w.identity.add_staff("Lee", "finance")
-        w.subscriptions.consent(self.family.subscriber, "terms", given=True)
+        w.consents.keep(self.family.subscriber, "terms", given=True)
         w.payg.control(self.steps.subscriber, cap_nano=60_000_000_000)
         self.days(1)
         self.spend_all()

@@ -102,7 +102,7 @@ def rich(works, spender, subscriber, clock):
     """What a person does in two months, and what is done about it."""
     works.identity.audit("li", "operator", "subscriber.register", str(subscriber.subscriber_id), None,
                          {"phone": PHONE, "name": NAME}, person_id=subscriber.subscriber_id)  # fmt: skip
-    works.subscriptions.consent(subscriber, "terms", given=True)
+    works.consents.keep(subscriber, "terms", given=True)
     works.members.invite(subscriber, "+8613911112222", "Ottoline Quimby", cap_tokens=1000)
     works.members.add(subscriber, "Research Zephyrs", department=True)
     host = works.subscriptions.register("+8613955556666", "Ludovica Abendroth")
@@ -368,13 +368,13 @@ def test_a_name_is_changed_and_found_anew(works, subscriber):
 
 def test_a_consent_is_kept_with_the_text_that_was_shown(works, subscriber, remade, tmp_path):
     (zh, en) = (
-        works.subscriptions.consent_states(subscriber)[0],
-        works.subscriptions.consent_states(subscriber, "en")[0],
+        works.consents.states(subscriber)[0],
+        works.consents.states(subscriber, "en")[0],
     )
     assert (zh.text.purpose, zh.given, zh.said_at) == ("terms", None, None)
     with pytest.raises(ConsentTextChanged):
-        works.subscriptions.consent(subscriber, "terms", given=True, text_sha256="0" * 64)
-    works.subscriptions.consent(subscriber, "terms", given=True, text_sha256=en.text.sha256)
+        works.consents.keep(subscriber, "terms", given=True, text_sha256="0" * 64)
+    works.consents.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)
     row = works.connection.execute(
         """SELECT c.given, c.said_by, t.text, t.language FROM consent c JOIN consent_text t USING (text_sha256)
            WHERE subscriber_id = %s""",
@@ -382,29 +382,29 @@ def test_a_consent_is_kept_with_the_text_that_was_shown(works, subscriber, remad
     ).fetchall()
     assert row == [(True, "subscriber", en.text.text, "en")]
     assert hashlib.sha256(row[0][2].encode()).hexdigest() == en.text.sha256
-    assert not works.subscriptions.consent_states(subscriber)[0].text_changed
+    assert not works.consents.states(subscriber)[0].text_changed
     # The operator writes other terms: what was agreed to stays, and is known to be another text.
     (tmp_path / "terms.zh.txt").write_text("新的条款\n", encoding="utf-8")
     (tmp_path / "terms.en.txt").write_text("New terms\n", encoding="utf-8")
-    later = remade(consent_texts_dir=str(tmp_path)).subscriptions
-    state = later.consent_states(subscriber)[0]
+    later = remade(consent_texts_dir=str(tmp_path)).consents
+    state = later.states(subscriber)[0]
     assert (state.text.text, state.given, state.text_changed) == ("新的条款", True, True)
     with pytest.raises(ConsentTextChanged):
-        later.consent(subscriber, "terms", given=True, text_sha256=en.text.sha256)
+        later.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)
     (tmp_path / "terms.zh.txt").write_bytes(b"\xff\xfe")
     with pytest.raises(Unavailable, match="can't be read"):
-        later.consent_states(subscriber)
+        later.states(subscriber)
 
 
 def test_withdrawn_terms_stop_orders(works, subscriber, remade):
     works.orders.place(subscriber, "ctc-light")
-    works.subscriptions.consent(subscriber, "terms", given=False)
-    assert works.subscriptions.refused_by(subscriber) == "terms"
+    works.consents.keep(subscriber, "terms", given=False)
+    assert works.consents.refused_by(subscriber) == "terms"
     with pytest.raises(ConsentNeeded):
         works.orders.place(subscriber, "ctc-standard")
     assert len(works.orders.products(subscriber)) == 1
-    works.subscriptions.consent(subscriber, "terms", given=True)
-    assert works.subscriptions.refused_by(subscriber) is None
+    works.consents.keep(subscriber, "terms", given=True)
+    assert works.consents.refused_by(subscriber) is None
     works.orders.place(subscriber, "ctc-standard")
     strict = remade(terms_required="true")
     new = strict.subscriptions.register("+8613800000005")
@@ -416,11 +416,11 @@ def test_withdrawn_terms_stop_orders(works, subscriber, remade):
 def test_marketing_is_told_with_consent_alone(works, subscriber):
     tell = works.subscriptions.notify
     assert not tell(subscriber.subscriber_id, "marketing.offer", "1", {})
-    works.subscriptions.consent(subscriber, "marketing", given=True)
+    works.consents.keep(subscriber, "marketing", given=True)
     assert tell(subscriber.subscriber_id, "marketing.offer", "1", {})
     assert tell(subscriber.subscriber_id, "spend", "1", {})
     # Withdrawn before it is sent: it is not sent.
-    works.subscriptions.consent(subscriber, "marketing", given=False)
+    works.consents.keep(subscriber, "marketing", given=False)
     with Receiver() as receiver:
         options = {"webhook_url": receiver.url, "webhook_allow_private": "true"}
         settings = load_settings({"data_dir": str(works.session_dir / "seed")} | options).settings
@@ -454,11 +454,11 @@ def test_hosts_hear_of_consents_that_they_enforce(works, subscriber):
         ).fetchone()[0]
 
     before = told()
-    works.subscriptions.consent(subscriber, "marketing", given=True)
+    works.consents.keep(subscriber, "marketing", given=True)
     assert told() == before
-    works.subscriptions.consent(subscriber, "data_cross_border", given=False)
+    works.consents.keep(subscriber, "data_cross_border", given=False)
     assert told() == before + 1
-    assert works.subscriptions.regions_of(subscriber) == ("cn",)
+    assert works.consents.regions_of(subscriber) == ("cn",)
 
 
 # Real names.

@@ -61,7 +61,7 @@ def test_a_subscriber_is_found_by_broadband_number(works):
     with pytest.raises(Invalid, match="can't be set"):
         works.subscriptions.set_profile(made, account_id=uuid4())
     assert works.subscriptions.set_profile(made, bill_day=15, language="en").bill_day == 15
-    works.subscriptions.consent(made, "marketing", given=True)
-    assert works.subscriptions.consents(made) == {"marketing": True}
+    works.consents.keep(made, "marketing", given=True)
+    assert works.consents.said(made) == {"marketing": True}
     with pytest.raises(Invalid, match="a consent is for"):
-        works.subscriptions.consent(made, "anything", given=True)
+        works.consents.keep(made, "anything", given=True)
