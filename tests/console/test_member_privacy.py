@@ -6,8 +6,8 @@ import re
 import pytest
 
 from tests.console.person import needs_browser
-from tests.subscriptions.people.test_privacy import where
 from tests.support.auditor import verify
+from tests.support.people import where
 from tokenworks.console.page_sessions import device_of, place_of
 
 PHONE, MEI, ANN = "+8613800000001", "+8613876543210", "+8613876540002"

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401
-from tests.subscriptions.people.test_privacy import where
+from tests.support.people import where
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connections, schema
 from tokenworks.app.database.sealing import PLACES, check_sealed, seal_existing
