@@ -274,8 +274,8 @@ def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(works, ow
         (uuid7(), subscriber.account_id, member, cap),
     )
     assert connection.execute("SELECT cap_tokens FROM api_key").fetchall() == [(7000,)]
-    son = works.subscriptions.add_member(subscriber, "son", cap_tokens=1000, cap_period="month")
-    works.subscriptions.caps(son.member_id)
+    son = works.members.add(subscriber, "son", cap_tokens=1000, cap_period="month")
+    works.members.caps(son.member_id)
     # Long after the step.
     with owner.transaction():
         owner.execute("SET LOCAL session_replication_role = replica")

@@ -91,7 +91,7 @@ def test_a_bill_says_the_same_everywhere(works, clock, capsys, monkeypatch):
     assert "2027-04-10 to 2027-04-30" in text and amount in text and "2027-05-16" in text
     data = invoice_data(bill, works.bills.lines(bill), [], subscriber, {}, "Tokenworks", "en")
     assert (data["period"], data["to_pay"], data["due"]) == ("2027-04-10 – 2027-04-30", f"¥{amount}", "2027-05-16")  # fmt: skip
-    _, file = works.payments.make_file()
+    _, file = works.charge_files.make_file()
     assert "|20270410|20270430|" in file
 
 

@@ -17,8 +17,8 @@ from tokenworks.charging import by_shard
 # then is done account by account.
 FLEET = {
     "app.views.ledger_counts": "counts all rows for an operator",
-    "billing.store._due": "finds who is to be billed next",
-    "billing.store.count_due": "the dry run of a bill run",
+    "billing.bill_store._due": "finds who is to be billed next",
+    "billing.bill_store.count_due": "the dry run of a bill run",
     "charging.ledger.chain_store.accounts_after": "finds the next accounts of a run",
     "charging.money.charge_store.accounts_with_open_charges": "finds the next accounts of a run",
     "charging.ledger.journal_store.reserved": "an operator's figures of a journal that is lost",
@@ -61,7 +61,7 @@ UNREAD = {
     "subscriptions.hub.hub_store.deliveries": "hub_delivery",
     "subscriptions.people.people_store.add_subscriber": "subscriber",
     "subscriptions.people.people_store.set_subscriber": "subscriber",
-    "subscriptions.orders.store.set_product": "product",
+    "subscriptions.orders.product_store.set_product": "product",
     "subscriptions.orders.work_store.add_work_order": "work_order",
     "charging.ledger.usage_store.usage_count": "SELECT … WHERE account_id = with conditions that the caller's filter adds",
     "charging.ledger.usage_store.usage_page": "SELECT … WHERE account_id = with conditions that the caller's filter adds",

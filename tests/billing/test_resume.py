@@ -4,15 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import psycopg
+import pytest
 from bench.crowd import seed
 
 from tests.support.auditor import verify
 from tests.support.server import ROOT, until
+from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions.model import add_months, month_start
 
 CROWD = 1500
+
+
+@pytest.fixture
+def clock():
+    """At the first instant of this month: the command that is run looks at the system's clock."""
+    return ManualClock(month_start(datetime.now(UTC)).astimezone(UTC))
 
 
 def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, database_url, session_dir, clock):

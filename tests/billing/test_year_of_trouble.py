@@ -40,7 +40,7 @@ class Carrier:
         self.unanswered = []
 
     def collect(self, now):
-        made = self.works.payments.make_file()
+        made = self.works.charge_files.make_file()
         if made is None:
             return
         sequence, text = made
@@ -62,13 +62,13 @@ class Carrier:
     def answer(self, now):
         for due, sequence in [one for one in self.unanswered if one[0] <= now]:
             self.unanswered.remove((due, sequence))
-            self.works.payments.lapse(sequence, "no answer for fifty days")
+            self.works.charge_files.lapse(sequence, "no answer for fifty days")
         for one in [one for one in self.coming if one[0] <= now]:
             self.coming.remove(one)
             _, sequence, lines = one
             rows = [f"R|{no}|{'accepted' if yes else 'rejected'}|{'' if yes else 'no money'}" for no, (_, yes) in lines.items()]  # fmt: skip
             try:
-                self.works.payments.acknowledge("\n".join([f"A|{LAYOUT}|{sequence}", *rows, ""]))
+                self.works.charge_files.acknowledge("\n".join([f"A|{LAYOUT}|{sequence}", *rows, ""]))
             except TokenworksError as refused:
                 assert "already" in str(refused), refused
                 continue
@@ -242,7 +242,7 @@ def explained(works, house):
 def test_a_year_of_trouble(works, clock, seed, people, days):
     dice = random.Random(seed)
     house, spender = Household(works, dice, clock), Spender(works)
-    works.payments._dunning = DunningPlan(5, 15, 30, None)
+    works.dunning._plan = DunningPlan(5, 15, 30, None)
     carrier = Carrier(works, dice, house.paid)
     for _ in range(people):
         house.join()
@@ -260,7 +260,7 @@ def test_a_year_of_trouble(works, clock, seed, people, days):
         if now.day in {3, 18}:
             carrier.collect(now)
         if day % 4 == 0:
-            suspended_by_payment += works.payments.run_dunning().get("suspend", 0)
+            suspended_by_payment += works.dunning.run_dunning().get("suspend", 0)
         if (now + timedelta(days=1)).day == 1:
             works.refunds.finish()
             works.charges.recognise()

@@ -6,8 +6,8 @@ import re
 import pytest
 
 from tests.console.person import needs_browser
-from tests.subscriptions.people.test_privacy import where
 from tests.support.auditor import verify
+from tests.support.people import where
 from tokenworks.console.page_sessions import device_of, place_of
 
 PHONE, MEI, ANN = "+8613800000001", "+8613876543210", "+8613876540002"
@@ -19,8 +19,8 @@ def family(works, signed_in, spender):
     works.orders.place(payer, "ctc-light")
     people = {}
     for name, role, phone in (("Meimei Zephyr", "member", MEI), ("Ann", "admin", ANN)):
-        made = works.subscriptions.invite(payer, phone, name, role=role)
-        people[role] = works.subscriptions.accept(phone, made.member_id)
+        made = works.members.invite(payer, phone, name, role=role)
+        people[role] = works.members.accept(phone, made.member_id)
     member_id = people["member"].member_id
     key_id, _ = works.keys.issue(account_id=payer.account_id, member_id=member_id, name="Meimei's tablet")
     works.identity.open_session(payer.subscriber_id, member_id, "203.0.113.9", "iPhone")
@@ -71,14 +71,14 @@ def test_a_member_is_erased_and_the_account_goes_on(client, works, family):
     assert where(works.connection, "Meimei", "Zephyr", "203.0.113.9", "13876543210") == set()
     member_id = people["member"].member_id
     assert works.vault.key(member_id) is None and works.keys.of_member(member_id) == set()
-    members = {m.member_id: (m.name, m.phone, m.state) for m in works.subscriptions.members(owner)}
+    members = {m.member_id: (m.name, m.phone, m.state) for m in works.members.of(owner)}
     assert members[member_id] == ("", None, "left")
     assert works.subscriptions.find(PHONE).state == "active"
     assert works.connection.execute("SELECT count(*) FROM usage").fetchone() == before
     assert verify(works.connection, works.offerings.rate_cards()) == []
     assert works.identity.audited(str(member_id))[0][0]["action"] == "member.erase"
     # The number is free for another invitation.
-    works.subscriptions.invite(owner, MEI, "Another")
+    works.members.invite(owner, MEI, "Another")
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ class House:
         works.orders.run_cycles()
         works.bills.run()
         self.bill = works.bills.all(self.owner)[0][0].bill_no
-        self.member = works.subscriptions.invite(self.owner, MEI, "Mei")
+        self.member = works.members.invite(self.owner, MEI, "Mei")
         host = works.subscriptions.register("+8613800000003", "Host")
-        self.invited = works.subscriptions.invite(host, PHONE, "Li")
+        self.invited = works.members.invite(host, PHONE, "Li")
         owner_id = works.subscriptions.owner_of(self.owner)
         self.key, _ = works.keys.issue(account_id=self.owner.account_id, member_id=owner_id, name="laptop")
         text, _ = works.identity.open_session(self.owner.subscriber_id, owner_id)
@@ -34,7 +34,7 @@ class House:
         self.client.cookies.set("tokenworks_session", text)
 
     def consent(self):
-        state = self.works.subscriptions.consent_states(self.owner)[0]
+        state = self.works.consents.states(self.owner)[0]
         return {"purpose": "terms", "given": "true", "text_sha256": state.text.sha256}
 
     def code(self):
@@ -43,7 +43,7 @@ class House:
         return {"identifier": PHONE, "code": self.codes[-1][1]}
 
     def as_member(self):
-        member_id = self.works.subscriptions.accept(MEI, self.member.member_id).member_id
+        member_id = self.works.members.accept(MEI, self.member.member_id).member_id
         text, _ = self.works.identity.open_session(self.owner.subscriber_id, member_id)
         self.client.cookies.set("tokenworks_session", text)
 
@@ -66,7 +66,7 @@ class House:
 
 
 def joined(house):
-    house.works.subscriptions.accept(PHONE, house.invited.member_id)
+    house.works.members.accept(PHONE, house.invited.member_id)
     return {"id": house.invited.member_id, "what": "leave"}
 
 

@@ -106,7 +106,7 @@ CASES = {
     "OtherAudience": (lambda works, li: works.subscriptions.set_profile(li, audiences=["person"]), "unicom-team-lite", "面向其他类型的客户", "for other customers", "/order"),
     "NeedsFirst": (_needs, "beside", "需要先有", "goes with a plan", "/order?offering=base"),
     "StepsThere": (lambda works, li: works.orders.place(li, "shanghai-mobile-payg"), "shanghai-mobile-payg", "不用再订", "pay as you go already", "/products"),
-    "ConsentNeeded": (lambda works, li: works.subscriptions.consent(li, "terms", given=False), "ctc-light", "服务条款", "terms of service", "/privacy"),
+    "ConsentNeeded": (lambda works, li: works.consents.keep(li, "terms", given=False), "ctc-light", "服务条款", "terms of service", "/privacy"),
     "RealNameNeeded": (lambda works, li: works.subscriptions.set_profile(li, real_name="refused"), "ctc-light", "实名认证", "real name", "/privacy"),
     "CreditLimitReached": (lambda works, li: works.subscriptions.set_profile(li, credit_limit_nano=YUAN), "ctc-light", "信用额度", "credit limit", "/bill"),
     "SubscriberNotActive": (lambda works, li: works.subscriptions.suspend(li, "own_wish"), "ctc-light", "暂停服务", "suspended", "/products"),
@@ -263,8 +263,8 @@ def test_only_the_owner_pauses_everything(client, works, li, enter):
     works.orders.place(li, "ctc-light")
     for number, role in enumerate(("admin", "member")):
         phone = f"+861380000000{number + 2}"
-        member = works.subscriptions.invite(li, phone, role, role=role)
-        works.subscriptions.accept(phone, member.member_id)
+        member = works.members.invite(li, phone, role, role=role)
+        works.members.accept(phone, member.member_id)
         enter(li, member.member_id)
         assert 'href="/account/suspend"' not in client.get("/products").text
         for what in ("suspend", "resume"):

@@ -284,7 +284,7 @@ def test_nobody_acts_on_what_is_anothers(client, works, li, enter):
     key_id, _ = works.keys.issue(
         account_id=other.account_id, member_id=works.subscriptions.owner_of(other), name="x"
     )
-    guest = works.subscriptions.invite(other, "+8613800000008", "Guest")
+    guest = works.members.invite(other, "+8613800000008", "Guest")
     enter(li)
     for what in ("change", "cancel", "pause", "resume"):
         assert client.get(f"/products/{order.product_id}/{what}", headers=BROWSER).status_code == 404
@@ -299,17 +299,17 @@ def test_nobody_acts_on_what_is_anothers(client, works, li, enter):
         assert ("没有找到" if what == "switch" else "没有这位成员") in answer.text
     assert works.orders.product(order.product_id)[0].state == "active"
     assert works.keys.info(key_id).revoked_at is None
-    assert works.subscriptions.member_by_id(guest.member_id).state == "invited"
+    assert works.members.by_id(guest.member_id).state == "invited"
 
 
 def test_a_member_and_an_admin_do_no_more_than_they_may(client, works, li, enter, spender):
     works.orders.place(li, "ctc-light")
     spender.spend(li.account_id, 1_000)
-    child = works.subscriptions.invite(li, "+8613800000002", "Mei", cap_tokens=500_000)
-    admin = works.subscriptions.invite(li, "+8613800000003", "Bo", role="admin")
-    second = works.subscriptions.invite(li, "+8613800000004", "Lu", role="admin")
+    child = works.members.invite(li, "+8613800000002", "Mei", cap_tokens=500_000)
+    admin = works.members.invite(li, "+8613800000003", "Bo", role="admin")
+    second = works.members.invite(li, "+8613800000004", "Lu", role="admin")
     for one in (child, admin, second):
-        works.subscriptions.accept(one.phone, one.member_id)
+        works.members.accept(one.phone, one.member_id)
     enter(li, child.member_id)
     for path in ("/order", "/products", "/bill"):
         answer = client.get(path, headers=BROWSER)
@@ -329,12 +329,12 @@ def test_a_member_and_an_admin_do_no_more_than_they_may(client, works, li, enter
         assert client.post("/bill/spending", data={"what": what, "cap": "900"}).status_code == 403
     subscriber = works.subscriptions.find(li.phone)
     assert (subscriber.spend_locked, subscriber.cap_nano, subscriber.spill_over) == (True, li.cap_nano, False)
-    assert works.subscriptions.member_by_id(owner_id).cap_tokens is None
+    assert works.members.by_id(owner_id).cap_tokens is None
 
 
 def test_a_member_leaves_and_its_keys_stop(client, works, li, enter):
-    child = works.subscriptions.invite(li, "+8613800000002", "Mei")
-    works.subscriptions.accept(child.phone, child.member_id)
+    child = works.members.invite(li, "+8613800000002", "Mei")
+    works.members.accept(child.phone, child.member_id)
     key_id, _ = works.keys.issue(account_id=li.account_id, member_id=child.member_id, name="tablet")
     enter(li, child.member_id)
     answer = client.post(
@@ -342,7 +342,7 @@ def test_a_member_leaves_and_its_keys_stop(client, works, li, enter):
     )
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
     assert works.keys.info(key_id).revoked_at is not None
-    assert works.subscriptions.member_by_id(child.member_id).state == "left"
+    assert works.members.by_id(child.member_id).state == "left"
 
 
 def test_cancel_says_what_is_given_back_and_gives_it(client, works, li, enter, clock):
@@ -433,7 +433,7 @@ def test_an_offering_that_cannot_be_had_says_why(client, works, li, enter):
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li, enter, clock, text):
     order = works.orders.place(li, "ctc-light")
-    child = works.subscriptions.invite(li, "+8613800000002", "Mei")
+    child = works.members.invite(li, "+8613800000002", "Mei")
     clock.move(timedelta(days=30))
     works.bills.run()
     (bill,), _ = works.bills.all(li)
@@ -461,7 +461,7 @@ def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li,
         assert answer.status_code in {400, 404, 422}, (path, form, answer.status_code)
     assert works.keys.of_account(li.account_id, {}) == [] and works.disputes.all() == ([], 0)
     assert [p.state for p in works.orders.products(li)] == ["active"]
-    assert {m.name for m in works.subscriptions.members(li)} == {"Li", "Mei"}
+    assert {m.name for m in works.members.of(li)} == {"Li", "Mei"}
 
 
 def test_an_order_does_not_depend_on_a_key(client, works, li, enter, monkeypatch):

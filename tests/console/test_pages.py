@@ -167,7 +167,7 @@ def test_nothing_is_cut_on_the_narrowest_phone(browser, base, works, signed_in):
     subscriber = works.subscriptions.register("+8613800000001", "A" * 100, broadband="sh87654321")
     for offering in ("ctc-light", "tianyi-coding-lite", "shanghai-mobile-payg", "sample-home-bundle"):
         works.orders.place(subscriber, offering)
-    works.subscriptions.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)
+    works.members.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)
     owner = works.subscriptions.owner_of(subscriber)
     works.keys.issue(account_id=subscriber.account_id, member_id=owner, name="C" * 100, models=["m" * 200])
     for locale in ("zh-CN", "en-GB"):
@@ -219,8 +219,8 @@ def test_every_page_has_a_strict_policy_and_no_script(client, works, signed_in):
 
 def test_pages_of_members_and_of_strangers(client, works, codes, signed_in, clock):
     subscriber = works.subscriptions.register("+8613800000001", "Li")
-    child = works.subscriptions.invite(subscriber, "+8613800000002", "Mei")
-    works.subscriptions.accept(child.phone, child.member_id)
+    child = works.members.invite(subscriber, "+8613800000002", "Mei")
+    works.members.accept(child.phone, child.member_id)
     client.cookies.set(
         "tokenworks_session", signed_in(subscriber, child.member_id)["authorization"].split()[1]
     )

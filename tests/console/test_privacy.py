@@ -33,7 +33,7 @@ def test_what_is_agreed_to_is_what_was_shown(client, works, subscriber, head):
     assert said.status_code == 200 and said.json()["said_text_sha256"] == digest and said.json()["given"]
     said = client.put("/api/consents/marketing", json={"given": False}, headers=head)
     assert said.json()["given"] is False
-    assert works.subscriptions.consents(subscriber) == {"marketing": False}
+    assert works.consents.said(subscriber) == {"marketing": False}
     rows = works.connection.execute("SELECT said_by FROM consent ORDER BY consent_id").fetchall()
     assert set(rows) == {(f"member:{works.subscriptions.owner_of(subscriber)}",)}
     # Going on from a plan is a consent and a switch in one.
@@ -58,7 +58,7 @@ def test_what_staff_says_for_a_subscriber_is_not_what_it_said(client, works, sub
 
 
 def test_who_may(client, works, subscriber, head, signed_in, staff):
-    member = works.subscriptions.add_member(subscriber, "Son")
+    member = works.members.add(subscriber, "Son")
     son = signed_in(subscriber, member.member_id)
     body = {"given": False}
     of = f"?of={subscriber.subscriber_id}"
@@ -173,14 +173,12 @@ def test_the_page_says_what_is_a_persons(browser, works, subscriber, language, w
     page = browser.get("/privacy")
     assert page.status_code == 200 and words in page.text and NAME in page.text
     assert "+86*******3210" in page.text and PHONE not in page.text
-    (state,) = [
-        s for s in works.subscriptions.consent_states(subscriber, language) if s.text.purpose == "marketing"
-    ]
+    (state,) = [s for s in works.consents.states(subscriber, language) if s.text.purpose == "marketing"]
     assert state.text.text in page.text and state.text.sha256 in page.text
     form = {"purpose": "marketing", "given": "true", "text_sha256": state.text.sha256}
     said = browser.post("/privacy/consent", data=form, follow_redirects=False)
     assert said.status_code == 303
-    assert works.subscriptions.consents(subscriber) == {"marketing": True}
+    assert works.consents.said(subscriber) == {"marketing": True}
     assert browser.post("/privacy/consent", data=form | {"text_sha256": "0" * 64}).status_code == 422
     # Before one signs in the texts are there, too.
     terms = browser.get("/terms")

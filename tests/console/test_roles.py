@@ -70,24 +70,22 @@ class Household:
         works.hub.enqueue_own(self.order.order_id, "test", self.subscriber.subscriber_id, "{}")
         self.bucket = works.ledger.buckets(self.subscriber.account_id)[0].bucket_id
         self.usage = works.ledger.usage(self.subscriber.account_id)[0]["usage_id"]
-        admin = works.subscriptions.invite(self.subscriber, f"+861370000{number:04d}", "Admin", role="admin")
-        member = works.subscriptions.invite(self.subscriber, f"+861360000{number:04d}", "Child")
+        admin = works.members.invite(self.subscriber, f"+861370000{number:04d}", "Admin", role="admin")
+        member = works.members.invite(self.subscriber, f"+861360000{number:04d}", "Child")
         for person in (admin, member):
-            works.subscriptions.accept(person.phone, person.member_id)
+            works.members.accept(person.phone, person.member_id)
         self.member = member.member_id
         for person in (admin, member):
-            works.subscriptions.set_cap(
-                works.subscriptions.member(self.subscriber, str(person.member_id)), 10**6
-            )
-        self.department = works.subscriptions.add_member(self.subscriber, "Sales", department=True).member_id
-        self.guest = works.subscriptions.invite(self.subscriber, f"+861350000{number:04d}", "Guest").member_id
+            works.members.set_cap(works.members.find(self.subscriber, str(person.member_id)), 10**6)
+        self.department = works.members.add(self.subscriber, "Sales", department=True).member_id
+        self.guest = works.members.invite(self.subscriber, f"+861350000{number:04d}", "Guest").member_id
         self.key, _ = works.keys.issue(
             account_id=self.subscriber.account_id,
             member_id=works.subscriptions.owner_of(self.subscriber),
             name="own",
         )
         self._sign_in, self._admin = signed_in, admin.member_id
-        self.transfer = works.subscriptions.transfer(
+        self.transfer = works.members.transfer(
             self.subscriber, member, admin, 10, "gift", made_by="test", idempotency_key="before"
         )
 
@@ -351,7 +349,7 @@ def test_who_may_can(client, works, town, staff):
     ours, _ = town
     headers = {**staff, **ours.headers}
     asked = works.adjustments.ask(ours.bucket, 1000, "test", "somebody")
-    works.payments.make_file()
+    works.charge_files.make_file()
     refused = []
     # What ends something comes last.
     order = sorted(

@@ -152,8 +152,8 @@ def test_limits_are_by_64_of_ipv6_and_roomy_for_a_carriers_nat(works):
 def test_sessions_are_listed_and_ended(client, works, clock):
     one = works.subscriptions.register(PHONE, "Li")
     owner = works.subscriptions.owner_of(one)
-    child = works.subscriptions.invite(one, "+8613800000002", "Mei")
-    works.subscriptions.accept(child.phone, child.member_id)
+    child = works.members.invite(one, "+8613800000002", "Mei")
+    works.members.accept(child.phone, child.member_id)
     texts = {
         name: works.identity.open_session(one.subscriber_id, member, address, client_name)[0]
         for name, member, address, client_name in (
@@ -239,8 +239,8 @@ def household(works, signed_in):
     owner = works.subscriptions.register(PHONE, "Li")
     people = {}
     for name, role, number in (("Ann", "admin", 2), ("Bo", "admin", 3), ("Mei", "member", 4)):
-        made = works.subscriptions.invite(owner, f"+861380000000{number}", name, role=role)
-        people[name] = works.subscriptions.accept(made.phone, made.member_id).member_id
+        made = works.members.invite(owner, f"+861380000000{number}", name, role=role)
+        people[name] = works.members.accept(made.phone, made.member_id).member_id
     people["Li"] = works.subscriptions.owner_of(owner)
     return owner, people, signed_in(owner), signed_in(owner, people["Ann"])
 
@@ -283,7 +283,7 @@ def test_an_admin_lowers_what_may_be_spent_and_never_raises_it_nor_agrees_for_ot
     assert set_(admin, spend_locked=False) == 403
     found = works.subscriptions.find(PHONE)
     assert (found.cap_nano, found.spend_locked, found.spill_over) == (10 * 10**9, True, False)
-    assert works.subscriptions.consents(found) == {}
+    assert works.consents.said(found) == {}
     for body in refused:
         assert set_(owner, **body) == 200, body
     # The page asks the same rule.

@@ -59,8 +59,8 @@ def test_a_phone_that_the_operator_is_told_of_opens_nothing(
 ):
     """Whoever lost it calls: the phone's own sessions end, here and where its number is a member, and its codes open none."""
     host = works.subscriptions.register("+8613955556666", "Host")
-    member = works.subscriptions.invite(host, subscriber.phone, "Li")
-    works.subscriptions.accept(subscriber.phone, member.member_id)
+    member = works.members.invite(host, subscriber.phone, "Li")
+    works.members.accept(subscriber.phone, member.member_id)
     heads = [signed_in(subscriber), signed_in(host, member.member_id)]
     url = f"/api/operations/subscribers/{subscriber.subscriber_id}/actions"
     told = {"action": "suspend", "cause": "lost_phone", "reason": "called the hotline"}

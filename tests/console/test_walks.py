@@ -127,7 +127,7 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     child.go("/family")
     child.looks_right(chinese)
     assert say["member"][1] in child.text()
-    member = next(m for m in works.subscriptions.members(subscriber) if m.name == say["child"])
+    member = next(m for m in works.members.of(subscriber) if m.name == say["child"])
     (tablet,) = works.keys.of_member(member.member_id)
     spender.spend(subscriber.account_id, 100_000, (tablet.hex, member.member_id.hex), clock.now())
     person.go("/family")

@@ -104,7 +104,7 @@ def test_a_month_of_an_operator(shop):
     family = works.subscriptions.register(f"+86{next(PHONES)}")
     works.orders.place(family, "ctc-premium")
     for name in ("Sales", "Research"):
-        works.subscriptions.add_member(family, name, department=True, cap_tokens=1_000_000)
+        works.members.add(family, name, department=True, cap_tokens=1_000_000)
     prompt.let(
         PRODUCT=order.product_id,
         ORDER=order.order_id,

@@ -99,12 +99,12 @@ def test_streams_at_once_of_a_key_and_a_dead_workers_are_free(server):
 
 def test_a_members_and_its_departments_limits_hold_together(server):
     subscriber, _ = server.subscriber()
-    members = server.works.subscriptions
-    lab = members.add_member(subscriber, "lab", department=True)
+    members = server.works.members
+    lab = members.add(subscriber, "lab", department=True)
     for name in ("ann", "bob"):
-        members.add_member(subscriber, name, parent="lab")
+        members.add(subscriber, name, parent="lab")
     limit(server, subscriber, "member", lab.member_id, requests_per_min=6)
-    limit(server, subscriber, "member", members.member(subscriber, "ann").member_id, requests_per_min=4)
+    limit(server, subscriber, "member", members.find(subscriber, "ann").member_id, requests_per_min=4)
     ann, bob = server.key(subscriber, member="ann"), server.key(subscriber, member="bob")
     assert burst(server, ann, 8)[0].count(200) == 4
     assert burst(server, bob, 8)[0].count(200) == 2

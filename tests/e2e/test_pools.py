@@ -39,7 +39,7 @@ def total(server, subscriber):
 
 def test_a_members_cap_holds_under_concurrency_and_the_pool_serves_the_others(server):
     subscriber = pool(server)
-    child = server.works.subscriptions.add_member(subscriber, "child", cap_tokens=1000, cap_period="day")
+    child = server.works.members.add(subscriber, "child", cap_tokens=1000, cap_period="day")
     key, owners = server.key(subscriber, member="child"), server.key(subscriber)
     results = asyncio.run(_all(server, key, 40, {"tokens": 60, "prompt": 11, "gap_ms": 1}, 60))
     statuses = [status for status, _ in results]
@@ -60,14 +60,12 @@ def test_a_members_cap_holds_under_concurrency_and_the_pool_serves_the_others(se
 
 def test_departments_are_two_levels_deep_and_each_cap_counts(server):
     subscriber = pool(server)
-    works = server.works.subscriptions
-    works.add_member(subscriber, "research", department=True, cap_tokens=2000, cap_period="month")
-    works.add_member(
-        subscriber, "vision", department=True, parent="research", cap_tokens=1500, cap_period="total"
-    )
-    ann = works.add_member(subscriber, "ann", parent="vision", cap_tokens=1000, cap_period="day")
-    bob = works.add_member(subscriber, "bob", parent="vision")
-    eve = works.add_member(subscriber, "eve", parent="research")
+    members = server.works.members
+    members.add(subscriber, "research", department=True, cap_tokens=2000, cap_period="month")
+    members.add(subscriber, "vision", department=True, parent="research", cap_tokens=1500, cap_period="total")
+    ann = members.add(subscriber, "ann", parent="vision", cap_tokens=1000, cap_period="day")
+    bob = members.add(subscriber, "bob", parent="vision")
+    eve = members.add(subscriber, "eve", parent="research")
     keys = {name: server.key(subscriber, member=name) for name in ("ann", "bob", "eve")}
 
     def spend(name):
@@ -90,7 +88,7 @@ def test_departments_are_two_levels_deep_and_each_cap_counts(server):
     assert 1200 <= spent <= 1500
     spent += spend("eve")
     assert 1700 <= spent <= 2000
-    tree = {m.name: m for m in works.members(subscriber)}
+    tree = {m.name: m for m in members.of(subscriber)}
     until(lambda: used(server, subscriber, tree["research"]) == spent * 1000)
     assert used(server, subscriber, tree["vision"]) <= 1_500_000
     assert total(server, subscriber) == spent * 1000
@@ -101,7 +99,7 @@ def test_departments_are_two_levels_deep_and_each_cap_counts(server):
 
 def test_a_stream_is_cut_at_the_members_cap(server):
     subscriber = pool(server)
-    server.works.subscriptions.add_member(subscriber, "kid", cap_tokens=400, cap_period="day")
+    server.works.members.add(subscriber, "kid", cap_tokens=400, cap_period="day")
     text, reason, error = chat(
         server, server.key(subscriber, member="kid"), {"tokens": 3000, "prompt": 11, "gap_ms": 1}
     )
@@ -114,15 +112,15 @@ def test_a_stream_is_cut_at_the_members_cap(server):
 
 def test_a_cap_that_is_raised_or_taken_away_shows_within_seconds(server):
     subscriber = pool(server)
-    works = server.works.subscriptions
-    member = works.add_member(subscriber, "uncle", cap_tokens=50, cap_period="month")
+    members = server.works.members
+    member = members.add(subscriber, "uncle", cap_tokens=50, cap_period="month")
     key = server.key(subscriber, member="uncle")
     assert server.chat(key, {"tokens": 5})[0] == 402
-    works.set_cap(member, 5000)
+    members.set_cap(member, 5000)
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="the raised cap")
-    works.set_cap(works.member(subscriber, "uncle"), 50)
+    members.set_cap(members.find(subscriber, "uncle"), 50)
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 402, what="the lowered cap")
-    works.set_cap(works.member(subscriber, "uncle"), None)
+    members.set_cap(members.find(subscriber, "uncle"), None)
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="no cap")
 
 

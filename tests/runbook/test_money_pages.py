@@ -87,7 +87,7 @@ def test_a_bill_run_that_was_killed_goes_on(host, shell):
 def test_charge_files_and_their_answers(host, shell, billed, tmp_path):
     ((subscriber, bill),) = billed()
     works = host.works
-    number, text = made = works.payments.make_file()
+    number, text = made = works.charge_files.make_file()
     out, said = tmp_path / "again.txt", tmp_path / "answer.txt"
     said.write_text(answer(made).replace("R|1|", "R|one|"))
     refused = host.cli("bill", "acknowledge", str(said), check=False)
@@ -104,9 +104,9 @@ def test_charge_files_and_their_answers(host, shell, billed, tmp_path):
         assert works.bills.open_nano(bill) == 0
         (_, rejected), (_, lapsed) = billed(2)
         for _ in range(3):
-            works.payments.acknowledge(answer(works.payments.make_file(), accepted=False))
+            works.charge_files.acknowledge(answer(works.charge_files.make_file(), accepted=False))
         assert rejected.bill_no in page.run("bill resend", BILL=rejected.bill_no)
-        assert works.payments.make_file() is not None
+        assert works.charge_files.make_file() is not None
         page.run("--to direct", BILL=lapsed.bill_no)
         page.run("bill write-off", BILL=lapsed.bill_no, REFERENCE="W-1")
         page.run("bill lapse", FILE_NO=number + 4)
@@ -116,9 +116,9 @@ def test_charge_files_and_their_answers(host, shell, billed, tmp_path):
 def test_money_that_came_twice_goes_where_it_belongs(host, shell, billed):
     works = host.works
     (twice, bill), (closed, other), (_, third) = billed(3)
-    made = works.payments.make_file()
+    made = works.charge_files.make_file()
     works.payments.pay(bill, "bank_transfer", "T-1")
-    works.payments.acknowledge(answer(made))
+    works.charge_files.acknowledge(answer(made))
     ((case,), _) = works.payments.cases()
     assert (case.kind, case.amount_nano) == ("surplus", bill.amount_nano)
     works.payments.pay(other, "bank_transfer", "T-2", other.amount_nano)

@@ -91,7 +91,7 @@ def test_who_closed_before_the_bill_owes_it_and_the_number_s_next_holder_does_no
     go(clock, "2027-05-01 01:00")
     month(works)
     assert (works.bills.all(a)[1], works.bills.all(b)[1]) == (1, 0)
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     assert works.payments.direct() == ([bill_of(works, a)], 1)
     assert balances(works)
 
@@ -116,12 +116,12 @@ def test_a_bill_follows_a_living_subscriber_to_another_number_and_no_number_to_a
     works.subscriptions.change_phone(a, "+8613900000009")
     b = works.subscriptions.register(PHONE, "next holder")
     works.orders.place(b, "ctc-standard")
-    made = works.payments.make_file()
+    made = works.charge_files.make_file()
     assert [(row[2], row[3]) for row in lines(made)] == [(bill_of(works, a).bill_no, "+8613900000009")]
-    assert works.payments.acknowledge(answer(made)) == (1, 0)
+    assert works.charge_files.acknowledge(answer(made)) == (1, 0)
     go(clock, "2027-06-01 01:00")
     month(works)
-    made = works.payments.make_file()
+    made = works.charge_files.make_file()
     assert {row[3]: row[2] for row in lines(made)} == {
         PHONE: bill_of(works, b).bill_no, "+8613900000009": bill_of(works, a, 1).bill_no,
     }  # fmt: skip
@@ -130,7 +130,7 @@ def test_a_bill_follows_a_living_subscriber_to_another_number_and_no_number_to_a
 
 def test_a_number_goes_to_another_holder_by_an_operation_of_its_own(works, a, clock):
     host = works.subscriptions.register("+8613800000005", "host")
-    guest = works.subscriptions.invite(host, PHONE, "a as a guest")
+    guest = works.members.invite(host, PHONE, "a as a guest")
     works.orders.place(a, "ctc-light")
     go(clock, "2027-05-01 01:00")
     month(works)
@@ -138,9 +138,9 @@ def test_a_number_goes_to_another_holder_by_an_operation_of_its_own(works, a, cl
     assert (b.phone, b.name, b.language, b.account_id == a.account_id) == (PHONE, "b", "en", False)
     assert works.subscriptions.find(PHONE).subscriber_id == b.subscriber_id
     assert works.subscriptions.find(str(a.subscriber_id)).state == "closed"
-    assert works.subscriptions.member(host, str(guest.member_id)).state == "left"  # b is nobody's guest
+    assert works.members.find(host, str(guest.member_id)).state == "left"  # b is nobody's guest
     assert {p.state for p in works.orders.products(a)} == {"cancelled"}
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     assert (works.bills.all(a)[1], works.bills.all(b)[1]) == (1, 0)
     reasons = works.connection.execute("SELECT subscriber_id, reason FROM phone_history").fetchall()
     assert reasons == [(a.subscriber_id, "new_owner")]
@@ -171,9 +171,9 @@ def test_a_bill_that_is_credited_in_full_is_not_asked_for(works, a, clock, bille
     works.bills.correct(billed, 1, 9_900_000_000, "not delivered")
     assert (works.charges.receivable(a.account_id), works.bills.open_nano(billed)) == (0, 0)
     assert works.bills.find(billed.bill_no).state == "settled"
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     go(clock, "2027-06-20 10:00")
-    assert works.payments.run_dunning() == {}
+    assert works.dunning.run_dunning() == {}
     assert works.subscriptions.find(PHONE).state == "active"
     with pytest.raises(BillSettled):
         works.payments.pay(billed, "cash", "r")
@@ -185,7 +185,7 @@ def test_a_credit_is_given_once_and_the_next_bill_is_its_own(works, a, clock):
     go(clock, "2027-05-01 01:00")
     month(works)
     works.bills.correct(bill_of(works, a), 1, 4 * YUAN, "slow")
-    assert fen(works.payments.make_file()) == 590
+    assert fen(works.charge_files.make_file()) == 590
     works.bills.correct(bill_of(works, a), 1, 5_900_000_000, "slow")
     go(clock, "2027-06-01 01:00")
     month(works)
@@ -193,7 +193,7 @@ def test_a_credit_is_given_once_and_the_next_bill_is_its_own(works, a, clock):
     may = bill_of(works, a, 1)
     assert (may.amount_nano, may.remaining_nano) == (9_900_000_000, 9_900_000_000)
     assert [line.kind for line in works.bills.lines(may)] == ["cycle"]
-    assert fen(works.payments.make_file()) == 990  # April's is settled, and its line not answered yet
+    assert fen(works.charge_files.make_file()) == 990  # April's is settled, and its line not answered yet
     assert balances(works)
 
 
@@ -202,7 +202,7 @@ def test_dunning_ends_with_a_credit_and_free_credit_pays_the_oldest_bill(works, 
     go(clock, "2027-05-01 01:00")
     month(works)
     go(clock, "2027-06-10 01:00")
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     assert works.subscriptions.find(PHONE).state == "suspended"
     month(works)
     april, may = bill_of(works, a), bill_of(works, a, 1)
@@ -218,7 +218,7 @@ def test_dunning_ends_with_a_credit_and_free_credit_pays_the_oldest_bill(works, 
 def test_a_refund_of_a_billed_charge_is_taken_off_its_bill_in_fen_and_ends_dunning(works, a, clock, billed):
     (order,) = [o for o in works.orders.all(a)[0] if o.action == "add"]
     go(clock, "2027-06-10 01:00")
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     works.refunds.refund(order.order_id, "amount", "sorry", amount_nano=1_234_567_890)
     assert works.bills.open_nano(billed) == 8_670_000_000  # 9.90 - 1.23
     works.refunds.refund(order.order_id, "amount", "sorry", amount_nano=1_111)
@@ -272,9 +272,9 @@ def test_what_was_billed_can_be_credited_to_the_fen(works, a, clock):
 
 
 def test_paid_by_bank_and_by_the_carrier_both_are_booked(works, a, billed):
-    made = works.payments.make_file()
+    made = works.charge_files.make_file()
     works.payments.pay(billed, "bank_transfer", "T1")
-    assert works.payments.acknowledge(answer(made)) == (1, 0)
+    assert works.charge_files.acknowledge(answer(made)) == (1, 0)
     assert works.charges.receivable(a.account_id) == -9_900_000_000
     assert works.bills.open_nano(billed) == 0
     ((case,), count) = works.payments.cases()
@@ -297,7 +297,7 @@ def test_more_than_is_open_is_credit_that_the_next_bill_uses_or_a_payout_gives_b
     month(works)
     may = bill_of(works, a, 1)
     assert may.remaining_nano == 0 < may.amount_nano
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     with pytest.raises(PayoutNotAllowed):
         works.payments.pay_out(a, "cash", "P1")
     works.subscriptions.close(a)
@@ -315,7 +315,7 @@ def test_a_reversal_takes_back_all_that_a_payment_did(works, a, clock):
     month(works)
     april = bill_of(works, a)
     go(clock, "2027-06-10 01:00")
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     month(works)
     may = bill_of(works, a, 1)
     paid = works.payments.pay(april, "bank_transfer", "T1", 25 * YUAN)  # April, May and 5.20 more
@@ -351,11 +351,11 @@ def test_who_paid_in_time_is_dunned_from_the_day_of_the_chargeback_on(works, a, 
     paid = works.payments.pay(billed, "bank_transfer", "T1")
     go(clock, "2027-09-20 10:00")  # more than 90 days after it was due
     works.payments.reverse(paid, "chargeback")
-    assert works.payments.run_dunning() == {}
+    assert works.dunning.run_dunning() == {}
     clock.move(timedelta(days=4))
-    assert works.payments.run_dunning() == {"remind": 1}
+    assert works.dunning.run_dunning() == {"remind": 1}
     clock.move(timedelta(days=7))
-    assert works.payments.run_dunning() == {"restrict": 1}
+    assert works.dunning.run_dunning() == {"restrict": 1}
     assert works.subscriptions.find(PHONE).state == "active"
     assert balances(works)
 
@@ -375,17 +375,17 @@ def test_a_payment_that_is_reversed_after_its_surplus_was_paid_out_is_a_case(wor
 
 
 def test_an_answer_that_is_corrected_books_and_reverses(works, a, billed):
-    made = works.payments.make_file()
-    assert works.payments.acknowledge(answer(made, accepted=False)) == (0, 1)
+    made = works.charge_files.make_file()
+    assert works.charge_files.acknowledge(answer(made, accepted=False)) == (0, 1)
     assert works.bills.open_nano(billed) == 9_900_000_000
     # The carrier has collected it after all; and says so twice.
-    assert works.payments.acknowledge(answer(made)) == (1, 0)
+    assert works.charge_files.acknowledge(answer(made)) == (1, 0)
     with pytest.raises(ChargeFileAnswered):
-        works.payments.acknowledge(answer(made))
+        works.charge_files.acknowledge(answer(made))
     assert works.bills.open_nano(billed) == 0
-    assert works.payments.acknowledge(answer(made, accepted=False)) == (0, 1)
+    assert works.charge_files.acknowledge(answer(made, accepted=False)) == (0, 1)
     assert works.bills.open_nano(billed) == 9_900_000_000
-    assert works.payments.acknowledge(answer(made)) == (1, 0)
+    assert works.charge_files.acknowledge(answer(made)) == (1, 0)
     payments = works.payments.all(a)[0]
     assert [p.reference for p in payments] == ["tokenworks-phone-1:1:1#2", "tokenworks-phone-1:1:1"]
     assert [p.reversed_at is None for p in payments] == [True, False]
@@ -394,22 +394,22 @@ def test_an_answer_that_is_corrected_books_and_reverses(works, a, billed):
 
 
 def test_an_answer_that_never_comes_is_not_waited_for_and_taken_when_it_does(works, a, billed):
-    first = works.payments.make_file()
-    assert works.payments.make_file() is None
+    first = works.charge_files.make_file()
+    assert works.charge_files.make_file() is None
     for act in (
         lambda: works.payments.write_off(billed, "gone", "W1"),
         lambda: works.payments.set_channel(billed, "direct", "asked for"),
     ):
         with pytest.raises(CarrierNotAnswered):
             act()
-    assert works.payments.lapse(first[0], "a month") == 1
-    assert works.payments.lapse(first[0], "a month") == 0
+    assert works.charge_files.lapse(first[0], "a month") == 1
+    assert works.charge_files.lapse(first[0], "a month") == 0
     with pytest.raises(ChargeFileNotFound):
-        works.payments.lapse(99, "none")
-    second = works.payments.make_file()
+        works.charge_files.lapse(99, "none")
+    second = works.charge_files.make_file()
     assert fen(second) == 990
-    works.payments.acknowledge(answer(second))
-    works.payments.acknowledge(answer(first))  # late, and it collected that, too
+    works.charge_files.acknowledge(answer(second))
+    works.charge_files.acknowledge(answer(first))  # late, and it collected that, too
     assert works.charges.receivable(a.account_id) == -9_900_000_000
     assert [case.kind for case in works.payments.cases()[0]] == ["surplus"]
     assert balances(works)
@@ -418,17 +418,17 @@ def test_an_answer_that_never_comes_is_not_waited_for_and_taken_when_it_does(wor
 def test_three_rejections_lead_somewhere(works, a, clock, billed):
     def reject(times):
         for _ in range(times):
-            works.payments.acknowledge(answer(works.payments.make_file(), accepted=False))
+            works.charge_files.acknowledge(answer(works.charge_files.make_file(), accepted=False))
 
     reject(3)
-    assert works.payments.make_file() is None
+    assert works.charge_files.make_file() is None
     ((case,), _) = works.payments.cases()
     assert (case.kind, case.bill_id, case.amount_nano) == ("rejected", billed.bill_id, 9_900_000_000)
     works.payments.resend(billed, "the number is right again")
     assert works.payments.cases()[1] == 0
     reject(3)
     assert works.payments.set_channel(billed, "direct", "by letter").channel == "direct"
-    assert (works.payments.make_file(), works.payments.cases()[1]) == (None, 0)
+    assert (works.charge_files.make_file(), works.payments.cases()[1]) == (None, 0)
     assert [b.bill_no for b in works.payments.direct()[0]] == [billed.bill_no]
     works.payments.set_channel(billed, "phone", "back")
     reject(3)
@@ -465,7 +465,7 @@ def test_three_rejections_lead_somewhere(works, a, clock, billed):
 def test_the_tax_of_what_is_left_is_the_part_of_each_line_s(works, a, billed):
     works.payments.pay(billed, "bank_transfer", "T1", 9_500_000_000)
     assert works.bills.open_tax_nano(billed) == 20_000_000
-    (line,) = lines(works.payments.make_file())
+    (line,) = lines(works.charge_files.make_file())
     assert line[6:] == ["40", "2"]
     assert balances(works)
 
@@ -501,14 +501,14 @@ def test_the_rule_of_what_is_open():
 )
 @pytest.mark.parametrize("encoding", [None, "utf-8", "gb18030"])
 def test_an_answer_with_oddities_is_read(works, billed, text, encoding):
-    made = works.payments.make_file()
+    made = works.charge_files.make_file()
     said = answer(made, **text).replace("accepted|", "rejected|号码不存在")
     if encoding == "gb18030" and "before" not in text:
-        assert works.payments.acknowledge(said.encode("gbk")) == (0, 1)
+        assert works.charge_files.acknowledge(said.encode("gbk")) == (0, 1)
         (why,) = works.connection.execute("SELECT reason FROM charge_file_line").fetchone()
         assert why == "号码不存在"
     else:
-        assert works.payments.acknowledge(said if encoding is None else said.encode()) == (0, 1)
+        assert works.charge_files.acknowledge(said if encoding is None else said.encode()) == (0, 1)
     assert balances(works)
 
 
@@ -528,9 +528,9 @@ def test_an_answer_with_oddities_is_read(works, billed, text, encoding):
     ],
 )
 def test_an_answer_that_can_t_be_read_is_refused_with_its_line(works, billed, data, reason):
-    works.payments.make_file()
+    works.charge_files.make_file()
     with pytest.raises(Invalid, match=reason):
-        works.payments.acknowledge(data)
+        works.charge_files.acknowledge(data)
     assert works.payments.all()[1] == 0
     assert balances(works)
 
@@ -592,8 +592,8 @@ def test_documents_are_numbered_without_a_gap(works, a, clock, billed):
     month(works)
     assert [b.bill_no.split("-")[1] for b in works.bills.all(a)[0]] == ["000000002", "000000001"]
     with works.connection.transaction(force_rollback=True):
-        works.payments.make_file()
-    assert works.payments.make_file()[0] == 1
+        works.charge_files.make_file()
+    assert works.charge_files.make_file()[0] == 1
     assert balances(works)
     works.connection.execute("UPDATE document_number SET last = 5 WHERE kind = 'bill'")
     assert any(f.where == "document bill" for f in verify(works.connection, works.offerings.rate_cards()))
@@ -689,8 +689,8 @@ def test_what_is_registered_of_a_subscriber_is_kept(works):
     ],
 )  # fmt: skip
 def test_what_breaks_an_invariant_is_found(works, owner, billed, change, invariant):
-    made = works.payments.make_file()
-    works.payments.acknowledge(answer(made, accepted=False))
+    made = works.charge_files.make_file()
+    works.charge_files.acknowledge(answer(made, accepted=False))
     works.bills.correct(billed, 1, YUAN, "sorry")
     paid = works.payments.pay(billed, "cash", "r1", YUAN)
     works.payments.reverse(paid, "booked twice")

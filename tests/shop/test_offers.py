@@ -309,9 +309,9 @@ def test_no_spill_over_beside_a_plan_without_consent(works, subscriber, suspende
     assert not works.payg.buy(subscriber.account_id, "m", need)
     assert charged(works, subscriber) == [9_900_000_000]
     # However it is said, it is one consent.
-    works.subscriptions.consent(subscriber, "spill_over", given=True)
+    works.consents.keep(subscriber, "spill_over", given=True)
     assert works.payg.buy(subscriber.account_id, "m", Need(1, 0, 1000))
-    works.subscriptions.consent(subscriber, "spill_over", given=False)
+    works.consents.keep(subscriber, "spill_over", given=False)
     assert not works.payg.buy(subscriber.account_id, "m", Need(1, 0, 2_000_000))
     assert balances(works)
 

@@ -216,7 +216,7 @@ class Life:
         return True
 
     def file(self):
-        made = self.works.payments.make_file()
+        made = self.works.charge_files.make_file()
         if made is None:
             return False
         sequence, text = made
@@ -241,7 +241,9 @@ class Life:
         said = {at: self.dice.random() < 0.6 for at in range(1, len(lines) + 1)}
         rows = [f"R|{at}|accepted|" if yes else f"R|{at}|rejected|no such number" for at, yes in said.items()]
         try:
-            self.works.payments.acknowledge("\r\n".join([f"A|tokenworks-phone-1|{sequence}", *rows, "", ""]))
+            self.works.charge_files.acknowledge(
+                "\r\n".join([f"A|tokenworks-phone-1|{sequence}", *rows, "", ""])
+            )
         except Conflict:
             return False
         for at, (number, name, fen) in enumerate(lines, 1):
@@ -264,7 +266,7 @@ class Life:
         if not self.files or self.dice.random() < 0.7:
             return False
         sequence, _, _ = self.dice.choice(self.files)
-        return self.works.payments.lapse(sequence, "never answered") > 0
+        return self.works.charge_files.lapse(sequence, "never answered") > 0
 
     def resend(self):
         open_ = [b for b in self.bills(self.some()) if b.remaining_nano]
@@ -312,7 +314,7 @@ class Life:
         self.works.orders.run_cycles()
         self.works.charges.recognise()
         self.works.bills.run()
-        self.works.payments.run_dunning()
+        self.works.dunning.run_dunning()
         return True
 
     def check(self):

@@ -78,7 +78,7 @@ class World:
         return self.works.bills.all(self.now_is)[0][0]
 
     def answer(self, accepted):
-        sequence, text = self.works.payments.make_file()
+        sequence, text = self.works.charge_files.make_file()
         lines = text.count("\nD|") + text.startswith("D|")
         said = "accepted|" if accepted else "rejected|no such number"
         rows = [f"A|tokenworks-phone-1|{sequence}", *(f"R|{no}|{said}" for no in range(1, lines + 1))]
@@ -150,7 +150,7 @@ def test_only_dunning_suspends_by_payment_and_only_paying_lifts_it(world, works,
     works.orders.place(subscriber, "ctc-light")
     world.months("2027-05-01")
     world.go_to("2027-06-06")
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     assert world.now_is.suspended_by == ("payment",)
     works.subscriptions.set_state(subscriber, "active")
     assert world.now_is.state == "suspended"
@@ -166,7 +166,7 @@ def test_a_payment_lifts_nothing_but_its_own(world, works, subscriber, cause):
     works.orders.place(subscriber, "ctc-light")
     world.months("2027-05-01")
     world.go_to("2027-06-06")
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     works.subscriptions.suspend(subscriber, cause)
     works.payments.pay(world.bill(), "cash", "T")
     assert (world.now_is.state, world.now_is.suspended_by) == ("suspended", (cause,))
@@ -180,7 +180,7 @@ def test_what_dunning_suspended_is_not_charged_for_the_time_of_it(world, works, 
     world.months("2027-05-01")
     world.go_to("2027-06-06")  # before the job of June: it ran on time, and June is charged
     works.orders.run_cycles()
-    works.payments.run_dunning()
+    works.dunning.run_dunning()
     before = len(world.charged())
     world.months("2027-07-01", "2027-08-01")
     assert len(world.charged()) == before == 3
@@ -197,13 +197,13 @@ def test_no_dunning_while_the_carriers_answer_is_outstanding(world, works, subsc
     world.months("2027-05-01")
     text = world.answer(accepted=False)
     world.go_to("2027-06-06")
-    assert works.payments.run_dunning() == {}
+    assert works.dunning.run_dunning() == {}
     assert (world.now_is.state, world.now_is.restricted) == ("active", False)
-    works.payments.acknowledge(text)
-    assert works.payments.run_dunning() == {"remind": 1, "restrict": 1, "suspend": 1}
+    works.charge_files.acknowledge(text)
+    assert works.dunning.run_dunning() == {"remind": 1, "restrict": 1, "suspend": 1}
     assert world.now_is.suspended_by == ("payment",)
     # The next file asks once more; what was taken of it stays until the carrier, or somebody, pays.
-    works.payments.acknowledge(world.answer(accepted=True))
+    works.charge_files.acknowledge(world.answer(accepted=True))
     assert world.now_is.state == "active" and balances(works)
 
 
@@ -355,7 +355,7 @@ class SuspensionMachine(RuleBasedStateMachine):
     @rule()
     def bill_and_dun(self):
         self.works.bills.run()
-        self.works.payments.run_dunning()
+        self.works.dunning.run_dunning()
         long_due = self.clock.now() - timedelta(days=20)
         if any(b.remaining_nano and b.due_at < long_due for b in self.works.bills.all(self.subscriber)[0]):
             self.note(self.causes | {"payment"})

@@ -58,7 +58,7 @@ def test_a_payment_lifts_dunning_and_its_reversal_suspends_by_payment_again(work
         clock.move(at(day) - clock.now())
         works.orders.run_cycles()
         works.bills.run()
-        works.payments.run_dunning()
+        works.dunning.run_dunning()
     assert works.subscriptions.find("+8613800000001").suspended_by == ("payment",)
     works.subscriptions.suspend(subscriber, "fraud")
     payments = [

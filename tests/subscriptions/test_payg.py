@@ -107,7 +107,7 @@ def test_it_goes_on_from_a_plan_only_with_consent(works, subscriber, spender):
     assert spender.spend(subscriber.account_id, 10_000_000)
     assert not spender.spend(subscriber.account_id, 1)
     works.payg.control(subscriber, spill_over=True)
-    assert works.subscriptions.consents(subscriber) == {"spill_over": True}
+    assert works.consents.said(subscriber) == {"spill_over": True}
     assert spender.spend(subscriber.account_id, 1)
     assert len(steps(works, subscriber)) == 1
     assert balances(works)

@@ -37,13 +37,13 @@ def caps(works, subscriber):
 
 
 def give(works, subscriber, giver, taker, tokens, key, **more):
-    return works.subscriptions.transfer(
+    return works.members.transfer(
         subscriber, giver, taker, tokens, "pocket money", made_by="test", idempotency_key=key, **more
     )
 
 
 def grant_of(works, subscriber, member, journal_id, tokens):
-    (cap, *_), _ = works.subscriptions.caps(member.member_id)
+    (cap, *_), _ = works.members.caps(member.member_id)
     return works.ledger.grant(
         account_id=subscriber.account_id.hex, bucket_id=cap.hex, journal_id=journal_id, grant_id=None, amount=tokens * 1000,
         spend_for_s=900,
@@ -51,7 +51,7 @@ def grant_of(works, subscriber, member, journal_id, tokens):
 
 
 def test_what_one_cap_loses_another_one_gains(works, family):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     made = give(works, family, son, daughter, 30, "a")
     assert caps(works, family) == {son.member_id: (70, 70), daughter.member_id: (80, 80)}
@@ -59,9 +59,9 @@ def test_what_one_cap_loses_another_one_gains(works, family):
     with pytest.raises(TransferNotAllowed, match="another transfer"):
         give(works, family, son, daughter, 31, "a")
     # A cap that is looked at again, or set anew, keeps what was given.
-    works.subscriptions.caps(son.member_id)
-    works.subscriptions.set_cap(daughter, 60, "month")
-    works.subscriptions.caps(daughter.member_id)
+    works.members.caps(son.member_id)
+    works.members.set_cap(daughter, 60, "month")
+    works.members.caps(daughter.member_id)
     assert caps(works, family) == {son.member_id: (70, 70), daughter.member_id: (90, 90)}
     with pytest.raises(TransferNotAllowed, match="70 tokens left"):
         give(works, family, son, daughter, 71, "b")
@@ -71,12 +71,12 @@ def test_what_one_cap_loses_another_one_gains(works, family):
 
 
 def test_the_next_period_begins_with_the_caps_that_were_set(works, family, clock):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     give(works, family, son, daughter, 30, "a")
     clock.move(timedelta(days=40))
     for member in (son, daughter):
-        works.subscriptions.caps(member.member_id)
+        works.members.caps(member.member_id)
     assert caps(works, family) == {son.member_id: (100, 100), daughter.member_id: (50, 50)}
     # The key of another period is still that transfer's.
     assert give(works, family, son, daughter, 30, "a").amount == 30_000
@@ -91,7 +91,7 @@ def another_host(works):
 
 
 def test_what_a_host_has_is_not_moved_but_asked_back(works, family):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     journal_id = uuid7()
     works.ledger.register_journal(journal_id, "test")
@@ -110,9 +110,9 @@ def test_what_a_host_has_is_not_moved_but_asked_back(works, family):
 
 
 def test_who_can_t_give_or_take(works, family):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, free = add(family, "son", cap_tokens=100), add(family, "free")
-    guest = works.subscriptions.invite(family, "+8613800000009", "guest", cap_tokens=5)
+    guest = works.members.invite(family, "+8613800000009", "guest", cap_tokens=5)
     other = works.subscriptions.register("+8613800000002")
     stranger = add(other, "stranger", cap_tokens=5)
     for giver, taker, tokens, error in [
@@ -121,31 +121,31 @@ def test_who_can_t_give_or_take(works, family):
     ]:  # fmt: skip
         with pytest.raises(error):
             give(works, family, giver, taker, tokens, "k")
-    works.subscriptions.caps(son.member_id)
+    works.members.caps(son.member_id)
     assert caps(works, family) == {son.member_id: (100, 100)}
     assert works.transfers.of_account(family.account_id) == []
 
 
 def test_departments_move_quota_too(works, family):
-    add = works.subscriptions.add_member
+    add = works.members.add
     sales = add(family, "sales", department=True, cap_tokens=1000)
     research = add(family, "research", department=True, cap_tokens=1000)
     person = add(family, "person", parent="research", cap_tokens=500)
     give(works, family, sales, research, 400, "a")
     assert caps(works, family) == {sales.member_id: (600, 600), research.member_id: (1400, 1400)}
-    works.subscriptions.set_department(family, person, "sales")
-    assert works.subscriptions.line_of(person.member_id) == [person.member_id, sales.member_id]
-    works.subscriptions.set_department(family, person, None)
-    assert works.subscriptions.line_of(person.member_id) == [person.member_id]
+    works.members.set_department(family, person, "sales")
+    assert works.members.line_of(person.member_id) == [person.member_id, sales.member_id]
+    works.members.set_department(family, person, None)
+    assert works.members.line_of(person.member_id) == [person.member_id]
     for reference, error in (("person", Invalid), ("nowhere", MemberNotFound)):
         with pytest.raises(error):
-            works.subscriptions.set_department(family, person, reference)
+            works.members.set_department(family, person, reference)
     with pytest.raises(Invalid):
-        works.subscriptions.set_department(family, research, "sales")
+        works.members.set_department(family, research, "sales")
 
 
 def test_two_at_once_take_it_once(works, family, database_url, session_dir):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, outcomes = threading.Barrier(4), []
@@ -161,7 +161,7 @@ def test_two_at_once_take_it_once(works, family, database_url, session_dir):
                     break
                 except TransferNotAllowed:
                     outcomes.append("refused")
-                mine.subscriptions.caps(son.member_id)
+                mine.members.caps(son.member_id)
 
     threads = [threading.Thread(target=take, args=(number,)) for number in range(4)]
     for thread in threads:
@@ -173,14 +173,14 @@ def test_two_at_once_take_it_once(works, family, database_url, session_dir):
     assert sum(total for total, _ in found.values()) == 150
     assert all(total == remaining >= 0 for total, remaining in found.values())
     for member in (son, daughter):
-        works.subscriptions.caps(member.member_id)
+        works.members.caps(member.member_id)
     assert caps(works, family) == found
     assert balances(works)
 
 
 def test_one_key_at_once_is_one_transfer(works, family, database_url, session_dir):
     """A client that lost the reply asks again while the first is still on its way."""
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, found = threading.Barrier(4), []
@@ -201,7 +201,7 @@ def test_one_key_at_once_is_one_transfer(works, family, database_url, session_di
 
 
 def test_a_history_of_what_came_and_went(works, family, clock):
-    add = works.subscriptions.add_member
+    add = works.members.add
     son, daughter = add(family, "son", cap_tokens=100), add(family, "daughter", cap_tokens=50)
     give(works, family, son, daughter, 30, "a")
     bucket = next(b for b in works.ledger.buckets(family.account_id) if b.kind == "balance")
@@ -225,7 +225,7 @@ def test_a_history_of_what_came_and_went(works, family, clock):
 
 
 def test_a_transfer_is_history(works, owner, family):
-    add = works.subscriptions.add_member
+    add = works.members.add
     made = give(works, family, add(family, "a", cap_tokens=100), add(family, "b", cap_tokens=50), 30, "a")
     with pytest.raises(psycopg.errors.RaiseException):
         owner.execute("DELETE FROM transfer WHERE transfer_id = %s", (made.transfer_id,))
@@ -241,14 +241,14 @@ class Pool(RuleBasedStateMachine):
     def begin(self):
         number = uuid7().int % 10**9
         self.subscriber = self.works.subscriptions.register(f"+86{number + 10**10:011d}")
-        add = self.works.subscriptions.add_member
+        add = self.works.members.add
         self.members = [add(self.subscriber, name, cap_tokens=100) for name in "abc"]
         self.limit = [100, 100, 100]
         self.used = [0, 0, 0]
         self.grants = [None, None, None]
         self.keys = 0
         for member in self.members:
-            self.works.subscriptions.caps(member.member_id)
+            self.works.members.caps(member.member_id)
 
     who = st.integers(0, 2)
 
@@ -287,16 +287,16 @@ class Pool(RuleBasedStateMachine):
     def set_cap(self, at, tokens):
         if self.grants[at] is not None:
             return
-        member = self.works.subscriptions.member(self.subscriber, str(self.members[at].member_id))
-        self.works.subscriptions.set_cap(member, tokens, "month")
+        member = self.works.members.find(self.subscriber, str(self.members[at].member_id))
+        self.works.members.set_cap(member, tokens, "month")
         change = max(tokens - member.cap_tokens, -self.free(at))
-        self.works.subscriptions.caps(member.member_id)
+        self.works.members.caps(member.member_id)
         if change == tokens - member.cap_tokens:
             self.limit[at] += change
         else:
             # Less than what was given away: put back what it was, which no other rule then meets.
-            self.works.subscriptions.set_cap(member, member.cap_tokens, "month")
-            self.works.subscriptions.caps(member.member_id)
+            self.works.members.set_cap(member, member.cap_tokens, "month")
+            self.works.members.caps(member.member_id)
 
     @invariant()
     def each_cap_is_what_it_should_be(self):

@@ -179,7 +179,7 @@ class Filling:
     # What happens.
 
     def first_month(self, accounts):
-        w, add = self.works, self.works.subscriptions.add_member
+        w, add = self.works, self.works.members.add
         self.family, owner = self.person("ctc-standard", bill_day=1)
         self.family_key = (self.key(self.family, owner, "owner")[0], owner)
         add(self.family, "shop", department=True)
@@ -218,7 +218,7 @@ class Filling:
         w.orders.change(plan.product_id, "ctc-standard", "now", "change-1")
 
     def few(self):
-        (cap, *_), _ = self.works.subscriptions.caps(self.son_key[1])
+        (cap, *_), _ = self.works.members.caps(self.son_key[1])
         self.spend(self.family, *self.family_key, SHAPES[1])
         self.spend(self.family, *self.son_key, SHAPES[2], caps=[cap])
         self.spend(self.steps, *self.steps_key, SHAPES[3])
@@ -237,7 +237,7 @@ class Filling:
         w.payments.pay(paid, "counter", "c-1", paid.amount_nano + 5_000_000_000)
         part = w.payments.pay(bill[self.debtor.subscriber_id], "bank_transfer", "b-1", 1_000_000_000)
         w.payments.reverse(part, "charged back")
-        w.payments.make_file()
+        w.charge_files.make_file()
 
     def build(self, rows, accounts, now):
         self.first_month(accounts)

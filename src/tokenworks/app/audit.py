@@ -33,7 +33,7 @@ def _subscriber(works: Works, params: Mapping[str, Any]) -> object:
 def _member(works: Works, params: Mapping[str, Any]) -> object:
     found = works.subscriptions.find(params["subscriber"])
     names = [params[name] for name in ("reference", "giver", "taker", "name") if params.get(name)]
-    members = [member for name in names for member in [works.subscriptions.member(found, name)]]
+    members = [member for name in names for member in [works.members.find(found, name)]]
     caps = {
         b.cap_of: b.left for b in works.ledger.buckets(found.account_id) if b.cap_of and b.closing is None
     }
@@ -73,7 +73,7 @@ def _case(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _files(works: Works, _params: Mapping[str, Any]) -> object:
-    return works.payments.files(1)
+    return works.charge_files.files(1)
 
 
 def _work(works: Works, params: Mapping[str, Any]) -> object:
@@ -180,7 +180,7 @@ def _prices(works: Works, params: Mapping[str, Any]) -> object:
 
 
 def _consents(works: Works, params: Mapping[str, Any]) -> object:
-    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
+    return works.consents.said(works.subscriptions.find(params["subscriber"]))
 
 
 _LOOKS: Final[dict[str, Look]] = {

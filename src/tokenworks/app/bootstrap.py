@@ -10,17 +10,28 @@ import psycopg
 from tokenworks.app.database.connections import beside
 from tokenworks.app.ports.real_name import real_name_check
 from tokenworks.app.settings import Settings
-from tokenworks.billing import Bills, Disputes, DunningPlan, OpenItems, Payments, Refunds
+from tokenworks.billing import (
+    Bills,
+    ChargeFiles,
+    Disputes,
+    Dunning,
+    DunningPlan,
+    OpenItems,
+    Payments,
+    Refunds,
+)
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.factory import Deployments
 from tokenworks.gateway import find_lines
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
 from tokenworks.subscriptions import (
+    Consents,
     ConsentTexts,
     Deliveries,
     Hub,
     MemberRights,
+    Members,
     Moves,
     Notices,
     Orders,
@@ -68,11 +79,15 @@ class Works:
     hub: Hub
     payg: PayAsYouGo
     subscriptions: Subscriptions
+    members: Members
+    consents: Consents
     served: ServedKeys
     notices: Notices
     bills: Bills
     disputes: Disputes
     payments: Payments
+    charge_files: ChargeFiles
+    dunning: Dunning
     refunds: Refunds
     keys: Keys
     identity: Identity
@@ -104,18 +119,20 @@ def make_works(
     transfers = Transfers(connection, clock)
     keys = Keys(connection, peppers, clock, settings.environment)
     identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
+    members = Members(connection, ledger, clock, transfers, vault, keys)
+    consents = Consents(connection, ledger, clock, rules, ConsentTexts(settings.consent_texts_dir))
     subscriptions = Subscriptions(
-        connection, offerings, ledger, clock, orders, transfers, vault, rules, ConsentTexts(settings.consent_texts_dir), keys, identity
-    )  # fmt: skip
+        connection, offerings, ledger, clock, orders, members, consents, vault, identity
+    )
     charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
     bills = Bills(
         connection, charges, subscriptions, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
     )  # fmt: skip
     disputes = Disputes(connection, bills, subscriptions, clock)
-    payments = Payments(
-        connection, charges, subscriptions, clock, _dunning_plan(settings), vault, lambda: beside(connection)
-    )
     is_dev = settings.environment == "dev"
+    payments = Payments(connection, bills, charges, subscriptions, clock, lambda: beside(connection))
+    charge_files = ChargeFiles(connection, bills, payments, charges, subscriptions, clock, vault)
+    refunds = Refunds(connection, charges, orders, subscriptions, clock)
     hub = Hub(
         connection, peppers, clock, vault, allow_private=settings.webhook_allow_private, need_tls=not is_dev
     )
@@ -123,8 +140,8 @@ def make_works(
     privacy = Privacy(
         connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
         lambda: real_name_check(settings), MemberRights(vault, ledger, transfers, keys, identity, clock),
-        [payments.forget, disputes.forget, hub.forget, lambda erased: adjustments.forget(erased.account_id),
-         lambda erased: transfers.forget(erased.account_id)],
+        [charge_files.forget, bills.forget, payments.forget, refunds.forget, disputes.forget, hub.forget,
+         lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
     )  # fmt: skip
     return Works(
         connection=connection, clock=clock, vault=vault, operator=settings.operator_name, is_dev=is_dev, fonts_dir=settings.fonts_dir,
@@ -135,10 +152,11 @@ def make_works(
         # Who buys, and what is ordered.
         orders=orders, quotes=Quotes(connection, offerings, charges, orders, Sales(connection, offerings, ledger, charges, clock), clock, vault),
         moves=Moves(connection, offerings, clock, vault), deliveries=Deliveries(connection, orders, clock, vault), hub=hub,
-        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault), subscriptions=subscriptions,
-        served=ServedKeys(connection, offerings, ledger, clock, rules), notices=Notices(connection, clock), privacy=privacy,
+        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault), subscriptions=subscriptions, members=members,
+        consents=consents, served=ServedKeys(connection, offerings, ledger, clock, rules), notices=Notices(connection, clock), privacy=privacy,
         # What is billed and paid.
-        bills=bills, disputes=disputes, payments=payments, refunds=Refunds(connection, charges, orders, subscriptions, clock),
+        bills=bills, disputes=disputes, payments=payments, charge_files=charge_files,
+        dunning=Dunning(connection, charges, subscriptions, clock, _dunning_plan(settings)), refunds=refunds,
         # Who asks, and what needs a second person.
         keys=keys, identity=identity, answers=Answers(connection, clock, vault),
         approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),

@@ -347,7 +347,7 @@ def member_add(
 ) -> None:
     """Add a person, or a department (two levels deep)."""
     with context.works() as works:
-        made = works.subscriptions.add_member(
+        made = works.members.add(
             works.subscriptions.find(subscriber),
             name,
             department=department,
@@ -375,8 +375,8 @@ def member_cap(
 ) -> None:
     """Set a member's cap; without --cap-tokens it has none."""
     with context.works() as works:
-        found = works.subscriptions.member(works.subscriptions.find(subscriber), reference)
-        works.subscriptions.set_cap(found, cap_tokens, cap_period)
+        found = works.members.find(works.subscriptions.find(subscriber), reference)
+        works.members.set_cap(found, cap_tokens, cap_period)
     text = "no cap" if cap_tokens is None else f"{cap_tokens} tokens ({cap_period})"
     said({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
 
@@ -405,10 +405,10 @@ def member_transfer(
     """Give a part of a member's cap to another one, in the periods of now. The pool's balance stays."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
         found = works.subscriptions.find(subscriber)
-        made = works.subscriptions.transfer(
+        made = works.members.transfer(
             found,
-            works.subscriptions.member(found, giver),
-            works.subscriptions.member(found, taker),
+            works.members.find(found, giver),
+            works.members.find(found, taker),
             tokens,
             reason,
             made_by=context.actor,
@@ -426,7 +426,7 @@ def member_list(context: Context, subscriber: str, as_json: bool) -> None:
     """Members with their caps and what is used of them in the period of now."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        members = works.subscriptions.members(found)
+        members = works.members.of(found)
         used = works.ledger.used_of_caps(found.account_id, works.clock.now())
     views.print_members(members, used, as_json=as_json)
 

@@ -201,7 +201,7 @@ def limit_set(
             account_id = found.account_id
             scope, ref = "subscriber", str(account_id)
             if member is not None:
-                scope, ref = "member", str(works.subscriptions.member(found, member).member_id)
+                scope, ref = "member", str(works.members.find(found, member).member_id)
             elif key is not None:
                 scope, ref = "key", str(key)
                 if key not in {info.key_id for info in works.keys.of_account(account_id, {})}:

@@ -225,7 +225,7 @@ def route_explain(
         served = {d.model for d in deployments}
         wanted = Wanted(difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens)
         ask = Ask(
-            prompt_tokens, output_tokens, objective=objective or plan.objective, regions=works.subscriptions.regions_of(found), home=found.home_region,
+            prompt_tokens, output_tokens, objective=objective or plan.objective, regions=works.consents.regions_of(found), home=found.home_region,
             edge_first=plan.edge_first,
         )  # fmt: skip
         seen = read_seen(run_dir)

@@ -54,8 +54,8 @@ def subscriber_consent(
         if purpose is not None and given is not None:
             if purpose == "spill_over":
                 works.payg.control(found, spill_over=given, said_by=context.actor)
-            works.subscriptions.consent(found, purpose, given=given, said_by=context.actor)
-        states = works.subscriptions.consent_states(found)
+            works.consents.keep(found, purpose, given=given, said_by=context.actor)
+        states = works.consents.states(found)
     if as_json:
         print_json(
             [

@@ -177,7 +177,7 @@ def bill_write_off(
 def bill_lapse(context: Context, sequence: int, reason: str, dry_run: bool, as_json: bool) -> None:
     """Wait no longer for the carrier's answer to a charge file: its bills may be sent again."""
     with context.works() as works, works.connection.transaction(force_rollback=dry_run):
-        lines = works.payments.lapse(sequence, reason)
+        lines = works.charge_files.lapse(sequence, reason)
     dry = " (dry run)" if dry_run else ""
     said({"sequence_no": sequence, "lines": lines}, f"{lines} line(s) are not waited for{dry}.", as_json)
 

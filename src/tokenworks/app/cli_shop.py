@@ -505,9 +505,9 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
     """The next phone-bill charge file: what no file has yet. It names phone numbers."""
     with context.works() as works:
         if again is not None:
-            sequence, text = again, works.payments.file(again)
+            sequence, text = again, works.charge_files.file(again)
         else:
-            made = works.payments.make_file()
+            made = works.charge_files.make_file()
             if made is None:
                 said({"sequence_no": None}, "There is nothing to send.", as_json)
                 return
@@ -530,7 +530,7 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
 def bill_files(context: Context, as_json: bool) -> None:
     """Charge files, newest first."""
     with context.works() as works:
-        found = works.payments.files()
+        found = works.charge_files.files()
     if as_json:
         print_json(found)
         return
@@ -551,7 +551,7 @@ def bill_files(context: Context, as_json: bool) -> None:
 def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
     """Take the carrier's answer to a charge file: all of it, or nothing. Another answer to the same file corrects the first."""
     with context.works() as works:
-        accepted, rejected = works.payments.acknowledge(read_bytes(path), dry_run=dry_run)
+        accepted, rejected = works.charge_files.acknowledge(read_bytes(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},

@@ -56,7 +56,7 @@ def usage(
     at = since_of(since)
     with ctx.find_object(Context).works() as works:  # type: ignore[union-attr]  # the program's own
         found = works.subscriptions.find(subscriber)
-        names = {member.member_id: member.name for member in works.subscriptions.members(found)}
+        names = {member.member_id: member.name for member in works.members.of(found)}
         if by_member:
             rows = works.ledger.usage_by_member(found.account_id, at)
         else:

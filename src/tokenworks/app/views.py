@@ -42,7 +42,7 @@ def issue_key(
             account_id=found.account_id,
             member_id=works.subscriptions.owner_of(found)
             if member is None
-            else works.subscriptions.member(found, member).member_id,
+            else works.members.find(found, member).member_id,
             name=name,
             models=models or None,
             cap_bucket_id=cap,

@@ -10,8 +10,10 @@ from tokenworks.billing.charge_file import (
     without_phones,
     write_file,
 )
+from tokenworks.billing.charge_files import ChargeFiles
 from tokenworks.billing.concessions import discount_nano, raise_nano
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
+from tokenworks.billing.dunning import Dunning
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
     BillNotFound,
@@ -70,6 +72,7 @@ __all__ = [
     "ChannelNotAllowed",
     "ChargeFileAnswered",
     "ChargeFileNotFound",
+    "ChargeFiles",
     "Collection",
     "CreditNote",
     "Dispute",
@@ -77,6 +80,7 @@ __all__ = [
     "DisputeNotFound",
     "DisputeOpen",
     "Disputes",
+    "Dunning",
     "DunningPlan",
     "OpenItems",
     "Part",

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import open_store, store
+from tokenworks.billing import bill_store, credit_note_store, open_store
 from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote, tax_of_part
 from tokenworks.billing.open_items import OpenItems
@@ -36,7 +36,7 @@ class Bills:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: bill_store.Connection,
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,
@@ -81,7 +81,9 @@ class Bills:
                 if size > 1:
                     size = -(-size // _SMALLER)
                     continue
-                after = next(iter(store.next_due(self._connection, list(_DAYS), ends, after, but, 1)), None)
+                after = next(
+                    iter(bill_store.next_due(self._connection, list(_DAYS), ends, after, but, 1)), None
+                )
                 if after is not None:
                     self._failed.note("bill", after, error)
                 continue
@@ -99,7 +101,7 @@ class Bills:
     def _batch(
         self, ends: list[datetime], after: UUID, but: list[UUID], limit: int
     ) -> tuple[list[Bill], int, UUID | None]:
-        due, last = store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, but, limit)
+        due, last = bill_store.lock_due_subscribers(self._connection, list(_DAYS), ends, after, but, limit)
         if not due:
             return [], 0, last
         ids = {subscriber_id: uuid7() for subscriber_id, _, _, _ in due}
@@ -115,7 +117,7 @@ class Bills:
             amounts[line.bill_id] = amounts.get(line.bill_id, 0) + line.amount_nano
             taxes[line.bill_id] = taxes.get(line.bill_id, 0) + line.tax_nano
         now = self._clock.now()
-        numbers = store.next_numbers(self._connection, "bill", len(due))
+        numbers = bill_store.next_numbers(self._connection, "bill", len(due))
         made = []
         for (subscriber_id, account_id, begin, end), number in zip(due, numbers, strict=True):
             bill_id = ids[subscriber_id]
@@ -128,7 +130,7 @@ class Bills:
                     "new" if owed else "settled",
                 )
             )  # fmt: skip
-        store.add_bills(self._connection, made, lines)
+        bill_store.add_bills(self._connection, made, lines)
         # Credit from before pays them, too.
         self._open.settle([bill.subscriber_id for bill in made])
         return made, len(lines), last
@@ -136,16 +138,39 @@ class Bills:
     def due(self) -> tuple[int, int]:
         """(bills, nano) that a run would make now: the dry run."""
         now = self._clock.now()
-        return store.count_due(self._connection, list(_DAYS), [bill_period_end(day, now) for day in _DAYS])
+        return bill_store.count_due(
+            self._connection, list(_DAYS), [bill_period_end(day, now) for day in _DAYS]
+        )
 
     def find(self, reference: str) -> Bill:
         """By id or number. Raises `BillNotFound`."""
         try:
-            found = store.find_bill(self._connection, UUID(reference))
+            found = bill_store.find_bill(self._connection, UUID(reference))
         except ValueError:
-            found = store.bill_by_number(self._connection, reference)
+            found = bill_store.bill_by_number(self._connection, reference)
         if found is None:
             raise BillNotFound(f"there is no bill {reference[:60]}: `tokenworks bill list` shows them")
+        return found
+
+    def lock(self, bill: Bill) -> Bill:
+        """A bill as it is now, locked: its subscriber first, then the account, then the bill. In the caller's transaction.
+        Raises `BillNotFound`.
+        """
+        return self.lock_of(bill.subscriber_id, bill.bill_id)
+
+    def lock_of(self, subscriber_id: UUID, bill_id: UUID) -> Bill:
+        """As `lock`, by ids. Raises `BillNotFound`."""
+        self._subscriptions.lock([subscriber_id])
+        found = bill_store.find_bill(self._connection, bill_id)
+        if found is None:
+            raise BillNotFound(f"there is no bill {bill_id}")
+        self._charges.lock_accounts([found.account_id])
+        return self.locked(found)
+
+    def locked(self, bill: Bill) -> Bill:
+        """A bill of a locked account, as it is now."""
+        found = bill_store.find_bill(self._connection, bill.bill_id, lock=True)
+        assert found is not None
         return found
 
     def all(
@@ -153,10 +178,10 @@ class Bills:
     ) -> tuple[list[Bill], int]:
         """A page, newest first, and how many there are."""
         subscriber_id = None if subscriber is None else subscriber.subscriber_id
-        return store.bills(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
+        return bill_store.bills(self._connection, subscriber_id, offset, min(limit, PAGE_MAX))
 
     def lines(self, bill: Bill) -> list[BillLine]:
-        return store.lines(self._connection, bill.bill_id)
+        return bill_store.lines(self._connection, bill.bill_id)
 
     def open_nano(self, bill: Bill) -> int:
         """What is open on a bill now: its lines less credits and payments, the subscriber's free credit taken off the oldest
@@ -171,7 +196,7 @@ class Bills:
 
     def credit_notes(self, bill: Bill) -> list[CreditNote]:
         """Corrections of a bill, oldest first."""
-        return store.credit_notes(self._connection, bill.bill_id)
+        return credit_note_store.credit_notes(self._connection, bill.bill_id)
 
     def correct(
         self, bill: Bill, line_no: int, amount_nano: int, reason: str, idempotency_key: str | None = None
@@ -188,8 +213,12 @@ class Bills:
         with self._connection.transaction():
             self._subscriptions.lock([bill.subscriber_id])
             self._charges.lock_accounts([bill.account_id])
-            store.find_bill(self._connection, bill.bill_id, lock=True)
-            before = store.credit_note_of_key(self._connection, idempotency_key) if idempotency_key else None
+            bill_store.find_bill(self._connection, bill.bill_id, lock=True)
+            before = (
+                credit_note_store.credit_note_of_key(self._connection, idempotency_key)
+                if idempotency_key
+                else None
+            )
             if before is not None:
                 if (before.bill_id, before.line_no, before.amount_nano, before.reason) != (
                     bill.bill_id, line_no, amount_nano, reason
@@ -205,13 +234,19 @@ class Bills:
 
             made = self._charges.credit_line(bill.account_id, bill.bill_id, line_no, amount_nano, describe)
             tax = sum(credit.settled_tax_nano or 0 for credit in made)
-            (number,) = store.next_numbers(self._connection, "credit_note", 1)
+            (number,) = bill_store.next_numbers(self._connection, "credit_note", 1)
             now = self._clock.now()
             note = CreditNote(
                 uuid7(), f"C{now.astimezone(BILLING_ZONE):%Y%m%d}-{number:09d}", bill.bill_id, made[0].charge_id, amount_nano, tax,
                 reason, now, line_no, tuple(credit.charge_id for credit in made),
             )  # fmt: skip
-            if not store.add_credit_note(self._connection, note, bill.account_id, idempotency_key):
+            if not credit_note_store.add_credit_note(
+                self._connection, note, bill.account_id, idempotency_key
+            ):
                 raise KeyReused("the idempotency key was used for another credit note: take another one")
             self._open.follow(bill.subscriber_id)
         return note
+
+    def forget(self, subscriber: Subscriber) -> None:
+        """Of one who is erased: what was written on its credit notes in free text."""
+        credit_note_store.forget(self._connection, subscriber.account_id)

@@ -17,6 +17,7 @@ mark or without; its lines end with LF or CR LF, and there may be blank ones at 
 """
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -64,6 +65,20 @@ def write_file(sequence_no: int, made_at: datetime, lines: Sequence[FileLine]) -
 
 def _digits(day: str) -> str:
     return day.replace("-", "")
+
+
+_REFERENCE: Final = re.compile(rf"{LAYOUT}:([0-9]{{1,9}}):([0-9]{{1,9}})(#[0-9]{{1,9}})?")
+
+
+def line_reference(sequence_no: int, line_no: int) -> str:
+    """What the payment of a file's line is known by; where an answer changed, with `#2` … behind it."""
+    return f"{LAYOUT}:{sequence_no}:{line_no}"
+
+
+def line_of(reference: str) -> tuple[int, int] | None:
+    """(sequence, line) of what `line_reference` made, None of anything else."""
+    found = _REFERENCE.fullmatch(reference)
+    return None if found is None else (int(found[1]), int(found[2]))
 
 
 # What stands in a stored file for what is encrypted beside it, or follows from that.

@@ -5,8 +5,8 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
+from tokenworks.billing.bill_store import Connection
 from tokenworks.billing.model import Dispute
-from tokenworks.billing.store import Connection
 from tokenworks.kernel import FORGOTTEN
 
 _DISPUTE: Final = """d.dispute_id, d.subscriber_id, d.bill_id, b.bill_no, d.line_no, l.description, l.description_zh, l.amount_nano,

@@ -9,10 +9,10 @@ from typing import Final, Literal
 from uuid import UUID
 
 from tokenworks.billing import dispute_store as store
+from tokenworks.billing.bill_store import Connection
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.errors import BillNotFound, DisputeAnswered, DisputeNotFound, DisputeOpen
 from tokenworks.billing.model import Bill, Dispute
-from tokenworks.billing.store import Connection
 from tokenworks.kernel import Clock, Invalid, flaw, uuid7
 from tokenworks.subscriptions import Subscriber, Subscriptions
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import open_store, store
+from tokenworks.billing import bill_store, dunning_store, open_store
 from tokenworks.billing.model import open_of
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import Subscriptions
@@ -20,7 +20,7 @@ SETTLE_BATCH: Final = 2000
 class OpenItems:
     """On one connection, in the caller's transaction, which has locked the subscribers' accounts."""
 
-    def __init__(self, connection: store.Connection, subscriptions: Subscriptions, clock: Clock) -> None:
+    def __init__(self, connection: bill_store.Connection, subscriptions: Subscriptions, clock: Clock) -> None:
         self._connection = connection
         self._subscriptions = subscriptions
         self._clock = clock
@@ -54,7 +54,7 @@ class OpenItems:
         """Dunning ends where nothing is open any more, and is in force again where a payment was taken back. The subscriber is
         locked, before its account.
         """
-        steps = store.follow_dunning(self._connection, subscriber_id, self._clock.now())
+        steps = dunning_store.follow_dunning(self._connection, subscriber_id, self._clock.now())
         if steps is None:
             return
         subscriber = self._subscriptions.find(str(subscriber_id))

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.billing import store
+from tokenworks.billing import bill_store, refund_store
 from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
 from tokenworks.billing.open_items import OpenItems
@@ -21,6 +21,7 @@ from tokenworks.subscriptions import (
     KeyReused,
     Orders,
     Product,
+    Subscriber,
     Subscriptions,
     check_idempotency_key,
     unearned,
@@ -35,7 +36,7 @@ class Refunds:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: bill_store.Connection,
         charges: Charges,
         orders: Orders,
         subscriptions: Subscriptions,
@@ -81,7 +82,7 @@ class Refunds:
             self._subscriptions.lock([subscriber_id])
             subscriber = self._subscriptions.find(str(subscriber_id))
             if idempotency_key is not None:
-                before = store.refunds_of_key(self._connection, idempotency_key)
+                before = refund_store.refunds_of_key(self._connection, idempotency_key)
                 if before:
                     first = before[0]
                     asked_nano = first.asked_nano if first.part == "amount" else None
@@ -112,7 +113,7 @@ class Refunds:
                     refund_id, order_id, subscriber.account_id, charge.charge_id, part, asked, reason, "pending", None, now, None,
                     made[0].batch_id if made else refund_id, kept,
                 )  # fmt: skip
-                if not store.add_refund(self._connection, refund, None if made else idempotency_key):
+                if not refund_store.add_refund(self._connection, refund, None if made else idempotency_key):
                     raise RefundNotAllowed(f"order {order_id} is refunded already")
                 made.append(refund)
             if part != "amount":
@@ -152,17 +153,19 @@ class Refunds:
                 charge, amount, "refund", f"{charge.description}: refund", f"{charge.description_zh}（退款）"
             ).charge_id
         now = self._clock.now()
-        store.end_refund(self._connection, refund.refund_id, credit_id, amount, now)
+        refund_store.end_refund(self._connection, refund.refund_id, credit_id, amount, now)
         return replace(refund, state="done", amount_nano=amount, done_at=now)
 
     def finish(self) -> int:
         """Refunds that waited for grants to close. Returns how many are done. Runs on many hosts at once."""
         done = 0
-        for refund_id in store.pending_refunds(self._connection, self._failed.waiting("refund"), PENDING_MAX):
+        for refund_id in refund_store.pending_refunds(
+            self._connection, self._failed.waiting("refund"), PENDING_MAX
+        ):
 
             def finish(refund_id: UUID = refund_id) -> None:
                 nonlocal done
-                refund = store.lock_pending_refund(self._connection, refund_id)
+                refund = refund_store.lock_pending_refund(self._connection, refund_id)
                 done += refund is not None and self._settle(refund).state == "done"
                 self._failed.done("refund", refund_id)
 
@@ -171,11 +174,15 @@ class Refunds:
 
     def find(self, refund_id: UUID) -> Refund:
         """Raises `RefundNotFound`."""
-        found = store.refund_by_id(self._connection, refund_id)
+        found = refund_store.refund_by_id(self._connection, refund_id)
         if found is None:
             raise RefundNotFound("there is no such refund")
         return found
 
+    def forget(self, subscriber: Subscriber) -> None:
+        """Of one who is erased: what was written about its refunds in free text."""
+        refund_store.forget(self._connection, subscriber.account_id)
+
     def of_order(self, order_id: UUID) -> list[Refund]:
         """Oldest first."""
-        return store.refunds_of_order(self._connection, order_id)
+        return refund_store.refunds_of_order(self._connection, order_id)

@@ -156,7 +156,7 @@ def sign_in(
         except SubscriberNotFound:
             if not name.startswith("+"):
                 raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
-            elsewhere = [m for m in rooms.subscriptions.memberships(name) if m.state == "active"]
+            elsewhere = [m for m in rooms.members.memberships(name) if m.state == "active"]
             if elsewhere:
                 member = elsewhere[0]
                 subscriber = rooms.subscriptions.find(str(member.subscriber_id))
@@ -166,11 +166,11 @@ def sign_in(
                 note_sign_in(rooms, member, address)
                 return text, ends, subscriber, member
             subscriber = rooms.subscriptions.register(name, language=language)
-            rooms.subscriptions.consent(subscriber, "terms", given=True)
+            rooms.consents.keep(subscriber, "terms", given=True)
         if "lost_phone" in subscriber.suspended_by:
             raise PhoneLost("this phone is reported lost: the operator lifts that, once it has seen who asks")
         owner_id = rooms.subscriptions.owner_of(subscriber)
-        owner = rooms.subscriptions.member_by_id(owner_id)
+        owner = rooms.members.by_id(owner_id)
         assert owner is not None
         text, ends = rooms.identity.open_session(subscriber.subscriber_id, owner_id, address, client)
         note_sign_in(rooms, owner, address)
@@ -265,7 +265,7 @@ def live_sessions(rooms: Rooms, who: Principal) -> list[Session]:
     "/sessions", summary="Who is signed in, from where, with what", **allow("owner", "admin", "member")
 )
 def sessions(rooms: Asked, who: Who) -> Response:
-    names = {m.member_id: m.name for m in rooms.subscriptions.members(own(rooms, who))}
+    names = {m.member_id: m.name for m in rooms.members.of(own(rooms, who))}
     rows = [_session_resource(session, who, names) for session in live_sessions(rooms, who)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
@@ -322,7 +322,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
             "owes": decimal(rooms.charges.receivable(subscriber.account_id)),
-            "consents": rooms.subscriptions.consents(subscriber),
+            "consents": rooms.consents.said(subscriber),
         }
     )
 
@@ -414,7 +414,7 @@ def update_subscriber(
             found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
         )
         for purpose, given in (body.consents or {}).items():
-            rooms.subscriptions.consent(found, purpose, given=given, said_by=who.actor)
+            rooms.consents.keep(found, purpose, given=given, said_by=who.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
@@ -570,7 +570,7 @@ def member_resource(member: Member) -> dict[str, object]:
 
 @router.get("/members", summary="Who spends from the account", **allow(*READERS))
 def members(rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = [member_resource(member) for member in rooms.subscriptions.members(own(rooms, who, of))]
+    found = [member_resource(member) for member in rooms.members.of(own(rooms, who, of))]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
 
@@ -582,7 +582,7 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
     if body.role == "admin" and who.role != "owner":
         raise Invalid("role: the owner alone makes somebody an admin")
     with rooms.connection.transaction():
-        made = rooms.subscriptions.invite(
+        made = rooms.members.invite(
             found,
             normal(body.phone),
             body.name,
@@ -600,7 +600,7 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
 )
 def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
     with rooms.connection.transaction():
-        made = rooms.subscriptions.add_member(
+        made = rooms.members.add(
             own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
             cap_period=body.cap_period,
         )  # fmt: skip
@@ -642,19 +642,19 @@ class MemberUpdate(Strict):
 )
 def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
-    member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    member = rooms.members.find(found, str(as_uuid(id, "member")))
     check_rank(who, member)
     check_match(request, member_resource(member))
     with rooms.connection.transaction():
         if body.model_fields_set & {"cap_tokens", "cap_period"}:
             tokens = body.cap_tokens if "cap_tokens" in body.model_fields_set else member.cap_tokens
             period = body.cap_period if "cap_period" in body.model_fields_set else member.cap_period
-            rooms.subscriptions.set_cap(member, tokens, period or "month")
+            rooms.members.set_cap(member, tokens, period or "month")
         if "department" in body.model_fields_set:
-            rooms.subscriptions.set_department(found, member, body.department)
-        after = rooms.subscriptions.member(found, str(member.member_id))
+            rooms.members.set_department(found, member, body.department)
+        after = rooms.members.find(found, str(member.member_id))
         audit(rooms, who, "member.set", member.member_id, cap_of(member), cap_of(after))
-    return answer(member_resource(rooms.subscriptions.member(found, id)))
+    return answer(member_resource(rooms.members.find(found, id)))
 
 
 @router.delete(
@@ -662,11 +662,11 @@ def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id:
 )
 def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     found = own(rooms, who)
-    member = rooms.subscriptions.member(found, str(as_uuid(id, "member")))
+    member = rooms.members.find(found, str(as_uuid(id, "member")))
     check_rank(who, member)
     with rooms.connection.transaction():
         audit(rooms, who, "member.remove", member.member_id, cap_of(member))
-        rooms.subscriptions.remove_member(member)
+        rooms.members.remove(member)
     return Response(status_code=204)
 
 
@@ -674,7 +674,7 @@ def remove_member(rooms: Asked, who: Who, id: str) -> Response:
     "/memberships", summary="Where one was invited, or is a member", **allow("owner", "admin", "member")
 )
 def memberships(rooms: Asked, who: Who) -> Response:
-    found = rooms.subscriptions.memberships(_phone(rooms, who))
+    found = rooms.members.memberships(_phone(rooms, who))
     rows = [
         {**member_resource(member), "of": rooms.subscriptions.find(str(member.subscriber_id)).name or "?"}
         for member in found
@@ -685,7 +685,7 @@ def memberships(rooms: Asked, who: Who) -> Response:
 def _phone(rooms: Rooms, who: Who) -> str:
     """The number of whoever asks: a member's own, or the subscriber's."""
     mine = own(rooms, who)
-    member = None if who.member_id is None else rooms.subscriptions.member_by_id(who.member_id)
+    member = None if who.member_id is None else rooms.members.by_id(who.member_id)
     return (member and member.phone) or mine.phone
 
 
@@ -700,9 +700,9 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
     phone, member_id = _phone(rooms, who), as_uuid(id, "invitation")
     with rooms.connection.transaction():
         if body.state == "active":
-            made = rooms.subscriptions.accept(phone, member_id)
+            made = rooms.members.accept(phone, member_id)
         else:
-            made = rooms.subscriptions.leave(phone, member_id)
+            made = rooms.members.leave(phone, member_id)
         audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 
@@ -715,7 +715,7 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
 )
 def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
     member_id = as_uuid(id, "membership")
-    for member in rooms.subscriptions.memberships(_phone(rooms, who)):
+    for member in rooms.members.memberships(_phone(rooms, who)):
         if member.member_id == member_id and member.state == "active":
             text, ends = rooms.identity.open_session(
                 member.subscriber_id, member_id, client_address(request), request.headers.get("user-agent")

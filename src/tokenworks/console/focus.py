@@ -283,7 +283,7 @@ class _Month:
 
     def _member(self, member_id: UUID) -> str:
         if member_id not in self._members:
-            found = self._rooms.subscriptions.member_by_id(member_id)
+            found = self._rooms.members.by_id(member_id)
             self._members[member_id] = "member" if found is None or not found.name else found.name
         return self._members[member_id]
 

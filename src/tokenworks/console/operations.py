@@ -286,7 +286,7 @@ def release_job(body: JobRelease, rooms: Asked, who: Who, id: str) -> Response:
 def charge_files(rooms: Asked) -> Response:
     found = [
         {name: when(value) if name.endswith("_at") else value for name, value in file.items()}  # type: ignore[arg-type]
-        for file in rooms.payments.files()
+        for file in rooms.charge_files.files()
     ]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
@@ -294,7 +294,7 @@ def charge_files(rooms: Asked) -> Response:
 @router.post("/charge-files", status_code=201, summary="Make the next charge file", **allow("finance"))
 def make_charge_file(rooms: Asked, who: Who) -> Response:
     with rooms.connection.transaction():
-        made = rooms.payments.make_file()
+        made = rooms.charge_files.make_file()
         if made is None:
             return Response(status_code=204)
         audit(rooms, who, "charge_file.make", made[0])
@@ -305,13 +305,13 @@ def make_charge_file(rooms: Asked, who: Who) -> Response:
 
 @router.get("/charge-files/{sequence}", summary="A charge file again, byte for byte", **allow("finance"))
 def charge_file(rooms: Asked, sequence: int) -> Response:
-    return Response(rooms.payments.file(sequence), media_type="text/plain")
+    return Response(rooms.charge_files.file(sequence), media_type="text/plain")
 
 
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
 def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
     with rooms.connection.transaction():
-        accepted, rejected = rooms.payments.acknowledge(body, dry_run=dry_run)
+        accepted, rejected = rooms.charge_files.acknowledge(body, dry_run=dry_run)
         if not dry_run:
             audit(
                 rooms,

@@ -50,7 +50,7 @@ def _show(
     words = WORDS[language]
     rows, more = ([], 0) if visitor.is_member else _members(rooms, visitor, language)
     invited, joined = [], []
-    for member in rooms.subscriptions.memberships(_phone(rooms, visitor)):
+    for member in rooms.members.memberships(_phone(rooms, visitor)):
         name = _household(rooms, member)
         is_here = member.member_id == visitor.who.member_id
         row = {"id": str(member.member_id), "is_here": is_here}
@@ -79,7 +79,7 @@ def _household(rooms: Rooms, member: Member) -> str:
 def _phone(rooms: Rooms, visitor: Visitor) -> str:
     """The number of whoever is signed in: a member's own, or the subscriber's."""
     id_ = visitor.who.member_id
-    member = None if id_ is None else rooms.subscriptions.member_by_id(id_)
+    member = None if id_ is None else rooms.members.by_id(id_)
     return (member and member.phone) or visitor.subscriber.phone
 
 
@@ -94,7 +94,7 @@ def _members(rooms: Rooms, visitor: Visitor, language: Language) -> tuple[list[d
         row["member_id"]: row["input_tokens"] + row["output_tokens"]
         for row in rooms.ledger.usage_by_member(account_id, since)
     }
-    found = [m for m in rooms.subscriptions.members(visitor.subscriber) if m.state != "left"]
+    found = [m for m in rooms.members.of(visitor.subscriber) if m.state != "left"]
     rows = []
     for member in found[:MEMBERS_SHOWN]:
         tokens = spent.get(member.member_id, 0)
@@ -147,7 +147,7 @@ def invite(
         return ask_to_sign_in(request, rooms, "/family")
     try:
         with rooms.connection.transaction():
-            made = rooms.subscriptions.invite(
+            made = rooms.members.invite(
                 visitor.subscriber, normal(phone), name, cap_tokens=read_tokens(cap), cap_period=period
             )
             audit(rooms, visitor.who, "member.invite", made.member_id, None, cap_of(made))
@@ -167,7 +167,7 @@ def set_cap(request: Request, rooms: Asked, id: Text, cap: Text = "", period: Pe
         with rooms.connection.transaction():
             lock_subscriber(rooms.vault, visitor.subscriber.subscriber_id)
             before = cap_of(_member(rooms, visitor, id))
-            rooms.subscriptions.set_cap(member, read_tokens(cap), period)
+            rooms.members.set_cap(member, read_tokens(cap), period)
             after = cap_of(_member(rooms, visitor, id))
             if after != before:
                 audit(rooms, visitor.who, "member.set", member.member_id, before, after)
@@ -188,14 +188,14 @@ def remove(request: Request, rooms: Asked, id: Text) -> Response:
             lock_subscriber(rooms.vault, visitor.subscriber.subscriber_id)
             if _member(rooms, visitor, id).state != "left":
                 audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
-                rooms.subscriptions.remove_member(member)
+                rooms.members.remove(member)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
     return RedirectResponse("/family?done=removed", 303)
 
 
 def _member(rooms: Rooms, visitor: Visitor, id_: str) -> Member:
-    return rooms.subscriptions.member(visitor.subscriber, str(as_uuid(id_, "member")))
+    return rooms.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
 
 
 # What whoever was invited does.
@@ -218,9 +218,9 @@ def join(
         with rooms.connection.transaction():
             if _waits(rooms, phone, member_id) or what != "accept":
                 if what == "accept":
-                    rooms.subscriptions.accept(phone, member_id)
+                    rooms.members.accept(phone, member_id)
                 else:
-                    rooms.subscriptions.leave(phone, member_id)
+                    rooms.members.leave(phone, member_id)
                 audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
     except TokenworksError as error:
         return _show(request, rooms, visitor, error=error)
@@ -236,11 +236,11 @@ def _waits(rooms: Rooms, phone: str, member_id: UUID) -> bool:
     """True if an invitation is not accepted yet; its account is locked, so that the same form sent twice is one act. Raises
     `MemberNotFound`.
     """
-    member = rooms.subscriptions.member_by_id(member_id)
+    member = rooms.members.by_id(member_id)
     if member is None:
         raise MemberNotFound("there is no such invitation")
     lock_subscriber(rooms.vault, member.subscriber_id)
-    found = next((one for one in rooms.subscriptions.memberships(phone) if one.member_id == member_id), None)
+    found = next((one for one in rooms.members.memberships(phone) if one.member_id == member_id), None)
     if found is None:
         raise MemberNotFound("there is no such invitation")
     return found.state == "invited"
@@ -248,7 +248,7 @@ def _waits(rooms: Rooms, phone: str, member_id: UUID) -> bool:
 
 def _switch(request: Request, rooms: Rooms, phone: str, member_id: UUID) -> Response:
     """Go on as a member of another account."""
-    for member in rooms.subscriptions.memberships(phone):
+    for member in rooms.members.memberships(phone):
         if member.member_id == member_id and member.state == "active":
             address = client_address(request)
             with rooms.connection.transaction():

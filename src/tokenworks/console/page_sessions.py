@@ -55,7 +55,7 @@ def sessions(request: Request, rooms: Asked, done: Done = None) -> Response:
         found,
         key=lambda s: (s.session_id != visitor.who.session_id, s.member_id != visitor.who.member_id),
     )
-    names = {m.member_id: m.name for m in rooms.subscriptions.members(visitor.subscriber)}
+    names = {m.member_id: m.name for m in rooms.members.of(visitor.subscriber)}
     others = any(
         s.member_id == visitor.who.member_id and s.session_id != visitor.who.session_id for s in found
     )

@@ -57,7 +57,7 @@ def usage(request: Request, rooms: Asked) -> Response:
 
 def _own_cap(rooms: Rooms, visitor: Visitor, language: Language) -> str:
     assert visitor.who.member_id is not None
-    member = rooms.subscriptions.member_by_id(visitor.who.member_id)
+    member = rooms.members.by_id(visitor.who.member_id)
     assert member is not None
     used = rooms.ledger.used_of_caps(visitor.subscriber.account_id, rooms.clock.now())
     return cap_line(member, used, language)

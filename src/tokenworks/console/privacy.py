@@ -61,7 +61,7 @@ def consent_resource(state: ConsentState) -> dict[str, object]:
 )
 def consents(rooms: Asked, who: Who, of: Of = None) -> Response:
     found = own(rooms, who, of)
-    rows = [consent_resource(state) for state in rooms.subscriptions.consent_states(found)]
+    rows = [consent_resource(state) for state in rooms.consents.states(found)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -83,7 +83,7 @@ def say(body: Said, rooms: Asked, who: Who, purpose: Purpose, of: Of = None) -> 
         raise Invalid("text_sha256: say which text was shown; GET /api/consents has it")
     with rooms.connection.transaction():
         _say(rooms, found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=who.actor)
-        states = {state.text.purpose: state for state in rooms.subscriptions.consent_states(found)}
+        states = {state.text.purpose: state for state in rooms.consents.states(found)}
         after = consent_resource(states[purpose])
         audit(rooms, who, "subscriber.consent", found.subscriber_id, None, after)
     return answer(after)
@@ -92,7 +92,7 @@ def say(body: Said, rooms: Asked, who: Who, purpose: Purpose, of: Of = None) -> 
 def _say(
     rooms: Rooms, found: Subscriber, purpose: str, *, given: bool, text_sha256: str | None, said_by: str
 ) -> None:
-    rooms.subscriptions.consent(found, purpose, given=given, text_sha256=text_sha256, said_by=said_by)
+    rooms.consents.keep(found, purpose, given=given, text_sha256=text_sha256, said_by=said_by)
 
 
 class RealName(Strict):
@@ -176,7 +176,7 @@ def export_member(request: Request, rooms: Asked, who: Who) -> Response:
 
 def own_member(rooms: Rooms, who: Principal) -> Member:
     """Whoever asks, as a member of the account."""
-    found = None if who.member_id is None else rooms.subscriptions.member_by_id(who.member_id)
+    found = None if who.member_id is None else rooms.members.by_id(who.member_id)
     if found is None:
         raise NotFound("there is no such member")
     return found
@@ -257,7 +257,7 @@ def _erase(rooms: Rooms, found: Subscriber, confirm: str, *, even_if_owed: bool)
 def terms_page(request: Request, rooms: Asked) -> Response:
     """What one agrees to, before one signs in."""
     language = language_of(request)
-    texts = [rooms.subscriptions.consent_text(purpose, language) for purpose in PURPOSES]
+    texts = [rooms.consents.text(purpose, language) for purpose in PURPOSES]
     words = PRIVACY_WORDS[language]
     visitor = visitor_of(request, rooms, "owner", "admin", "member")
     return render(request, rooms, "terms.html", "terms", "terms", visitor=visitor, p=words, texts=texts)
@@ -278,7 +278,7 @@ def _privacy(
     language = language_of(request, visitor)
     is_owner = visitor.who.role == "owner"
     # What an account agreed to is its owner's to say; an admin may stop what costs more.
-    states = [] if visitor.is_member else rooms.subscriptions.consent_states(subscriber, language)
+    states = [] if visitor.is_member else rooms.consents.states(subscriber, language)
     member = None if is_owner else own_member(rooms, visitor.who)
     return render(
         request, rooms, "privacy.html", "privacy", "privacy", visitor=visitor, error=error,
@@ -305,7 +305,7 @@ def say_on_page(
     try:
         with rooms.connection.transaction():
             lock_subscriber(rooms.vault, subscriber.subscriber_id)
-            last = {one.text.purpose: one for one in rooms.subscriptions.consent_states(subscriber)}[purpose]
+            last = {one.text.purpose: one for one in rooms.consents.states(subscriber)}[purpose]
             # Said again of the same text it is the same.
             if (last.given, last.said_sha256) != (given, text_sha256):
                 _say(rooms, subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor)

@@ -145,6 +145,6 @@ def act_on_bill(body: BillAction, rooms: Asked, who: Who, id: str, key: Idempote
 )
 def lapse(body: Why, rooms: Asked, who: Who, sequence: int) -> Response:
     with rooms.connection.transaction():
-        lines = rooms.payments.lapse(sequence, body.reason)
+        lines = rooms.charge_files.lapse(sequence, body.reason)
         audit(rooms, who, "charge_file.lapse", sequence, None, {"lines": lines, "reason": body.reason})
     return answer({"sequence": sequence, "lines": lines})

@@ -375,12 +375,12 @@ def _member_ref(member_id: UUID) -> dict[str, object]:
 def _member_of(rooms: Rooms, who: Who, reference: str) -> Member:
     """Whose cap it is: by the cap's bucket, or by the member's own id."""
     id_ = as_uuid(reference, "bucket")
-    member = rooms.subscriptions.member_by_id(id_)
+    member = rooms.members.by_id(id_)
     if member is None:
         found, _ = _bucket(rooms, who, reference)
         if found.cap_of is None:
             raise Invalid("bucket: a transfer is between the caps of members")
-        member = rooms.subscriptions.member_by_id(found.cap_of)
+        member = rooms.members.by_id(found.cap_of)
     if member is None:
         raise NotFound("there is no such bucket")
     mine_only(who, member.subscriber_id, "bucket")
@@ -439,7 +439,7 @@ def transfer(body: TransferBalanceCreate, rooms: Asked, who: Who, key: Idempoten
         raise NotFound("there is no such bucket")
     taker = _member_of(rooms, who, body.receiver_bucket.id)
     subscriber = rooms.subscriptions.find(str(giver.subscriber_id))
-    made = rooms.subscriptions.transfer(
+    made = rooms.members.transfer(
         subscriber, giver, taker, tokens, body.reason, made_by=who.actor, idempotency_key=key
     )
     audit(rooms, who, "balance.transfer", made.transfer_id, None, {"tokens": tokens})

@@ -28,7 +28,7 @@ from pydantic import (
 )
 from starlette.exceptions import HTTPException
 
-from tokenworks.billing import Bills, Disputes, Payments, Refunds
+from tokenworks.billing import Bills, ChargeFiles, Disputes, Payments, Refunds
 from tokenworks.catalog import Drafts, Offerings
 from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
 from tokenworks.console.asker import check_own_page, client_address
@@ -47,8 +47,10 @@ from tokenworks.kernel import (
     flaw_in,
 )
 from tokenworks.subscriptions import (
+    Consents,
     Deliveries,
     Hub,
+    Members,
     Orders,
     PayAsYouGo,
     Privacy,
@@ -115,11 +117,17 @@ class Rooms(Protocol):
     @property
     def subscriptions(self) -> Subscriptions: ...
     @property
+    def members(self) -> Members: ...
+    @property
+    def consents(self) -> Consents: ...
+    @property
     def bills(self) -> Bills: ...
     @property
     def disputes(self) -> Disputes: ...
     @property
     def payments(self) -> Payments: ...
+    @property
+    def charge_files(self) -> ChargeFiles: ...
     @property
     def refunds(self) -> Refunds: ...
     @property
@@ -289,7 +297,7 @@ def principal_of(request: Request, rooms: Rooms) -> Principal:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
     subscriber = rooms.subscriptions.find(str(subscriber_id))
-    member = rooms.subscriptions.member_by_id(member_id)
+    member = rooms.members.by_id(member_id)
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
@@ -449,10 +457,7 @@ def audit(
 
 
 def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
-    """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
-
-    Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
-    """
+    """In the transaction of what gives money away: `ApprovalNeeded` above the limit, and that is kept (`explain_errors`)."""
     rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
 
 
@@ -569,9 +574,7 @@ def narrowed(
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> Response:
-    """A page of what `read(offset, limit)` gives with its total, or of what of it matches the query's filters. Raises `Invalid`
-    where there is more to look through than `FILTERED_MAX`.
-    """
+    """A page of what `read(offset, limit)` gives, or of what the filters match. Raises `Invalid` beyond `FILTERED_MAX` rows."""
     if not is_filtered(request, *beside):
         found, total = read(page.offset, page.limit)
         return page_of(page, [resource(one) for one in found], total)
@@ -602,9 +605,7 @@ def filtered(
     names: Sequence[str],
     beside: Sequence[str] = (),
 ) -> list[Mapping[str, object]]:
-    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value` and its like for instants and numbers;
-    names with dots for attributes of attributes. Raises `Invalid` on other names; those `beside` are somebody else's business.
-    """
+    """What matches the query (TMF630): `name=value`, or one of `a,b`; `name.gte=value`; `a.b=value`. Raises `Invalid`."""
     found = list(resources)
     for name, value in request.query_params.multi_items():
         if name in {"offset", "limit", "fields", *beside}:

@@ -71,22 +71,25 @@ from tokenworks.subscriptions.model import (
     next_month,
     parse_phone,
 )
+from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.deliveries import Deliveries
 from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
 from tokenworks.subscriptions.orders.sales import Sales
-from tokenworks.subscriptions.orders.service import Orders, When
+from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
 from tokenworks.subscriptions.people.consents import (
     LANGUAGES,
     PURPOSES,
+    Consents,
     ConsentState,
     ConsentText,
     ConsentTexts,
 )
 from tokenworks.subscriptions.people.member_rights import MemberRights
+from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
 from tokenworks.subscriptions.people.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
 from tokenworks.subscriptions.served import Served, ServedKeys, Versions
@@ -110,6 +113,7 @@ __all__ = [
     "ConsentText",
     "ConsentTextChanged",
     "ConsentTexts",
+    "Consents",
     "ContractPrice",
     "DeliveredAlready",
     "Deliveries",
@@ -128,6 +132,7 @@ __all__ = [
     "MemberExists",
     "MemberNotFound",
     "MemberRights",
+    "Members",
     "Moved",
     "Moves",
     "NeedsFirst",

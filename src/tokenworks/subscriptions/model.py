@@ -159,6 +159,11 @@ class Member:
     phone: str | None = None
     state: Literal["invited", "active", "left"] = "active"
 
+    @property
+    def can_leave(self) -> bool:
+        """Whether it can be taken out: the owner and the departments stay."""
+        return self.role not in {"owner", "department"}
+
 
 def period_of(period: CapPeriod, created_at: datetime, now: datetime) -> tuple[datetime, datetime | None]:
     """The period of a cap that `now` is in: a day or a month of the carrier's zone, or all of time."""

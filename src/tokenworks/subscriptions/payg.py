@@ -12,6 +12,7 @@ from uuid import UUID
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
+from tokenworks.subscriptions import top_up_store
 from tokenworks.subscriptions.errors import (
     CapBelowSpent,
     KeyReused,
@@ -19,6 +20,7 @@ from tokenworks.subscriptions.errors import (
     TopUpNotAllowed,
     TopUpNotFound,
 )
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     Product,
@@ -28,7 +30,7 @@ from tokenworks.subscriptions.model import (
     cycle_end,
     month_start,
 )
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, product_store
 from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store, privacy_store
@@ -57,7 +59,7 @@ class PayAsYouGo:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,
@@ -106,7 +108,7 @@ class PayAsYouGo:
         with self._connection.transaction():
             found = people_store.lock_subscriber(self._vault, subscriber.subscriber_id)
             assert found is not None
-            before = store.top_up(self._connection, found.subscriber_id, idempotency_key)
+            before = top_up_store.top_up(self._connection, found.subscriber_id, idempotency_key)
             if before is not None:
                 if before.amount_nano != amount_nano:
                     raise KeyReused("the idempotency key was used for another top-up: take another one")
@@ -114,7 +116,7 @@ class PayAsYouGo:
             product = next(
                 (
                     (p, sold)
-                    for p in store.products(self._connection, found.subscriber_id)
+                    for p in product_store.products(self._connection, found.subscriber_id)
                     if p.state == "active"
                     and (sold := self._offerings.sold(p.offering_version)).offering.kind == "pay_as_you_go"
                 ),
@@ -141,18 +143,18 @@ class PayAsYouGo:
             made = TopUp(
                 uuid7(), found.subscriber_id, product[0].product_id, steps, amount_nano, self._clock.now()
             )
-            store.add_top_up(self._connection, made, idempotency_key)
+            top_up_store.add_top_up(self._connection, made, idempotency_key)
         return made
 
     def top_ups(self, subscriber: Subscriber | None, offset: int, limit: int) -> tuple[list[TopUp], int]:
         """What was bought by hand: a page, newest first, and how many there are."""
-        return store.top_ups(
+        return top_up_store.top_ups(
             self._connection, None if subscriber is None else subscriber.subscriber_id, offset, limit
         )
 
     def find_top_up(self, top_up_id: UUID) -> TopUp:
         """Raises `TopUpNotFound`."""
-        found = store.find_top_up(self._connection, top_up_id)
+        found = top_up_store.find_top_up(self._connection, top_up_id)
         if found is None:
             raise TopUpNotFound("there is no such top-up")
         return found
@@ -163,7 +165,7 @@ class PayAsYouGo:
         """
         live = [
             (product, self._offerings.sold(product.offering_version))
-            for product in store.products(self._connection, subscriber.subscriber_id)
+            for product in product_store.products(self._connection, subscriber.subscriber_id)
             if product.state in LIVE
         ]
         if any(sold.offering.kind == "plan" for _, sold in live) and not subscriber.spill_over:
@@ -209,8 +211,8 @@ class PayAsYouGo:
             )
             uncharged += charge is None
         if uncharged:
-            store.add_uncharged(self._connection, product.product_id, uncharged)
-        store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
+            product_store.add_uncharged(self._connection, product.product_id, uncharged)
+        product_store.set_product(self._connection, product.product_id, step_no=product.step_no + steps)
         spent_now = spent + steps * price
         for percent in ALERTS_PERCENT:
             if spent_now * 100 >= subscriber.cap_nano * percent:
@@ -221,7 +223,7 @@ class PayAsYouGo:
         """Once a month for each threshold, and once more for each time that the cap was raised since."""
         month = f"{now.astimezone(BILLING_ZONE):%Y-%m}"
         armed = f":{subscriber.cap_raises}" if subscriber.cap_raises else ""
-        store.add_notification(
+        notice_store.add_notification(
             self._connection,
             subscriber.subscriber_id,
             "spend",
@@ -234,7 +236,7 @@ class PayAsYouGo:
         """How pay-as-you-go stands: `open`, `locked` or `no_consent`, with the monthly cap in nano; None where there is none."""
         kinds = {
             self._offerings.sold(product.offering_version).offering.kind
-            for product in store.products(self._connection, subscriber.subscriber_id)
+            for product in product_store.products(self._connection, subscriber.subscriber_id)
             if product.state in LIVE
         }
         locked = subscriber.spend_locked or subscriber.restricted

@@ -11,7 +11,7 @@ from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store
 from tokenworks.subscriptions.orders.eligibility import LIVE
 from tokenworks.subscriptions.payg import payg_standing
 
@@ -68,7 +68,7 @@ class ServedKeys:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         clock: Clock,

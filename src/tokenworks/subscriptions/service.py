@@ -1,4 +1,4 @@
-"""Subscribers, members and their caps: who they are and what they agreed to."""
+"""Subscribers: who they are, what suspends them, and their end."""
 
 import re
 from collections.abc import Sequence
@@ -8,61 +8,43 @@ from typing import Any, Final, Literal
 from uuid import UUID
 
 from tokenworks.catalog import ChargingPolicy, Offerings, Service
-from tokenworks.charging import Ledger, Transfer, Transfers
+from tokenworks.charging import Ledger
 from tokenworks.kernel import (
     Clock,
     Invalid,
     check_line,
     check_name,
     is_digits,
-    normal_name,
     parse_money,
     uuid7,
 )
 from tokenworks.subscriptions.errors import (
-    ConsentTextChanged,
     IdentityKnown,
-    MemberExists,
-    MemberNotFound,
     NotSuspended,
     PhoneTaken,
     SeveralFound,
     SubscriberNotActive,
     SubscriberNotFound,
 )
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     SUSPENSIONS,
-    CapPeriod,
     ContractPrice,
-    Member,
-    PrivacyRules,
     Subscriber,
     Suspension,
     SuspensionCause,
-    check_idempotency_key,
     parse_phone,
-    period_of,
 )
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, price_store, product_store
 from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
-from tokenworks.subscriptions.people import people_store, privacy_store
-from tokenworks.subscriptions.people.consents import (
-    PURPOSES,
-    ConsentState,
-    ConsentText,
-    ConsentTexts,
-    Language,
-)
+from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
+from tokenworks.subscriptions.people.consents import Consents
+from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.profiles import BROADBAND, check_profile
-from tokenworks.trust import TAIL_DIGITS, Document, Identity, Keys, PersonVault, checked_id_number
+from tokenworks.trust import TAIL_DIGITS, Document, Identity, PersonVault, checked_id_number
 
 LIST_MAX: Final = 1000
-MEMBERS_MAX: Final = 10_000
-CAP_TOKENS_MAX: Final = 10**12
-CONSENTS: Final = frozenset(PURPOSES)
-# Of these hosts hear: they say what is served, and where.
-_SERVED_BY: Final = frozenset({"terms", "data_cross_border", "spill_over"})
 _PROFILE: Final = frozenset(
     {
         "name",
@@ -90,29 +72,25 @@ class Subscriptions:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         clock: Clock,
         orders: Orders,
-        transfers: Transfers,
+        members: Members,
+        consents: Consents,
         vault: PersonVault,
-        rules: PrivacyRules,
-        texts: ConsentTexts,
-        keys: Keys,
         identity: Identity,
     ) -> None:
         self._connection = connection
-        self._keys = keys
         self._identity = identity
         self._vault = vault
-        self._rules = rules
-        self._texts = texts
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
         self._orders = orders
-        self._transfers = transfers
+        self._members = members
+        self._consents = consents
 
     def register(self, phone: str, name: str | None = None, **profile: Any) -> Subscriber:
         """A subscriber, its account and its owner, in one transaction. `profile` is as in `set_profile`.
@@ -223,12 +201,12 @@ class Subscriptions:
 
     def lock(self, subscriber_ids: Sequence[UUID]) -> None:
         """First of all that is locked of a subscriber: then its accounts, then its bills. In the caller's transaction."""
-        store.lock_subscribers(self._connection, subscriber_ids)
+        people_store.lock_subscribers(self._connection, subscriber_ids)
 
     def owner_of(self, subscriber: Subscriber) -> UUID:
         return people_store.owner_of(self._connection, subscriber.subscriber_id)
 
-    # Who they are, and what they agreed to.
+    # Who they are.
 
     def set_profile(self, subscriber: Subscriber, **fields: Any) -> Subscriber:
         """Change what is known of a subscriber: name, audiences, language, broadband, real_name, bill_day,
@@ -284,69 +262,9 @@ class Subscriptions:
             people_store.set_texts(self._vault, found.subscriber_id, phone=phone)
             # Who has the old number next is nobody's member, and nobody goes on with a session that it opened elsewhere.
             moved, left = people_store.move_memberships(self._vault, found.phone, phone)
-            self._stop_keys(left)
+            self._members.stop_keys(left)
             self._identity.end_sessions_of(moved + left)
         return self.find(str(subscriber.subscriber_id))
-
-    def consent(
-        self,
-        subscriber: Subscriber,
-        purpose: str,
-        *,
-        given: bool,
-        text_sha256: str | None = None,
-        said_by: str = "subscriber",
-    ) -> None:
-        """Keep what a subscriber agrees to, or takes back, with the hash of the text that was shown: `text_sha256`, or the
-        subscriber's language's as it is now. Hosts hear of what they enforce.
-
-        Raises `Invalid`, and `ConsentTextChanged` where another text is shown now.
-        """
-        text = self._texts.text(purpose, subscriber.language)
-        if text_sha256 is not None:
-            now_shown = {one.sha256: one for one in self._texts.of(purpose)}
-            if text_sha256 not in now_shown:
-                raise ConsentTextChanged(f"the text on {purpose} has changed: read it again")
-            text = now_shown[text_sha256]
-        with self._connection.transaction():
-            privacy_store.add_consent(
-                self._connection, subscriber.subscriber_id, purpose, given, self._clock.now(), text, said_by
-            )
-            if purpose == "spill_over":
-                # What pay-as-you-go asks: one consent, however it was said.
-                people_store.set_subscriber(self._connection, subscriber.subscriber_id, spill_over=given)
-            if purpose in _SERVED_BY:
-                self._ledger.tell_account(subscriber.account_id)
-
-    def consents(self, subscriber: Subscriber) -> dict[str, bool]:
-        """What was said last of each purpose."""
-        return privacy_store.consents(self._connection, subscriber.subscriber_id)
-
-    def consent_text(self, purpose: str, language: Language) -> ConsentText:
-        """What is shown of a purpose now."""
-        return self._texts.text(purpose, language)
-
-    def consent_states(self, subscriber: Subscriber, language: Language | None = None) -> list[ConsentState]:
-        """Every purpose with its text and what the subscriber said last of it."""
-        said = privacy_store.last_consents(self._connection, subscriber.subscriber_id)
-        states = []
-        for purpose in PURPOSES:
-            given, at, sha256 = said.get(purpose, (None, None, None))
-            current = {text.sha256 for text in self._texts.of(purpose)}
-            text = self._texts.text(purpose, language or subscriber.language)
-            changed = given is True and sha256 is not None and sha256 not in current
-            states.append(ConsentState(text, given, at, sha256, text_changed=changed))
-        return states
-
-    def regions_of(self, subscriber: Subscriber) -> tuple[str, ...] | None:
-        """Where requests may be sent, by the subscriber's wish and by consent; None: anywhere; empty: nowhere."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return self._rules.regions(subscriber.regions, said.get("data_cross_border"))
-
-    def refused_by(self, subscriber: Subscriber) -> Literal["terms"] | None:
-        """The consent without which nothing is served, where it is missing."""
-        said = privacy_store.consents(self._connection, subscriber.subscriber_id)
-        return None if self._rules.terms_ok(said.get("terms")) else "terms"
 
     def set_contract_price(
         self,
@@ -369,7 +287,7 @@ class Subscriptions:
         if valid_until is not None and valid_until <= valid_from:
             raise Invalid("a contract's price ends after it begins")
         contract = check_name(contract, "a contract's name")
-        store.set_contract_price(
+        price_store.set_contract_price(
             self._connection, subscriber.subscriber_id, offering_id, price_nano, valid_from, valid_until,
             contract,
         )  # fmt: skip
@@ -419,7 +337,7 @@ class Subscriptions:
 
     def suspensions(self, subscriber: Subscriber) -> list[Suspension]:
         """Newest first, at most `LIST_MAX`."""
-        return store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
+        return suspension_store.suspensions(self._connection, subscriber.subscriber_id, LIST_MAX)
 
     def _set_cause(
         self, subscriber: Subscriber, cause: SuspensionCause, *, holds: bool, reason: str | None
@@ -437,9 +355,11 @@ class Subscriptions:
                 now = self._clock.now()
                 if holds:
                     begun = Suspension(uuid7(), found.subscriber_id, cause, reason, now)
-                    store.begin_suspension(self._connection, begun)
+                    suspension_store.begin_suspension(self._connection, begun)
                 else:
-                    store.end_suspensions(self._connection, found.subscriber_id, cause, now, reason)
+                    suspension_store.end_suspensions(
+                        self._connection, found.subscriber_id, cause, now, reason
+                    )
             if changed or state != found.state:
                 people_store.set_subscriber(
                     self._connection, found.subscriber_id, state=state, suspended_by=list(causes)
@@ -454,13 +374,11 @@ class Subscriptions:
         """Tell a subscriber something, once per kind and ref. False where it was told before, and where it is marketing (its
         kind begins so) that the subscriber has not agreed to.
         """
-        if kind.startswith("marketing.") and not self.agrees_to_marketing(subscriber_id):
+        if kind.startswith("marketing.") and not self._consents.agrees_to_marketing(subscriber_id):
             return False
-        return store.add_notification(self._connection, subscriber_id, kind, ref, content, self._clock.now())
-
-    def agrees_to_marketing(self, subscriber_id: UUID) -> bool:
-        """Asked when a message is made and again when it is sent: a consent may be withdrawn in between."""
-        return privacy_store.consents(self._connection, subscriber_id).get("marketing") is True
+        return notice_store.add_notification(
+            self._connection, subscriber_id, kind, ref, content, self._clock.now()
+        )
 
     def close(self, subscriber: Subscriber) -> None:
         """The end: every product ends, nothing is granted, keys are unknown, the number is free again, and its memberships in
@@ -476,7 +394,9 @@ class Subscriptions:
                     if product.state in LIVE and product.parent_id is None:
                         act(product.product_id)
             self._orders.drop_to_come(found, "closed")
-            store.end_suspensions(self._connection, found.subscriber_id, None, self._clock.now(), "closed")
+            suspension_store.end_suspensions(
+                self._connection, found.subscriber_id, None, self._clock.now(), "closed"
+            )
             people_store.set_subscriber(
                 self._connection,
                 found.subscriber_id,
@@ -486,7 +406,7 @@ class Subscriptions:
             )
             # Who has the number next is nobody's member, as with another number.
             left = people_store.end_memberships(self._vault, found.phone)
-            self._stop_keys(left)
+            self._members.stop_keys(left)
             self._identity.end_sessions_of(left)
             people_store.set_texts(self._vault, found.subscriber_id, broadband=None)
             self._ledger.close_account(found.account_id)
@@ -512,232 +432,19 @@ class Subscriptions:
             )
             return self.register(found.phone, name, **profile)
 
-    # Members of a pool.
-
-    def members(self, subscriber: Subscriber) -> list[Member]:
-        """The owner first, then by age."""
-        return people_store.members(self._vault, subscriber.subscriber_id)
-
-    def member_by_id(self, member_id: UUID) -> Member | None:
-        """One member, of whomever, without reading all of them."""
-        return next(iter(people_store.line_of(self._vault, member_id)), None)
-
-    def member(self, subscriber: Subscriber, reference: str) -> Member:
-        """By id or by name. Raises `MemberNotFound`."""
-        name = normal_name(reference)
-        for member in self.members(subscriber):
-            if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
-                return member
-        raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
-
-    def add_member(
-        self,
-        subscriber: Subscriber,
-        name: str,
-        *,
-        department: bool = False,
-        parent: str | None = None,
-        cap_tokens: int | None = None,
-        cap_period: CapPeriod = "month",
-    ) -> Member:
-        """A person or a department, under a department where `parent` names one. Departments go two levels deep.
-
-        Raises `MemberExists`, `MemberNotFound`, `Invalid`.
-        """
-        name = self._check_new_member(subscriber, name, cap_tokens)
-        above = self._department(subscriber, parent)
-        if department and above is not None and self.member(subscriber, str(above)).parent_id is not None:
-            raise Invalid("departments go two levels deep")
-        member = Member(
-            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
-            above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
-        )  # fmt: skip
-        if not people_store.add_member(self._vault, member):
-            raise MemberExists(f"there is a member {name} already")
-        return member
-
-    def _department(self, subscriber: Subscriber, reference: str | None) -> UUID | None:
-        """Raises `MemberNotFound`, and `Invalid` where it is none."""
-        if reference is None:
-            return None
-        found = self.member(subscriber, reference)
-        if found.role != "department":
-            raise Invalid(f"{found.name} is not a department")
-        return found.member_id
-
-    def set_department(self, subscriber: Subscriber, member: Member, department: str | None) -> None:
-        """Put a person under a department, or (None) under none. Its caps hold from now on; hosts hear of it.
-
-        Raises `MemberNotFound`, and `Invalid` for the owner and for a department.
-        """
-        if member.role in {"owner", "department"}:
-            raise Invalid(f"a {member.role} stays where it is")
-        parent_id = self._department(subscriber, department)
-        with self._connection.transaction():
-            store.set_parent(self._connection, member.member_id, parent_id)
-            self._ledger.tell_account(member.account_id)
-
     def contract_prices(self, subscriber: Subscriber) -> list[ContractPrice]:
         """By offering and time."""
-        return store.contract_prices(self._connection, subscriber.subscriber_id)
-
-    def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
-        """The name as it is kept. Raises `Invalid`."""
-        name = check_name(name, "a member's name")
-        if len(self.members(subscriber)) >= MEMBERS_MAX:
-            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
-        _check_cap(cap_tokens)
-        return name
-
-    def invite(
-        self,
-        subscriber: Subscriber,
-        phone: str,
-        name: str,
-        *,
-        role: Literal["member", "admin"] = "member",
-        cap_tokens: int | None = None,
-        cap_period: CapPeriod = "month",
-        parent: str | None = None,
-    ) -> Member:
-        """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
-        accept. `parent`: the department that they are in. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
-        """
-        name = self._check_new_member(subscriber, name, cap_tokens)
-        if role not in {"member", "admin"}:
-            raise Invalid("a member's role is member or admin")
-        member = Member(
-            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
-            None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
-        )  # fmt: skip
-        if not people_store.add_member(self._vault, member):
-            raise MemberExists(f"there is a member {name}, or one with that number, already")
-        return member
-
-    def memberships(self, phone: str) -> list[Member]:
-        """Where somebody with this number was invited, or is a member, oldest first."""
-        return people_store.memberships(self._vault, phone)
-
-    def accept(self, phone: str, member_id: UUID) -> Member:
-        """Join where one was invited. Raises `MemberNotFound`."""
-        return self._move(phone, member_id, "active")
-
-    def leave(self, phone: str, member_id: UUID) -> Member:
-        """Leave, or turn an invitation down; one's keys there are stopped. Raises `MemberNotFound`."""
-        return self._move(phone, member_id, "left")
-
-    def remove_member(self, member: Member) -> None:
-        """Its keys are stopped. Raises `Invalid` for the owner and for a department: those stay."""
-        if member.role in {"owner", "department"}:
-            raise Invalid(f"a {member.role} can't be taken out")
-        with self._connection.transaction():
-            people_store.set_member_state(self._connection, member.member_id, "left")
-            self._stop_keys([member.member_id])
-
-    def _stop_keys(self, member_ids: Sequence[UUID]) -> None:
-        """Of members who have left: the account is not theirs to spend from any more."""
-        for member_id in member_ids:
-            for key_id in self._keys.of_member(member_id):
-                self._keys.revoke(key_id)
-
-    def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
-        for member in self.memberships(phone):
-            if member.member_id == member_id:
-                with self._connection.transaction():
-                    people_store.set_member_state(self._connection, member_id, state)
-                    if state == "left":
-                        self._stop_keys([member_id])
-                return replace(member, state=state)
-        raise MemberNotFound("there is no such invitation")
-
-    def set_cap(self, member: Member, cap_tokens: int | None, cap_period: CapPeriod = "month") -> None:
-        """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""
-        _check_cap(cap_tokens)
-        with self._connection.transaction():
-            store.set_cap(
-                self._connection, member.member_id, cap_tokens, None if cap_tokens is None else cap_period
-            )
-            self._ledger.tell_account(member.account_id)
-
-    def transfer(
-        self,
-        subscriber: Subscriber,
-        giver: Member,
-        taker: Member,
-        tokens: int,
-        reason: str,
-        *,
-        made_by: str,
-        idempotency_key: str,
-    ) -> Transfer:
-        """A part of what a member (or department) may still spend in its period goes to another one, in that one's period.
-
-        The same key again is the same transfer. Raises `Invalid`, `TransferNotAllowed`.
-        """
-        check_idempotency_key(idempotency_key)
-        # As they are now: a cap may have been set since they were read.
-        giver, taker = self._again(giver), self._again(taker)
-        for member in (giver, taker):
-            if member.subscriber_id != subscriber.subscriber_id or member.state != "active":
-                raise MemberNotFound(f"{member.name} is no active member of this account")
-        now = self._clock.now()
-        before = self._transfers.of_key(subscriber.account_id, idempotency_key)
-        if before is None:
-            for member in (giver, taker):
-                if member.cap_tokens is None:
-                    raise Invalid(f"{member.name} has no cap: nothing limits it but the pool")
-        caps = [
-            (giver.member_id, before.from_bucket_id if before else self._cap_of(giver, now)[0]),
-            (taker.member_id, before.to_bucket_id if before else self._cap_of(taker, now)[0]),
-        ]
-        return self._transfers.move(
-            subscriber.account_id, caps[0], caps[1], tokens, reason, made_by, idempotency_key
-        )
-
-    def _again(self, member: Member) -> Member:
-        found = self.member_by_id(member.member_id)
-        if found is None:
-            raise MemberNotFound(f"{member.name} is no member any more")
-        return found
-
-    def _cap_of(self, member: Member, now: datetime) -> tuple[UUID, datetime | None]:
-        """The bucket of a member's own cap now, and when its period ends."""
-        assert member.cap_tokens is not None and member.cap_period is not None
-        begin, end = period_of(member.cap_period, member.created_at, now)
-        bucket_id = self._ledger.cap_bucket(
-            member.account_id, member.member_id, begin, end, member.cap_tokens
-        )
-        return bucket_id, end
-
-    def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
-        """The buckets of the caps that a member spends under now, its own and its departments', and when the first of
-        them ends.
-        """
-        now = self._clock.now()
-        found: list[UUID] = []
-        ends: list[datetime] = []
-        for member in people_store.line_of(self._vault, member_id):
-            if member.cap_tokens is None or member.cap_period is None:
-                continue
-            bucket_id, end = self._cap_of(member, now)
-            found.append(bucket_id)
-            if end is not None:
-                ends.append(end)
-        return found, min(ends, default=None)
+        return price_store.contract_prices(self._connection, subscriber.subscriber_id)
 
     def policy(self, account_id: UUID) -> ChargingPolicy:
         """The charging policy of the newest active product, else of the newest one: what it says of the end holds when it is used up."""
-        version = store.newest_offering_version(self._connection, account_id)
+        version = product_store.newest_offering_version(self._connection, account_id)
         return ChargingPolicy() if version is None else self._offerings.sold(version).offering.policy
 
     def service(self, account_id: UUID) -> Service:
         """What the newest active product (else the newest one) promises beside its tokens."""
-        version = store.newest_offering_version(self._connection, account_id)
+        version = product_store.newest_offering_version(self._connection, account_id)
         return Service() if version is None else self._offerings.sold(version).offering.service
-
-    def line_of(self, member_id: UUID) -> list[UUID]:
-        """A member and the departments that it is under."""
-        return [member.member_id for member in people_store.line_of(self._vault, member_id)]
 
     def counts_prompts(self, account_id: UUID) -> bool:
         """Whether a plan of the account counts prompts, so that a tool's result has to be told from one."""
@@ -749,8 +456,3 @@ def _as_uuid(text: str) -> UUID | None:
         return UUID(text)
     except ValueError:
         return None
-
-
-def _check_cap(tokens: int | None) -> None:
-    if tokens is not None and not 0 < tokens <= CAP_TOKENS_MAX:
-        raise Invalid(f"a cap is 1 to {CAP_TOKENS_MAX} tokens")

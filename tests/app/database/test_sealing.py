@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401
-from tests.subscriptions.people.test_privacy import where
+from tests.support.people import where
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connections, schema
 from tokenworks.app.database.sealing import PLACES, check_sealed, seal_existing
@@ -176,13 +176,13 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
             assert (found.subscriber_id, found.account_id) == (subscriber, account)
             assert found.name == (name if number else None)
             assert found.broadband == (f"bb-77889{number:03d}" if number % 2 else None)
-            members = works.subscriptions.members(found)
+            members = works.members.of(found)
             assert [m.name for m in members] == [name, "Ottoline Quimby"]
             assert members[1].phone == (None if number == 3 else f"+861391111{number:04d}")
             assert members[0].member_id == owner
         assert works.subscriptions.find("xylander 7").subscriber_id == people[7][0]
-        assert works.payments.file(1) == text
-        assert works.payments.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        assert works.charge_files.file(1) == text
+        assert works.charge_files.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
         works_to_do = {work.subscriber_id: work.broadband for work in works.orders.work_orders()}
         assert works_to_do == {people[1][0]: "bb-77889001", people[2][0]: None}
         assert sorted((one.delivery_id, one.body) for one in works.hub.lease(9, own=True)) == sorted(sent)

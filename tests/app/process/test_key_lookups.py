@@ -27,22 +27,22 @@ def peppers(settings):
 def one_by_one(works, mac):
     """As the rooms say it of one key."""
     (key,) = works.keys.find([mac]).values()
-    subscriptions = works.subscriptions
-    caps, ends = subscriptions.caps(key.member_id)
+    subscriptions, members, consents = works.subscriptions, works.members, works.consents
+    caps, ends = members.caps(key.member_id)
     subscriber = subscriptions.of_account(key.account_id)
     if key.cap_bucket_id is not None:
         caps.append(key.cap_bucket_id)
     scopes = [("key", str(key.key_id)), ("subscriber", str(key.account_id))]
-    scopes += [("member", str(member)) for member in subscriptions.line_of(key.member_id)]
+    scopes += [("member", str(member)) for member in members.line_of(key.member_id)]
     return [
         mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), key.expires_at_ms,
         subscriptions.policy(key.account_id).model_dump_json(exclude_defaults=True), subscriptions.counts_prompts(key.account_id),
-        works.ledger.limits_of(scopes), subscriptions.regions_of(subscriber), subscriber.home_region,
+        works.ledger.limits_of(scopes), consents.regions_of(subscriber), subscriber.home_region,
         subscriptions.service(key.account_id).model_dump_json(exclude_defaults=True),
         None if key.origins is None else sorted(key.origins),
         [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving], works.payg.standing(subscriber),
-        subscriptions.refused_by(subscriber),
+        consents.refused_by(subscriber),
     ]  # fmt: skip
 
 
@@ -71,17 +71,13 @@ def macs(works, peppers):
     pays = works.subscriptions.register("+8613900000002")
     works.orders.place(pays, "shanghai-mobile-payg")
     key(pays)
-    works.subscriptions.consent(pays, "data_cross_border", given=False)
-    works.subscriptions.consent(pays, "terms", given=False)
+    works.consents.keep(pays, "data_cross_border", given=False)
+    works.consents.keep(pays, "terms", given=False)
     family = works.subscriptions.register("+8613900000003")
     works.orders.place(family, "shanghai-mobile-payg")
     works.orders.place(family, "ctc-light")
-    office = works.subscriptions.add_member(
-        family, "office", department=True, cap_tokens=900, cap_period="month"
-    )
-    person = works.subscriptions.add_member(
-        family, "person", parent="office", cap_tokens=90, cap_period="day"
-    )
+    office = works.members.add(family, "office", department=True, cap_tokens=900, cap_period="month")
+    person = works.members.add(family, "person", parent="office", cap_tokens=90, cap_period="day")
     key(family, person.member_id)
     works.ledger.set_limit(
         "member",

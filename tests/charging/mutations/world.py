@@ -8,8 +8,7 @@ from uuid import UUID
 
 from tests.charging.ledger.test_accounts import first_attempt
 from tests.support.rechain import rechain
-from tokenworks.billing import TestProvider
-from tokenworks.billing import store as billing_store
+from tokenworks.billing import TestProvider, bill_store
 from tokenworks.catalog import Counts, split
 from tokenworks.charging import chain_all
 from tokenworks.charging.ledger import settle_store
@@ -258,7 +257,7 @@ class World:
         self.works.orders.run_cycles()
         self.works.charges.recognise()
         self.works.bills.run()
-        self.works.payments.run_dunning()
+        self.works.dunning.run_dunning()
 
     def days(self, count):
         self.clock.move(timedelta(days=count))
@@ -267,7 +266,7 @@ class World:
 
     def first_month(self):
         w = self.works
-        add = w.subscriptions.add_member
+        add = w.members.add
         self.family = Person(w, 1, bill_day=1)
         w.orders.place(self.family.subscriber, "ctc-standard", "order-1")
         self.shop = add(self.family.subscriber, "shop", department=True)
@@ -282,7 +281,7 @@ class World:
         )  # fmt: skip
         w.keys.revoke(self.family.keys[2][0])
         self.clock.move(timedelta(minutes=10))
-        w.subscriptions.transfer(
+        w.members.transfer(
             self.family.subscriber,
             self.son,
             self.daughter,
@@ -330,7 +329,7 @@ class World:
         w.orders.place(self.trial.subscriber, "sample-weighted")
         w.identity.add_staff("Kim", "operator")
         w.identity.add_staff("Lee", "finance")
-        w.subscriptions.consent(self.family.subscriber, "terms", given=True)
+        w.consents.keep(self.family.subscriber, "terms", given=True)
         w.payg.control(self.steps.subscriber, cap_nano=60_000_000_000)
         self.days(1)
         self.spend_all()
@@ -347,7 +346,7 @@ class World:
     def spend_all(self):
         spend, add = self.host.spend, Counts
         spend(self.family, add(fresh_input=1200, cached_input=300, output=400, reasoning=100))
-        (cap, *_), _ = self.works.subscriptions.caps(self.son.member_id)
+        (cap, *_), _ = self.works.members.caps(self.son.member_id)
         spend(self.family, add(fresh_input=200, output=400), key=1, caps=[cap])
         spend(
             self.family,
@@ -385,13 +384,13 @@ class World:
         w.disputes.answer(made.dispute_id, "The plan.", "Kim")
         w.disputes.ask(family, 1, "And why so much?")
         w.bills.correct(family, 1, 1_000_000_000, "goodwill", "cn-1")
-        _, text = w.payments.make_file()
+        _, text = w.charge_files.make_file()
         rows = [row.split("|") for row in text.split("\n") if row.startswith("D|")]
         answers = "".join(
             f"R|{row[1]}|rejected|no such number\n" if row[2] == debtor.bill_no else f"R|{row[1]}|accepted|\n"
             for row in rows
         )
-        w.payments.acknowledge(self.answer(text, answers))
+        w.charge_files.acknowledge(self.answer(text, answers))
         # Too much came in over the counter, and one payment did not last.
         changer = self.changer.bills()[0]
         w.payments.pay(changer, "counter", "c-1", changer.amount_nano + 5_000_000_000)
@@ -412,7 +411,7 @@ class World:
         w.orders.cancel(self.home.product("sample-home-bundle").product_id, "cycle_end")
         for _ in range(3):
             self.days(8)
-            w.payments.run_dunning()
+            w.dunning.run_dunning()
 
     def answer(self, text, answers):
         head = text.split("\n", 1)[0].split("|")
@@ -483,15 +482,17 @@ class World:
 
     def third_month(self):
         w = self.works
-        w.payments.run_dunning()
-        found = w.payments.make_file()
+        w.dunning.run_dunning()
+        found = w.charge_files.make_file()
         if found is not None:
             rows = [row.split("|") for row in found[1].split("\n") if row.startswith("D|")]
-            w.payments.acknowledge(self.answer(found[1], "".join(f"R|{row[1]}|accepted|\n" for row in rows)))
+            w.charge_files.acknowledge(
+                self.answer(found[1], "".join(f"R|{row[1]}|accepted|\n" for row in rows))
+            )
         debt = [bill for bill in self.debtor.bills() if bill.remaining_nano]
         if debt:
             w.payments.set_channel(debt[0], "direct", "no phone any more")
-        w.subscriptions.invite(self.family.subscriber, "+8613800009999", "guest", cap_tokens=1000)
+        w.members.invite(self.family.subscriber, "+8613800009999", "guest", cap_tokens=1000)
         self.days(2)
         self.host.spend(self.family, Counts(fresh_input=11, output=12))
         self.close_open_grants()
@@ -527,7 +528,7 @@ class World:
         if debt:
             w.payments.write_off(debt[0], "hopeless", "wo-1")
         self.host.spend(self.family, Counts(fresh_input=3, output=4))
-        w.payments.make_file()
+        w.charge_files.make_file()
         w.charges.recognise()
         self.people()
 
@@ -555,5 +556,5 @@ class World:
                 w.approvals.check("Kim", wanted.action, wanted.ref, wanted.amount_nano, key)
         w.privacy.erase(self.changer.find(), even_if_owed=True)
         # A number that a release before gave to a bill that it rolled back.
-        (number,) = billing_store.next_numbers(w.connection, "bill", 1)
+        (number,) = bill_store.next_numbers(w.connection, "bill", 1)
         w.connection.execute("INSERT INTO document_gap VALUES ('bill', %s, 'rolled back')", (number,))

@@ -20,6 +20,7 @@ from tokenworks.subscriptions import (
     SecondNotConfirmed,
     TooManyToCome,
 )
+from tokenworks.subscriptions.orders import place
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX, TO_COME_MAX, same_start, start_of
 
 YUAN = 1_000_000_000
@@ -130,10 +131,10 @@ def test_what_is_refused_then_fails_charges_nothing_and_is_told(works, subscribe
     to(clock, 2027, 5, 1)
     works.orders.run_cycles()
     works.subscriptions.set_profile(subscriber, credit_limit_nano=None)
-    works.subscriptions.consent(subscriber, "terms", given=False)
+    works.consents.keep(subscriber, "terms", given=False)
     to(clock, 2027, 5, 2)
     works.orders.run_cycles()
-    works.subscriptions.consent(subscriber, "terms", given=True)
+    works.consents.keep(subscriber, "terms", given=True)
     works.subscriptions.suspend(subscriber, "own_wish")
     to(clock, 2027, 5, 3)
     works.orders.run_cycles()
@@ -259,14 +260,14 @@ def test_one_that_raises_is_tried_again_and_keeps_no_other_from_its_turn(
     first = works.orders.place(subscriber, "ctc-light", start=MAY)
     second = works.orders.place(subscriber, "ctc-standard", start=MAY)
     to(clock, 2027, 5, 1)
-    begin = works.orders._waiting._begin
+    begin = place.begin
 
-    def broken(known, order, *more):
+    def broken(context, known, order, *more):
         if order.order_id == first.order_id:
             raise RuntimeError("a fault")
-        return begin(known, order, *more)
+        return begin(context, known, order, *more)
 
-    monkeypatch.setattr(works.orders._waiting, "_begin", broken)
+    monkeypatch.setattr(place, "begin", broken)
     works.orders.run_cycles()
     states = [works.orders.find(order.order_id)[0].state for order in (first, second)]
     assert states == ["acknowledged", "completed"]

@@ -244,7 +244,7 @@ class _Sending:
 
     def _wanted(self, notice: Notice) -> bool:
         """Marketing goes only to those who agree to it when it is sent."""
-        return not notice.kind.startswith("marketing.") or self._works.subscriptions.agrees_to_marketing(
+        return not notice.kind.startswith("marketing.") or self._works.consents.agrees_to_marketing(
             notice.subscriber_id
         )
 

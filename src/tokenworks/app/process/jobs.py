@@ -146,7 +146,7 @@ class Jobs:
             log.warning("jobs.collections", collections=done)
 
     def _dunning(self, works: Works) -> None:
-        for step, count in works.payments.run_dunning().items():
+        for step, count in works.dunning.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
 
     def _time_outs(self, works: Works) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.kernel import Clock
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.hub import hub_store, notice_store
 
 LEASE: Final = timedelta(seconds=60)
 FIRST_WAIT: Final = timedelta(seconds=10)
@@ -26,31 +26,38 @@ class Notice:
 
 
 class Notices:
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: hub_store.Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 
     def lease(self, limit: int) -> list[Notice]:
         """What is due, oldest first; nobody else sends it within a minute."""
         now = self._clock.now()
-        return [Notice(*row) for row in store.lease_notifications(self._connection, now, now + LEASE, limit)]
+        return [
+            Notice(*row)
+            for row in notice_store.lease_notifications(self._connection, now, now + LEASE, limit)
+        ]
 
     def delivered(self, notice: Notice) -> None:
-        store.end_notification(self._connection, notice.notification_id, "delivered_at", self._clock.now())
+        notice_store.end_notification(
+            self._connection, notice.notification_id, "delivered_at", self._clock.now()
+        )
 
     def dropped(self, notice: Notice) -> None:
         """It is not to be sent any more."""
-        store.end_notification(self._connection, notice.notification_id, "given_up_at", self._clock.now())
+        notice_store.end_notification(
+            self._connection, notice.notification_id, "given_up_at", self._clock.now()
+        )
 
     def later(self, notice: Notice) -> None:
         """It was not tried: due again at once."""
-        store.retry_notification(self._connection, notice.notification_id, self._clock.now())
+        notice_store.retry_notification(self._connection, notice.notification_id, self._clock.now())
 
     def failed(self, notice: Notice) -> None:
         """Again later, or, after a day, never."""
         now = self._clock.now()
         if now - notice.created_at >= GIVE_UP_AFTER:
-            store.end_notification(self._connection, notice.notification_id, "given_up_at", now)
+            notice_store.end_notification(self._connection, notice.notification_id, "given_up_at", now)
         else:
             wait = min(WAIT_MAX, FIRST_WAIT * 2 ** min(notice.attempts, 20))
-            store.retry_notification(self._connection, notice.notification_id, now + wait)
+            notice_store.retry_notification(self._connection, notice.notification_id, now + wait)

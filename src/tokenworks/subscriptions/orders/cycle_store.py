@@ -10,8 +10,8 @@ from tokenworks.catalog import Offering
 from tokenworks.charging import Finding
 from tokenworks.subscriptions.model import cycle_begin, cycle_end
 from tokenworks.subscriptions.orders import proration
+from tokenworks.subscriptions.orders.order_store import Connection
 from tokenworks.subscriptions.orders.sales import end_of_cycle
-from tokenworks.subscriptions.orders.store import Connection
 
 INVARIANT: Final = "product: its cycle and its charges end, and cost, by the rules of its offering"
 FETCH_ROWS: Final = 5000

@@ -19,7 +19,7 @@ from tokenworks.subscriptions.errors import (
     SubscriberNotActive,
 )
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, Product, Subscriber, SuspensionCause
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, product_store
 from tokenworks.subscriptions.people import privacy_store
 from tokenworks.subscriptions.people.lawful import check_lawful
 
@@ -30,7 +30,7 @@ BROADBAND_PORT: Final = "broadband"
 
 
 def check_eligible(
-    connection: store.Connection,
+    connection: order_store.Connection,
     offerings: Offerings,
     rules: PrivacyRules,
     subscriber: Subscriber,
@@ -48,10 +48,10 @@ def check_eligible(
     if not offerings.is_for(offering, subscriber.audiences):
         raise OtherAudience(f"{offering.id} is for {', '.join(offering.audiences)}")
     # One person's orders come one after the other, also over several subscribers: what was had is counted once.
-    store.lock_person(connection, subscriber.subscriber_id)
+    product_store.lock_person(connection, subscriber.subscriber_id)
     beside = [
         product
-        for product in store.products(connection, subscriber.subscriber_id)
+        for product in product_store.products(connection, subscriber.subscriber_id)
         if product.state in LIVE and (instead_of is None or product.product_id != instead_of.product_id)
     ]
     live = {product.offering_id for product in beside}
@@ -66,7 +66,7 @@ def check_eligible(
         most = one.per_subscriber_max
         # Another version of what a product is already is not one more.
         same = instead_of.product_id if instead_of is not None and instead_of.offering_id == one.id else None
-        had = 0 if most is None else store.times_had(
+        had = 0 if most is None else product_store.times_had(
             connection, people, one.id, besides=same
         )  # fmt: skip
         if most is not None and had >= most:
@@ -77,7 +77,7 @@ def check_eligible(
         offerings.sold(product.next_version).offering.id
         for product in beside
         if product.next_version is not None
-    } | {order.offering_id for order in store.orders_to_come(connection, subscriber.subscriber_id)}
+    } | {order.offering_id for order in order_store.orders_to_come(connection, subscriber.subscriber_id)}
     twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
     if twice and not confirm and ordered_at is None:
         raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
@@ -95,13 +95,13 @@ def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], liv
 
 
 def has_first_price(
-    connection: store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
+    connection: order_store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
 ) -> bool:
     """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
     if offering.first_price is None:
         return False
     people = privacy_store.same_identity(connection, subscriber.subscriber_id)
-    return not store.times_had(connection, people, offering.id, besides=product_id)
+    return not product_store.times_had(connection, people, offering.id, besides=product_id)
 
 
 def check_may_buy(subscriber: Subscriber, what: str) -> None:

@@ -11,8 +11,9 @@ from uuid import UUID
 
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.kernel import Clock, Invalid
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import store
+from tokenworks.subscriptions.orders import order_store, product_store
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
@@ -63,7 +64,7 @@ class Moves:
     """On one connection."""
 
     def __init__(
-        self, connection: store.Connection, offerings: Offerings, clock: Clock, vault: PersonVault
+        self, connection: order_store.Connection, offerings: Offerings, clock: Clock, vault: PersonVault
     ) -> None:
         self._vault = vault
         self._connection = connection
@@ -75,14 +76,14 @@ class Moves:
         current = {sold.offering_version for sold in self._offerings.all()}
         return [
             SoldVersion(id_, version, version in current, products, moving, first, last)
-            for id_, version, products, moving, first, last in store.versions_sold(
+            for id_, version, products, moving, first, last in product_store.versions_sold(
                 self._connection, offering_id
             )
         ]
 
     def holders(self, offering_version: str, limit: int = HOLDERS_MAX) -> list[Holder]:
         """Who has a version, the oldest product first."""
-        rows = store.holders(self._connection, offering_version, UUID(int=0), min(limit, HOLDERS_MAX))
+        rows = product_store.holders(self._connection, offering_version, UUID(int=0), min(limit, HOLDERS_MAX))
         return [Holder(*row) for row in rows]
 
     def move(self, offering_id: str, *, notice_days: int, from_version: str | None = None) -> Moved:
@@ -126,14 +127,14 @@ class Moves:
     def _all(self, version: str) -> Iterator[Holder]:
         after: UUID | None = UUID(int=0)
         while after is not None:
-            rows = store.holders(self._connection, version, after, MOVE_BATCH)
+            rows = product_store.holders(self._connection, version, after, MOVE_BATCH)
             for row in rows:
                 yield Holder(*row)
             after = rows[-1][0] if len(rows) == MOVE_BATCH else None
 
     def _locked(self, holder: Holder) -> tuple[Product, Subscriber]:
         subscriber = people_store.lock_subscriber(self._vault, holder.subscriber_id)
-        found = store.lock_product(self._connection, holder.product_id)
+        found = product_store.lock_product(self._connection, holder.product_id)
         assert subscriber is not None and found is not None
         return found[0], subscriber
 
@@ -148,7 +149,7 @@ class Moves:
         )
 
     def _set(self, subscriber: Subscriber, product: Product, target: SoldOffering, now: datetime) -> None:
-        store.set_product(self._connection, product.product_id, next_version=target.offering_version)
+        product_store.set_product(self._connection, product.product_id, next_version=target.offering_version)
         before, after = self._offerings.sold(product.offering_version).offering, target.offering
         assert product.cycle_end is not None
         content: dict[str, Any] = {
@@ -163,4 +164,6 @@ class Moves:
             "at": product.cycle_end.isoformat(),
         }
         ref = f"{product.product_id}:{target.offering_version}"
-        store.add_notification(self._connection, subscriber.subscriber_id, "plan.move", ref, content, now)
+        notice_store.add_notification(
+            self._connection, subscriber.subscriber_id, "plan.move", ref, content, now
+        )

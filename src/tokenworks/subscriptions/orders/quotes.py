@@ -15,9 +15,10 @@ from tokenworks.charging import Charge, Charges
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import SecondNotConfirmed
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import store, work_store
+from tokenworks.subscriptions.orders import order_store, product_store, work_store
+from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.sales import Sales, price_for
-from tokenworks.subscriptions.orders.service import Orders, When
+from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
 
@@ -79,7 +80,7 @@ class Quotes:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         charges: Charges,
         orders: Orders,
@@ -179,7 +180,7 @@ class Quotes:
         """The charges of a product and its parts that were not there before."""
         return [
             charge
-            for id_ in (product_id, *store.parts_of(self._connection, product_id))
+            for id_ in (product_id, *product_store.parts_of(self._connection, product_id))
             for charge in self._charges.of_product(id_)
             if charge.charge_id not in before
         ]

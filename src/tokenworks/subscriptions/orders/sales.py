@@ -13,7 +13,7 @@ from tokenworks.catalog import Offering, Offerings, Proration, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
 from tokenworks.kernel import Clock, parse_money
 from tokenworks.subscriptions.model import Product, Subscriber, cycle_begin, cycle_end
-from tokenworks.subscriptions.orders import proration, store
+from tokenworks.subscriptions.orders import order_store, price_store, product_store, proration
 from tokenworks.subscriptions.orders.eligibility import has_first_price
 from tokenworks.subscriptions.orders.proration import WHOLE, Part
 
@@ -23,7 +23,7 @@ Why = Literal["changed", "cancelled"]
 
 
 def price_for(
-    connection: store.Connection,
+    connection: order_store.Connection,
     subscriber: Subscriber,
     offering: Offering,
     at: datetime,
@@ -31,7 +31,7 @@ def price_for(
     first: bool = False,
 ) -> int:
     """What a cycle or a step costs a subscriber at a time, in nano: the contract's price, the first month's, or the offering's."""
-    contract = store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
+    contract = price_store.contract_price(connection, subscriber.subscriber_id, offering.id, at)
     if contract is not None:
         return contract
     text = offering.first_price if first and offering.first_price else offering.price
@@ -50,7 +50,7 @@ class Sales:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,
@@ -142,7 +142,7 @@ class Sales:
 
     def _bundle(self, product: Product) -> SoldOffering:
         assert product.parent_id is not None
-        parent = store.product(self._connection, product.parent_id)
+        parent = product_store.product(self._connection, product.parent_id)
         assert parent is not None
         return self._offerings.sold(parent[0].offering_version)
 
@@ -154,7 +154,7 @@ class Sales:
         assert product.parent_id is not None
         siblings = {
             part.offering_id: self._offerings.sold(part.offering_version)
-            for part in store.products(self._connection, subscriber.subscriber_id)
+            for part in product_store.products(self._connection, subscriber.subscriber_id)
             if part.parent_id == product.parent_id
         }
         first = has_first_price(self._connection, subscriber, bundle.offering, product.parent_id) and not any(
@@ -209,9 +209,9 @@ class Sales:
         fields: dict[str, object] = {"charge_id": charge and charge.charge_id}
         if product.parent_id is not None:
             fields["price_nano"] = price
-        store.set_product(self._connection, product.product_id, **fields)
+        product_store.set_product(self._connection, product.product_id, **fields)
         if charge is None and kind == "cycle":
-            store.add_uncharged(self._connection, product.product_id, 1)
+            product_store.add_uncharged(self._connection, product.product_id, 1)
         return 0 if charge is None else charge.amount_nano
 
     # What comes back.
@@ -283,7 +283,7 @@ class Sales:
         """What a product's next cycle will cost, as things are; a bundle's is that of its parts together."""
         sold = self._offerings.sold(product.next_version or product.offering_version)
         if sold.offering.kind == "bundle":
-            parts = store.products(self._connection, subscriber.subscriber_id)
+            parts = product_store.products(self._connection, subscriber.subscriber_id)
             return sum(
                 self.price(subscriber, part, sold.offering, at)
                 for part in parts

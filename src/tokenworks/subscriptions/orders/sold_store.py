@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from tokenworks.catalog import BucketSpec, Offering
 from tokenworks.charging import PER_UNIT, Finding, share
-from tokenworks.subscriptions.orders.store import Connection
+from tokenworks.subscriptions.orders.order_store import Connection
 
 INVARIANT: Final = "bucket: it is what its offering sells, as much of it as was charged for"
 FETCH_ROWS: Final = 5000

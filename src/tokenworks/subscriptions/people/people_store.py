@@ -339,3 +339,21 @@ def add_phone_history(vault: PersonVault, subscriber_id: UUID, phone: str, reaso
                VALUES (%s, %s, %s, %s, %s)""",
             (id_, subscriber_id, key.seal("phone_history.phone", id_, phone), reason, at),
         )
+
+
+def set_cap(connection: Connection, member_id: UUID, tokens: int | None, period: str | None) -> None:
+    connection.execute(
+        "UPDATE member SET cap_tokens = %s, cap_period = %s, cap_set_at = clock_timestamp() WHERE member_id = %s",
+        (tokens, period, member_id),
+    )
+
+
+def set_parent(connection: Connection, member_id: UUID, parent_id: UUID | None) -> None:
+    connection.execute("UPDATE member SET parent_id = %s WHERE member_id = %s", (parent_id, member_id))
+
+
+def lock_subscribers(connection: Connection, subscriber_ids: Sequence[UUID]) -> None:
+    connection.execute(
+        "SELECT 1 FROM subscriber WHERE subscriber_id = ANY(%s) ORDER BY subscriber_id FOR NO KEY UPDATE",
+        (list(subscriber_ids),),
+    )

@@ -10,7 +10,7 @@ from tokenworks.charging import Charges
 from tokenworks.kernel import Clock, check_line, uuid7
 from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
-from tokenworks.subscriptions.orders import store, work_store
+from tokenworks.subscriptions.orders import order_store, work_store
 from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.subscriptions.people.export_store import export
 from tokenworks.subscriptions.people.member_rights import MemberRights
@@ -54,7 +54,7 @@ class Privacy:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: order_store.Connection,
         vault: PersonVault,
         subscriptions: Subscriptions,
         charges: Charges,

@@ -33,15 +33,15 @@ def subscriber(works):
 
 
 def test_a_cap_has_a_bucket_for_each_period_and_what_was_used_stays(works, subscriber, clock):
-    member = works.subscriptions.add_member(subscriber, "a", cap_tokens=100, cap_period="day")
-    (first,), end = works.subscriptions.caps(member.member_id)
-    assert works.subscriptions.caps(member.member_id) == ([first], end)
+    member = works.members.add(subscriber, "a", cap_tokens=100, cap_period="day")
+    (first,), end = works.members.caps(member.member_id)
+    assert works.members.caps(member.member_id) == ([first], end)
     clock.move(end - clock.now() + timedelta(seconds=1))
-    (second,), later = works.subscriptions.caps(member.member_id)
+    (second,), later = works.members.caps(member.member_id)
     assert second != first
     assert later == end + timedelta(days=1)
-    works.subscriptions.set_cap(member, 40, "day")
-    works.subscriptions.caps(member.member_id)
+    works.members.set_cap(member, 40, "day")
+    works.members.caps(member.member_id)
     totals = {b.bucket_id: b.total for b in works.ledger.buckets(subscriber.account_id)}
     assert totals == {first: 100_000, second: 40_000}
     works.ledger.expire_due()
@@ -50,11 +50,11 @@ def test_a_cap_has_a_bucket_for_each_period_and_what_was_used_stays(works, subsc
 
 
 def test_the_line_of_departments(works, subscriber):
-    add = works.subscriptions.add_member
+    add = works.members.add
     one = add(subscriber, "one", department=True, cap_tokens=10)
     two = add(subscriber, "two", department=True, parent="one", cap_tokens=20)
     person = add(subscriber, "person", parent="two", cap_tokens=30)
-    caps, _ = works.subscriptions.caps(person.member_id)
+    caps, _ = works.members.caps(person.member_id)
     totals = {b.bucket_id: b.total for b in works.ledger.buckets(subscriber.account_id)}
     assert [totals[cap] for cap in caps] == [30_000, 20_000, 10_000]
     assert [m.parent_id for m in (one, two, person)] == [None, one.member_id, two.member_id]
@@ -73,9 +73,9 @@ def test_the_line_of_departments(works, subscriber):
 def test_names_that_look_the_same_are_one_name(works):
     """Full-width letters, other spaces: one member has the name, and is found by either writing."""
     family = works.subscriptions.register("+8613800000055")
-    made = works.subscriptions.add_member(family, "Ａnna  Li")
+    made = works.members.add(family, "Ａnna  Li")
     assert made.name == "Anna Li"
     for name in ("Anna Li", "Ａｎｎａ\u3000Li"):
         with pytest.raises(MemberExists):
-            works.subscriptions.add_member(family, name)
-        assert works.subscriptions.member(family, name).member_id == made.member_id
+            works.members.add(family, name)
+        assert works.members.find(family, name).member_id == made.member_id

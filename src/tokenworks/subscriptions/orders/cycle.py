@@ -1,0 +1,126 @@
+"""The next cycle of a product that is due: begun, held back by the credit limit, or the product's end."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from uuid import UUID
+
+from tokenworks.charging import CreditLimitReached
+from tokenworks.subscriptions.hub import notice_store
+from tokenworks.subscriptions.model import Product, Subscriber
+from tokenworks.subscriptions.orders import order_store, product_store, products
+from tokenworks.subscriptions.orders.context import Context
+from tokenworks.subscriptions.orders.eligibility import check_live
+from tokenworks.subscriptions.orders.sales import end_of_cycle
+
+
+def is_due(context: Context, subscriber: Subscriber, product: Product) -> bool:
+    """Whether the cycle is over and the product ends, or goes on with another one, which a suspension can stop."""
+    over = product.cycle_end is not None and product.cycle_end <= context.clock.now()
+    ends = not product.renews or product.ends_after_cycle
+    return product.state == "active" and over and (ends or subscriber.begins_cycles)
+
+
+def renew(context: Context, product_id: UUID) -> None:
+    """Begin the next cycle of a product that is due, or end it: a job of its own transaction."""
+    product, subscriber = context.lock(product_id)
+    if is_due(context, subscriber, product):
+        or_hold(context, subscriber, product, _begin_due)
+    context.failed.done("cycle", product_id)
+
+
+def catch_up(context: Context, product_id: UUID) -> None:
+    """See `Orders.catch_up`."""
+    product, subscriber = context.lock(product_id)
+    _brought_on(context, subscriber, product)
+
+
+def caught_up(context: Context, subscriber: Subscriber, product: Product) -> Product:
+    """A product as its monthly job leaves it: what comes after a cycle's end and before the job is of the next cycle, as if
+    the job had run in time. Raises `ProductEnded` where it ended with its cycle.
+    """
+    product = _brought_on(context, subscriber, product)
+    check_live(product)
+    return product
+
+
+def _brought_on(context: Context, subscriber: Subscriber, product: Product) -> Product:
+    while is_due(context, subscriber, product):
+        or_hold(context, subscriber, product, _begin_due)
+        found = product_store.lock_product(context.connection, product.product_id)
+        assert found is not None
+        product = found[0]
+    return product
+
+
+def _begin_due(context: Context, subscriber: Subscriber, product: Product) -> None:
+    next_cycle(context, subscriber, product, begin=product.cycle_end)
+
+
+def next_cycle(
+    context: Context,
+    subscriber: Subscriber,
+    product: Product,
+    *,
+    begin: datetime | None,
+    joined: bool = False,
+) -> None:
+    """Begin a locked product's next cycle at a time, or end it where it does not renew. `joined`: it goes on after a
+    pause. Raises `CreditLimitReached`.
+    """
+    assert begin is not None
+    if product.parent_id is not None:
+        bundle = product_store.lock_product(context.connection, product.parent_id)
+        # What it costs says the bundle's version of that time.
+        if bundle is not None and is_due(context, subscriber, bundle[0]):
+            next_cycle(context, subscriber, bundle[0], begin=bundle[0].cycle_end)
+    if not product.renews or product.ends_after_cycle:
+        products.end(context, product, subscriber, "expired")
+        return
+    version = product.next_version or product.offering_version
+    sold = context.offerings.sold(version)
+    renewed = replace(
+        product, offering_version=version, offering_id=sold.offering.id, cycle_no=product.cycle_no + 1,
+        cycle_start=begin, cycle_end=end_of_cycle(sold.offering, product.started_at, begin), next_version=None,
+    )  # fmt: skip
+    if version != product.offering_version:
+        context.ledger.withdraw_windows(subscriber.account_id, product.product_id)
+        products.open_windows(context, subscriber, renewed, sold, begin)
+        for order_id in order_store.waiting_orders(context.connection, product.product_id, "pending"):
+            order_store.end_order(context.connection, order_id, "completed", context.clock.now(), 0, None)
+    product_store.set_product(
+        context.connection, product.product_id, offering_version=version, cycle_no=renewed.cycle_no, cycle_start=begin,
+        cycle_end=renewed.cycle_end, next_version=None,
+    )  # fmt: skip
+    check_limit = context.charges.limited(subscriber.account_id, subscriber.credit_limit_nano)
+    context.sales.cycle(subscriber, renewed, sold, joined=joined)
+    check_limit(0)
+
+
+def or_hold(
+    context: Context,
+    subscriber: Subscriber,
+    product: Product,
+    step: Callable[[Context, Subscriber, Product], None],
+) -> None:
+    """Begin a product's next cycle; where the credit limit does not allow it, the product is suspended."""
+    try:
+        with context.connection.transaction():
+            step(context, subscriber, product)
+    except CreditLimitReached:
+        _hold(context, subscriber, product)
+
+
+def _hold(context: Context, subscriber: Subscriber, product: Product) -> None:
+    """Suspend a product whose next cycle the credit limit does not allow, charge nothing, and tell the subscriber; it goes on by
+    itself where there is room again (`waiting.release_held`).
+    """
+    now, offering = context.clock.now(), context.offerings.sold(product.offering_version).offering
+    product_store.set_product(
+        context.connection, product.product_id, state="suspended", suspended_at=now, held_at=now
+    )
+    context.ledger.set_paused(subscriber.account_id, product.product_id, paused=True)
+    notice_store.add_notification(
+        context.connection, subscriber.subscriber_id, "credit_limit", f"{product.product_id}:{product.cycle_no}",
+        {"offering": offering.id, "name": offering.name, "name_zh": offering.name_zh, "limit_nano": subscriber.credit_limit_nano}, now,
+    )  # fmt: skip

@@ -1,0 +1,260 @@
+"""Members of a subscriber's pool: people and departments, invitations, their caps and what they give each other."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Final, Literal
+from uuid import UUID
+
+from tokenworks.charging import Ledger, Transfer, Transfers
+from tokenworks.kernel import Clock, Invalid, check_name, normal_name, uuid7
+from tokenworks.subscriptions.errors import MemberExists, MemberNotFound
+from tokenworks.subscriptions.model import (
+    CapPeriod,
+    Member,
+    Subscriber,
+    check_idempotency_key,
+    parse_phone,
+    period_of,
+)
+from tokenworks.subscriptions.people import people_store
+from tokenworks.trust import Keys, PersonVault
+
+MEMBERS_MAX: Final = 10_000
+CAP_TOKENS_MAX: Final = 10**12
+
+
+class Members:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: people_store.Connection,
+        ledger: Ledger,
+        clock: Clock,
+        transfers: Transfers,
+        vault: PersonVault,
+        keys: Keys,
+    ) -> None:
+        self._connection = connection
+        self._ledger = ledger
+        self._clock = clock
+        self._transfers = transfers
+        self._vault = vault
+        self._keys = keys
+
+    def of(self, subscriber: Subscriber) -> list[Member]:
+        """The owner first, then by age."""
+        return people_store.members(self._vault, subscriber.subscriber_id)
+
+    def by_id(self, member_id: UUID) -> Member | None:
+        """One member, of whomever, without reading all of them."""
+        return next(iter(people_store.line_of(self._vault, member_id)), None)
+
+    def find(self, subscriber: Subscriber, reference: str) -> Member:
+        """By id or by name. Raises `MemberNotFound`."""
+        name = normal_name(reference)
+        for member in self.of(subscriber):
+            if reference in {str(member.member_id), member.member_id.hex} or name == normal_name(member.name):
+                return member
+        raise MemberNotFound(f"there is no member {reference}: tokenworks member list --subscriber …")
+
+    def add(
+        self,
+        subscriber: Subscriber,
+        name: str,
+        *,
+        department: bool = False,
+        parent: str | None = None,
+        cap_tokens: int | None = None,
+        cap_period: CapPeriod = "month",
+    ) -> Member:
+        """A person or a department, under a department where `parent` names one. Departments go two levels deep.
+
+        Raises `MemberExists`, `MemberNotFound`, `Invalid`.
+        """
+        name = self._check_new_member(subscriber, name, cap_tokens)
+        above = self._department(subscriber, parent)
+        if department and above is not None and self.find(subscriber, str(above)).parent_id is not None:
+            raise Invalid("departments go two levels deep")
+        member = Member(
+            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, "department" if department else "member",
+            above, cap_tokens, None if cap_tokens is None else cap_period, self._clock.now(),
+        )  # fmt: skip
+        if not people_store.add_member(self._vault, member):
+            raise MemberExists(f"there is a member {name} already")
+        return member
+
+    def invite(
+        self,
+        subscriber: Subscriber,
+        phone: str,
+        name: str,
+        *,
+        role: Literal["member", "admin"] = "member",
+        cap_tokens: int | None = None,
+        cap_period: CapPeriod = "month",
+        parent: str | None = None,
+    ) -> Member:
+        """Ask somebody by phone number to join: to spend from the account, or (`admin`) to run it. They are in when they
+        accept. `parent`: the department that they are in. Raises `MemberExists`, `MemberNotFound`, `Invalid`.
+        """
+        name = self._check_new_member(subscriber, name, cap_tokens)
+        if role not in {"member", "admin"}:
+            raise Invalid("a member's role is member or admin")
+        member = Member(
+            uuid7(), subscriber.account_id, subscriber.subscriber_id, name, role, self._department(subscriber, parent), cap_tokens,
+            None if cap_tokens is None else cap_period, self._clock.now(), parse_phone(phone), "invited",
+        )  # fmt: skip
+        if not people_store.add_member(self._vault, member):
+            raise MemberExists(f"there is a member {name}, or one with that number, already")
+        return member
+
+    def memberships(self, phone: str) -> list[Member]:
+        """Where somebody with this number was invited, or is a member, oldest first."""
+        return people_store.memberships(self._vault, phone)
+
+    def accept(self, phone: str, member_id: UUID) -> Member:
+        """Join where one was invited. Raises `MemberNotFound`."""
+        return self._move(phone, member_id, "active")
+
+    def leave(self, phone: str, member_id: UUID) -> Member:
+        """Leave, or turn an invitation down; one's keys there are stopped. Raises `MemberNotFound`."""
+        return self._move(phone, member_id, "left")
+
+    def remove(self, member: Member) -> None:
+        """Its keys are stopped. Raises `Invalid` for the owner and for a department: those stay."""
+        if not member.can_leave:
+            raise Invalid(f"a {member.role} can't be taken out")
+        with self._connection.transaction():
+            people_store.set_member_state(self._connection, member.member_id, "left")
+            self.stop_keys([member.member_id])
+
+    def set_department(self, subscriber: Subscriber, member: Member, department: str | None) -> None:
+        """Put a person under a department, or (None) under none. Its caps hold from now on; hosts hear of it.
+
+        Raises `MemberNotFound`, and `Invalid` for the owner and for a department.
+        """
+        if member.role in {"owner", "department"}:
+            raise Invalid(f"a {member.role} stays where it is")
+        parent_id = self._department(subscriber, department)
+        with self._connection.transaction():
+            people_store.set_parent(self._connection, member.member_id, parent_id)
+            self._ledger.tell_account(member.account_id)
+
+    def stop_keys(self, member_ids: Sequence[UUID]) -> None:
+        """Of members who have left: the account is not theirs to spend from any more."""
+        for member_id in member_ids:
+            for key_id in self._keys.of_member(member_id):
+                self._keys.revoke(key_id)
+
+    def set_cap(self, member: Member, cap_tokens: int | None, cap_period: CapPeriod = "month") -> None:
+        """A member's cap; None takes it away. What was used of a period stays used. Hosts hear of it."""
+        _check_cap(cap_tokens)
+        with self._connection.transaction():
+            people_store.set_cap(
+                self._connection, member.member_id, cap_tokens, None if cap_tokens is None else cap_period
+            )
+            self._ledger.tell_account(member.account_id)
+
+    def caps(self, member_id: UUID) -> tuple[list[UUID], datetime | None]:
+        """The buckets of the caps that a member spends under now, its own and its departments', and when the first of
+        them ends.
+        """
+        now = self._clock.now()
+        found: list[UUID] = []
+        ends: list[datetime] = []
+        for member in people_store.line_of(self._vault, member_id):
+            if member.cap_tokens is None or member.cap_period is None:
+                continue
+            bucket_id, end = self._cap_of(member, now)
+            found.append(bucket_id)
+            if end is not None:
+                ends.append(end)
+        return found, min(ends, default=None)
+
+    def line_of(self, member_id: UUID) -> list[UUID]:
+        """A member and the departments that it is under."""
+        return [member.member_id for member in people_store.line_of(self._vault, member_id)]
+
+    def transfer(
+        self,
+        subscriber: Subscriber,
+        giver: Member,
+        taker: Member,
+        tokens: int,
+        reason: str,
+        *,
+        made_by: str,
+        idempotency_key: str,
+    ) -> Transfer:
+        """A part of what a member (or department) may still spend in its period goes to another one, in that one's period.
+
+        The same key again is the same transfer. Raises `Invalid`, `TransferNotAllowed`.
+        """
+        check_idempotency_key(idempotency_key)
+        # As they are now: a cap may have been set since they were read.
+        giver, taker = self._again(giver), self._again(taker)
+        for member in (giver, taker):
+            if member.subscriber_id != subscriber.subscriber_id or member.state != "active":
+                raise MemberNotFound(f"{member.name} is no active member of this account")
+        now = self._clock.now()
+        before = self._transfers.of_key(subscriber.account_id, idempotency_key)
+        if before is None:
+            for member in (giver, taker):
+                if member.cap_tokens is None:
+                    raise Invalid(f"{member.name} has no cap: nothing limits it but the pool")
+        caps = [
+            (giver.member_id, before.from_bucket_id if before else self._cap_of(giver, now)[0]),
+            (taker.member_id, before.to_bucket_id if before else self._cap_of(taker, now)[0]),
+        ]
+        return self._transfers.move(
+            subscriber.account_id, caps[0], caps[1], tokens, reason, made_by, idempotency_key
+        )
+
+    def _again(self, member: Member) -> Member:
+        found = self.by_id(member.member_id)
+        if found is None:
+            raise MemberNotFound(f"{member.name} is no member any more")
+        return found
+
+    def _cap_of(self, member: Member, now: datetime) -> tuple[UUID, datetime | None]:
+        """The bucket of a member's own cap now, and when its period ends."""
+        assert member.cap_tokens is not None and member.cap_period is not None
+        begin, end = period_of(member.cap_period, member.created_at, now)
+        bucket_id = self._ledger.cap_bucket(
+            member.account_id, member.member_id, begin, end, member.cap_tokens
+        )
+        return bucket_id, end
+
+    def _move(self, phone: str, member_id: UUID, state: Literal["active", "left"]) -> Member:
+        for member in self.memberships(phone):
+            if member.member_id == member_id:
+                with self._connection.transaction():
+                    people_store.set_member_state(self._connection, member_id, state)
+                    if state == "left":
+                        self.stop_keys([member_id])
+                return replace(member, state=state)
+        raise MemberNotFound("there is no such invitation")
+
+    def _department(self, subscriber: Subscriber, reference: str | None) -> UUID | None:
+        """Raises `MemberNotFound`, and `Invalid` where it is none."""
+        if reference is None:
+            return None
+        found = self.find(subscriber, reference)
+        if found.role != "department":
+            raise Invalid(f"{found.name} is not a department")
+        return found.member_id
+
+    def _check_new_member(self, subscriber: Subscriber, name: str, cap_tokens: int | None) -> str:
+        """The name as it is kept. Raises `Invalid`."""
+        name = check_name(name, "a member's name")
+        if len(self.of(subscriber)) >= MEMBERS_MAX:
+            raise Invalid(f"a subscriber has at most {MEMBERS_MAX} members")
+        _check_cap(cap_tokens)
+        return name
+
+
+def _check_cap(tokens: int | None) -> None:
+    if tokens is not None and not 0 < tokens <= CAP_TOKENS_MAX:
+        raise Invalid(f"a cap is 1 to {CAP_TOKENS_MAX} tokens")

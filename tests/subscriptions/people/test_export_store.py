@@ -1,0 +1,56 @@
+"""Exports."""
+
+import json
+
+from tests.support.people import NAME, PHONE, exported, rich
+
+
+def test_an_export_has_all_that_is_stored_of_a_person(works, spender, subscriber, clock):
+    subscriber = rich(works, spender, subscriber, clock)
+    found, _ = exported(works, subscriber)
+    tables = found["tables"]
+    # Every row of every table that names the subscriber or its account, whichever room's it is.
+    columns = works.connection.execute(
+        """SELECT c.relname, array_agg(a.attname::text) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+           WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+               AND a.attnum > 0 GROUP BY c.relname"""
+    ).fetchall()
+    counted = 0
+    for table, names in columns:
+        for name, value in (
+            ("subscriber_id", subscriber.subscriber_id),
+            ("account_id", subscriber.account_id),
+        ):
+            if name in names:
+                count = works.connection.execute(
+                    f"SELECT count(*) FROM {table} WHERE {name} = %s", (value,)
+                ).fetchone()[0]
+                assert len(tables[table]) == count, table
+                counted += count
+                break
+    assert counted > 20
+    (row,) = tables["subscriber"]
+    assert (row["phone"], row["name"], row["broadband"]) == (PHONE, NAME, "bb-778899xy")
+    assert {member["name"] for member in tables["member"]} == {NAME, "Ottoline Quimby", "Research Zephyrs"}
+    assert {member["phone"] for member in tables["member"]} == {None, "+8613911112222"}
+    assert [old["phone"] for old in tables["phone_history"]] == [PHONE, "+8613876500077"]
+    assert tables["charge_file_line"][0]["phone"] == PHONE
+    assert tables["audit"][0]["details"]["after"] == {"phone": PHONE, "name": NAME}
+    assert tables["consent_text"][0]["text_sha256"] == tables["consent"][0]["text_sha256"]
+    assert [one["name"] for one in found["memberships_elsewhere"]] == ["Cousin Vasilisa"]
+    assert found["sign_in_codes"][0]["address"] == "203.0.113.9"
+    text = json.dumps(found, ensure_ascii=False)
+    assert (
+        "Abendroth" not in text and "_mac" not in text and "wrapped" not in text and "phone_hash" not in text
+    )
+
+
+def test_an_export_is_streamed(works, subscriber):
+    works.connection.execute(
+        """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
+           SELECT uuidv7(), %s, 'spend', n::text, '{"percent": 50}', now(), now() FROM generate_series(1, 3000) n""",
+        (subscriber.subscriber_id,),
+    )
+    found, pieces = exported(works, subscriber)
+    assert len(found["tables"]["notification"]) == 3000
+    assert len(pieces) > 5 and max(map(len, pieces)) < 100_000
