@@ -11,9 +11,6 @@ CIRCLES: dict[frozenset[str], str] = {
         {"tokenworks.app.database.places", "tokenworks.app.database.s3"}
     ): "a place makes its S3 client inside a function",
     frozenset(
-        {"tokenworks.app.database.archive", "tokenworks.app.database.embedded"}
-    ): "an embedded database asks, inside a function, what it is archived as",
-    frozenset(
         {"tokenworks.subscriptions.hub.service", "tokenworks.subscriptions.hub.hub_store"}
     ): "a row is read as a `Listener`",
     frozenset(

@@ -98,7 +98,7 @@ ARGUMENTS = (
     Argument(
         "wiring, generated pages and metrics: tested against what they are made from",
         ("app/test_docs.py", "app/test_deploy.py", "test_testing.py"),
-        ("app/bootstrap.py", "app/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
+        ("app/bootstrap.py", "app/outside.py", "app/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
     ),
     Argument(
         "the database's processes: tested with a real cluster, its archive and its restore",
@@ -120,12 +120,12 @@ ARGUMENTS = (
     Argument("the demo: run as a whole", ("e2e/test_demo.py",), ("app/demo/*.py",)),
     Argument(
         "parts of a request: their tests are of requests over sockets and over what the wire holds",
-        ("e2e/test_http.py", "e2e/test_protocols.py", "edge/test_cases.py", "gateway/test_fuzz.py", "gateway/fields/test_sdk.py"),
-        ("gateway/*.py", "gateway/fields/*.py"),
+        ("e2e/test_http.py", "e2e/test_protocols.py", "edge/test_cases.py", "gateway/http/test_fuzz.py", "gateway/protocol/fields/test_sdk.py"),
+        ("gateway/*.py", "gateway/http/*.py", "gateway/protocol/*.py", "gateway/protocol/fields/*.py", "gateway/request/*.py"),
     ),
     Argument(
         "orders and subscribers: tested by what a subscriber does, over months",
-        ("subscriptions/test_service.py", "subscriptions/orders/test_service.py", "subscriptions/people/test_privacy.py",
+        ("subscriptions/test_service.py", "subscriptions/orders/test_change.py", "subscriptions/people/test_privacy.py",
          "app/test_webhooks.py"),
         ("subscriptions/*.py", "subscriptions/hub/*.py", "subscriptions/orders/*.py", "subscriptions/people/*.py"),
     ),

@@ -12,6 +12,12 @@ from tokenworks.kernel import ManualClock
 from tokenworks.testing import FAST, embedded, migrate, works
 
 
+def answered(text):
+    """Every line of a charge file accepted."""
+    lines = sum(line.startswith("D|") for line in text.split("\n"))
+    return "".join(f"R|{number}|accepted|\n" for number in range(1, lines + 1))
+
+
 def test_services_on_a_database_of_a_check_s_own(tmp_path):
     folder = tmp_path / "pg"
     in_memory(folder)
@@ -31,6 +37,11 @@ def test_services_on_a_database_of_a_check_s_own(tmp_path):
             assert found.name == "Ms Wang", "another block has other secrets"
             services.orders.run_cycles()
             assert len(services.charges.of_subscriber(subscriber.subscriber_id)) == 2
+            services.bills.run()
+            services.charges.recognise()
+            number, text = services.payments.make_file()
+            assert services.payments.acknowledge(f"A|tokenworks-phone-1|{number}\n{answered(text)}")[1] == 0
+            assert services.payments.run_dunning() is not None
             assert verify(services.connection, services.offerings.rate_cards()) == []
     assert not list(folder.glob("pg/PG_VERSION"))
 

@@ -8,6 +8,7 @@ from typing import Any
 import psycopg
 
 from tokenworks.app.database.connections import beside
+from tokenworks.app.outside import OutsidePayments
 from tokenworks.app.ports.real_name import real_name_check
 from tokenworks.app.settings import Settings
 from tokenworks.billing import (
@@ -130,8 +131,11 @@ def make_works(
     )  # fmt: skip
     disputes = Disputes(connection, bills, subscriptions, clock)
     is_dev = settings.environment == "dev"
-    payments = Payments(connection, bills, charges, subscriptions, clock, lambda: beside(connection))
-    charge_files = ChargeFiles(connection, bills, payments, charges, subscriptions, clock, vault)
+    payments = OutsidePayments(connection, bills, charges, subscriptions, clock, lambda: beside(connection))
+    payments.charge_files = charge_files = ChargeFiles(
+        connection, bills, payments, charges, subscriptions, clock, vault
+    )
+    payments.dunning = dunning = Dunning(connection, charges, subscriptions, clock, _dunning_plan(settings))
     refunds = Refunds(connection, charges, orders, subscriptions, clock)
     hub = Hub(
         connection, peppers, clock, vault, allow_private=settings.webhook_allow_private, need_tls=not is_dev
@@ -156,7 +160,7 @@ def make_works(
         consents=consents, served=ServedKeys(connection, offerings, ledger, clock, rules), notices=Notices(connection, clock), privacy=privacy,
         # What is billed and paid.
         bills=bills, disputes=disputes, payments=payments, charge_files=charge_files,
-        dunning=Dunning(connection, charges, subscriptions, clock, _dunning_plan(settings)), refunds=refunds,
+        dunning=dunning, refunds=refunds,
         # Who asks, and what needs a second person.
         keys=keys, identity=identity, answers=Answers(connection, clock, vault),
         approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),

@@ -10,7 +10,6 @@ from tokenworks.factory import Place
 
 # A file that was not written for so long is a dead worker's.
 STALE_S: Final = 10.0
-PLACES_MAX: Final = 10_000
 
 
 def write_seen(path: Path, places: Iterable[Place], now_s: float) -> None:

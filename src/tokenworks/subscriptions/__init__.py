@@ -53,6 +53,7 @@ from tokenworks.subscriptions.model import (
     BILLING_ZONE,
     SUSPENSIONS,
     CapPeriod,
+    ConsentText,
     ContractPrice,
     Member,
     Order,
@@ -85,7 +86,6 @@ from tokenworks.subscriptions.people.consents import (
     PURPOSES,
     Consents,
     ConsentState,
-    ConsentText,
     ConsentTexts,
 )
 from tokenworks.subscriptions.people.member_rights import MemberRights

@@ -1,5 +1,6 @@
 """Subscribers, members, orders, products: frozen, pure; and the arithmetic of cycles."""
 
+import hashlib
 import re
 from calendar import monthrange
 from dataclasses import dataclass
@@ -41,6 +42,22 @@ SUSPENSIONS: Final[dict[SuspensionCause, Stops]] = {
 CYCLE_STOPPERS: Final = tuple(
     cause for cause, stops in SUSPENSIONS.items() if stops.renewing or stops.charging
 )
+
+
+Language = Literal["zh", "en"]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsentText:
+    """What is shown of a purpose in a language."""
+
+    purpose: str
+    language: Language
+    text: str
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ the account still has before it is loss. Nothing is waived without a cause in th
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, Part, Start, UsageRecord
@@ -17,8 +17,6 @@ from tokenworks.gateway.request.hold import input_estimate
 from tokenworks.gateway.request.losses import NO_COUNTS, Losses, less, shown_bytes
 from tokenworks.gateway.request.state import Answering, Held
 from tokenworks.gateway.shared import Shared
-
-NO_LOSSES: Final[tuple[Loss, ...]] = ()
 
 
 class Charge:

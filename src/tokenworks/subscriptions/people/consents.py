@@ -4,7 +4,6 @@ Each purpose has a text in each language. An operator replaces one by a file `<p
 What somebody agreed to is kept by the hash of the text that was shown, with the text.
 """
 
-import hashlib
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,10 +13,9 @@ from uuid import UUID
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, Unavailable, flaw
 from tokenworks.subscriptions.errors import ConsentTextChanged
-from tokenworks.subscriptions.model import PrivacyRules, Subscriber
+from tokenworks.subscriptions.model import ConsentText, Language, PrivacyRules, Subscriber
 from tokenworks.subscriptions.people import people_store, privacy_store
 
-Language = Literal["zh", "en"]
 PURPOSES: Final = ("terms", "marketing", "spill_over", "data_cross_border")
 LANGUAGES: Final[tuple[Language, ...]] = ("zh", "en")
 # Of these hosts hear: they say what is served, and where.
@@ -55,19 +53,6 @@ _TEXTS: Final[dict[tuple[str, Language], str]] = {
         "can't be used."
     ),
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ConsentText:
-    """What is shown of a purpose in a language."""
-
-    purpose: str
-    language: Language
-    text: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.text.encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

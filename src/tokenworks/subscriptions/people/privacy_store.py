@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from tokenworks.kernel import FORGOTTEN, uuid7
-from tokenworks.subscriptions.people.consents import ConsentText
+from tokenworks.subscriptions.model import ConsentText
 from tokenworks.subscriptions.people.people_store import Connection
 
 
