@@ -79,8 +79,12 @@ class _Worker:
 @contextlib.contextmanager
 def _worker(number: int, begin: Begin) -> Iterator[_Worker]:
     """A process that begins; it is gone at the end, whatever it does."""
+    # An interrupt at the terminal is for the leader, which ends the others.
     process = subprocess.Popen(
-        [sys.executable, "-m", verify_worker.__name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", verify_worker.__name__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
     )
     worker = _Worker(number, process)
     try:

@@ -131,6 +131,8 @@ def look(
         known = dict(checks)
         results = [look_at(connection, piece, known, step, findings_max) for piece in pieces]
     else:
+        # The snapshot lasts as long as this transaction, which has nothing to do meanwhile.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
         row = connection.execute("SELECT pg_export_snapshot()").fetchone()
         assert row is not None
         results = readers(row[0], pieces, step)
