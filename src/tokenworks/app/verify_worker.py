@@ -5,7 +5,7 @@ is a piece; for each check of it goes out a `Step`, and then what was found (`Do
 """
 
 import sys
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -13,7 +13,7 @@ import psycopg
 from tokenworks.app.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.catalog import Offerings
 from tokenworks.charging.verify import FINDINGS_MAX
-from tokenworks.charging.verify.pieces import WORK_MEM, Found, Piece, look_at
+from tokenworks.charging.verify.pieces import TEMP_BUFFERS, WORK_MEM, Found, Piece, look_at
 from tokenworks.kernel import SystemClock
 
 
@@ -55,8 +55,8 @@ _ERROR_CHARS_MAX: Final = 300
 def main() -> int:
     from tokenworks.app.verifier import audit_checks  # noqa: PLC0415  (which imports the pool, which imports this)
 
-    lines = iter(sys.stdin.buffer)
-    begin = begin_of(next(lines))
+    source = sys.stdin.buffer
+    begin = begin_of(source.readline())
     try:
         with (
             psycopg.connect(
@@ -65,16 +65,10 @@ def main() -> int:
             ) as connection,
             connection.transaction(force_rollback=True),
         ):  # fmt: skip
-            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-            connection.execute(f"SET TRANSACTION SNAPSHOT '{begin.snapshot}'".encode())
-            connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
-            # There are as many processes as may work at once.
-            connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
-            # Whoever leads may be gone: then nobody waits for the answer to a long statement.
-            connection.execute("SET LOCAL client_connection_check_interval = '2s'")
+            _follow(connection, begin.snapshot)
             cards = Offerings(connection, SystemClock(), is_dev=False).rate_cards()
             checks = dict(audit_checks(cards, timed=begin.timed))
-            for line in lines:
+            while line := source.readline():
                 found = look_at(
                     connection, piece_of(line), checks, lambda name: _say(Step(name)), FINDINGS_MAX
                 )
@@ -83,6 +77,18 @@ def main() -> int:
         _say(Failed(f"{type(error).__name__}: {error}".splitlines()[0][:_ERROR_CHARS_MAX]))
         return 1
     return 0
+
+
+def _follow(connection: psycopg.Connection[Any], snapshot: str) -> None:
+    """Read what the leader reads."""
+    connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    connection.execute(f"SET TRANSACTION SNAPSHOT '{snapshot}'".encode())
+    connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
+    connection.execute(f"SET LOCAL temp_buffers = '{TEMP_BUFFERS}'")
+    # There are as many processes as may work at once.
+    connection.execute("SET LOCAL max_parallel_workers_per_gather = 0")
+    # Whoever leads may be gone: then nobody waits for the answer to a long statement.
+    connection.execute("SET LOCAL client_connection_check_interval = '2s'")
 
 
 def _say(said: Said) -> None:

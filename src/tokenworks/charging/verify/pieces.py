@@ -30,6 +30,7 @@ OF_AN_ENTRY: Final = (
 # Beside the rows that a process holds: what a sort or a hash of a piece takes at most before it goes to disk (PostgreSQL doubles it for a
 # hash).
 WORK_MEM: Final = "64MB"
+TEMP_BUFFERS: Final = "64MB"
 
 Check = tuple[str, Callable[[Connection], Iterable[Finding]]]
 
@@ -72,6 +73,8 @@ def look_at(
     with _unprepared(connection), connection.transaction(force_rollback=True):
         if not piece.accounts.are_all():
             _in_front_of_accounts(connection, piece.accounts)
+            if piece.what == "old":
+                _put_together(connection, piece.accounts)
         chosen: list[Check] = [(name, checks[name]) for name in piece.names]
         if piece.what == "new":
             # What was read before is still there, and what came after it follows.
@@ -125,19 +128,60 @@ def _new(connection: Connection) -> int:
 
 def _in_front_of_entries(connection: Connection) -> None:
     """Entries, postings and usage are those of the new links alone."""
-    row = connection.execute(
-        "SELECT min(usage_id::text)::uuid, max(usage_id::text)::uuid FROM fresh_usage"
-    ).fetchone()
-    assert row is not None
-    # Ids begin with the time: months before that are not looked at.
-    since = (
-        sql.SQL("usage_id BETWEEN {} AND {} AND ").format(*map(sql.Literal, row)) if row[0] else sql.SQL("")
+    for table, key, fresh in (
+        ("entry", "entry_id", "fresh_link"),
+        ("posting", "entry_id", "fresh_link"),
+        ("usage", "usage_id", "fresh_usage"),
+    ):
+        names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "fresh": sql.Identifier(fresh)}
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS pg_temp.{table}").format(**names))
+        connection.execute(
+            sql.SQL(
+                """CREATE TEMP TABLE {table} ON COMMIT DROP AS SELECT t.* FROM public.{table} t
+                   WHERE (t.account_id, t.{key}) IN (SELECT account_id, {key} FROM {fresh})"""
+            ).format(**names)
+        )
+        _indexed(connection, table)
+
+
+# The rows of a piece are scattered over the pages of these tables; a dozen checks read them.
+_LARGE: Final = {
+    "usage": "usage_id, entry_id",
+    "entry": "entry_id",
+    "posting": "entry_id",
+    "chain_link": "entry_id",
+}
+
+
+def _put_together(connection: Connection, accounts: Accounts) -> None:
+    """The rows of the large tables, as temporary tables, account by account."""
+    for table in _LARGE:
+        connection.execute(sql.SQL("DROP VIEW pg_temp.{}").format(sql.Identifier(table)))
+        connection.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE {table} ON COMMIT DROP AS SELECT * FROM public.{table} WHERE {shown} ORDER BY account_id"
+            ).format(table=sql.Identifier(table), shown=_shown(accounts))
+        )
+        _indexed(connection, table)
+
+
+def _indexed(connection: Connection, table: str) -> None:
+    for column in _LARGE[table].split(", "):
+        connection.execute(
+            sql.SQL("CREATE INDEX ON pg_temp.{} (account_id, {})").format(
+                sql.Identifier(table), sql.Identifier(column)
+            )
+        )
+    connection.execute(
+        sql.SQL("ANALYZE pg_temp.{} (account_id, {})").format(sql.Identifier(table), sql.SQL(_LARGE[table]))
     )
-    of_entry = sql.SQL("(account_id, entry_id) IN (SELECT account_id, entry_id FROM fresh_link)")
-    of_usage = since + sql.SQL("(account_id, usage_id) IN (SELECT account_id, usage_id FROM fresh_usage)")
-    view: LiteralString = "CREATE OR REPLACE TEMP VIEW {table} AS SELECT * FROM public.{table} WHERE {shown}"
-    for table, shown in (("entry", of_entry), ("posting", of_entry), ("usage", of_usage)):
-        connection.execute(sql.SQL(view).format(table=sql.Identifier(table), shown=shown))
+
+
+def _shown(accounts: Accounts) -> sql.Composed:
+    shown = sql.SQL("account_id > {}").format(sql.Literal(accounts.after))
+    if accounts.upto is not None:
+        shown += sql.SQL(" AND account_id <= {}").format(sql.Literal(accounts.upto))
+    return shown
 
 
 # Tables of an account or of a subscriber, and those that name a row of such a table: (table, column, what it names, its column).
@@ -155,9 +199,7 @@ _NAMING: Final = """
 
 def _in_front_of_accounts(connection: Connection, part: Accounts) -> None:
     """Every table that says whose its rows are shows those of the part alone."""
-    accounts = sql.SQL("account_id > {}").format(sql.Literal(part.after))
-    if part.upto is not None:
-        accounts += sql.SQL(" AND account_id <= {}").format(sql.Literal(part.upto))
+    accounts = _shown(part)
     owned: dict[str, tuple[str, bool]] = {}
     for table, column, required in connection.execute(_TABLES):
         owned.setdefault(table, (column, required))

@@ -30,10 +30,12 @@ from tokenworks.kernel import Conflict
 PARTS: Final = 30
 # Fewer accounts than that are read whole in every run.
 PART_ACCOUNTS_MIN: Final = 10_000
-# A piece has at most so many accounts, or new links. Where several processes read, it has fewer, and at least a tenth of that.
-PIECE_ACCOUNTS_MAX: Final = 10_000
-PIECE_LINKS_MAX: Final = 200_000
+# A piece has at most so many accounts, or new links.
+PIECE_ACCOUNTS_MAX: Final = 5000
+PIECE_LINKS_MAX: Final = 100_000
 _PIECES_A_PROCESS: Final = 2
+# Where several processes read, a piece may be so many times smaller than the largest.
+_PIECE_MIN: Final = 5
 _LOCK: Final = 7461003
 _ZERO: Final = UUID(int=0)
 
@@ -195,7 +197,7 @@ def _of_accounts(ranges: Sequence[Accounts], names: Sequence[str], once: Collect
 def _count(size: int, most: int, processes: int) -> int:
     """Into how many pieces something is divided of which a piece should have at most so much."""
     wanted = _PIECES_A_PROCESS * processes if processes > 1 else 1
-    return max(1, -(-size // most), min(wanted, 10 * size // most))
+    return max(1, -(-size // most), min(wanted, _PIECE_MIN * size // most))
 
 
 def _divided(connection: Connection, part: _Part, processes: int) -> list[Accounts]:
