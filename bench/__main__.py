@@ -19,8 +19,11 @@ from rich.table import Table
 
 from bench import load
 from bench.targets import Direct, Envoy, Relay, Sglang, Tokenworks, Upstream, cpu_s, rss
+from bench.verify import bench_verify
 
 console = Console(width=150)
+# Records, subscribers, records an entry; where it is quick.
+VERIFY = {False: (300_000, 6000, 5), True: (30_000, 1500, 5)}
 SIZES = {"0.3 kB": 300, "10 kB": 10_000, "100 kB": 100_000}
 BARS = {"0.3 kB": 1.1, "10 kB": 1.3, "100 kB": 1.6}
 
@@ -526,7 +529,7 @@ def main():
     parser.add_argument(
         "--only",
         default="",
-        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,fleet; or before or cold, alone",
+        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before or cold, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -543,6 +546,9 @@ def main():
             result = bench_bills(options.subscribers, progress)
         console.print(json.dumps({"bills": result}))
         return 0 if result["ok"] else 1
+    if only == {"verify"}:
+        console.print(json.dumps({"verify": bench_verify(*VERIFY[options.quick], say=console.print)}))
+        return 0
     if only == {"cold"}:
         result = bench_cold_rows(
             [150, 500] if options.quick else [150, 500, 1000], 5 if options.quick else 10
@@ -609,6 +615,8 @@ def main():
                 results["grants"] = bench_hot_account(upstream, 1000, bar)
             if wanted("bills"):
                 results["bills"] = bench_bills(20_000 if options.quick else options.subscribers, progress)
+            if wanted("verify"):
+                results["verify"] = bench_verify(*VERIFY[options.quick], say=console.print)
             if wanted("fleet"):
                 results["fleet"] = bench_fleet(1 if options.quick else 3, 6 if options.quick else 12, bar)
             if wanted("tls"):

@@ -581,22 +581,27 @@ def ledger_losses(context: Context, since: str, subscriber: str | None, as_json:
 
 @ledger.command("verify")
 @click.option("--full", is_flag=True, help="Everything, also what earlier runs read.")
+@click.option(
+    "--processes", type=click.IntRange(1), help="So many read at once, in one snapshot (default: one a core)."
+)
 @json_option
 @pass_context
-def ledger_verify(context: Context, as_json: bool, full: bool) -> None:
+def ledger_verify(context: Context, as_json: bool, full: bool, processes: int | None) -> None:
     """Recompute invariants from the tables: of what is new since the last run, and of a thirtieth of the accounts (all, where they
     are few); exit 1 with the offending rows where one is broken.
     """
-    from tokenworks.app.verifier import audit_on, audit_steps  # noqa: PLC0415
+    from tokenworks.app.verifier import audit_on  # noqa: PLC0415
+    from tokenworks.app.verify_pool import processes_at_most  # noqa: PLC0415
 
     with context.works() as works:
         with Progress(transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("Verifying", total=audit_steps())
+            task = bar.add_task("Verifying", total=None)
             findings, read = audit_on(
                 works.connection,
                 works.offerings.rate_cards(),
-                lambda _what, done: bar.update(task, completed=done),
+                lambda _what, done, total: bar.update(task, completed=done, total=total),
                 full=full,
+                processes=processes or processes_at_most(),
             )
         counts = views.ledger_counts(works.connection) if read.full else {}
     if as_json:

@@ -216,6 +216,9 @@ signed log).
 
 It reads what was chained since the last run that found nothing, and the next thirtieth of the accounts whole (all of them where they are
 at most 10,000); `--full` reads everything, and what compares accounts with each other. Where it saw a chain end, the chain has to go on.
+Where there is much, several processes read ranges of accounts (`--processes`), all in one snapshot; a process that does not come to its end
+is an error, and nothing is remembered. A statement leaves out what it can show to be right (the bytes that were hashed, the price of a part at
+its card's rate); all other rows are looked at again by the code that settles and rates.
 
 Entries, postings and usage records are in chains of hashes: as they are, none of them is changed, removed or added unseen once it is in a
 chain, whatever stands beside their tables below. What stands there is what no other row says, so that whoever recomputes the chain after a

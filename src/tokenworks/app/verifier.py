@@ -5,10 +5,22 @@ from typing import Any, Final, NamedTuple
 
 import psycopg
 
+from tokenworks.app import verify_pool
 from tokenworks.billing import verify_store as billing
 from tokenworks.catalog import RateCard
 from tokenworks.catalog import verify_store as catalog
-from tokenworks.charging.ledger.verify import FINDINGS_MAX, Finding, Pass, checks, rolling, verify
+from tokenworks.charging.ledger.verify import (
+    CHAINED,
+    FINDINGS_MAX,
+    RERATED,
+    Finding,
+    Pass,
+    checks,
+    rolling,
+    steps,
+    verify,
+)
+from tokenworks.charging.ledger.verify import CHECKS as CHARGING
 from tokenworks.subscriptions import verify_store as subscriptions
 from tokenworks.subscriptions.orders import cycle_store, sold_store
 from tokenworks.trust import verify_store as trust
@@ -93,10 +105,17 @@ ACROSS: Final = frozenset(
         "charge file: its lines are what it says, and what was accepted is a payment",
         "consent: it is to a text that was shown, of its purpose",
         "journal: it has settled what its records say",
+        "usage: an id is of one record",
         "numbers: every one up to the last is a document's, or its gap is accounted for",
     }
 )
 """Invariants that compare rows of several accounts: a run over a part of them does not look at these."""
+PURE: Final = frozenset(
+    {*CHARGING, RERATED, CHAINED, "usage: it is of a key of its member, of its account"} - ACROSS
+)
+"""Invariants over the large tables that compare rows of one account: what a part of the accounts shows of them is all that there is."""
+ONCE: Final = frozenset({*catalog.CHECKS, *trust.CHECKS})
+"""Invariants of what belongs to no account: one part of a run looks at these."""
 
 
 def audit(
@@ -118,22 +137,28 @@ def audit_checks(cards: dict[str, RateCard], *, timed: bool = True) -> list[tupl
 def audit_on(
     connection: Connection,
     cards: dict[str, RateCard],
-    progress: Callable[[str, int], None] | None = None,
+    progress: rolling.Step | None = None,
     *,
     full: bool = False,
     timed: bool = True,
+    processes: int = 1,
 ) -> tuple[list[Finding], rolling.Read]:
     """What breaks an invariant of what is new since the last run, and of a part of the old; of everything where `full`. It
-    remembers how far it came.
+    remembers how far it came. `progress(what, steps done, of how many)`.
+
+    Where there is much, `processes` read it, in one snapshot; of what is not committed on this connection they see nothing. Raises
+    `Unavailable` where one of them ends before its time.
     """
+    readers = None if processes == 1 else verify_pool.readers(connection, processes, timed=timed)
     return rolling.run(
-        connection, audit_checks(cards, timed=timed), ACROSS, progress, full=full, findings_max=FINDINGS_MAX
-    )
+        connection, audit_checks(cards, timed=timed), ACROSS, progress, full=full, findings_max=FINDINGS_MAX, pure=PURE, once=ONCE,
+        processes=processes, readers=readers,
+    )  # fmt: skip
 
 
 def audit_steps() -> int:
-    """At most how many steps `progress` counts to."""
-    return rolling.steps(audit_checks({}))
+    """How many steps `progress` of `audit` counts to."""
+    return steps(_more(timed=True), PASSES)
 
 
 def _more(*, timed: bool) -> dict[str, str]:

@@ -217,9 +217,10 @@ CHECKS: Final[dict[str, str]] = {
                 WHERE n.offering_version = p.next_version AND (n.offering_id = o.offering_id OR EXISTS (SELECT 1 FROM product_order d
                     WHERE d.product_id = p.product_id AND d.action = 'modify' AND d.offering_version = n.offering_version
                         AND (d.state <> 'cancelled' OR p.ended_at IS NOT NULL))))))
-            OR NOT EXISTS (SELECT 1 FROM product_order d WHERE d.offering_id = o.offering_id AND ((d.product_id = p.product_id
-                    AND d.state <> 'cancelled') OR d.order_id = p.order_id)
-                UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id)
+            -- Most products are what their own order says; an index finds the orders of a subscriber.
+            OR (r.offering_id IS DISTINCT FROM o.offering_id AND NOT EXISTS (SELECT 1 FROM product_order d WHERE d.subscriber_id = p.subscriber_id
+                    AND d.product_id = p.product_id AND d.state <> 'cancelled' AND d.offering_id = o.offering_id
+                UNION ALL SELECT 1 FROM sold n WHERE n.offering_version = r.offering_version AND n.content->'parts' ? o.offering_id))
             OR (p.parent_id IS NULL AND p.price_nano IS NOT NULL)
         UNION ALL
         SELECT 'order ' || r.order_id || ' of account ' || r.account_id, 'left no product' FROM product_order r

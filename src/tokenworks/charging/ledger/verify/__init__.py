@@ -14,6 +14,7 @@ import psycopg
 from tokenworks.catalog import RateCard
 from tokenworks.charging.ledger import store
 from tokenworks.charging.ledger.verify import buckets, chains, charges, entries, usage
+from tokenworks.charging.ledger.verify.chains import INVARIANT as CHAINED
 from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.ledger.verify.references import INVARIANT as REFERENCES
 from tokenworks.charging.ledger.verify.references import references
@@ -71,7 +72,7 @@ def checks(
     own: list[tuple[str, Pass]] = [
         (REFERENCES, lambda connection: references(connection, FINDINGS_MAX)),
         (RERATED, lambda connection: rerate(connection, cards)),
-        (chains.INVARIANT, chains.history),
+        (CHAINED, chains.history),
     ]
     for invariant, check in [*own, *passes]:
         yield invariant, _guarded(invariant, check)
@@ -93,11 +94,19 @@ def _guarded(invariant: str, check: Pass) -> Pass:
         try:
             with connection.transaction():
                 return list(islice(check(connection), FINDINGS_MAX))
-        except (psycopg.DataError, ArithmeticError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (
+            psycopg.DataError,
+            ArithmeticError,
+            ValueError,
+            TypeError,
+            KeyError,
+            IndexError,
+            AttributeError,
+        ) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
             return [Finding(invariant, "a row of what this reads", f"cannot be read: {reason}")]
 
     return guarded
 
 
-__all__ = ["CHECKS", "FINDINGS_MAX", "Finding", "Pass", "checks", "steps", "verify"]
+__all__ = ["CHAINED", "CHECKS", "FINDINGS_MAX", "RERATED", "Finding", "Pass", "checks", "steps", "verify"]

@@ -127,7 +127,7 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'grant ' || g.grant_id || ' of account ' || g.account_id, format('usage %s of journal %s, bucket %s', u.usage_id, u.journal_id, p->>0)
         FROM usage u CROSS JOIN LATERAL jsonb_array_elements(u.parts) p
             JOIN grants g ON g.account_id = u.account_id AND g.grant_id = (p->>1)::uuid
-        WHERE (p->>5)::bigint > 0 AND (g.journal_id <> u.journal_id OR replace(g.bucket_id::text, '-', '') <> p->>0)""",
+        WHERE (p->>5)::bigint > 0 AND (g.journal_id <> u.journal_id OR encode(uuid_send(g.bucket_id), 'hex') <> p->>0)""",
     "window: each of its uses is of a record, as much and at that time": """
         SELECT 'bucket ' || w.bucket_id || ' of account ' || w.account_id, format('usage %s, %s at %s', w.usage_id, w.amount, w.used_at)
         FROM window_use w LEFT JOIN usage u USING (account_id, usage_id) LEFT JOIN bucket b USING (account_id, bucket_id)

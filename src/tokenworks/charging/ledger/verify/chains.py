@@ -4,13 +4,14 @@ A link is made again from the rows that it covers, with the bytes that were hash
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final, LiteralString
+from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.charging.ledger import chain, chain_store
 from tokenworks.charging.ledger.chain import Head, Link
 from tokenworks.charging.ledger.chain_store import Key
 from tokenworks.charging.ledger.store import Connection
+from tokenworks.charging.ledger.verify import digests
 from tokenworks.charging.ledger.verify.finding import Finding
 
 INVARIANT: Final = "chain: history is what it was when it was chained"
@@ -51,21 +52,12 @@ def history(connection: Connection) -> Iterator[Finding]:
     """What does not fit its link, of all chains, `LINKS_AT_ONCE` of them in memory. In the caller's transaction, whose snapshot
     should not change meanwhile.
     """
-    yield from _links(
-        connection,
-        """SELECT account_id, chain_id, link_no, entry_id, seq, rows, hash, 0, ''::bytea FROM chain_link
-           ORDER BY account_id, chain_id, link_no""",
-    )
+    yield from _links(connection, digests.unlike("chain_link"))
 
 
 def fresh(connection: Connection) -> Iterator[Finding]:
     """As `history`, of the links in `fresh_link`, which go on from where the auditor remembers that their chains ended."""
-    yield from _links(
-        connection,
-        """SELECT l.account_id, l.chain_id, l.link_no, l.entry_id, l.seq, l.rows, l.hash, coalesce(v.link_no, 0),
-               coalesce(v.hash, ''::bytea) FROM fresh_link l LEFT JOIN verify_head v USING (account_id, chain_id)
-           ORDER BY l.account_id, l.chain_id, l.link_no""",
-    )
+    yield from _links(connection, digests.unlike("fresh_link", "seen_no", "seen_hash"))
 
 
 def remembered(connection: Connection) -> Iterator[Finding]:
@@ -83,24 +75,18 @@ def remembered(connection: Connection) -> Iterator[Finding]:
         yield Finding(REMEMBERED, f"chain {account_id}/{chain_id}", detail)
 
 
-def _links(connection: Connection, statement: LiteralString) -> Iterator[Finding]:
-    place: Key | None = None
-    before = Head(0, 0, b"")
+def _links(connection: Connection, unlike: str) -> Iterator[Finding]:
+    """Findings of the links that the database could not show to be right, made again from their rows by the code that settles."""
     with connection.cursor("chains") as cursor:
         cursor.itersize = LINKS_AT_ONCE
-        cursor.execute(statement)
+        cursor.execute(unlike.encode())
         while batch := cursor.fetchmany(LINKS_AT_ONCE):
             entries, usage = _rows_of(connection, batch)
-            for account_id, chain_id, link_no, entry_id, seq, rows, hashed, from_no, from_hash in batch:
-                if place != (account_id, chain_id):
-                    place = (account_id, chain_id)
-                    before = chain.genesis(account_id.hex, chain_id.hex)
-                    if from_no:
-                        before = Head(0, from_no, bytes(from_hash))
+            for account_id, _, link_no, entry_id, seq, rows, hashed, before_no, before_hash in batch:
                 kept = Link(link_no, entry_id, seq, bytes(rows), bytes(hashed))
+                before = Head(0, before_no, bytes(before_hash))
                 for where, detail in _check(kept, before, entries.get((account_id, entry_id)), usage):
                     yield Finding(INVARIANT, f"{where} of account {account_id}", detail)
-                before = Head(seq, link_no, kept.hash)
 
 
 def _rows_of(

@@ -4,40 +4,45 @@ New is what was chained since the last run that found nothing: its links from wh
 postings and usage, by the checks of `OF_AN_ENTRY`. The old is read account by account: the accounts of a thirtieth, the next one in
 each run, whole, by all checks but those that compare accounts with each other, which a full run alone makes. A check is restricted by
 temporary views in front of the tables, so that it is the same statement in both runs.
+
+A run is divided into pieces (`pieces.py`), each of a range of accounts. One process reads them all, or several do, each on a
+connection of its own, all in the snapshot of the one that leads them.
 """
 
-import contextlib
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Final, LiteralString, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from psycopg import sql
-
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.ledger.verify import chains
 from tokenworks.charging.ledger.verify.finding import Finding
+from tokenworks.charging.ledger.verify.pieces import (
+    OF_AN_ENTRY,
+    WORK_MEM,
+    Accounts,
+    Check,
+    Found,
+    Piece,
+    look_at,
+    steps_of,
+)
 from tokenworks.kernel import Conflict
 
 PARTS: Final = 30
 # Fewer accounts than that are read whole in every run.
 PART_ACCOUNTS_MIN: Final = 10_000
+# A piece has at most so many accounts, or new links.
+PIECE_ACCOUNTS_MAX: Final = 5000
+PIECE_LINKS_MAX: Final = 100_000
+_PIECES_A_PROCESS: Final = 2
+# Where several processes read, a piece may be so many times smaller than the largest.
+_PIECE_MIN: Final = 5
 _LOCK: Final = 7461003
 _ZERO: Final = UUID(int=0)
 
-OF_AN_ENTRY: Final = (
-    "entry: its postings sum to zero per unit",
-    "entry: every entry has postings or moved nothing, every posting has its entry",
-    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads",
-    "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts",
-    "usage: its parts are of its account's buckets, at the bucket's rate version",
-    "usage: the provider's total is the sum of its classes",
-    "usage: its entry posts what its parts drew and what was lost, and nothing else",
-    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class",
-    "grant: what is drawn from it is by its journal's usage, of its bucket",
-)
-"""Invariants that hold of a few entries alone, with their postings and usage."""
-
-Check = tuple[str, Callable[[Connection], Iterable[Finding]]]
+Step = Callable[[str, int, int], None]
+"""(what was done, how much of it, of how much)"""
+Readers = Callable[[str, Sequence[Piece], Callable[[str], None]], list[Found]]
+"""Processes that read pieces in a snapshot that was exported under this name: what was found, in the order of the pieces."""
 
 
 class Read(NamedTuple):
@@ -49,11 +54,18 @@ class Read(NamedTuple):
     full: bool
 
 
-class _Part(NamedTuple):
-    """Accounts above `after`, up to `upto` (None: to the end). `size` of `total`."""
+class _Kinds(NamedTuple):
+    """Invariants by what a piece can show of them: see `run`."""
 
-    after: UUID
-    upto: UUID | None
+    across: Collection[str]
+    pure: Collection[str]
+    once: Collection[str]
+
+
+class _Part(NamedTuple):
+    """The accounts that a run reads whole: `size` of `total`."""
+
+    accounts: Accounts
     size: int
     total: int
 
@@ -62,79 +74,76 @@ def run(
     connection: Connection,
     checks: Sequence[Check],
     across: Collection[str],
-    progress: Callable[[str, int], None] | None = None,
+    progress: Step | None = None,
     *,
     full: bool = False,
     findings_max: int,
+    pure: Collection[str] = (),
+    once: Collection[str] = (),
+    processes: int = 1,
+    readers: Readers | None = None,
 ) -> tuple[list[Finding], Read]:
     """What breaks an invariant, in one snapshot, at most `findings_max`; and what was read.
 
-    `across` are the invariants that compare accounts. Where nothing was found, it remembers up to where the chains were read, and
-    which accounts come next; nothing else is changed. Raises `Conflict` where another run goes on.
+    `across` are the invariants that compare rows of several accounts: a run over a part does not look at them. `pure` are those that
+    compare rows of one account, so that a full run may read them piece by piece; `once` are of no account at all.
+    Where nothing was found, it remembers up to where the chains were read, and which accounts come next; nothing else is changed.
+    `readers`: so many `processes` that read the pieces, where there are several; this one waits for them. Raises `Conflict` where
+    another run goes on, and what `readers` raises where a process did not read its piece to the end.
     """
     with connection.transaction():
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         row = connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (_LOCK,)).fetchone()
         if row is None or not row[0]:
             raise Conflict("another `ledger verify` runs: wait for its end")
-        return look(connection, checks, across, progress, full=full, findings_max=findings_max)
+        return look(
+            connection, checks, across, progress, full=full, findings_max=findings_max, pure=pure, once=once,
+            processes=processes, readers=readers,
+        )  # fmt: skip
 
 
 def look(
     connection: Connection,
     checks: Sequence[Check],
     across: Collection[str],
-    progress: Callable[[str, int], None] | None = None,
+    progress: Step | None = None,
     *,
     full: bool = False,
     findings_max: int,
+    pure: Collection[str] = (),
+    once: Collection[str] = (),
+    processes: int = 1,
+    readers: Readers | None = None,
 ) -> tuple[list[Finding], Read]:
-    """As `run`, in the caller's transaction."""
+    """As `run`, in the caller's transaction; `readers` see of it what is committed."""
     part = _next_part(connection)
     full = full or part.size == part.total
-    found: list[Finding] = []
-    done = 0
+    kinds = _Kinds(across, pure, once)
+    pieces = _pieces(connection, part, [name for name, _ in checks], kinds, full=full, processes=processes)
+    steps, done = steps_of(pieces), 0
 
-    def ask(some: Iterable[Check]) -> None:
+    def step(invariant: str) -> None:
         nonlocal done
-        for invariant, check in some:
-            if len(found) < findings_max:
-                found.extend(check(connection))
-            done += 1
-            if progress:
-                progress(invariant, done)
+        done += 1
+        if progress:
+            progress(invariant, done, steps)
 
-    with _unprepared(connection):
-        # What was read before is still there, and what came after it follows.
-        with connection.transaction(force_rollback=True):
-            links = _new(connection)
-            ask([(chains.REMEMBERED, chains.remembered), (chains.INVARIANT, chains.fresh)])
-            if not full:
-                _in_front_of_entries(connection)
-                ask(check for check in checks if check[0] in OF_AN_ENTRY)
-        with connection.transaction(force_rollback=True):
-            if not full:
-                _in_front_of_accounts(connection, part)
-            ask(check for check in checks if full or check[0] not in across)
+    if readers is None or len(pieces) <= _PIECES_A_PROCESS:
+        connection.execute(f"SET LOCAL work_mem = '{WORK_MEM}'")
+        known = dict(checks)
+        results = [look_at(connection, piece, known, step, findings_max) for piece in pieces]
+    else:
+        # The snapshot lasts as long as this transaction, which has nothing to do meanwhile.
+        connection.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
+        row = connection.execute("SELECT pg_export_snapshot()").fetchone()
+        assert row is not None
+        results = readers(row[0], pieces, step)
+    # A row of no account is in the pieces of all.
+    found = list(dict.fromkeys(finding for result in results for finding in result.findings))
     if not found:
         _remember(connection, part, full=full)
+    links = sum(result.links for result in results)
     return found[:findings_max], Read(links, part.total if full else part.size, part.total, full)
-
-
-@contextlib.contextmanager
-def _unprepared(connection: Connection) -> Iterator[None]:
-    """A plan that is kept would go on reading the tables behind the views."""
-    before = connection.prepare_threshold
-    connection.prepare_threshold = None
-    try:
-        yield
-    finally:
-        connection.prepare_threshold = before
-
-
-def steps(checks: Sequence[Check]) -> int:
-    """At most how many steps `progress` counts to."""
-    return 2 + len(OF_AN_ENTRY) + len(checks)
 
 
 def _next_part(connection: Connection) -> _Part:
@@ -147,7 +156,7 @@ def _next_part(connection: Connection) -> _Part:
     total = int(counted[0])
     size = max(PART_ACCOUNTS_MIN, -(-total // PARTS))
     if size >= total:
-        return _Part(_ZERO, None, total, total)
+        return _Part(Accounts(), total, total)
     for begin in (after, _ZERO):
         found = connection.execute(
             """SELECT max(account_id::text)::uuid, count(*) FROM
@@ -158,78 +167,77 @@ def _next_part(connection: Connection) -> _Part:
         upto, count = found
         if count:
             break
-    return _Part(begin, upto if count == size else None, int(count), total)
+    return _Part(Accounts(begin, upto if count == size else None), int(count), total)
 
 
-def _new(connection: Connection) -> int:
-    """The links since the last run, and their entries and usage, as temporary tables. Returns how many links."""
-    connection.execute(
-        """CREATE TEMP TABLE fresh_link ON COMMIT DROP AS
-           SELECT l.account_id, l.chain_id, l.link_no, l.entry_id, l.seq, l.rows, l.hash FROM chain_head h
-           LEFT JOIN verify_head v USING (account_id, chain_id)
-           JOIN chain_link l ON l.account_id = h.account_id AND l.chain_id = h.chain_id AND l.link_no > coalesce(v.link_no, 0)
-           WHERE h.link_no > coalesce(v.link_no, 0)"""
+def _pieces(
+    connection: Connection, part: _Part, names: Sequence[str], kinds: _Kinds, *, full: bool, processes: int
+) -> list[Piece]:
+    """What a run reads, in the order in which its findings are said."""
+    of_new = () if full else tuple(name for name in names if name in OF_AN_ENTRY)
+    found = [Piece("new", accounts, of_new) for accounts in _with_news(connection, processes)]
+    if not full:
+        shown = tuple(name for name in names if name not in kinds.across)
+        return found + _of_accounts(_divided(connection, part, processes), shown, kinds.once)
+    ranges = _divided(connection, part._replace(accounts=Accounts()), processes)
+    if len(ranges) == 1:
+        return [*found, Piece("old", Accounts(), tuple(names))]
+    pure = tuple(name for name in names if name in kinds.pure)
+    # What takes longest is begun first.
+    return [
+        *found, *(Piece("old", Accounts(), (name,)) for name in names if name not in kinds.pure), *_of_accounts(ranges, pure, ())
+    ]  # fmt: skip
+
+
+def _of_accounts(ranges: Sequence[Accounts], names: Sequence[str], once: Collection[str]) -> list[Piece]:
+    later = tuple(name for name in names if name not in once)
+    return [Piece("old", accounts, later if at else tuple(names)) for at, accounts in enumerate(ranges)]
+
+
+def _count(size: int, most: int, processes: int) -> int:
+    """Into how many pieces something is divided of which a piece should have at most so much."""
+    wanted = _PIECES_A_PROCESS * processes if processes > 1 else 1
+    return max(1, -(-size // most), min(wanted, _PIECE_MIN * size // most))
+
+
+def _divided(connection: Connection, part: _Part, processes: int) -> list[Accounts]:
+    """Ranges of about as many accounts each."""
+    count = _count(part.size, PIECE_ACCOUNTS_MAX, processes)
+    if count == 1:
+        return [part.accounts]
+    rows = connection.execute(
+        """SELECT account_id FROM (SELECT account_id, row_number() OVER (ORDER BY account_id) AS no FROM account
+               WHERE account_id > %(after)s AND (%(upto)s::uuid IS NULL OR account_id <= %(upto)s)) a
+           WHERE no %% %(each)s = 0 ORDER BY account_id""",
+        {**part.accounts._asdict(), "each": -(-part.size // count)},
     )
-    connection.execute(
-        """CREATE TEMP TABLE fresh_usage ON COMMIT DROP AS
-           SELECT account_id, encode(substr(rows, 48 * at + 1, 16), 'hex')::uuid AS usage_id
-           FROM fresh_link, generate_series(0, length(rows) / 48 - 1) at"""
-    )
-    connection.execute("ANALYZE fresh_link, fresh_usage")
-    row = connection.execute("SELECT count(*) FROM fresh_link").fetchone()
+    return _between(part.accounts, [row[0] for row in rows])
+
+
+def _with_news(connection: Connection, processes: int) -> list[Accounts]:
+    """Ranges of all accounts, with about as many new links each."""
+    news = """SELECT account_id, sum(h.link_no - coalesce(v.link_no, 0)) AS links FROM chain_head h
+              LEFT JOIN verify_head v USING (account_id, chain_id) WHERE h.link_no > coalesce(v.link_no, 0) GROUP BY 1"""
+    row = connection.execute(f"SELECT coalesce(sum(links), 0)::bigint FROM ({news}) n").fetchone()
     assert row is not None
-    return int(row[0])
+    count = _count(row[0], PIECE_LINKS_MAX, processes)
+    if count == 1:
+        return [Accounts()]
+    rows = connection.execute(
+        f"""SELECT max(account_id::text)::uuid FROM (SELECT account_id, ceil(sum(links) OVER (ORDER BY account_id) / %s) AS piece
+                FROM ({news}) n) p GROUP BY piece ORDER BY piece""",
+        (-(-row[0] // count),),
+    ).fetchall()
+    return _between(Accounts(), [upto for (upto,) in rows[:-1]])
 
 
-def _in_front_of_entries(connection: Connection) -> None:
-    of_entry = "(account_id, entry_id) IN (SELECT account_id, entry_id FROM fresh_link)"
-    for table, condition in (
-        ("entry", of_entry),
-        ("posting", of_entry),
-        ("usage", "(account_id, usage_id) IN (SELECT account_id, usage_id FROM fresh_usage)"),
-    ):
-        connection.execute(
-            f"CREATE TEMP VIEW {table} AS SELECT * FROM public.{table} WHERE {condition}".encode()
-        )
-
-
-# Tables of an account or of a subscriber, and those that name a row of such a table: (table, column, what it names, its column).
-_TABLES: Final = """
-    SELECT c.relname, a.attname, a.attnotnull FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
-    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-        AND a.attname IN ('account_id', 'subscriber_id') ORDER BY 1, 2"""
-_NAMING: Final = """
-    SELECT t.relname, o.attname, r.relname, p.attname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
-        JOIN pg_class r ON r.oid = k.confrelid JOIN pg_attribute o ON o.attrelid = t.oid AND o.attnum = k.conkey[1] AND o.attnotnull
-        JOIN pg_attribute p ON p.attrelid = r.oid AND p.attnum = k.confkey[1]
-    WHERE k.contype = 'f' AND cardinality(k.conkey) = 1 AND NOT t.relispartition AND t.relnamespace = 'public'::regnamespace
-    ORDER BY 1, 2"""
-
-
-def _in_front_of_accounts(connection: Connection, part: _Part) -> None:
-    """Every table that says whose its rows are shows those of the part alone."""
-    accounts = sql.SQL("account_id > {}").format(sql.Literal(part.after))
-    if part.upto is not None:
-        accounts += sql.SQL(" AND account_id <= {}").format(sql.Literal(part.upto))
-    owned: dict[str, tuple[str, bool]] = {}
-    for table, column, required in connection.execute(_TABLES):
-        owned.setdefault(table, (column, required))
-    shown: dict[str, sql.Composable] = {}
-    subscribers = sql.SQL("(SELECT subscriber_id FROM public.subscriber WHERE {})").format(accounts)
-    for table, (column, required) in owned.items():
-        shown[table] = (
-            accounts if column == "account_id" else sql.SQL("subscriber_id IN {}").format(subscribers)
-        )
-        if not required:
-            shown[table] = sql.SQL("(({}) OR {} IS NULL)").format(shown[table], sql.Identifier(column))
-    for table, column, other, key in connection.execute(_NAMING):
-        if table not in shown and other in owned:
-            shown[table] = sql.SQL("{} IN (SELECT {} FROM public.{} WHERE {})").format(
-                sql.Identifier(column), sql.Identifier(key), sql.Identifier(other), shown[other]
-            )
-    view: LiteralString = "CREATE TEMP VIEW {table} AS SELECT * FROM public.{table} WHERE {shown}"
-    for table, condition in shown.items():
-        connection.execute(sql.SQL(view).format(table=sql.Identifier(table), shown=condition))
+def _between(accounts: Accounts, cuts: Sequence[UUID]) -> list[Accounts]:
+    """The range, cut after each of these accounts."""
+    inner = [cut for cut in cuts if accounts.upto is None or cut < accounts.upto]
+    return [
+        Accounts(after, upto)
+        for after, upto in zip([accounts.after, *inner], [*inner, accounts.upto], strict=True)
+    ]
 
 
 def _remember(connection: Connection, part: _Part, *, full: bool) -> None:
@@ -239,4 +247,7 @@ def _remember(connection: Connection, part: _Part, *, full: bool) -> None:
            WHERE v.link_no IS DISTINCT FROM h.link_no
            ON CONFLICT (account_id, chain_id) DO UPDATE SET link_no = excluded.link_no, hash = excluded.hash"""
     )
-    connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, %s)", (part.upto, full))
+    connection.execute("INSERT INTO verify_run (upto, whole) VALUES (%s, %s)", (part.accounts.upto, full))
+
+
+__all__ = ["OF_AN_ENTRY", "Read", "Readers", "look", "run"]

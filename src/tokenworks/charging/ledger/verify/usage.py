@@ -18,6 +18,9 @@ _LOSSES: Final = """jsonb_array_elements(CASE WHEN jsonb_typeof(loss->0) = 'numb
                           THEN jsonb_build_array(jsonb_build_array('unnamed', loss->0, loss->1)) ELSE loss END)"""
 _ALL_CLASSES: Final = " + ".join(TOKEN_CLASSES)
 # A usage entry's reference: its journal, and the first and the last sequence that it settled.
+_REF_STRICT: Final = (
+    """CASE WHEN e.ref ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}:[0-9]{1,18}(-[0-9]{1,18})?$' THEN"""
+)
 _REF: Final = """CASE WHEN e.ref ~ '^[0-9a-f-]{36}:[0-9]{1,18}(-[0-9]{1,18})?$' THEN"""
 
 CHECKS: Final[dict[str, str]] = {
@@ -25,9 +28,9 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'usage ' || usage_id || ' of journal ' || u.journal_id, format('sequence %s', seq) FROM usage u
         LEFT JOIN journal j USING (journal_id) WHERE j.journal_id IS NULL OR u.seq > j.settled_seq""",
     "usage: its parts are of its account's buckets, at the bucket's rate version": """
-        SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u, jsonb_array_elements(parts) p
-        LEFT JOIN bucket b ON b.bucket_id = (p->>0)::uuid
-        WHERE b.account_id IS DISTINCT FROM u.account_id OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
+        SELECT 'usage ' || usage_id, format('part %s', p) FROM usage u CROSS JOIN LATERAL jsonb_array_elements(parts) p
+        LEFT JOIN bucket b ON b.account_id = u.account_id AND b.bucket_id = (p->>0)::uuid
+        WHERE b.bucket_id IS NULL OR b.rate_version <> p->>2 OR b.unit <> p->>3 OR b.kind <> p->>4""",
     "usage: the provider's total is the sum of its classes": f"""
         SELECT 'usage ' || usage_id, format('%s reported, classes sum to %s', provider_total,
             {_ALL_CLASSES}) FROM usage
@@ -39,13 +42,16 @@ CHECKS: Final[dict[str, str]] = {
         SELECT 'entry ' || entry_id, format('lost %s, posted %s', coalesce(lost.amount, 0), coalesce(posted.amount, 0))
         FROM lost FULL JOIN posted USING (account_id, entry_id) WHERE coalesce(lost.amount, 0) <> coalesce(posted.amount, 0)""",
     "usage: its entry is of its account, its journal, its sequence and the instant of its settlement": f"""
+        -- What an entry's reference says is read once for all of its records.
+        WITH settled AS MATERIALIZED (
+            SELECT e.account_id, e.entry_id, e.kind, e.ref, e.posted_at, {_REF_STRICT} split_part(e.ref, ':', 1)::uuid END AS of_journal,
+                {_REF_STRICT} split_part(split_part(e.ref, ':', 2), '-', 1)::bigint END AS first,
+                {_REF_STRICT} coalesce(nullif(split_part(split_part(e.ref, ':', 2), '-', 2), ''), split_part(e.ref, ':', 2))::bigint END AS last
+            FROM entry e WHERE e.kind = 'usage')
         SELECT 'usage ' || u.usage_id || ' entry ' || u.entry_id || ' of account ' || u.account_id,
             format('sequence %s of journal %s settled at %s; %s %s of %s', u.seq, u.journal_id, u.settled_at, e.kind, e.ref, e.posted_at)
-        FROM usage u LEFT JOIN entry e USING (account_id, entry_id)
-        WHERE e.kind IS DISTINCT FROM 'usage' OR e.posted_at <> u.settled_at OR NOT coalesce({_REF}
-            split_part(e.ref, ':', 1) = u.journal_id::text
-            AND u.seq BETWEEN split_part(split_part(e.ref, ':', 2), '-', 1)::bigint
-                AND coalesce(nullif(split_part(split_part(e.ref, ':', 2), '-', 2), ''), split_part(e.ref, ':', 2))::bigint END, false)
+        FROM usage u LEFT JOIN settled e USING (account_id, entry_id)
+        WHERE (e.posted_at = u.settled_at AND e.of_journal = u.journal_id AND u.seq BETWEEN e.first AND e.last) IS NOT TRUE
         UNION ALL
         SELECT 'entry ' || e.entry_id || ' of account ' || e.account_id, format('%s settles no record', e.ref) FROM entry e
         WHERE e.kind = 'usage' AND NOT EXISTS (SELECT 1 FROM usage u WHERE u.account_id = e.account_id AND u.entry_id = e.entry_id)""",
@@ -80,13 +86,13 @@ CHECKS: Final[dict[str, str]] = {
         -- The first attempt of a request has the request's id.
         WHERE (attempt_no = 1) <> (request_id = replace(usage_id::text, '-', ''))
         UNION ALL
-        SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
-        FROM usage GROUP BY usage_id HAVING count(*) > 1
-        UNION ALL
         SELECT 'usage ' || usage_id || ' of account ' || account_id, format('%s from %s to %s, attempt %s', reason, started_at, ended_at, attempt_no)
         -- A host's clock is set to the database's now and then, by less than a minute.
         FROM usage WHERE reason = '' OR ended_at < started_at - interval '1 minute' OR attempt_no < 1
             OR first_byte_ms < 0 OR latency_ms < 0""",
+    "usage: an id is of one record": """
+        SELECT 'usage ' || usage_id || ' of accounts ' || string_agg(account_id::text, ' '), format('%s records have this id', count(*))
+        FROM usage GROUP BY usage_id HAVING count(*) > 1""",
     "usage by day: it is the sum of its records": f"""
         WITH counted AS ({day_store.SUMS}), kept AS (
             SELECT account_id, member_id, day, unit, sum(records) AS records, sum(input_tokens) AS input_tokens,
@@ -134,12 +140,18 @@ CHECKS: Final[dict[str, str]] = {
 
 
 def rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
-    """Each part costs what its card says for the tokens it paid; parts and loss together are the record."""
+    """Each part costs what its card says for the tokens it paid; parts and loss together are the record.
+
+    The database leaves out the records that are one whole part at its card's rate; all others are rated here.
+    """
     weights: dict[tuple[str, str], Weights | None] = {}
     columns = ", ".join(TOKEN_CLASSES)
     with connection.cursor("rerate") as cursor:
         cursor.itersize = FETCH_ROWS
-        cursor.execute(f"SELECT usage_id, model, parts, loss, prompt, {columns} FROM usage".encode())
+        cursor.execute(
+            f"SELECT usage_id, model, parts, loss, prompt, {columns} FROM usage {_RATES} WHERE ({_AT_RATE}) IS NOT TRUE".encode(),
+            _rates(connection, cards),
+        )
         for usage_id, model, parts, loss, prompt, *classes in cursor:
             counts = Counts(*classes)
             try:
@@ -148,6 +160,39 @@ def rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator
                 problem = f"it cannot be read: {type(error).__name__}: {error}"
             if problem:
                 yield Finding(INVARIANT, f"usage {usage_id}", problem)
+
+
+# Rates that a statement is given at most, and their weights at most: eight of such products are a bigint still. What has others is rated
+# by `_problem` alone.
+RATES_MAX: Final = 20_000
+_WEIGHT_MAX: Final = 10**9
+_COUNT_MAX: Final = 10**9
+_RATES: Final = (
+    f"LEFT JOIN unnest(%s::text[], %s::text[], {', '.join(['%s::bigint[]'] * (1 + len(TOKEN_CLASSES)))}) rate (of_version, of_model, "
+    f"w_request, {', '.join(f'w_{name}' for name in TOKEN_CLASSES)}) ON of_version = parts->0->>2 AND of_model = model"
+)
+# One part, of a balance, for one request and all of the record's tokens, that costs what `catalog.amount` says.
+_AT_RATE: Final = f"""loss IS NULL AND CASE WHEN jsonb_typeof(parts) = 'array' AND jsonb_typeof(parts->0) = 'array'
+        THEN jsonb_array_length(parts) = 1 AND jsonb_array_length(parts->0) = 8 END
+    AND parts->0->>4 = 'balance' AND parts->0->6 = '1' AND parts->0->7 = 'null'
+    AND CASE WHEN least({", ".join(TOKEN_CLASSES)}) >= 0 AND greatest({", ".join(TOKEN_CLASSES)}) <= {_COUNT_MAX}
+        THEN parts->0->5 = to_jsonb(CASE WHEN parts->0->>3 = 'prompt' AND prompt IS NOT TRUE THEN 0 ELSE w_request END
+            + {" + ".join(f"w_{name} * {name}" for name in TOKEN_CLASSES)}) END"""
+
+
+def _rates(connection: store.Connection, cards: dict[str, RateCard]) -> list[list[Any]]:
+    """The columns of `_RATES`: each card's weights of each model that was used."""
+    rows = []
+    models = [row[0] for row in connection.execute("SELECT DISTINCT model FROM usage")]
+    for version, card in cards.items():
+        for model in models:
+            rate = card.rate_for(model)
+            weights = None if rate is None else rate.weights()
+            if weights is not None and all(0 <= weight <= _WEIGHT_MAX for weight in weights):
+                rows.append((version, model, *weights))
+        if len(rows) > RATES_MAX:
+            break
+    return [list(column) for column in zip(*rows[:RATES_MAX], strict=True)] or [[]] * (3 + len(TOKEN_CLASSES))
 
 
 def _problem(

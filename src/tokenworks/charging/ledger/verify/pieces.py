@@ -1,0 +1,221 @@
+"""What a run of the auditor is divided into, and how one piece of it is read: a range of accounts, by checks behind temporary views.
+
+A piece is read in a sub-transaction of its own, which leaves nothing behind, by whichever process is free.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, LiteralString, NamedTuple
+from uuid import UUID
+
+import msgspec
+from psycopg import sql
+
+from tokenworks.charging.ledger.store import Connection
+from tokenworks.charging.ledger.verify import chains
+from tokenworks.charging.ledger.verify.finding import Finding
+
+OF_AN_ENTRY: Final = (
+    "entry: its postings sum to zero per unit",
+    "entry: every entry has postings or moved nothing, every posting has its entry",
+    "entry: its kind is one of those that are, and it posts something, or nothing where it names heads",
+    "entry: what issues, ends or goes on with a bucket moves that bucket, and posts to its accounts",
+    "usage: its parts are of its account's buckets, at the bucket's rate version",
+    "usage: the provider's total is the sum of its classes",
+    "usage: its entry posts what its parts drew and what was lost, and nothing else",
+    "usage: rated anew, it costs the same, and its parts and losses are its tokens, class by class",
+    "grant: what is drawn from it is by its journal's usage, of its bucket",
+)
+"""Invariants that hold of a few entries alone, with their postings and usage."""
+# Beside the rows that a process holds: what a sort or a hash of a piece takes at most before it goes to disk (PostgreSQL doubles it for a
+# hash).
+WORK_MEM: Final = "64MB"
+TEMP_BUFFERS: Final = "64MB"
+
+Check = tuple[str, Callable[[Connection], Iterable[Finding]]]
+
+
+class Accounts(NamedTuple):
+    """Accounts above `after`, up to `upto` (None: to the end)."""
+
+    after: UUID = UUID(int=0)
+    upto: UUID | None = None
+
+    def are_all(self) -> bool:
+        return self == Accounts()
+
+
+class Piece(msgspec.Struct, frozen=True):
+    """A part of a run: what was chained since the last one (`new`), or what the tables have, of these accounts; by these invariants."""
+
+    what: Literal["new", "old"]
+    accounts: Accounts
+    names: tuple[str, ...]
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What breaks an invariant in a piece, and how many links of it were new."""
+
+    findings: list[Finding]
+    links: int = 0
+
+
+def look_at(
+    connection: Connection,
+    piece: Piece,
+    checks: Mapping[str, Callable[[Connection], Iterable[Finding]]],
+    step: Callable[[str], None],
+    findings_max: int,
+) -> Found:
+    """Read a piece, in the caller's transaction, whose snapshot should not change meanwhile. `step(invariant)` is called after each."""
+    found: list[Finding] = []
+    links = 0
+    with _unprepared(connection), connection.transaction(force_rollback=True):
+        if not piece.accounts.are_all():
+            _in_front_of_accounts(connection, piece.accounts)
+            if piece.what == "old":
+                _put_together(connection, piece.accounts)
+        chosen: list[Check] = [(name, checks[name]) for name in piece.names]
+        if piece.what == "new":
+            # What was read before is still there, and what came after it follows.
+            links = _new(connection)
+            _in_front_of_entries(connection)
+            chosen = [(chains.REMEMBERED, chains.remembered), (chains.INVARIANT, chains.fresh), *chosen]
+        connection.execute("SET TRANSACTION READ ONLY")
+        for invariant, check in chosen:
+            if len(found) < findings_max:
+                found.extend(check(connection))
+            step(invariant)
+    return Found(found[:findings_max], links)
+
+
+def steps_of(pieces: Sequence[Piece]) -> int:
+    """How often `step` is called for these pieces."""
+    return sum(len(piece.names) + (2 if piece.what == "new" else 0) for piece in pieces)
+
+
+@contextlib.contextmanager
+def _unprepared(connection: Connection) -> Iterator[None]:
+    """A plan that is kept would go on reading the tables behind the views."""
+    before = connection.prepare_threshold
+    connection.prepare_threshold = None
+    try:
+        yield
+    finally:
+        connection.prepare_threshold = before
+
+
+def _new(connection: Connection) -> int:
+    """The links since the last run, and their entries and usage, as temporary tables. Returns how many links."""
+    connection.execute(
+        """CREATE TEMP TABLE fresh_link ON COMMIT DROP AS
+           SELECT l.account_id, l.chain_id, l.link_no, l.entry_id, l.seq, l.rows, l.hash, coalesce(v.link_no, 0) AS seen_no,
+               v.hash AS seen_hash FROM chain_head h
+           LEFT JOIN verify_head v USING (account_id, chain_id)
+           JOIN chain_link l ON l.account_id = h.account_id AND l.chain_id = h.chain_id AND l.link_no > coalesce(v.link_no, 0)
+           WHERE h.link_no > coalesce(v.link_no, 0)"""
+    )
+    connection.execute(
+        """CREATE TEMP TABLE fresh_usage ON COMMIT DROP AS
+           SELECT account_id, encode(substr(rows, 48 * at + 1, 16), 'hex')::uuid AS usage_id
+           FROM fresh_link, generate_series(0, length(rows) / 48 - 1) at"""
+    )
+    connection.execute("ANALYZE fresh_link, fresh_usage")
+    row = connection.execute("SELECT count(*) FROM fresh_link").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def _in_front_of_entries(connection: Connection) -> None:
+    """Entries, postings and usage are those of the new links alone."""
+    for table, key, fresh in (
+        ("entry", "entry_id", "fresh_link"),
+        ("posting", "entry_id", "fresh_link"),
+        ("usage", "usage_id", "fresh_usage"),
+    ):
+        names = {"table": sql.Identifier(table), "key": sql.Identifier(key), "fresh": sql.Identifier(fresh)}
+        connection.execute(sql.SQL("DROP VIEW IF EXISTS pg_temp.{table}").format(**names))
+        connection.execute(
+            sql.SQL(
+                """CREATE TEMP TABLE {table} ON COMMIT DROP AS SELECT t.* FROM public.{table} t
+                   WHERE (t.account_id, t.{key}) IN (SELECT account_id, {key} FROM {fresh})"""
+            ).format(**names)
+        )
+        _indexed(connection, table)
+
+
+# The rows of a piece are scattered over the pages of these tables; a dozen checks read them.
+_LARGE: Final = {
+    "usage": "usage_id, entry_id",
+    "entry": "entry_id",
+    "posting": "entry_id",
+    "chain_link": "entry_id",
+}
+
+
+def _put_together(connection: Connection, accounts: Accounts) -> None:
+    """The rows of the large tables, as temporary tables, account by account."""
+    for table in _LARGE:
+        connection.execute(sql.SQL("DROP VIEW pg_temp.{}").format(sql.Identifier(table)))
+        connection.execute(
+            sql.SQL(
+                "CREATE TEMP TABLE {table} ON COMMIT DROP AS SELECT * FROM public.{table} WHERE {shown} ORDER BY account_id"
+            ).format(table=sql.Identifier(table), shown=_shown(accounts))
+        )
+        _indexed(connection, table)
+
+
+def _indexed(connection: Connection, table: str) -> None:
+    for column in _LARGE[table].split(", "):
+        connection.execute(
+            sql.SQL("CREATE INDEX ON pg_temp.{} (account_id, {})").format(
+                sql.Identifier(table), sql.Identifier(column)
+            )
+        )
+    connection.execute(
+        sql.SQL("ANALYZE pg_temp.{} (account_id, {})").format(sql.Identifier(table), sql.SQL(_LARGE[table]))
+    )
+
+
+def _shown(accounts: Accounts) -> sql.Composed:
+    shown = sql.SQL("account_id > {}").format(sql.Literal(accounts.after))
+    if accounts.upto is not None:
+        shown += sql.SQL(" AND account_id <= {}").format(sql.Literal(accounts.upto))
+    return shown
+
+
+# Tables of an account or of a subscriber, and those that name a row of such a table: (table, column, what it names, its column).
+_TABLES: Final = """
+    SELECT c.relname, a.attname, a.attnotnull FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid AND NOT a.attisdropped
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
+        AND a.attname IN ('account_id', 'subscriber_id') ORDER BY 1, 2"""
+_NAMING: Final = """
+    SELECT t.relname, o.attname, r.relname, p.attname FROM pg_constraint k JOIN pg_class t ON t.oid = k.conrelid
+        JOIN pg_class r ON r.oid = k.confrelid JOIN pg_attribute o ON o.attrelid = t.oid AND o.attnum = k.conkey[1] AND o.attnotnull
+        JOIN pg_attribute p ON p.attrelid = r.oid AND p.attnum = k.confkey[1]
+    WHERE k.contype = 'f' AND cardinality(k.conkey) = 1 AND NOT t.relispartition AND t.relnamespace = 'public'::regnamespace
+    ORDER BY 1, 2"""
+
+
+def _in_front_of_accounts(connection: Connection, part: Accounts) -> None:
+    """Every table that says whose its rows are shows those of the part alone."""
+    accounts = _shown(part)
+    owned: dict[str, tuple[str, bool]] = {}
+    for table, column, required in connection.execute(_TABLES):
+        owned.setdefault(table, (column, required))
+    shown: dict[str, sql.Composable] = {}
+    subscribers = sql.SQL("(SELECT subscriber_id FROM public.subscriber WHERE {})").format(accounts)
+    for table, (column, required) in owned.items():
+        shown[table] = (
+            accounts if column == "account_id" else sql.SQL("subscriber_id IN {}").format(subscribers)
+        )
+        if not required:
+            shown[table] = sql.SQL("(({}) OR {} IS NULL)").format(shown[table], sql.Identifier(column))
+    for table, column, other, key in connection.execute(_NAMING):
+        if table not in shown and other in owned:
+            shown[table] = sql.SQL("{} IN (SELECT {} FROM public.{} WHERE {})").format(
+                sql.Identifier(column), sql.Identifier(key), sql.Identifier(other), shown[other]
+            )
+    view: LiteralString = "CREATE TEMP VIEW {table} AS SELECT * FROM public.{table} WHERE {shown}"
+    for table, condition in shown.items():
+        connection.execute(sql.SQL(view).format(table=sql.Identifier(table), shown=condition))
