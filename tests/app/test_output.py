@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tokenworks.app import views
-from tokenworks.app.cli_shop import bill_show
 from tokenworks.app.output import money_text, print_table
+from tokenworks.cli.shop import bill_show
 from tokenworks.kernel import format_money, format_money_exact
 from tokenworks.subscriptions import BILLING_ZONE
 
@@ -99,7 +99,7 @@ def test_exact_is_asked_for():
     """`--exact` is an option of the commands that print money, and holds for that command alone."""
     import click
 
-    from tokenworks.app.cli_base import exact_option
+    from tokenworks.cli.base import exact_option
 
     @click.command()
     @exact_option

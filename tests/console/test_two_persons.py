@@ -6,7 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from tokenworks.app.audit import AUDITED
-from tokenworks.app.cli import cli
+from tokenworks.cli.main import cli
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import month_start
 from tokenworks.trust import ALONE, MONEY_MOVES, ApprovalNeeded

@@ -66,10 +66,18 @@ def folder_with_tokenworks(source=ROOT / "src"):
     return folder
 
 
+def entry():
+    """`main` of the release on the path: the command line of releases before 0054 (docs/decisions) was in `app`."""
+    try:
+        from tokenworks.cli.main import main
+    except ModuleNotFoundError:
+        from tokenworks.app.cli import main
+    return main
+
+
 def run(arguments, environ, folder, streams):
     """The exit code of a command. Called in a process of its own."""
-    from tokenworks.app.cli import main
-
+    main = entry()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.environ.clear()
@@ -106,8 +114,7 @@ def serve(sock):
 
 
 def main(path):
-    import tokenworks.app.cli  # noqa: F401  # what the commands share
-
+    entry()  # loads what the commands share
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()

@@ -10,11 +10,11 @@ import click
 
 from tokenworks.app import views
 from tokenworks.app.bootstrap import Works
-from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said
 from tokenworks.app.edge import read_text
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Catalogue, OfferingChange, card_words, read_catalogue, words_of
 from tokenworks.charging import JOB_NAMES, JobName
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
 from tokenworks.kernel import Invalid, NotFound
 from tokenworks.subscriptions import day_of, minute_of
 

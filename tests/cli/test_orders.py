@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 import pytest
 from click.testing import CliRunner
 
-from tokenworks.app.cli_base import Context
-from tokenworks.app.cli_shop import order
+from tokenworks.cli.base import Context
+from tokenworks.cli.shop import order
 from tokenworks.kernel import ManualClock, TokenworksError
 from tokenworks.subscriptions import BILLING_ZONE
 

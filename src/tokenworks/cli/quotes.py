@@ -5,8 +5,8 @@ from uuid import UUID
 import click
 
 from tokenworks.app import views
-from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said
-from tokenworks.app.cli_shop import second_option, when_option
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
+from tokenworks.cli.shop import second_option, when_option
 from tokenworks.subscriptions import When
 
 

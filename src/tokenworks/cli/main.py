@@ -16,35 +16,8 @@ import psycopg
 from rich.progress import Progress, TaskID
 
 from tokenworks import __version__
-from tokenworks.app import (
-    cli_backup,
-    cli_catalogue,
-    cli_doctor,
-    cli_factory,
-    cli_ledger,
-    cli_models,
-    cli_privacy,
-    cli_quotes,
-    cli_receivables,
-    cli_server,
-    cli_shop,
-    cli_staff,
-    cli_subscriber,
-    cli_usage,
-    cli_webhook,
-    views,
-)
+from tokenworks.app import views
 from tokenworks.app.bootstrap import Works, make_works
-from tokenworks.app.cli_base import (
-    SINGLE_ROLE,
-    Context,
-    exact_option,
-    json_option,
-    pass_context,
-    said,
-    subscriber_option,
-)
-from tokenworks.app.cli_usage import USAGE_LIMIT_DEFAULT, since_of
 from tokenworks.app.database import connect, owned_database
 from tokenworks.app.edge import guard, read_text
 from tokenworks.app.output import console, print_json, print_table, say
@@ -54,6 +27,61 @@ from tokenworks.app.sealing import seal_existing
 from tokenworks.app.settings import Settings, shown
 from tokenworks.catalog import read_catalogue, seed_catalogue
 from tokenworks.charging import Host, Ledger
+from tokenworks.cli import (
+    backup as backup_commands,
+)
+from tokenworks.cli import (
+    catalogue as catalogue_commands,
+)
+from tokenworks.cli import (
+    doctor as doctor_commands,
+)
+from tokenworks.cli import (
+    factory as factory_commands,
+)
+from tokenworks.cli import (
+    ledger as ledger_commands,
+)
+from tokenworks.cli import (
+    models as models_commands,
+)
+from tokenworks.cli import (
+    privacy as privacy_commands,
+)
+from tokenworks.cli import (
+    quotes as quotes_commands,
+)
+from tokenworks.cli import (
+    receivables as receivables_commands,
+)
+from tokenworks.cli import (
+    server as server_commands,
+)
+from tokenworks.cli import (
+    shop as shop_commands,
+)
+from tokenworks.cli import (
+    staff as staff_commands,
+)
+from tokenworks.cli import (
+    subscriber as subscriber_commands,
+)
+from tokenworks.cli import (
+    usage as usage_commands,
+)
+from tokenworks.cli import (
+    webhook as webhook_commands,
+)
+from tokenworks.cli.base import (
+    SINGLE_ROLE,
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
+from tokenworks.cli.usage import USAGE_LIMIT_DEFAULT, since_of
 from tokenworks.kernel import NotFound, SystemClock, TokenworksError
 from tokenworks.subscriptions import BILLING_ZONE, CapPeriod, day_of
 
@@ -238,22 +266,22 @@ def config_show(context: Context, as_json: bool) -> None:
 
 
 for _group in (
-    *cli_catalogue.GROUPS,
-    *cli_factory.GROUPS,
-    *cli_models.GROUPS,
-    *cli_ledger.GROUPS,
-    *cli_shop.GROUPS,
-    *cli_staff.GROUPS,
-    *cli_webhook.GROUPS,
-    *cli_privacy.GROUPS,
-    *cli_backup.GROUPS,
+    *catalogue_commands.GROUPS,
+    *factory_commands.GROUPS,
+    *models_commands.GROUPS,
+    *ledger_commands.GROUPS,
+    *shop_commands.GROUPS,
+    *staff_commands.GROUPS,
+    *webhook_commands.GROUPS,
+    *privacy_commands.GROUPS,
+    *backup_commands.GROUPS,
 ):
     cli.add_command(_group)
-cli.add_command(cli_doctor.doctor)
-cli.add_command(cli_server.serve)
-cli.add_command(cli_server.reload)
-cli.add_command(cli_usage.usage)
-cli_shop.order.add_command(cli_quotes.order_quote)
+cli.add_command(doctor_commands.doctor)
+cli.add_command(server_commands.serve)
+cli.add_command(server_commands.reload)
+cli.add_command(usage_commands.usage)
+shop_commands.order.add_command(quotes_commands.order_quote)
 
 
 @cli.group()
@@ -262,10 +290,10 @@ def subscriber() -> None:
 
 
 for _command in (
-    *cli_shop.SUBSCRIBER,
-    *cli_subscriber.COMMANDS,
-    *cli_receivables.SUBSCRIBER,
-    *cli_privacy.SUBSCRIBER,
+    *shop_commands.SUBSCRIBER,
+    *subscriber_commands.COMMANDS,
+    *receivables_commands.SUBSCRIBER,
+    *privacy_commands.SUBSCRIBER,
 ):
     subscriber.add_command(_command)
 
@@ -388,7 +416,7 @@ def member_cap(
 @click.option("--tokens", type=click.IntRange(min=1), required=True)
 @click.option("--reason", required=True, help="Why; it is kept.")
 @click.option("--idempotency-key", required=True, help="The same key again is the same transfer.")
-@cli_shop.dry_run_option
+@shop_commands.dry_run_option
 @json_option
 @pass_context
 def member_transfer(

@@ -277,7 +277,7 @@ def test_every_command_that_changes_something_is_in_the_audit_trail(server):
     import click
 
     from tokenworks.app.audit import AUDITED
-    from tokenworks.app.cli import cli
+    from tokenworks.cli.main import cli
 
     def walk(group, path=()):
         for name, command in group.commands.items():

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from rich.progress import Progress
 
 from tokenworks.app import calibration
-from tokenworks.app.cli_base import Context, json_option, pass_context, said
-from tokenworks.app.cli_options import asked_options
 from tokenworks.app.curves import draw_curves
 from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.options import asked_options
 from tokenworks.factory import (
     KINDS,
     MACHINES_MAX,

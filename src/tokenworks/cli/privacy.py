@@ -8,11 +8,11 @@ from typing import Final
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option, wait_option
-from tokenworks.app.cli_shop import dry_run_option
 from tokenworks.app.edge import read_text
 from tokenworks.app.host_secrets import wait_for_hosts
 from tokenworks.app.output import console, print_json, print_table, say
+from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option, wait_option
+from tokenworks.cli.shop import dry_run_option
 from tokenworks.kernel import Invalid, format_money
 from tokenworks.subscriptions import PURPOSES
 from tokenworks.trust import add_wrapping_key

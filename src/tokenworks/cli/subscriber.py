@@ -6,8 +6,8 @@ from typing import Final, get_args
 
 import click
 
-from tokenworks.app.cli_base import Command, Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.output import print_json, print_table
+from tokenworks.cli.base import Command, Context, json_option, pass_context, said, subscriber_option
 from tokenworks.subscriptions import BILLING_ZONE, SUSPENSIONS, Subscriber, SuspensionCause
 from tokenworks.trust import Document
 

@@ -6,10 +6,10 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.notify import rotate_webhook_secret
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.settings import without_secrets
+from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.subscriptions import Api
 from tokenworks.trust import WEBHOOK, WEBHOOK_OLD
 

@@ -1,15 +1,15 @@
 """Writes docs/REFERENCE.md from the code: settings, commands, errors, routes. A test fails where the file differs.
 
-Run: python -m tokenworks.app.reference > docs/REFERENCE.md
+Run: python -m tokenworks.cli.reference > docs/REFERENCE.md
 """
 
 import click
 
-from tokenworks.app.cli import cli
 from tokenworks.app.control import HostMetrics, make_admin_app
 from tokenworks.app.exposition import LIMITS, RECORDER_COUNTERS
 from tokenworks.app.settings import PREFIX, Settings
 from tokenworks.charging import LOSS_CAUSES
+from tokenworks.cli.main import cli
 from tokenworks.console import openapi_document, status_of
 from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway import CODES, COUNTERS, GAUGES, OUTCOMES, SERIES_MAX

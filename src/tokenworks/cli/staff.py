@@ -6,9 +6,9 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option, wait_option
 from tokenworks.app.host_secrets import fleet, wait_for_hosts
 from tokenworks.app.output import json_text, print_json, print_table
+from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option, wait_option
 from tokenworks.kernel import format_money
 from tokenworks.trust import StaffRole, all_peppers, new_pepper, retire_pepper, use_pepper
 

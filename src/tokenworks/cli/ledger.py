@@ -6,11 +6,11 @@ from uuid import UUID
 import click
 
 from tokenworks.app.bootstrap import Works
-from tokenworks.app.cli_base import Context, json_option, pass_context, said
-from tokenworks.app.cli_journal import journal
 from tokenworks.app.output import in_mtok, print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import RateLookup
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.journal import journal
 from tokenworks.kernel import MTOK_PER_TOKEN, NotFound, format_quantity
 from tokenworks.subscriptions import second_of
 

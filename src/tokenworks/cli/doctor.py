@@ -4,8 +4,8 @@ import sys
 
 import click
 
-from tokenworks.app.cli_base import Context, json_option, pass_context
 from tokenworks.app.output import print_json, say
+from tokenworks.cli.base import Context, json_option, pass_context
 
 
 @click.command()

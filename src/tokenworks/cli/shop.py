@@ -10,7 +10,11 @@ import click
 from rich.progress import Progress
 
 from tokenworks.app import views
-from tokenworks.app.cli_base import (
+from tokenworks.app.edge import read_bytes
+from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
+from tokenworks.billing import Part, TestProvider, discount_nano, raise_nano
+from tokenworks.catalog import Audience
+from tokenworks.cli.base import (
     Command,
     Context,
     exact_option,
@@ -19,11 +23,7 @@ from tokenworks.app.cli_base import (
     said,
     subscriber_option,
 )
-from tokenworks.app.cli_disputes import dispute
-from tokenworks.app.edge import read_bytes
-from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
-from tokenworks.billing import Part, TestProvider, discount_nano, raise_nano
-from tokenworks.catalog import Audience
+from tokenworks.cli.disputes import dispute
 from tokenworks.kernel import Invalid, format_quantity, parse_money
 from tokenworks.subscriptions import When, WorkOrder, day_of, end_of_day, last_day
 

@@ -7,9 +7,9 @@ from typing import Any, Final
 import click
 
 from tokenworks.app import views
-from tokenworks.app.cli_base import Context, json_option, pass_context
 from tokenworks.app.output import money_text, print_json, print_table, say
 from tokenworks.catalog import TOKEN_CLASSES
+from tokenworks.cli.base import Context, json_option, pass_context
 from tokenworks.kernel import SystemClock, format_quantity, is_digits
 from tokenworks.subscriptions import second_of
 

@@ -9,7 +9,6 @@ from uuid import UUID
 import click
 
 from tokenworks.app.alone import nobody_serves
-from tokenworks.app.cli_base import Context, json_option, pass_context
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.charging import (
     PER_UNIT,
@@ -19,6 +18,7 @@ from tokenworks.charging import (
     put_journal_aside,
     read_journal_id,
 )
+from tokenworks.cli.base import Context, json_option, pass_context
 from tokenworks.kernel import Conflict, NotFound, SystemClock
 from tokenworks.subscriptions import second_of
 

@@ -18,7 +18,6 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from tokenworks.app.archive import check_apart, configure_archive
 from tokenworks.app.backup import Backup, find_backups, make_backup, prune
 from tokenworks.app.backup import Progress as Told
-from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.database import database, embedded_of
 from tokenworks.app.edge import read_text
 from tokenworks.app.embedded import APP_ROLE
@@ -26,6 +25,7 @@ from tokenworks.app.output import console, print_json, print_table, say
 from tokenworks.app.places import Damaged, Folder, Place, open_place, sha256
 from tokenworks.app.restore import Report, Restore, choose
 from tokenworks.app.settings import Settings
+from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.kernel import Invalid, NotFound, SystemClock, Unavailable
 
 CONNECT_S: Final = "5"

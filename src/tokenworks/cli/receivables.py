@@ -5,9 +5,9 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.cli_base import Context, exact_option, json_option, pass_context, said, subscriber_option
-from tokenworks.app.cli_shop import LIST_DEFAULT, bill, dry_run_option
 from tokenworks.app.output import money_text, print_json, print_table
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
+from tokenworks.cli.shop import LIST_DEFAULT, bill, dry_run_option
 from tokenworks.subscriptions import day_of
 
 limit_option = click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)

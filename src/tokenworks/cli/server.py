@@ -11,9 +11,9 @@ from typing import Final
 import click
 import msgspec
 
-from tokenworks.app.cli_base import SINGLE_ROLE, Context, json_option, pass_context
 from tokenworks.app.output import print_json, say
 from tokenworks.app.served import READY_S, TRIAL_S_MAX, Reload, read_reload, server_of
+from tokenworks.cli.base import SINGLE_ROLE, Context, json_option, pass_context
 from tokenworks.kernel import Conflict, NotFound, Unavailable
 
 # A reload that begins when the one that runs has ended.

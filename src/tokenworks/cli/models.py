@@ -6,9 +6,9 @@ from typing import Any, Final
 import click
 
 from tokenworks.app.bootstrap import Works
-from tokenworks.app.cli_base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Counts, amount
+from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.factory import (
     BUILT_IN,
     FILINGS,

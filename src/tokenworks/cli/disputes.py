@@ -5,10 +5,10 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.cli_base import Context, json_option, pass_context, said
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.billing import Dispute
 from tokenworks.charging import FEN_NANO
+from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.kernel import format_money
 from tokenworks.subscriptions import BILLING_ZONE
 

@@ -6,8 +6,8 @@ import xml.etree.ElementTree as ET
 import pytest
 from click.testing import CliRunner
 
-from tokenworks.app.cli import cli
 from tokenworks.app.settings import load_settings
+from tokenworks.cli.main import cli
 from tokenworks.trust import ensure_pepper
 
 
@@ -60,7 +60,7 @@ def test_a_fleet_from_a_file_and_how_many_machines(tmp_path):
 def test_a_faulty_fleet_is_refused(tmp_path, fleet, reason):
     path = tmp_path / "fleet.yaml"
     path.write_text(fleet)
-    from tokenworks.app.cli_factory import read_fleet
+    from tokenworks.cli.factory import read_fleet
     from tokenworks.factory import TraceFaulty
 
     with pytest.raises(TraceFaulty, match=reason):

@@ -3,7 +3,7 @@
 import os
 import pwd
 
-from tokenworks.app.cli_base import Context
+from tokenworks.cli.base import Context
 
 
 def test_who_runs_a_command_is_not_what_the_environment_says(monkeypatch):
