@@ -9,7 +9,7 @@ from rich.console import Console
 
 from tokenworks.app import views
 from tokenworks.app.output import money_text, print_table
-from tokenworks.cli.shop import bill_show
+from tokenworks.cli.bill import bill_show
 from tokenworks.kernel import format_money, format_money_exact
 from tokenworks.subscriptions import BILLING_ZONE
 
@@ -84,7 +84,7 @@ def test_a_bill_says_the_same_everywhere(works, clock, capsys, monkeypatch):
     works.bills.run()
     (bill,), _ = works.bills.all(subscriber)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
-    monkeypatch.setattr("tokenworks.app.output.console", console)
+    monkeypatch.setattr("tokenworks.app.tables.console", console)
     views.print_issued_bill(bill, works.bills.lines(bill), [])
     text = console.export_text() + capsys.readouterr().out
     amount = f"{bill.amount_nano // 10**9}.{bill.amount_nano // 10**7 % 100:02d}"

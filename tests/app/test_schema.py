@@ -18,7 +18,7 @@ from tests.support.server import Server, in_process, until
 from tokenworks.app import schema
 from tokenworks.app.database import connect
 from tokenworks.app.schema import Index, Step, build_index, check_schema, migrate, plan_steps
-from tokenworks.cli import main as cli
+from tokenworks.cli import init as cli
 from tokenworks.kernel import Unavailable
 
 # Weaker ones hold up neither a request nor settlement.

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from tokenworks.cli.base import Context
-from tokenworks.cli.shop import order
+from tokenworks.cli.main import cli
 from tokenworks.kernel import ManualClock, TokenworksError
 from tokenworks.subscriptions import BILLING_ZONE
 
@@ -27,7 +27,7 @@ def run(works):
             yield works
 
     def run(*arguments):
-        done = CliRunner().invoke(order, [str(one) for one in arguments], obj=Here(None))
+        done = CliRunner().invoke(cli.commands["order"], [str(one) for one in arguments], obj=Here(None))
         if isinstance(done.exception, TokenworksError):
             return str(done.exception)
         assert done.exit_code == 0, done.output

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from tokenworks.catalog import Audience, seed_catalogue
 from tokenworks.cli.base import Context
-from tokenworks.cli.quotes import order_quote
+from tokenworks.cli.quote import order_quote
 from tokenworks.console.page import yuan
 from tokenworks.kernel import format_money_exact
 from tokenworks.subscriptions import NeedsFirst

@@ -29,9 +29,10 @@ from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.database import connect, database
 from tokenworks.app.embedded import Embedded
 from tokenworks.app.model_server import CONTEXT_TOKENS, MODEL
-from tokenworks.app.output import console, print_table
+from tokenworks.app.output import print_table
 from tokenworks.app.settings import Settings, load_settings
-from tokenworks.app.verifier import audit
+from tokenworks.app.tables import console
+from tokenworks.app.verifier import audit, ledger_counts
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import PhoneTaken, Subscriber, next_month
@@ -368,7 +369,7 @@ def _prove(
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
     # The bill's clock was ahead of the one that made its id.
     findings = audit(works.connection, works.offerings.rate_cards(), timed=False)
-    views.print_verified(views.ledger_counts(works.connection), findings)
+    views.print_verified(ledger_counts(works.connection), findings)
     agrees = _compare(demo, records, witness_before)
     return not lost and not findings and agrees
 

@@ -11,6 +11,7 @@ from tokenworks.billing.charge_file import (
     write_file,
 )
 from tokenworks.billing.concessions import discount_nano, raise_nano
+from tokenworks.billing.desk import check_method, take_payment
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
@@ -95,6 +96,7 @@ __all__ = [
     "Refunds",
     "Reversal",
     "TestProvider",
+    "check_method",
     "decode_answer",
     "discount_nano",
     "invoice_data",
@@ -104,6 +106,7 @@ __all__ = [
     "raise_nano",
     "read_answer",
     "render_pdf",
+    "take_payment",
     "tax_of_part",
     "without_phones",
     "write_file",

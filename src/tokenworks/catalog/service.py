@@ -104,6 +104,13 @@ class Offerings:
         ]
         return sorted(found, key=_by_seller)
 
+    def known(self, offering_id: str) -> SoldOffering:
+        """By id, whatever its state. Raises `OfferingNotFound`."""
+        for sold in self.all():
+            if sold.offering.id == offering_id:
+                return sold
+        raise OfferingNotFound(f"there is no offering {offering_id}: tokenworks offering list")
+
     def for_sale(self, audiences: Sequence[str] | None) -> list[SoldOffering]:
         """What a subscriber of these audiences (None: not said) can order now, in the order of `all`."""
         now = self._clock.now()

@@ -36,6 +36,13 @@ from tokenworks.charging.journal_copy import (
 )
 from tokenworks.charging.ledger import Ledger
 from tokenworks.charging.limits import HostLimits, Limit
+from tokenworks.charging.lost_journal import (
+    NotConfirmed,
+    check_confirmed,
+    check_undamaged,
+    journal_to_reset,
+    why_lost,
+)
 from tokenworks.charging.model import (
     COUNT_NEED,
     FOLLOW_UP,
@@ -127,6 +134,7 @@ __all__ = [
     "Limit",
     "Loss",
     "Need",
+    "NotConfirmed",
     "Part",
     "Queued",
     "RateLookup",
@@ -151,11 +159,14 @@ __all__ = [
     "by_shard",
     "chain_all",
     "chain_some",
+    "check_confirmed",
+    "check_undamaged",
     "copy_journal",
     "fen_of",
     "held",
     "inspect_journal",
     "journal_end",
+    "journal_to_reset",
     "most",
     "put_journal",
     "put_journal_aside",
@@ -165,4 +176,5 @@ __all__ = [
     "share",
     "sync_folder",
     "verify",
+    "why_lost",
 ]

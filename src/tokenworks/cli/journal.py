@@ -1,38 +1,38 @@
-"""The commands of a host's journal: look into it, which ones the database knows, and the way on where one is lost."""
+"""`tokenworks journal`: the journals of hosts, and the way on where one is lost."""
 
 import contextlib
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import click
 
 from tokenworks.app.alone import nobody_serves
+from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.charging import (
     PER_UNIT,
-    JournalCorrupt,
+    check_confirmed,
+    check_undamaged,
     held,
     inspect_journal,
+    journal_to_reset,
     put_journal_aside,
-    read_journal_id,
+    why_lost,
 )
 from tokenworks.cli.base import Context, json_option, pass_context
-from tokenworks.kernel import Conflict, NotFound, SystemClock
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import SystemClock
 from tokenworks.subscriptions import second_of
 
 
-class NotConfirmed(Conflict):
-    """Nothing was done: what it would do was shown, and has to be confirmed."""
+def _journal_now(works: Works, params: Mapping[str, Any]) -> object:
+    """The grants that go are found in the books by their journal."""
+    return {"reserved": [row._asdict() for row in works.ledger.reserved(params["journal_id"])]}
 
 
-@click.group()
-def journal() -> None:
-    """The host's journal."""
-
-
-@journal.command("inspect")
+@click.command("inspect")
 @json_option
 @pass_context
 def journal_inspect(context: Context, as_json: bool) -> None:
@@ -50,11 +50,10 @@ def journal_inspect(context: Context, as_json: bool) -> None:
             ],
             right=["first", "last", "frames", "records", "starts", "bytes"],
         )  # fmt: skip
-    if any(segment["damage"] for segment in found["segments"]):
-        raise JournalCorrupt("the journal is damaged: see docs/RUNBOOK.md")
+    check_undamaged(found)
 
 
-@journal.command("list")
+@click.command("list")
 @json_option
 @pass_context
 def journal_list(context: Context, as_json: bool) -> None:
@@ -87,7 +86,8 @@ def _words(reserved: list[dict[str, Any]]) -> str:
     )
 
 
-@journal.command("reset")
+@click.command("reset")
+@audited(_journal_now)
 @click.option(
     "--journal",
     "journal_id",
@@ -103,15 +103,9 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
     What the old one reserved is written off and free again. Shows first what that means.
     """
     settings = context.settings()
-    here = read_journal_id(settings.journal)
-    wanted = journal_id or here
-    if wanted is None:
-        raise NotFound(
-            f"there is no journal in {settings.journal}: name the lost one with --journal (tokenworks journal list)"
-        )
+    wanted, ours = journal_to_reset(settings.journal, journal_id)
     # For the audit trail.
     click.get_current_context().params["journal_id"] = wanted
-    ours = wanted == here
     with contextlib.ExitStack() as stack:
         if ours:
             stack.enter_context(nobody_serves(settings.data_dir))
@@ -119,7 +113,7 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
         with context.works() as works:
             known = works.ledger.journals(wanted)
             settled = known[0].settled_seq if known else 0
-            why = _why(settings.journal, settled) if ours else "its host, or its disk, is taken for lost"
+            why = why_lost(settings.journal, settled) if ours else "its host, or its disk, is taken for lost"
             reserved = _reserved(works, wanted)
             shown = {
                 "journal_id": wanted,
@@ -130,7 +124,7 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
             }
             if confirm != wanted:
                 _show(shown, as_json=as_json)
-                raise NotConfirmed(f"nothing was done: run it again with --confirm {wanted}")
+            check_confirmed(wanted, confirm)
             count = works.ledger.give_up_journal(wanted, ended=ours)
         # After the commit: cut off here, the same command goes on.
         mark = f"{datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC):%Y%m%dT%H%M%SZ}"
@@ -158,17 +152,3 @@ def _show(shown: dict[str, Any], *, as_json: bool) -> None:
         "Given up, it is free for the subscribers again. If the missing part turns up, its records are settled as late: they draw on "
         "what is free then, and the rest is operator loss. Nothing is settled twice."
     )
-
-
-def _why(folder: Path, settled: int) -> str:
-    """What is wrong with this host's journal. Raises `Conflict` where nothing is."""
-    segments = inspect_journal(folder)["segments"]
-    damage = next((segment["damage"] for segment in segments if segment["damage"]), None)
-    if damage is not None:
-        return f"it is damaged ({damage})"
-    first, last = (segments[0]["first"], segments[-1]["last"]) if segments else (1, 0)
-    if last < settled:
-        return f"it ends at {last}, before what the database has settled: its newest segments are missing"
-    if first > settled + 1:
-        return f"it begins at {first}, after what the database has settled: its oldest segments are missing"
-    raise Conflict("this journal goes with the database: start the server, it settles what there is")

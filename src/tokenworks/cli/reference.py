@@ -3,8 +3,12 @@
 Run: python -m tokenworks.cli.reference > docs/REFERENCE.md
 """
 
+import importlib
+import pkgutil
+
 import click
 
+import tokenworks
 from tokenworks.app.control import HostMetrics, make_admin_app
 from tokenworks.app.exposition import LIMITS, RECORDER_COUNTERS
 from tokenworks.app.settings import PREFIX, Settings
@@ -124,6 +128,9 @@ def _errors() -> list[str]:
 
 def _kinds() -> list[type[TokenworksError]]:
     """Every error of ours that a route of the control plane can answer with."""
+    for module in pkgutil.walk_packages(tokenworks.__path__, "tokenworks."):
+        if not module.name.startswith("tokenworks.app.migrations") and not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     found: list[type[TokenworksError]] = []
     waiting: list[type[TokenworksError]] = [TokenworksError]
     while waiting:

@@ -1,28 +1,39 @@
-"""The commands of webhooks: who is told of events, what was sent to whom, secrets."""
+"""`tokenworks webhook`: systems that are told of events, deliveries, secrets."""
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Final, Literal, cast, get_args
+from typing import Any, Final, Literal, cast, get_args
 from uuid import UUID
 
 import click
 
+from tokenworks.app.bootstrap import Works
 from tokenworks.app.notify import rotate_webhook_secret
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.settings import without_secrets
 from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.options import LIST_DEFAULT
+from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import Api
 from tokenworks.trust import WEBHOOK, WEBHOOK_OLD
 
-LIST_DEFAULT: Final = 50
 _SHOWN_ONCE: Final = "It is shown this once"
 
 
-@click.group()
-def webhook() -> None:
-    """Other systems that are told of orders, products, bills, payments and work orders."""
+def _webhook_now(works: Works, params: Mapping[str, Any]) -> object:
+    if params.get("listener_id") is not None:
+        return works.hub.listener(params["listener_id"])
+    return None
 
 
-@webhook.command("list")
+def _delivery_now(works: Works, params: Mapping[str, Any]) -> object:
+    """Not its body, which names people."""
+    found, _ = works.hub.log(limit=1000)
+    made = next(one for one in found if one.delivery_id == params["delivery_id"])
+    return {"state": made.state, "replays": made.replays}
+
+
+@click.command("list")
 @json_option
 @pass_context
 def webhook_list(context: Context, as_json: bool) -> None:
@@ -39,7 +50,8 @@ def webhook_list(context: Context, as_json: bool) -> None:
     print_table("Webhooks", ["id", "api", "goes to", "events", "made by"], rows)
 
 
-@webhook.command("add")
+@click.command("add")
+@audited(_webhook_now)
 @click.option("--api", type=click.Choice(get_args(Api)), required=True)
 @click.option("--callback", required=True, help="Where events are POSTed.")
 @click.option("--query", default="", help="eventType=…, one or several; left out: all of the API.")
@@ -53,7 +65,8 @@ def webhook_add(context: Context, api: str, callback: str, query: str, as_json: 
     said({"listener_id": made.listener_id, "secret": secret}, text, as_json)
 
 
-@webhook.command("remove")
+@click.command("remove")
+@audited(_webhook_now)
 @click.argument("listener_id", type=click.UUID)
 @json_option
 @pass_context
@@ -64,7 +77,8 @@ def webhook_remove(context: Context, listener_id: UUID, as_json: bool) -> None:
     said({"listener_id": listener_id, "removed": True}, f"Webhook {listener_id} is removed.", as_json)
 
 
-@webhook.command("rotate")
+@click.command("rotate")
+@audited(_webhook_now)
 @click.option("--listener", "listener_id", type=click.UUID, help="Left out: the operator's own secret, a file of secrets_dir.")  # fmt: skip
 @click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="Of a listener: so long the old one signs, too.")  # fmt: skip
 @click.option(
@@ -91,7 +105,7 @@ def webhook_rotate(
     said({"listener_id": listener_id, "secret": secret}, f"{secret}\n{_SHOWN_ONCE}.{more}", as_json)
 
 
-@webhook.command("log")
+@click.command("log")
 @click.option("--state", type=click.Choice(["waits", "delivered", "given_up"]))
 @click.option("--listener", "listener_id", type=click.UUID)
 @click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
@@ -118,7 +132,8 @@ def webhook_log(
     print_table(f"Deliveries ({len(found)} of {count})", columns, rows, right=["attempts"])
 
 
-@webhook.command("replay")
+@click.command("replay")
+@audited(_delivery_now)
 @click.argument("delivery_id", type=click.UUID)
 @json_option
 @pass_context
@@ -127,6 +142,3 @@ def webhook_replay(context: Context, delivery_id: UUID, as_json: bool) -> None:
     with context.works() as works:
         made = works.hub.replay(delivery_id)
     said(made, f"Delivery {delivery_id} is sent again within a minute.", as_json)
-
-
-GROUPS: Final = (webhook,)

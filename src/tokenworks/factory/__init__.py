@@ -12,6 +12,7 @@ from tokenworks.factory.errors import (
     TraceFaulty,
 )
 from tokenworks.factory.fairness import FLEX, PRIORITY, STANDARD, FairQueue, Waiter, headroom
+from tokenworks.factory.fleet_file import read_fleet
 from tokenworks.factory.health import COOL_DOWN_S, FAILURES_TO_OPEN, RetryBudget, eject_outlier
 from tokenworks.factory.image_size import image_size
 from tokenworks.factory.intents import (
@@ -144,6 +145,7 @@ __all__ = [
     "profile_of",
     "rank",
     "read_credential",
+    "read_fleet",
     "read_requests",
     "read_trace",
     "simulate",

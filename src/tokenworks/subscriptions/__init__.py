@@ -50,6 +50,7 @@ from tokenworks.subscriptions.hub import (
     content_of,
     signature,
 )
+from tokenworks.subscriptions.limited import limited
 from tokenworks.subscriptions.member_rights import MemberRights
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
@@ -178,6 +179,7 @@ __all__ = [
     "day_of",
     "end_of_day",
     "last_day",
+    "limited",
     "lock_subscriber",
     "minute_of",
     "month_start",

@@ -41,6 +41,7 @@ from tokenworks.trust.pepper import (
     settle_issuing,
     use_pepper,
 )
+from tokenworks.trust.pepper_versions import PepperVersions
 from tokenworks.trust.persons import Document, checked_id_number
 from tokenworks.trust.secret_files import (
     PEPPER,
@@ -98,6 +99,7 @@ __all__ = [
     "MoneyMove",
     "NotAllowed",
     "NotSignedIn",
+    "PepperVersions",
     "Peppers",
     "PersonKey",
     "PersonVault",

@@ -1,43 +1,40 @@
-"""The commands of what is a person's by law: find, consent, real name, export, erase; and the keys of the vault."""
+"""`tokenworks subscriber`: consent, real name, identity document, export and erasure of personal data."""
 
-import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, get_args
 
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from tokenworks.app.edge import read_text
-from tokenworks.app.host_secrets import wait_for_hosts
-from tokenworks.app.output import console, print_json, print_table, say
-from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option, wait_option
-from tokenworks.cli.shop import dry_run_option
-from tokenworks.kernel import Invalid, format_money
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.edge import open_new
+from tokenworks.app.output import print_json, print_table
+from tokenworks.app.tables import console
+from tokenworks.cli.base import (
+    Context,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
+from tokenworks.cli.looks import look_at_subscriber
+from tokenworks.cli.options import dry_run_option
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import format_money
 from tokenworks.subscriptions import PURPOSES
-from tokenworks.trust import add_wrapping_key
+from tokenworks.trust import Document
 
-FOUND_DEFAULT: Final = 20
 ID_NUMBER_LINE_MAX: Final = 100
 
 
-@click.command("find")
-@click.argument("text")
-@click.option("--limit", type=click.IntRange(1, 1000), default=FOUND_DEFAULT, show_default=True)
-@json_option
-@pass_context
-def subscriber_find(context: Context, text: str, limit: int, as_json: bool) -> None:
-    """Subscribers by id, phone number or its last four digits, broadband number, name or part of one."""
-    with context.works() as works:
-        found = works.subscriptions.search(text, limit)
-    if as_json:
-        print_json(found)
-    else:
-        rows = [(s.subscriber_id, s.phone_masked, s.name, s.state) for s in found]
-        print_table("Subscribers", ["id", "phone", "name", "state"], rows)
+def _consents_now(works: Works, params: Mapping[str, Any]) -> object:
+    return works.subscriptions.consents(works.subscriptions.find(params["subscriber"]))
 
 
 @click.command("consent")
+@audited(_consents_now)
 @subscriber_option
 @click.option("--purpose", type=click.Choice(PURPOSES), help="Left out: what was said of each.")
 @click.option("--give/--withdraw", "given", default=None, help="As the subscriber said it to you.")
@@ -84,6 +81,7 @@ def subscriber_consent(
 
 
 @click.command("real-name")
+@audited(look_at_subscriber)
 @subscriber_option
 @click.option("--name", required=True, help="As on the identity document.")
 @json_option
@@ -104,6 +102,7 @@ def subscriber_real_name(context: Context, subscriber: str, name: str, as_json: 
 
 
 @click.command("export")
+@audited()
 @subscriber_option
 @click.option("--to", "path", required=True, type=click.Path(dir_okay=False, path_type=Path))
 @json_option
@@ -112,13 +111,9 @@ def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bo
     """All that is stored of a subscriber, as one JSON document in a new file that only you can read."""
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
-        try:
-            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            raise Invalid(f"{path} is there already: name another file") from None
         count = 0
         with (
-            os.fdopen(file, "wb") as out,
+            open_new(path) as out,
             Progress(
                 SpinnerColumn(), TextColumn("{task.description}"), console=console, transient=True,
                 disable=as_json or not console.is_terminal,
@@ -137,6 +132,7 @@ def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bo
 
 
 @click.command("erase")
+@audited(look_at_subscriber)
 @subscriber_option
 @click.option(
     "--even-if-owed", is_flag=True, help="Erase now, though something is owed: it can't be collected then."
@@ -171,90 +167,21 @@ def subscriber_erase(
     said(done, f"Subscriber {done.subscriber_id} {text}{dry}.", as_json)
 
 
-@click.group()
-def vault() -> None:
-    """The keys that personal data is encrypted under."""
-
-
-@vault.command("new-key")
+@click.command("identify")
+@audited(look_at_subscriber)
+@subscriber_option
+@click.option("--document", type=click.Choice(get_args(Document)), default="resident_id", show_default=True)
 @json_option
 @pass_context
-def vault_new_key(context: Context, as_json: bool) -> None:
-    """Make the next version of the wrapping key. Copy it to every host, which takes it while it serves; then `vault rewrap`."""
-    settings = context.settings()
-    version = add_wrapping_key(settings.secrets)
-    path = settings.secrets / f"person-wrap-{version}"
-    text = f"Version {version} is in {path}: copy it to the secrets of every host, mode 600, then `tokenworks vault rewrap`."
-    said({"version": version, "file": path}, text, as_json)
-
-
-@vault.command("rewrap")
-@wait_option
-@click.option("--force", is_flag=True, help="Though a host has not loaded the newest version: that host is gone.")  # fmt: skip
-@json_option
-@pass_context
-def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> None:
-    """Wrap every person's key with the newest version. It can be cut off and run again; older versions can go then. Refused while a
-    host of the fleet has not loaded that version: it could read nobody.
-    """
-    count = 0
+def subscriber_identify(context: Context, subscriber: str, document: Document, as_json: bool) -> None:
+    """Keep who a subscriber is. The number is asked for, or read from standard input; a keyed hash of it is kept, no more."""
+    hidden = sys.stdin.isatty()
+    number = click.prompt("Number", hide_input=hidden, err=True, prompt_suffix=": " if hidden else "")
     with context.works() as works:
-        if works.vault.older():
-            hosts = wait_for_hosts(works, works.vault.is_newest_on, 0 if force else wait_s)
-            works.vault.check_hosts([] if force else hosts)
-        with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("Wrapping keys", total=works.vault.older())
-            while done := works.vault.rewrap():
-                count += done
-                bar.update(task, completed=count)
-    if as_json:
-        print_json({"rewrapped": count})
-    else:
-        say(f"{count:,} keys are wrapped with the newest version.")
-
-
-@vault.command("erased")
-@json_option
-@pass_context
-def vault_erased(context: Context, as_json: bool) -> None:
-    """The ids of who was erased, a line each: to be kept beside the backups, for `vault erase-again` after a restore."""
-    with context.works() as works:
-        found = list(works.privacy.erased())
-    if as_json:
-        print_json(found)
-    else:
-        for subscriber_id in found:
-            say(str(subscriber_id))
-
-
-@vault.command("erase-again")
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@json_option
-@pass_context
-def vault_erase_again(context: Context, file: Path, as_json: bool) -> None:
-    """After a restore: erase whom a list of `vault erased` names and who came back with the backup. It can be run again."""
-    ids = read_text(file).split()
-    count = 0
-    with (
-        context.works() as works,
-        Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar,
-    ):
-        task = bar.add_task("Erasing", total=len(ids))
-        for number, text in enumerate(ids, 1):
-            count += works.privacy.erase_again(text)
-            bar.update(task, completed=number)
+        found = works.subscriptions.find(subscriber)
+        works.subscriptions.identify(found, document, number)
     said(
-        {"erased": count, "named": len(ids)},
-        f"{count:,} of {len(ids):,} had come back and are erased.",
+        {"subscriber_id": found.subscriber_id, "document": document},
+        f"Subscriber {found.subscriber_id} is identified.",
         as_json,
     )
-
-
-GROUPS: Final = (vault,)
-SUBSCRIBER: Final = (
-    subscriber_find,
-    subscriber_consent,
-    subscriber_real_name,
-    subscriber_export,
-    subscriber_erase,
-)

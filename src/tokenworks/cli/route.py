@@ -1,20 +1,17 @@
-"""The commands about models: what is declared of them, which one an intent gets, and where a request would go and why."""
+"""`tokenworks route explain`: where a request would go, and why."""
 
-from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Counts, amount
-from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option
+from tokenworks.cli.base import Context, json_option, pass_context, subscriber_option
 from tokenworks.factory import (
     BUILT_IN,
-    FILINGS,
     MODALITIES,
     OBJECTIVES,
-    SYNTHETIC_REQUESTS,
     Ask,
     Candidate,
     Choice,
@@ -23,180 +20,18 @@ from tokenworks.factory import (
     Option,
     Place,
     Placement,
-    Verdict,
     Wanted,
     difficulty,
-    evaluate,
     features,
-    make_intent,
-    make_model,
     rank,
-    read_requests,
     unfit,
 )
 from tokenworks.gateway import read_seen
-from tokenworks.kernel import NotFound, format_money_exact, is_digits
+from tokenworks.kernel import NotFound, format_money_exact
 from tokenworks.subscriptions import Subscriber
 
 
-@click.group()
-def model() -> None:
-    """What is declared of models, wherever they are served."""
-
-
-@model.command("set")
-@click.argument("name")
-@click.option("--quality", type=click.IntRange(0, 100), help="How good it is, on your own scale: an easy request needs about 30, the hardest 90.")  # fmt: skip
-@click.option("--modality", "modalities", multiple=True, type=click.Choice(MODALITIES), help="What it takes; more than one (text).")  # fmt: skip
-@click.option("--tools/--no-tools", default=True, show_default=True, help="Whether it calls tools.")
-@click.option("--filing", type=click.Choice(FILINGS), default="none", show_default=True, help="Whether it is filed as a generative AI service.")  # fmt: skip
-@click.option("--filing-no", help="The number under which it is filed.")
-@json_option
-@pass_context
-def model_set(
-    context: Context, name: str, quality: int | None, modalities: tuple[str, ...], tools: bool, filing: str, filing_no: str | None, as_json: bool
-) -> None:  # fmt: skip
-    """Declare what a model is; what was declared before is replaced."""
-    card = make_model(
-        name=name, quality=quality, modalities=modalities or ("text",), tools=tools, filing=filing, filing_no=filing_no
-    )  # fmt: skip
-    with context.works() as works:
-        works.deployments.set_model(card)
-    said(card.model_dump(mode="json"), f"Model {name} is declared.", as_json)
-
-
-@model.command("list")
-@json_option
-@pass_context
-def model_list(context: Context, as_json: bool) -> None:
-    """What is declared."""
-    with context.works() as works:
-        found = works.deployments.models()
-    if as_json:
-        print_json([card.model_dump(mode="json") for card in found])
-        return
-    print_table(
-        "Models",
-        ["model", "quality", "takes", "tools", "filing"],
-        [
-            (c.name, c.quality, ", ".join(c.modalities), "yes" if c.tools else "no", f"{c.filing} {c.filing_no or ''}")
-            for c in found
-        ],
-        right=["quality"],
-    )  # fmt: skip
-
-
-@model.command("remove")
-@click.argument("name")
-@json_option
-@pass_context
-def model_remove(context: Context, name: str, as_json: bool) -> None:
-    """Forget what is declared of a model. Its deployments stay."""
-    with context.works() as works:
-        works.deployments.remove_model(name)
-    said({"removed": name}, f"Nothing is declared of {name} any more.", as_json)
-
-
-@click.group()
-def intent() -> None:
-    """Names that clients may give in place of a model's: the request gets the model that fits."""
-
-
-@intent.command("set")
-@click.argument("name")
-@click.option("--objective", type=click.Choice(OBJECTIVES), default="balance", show_default=True)
-@click.option("--model", "models", multiple=True, help="A model that is meant; more than one. None: all of which a quality is declared.")  # fmt: skip
-@click.option("--quality-min", type=click.IntRange(0, 100), default=0, show_default=True)
-@json_option
-@pass_context
-def intent_set(
-    context: Context, name: str, objective: str, models: tuple[str, ...], quality_min: int, as_json: bool
-) -> None:
-    """Define an intent, or one of the built-in ones anew."""
-    made = make_intent(name=name, objective=objective, models=models, quality_min=quality_min)
-    with context.works() as works:
-        works.deployments.set_intent(made)
-    said(made.model_dump(mode="json"), f"Clients may name {name} in place of a model.", as_json)
-
-
-@intent.command("list")
-@json_option
-@pass_context
-def intent_list(context: Context, as_json: bool) -> None:
-    """All intents, the built-in ones first."""
-    with context.works() as works:
-        set_here = {one.name: one for one in works.deployments.intents()}
-    found = [*(BUILT_IN | set_here).values()]
-    if as_json:
-        print_json([one.model_dump(mode="json") | {"built_in": one.name not in set_here} for one in found])
-        return
-    rows = [
-        (
-            one.name,
-            one.objective,
-            ", ".join(one.models) or "all with a quality",
-            one.quality_min,
-            "" if one.name in set_here else "built in",
-        )
-        for one in found
-    ]
-    print_table(
-        "Intents", ["intent", "objective", "models", "quality at least", ""], rows, right=["quality at least"]
-    )
-
-
-@intent.command("remove")
-@click.argument("name")
-@json_option
-@pass_context
-def intent_remove(context: Context, name: str, as_json: bool) -> None:
-    """Forget an intent. A built-in one means again what it did."""
-    with context.works() as works:
-        works.deployments.remove_intent(name)
-    said({"removed": name}, f"Intent {name} is removed.", as_json)
-
-
-@intent.command("evaluate")
-@click.option("--requests", "path", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A YAML list of [easy or hard, text]; left out: those that ship with Tokenworks.")  # fmt: skip
-@click.option("--small", "small_text", default="40:1", show_default=True, metavar="QUALITY:PRICE", help="A small model: its quality, and what its output token costs.")  # fmt: skip
-@click.option("--large", "large_text", default="90:16", show_default=True, metavar="QUALITY:PRICE", help="A large one.")  # fmt: skip
-@json_option
-def intent_evaluate(path: Path | None, small_text: str, large_text: str, as_json: bool) -> None:
-    """What each built-in intent saves on labelled requests against always taking the large model, and what of the hard ones keeps it.
-
-    An easy request counts as well answered by both models, a hard one by the large model alone.
-    """
-    requests = read_requests(SYNTHETIC_REQUESTS if path is None else path)
-    small, large = _priced("small", small_text), _priced("large", large_text)
-    found = {name: evaluate(one, requests, small, large) for name, one in BUILT_IN.items()}
-    if as_json:
-        print_json({name: _verdict(verdict) for name, verdict in found.items()})
-        return
-    rows = [
-        (name, f"{v.to_large} of {v.requests}", f"{100 * v.saving:.0f} %", f"{v.hard_kept} of {v.hard}", f"{100 * v.well_answered:.1f} %")
-        for name, v in found.items()
-    ]  # fmt: skip
-    columns = ["intent", "to the large model", "saved", "hard ones that got it", "well answered"]
-    print_table(f"{len(requests)} labelled requests", columns, rows, right=columns[1:])
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return verdict._asdict() | {"saving": round(verdict.saving, 4), "well_answered": round(verdict.well_answered, 4)}  # fmt: skip
-
-
-def _priced(name: str, text: str) -> tuple[ModelCard, int]:
-    quality, colon, price = text.partition(":")
-    if not colon or not is_digits(quality, 3) or not is_digits(price, 12):
-        raise click.UsageError(f"--{name} is QUALITY:PRICE, such as 40:1, not {text!r}")
-    return make_model(name=name, quality=int(quality)), int(price)
-
-
-@click.group()
-def route() -> None:
-    """Where requests go."""
-
-
-@route.command("explain")
+@click.command("explain")
 @click.option("--model", required=True, help="A model, an alias or an intent.")
 @subscriber_option
 @click.option("--prompt", help="What is asked, for an intent: how hard it seems decides.")
@@ -346,6 +181,3 @@ def _say(
     for worker, place in by_worker.items():
         if place != chosen:
             say(f"Worker {worker} would choose {place or 'none'}.")
-
-
-GROUPS: Final = (model, intent, route)

@@ -1,33 +1,33 @@
-"""The commands of the catalogue: what is on sale, what a file changes, who has which version; and jobs that failed."""
+"""`tokenworks offering`: what is on sale, what a file changes, and which versions products have."""
 
 import contextlib
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Final
-from uuid import UUID
+from typing import Any, Final
 
 import click
 
 from tokenworks.app import views
 from tokenworks.app.bootstrap import Works
-from tokenworks.app.edge import read_text
+from tokenworks.app.edge import read_regular
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Catalogue, OfferingChange, card_words, read_catalogue, words_of
-from tokenworks.charging import JOB_NAMES, JobName
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
-from tokenworks.kernel import Invalid, NotFound
+from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import day_of, minute_of
 
 NOTICE_DAYS_DEFAULT: Final = 30
+
+
 HOLDERS_DEFAULT: Final = 50
 
 
-@click.group()
-def offering() -> None:
-    """What is sold."""
+def _offerings_now(works: Works, _params: Mapping[str, Any]) -> object:
+    return {sold.offering.id: sold.offering_version for sold in works.offerings.all()}
 
 
-@offering.command("list")
+@click.command("list")
 @exact_option
 @json_option
 @pass_context
@@ -50,7 +50,7 @@ def offering_list(context: Context, as_json: bool) -> None:
         views.print_offerings(found)
 
 
-@offering.command("show")
+@click.command("show")
 @click.argument("offering_id")
 @exact_option
 @json_option
@@ -58,9 +58,7 @@ def offering_list(context: Context, as_json: bool) -> None:
 def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
     """One offering, with what its plan charges where things do not go as usual."""
     with context.works() as works:
-        found = next((s for s in works.offerings.all() if s.offering.id == offering_id), None)
-    if found is None:
-        raise NotFound(f"there is no offering {offering_id}: tokenworks offering list")
+        found = works.offerings.known(offering_id)
     if as_json:
         print_json(
             {"offering_version": found.offering_version, "rate_version": found.rate_version}
@@ -72,7 +70,8 @@ def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
         views.print_policy(found.offering.policy)
 
 
-@offering.command("load")
+@click.command("load")
+@audited(_offerings_now)
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--dry-run", is_flag=True, help="Say what is faulty and what would change, and do nothing.")
 @json_option
@@ -98,7 +97,7 @@ def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) ->
     )
 
 
-@offering.command("diff")
+@click.command("diff")
 @click.argument("old")
 @click.argument("new", required=False)
 @json_option
@@ -120,9 +119,7 @@ def offering_diff(context: Context, old: str, new: str | None, as_json: bool) ->
 
 
 def _read(file: Path) -> Catalogue:
-    if not file.is_file():
-        raise Invalid(f"{file}: there is no such file")
-    return read_catalogue(read_text(file), str(file))
+    return read_catalogue(read_regular(file), str(file))
 
 
 def _words(changes: list[OfferingChange]) -> list[str]:
@@ -159,7 +156,7 @@ def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
     return lines
 
 
-@offering.command("sold")
+@click.command("sold")
 @click.option("--offering", "offering_id", help="Of this one alone.")
 @click.option("--version", help="Who has this version.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=HOLDERS_DEFAULT, show_default=True)
@@ -199,7 +196,8 @@ def _day(at: object) -> str:
     return day_of(at) if isinstance(at, datetime) else ""
 
 
-@offering.command("move")
+@click.command("move")
+@audited()
 @click.option("--offering", "offering_id", required=True, help="Its version on sale is what they get.")
 @click.option("--from", "from_version", help="Who has this version alone; left out: every other one.")
 @click.option(
@@ -224,7 +222,7 @@ def offering_move(
     with context.works() as works, contextlib.ExitStack() as stack:
         # Each product is a transaction of its own; a dry run is one, which is rolled back.
         if dry_run:
-            stack.enter_context(works.connection.transaction(force_rollback=True))
+            stack.enter_context(works.transaction(dry_run=True))
         moved = works.moves.move(offering_id, notice_days=notice_days, from_version=from_version)
     dry = " (dry run)" if dry_run else ""
     text = (
@@ -232,41 +230,3 @@ def offering_move(
         f"within {notice_days} days: run it again after that; {moved.left_alone} end, or change, and are left alone{dry}."
     )
     said(moved, text, as_json)
-
-
-@click.group()
-def job() -> None:
-    """Jobs that failed: a product's next cycle, a credit, a refund, a subscriber's bill."""
-
-
-@job.command("list")
-@json_option
-@pass_context
-def job_list(context: Context, as_json: bool) -> None:
-    """Failed jobs, oldest first: those that are tried again, and those in quarantine."""
-    with context.works() as works:
-        found = works.failed_jobs.all()
-    if as_json:
-        print_json(found)
-        return
-    rows = [
-        (f.job, f.ref, f.state, f.attempts, minute_of(f.next_at) if f.state == "retrying" else "", f.reason)
-        for f in found
-    ]  # fmt: skip
-    columns = ["job", "about", "state", "attempts", "next", "why"]
-    print_table("Failed jobs", columns, rows, right=["attempts"])
-
-
-@job.command("release")
-@click.argument("job_name", type=click.Choice(JOB_NAMES))
-@click.argument("ref", type=click.UUID)
-@json_option
-@pass_context
-def job_release(context: Context, job_name: JobName, ref: UUID, as_json: bool) -> None:
-    """Try a failed job again at the next run, once its cause is mended."""
-    with context.works() as works:
-        works.failed_jobs.release(job_name, ref)
-    said({"job": job_name, "ref": ref, "state": "released"}, f"{job_name} {ref} is tried again.", as_json)
-
-
-GROUPS: Final = (offering, job)

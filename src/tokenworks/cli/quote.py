@@ -1,4 +1,4 @@
-"""What an operation would cost: `order quote`."""
+"""`tokenworks order quote`: what an operation would cost."""
 
 from uuid import UUID
 
@@ -6,7 +6,7 @@ import click
 
 from tokenworks.app import views
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
-from tokenworks.cli.shop import second_option, when_option
+from tokenworks.cli.options import second_option, when_option
 from tokenworks.subscriptions import When
 
 
