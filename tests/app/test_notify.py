@@ -11,8 +11,9 @@ import pytest
 
 from tests.support.spend import Spender
 from tokenworks.app.control import Jobs
-from tokenworks.app.notify import deliver, webhook_secret
+from tokenworks.app.notify import deliver
 from tokenworks.app.settings import load_settings
+from tokenworks.app.webhook_secrets import webhook_secret
 from tokenworks.subscriptions import Orders
 
 

@@ -60,8 +60,7 @@ def test_a_fleet_from_a_file_and_how_many_machines(tmp_path):
 def test_a_faulty_fleet_is_refused(tmp_path, fleet, reason):
     path = tmp_path / "fleet.yaml"
     path.write_text(fleet)
-    from tokenworks.factory import read_fleet
-    from tokenworks.factory import TraceFaulty
+    from tokenworks.factory import TraceFaulty, read_fleet
 
     with pytest.raises(TraceFaulty, match=reason):
         read_fleet(str(path))

@@ -57,7 +57,15 @@ def faults_of_sql(source):
             found.append(f"{node.lineno}: an import")
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             words = node.value.split()
-            if len(words) > 2 and words[0] in {"SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SET", "ALTER"}:
+            if len(words) > 2 and words[0] in {
+                "SELECT",
+                "INSERT",
+                "UPDATE",
+                "DELETE",
+                "WITH",
+                "SET",
+                "ALTER",
+            }:
                 found.append(f"{node.lineno}: a statement")
     return found
 
@@ -79,7 +87,16 @@ def raised(source):
     return found
 
 
-_ERRORS = {"TokenworksError", "Conflict", "Invalid", "NotFound", "Refused", "Unavailable", "Exception", "ValueError"}
+_ERRORS = {
+    "TokenworksError",
+    "Conflict",
+    "Invalid",
+    "NotFound",
+    "Refused",
+    "Unavailable",
+    "Exception",
+    "ValueError",
+}
 
 
 def test_the_tests_above_find_what_they_look_for():

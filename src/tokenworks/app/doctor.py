@@ -20,14 +20,14 @@ import psycopg
 from tokenworks.app.backup import last_backup
 from tokenworks.app.database import Connection, anchor, archive_state, connect, database
 from tokenworks.app.listeners import bind
-from tokenworks.app.notify import webhook_secret
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
-from tokenworks.app.sealing import check_sealed
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.served import server_of
 from tokenworks.app.settings import Settings, parse_address, without_secrets
 from tokenworks.app.starting import check_durability, check_exposure
+from tokenworks.app.webhook_secrets import webhook_secret
 from tokenworks.charging import Host, Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError

@@ -13,7 +13,7 @@ from tokenworks.app.sealing import Progress, seal_existing
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Catalogue
 from tokenworks.charging import Host, Ledger
-from tokenworks.kernel import Invalid, SystemClock
+from tokenworks.kernel import SystemClock
 from tokenworks.trust import check_first_pepper, check_peppers, ensure_pepper, load_peppers
 
 
@@ -23,12 +23,6 @@ class Plan(NamedTuple):
     there: str | None
     steps: list[Step]
     hosts: list[Host]
-
-
-def check_installed(settings: Settings) -> None:
-    """Raises `Invalid` where the data directory is not there."""
-    if not settings.database_url and not settings.data_dir.exists():
-        raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
 
 
 def bring_schema(place: OwnedDatabase, progress: Callable[[str], None]) -> str:

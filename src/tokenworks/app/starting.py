@@ -12,7 +12,7 @@ from tokenworks.app.database import Connection, connect, ensure_usage_months, id
 from tokenworks.app.renewing import Certificates
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
-from tokenworks.app.sealing import check_sealed
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.kernel import Invalid, SystemClock
 from tokenworks.trust import (

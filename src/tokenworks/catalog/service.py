@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Final
 
 from tokenworks.catalog import store
 from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
-from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import Catalogue, Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
 
-SEED_NAME = "seed.yaml"
 _KINDS: Final = ("plan", "bundle", "pay_as_you_go", "trial", "add_on")
 
 
@@ -24,12 +21,6 @@ class SoldOffering:
     offering: Offering
     offering_version: str
     rate_version: str
-
-
-def seed_catalogue() -> Catalogue:
-    """The catalogue that ships with the product: real tariffs with their sources, samples marked."""
-    text = files("tokenworks.catalog").joinpath(SEED_NAME).read_text(encoding="utf-8")
-    return read_catalogue(text, SEED_NAME)
 
 
 def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:

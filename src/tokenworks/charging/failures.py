@@ -10,14 +10,10 @@ from datetime import timedelta
 from typing import Final, get_args
 from uuid import UUID
 
-import structlog
-
 from tokenworks.charging import failure_store, store
 from tokenworks.charging.errors import FailedJobNotFound
 from tokenworks.charging.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
-
-log = structlog.get_logger()
 
 ATTEMPTS_MAX: Final = 4
 # Of the first wait; each one more is twice as long.
@@ -61,6 +57,9 @@ class FailedJobs:
             self._connection, job, ref, reason[:REASON_CHARS_MAX], now, now + FIRST_WAIT * 2 ** (attempts - 1),
             "quarantined" if quarantined else "retrying",
         )  # fmt: skip
+        import structlog  # noqa: PLC0415 - nothing else of what commands import logs
+
+        log = structlog.get_logger()
         if quarantined:
             log.critical("jobs.quarantined", job=job, ref=str(ref), attempts=attempts, reason=reason)
         else:

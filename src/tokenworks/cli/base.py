@@ -85,7 +85,7 @@ class Context:
 
     def installed(self) -> Settings:
         """The settings of an installation. Raises `Invalid` where there is none."""
-        from tokenworks.app.install import check_installed  # noqa: PLC0415 - help needs no database
+        from tokenworks.app.database import check_installed  # noqa: PLC0415 - help needs no database
 
         settings = self.settings()
         check_installed(settings)

@@ -11,7 +11,7 @@ from tokenworks.app.database import anchor, connect, database
 from tokenworks.app.output import json_text, say
 from tokenworks.app.roles import check_role
 from tokenworks.app.schema import check_schema
-from tokenworks.app.sealing import check_sealed
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.waiting import watched
 from tokenworks.cli.base import Context
 from tokenworks.cli.trail import as_said, audit_of, look_at, person_of, pinned, ref_of

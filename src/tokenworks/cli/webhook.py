@@ -8,9 +8,9 @@ from uuid import UUID
 import click
 
 from tokenworks.app.bootstrap import Works
-from tokenworks.app.notify import rotate_webhook_secret
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.settings import without_secrets
+from tokenworks.app.webhook_secrets import rotate_webhook_secret
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.options import LIST_DEFAULT
 from tokenworks.cli.trail import audited

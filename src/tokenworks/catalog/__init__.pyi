@@ -1,0 +1,63 @@
+from tokenworks.catalog.differences import OfferingChange, card_words, words_of
+from tokenworks.catalog.drafts import Draft, Drafts
+from tokenworks.catalog.errors import (
+    CatalogueFaulty,
+    ContentChanged,
+    DraftNotFound,
+    DraftNotReady,
+    OfferingNotActive,
+    OfferingNotFound,
+)
+from tokenworks.catalog.file import read_catalogue, seed_catalogue
+from tokenworks.catalog.model import (
+    INPUT_CLASSES,
+    TOKEN_CLASSES,
+    Audience,
+    BucketSpec,
+    Catalogue,
+    ChargingPolicy,
+    Counts,
+    Offering,
+    Proration,
+    RateCard,
+    Service,
+    Weights,
+    weights_of,
+)
+from tokenworks.catalog.rating import Share, amount, first_tokens, split
+from tokenworks.catalog.service import Offerings, SoldOffering
+
+__all__ = [
+    "INPUT_CLASSES",
+    "TOKEN_CLASSES",
+    "Audience",
+    "BucketSpec",
+    "Catalogue",
+    "CatalogueFaulty",
+    "ChargingPolicy",
+    "ContentChanged",
+    "Counts",
+    "Draft",
+    "DraftNotFound",
+    "DraftNotReady",
+    "Drafts",
+    "Offering",
+    "OfferingChange",
+    "OfferingNotActive",
+    "OfferingNotFound",
+    "Offerings",
+    "Proration",
+    "RateCard",
+    "Service",
+    "Share",
+    "SoldOffering",
+    "Weights",
+    "amount",
+    "card_words",
+    "first_tokens",
+    "read_catalogue",
+    "seed_catalogue",
+    "split",
+    "weights_of",
+    "words_of",
+]
