@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 from uuid import UUID
 
 import psycopg
@@ -276,3 +276,10 @@ def make_works(
         peppers or trust.load_peppers(settings.secrets),
         vault_secrets or trust.load_vault_secrets(settings.secrets),
     )
+
+
+def load_services() -> None:
+    """Import every service now: for a process whose children share what it has imported, and whose first request is not to wait."""
+    for service in vars(Works).values():
+        if isinstance(service, cached_property):
+            get_type_hints(service.func)

@@ -16,6 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Final, NamedTuple
 
@@ -24,6 +25,7 @@ import structlog
 
 from tokenworks import __version__
 from tokenworks.app import recorder, tokenizer, worker
+from tokenworks.app.bootstrap import load_services
 from tokenworks.app.children import Child
 from tokenworks.app.database import database, hold
 from tokenworks.app.forked import SIGNALS
@@ -107,7 +109,11 @@ class Supervisor:
             # Of the others a deployment may name one: `tokenworks doctor` knows which.
             if "named by no deployment" not in said:
                 log.warning("secrets.stray", file=str(path), said=said)
-        sockets = self._begin() if handed is None else self._go_on(handed)
+        with ThreadPoolExecutor(1, "load") as beside:
+            # Children share it; meanwhile the database starts.
+            loading = beside.submit(load_services)
+            sockets = self._begin() if handed is None else self._go_on(handed)
+            loading.result()
         new = self._make_children(sockets)
         # What is here stays as it is, so that children share it.
         gc.collect()
