@@ -75,6 +75,23 @@ def entry():
     return main
 
 
+def load():
+    """Import what commands need. Releases before 0054 did with their entry."""
+    entry()
+    try:
+        from tokenworks.app.bootstrap import load_services
+    except ImportError:
+        return
+    import tokenworks.app.doctor
+    import tokenworks.app.tables
+    import tokenworks.cli.opening  # noqa: F401
+    from tokenworks.app.edge import commands
+    from tokenworks.cli.main import cli
+
+    load_services()
+    list(commands(cli))
+
+
 def run(arguments, environ, folder, streams):
     """The exit code of a command. Called in a process of its own."""
     main = entry()
@@ -114,7 +131,7 @@ def serve(sock):
 
 
 def main(path):
-    entry()  # loads what the commands share
+    load()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()
