@@ -48,7 +48,7 @@ pythons: ## which versions of Python are here, and the unit tests of kernel and 
 
 reference: ## write docs/REFERENCE.md from the code
 	@scripts/setup dev
-	@$(PY) -m tokenworks.app.reference > docs/REFERENCE.md
+	@$(PY) -m tokenworks.cli.reference > docs/REFERENCE.md
 
 openapi: ## write docs/openapi.json from the code
 	@scripts/setup dev

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from bench import load
+from bench import load, startup
 from bench.targets import Direct, Envoy, Relay, Sglang, Tokenworks, Upstream, cpu_s, rss
 from bench.verify import bench_verify
 
@@ -521,6 +521,20 @@ def bench_fleet(rounds, chats, bar):
     }
 
 
+def bench_startup(rounds):
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("measuring", total=rounds + 1)
+        found = startup.measure(rounds, lambda: progress.advance(task))
+    bare_s, _ = found["python -c pass"]
+    table(
+        "CPU of a command, with the interpreter, least of the rounds",
+        ["command", "ms", "× python -c pass"],
+        [(row, f"{seconds * 1000:.0f}", f"{ratio:.1f}") for row, (seconds, ratio) in found.items()],
+    )
+    ok = all(found[row][0] - bare_s <= startup.HELP_S_MAX for row in ("--help", "--version", "order --help"))
+    return {row: round(ratio, 2) for row, (_, ratio) in found.items()} | {"ok": ok}
+
+
 def main():
     parser = argparse.ArgumentParser(prog="bench")
     parser.add_argument(
@@ -529,7 +543,7 @@ def main():
     parser.add_argument(
         "--only",
         default="",
-        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before or cold, alone",
+        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before, cold or startup, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -554,6 +568,10 @@ def main():
             [150, 500] if options.quick else [150, 500, 1000], 5 if options.quick else 10
         )
         console.print(json.dumps({"cold": result}))
+        return 0 if result["ok"] else 1
+    if only == {"startup"}:
+        result = bench_startup(2 if options.quick else 7)
+        console.print(json.dumps({"startup": result}))
         return 0 if result["ok"] else 1
     if only == {"before"}:
         from bench.before import PAIRS_MIN, ROWS

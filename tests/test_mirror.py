@@ -98,7 +98,7 @@ ARGUMENTS = (
     Argument(
         "wiring, generated pages and metrics: tested against what they are made from",
         ("app/test_docs.py", "app/test_deploy.py", "test_testing.py"),
-        ("app/bootstrap.py", "app/outside.py", "app/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
+        ("app/bootstrap.py", "app/outside.py", "cli/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
     ),
     Argument(
         "the database's processes: tested with a real cluster, its archive and its restore",

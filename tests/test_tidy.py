@@ -15,9 +15,9 @@ LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 # What is longer still. A list may only shrink: a file or a function that is short by now, or gone, has to leave it.
 LONG_FILES = {
-    "src/tokenworks/app/cli.py",
-    "src/tokenworks/app/cli_factory.py",
-    "src/tokenworks/app/cli_shop.py",
+    "src/tokenworks/cli/main.py",
+    "src/tokenworks/cli/factory.py",
+    "src/tokenworks/cli/shop.py",
     "src/tokenworks/app/process/recorder.py",
     "src/tokenworks/charging/host/recorder.py",
     "src/tokenworks/charging/worker/slices.py",

@@ -1,3 +1,3 @@
-from tokenworks.app.cli import main
+from tokenworks.cli.main import main
 
 main()

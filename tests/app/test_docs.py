@@ -5,8 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tokenworks.app.cli import cli
-from tokenworks.app.reference import reference
+from tokenworks.cli.main import cli
+from tokenworks.cli.reference import reference
 from tokenworks.gateway import CODES
 
 ROOT = Path(__file__).parents[2]

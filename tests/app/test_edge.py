@@ -12,12 +12,12 @@ from rich.console import Console
 
 from tests.kernel.test_text import BAD
 from tokenworks.app import views
-from tokenworks.app.cli import cli
 from tokenworks.app.edge import FILE_BYTES_MAX, Line, commands, read_text
 from tokenworks.app.logs import _mask
 from tokenworks.app.output import json_text, print_table, say
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import CatalogueFaulty, read_catalogue
+from tokenworks.cli.main import cli
 from tokenworks.factory import DeploymentInvalid, make_deployment, make_model
 from tokenworks.kernel import Invalid, flaw
 from tokenworks.trust import ApiKeyInfo
@@ -62,12 +62,12 @@ def test_a_prompt_may_have_several_lines():
 
 def test_commands_print_by_say_alone():
     """`click.echo` and `print` write what they are given; so does a console that reads markup."""
-    for path in (ROOT / "src/tokenworks/app").glob("*.py"):
+    for path in (*(ROOT / "src/tokenworks/app").glob("*.py"), *(ROOT / "src/tokenworks/cli").glob("*.py")):
         if path.name in {"output.py", "demo.py", "openapi.py", "reference.py", "model_server.py"}:
             continue
         assert not re.search(r"click\.echo\(|(?<![\w.])print\(|click\.secho\(", path.read_text()), path
     prints = re.findall(
-        r"console\.print\((.*)", "".join(p.read_text() for p in (ROOT / "src/tokenworks/app").glob("cli*.py"))
+        r"console\.print\((.*)", "".join(p.read_text() for p in (ROOT / "src/tokenworks/cli").glob("*.py"))
     )
     assert prints == []
 

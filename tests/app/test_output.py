@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from tokenworks.app import views
-from tokenworks.app.cli_shop import bill_show
 from tokenworks.app.output import money_text, print_table
+from tokenworks.cli.bill import bill_show
 from tokenworks.kernel import format_money, format_money_exact
 from tokenworks.subscriptions import BILLING_ZONE
 
@@ -84,7 +84,7 @@ def test_a_bill_says_the_same_everywhere(works, clock, capsys, monkeypatch):
     works.bills.run()
     (bill,), _ = works.bills.all(subscriber)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
-    monkeypatch.setattr("tokenworks.app.output.console", console)
+    monkeypatch.setattr("tokenworks.app.tables.console", console)
     views.print_issued_bill(bill, works.bills.lines(bill), [])
     text = console.export_text() + capsys.readouterr().out
     amount = f"{bill.amount_nano // 10**9}.{bill.amount_nano // 10**7 % 100:02d}"
@@ -99,7 +99,7 @@ def test_exact_is_asked_for():
     """`--exact` is an option of the commands that print money, and holds for that command alone."""
     import click
 
-    from tokenworks.app.cli_base import exact_option
+    from tokenworks.cli.base import exact_option
 
     @click.command()
     @exact_option

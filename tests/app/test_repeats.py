@@ -5,8 +5,8 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from tokenworks.app.cli import cli
 from tokenworks.app.settings import load_settings
+from tokenworks.cli.main import cli
 from tokenworks.trust import KeyReused, ensure_pepper
 
 

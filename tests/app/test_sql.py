@@ -16,7 +16,7 @@ from tokenworks.charging import by_shard
 # Fleet-wide on purpose, by function. Readers that stream or list, and what finds of whom a job is to be done next: what is done
 # then is done account by account.
 FLEET = {
-    "app.views.ledger_counts": "counts all rows for an operator",
+    "app.verifier.ledger_counts": "counts all rows for an operator",
     "billing.bill_store._due": "finds who is to be billed next",
     "billing.bill_store.count_due": "the dry run of a bill run",
     "charging.ledger.chain_store.accounts_after": "finds the next accounts of a run",

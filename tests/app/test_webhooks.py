@@ -11,14 +11,9 @@ import pytest
 from tests.support.auditor import verify
 from tests.support.receiver import Receiver
 from tests.support.spend import balances
-from tokenworks.app.ports.notify import (
-    deliver,
-    rotate_webhook_secret,
-    time_out,
-    webhook_secret,
-    webhook_secrets,
-)
+from tokenworks.app.ports.notify import deliver, time_out
 from tokenworks.app.settings import load_settings
+from tokenworks.app.webhook_secrets import rotate_webhook_secret, webhook_secret, webhook_secrets
 from tokenworks.kernel import Conflict, Invalid, ManualClock, uuid7
 from tokenworks.subscriptions import (
     BILLING_ZONE,

@@ -8,7 +8,7 @@ import click
 import pytest
 
 from tests.support.server import until
-from tokenworks.app.cli import cli
+from tokenworks.cli.main import cli
 from tokenworks.kernel import format_quantity
 
 # Whole tokens, so that no other figure of the works is the same, in whichever unit.

@@ -10,9 +10,9 @@ from typing import get_args
 import pytest
 from click.testing import CliRunner
 
-from tokenworks.app.cli_base import Context
-from tokenworks.app.cli_quotes import order_quote
 from tokenworks.catalog import Audience, seed_catalogue
+from tokenworks.cli.base import Context
+from tokenworks.cli.quote import order_quote
 from tokenworks.console.page import yuan
 from tokenworks.kernel import format_money_exact
 from tokenworks.subscriptions import NeedsFirst

@@ -20,7 +20,7 @@ from tests.app.process.test_renewing import presented
 from tests.gameday.traffic import BROKEN
 from tests.support.releases import OLD, THIS, tree_of
 from tests.support.server import until
-from tokenworks.app.cli import cli
+from tokenworks.cli.main import cli
 
 AWAY = frozenset({"database_away", "recorder_away"})
 CUT = frozenset({BROKEN, "shutting_down"})

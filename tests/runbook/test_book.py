@@ -9,7 +9,7 @@ import pytest
 
 from tests.runbook.book import BEGINNING, NOT_RUN, SCENARIOS, WITHOUT_BLOCKS, commands, pages
 from tests.support.server import ROOT
-from tokenworks.app.cli import cli
+from tokenworks.cli.main import cli
 
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 

@@ -6,7 +6,7 @@ from tests.runbook.book import scenario
 from tests.support.receiver import Receiver
 from tests.support.server import PHONES, until
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.ports.notify import webhook_secret
+from tokenworks.app.webhook_secrets import webhook_secret
 
 
 @scenario("Personal data")

@@ -66,10 +66,35 @@ def folder_with_tokenworks(source=ROOT / "src"):
     return folder
 
 
+def entry():
+    """`main` of the release on the path: the command line of releases before 0054 (docs/decisions) was in `app`."""
+    try:
+        from tokenworks.cli.main import main
+    except ModuleNotFoundError:
+        from tokenworks.cli.main import main
+    return main
+
+
+def load():
+    """Import what commands need. Releases before 0054 did with their entry."""
+    entry()
+    try:
+        from tokenworks.app.bootstrap import load_services
+    except ImportError:
+        return
+    import tokenworks.app.doctor
+    import tokenworks.app.tables
+    import tokenworks.cli.opening  # noqa: F401
+    from tokenworks.app.edge import commands
+    from tokenworks.cli.main import cli
+
+    load_services()
+    list(commands(cli))
+
+
 def run(arguments, environ, folder, streams):
     """The exit code of a command. Called in a process of its own."""
-    from tokenworks.app.cli import main
-
+    main = entry()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.environ.clear()
@@ -106,8 +131,7 @@ def serve(sock):
 
 
 def main(path):
-    import tokenworks.app.cli  # noqa: F401  # what the commands share
-
+    load()
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
     listener.listen()

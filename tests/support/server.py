@@ -26,12 +26,12 @@ from tests.support.auditor import verify
 from tests.support.databases import as_role
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
-from tokenworks.app.cli import main
 from tokenworks.app.database.connections import connect, database
 from tokenworks.app.database.embedded import APP_ROLE, Embedded
 from tokenworks.app.settings import load_settings
 from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
+from tokenworks.cli.main import main
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions import add_months, month_start
 

@@ -1,104 +1,294 @@
 """The only wiring: rooms are put together here, on one connection or one process."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
-from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, get_type_hints
+from uuid import UUID
 
 import psycopg
 
+from tokenworks import billing, catalog, charging, factory, gateway, trust
+from tokenworks import subscriptions as shop
 from tokenworks.app.database.connections import beside
-from tokenworks.app.outside import OutsidePayments
-from tokenworks.app.ports.real_name import real_name_check
-from tokenworks.app.settings import Settings
-from tokenworks.billing import (
-    Bills,
-    ChargeFiles,
-    Disputes,
-    Dunning,
-    DunningPlan,
-    OpenItems,
-    Payments,
-    Refunds,
-)
-from tokenworks.catalog import Drafts, Offerings
-from tokenworks.charging import Adjustments, Charges, FailedJobs, Following, Ledger, Transfers
-from tokenworks.factory import Deployments
-from tokenworks.gateway import find_lines
 from tokenworks.kernel import NANO_PER_UNIT, Clock, SystemClock
-from tokenworks.subscriptions import (
-    Consents,
-    ConsentTexts,
-    Deliveries,
-    Hub,
-    MemberRights,
-    Members,
-    Moves,
-    Notices,
-    Orders,
-    PayAsYouGo,
-    Privacy,
-    PrivacyRules,
-    Quotes,
-    Sales,
-    ServedKeys,
-    Subscriptions,
-)
-from tokenworks.trust import (
-    Answers,
-    Approvals,
-    Identity,
-    Keys,
-    PersonVault,
-    VaultSecrets,
-    load_peppers,
-    load_vault_secrets,
-)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenworks.app.settings import Settings
+    from tokenworks.app.verifier import Verified
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-@dataclass(frozen=True, slots=True)
 class Works:
-    """Every room's service, on one database connection."""
+    """Every room's service, on one database connection. A service is made, and its room imported, when it is first asked for."""
 
-    connection: Connection
-    clock: Clock
-    offerings: Offerings
-    drafts: Drafts
-    deployments: Deployments
-    ledger: Ledger
-    following: Following
-    charges: Charges
-    adjustments: Adjustments
-    transfers: Transfers
-    orders: Orders
-    quotes: Quotes
-    moves: Moves
-    failed_jobs: FailedJobs
-    deliveries: Deliveries
-    hub: Hub
-    payg: PayAsYouGo
-    subscriptions: Subscriptions
-    members: Members
-    consents: Consents
-    served: ServedKeys
-    notices: Notices
-    bills: Bills
-    disputes: Disputes
-    payments: Payments
-    charge_files: ChargeFiles
-    dunning: Dunning
-    refunds: Refunds
-    keys: Keys
-    identity: Identity
-    answers: Answers
-    approvals: Approvals
-    vault: PersonVault
-    privacy: Privacy
-    operator: str
-    is_dev: bool
-    fonts_dir: Path | None
+    def __init__(
+        self,
+        settings: Settings,
+        connection: Connection,
+        clock: Clock,
+        peppers: dict[int, bytes],
+        vault_secrets: trust.VaultSecrets,
+    ) -> None:
+        self.connection = connection
+        self.clock = clock
+        self.vault = trust.PersonVault(connection, vault_secrets)
+        self.operator: str = settings.operator_name
+        self.is_dev: bool = settings.environment == "dev"
+        self.fonts_dir: Path | None = settings.fonts_dir
+        self._settings = settings
+        self._peppers = peppers
+
+    @contextlib.contextmanager
+    def transaction(self, *, dry_run: bool = False) -> Iterator[None]:
+        """All of what is done within it, or nothing. Nothing in any case where it is a dry run."""
+        with self.connection.transaction(force_rollback=dry_run):
+            yield
+
+    def verify_books(
+        self, progress: Callable[[str, int, int], None], *, full: bool, processes: int | None = None
+    ) -> Verified:
+        """What `tokenworks ledger verify` finds."""
+        from tokenworks.app.verifier import verify_books  # noqa: PLC0415 - it has the checks of every room
+
+        return verify_books(
+            self.connection, self.offerings.rate_cards(), progress, full=full, processes=processes
+        )
+
+    @cached_property
+    def _rules(self) -> shop.PrivacyRules:
+        return shop.PrivacyRules(
+            self._settings.residency_region,
+            self._settings.cross_border_consent,
+            self._settings.terms_required,
+            self._settings.real_name_required,
+            self._settings.identity_hash_days,
+        )
+
+    # What is on sale, and what serves it.
+
+    @cached_property
+    def offerings(self) -> catalog.Offerings:
+        return catalog.Offerings(self.connection, self.clock, is_dev=self.is_dev)
+
+    @cached_property
+    def drafts(self) -> catalog.Drafts:
+        return catalog.Drafts(self.connection, self.offerings, self.clock)
+
+    @cached_property
+    def deployments(self) -> factory.Deployments:
+        return factory.Deployments(self.connection)
+
+    # The books.
+
+    @cached_property
+    def ledger(self) -> charging.Ledger:
+        return charging.Ledger(self.connection, self.clock)
+
+    @cached_property
+    def following(self) -> charging.Following:
+        log = self._settings.log
+        return charging.Following(
+            self.connection,
+            self.clock,
+            self.offerings.rate_cards,
+            (lambda id_: gateway.find_lines(log, id_)) if self._settings.log_requests_bytes else None,
+        )
+
+    @cached_property
+    def charges(self) -> charging.Charges:
+        made = charging.Charges(self.connection, self.clock)
+        made.when_settled(self._settle_open_items)
+        return made
+
+    def _settle_open_items(self, subscriber_ids: Sequence[UUID]) -> object:
+        return billing.OpenItems(self.connection, self.subscriptions, self.clock).settle(subscriber_ids)
+
+    @cached_property
+    def adjustments(self) -> charging.Adjustments:
+        return charging.Adjustments(self.connection, self.clock)
+
+    @cached_property
+    def transfers(self) -> charging.Transfers:
+        return charging.Transfers(self.connection, self.clock)
+
+    @cached_property
+    def failed_jobs(self) -> charging.FailedJobs:
+        return charging.FailedJobs(self.connection, self.clock)
+
+    # Subscribers, and what they have.
+
+    @cached_property
+    def subscriptions(self) -> shop.Subscriptions:
+        return shop.Subscriptions(
+            self.connection,
+            self.offerings,
+            self.ledger,
+            self.clock,
+            self.orders,
+            self.members,
+            self.consents,
+            self.vault,
+            self.identity,
+        )
+
+    @cached_property
+    def members(self) -> shop.Members:
+        return shop.Members(self.connection, self.ledger, self.clock, self.transfers, self.vault, self.keys)
+
+    @cached_property
+    def consents(self) -> shop.Consents:
+        texts = shop.ConsentTexts(self._settings.consent_texts_dir)
+        return shop.Consents(self.connection, self.ledger, self.clock, self._rules, texts)
+
+    @cached_property
+    def orders(self) -> shop.Orders:
+        return shop.Orders(
+            self.connection, self.offerings, self.ledger, self.charges, self.clock, self.vault, self._rules
+        )
+
+    @cached_property
+    def quotes(self) -> shop.Quotes:
+        sales = shop.Sales(self.connection, self.offerings, self.ledger, self.charges, self.clock)
+        return shop.Quotes(
+            self.connection, self.offerings, self.charges, self.orders, sales, self.clock, self.vault
+        )
+
+    @cached_property
+    def moves(self) -> shop.Moves:
+        return shop.Moves(self.connection, self.offerings, self.clock, self.vault)
+
+    @cached_property
+    def deliveries(self) -> shop.Deliveries:
+        return shop.Deliveries(self.connection, self.orders, self.clock, self.vault)
+
+    @cached_property
+    def hub(self) -> shop.Hub:
+        return shop.Hub(
+            self.connection,
+            self._peppers,
+            self.clock,
+            self.vault,
+            allow_private=self._settings.webhook_allow_private,
+            need_tls=self._settings.environment != "dev",
+        )
+
+    @cached_property
+    def payg(self) -> shop.PayAsYouGo:
+        return shop.PayAsYouGo(
+            self.connection, self.offerings, self.ledger, self.charges, self.clock, self.vault
+        )
+
+    @cached_property
+    def served(self) -> shop.ServedKeys:
+        return shop.ServedKeys(self.connection, self.offerings, self.ledger, self.clock, self._rules)
+
+    @cached_property
+    def notices(self) -> shop.Notices:
+        return shop.Notices(self.connection, self.clock)
+
+    @cached_property
+    def privacy(self) -> shop.Privacy:
+        from tokenworks.app.ports.real_name import real_name_check  # noqa: PLC0415 - few ask for it, over HTTP
+
+        settings, adjustments, transfers = self._settings, self.adjustments, self.transfers
+        return shop.Privacy(
+            self.connection, self.vault, self.subscriptions, self.charges, self.keys, self.identity, self.clock, self._rules,
+            settings.backup_days, lambda: real_name_check(settings),
+            shop.MemberRights(self.vault, self.ledger, transfers, self.keys, self.identity, self.clock),
+            [self.charge_files.forget, self.bills.forget, self.payments.forget, self.refunds.forget, self.disputes.forget, self.hub.forget,
+             lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
+        )  # fmt: skip
+
+    # Bills, and the money for them.
+
+    @cached_property
+    def bills(self) -> billing.Bills:
+        return billing.Bills(
+            self.connection,
+            self.charges,
+            self.subscriptions,
+            self.clock,
+            due_days=self._settings.bill_due_days,
+            batch=self._settings.bill_run_batch,
+        )
+
+    @cached_property
+    def disputes(self) -> billing.Disputes:
+        return billing.Disputes(self.connection, self.bills, self.subscriptions, self.clock)
+
+    @cached_property
+    def payments(self) -> billing.Payments:
+        from tokenworks.app.outside import OutsidePayments  # noqa: PLC0415 - it imports its room
+
+        connection = self.connection
+        return OutsidePayments(
+            self,
+            connection,
+            self.bills,
+            self.charges,
+            self.subscriptions,
+            self.clock,
+            lambda: beside(connection),
+        )
+
+    @cached_property
+    def charge_files(self) -> billing.ChargeFiles:
+        return billing.ChargeFiles(
+            self.connection,
+            self.bills,
+            self.payments,
+            self.charges,
+            self.subscriptions,
+            self.clock,
+            self.vault,
+        )
+
+    @cached_property
+    def dunning(self) -> billing.Dunning:
+        settings = self._settings
+        plan = billing.DunningPlan(
+            settings.dunning_remind_days or None,
+            settings.dunning_restrict_days or None,
+            settings.dunning_suspend_days or None,
+            settings.dunning_close_days or None,
+        )
+        return billing.Dunning(self.connection, self.charges, self.subscriptions, self.clock, plan)
+
+    @cached_property
+    def refunds(self) -> billing.Refunds:
+        return billing.Refunds(self.connection, self.charges, self.orders, self.subscriptions, self.clock)
+
+    # Who asks.
+
+    @cached_property
+    def keys(self) -> trust.Keys:
+        return trust.Keys(self.connection, self._peppers, self.clock, self._settings.environment)
+
+    @cached_property
+    def identity(self) -> trust.Identity:
+        days = timedelta(days=self._settings.staff_token_days)
+        return trust.Identity(self.connection, self._peppers, self.clock, self.vault, days)
+
+    @cached_property
+    def peppers(self) -> trust.PepperVersions:
+        return trust.PepperVersions(self.connection, self.clock)
+
+    @cached_property
+    def answers(self) -> trust.Answers:
+        return trust.Answers(self.connection, self.clock, self.vault)
+
+    @cached_property
+    def approvals(self) -> trust.Approvals:
+        return trust.Approvals(
+            self.connection, self.clock, self._settings.two_persons_above_yuan * NANO_PER_UNIT
+        )
 
 
 def make_works(
@@ -106,88 +296,20 @@ def make_works(
     connection: Connection,
     clock: Clock | None = None,
     peppers: dict[int, bytes] | None = None,
-    vault_secrets: VaultSecrets | None = None,
+    vault_secrets: trust.VaultSecrets | None = None,
 ) -> Works:
     """`peppers` and `vault_secrets` where the caller has loaded them already."""
-    clock = clock or SystemClock()
-    peppers = peppers or load_peppers(settings.secrets)
-    vault = PersonVault(connection, vault_secrets or load_vault_secrets(settings.secrets))
-    rules = _privacy_rules(settings)
-    offerings = Offerings(connection, clock, is_dev=settings.environment == "dev")
-    ledger = Ledger(connection, clock)
-    charges = Charges(connection, clock)
-    orders = Orders(connection, offerings, ledger, charges, clock, vault, rules)
-    transfers = Transfers(connection, clock)
-    keys = Keys(connection, peppers, clock, settings.environment)
-    identity = Identity(connection, peppers, clock, vault, timedelta(days=settings.staff_token_days))
-    members = Members(connection, ledger, clock, transfers, vault, keys)
-    consents = Consents(connection, ledger, clock, rules, ConsentTexts(settings.consent_texts_dir))
-    subscriptions = Subscriptions(
-        connection, offerings, ledger, clock, orders, members, consents, vault, identity
-    )
-    charges.when_settled(OpenItems(connection, subscriptions, clock).settle)
-    bills = Bills(
-        connection, charges, subscriptions, clock, due_days=settings.bill_due_days, batch=settings.bill_run_batch
-    )  # fmt: skip
-    disputes = Disputes(connection, bills, subscriptions, clock)
-    is_dev = settings.environment == "dev"
-    payments = OutsidePayments(connection, bills, charges, subscriptions, clock, lambda: beside(connection))
-    payments.charge_files = charge_files = ChargeFiles(
-        connection, bills, payments, charges, subscriptions, clock, vault
-    )
-    payments.dunning = dunning = Dunning(connection, charges, subscriptions, clock, _dunning_plan(settings))
-    refunds = Refunds(connection, charges, orders, subscriptions, clock)
-    hub = Hub(
-        connection, peppers, clock, vault, allow_private=settings.webhook_allow_private, need_tls=not is_dev
-    )
-    adjustments = Adjustments(connection, clock)
-    privacy = Privacy(
-        connection, vault, subscriptions, charges, keys, identity, clock, rules, settings.backup_days,
-        lambda: real_name_check(settings), MemberRights(vault, ledger, transfers, keys, identity, clock),
-        [charge_files.forget, bills.forget, payments.forget, refunds.forget, disputes.forget, hub.forget,
-         lambda erased: adjustments.forget(erased.account_id), lambda erased: transfers.forget(erased.account_id)],
-    )  # fmt: skip
     return Works(
-        connection=connection, clock=clock, vault=vault, operator=settings.operator_name, is_dev=is_dev, fonts_dir=settings.fonts_dir,
-        # What is sold, by what it is served, what is left of it.
-        offerings=offerings, drafts=Drafts(connection, offerings, clock), deployments=Deployments(connection), ledger=ledger,
-        following=_following(settings, connection, clock, offerings), charges=charges, adjustments=adjustments, transfers=transfers,
-        failed_jobs=FailedJobs(connection, clock),
-        # Who buys, and what is ordered.
-        orders=orders, quotes=Quotes(connection, offerings, charges, orders, Sales(connection, offerings, ledger, charges, clock), clock, vault),
-        moves=Moves(connection, offerings, clock, vault), deliveries=Deliveries(connection, orders, clock, vault), hub=hub,
-        payg=PayAsYouGo(connection, offerings, ledger, charges, clock, vault), subscriptions=subscriptions, members=members,
-        consents=consents, served=ServedKeys(connection, offerings, ledger, clock, rules), notices=Notices(connection, clock), privacy=privacy,
-        # What is billed and paid.
-        bills=bills, disputes=disputes, payments=payments, charge_files=charge_files,
-        dunning=dunning, refunds=refunds,
-        # Who asks, and what needs a second person.
-        keys=keys, identity=identity, answers=Answers(connection, clock, vault),
-        approvals=Approvals(connection, clock, settings.two_persons_above_yuan * NANO_PER_UNIT),
-    )  # fmt: skip
-
-
-def _privacy_rules(settings: Settings) -> PrivacyRules:
-    return PrivacyRules(
-        settings.residency_region,
-        settings.cross_border_consent,
-        settings.terms_required,
-        settings.real_name_required,
-        settings.identity_hash_days,
+        settings,
+        connection,
+        clock or SystemClock(),
+        peppers or trust.load_peppers(settings.secrets),
+        vault_secrets or trust.load_vault_secrets(settings.secrets),
     )
 
 
-def _dunning_plan(settings: Settings) -> DunningPlan:
-    """0 days of a step: never."""
-    return DunningPlan(
-        settings.dunning_remind_days or None,
-        settings.dunning_restrict_days or None,
-        settings.dunning_suspend_days or None,
-        settings.dunning_close_days or None,
-    )
-
-
-def _following(settings: Settings, connection: Connection, clock: Clock, offerings: Offerings) -> Following:
-    """With the lines of the request log, where there is one."""
-    lines = (lambda id_: find_lines(settings.log, id_)) if settings.log_requests_bytes else None
-    return Following(connection, clock, offerings.rate_cards, lines)
+def load_services() -> None:
+    """Import every service now: for a process whose children share what it has imported, and whose first request is not to wait."""
+    for service in vars(Works).values():
+        if isinstance(service, cached_property):
+            get_type_hints(service.func)

@@ -77,6 +77,9 @@ def some_words(rng: random.Random, count: int) -> str:
 
 class Engine:
     def __init__(self, deployment: Deployment, credential: str | None) -> None:
+        """Raises `TraceFaulty` where the deployment does not speak chat."""
+        if "chat" not in deployment.protocols:
+            raise TraceFaulty(f"{deployment.name} does not speak chat")
         self._deployment = deployment
         self._credential = credential
 

@@ -21,13 +21,13 @@ from tokenworks.app.database.backup import last_backup
 from tokenworks.app.database.connections import Connection, anchor, archive_state, connect, database
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
-from tokenworks.app.database.sealing import check_sealed
-from tokenworks.app.ports.notify import webhook_secret
 from tokenworks.app.process.listeners import bind
 from tokenworks.app.process.renewing import Certificates
 from tokenworks.app.process.served import server_of
 from tokenworks.app.process.starting import check_durability, check_exposure
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.settings import Settings, parse_address, without_secrets
+from tokenworks.app.webhook_secrets import webhook_secret
 from tokenworks.charging import Host, Ledger
 from tokenworks.factory import CredentialMissing, Deployments, read_credential
 from tokenworks.kernel import AnchoredClock, SystemClock, TokenworksError

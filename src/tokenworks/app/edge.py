@@ -1,12 +1,13 @@
 """The command line's edge: every option and argument is checked before any command sees it.
 
-`guard` walks the commands once they are all there, so that one that is added later is checked, too.
+`cli/lazy.py` guards each command as it is loaded, so that one that is added later is checked, too.
 """
 
 import copy
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import click
 
@@ -73,15 +74,14 @@ def commands(command: click.Command) -> Iterator[click.Command]:
             yield from commands(under)
 
 
-def guard(root: click.Group) -> None:
-    """Check every parameter of every command."""
-    for command in commands(root):
-        for param in command.params:
-            if isinstance(param.type, click.types.StringParamType):
-                text = param.name in _TEXTS
-                param.type = Line(TEXT_CHARS_MAX if text else LINE_CHARS_MAX, lines=text)
-            elif not isinstance(param.type, Line):
-                param.type = _checked(param.type)
+def guard(command: click.Command) -> None:
+    """Check every parameter of a command."""
+    for param in command.params:
+        if isinstance(param.type, click.types.StringParamType):
+            text = param.name in _TEXTS
+            param.type = Line(TEXT_CHARS_MAX if text else LINE_CHARS_MAX, lines=text)
+        elif not isinstance(param.type, Line):
+            param.type = _checked(param.type)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -99,3 +99,18 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise Invalid(f"{path}: not UTF-8 at byte {error.start}") from None
+
+
+def read_regular(path: Path) -> str:
+    """As `read_text`, of a name that no option has looked at. Raises `Invalid` where there is no regular file of that name."""
+    if not path.is_file():
+        raise Invalid(f"{path}: there is no such file")
+    return read_text(path)
+
+
+def open_new(path: Path) -> BinaryIO:
+    """A file of its own that only its owner can read. Raises `Invalid` where it is there already."""
+    try:
+        return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+    except FileExistsError:
+        raise Invalid(f"{path} is there already: name another file") from None

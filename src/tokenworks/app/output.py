@@ -1,26 +1,24 @@
 """What commands print: tables for people, JSON for programs, one clear sentence for an error."""
 
+from __future__ import annotations
+
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 import click
-from rich.cells import cell_len, chop_cells
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from tokenworks.kernel import flaw, format_money, format_money_exact, shown
-from tokenworks.subscriptions import minute_of
 
-# A terminal says how wide it is; anywhere else a line has this many columns.
-WIDTH: Final = 80
-console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+if TYPE_CHECKING:
+    from rich.console import Console
+
 _EXACT: Final = "tokenworks.exact"
 
 
@@ -92,57 +90,22 @@ def print_table(
     to: Console | None = None,
 ) -> None:
     """A table where it fits the width, else one record a block: nothing is cut or folded beyond reading."""
-    shown_on = to or console
-    texts = [[_cell(cell) for cell in row] for row in rows]
-    if not texts:
-        shown_on.print(Text(f"{shown(title)}: none"))
-        return
-    widths = [max(cell_len(row[at]) for row in [list(columns), *texts]) for at in range(len(columns))]
-    if sum(widths) + 3 * len(widths) + 1 > shown_on.width:
-        _print_blocks(title, columns, texts, shown_on)
-        return
-    table = Table(title=Text(shown(title)), title_justify="left", header_style="bold", show_lines=False)
-    numeric = set(right)
-    for column in columns:
-        table.add_column(column, justify="right" if column in numeric else "left", overflow="fold")
-    for row in texts:
-        # As a text, not as markup: a name such as [red] or [link=…] is shown as it is.
-        table.add_row(*(Text(cell) for cell in row))
-    shown_on.print(table)
+    from tokenworks.app import tables  # noqa: PLC0415 - rich is imported where a table is printed
+
+    tables.print_table(title, columns, rows, right=right, to=to)
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return ""
-    return minute_of(value) if isinstance(value, datetime) else shown(str(value))
+def on_terminal() -> bool:
+    """True where standard output is a terminal, or the environment says so to rich: progress is shown there alone."""
+    if not sys.stdout.isatty() and not os.environ.keys() & {"FORCE_COLOR", "TTY_COMPATIBLE"}:
+        return False
+    from tokenworks.app import tables  # noqa: PLC0415 - as above
+
+    return tables.console.is_terminal
 
 
-def _print_blocks(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], to: Console) -> None:
-    """Each record as lines of a name and a value; what is empty is left out, what is long goes on below itself."""
-    to.print(Text(shown(title), style="italic"))
-    names = max(cell_len(column) for column in columns)
-    room = max(20, to.width - names - 2)
-    for number, row in enumerate(rows):
-        if number:
-            to.print()
-        for column, cell in zip(columns, row, strict=True):
-            for at, piece in enumerate(_pieces(cell, room) if cell else ()):
-                name = column if at == 0 else ""
-                to.print(Text.assemble((name.ljust(names), "bold"), "  ", piece), soft_wrap=True)
+def print_marked(text: str) -> None:
+    """A text of ours with rich's markup. What comes from elsewhere is never in it."""
+    from tokenworks.app import tables  # noqa: PLC0415 - as above
 
-
-def _pieces(text: str, width: int) -> list[str]:
-    """A text in lines of a width, cut at spaces where there are some."""
-    found: list[str] = []
-    for line in text.split("\n"):
-        left = ""
-        for word in line.split(" "):
-            joined = f"{left} {word}" if left else word
-            if cell_len(joined) <= width:
-                left = joined
-                continue
-            found += [left] if left else []
-            *whole, left = chop_cells(word, width) or [""]
-            found += whole
-        found.append(left)
-    return found
+    tables.console.print(text)

@@ -28,6 +28,9 @@ from tokenworks.trust import verify_store as trust
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
+_COUNTED: Final = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
+
+
 class _Made(NamedTuple):
     """A table whose ids are made with their rows: UUIDv7, which begin with the instant. `beside`: columns that name the row, too."""
 
@@ -154,6 +157,36 @@ def audit_on(
         connection, audit_checks(cards, timed=timed), ACROSS, progress, full=full, findings_max=FINDINGS_MAX, pure=PURE, once=ONCE,
         processes=processes, readers=readers,
     )  # fmt: skip
+
+
+class Verified(NamedTuple):
+    """`counts`: how many rows of each table the books have, where everything was read."""
+
+    findings: list[Finding]
+    read: rolling.Read
+    counts: dict[str, int]
+
+
+def verify_books(
+    connection: Connection,
+    cards: dict[str, RateCard],
+    progress: rolling.Step,
+    *,
+    full: bool,
+    processes: int | None = None,
+) -> Verified:
+    """`audit_on`, as `tokenworks ledger verify` says it: by a process for each core where no number is given."""
+    processes = processes or verify_pool.processes_at_most()
+    findings, read = audit_on(connection, cards, progress, full=full, processes=processes)
+    return Verified(findings, read, ledger_counts(connection) if read.full else {})
+
+
+def ledger_counts(connection: Connection) -> dict[str, int]:
+    """How many rows of each table the books have."""
+    return {
+        table: int(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()[0])  # type: ignore[index]
+        for table in _COUNTED
+    }
 
 
 def audit_steps() -> int:

@@ -1,18 +1,24 @@
 """How the CLI and the demo show things."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from tokenworks.app.bootstrap import Connection, Works
-from tokenworks.app.output import console, in_mtok, money_text, plain, print_json, print_table, say
-from tokenworks.billing import Bill, CreditNote
-from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
-from tokenworks.charging import LOSS_CAUSES, BillLine, Bucket, Charge, Finding
+from tokenworks import charging
+from tokenworks.app.output import in_mtok, money_text, plain, print_json, print_marked, print_table, say
 from tokenworks.kernel import format_quantity, parse_money
-from tokenworks.subscriptions import Member, Product, Quote, day_of, last_day, minute_of, second_of
-from tokenworks.trust import ApiKeyInfo
+from tokenworks.subscriptions import day_of, last_day, minute_of, second_of
+
+if TYPE_CHECKING:
+    from tokenworks.app.bootstrap import Works
+    from tokenworks.billing import Bill, CreditNote
+    from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
+    from tokenworks.charging import BillLine, Bucket, Charge, Finding
+    from tokenworks.subscriptions import Member, Product, Quote
+    from tokenworks.trust import ApiKeyInfo
 
 BUCKET_QUANTITIES: Final = (
     "total", "remaining", "granted", "granted_used", "used", "expired", "withdrawn", "window_quantity", "left", "spent",
@@ -20,7 +26,6 @@ BUCKET_QUANTITIES: Final = (
 # Of a key's models in a table.
 NAMES_SHOWN: Final = 3
 NAMES_CHARS_SHOWN: Final = 80
-_COUNTED = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
 
 
 def issue_key(
@@ -102,7 +107,7 @@ def print_losses(rows: Iterable[dict[str, Any]]) -> None:
     shown = [
         (
             row["day"], row["cause"], row["records"], row["requests"], f"{row['tokens']:,}",
-            ", ".join(f"{count:,} {name}" for name, count in row["counts"].items()), LOSS_CAUSES.get(row["cause"], ""),
+            ", ".join(f"{count:,} {name}" for name, count in row["counts"].items()), charging.LOSS_CAUSES.get(row["cause"], ""),
         )
         for row in rows
     ]  # fmt: skip
@@ -369,18 +374,10 @@ def print_offerings(sold: Iterable[SoldOffering]) -> None:
     )
 
 
-def ledger_counts(connection: Connection) -> dict[str, int]:
-    """How many rows of each table the books have."""
-    return {
-        table: int(connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()[0])  # type: ignore[index]
-        for table in _COUNTED
-    }
-
-
 def print_verified(counts: dict[str, int], findings: Sequence[Finding]) -> None:
     checked = ", ".join(f"{count} {table.replace('_', ' ')}" for table, count in counts.items())
     if not findings:
-        console.print(f"[green]The ledger balances.[/green] Checked: {checked}.")
+        print_marked(f"[green]The ledger balances.[/green] Checked: {checked}.")
         return
     print_table("Broken invariants", ["invariant", "where", "what"], findings)
     say(f"{len(findings)} finding(s). Checked: {checked}.", err=True)

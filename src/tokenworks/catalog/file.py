@@ -1,5 +1,6 @@
 """Reading a catalogue file (YAML 1.2). Faults refuse the whole file; all of them are named, each with its line and its reason."""
 
+from importlib.resources import files
 from typing import Any, Final
 
 import yaml
@@ -11,6 +12,7 @@ from tokenworks.catalog.errors import CatalogueFaulty
 from tokenworks.catalog.model import Inconsistent, Offering, RateCard
 from tokenworks.kernel import flaw
 
+SEED_NAME: Final = "seed.yaml"
 FILE_BYTES_MAX: Final = 4 * 1024 * 1024
 DEPTH_MAX: Final = 20
 NODES_MAX: Final = 200_000
@@ -165,3 +167,9 @@ class _Reader:
                 continue
             found[key] = self.value(value_node, (*path, key))
         return found
+
+
+def seed_catalogue() -> Catalogue:
+    """The catalogue that ships with the product: real tariffs with their sources, samples marked."""
+    text = files("tokenworks.catalog").joinpath(SEED_NAME).read_text(encoding="utf-8")
+    return read_catalogue(text, SEED_NAME)

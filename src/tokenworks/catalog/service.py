@@ -3,18 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib.resources import files
 from typing import Final
 
 from tokenworks.catalog import store
 from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
 from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
-from tokenworks.catalog.file import read_catalogue
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
 
-SEED_NAME = "seed.yaml"
 _KINDS: Final = ("plan", "bundle", "pay_as_you_go", "trial", "add_on")
 
 
@@ -25,12 +22,6 @@ class SoldOffering:
     offering: Offering
     offering_version: str
     rate_version: str
-
-
-def seed_catalogue() -> Catalogue:
-    """The catalogue that ships with the product: real tariffs with their sources, samples marked."""
-    text = files("tokenworks.catalog").joinpath(SEED_NAME).read_text(encoding="utf-8")
-    return read_catalogue(text, SEED_NAME)
 
 
 def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:
@@ -104,6 +95,13 @@ class Offerings:
             for version, rate, o in store.current_offerings(self._connection, self._clock.now())
         ]
         return sorted(found, key=_by_seller)
+
+    def known(self, offering_id: str) -> SoldOffering:
+        """By id, whatever its state. Raises `OfferingNotFound`."""
+        for sold in self.all():
+            if sold.offering.id == offering_id:
+                return sold
+        raise OfferingNotFound(f"there is no offering {offering_id}: tokenworks offering list")
 
     def for_sale(self, audiences: Sequence[str] | None) -> list[SoldOffering]:
         """What a subscriber of these audiences (None: not said) can order now, in the order of `all`."""

@@ -1,20 +1,5 @@
 """What people and other systems ask over HTTP: TM Forum resources, account, operations, pages."""
 
-from tokenworks.console.account import SendCode
-from tokenworks.console.api import make_api, openapi_document
-from tokenworks.console.hub import ANSWERS, event_body, service_order_body, take_answer
-from tokenworks.console.tmf_bills import bill_pdf
-from tokenworks.console.web import Rooms, status_of
+from tokenworks.kernel.door import open_door
 
-__all__ = [
-    "ANSWERS",
-    "Rooms",
-    "SendCode",
-    "bill_pdf",
-    "event_body",
-    "make_api",
-    "openapi_document",
-    "service_order_body",
-    "status_of",
-    "take_answer",
-]
+open_door(__name__)

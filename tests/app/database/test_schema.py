@@ -15,10 +15,10 @@ from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401  # a f
 from tests.charging.test_flat_reads import SEED
 from tests.support.databases import as_role
 from tests.support.server import Server, in_process, until
-from tokenworks.app import cli
 from tokenworks.app.database import schema
 from tokenworks.app.database.connections import connect
 from tokenworks.app.database.schema import Index, Step, build_index, check_schema, migrate, plan_steps
+from tokenworks.cli import init as cli
 from tokenworks.kernel import Unavailable
 
 # Weaker ones hold up neither a request nor settlement.

@@ -12,7 +12,8 @@ from tests.app.test_migrations import empty_url, migrate_to  # noqa: F401
 from tests.support.people import where
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database import connections, schema
-from tokenworks.app.database.sealing import PLACES, check_sealed, seal_existing
+from tokenworks.app.database.sealing import PLACES, seal_existing
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.settings import load_settings
 from tokenworks.billing.charge_file import FileLine, write_file
 from tokenworks.catalog import seed_catalogue

@@ -10,9 +10,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from tests.support.spend import Spender
-from tokenworks.app.ports.notify import deliver, webhook_secret
+from tokenworks.app.ports.notify import deliver
 from tokenworks.app.process.jobs import Jobs
 from tokenworks.app.settings import load_settings
+from tokenworks.app.webhook_secrets import webhook_secret
 from tokenworks.subscriptions import Orders
 
 

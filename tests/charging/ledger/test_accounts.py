@@ -17,9 +17,9 @@ from hypothesis.stateful import (
 )
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import model, verify
+from tokenworks.charging import model
 from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
-from tokenworks.charging.ledger import settle_store
+from tokenworks.charging.ledger import settle_store, verify
 from tokenworks.charging.model import Loss, Part, UsageRecord
 from tokenworks.kernel import uuid7
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from tokenworks.app.cli import older_hosts
+from tokenworks.app.install import older_hosts
 from tokenworks.charging import Release
 
 OLD, NEW = Release("0.1.0", "0030"), Release("0.2.0", "0031")

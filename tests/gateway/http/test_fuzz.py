@@ -6,7 +6,8 @@ import pytest
 
 from tokenworks.gateway.http.head import HeadError, parse_head
 from tokenworks.gateway.protocol.fields import BodyError, parse_body
-from tokenworks.gateway.protocol.stream import EventTooLarge, UsageAsked, make_meter
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.protocol.usage import body_usage
 
 pytestmark = pytest.mark.fuzz

@@ -21,7 +21,8 @@ from tests.gateway.protocol.streams import (
     used,
 )
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.stream import EventTooLarge, UsageAsked, make_meter, read_whole
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.stream import make_meter, read_whole
 
 ROLE = chunk({"role": "assistant", "content": ""})
 CREATED = {"type": "response.created", "response": response("in_progress")}

@@ -7,15 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.upstream import Chat, Completions, Embeddings, Messages, Responses
-from tokenworks.gateway.protocol.outcome import (
-    FILTERED,
-    Answer,
-    Fault,
-    fault_of_body,
-    fault_of_event,
-    read_body,
-)
+from tokenworks.gateway.protocol.outcome import FILTERED, Answer, fault_of_body, fault_of_event, read_body
 from tokenworks.gateway.protocol.usage import body_usage
+from tokenworks.gateway.protocol.vendor_errors import Fault
 
 SAID = {"message": "it broke", "type": "server_error", "param": None, "code": None}
 CHOICE = {"index": 0, "message": {"role": "assistant", "content": ""}, "finish_reason": "error"}

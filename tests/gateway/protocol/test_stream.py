@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests.support.upstream import Chat, Messages, Responses
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.stream import EventTooLarge, UsageAsked, make_meter
+from tokenworks.gateway.protocol.meter import EventTooLarge, UsageAsked
+from tokenworks.gateway.protocol.stream import make_meter
 
 TOLD = {"cached": 3, "reasoning": 2}
 

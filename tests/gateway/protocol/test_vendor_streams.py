@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.protocol.streams import sse
-from tokenworks.gateway.protocol.stream import UsageAsked, make_meter
+from tokenworks.gateway.protocol.meter import UsageAsked
+from tokenworks.gateway.protocol.stream import make_meter
 
 FOLDER = Path(__file__).parents[4] / "shared/vendors/streams"
 FILES = sorted(FOLDER.glob("*.json"))

@@ -18,6 +18,12 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 USAGE_MONTHS_AHEAD: Final = 3
 
 
+def check_installed(settings: Settings) -> None:
+    """Raises `Invalid` where the data directory is not there."""
+    if not settings.database_url and not settings.data_dir.exists():
+        raise Invalid(f"there is nothing in {settings.data_dir} yet: run `tokenworks init` first")
+
+
 @contextlib.contextmanager
 def database(settings: Settings) -> Iterator[str]:
     """The database's URL: the configured one, or that of the embedded server, up while the context lasts."""

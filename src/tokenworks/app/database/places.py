@@ -155,6 +155,14 @@ class Folder:
                 sync_folder(made.parent)
 
 
+def place_of(settings: Settings, named: str | None) -> Place:
+    """The place that is named, else `archive_to`. Raises `Invalid` where there is neither."""
+    where = named or settings.archive_to
+    if not where:
+        raise Invalid("name a place: a folder or s3://bucket/prefix, or set archive_to")
+    return open_place(where, settings)
+
+
 def open_place(where: str, settings: Settings) -> Place:
     """The place that a setting or an option names. Raises `Invalid`."""
     if where.startswith("s3://"):

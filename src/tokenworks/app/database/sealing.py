@@ -11,7 +11,6 @@ from uuid import UUID
 
 from tokenworks.app.database.connections import Connection
 from tokenworks.billing import phone_place, phones_in, without_phones
-from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import subscriber_columns
 from tokenworks.trust import NOBODY, PersonKey, PersonVault, audit_details
 
@@ -39,15 +38,6 @@ _ROW: Final = {
 }
 Progress = Callable[[str, int, int], None]
 """Called with the table, the rows that are done, and how many there are."""
-
-
-def check_sealed(connection: Connection) -> None:
-    """Raise `Unavailable` where plain texts are left from before."""
-    row = connection.execute("SELECT place FROM sealing WHERE done_at IS NULL LIMIT 1").fetchone()
-    if row is not None:
-        raise Unavailable(
-            f"the personal texts of {row[0]} are not all encrypted yet: run `tokenworks init`, which goes on where it was"
-        )
 
 
 def seal_existing(connection: Connection, vault: PersonVault, progress: Progress, batch: int = BATCH) -> int:

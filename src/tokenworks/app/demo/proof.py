@@ -12,9 +12,10 @@ from typing import Any
 from tokenworks.app import views
 from tokenworks.app.bootstrap import Works, make_works
 from tokenworks.app.demo.processes import Demo, wait_for
-from tokenworks.app.output import console, print_table
+from tokenworks.app.output import print_table
 from tokenworks.app.settings import load_settings
-from tokenworks.app.verifier import audit
+from tokenworks.app.tables import console
+from tokenworks.app.verifier import audit, ledger_counts
 from tokenworks.console import bill_pdf
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import Subscriber, next_month
@@ -61,7 +62,7 @@ def prove(
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
     # The bill's clock was ahead of the one that made its id.
     findings = audit(works.connection, works.offerings.rate_cards(), timed=False)
-    views.print_verified(views.ledger_counts(works.connection), findings)
+    views.print_verified(ledger_counts(works.connection), findings)
     agrees = _compare(demo, records, witness_before)
     return not lost and not findings and agrees
 

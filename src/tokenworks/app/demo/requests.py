@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from tokenworks.app.demo.model_server import MODEL
 from tokenworks.app.demo.processes import Demo
-from tokenworks.app.output import console
+from tokenworks.app.tables import console
 
 BURST: Final = 8
 

@@ -29,8 +29,8 @@ from tokenworks.app.demo.requests import (
     model_listed,
     openai_stream,
 )
-from tokenworks.app.output import console
 from tokenworks.app.settings import Settings, load_settings
+from tokenworks.app.tables import console
 from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import PhoneTaken, Subscriber
 

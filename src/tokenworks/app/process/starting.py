@@ -17,8 +17,8 @@ from tokenworks.app.database.connections import (
 )
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
-from tokenworks.app.database.sealing import check_sealed
 from tokenworks.app.process.renewing import Certificates
+from tokenworks.app.sealed import check_sealed
 from tokenworks.app.settings import Settings, parse_address
 from tokenworks.kernel import Invalid, SystemClock
 from tokenworks.trust import (

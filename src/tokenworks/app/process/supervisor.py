@@ -16,11 +16,13 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import FrameType
 from typing import Final, NamedTuple
 
 import structlog
 
+from tokenworks.app.bootstrap import load_services
 from tokenworks.app.database.connections import database, hold
 from tokenworks.app.process import recorder, tokenizer, worker
 from tokenworks.app.process.children import Child
@@ -99,7 +101,11 @@ class Supervisor:
             # Of the others a deployment may name one: `tokenworks doctor` knows which.
             if "named by no deployment" not in said:
                 log.warning("secrets.stray", file=str(path), said=said)
-        sockets = self._begin() if handed is None else self._go_on(handed)
+        with ThreadPoolExecutor(1, "load") as beside:
+            # Children share it; meanwhile the database starts.
+            loading = beside.submit(load_services)
+            sockets = self._begin() if handed is None else self._go_on(handed)
+            loading.result()
         new = self._make_children(sockets)
         # What is here stays as it is, so that children share it.
         gc.collect()

@@ -21,9 +21,9 @@ import structlog
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.settings import Settings
+from tokenworks.charging.wire import FRAME_HEADER
 from tokenworks.gateway import Heartbeat, ModelTokenizer
 from tokenworks.gateway.counting import (
-    FRAME_HEADER,
     JOB,
     JOB_BYTES_MAX,
     LOAD,

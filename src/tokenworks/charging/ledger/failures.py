@@ -17,8 +17,6 @@ from tokenworks.charging.ledger import failure_store, store
 from tokenworks.charging.ledger.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
 
-log = structlog.get_logger()
-
 ATTEMPTS_MAX: Final = 4
 # Of the first wait; each one more is twice as long.
 FIRST_WAIT: Final = timedelta(minutes=1)
@@ -61,6 +59,8 @@ class FailedJobs:
             self._connection, job, ref, reason[:REASON_CHARS_MAX], now, now + FIRST_WAIT * 2 ** (attempts - 1),
             "quarantined" if quarantined else "retrying",
         )  # fmt: skip
+
+        log = structlog.get_logger()
         if quarantined:
             log.critical("jobs.quarantined", job=job, ref=str(ref), attempts=attempts, reason=reason)
         else:

@@ -5,9 +5,10 @@ from typing import Any, Final
 import msgspec
 
 from tokenworks.gateway.protocol.meter import StreamMeter, decoded
-from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, Fault, fault_of_event
+from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, fault_of_event
 from tokenworks.gateway.protocol.splice import payload_of, without_usage
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
+from tokenworks.gateway.protocol.vendor_errors import Fault
 
 _ABORTED: Final = "abort"
 CHOICES_MAX: Final = 1024

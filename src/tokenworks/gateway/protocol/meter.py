@@ -11,9 +11,10 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tokenworks.catalog import Counts
-from tokenworks.gateway.protocol.outcome import Fault, fault_said
+from tokenworks.gateway.protocol.outcome import fault_said
 from tokenworks.gateway.protocol.splice import model_name, payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, is_json, known_id, later_usage
+from tokenworks.gateway.protocol.vendor_errors import Fault
 
 # Bytes of text that make a token, where no tokenizer counts (the rule; docs/METERING.md).
 BYTES_PER_TOKEN: Final = 4

@@ -7,7 +7,8 @@ from tokenworks.gateway.http.headers import response_lines
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.memory import UNCOUNTED_BYTES
 from tokenworks.gateway.protocol.fields import dropped_header
-from tokenworks.gateway.protocol.stream import StreamMeter, UsageAsked, make_meter
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked
+from tokenworks.gateway.protocol.stream import make_meter
 from tokenworks.gateway.request.hold import INPUT_BYTES_PER_TOKEN_MAX
 from tokenworks.gateway.request.place import Places
 from tokenworks.gateway.request.state import Answering, Arrived

@@ -15,11 +15,11 @@ from tokenworks.factory import COOL_DOWN_S, Candidate
 from tokenworks.gateway.http.decoding import SNIFFED_BYTES, looks_like_events
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.outcome import Fault, fault_of_body, read_body
+from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
+from tokenworks.gateway.protocol.outcome import fault_of_body, read_body
 from tokenworks.gateway.protocol.splice import body_with_model
-from tokenworks.gateway.protocol.stream import EventTooLarge, StreamMeter
 from tokenworks.gateway.protocol.usage import BOM, Usage
-from tokenworks.gateway.protocol.vendor_errors import retry_after_s
+from tokenworks.gateway.protocol.vendor_errors import Fault, retry_after_s
 from tokenworks.gateway.request.losses import NO_COUNTS
 from tokenworks.gateway.request.parts import Parts
 from tokenworks.gateway.request.reply import send_piece

@@ -19,8 +19,8 @@ from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal, error_event
 from tokenworks.gateway.protocol.fields import BodyError, parse_body
-from tokenworks.gateway.protocol.outcome import Fault
 from tokenworks.gateway.protocol.usage import Usage
+from tokenworks.gateway.protocol.vendor_errors import Fault
 from tokenworks.gateway.request import count_tokens, opening
 from tokenworks.gateway.request.attempt import FOR_CLIENT, Attempt
 from tokenworks.gateway.request.faults import refusal_for, said_on

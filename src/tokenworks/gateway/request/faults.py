@@ -4,8 +4,7 @@ import math
 
 from tokenworks.factory import Place
 from tokenworks.gateway.protocol.errors import Refusal
-from tokenworks.gateway.protocol.outcome import Fault
-from tokenworks.gateway.protocol.vendor_errors import refusal_of
+from tokenworks.gateway.protocol.vendor_errors import Fault, refusal_of
 
 
 def names_of(place: Place) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from typing import Final
 from tokenworks.charging import wire as charging_wire
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
-from tokenworks.gateway.protocol.stream import StreamMeter
+from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.request.refusals import CUT, no_hold
 from tokenworks.gateway.request.state import Arrived, Held
 

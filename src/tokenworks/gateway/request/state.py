@@ -26,7 +26,7 @@ from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed
-from tokenworks.gateway.protocol.stream import StreamMeter
+from tokenworks.gateway.protocol.meter import StreamMeter
 from tokenworks.gateway.shared import Shared
 from tokenworks.gateway.snapshot import Route
 

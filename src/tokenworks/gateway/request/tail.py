@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from tokenworks.gateway.http.upstream import UpstreamConnection
-from tokenworks.gateway.protocol.stream import EventTooLarge, StreamMeter
+from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
 
 # An upstream that does not stop when its caller closes is reset after so long.
 TAIL_MAX_S: Final = 1.0

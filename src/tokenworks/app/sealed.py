@@ -1,0 +1,16 @@
+"""Whether the personal texts that were there before encryption are encrypted: every start and every command asks."""
+
+from typing import Any
+
+import psycopg
+
+from tokenworks.kernel import Unavailable
+
+
+def check_sealed(connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    """Raise `Unavailable` where plain texts are left from before."""
+    row = connection.execute("SELECT place FROM sealing WHERE done_at IS NULL LIMIT 1").fetchone()
+    if row is not None:
+        raise Unavailable(
+            f"the personal texts of {row[0]} are not all encrypted yet: run `tokenworks init`, which goes on where it was"
+        )

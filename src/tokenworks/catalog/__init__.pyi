@@ -1,0 +1,59 @@
+from tokenworks.catalog.catalogue import Catalogue
+from tokenworks.catalog.counts import INPUT_CLASSES, TOKEN_CLASSES, Counts, Weights, weights_of
+from tokenworks.catalog.differences import OfferingChange, card_words, words_of
+from tokenworks.catalog.drafts import Draft, Drafts
+from tokenworks.catalog.errors import (
+    CatalogueFaulty,
+    ContentChanged,
+    DraftNotFound,
+    DraftNotReady,
+    OfferingNotActive,
+    OfferingNotFound,
+)
+from tokenworks.catalog.file import read_catalogue, seed_catalogue
+from tokenworks.catalog.model import (
+    Audience,
+    BucketSpec,
+    ChargingPolicy,
+    Offering,
+    Proration,
+    RateCard,
+    Service,
+)
+from tokenworks.catalog.rating import Share, amount, first_tokens, split
+from tokenworks.catalog.service import Offerings, SoldOffering
+
+__all__ = [
+    "INPUT_CLASSES",
+    "TOKEN_CLASSES",
+    "Audience",
+    "BucketSpec",
+    "Catalogue",
+    "CatalogueFaulty",
+    "ChargingPolicy",
+    "ContentChanged",
+    "Counts",
+    "Draft",
+    "DraftNotFound",
+    "DraftNotReady",
+    "Drafts",
+    "Offering",
+    "OfferingChange",
+    "OfferingNotActive",
+    "OfferingNotFound",
+    "Offerings",
+    "Proration",
+    "RateCard",
+    "Service",
+    "Share",
+    "SoldOffering",
+    "Weights",
+    "amount",
+    "card_words",
+    "first_tokens",
+    "read_catalogue",
+    "seed_catalogue",
+    "split",
+    "weights_of",
+    "words_of",
+]

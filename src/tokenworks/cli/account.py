@@ -1,0 +1,34 @@
+"""`tokenworks account`: frozen accounts."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+
+
+def _frozen_now(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.subscriptions.find(params["subscriber"])
+    return {"account": works.ledger.account_state(found.account_id), "subscriber": found.state}
+
+
+@click.command("freeze")
+@audited(_frozen_now)
+@click.option("--subscriber", required=True, help="Its id or phone number.")
+@click.option("--undo", is_flag=True, help="Let it spend again.")
+@json_option
+@pass_context
+def account_freeze(context: Context, subscriber: str, undo: bool, as_json: bool) -> None:
+    """Suspend a subscriber by the operator: nothing more is granted or charged, and what no request holds comes back."""
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        works.subscriptions.set_state(found, "active" if undo else "suspended")
+        found = works.subscriptions.find(str(found.subscriber_id))
+    frozen = found.state == "suspended"
+    text = "Frozen: running requests finish, nothing new is granted." if frozen else "It can spend again."
+    if undo and frozen:
+        text = f"It stays suspended: {', '.join(found.suspended_by)}."
+    said({"account_id": found.account_id, "frozen": frozen}, text, as_json)

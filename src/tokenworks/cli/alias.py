@@ -1,0 +1,58 @@
+"""`tokenworks alias`: other names of models."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+
+
+def _alias_now(works: Works, params: Mapping[str, Any]) -> object:
+    return works.deployments.aliases()[params["name"]]
+
+
+@click.command("add")
+@audited(_alias_now)
+@click.option(
+    "--alias",
+    "name",
+    required=True,
+    help="The name that clients may use; claude-* stands for all that begin so.",
+)
+@click.option("--model", required=True, help="The model it stands for.")
+@json_option
+@pass_context
+def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
+    """Let clients name a model otherwise."""
+    with context.works() as works:
+        works.deployments.set_alias(name, model)
+    said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
+
+
+@click.command("list")
+@json_option
+@pass_context
+def alias_list(context: Context, as_json: bool) -> None:
+    """All aliases."""
+    with context.works() as works:
+        found = works.deployments.aliases()
+    if as_json:
+        print_json(found)
+    else:
+        print_table("Aliases", ["alias", "model"], found.items())
+
+
+@click.command("remove")
+@audited(_alias_now)
+@click.argument("name")
+@json_option
+@pass_context
+def alias_remove(context: Context, name: str, as_json: bool) -> None:
+    """Forget an alias."""
+    with context.works() as works:
+        works.deployments.remove_alias(name)
+    said({"removed": name}, f"Alias {name} is removed.", as_json)

@@ -1,0 +1,64 @@
+"""`tokenworks approval`: two persons for large amounts."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.options import LIST_DEFAULT
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import format_money
+
+
+def _approval_now(works: Works, params: Mapping[str, Any]) -> object:
+    found, _ = works.approvals.all(limit=1000)
+    return next(one for one in found if one.approval_id == params["approval_id"])
+
+
+@click.command("list")
+@click.option("--state", type=click.Choice(["open", "approved", "refused", "used"]))
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def approval_list(context: Context, state: str | None, limit: int, as_json: bool) -> None:
+    """What is asked for, newest first."""
+    with context.works() as works:
+        found, count = works.approvals.all(state, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (one.approval_id, one.action, one.ref, format_money(one.amount_nano), one.asked_by, one.state, one.decided_by or "")
+        for one in found
+    ]  # fmt: skip
+    columns = ["id", "what", "of", "CNY", "asked by", "state", "decided by"]
+    print_table(f"Approvals ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@click.command("give")
+@audited(_approval_now)
+@click.argument("approval_id", type=click.UUID)
+@json_option
+@pass_context
+def approval_give(context: Context, approval_id: UUID, as_json: bool) -> None:
+    """Approve what another person asks for; they do it then."""
+    with context.works() as works:
+        made = works.approvals.decide(approval_id, context.actor, approve=True)
+    text = f"{made.asked_by} may give back {format_money(made.amount_nano)} CNY now: {made.action} of {made.ref}."
+    said(made, text, as_json)
+
+
+@click.command("refuse")
+@audited(_approval_now)
+@click.argument("approval_id", type=click.UUID)
+@json_option
+@pass_context
+def approval_refuse(context: Context, approval_id: UUID, as_json: bool) -> None:
+    """Refuse it, or take back what one asked for."""
+    with context.works() as works:
+        made = works.approvals.decide(approval_id, context.actor, approve=False)
+    said(made, f"{made.action} of {made.ref} is refused.", as_json)

@@ -1,0 +1,77 @@
+"""`tokenworks grant`: what is leased to hosts."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import in_mtok, print_json, print_table
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import MTOK_PER_TOKEN, format_quantity
+
+
+def _grant_now(works: Works, params: Mapping[str, Any]) -> object:
+    return works.ledger.find_grant(params["grant_id"])
+
+
+@click.command("list")
+@click.option("--subscriber", help="Its id or phone number.")
+@json_option
+@pass_context
+def grant_list(context: Context, subscriber: str | None, as_json: bool) -> None:
+    """Open grants: host, quantity, until when, and whether in doubt."""
+    with context.works() as works:
+        account = None if subscriber is None else works.subscriptions.find(subscriber).account_id
+        found = works.ledger.grants(account)
+    if as_json:
+        print_json([_grant_json(one) for one in found])
+    else:
+        print_table(
+            "Open grants",
+            ["grant", "account", "host", "granted", "settled", "spend until", "in doubt"],
+            [
+                [g["grant_id"], g["account_id"], g["host"], _quantity(g, "amount"), _quantity(g, "used"), g["spend_until"].isoformat(timespec="seconds"),
+                 g["in_doubt"]]
+                for g in found
+            ],
+            right=["granted", "settled"],
+        )  # fmt: skip
+
+
+def _quantity(grant: dict[str, Any], name: str) -> str:
+    return format_quantity(grant[name], grant["unit"])
+
+
+def _grant_json(grant: dict[str, Any]) -> dict[str, Any]:
+    names = {"amount": "granted", "used": "settled"}
+    return in_mtok({names.get(name, name): value for name, value in grant.items()}, *names.values())
+
+
+@click.command("close")
+@audited(_grant_now)
+@click.argument("grant_id", type=click.UUID)
+@json_option
+@pass_context
+def grant_close(context: Context, grant_id: UUID, as_json: bool) -> None:
+    """Have its host close a grant as soon as nothing runs on it."""
+    with context.works() as works:
+        works.ledger.ask_grant_back(grant_id)
+    said({"grant_id": grant_id}, "Its host is asked to close it.", as_json)
+
+
+@click.command("write-off")
+@audited(_grant_now)
+@click.argument("grant_id", type=click.UUID)
+@json_option
+@pass_context
+def grant_write_off(context: Context, grant_id: UUID, as_json: bool) -> None:
+    """Take a grant in doubt back from a lost host. What that host settles later draws on what is free."""
+    with context.works() as works:
+        found = works.ledger.find_grant(grant_id)
+        unit = "token" if found is None else str(found["unit"])
+        amount = works.ledger.write_off(grant_id)
+    text = f"Written off: {format_quantity(amount, unit)} {'is' if amount == MTOK_PER_TOKEN else 'are'} free again."
+    said({"grant_id": grant_id, "freed_mtok": amount, "unit": unit}, text, as_json)

@@ -1,0 +1,110 @@
+"""`tokenworks key`: API keys."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import UUID
+
+import click
+
+from tokenworks.app import views
+from tokenworks.app.blocked_keys import block_key
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, say
+from tokenworks.cli.base import (
+    Context,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
+from tokenworks.cli.trail import audited
+
+KEYS_LIMIT_DEFAULT: Final = 50
+
+
+def _keys_now(works: Works, params: Mapping[str, Any]) -> object:
+    if "key_id" in params:
+        return works.keys.info(params["key_id"])
+    return works.keys.of_account(works.subscriptions.find(params["subscriber"]).account_id, {})
+
+
+@click.command("create")
+@audited(_keys_now)
+@subscriber_option
+@click.option("--member", help="Who spends with it: a member's id or name; left out: the owner.")
+@click.option("--name", default="default")
+@click.option("--model", "models", multiple=True, help="Allow only this model (again for more).")
+@click.option("--origin", "origins", multiple=True, help="Of pages, allow only this origin, such as https://app.example (again for more).")  # fmt: skip
+@click.option("--cap-tokens", type=int, help="The most that this key may ever use.")
+@click.option("--expires-in-days", type=click.IntRange(1, 36_500))
+@json_option
+@pass_context
+def key_create(
+    context: Context,
+    subscriber: str,
+    member: str | None,
+    name: str,
+    models: tuple[str, ...],
+    origins: tuple[str, ...],
+    cap_tokens: int | None,
+    expires_in_days: int | None,
+    as_json: bool,
+) -> None:
+    """Issue a key. Its text is shown this once and can't be had again."""
+    with context.works() as works:
+        key_id, text = views.issue_key(
+            works, subscriber, name, models, cap_tokens, expires_in_days, member, origins
+        )
+    if as_json:
+        print_json({"key_id": key_id, "key": text})
+    else:
+        say(f"{text}\nThis is shown once. Key id {key_id}.")
+
+
+@click.command("list")
+@subscriber_option
+@click.option("--limit", type=click.IntRange(1, 1000), default=KEYS_LIMIT_DEFAULT, show_default=True)
+@click.option("--after", type=click.UUID, help="Go on after this key's id, the last one of the page before.")
+@json_option
+@pass_context
+def key_list(context: Context, subscriber: str, limit: int, after: UUID | None, as_json: bool) -> None:
+    """A subscriber's keys, oldest first, a page at a time."""
+    with context.works() as works:
+        account_id = works.subscriptions.find(subscriber).account_id
+        found = views.keys_of(works, account_id, after, limit)
+        count = works.keys.count(account_id)
+    if as_json:
+        print_json(found)
+    else:
+        views.print_keys(found, count)
+
+
+@click.command("block")
+@click.argument("key_id", type=click.UUID)
+@click.option("--undo", is_flag=True, help="Take it again, if it is live.")
+@json_option
+@pass_context
+def key_block(context: Context, key_id: UUID, undo: bool, as_json: bool) -> None:
+    """Refuse a key on this host within a second, also while the database is away. `revoke` is for everywhere."""
+    block_key(context.settings().blocked_keys, key_id, undo=undo)
+    said(
+        {"key_id": key_id, "blocked": not undo},
+        f"Key {key_id} is {'taken again' if undo else 'refused'} on this host.",
+        as_json,
+    )
+
+
+@click.command("revoke")
+@audited(_keys_now)
+@click.argument("key_id", type=click.UUID)
+@json_option
+@pass_context
+def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
+    """Stop a key everywhere, at once."""
+    with context.works() as works:
+        revoked = works.keys.revoke(key_id)
+    said(
+        {"key_id": key_id, "revoked": revoked},
+        f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.",
+        as_json,
+    )

@@ -1,0 +1,31 @@
+"""What commands of several files are about, as the audit trail has it before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from tokenworks.app.output import plain
+
+if TYPE_CHECKING:
+    from tokenworks.app.bootstrap import Works
+
+
+def look_at_subscriber(works: Works, params: Mapping[str, Any]) -> object:
+    found = works.subscriptions.find(params.get("subscriber") or params["phone"])
+    return {
+        **plain(found),
+        "phone": found.phone_masked,
+        "products": {str(p.product_id): [p.offering_id, p.state] for p in works.orders.products(found)},
+        "owes_nano": works.charges.receivable(found.account_id),
+    }
+
+
+def look_at_order(works: Works, params: Mapping[str, Any]) -> object:
+    order, _ = works.orders.find(params["order_id"])
+    return {"order": plain(order), "refunds": plain(works.refunds.of_order(order.order_id))}
+
+
+def look_at_bill(works: Works, params: Mapping[str, Any]) -> object:
+    bill = works.bills.find(params["bill_no"])
+    return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}

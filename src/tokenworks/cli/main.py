@@ -1,0 +1,63 @@
+"""The command line. Errors are one clear sentence on stderr with exit code 1, usage errors 2, never a traceback.
+
+This file and what it imports is all that `tokenworks --help` loads: see `lazy.py`.
+"""
+
+import io
+import sys
+
+import click
+
+from tokenworks import __version__
+from tokenworks.app.edge import guard
+from tokenworks.app.output import say
+from tokenworks.cli.base import SINGLE_ROLE, Context
+from tokenworks.cli.lazy import Noun
+from tokenworks.kernel import TokenworksError
+
+
+@click.group(cls=Noun, path="", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tokenworks")
+@click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
+@click.option("--single-role", is_flag=True, help=SINGLE_ROLE)
+@click.pass_context
+def cli(context: click.Context, data_dir: str | None, single_role: bool) -> None:
+    """Tokenworks sells AI tokens, meters them and charges them exactly."""
+    context.obj = Context(data_dir, single_role=single_role)
+
+
+guard(cli)
+
+
+def main() -> None:
+    """The entry point: errors that we raise on purpose become one sentence."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        # It quotes what was given.
+        text = io.StringIO()
+        error.show(text)
+        say(text.getvalue().rstrip("\n"), err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except TokenworksError as error:
+        say(f"tokenworks: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        say(
+            f"tokenworks: {error.strerror or error}{f': {error.filename}' if error.filename else ''}",
+            err=True,
+        )
+        sys.exit(1)
+    except Exception as error:
+        if not _is_of_the_database(error):
+            raise
+        say(f"tokenworks: the database refused: {str(error).splitlines()[0]}", err=True)
+        sys.exit(1)
+
+
+def _is_of_the_database(error: Exception) -> bool:
+    """True for an error of the driver. Where the driver is not imported, there is none."""
+    driver = sys.modules.get("psycopg")
+    return driver is not None and isinstance(error, driver.Error)

@@ -1,0 +1,232 @@
+"""`tokenworks offering`: what is on sale, what a file changes, and which versions products have."""
+
+import contextlib
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from tokenworks.app import views
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.edge import read_regular
+from tokenworks.app.output import print_json, print_table, say
+from tokenworks.catalog import Catalogue, OfferingChange, card_words, read_catalogue, words_of
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+from tokenworks.subscriptions import day_of, minute_of
+
+NOTICE_DAYS_DEFAULT: Final = 30
+
+
+HOLDERS_DEFAULT: Final = 50
+
+
+def _offerings_now(works: Works, _params: Mapping[str, Any]) -> object:
+    return {sold.offering.id: sold.offering_version for sold in works.offerings.all()}
+
+
+@click.command("list")
+@exact_option
+@json_option
+@pass_context
+def offering_list(context: Context, as_json: bool) -> None:
+    """All offerings: price, buckets, state."""
+    with context.works() as works:
+        found = works.offerings.all()
+    if as_json:
+        print_json(
+            [
+                {
+                    "offering_version": s.offering_version,
+                    "rate_version": s.rate_version,
+                    **s.offering.model_dump(mode="json"),
+                }
+                for s in found
+            ]
+        )
+    else:
+        views.print_offerings(found)
+
+
+@click.command("show")
+@click.argument("offering_id")
+@exact_option
+@json_option
+@pass_context
+def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
+    """One offering, with what its plan charges where things do not go as usual."""
+    with context.works() as works:
+        found = works.offerings.known(offering_id)
+    if as_json:
+        print_json(
+            {"offering_version": found.offering_version, "rate_version": found.rate_version}
+            | found.offering.model_dump(mode="json")
+        )
+    else:
+        views.print_offerings([found])
+        say(f"A part of a cycle: {views.PRORATION[found.offering.proration]}.")
+        views.print_policy(found.offering.policy)
+
+
+@click.command("load")
+@audited(_offerings_now)
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Say what is faulty and what would change, and do nothing.")
+@json_option
+@pass_context
+def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) -> None:
+    """Load a catalogue file. A faulty one is refused as a whole: every fault with its line and its reason."""
+    content = _read(file)
+    with context.works() as works:
+        changes = works.offerings.compare(content)
+        new = sum(change.kind != "same" for change in changes)
+        if not dry_run:
+            new = works.offerings.load(content)
+    if dry_run:
+        if as_json:
+            print_json({"offerings": len(content.offerings), "dry_run": True, "changes": changes})
+        else:
+            say("\n".join(_words(changes)) or "Nothing would change.")
+        return
+    said(
+        {"offerings": len(content.offerings), "new_versions": new},
+        f"{len(content.offerings)} offerings, {new} new versions.",
+        as_json,
+    )
+
+
+@click.command("diff")
+@click.argument("old")
+@click.argument("new", required=False)
+@json_option
+@pass_context
+def offering_diff(context: Context, old: str, new: str | None, as_json: bool) -> None:
+    """What is different, in words: between what is on sale and a file (OLD alone), or between two versions or two files."""
+    with context.works() as works:
+        if new is None:
+            changes = works.offerings.compare(_read(Path(old)))
+            value: object = changes
+            words = _words(changes)
+        elif old.startswith("offering-") and new.startswith("offering-"):
+            words = _version_words(works, old, new)
+            value = words
+        else:
+            words = _file_words(_read(Path(old)), _read(Path(new)))
+            value = words
+    said(value, "\n".join(words) or "Nothing is different.", as_json)
+
+
+def _read(file: Path) -> Catalogue:
+    return read_catalogue(read_regular(file), str(file))
+
+
+def _words(changes: list[OfferingChange]) -> list[str]:
+    lines = []
+    for change in changes:
+        if change.kind == "same":
+            continue
+        at = f", from {minute_of(change.begins_at)}" if change.begins_at else ""
+        lines += [f"{change.offering_id} ({change.kind}{at}):", *(f"  {word}" for word in change.words)]
+    return lines
+
+
+def _version_words(works: Works, old: str, new: str) -> list[str]:
+    before, after = works.offerings.sold(old), works.offerings.sold(new)
+    return words_of(before.offering, after.offering) + card_words(
+        works.offerings.rate_card(before.rate_version), works.offerings.rate_card(after.rate_version)
+    )
+
+
+def _file_words(before: Catalogue, after: Catalogue) -> list[str]:
+    """By id, and by time where an offering has several versions."""
+    lines = []
+    cards = [{card.id: card for card in catalogue.rate_cards} for catalogue in (before, after)]
+    old, new = ({(o.id, o.begins): o for o in catalogue.offerings} for catalogue in (before, after))
+    for key in dict.fromkeys((*old, *new)):
+        if key not in new:
+            lines.append(f"{key[0]}: it is not in the second file; what is on sale stays so")
+            continue
+        words = words_of(old.get(key), new[key])
+        if key in old:
+            words += card_words(cards[0][old[key].rate_card], cards[1][new[key].rate_card])
+        if words:
+            lines += [f"{key[0]}:", *(f"  {word}" for word in words)]
+    return lines
+
+
+@click.command("sold")
+@click.option("--offering", "offering_id", help="Of this one alone.")
+@click.option("--version", help="Who has this version.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=HOLDERS_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def offering_sold(
+    context: Context, offering_id: str | None, version: str | None, limit: int, as_json: bool
+) -> None:
+    """Which versions live products have, and how many of them; with --version, whose they are."""
+    with context.works() as works:
+        if version is not None:
+            held = works.moves.holders(works.offerings.sold(version).offering_version, limit)
+        else:
+            found = works.moves.sold(offering_id)
+    if version is not None:
+        if as_json:
+            print_json(held)
+            return
+        rows = [
+            (h.product_id, h.subscriber_id, h.state, _day(h.cycle_end), "yes" if h.next_version else "")
+            for h in held
+        ]
+        print_table(f"Products of {version}", ["product", "subscriber", "state", "until", "moves"], rows)
+        return
+    if as_json:
+        print_json(found)
+        return
+    versions = [
+        (s.offering_id, s.offering_version, "yes" if s.on_sale else "", s.products, s.moving, _day(s.first_at), _day(s.last_at))
+        for s in found
+    ]  # fmt: skip
+    columns = ["offering", "version", "on sale", "products", "of which move", "first sold", "last sold"]
+    print_table("Versions in use", columns, versions, right=["products", "of which move"])
+
+
+def _day(at: object) -> str:
+    return day_of(at) if isinstance(at, datetime) else ""
+
+
+@click.command("move")
+@audited()
+@click.option("--offering", "offering_id", required=True, help="Its version on sale is what they get.")
+@click.option("--from", "from_version", help="Who has this version alone; left out: every other one.")
+@click.option(
+    "--notice-days",
+    type=click.IntRange(0, 366),
+    default=NOTICE_DAYS_DEFAULT,
+    show_default=True,
+    help="Whose cycle ends sooner is not moved this time.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
+@json_option
+@pass_context
+def offering_move(
+    context: Context,
+    offering_id: str,
+    from_version: str | None,
+    notice_days: int,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Move live products to the version on sale, with their next cycle, and tell their subscribers now."""
+    with context.works() as works, contextlib.ExitStack() as stack:
+        # Each product is a transaction of its own; a dry run is one, which is rolled back.
+        if dry_run:
+            stack.enter_context(works.transaction(dry_run=True))
+        moved = works.moves.move(offering_id, notice_days=notice_days, from_version=from_version)
+    dry = " (dry run)" if dry_run else ""
+    text = (
+        f"{moved.moved} product(s) get {moved.offering_version} with their next cycle and are told; {moved.too_soon} renew "
+        f"within {notice_days} days: run it again after that; {moved.left_alone} end, or change, and are left alone{dry}."
+    )
+    said(moved, text, as_json)

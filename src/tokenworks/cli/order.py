@@ -1,0 +1,208 @@
+"""`tokenworks order`: orders and products."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+
+from tokenworks.app import views
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import money_text, plain, print_json, print_table
+from tokenworks.cli.base import (
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+    subscriber_option,
+)
+from tokenworks.cli.looks import look_at_order, look_at_subscriber
+from tokenworks.cli.options import (
+    LIST_DEFAULT,
+    dry_run_option,
+    idempotency_option,
+    product_option,
+    second_option,
+    when_option,
+)
+from tokenworks.cli.trail import audited
+from tokenworks.subscriptions import When, day_of
+
+
+def _product_now(works: Works, params: Mapping[str, Any]) -> object:
+    return works.orders.product(params["product"])[0]
+
+
+@click.command("place")
+@audited(look_at_subscriber)
+@subscriber_option
+@click.option("--offering", required=True, help="An id from `tokenworks offering list`.")
+@click.option("--delivery", help="How an add-on is delivered, where there is a choice.")
+@click.option(
+    "--start",
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="A later day on which it begins, in the seller's zone; nothing is charged before.",
+)
+@second_option
+@idempotency_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def order_place(
+    context: Context,
+    subscriber: str,
+    offering: str,
+    delivery: str | None,
+    start: datetime | None,
+    confirm: bool,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Order an offering onto the phone bill, to begin now or on a later day."""
+    day = None if start is None else start.date()
+    with context.works() as works:
+        found = works.subscriptions.find(subscriber)
+        quoted = ""
+        with works.transaction(dry_run=dry_run):
+            made = works.orders.place(
+                found, offering, idempotency_key, delivery=delivery, confirm=confirm, start=day
+            )
+        if dry_run and made.new and made.starts_at is None:
+            quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery, confirm=confirm))}"
+    again = "" if made.new else " (ordered before with this key)"
+    state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
+    text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
+    if made.starts_at is not None:
+        text = (
+            f"{offering} begins on {day_of(made.starts_at)} ({made.state}); nothing is charged before{again}."
+        )
+    said(made, f"It would be {text}{quoted}" if dry_run else f"Order {made.order_id}: {text}", as_json)
+
+
+@click.command("change")
+@audited(_product_now)
+@product_option
+@click.option("--offering", required=True, help="The plan to go on with.")
+@when_option
+@second_option
+@idempotency_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def order_change(
+    context: Context,
+    product: UUID,
+    offering: str,
+    when: When,
+    confirm: bool,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        made = works.orders.change(product, offering, when, idempotency_key, confirm=confirm)
+    amount = f"{money_text(made.amount_nano)} {made.currency}"
+    text = {
+        "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
+        "inProgress": f"is {offering} now: {amount}; the old plan is credited when nothing of it is granted any more",
+        "pending": f"is {offering} from its next cycle on",
+    }[made.state]
+    said(made, f"Product {product} {text}{' (dry run)' if dry_run else ''}.", as_json)
+
+
+@click.command("cancel")
+@audited(_product_now)
+@product_option
+@when_option
+@idempotency_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def order_cancel(
+    context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
+) -> None:
+    """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        made = works.orders.cancel(product, when, idempotency_key)
+        account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
+        pending = [
+            bucket.bucket_id
+            for bucket in works.ledger.buckets(account_id)
+            if bucket.product_id == product and bucket.closing and bucket.granted
+        ]
+    more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
+    ends = "is cancelled" if when == "now" else "ends with its cycle"
+    if made.amount_nano:
+        ends += f": {money_text(-made.amount_nano)} {made.currency} come back"
+    elif made.state == "inProgress":
+        ends += ": what comes back is known when nothing of it is granted any more"
+    dry = " (dry run)" if dry_run else ""
+    said({**plain(made), "pending_buckets": pending}, f"Product {product} {ends}{more}{dry}.", as_json)
+
+
+@click.command("suspend")
+@audited(_product_now)
+@product_option
+@json_option
+@pass_context
+def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
+    """Nothing more is spent of a product, and it does not renew, until it is resumed."""
+    with context.works() as works:
+        works.orders.suspend(product)
+    said({"product_id": product, "state": "suspended"}, f"Product {product} is suspended.", as_json)
+
+
+@click.command("resume")
+@audited(_product_now)
+@product_option
+@json_option
+@pass_context
+def order_resume(context: Context, product: UUID, as_json: bool) -> None:
+    """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
+    with context.works() as works:
+        works.orders.resume(product)
+    said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
+
+
+@click.command("list")
+@click.option("--subscriber", help="Of this one alone.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@exact_option
+@json_option
+@pass_context
+def order_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
+    """Orders, newest first."""
+    with context.works() as works:
+        of = None if subscriber is None else works.subscriptions.find(subscriber)
+        found, count = works.orders.all(of, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (o.order_id, o.ordered_at, o.action, o.offering_id, o.state, "" if o.starts_at is None else day_of(o.starts_at),
+         money_text(o.amount_nano), o.reason or "")
+        for o in found
+    ]  # fmt: skip
+    columns = ["order", "at", "action", "offering", "state", "begins", "CNY", "why"]
+    print_table(f"Orders ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@click.command("withdraw")
+@audited(look_at_order)
+@click.argument("order_id", type=click.UUID)
+@click.option("--reason", help="Why; it is kept.")
+@json_option
+@pass_context
+def order_withdraw(context: Context, order_id: UUID, reason: str | None, as_json: bool) -> None:
+    """Take an order back that has not begun, or waits for a cycle's end or its delivery. Nothing is charged for it."""
+    with context.works() as works:
+        works.orders.withdraw(order_id, reason)
+        made, _ = works.orders.find(order_id)
+    said(made, f"Order {order_id} is {made.state}.", as_json)

@@ -1,0 +1,197 @@
+"""`tokenworks bill`: payments, reversals, payouts, cases to reconcile and write-offs."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import money_text, print_json, print_table
+from tokenworks.billing import check_method, take_payment
+from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
+from tokenworks.cli.looks import look_at_bill, look_at_subscriber
+from tokenworks.cli.options import dry_run_option, limit_option, reason_option
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import parse_money
+from tokenworks.subscriptions import day_of
+
+
+def _case_now(works: Works, params: Mapping[str, Any]) -> object:
+    cases, _ = works.payments.cases(still_open=False)
+    return next(case for case in cases if case.case_id == params["case_id"])
+
+
+def _payment_now(works: Works, params: Mapping[str, Any]) -> object:
+    return works.payments.find(params["payment_id"])
+
+
+@click.command("payments")
+@click.option("--subscriber", help="Of this one alone.")
+@limit_option
+@exact_option
+@json_option
+@pass_context
+def bill_payments(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
+    """Payments, newest first."""
+    with context.works() as works:
+        of = None if subscriber is None else works.subscriptions.find(subscriber)
+        found, count = works.payments.all(of, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (p.payment_id, day_of(p.paid_at), p.method, p.reference, money_text(p.amount_nano),
+         day_of(p.reversed_at) if p.reversed_at else "")
+        for p in found
+    ]  # fmt: skip
+    columns = ["payment", "at", "by", "reference", "CNY", "reversed"]
+    print_table(f"Payments ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@click.command("reverse")
+@audited(_payment_now)
+@click.argument("payment_id", type=click.UUID)
+@reason_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool, as_json: bool) -> None:
+    """Take a payment back: a chargeback, or a booking by mistake. What it paid is open again."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        made = works.payments.reverse(works.payments.find(payment_id), reason)
+        if not dry_run:
+            # A payment is reversed once: it is its own key.
+            works.approvals.check(
+                context.actor, "payment.reverse", str(payment_id), made.amount_nano, str(payment_id)
+            )
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"Payment {payment_id} over {money_text(made.amount_nano)} CNY is reversed{dry}.", as_json)
+
+
+@click.command("cases")
+@click.option("--all", "everything", is_flag=True, help="Closed ones, too.")
+@limit_option
+@exact_option
+@json_option
+@pass_context
+def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) -> None:
+    """Money whose place a person has to find, oldest first."""
+    with context.works() as works:
+        found, count = works.payments.cases(still_open=not everything, limit=limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (c.case_id, day_of(c.opened_at), c.kind, money_text(c.amount_nano), c.resolution or "open")
+        for c in found
+    ]  # fmt: skip
+    columns = ["case", "since", "kind", "CNY", "resolution"]
+    print_table(f"Cases to reconcile ({len(found)} of {count})", columns, rows, right=["CNY"])
+
+
+@click.command("close-case")
+@audited(_case_now)
+@click.argument("case_id", type=click.UUID)
+@click.option("--resolution", required=True, help="Where the money belongs; it is kept.")
+@dry_run_option
+@json_option
+@pass_context
+def bill_close_case(context: Context, case_id: UUID, resolution: str, dry_run: bool, as_json: bool) -> None:
+    """Say what became of a case, and close it. No money moves."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        closed = works.payments.close_case(case_id, resolution)
+    said(closed, f"Case {case_id} is closed{' (dry run)' if dry_run else ''}.", as_json)
+
+
+@click.command("write-off")
+@audited(look_at_bill)
+@click.argument("bill_no")
+@click.option("--reference", required=True, help="The decision's own number: the same again is the same.")
+@reason_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def bill_write_off(
+    context: Context, bill_no: str, reference: str, reason: str, dry_run: bool, as_json: bool
+) -> None:
+    """Give up what is open on a bill. Where it is paid after all, it is a debt again."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        found = works.bills.find(bill_no)
+        made = works.payments.write_off(found, reason, reference)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "bill.write_off", str(found.bill_id), made.amount_nano, reference
+            )
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{money_text(made.amount_nano)} CNY of bill {bill_no} are written off{dry}.", as_json)
+
+
+@click.command("pay")
+@audited(look_at_bill)
+@click.argument("bill_no")
+@click.option(
+    "--reference", required=True, help="The payment's own number: the same again is the same payment."
+)
+@click.option(
+    "--amount",
+    help="In yuan; left out: all that is open. What is more than that is credit, and a case to reconcile.",
+)
+@click.option(
+    "--method",
+    default="bank_transfer",
+    show_default=True,
+    help="How it came in; `test` is the test provider.",
+)
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def bill_pay(
+    context: Context,
+    bill_no: str,
+    reference: str,
+    amount: str | None,
+    method: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Book money that came in for a bill."""
+    check_method(method)
+    amount_nano = None if amount is None else parse_money(amount).amount_nano
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        found = works.bills.find(bill_no)
+        made = take_payment(
+            works.payments, found, method, reference, amount_nano, is_dev=works.is_dev, dry_run=dry_run
+        )
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
+
+
+@click.command("pay-out")
+@audited(look_at_subscriber)
+@subscriber_option
+@click.option(
+    "--reference", required=True, help="The transfer's own number: the same again is the same payout."
+)
+@click.option(
+    "--method", type=click.Choice(["bank_transfer", "cash"]), default="bank_transfer", show_default=True
+)
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def bill_pay_out(
+    context: Context, subscriber: str, reference: str, method: str, dry_run: bool, as_json: bool
+) -> None:
+    """Book what a closed subscriber was owed and has got: credits that no bill will take up."""
+    with context.works() as works, works.transaction(dry_run=dry_run):
+        made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "bill.pay_out", str(made.subscriber_id), made.amount_nano, reference
+            )
+    dry = " (dry run)" if dry_run else ""
+    said(made, f"{money_text(made.amount_nano)} {made.currency} to {made.subscriber_id}{dry}.", as_json)

@@ -1,0 +1,121 @@
+"""`tokenworks pepper`: versions of the pepper, and the hosts that have loaded them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.app.process.host_secrets import fleet, wait_for_hosts
+from tokenworks.cli.base import Context, json_option, pass_context, said, wait_option
+from tokenworks.cli.trail import audited
+
+
+def _day(at: object) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d}"
+
+
+def _peppers_now(works: Works, _params: Mapping[str, Any]) -> object:
+    return [
+        {"version": row.version, "used_since": row.used_since, "retired_at": row.retired_at}
+        for row in works.peppers.all()
+    ]
+
+
+@click.command("list")
+@json_option
+@pass_context
+def pepper_list(context: Context, as_json: bool) -> None:
+    """Versions, by fingerprint, which one is used, and which ones each host of the fleet has loaded."""
+    with context.works() as works:
+        found, hosts = works.peppers.all(), fleet(works)
+    if as_json:
+        print_json(
+            [
+                row._asdict()
+                | {
+                    "fingerprint": row.fingerprint.hex(),
+                    "hosts": [
+                        {
+                            "host": host.host,
+                            "journal_id": host.journal_id,
+                            "seen_at": host.seen_at,
+                            "loaded": row.version in host.peppers,
+                        }
+                        for host in hosts
+                    ],
+                }
+                for row in found
+            ]
+        )
+        return
+    rows = [
+        (
+            row.version,
+            row.fingerprint.hex()[:12],
+            _day(row.added_at),
+            _day(row.used_since),
+            _day(row.retired_at),
+        )
+        for row in found
+    ]
+    print_table("Peppers", ["version", "fingerprint", "since", "used since", "retired"], rows)
+    on_hosts = [
+        (
+            host.host,
+            str(host.journal_id)[-12:],
+            f"{host.seen_at:%Y-%m-%d %H:%M:%S}",
+            ", ".join(map(str, host.peppers)) if host.reports else "it has not said",
+            host.issues_under or "",
+        )
+        for host in hosts
+    ]
+    print_table("Hosts", ["host", "journal", "heard of at (UTC)", "has loaded", "makes keys under"], on_hosts)
+
+
+@click.command("new")
+@audited(_peppers_now)
+@json_option
+@pass_context
+def pepper_new(context: Context, as_json: bool) -> None:
+    """Make the next version on this host. It is not used yet: copy the file to all hosts, then `pepper use`."""
+    secrets = context.settings().secrets
+    with context.works() as works:
+        version = works.peppers.make(secrets)
+    text = (
+        f"{secrets}/pepper-{version}: copy it to the secrets of every host, mode 600, then `tokenworks pepper use {version}`. "
+        "Hosts that serve take it within seconds; `tokenworks pepper list` shows which have."
+    )
+    said({"version": version, "path": secrets / f"pepper-{version}"}, text, as_json)
+
+
+@click.command("use")
+@audited(_peppers_now)
+@click.argument("version", type=click.IntRange(1, 100))
+@wait_option
+@click.option("--force", is_flag=True, help="Though a host has not loaded it: that host is gone. One that comes back without the file serves nobody.")  # fmt: skip
+@json_option
+@pass_context
+def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json: bool) -> None:
+    """From now on make what is new under this version. Refused while a host of the fleet has not loaded it. What is there stays
+    good.
+    """
+    with context.works() as works:
+        hosts = wait_for_hosts(works, lambda host: version in host.peppers, 0 if force else wait_s)
+        works.peppers.use(version, hosts, force=force)
+    said({"version": version, "used": True}, f"Pepper {version} is used.", as_json)
+
+
+@click.command("retire")
+@audited(_peppers_now)
+@click.argument("version", type=click.IntRange(1, 100))
+@wait_option
+@json_option
+@pass_context
+def pepper_retire(context: Context, version: int, wait_s: int, as_json: bool) -> None:
+    """Hosts may be without this version from now on. Refused while something live was made under it, or a host makes more."""
+    with context.works() as works:
+        hosts = wait_for_hosts(works, lambda host: host.issues_under != version, wait_s)
+        works.peppers.retire(version, hosts)
+    said({"version": version, "retired": True}, f"Pepper {version} is retired: its files may go.", as_json)

@@ -1,0 +1,76 @@
+"""`tokenworks quarantine`: usage records that the database refused."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.catalog import Weights
+from tokenworks.charging import RateLookup
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+from tokenworks.subscriptions import second_of
+
+
+def _quarantine_now(works: Works, params: Mapping[str, Any]) -> object:
+    """Not the record itself: it has its own place."""
+    found = next(q for q in works.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
+    return {name: value for name, value in found.items() if name != "record"}
+
+
+@click.command("list")
+@json_option
+@pass_context
+def quarantine_list(context: Context, as_json: bool) -> None:
+    """Records that wait for a decision, and why they were refused."""
+    with context.works() as works:
+        found = works.ledger.quarantined()
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            "Quarantine",
+            ["record", "account", "journal sequence", "since", "reason"],
+            [
+                [q["quarantine_id"], q["account_id"], q["seq"], second_of(q["quarantined_at"]), q["reason"]]
+                for q in found
+            ],
+        )  # fmt: skip
+
+
+@click.command("release")
+@audited(_quarantine_now)
+@click.argument("quarantine_id", type=click.UUID)
+@json_option
+@pass_context
+def quarantine_release(context: Context, quarantine_id: UUID, as_json: bool) -> None:
+    """Settle a record after all, now that the cause is repaired."""
+    with context.works() as works:
+        works.ledger.decide_quarantine(quarantine_id, release=True, rates=_rates(works))
+    said({"quarantine_id": quarantine_id, "state": "released"}, "Settled.", as_json)
+
+
+@click.command("drop")
+@audited(_quarantine_now)
+@click.argument("quarantine_id", type=click.UUID)
+@json_option
+@pass_context
+def quarantine_drop(context: Context, quarantine_id: UUID, as_json: bool) -> None:
+    """Never charge a record. It stays in the table of quarantine."""
+    with context.works() as works:
+        works.ledger.decide_quarantine(quarantine_id, release=False, rates=_rates(works))
+    said({"quarantine_id": quarantine_id, "state": "dropped"}, "Dropped: it is never charged.", as_json)
+
+
+def _rates(works: Works) -> RateLookup:
+    cards = works.offerings.rate_cards()
+
+    def rate(rate_version: str, model: str) -> tuple[str, Weights] | None:
+        card = cards.get(rate_version)
+        found = None if card is None else card.rate_for(model)
+        return None if found is None else (found.model_class, found.weights())
+
+    return rate

@@ -1,0 +1,63 @@
+"""`tokenworks refund`."""
+
+from uuid import UUID
+
+import click
+
+from tokenworks.app.output import money_text
+from tokenworks.billing import Part
+from tokenworks.cli.base import (
+    Context,
+    exact_option,
+    json_option,
+    pass_context,
+    said,
+)
+from tokenworks.cli.looks import look_at_order
+from tokenworks.cli.options import dry_run_option, idempotency_option
+from tokenworks.cli.trail import audited
+from tokenworks.kernel import parse_money
+
+
+@click.command()
+@audited(look_at_order)
+@click.option("--order", "order_id", required=True, type=click.UUID)
+@click.option(
+    "--part",
+    type=click.Choice(["whole", "unused", "amount"]),
+    required=True,
+    help="All of it; what was not used; or --amount, with which the product goes on.",
+)
+@click.option("--amount", help="In yuan, with --part amount.")
+@click.option("--reason", required=True, help="Why; it is kept.")
+@idempotency_option
+@dry_run_option
+@exact_option
+@json_option
+@pass_context
+def refund(
+    context: Context,
+    order_id: UUID,
+    part: Part,
+    amount: str | None,
+    reason: str,
+    idempotency_key: str | None,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Give back what an order cost, by a credit: on the bill that has it, or on the next one."""
+    amount_nano = None if amount is None else parse_money(amount).amount_nano
+    with context.works() as works:
+        made = works.refunds.refund(
+            order_id, part, reason, amount_nano=amount_nano, idempotency_key=idempotency_key, dry_run=dry_run
+        )
+        if not dry_run:
+            works.approvals.check(
+                context.actor, "refund", str(order_id), works.refunds.at_most(made), idempotency_key
+            )
+    total = sum(refund.amount_nano or 0 for refund in made)
+    waits = sum(refund.state == "pending" for refund in made)
+    text = f"{money_text(total)} CNY {'would be' if dry_run else 'are'} credited"
+    if waits:
+        text += f"; {waits} refund(s) wait until nothing of what they take back is granted any more"
+    said(made, f"{text}.", as_json)

@@ -1,0 +1,80 @@
+"""`tokenworks staff`: who may ask over HTTP, and their tokens."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.trail import audited
+from tokenworks.trust import StaffRole
+
+
+def _day(at: object) -> str:
+    return "" if at is None else f"{at:%Y-%m-%d}"
+
+
+def _staff_now(works: Works, params: Mapping[str, Any]) -> object:
+    return next(s for s in works.identity.staff() if s["name"] == params["name"])
+
+
+@click.command("add")
+@audited(_staff_now)
+@click.option("--name", required=True)
+@click.option("--role", type=click.Choice(["operator", "finance", "auditor"]), required=True)
+@json_option
+@pass_context
+def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> None:
+    """Add somebody. Their token is shown this once."""
+    with context.works() as works:
+        token = works.identity.add_staff(name, role)
+    said(
+        {"name": name, "role": role, "token": token},
+        f"{name} is {role}. Their token, shown this once:\n{token}",
+        as_json,
+    )
+
+
+@click.command("list")
+@json_option
+@pass_context
+def staff_list(context: Context, as_json: bool) -> None:
+    """Staff and their roles."""
+    with context.works() as works:
+        found = works.identity.staff()
+    if as_json:
+        print_json(found)
+    else:
+        rows = [
+            (s["name"], s["role"], "revoked" if s["revoked_at"] else "live", _day(s["token_expires_at"]), _day(s["seen_at"]))
+            for s in found
+        ]  # fmt: skip
+        print_table("Staff", ["name", "role", "state", "token until", "seen last"], rows)
+
+
+@click.command("revoke")
+@audited(_staff_now)
+@click.option("--name", required=True)
+@json_option
+@pass_context
+def staff_revoke(context: Context, name: str, as_json: bool) -> None:
+    """Somebody may ask no more, from now on."""
+    with context.works() as works:
+        works.identity.revoke_staff(name)
+    said({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
+
+
+@click.command("rotate")
+@audited(_staff_now)
+@click.option("--name", required=True)
+@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="So long earlier tokens stay good.")  # fmt: skip
+@json_option
+@pass_context
+def staff_rotate(context: Context, name: str, overlap_h: int, as_json: bool) -> None:
+    """A new token for somebody, shown this once."""
+    with context.works() as works:
+        token = works.identity.rotate_staff(name, timedelta(hours=overlap_h))
+    said({"name": name, "token": token}, f"{name}'s new token, shown this once:\n{token}", as_json)

@@ -1,0 +1,144 @@
+"""`tokenworks webhook`: systems that are told of events, deliveries, secrets."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final, Literal, cast, get_args
+from uuid import UUID
+
+import click
+
+from tokenworks.app.bootstrap import Works
+from tokenworks.app.output import print_json, print_table
+from tokenworks.app.settings import without_secrets
+from tokenworks.app.webhook_secrets import rotate_webhook_secret
+from tokenworks.cli.base import Context, json_option, pass_context, said
+from tokenworks.cli.options import LIST_DEFAULT
+from tokenworks.cli.trail import audited
+from tokenworks.subscriptions import Api
+from tokenworks.trust import WEBHOOK, WEBHOOK_OLD
+
+_SHOWN_ONCE: Final = "It is shown this once"
+
+
+def _webhook_now(works: Works, params: Mapping[str, Any]) -> object:
+    if params.get("listener_id") is not None:
+        return works.hub.listener(params["listener_id"])
+    return None
+
+
+def _delivery_now(works: Works, params: Mapping[str, Any]) -> object:
+    """Not its body, which names people."""
+    found, _ = works.hub.log(limit=1000)
+    made = next(one for one in found if one.delivery_id == params["delivery_id"])
+    return {"state": made.state, "replays": made.replays}
+
+
+@click.command("list")
+@json_option
+@pass_context
+def webhook_list(context: Context, as_json: bool) -> None:
+    """Who is told of what."""
+    with context.works() as works:
+        found = works.hub.listeners()
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (one.listener_id, one.api, without_secrets(one.callback), one.query or "all", one.made_by)
+        for one in found
+    ]
+    print_table("Webhooks", ["id", "api", "goes to", "events", "made by"], rows)
+
+
+@click.command("add")
+@audited(_webhook_now)
+@click.option("--api", type=click.Choice(get_args(Api)), required=True)
+@click.option("--callback", required=True, help="Where events are POSTed.")
+@click.option("--query", default="", help="eventType=…, one or several; left out: all of the API.")
+@json_option
+@pass_context
+def webhook_add(context: Context, api: str, callback: str, query: str, as_json: bool) -> None:
+    """Tell a system of events. Its secret is shown this once."""
+    with context.works() as works:
+        made, secret = works.hub.subscribe(cast("Api", api), callback, query, context.actor)
+    text = f"Webhook {made.listener_id}. Its secret, shown this once:\n{secret}"
+    said({"listener_id": made.listener_id, "secret": secret}, text, as_json)
+
+
+@click.command("remove")
+@audited(_webhook_now)
+@click.argument("listener_id", type=click.UUID)
+@json_option
+@pass_context
+def webhook_remove(context: Context, listener_id: UUID, as_json: bool) -> None:
+    """Tell it no more; what waits for it is given up."""
+    with context.works() as works:
+        works.hub.unsubscribe(listener_id)
+    said({"listener_id": listener_id, "removed": True}, f"Webhook {listener_id} is removed.", as_json)
+
+
+@click.command("rotate")
+@audited(_webhook_now)
+@click.option("--listener", "listener_id", type=click.UUID, help="Left out: the operator's own secret, a file of secrets_dir.")  # fmt: skip
+@click.option("--overlap-h", type=click.IntRange(0, 720), default=24, show_default=True, help="Of a listener: so long the old one signs, too.")  # fmt: skip
+@click.option(
+    "--force", is_flag=True, help="Though the secret before the one of now still signs: it ends now."
+)
+@json_option
+@pass_context
+def webhook_rotate(
+    context: Context, listener_id: UUID | None, overlap_h: int, force: bool, as_json: bool
+) -> None:
+    """A new secret, shown this once. For a while what is sent is signed with both."""
+    settings = context.settings()
+    with context.works() as works:
+        if listener_id is None:
+            secret = rotate_webhook_secret(settings, works.clock.now(), force=force)
+            more = (
+                f" The old one signs beside it for {settings.webhook_secret_overlap_h} h. Copy both files to the other hosts, which use"
+                f" them at once: {settings.secrets}/{WEBHOOK} and {WEBHOOK_OLD}. When `tokenworks doctor` says that all hosts sign"
+                " alike, give the new one to the receivers"
+            )
+        else:
+            secret = works.hub.rotate(listener_id, timedelta(hours=overlap_h), force=force)
+            more = f" The old one signs beside it for {overlap_h} h."
+    said({"listener_id": listener_id, "secret": secret}, f"{secret}\n{_SHOWN_ONCE}.{more}", as_json)
+
+
+@click.command("log")
+@click.option("--state", type=click.Choice(["waits", "delivered", "given_up"]))
+@click.option("--listener", "listener_id", type=click.UUID)
+@click.option("--limit", type=click.IntRange(1, 1000), default=LIST_DEFAULT, show_default=True)
+@json_option
+@pass_context
+def webhook_log(
+    context: Context,
+    state: Literal["waits", "delivered", "given_up"] | None,
+    listener_id: UUID | None,
+    limit: int,
+    as_json: bool,
+) -> None:
+    """What was sent to whom, newest first."""
+    with context.works() as works:
+        found, count = works.hub.log(state, listener_id, 0, limit)
+    if as_json:
+        print_json(found)
+        return
+    rows = [
+        (one.delivery_id, one.event_type, one.state, one.attempts, one.status or "", one.error or "")
+        for one in found
+    ]
+    columns = ["delivery", "event", "state", "attempts", "status", "why not"]
+    print_table(f"Deliveries ({len(found)} of {count})", columns, rows, right=["attempts"])
+
+
+@click.command("replay")
+@audited(_delivery_now)
+@click.argument("delivery_id", type=click.UUID)
+@json_option
+@pass_context
+def webhook_replay(context: Context, delivery_id: UUID, as_json: bool) -> None:
+    """Send a delivery again: the same bytes under the same id."""
+    with context.works() as works:
+        made = works.hub.replay(delivery_id)
+    said(made, f"Delivery {delivery_id} is sent again within a minute.", as_json)

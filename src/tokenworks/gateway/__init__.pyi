@@ -1,0 +1,51 @@
+from tokenworks.gateway.counting import Counted, Job, TokenizerClient
+from tokenworks.gateway.keys import KeyCache
+from tokenworks.gateway.plane import Plane
+from tokenworks.gateway.protocol.codes import CODES
+from tokenworks.gateway.protocol.fields import warm
+from tokenworks.gateway.request_log import file_of, find_lines
+from tokenworks.gateway.seen import read_seen
+from tokenworks.gateway.series import ADDED_US, OUTCOMES, SERIES_MAX, TIMES_MS, Series, read_series
+from tokenworks.gateway.snapshot import Snapshot, snapshot_from_wire, snapshot_to_wire
+from tokenworks.gateway.stats import (
+    BUCKETS_MS,
+    COUNTERS,
+    GAUGES,
+    HISTOGRAMS,
+    Heartbeat,
+    Reading,
+    Stats,
+    last_beat,
+)
+from tokenworks.gateway.tokenizer import ModelTokenizer
+
+__all__ = [
+    "ADDED_US",
+    "BUCKETS_MS",
+    "CODES",
+    "COUNTERS",
+    "GAUGES",
+    "HISTOGRAMS",
+    "OUTCOMES",
+    "SERIES_MAX",
+    "TIMES_MS",
+    "Counted",
+    "Heartbeat",
+    "Job",
+    "KeyCache",
+    "ModelTokenizer",
+    "Plane",
+    "Reading",
+    "Series",
+    "Snapshot",
+    "Stats",
+    "TokenizerClient",
+    "file_of",
+    "find_lines",
+    "last_beat",
+    "read_seen",
+    "read_series",
+    "snapshot_from_wire",
+    "snapshot_to_wire",
+    "warm",
+]
