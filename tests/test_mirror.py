@@ -39,7 +39,7 @@ ARGUMENTS = (
     Argument(
         "the auditor: each check is shown to find what is changed, row by row",
         ("charging/mutations/test_mutations.py", "app/test_coverage.py"),
-        ("charging/ledger/verify/*.py", "app/verifier.py"),
+        ("charging/ledger/verify/*.py", "app/verifier.py", "app/verify_worker.py"),
     ),
     Argument(
         "parts of the ledger: tested together as `Ledger`, by what goes wrong and by what is read",
@@ -74,15 +74,15 @@ ARGUMENTS = (
     Argument(
         "the factory: data and models that its other tests are made with, and a service that the command line tests",
         ("factory/facts/test_profiles.py", "factory/placing/test_placement.py", "factory/simulation/test_simulate.py",
-         "factory/intents/test_choice.py", "app/test_cli_factory.py"),
+         "factory/intents/test_choice.py", "cli/test_factory.py"),
         ("factory/facts/model_facts.py", "factory/facts/probe.py", "factory/intents/labelled.py", "factory/placing/forecast.py",
-         "factory/service.py", "factory/simulation/engine.py", "factory/simulation/traces.py"),
+         "factory/fleet_file.py", "factory/service.py", "factory/simulation/engine.py", "factory/simulation/traces.py"),
     ),
     Argument(
         "who asks, and secrets: tested by what a person, a staff member or a host may do with them",
         ("trust/identity/test_service.py", "trust/keys/test_service.py", "trust/vault/test_persons.py", "trust/vault/test_service.py",
          "console/test_repeats.py", "console/test_two_persons.py", "e2e/test_rotation.py"),
-        ("trust/hosts.py", "trust/identity/answers.py", "trust/identity/approvals.py", "trust/identity/money_moves.py",
+        ("trust/hosts.py", "trust/pepper_versions.py", "trust/identity/answers.py", "trust/identity/approvals.py", "trust/identity/money_moves.py",
          "trust/keys/pepper.py", "trust/vault/lookup.py", "trust/vault/secrets.py", "trust/vault/skeleton.py"),
     ),
     Argument(
@@ -92,27 +92,28 @@ ARGUMENTS = (
     ),
     Argument(
         "commands: tested as they are run, by what an operator does",
-        ("app/test_cli.py", "runbook/test_operations.py"),
-        ("app/cli*.py", "app/audit.py", "app/curves.py", "app/calibration.py", "app/views.py"),
+        ("cli/test_main.py", "cli/test_orders.py", "cli/test_thin.py", "runbook/test_operations.py"),
+        ("cli/*.py", "app/blocked_keys.py", "app/curves.py", "app/calibration.py", "app/install.py", "app/psql.py", "app/restore_checks.py", "app/tables.py",
+         "app/views.py"),
     ),
     Argument(
         "wiring, generated pages and metrics: tested against what they are made from",
         ("app/test_docs.py", "app/test_deploy.py", "test_testing.py"),
-        ("app/bootstrap.py", "app/outside.py", "cli/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
+        ("app/outside.py", "cli/reference.py", "app/openapi.py", "app/exposition.py", "app/embedded.py"),
     ),
     Argument(
         "the database's processes: tested with a real cluster, its archive and its restore",
-        ("app/database/test_embedded.py", "app/database/test_archive.py", "app/test_cli_backup.py", "e2e/test_backup.py",
+        ("app/database/test_embedded.py", "app/database/test_archive.py", "cli/test_backup.py", "e2e/test_backup.py",
          "subscriptions/people/test_privacy.py"),
         ("app/database/alone.py", "app/database/backup.py", "app/database/backup_reader.py", "app/database/connections.py",
          "app/database/guardian.py", "app/database/recovery.py", "app/database/restore.py", "app/database/s3.py", "app/database/text_columns.py",
-         "app/database/wal_handover.py"),
+         "app/database/wal_handover.py", "app/sealed.py"),
     ),
     Argument(
         "the server's processes: tested as real ones, which are reloaded, stopped, killed and lied to",
         ("e2e/test_reload.py", "e2e/test_worker_end.py", "e2e/test_hangs.py", "e2e/test_rolling.py", "app/test_exposure.py",
          "subscriptions/test_failures.py", "console/test_sign_in.py"),
-        ("app/process/control.py", "app/process/handover.py", "app/process/host_metrics.py", "app/process/jobs.py",
+        ("app/process/control.py", "app/process/handover.py", "app/process/host_metrics.py", "app/process/jobs.py", "app/process/reload_wait.py", "app/webhook_secrets.py",
          "app/process/listeners.py", "app/process/recorder.py", "app/process/reloading.py", "app/process/renewal.py",
          "app/process/served.py", "app/process/starting.py", "app/process/supervisor.py", "app/process/trial.py",
          "app/process/worker.py", "app/ports/messages.py"),

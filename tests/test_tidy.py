@@ -15,9 +15,6 @@ LINES_MAX = 500
 FUNCTION_LINES_MAX = 70
 # What is longer still. A list may only shrink: a file or a function that is short by now, or gone, has to leave it.
 LONG_FILES = {
-    "src/tokenworks/cli/main.py",
-    "src/tokenworks/cli/factory.py",
-    "src/tokenworks/cli/shop.py",
     "src/tokenworks/app/process/recorder.py",
     "src/tokenworks/charging/host/recorder.py",
     "src/tokenworks/charging/worker/slices.py",
@@ -38,7 +35,8 @@ UNNAMED = {
 }
 
 # For code outside of this repository.
-FOR_OTHERS = {"src/tokenworks/kernel/units.py: tokens_to_mtok"}
+# The second is called in the `__init__.py` of every room.
+FOR_OTHERS = {"src/tokenworks/kernel/units.py: tokens_to_mtok", "src/tokenworks/kernel/door.py: open_door"}
 
 
 def tracked():

@@ -1,6 +1,5 @@
 """The database of an installation: where it is, its schema and roles, the embedded server, backups."""
 
-from tokenworks.app.database.connections import connect
-from tokenworks.app.database.schema import migrate
+from tokenworks.kernel.door import open_door
 
-__all__ = ["connect", "migrate"]
+open_door(__name__)

@@ -10,8 +10,6 @@ from datetime import timedelta
 from typing import Final, get_args
 from uuid import UUID
 
-import structlog
-
 from tokenworks.charging.errors import FailedJobNotFound
 from tokenworks.charging.ledger import failure_store, store
 from tokenworks.charging.ledger.model import FailedJob, JobName, JobState

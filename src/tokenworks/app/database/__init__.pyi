@@ -1,0 +1,4 @@
+from tokenworks.app.database.connections import connect
+from tokenworks.app.database.schema import migrate
+
+__all__ = ["connect", "migrate"]
