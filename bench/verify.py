@@ -17,7 +17,8 @@ from tokenworks.app.settings import load_settings
 from tokenworks.app.verifier import audit_on
 from tokenworks.catalog import Counts, seed_catalogue
 from tokenworks.charging import settle_store
-from tokenworks.charging.model import Part, UsageRecord, encode_record
+from tokenworks.charging.messages import Part, UsageRecord
+from tokenworks.charging.model import encode_record
 from tokenworks.charging.verify import rolling
 from tokenworks.kernel import uuid7
 from tokenworks.trust import ensure_pepper

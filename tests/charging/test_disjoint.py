@@ -17,7 +17,8 @@ from tokenworks.app.database import connect, connect_planned
 from tokenworks.app.settings import load_settings
 from tokenworks.catalog import Counts
 from tokenworks.charging import chain_store, settle_store, store, turn_store
-from tokenworks.charging.model import NO_GRANT, Loss, Part, UsageRecord
+from tokenworks.charging.messages import Loss, Part, UsageRecord
+from tokenworks.charging.model import NO_GRANT
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.turn_store import CloseAsk, GrantAsk
 from tokenworks.kernel import ManualClock, uuid7

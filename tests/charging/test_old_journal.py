@@ -14,6 +14,7 @@ from tests.charging.test_ledger import findings
 from tests.charging.test_unpaid import Account
 from tests.support import old_journal
 from tokenworks.charging import read_frames, records_after, settle_store
+from tokenworks.charging.errors import JournalCorrupt
 from tokenworks.charging.journal import HEADER, pack
 from tokenworks.charging.model import CAP_RATE
 
@@ -158,3 +159,15 @@ def test_this_release_writes_the_same_bytes(tmp_path):
     """So an older release reads them, too: a journal of this layout goes back and forth between releases."""
     asyncio.run(old_journal.write(tmp_path / "new"))
     assert payloads(tmp_path / "new") == payloads(unpack(tmp_path / "old"))
+
+
+def test_a_frame_of_another_kind_or_layout_is_no_journal_of_this_release(tmp_path):
+    for name, payload in {"kind": b"X\x90", "op": b"R\x91\x92\x63\xa1a", "checkpoint": b"C\x91\x90"}.items():
+        folder = unpack(tmp_path / name)
+        newest = max(folder.glob("*.seg"))
+        data, first = newest.read_bytes(), int(newest.stem)
+        frames = list(read_frames(data, newest, JOURNAL_ID, first))
+        whole = data[: HEADER.size] + b"".join(pack(seq, kept) for seq, kept in frames)
+        newest.write_bytes(whole + pack(frames[-1].seq + 1, payload))
+        with pytest.raises(JournalCorrupt, match=str(frames[-1].seq + 1)):
+            recover(folder, tmp_path)

@@ -18,7 +18,8 @@ from tokenworks.app.database import connect
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import settle_store, store
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.model import CAP_RATE, NO_GRANT, Loss, Part, UsageRecord, encode_record
+from tokenworks.charging.messages import Loss, Part, UsageRecord
+from tokenworks.charging.model import CAP_RATE, NO_GRANT, encode_record
 from tokenworks.kernel import uuid7
 
 

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts
-from tokenworks.charging.model import UsageRecord, decode_record, encode_record
+from tokenworks.charging.messages import UsageRecord
+from tokenworks.charging.model import decode_record, encode_record
 from tokenworks.charging.settle_rows import USAGE_COLUMNS, usage_line
 from tokenworks.charging.way import TRIED_MAX, Way, mark_of, read_way, way_text
 

@@ -12,7 +12,7 @@ from tests.support.focus import faults
 from tokenworks.app.database import ensure_usage_months
 from tokenworks.catalog import Counts
 from tokenworks.charging import charge_store, settle_store
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.console.focus import COLUMNS, focus_csv, focus_pieces
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions import BILLING_ZONE

@@ -18,8 +18,8 @@ from tokenworks.app.database import connect
 from tokenworks.app.settings import load_settings
 from tokenworks.billing import TestProvider
 from tokenworks.catalog import Counts, split
-from tokenworks.charging import settle_store
-from tokenworks.charging.model import CAP_RATE, Loss, Part, UsageRecord, encode_record
+from tokenworks.charging import Loss, Part, UsageRecord, settle_store
+from tokenworks.charging.model import CAP_RATE, encode_record
 from tokenworks.kernel import ManualClock, ids, uuid7
 from tokenworks.subscriptions import month_start
 from tokenworks.subscriptions.model import add_months

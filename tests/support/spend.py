@@ -4,7 +4,7 @@ from tests.charging.test_ledger import IDS, first_attempt, settling
 from tests.support.auditor import verify
 from tokenworks.catalog import Counts
 from tokenworks.charging import Need, settle_store
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 

@@ -12,13 +12,26 @@ from typing import Any, Final
 
 import structlog
 import uvloop
+from msgspec import Raw
 
 from tokenworks.app.forked import RETIRE
 from tokenworks.app.host_secrets import ProcessSecrets
 from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
-from tokenworks.charging import RecorderClient, Slices
+from tokenworks.charging import (
+    ALIVE,
+    BLOCKED,
+    CLOCK,
+    JOURNAL_SPACE,
+    KEYS,
+    LOSSY,
+    PEPPERS,
+    RESTING,
+    SNAPSHOT,
+    RecorderClient,
+    Slices,
+)
 from tokenworks.gateway import (
     ClientConnection,
     Gateway,
@@ -91,7 +104,7 @@ class Worker:
         )
         self.gateway.keys = KeyCache(
             self.secrets.peppers,
-            lambda macs, answered: self.gateway.client.request("keys", macs, answered),
+            lambda macs, answered: self.gateway.client.request(KEYS, macs, answered),
             settings.key_cache_max,
             settings.key_lookups_per_s,
             clock.civil_ms,
@@ -111,30 +124,32 @@ class Worker:
         log.error("worker.fenced")
         os._exit(EXIT_FENCED)
 
-    def _published(self, name: str, content: Any) -> None:
+    def _published(self, name: str, content: Raw) -> None:
         gateway = self.gateway
-        if name == "alive":
+        if name == ALIVE.name:
+            changed = ALIVE.decode(content)
             gateway.database_ok_s = self.loop.time()
-            for mac in content["keys"]:
+            for mac in changed.keys:
                 gateway.keys.forget(bytes.fromhex(mac))
-            for account_id in content["accounts"]:
+            for account_id in changed.accounts:
                 gateway.keys.forget_account(account_id)
                 gateway.slices.drop_empty(account_id)
-        elif name == "blocked":
-            gateway.keys.block(frozenset(content["keys"]))
-        elif name == "peppers":
-            gateway.keys.lacking = tuple(content["lacking"])
-        elif name == "clock":
-            self.clock.follow(content["offset_ns"], content["error_ns"])
-            gateway.clock_off_s = content["off_s"]
-        elif name == "rested":
-            gateway.rested(content["until_s"])
-        elif name == "journal":
-            gateway.journal_full = content["full"]
-        elif name == "lossy":
-            gateway.risk.lossy = frozenset(content["accounts"])
-        elif name == "snapshot":
-            snapshot = snapshot_from_wire(content, {}, gateway.snapshot)
+        elif name == BLOCKED.name:
+            gateway.keys.block(frozenset(BLOCKED.decode(content).keys))
+        elif name == PEPPERS.name:
+            gateway.keys.lacking = tuple(PEPPERS.decode(content).lacking)
+        elif name == CLOCK.name:
+            told = CLOCK.decode(content)
+            self.clock.follow(told.offset_ns, told.error_ns)
+            gateway.clock_off_s = told.off_s
+        elif name == RESTING.name:
+            gateway.rested(RESTING.decode(content).until_s)
+        elif name == JOURNAL_SPACE.name:
+            gateway.journal_full = JOURNAL_SPACE.decode(content).full
+        elif name == LOSSY.name:
+            gateway.risk.lossy = frozenset(LOSSY.decode(content).accounts)
+        elif name == SNAPSHOT.name:
+            snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, gateway.snapshot)
             gateway.swap(snapshot, self.credentials.read(snapshot))
             named = {place.deployment.tokenizer for place in snapshot.places}
             gateway.counter.load(frozenset(name for name in named if name is not None))

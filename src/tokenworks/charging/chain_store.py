@@ -12,7 +12,7 @@ from tokenworks.catalog import Counts
 from tokenworks.charging import chain
 from tokenworks.charging.chain import OWN, Head
 from tokenworks.charging.charge_store import lock_account
-from tokenworks.charging.model import UsageRecord
+from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.settle_rows import USAGE_COLUMNS, link_line, usage_line
 from tokenworks.charging.store import Connection, post
 

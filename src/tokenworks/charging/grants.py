@@ -7,8 +7,8 @@ Asks of one account are served one after the other, so what is gathered for one 
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.errors import GrantStillOpen
@@ -18,10 +18,19 @@ from tokenworks.charging.host import (
     HostAccount,
     HostBucket,
     LedgerPort,
-    terms_to_wire,
     unknown_terms,
 )
-from tokenworks.charging.model import COUNT_NEED, NO_GRANT, NO_NEED, Need, RateLookup, cost, cover
+from tokenworks.charging.messages import Amount, Need, Recall, SliceAnswer, SliceGrant, Verdict
+from tokenworks.charging.model import (
+    COUNT_NEED,
+    NO_GRANT,
+    NO_NEED,
+    RateLookup,
+    cost,
+    cover,
+    hold_rate,
+    is_nothing,
+)
 from tokenworks.kernel import Clock, Unavailable
 
 RECALL_WAIT_S: Final = 0.3
@@ -41,7 +50,7 @@ CALL_BACK_POLL_S: Final = 0.015
 RETURNING_POLL_S: Final = 0.005
 
 
-Send = Callable[[str, int, Any], bool]
+Send = Callable[[str, int, object], bool]
 """(worker, frame kind, content) -> whether the worker is there."""
 
 
@@ -85,19 +94,18 @@ class HostGrants:
         full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
         if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
             self.asks_refused += 1
-            self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
+            self._answer(ask, Verdict.AWAY)
             return
         account = known or self._account(account_id)
         ask.asked_s = self._now_s()
         account.asks.append(ask)
         self._serve(account)
 
-    def give(
-        self, worker_id: str, recall_number: int, account_id: str, given: Iterable[tuple[str, str, int]]
-    ) -> None:
+    def give(self, worker_id: str, recall_number: int, account_id: str, given: Iterable[Amount]) -> None:
         """A worker gives back what it has free, on a recall or on its own."""
         account = self.accounts.get(account_id)
-        for bucket_id, grant_id, amount in given:
+        for back in given:
+            bucket_id, grant_id, amount = back.bucket_id, back.grant_id, back.amount
             bucket = account.buckets.get(bucket_id) if account else None
             if bucket is None or bucket.grant_id != grant_id:
                 continue
@@ -112,12 +120,13 @@ class HostGrants:
             if not waiting:
                 event.set()
 
-    def used(self, worker_id: str | None, account_id: str, parts: Iterable[tuple[str, str, int]]) -> None:
+    def used(self, worker_id: str | None, account_id: str, parts: Iterable[Amount]) -> None:
         """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (of a lost one: from the rest)
         to used. What a host that comes back had open on grants that are gone (written off, restored away) is settled as late.
         """
         account = self.accounts.get(account_id)
-        for bucket_id, grant_id, amount in parts:
+        for part in parts:
+            bucket_id, grant_id, amount = part.bucket_id, part.grant_id, part.amount
             if not amount:
                 continue
             bucket = account.buckets.get(bucket_id) if account else None
@@ -211,7 +220,7 @@ class HostGrants:
             account = self.accounts[account_id] = HostAccount(account_id)
         return account
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -239,12 +248,12 @@ class HostGrants:
                     continue
                 try:
                     async with account.lock:
-                        verdict = await self._gather(account, ask)
+                        verdict, back_s = await self._gather(account, ask)
                 except Unavailable:
-                    verdict = wire.AWAY
+                    verdict, back_s = Verdict.AWAY, 0
                 if account.asks and account.asks[0] is ask:
                     account.asks.popleft()
-                    self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
+                    self._answer(ask, verdict, back_s)
                     if not ask.soft:
                         self.waits_s.append(self._now_s() - ask.asked_s)
         finally:
@@ -252,18 +261,16 @@ class HostGrants:
             account.quiet_until_s = 0.0
             self._served -= 1
 
+    def _answer(self, ask: Ask, verdict: Verdict, back_s: int = 0) -> None:
+        answer = SliceAnswer(ask.number, wire.verdict_code(verdict, back_s))
+        self._send(ask.worker_id, wire.SLICE_ANSWER, [answer])
+
     async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
         enough; where not, each is looked at by itself, so that what is left goes to whom it suffices.
         """
         first = alike[0]
-        need = Need(
-            sum(ask.need.requests for ask in alike),
-            sum(ask.need.input_tokens for ask in alike),
-            sum(ask.need.output_tokens for ask in alike),
-        )
-        free = {bucket_id: min(ask.free.get(bucket_id, 0) for ask in alike) for bucket_id in first.free}
-        whole = Ask(first.worker_id, first.number, first.cap_ids, first.model, need, free)
+        whole = Ask.together(alike)
         try:
             async with account.lock:
                 if account.unsure:
@@ -272,12 +279,13 @@ class HostGrants:
                 verdict = await self._cover(account, whole)
         except Unavailable:
             return False
-        if verdict != wire.ENOUGH:
+        if verdict != Verdict.ENOUGH:
             for ask in alike:  # what was brought for all of them is there for each
                 ask.free = dict(whole.free)
             return False
         waited = account.take(alike)
-        self._send(first.worker_id, wire.ANSWER, [[ask.number, wire.ENOUGH] for ask in waited])
+        enough = wire.verdict_code(Verdict.ENOUGH)
+        self._send(first.worker_id, wire.SLICE_ANSWER, [SliceAnswer(ask.number, enough) for ask in waited])
         now_s = self._now_s()
         self.waits_s.extend(now_s - ask.asked_s for ask in waited)
         return True
@@ -318,38 +326,39 @@ class HostGrants:
                     await self._close(account, bucket)
             account.quiet_until_s = 0.0
 
-    async def _gather(self, account: HostAccount, ask: Ask) -> int:
+    async def _gather(self, account: HostAccount, ask: Ask) -> tuple[Verdict, int]:
+        """(verdict, seconds until a window's quantity comes back where one is used up)."""
         if account.unsure:
             await self._reconcile(account)
         await self._load(account, fresh=False)
         verdict = await self._cover(account, ask)
-        if verdict == wire.NOTHING_LEFT and not ask.soft:
+        if verdict == Verdict.NOTHING_LEFT and not ask.soft:
             # Say so on fresh terms only: something may have been ordered a moment ago.
             await self._load(account, fresh=True)
             verdict = await self._cover(account, ask)
-            if verdict == wire.NOTHING_LEFT and (
+            if verdict == Verdict.NOTHING_LEFT and (
                 account.behind or await self._ledger.granted_elsewhere(account.account_id)
             ):
                 verdict = await self._call_back(account, ask)
-            if verdict == wire.NOTHING_LEFT and account.lacks is not None:
+            if verdict == Verdict.NOTHING_LEFT and account.lacks is not None:
                 verdict = await self._top_up(account, ask, account.lacks)
-            if verdict == wire.NOTHING_LEFT and account.windows_short:
+            if verdict == Verdict.NOTHING_LEFT and account.windows_short:
                 try:
                     back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
                 except Unavailable:
                     back_s = 1  # that it is used up is known, until when is not
-                return wire.LATER + back_s
-        return verdict
+                return Verdict.WINDOW_USED_UP, back_s
+        return verdict, 0
 
     # Between hosts: the ledger asks them, never one host another.
 
-    async def _call_back(self, account: HostAccount, ask: Ask) -> int:
+    async def _call_back(self, account: HostAccount, ask: Ask) -> Verdict:
         """Other hosts hold some of it: queue for it. "Nothing left" once every one of them has answered."""
         if self._now_s() - account.called_s < RELOAD_S:
             return account.called_verdict
         until_s = self._now_s() + RECALL_WAIT_S
         recall_id = await self._ledger.ask_back(account.account_id)
-        verdict = wire.ELSEWHERE
+        verdict = Verdict.ELSEWHERE
         try:
             while True:
                 await asyncio.sleep(CALL_BACK_POLL_S)
@@ -357,18 +366,18 @@ class HostGrants:
                 account.loaded_s = -1e9
                 await self._load(account, fresh=True)
                 verdict = await self._cover(account, ask)
-                if verdict == wire.ENOUGH:
+                if verdict == Verdict.ENOUGH:
                     break
-                if verdict == wire.NOTHING_LEFT and answered and not account.behind:
+                if verdict == Verdict.NOTHING_LEFT and answered and not account.behind:
                     break
                 if self._now_s() >= until_s:
-                    verdict = wire.ELSEWHERE
+                    verdict = Verdict.ELSEWHERE
                     break
         finally:
             with contextlib.suppress(Unavailable):
                 await self._ledger.end_recall(recall_id)
         account.called_s, account.called_verdict = self._now_s(), verdict
-        return verdict if verdict == wire.ENOUGH or answered else wire.ELSEWHERE
+        return verdict if verdict == Verdict.ENOUGH or answered else Verdict.ELSEWHERE
 
     def recalls_wait(self) -> None:
         """Some host may wait for what this one has. Called twice a second, and when the ledger says so."""
@@ -425,20 +434,20 @@ class HostGrants:
                 account.returning -= 1
         return heard
 
-    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> int:
+    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> Verdict:
         """Where the subscriber pays as it goes: buy what the request lacks, and no more."""
         wants = lacks.requests + lacks.input_tokens + lacks.output_tokens
         # An empty account that is hammered costs the database this often, no more; one that wants less is heard.
         if self._now_s() < account.top_up_after_s and wants >= account.top_up_refused:
-            return wire.NOTHING_LEFT
+            return Verdict.NOTHING_LEFT
         # A count of tokens is free: whether more could be bought is all that it asks.
         counts = ask.need == COUNT_NEED
         if not await self._ledger.top_up(account.account_id, ask.model, NO_NEED if counts else lacks):
             account.top_up_after_s = self._now_s() + RELOAD_S
             account.top_up_refused = wants
-            return wire.NOTHING_LEFT
+            return Verdict.NOTHING_LEFT
         if counts:
-            return wire.PAYS_AS_IT_GOES
+            return Verdict.PAYS_AS_IT_GOES
         account.loaded_s = -1e9
         await self._load(account, fresh=True)
         return await self._cover(account, ask)
@@ -471,7 +480,7 @@ class HostGrants:
         account.unsure = False
         account.loaded_s = -1e9
 
-    async def _cover(self, account: HostAccount, ask: Ask) -> int:
+    async def _cover(self, account: HostAccount, ask: Ask) -> Verdict:
         silent = short = False
         account.windows_short = []
         account.lacks = None
@@ -479,8 +488,8 @@ class HostGrants:
         for cap_id in ask.cap_ids:
             cap = account.buckets.get(cap_id)
             if cap is None:
-                return wire.NOTHING_LEFT
-            rate = cap.terms.hold_rate(self._lookup, ask.model)
+                return Verdict.NOTHING_LEFT
+            rate = hold_rate(cap.terms, self._lookup, ask.model)
             assert rate is not None
             have, unheard = await self._ensure(account, cap, ask, cost(rate, ask.need))
             silent = silent or unheard
@@ -496,7 +505,7 @@ class HostGrants:
         for bucket in account.ordered():
             if bucket.closing:
                 continue
-            rate = bucket.terms.hold_rate(self._lookup, ask.model)
+            rate = hold_rate(bucket.terms, self._lookup, ask.model)
             if rate is None:
                 continue
             if rate.whole and not left.requests:
@@ -514,13 +523,13 @@ class HostGrants:
                         account.windows_short.append(window_id)
                     have = min(have, got)
             _, left = cover(rate, have, left)
-            if left.nothing and not short:
-                return wire.ENOUGH
-            if left.nothing:
+            if is_nothing(left):
+                if not short:
+                    return Verdict.ENOUGH
                 break
         # What a cap does not allow is not bought either.
-        account.lacks = None if short or left.nothing else left
-        return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
+        account.lacks = None if short or is_nothing(left) else left
+        return Verdict.ELSEWHERE if silent else Verdict.NOTHING_LEFT
 
     async def _ensure(
         self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int
@@ -554,10 +563,7 @@ class HostGrants:
             if give:  # a renewal alone makes no slice: nobody would ever give it back
                 bucket.free -= give
                 bucket.slices[ask.worker_id] = bucket.slices.get(ask.worker_id, 0) + give
-            if not self._send(
-                ask.worker_id, wire.SLICE,
-                [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), give, bucket.spend_until_ns]],
-            ):  # fmt: skip
+            if not self._send_slice(ask.worker_id, bucket, bucket.grant_id, give, bucket.spend_until_ns):
                 bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
@@ -573,11 +579,14 @@ class HostGrants:
         if ask.worker_id not in bucket.slices:
             # Nobody would recall it, so the worker has to ask again soon: the account may be frozen by then.
             until_ns = self._clock.boot_ns() + int(SHOWN_FOR_S * NS_PER_S)
-        self._send(
-            ask.worker_id,
-            wire.SLICE,
-            [[account.account_id, grant_id, terms_to_wire(bucket.terms), 0, until_ns]],
-        )
+        self._send_slice(ask.worker_id, bucket, grant_id, 0, until_ns)
+
+    def _send_slice(
+        self, worker_id: str, bucket: HostBucket, grant_id: str, amount: int, until_ns: int
+    ) -> bool:
+        """Whether the worker is there."""
+        grant = SliceGrant(bucket.terms.account_id, grant_id, bucket.terms, amount, until_ns)
+        return self._send(worker_id, wire.SLICE_GRANT, [grant])
 
     async def _extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
         """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
@@ -623,7 +632,7 @@ class HostGrants:
         """Ask workers for what they have free. Whether all of them answered in time."""
         self._recall_number += 1
         number = self._recall_number
-        content = [number, account.account_id, [b.terms.bucket_id for b in buckets], closing]
+        content = Recall(number, account.account_id, [b.terms.bucket_id for b in buckets], closing)
         waiting = {worker for worker in workers if self._send(worker, wire.RECALL, content)}
         if not waiting:
             return True
@@ -684,10 +693,7 @@ class HostGrants:
         elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
             await self._renew(bucket)
             for worker_id in list(bucket.slices) if not bucket.closing else ():
-                self._send(
-                    worker_id, wire.SLICE,
-                    [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), 0, bucket.spend_until_ns]],
-                )  # fmt: skip
+                self._send_slice(worker_id, bucket, bucket.grant_id, 0, bucket.spend_until_ns)
 
     async def _renew(self, bucket: HostBucket) -> None:
         with contextlib.suppress(Unavailable):

@@ -29,13 +29,13 @@ from tokenworks.charging.errors import (
     LimitNotFound,
     RecordRefused,
 )
-from tokenworks.charging.limits import Lease, Limit
+from tokenworks.charging.limits import Lease
 from tokenworks.charging.losses import LOSSY_MAX
+from tokenworks.charging.messages import BucketTerms, Limit
 from tokenworks.charging.model import (
     CAP_RATE,
     PER_UNIT,
     Bucket,
-    BucketTerms,
     Granted,
     Host,
     RateLookup,

@@ -5,7 +5,8 @@ from typing import Any, Final
 from uuid import UUID
 
 from tokenworks.charging.host_store import HOST_SILENT_S
-from tokenworks.charging.limits import LEASE_SPEND_S, Lease, Limit
+from tokenworks.charging.limits import LEASE_SPEND_S, Lease
+from tokenworks.charging.messages import Limit
 from tokenworks.charging.store import Connection
 from tokenworks.kernel import uuid7
 

@@ -16,8 +16,9 @@ import psycopg
 
 from tokenworks.charging import store
 from tokenworks.charging.ledger import Ledger
-from tokenworks.charging.limits import Lease, Limit
-from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Granted, Need
+from tokenworks.charging.limits import Lease
+from tokenworks.charging.messages import BucketTerms, Limit, Need
+from tokenworks.charging.model import FOLLOW_UP, Granted
 from tokenworks.charging.settlement import Settler
 from tokenworks.charging.turn_store import CloseAsk, GrantAsk
 from tokenworks.kernel import Clock, Unavailable

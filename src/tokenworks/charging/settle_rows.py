@@ -11,7 +11,8 @@ import msgspec
 
 from tokenworks.charging import chain
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.model import PER_UNIT, UsageRecord, decode_record
+from tokenworks.charging.messages import UsageRecord
+from tokenworks.charging.model import PER_UNIT, decode_record
 from tokenworks.charging.way import way_text
 from tokenworks.kernel import uuid7
 

@@ -17,12 +17,10 @@ from tokenworks.charging import chain_store
 from tokenworks.charging.chain import OWN, Head
 from tokenworks.charging.charge_store import lock_account
 from tokenworks.charging.errors import LedgerWentBack, QuarantineNotFound, RecordRefused
+from tokenworks.charging.messages import Amount, Loss, Part, UsageRecord
 from tokenworks.charging.model import (
     CAP_WEIGHTS,
-    Loss,
-    Part,
     RateLookup,
-    UsageRecord,
     decode_record,
 )
 from tokenworks.charging.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows
@@ -50,8 +48,8 @@ _PLAN: Final = """SELECT set_config('plan_cache_mode', 'force_generic_plan', tru
     set_config('enable_mergejoin', 'off', true), set_config('enable_seqscan', 'off', true)"""
 
 
-Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
-"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+Settling = tuple[int, str, Sequence[Amount], bytes]
+"""(sequence, account, what is used of each grant, record as JSON)"""
 
 
 class _HeadMoved(LedgerWentBack):
@@ -331,7 +329,7 @@ def _prepare(run: _Run, batch: Sequence[Settling], decoded: Sequence[UsageRecord
     # What costs nothing draws on no grant.
     named: dict[str, set[str]] = {}
     for _, account_id, used, _ in batch:
-        named.setdefault(account_id, set()).update(part[1] for part in used if part[2])
+        named.setdefault(account_id, set()).update(part.grant_id for part in used if part.amount)
     gone: set[str] = set()
     for account_id in sorted(named):
         # Grants are locked in ascending order of their key.
@@ -351,7 +349,7 @@ def _prepare(run: _Run, batch: Sequence[Settling], decoded: Sequence[UsageRecord
         gone |= {grant for grant, state in ours.items() if state == "written_off"}
     closed: set[str] = set()
     for (_, _, used, _), record in zip(batch, decoded, strict=True):
-        if not gone.isdisjoint(part[1] for part in used):
+        if not gone.isdisjoint(part.grant_id for part in used):
             _late(connection, record, gone, run.rates)
         closed |= draw_unpaid(connection, journal_id, record, run.rates, run.now)
         assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
@@ -370,9 +368,9 @@ def _register_lost(
     them is late, and draws on what its bucket has free.
     """
     buckets = {
-        grant_id: bucket_id
+        part.grant_id: part.bucket_id
         for _, account, used, _ in batch
-        for bucket_id, grant_id, _ in used
+        for part in used
         if account == account_id
     }
     for grant_id in sorted(unknown):
@@ -464,7 +462,7 @@ def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, re
     connection.execute(
         """UPDATE grants SET doubt = 'quarantine' WHERE account_id = %s AND grant_id = ANY(%s::uuid[])
            AND journal_id = %s AND state = 'open'""",
-        (UUID(account_id), [part[1] for part in used], journal_id),
+        (UUID(account_id), [part.grant_id for part in used], journal_id),
     )
     return name
 
@@ -503,7 +501,7 @@ def decide_quarantine(
         record = decode_record(text.encode())
         if state == "released":
             ensure_usage_months(connection, {month_of(record.usage_id)})
-            used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
+            used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
             batch = [(seq, account_id.hex, used, text.encode())]
             # It comes after others of its journal, so it is a link of the account's own chain.
             lock_account(connection, account_id)

@@ -14,11 +14,8 @@ from tokenworks.charging.errors import (
     GrantNotInDoubt,
     GrantStillOpen,
 )
-from tokenworks.charging.model import (
-    Bucket,
-    BucketTerms,
-    Granted,
-)
+from tokenworks.charging.messages import BucketTerms
+from tokenworks.charging.model import Bucket, Granted
 from tokenworks.kernel import uuid7
 
 Connection = psycopg.Connection[tuple[Any, ...]]

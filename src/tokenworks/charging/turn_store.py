@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.charging.model import BucketTerms, Granted
+from tokenworks.charging.messages import BucketTerms
+from tokenworks.charging.model import Granted
 from tokenworks.charging.store import (
     HAS_UNIT,
     RECALL_WAIT_MAX_S,

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Final
 
 from tokenworks.catalog import Counts, amount
+from tokenworks.charging import hold_rate
 from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, unfit
 from tokenworks.gateway.fields import Parsed, asked_effort, asked_text, count_tools
 from tokenworks.gateway.snapshot import allows
@@ -77,7 +78,7 @@ def cost_of(gateway: "Gateway", exchange: "Holding", model: str, wanted: Wanted)
     assert user is not None
     counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
     for slice_ in gateway.slices.account(user.account_id).balance:
-        rate = slice_.terms.hold_rate(gateway.rate, model)
+        rate = hold_rate(slice_.terms, gateway.rate, model)
         if rate is not None:
             return amount(rate.weights, counts), f"thousandths of a {slice_.terms.unit}", True  # fmt: skip
     return 0, "", False

@@ -6,7 +6,7 @@ stream afterwards.
 
 from collections.abc import Callable
 
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import Verdict
 from tokenworks.gateway.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.placing import Placing
 from tokenworks.gateway.refusals import CUT, no_hold
@@ -172,7 +172,7 @@ class Ending(Placing):
         """The final unit action in protocol: a last chunk with a finish reason, then why, and what to do."""
         assert self.user is not None
         assert self.meter is not None
-        verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
+        verdict = Verdict.NOTHING_LEFT if reason == "nothing_left" else Verdict.AWAY
         refusal = no_hold(verdict, self.user)
         return cut_events(
             refusal,

@@ -7,10 +7,9 @@ end of the response is withheld until the record is on disk.
 
 import math
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
-from tokenworks.charging import RecorderAway
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import OWNS, ObjectOwner, RecorderAway, UpstreamObject, Verdict
 from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place
 from tokenworks.gateway.answering import Answering
 from tokenworks.gateway.errors import Refusal
@@ -174,24 +173,24 @@ class Exchange(Answering):
             return
         param, name = objects[at]
 
-        def answered(owner: list[Any] | None) -> None:
+        def answered(owner: ObjectOwner | None) -> None:
             if self.conn is None:
                 self._finish()
                 return
             if owner is None:
                 self.refuse(Refusal(503, "database_away", "the object can't be looked up now", 1))
                 return
-            deployment, tokens = owner
+            deployment = owner.deployment
             self.places = [place for place in self.places if deployment and place.name == deployment]
             if not self.places:
                 said = f"no such object as {param} names: an id works only for the account that received it"
                 self.refuse(Refusal(400, "foreign_object", said, param=param))
                 return
             self.object_place = deployment
-            self.stored_tokens += tokens
+            self.stored_tokens += owner.tokens
             self._check_object(at + 1)
 
-        self.gateway.client.request("owns", [user.account_id, name], answered)
+        self.gateway.client.request(OWNS, UpstreamObject(user.account_id, name), answered)
 
     def _begin_at(self, chosen: Candidate) -> None:
         gateway = self.gateway
@@ -312,11 +311,11 @@ class Exchange(Answering):
 
     # Cutting.
 
-    def _cut(self, verdict: int) -> None:
+    def _cut(self, verdict: Verdict) -> None:
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
-        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        reason = "nothing_left" if verdict == Verdict.NOTHING_LEFT else "hold_unavailable"
         if self._cut_upstream(lambda: self._interrupt_or_fail(reason)):
-            self.gateway.stats.c["free_rider_over_balance"] += verdict == charging_wire.NOTHING_LEFT
+            self.gateway.stats.c["free_rider_over_balance"] += verdict == Verdict.NOTHING_LEFT
 
     def _cut_at_maximum(self) -> None:
         """It made more than the maximum that was sent: the client gets the end that a maximum has."""

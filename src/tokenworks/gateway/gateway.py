@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from tokenworks.catalog import Weights
-from tokenworks.charging import RecorderClient, Slices
+from tokenworks.charging import RESTED, RecorderClient, Rested, Slices
 from tokenworks.factory import PROTOCOL_PATHS, Candidate, Place, Placement, RetryBudget
 from tokenworks.gateway.coding import coding_of
 from tokenworks.gateway.cors import Origins, is_preflight, preflight_response, refusal_of_key
@@ -555,7 +555,7 @@ class Gateway:
         """The upstream of a place named a time: until then no worker of this host asks it."""
         now_s = self.loop.time()
         place.rest(now_s, seconds)
-        self.client.request("rested", [place.name, place.named_until_s], lambda _told: None)
+        self.client.request(RESTED, Rested(place.name, place.named_until_s), lambda _told: None)
 
     def rested(self, until_s: Mapping[str, float]) -> None:
         """Times that upstreams named to workers of this host, by place, in monotonic seconds of the host."""

@@ -7,20 +7,22 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 
 from collections.abc import Callable, Sequence
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tokenworks.charging import (
     COUNT_NEED,
     FOLLOW_UP,
     Admission,
+    Attempt,
     Hold,
     Limit,
     Need,
     Shortage,
+    SliceWait,
     Start,
     UsageRecord,
+    Verdict,
 )
-from tokenworks.charging import wire as charging_wire
 from tokenworks.factory import Ask, Choice, Place
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.errors import Refusal
@@ -180,7 +182,7 @@ class Holding:
         )
         self.denied = False  # the last extension
         self.restricted = False
-        self.asking: Any = None
+        self.asking: SliceWait | None = None
         self.admission: Admission | None = None  # under the limits of key, member, subscriber
         self.place_admission: Admission | None = None  # under the deployment's
         self.spent_tokens = 0
@@ -251,7 +253,7 @@ class Holding:
         """Whether there is another model for its intent; it is taken then."""
         raise NotImplementedError
 
-    def _cut(self, verdict: int) -> None:
+    def _cut(self, verdict: Verdict) -> None:
         """What is held is spent, and there is no more."""
         raise NotImplementedError
 
@@ -397,7 +399,7 @@ class Holding:
             else:
                 tokens = self.input_bound  # the loss budget of this account is spent: the worst case is held
         if tokens >= self.need.input_tokens:
-            self._not_held(charging_wire.NOTHING_LEFT)
+            self._not_held(Verdict.NOTHING_LEFT)
             return
         self.need = Need(1, tokens, self.need.output_tokens)
         self._reserve(Need(1, tokens, self.held_output))
@@ -450,22 +452,22 @@ class Holding:
         self._hold()
         return True
 
-    def _held(self, hold: Hold | None, verdict: int) -> None:
+    def _held(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
         self.asking = None
         if self.conn is None:
             if hold is not None:
                 self._release(hold)
             return
-        if hold is not None or (self.free and verdict == charging_wire.PAYS_AS_IT_GOES):
+        if hold is not None or (self.free and verdict == Verdict.PAYS_AS_IT_GOES):
             self.hold = hold
             self._try()
-        elif verdict != charging_wire.NOTHING_LEFT or not self._hold_less_input():
-            self._not_held(verdict)
+        elif verdict != Verdict.NOTHING_LEFT or not self._hold_less_input():
+            self._not_held(verdict, back_s)
 
-    def _not_held(self, verdict: int) -> None:
+    def _not_held(self, verdict: Verdict, back_s: int = 0) -> None:
         """The account does not cover the request as it is."""
         assert self.user is not None
-        if verdict == charging_wire.NOTHING_LEFT:
+        if verdict == Verdict.NOTHING_LEFT:
             if self._hold_rest():
                 self._try()
                 return
@@ -477,9 +479,8 @@ class Holding:
                 return
             media = not self.free and self.parsed.has_media
             self.gateway.stats.c["free_rider_media_refused" if media else "free_rider_over_balance"] += 1
-        self.refuse(
-            no_hold(verdict, self.user, self._shortage() if verdict == charging_wire.NOTHING_LEFT else None)
-        )
+        shortage = self._shortage() if verdict == Verdict.NOTHING_LEFT else None
+        self.refuse(no_hold(verdict, self.user, shortage, back_s))
 
     def _shortage(self) -> Shortage | None:
         """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
@@ -496,16 +497,41 @@ class Holding:
                 return found
         return None
 
-    def start_op(self) -> tuple[Any, ...]:
+    def _attempt(self) -> Attempt:
+        """The attempt in flight, as its record names it."""
+        user = self.user
+        assert user is not None
+        return Attempt(
+            usage_id=self.usage_id,
+            account_id=user.account_id,
+            request_id=self.request_id,
+            attempt_no=self.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=self.protocol,
+            model=self.model,
+            deployment=self.deployment,
+            started_ms=self.started_ms,
+        )
+
+    def start_op(self) -> Start:
         """For the journal: the attempt in flight and what it holds."""
         user, hold = self.user, self.hold
         assert user is not None
         assert hold is not None
-        start = Start(
-            self.usage_id, user.account_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-            self.deployment, self.started_ms,
-        )  # fmt: skip
-        return (charging_wire.START, *start, hold.wire())
+        return Start(
+            usage_id=self.usage_id,
+            account_id=user.account_id,
+            request_id=self.request_id,
+            attempt_no=self.attempt_no,
+            key_id=user.key_id,
+            member_id=user.member_id,
+            protocol=self.protocol,
+            model=self.model,
+            deployment=self.deployment,
+            started_ms=self.started_ms,
+            held=hold.held(),
+        )
 
     # In mid-stream.
 
@@ -549,12 +575,12 @@ class Holding:
                 user.cap_ids,
                 self.rated,
                 need,
-                lambda held, verdict: self._extended(held, verdict, more),
+                lambda held, verdict, _back_s: self._extended(held, verdict, more),
             )
         if meter.shown_bytes > self.held_output:
             self.pause(for_hold=True)
 
-    def _extended(self, got: Hold | None, verdict: int, more: int) -> None:
+    def _extended(self, got: Hold | None, verdict: Verdict, more: int) -> None:
         self.asking = None
         hold, meter = self.hold, self.meter
         if hold is None or meter is None:  # it ended meanwhile

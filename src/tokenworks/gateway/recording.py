@@ -11,7 +11,18 @@ from typing import Final
 import structlog
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, UsageRecord
+from tokenworks.charging import (
+    LOSS_CAUSES,
+    CountedBy,
+    Hold,
+    Loss,
+    Need,
+    State,
+    UsageRecord,
+    Verdict,
+    is_nothing,
+    usage_record,
+)
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.estimate import least_input, least_shown
 from tokenworks.gateway.holding import Holding
@@ -85,7 +96,12 @@ class Recording(Holding):
         gateway.counter.count(Job(tokenizer, self.protocol, self.body, chunks, False, texts), done)
 
     def _completed(
-        self, counts: Counts, total: int | None, flags: list[str], counted_by: str, upstream_id: str | None
+        self,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: CountedBy,
+        upstream_id: str | None,
     ) -> None:
         """Losses of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be."""
         assert self.user is not None
@@ -127,7 +143,9 @@ class Recording(Holding):
         assert self.user is not None
         return policy == "nothing" and not self.gateway.risk.spent(self.user.account_id)
 
-    def _bound_losses(self, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]) -> None:
+    def _bound_losses(
+        self, counts: Counts, counted_by: CountedBy, losses: list[Loss], flags: list[str]
+    ) -> None:
         if self.maximum is not None and self.protocol != "embeddings":
             over = counts.output_tokens - self.maximum * self.parsed.choices
             if over > 0:
@@ -208,7 +226,8 @@ class Recording(Holding):
         known = meter.counts() if meter is not None else NO_COUNTS
 
         def counted(found: Counted | None) -> None:
-            counts, counted_by = self._least(known), "progress"
+            counted_by: CountedBy = "progress"
+            counts = self._least(known)
             if found is not None:
                 counts = known._replace(
                     fresh_input=known.fresh_input if known.input_tokens else found.input,
@@ -249,7 +268,13 @@ class Recording(Holding):
         return "produced"
 
     def _settle_interrupted(
-        self, reason: str, charge: str, counts: Counts, total: int | None, flags: list[str], counted_by: str
+        self,
+        reason: str,
+        charge: str,
+        counts: Counts,
+        total: int | None,
+        flags: list[str],
+        counted_by: CountedBy,
     ) -> None:
         losses = list[Loss]()
         if self._waives(charge):
@@ -263,9 +288,9 @@ class Recording(Holding):
 
     def _settle(
         self,
-        state: str,
+        state: State,
         reason: str,
-        counted_by: str,
+        counted_by: CountedBy,
         counts: Counts,
         total: int | None,
         flags: list[str],
@@ -290,7 +315,7 @@ class Recording(Holding):
             max(0, charged.input_tokens - self.need.input_tokens),
             max(0, charged.output_tokens - self.held_output),
         )
-        if more.nothing:
+        if is_nothing(more):
             record()
             return
         account, boot_ns = hold.account, gateway.clock.boot_ns
@@ -300,7 +325,7 @@ class Recording(Holding):
             record()
             return
 
-        def answered(got: Hold | None, _verdict: int) -> None:
+        def answered(got: Hold | None, _verdict: Verdict, _back_s: int) -> None:
             self.counting = False
             self.asking = None
             if got is not None:
@@ -313,9 +338,9 @@ class Recording(Holding):
 
     def _record(
         self,
-        state: str,
+        state: State,
         reason: str,
-        counted_by: str,
+        counted_by: CountedBy,
         counts: Counts,
         total: int | None,
         flags: list[str],
@@ -342,12 +367,23 @@ class Recording(Holding):
             gateway.risk.lost(user.account_id, risk_tokens)
         latency_ms = int((gateway.loop.time() - self.began_s) * 1000)
         first_byte_ms = self.first_byte_ms
-        self.record = record = UsageRecord(
-            user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-            self.deployment, state, reason, counted_by, self.started_ms, clock_ms, first_byte_ms, latency_ms, counts, total, parts,
-            list(losses), flags, upstream_id, self.rated == self.model, self.asked, self.choice, unpaid, 0,
-            self.head.client_request_id, self.failures,
-        )  # fmt: skip
+        self.record = record = usage_record(
+            self._attempt(),
+            state=state,
+            reason=reason,
+            counted_by=counted_by,
+            ended_ms=clock_ms,
+            first_byte_ms=first_byte_ms,
+            latency_ms=latency_ms,
+            counts=counts,
+            provider_total=total,
+            parts=parts,
+            loss=list(losses),
+            flags=flags,
+            upstream_id=upstream_id,
+        )
+        record.unpaid = unpaid
+        self._describe(record)
         gateway.client.finish(record, self._durable, reason if state == "interrupted" else "", risk_tokens)
         if hold.account.closing:
             gateway.client.released(hold.account)
@@ -359,19 +395,32 @@ class Recording(Holding):
         tokens = sum(usage.counts)
         gateway.risk.lost(user.account_id, tokens)
         now_s = gateway.loop.time()
-        gateway.client.finish(
-            UsageRecord(
-                user.account_id, self.usage_id, self.request_id, self.attempt_no, user.key_id, user.member_id, self.protocol, self.model,
-                self.deployment, "interrupted", cause, "provider", self.started_ms, self.gateway.clock.civil_ms(), None,
-                int((now_s - self.began_s) * 1000), usage.counts, usage.total, [], [Loss(cause, 1, usage.counts)],
-                list(usage.flags), upstream_id, self.rated == self.model, self.asked, self.choice, None, 0,
-                self.head.client_request_id, self.failures,
-            ),
-            _nothing, None, tokens,
-        )  # fmt: skip
+        record = usage_record(
+            self._attempt(),
+            state="interrupted",
+            reason=cause,
+            counted_by="provider",
+            ended_ms=self.gateway.clock.civil_ms(),
+            first_byte_ms=None,
+            latency_ms=int((now_s - self.began_s) * 1000),
+            counts=usage.counts,
+            provider_total=usage.total,
+            parts=[],
+            loss=[Loss(cause, 1, usage.counts)],
+            flags=list(usage.flags),
+            upstream_id=upstream_id,
+        )
+        self._describe(record)
+        gateway.client.finish(record, _nothing, "", tokens)
         self.usage_id = ""
 
-    def _risk_of(self, counted_by: str, counts: Counts, losses: Sequence[Loss]) -> int:
+    def _describe(self, record: UsageRecord) -> None:
+        """What the client asked for, and how the request came to this attempt."""
+        record.prompt = self.rated == self.model
+        record.asked, record.choice = self.asked, self.choice
+        record.client_request_id, record.tried = self.head.client_request_id, self.failures
+
+    def _risk_of(self, counted_by: CountedBy, counts: Counts, losses: Sequence[Loss]) -> int:
         """Tokens that may have been produced and are not charged: loss by record, and what nobody counted."""
         lost = sum(sum(loss.counts) for loss in losses) if losses else 0
         if counted_by != "progress" or self.protocol == "embeddings":
@@ -381,7 +430,7 @@ class Recording(Holding):
         return lost + max(0, likely - counts.input_tokens - counts.output)
 
 
-def _nothing(_: object) -> None:
+def _nothing(_: str) -> None:
     """Nobody waits for this record."""
 
 
