@@ -72,6 +72,7 @@ from tokenworks.charging.wiring_messages import (
     LiveKey,
     LossyAccounts,
     ObjectOwner,
+    PublishedSnapshot,
     Rested,
     Resting,
     ScopedLimit,
@@ -160,6 +161,18 @@ MAPS = [
     (Resting({"d": 1.5}), {"until_s": {"d": 1.5}}),
     (JournalSpace(True), {"full": True}),
     (LossyAccounts([A]), {"accounts": [A]}),
+    (
+        PublishedSnapshot(1, ["{}"], {"a": "m"}, {"r": "{}"}, {"d": LIMIT}, ["{}"], []),
+        {
+            "number": 1,
+            "deployments": ["{}"],
+            "aliases": {"a": "m"},
+            "cards": {"r": "{}"},
+            "limits": {"d": LIMIT},
+            "models": ["{}"],
+            "intents": [],
+        },
+    ),
 ]
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
@@ -67,8 +67,10 @@ from tokenworks.charging import (
     LackingPeppers,
     Ledger,
     LedgerWentBack,
+    Limit,
     Need,
     ObjectOwner,
+    PublishedSnapshot,
     Recorder,
     RecorderLedger,
     Release,
@@ -77,7 +79,7 @@ from tokenworks.charging import (
     WorkerConnection,
     decode_record,
 )
-from tokenworks.factory import Deployments
+from tokenworks.factory import Deployment, Deployments, Intent, ModelCard
 from tokenworks.gateway import Heartbeat, snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, Clock, SystemClock, TokenworksError, Unavailable
 from tokenworks.trust import Keys, Peppers, VaultSecrets
@@ -217,7 +219,7 @@ class Feed:
         # What was settled before the question must be settled in the answer.
         expected = self._recorder.settler.settled_seq
 
-        def read(connection: Any) -> tuple[tuple[int, int, int], int, int, list[int]]:
+        def read(connection: Connection) -> tuple[tuple[int, int, int], int, int, list[int]]:
             self._check_went_back(connection, expected)
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
@@ -237,7 +239,7 @@ class Feed:
             self._recorder.publish(PEPPERS, LackingPeppers(lacking), keep=True)
         self._recorder.limits.set_hosts(self.hosts)
 
-    def _check_went_back(self, connection: Any, expected: int) -> None:
+    def _check_went_back(self, connection: Connection, expected: int) -> None:
         """A fail-over or a restore: the next recorder replays the journal from where this database is, and gives out
         nothing before. Raises `LedgerWentBack`.
         """
@@ -286,7 +288,7 @@ class Feed:
         losses = self._recorder.losses
         lost: tuple[int, int, list[tuple[str, int]]] | None = None
 
-        def read(connection: Any) -> tuple[str, list[tuple[int, str, str]]]:
+        def read(connection: Connection) -> tuple[str, list[tuple[int, str, str]]]:
             nonlocal lost
             if losses.budget_tokens:
                 # From half the budget on: what this host adds to it is known here before it is settled.
@@ -336,14 +338,14 @@ class Feed:
 class ReadSnapshot(NamedTuple):
     """What the database has of that which requests are placed and rated by."""
 
-    deployments: Any
-    aliases: Any
+    deployments: list[Deployment]
+    aliases: dict[str, str]
     cards: dict[str, RateCard]
-    limits: Any
-    models: Any
-    intents: Any
+    limits: dict[str, Limit]
+    models: list[ModelCard]
+    intents: list[Intent]
 
-    def wire(self, number: int) -> Any:
+    def wire(self, number: int) -> PublishedSnapshot:
         """As workers read it."""
         return snapshot_to_wire(
             number, self.deployments, self.aliases, self.cards, self.limits, self.models, self.intents

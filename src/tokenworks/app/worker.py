@@ -8,7 +8,7 @@ import signal
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvloop
@@ -29,6 +29,7 @@ from tokenworks.charging import (
     PEPPERS,
     RESTING,
     SNAPSHOT,
+    PublishedSnapshot,
     RecorderClient,
     Slices,
 )
@@ -251,7 +252,7 @@ class Worker:
             say_left_out()
 
 
-async def rehearse(settings: Settings, snapshot: Any) -> None:
+async def rehearse(settings: Settings, snapshot: PublishedSnapshot) -> None:
     """What a worker makes before it takes requests, without a place in the host. Raises what it would fail for."""
     with tempfile.TemporaryDirectory() as folder:
         stats = Stats(Path(folder) / "worker.stats", os.getpid())

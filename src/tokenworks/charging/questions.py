@@ -5,7 +5,7 @@ read them.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from tokenworks.charging.wiring_messages import (
     LiveKey,
     LossyAccounts,
     ObjectOwner,
+    PublishedSnapshot,
     Rested,
     Resting,
     UpstreamObject,
@@ -92,5 +93,5 @@ CLOCK: Final = Topic("clock", ClockOffset)
 RESTING: Final = Topic("rested", Resting)
 JOURNAL_SPACE: Final = Topic("journal", JournalSpace)
 LOSSY: Final = Topic("lossy", LossyAccounts)
-SNAPSHOT: Final = Topic("snapshot", dict[str, Any])
+SNAPSHOT: Final = Topic("snapshot", PublishedSnapshot)
 """`gateway.snapshot_to_wire` makes it, `gateway.snapshot_from_wire` reads it."""

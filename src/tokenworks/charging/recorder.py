@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from msgspec import Raw
@@ -115,7 +115,7 @@ class Recorder:
         self._records: list[Settling] = []
         self._commit_scheduled = False
         self._committed_s = 0.0
-        self._tasks: set[asyncio.Future[Any]] = set()
+        self._tasks: set[asyncio.Future[object]] = set()
         self._published: dict[str, Publication] = {}
         self.commit_ns_total = 0
         self.handed_over = False  # to another recorder: this one hears and writes nothing more

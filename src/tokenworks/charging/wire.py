@@ -78,28 +78,28 @@ DROP: Final = 3
 # Whatever msgspec raises for bytes that are not what they should be.
 UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
-decode: Callable[[bytes | memoryview], Any] = msgspec.msgpack.Decoder().decode
+Bytes = bytes | memoryview | msgspec.Raw
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+decode: Callable[[Bytes], Any] = msgspec.msgpack.Decoder().decode
 """Without a type: for tools and tests that look at bytes."""
 
-Body = TypeVar("Body")
-Bytes = bytes | memoryview | msgspec.Raw
+Body_co = TypeVar("Body_co", covariant=True)
 
 
 class WireError(TokenworksError):
     """The other side does not speak this."""
 
 
-class BodyDecoder(Generic[Body]):
+class BodyDecoder(Generic[Body_co]):
     """Reads the bodies of one kind of frame."""
 
     __slots__ = ("_decode", "name")
 
-    def __init__(self, name: str, body: type[Body]) -> None:
+    def __init__(self, name: str, body: type[Body_co]) -> None:
         self.name = name
-        self._decode: Callable[[Bytes], Body] = msgspec.msgpack.Decoder(body).decode
+        self._decode: Callable[[Bytes], Body_co] = msgspec.msgpack.Decoder(body).decode
 
-    def __call__(self, body: Bytes) -> Body:
+    def __call__(self, body: Bytes) -> Body_co:
         """Raises `WireError`."""
         try:
             return self._decode(body)
@@ -129,7 +129,7 @@ decode_publication: Final = BodyDecoder("PUBLISH", Publication)
 decode_limit_answers: Final = BodyDecoder("LIMIT_ANSWER", list[LimitAnswer])
 decode_queue_answers: Final = BodyDecoder("QUEUE_ANSWER", list[QueueAnswer])
 
-BODIES: Final[dict[int, BodyDecoder[Any]]] = {
+BODIES: Final[dict[int, BodyDecoder[object]]] = {
     HELLO: decode_hello,
     STATE: decode_state,
     JOURNAL: decode_journal,
@@ -149,7 +149,7 @@ BODIES: Final[dict[int, BodyDecoder[Any]]] = {
     RECALL: decode_recall,
     REPLY: decode_reply,
     PUBLISH: decode_publication,
-    FENCE: BodyDecoder("FENCE", list[Any]),
+    FENCE: BodyDecoder("FENCE", list[object]),
     LIMIT_ANSWER: decode_limit_answers,
     QUEUE_ANSWER: decode_queue_answers,
 }

@@ -125,3 +125,17 @@ class LossyAccounts(Struct, frozen=True, gc=False):
     """Accounts whose loss budget of today is spent."""
 
     accounts: list[str]
+
+
+class PublishedSnapshot(Struct, frozen=True, gc=False):
+    """What requests are placed and rated by; the text of each deployment, card, model and intent is JSON. `number` grows."""
+
+    number: int
+    deployments: list[str]
+    aliases: dict[str, str]
+    cards: dict[str, str]
+    """By rate version."""
+    limits: dict[str, Limit]
+    """By deployment."""
+    models: list[str]
+    intents: list[str]
