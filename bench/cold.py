@@ -22,7 +22,7 @@ import psutil
 
 from bench.crowd import seed
 from bench.targets import Tokenworks, cpu_s
-from tokenworks.charging import wire
+from tokenworks.charging import Verdict, wire
 from tokenworks.subscriptions import BILLING_ZONE
 
 IDLE_S = 5
@@ -42,7 +42,7 @@ class Crowd(asyncio.Protocol):
     def __init__(self, *, keys):
         self.keys = keys
         self.reader = wire.FrameReader()
-        self.out = {wire.REQUEST: [], wire.GIVE: [], wire.ASK: []}
+        self.out = {wire.REQUEST: [], wire.GIVE_BACK: [], wire.SLICE_REQUEST: []}
         self.slices = {}
         self.waiting = {}
         self.waits_s = []
@@ -55,16 +55,18 @@ class Crowd(asyncio.Protocol):
 
     def data_received(self, data):
         for kind, body in self.reader.feed(data):
-            if kind == wire.ANSWER:
+            if kind == wire.SLICE_ANSWER:
                 for number, verdict in wire.decode(body):
                     self.end(number, verdict)
             elif kind == wire.REPLY:
                 number, rows = wire.decode(body)
                 if rows:
-                    self.say(wire.ASK, [number, rows[0][2], rows[0][5], "bench", [1, 200, 64], {}, False])
+                    self.say(
+                        wire.SLICE_REQUEST, [number, rows[0][2], rows[0][5], "bench", [1, 200, 64], {}, False]
+                    )
                 else:
                     self.end(number, "no key")
-            elif kind == wire.SLICE:
+            elif kind == wire.SLICE_GRANT:
                 for account_id, grant_id, terms, amount, _ in wire.decode(body):
                     held = self.slices.setdefault(account_id, {})
                     held[terms[0]] = grant_id, held.get(terms[0], (grant_id, 0))[1] + amount
@@ -72,14 +74,14 @@ class Crowd(asyncio.Protocol):
                 number, account_id, *_ = wire.decode(body)
                 given = self.slices.pop(account_id, {})
                 rows = [[bucket, grant_id, amount] for bucket, (grant_id, amount) in given.items()]
-                self.say(wire.GIVE, [number, account_id, rows])
+                self.say(wire.GIVE_BACK, [number, account_id, rows])
             elif kind == wire.WELCOME:
                 self.transport.write(wire.frame(wire.STATE, wire.encode([])))
                 self.ready.set_result(None)
 
     def end(self, number, verdict):
         arrived_s = self.waiting.pop(number)[1]
-        if verdict == wire.ENOUGH:
+        if verdict == Verdict.ENOUGH:
             self.waits_s.append(time.perf_counter() - arrived_s)
         else:
             self.refused[verdict] = self.refused.get(verdict, 0) + 1
@@ -101,7 +103,7 @@ class Crowd(asyncio.Protocol):
             mac = hashlib.sha256(account_id.bytes).digest()
             self.say(wire.REQUEST, [number, "keys", [mac]])
         else:
-            self.say(wire.ASK, [number, account_id.hex, [], "bench", [1, 200, 64], {}, False])
+            self.say(wire.SLICE_REQUEST, [number, account_id.hex, [], "bench", [1, 200, 64], {}, False])
 
 
 def queued_s(processes):
@@ -264,9 +266,9 @@ class Flood:
     def end(self, number, verdict):
         if self.crowd is not None:
             self.crowd.waiting.pop(number, None)
-        if verdict == wire.ENOUGH:
+        if verdict == Verdict.ENOUGH:
             self.done.setdefault(number, time.perf_counter())
-        elif verdict == wire.AWAY and self.crowd is not None:
+        elif verdict == Verdict.AWAY and self.crowd is not None:
             # A client that is told to come again comes again.
             asyncio.get_running_loop().call_later(0.1, lambda: self.crowd is not None and self.ask(number))
         else:

@@ -12,7 +12,7 @@ from bench.crowd import seed
 from tokenworks.catalog import Counts, amount
 from tokenworks.charging.ledger import chain, chain_store, day_store
 from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import add_months, month_start
 

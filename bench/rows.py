@@ -17,7 +17,8 @@ from bench.cold import ColdWorks
 from tokenworks.catalog import Counts
 from tokenworks.charging import Ledger
 from tokenworks.charging.ledger import settle_store
-from tokenworks.charging.model import Part, UsageRecord, encode_record
+from tokenworks.charging.messages import Part, UsageRecord
+from tokenworks.charging.model import encode_record
 from tokenworks.kernel import SystemClock, uuid7
 
 BATCH = 2000

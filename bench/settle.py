@@ -29,7 +29,8 @@ def child(per):
     from tokenworks.app.database.schema import migrate
     from tokenworks.catalog import Counts
     from tokenworks.charging.ledger import settle_store
-    from tokenworks.charging.model import Part, UsageRecord, encode_record
+    from tokenworks.charging.messages import Part, UsageRecord
+    from tokenworks.charging.model import encode_record
     from tokenworks.kernel import uuid7
 
     with tempfile.TemporaryDirectory() as folder:

@@ -64,7 +64,13 @@ ARGUMENTS = (
          "charging/test_disjoint.py"),
         ("charging/host/account.py", "charging/host/covering.py", "charging/host/grants.py", "charging/host/leases.py",
          "charging/host/port.py", "charging/host/recorder.py", "charging/host/settlement.py", "charging/host/journal_copy.py",
-         "charging/wire.py", "charging/worker/admission.py", "charging/worker/client.py"),
+         "charging/host/worker_connection.py", "charging/wire.py", "charging/worker/admission.py"),
+    ),
+    Argument(
+        "messages: each kind is read and refused as bytes, and a journal of an older release is settled",
+        ("charging/test_messages.py", "charging/test_old_journal.py", "charging/worker/test_client.py", "app/process/test_key_lookups.py"),
+        ("charging/payload.py", "charging/questions.py", "charging/wiring_messages.py", "charging/host/journal_look.py",
+         "charging/worker/client_waits.py"),
     ),
     Argument(
         "the catalogue: files, versions and drafts are tested from the file to what is on sale",

@@ -16,7 +16,6 @@ FUNCTION_LINES_MAX = 70
 # What is longer still. A list may only shrink: a file or a function that is short by now, or gone, has to leave it.
 LONG_FILES = {
     "src/tokenworks/app/process/recorder.py",
-    "src/tokenworks/charging/host/recorder.py",
     "src/tokenworks/charging/worker/slices.py",
     "src/tokenworks/console/account.py",
     "src/tokenworks/console/tmf_balance.py",

@@ -7,7 +7,7 @@ from tests.charging.ledger.test_chain import database_url, sold, some  # noqa: F
 from tokenworks.catalog import Counts
 from tokenworks.charging import chain_all
 from tokenworks.charging.ledger.verify import chains, checks, digests
-from tokenworks.charging.model import Loss
+from tokenworks.charging.messages import Loss
 
 ODD = {
     "one flag": {"flags": ["late"]},

@@ -28,7 +28,8 @@ from tokenworks.charging.ledger import (
     turn_store,
 )
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
-from tokenworks.charging.model import NO_GRANT, Loss, Part, UsageRecord
+from tokenworks.charging.messages import Loss, Part, UsageRecord
+from tokenworks.charging.model import NO_GRANT
 from tokenworks.kernel import ManualClock, uuid7
 
 LONG_AGO_MS = 1_700_000_000_000  # November 2023: no partition is made for it ahead

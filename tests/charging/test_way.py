@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from tokenworks.catalog import Counts
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, usage_line
-from tokenworks.charging.model import UsageRecord, decode_record, encode_record
+from tokenworks.charging.messages import UsageRecord
+from tokenworks.charging.model import decode_record, encode_record
 from tokenworks.charging.way import TRIED_MAX, Way, mark_of, read_way, way_text
 
 REASON = "auto: seems easy (0.20), quality 40 is enough, small has 50, costs about 12 token"

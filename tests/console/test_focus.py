@@ -12,7 +12,7 @@ from tests.support.focus import faults
 from tokenworks.app.database.connections import ensure_usage_months
 from tokenworks.catalog import Counts
 from tokenworks.charging.ledger import settle_store
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.charging.money import charge_store
 from tokenworks.console.focus import COLUMNS, focus_csv, focus_pieces
 from tokenworks.kernel import uuid7

@@ -11,7 +11,7 @@ from tests.console.test_tmf import FILES, SERVED
 from tokenworks.app.database.connections import ensure_usage_months
 from tokenworks.catalog import Counts
 from tokenworks.charging.ledger import settle_store
-from tokenworks.charging.model import UsageRecord
+from tokenworks.charging.messages import UsageRecord
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions import BILLING_ZONE
 

@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tokenworks.charging import EndedKey
 from tokenworks.gateway import KeyCache
 from tokenworks.trust import key_mac
 
@@ -42,7 +43,7 @@ def test_a_key_that_has_ended_is_known_to_have_and_is_looked_up_again_when_it_ch
     cache = KeyCache({1: b"p" * 32}, lambda macs, answered: asked.append((macs, answered)), 10, 10)
     cache.look_up("twk_a", heard.append)
     macs, answered = asked.pop()
-    answered([[macs[0], "revoked"]])
+    answered([EndedKey(macs[0], "revoked")])
     (entry,) = heard
     assert (entry.known, entry.ended) == (False, "revoked")
     assert cache.get("twk_a", time.monotonic()) is entry

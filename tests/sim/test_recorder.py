@@ -68,7 +68,7 @@ class Worker:
                     self.connection.data_received(frame)
             elif kind == wire.ACK:
                 self.acknowledged(content[0])
-            elif kind == wire.DIE:
+            elif kind == wire.FENCE:
                 raise AssertionError("a living worker was fenced")
 
     def acknowledged(self, number):

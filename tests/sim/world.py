@@ -12,9 +12,10 @@ from tests.sim.loop import SimClock, SimLoop
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.host.account import Ask, terms_from_wire
+from tokenworks.charging.host.account import Ask
 from tokenworks.charging.ledger.model import Granted
-from tokenworks.charging.model import BucketTerms
+from tokenworks.charging.messages import Amount, BucketTerms, Verdict
+from tokenworks.charging.model import spending_order
 from tokenworks.kernel import Unavailable
 
 TOKENS = Weights(0, *[1000] * 8)
@@ -80,7 +81,8 @@ class NaiveLedger:
                 continue
             assert seq == self.settled.get(host, 0) + 1, "records are settled in order"
             self.settled[host] = seq
-            for _, grant_id, amount in used:
+            for part in used:
+                grant_id, amount = part.grant_id, part.amount
                 if not amount:
                     continue  # what costs nothing draws on no grant
                 grant = self.grants[grant_id]
@@ -90,14 +92,14 @@ class NaiveLedger:
                 assert grant.used <= grant.amount, "a grant was overdrawn"
                 if grant.bucket == "window" and amount:
                     self.uses.append((self.loop.time(), grant.bucket, amount))
-            self.draw(used.unpaid, [self.buckets[bucket] for bucket, _, _ in used if bucket == "cap"])
+            self.draw(used.unpaid, [self.buckets["cap"] for part in used if part.bucket_id == "cap"])
 
     def draw(self, tokens, caps):
         """Of what nobody has leased, in spending order, as far as the caps have it; the rest is lost."""
         left = min([tokens, *(cap.remaining // 1000 for cap in caps)])
         self.lost += tokens - left
         balances = [bucket for name, bucket in self.buckets.items() if is_balance(name)]
-        for bucket in sorted(balances, key=lambda b: b.terms.order()):
+        for bucket in sorted(balances, key=lambda b: spending_order(b.terms)):
             taken = min(left, bucket.remaining // 1000)
             for one in (bucket, *caps):
                 one.remaining -= 1000 * taken
@@ -312,8 +314,8 @@ class Host:
         self.down = False
         for seq, used in self.journal:
             if seq > ledger.settled.get(self.name, 0):
-                for _, grant_id, amount in used:
-                    unsettled[grant_id] = unsettled.get(grant_id, 0) + amount
+                for part in used:
+                    unsettled[part.grant_id] = unsettled.get(part.grant_id, 0) + part.amount
         for grant_id, grant in ledger.grants.items():
             if grant.open and grant.host == self.name:
                 self.grants.adopt(
@@ -421,8 +423,9 @@ class Worker:
         for account, bucket, grant_id, amount in self.slices.outstanding():
             outstanding[bucket, grant_id] = amount
         for used in self.unacked:
-            for bucket, grant_id, amount in used:
-                outstanding[bucket, grant_id] = outstanding.get((bucket, grant_id), 0) + amount
+            for part in used:
+                key = part.bucket_id, part.grant_id
+                outstanding[key] = outstanding.get(key, 0) + part.amount
         for (bucket, grant_id), amount in outstanding.items():
             assert host.grants.adopt_slice(self.name, "acc", bucket, grant_id, amount), (
                 "a slice that nobody gave"
@@ -451,15 +454,19 @@ class Worker:
         self._post("in", lambda: self._received(kind, content))
 
     def _received(self, kind, content):
-        if kind == wire.SLICE:
-            for account, grant_id, terms, amount, until_ns in content:
-                self.slices.receive(account, grant_id, terms_from_wire(terms), amount, until_ns)
+        if kind == wire.SLICE_GRANT:
+            for grant in content:
+                self.slices.receive(
+                    grant.account_id, grant.grant_id, grant.terms, grant.amount, grant.spend_until_boot_ns
+                )
         elif kind == wire.RECALL:
-            number, account, buckets, closing = content
-            given = self.slices.recall(account, buckets, closing)
+            number, account = content.number, content.account_id
+            given = self.slices.recall(account, content.bucket_ids, content.closing)
             self._post("out", lambda: self.host.grants.give(self.name, number, account, given))
-        elif kind == wire.ANSWER:
-            for number, verdict in content:
+        elif kind == wire.SLICE_ANSWER:
+            for answer in content:
+                number = answer.number
+                verdict, _ = wire.verdict_of(answer.code)
                 filled = self.filling.pop(number, None)
                 if filled is not None:
                     filled.filling = False
@@ -491,9 +498,9 @@ class Worker:
                 return None
             if self.dead:
                 return None
-            if verdict == wire.NOTHING_LEFT or verdict >= wire.LATER:
+            if verdict in {Verdict.NOTHING_LEFT, Verdict.WINDOW_USED_UP}:
                 world.refused(need)
-            if verdict != wire.ENOUGH:
+            if verdict != Verdict.ENOUGH:
                 return None
         else:
             return None
@@ -505,7 +512,7 @@ class Worker:
         counts = counts._replace(cache_write_1h=beyond)
         parts, unpaid = self.slices.commit(hold, counts, clock.boot_ns)
         assert beyond or unpaid is None, "what was held covers what was used"
-        used = Used((part[0], part[1], part[5]) for part in parts)
+        used = Used(Amount(part.bucket_id, part.grant_id, part.amount) for part in parts)
         used.unpaid = sum(unpaid[1]) if unpaid else 0
         world.committed += sum(part[5] for part in parts if part[4] == "balance")
         self.unacked.append(used)
@@ -572,7 +579,7 @@ class World:
 
     def uncommit(self, lost):
         """Records that nobody saw finished are gone with their process."""
-        self.committed -= sum(amount for used in lost for bucket, _, amount in used if is_balance(bucket))
+        self.committed -= sum(part.amount for used in lost for part in used if is_balance(part.bucket_id))
 
     def refused(self, need):
         """Nothing left was said. It may be said only where what nobody holds or waits for does not cover it."""
@@ -670,11 +677,11 @@ class World:
             assert window.remaining + sum(amount for _, _, amount in self.ledger.uses) == self.window
         plan = self.ledger.buckets["plan"]
         journaled = sum(
-            amount
+            part.amount
             for host in self.hosts
             for _, used in host.journal
-            for bucket, _, amount in used
-            if bucket == "plan"
+            for part in used
+            if part.bucket_id == "plan"
         )
         drawn = self.ledger.drawn
         unpaid = sum(used.unpaid for host in self.hosts for _, used in host.journal)
@@ -685,7 +692,11 @@ class World:
         assert len(steps) <= self.steps_max
         for name, bucket in steps.items():
             used = [
-                part[2] for host in self.hosts for _, used in host.journal for part in used if part[0] == name
+                part.amount
+                for host in self.hosts
+                for _, used in host.journal
+                for part in used
+                if part.bucket_id == name
             ]
             assert bucket.used == sum(used) + drawn.get(name, 0) <= STEP, name
             assert bucket.remaining == STEP - bucket.used, name

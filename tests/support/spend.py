@@ -5,7 +5,7 @@ from tests.support.auditor import verify
 from tokenworks.catalog import Counts
 from tokenworks.charging import Need
 from tokenworks.charging.ledger import settle_store
-from tokenworks.charging.model import Part, UsageRecord
+from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 

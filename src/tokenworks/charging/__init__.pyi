@@ -24,18 +24,13 @@ from tokenworks.charging.host.journal_copy import (
     put_journal,
     put_journal_aside,
 )
-from tokenworks.charging.host.limits import HostLimits, Limit
+from tokenworks.charging.host.journal_look import inspect_journal, read_journal_id, records_after
+from tokenworks.charging.host.limits import HostLimits
 from tokenworks.charging.host.port import GATHER_S, DatabaseThread, RecorderLedger
-from tokenworks.charging.host.queues import SHED, WAITED, HostQueues, Queued
-from tokenworks.charging.host.recorder import (
-    COMMIT_US,
-    Recorder,
-    WorkerConnection,
-    inspect_journal,
-    read_journal_id,
-    records_after,
-)
+from tokenworks.charging.host.queues import SHED, WAITED, HostQueues
+from tokenworks.charging.host.recorder import COMMIT_US, Recorder
 from tokenworks.charging.host.settlement import SETTLE_US, Settler
+from tokenworks.charging.host.worker_connection import WorkerConnection
 from tokenworks.charging.ledger.chains import chain_all, chain_some
 from tokenworks.charging.ledger.failures import JOB_NAMES, JOB_STATES, FailedJobs
 from tokenworks.charging.ledger.following import ID_CHARS_MAX as REQUEST_ID_CHARS_MAX
@@ -60,28 +55,73 @@ from tokenworks.charging.lost_journal import (
     journal_to_reset,
     why_lost,
 )
+from tokenworks.charging.messages import (
+    Attempt,
+    CountedBy,
+    Limit,
+    Loss,
+    Need,
+    Part,
+    Queued,
+    Start,
+    State,
+    UsageRecord,
+    Verdict,
+)
 from tokenworks.charging.model import (
     COUNT_NEED,
     FOLLOW_UP,
     LOSS_CAUSES,
     PER_UNIT,
-    Loss,
-    Need,
-    Part,
     RateLookup,
-    Start,
-    UsageRecord,
+    decode_record,
+    hold_rate,
+    is_nothing,
     most,
+    usage_record,
 )
 from tokenworks.charging.money.adjustments import Adjustments
 from tokenworks.charging.money.charges import Charges
 from tokenworks.charging.money.model import Adjustment, BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
+from tokenworks.charging.questions import (
+    ALIVE,
+    BLOCKED,
+    CLOCK,
+    JOURNAL_SPACE,
+    KEYS,
+    LOSSY,
+    OWNS,
+    PEPPERS,
+    RESTED,
+    RESTING,
+    SNAPSHOT,
+)
+from tokenworks.charging.wiring_messages import (
+    Alive,
+    BlockedKeys,
+    ClockOffset,
+    EndedKey,
+    JournalSpace,
+    KeyEnd,
+    LackingPeppers,
+    LiveKey,
+    ObjectOwner,
+    PublishedSnapshot,
+    Rested,
+    Resting,
+    ScopedLimit,
+    UpstreamObject,
+)
 from tokenworks.charging.worker.admission import NOBODY, Admission
 from tokenworks.charging.worker.client import RecorderClient
+from tokenworks.charging.worker.client_waits import SliceWait
 from tokenworks.charging.worker.slices import AccountSlices, Hold, Shortage, Slices
 
 __all__ = [
+    "ALIVE",
+    "BLOCKED",
+    "CLOCK",
     "COMMIT_US",
     "COUNT_NEED",
     "FEN_NANO",
@@ -89,12 +129,20 @@ __all__ = [
     "GATHER_S",
     "JOB_NAMES",
     "JOB_STATES",
+    "JOURNAL_SPACE",
+    "KEYS",
+    "LOSSY",
     "LOSS_CAUSES",
     "NOBODY",
+    "OWNS",
+    "PEPPERS",
     "PER_UNIT",
     "REQUEST_ID_CHARS_MAX",
+    "RESTED",
+    "RESTING",
     "SETTLE_US",
     "SHED",
+    "SNAPSHOT",
     "WAITED",
     "AccountNotFound",
     "AccountSlices",
@@ -103,14 +151,20 @@ __all__ = [
     "AdjustmentNotFound",
     "Adjustments",
     "Admission",
+    "Alive",
+    "Attempt",
     "BalanceMove",
     "BillLine",
+    "BlockedKeys",
     "Bucket",
     "Charge",
     "ChargeNotFound",
     "Charges",
+    "ClockOffset",
+    "CountedBy",
     "CreditLimitReached",
     "DatabaseThread",
+    "EndedKey",
     "FailedJob",
     "FailedJobNotFound",
     "FailedJobs",
@@ -126,13 +180,19 @@ __all__ = [
     "JournalBusy",
     "JournalCorrupt",
     "JournalFailed",
+    "JournalSpace",
+    "KeyEnd",
+    "LackingPeppers",
     "Ledger",
     "LedgerWentBack",
     "Limit",
+    "LiveKey",
     "Loss",
     "Need",
     "NotConfirmed",
+    "ObjectOwner",
     "Part",
+    "PublishedSnapshot",
     "Queued",
     "RateLookup",
     "Recorder",
@@ -141,17 +201,24 @@ __all__ = [
     "RecorderLedger",
     "RefundTooMuch",
     "Release",
+    "Rested",
+    "Resting",
     "Sale",
+    "ScopedLimit",
     "SegmentCopy",
     "Settler",
     "Shortage",
+    "SliceWait",
     "Slices",
     "Start",
+    "State",
     "Transfer",
     "TransferNotAllowed",
     "TransferNotFound",
     "Transfers",
+    "UpstreamObject",
     "UsageRecord",
+    "Verdict",
     "WorkerConnection",
     "by_shard",
     "chain_all",
@@ -159,9 +226,12 @@ __all__ = [
     "check_confirmed",
     "check_undamaged",
     "copy_journal",
+    "decode_record",
     "fen_of",
     "held",
+    "hold_rate",
     "inspect_journal",
+    "is_nothing",
     "journal_end",
     "journal_to_reset",
     "most",
@@ -172,6 +242,7 @@ __all__ = [
     "records_after",
     "share",
     "sync_folder",
+    "usage_record",
     "verify",
     "why_lost",
 ]

@@ -1,11 +1,10 @@
 """Whether a journal is lost: damaged, or not the one that the database has settled."""
 
 from pathlib import Path
-from typing import Any
 from uuid import UUID
 
 from tokenworks.charging.errors import JournalCorrupt
-from tokenworks.charging.host.recorder import inspect_journal, read_journal_id
+from tokenworks.charging.host.journal_look import JournalSeen, inspect_journal, read_journal_id
 from tokenworks.kernel import Conflict, NotFound
 
 
@@ -13,7 +12,7 @@ class NotConfirmed(Conflict):
     """Nothing was done: what it would do was shown, and has to be confirmed."""
 
 
-def check_undamaged(inspected: dict[str, Any]) -> None:
+def check_undamaged(inspected: JournalSeen) -> None:
     """Of what `inspect_journal` found. Raises `JournalCorrupt`."""
     if any(segment["damage"] for segment in inspected["segments"]):
         raise JournalCorrupt("the journal is damaged: see docs/RUNBOOK.md")

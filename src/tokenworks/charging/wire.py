@@ -1,74 +1,174 @@
-"""What workers and the host's recorder say to each other over their Unix socket.
+"""The wire between workers and the host's recorder: a Unix socket, frames, and how each kind of frame is read.
 
 A frame is a length (u32, little endian), a kind (u8) and a msgpack body; one frame of each kind per turn of the
-loop. `JOURNAL` bodies go into the journal as they came.
+loop. What a body holds is a type of `messages.py`, and a body that is none of it is a `WireError`. `JOURNAL` bodies go into the journal
+as they came.
 """
 
 import struct
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
+from tokenworks.charging.messages import (
+    Ack,
+    GiveBack,
+    Hello,
+    JournalBatch,
+    LimitAnswer,
+    LimitRequest,
+    LimitReturn,
+    LimitState,
+    Publication,
+    QueueAnswer,
+    QueueRequest,
+    QueueReturn,
+    Recall,
+    Reply,
+    Request,
+    SliceAnswer,
+    SliceGrant,
+    SliceRequest,
+    SliceState,
+    Verdict,
+    Welcome,
+)
 from tokenworks.kernel import TokenworksError
 
 FRAME_HEADER: Final = struct.Struct("<IB")
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 
-# Of what is below and of the snapshot that is published. A reload has workers of the release before for as long as they drain, beside a
+# Of the frames and of the snapshot that is published. A reload has workers of the release before for as long as they drain, beside a
 # recorder of the new one: it takes their version, too, or the reload is refused.
 VERSION: Final = 1
 TAKES: Final = frozenset({1})
 
 # Worker to recorder
-HELLO: Final = 1  # [worker_id, pid]
-STATE: Final = 2  # [[account, bucket, grant, outstanding], …]: after WELCOME
-JOURNAL: Final = 3  # [message number, [op, …]]: START, PROGRESS, FINISH, DROP
-ASK: Final = 4  # [[ask number, account, [cap bucket, …], model, need, {bucket: free}, nobody waits], …]
-GIVE: Final = 5  # [recall number, account, [[bucket, grant, amount], …]]; recall number 0: on its own
-REQUEST: Final = 6  # [request number, name, argument]: for the wiring (keys, upstream objects)
-LIMIT: Final = 7  # [[number, tokens, [limit, …]], …]: may these begin?
-LIMIT_BACK: Final = 8  # [[limit, slot, requests back, tokens back, over], …]
-LIMIT_STATE: Final = 9  # [[limit, in flight, [[slot, requests, tokens], …]], …]: after STATE
-QUEUE: Final = 10  # [[number, tokens, [limit, …], queued], …]: which of these has room, now or soon?
-QUEUE_BACK: Final = 11  # [[queue, account, tokens counted, tokens used], …]
-UNQUEUE: Final = 12  # [number, …]: not waited for any more
+HELLO: Final = 1
+STATE: Final = 2  # after WELCOME
+JOURNAL: Final = 3
+SLICE_REQUEST: Final = 4
+GIVE_BACK: Final = 5
+REQUEST: Final = 6  # for the wiring (keys, upstream objects)
+LIMIT_REQUEST: Final = 7
+LIMIT_RETURN: Final = 8
+LIMIT_STATE: Final = 9  # after STATE
+QUEUE_REQUEST: Final = 10
+QUEUE_RETURN: Final = 11
+QUEUE_LEAVE: Final = 12  # numbers of queue requests that no client waits for any more
 # Recorder to worker
-WELCOME: Final = 17  # [last message number that is in the journal]
-ACK: Final = 18  # [message number]: everything up to it is on disk
-SLICE: Final = 19  # [[account, grant, terms, amount, spend_until_boot_ns], …]
-ANSWER: Final = 20  # [[ask number, verdict], …]
-RECALL: Final = 21  # [recall number, account, [bucket, …], keep giving back]
-REPLY: Final = 22  # [request number, answer]
-PUBLISH: Final = 23  # [name, content]: for the wiring (snapshot, changes)
-LIMITED: Final = 25  # [[number, ms to wait (0: begin), which limit, what of it, slot], …]
-QUEUED: Final = 26  # [[number, ms to wait (0: begin), which limit, what of it, slot, tokens counted], …]
-DIE: Final = 24  # []: your attempts have been closed; leave
+WELCOME: Final = 17
+ACK: Final = 18
+SLICE_GRANT: Final = 19
+SLICE_ANSWER: Final = 20
+RECALL: Final = 21
+REPLY: Final = 22
+PUBLISH: Final = 23  # for the wiring (snapshot, changes)
+FENCE: Final = 24  # nothing in it: your attempts have been closed; leave
+LIMIT_ANSWER: Final = 25
+QUEUE_ANSWER: Final = 26
 
-# Journal ops. A finish is [usage id, account, [[bucket, grant, amount], …], the usage record as JSON] and, where tokens may
-# have been produced that are not charged, [ended at in ms, those tokens]: the recorder has to know only what was used of what
-# and what was at risk; the record goes to the database as it came.
+# Operations in the journal, as their types are tagged.
 START: Final = 0
 PROGRESS: Final = 1
 FINISH: Final = 2
 DROP: Final = 3
 
-# Verdicts
-ENOUGH: Final = 0
-NOTHING_LEFT: Final = 1
-ELSEWHERE: Final = 2  # other hosts hold what would cover it: try again soon
-AWAY: Final = 3  # the database does not answer
-PAYS_AS_IT_GOES: Final = 4  # nothing left, and what is missing would be bought, but not for a count of tokens
-LATER: Final = 16  # and so many seconds: a window is used up, and the first of its uses comes back then
+# Whatever msgspec raises for bytes that are not what they should be.
+UNREADABLE: Final = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder()
-encode: Callable[[Any], bytes] = _encoder.encode
-decode: Callable[[bytes | memoryview], Any] = _decoder.decode
+Bytes = bytes | memoryview | msgspec.Raw
+encode: Callable[[object], bytes] = msgspec.msgpack.Encoder().encode
+decode: Callable[[Bytes], Any] = msgspec.msgpack.Decoder().decode
+"""Without a type: for tools and tests that look at bytes."""
+
+Body_co = TypeVar("Body_co", covariant=True)
 
 
 class WireError(TokenworksError):
     """The other side does not speak this."""
+
+
+class BodyDecoder(Generic[Body_co]):
+    """Reads the bodies of one kind of frame."""
+
+    __slots__ = ("_decode", "name")
+
+    def __init__(self, name: str, body: type[Body_co]) -> None:
+        self.name = name
+        self._decode: Callable[[Bytes], Body_co] = msgspec.msgpack.Decoder(body).decode
+
+    def __call__(self, body: Bytes) -> Body_co:
+        """Raises `WireError`."""
+        try:
+            return self._decode(body)
+        except UNREADABLE as error:
+            raise WireError(f"{self.name} is not what it should be: {error}") from error
+
+
+decode_hello: Final = BodyDecoder("HELLO", Hello)
+decode_state: Final = BodyDecoder("STATE", list[SliceState])
+decode_journal: Final = BodyDecoder("JOURNAL", JournalBatch)
+decode_slice_requests: Final = BodyDecoder("SLICE_REQUEST", list[SliceRequest])
+decode_give_backs: Final = BodyDecoder("GIVE_BACK", list[GiveBack])
+decode_requests: Final = BodyDecoder("REQUEST", list[Request])
+decode_limit_requests: Final = BodyDecoder("LIMIT_REQUEST", list[LimitRequest])
+decode_limit_returns: Final = BodyDecoder("LIMIT_RETURN", list[LimitReturn])
+decode_limit_state: Final = BodyDecoder("LIMIT_STATE", list[LimitState])
+decode_queue_requests: Final = BodyDecoder("QUEUE_REQUEST", list[QueueRequest])
+decode_queue_returns: Final = BodyDecoder("QUEUE_RETURN", list[QueueReturn])
+decode_queue_leaves: Final = BodyDecoder("QUEUE_LEAVE", list[int])
+decode_welcome: Final = BodyDecoder("WELCOME", Welcome)
+decode_ack: Final = BodyDecoder("ACK", Ack)
+decode_slice_grants: Final = BodyDecoder("SLICE_GRANT", list[SliceGrant])
+decode_slice_answers: Final = BodyDecoder("SLICE_ANSWER", list[SliceAnswer])
+decode_recall: Final = BodyDecoder("RECALL", Recall)
+decode_reply: Final = BodyDecoder("REPLY", Reply)
+decode_publication: Final = BodyDecoder("PUBLISH", Publication)
+decode_limit_answers: Final = BodyDecoder("LIMIT_ANSWER", list[LimitAnswer])
+decode_queue_answers: Final = BodyDecoder("QUEUE_ANSWER", list[QueueAnswer])
+
+BODIES: Final[dict[int, BodyDecoder[object]]] = {
+    HELLO: decode_hello,
+    STATE: decode_state,
+    JOURNAL: decode_journal,
+    SLICE_REQUEST: decode_slice_requests,
+    GIVE_BACK: decode_give_backs,
+    REQUEST: decode_requests,
+    LIMIT_REQUEST: decode_limit_requests,
+    LIMIT_RETURN: decode_limit_returns,
+    LIMIT_STATE: decode_limit_state,
+    QUEUE_REQUEST: decode_queue_requests,
+    QUEUE_RETURN: decode_queue_returns,
+    QUEUE_LEAVE: decode_queue_leaves,
+    WELCOME: decode_welcome,
+    ACK: decode_ack,
+    SLICE_GRANT: decode_slice_grants,
+    SLICE_ANSWER: decode_slice_answers,
+    RECALL: decode_recall,
+    REPLY: decode_reply,
+    PUBLISH: decode_publication,
+    FENCE: BodyDecoder("FENCE", list[object]),
+    LIMIT_ANSWER: decode_limit_answers,
+    QUEUE_ANSWER: decode_queue_answers,
+}
+"""Each kind of frame and how its body is read."""
+
+
+def verdict_code(verdict: Verdict, back_s: int = 0) -> int:
+    """One number for both, as `SliceAnswer` has it: from `WINDOW_USED_UP` on it is that verdict, and the seconds are added."""
+    return int(verdict) + (back_s if verdict is Verdict.WINDOW_USED_UP else 0)
+
+
+def verdict_of(code: int) -> tuple[Verdict, int]:
+    """(verdict, seconds until a window's quantity comes back). Raises `WireError`."""
+    if code >= Verdict.WINDOW_USED_UP:
+        return Verdict.WINDOW_USED_UP, code - Verdict.WINDOW_USED_UP
+    try:
+        return Verdict(code), 0
+    except ValueError as error:
+        raise WireError(f"no such verdict: {code}") from error
 
 
 def frame(kind: int, body: bytes) -> bytes:

@@ -2,12 +2,12 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from tokenworks.catalog import ChargingPolicy, Service
-from tokenworks.charging import Limit
+from tokenworks.charging import EndedKey, Limit, LiveKey
 from tokenworks.trust import is_key, key_mac
 
 log = structlog.get_logger()
@@ -17,7 +17,6 @@ DEFAULT_SERVICE: Final = Service()
 POLICIES_MAX: Final = 10_000
 NEGATIVE_FOR_S: Final = 5.0
 POSITIVE_FOR_S: Final = 60.0
-ENDED_FIELDS: Final = 2
 
 
 class KeyEntry:
@@ -95,17 +94,19 @@ class KeyEntry:
 
 Waiter = Callable[[KeyEntry | None], None]
 """Called with the entry, or None where nobody could say."""
+Answer = Sequence[LiveKey | EndedKey]
+"""What the recorder knows of a key: one row at most."""
 
 
 class KeyCache:
-    """`ask(macs, answered)` asks the recorder; it answers rows of (mac, key, account, member, models, caps, their end in
-    ms, expiry in ms, the plan's charging policy as JSON or None, whether prompts are counted, protective limits by scope, regions that data may go to or None, home region, the plan's service as JSON, origins of pages that may use it or None, what suspends the subscriber, how pay-as-you-go stands with its cap or None, the consent that is missing or None) for those that live, of (mac, `revoked`, `expired` or `closed`) for those that were issued and are not good any more, or None where the database does not answer.
+    """`ask(macs, answered)` asks the recorder, with the key's MAC under each pepper. It answers what is known of the key, nothing where
+    no such key was ever issued, or None where the database does not answer.
     """
 
     def __init__(
         self,
         peppers: Mapping[int, bytes],
-        ask: Callable[[list[bytes], Callable[[Any], None]], None],
+        ask: Callable[[list[bytes], Callable[[Answer | None], None]], None],
         size_max: int,
         lookups_per_s: int,
         civil_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -165,7 +166,7 @@ class KeyCache:
         self._ask(macs, lambda rows: self._answered(text, macs, rows))
         return True
 
-    def _answered(self, text: str, macs: Sequence[bytes], rows: Any) -> None:
+    def _answered(self, text: str, macs: Sequence[bytes], rows: Answer | None) -> None:
         entry: KeyEntry | None = None
         if rows is not None:
             try:
@@ -181,62 +182,54 @@ class KeyCache:
             except Exception:  # a defect of ours costs this request, and no other that waits for the same key
                 log.exception("keys.waiter_failed")
 
-    def _store(self, text: str, mac: bytes, rows: Any) -> KeyEntry:
+    def _store(self, text: str, mac: bytes, rows: Answer) -> KeyEntry:
         entry = self._by_text.get(text)
         if entry is None:
             entry = KeyEntry(text, mac)
         now_s = time.monotonic()
-        ended = bool(rows) and len(rows[0]) == ENDED_FIELDS
-        entry.known = bool(rows) and not ended
-        entry.ended = rows[0][1] if ended else None
-        if ended:
-            entry.mac = rows[0][0]
-        elif rows:
-            (
-                mac,
-                entry.key_id,
-                entry.account_id,
-                entry.member_id,
-                models,
-                cap_ids,
-                caps_end_ms,
-                expires_ms,
-                policy,
-                entry.counts_prompts,
-                limits,
-                regions,
-                entry.home,
-                service,
-                origins,
-                suspended_by,
-                payg,
-                entry.refused_by,
-            ) = rows[0]
-            entry.service = DEFAULT_SERVICE if service == "{}" else Service.model_validate_json(service)
-            entry.suspended_by = tuple(suspended_by)
-            entry.payg = None if payg is None else (payg[0], payg[1])
-            entry.regions = None if regions is None else tuple(regions)
-            entry.limits = tuple(Limit(*limit) for _, limit in limits)
-            entry.limit_scopes = tuple(scope for scope, _ in limits)
-            entry.cap_ids = tuple(cap_ids)
-            entry.policy = self._policy(policy)
-            self._refuse_blocked(entry)
-            entry.mac = mac
-            entry.models = None if models is None else frozenset(models)
-            entry.origins = None if origins is None else frozenset(origins)
-            entry.expires_s = None if expires_ms is None else expires_ms / 1000
-        entry.fresh_until_s = now_s + (POSITIVE_FOR_S if rows and not ended else NEGATIVE_FOR_S)
-        if rows and not ended and caps_end_ms is not None:
-            # With the day or the month a new bucket comes for each cap.
-            entry.fresh_until_s = min(
-                entry.fresh_until_s, now_s + max(0.0, (caps_end_ms - self._civil_ms()) / 1000)
-            )
+        found = rows[0] if rows else None
+        entry.known, entry.ended = False, None
+        entry.fresh_until_s = now_s + NEGATIVE_FOR_S
+        if isinstance(found, EndedKey):
+            entry.mac, entry.ended = found.mac, found.why
+        elif found is not None:
+            self._fill(entry, found)
+            entry.fresh_until_s = now_s + POSITIVE_FOR_S
+            if found.caps_end_ms is not None:
+                # With the day or the month a new bucket comes for each cap.
+                left_s = max(0.0, (found.caps_end_ms - self._civil_ms()) / 1000)
+                entry.fresh_until_s = min(entry.fresh_until_s, now_s + left_s)
         if text not in self._by_text:
             while len(self._by_text) >= self._size_max:
                 self._drop(self._by_text[next(iter(self._by_text))])
             self._by_text[text] = entry
         self._by_mac[entry.mac] = entry
         return entry
+
+    def _fill(self, entry: KeyEntry, found: LiveKey) -> None:
+        """All that is known of a key that is good."""
+        entry.known = True
+        entry.mac = found.mac
+        entry.key_id = found.key_id
+        entry.account_id = found.account_id
+        entry.member_id = found.member_id
+        entry.models = None if found.models is None else frozenset(found.models)
+        entry.cap_ids = found.cap_ids
+        entry.expires_s = None if found.expires_ms is None else found.expires_ms / 1000
+        entry.policy = self._policy(found.policy)
+        entry.counts_prompts = found.counts_prompts
+        entry.limits = tuple(scoped.limit for scoped in found.limits)
+        entry.limit_scopes = tuple(scoped.scope for scoped in found.limits)
+        entry.regions = found.regions
+        entry.home = found.home_region
+        entry.service = (
+            DEFAULT_SERVICE if found.service == "{}" else Service.model_validate_json(found.service)
+        )
+        entry.origins = None if found.origins is None else frozenset(found.origins)
+        entry.suspended_by = found.suspended_by
+        entry.payg = found.payg
+        entry.refused_by = found.refused_by
+        self._refuse_blocked(entry)
 
     def _policy(self, text: str | None) -> ChargingPolicy:
         """Plans are few, keys are many: equal policies are one object."""

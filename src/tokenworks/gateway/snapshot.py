@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.catalog import RateCard, Weights
-from tokenworks.charging import Limit
+from tokenworks.charging import Limit, PublishedSnapshot
 from tokenworks.factory import (
     BUILT_IN,
     MODALITIES,
@@ -168,33 +168,33 @@ def snapshot_to_wire(
     limits: Mapping[str, Limit],
     models: Iterable[ModelCard] = (),
     intents: Iterable[Intent] = (),
-) -> dict[str, Any]:
-    return {
-        "number": number,
-        "deployments": [d.model_dump_json() for d in deployments],
-        "aliases": dict(aliases),
-        "cards": {version: card.model_dump_json() for version, card in cards.items()},
-        "limits": dict(limits),
-        "models": [card.model_dump_json() for card in models],
-        "intents": [intent.model_dump_json() for intent in intents],
-    }
+) -> PublishedSnapshot:
+    return PublishedSnapshot(
+        number=number,
+        deployments=[d.model_dump_json() for d in deployments],
+        aliases=dict(aliases),
+        cards={version: card.model_dump_json() for version, card in cards.items()},
+        limits=dict(limits),
+        models=[card.model_dump_json() for card in models],
+        intents=[intent.model_dump_json() for intent in intents],
+    )
 
 
 def snapshot_from_wire(
-    content: dict[str, Any], credentials: Mapping[str, str | None], before: Snapshot | None
+    content: PublishedSnapshot, credentials: Mapping[str, str | None], before: Snapshot | None
 ) -> Snapshot:
     known = before.cards if before else {}
     return Snapshot(
-        content["number"],
-        [Deployment.model_validate_json(text) for text in content["deployments"]],
-        content["aliases"],
+        content.number,
+        [Deployment.model_validate_json(text) for text in content.deployments],
+        content.aliases,
         {
             version: known.get(version) or RateCard.model_validate_json(text)
-            for version, text in content["cards"].items()
+            for version, text in content.cards.items()
         },
         credentials,
         before,
-        {name: Limit(*row) for name, row in content["limits"].items()},
-        [ModelCard.model_validate_json(text) for text in content["models"]],
-        [Intent.model_validate_json(text) for text in content["intents"]],
+        content.limits,
+        [ModelCard.model_validate_json(text) for text in content.models],
+        [Intent.model_validate_json(text) for text in content.intents],
     )

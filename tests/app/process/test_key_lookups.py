@@ -8,7 +8,7 @@ from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
 from tokenworks.app.process.key_lookups import KeyLookups, key_rows
 from tokenworks.app.settings import load_settings
-from tokenworks.charging import DatabaseThread
+from tokenworks.charging import DatabaseThread, wire
 from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import SUSPENSIONS, Versions
 from tokenworks.trust import key_mac, load_peppers
@@ -102,8 +102,8 @@ def test_many_keys_are_told_as_each_alone(works, macs):
     rows = key_rows(works, macs, Versions())
     assert list(rows) == macs or set(rows) == set(macs)
     for mac in macs:
-        assert rows[mac] == one_by_one(works, mac)
-    kinds = {rows[mac][16] for mac in macs}
+        assert wire.decode(wire.encode(rows[mac])) == wire.decode(wire.encode(one_by_one(works, mac)))
+    kinds = {rows[mac].payg for mac in macs}
     assert len(kinds) > 1, "their standings differ"
 
 
@@ -136,10 +136,10 @@ def test_what_is_asked_at_once_is_answered_to_each_and_a_dead_database_is_said(
 
     asked = [[mac] for mac in macs] + [[b"unknown"], macs[:2]]
     found = asyncio.run(ask(*asked))
-    assert [[row[0] for row in rows] for rows in found] == [*asked[:-2], [], macs[:2]]
+    assert [[row.mac for row in rows] for rows in found] == [*asked[:-2], [], macs[:2]]
     works.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     assert all(isinstance(answer, Unavailable) for answer in asyncio.run(ask(macs[:1], macs[1:2])))
-    assert [[row[0] for row in rows] for rows in asyncio.run(ask(macs[:1]))] == [macs[:1]]
+    assert [[row.mac for row in rows] for rows in asyncio.run(ask(macs[:1]))] == [macs[:1]]
     thread.close()

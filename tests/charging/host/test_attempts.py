@@ -3,13 +3,15 @@
 import asyncio
 import json
 
+import msgspec
 import pytest
 
 from tests.charging.host.test_losses import make_recorder
 from tests.charging.ledger.test_unpaid_store import IDS
 from tokenworks.charging import wire
-from tokenworks.charging.host.attempts import OpenAttempt, attempt_from_wire, interrupted
-from tokenworks.charging.model import Loss, decode_record, encode_record
+from tokenworks.charging.host.attempts import interrupted
+from tokenworks.charging.messages import Amount, AttemptStart, Held, Loss, OpenAttempt
+from tokenworks.charging.model import decode_record, encode_record
 
 OLD, NEW = [0, *[1000] * 7], [0, *[1000] * 8]
 
@@ -20,7 +22,7 @@ def held(amount, weights, kind="balance"):
 
 @pytest.mark.parametrize("weights", [OLD, NEW])
 def test_what_the_hold_does_not_cover_is_lost_with_its_cause(weights):
-    start = [
+    start = AttemptStart(
         "1" * 32,
         "a" * 32,
         "req",
@@ -30,13 +32,14 @@ def test_what_the_hold_does_not_cover_is_lost_with_its_cause(weights):
         "m",
         "d",
         1000,
-        [held(4000, weights), held(9000, weights, "cap")],
-    ]
-    row = json.loads(json.dumps(OpenAttempt("w", start).wire()))
+        [Held(*held(4000, weights)), Held(*held(9000, weights, "cap"))],
+    )
+    row = json.loads(msgspec.json.encode(OpenAttempt("w", start, None, None, 1000)))
     row[2] = [0, 0, 0, 0, 6, 0, 0]
-    usage_id, account_id, used, text = interrupted(attempt_from_wire(row), "worker_lost")
-    record = decode_record(text)
-    assert (usage_id, account_id, [amount for _, _, amount in used]) == ("1" * 32, "a" * 32, [4000, 6000])
+    finish = interrupted(msgspec.json.decode(json.dumps(row), type=OpenAttempt), "worker_lost")
+    record = decode_record(finish.record)
+    amounts = [part.amount for part in finish.used]
+    assert (finish.usage_id, finish.account_id, amounts) == ("1" * 32, "a" * 32, [4000, 6000])
     assert record.loss == [Loss("worker_lost", 0, record.c._replace(output=2))]
     assert decode_record(encode_record(record)) == record
 
@@ -64,7 +67,7 @@ def test_a_journal_of_seven_classes_is_recovered(tmp_path):
         again.begin()
         ((_, account_id, used, text),) = settled
         lost = decode_record(text)
-        assert (account_id, used) == ("a" * 32, [["b" * 32, "c" * 32, 4000]])
+        assert (account_id, used) == ("a" * 32, [Amount("b" * 32, "c" * 32, 4000)])
         assert (lost.reason, lost.c.fresh_input, lost.c.output, lost.c.cache_write_1h) == (
             "worker_lost",
             1,

@@ -6,11 +6,13 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from tests.sim.loop import SimClock, SimLoop
 from tokenworks.charging import HostLimits, Limit, wire
 from tokenworks.charging.errors import LimitNotFound
 from tokenworks.charging.host.limits import LEASE_SPEND_S, STREAMS, TOKENS, Lease
+from tokenworks.charging.messages import LimitAnswer, LimitRequest, LimitReturn
 from tokenworks.charging.worker.admission import Admissions
 from tokenworks.kernel import Invalid, Unavailable, uuid7
 
@@ -81,8 +83,8 @@ class Host:
         raise error
 
     def _send(self, worker, kind, content):
-        assert kind == wire.LIMITED
-        for number, *rest in content:
+        assert kind == wire.LIMIT_ANSWER
+        for number, *rest in map(astuple, content):
             self.answers[number].set_result(rest)
         return True
 
@@ -91,13 +93,13 @@ class Host:
         self.number += 1
         number = self.number
         self.answers[number] = self.loop.create_future()
-        self.limits.ask(worker, number, tokens, [list(limit)])
+        self.limits.ask(worker, LimitRequest(number, tokens, [limit]))
         answer = await self.answers[number]
         del self.answers[number]
         return answer
 
     def back(self, limit, slot, requests=0, tokens=0, worker="w"):
-        self.limits.back(worker, limit.limit_id, slot, requests, tokens, ended=True)
+        self.limits.back(worker, LimitReturn(limit.limit_id, slot, requests, tokens, True))
 
 
 def simulate(main):
@@ -207,11 +209,11 @@ def test_what_a_lost_worker_asked_before_the_recorder_began_takes_nothing():
             SimClock(loop),
             on_fatal=pytest.fail,
         )
-        limits.ask("a", 1, 10, [list(limit)])
-        limits.ask("b", 2, 10, [list(limit)])
+        limits.ask("a", LimitRequest(1, 10, [limit]))
+        limits.ask("b", LimitRequest(2, 10, [limit]))
         limits.worker_lost("a")
         limits.start()
-        assert [(worker, rows[0][:2]) for worker, _, rows in answered] == [("b", [2, 0])]
+        assert [(worker, rows[0].number, rows[0].wait_ms) for worker, _, rows in answered] == [("b", 2, 0)]
         assert limits.streams(limit) == 1
 
     simulate(main)
@@ -229,16 +231,14 @@ def test_a_new_recorder_learns_from_the_workers():
         async def pump(host):
             for frame in admissions.frames():
                 for kind, body in wire.FrameReader().feed(frame):
-                    for row in wire.decode(body):
-                        if kind == wire.LIMIT:
-                            number, tokens, limits = row
+                    for row in wire.BODIES[kind](body):
+                        if kind == wire.LIMIT_REQUEST:
                             answer = loop.create_future()
-                            host.answers[number] = answer
-                            host.limits.ask("w", number, tokens, limits)
-                            admissions.answered(number, *(await answer))
-                        elif kind == wire.LIMIT_BACK:
-                            limit_id, slot, requests, tokens, ended = row
-                            host.limits.back("w", limit_id, slot, requests, tokens, ended=ended)
+                            host.answers[row.number] = answer
+                            host.limits.ask("w", row)
+                            admissions.answered(LimitAnswer(row.number, *(await answer)))
+                        elif kind == wire.LIMIT_RETURN:
+                            host.limits.back("w", row)
 
         for _ in range(4):
             admissions.ask((limit,), 10, lambda got, *_: begun.append(got))
@@ -248,7 +248,7 @@ def test_a_new_recorder_learns_from_the_workers():
         await pump(old)
         await asyncio.sleep(5)
         new = Host(loop, leases, "a")
-        (state,) = [wire.decode(body) for _, body in wire.FrameReader().feed(admissions.state())]
+        (state,) = [wire.decode_limit_state(body) for _, body in wire.FrameReader().feed(admissions.state())]
         new.limits.state("w", state)
         # Three of five a minute are used, two of four are in flight.
         assert [(await new.ask(limit))[0] > 0 for _ in range(3)] == [False, False, True]

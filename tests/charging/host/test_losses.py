@@ -12,7 +12,7 @@ from tests.sim.test_recorder import Transport
 from tokenworks.catalog import Counts
 from tokenworks.charging import Journal, Recorder, WorkerConnection, wire
 from tokenworks.charging.host.losses import DAY_MS, HostLosses
-from tokenworks.charging.model import Loss, UsageRecord
+from tokenworks.charging.messages import Loss, UsageRecord
 from tokenworks.kernel import uuid7
 
 BUDGET = 1000

@@ -8,10 +8,12 @@ from collections import Counter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import astuple
 
 from tests.charging.host.test_limits import NaiveLeases, simulate
 from tests.sim.loop import SimClock
-from tokenworks.charging import SHED, WAITED, Admission, HostLimits, HostQueues, Limit, wire
+from tokenworks.charging import SHED, WAITED, Admission, HostLimits, HostQueues, Limit, Queued, wire
+from tokenworks.charging.messages import LimitReturn, QueueAnswer, QueueRequest, QueueReturn
 from tokenworks.charging.worker.admission import Admissions
 from tokenworks.factory import FLEX, PRIORITY, STANDARD
 
@@ -33,8 +35,8 @@ class Queueing:
         raise error
 
     def _send(self, worker, kind, content):
-        assert kind == wire.QUEUED
-        for number, *rest in content:
+        assert kind == wire.QUEUE_ANSWER
+        for number, *rest in map(astuple, content):
             self.answers.pop((worker, number)).set_result(rest)
         return True
 
@@ -52,13 +54,8 @@ class Queueing:
         """(number, future of [wait, which, what, slot, counted])"""
         number = next(self.numbers)
         answer = self.answers[worker, number] = self.loop.create_future()
-        self.queues.ask(
-            worker,
-            number,
-            tokens,
-            [list(limit) for limit in limits],
-            [queue, account, weight, service, wait_ms],
-        )
+        queued = Queued(queue, account, weight, service, wait_ms)
+        self.queues.ask(worker, QueueRequest(number, tokens, limits, queued))
         return number, answer
 
     async def ask(self, limits, **more):
@@ -66,8 +63,8 @@ class Queueing:
 
     def end(self, limits, answer, account="x", used=10, tokens=10, worker="w", queue="m"):
         _, which, _, slot, counted = answer
-        self.limits.back(worker, limits[which].limit_id, slot, 0, tokens - used, ended=True)
-        self.queues.ended(worker, queue, account, counted, used)
+        self.limits.back(worker, LimitReturn(limits[which].limit_id, slot, 0, tokens - used, True))
+        self.queues.ended(worker, QueueReturn(queue, account, counted, used))
 
     async def tend(self):
         while True:
@@ -339,49 +336,50 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
 
         def frames():
             return [
-                (kind, wire.decode(body))
+                (kind, wire.BODIES[kind](body))
                 for frame in admissions.frames()
                 for kind, body in wire.FrameReader().feed(frame)
             ]
-
-        from tokenworks.charging import Queued
 
         queued = Queued("m", "x", 1, STANDARD, 30_000)
         for _ in range(3):
             admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
         ((kind, rows),) = frames()
-        assert kind == wire.QUEUE and len(rows) == 3
-        admissions.answered(rows[0][0], 0, 0, 0, 5, 10)
-        admissions.answered(rows[1][0], 0, 0, 0, 5, 10)
+        assert kind == wire.QUEUE_REQUEST and len(rows) == 3
+        admissions.answered(QueueAnswer(rows[0].number, 0, 0, 0, 5, 10))
+        admissions.answered(QueueAnswer(rows[1].number, 0, 0, 0, 5, 10))
         assert all(isinstance(admission, Admission) for admission in got) and len(got) == 2
         await asyncio.sleep(10)
         # The recorder dies; the next one hears of two that run, and of one that waits, for what is left of its time.
-        (state,) = [wire.decode(body) for _, body in wire.FrameReader().feed(admissions.state())]
+        (state,) = [wire.decode_limit_state(body) for _, body in wire.FrameReader().feed(admissions.state())]
         ((kind, rows),) = frames()
-        assert kind == wire.QUEUE and [row[0] for row in rows] == [3] and rows[0][3][4] == 20_000
+        assert (
+            kind == wire.QUEUE_REQUEST
+            and [row.number for row in rows] == [3]
+            and rows[0].queued.wait_ms == 20_000
+        )
         host = Queueing(loop)
         host.limits.state("w", state)
         answer = host.answers["w", 3] = loop.create_future()
-        host.queues.ask("w", *rows[0])
+        host.queues.ask("w", rows[0])
         assert not answer.done()
         admissions.end(got[0], 7, begun=True)
         for kind, rows in frames():
             for row in rows:
-                if kind == wire.LIMIT_BACK:
-                    limit_id, slot, requests, tokens, ended = row
-                    host.limits.back("w", limit_id, slot, requests, tokens, ended=ended)
+                if kind == wire.LIMIT_RETURN:
+                    host.limits.back("w", row)
                 else:
-                    assert kind == wire.QUEUE_BACK
-                    host.queues.ended("w", *row)
+                    assert kind == wire.QUEUE_RETURN
+                    host.queues.ended("w", row)
         assert (await answer)[0] == 0
         # A worker that does not wait any more says so, and what was given to it meanwhile goes back.
         number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
         frames()
         admissions.forget(number)
-        assert frames() == [(wire.UNQUEUE, [number])]
+        assert frames() == [(wire.QUEUE_LEAVE, [number])]
         # Who leaves in the turn in which he came is heard to come, and then to leave.
         number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
         admissions.forget(number)
-        assert [kind for kind, _ in frames()] == [wire.QUEUE, wire.UNQUEUE]
+        assert [kind for kind, _ in frames()] == [wire.QUEUE_REQUEST, wire.QUEUE_LEAVE]
 
     simulate(main)

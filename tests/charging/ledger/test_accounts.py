@@ -17,10 +17,10 @@ from hypothesis.stateful import (
 )
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import model
+from tokenworks.charging import model, verify
 from tokenworks.charging.errors import GrantNotInDoubt, GrantStillOpen, RecordRefused
-from tokenworks.charging.ledger import settle_store, verify
-from tokenworks.charging.model import Loss, Part, UsageRecord
+from tokenworks.charging.ledger import settle_store
+from tokenworks.charging.messages import Amount, Loss, Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 IDS = ("01a207a0000070008000000000000001", "01a207a0000070008000000000000002")
@@ -41,7 +41,7 @@ def usage_record(seq, account_id, part, counts, usage_id=None, loss=(), state="c
 
 
 def settling(seq, record):
-    used = [(part[0], part[1], part[5]) for part in record.parts]
+    used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
     return seq, record.account_id, used, model.encode_record(record)
 
 

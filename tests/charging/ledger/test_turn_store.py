@@ -10,13 +10,13 @@ import psycopg
 import pytest
 
 from tokenworks.app.database.connections import connect, connect_planned
-from tokenworks.charging import DatabaseThread, RecorderLedger
+from tokenworks.charging import DatabaseThread, RecorderLedger, wire
 from tokenworks.charging.errors import GrantStillOpen
 from tokenworks.charging.host.account import Ask
 from tokenworks.charging.host.grants import ACCOUNTS_SERVED_MAX, HostGrants
 from tokenworks.charging.ledger import turn_store
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
-from tokenworks.charging.model import Need
+from tokenworks.charging.messages import Need, SliceAnswer, Verdict
 from tokenworks.kernel import Unavailable, uuid7
 
 JOURNAL = uuid7()
@@ -269,8 +269,6 @@ class Silent:
 
 
 def test_accounts_that_wait_are_bounded_and_one_more_is_told_to_come_again(works):
-    from tokenworks.charging import wire
-
     sent = []
 
     async def run():
@@ -291,7 +289,7 @@ def test_accounts_that_wait_are_bounded_and_one_more_is_told_to_come_again(works
         await asyncio.sleep(0)
 
     asyncio.run(run())
-    assert sent == [(wire.ANSWER, [[ACCOUNTS_SERVED_MAX, wire.AWAY]])]
+    assert sent == [(wire.SLICE_ANSWER, [SliceAnswer(ACCOUNTS_SERVED_MAX, Verdict.AWAY)])]
 
 
 def test_two_hosts_that_open_the_same_accounts_at_once_share_what_there_is(works, database_url, accounts):

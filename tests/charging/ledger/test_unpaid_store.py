@@ -18,7 +18,8 @@ from tokenworks.app.database.connections import connect
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger import bucket_store, settle_store
-from tokenworks.charging.model import CAP_RATE, NO_GRANT, Loss, Part, UsageRecord, encode_record
+from tokenworks.charging.messages import Loss, Part, UsageRecord
+from tokenworks.charging.model import CAP_RATE, NO_GRANT, encode_record
 from tokenworks.kernel import uuid7
 
 

@@ -9,8 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from tests.charging.ledger.test_accounts import findings, first_attempt, settle
 from tokenworks.catalog import Counts, Weights
-from tokenworks.charging.host.attempts import OpenAttempt, interrupted
-from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need, Part, UsageRecord, cover
+from tokenworks.charging.host.attempts import interrupted
+from tokenworks.charging.messages import AttemptStart, BucketTerms, Need, OpenAttempt, Part, UsageRecord
+from tokenworks.charging.model import FOLLOW_UP, cover, hold_rate
 from tokenworks.charging.worker.slices import Slices
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import next_month
@@ -280,7 +281,7 @@ def test_a_bucket_of_calls_pays_whole_requests_and_no_remainder():
 
 
 def test_an_empty_token_bucket_takes_no_request():
-    rate = terms("t", unit="token", rate="tokens").hold_rate(lookup, "m")
+    rate = hold_rate(terms("t", unit="token", rate="tokens"), lookup, "m")
     need = Need(1, 10, 10)
     assert cover(rate, 0, need) == (0, need)
     assert cover(rate, 1000, need) == (1000, Need(0, 9, 10))
@@ -290,8 +291,7 @@ def test_an_empty_token_bucket_takes_no_request():
 def test_a_lost_workers_prompt_is_charged_beside_too(prompt):
     slices, account = made_slices(5000, 5000)
     hold = slices.hold(account, (), "m" if prompt else FOLLOW_UP + "m", Need(1, 10, 10), 0)
-    start = ["u" * 32, "acc", "req", 1, *IDS, "chat", "m", "d", 5, [list(row) for row in hold.wire()]]
-    attempt = OpenAttempt("w", start)
-    attempt.counts = Counts(output=3)
-    _, _, used, _ = interrupted(attempt, "worker_lost")
-    assert [amount for _, _, amount in used] == ([1000, 1000] if prompt else [0])
+    start = AttemptStart("u" * 32, "acc", "req", 1, *IDS, "chat", "m", "d", 5, hold.held())
+    attempt = OpenAttempt("w", start, Counts(output=3), None, 5)
+    finish = interrupted(attempt, "worker_lost")
+    assert [part.amount for part in finish.used] == ([1000, 1000] if prompt else [0])

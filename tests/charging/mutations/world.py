@@ -12,14 +12,8 @@ from tokenworks.billing import TestProvider, bill_store
 from tokenworks.catalog import Counts, split
 from tokenworks.charging import chain_all
 from tokenworks.charging.ledger import settle_store
-from tokenworks.charging.model import (
-    CAP_RATE,
-    Loss,
-    Part,
-    UsageRecord,
-    decode_record,
-    encode_record,
-)
+from tokenworks.charging.messages import Amount, Loss, Part, UsageRecord
+from tokenworks.charging.model import CAP_RATE, decode_record, encode_record
 from tokenworks.kernel import ManualClock, ids, uuid7
 from tokenworks.subscriptions import month_start
 from tokenworks.subscriptions.model import add_months
@@ -64,7 +58,7 @@ ONE_CLOCK = (
 
 
 def settling(seq, record):
-    used = [(part[0], part[1], part[5]) for part in record.parts]
+    used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
     return seq, record.account_id, used, encode_record(record)
 
 

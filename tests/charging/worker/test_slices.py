@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from tokenworks.catalog import Counts, Weights, amount
-from tokenworks.charging.model import BucketTerms, Loss, Need, cost, cover
+from tokenworks.charging.messages import BucketTerms, Loss, Need
+from tokenworks.charging.model import cost, cover, hold_rate
 from tokenworks.charging.worker.slices import Slices
 
 FLAT = Weights(0, *[1000] * 8)
@@ -25,11 +26,11 @@ def terms(bucket_id, rate="flat", priority=10, kind="balance"):
 @given(st.integers(0, 10**7), st.integers(0, 3000), st.integers(0, 3000), st.sampled_from(["flat", "heavy"]))
 def test_cover_takes_no_more_than_there_is_and_loses_nothing(available, inputs, outputs, rate):
     need = Need(1, inputs, outputs)
-    hold_rate = terms("b", rate).hold_rate(lookup, "m")
-    taken, left = cover(hold_rate, available, need)
+    held_rate = hold_rate(terms("b", rate), lookup, "m")
+    taken, left = cover(held_rate, available, need)
     assert 0 <= taken <= available
-    assert taken + cost(hold_rate, left) == cost(hold_rate, need)
-    if available >= cost(hold_rate, need):
+    assert taken + cost(held_rate, left) == cost(held_rate, need)
+    if available >= cost(held_rate, need):
         assert left == Need(0, 0, 0)
 
 
@@ -135,8 +136,8 @@ class SlicesMachine(RuleBasedStateMachine):
     def recall(self, bucket, closing):
         if closing and self.holds:
             closing = False
-        for bucket_id, _, quantity in self.slices.recall("acc", [bucket], closing):
-            self.back[bucket_id] = self.back.get(bucket_id, 0) + quantity
+        for back in self.slices.recall("acc", [bucket], closing):
+            self.back[back.bucket_id] = self.back.get(back.bucket_id, 0) + back.amount
 
     @invariant()
     def sums(self):

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import Slices
-from tokenworks.charging.model import BucketTerms
+from tokenworks.charging.messages import BucketTerms
 from tokenworks.factory import Deployment
 from tokenworks.gateway.http.head import parse_head
 from tokenworks.gateway.http.names import names_of
@@ -110,8 +110,8 @@ class Recorder:
     def forget(self, asked):
         self.forgotten.append(asked)
 
-    def request(self, name, argument, answered):
-        self.requests.append((name, argument, answered))
+    def request(self, question, argument, answered):
+        self.requests.append((question, argument, answered))
 
     def released(self, account):
         self.given.append(account)

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.gateway.request.support import Upstream, Worker, events, piece, used, whole
-from tokenworks.charging import RecorderAway
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import RecorderAway, Start, Verdict
 from tokenworks.gateway.request.attempt import FAILOVER_CONNECT_S, Attempt
 
 EVENTS = b"text/event-stream"
@@ -51,7 +50,7 @@ def test_what_is_sent_is_the_deployments_and_is_known_to_the_journal():
     assert case.upstream.head.startswith(b"POST /v1/chat/completions HTTP/1.1\r\nhost: 192.0.2.1\r\n")
     assert case.upstream.body["model"] == "m" and case.upstream.user is case.attempt
     assert case.worker.recorder.began == {case.request.usage_id: case.attempt}
-    assert case.attempt.start_op()[0] == charging_wire.START
+    assert isinstance(case.attempt.start_op(), Start)
 
 
 def test_where_another_could_be_tried_a_connection_is_not_waited_for_long():
@@ -150,7 +149,7 @@ def test_a_stream_waits_for_its_hold_and_for_its_client_apart():
     case.attempt.pause(1)
     worker.grant(1000)
     granted = worker.slices.hold(asked.account, (), "m", asked.need, 10)
-    asked.answered(granted, 0)
+    asked.answered(granted, Verdict.ENOUGH, 0)
     assert case.upstream.paused and case.request.held_output >= 100
     case.attempt.resume(1)
     assert not case.upstream.paused
@@ -161,7 +160,7 @@ def test_where_nothing_more_is_left_the_stream_ends_when_its_tail_is_read():
     worker.grant(worker.held_state(stream=True, max_tokens=500).need.input_tokens + 64)
     case = Case(worker=worker, stream=True, max_tokens=500)
     case.upstream.answers(events(piece("x" * 100)), kind=EVENTS)
-    worker.recorder.asked[0].answered(None, charging_wire.NOTHING_LEFT)
+    worker.recorder.asked[0].answered(None, Verdict.NOTHING_LEFT, 0)
     assert case.upstream.half_closed and case.request.counting and not case.told
     case.upstream.user.upstream_end(case.upstream)
     assert case.told == [("interrupted", "nothing_left", None)] and not case.request.counting
@@ -177,7 +176,7 @@ def test_an_extension_that_comes_after_the_end_is_given_back():
     worker.parts.holds.release(case.request)
     worker.grant(100)
     granted = worker.slices.hold(asked.account, (), "m", asked.need, 10)
-    asked.answered(granted, 0)
+    asked.answered(granted, Verdict.ENOUGH, 0)
     assert not worker.held
 
 

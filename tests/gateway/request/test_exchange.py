@@ -13,8 +13,7 @@ from tests.gateway.request.support import (
     used,
     whole,
 )
-from tokenworks.charging import Limit
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import OWNS, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.charging.worker.admission import Admission
 
 MINE = Limit("l-1", 10, 0, 0)
@@ -104,11 +103,11 @@ def test_where_nothing_is_left_here_the_recorder_is_asked_and_then_the_rest_is_h
     (asked,) = worker.recorder.asked
     assert not worker.pools and asked.need == exchange.need
     worker.grant(exchange.need.input_tokens + 40)
-    asked.answered(None, charging_wire.NOTHING_LEFT)
+    asked.answered(None, Verdict.NOTHING_LEFT, 0)
     # The bound of its input does not fit: it is estimated, and asked for again; then what is left is made.
     less = worker.recorder.asked[1]
     assert exchange.estimated and less.need.input_tokens < asked.need.input_tokens
-    less.answered(None, charging_wire.NOTHING_LEFT)
+    less.answered(None, Verdict.NOTHING_LEFT, 0)
     assert worker.upstream().body["max_tokens"] == exchange.maximum < 1000
     assert exchange.at_risk == asked.need.input_tokens - less.need.input_tokens
 
@@ -117,7 +116,7 @@ def test_where_nothing_is_left_at_all_it_is_refused():
     worker = Worker(tokens=0)
     worker.begins()
     while worker.recorder.asked:
-        worker.recorder.asked.pop().answered(None, charging_wire.NOTHING_LEFT)
+        worker.recorder.asked.pop().answered(None, Verdict.NOTHING_LEFT, 0)
     assert worker.client.refused.status in {402, 429} and not worker.pools and not worker.recorder.records
 
 
@@ -228,12 +227,12 @@ def test_an_upstreams_object_is_asked_for_and_goes_where_it_was_made():
     worker = Worker(deployment("d1", protocols=("responses",)), deployment("d2", protocols=("responses",)))
     body = b'{"model": "m", "input": "hi", "max_output_tokens": 50, "previous_response_id": "resp_1"}'
     exchange = worker.begins(protocol="responses", body=body)
-    ((name, argument, answered),) = worker.recorder.requests
-    assert (name, argument) == ("owns", ["acc", "resp_1"]) and not worker.held
-    answered(["d2", 300])
+    ((question, argument, answered),) = worker.recorder.requests
+    assert question is OWNS and argument == UpstreamObject("acc", "resp_1") and not worker.held
+    answered(ObjectOwner("d2", 300))
     assert exchange.tried == ["d2"] and exchange.stored_tokens == 300
     other = worker.begins(protocol="responses", body=body)
-    worker.recorder.requests[-1][2](["", 0])
+    worker.recorder.requests[-1][2](ObjectOwner("", 0))
     assert worker.client.refused.code == "foreign_object" and other.ended
 
 

@@ -3,8 +3,7 @@
 import pytest
 
 from tests.gateway.request.support import Worker, deployment
-from tokenworks.charging import COUNT_NEED
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import COUNT_NEED, Verdict
 from tokenworks.charging.worker.admission import Admission
 from tokenworks.gateway.counting import Counted
 
@@ -95,10 +94,12 @@ def test_what_is_left_is_held_where_it_makes_an_answer_and_not_where_it_does_not
 def test_why_nothing_is_held_is_said_with_what_lacks():
     worker = Worker(tokens=0)
     request = worker.held_state()
-    refusal = worker.parts.holds.refusal(request, charging_wire.NOTHING_LEFT)
+    refusal = worker.parts.holds.refusal(request, Verdict.NOTHING_LEFT, 0)
     assert refusal.status in {402, 429}
     assert worker.shared.stats.c["free_rider_over_balance"] == 1
-    assert worker.parts.holds.refusal(request, charging_wire.AWAY).status == 503
+    assert worker.parts.holds.refusal(request, Verdict.AWAY, 0).status == 503
+    later = worker.parts.holds.refusal(request, Verdict.WINDOW_USED_UP, 90)
+    assert (later.status, later.retry_after_s) == (429, 90)
     assert worker.shared.stats.c["free_rider_over_balance"] == 1
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.gateway.request.support import Worker, answering, events, piece, used, whole
 from tokenworks.catalog import ChargingPolicy, Counts
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import Verdict
 from tokenworks.gateway.protocol.usage import Usage
 from tokenworks.gateway.request.losses import NO_COUNTS
 
@@ -61,8 +61,12 @@ def test_a_record_has_what_the_request_was():
 def test_an_attempt_says_what_it_holds():
     case = Attempted()
     start = case.worker.parts.records.start_op(case.request)
-    assert start[:4] == (charging_wire.START, case.request.request_id, "acc", case.request.request_id)
-    assert start[-1] == case.request.hold.wire()
+    assert (start.usage_id, start.account_id, start.request_id) == (
+        case.request.usage_id,
+        "acc",
+        case.request.request_id,
+    )
+    assert start.held == case.request.hold.held()
 
 
 def test_what_is_beyond_the_hold_is_taken_from_what_is_free_here():
@@ -87,7 +91,7 @@ def test_where_nothing_is_free_here_the_account_is_asked_before_the_record():
     worker.parts.records._completed(case.attempt, beyond, None, [], "tokenizer", None, case.charges.append)
     (asked,) = worker.recorder.asked
     assert asked.need.input_tokens == 3 and not case.charges and case.request.counting
-    asked.answered(None, charging_wire.NOTHING_LEFT)
+    asked.answered(None, Verdict.NOTHING_LEFT, 0)
     assert case.charges and not case.request.counting and case.request.pending_hold is None
 
 

@@ -4,22 +4,29 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Final, cast
+from uuid import UUID
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.database.connections import Connection
-from tokenworks.charging import GATHER_S, DatabaseThread
+from tokenworks.charging import GATHER_S, DatabaseThread, EndedKey, LiveKey, ScopedLimit
 from tokenworks.kernel import TokenworksError, Unavailable
 from tokenworks.subscriptions import Versions
 from tokenworks.trust import ApiKey
+
+if TYPE_CHECKING:
+    from tokenworks.charging import KeyEnd
 
 # Of one turn; and that wait for the next ones. One more is told to come again.
 TOGETHER_MAX: Final = 256
 WAITING_MAX: Final = 20_000
 
 
-def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, list[Any]]:
-    """What a worker has to know of the live keys among these (`gateway.KeyCache` has the shape), by MAC."""
+KeyRows = list[LiveKey | EndedKey]
+
+
+def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, LiveKey]:
+    """What a worker has to know of the live keys among these, by MAC."""
     found = works.keys.find(macs)
     keys = list(found.items())
     served = works.served.of([(key.account_id, key.member_id) for _, key in keys], versions)
@@ -33,22 +40,35 @@ def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[by
         for (_, key), one in zip(keys, served, strict=True)
     ]
     limits = works.ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
-    rows = {}
+    rows: dict[bytes, LiveKey] = {}
     for (mac, key), one, counts_prompts, refs in zip(keys, served, prompts, scopes, strict=True):
         under = sorted(
             (limit for ref in refs for limit in limits.get(ref, ())), key=lambda limit: limit[1].limit_id
         )
-        rows[mac] = [
-            mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
-            [cap.hex for cap in (*one.cap_ids, *_own_cap(key))],
-            None if one.caps_end is None else int(one.caps_end.timestamp() * 1000), key.expires_at_ms, one.policy,
-            counts_prompts, under, one.regions, one.home_region, one.service,
-            None if key.origins is None else sorted(key.origins), one.suspended_by, one.payg, one.refused_by,
-        ]  # fmt: skip
+        rows[mac] = LiveKey(
+            mac=mac,
+            key_id=key.key_id.hex,
+            account_id=key.account_id.hex,
+            member_id=key.member_id.hex,
+            models=None if key.models is None else tuple(sorted(key.models)),
+            cap_ids=tuple(cap.hex for cap in (*one.cap_ids, *_own_cap(key))),
+            caps_end_ms=None if one.caps_end is None else int(one.caps_end.timestamp() * 1000),
+            expires_ms=key.expires_at_ms,
+            policy=one.policy,
+            counts_prompts=counts_prompts,
+            limits=tuple(ScopedLimit(scope, limit) for scope, limit in under),
+            regions=None if one.regions is None else tuple(one.regions),
+            home_region=one.home_region,
+            service=one.service,
+            origins=None if key.origins is None else tuple(sorted(key.origins)),
+            suspended_by=tuple(one.suspended_by),
+            payg=one.payg,
+            refused_by=one.refused_by,
+        )
     return rows
 
 
-def _own_cap(key: ApiKey) -> tuple[Any, ...]:
+def _own_cap(key: ApiKey) -> tuple[UUID, ...]:
     return () if key.cap_bucket_id is None else (key.cap_bucket_id,)
 
 
@@ -59,14 +79,14 @@ class KeyLookups:
         self._thread = thread
         self._make = make
         self._versions = Versions()
-        self._waiting: deque[tuple[list[bytes], asyncio.Future[list[list[Any]]]]] = deque()
+        self._waiting: deque[tuple[list[bytes], asyncio.Future[KeyRows]]] = deque()
         self._turning: asyncio.Task[None] | None = None
 
-    async def find(self, macs: list[bytes]) -> list[list[Any]]:
+    async def find(self, macs: list[bytes]) -> KeyRows:
         """Rows of the live keys among these. Raises `Unavailable`."""
         if len(self._waiting) >= WAITING_MAX:
             raise Unavailable("too many keys are asked for: come again")
-        answer: asyncio.Future[list[list[Any]]] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[KeyRows] = asyncio.get_running_loop().create_future()
         self._waiting.append((macs, answer))
         if self._turning is None:
             self._turning = asyncio.get_running_loop().create_task(self._turn())
@@ -77,7 +97,7 @@ class KeyLookups:
             while self._waiting:
                 taken = [self._waiting.popleft() for _ in range(min(TOGETHER_MAX, len(self._waiting)))]
                 asked = [macs for macs, _ in taken]
-                answers: list[list[list[Any]] | Exception]
+                answers: list[KeyRows | Exception]
                 try:
                     answers = await self._thread.run(partial(self._find, asked=asked))
                 except Exception as error:  # each of them hears it, and tells its worker
@@ -97,7 +117,7 @@ class KeyLookups:
         finally:
             self._turning = None
 
-    def _find(self, connection: Connection, asked: list[list[bytes]]) -> list[list[list[Any]] | Exception]:
+    def _find(self, connection: Connection, asked: list[list[bytes]]) -> list[KeyRows | Exception]:
         """Where one of them can't be read, each is looked up by itself."""
         works = self._make(connection)
         try:
@@ -108,5 +128,8 @@ class KeyLookups:
             return [answer for one in asked for answer in self._find(connection, [one])]
         unknown = [mac for macs in asked if not any(mac in rows for mac in macs) for mac in macs]
         ended = works.keys.ended(unknown) if unknown else {}
-        rows |= {mac: [mac, why] for mac, why in ended.items()}
-        return [[rows[mac] for mac in macs if mac in rows] for macs in asked]
+        known: dict[bytes, LiveKey | EndedKey] = {
+            **rows,
+            **{mac: EndedKey(mac, cast("KeyEnd", why)) for mac, why in ended.items()},
+        }
+        return [[known[mac] for mac in macs if mac in known] for macs in asked]

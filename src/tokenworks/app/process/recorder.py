@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any, Final, NamedTuple, NoReturn, TypeVar
+from typing import Final, NamedTuple, NoReturn, TypeVar
 from uuid import UUID
 
 import psycopg
 import structlog
 import uvloop
+from msgspec import Raw
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
@@ -40,8 +41,21 @@ from tokenworks.app.process.served import say_waiting
 from tokenworks.app.settings import Settings
 from tokenworks.catalog import Offerings, RateCard, Weights
 from tokenworks.charging import (
+    ALIVE,
+    BLOCKED,
+    CLOCK,
     COMMIT_US,
+    JOURNAL_SPACE,
+    KEYS,
+    OWNS,
+    PEPPERS,
+    RESTED,
+    RESTING,
     SETTLE_US,
+    SNAPSHOT,
+    Alive,
+    BlockedKeys,
+    ClockOffset,
     DatabaseThread,
     HostGrants,
     HostLimits,
@@ -49,16 +63,23 @@ from tokenworks.charging import (
     Journal,
     JournalBusy,
     JournalCorrupt,
+    JournalSpace,
+    LackingPeppers,
     Ledger,
     LedgerWentBack,
+    Limit,
     Need,
+    ObjectOwner,
+    PublishedSnapshot,
     Recorder,
     RecorderLedger,
     Release,
+    Resting,
     Settler,
     WorkerConnection,
+    decode_record,
 )
-from tokenworks.factory import Deployments
+from tokenworks.factory import Deployment, Deployments, Intent, ModelCard
 from tokenworks.gateway import Heartbeat, snapshot_to_wire
 from tokenworks.kernel import AnchoredClock, Clock, SystemClock, TokenworksError, Unavailable
 from tokenworks.trust import Keys, Peppers, VaultSecrets
@@ -183,8 +204,8 @@ class Feed:
         if (anchored[0], off) != self._told_clock:
             self._told_clock = anchored[0], off
             off_s = abs(self._clock.skew_s) if off else None
-            told = {"offset_ns": anchored[0], "error_ns": anchored[1], "off_s": off_s}
-            self._recorder.publish("clock", told, keep=True)
+            told = ClockOffset(anchored[0], anchored[1], off_s)
+            self._recorder.publish(CLOCK, told, keep=True)
 
     async def _look(self) -> None:
         """For the metrics: what is in doubt and in quarantine. Seldom: it is not news."""
@@ -198,7 +219,7 @@ class Feed:
         # What was settled before the question must be settled in the answer.
         expected = self._recorder.settler.settled_seq
 
-        def read(connection: Any) -> tuple[tuple[int, int, int], int, int, list[int]]:
+        def read(connection: Connection) -> tuple[tuple[int, int, int], int, int, list[int]]:
             self._check_went_back(connection, expected)
             on_database = Ledger(connection, self._clock)
             on_database.delete_old_recalls()
@@ -215,10 +236,10 @@ class Feed:
         if lacking != self.peppers_lacking:
             self.peppers_lacking = lacking
             log.critical("recorder.peppers_lacking", versions=lacking)
-            self._recorder.publish("peppers", {"lacking": lacking}, keep=True)
+            self._recorder.publish(PEPPERS, LackingPeppers(lacking), keep=True)
         self._recorder.limits.set_hosts(self.hosts)
 
-    def _check_went_back(self, connection: Any, expected: int) -> None:
+    def _check_went_back(self, connection: Connection, expected: int) -> None:
         """A fail-over or a restore: the next recorder replays the journal from where this database is, and gives out
         nothing before. Raises `LedgerWentBack`.
         """
@@ -237,7 +258,7 @@ class Feed:
         if len(live) < RESTS_MAX or place in live:
             live[place] = max(until_s, live.get(place, 0.0))
         self._rests = live
-        self._recorder.publish("rested", {"until_s": live}, keep=True)
+        self._recorder.publish(RESTING, Resting(live), keep=True)
 
     def look_at_blocked(self) -> None:
         """Keys that an operator blocked on this host: known without the database."""
@@ -248,7 +269,7 @@ class Feed:
         if ids != self._blocked:
             self._blocked = ids
             log.warning("recorder.keys_blocked", keys=len(ids))
-            self._recorder.publish("blocked", {"keys": ids}, keep=True)
+            self._recorder.publish(BLOCKED, BlockedKeys(ids), keep=True)
 
     def look_at_disk(self) -> int:
         """Bytes that are free for the journal. Below the reserve nothing new is begun."""
@@ -259,7 +280,7 @@ class Feed:
         if full != self.journal_full:
             log.critical("recorder.journal_full", full=full, free_bytes=free, unsettled_behind=behind)
             self.journal_full = full
-            self._recorder.publish("journal", {"full": full}, keep=True)
+            self._recorder.publish(JOURNAL_SPACE, JournalSpace(full), keep=True)
         return free
 
     async def poll(self) -> None:
@@ -267,7 +288,7 @@ class Feed:
         losses = self._recorder.losses
         lost: tuple[int, int, list[tuple[str, int]]] | None = None
 
-        def read(connection: Any) -> tuple[str, list[tuple[int, str, str]]]:
+        def read(connection: Connection) -> tuple[str, list[tuple[int, str, str]]]:
             nonlocal lost
             if losses.budget_tokens:
                 # From half the budget on: what this host adds to it is known here before it is settled.
@@ -303,11 +324,7 @@ class Feed:
         for ref in [ref for _, kind, ref in changes if kind == "grant"]:
             self._recorder.grants.close_soon(*ref.split(":"))
         self._recorder.grants.recalls_wait()
-        self._recorder.publish(
-            "alive",
-            {"keys": keys, "accounts": accounts},
-            keep=False,
-        )
+        self._recorder.publish(ALIVE, Alive(keys, accounts), keep=False)
 
     async def _publish_snapshot(self) -> None:
         found = await self._thread.run(lambda connection: read_snapshot(connection, self._clock))
@@ -315,20 +332,20 @@ class Feed:
         self._number += 1
         # A number that grows over restarts of the recorder, too.
         number = int(asyncio.get_running_loop().time() * 1000) * 1000 + self._number % 1000
-        self._recorder.publish("snapshot", found.wire(number), keep=True)
+        self._recorder.publish(SNAPSHOT, found.wire(number), keep=True)
 
 
 class ReadSnapshot(NamedTuple):
     """What the database has of that which requests are placed and rated by."""
 
-    deployments: Any
-    aliases: Any
+    deployments: list[Deployment]
+    aliases: dict[str, str]
     cards: dict[str, RateCard]
-    limits: Any
-    models: Any
-    intents: Any
+    limits: dict[str, Limit]
+    models: list[ModelCard]
+    intents: list[Intent]
 
-    def wire(self, number: int) -> Any:
+    def wire(self, number: int) -> PublishedSnapshot:
         """As workers read it."""
         return snapshot_to_wire(
             number, self.deployments, self.aliases, self.cards, self.limits, self.models, self.intents
@@ -378,22 +395,23 @@ async def serve(
         lookups, lambda connection: make_works(settings, connection, clock, secrets.peppers, secrets.vault)
     )
 
-    async def answer(name: str, argument: Any) -> Any:
-        if name == "keys":
-            return await keys.find(argument)
-        if name == "owns":
-            account_id, upstream_id = argument
+    async def answer(name: str, argument: Raw) -> Raw:
+        if name == KEYS.name:
+            return KEYS.answer(await keys.find(KEYS.decode_argument(argument)))
+        if name == OWNS.name:
+            asked = OWNS.decode_argument(argument)
+            account_id, upstream_id = asked.account_id, asked.upstream_id
             for _, account, _, text in recorder.unsettled():
                 if account == account_id and upstream_id.encode() in text:
-                    record = json.loads(text)
-                    if record["upstream_id"] == upstream_id and record["protocol"] == "responses":
-                        return [record["deployment"], sum(record["c"])]
+                    record = decode_record(text)
+                    if record.upstream_id == upstream_id and record.protocol == "responses":
+                        return OWNS.answer(ObjectOwner(record.deployment, sum(record.c)))
             owned = await lookups.run(lambda c: Ledger(c, clock).owns_upstream_id(account_id, upstream_id))
-            # None is what a caller hears where nothing could be asked.
-            return owned or ["", 0]
-        if name == "rested":
-            feed.rested(*argument)
-            return None
+            return OWNS.answer(ObjectOwner(*(owned or ("", 0))))
+        if name == RESTED.name:
+            rested = RESTED.decode_argument(argument)
+            feed.rested(rested.deployment, rested.until_s)
+            return RESTED.answer(None)
         raise Unavailable(f"nothing answers {name}")
 
     def look(connection: Connection) -> None:
@@ -473,8 +491,8 @@ async def serve(
     recorder.queues = HostQueues(recorder.limits, recorder.send, clock, settings.queue_max)
     used: dict[str, int] = {}
     for _, _, parts, _ in unsettled:
-        for _, grant_id, amount in parts:
-            used[grant_id] = used.get(grant_id, 0) + amount
+        for part in parts:
+            used[part.grant_id] = used.get(part.grant_id, 0) + part.amount
     for account_id, bucket_id, grant_id, amount, settled_used in grants_open:
         grants.adopt(account_id, bucket_id, grant_id, amount, settled_used + used.get(grant_id, 0))
     settler.put(unsettled)

@@ -25,7 +25,7 @@ from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.served import TRIAL_S_MAX
 from tokenworks.app.process.starting import check_edge, check_start
 from tokenworks.app.settings import Settings
-from tokenworks.charging import wire
+from tokenworks.charging import SNAPSHOT, wire
 from tokenworks.kernel import SystemClock, shown
 
 SAID_CHARS_MAX: Final = 500
@@ -49,7 +49,7 @@ def try_start(settings: Settings) -> Promise:
         host_metrics.make_admin_app(host_metrics.HostMetrics(settings))
         with contextlib.closing(connect(url)) as connection:
             snapshot = read_snapshot(connection, SystemClock(settings.clock_shift_s))
-    asyncio.run(worker.rehearse(settings, wire.decode(wire.encode(snapshot.wire(1)))))
+    asyncio.run(worker.rehearse(settings, SNAPSHOT.decode(SNAPSHOT.encode(snapshot.wire(1)))))
     return Promise(
         release=__version__,
         form=FORM,

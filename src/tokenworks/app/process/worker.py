@@ -8,17 +8,30 @@ import signal
 import socket
 import tempfile
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import structlog
 import uvloop
+from msgspec import Raw
 
 from tokenworks.app.logs import configure_logs, say_left_out
 from tokenworks.app.process.forked import RETIRE
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.renewing import Certificates, Credentials
 from tokenworks.app.settings import Settings
-from tokenworks.charging import RecorderClient
+from tokenworks.charging import (
+    ALIVE,
+    BLOCKED,
+    CLOCK,
+    JOURNAL_SPACE,
+    KEYS,
+    LOSSY,
+    PEPPERS,
+    RESTING,
+    SNAPSHOT,
+    PublishedSnapshot,
+    RecorderClient,
+)
 from tokenworks.gateway import (
     KeyCache,
     Plane,
@@ -93,7 +106,7 @@ class Worker:
         )
         shared.keys = KeyCache(
             self.secrets.peppers,
-            lambda macs, answered: shared.client.request("keys", macs, answered),
+            lambda macs, answered: shared.client.request(KEYS, macs, answered),
             settings.key_cache_max,
             settings.key_lookups_per_s,
             clock.civil_ms,
@@ -113,30 +126,32 @@ class Worker:
         log.error("worker.fenced")
         os._exit(EXIT_FENCED)
 
-    def _published(self, name: str, content: Any) -> None:
+    def _published(self, name: str, content: Raw) -> None:
         shared = self.shared
-        if name == "alive":
+        if name == ALIVE.name:
+            changed = ALIVE.decode(content)
             shared.database_ok_s = self.loop.time()
-            for mac in content["keys"]:
+            for mac in changed.keys:
                 shared.keys.forget(bytes.fromhex(mac))
-            for account_id in content["accounts"]:
+            for account_id in changed.accounts:
                 shared.keys.forget_account(account_id)
                 shared.slices.drop_empty(account_id)
-        elif name == "blocked":
-            shared.keys.block(frozenset(content["keys"]))
-        elif name == "peppers":
-            shared.keys.lacking = tuple(content["lacking"])
-        elif name == "clock":
-            self.clock.follow(content["offset_ns"], content["error_ns"])
-            shared.clock_off_s = content["off_s"]
-        elif name == "rested":
-            shared.rested(content["until_s"])
-        elif name == "journal":
-            shared.journal_full = content["full"]
-        elif name == "lossy":
-            shared.risk.lossy = frozenset(content["accounts"])
-        elif name == "snapshot":
-            snapshot = snapshot_from_wire(content, {}, shared.snapshot)
+        elif name == BLOCKED.name:
+            shared.keys.block(frozenset(BLOCKED.decode(content).keys))
+        elif name == PEPPERS.name:
+            shared.keys.lacking = tuple(PEPPERS.decode(content).lacking)
+        elif name == CLOCK.name:
+            told = CLOCK.decode(content)
+            self.clock.follow(told.offset_ns, told.error_ns)
+            shared.clock_off_s = told.off_s
+        elif name == RESTING.name:
+            shared.rested(RESTING.decode(content).until_s)
+        elif name == JOURNAL_SPACE.name:
+            shared.journal_full = JOURNAL_SPACE.decode(content).full
+        elif name == LOSSY.name:
+            shared.risk.lossy = frozenset(LOSSY.decode(content).accounts)
+        elif name == SNAPSHOT.name:
+            snapshot = snapshot_from_wire(SNAPSHOT.decode(content), {}, shared.snapshot)
             self.plane.upkeep.swap(snapshot, self.credentials.read(snapshot))
             named = {place.deployment.tokenizer for place in snapshot.places}
             shared.counter.load(frozenset(name for name in named if name is not None))
@@ -236,7 +251,7 @@ class Worker:
             say_left_out()
 
 
-async def rehearse(settings: Settings, snapshot: Any) -> None:
+async def rehearse(settings: Settings, snapshot: PublishedSnapshot) -> None:
     """What a worker makes before it takes requests, without a place in the host. Raises what it would fail for."""
     with tempfile.TemporaryDirectory() as folder:
         stats = Stats(Path(folder) / "worker.stats", os.getpid())

@@ -4,11 +4,11 @@ import asyncio
 from collections import deque
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
-from tokenworks.charging import wire
 from tokenworks.charging.ledger.model import Granted
-from tokenworks.charging.model import CAP_RATE, BucketTerms, Need
+from tokenworks.charging.messages import BucketTerms, Need, SliceRequest, Verdict
+from tokenworks.charging.model import CAP_RATE, spending_order
 
 NS_PER_S: Final = 1_000_000_000
 # Asks of a crowd that are served as one.
@@ -104,6 +104,30 @@ class Ask:
         self.need = need
         self.free = free
 
+    @classmethod
+    def of(cls, worker_id: str, request: SliceRequest) -> "Ask":
+        return cls(
+            worker_id,
+            request.number,
+            request.cap_ids,
+            request.model,
+            request.need,
+            request.free,
+            request.soft,
+        )
+
+    @classmethod
+    def together(cls, alike: Sequence["Ask"]) -> "Ask":
+        """One for all of what a worker wants for one model under the same caps."""
+        first = alike[0]
+        need = Need(
+            sum(ask.need.requests for ask in alike),
+            sum(ask.need.input_tokens for ask in alike),
+            sum(ask.need.output_tokens for ask in alike),
+        )
+        free = {bucket_id: min(ask.free.get(bucket_id, 0) for ask in alike) for bucket_id in first.free}
+        return cls(first.worker_id, first.number, first.cap_ids, first.model, need, free)
+
 
 class HostAccount:
     __slots__ = (
@@ -142,7 +166,7 @@ class HostAccount:
         # Another host has waited longer for what there is.
         self.behind = False
         self.called_s = -1e9
-        self.called_verdict = wire.ELSEWHERE
+        self.called_verdict = Verdict.ELSEWHERE
         # What the last ask lacked, where buying more would help; and when that may be tried again.
         self.lacks: Need | None = None
         self.top_up_after_s = -1e9
@@ -152,7 +176,8 @@ class HostAccount:
 
     def ordered(self) -> list[HostBucket]:
         return sorted(
-            (b for b in self.buckets.values() if b.terms.kind == "balance"), key=lambda b: b.terms.order()
+            (b for b in self.buckets.values() if b.terms.kind == "balance"),
+            key=lambda b: spending_order(b.terms),
         )
 
     def alike(self, first: Ask) -> list[Ask]:
@@ -203,14 +228,3 @@ class HostAccount:
 def unknown_terms(account_id: str, bucket_id: str) -> BucketTerms:
     """Of a grant that is known before its account is loaded."""
     return BucketTerms(bucket_id, account_id, "balance", "", 0, None, (), CAP_RATE)
-
-
-def terms_to_wire(terms: BucketTerms) -> list[Any]:
-    return [
-        terms.bucket_id, terms.account_id, terms.kind, terms.unit, terms.priority, terms.valid_until_ms,
-        list(terms.model_classes), terms.rate_version, list(terms.windows),
-    ]  # fmt: skip
-
-
-def terms_from_wire(row: list[Any]) -> BucketTerms:
-    return BucketTerms(row[0], row[1], row[2], row[3], row[4], row[5], tuple(row[6]), row[7], tuple(row[8]))

@@ -1,39 +1,17 @@
 """Attempts that are open on this host, and what an attempt costs whose worker is gone."""
 
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.catalog import Counts, split, weights_of
-from tokenworks.charging.model import Loss, Part, UsageRecord, encode_record
+from tokenworks.charging.messages import Amount, Finish, Held, Loss, OpenAttempt, Part
+from tokenworks.charging.model import encode_record, usage_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
 WORKER_LOST: Final = "worker_lost"
 
 
-class OpenAttempt:
-    """An attempt's start as it is in the journal, and the last progress that was reported."""
-
-    __slots__ = ("counts", "first_byte_ms", "progress_ms", "start", "worker_id")
-
-    def __init__(self, worker_id: str, start: list[Any]) -> None:
-        self.worker_id = worker_id
-        self.start = list(start)
-        self.counts: Counts | None = None
-        self.first_byte_ms: int | None = None
-        self.progress_ms: int = start[9]
-
-    def wire(self) -> list[Any]:
-        return [self.worker_id, self.start, self.counts, self.first_byte_ms, self.progress_ms]
-
-
-def attempt_from_wire(row: list[Any]) -> OpenAttempt:
-    attempt = OpenAttempt(row[0], row[1])
-    attempt.counts = None if row[2] is None else Counts(*row[2])
-    attempt.first_byte_ms, attempt.progress_ms = row[3], row[4]
-    return attempt
-
-
-def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
-    """The finish (as on the wire) of an attempt whose worker is gone, charged from its last progress; None where it gave nothing.
+def interrupted(attempt: OpenAttempt, reason: str) -> Finish | None:
+    """The finish of an attempt whose worker is gone, charged from its last progress; None where it gave nothing.
 
     It is drawn from what the attempt held, so nothing is overdrawn; progress counts events with content, of which
     each has at least one token, so the charge is never above the upstream's count.
@@ -42,38 +20,37 @@ def interrupted(attempt: OpenAttempt, reason: str) -> list[Any] | None:
     if counts is None or not any(counts):
         return None
     start = attempt.start
-    balance = [part for part in start[10] if part[4] == "balance"]
-    beside = [part for part in start[10] if part[4] != "balance"]
+    balance = [held for held in start.held if held.kind == "balance"]
+    beside = [held for held in start.held if held.kind != "balance"]
     parts: list[Part] = []
-    shares, requests, left = split([(weights_of(part[6]), part[5]) for part in balance], counts)
-    for part, share in zip(balance, shares, strict=False):
-        parts.append(_part(part, share.amount, share.requests, share.counts))
-    for part in beside:
-        (share,), _, _ = split([(weights_of(part[6]), part[5])], counts)
-        parts.append(_part(part, share.amount, share.requests if part[4] == "window" else 0, share.counts))
+    shares, requests, left = split([(weights_of(held.weights), held.amount) for held in balance], counts)
+    for held, share in zip(balance, shares, strict=False):
+        parts.append(_part(held, share.amount, share.requests, share.counts))
+    for held in beside:
+        (share,), _, _ = split([(weights_of(held.weights), held.amount)], counts)
+        parts.append(_part(held, share.amount, share.requests if held.kind == "window" else 0, share.counts))
+    record = usage_record(
+        start,
+        state="interrupted",
+        reason=reason,
+        counted_by="progress",
+        ended_ms=attempt.progress_ms,
+        first_byte_ms=attempt.first_byte_ms,
+        latency_ms=max(0, attempt.progress_ms - start.started_ms),
+        counts=counts,
+        provider_total=None,
+        parts=parts,
+        loss=[Loss(WORKER_LOST, requests, left)] if requests or any(left) else [],
+        flags=[],
+        upstream_id=None,
+    )
     # A plan of prompts does not count what goes on with a tool's result: its request weighs nothing.
-    prompt = all(part[6][0] for part in start[10] if part[3] == "prompt")
-    loss = [Loss(WORKER_LOST, requests, left)] if requests or any(left) else []
-    latency_ms = max(0, attempt.progress_ms - start[9])
-    (
-        usage_id,
-        account_id,
-        request_id,
-        attempt_no,
-        key_id,
-        member_id,
-        protocol,
-        model,
-        deployment,
-        started_ms,
-    ) = start[:10]
-    record = UsageRecord(
-        account_id, usage_id, request_id, attempt_no, key_id, member_id, protocol, model, deployment, "interrupted", reason,
-        "progress", started_ms, attempt.progress_ms, attempt.first_byte_ms, latency_ms, counts, None, parts, loss, [], None, prompt,
-    )  # fmt: skip
-    used = [[part[0], part[1], part[5]] for part in parts]
-    return [usage_id, account_id, used, encode_record(record)]
+    record.prompt = all(held.weights[0] for held in start.held if held.unit == "prompt")
+    used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in parts]
+    return Finish(start.usage_id, start.account_id, used, encode_record(record))
 
 
-def _part(held: list[Any], amount: int, requests: int, counts: Counts) -> Part:
-    return Part(held[0], held[1], held[2], held[3], held[4], amount, requests, counts)
+def _part(held: Held, amount: int, requests: int, counts: Counts) -> Part:
+    return Part(
+        held.bucket_id, held.grant_id, held.rate_version, held.unit, held.kind, amount, requests, counts
+    )

@@ -7,14 +7,12 @@ import asyncio
 import contextlib
 from typing import Final
 
-from tokenworks.charging import wire
 from tokenworks.charging.host.account import (
     NS_PER_S,
     Ask,
     HostAccount,
     HostBucket,
     LedgerPort,
-    terms_to_wire,
 )
 from tokenworks.charging.host.leases import (
     RECALL_WAIT_S,
@@ -22,7 +20,17 @@ from tokenworks.charging.host.leases import (
     Leases,
     Send,
 )
-from tokenworks.charging.model import COUNT_NEED, NO_GRANT, NO_NEED, Need, RateLookup, cost, cover
+from tokenworks.charging.messages import Need, Verdict
+from tokenworks.charging.model import (
+    COUNT_NEED,
+    NO_GRANT,
+    NO_NEED,
+    RateLookup,
+    cost,
+    cover,
+    hold_rate,
+    is_nothing,
+)
 from tokenworks.kernel import Clock, Unavailable
 
 # How long a worker may go on with a bucket that it has nothing of, for what costs nothing.
@@ -42,37 +50,39 @@ class Covering:
         self._send = send
         self._clock = clock
 
-    async def gather(self, account: HostAccount, ask: Ask) -> int:
-        """Bring what the request needs: from here, from other hosts, by buying. Under the account's lock. Returns a verdict."""
+    async def gather(self, account: HostAccount, ask: Ask) -> tuple[Verdict, int]:
+        """Bring what the request needs: from here, from other hosts, by buying. Under the account's lock. Returns a verdict, and where
+        a window is used up the seconds until its quantity comes back.
+        """
         if account.unsure:
             await self._leases.reconcile(account)
         await self._leases.load(account, fresh=False)
         verdict = await self.bring(account, ask)
-        if verdict == wire.NOTHING_LEFT and not ask.soft:
+        if verdict == Verdict.NOTHING_LEFT and not ask.soft:
             # Say so on fresh terms only: something may have been ordered a moment ago.
             await self._leases.load(account, fresh=True)
             verdict = await self.bring(account, ask)
-            if verdict == wire.NOTHING_LEFT and (
+            if verdict == Verdict.NOTHING_LEFT and (
                 account.behind or await self._ledger.granted_elsewhere(account.account_id)
             ):
                 verdict = await self._call_back(account, ask)
-            if verdict == wire.NOTHING_LEFT and account.lacks is not None:
+            if verdict == Verdict.NOTHING_LEFT and account.lacks is not None:
                 verdict = await self._top_up(account, ask, account.lacks)
-            if verdict == wire.NOTHING_LEFT and account.windows_short:
+            if verdict == Verdict.NOTHING_LEFT and account.windows_short:
                 try:
                     back_s = await self._ledger.window_back_s(account.account_id, account.windows_short)
                 except Unavailable:
                     back_s = 1  # that it is used up is known, until when is not
-                return wire.LATER + back_s
-        return verdict
+                return Verdict.WINDOW_USED_UP, back_s
+        return verdict, 0
 
-    async def _call_back(self, account: HostAccount, ask: Ask) -> int:
+    async def _call_back(self, account: HostAccount, ask: Ask) -> Verdict:
         """Other hosts hold some of it: queue for it. "Nothing left" once every one of them has answered."""
         if self._leases.now_s() - account.called_s < RELOAD_S:
             return account.called_verdict
         until_s = self._leases.now_s() + RECALL_WAIT_S
         recall_id = await self._ledger.ask_back(account.account_id)
-        verdict = wire.ELSEWHERE
+        verdict = Verdict.ELSEWHERE
         try:
             while True:
                 await asyncio.sleep(CALL_BACK_POLL_S)
@@ -80,38 +90,38 @@ class Covering:
                 account.loaded_s = -1e9
                 await self._leases.load(account, fresh=True)
                 verdict = await self.bring(account, ask)
-                if verdict == wire.ENOUGH:
+                if verdict == Verdict.ENOUGH:
                     break
-                if verdict == wire.NOTHING_LEFT and answered and not account.behind:
+                if verdict == Verdict.NOTHING_LEFT and answered and not account.behind:
                     break
                 if self._leases.now_s() >= until_s:
-                    verdict = wire.ELSEWHERE
+                    verdict = Verdict.ELSEWHERE
                     break
         finally:
             with contextlib.suppress(Unavailable):
                 await self._ledger.end_recall(recall_id)
         account.called_s, account.called_verdict = self._leases.now_s(), verdict
-        return verdict if verdict == wire.ENOUGH or answered else wire.ELSEWHERE
+        return verdict if verdict == Verdict.ENOUGH or answered else Verdict.ELSEWHERE
 
-    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> int:
+    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> Verdict:
         """Where the subscriber pays as it goes: buy what the request lacks, and no more."""
         wants = lacks.requests + lacks.input_tokens + lacks.output_tokens
         # An empty account that is hammered costs the database this often, no more; one that wants less is heard.
         if self._leases.now_s() < account.top_up_after_s and wants >= account.top_up_refused:
-            return wire.NOTHING_LEFT
+            return Verdict.NOTHING_LEFT
         # A count of tokens is free: whether more could be bought is all that it asks.
         counts = ask.need == COUNT_NEED
         if not await self._ledger.top_up(account.account_id, ask.model, NO_NEED if counts else lacks):
             account.top_up_after_s = self._leases.now_s() + RELOAD_S
             account.top_up_refused = wants
-            return wire.NOTHING_LEFT
+            return Verdict.NOTHING_LEFT
         if counts:
-            return wire.PAYS_AS_IT_GOES
+            return Verdict.PAYS_AS_IT_GOES
         account.loaded_s = -1e9
         await self._leases.load(account, fresh=True)
         return await self.bring(account, ask)
 
-    async def bring(self, account: HostAccount, ask: Ask) -> int:
+    async def bring(self, account: HostAccount, ask: Ask) -> Verdict:
         """Bring the worker's slices up to what its request may cost, in the order in which buckets are spent. Returns a verdict."""
         silent = short = False
         account.windows_short = []
@@ -120,8 +130,8 @@ class Covering:
         for cap_id in ask.cap_ids:
             cap = account.buckets.get(cap_id)
             if cap is None:
-                return wire.NOTHING_LEFT
-            rate = cap.terms.hold_rate(self._lookup, ask.model)
+                return Verdict.NOTHING_LEFT
+            rate = hold_rate(cap.terms, self._lookup, ask.model)
             assert rate is not None
             have, unheard = await self._ensure(account, cap, ask, cost(rate, ask.need))
             silent = silent or unheard
@@ -137,7 +147,7 @@ class Covering:
         for bucket in account.ordered():
             if bucket.closing:
                 continue
-            rate = bucket.terms.hold_rate(self._lookup, ask.model)
+            rate = hold_rate(bucket.terms, self._lookup, ask.model)
             if rate is None:
                 continue
             if rate.whole and not left.requests:
@@ -155,13 +165,13 @@ class Covering:
                         account.windows_short.append(window_id)
                     have = min(have, got)
             _, left = cover(rate, have, left)
-            if left.nothing and not short:
-                return wire.ENOUGH
-            if left.nothing:
+            if is_nothing(left):
+                if not short:
+                    return Verdict.ENOUGH
                 break
         # What a cap does not allow is not bought either.
-        account.lacks = None if short or left.nothing else left
-        return wire.ELSEWHERE if silent else wire.NOTHING_LEFT
+        account.lacks = None if short or is_nothing(left) else left
+        return Verdict.ELSEWHERE if silent else Verdict.NOTHING_LEFT
 
     async def _ensure(
         self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int
@@ -195,10 +205,9 @@ class Covering:
             if give:  # a renewal alone makes no slice: nobody would ever give it back
                 bucket.free -= give
                 bucket.slices[ask.worker_id] = bucket.slices.get(ask.worker_id, 0) + give
-            if not self._send(
-                ask.worker_id, wire.SLICE,
-                [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), give, bucket.spend_until_ns]],
-            ):  # fmt: skip
+            if not self._leases.send_slice(
+                ask.worker_id, bucket, bucket.grant_id, give, bucket.spend_until_ns
+            ):
                 bucket.free += bucket.slices.pop(ask.worker_id, 0)
                 return 0, silent
             ask.free[bucket.terms.bucket_id] = own + give
@@ -214,8 +223,4 @@ class Covering:
         if ask.worker_id not in bucket.slices:
             # Nobody would recall it, so the worker has to ask again soon: the account may be frozen by then.
             until_ns = self._clock.boot_ns() + int(SHOWN_FOR_S * NS_PER_S)
-        self._send(
-            ask.worker_id,
-            wire.SLICE,
-            [[account.account_id, grant_id, terms_to_wire(bucket.terms), 0, until_ns]],
-        )
+        self._leases.send_slice(ask.worker_id, bucket, grant_id, 0, until_ns)

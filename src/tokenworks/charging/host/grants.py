@@ -8,8 +8,8 @@ Invariant, per bucket: amount = used + free + the sum of the workers' slices; no
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.host.account import (
@@ -24,7 +24,10 @@ from tokenworks.charging.host.leases import (
     Leases,
     Send,
 )
-from tokenworks.charging.model import Need, RateLookup
+from tokenworks.charging.messages import Amount, SliceAnswer, Verdict
+from tokenworks.charging.model import (
+    RateLookup,
+)
 from tokenworks.kernel import Clock, Unavailable
 
 ASK_QUEUE_MAX: Final = 100_000
@@ -68,19 +71,18 @@ class HostGrants:
         full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
         if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
             self.asks_refused += 1
-            self._send(ask.worker_id, wire.ANSWER, [[ask.number, wire.AWAY]])
+            self._answer(ask, Verdict.AWAY)
             return
         account = known or self._leases.account(account_id)
         ask.asked_s = self._leases.now_s()
         account.asks.append(ask)
         self._serve(account)
 
-    def give(
-        self, worker_id: str, recall_number: int, account_id: str, given: Iterable[tuple[str, str, int]]
-    ) -> None:
+    def give(self, worker_id: str, recall_number: int, account_id: str, given: Iterable[Amount]) -> None:
         """A worker gives back what it has free, on a recall or on its own."""
         account = self.accounts.get(account_id)
-        for bucket_id, grant_id, amount in given:
+        for back in given:
+            bucket_id, grant_id, amount = back.bucket_id, back.grant_id, back.amount
             bucket = account.buckets.get(bucket_id) if account else None
             if bucket is None or bucket.grant_id != grant_id:
                 continue
@@ -91,12 +93,13 @@ class HostGrants:
                 account.gave(worker_id, bucket_id, amount)
         self._leases.heard(worker_id, recall_number)
 
-    def used(self, worker_id: str | None, account_id: str, parts: Iterable[tuple[str, str, int]]) -> None:
+    def used(self, worker_id: str | None, account_id: str, parts: Iterable[Amount]) -> None:
         """A record was journaled: what it used of each (bucket, grant) moves from the worker's slice (of a lost one: from the rest)
         to used. What a host that comes back had open on grants that are gone (written off, restored away) is settled as late.
         """
         account = self.accounts.get(account_id)
-        for bucket_id, grant_id, amount in parts:
+        for part in parts:
+            bucket_id, grant_id, amount = part.bucket_id, part.grant_id, part.amount
             if not amount:
                 continue
             bucket = account.buckets.get(bucket_id) if account else None
@@ -181,7 +184,7 @@ class HostGrants:
 
     # Serving asks.
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Coroutine[object, object, None]) -> None:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._task_done)
@@ -209,12 +212,12 @@ class HostGrants:
                     continue
                 try:
                     async with account.lock:
-                        verdict = await self._covering.gather(account, ask)
+                        verdict, back_s = await self._covering.gather(account, ask)
                 except Unavailable:
-                    verdict = wire.AWAY
+                    verdict, back_s = Verdict.AWAY, 0
                 if account.asks and account.asks[0] is ask:
                     account.asks.popleft()
-                    self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
+                    self._answer(ask, verdict, back_s)
                     if not ask.soft:
                         self.waits_s.append(self._leases.now_s() - ask.asked_s)
         finally:
@@ -222,18 +225,16 @@ class HostGrants:
             account.quiet_until_s = 0.0
             self._served -= 1
 
+    def _answer(self, ask: Ask, verdict: Verdict, back_s: int = 0) -> None:
+        answer = SliceAnswer(ask.number, wire.verdict_code(verdict, back_s))
+        self._send(ask.worker_id, wire.SLICE_ANSWER, [answer])
+
     async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
         enough; where not, each is looked at by itself, so that what is left goes to whom it suffices.
         """
         first = alike[0]
-        need = Need(
-            sum(ask.need.requests for ask in alike),
-            sum(ask.need.input_tokens for ask in alike),
-            sum(ask.need.output_tokens for ask in alike),
-        )
-        free = {bucket_id: min(ask.free.get(bucket_id, 0) for ask in alike) for bucket_id in first.free}
-        whole = Ask(first.worker_id, first.number, first.cap_ids, first.model, need, free)
+        whole = Ask.together(alike)
         try:
             async with account.lock:
                 if account.unsure:
@@ -242,12 +243,13 @@ class HostGrants:
                 verdict = await self._covering.bring(account, whole)
         except Unavailable:
             return False
-        if verdict != wire.ENOUGH:
+        if verdict != Verdict.ENOUGH:
             for ask in alike:  # what was brought for all of them is there for each
                 ask.free = dict(whole.free)
             return False
         waited = account.take(alike)
-        self._send(first.worker_id, wire.ANSWER, [[ask.number, wire.ENOUGH] for ask in waited])
+        enough = wire.verdict_code(Verdict.ENOUGH)
+        self._send(first.worker_id, wire.SLICE_ANSWER, [SliceAnswer(ask.number, enough) for ask in waited])
         now_s = self._leases.now_s()
         self.waits_s.extend(now_s - ask.asked_s for ask in waited)
         return True

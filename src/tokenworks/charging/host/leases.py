@@ -6,7 +6,7 @@ What is read and changed of an account here is so under the account's lock.
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.errors import GrantStillOpen
@@ -15,9 +15,9 @@ from tokenworks.charging.host.account import (
     HostAccount,
     HostBucket,
     LedgerPort,
-    terms_to_wire,
     unknown_terms,
 )
+from tokenworks.charging.messages import Recall, SliceGrant
 from tokenworks.kernel import Clock, Unavailable
 
 RECALL_WAIT_S: Final = 0.3
@@ -29,7 +29,7 @@ TENDED_TOGETHER_MAX: Final = 128
 GRANT_AHEAD_S: Final = 10
 RETURNING_POLL_S: Final = 0.005
 
-Send = Callable[[str, int, Any], bool]
+Send = Callable[[str, int, object], bool]
 """(worker, frame kind, content) -> whether the worker is there."""
 
 
@@ -139,6 +139,13 @@ class Leases:
         account.unsure = False
         account.loaded_s = -1e9
 
+    def send_slice(
+        self, worker_id: str, bucket: HostBucket, grant_id: str, amount: int, until_ns: int
+    ) -> bool:
+        """Whether the worker is there."""
+        grant = SliceGrant(bucket.terms.account_id, grant_id, bucket.terms, amount, until_ns)
+        return self._send(worker_id, wire.SLICE_GRANT, [grant])
+
     async def extend(self, bucket: HostBucket, short: int, *, expired: bool) -> None:
         """Ask the ledger for `short` and some more, or (0) for a renewal of the lease."""
         if bucket.closing or (not bucket.remaining and (bucket.grant_id is None or not expired)):
@@ -183,7 +190,7 @@ class Leases:
         """Ask workers for what they have free. Whether all of them answered in time."""
         self._recall_number += 1
         number = self._recall_number
-        content = [number, account.account_id, [b.terms.bucket_id for b in buckets], closing]
+        content = Recall(number, account.account_id, [b.terms.bucket_id for b in buckets], closing)
         waiting = {worker for worker in workers if self._send(worker, wire.RECALL, content)}
         if not waiting:
             return True
@@ -242,10 +249,7 @@ class Leases:
         elif bucket.slices and bucket.spend_until_ns - now_ns < self._spend_for_s * NS_PER_S * 2 / 3:
             await self._renew(bucket)
             for worker_id in list(bucket.slices) if not bucket.closing else ():
-                self._send(
-                    worker_id, wire.SLICE,
-                    [[account.account_id, bucket.grant_id, terms_to_wire(bucket.terms), 0, bucket.spend_until_ns]],
-                )  # fmt: skip
+                self.send_slice(worker_id, bucket, bucket.grant_id, 0, bucket.spend_until_ns)
 
     async def _renew(self, bucket: HostBucket) -> None:
         with contextlib.suppress(Unavailable):

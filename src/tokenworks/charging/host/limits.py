@@ -10,10 +10,11 @@ with the processes that knew it, and then it starts anew.
 import asyncio
 import math
 from collections import deque
-from collections.abc import Callable
-from typing import Any, Final, NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple, Protocol
 
 from tokenworks.charging import wire
+from tokenworks.charging.messages import Limit, LimitAnswer, LimitRequest, LimitReturn, LimitState
 from tokenworks.kernel import Clock, Unavailable
 
 SLOT_MS: Final = 100
@@ -32,16 +33,7 @@ WAITING_MAX: Final = 100_000
 NS_PER_MS: Final = 1_000_000
 
 STREAMS, REQUESTS, TOKENS = range(3)
-Send = Callable[[str, int, Any], bool]
-
-
-class Limit(NamedTuple):
-    """The most of each; 0 is no limit. As on the wire."""
-
-    limit_id: str
-    requests_per_min: int
-    tokens_per_min: int
-    streams_max: int
+Send = Callable[[str, int, object], bool]
 
 
 class Lease(NamedTuple):
@@ -161,7 +153,7 @@ class _Window:
 class _Asked:
     __slots__ = ("limits", "number", "tokens", "worker_id")
 
-    def __init__(self, worker_id: str, number: int, tokens: int, limits: list[Limit]) -> None:
+    def __init__(self, worker_id: str, number: int, tokens: int, limits: Sequence[Limit]) -> None:
         self.worker_id = worker_id
         self.number = number
         self.tokens = tokens
@@ -204,9 +196,9 @@ class HostLimits:
 
     # What workers say.
 
-    def ask(self, worker_id: str, number: int, tokens: int, limits: list[list[Any]]) -> None:
-        """May this request begin? Answered with `LIMITED`: all of its limits, or none."""
-        asked = _Asked(worker_id, number, tokens, [Limit(*row) for row in limits])
+    def ask(self, worker_id: str, request: LimitRequest) -> None:
+        """May this request begin? Answered with `LIMIT_ANSWER`: all of its limits, or none."""
+        asked = _Asked(worker_id, request.number, request.tokens, request.limits)
         if self.open:
             self._decide(asked)
         elif len(self._held_back) < WAITING_MAX:
@@ -214,13 +206,12 @@ class HostLimits:
         else:
             self._refuse(asked, ASK_AGAIN_MS, 0, STREAMS)
 
-    def back(
-        self, worker_id: str, limit_id: str, slot: int, requests: int, tokens: int, *, ended: bool
-    ) -> None:
-        """What was reserved and not used (tokens below zero: used beyond), and whether the request is over."""
-        window = self._windows.get(limit_id)
+    def back(self, worker_id: str, returned: LimitReturn) -> None:
+        """What was reserved and not used, and whether the request is over."""
+        window = self._windows.get(returned.limit_id)
         if window is None:
             return
+        slot, requests, tokens = returned.slot, returned.requests, returned.tokens
         now_slot = self._now_ms() // SLOT_MS
         if requests > 0 or tokens > 0:
             window.add(slot, -requests, -max(0, tokens))
@@ -229,21 +220,21 @@ class HostLimits:
         if self.hosts > 1:
             window.returned[0] += requests
             window.returned[1] += tokens
-        if ended:
+        if returned.ended:
             left = window.in_flight.get(worker_id, 0) - 1
             if left > 0:
                 window.in_flight[worker_id] = left
             else:
                 window.in_flight.pop(worker_id, None)
 
-    def state(self, worker_id: str, rows: list[list[Any]]) -> None:
+    def state(self, worker_id: str, states: Sequence[LimitState]) -> None:
         """A worker that outlived the last recorder: what it has in flight, and what it began within the minute."""
-        for limit, in_flight, slots in rows:
-            window = self._window(Limit(*limit))
-            if in_flight:
-                window.in_flight[worker_id] = in_flight
-            for slot, requests, tokens in slots:
-                window.add(slot, requests, tokens)
+        for state in states:
+            window = self._window(state.limit)
+            if state.in_flight:
+                window.in_flight[worker_id] = state.in_flight
+            for begun in state.slots:
+                window.add(begun.slot, begun.requests, begun.tokens)
 
     # For queues: what one limit says, without an answer.
 
@@ -325,7 +316,7 @@ class HostLimits:
             return
         for limit in asked.limits:
             self.take(asked.worker_id, limit, asked.tokens, now_ms)
-        self._send(asked.worker_id, wire.LIMITED, [[asked.number, 0, 0, 0, slot]])
+        self._send(asked.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(asked.number, 0, 0, 0, slot)])
 
     @staticmethod
     def _reserved(limit: Limit, tokens: int) -> int:
@@ -379,7 +370,7 @@ class HostLimits:
             tokens -= drew
 
     def _refuse(self, asked: _Asked, wait_ms: int, which: int, what: int) -> None:
-        self._send(asked.worker_id, wire.LIMITED, [[asked.number, wait_ms, which, what, 0]])
+        self._send(asked.worker_id, wire.LIMIT_ANSWER, [LimitAnswer(asked.number, wait_ms, which, what, 0)])
 
     # Between hosts.
 

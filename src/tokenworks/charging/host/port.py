@@ -7,20 +7,21 @@ What would have to wait for a lock is made by itself, on another connection: it 
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final, TypeVar
+from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 import psycopg
 
-from tokenworks.charging.host.limits import Lease, Limit
+from tokenworks.charging.host.limits import Lease
 from tokenworks.charging.host.settlement import Settler
 from tokenworks.charging.ledger import store
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
-from tokenworks.charging.model import FOLLOW_UP, BucketTerms, Need
+from tokenworks.charging.messages import BucketTerms, Limit, Need
+from tokenworks.charging.model import FOLLOW_UP
 from tokenworks.kernel import Clock, Unavailable
 
 Result = TypeVar("Result")
@@ -80,11 +81,40 @@ class DatabaseThread:
 
 
 Asked = TypeVar("Asked")
-_Waiting = deque[tuple[Asked, "asyncio.Future[Any]"]]
+Answer = TypeVar("Answer")
+_Made = tuple[list[list[tuple[BucketTerms, int]] | None], list[Granted | None], list[bool]]
+"""What a turn answers: terms, grants, whether it closed."""
+_Taken = list[tuple[Asked, asyncio.Future[Answer]]]
 
 
-def _take(waiting: "_Waiting[Asked]", count_max: int) -> "list[tuple[Asked, asyncio.Future[Any]]]":
-    return [waiting.popleft() for _ in range(min(count_max, len(waiting)))]
+class _Waiting(Generic[Asked, Answer]):
+    """What waits for a turn of the ledger, first come, first served."""
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[Asked, asyncio.Future[Answer]]] = deque()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    def join(self, asked: Asked) -> "asyncio.Future[Answer]":
+        answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._queue.append((asked, answer))
+        return answer
+
+    def take(self, count_max: int) -> _Taken[Asked, Answer]:
+        return [self._queue.popleft() for _ in range(min(count_max, len(self._queue)))]
+
+
+def _answer(taken: _Taken[Asked, Answer], answers: Sequence[Answer]) -> None:
+    for (_, future), answer in zip(taken, answers, strict=True):
+        if not future.done():
+            future.set_result(answer)
+
+
+def _fail(taken: _Taken[Asked, Answer], error: Exception) -> None:
+    for _, future in taken:
+        if not future.done():
+            future.set_exception(error)
 
 
 class RecorderLedger:
@@ -102,9 +132,9 @@ class RecorderLedger:
     ) -> None:
         self._thread = thread
         self._alone = alone or thread
-        self._loads: _Waiting[UUID] = deque()
-        self._grants: _Waiting[GrantAsk] = deque()
-        self._closes: _Waiting[CloseAsk] = deque()
+        self._loads: _Waiting[UUID, list[tuple[BucketTerms, int]] | None] = _Waiting()
+        self._grants: _Waiting[GrantAsk, Granted | None] = _Waiting()
+        self._closes: _Waiting[CloseAsk, bool] = _Waiting()
         self._turning: asyncio.Task[None] | None = None
         self.turns = 0
         self._settler = settler
@@ -123,10 +153,9 @@ class RecorderLedger:
 
     # Turns.
 
-    async def _together(self, waiting: "_Waiting[Asked]", asked: Asked) -> Any:
+    async def _together(self, waiting: "_Waiting[Asked, Answer]", asked: Asked) -> Answer:
         """The answer of the turn that takes it. Raises `Unavailable`."""
-        answer = asyncio.get_running_loop().create_future()
-        waiting.append((asked, answer))
+        answer = waiting.join(asked)
         if self._turning is None:
             self._turning = asyncio.get_running_loop().create_task(self._turn())
         return await answer
@@ -135,50 +164,45 @@ class RecorderLedger:
         """While anything waits. What this turn does not take is the next one's, first come, first served."""
         try:
             while self._loads or self._grants or self._closes:
-                loads = _take(self._loads, TURN_LOADS_MAX)
-                grants = _take(self._grants, TURN_GRANTS_MAX)
-                closes = _take(self._closes, TURN_CLOSES_MAX)
-                taken: list[tuple[Any, asyncio.Future[Any]]] = [*loads, *grants, *closes]
-                answers: list[Any] = []
+                loads = self._loads.take(TURN_LOADS_MAX)
+                grants = self._grants.take(TURN_GRANTS_MAX)
+                closes = self._closes.take(TURN_CLOSES_MAX)
                 try:
-                    answers = await self._make(
+                    loaded, granted, closed = await self._make(
                         [asked for asked, _ in loads],
                         [asked for asked, _ in grants],
                         [asked for asked, _ in closes],
                     )
                 except Exception as error:  # each of them hears it, and decides
-                    answers = [error] * len(taken)
                     if self._thread.hangs:
                         # Those who would be next have waited as long.
-                        behind = [*self._loads, *self._grants, *self._closes]
-                        for waiting in (self._loads, self._grants, self._closes):
-                            waiting.clear()
-                        taken += behind
-                        answers += [error] * len(behind)
-                for (_, future), answer in zip(taken, answers, strict=True):
-                    if future.done():
-                        continue
-                    if isinstance(answer, Exception):
-                        future.set_exception(answer)
-                    else:
-                        future.set_result(answer)
+                        loads += self._loads.take(len(self._loads))
+                        grants += self._grants.take(len(self._grants))
+                        closes += self._closes.take(len(self._closes))
+                    _fail(loads, error)
+                    _fail(grants, error)
+                    _fail(closes, error)
+                else:
+                    _answer(loads, loaded)
+                    _answer(grants, granted)
+                    _answer(closes, closed)
                 self.turns += 1
-                if len(taken) > 1:
+                if len(loads) + len(grants) + len(closes) > 1:
                     await asyncio.sleep(GATHER_S)
         finally:
             self._turning = None
 
-    async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> list[Any]:
-        def make(connection: store.Connection) -> list[Any]:
+    async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> _Made:
+        def make(connection: store.Connection) -> _Made:
             ledger = Ledger(connection, self._clock)
             loaded = ledger.load_terms_together(loads)
             granted, closed = ledger.turn(self._journal_id, grants, closes) if grants or closes else ([], [])
-            return [*loaded, *granted, *closed]
+            return loaded, granted, closed
 
         return await self._thread.run(make)
 
     async def load_terms(self, account_id: str) -> list[tuple[BucketTerms, int]]:
-        found: list[tuple[BucketTerms, int]] | None = await self._together(self._loads, UUID(account_id))
+        found = await self._together(self._loads, UUID(account_id))
         return await self._run(lambda ledger: ledger.load_terms(account_id)) if found is None else found
 
     async def granted_elsewhere(self, account_id: str) -> int:
@@ -194,7 +218,7 @@ class RecorderLedger:
             amount,
             spend_for_s,
         )
-        made: Granted | None = await self._together(self._grants, asked)
+        made = await self._together(self._grants, asked)
         if made is not None:
             return made
         return await self._run(

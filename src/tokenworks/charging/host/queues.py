@@ -7,26 +7,18 @@ not wait. Nothing here is money: a queue may be lost with the process that kept 
 """
 
 from collections import Counter
-from typing import Any, Final, NamedTuple
+from collections.abc import Sequence
+from typing import Final
 
 from tokenworks.charging import wire
-from tokenworks.charging.host.limits import STREAMS, STREAMS_AGAIN_MS, HostLimits, Limit, Send
+from tokenworks.charging.host.limits import STREAMS, STREAMS_AGAIN_MS, HostLimits, Send
+from tokenworks.charging.messages import Limit, QueueAnswer, QueueRequest, QueueReturn
 from tokenworks.factory import FLEX, FairQueue, Waiter, headroom
 from tokenworks.kernel import Clock
 
 NS_PER_MS: Final = 1_000_000
 # Beside what of a limit is short: too many wait, or it waited as long as it would.
 SHED, WAITED = 3, 4
-
-
-class Queued(NamedTuple):
-    """What a request says of itself that would rather wait than be refused. As on the wire."""
-
-    queue: str
-    account_id: str
-    weight: int
-    service: int
-    wait_ms: int
 
 
 class HostQueues:
@@ -36,7 +28,7 @@ class HostQueues:
         self._clock = clock
         self._waiting_max = waiting_max
         self._queues: dict[str, FairQueue] = {}
-        self._asked: dict[tuple[str, int], list[Limit]] = {}
+        self._asked: dict[tuple[str, int], Sequence[Limit]] = {}
         self._running: dict[str, Counter[tuple[str, str]]] = {}  # by worker: (queue, account)
         # For the metrics: who was let go, and whose time was over.
         self.shed = 0
@@ -51,17 +43,14 @@ class HostQueues:
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
 
-    def ask(
-        self, worker_id: str, number: int, tokens: int, limits: list[list[Any]], queued: list[Any]
-    ) -> None:
-        """Which of these has room for the request, now or soon? Answered with `QUEUED`."""
-        asked = Queued(*queued)
-        found = [Limit(*row) for row in limits]
+    def ask(self, worker_id: str, request: QueueRequest) -> None:
+        """Which of these has room for the request, now or soon? Answered with `QUEUE_ANSWER`."""
+        asked, found, tokens = request.queued, request.limits, request.tokens
         queue = self._queues.get(asked.queue)
         if queue is None:
             queue = self._queues[asked.queue] = FairQueue(self._waiting_max)
         now_ms = self._now_ms()
-        ticket = worker_id, number
+        ticket = worker_id, request.number
         waiter = Waiter(
             ticket, asked.account_id, asked.weight, asked.service, tokens, tuple(limit.limit_id for limit in found),
             now_ms + asked.wait_ms,
@@ -99,14 +88,15 @@ class HostQueues:
             if waiter is not None:
                 self._refuse(waiter, 1, 0, WAITED)
 
-    def ended(self, worker_id: str, queue: str, account_id: str, counted: int, used: int) -> None:
+    def ended(self, worker_id: str, ended: QueueReturn) -> None:
         """A request that was admitted from a queue is over; its limits have heard of it already."""
+        queue, account_id = ended.queue, ended.account_id
         running = self._running.get(worker_id)
         if running is not None and running[queue, account_id] > 0:
             running[queue, account_id] -= 1
         found = self._queues.get(queue)
         if found is not None:
-            found.ended(account_id, counted, used, self._now_ms())
+            found.ended(account_id, ended.counted_tokens, ended.used_tokens, self._now_ms())
             self._pump(queue, found)
 
     def worker_lost(self, worker_id: str) -> None:
@@ -166,13 +156,14 @@ class HostQueues:
         slot = self._limits.take(ticket[0], found[taken], waiter.tokens, now_ms)
         counted = queue.began(waiter.account_id, waiter.weight, waiter.tokens, now_ms)
         self._running.setdefault(ticket[0], Counter())[name, waiter.account_id] += 1
-        self._send(ticket[0], wire.QUEUED, [[ticket[1], 0, taken, 0, slot, counted]])
+        self._send(ticket[0], wire.QUEUE_ANSWER, [QueueAnswer(ticket[1], 0, taken, 0, slot, counted)])
         return True
 
     def _refuse(self, waiter: Waiter, wait_ms: int, which: int, what: int) -> None:
         ticket: tuple[str, int] = waiter.ticket  # type: ignore[assignment]
         self._asked.pop(ticket, None)
-        self._send(ticket[0], wire.QUEUED, [[ticket[1], max(1, wait_ms), which, what, 0, 0]])
+        answer = QueueAnswer(ticket[1], max(1, wait_ms), which, what, 0, 0)
+        self._send(ticket[0], wire.QUEUE_ANSWER, [answer])
 
     def tend(self) -> None:
         """Once a second: who has waited long enough, and what came free with time alone."""

@@ -8,34 +8,54 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, cast
-from uuid import UUID
+from typing import Final, TypeVar
 
 import structlog
+from msgspec import Raw
 
-from tokenworks.catalog import Counts
 from tokenworks.charging import wire
 from tokenworks.charging.errors import JournalCorrupt, JournalFailed
 from tokenworks.charging.host.account import Ask
-from tokenworks.charging.host.attempts import (
-    OPEN_ATTEMPTS_MAX,
-    WORKER_LOST,
-    OpenAttempt,
-    attempt_from_wire,
-    interrupted,
-)
+from tokenworks.charging.host.attempts import OPEN_ATTEMPTS_MAX, WORKER_LOST, interrupted
 from tokenworks.charging.host.grants import HostGrants
-from tokenworks.charging.host.journal import Journal, read_segment
+from tokenworks.charging.host.journal import Journal
 from tokenworks.charging.host.limits import HostLimits
 from tokenworks.charging.host.losses import HostLosses
 from tokenworks.charging.host.queues import HostQueues
 from tokenworks.charging.host.settlement import Settler
+from tokenworks.charging.host.worker_connection import WorkerConnection
 from tokenworks.charging.ledger.settle_rows import Settling
-from tokenworks.charging.model import Need
-from tokenworks.kernel import Histogram, NotFound, TokenworksError
+from tokenworks.charging.messages import (
+    Ack,
+    Checkpoint,
+    Drop,
+    Finish,
+    FinishAtRisk,
+    Hello,
+    JournalOp,
+    OpenAttempt,
+    Progress,
+    Publication,
+    Reply,
+    Request,
+    SliceState,
+    Start,
+    Welcome,
+    WrittenOp,
+)
+from tokenworks.charging.payload import (
+    WorkerPayload,
+    checkpoint_payload,
+    own_payload,
+    read_payload,
+    worker_payload,
+)
+from tokenworks.charging.questions import LOSSY, NIL, Topic
+from tokenworks.charging.wiring_messages import LossyAccounts
+from tokenworks.kernel import Histogram
 
 log = structlog.get_logger()
 
@@ -61,75 +81,9 @@ COMMIT_US: Final = (
     1_000_000,
     10_000_000,
 )
-_FROM_WORKER: Final = b"W"
-_OWN: Final = b"R"
-_CHECKPOINT: Final = b"C"
-_WORKER_ID_BYTES: Final = 16
-
-Answer = Callable[[str, Any], Awaitable[Any]]
-
-
-class WorkerConnection(asyncio.Protocol):
-    """One worker's socket. Its end is the worker's death."""
-
-    __slots__ = ("_out", "_reader", "_recorder", "ack_due", "ready", "transport", "worker_id")
-
-    def __init__(self, recorder: "Recorder") -> None:
-        self._recorder = recorder
-        self._reader = wire.FrameReader()
-        self._out: list[bytes] = []
-        self.transport: asyncio.Transport | None = None
-        self.worker_id = ""
-        self.ready = False
-        self.ack_due = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
-        if self._recorder.handed_over:
-            self.close()
-
-    def data_received(self, data: bytes) -> None:
-        if self._recorder.handed_over:
-            return
-        try:
-            for kind, body in self._reader.feed(data):
-                self._recorder.frame_received(self, kind, body)
-        except JournalFailed:
-            raise
-        except TokenworksError as error:
-            log.error("recorder.bad_frame", worker=self.worker_id[:8], error=str(error))
-            self.close()
-        except Exception as error:  # an invariant is broken: stop, the next recorder starts from the journal
-            self._recorder.fatal(error)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        self._recorder.connection_lost(self)
-
-    def send(self, kind: int, content: Any) -> bool:
-        if self.transport is None or self.transport.is_closing():
-            return False
-        if not self._out:
-            asyncio.get_running_loop().call_soon(self._flush)
-        self._out.append(wire.frame(kind, wire.encode(content)))
-        return True
-
-    def _flush(self) -> None:
-        """One write per turn of the loop."""
-        out, self._out = self._out, []
-        if out and self.transport is not None and not self.transport.is_closing():
-            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
-
-    def close(self) -> None:
-        self._flush()
-        if self.transport is not None:
-            self.transport.abort()
-
-    def leave(self) -> None:
-        """What was said goes out before the end."""
-        self._flush()
-        if self.transport is not None:
-            self.transport.close()
+Content = TypeVar("Content")
+Answer = Callable[[str, Raw], Awaitable[Raw]]
+"""The wiring: (a question's name, its argument) -> its answer."""
 
 
 class Recorder:
@@ -161,8 +115,8 @@ class Recorder:
         self._records: list[Settling] = []
         self._commit_scheduled = False
         self._committed_s = 0.0
-        self._tasks: set[asyncio.Future[Any]] = set()
-        self._published: dict[str, Any] = {}
+        self._tasks: set[asyncio.Future[object]] = set()
+        self._published: dict[str, Publication] = {}
         self.commit_ns_total = 0
         self.handed_over = False  # to another recorder: this one hears and writes nothing more
         self.commits = Histogram(COMMIT_US)
@@ -181,20 +135,15 @@ class Recorder:
         for count, frame in enumerate(self.journal.replay(settled_seq + 1)):
             if count % ALIVE_FRAMES == 0:
                 alive()
-            kind, body = frame.payload[:1], frame.payload[1:]
-            if kind == _CHECKPOINT:
-                attempts, messages = wire.decode(body)
-                self.attempts = {row[1][0]: attempt_from_wire(row) for row in attempts}
-                self.last_message = dict(messages)
-            elif kind == _FROM_WORKER:
-                worker_id = body[:_WORKER_ID_BYTES].hex()
-                number, ops = wire.decode(body[_WORKER_ID_BYTES:])
-                self.last_message[worker_id] = number
-                records += self._apply(worker_id, frame.seq, ops)
-            elif kind == _OWN:
-                records += self._apply(None, frame.seq, wire.decode(body))
+            found = read_payload(frame.seq, frame.payload)
+            if isinstance(found, Checkpoint):
+                self.attempts = {attempt.start.usage_id: attempt for attempt in found.attempts}
+                self.last_message = dict(found.last_message)
+            elif isinstance(found, WorkerPayload):
+                self.last_message[found.worker_id] = found.batch.number
+                records += self._apply(found.worker_id, frame.seq, found.batch.ops)
             else:
-                raise JournalCorrupt(f"frame {frame.seq} is of no kind that this release knows")
+                records += self._apply(None, frame.seq, found.ops)
         if settled_seq >= self.journal.next_seq:
             raise JournalCorrupt(
                 f"the database has settled {settled_seq}, but the journal ends at {self.journal.next_seq - 1}: "
@@ -243,121 +192,123 @@ class Recorder:
             self.limits.start()
 
     def _checkpoint(self) -> bytes:
-        attempts = [attempt.wire() for attempt in self.attempts.values()]
-        return _CHECKPOINT + wire.encode([attempts, self.last_message])
+        return checkpoint_payload(list(self.attempts.values()), self.last_message)
 
     # Frames of workers.
 
     def frame_received(self, connection: WorkerConnection, kind: int, body: bytes) -> None:
+        worker_id = connection.worker_id
         if kind == wire.JOURNAL:
             self._journal_frame(connection, body)
-        elif kind == wire.ASK:
-            for number, account_id, cap_ids, model, need, free, soft in wire.decode(body):
-                self.grants.ask(
-                    account_id, Ask(connection.worker_id, number, cap_ids, model, Need(*need), free, soft)
-                )
-        elif kind == wire.GIVE:
-            for recall, account_id, given in wire.decode(body):
-                self.grants.give(connection.worker_id, recall, account_id, given)
-        elif kind == wire.LIMIT:
-            for number, tokens, limits in wire.decode(body):
-                self.limits.ask(connection.worker_id, number, tokens, limits)
-        elif kind == wire.LIMIT_BACK:
-            for limit_id, slot, requests, tokens, ended in wire.decode(body):
-                self.limits.back(connection.worker_id, limit_id, slot, requests, tokens, ended=ended)
-        elif kind == wire.QUEUE:
-            for number, tokens, limits, queued in wire.decode(body):
-                self.queues.ask(connection.worker_id, number, tokens, limits, queued)
-        elif kind == wire.QUEUE_BACK:
-            for queue, account_id, counted, used in wire.decode(body):
-                self.queues.ended(connection.worker_id, queue, account_id, counted, used)
-        elif kind == wire.UNQUEUE:
-            for number in wire.decode(body):
-                self.queues.forget(connection.worker_id, number)
+        elif kind == wire.SLICE_REQUEST:
+            for asked in wire.decode_slice_requests(body):
+                self.grants.ask(asked.account_id, Ask.of(worker_id, asked))
+        elif kind == wire.GIVE_BACK:
+            for given in wire.decode_give_backs(body):
+                self.grants.give(worker_id, given.recall_number, given.account_id, given.amounts)
+        elif kind == wire.LIMIT_REQUEST:
+            for request in wire.decode_limit_requests(body):
+                self.limits.ask(worker_id, request)
+        elif kind == wire.LIMIT_RETURN:
+            for returned in wire.decode_limit_returns(body):
+                self.limits.back(worker_id, returned)
+        elif kind == wire.QUEUE_REQUEST:
+            for queueing in wire.decode_queue_requests(body):
+                self.queues.ask(worker_id, queueing)
+        elif kind == wire.QUEUE_RETURN:
+            for ended in wire.decode_queue_returns(body):
+                self.queues.ended(worker_id, ended)
+        elif kind == wire.QUEUE_LEAVE:
+            for number in wire.decode_queue_leaves(body):
+                self.queues.forget(worker_id, number)
         elif kind == wire.LIMIT_STATE:
-            self.limits.state(connection.worker_id, wire.decode(body))
+            self.limits.state(worker_id, wire.decode_limit_state(body))
         elif kind == wire.REQUEST:
-            for number, name, argument in wire.decode(body):
-                self._spawn(self._reply(connection, number, name, argument))
+            for question in wire.decode_requests(body):
+                self._spawn(self._reply(connection, question))
         elif kind == wire.HELLO:
-            self._hello(connection, wire.decode(body))
+            self._hello(connection, wire.decode_hello(body))
         elif kind == wire.STATE:
-            self._state(connection, wire.decode(body))
+            self._state(connection, wire.decode_state(body))
         else:
             raise wire.WireError(f"no such frame kind: {kind}")
 
-    def _hello(self, connection: WorkerConnection, body: list[Any]) -> None:
-        worker_id = body[0]
+    def _hello(self, connection: WorkerConnection, hello: Hello) -> None:
+        worker_id = hello.worker_id
         connection.worker_id = worker_id
         if worker_id in self.workers or (worker_id in self.last_message and worker_id not in self._awaited):
             # It was given up for dead: its attempts are closed, and it must not end them once more.
-            connection.send(wire.DIE, [])
+            connection.send(wire.FENCE, [])
             connection.worker_id = ""
             return
         self.workers[worker_id] = connection
-        connection.send(wire.WELCOME, [self.last_message.get(worker_id, 0)])
+        connection.send(wire.WELCOME, Welcome(self.last_message.get(worker_id, 0)))
 
-    def _state(self, connection: WorkerConnection, rows: list[Any]) -> None:
+    def _state(self, connection: WorkerConnection, slices: list[SliceState]) -> None:
         worker_id = connection.worker_id
-        for account_id, bucket_id, grant_id, outstanding in rows:
-            if not self.grants.adopt_slice(worker_id, account_id, bucket_id, grant_id, outstanding):
+        for one in slices:
+            if not self.grants.adopt_slice(
+                worker_id, one.account_id, one.bucket_id, one.grant_id, one.outstanding
+            ):
                 log.error(
-                    "recorder.slice_unknown", worker=worker_id[:8], grant=grant_id, outstanding=outstanding
+                    "recorder.slice_unknown",
+                    worker=worker_id[:8],
+                    grant=one.grant_id,
+                    outstanding=one.outstanding,
                 )
-                connection.send(wire.DIE, [])
+                connection.send(wire.FENCE, [])
                 connection.close()
                 return
         self._awaited.discard(worker_id)
         self.last_message.setdefault(worker_id, 0)
         connection.ready = True
-        for name, content in self._published.items():
-            connection.send(wire.PUBLISH, [name, content])
+        for news in self._published.values():
+            connection.send(wire.PUBLISH, news)
         self._check_awaited()
 
     def _journal_frame(self, connection: WorkerConnection, body: bytes) -> None:
-        number, ops = wire.decode(body)
-        worker_id = connection.worker_id
+        batch = wire.decode_journal(body)
+        number, worker_id = batch.number, connection.worker_id
         if not connection.ready:
             raise wire.WireError("a record before the state")
         if number > self.last_message[worker_id]:
             if number != self.last_message[worker_id] + 1:
                 raise wire.WireError(f"message {number} after {self.last_message[worker_id]}")
-            seq = self._append(_FROM_WORKER + bytes.fromhex(worker_id) + body)
+            seq = self._append(worker_payload(worker_id, body))
             self.last_message[worker_id] = number
-            self._records += self._apply(worker_id, seq, ops)
+            self._records += self._apply(worker_id, seq, batch.ops)
         if not connection.ack_due:
             self._uncommitted.append(connection)
         connection.ack_due = number
         self._schedule_commit()
 
-    def _apply(self, worker_id: str | None, seq: int, ops: list[Any]) -> list[Settling]:
+    def _apply(self, worker_id: str | None, seq: int, ops: Sequence[JournalOp | WrittenOp]) -> list[Settling]:
         """Ops of one frame, in the journal's order. Returns the records that they complete."""
         records: list[Settling] = []
         grants = getattr(self, "grants", None)  # none while the journal is replayed
         for op in ops:
-            kind = op[0]
-            if kind == wire.FINISH:
-                _, usage_id, account_id, used, record = op[:5]
+            usage_id = op.usage_id
+            if isinstance(op, Finish):
+                account_id, used = op.account_id, op.used
                 self.attempts.pop(usage_id, None)
-                records.append((seq, account_id, used, record))
-                if len(op) > 5:
-                    self.losses.add(seq, account_id, op[5], op[6])
+                records.append((seq, account_id, used, op.record))
+                if isinstance(op, FinishAtRisk) and op.risk_tokens:
+                    self.losses.add(seq, account_id, op.ended_ms, op.risk_tokens)
                 if grants is not None:
                     grants.used(worker_id, account_id, used)
-            elif kind == wire.START:
+            elif isinstance(op, Start):
                 if len(self.attempts) >= OPEN_ATTEMPTS_MAX:
                     raise wire.WireError("too many open attempts")
                 assert worker_id is not None
-                self.attempts[op[1]] = OpenAttempt(worker_id, op[1:])
-            elif kind == wire.PROGRESS:
-                attempt = self.attempts.get(op[1])
+                self.attempts[usage_id] = OpenAttempt(worker_id, op, None, None, op.started_ms)
+            elif isinstance(op, Progress):
+                attempt = self.attempts.get(usage_id)
                 if attempt is not None:
-                    attempt.counts, attempt.first_byte_ms, attempt.progress_ms = Counts(*op[2]), op[3], op[4]
-                    attempt.start[10] = op[5]  # a hold grows while its stream runs
-            elif kind == wire.DROP:
-                self.attempts.pop(op[1], None)
+                    attempt.counts, attempt.first_byte_ms = op.counts, op.first_byte_ms
+                    attempt.progress_ms = op.now_ms
+                    attempt.start.held = op.held  # a hold grows while its stream runs
             else:
-                raise wire.WireError(f"no such op: {kind}")
+                self.attempts.pop(usage_id, None)
         return records
 
     def hand_over(self) -> None:
@@ -385,14 +336,13 @@ class Recorder:
             self.grants.worker_lost(worker_id)
             self.limits.worker_lost(worker_id)
             self.queues.worker_lost(worker_id)
-        ops: list[list[Any]] = []
+        ops: list[WrittenOp] = []
         for usage_id, attempt in self.attempts.items():
             if attempt.worker_id == worker_id:
-                finish = interrupted(attempt, WORKER_LOST)
-                ops.append([wire.DROP, usage_id] if finish is None else [wire.FINISH, *finish])
+                ops.append(interrupted(attempt, WORKER_LOST) or Drop(usage_id))
         if ops:
             log.warning("recorder.worker_lost", worker=worker_id[:8], open_attempts=len(ops))
-            seq = self._append(_OWN + wire.encode(ops))
+            seq = self._append(own_payload(ops))
             self._records += self._apply(None, seq, ops)
             self._schedule_commit()
 
@@ -438,7 +388,7 @@ class Recorder:
         acknowledged, self._uncommitted = self._uncommitted, []
         for connection in acknowledged:
             number, connection.ack_due = connection.ack_due, 0
-            connection.send(wire.ACK, [number])
+            connection.send(wire.ACK, Ack(number))
         records, self._records = self._records, []
         if records:
             self.settler.put(records)
@@ -451,27 +401,30 @@ class Recorder:
         return [*self.settler.queued(), *self._records]
 
     def _lossy(self, over: frozenset[str]) -> None:
-        self.publish("lossy", {"accounts": sorted(over)}, keep=True)
+        self.publish(LOSSY, LossyAccounts(sorted(over)), keep=True)
 
-    def publish(self, name: str, content: Any, *, keep: bool) -> None:
-        """Tell every worker; what is kept is told to those who come later, too."""
+    def publish(self, topic: Topic[Content], content: Content, *, keep: bool) -> None:
+        """Tell every worker; what is kept is told to those that connect later, too."""
+        news = Publication(topic.name, topic.encode(content))
         if keep:
-            self._published[name] = content
+            self._published[topic.name] = news
         for connection in self.workers.values():
             if connection.ready:
-                connection.send(wire.PUBLISH, [name, content])
+                connection.send(wire.PUBLISH, news)
 
-    async def _reply(self, connection: WorkerConnection, number: int, name: str, argument: Any) -> None:
+    async def _reply(self, connection: WorkerConnection, asked: Request) -> None:
         try:
-            answer = await self._answer(name, argument)
-        except Exception as error:  # whoever asks gets an answer, and goes on with what it knows
+            answer = await self._answer(asked.name, asked.argument)
+        except Exception as error:  # the worker gets an answer, and goes on with what it knows
             log.warning(
-                "recorder.request_failed", name=name, error=f"{type(error).__name__}: {error}".splitlines()[0]
+                "recorder.request_failed",
+                name=asked.name,
+                error=f"{type(error).__name__}: {error}".splitlines()[0],
             )
-            answer = None
-        connection.send(wire.REPLY, [number, answer])
+            answer = Raw(NIL)
+        connection.send(wire.REPLY, Reply(asked.number, answer))
 
-    def send(self, worker_id: str, kind: int, content: Any) -> bool:
+    def send(self, worker_id: str, kind: int, content: object) -> bool:
         connection = self.workers.get(worker_id)
         return connection is not None and connection.send(kind, content)
 
@@ -498,58 +451,7 @@ class Recorder:
             if gone and not self._is_alive(worker_id):
                 del self.last_message[worker_id]
 
-    def _spawn(self, coroutine: Any) -> None:
+    def _spawn(self, coroutine: Awaitable[object]) -> None:
         task = asyncio.ensure_future(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def read_journal_id(folder: Path) -> UUID | None:
-    """The id of the journal in a folder, where there is one."""
-    path = folder / "id"
-    return UUID(path.read_text().strip()) if path.exists() else None
-
-
-def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
-    """How many usage records a journal has beyond a sequence. Raises `JournalCorrupt`."""
-    count = 0
-    for path in sorted(folder.glob("*.seg")):
-        for frame in read_segment(path, journal_id, int(path.stem)):
-            if frame.seq > seq:
-                count += sum(op[0] == wire.FINISH for op in _ops(frame.payload))
-    return count
-
-
-def _ops(payload: bytes) -> list[Any]:
-    kind, body = payload[:1], payload[1:]
-    if kind == _CHECKPOINT:
-        return []
-    found: list[Any] = wire.decode(body[_WORKER_ID_BYTES:])[1] if kind == _FROM_WORKER else wire.decode(body)
-    return found
-
-
-def inspect_journal(folder: Path) -> dict[str, Any]:
-    """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
-    journal_id = read_journal_id(folder)
-    if journal_id is None:
-        raise NotFound(f"there is no journal in {folder}")
-    segments: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.seg")):
-        first = int(path.stem)
-        seen = {"frames": 0, "records": 0, "starts": 0, "last": first - 1}
-        damage = None
-        try:
-            for frame in read_segment(path, journal_id, first):
-                seen["frames"] += 1
-                seen["last"] = frame.seq
-                ops = _ops(frame.payload)
-                seen["records"] += sum(op[0] == wire.FINISH for op in ops)
-                seen["starts"] += sum(op[0] == wire.START for op in ops)
-        except JournalCorrupt as error:
-            damage = str(error)
-        if segments and segments[-1]["last"] + 1 != first and damage is None:
-            damage = f"it begins at {first}, but the segment before it ends at {segments[-1]['last']}"
-        segments.append(
-            {"segment": path.name, "first": first, "bytes": path.stat().st_size, "damage": damage} | seen
-        )
-    return {"journal_id": str(journal_id), "segments": segments}

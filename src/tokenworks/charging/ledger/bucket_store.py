@@ -8,7 +8,7 @@ from uuid import UUID
 from tokenworks.charging.ledger.model import Bucket
 from tokenworks.charging.ledger.store import Connection, post
 from tokenworks.charging.ledger.window_store import refill_windows
-from tokenworks.charging.model import BucketTerms
+from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
 
 

@@ -13,7 +13,7 @@ from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, link_line, usage_line
 from tokenworks.charging.ledger.store import Connection, post
-from tokenworks.charging.model import UsageRecord
+from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.money.charge_store import lock_account
 
 COPY_LINK: Final = "COPY chain_link (account_id, chain_id, link_no, entry_id, seq, rows, hash) FROM STDIN"

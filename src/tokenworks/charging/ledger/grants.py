@@ -18,7 +18,7 @@ from tokenworks.charging.ledger import (
 )
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.part import LedgerPart
-from tokenworks.charging.model import BucketTerms
+from tokenworks.charging.messages import BucketTerms
 
 
 class Grants(LedgerPart):

@@ -10,13 +10,8 @@ from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger.settle_rows import Settling
 from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.unpaid_store import draw_unpaid, lock_buckets
-from tokenworks.charging.model import (
-    CAP_WEIGHTS,
-    Loss,
-    Part,
-    RateLookup,
-    UsageRecord,
-)
+from tokenworks.charging.messages import Loss, Part, UsageRecord
+from tokenworks.charging.model import CAP_WEIGHTS, RateLookup
 
 
 def prepare(
@@ -34,7 +29,7 @@ def prepare(
     # What costs nothing draws on no grant.
     named: dict[str, set[str]] = {}
     for _, account_id, used, _ in batch:
-        named.setdefault(account_id, set()).update(part[1] for part in used if part[2])
+        named.setdefault(account_id, set()).update(part.grant_id for part in used if part.amount)
     gone: set[str] = set()
     for account_id in sorted(named):
         # Grants are locked in ascending order of their key.
@@ -54,7 +49,7 @@ def prepare(
         gone |= {grant for grant, state in ours.items() if state == "written_off"}
     closed: set[str] = set()
     for (_, _, used, _), record in zip(batch, decoded, strict=True):
-        if not gone.isdisjoint(part[1] for part in used):
+        if not gone.isdisjoint(part.grant_id for part in used):
             _late(connection, record, gone, rates)
         closed |= draw_unpaid(connection, journal_id, record, rates, now)
         assert record.unpaid is None, "what is unpaid is paid or lost before it is history"
@@ -73,9 +68,9 @@ def _register_lost(
     them is late, and draws on what its bucket has free.
     """
     buckets = {
-        grant_id: bucket_id
+        part.grant_id: part.bucket_id
         for _, account, used, _ in batch
-        for bucket_id, grant_id, _ in used
+        for part in used
         if account == account_id
     }
     for grant_id in sorted(unknown):

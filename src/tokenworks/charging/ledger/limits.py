@@ -7,11 +7,12 @@ from uuid import UUID
 from tokenworks.charging.errors import (
     LimitNotFound,
 )
-from tokenworks.charging.host.limits import Lease, Limit
+from tokenworks.charging.host.limits import Lease
 from tokenworks.charging.ledger import (
     limit_store,
 )
 from tokenworks.charging.ledger.part import LedgerPart
+from tokenworks.charging.messages import Limit
 from tokenworks.kernel import Invalid
 
 LIMIT_MAX: Final = 10**12

@@ -7,6 +7,7 @@ from uuid import UUID
 from tokenworks.charging.errors import QuarantineNotFound
 from tokenworks.charging.ledger.settle_store import ensure_usage_months, month_of, settle_alone
 from tokenworks.charging.ledger.store import Connection
+from tokenworks.charging.messages import Amount
 from tokenworks.charging.model import (
     RateLookup,
     decode_record,
@@ -38,10 +39,11 @@ def decide_quarantine(
         if row is None:
             raise QuarantineNotFound(f"no record {quarantine_id} is held in quarantine")
         journal_id, seq, account_id, text, settled_at = row
-        record = decode_record(text.encode())
         if state == "released":
+            # One that can't even be read can still be dropped.
+            record = decode_record(text.encode())
             ensure_usage_months(connection, {month_of(record.usage_id)})
-            used = [(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
+            used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
             settling = (seq, account_id.hex, used, text.encode())
             settle_alone(connection, journal_id, account_id, settling, rates, settled_at)
         connection.execute(

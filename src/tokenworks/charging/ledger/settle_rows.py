@@ -11,7 +11,8 @@ import msgspec
 
 from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger import chain
-from tokenworks.charging.model import PER_UNIT, UsageRecord, decode_record
+from tokenworks.charging.messages import Amount, UsageRecord
+from tokenworks.charging.model import PER_UNIT, decode_record
 from tokenworks.charging.way import way_text
 from tokenworks.kernel import uuid7
 
@@ -28,8 +29,8 @@ USAGE_COLUMNS: Final = """account_id, usage_id, request_id, attempt_no, key_id, 
     audio_output, cache_write_1h, provider_total, parts, loss, flags, upstream_id, prompt, asked, choice, journal_id, seq, entry_id"""
 POSTING_COLUMNS: Final = "account_id, entry_id, line_no, ledger_account, unit, bucket_id, amount"
 
-Settling = tuple[int, str, list[tuple[str, str, int]], bytes]
-"""(sequence, account, [(bucket, grant, amount), …], record as JSON)"""
+Settling = tuple[int, str, Sequence[Amount], bytes]
+"""(sequence, account, what is used of each grant, record as JSON)"""
 
 
 class AccountRows:

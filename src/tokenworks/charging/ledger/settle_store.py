@@ -18,9 +18,9 @@ from tokenworks.charging.ledger.late_store import prepare
 from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, Settling
 from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
+from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import (
     RateLookup,
-    UsageRecord,
     decode_record,
 )
 from tokenworks.charging.money.charge_store import lock_account
@@ -340,7 +340,7 @@ def _quarantine(connection: Connection, journal_id: UUID, settling: Settling, re
     connection.execute(
         """UPDATE grants SET doubt = 'quarantine' WHERE account_id = %s AND grant_id = ANY(%s::uuid[])
            AND journal_id = %s AND state = 'open'""",
-        (UUID(account_id), [part[1] for part in used], journal_id),
+        (UUID(account_id), [part.grant_id for part in used], journal_id),
     )
     return name
 

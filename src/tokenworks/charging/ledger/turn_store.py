@@ -13,7 +13,7 @@ from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
 from tokenworks.charging.ledger.store import Connection
-from tokenworks.charging.model import BucketTerms
+from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
 
 
@@ -64,11 +64,17 @@ _CLOSE: Final = """WITH gone AS (
     FROM gone WHERE b.account_id = %(account)s AND b.bucket_id = gone.bucket_id RETURNING 1"""
 
 
+Names = dict[str, object]
+"""The values of a statement by their names."""
+
+
 class NotAsLocked(Exception):
     """A row that this transaction has locked did not change: the turn is undone, and each is answered by itself."""
 
 
-def _each(connection: Connection, statement: str, names: Sequence[Any]) -> list[tuple[Any, ...] | None]:
+def _each(
+    connection: Connection, statement: str, names: Sequence[Names | tuple[object, ...]]
+) -> list[tuple[Any, ...] | None]:
     """The first row of one statement for each of `names`, in one round trip."""
     if not names:
         return []
@@ -77,7 +83,7 @@ def _each(connection: Connection, statement: str, names: Sequence[Any]) -> list[
     return [result.fetchone() for result in cursor.results()]
 
 
-def _change(connection: Connection, statement: str, names: Sequence[dict[str, object]]) -> None:
+def _change(connection: Connection, statement: str, names: Sequence[Names]) -> None:
     if None in _each(connection, statement, names):
         raise NotAsLocked
 
@@ -112,7 +118,7 @@ def grant(
     """What `store.grant` gives to each, as far as nothing has to be waited for; None for those to be asked by themselves. In
     the caller's transaction.
     """
-    asked: list[dict[str, Any]] = [
+    asked: list[Names] = [
         {"account": ask.account_id, "bucket": ask.bucket_id, "grant": ask.grant_id, "journal": journal_id, "now": now}
         for ask in asks
     ]  # fmt: skip
@@ -123,8 +129,8 @@ def grant(
     extended = [at for at, ask in enumerate(asks) if ask.grant_id is not None and buckets[at] is not None]
     ours = dict(zip(extended, _each(connection, _OURS, [asked[at] for at in extended]), strict=True))
     answers: list[Granted | None] = [None] * len(asks)
-    opens: list[dict[str, Any]] = []
-    extends: list[dict[str, Any]] = []
+    opens: list[Names] = []
+    extends: list[Names] = []
     for at, (ask, row) in enumerate(zip(asks, buckets, strict=True)):
         if row is None or (ask.grant_id is not None and ours[at] is None):
             continue
@@ -155,12 +161,12 @@ def close(connection: Connection, journal_id: UUID, asks: Sequence[CloseAsk], no
         "SELECT settled_seq FROM journal WHERE journal_id = %s", (journal_id,)
     ).fetchone()
     settled_seq = -1 if row is None else row[0]
-    names: list[dict[str, Any]] = [
+    names: list[Names] = [
         {"account": ask.account_id, "grant": ask.grant_id, "journal": journal_id, "now": now} for ask in asks
     ]
     buckets = _each(connection, _BUCKET_OF, names)
     grants = _each(connection, _OURS, names)
-    changes: list[dict[str, Any]] = []
+    changes: list[Names] = []
     closed = [False] * len(asks)
     for at, (ask, bucket, found) in enumerate(zip(asks, buckets, grants, strict=True)):
         if ask.settled_seq > settled_seq or bucket is None or found is None:

@@ -14,15 +14,14 @@ from tokenworks.catalog import Counts, Share, first_tokens, split
 from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.window_store import refill_windows
+from tokenworks.charging.messages import BucketTerms, Loss, Part, UsageRecord
 from tokenworks.charging.model import (
     FOLLOW_UP,
     NO_GRANT,
     PER_UNIT,
-    BucketTerms,
-    Loss,
-    Part,
     RateLookup,
-    UsageRecord,
+    hold_rate,
+    spending_order,
 )
 from tokenworks.kernel import uuid7
 
@@ -85,9 +84,10 @@ def draw_unpaid(
 
     model = record.model if record.prompt else FOLLOW_UP + record.model
     for bucket in sorted(
-        (b for b in found.values() if b.terms.kind == "balance" and b.usable), key=lambda b: b.terms.order()
+        (b for b in found.values() if b.terms.kind == "balance" and b.usable),
+        key=lambda b: spending_order(b.terms),
     ):
-        rate = bucket.terms.hold_rate(rates, model)
+        rate = hold_rate(bucket.terms, rates, model)
         # A bucket that is counted in requests pays a whole one, or nothing of it.
         if rate is None or (rate.whole and not requests):
             continue

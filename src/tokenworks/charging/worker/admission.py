@@ -2,13 +2,24 @@
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Final
 
 import structlog
 
 from tokenworks.charging import wire
-from tokenworks.charging.host.limits import SLOT_MS, WINDOW_SLOTS, Limit
-from tokenworks.charging.host.queues import Queued
+from tokenworks.charging.host.limits import SLOT_MS, WINDOW_SLOTS
+from tokenworks.charging.messages import (
+    Limit,
+    LimitAnswer,
+    LimitRequest,
+    LimitReturn,
+    LimitSlot,
+    LimitState,
+    QueueAnswer,
+    Queued,
+    QueueRequest,
+    QueueReturn,
+)
 from tokenworks.kernel import Clock
 
 log = structlog.get_logger()
@@ -82,9 +93,9 @@ class Admissions:
         self._number = 0
         self._asked: dict[int, _Asked] = {}
         self._forgotten: list[int] = []
-        self._queue_backs: list[list[Any]] = []
+        self._queue_backs: list[QueueReturn] = []
         self._asks: list[int] = []
-        self._backs: list[list[Any]] = []
+        self._backs: list[LimitReturn] = []
         self._begun: dict[str, _Begun] = {}
 
     def ask(
@@ -126,13 +137,17 @@ class Admissions:
         """The request is over and used so many tokens; `begun` False: nothing was ever sent, it does not count."""
         if admission.queued is not None:
             queued = admission.queued
-            self._queue_backs.append([queued.queue, queued.account_id, admission.counted, used_tokens])
+            self._queue_backs.append(
+                QueueReturn(queued.queue, queued.account_id, admission.counted, used_tokens)
+            )
         for limit in admission.limits:
             reserved = (
                 min(admission.tokens, limit.tokens_per_min) if limit.tokens_per_min else admission.tokens
             )
             requests = 0 if begun else 1
-            self._backs.append([limit.limit_id, admission.slot, requests, reserved - used_tokens, True])
+            self._backs.append(
+                LimitReturn(limit.limit_id, admission.slot, requests, reserved - used_tokens, True)
+            )
             known = self._begun.get(limit.limit_id)
             if known is not None:
                 known.in_flight -= 1
@@ -143,31 +158,31 @@ class Admissions:
         """What there is to say to the recorder."""
         out = []
         if self._backs:
-            out.append(wire.frame(wire.LIMIT_BACK, wire.encode(self._backs)))
+            out.append(wire.frame(wire.LIMIT_RETURN, wire.encode(self._backs)))
             self._backs = []
         if self._queue_backs:
-            out.append(wire.frame(wire.QUEUE_BACK, wire.encode(self._queue_backs)))
+            out.append(wire.frame(wire.QUEUE_RETURN, wire.encode(self._queue_backs)))
             self._queue_backs = []
         if self._asks:
-            limited, waiting = [], []
+            limited, waiting = list[LimitRequest](), list[QueueRequest]()
             for number in self._asks:
                 if number not in self._asked:
                     continue
                 asked = self._asked[number]
                 if asked.queued is None:
-                    limited.append([number, asked.tokens, asked.limits])
+                    limited.append(LimitRequest(number, asked.tokens, asked.limits))
                 else:
                     left_ms = max(0, asked.until_ms - self._now_ms())
                     queued = asked.queued._replace(wait_ms=left_ms)
-                    waiting.append([number, asked.tokens, asked.limits, queued])
+                    waiting.append(QueueRequest(number, asked.tokens, asked.limits, queued))
             self._asks = []
             if limited:
-                out.append(wire.frame(wire.LIMIT, wire.encode(limited)))
+                out.append(wire.frame(wire.LIMIT_REQUEST, wire.encode(limited)))
             if waiting:
-                out.append(wire.frame(wire.QUEUE, wire.encode(waiting)))
+                out.append(wire.frame(wire.QUEUE_REQUEST, wire.encode(waiting)))
         # After what is asked: it may be among it.
         if self._forgotten:
-            out.append(wire.frame(wire.UNQUEUE, wire.encode(self._forgotten)))
+            out.append(wire.frame(wire.QUEUE_LEAVE, wire.encode(self._forgotten)))
             self._forgotten = []
         return out
 
@@ -181,12 +196,12 @@ class Admissions:
             if not known.slots and not known.in_flight:
                 del self._begun[limit_id]
                 continue
-            sums: dict[int, list[int]] = {}
+            sums: dict[int, LimitSlot] = {}
             for slot, requests, tokens in known.slots:
-                row = sums.setdefault(slot, [slot, 0, 0])
-                row[1] += requests
-                row[2] += tokens
-            rows.append([known.limit, known.in_flight, list(sums.values())])
+                begun = sums.setdefault(slot, LimitSlot(slot, 0, 0))
+                begun.requests += requests
+                begun.tokens += tokens
+            rows.append(LimitState(known.limit, known.in_flight, list(sums.values())))
         # What was given up is not asked again: its recorder is gone with the answer.
         self._asked = {number: asked for number, asked in self._asked.items() if asked.waiter}
         self._asks = list(self._asked)
@@ -195,11 +210,13 @@ class Admissions:
         self._forgotten = []
         return wire.frame(wire.LIMIT_STATE, wire.encode(rows))
 
-    def answered(self, number: int, wait_ms: int, which: int, what: int, slot: int, counted: int = 0) -> None:
-        asked = self._asked.pop(number, None)
+    def answered(self, answer: LimitAnswer) -> None:
+        asked = self._asked.pop(answer.number, None)
         if asked is None:
             return
         limits, tokens, queued = asked.limits, asked.tokens, asked.queued
+        wait_ms, which, slot = answer.wait_ms, answer.which, answer.slot
+        counted = answer.counted_tokens if isinstance(answer, QueueAnswer) else 0
         admission = None
         if not wait_ms:
             admission = Admission(
@@ -214,7 +231,7 @@ class Admissions:
                 while known.slots[0][0] < slot - WINDOW_SLOTS - 1:
                     known.slots.popleft()
         if asked.waiter is not None:
-            self._tell(asked.waiter, admission, wait_ms, limits[which], what)
+            self._tell(asked.waiter, admission, wait_ms, limits[which], answer.what)
         elif admission is not None:
             self.end(admission, 0, begun=False)
 

@@ -9,16 +9,43 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final, Protocol, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import structlog
+from msgspec import Raw
 
 from tokenworks.catalog import Counts
 from tokenworks.charging import wire
 from tokenworks.charging.errors import RecorderAway
-from tokenworks.charging.host.account import terms_from_wire
-from tokenworks.charging.model import Need, UsageRecord, encode_record
+from tokenworks.charging.messages import (
+    Amount,
+    Drop,
+    Finish,
+    FinishAtRisk,
+    GiveBack,
+    Hello,
+    Need,
+    Progress,
+    Request,
+    SliceRequest,
+    SliceState,
+    Start,
+    UsageRecord,
+    Verdict,
+    WrittenBatch,
+    WrittenOp,
+)
+from tokenworks.charging.model import encode_record
+from tokenworks.charging.questions import NIL, Question
 from tokenworks.charging.worker.admission import Admissions
+from tokenworks.charging.worker.client_waits import (
+    HoldWaiter,
+    QuestionWait,
+    SliceWait,
+    UnackedMessage,
+    Used,
+    Waiter,
+)
 from tokenworks.charging.worker.slices import ASKS_MAX, AccountSlices, Hold, Slices
 from tokenworks.kernel import Clock
 
@@ -34,60 +61,14 @@ FILL_REQUESTS: Final = 64
 # A start or a progress waits this long for company: one message to the recorder costs as much as ten records.
 LATER_S: Final = 0.05
 
-Waiter = Callable[[Any], None]
-HoldWaiter = Callable[[Hold | None, int], None]
-"""(hold, verdict): the hold, or None and why."""
+Argument = TypeVar("Argument")
+Answer = TypeVar("Answer")
 
 
 class Attempt(Protocol):
     """What begins: asked for its start only if it is to be written before the attempt ends."""
 
-    def start_op(self) -> tuple[Any, ...]:
-        """(`wire.START`, a `Start`'s fields, what is held)."""
-
-
-_Used = tuple[str, list[tuple[str, str, int]]]
-"""(account, [(bucket, grant, amount), …]) of one record."""
-
-
-class _Message:
-    """A journal message that is not acknowledged: its frame, what it used (for a new recorder), who waits for it."""
-
-    __slots__ = ("data", "number", "used", "waiters")
-
-    def __init__(
-        self,
-        number: int,
-        data: bytes,
-        used: list[_Used],
-        waiters: list[tuple[Waiter, Any]],
-    ) -> None:
-        self.number = number
-        self.data = data
-        self.used = used
-        self.waiters = waiters
-
-
-class _Asking:
-    __slots__ = ("account", "asked_s", "callback", "cap_ids", "model", "need", "soft", "tries")
-
-    def __init__(
-        self,
-        account: AccountSlices,
-        cap_ids: Sequence[str],
-        model: str,
-        need: Need,
-        callback: HoldWaiter | None,
-        asked_s: float,
-    ) -> None:
-        self.asked_s = asked_s
-        self.account = account
-        self.cap_ids = cap_ids
-        self.model = model
-        self.need = need
-        self.callback = callback
-        self.soft = False
-        self.tries = 0
+    def start_op(self) -> Start: ...
 
 
 class RecorderClient(asyncio.Protocol):
@@ -99,7 +80,7 @@ class RecorderClient(asyncio.Protocol):
         clock: Clock,
         *,
         answer_wait_s: float,
-        on_publish: Callable[[str, Any], None],
+        on_publish: Callable[[str, Raw], None],
         on_die: Callable[[], None],
     ) -> None:
         self._answer_wait_s = answer_wait_s
@@ -120,19 +101,19 @@ class RecorderClient(asyncio.Protocol):
         """Since when the recorder owes an answer and has said nothing at all."""
         self._closed = False
         self._number = 0
-        self._unacked: deque[_Message] = deque()
-        self._ops: list[Any] = []
-        self._used: list[_Used] = []
-        self._waiters: list[tuple[Waiter, Any]] = []
+        self._unacked: deque[UnackedMessage] = deque()
+        self._ops: list[WrittenOp] = []
+        self._used: list[Used] = []
+        self._waiters: list[tuple[Waiter, str]] = []
         self._asks: list[int] = []
-        self._gives: list[Any] = []
-        self._requests: list[Any] = []
+        self._gives: list[GiveBack] = []
+        self._requests: list[int] = []
         self._flush_scheduled = False
         self._later: asyncio.TimerHandle | None = None
         self._starts: dict[str, Attempt] = {}
-        self._asking: dict[int, _Asking] = {}
+        self._asking: dict[int, SliceWait] = {}
         self._ask_number = 0
-        self._asked: dict[int, tuple[str, Any, Waiter, float]] = {}
+        self._questions: dict[int, QuestionWait] = {}
         self._request_number = 0
         self.admissions = Admissions(clock, self._schedule)
 
@@ -152,7 +133,7 @@ class RecorderClient(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
         self._reader = wire.FrameReader()
-        self._transport.write(wire.frame(wire.HELLO, wire.encode([self._worker_id, os.getpid()])))
+        self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self._worker_id, os.getpid()))))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -187,16 +168,16 @@ class RecorderClient(asyncio.Protocol):
     ) -> None:
         """What is known to have been produced so far, and what is held by now."""
         self._send_start(usage_id)
-        self._ops.append((wire.PROGRESS, usage_id, counts, first_byte_ms, now_ms, hold.wire()))
+        self._ops.append(Progress(usage_id, counts, first_byte_ms, now_ms, hold.held()))
         self._schedule_later()
 
     def drop(self, usage_id: str) -> None:
         """The attempt gave nothing: it leaves no record."""
         if self._starts.pop(usage_id, None) is None:
-            self._ops.append((wire.DROP, usage_id))
+            self._ops.append(Drop(usage_id))
             self._schedule_later()
 
-    def finish(self, record: UsageRecord, waiter: Waiter, argument: Any, risk_tokens: int = 0) -> None:
+    def finish(self, record: UsageRecord, waiter: Waiter, argument: str, risk_tokens: int = 0) -> None:
         """`waiter(argument)` is called once the record is on disk.
 
         `risk_tokens`: tokens that may have been produced and are not charged, losses included, what is unpaid not.
@@ -204,14 +185,14 @@ class RecorderClient(asyncio.Protocol):
         usage_id, account_id = record.usage_id, record.account_id
         # A start that was not sent yet need not be.
         self._starts.pop(usage_id, None)
-        used = [(part[0], part[1], part[5]) for part in record.parts]
+        used = [Amount(part.bucket_id, part.grant_id, part.amount) for part in record.parts]
         if risk_tokens:
             record.risk_tokens = risk_tokens
             self._ops.append(
-                (wire.FINISH, usage_id, account_id, used, encode_record(record), record.ended_ms, risk_tokens)
+                FinishAtRisk(usage_id, account_id, used, encode_record(record), record.ended_ms, risk_tokens)
             )
         else:
-            self._ops.append((wire.FINISH, usage_id, account_id, used, encode_record(record)))
+            self._ops.append(Finish(usage_id, account_id, used, encode_record(record)))
         self._used.append((account_id, used))
         self._waiters.append((waiter, argument))
         if not self._flush_scheduled:
@@ -220,13 +201,11 @@ class RecorderClient(asyncio.Protocol):
 
     def ask(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, callback: HoldWaiter
-    ) -> Any:
-        """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns a handle
-        for `forget`.
-        """
-        asking = _Asking(account, cap_ids, model, need, callback, self._loop.time())
+    ) -> SliceWait | None:
+        """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns what `forget` takes."""
+        asking = SliceWait(account, cap_ids, model, need, callback, self._loop.time())
         if len(self._asking) >= ASKS_MAX or self._is_away():
-            self._loop.call_soon(callback, None, wire.AWAY)
+            self._loop.call_soon(callback, None, Verdict.AWAY, 0)
             return None
         account.asking += 1
         self._ask(asking)
@@ -239,28 +218,44 @@ class RecorderClient(asyncio.Protocol):
             return
         account.filling = True
         ahead = Need(0, FILL_REQUESTS * need.input_tokens, FILL_REQUESTS * need.output_tokens)
-        asking = _Asking(account, cap_ids, model, ahead, None, self._loop.time())
+        asking = SliceWait(account, cap_ids, model, ahead, None, self._loop.time())
         asking.soft = True
         self._ask(asking)
 
-    def forget(self, asking: Any) -> None:
+    def forget(self, asking: SliceWait | None) -> None:
         """The client is gone: nobody waits for this answer."""
         if asking is not None:
             asking.callback = None
 
-    def _ask(self, asking: _Asking) -> None:
+    def _ask(self, asking: SliceWait) -> None:
         self._ask_number += 1
         self._asking[self._ask_number] = asking
         self._asks.append(self._ask_number)
         self._schedule()
 
-    def request(self, name: str, argument: Any, waiter: Waiter) -> None:
-        """Ask the wiring something; `waiter(answer)`, None where nobody could say."""
+    def request(
+        self,
+        question: Question[Argument, Answer],
+        argument: Argument,
+        waiter: Callable[[Answer | None], None],
+    ) -> None:
+        """Ask the wiring something; `waiter(answer)`, None where the recorder can't be asked or could not answer."""
+
+        def answered(answer: Raw | None) -> None:
+            read: Answer | None = None
+            if answer is not None:
+                try:
+                    read = question.decode_answer(answer)
+                except wire.WireError:  # the client that waits hears that nobody could say
+                    log.exception("client.answer_unreadable", question=question.name)
+            self._guarded(waiter, read)
+
         if self._is_away():
-            self._loop.call_soon(self._guarded, waiter, None)
+            self._loop.call_soon(answered, None)
             return
         self._request_number += 1
-        self._asked[self._request_number] = (name, argument, waiter, self._loop.time())
+        asked = QuestionWait(question.name, question.ask(argument), answered, self._loop.time())
+        self._questions[self._request_number] = asked
         self._requests.append(self._request_number)
         self._schedule()
 
@@ -268,7 +263,7 @@ class RecorderClient(asyncio.Protocol):
         """Something was released: what closing slices have free goes back."""
         given = self._slices.take_closing(account) if account.closing else None
         if given:
-            self._gives.append([0, account.account_id, given])
+            self._gives.append(GiveBack(0, account.account_id, given))
             self._schedule()
 
     @property
@@ -294,9 +289,9 @@ class RecorderClient(asyncio.Protocol):
         """
         oldest_s = self._loop.time() - self._answer_wait_s
         for number in [number for number, asking in self._asking.items() if asking.asked_s < oldest_s]:
-            self._answered(number, wire.AWAY)
-        for number in [number for number, asked in self._asked.items() if asked[3] < oldest_s]:
-            self._guarded(self._asked.pop(number)[2], None)
+            self._answered(number, Verdict.AWAY, 0)
+        for number in [number for number, asked in self._questions.items() if asked.asked_s < oldest_s]:
+            self._questions.pop(number).answered(None)
         self.admissions.give_up(self._answer_wait_s)
 
     # One message per turn.
@@ -327,71 +322,85 @@ class RecorderClient(asyncio.Protocol):
         out = []
         if self._ops:
             self._number += 1
-            data = wire.frame(wire.JOURNAL, wire.encode([self._number, self._ops]))
-            self._unacked.append(_Message(self._number, data, self._used, self._waiters))
+            data = wire.frame(wire.JOURNAL, wire.encode(WrittenBatch(self._number, self._ops)))
+            self._unacked.append(UnackedMessage(self._number, data, self._used, self._waiters))
             self._ops, self._used, self._waiters = [], [], []
             out.append(data)
         if not self.ready:
             return
         # Records go first: what they used is used before anything is given back or asked for.
         if self._gives:
-            out.append(wire.frame(wire.GIVE, wire.encode(self._gives)))
+            out.append(wire.frame(wire.GIVE_BACK, wire.encode(self._gives)))
             self._gives = []
         if self._asks:
-            asks = [self._ask_row(number) for number in self._asks if number in self._asking]
+            asks = [self._slice_request(number) for number in self._asks if number in self._asking]
             self._asks = []
-            out.append(wire.frame(wire.ASK, wire.encode(asks)))
+            out.append(wire.frame(wire.SLICE_REQUEST, wire.encode(asks)))
         out += self.admissions.frames()
         if self._requests:
-            rows = [[number, *self._asked[number][:2]] for number in self._requests if number in self._asked]
+            requests = [
+                Request(number, self._questions[number].name, self._questions[number].argument)
+                for number in self._requests
+                if number in self._questions
+            ]
             self._requests = []
-            out.append(wire.frame(wire.REQUEST, wire.encode(rows)))
+            out.append(wire.frame(wire.REQUEST, wire.encode(requests)))
         if out and self._transport is not None:
             self._transport.write(out[0] if len(out) == 1 else b"".join(out))
-            if self._silent_s is None and (self._unacked or self._asking or self._asked):
+            if self._silent_s is None and (self._unacked or self._asking or self._questions):
                 self._silent_s = self._loop.time()
 
-    def _ask_row(self, number: int) -> list[Any]:
+    def _slice_request(self, number: int) -> SliceRequest:
         asking = self._asking[number]
         free = {s.terms.bucket_id: s.free for s in asking.account.all() if not s.closing and s.free}
-        return [
+        return SliceRequest(
             number, asking.account.account_id, asking.cap_ids, asking.model, asking.need, free, asking.soft
-        ]  # fmt: skip
+        )
 
     # What the recorder says.
 
     def data_received(self, data: bytes) -> None:
+        """Raises `WireError`: the loop closes the connection, and the next one begins anew."""
         self._silent_s = None
         for kind, body in self._reader.feed(data):
-            content = wire.decode(body)
-            if kind == wire.ACK:
-                self._acknowledged(content[0])
-            elif kind == wire.SLICE:
-                for account_id, grant_id, terms, amount, spend_until_ns in content:
-                    self._slices.receive(account_id, grant_id, terms_from_wire(terms), amount, spend_until_ns)
-            elif kind == wire.ANSWER:
-                for number, verdict in content:
-                    self._answered(number, verdict)
-            elif kind == wire.RECALL:
-                number, account_id, bucket_ids, closing = content
-                self._gives.append([number, account_id, self._slices.recall(account_id, bucket_ids, closing)])
-                self._schedule()
-            elif kind in {wire.LIMITED, wire.QUEUED}:
-                for row in content:
-                    self.admissions.answered(*row)
-            elif kind == wire.REPLY:
-                asked = self._asked.pop(content[0], None)
-                if asked is not None:
-                    self._guarded(asked[2], content[1])
-            elif kind == wire.PUBLISH:
-                self._on_publish(content[0], content[1])
-            elif kind == wire.WELCOME:
-                self._welcome(content[0])
-            elif kind == wire.DIE:
-                self._on_die()
-
-        if self._unacked or self._asking or self._asked:
+            self._frame_received(kind, body)
+        if self._unacked or self._asking or self._questions:
             self._silent_s = self._loop.time()
+
+    def _frame_received(self, kind: int, body: bytes) -> None:
+        if kind == wire.ACK:
+            self._acknowledged(wire.decode_ack(body).number)
+        elif kind == wire.SLICE_GRANT:
+            for grant in wire.decode_slice_grants(body):
+                self._slices.receive(
+                    grant.account_id, grant.grant_id, grant.terms, grant.amount, grant.spend_until_boot_ns
+                )
+        elif kind == wire.SLICE_ANSWER:
+            for answer in wire.decode_slice_answers(body):
+                self._answered(answer.number, *wire.verdict_of(answer.code))
+        elif kind == wire.RECALL:
+            recall = wire.decode_recall(body)
+            given = self._slices.recall(recall.account_id, recall.bucket_ids, recall.closing)
+            self._gives.append(GiveBack(recall.number, recall.account_id, given))
+            self._schedule()
+        elif kind == wire.LIMIT_ANSWER:
+            for limited in wire.decode_limit_answers(body):
+                self.admissions.answered(limited)
+        elif kind == wire.QUEUE_ANSWER:
+            for queued in wire.decode_queue_answers(body):
+                self.admissions.answered(queued)
+        elif kind == wire.REPLY:
+            reply = wire.decode_reply(body)
+            asked = self._questions.pop(reply.number, None)
+            if asked is not None:
+                asked.answered(None if bytes(reply.answer) == NIL else reply.answer)
+        elif kind == wire.PUBLISH:
+            news = wire.decode_publication(body)
+            self._on_publish(news.name, news.content)
+        elif kind == wire.WELCOME:
+            self._welcome(wire.decode_welcome(body).last_number)
+        elif kind == wire.FENCE:
+            self._on_die()
 
     def _acknowledged(self, number: int) -> None:
         unacked = self._unacked
@@ -401,13 +410,13 @@ class RecorderClient(asyncio.Protocol):
                 self._guarded(waiter, argument)
 
     @staticmethod
-    def _guarded(waiter: Waiter, argument: Any) -> None:
+    def _guarded(waiter: Callable[[Argument], None], argument: Argument) -> None:
         try:
             waiter(argument)
         except Exception:  # one waiter's failure must not wedge those behind it
             log.exception("client.waiter_failed")
 
-    def _answered(self, number: int, verdict: int) -> None:
+    def _answered(self, number: int, verdict: Verdict, back_s: int) -> None:
         asking = self._asking.pop(number, None)
         if asking is None:
             return
@@ -421,16 +430,16 @@ class RecorderClient(asyncio.Protocol):
             hold = self._slices.hold(
                 account, asking.cap_ids, asking.model, asking.need, self._clock.boot_ns()
             )
-            if hold is None and verdict == wire.ENOUGH:
+            if hold is None and verdict == Verdict.ENOUGH:
                 asking.tries += 1
                 if asking.tries < REASKS_MAX:
                     self._ask(asking)
                     return
-                verdict = wire.ELSEWHERE
+                verdict = Verdict.ELSEWHERE
         account.asking = max(0, account.asking - 1)
         if asking.callback is not None:
             try:
-                asking.callback(hold, wire.ENOUGH if hold is not None else verdict)
+                asking.callback(hold, Verdict.ENOUGH if hold is not None else verdict, back_s)
             except Exception:  # as above
                 log.exception("client.waiter_failed")
 
@@ -441,11 +450,11 @@ class RecorderClient(asyncio.Protocol):
         for account_id, bucket_id, grant_id, amount in self._slices.outstanding():
             outstanding[account_id, bucket_id, grant_id] = amount
         for account_id, parts in [used for message in self._unacked for used in message.used] + self._used:
-            for bucket_id, grant_id, amount in parts:
-                key = (account_id, bucket_id, grant_id)
-                outstanding[key] = outstanding.get(key, 0) + amount
+            for part in parts:
+                key = (account_id, part.bucket_id, part.grant_id)
+                outstanding[key] = outstanding.get(key, 0) + part.amount
         assert self._transport is not None
-        rows = [[*key, amount] for key, amount in outstanding.items()]
+        rows = [SliceState(*key, amount) for key, amount in outstanding.items()]
         self._gives.clear()
         self._transport.write(
             wire.frame(wire.STATE, wire.encode(rows))
@@ -454,8 +463,8 @@ class RecorderClient(asyncio.Protocol):
         )
         self.ready = self._welcomed = True
         self._asks = list(self._asking)
-        self._requests = list(self._asked)
+        self._requests = list(self._questions)
         self._schedule()
 
 
-__all__ = ["HoldWaiter", "RecorderClient"]
+__all__ = ["HoldWaiter", "RecorderClient", "SliceWait"]

@@ -10,16 +10,16 @@ from operator import add, mul, sub
 from typing import Final, NamedTuple
 
 from tokenworks.catalog import Counts, first_tokens, split
+from tokenworks.charging.messages import Amount, BucketTerms, Held, Loss, Need, Part
 from tokenworks.charging.model import (
     PER_UNIT,
-    BucketTerms,
     HoldRate,
-    Loss,
-    Need,
-    Part,
     RateLookup,
     cost,
     cover,
+    hold_rate,
+    is_nothing,
+    spending_order,
 )
 
 ASKS_MAX: Final = 10_000
@@ -62,19 +62,19 @@ class Hold:
         """Whether a bucket that counts requests pays it, however long it gets."""
         return bool(self.parts) and self.parts[0][2].whole
 
-    def wire(self) -> list[tuple[str, str, str, str, str, int, list[int]]]:
-        """For `Start.held`."""
+    def held(self) -> list[Held]:
+        """For the journal: what it reserves of each bucket, and what a request and a token cost there."""
         return [
-            (
-                s.terms.bucket_id,
-                s.grant_id,
-                s.terms.rate_version,
-                s.terms.unit,
-                s.terms.kind,
+            Held(
+                slice_.terms.bucket_id,
+                slice_.grant_id,
+                slice_.terms.rate_version,
+                slice_.terms.unit,
+                slice_.terms.kind,
                 amount,
                 rate.weights,
-            )  # type: ignore[misc]
-            for s, amount, rate in [*self.parts, *self.caps]
+            )
+            for slice_, amount, rate in [*self.parts, *self.caps]
         ]
 
 
@@ -156,7 +156,7 @@ class Slices:
     def _rate(self, slice_: Slice, model: str) -> HoldRate | None:
         rate = slice_.rates.get(model, _UNKNOWN)
         if rate is _UNKNOWN:
-            rate = slice_.terms.hold_rate(self._lookup, model)
+            rate = hold_rate(slice_.terms, self._lookup, model)
             # A card that this worker does not know yet comes with the next snapshot.
             if rate is not None and len(slice_.rates) < 1000:
                 slice_.rates[model] = rate
@@ -213,7 +213,7 @@ class Slices:
         parts: list[HeldPart] = []
         left = Need(0, 0, 0) if paid_whole else need
         for slice_ in account.balance:
-            if left.nothing:
+            if is_nothing(left):
                 break
             if slice_.closing or now_ns >= slice_.spend_until_ns:
                 continue
@@ -229,7 +229,7 @@ class Slices:
                 parts.append((slice_, amount, rate))
                 caps += [(account.caps[window], amount, rate) for window in windows if amount]
                 left = after
-        if not left.nothing:
+        if not is_nothing(left):
             return None
         for slice_, amount, _ in (*parts, *caps):
             slice_.free -= amount
@@ -460,16 +460,16 @@ class Slices:
                 account.caps[terms.bucket_id] = slice_
             else:
                 account.balance.append(slice_)
-                account.balance.sort(key=lambda s: s.terms.order())
+                account.balance.sort(key=lambda s: spending_order(s.terms))
         slice_.free += amount
         slice_.low = slice_.free // 4
         slice_.closing = False
         slice_.spend_until_ns = spend_until_ns
 
-    def recall(self, account_id: str, bucket_ids: list[str], closing: bool) -> list[tuple[str, str, int]]:
+    def recall(self, account_id: str, bucket_ids: Sequence[str], closing: bool) -> list[Amount]:
         """Give back what is free; `closing` slices give back what is released later, too."""
         account = self.accounts.get(account_id)
-        given: list[tuple[str, str, int]] = []
+        given: list[Amount] = []
         if account is None:
             return given
         for bucket_id in bucket_ids:
@@ -478,7 +478,7 @@ class Slices:
                 continue
             slice_.closing = slice_.closing or closing
             account.closing = account.closing or closing
-            given.append((bucket_id, slice_.grant_id, slice_.free))
+            given.append(Amount(bucket_id, slice_.grant_id, slice_.free))
             slice_.free = 0
             if not slice_.held:
                 self._drop(account, slice_)
@@ -491,14 +491,14 @@ class Slices:
             if not slice_.free and not slice_.held:
                 self._drop(account, slice_)  # type: ignore[arg-type]
 
-    def take_closing(self, account: AccountSlices) -> list[tuple[str, str, int]]:
+    def take_closing(self, account: AccountSlices) -> list[Amount]:
         """What closing slices have free by now."""
-        given: list[tuple[str, str, int]] = []
+        given: list[Amount] = []
         if not account.closing:
             return given
         for slice_ in account.all():
             if slice_.closing and (slice_.free or not slice_.held):
-                given.append((slice_.terms.bucket_id, slice_.grant_id, slice_.free))
+                given.append(Amount(slice_.terms.bucket_id, slice_.grant_id, slice_.free))
                 slice_.free = 0
                 if not slice_.held:
                     self._drop(account, slice_)

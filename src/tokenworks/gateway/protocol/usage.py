@@ -24,7 +24,7 @@ _NO_FLAGS: Final[tuple[str, ...]] = ()
 _INCONSISTENT: Final = "inconsistent"
 _NUMBER: Final = re.compile(r"\s*(\d{1,13})(?:\.(\d{0,20}))?\s*", re.ASCII)
 # Where a field says nothing, and is no error: PHP writes an empty object as a list, others false for none.
-_EMPTY: Final[tuple[Any, ...]] = ("", [], {}, False)
+_EMPTY: Final[tuple[object, ...]] = ("", [], {}, False)
 _Said = Mapping[str, Any]
 
 # OpenAI's names first, then those of other vendors (docs/METERING.md names whose they are).
@@ -260,12 +260,12 @@ def later_usage(old: Usage | None, new: Usage | None) -> Usage | None:
 
 
 class _Body(msgspec.Struct, gc=False):
-    id: Any = None
-    usage: Any = None
+    id: object = None
+    usage: object = None
 
 
 class _Choices(msgspec.Struct, gc=False):
-    choices: Any = None
+    choices: object = None
 
 
 _body: Final = msgspec.json.Decoder(_Body)
@@ -333,7 +333,7 @@ def _number(said: _Said, names: tuple[str, ...], flags: list[str]) -> int | None
     return found
 
 
-def _tokens(value: Any, flags: list[str]) -> int | None:
+def _tokens(value: object, flags: list[str]) -> int | None:
     """A number as text or as a float. A part of a token is dropped, and flagged."""
     if isinstance(value, float):
         if 0 <= value <= TOKENS_MAX:

@@ -6,11 +6,10 @@ attempt ends when its upstream ended or was cut: then its owner is told, once, w
 
 from collections.abc import Callable
 from time import perf_counter
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import Admission, Hold, RecorderAway
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import Admission, Hold, RecorderAway, Start, Verdict
 from tokenworks.factory import COOL_DOWN_S, Candidate
 from tokenworks.gateway.http.decoding import SNIFFED_BYTES, looks_like_events
 from tokenworks.gateway.http.upstream import UpstreamConnection
@@ -130,7 +129,7 @@ class Attempt(Answering):
             sending.idle_timeout_s(place),
         )
 
-    def start_op(self) -> tuple[Any, ...]:
+    def start_op(self) -> Start:
         """For the journal: the attempt in flight and what it holds."""
         return self._parts.records.start_op(self.request)
 
@@ -374,7 +373,7 @@ class Attempt(Answering):
         if meter.shown_bytes > request.held_output:
             self.pause(FOR_HOLD)
 
-    def _extended(self, got: Hold | None, verdict: int) -> None:
+    def _extended(self, got: Hold | None, verdict: Verdict, _back_s: int) -> None:
         request, holds, meter = self.request, self._parts.holds, self.meter
         request.pending_hold = None
         hold = request.hold
@@ -421,11 +420,11 @@ class Attempt(Answering):
         upstream.abort()
         return True
 
-    def _cut(self, verdict: int) -> None:
+    def _cut(self, verdict: Verdict) -> None:
         """Nothing is left (or nobody can say): the plan's final unit action, in the stream."""
-        reason = "nothing_left" if verdict == charging_wire.NOTHING_LEFT else "hold_unavailable"
+        reason = "nothing_left" if verdict == Verdict.NOTHING_LEFT else "hold_unavailable"
         if self._cut_upstream(lambda: self.interrupt_or_fail(reason)):
-            over = verdict == charging_wire.NOTHING_LEFT
+            over = verdict == Verdict.NOTHING_LEFT
             self._parts.shared.stats.c["free_rider_over_balance"] += over
 
     def _cut_at_maximum(self) -> None:

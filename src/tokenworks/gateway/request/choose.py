@@ -7,6 +7,7 @@ the next one's turn comes.
 from typing import Final
 
 from tokenworks.catalog import Counts, amount
+from tokenworks.charging import hold_rate
 from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, rank, unfit
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
@@ -142,7 +143,7 @@ class Models:
         slices = self._shared.slices
         counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
         for slice_ in slices.account(request.user.account_id).balance:
-            rate = slice_.terms.hold_rate(self._shared.rate, model)
+            rate = hold_rate(slice_.terms, self._shared.rate, model)
             if rate is not None:
                 return amount(rate.weights, counts), f"thousandths of a {slice_.terms.unit}", True
         return 0, "", False

@@ -7,11 +7,9 @@ record is on disk. A refusal is a status as long as no head has left, and an eve
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import Admission, Hold, Limit
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import OWNS, Admission, Hold, Limit, ObjectOwner, UpstreamObject, Verdict
 from tokenworks.factory import FLEX, Candidate
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.http.head import Head
@@ -117,7 +115,7 @@ class Exchange(Held):
             return
         param, name = objects[at]
 
-        def answered(owner: list[Any] | None) -> None:
+        def answered(owner: ObjectOwner | None) -> None:
             if self.conn is None:
                 self._finish()
                 return
@@ -127,7 +125,7 @@ class Exchange(Held):
             else:
                 self._check_object(at + 1)
 
-        self.shared.client.request("owns", [self.user.account_id, name], answered)
+        self.shared.client.request(OWNS, UpstreamObject(self.user.account_id, name), answered)
 
     # The hold.
 
@@ -158,21 +156,21 @@ class Exchange(Held):
         else:
             holds.ask(self, self._held)
 
-    def _held(self, hold: Hold | None, verdict: int) -> None:
+    def _held(self, hold: Hold | None, verdict: Verdict, back_s: int) -> None:
         self.pending_hold = None
         holds = self.parts.holds
         if self.conn is None:
             if hold is not None:
                 holds.give(hold)
-        elif hold is not None or (self.free and verdict == charging_wire.PAYS_AS_IT_GOES):
+        elif hold is not None or (self.free and verdict == Verdict.PAYS_AS_IT_GOES):
             self.hold = hold
             self._try()
-        elif verdict == charging_wire.NOTHING_LEFT and holds.may_hold_less(self):
+        elif verdict == Verdict.NOTHING_LEFT and holds.may_hold_less(self):
             # The bound of the input does not fit what is left: count it, or hold the estimate where the operator's risk allows.
             self.estimated = True
             self.parts.records.count(self, None, self._input_counted)
         else:
-            self._not_held(verdict)
+            self._not_held(verdict, back_s)
 
     def _input_counted(self, found: Counted | None) -> None:
         """The tokenizer counted the input; None where there is none, or it did not answer in time."""
@@ -183,12 +181,12 @@ class Exchange(Held):
         elif self.parts.holds.hold_less(self, found):
             self._reserve()
         else:
-            self._not_held(charging_wire.NOTHING_LEFT)
+            self._not_held(Verdict.NOTHING_LEFT)
 
-    def _not_held(self, verdict: int) -> None:
+    def _not_held(self, verdict: Verdict, back_s: int = 0) -> None:
         """The account does not cover the request as it is."""
         models, holds = self.parts.models, self.parts.holds
-        if verdict == charging_wire.NOTHING_LEFT:
+        if verdict == Verdict.NOTHING_LEFT:
             if holds.hold_rest(self):
                 self._try()
                 return
@@ -196,7 +194,7 @@ class Exchange(Held):
             if models.next_choice(self) or models.restrict(self):
                 self._hold()
                 return
-        self.refuse(holds.refusal(self, verdict))
+        self.refuse(holds.refusal(self, verdict, back_s))
 
     # The deployment.
 

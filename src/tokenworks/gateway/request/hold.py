@@ -7,9 +7,8 @@ What can't be cut (not streamed, or hidden reasoning) holds its whole output max
 
 from typing import Final
 
-from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage
-from tokenworks.charging import wire as charging_wire
-from tokenworks.charging.worker.client import HoldWaiter
+from tokenworks.charging import COUNT_NEED, FOLLOW_UP, Hold, Need, Shortage, Verdict
+from tokenworks.charging.worker.client_waits import HoldWaiter
 from tokenworks.gateway.counting import Counted
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.estimate import TEMPLATE_TOKENS, at_risk_tokens, bound_input, read_bytes
@@ -84,7 +83,7 @@ class Holds:
         return True
 
     def ask(self, request: Held, held: HoldWaiter) -> None:
-        """Ask the recorder for the hold; `held(hold, verdict)` comes later."""
+        """Ask the recorder for the hold; `held(hold, verdict, back_s)` comes later."""
         shared, user = self._shared, request.user
         account = shared.slices.account(user.account_id)
         request.pending_hold = shared.client.ask(account, user.cap_ids, request.rated, _needed(request), held)
@@ -136,15 +135,15 @@ class Holds:
             request.maximum = output // parsed.choices
         return True
 
-    def refusal(self, request: Held, verdict: int) -> Refusal:
+    def refusal(self, request: Held, verdict: Verdict, back_s: int) -> Refusal:
         """Why nothing is held."""
         shortage: Shortage | None = None
-        if verdict == charging_wire.NOTHING_LEFT:
+        if verdict == Verdict.NOTHING_LEFT:
             media = not request.free and request.parsed.has_media
             name = "free_rider_media_refused" if media else "free_rider_over_balance"
             self._shared.stats.c[name] += 1
             shortage = self._shortage(request)
-        return no_hold(verdict, request.user, shortage)
+        return no_hold(verdict, request.user, shortage, back_s)
 
     def _shortage(self, request: Held) -> Shortage | None:
         """What the request lacks: the least with which it would be made, or, where that much is there, all that it asks for. None
@@ -165,7 +164,7 @@ class Holds:
     # In mid-stream.
 
     def extend(self, request: Held, shown_bytes: int, extended: HoldWaiter) -> None:
-        """Hold more before what was shown reaches what is held. Where that has to be asked for, `extended(hold, verdict)` comes later."""
+        """Hold more before what was shown reaches what is held. Where that has to be asked for, `extended(hold, verdict, back_s)` comes later."""
         shared, hold, user = self._shared, request.hold, request.user
         if hold is None or request.pending_hold is not None:
             return

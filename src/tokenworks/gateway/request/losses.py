@@ -5,7 +5,7 @@ from operator import sub
 from typing import Final
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import Loss
+from tokenworks.charging import CountedBy, Loss
 from tokenworks.gateway.keys import DEFAULT_POLICY
 from tokenworks.gateway.protocol.outcome import FILTERED
 from tokenworks.gateway.protocol.plausible import Asked, Shown, bound, is_usual
@@ -30,7 +30,7 @@ class Losses:
         return policy == "nothing" and not self._shared.risk.spent(request.user.account_id)
 
     def of_whole(
-        self, attempt: Answering, counts: Counts, counted_by: str, flags: list[str]
+        self, attempt: Answering, counts: Counts, counted_by: CountedBy, flags: list[str]
     ) -> tuple[str, list[Loss]]:
         """(reason, losses) of a whole answer: by the plan's policy, beyond the maximum that was sent, beyond what can be. Adds to
         `flags`.
@@ -53,7 +53,7 @@ class Losses:
         return reason, losses
 
     def bound(
-        self, attempt: Answering, counts: Counts, counted_by: str, losses: list[Loss], flags: list[str]
+        self, attempt: Answering, counts: Counts, counted_by: CountedBy, losses: list[Loss], flags: list[str]
     ) -> None:
         """Add what is beyond the maximum that was sent, and beyond what can be true."""
         request = attempt.request

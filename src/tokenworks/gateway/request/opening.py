@@ -1,7 +1,8 @@
 """What is asked of a key and a body before anything is held: may it begin, may an upstream fetch its links, are its objects its own."""
 
-from typing import Any, Final
+from typing import Final
 
+from tokenworks.charging import ObjectOwner
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, is_maximum, tools_refused
@@ -52,18 +53,18 @@ def refusal_of_links(why: str | None) -> Refusal | None:
     return Refusal(400, "forbidden_link", why)
 
 
-def take_object(request: Known, param: str, name: str, owner: list[Any] | None) -> Refusal | None:
+def take_object(request: Known, param: str, name: str, owner: ObjectOwner | None) -> Refusal | None:
     """An upstream object resolves only for the account that received it, and only where it was made; why it does not.
 
-    `owner`: (deployment, tokens) as the recorder answers; None where nobody could say.
+    `owner`: as the recorder answers; None where nobody could say.
     """
     if owner is None:
         return Refusal(503, "database_away", "the object can't be looked up now", 1)
-    deployment, tokens = owner
+    deployment = owner.deployment
     request.places = [place for place in request.places if deployment and place.name == deployment]
     if not request.places:
         said = f"no such object as {param} names: an id works only for the account that received it"
         return Refusal(400, "foreign_object", said, param=param)
     request.object_place = deployment
-    request.stored_tokens += tokens
+    request.stored_tokens += owner.tokens
     return None

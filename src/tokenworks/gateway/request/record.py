@@ -5,11 +5,23 @@ the account still has before it is loss. Nothing is waived without a cause in th
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from tokenworks.catalog import Counts
-from tokenworks.charging import LOSS_CAUSES, Hold, Loss, Need, Part, Start, UsageRecord
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import (
+    LOSS_CAUSES,
+    Attempt,
+    CountedBy,
+    Hold,
+    Loss,
+    Need,
+    Part,
+    Start,
+    State,
+    UsageRecord,
+    Verdict,
+    is_nothing,
+    usage_record,
+)
 from tokenworks.gateway.counting import Counted, Job
 from tokenworks.gateway.protocol.estimate import least_input, least_shown
 from tokenworks.gateway.protocol.usage import Usage
@@ -37,9 +49,9 @@ class Charge:
     def __init__(
         self,
         attempt: Answering,
-        state: str,
+        state: State,
         reason: str,
-        counted_by: str,
+        counted_by: CountedBy,
         counts: Counts,
         total: int | None,
         flags: list[str],
@@ -132,7 +144,7 @@ class Records:
         counts: Counts,
         total: int | None,
         flags: list[str],
-        counted_by: str,
+        counted_by: CountedBy,
         upstream_id: str | None,
         charged: Charged,
     ) -> None:
@@ -174,7 +186,8 @@ class Records:
         known = meter.counts() if meter is not None else NO_COUNTS
 
         def counted(found: Counted | None) -> None:
-            counts, counted_by = _least(attempt, known), "progress"
+            counted_by: CountedBy = "progress"
+            counts = _least(attempt, known)
             if found is not None:
                 counts = known._replace(
                     fresh_input=known.fresh_input if known.input_tokens else found.input,
@@ -193,7 +206,7 @@ class Records:
         counts: Counts,
         total: int | None,
         flags: list[str],
-        counted_by: str,
+        counted_by: CountedBy,
         charged: Charged,
     ) -> None:
         losses = list[Loss]()
@@ -222,7 +235,7 @@ class Records:
             more_input = counts.input_tokens - request.need.input_tokens
             more_output = counts.output_tokens - request.held_output
         more = Need(0, max(0, more_input), max(0, more_output))
-        if more.nothing:
+        if is_nothing(more):
             charged(charge)
             return
         shared, cap_ids = self._shared, request.user.cap_ids
@@ -232,7 +245,7 @@ class Records:
             charged(charge)
             return
 
-        def answered(got: Hold | None, _verdict: int) -> None:
+        def answered(got: Hold | None, _verdict: Verdict, _back_s: int) -> None:
             request.counting = False
             request.pending_hold = None
             if got is not None:
@@ -243,7 +256,7 @@ class Records:
         request.counting = True
         request.pending_hold = shared.client.ask(hold.account, cap_ids, request.rated, more, answered)
 
-    def write(self, charge: Charge, durable: Callable[[Any], None]) -> None:
+    def write(self, charge: Charge, durable: Callable[[str], None]) -> None:
         """Draw the charge from the hold and write the record. `durable` is called once it is on disk, with the reason of an
         interruption, or "".
         """
@@ -296,7 +309,7 @@ class Records:
             flags=flags,
             unpaid=None,
         )
-        shared.client.finish(record, _nothing, None, tokens)
+        shared.client.finish(record, _nothing, "", tokens)
         request.usage_id = ""
 
     def _record(
@@ -310,45 +323,35 @@ class Records:
         unpaid: tuple[int, Counts] | None,
     ) -> UsageRecord:
         request = charge.attempt.request
-        user = request.user
-        return UsageRecord(
-            account_id=user.account_id,
-            usage_id=request.usage_id,
-            request_id=request.request_id,
-            attempt_no=request.attempt_no,
-            key_id=user.key_id,
-            member_id=user.member_id,
-            protocol=request.protocol,
-            model=request.model,
-            deployment=request.deployment,
+        record = usage_record(
+            _named(request),
             state=charge.state,
             reason=charge.reason,
             counted_by=charge.counted_by,
-            started_ms=request.started_ms,
             ended_ms=ended_ms,
             first_byte_ms=first_byte_ms,
             latency_ms=int((self._shared.loop.time() - request.began_s) * 1000),
-            c=charge.counts,
+            counts=charge.counts,
             provider_total=charge.total,
             parts=parts,
             loss=list(charge.losses),
             flags=flags,
             upstream_id=charge.upstream_id,
-            prompt=request.rated == request.model,
-            asked=request.intent,
-            choice=request.choice,
-            unpaid=unpaid,
-            client_request_id=request.head.client_request_id,
-            tried=request.failures,
         )
+        record.unpaid = unpaid
+        # What the client asked for, and how the request came to this attempt.
+        record.prompt = request.rated == request.model
+        record.asked, record.choice = request.intent, request.choice
+        record.client_request_id, record.tried = request.head.client_request_id, request.failures
+        return record
 
     # The attempt, to the journal.
 
-    def start_op(self, request: Held) -> tuple[Any, ...]:
+    def start_op(self, request: Held) -> Start:
         """The attempt in flight and what it holds."""
         user, hold = request.user, request.hold
         assert hold is not None
-        start = Start(
+        return Start(
             usage_id=request.usage_id,
             account_id=user.account_id,
             request_id=request.request_id,
@@ -359,8 +362,8 @@ class Records:
             model=request.model,
             deployment=request.deployment,
             started_ms=request.started_ms,
+            held=hold.held(),
         )
-        return (charging_wire.START, *start, hold.wire())
 
     def drop(self, request: Held) -> None:
         """The attempt gave nothing: it leaves no record."""
@@ -369,7 +372,24 @@ class Records:
             request.usage_id = ""
 
 
-def _nothing(_: object) -> None:
+def _named(request: Held) -> Attempt:
+    """The attempt in flight, as its record names it."""
+    user = request.user
+    return Attempt(
+        usage_id=request.usage_id,
+        account_id=user.account_id,
+        request_id=request.request_id,
+        attempt_no=request.attempt_no,
+        key_id=user.key_id,
+        member_id=user.member_id,
+        protocol=request.protocol,
+        model=request.model,
+        deployment=request.deployment,
+        started_ms=request.started_ms,
+    )
+
+
+def _nothing(_: str) -> None:
     """Nobody waits for this record."""
 
 

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import Final
 
-from tokenworks.charging import NOBODY, Limit, Shortage
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import NOBODY, Limit, Shortage, Verdict
 from tokenworks.gateway.keys import KeyEntry
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.snapshot import Snapshot
@@ -163,11 +162,11 @@ def _nothing_left_zh(
     return f"本次请求至少需要 {needed:,} {word}，{rest}{more}：{todo}。"
 
 
-def no_hold(verdict: int, user: KeyEntry, shortage: Shortage | None = None) -> Refusal:
-    """`shortage`: of a request that was not begun, with the verdict that nothing is left."""
-    if verdict == charging_wire.NOTHING_LEFT and user.suspended_by:
+def no_hold(verdict: Verdict, user: KeyEntry, shortage: Shortage | None = None, back_s: int = 0) -> Refusal:
+    """`shortage`: of a request that was not begun, with the verdict that nothing is left; `back_s`: of a window that is used up."""
+    if verdict == Verdict.NOTHING_LEFT and user.suspended_by:
         return suspended(user)
-    if verdict == charging_wire.NOTHING_LEFT:
+    if verdict == Verdict.NOTHING_LEFT:
         url = user.policy.top_up_url
         where = f" at {url}" if url else ""
         todo = f"order a plan or a top-up{where}, or ask for fewer tokens"
@@ -195,15 +194,14 @@ def no_hold(verdict: int, user: KeyEntry, shortage: Shortage | None = None) -> R
             top_up_url=url, shortage=(unit, needed, left),
             zh=_nothing_left_zh(user, url, (unit, needed, left), capped=capped),
         )  # fmt: skip
-    if verdict >= charging_wire.LATER:
-        seconds = verdict - charging_wire.LATER
+    if verdict == Verdict.WINDOW_USED_UP:
         return Refusal(
             429, "allowance_used_up",
-            f"the plan's allowance for now is used up: the next comes back in {seconds} s",
-            seconds,
-            zh=f"套餐在当前时段内的用量已用完：{seconds} 秒后恢复。",
+            f"the plan's allowance for now is used up: the next comes back in {back_s} s",
+            back_s,
+            zh=f"套餐在当前时段内的用量已用完：{back_s} 秒后恢复。",
         )  # fmt: skip
-    if verdict == charging_wire.AWAY:
+    if verdict == Verdict.AWAY:
         return Refusal(503, "database_away", "the balance can't be asked for now", 1)
     return Refusal(
         503, "granted_elsewhere", "what is left is granted to another worker or host just now: try again", 1

@@ -5,7 +5,7 @@ A response is chunked, but to HTTP/1.0, which reads until the connection closes.
 
 from typing import Final
 
-from tokenworks.charging import wire as charging_wire
+from tokenworks.charging import Verdict
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.protocol.errors import Refusal, cut_events, error_event
 from tokenworks.gateway.protocol.meter import StreamMeter
@@ -89,7 +89,7 @@ def interrupted_end(request: Held, meter: StreamMeter, reason: str) -> bytes:
     """
     refusal: Refusal | None = None
     if reason in {"nothing_left", "hold_unavailable"}:
-        verdict = charging_wire.NOTHING_LEFT if reason == "nothing_left" else charging_wire.AWAY
+        verdict = Verdict.NOTHING_LEFT if reason == "nothing_left" else Verdict.AWAY
         refusal = no_hold(verdict, request.user)
     elif reason != "beyond_maximum":
         return error_event(broke_off(reason), request.protocol, request.request_id)

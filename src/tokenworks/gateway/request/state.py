@@ -16,9 +16,9 @@ Each attempt at a deployment is an object of its own, so that a new attempt know
 
 from collections.abc import Sequence
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-from tokenworks.charging import Admission, Hold, Limit, Need, UsageRecord
+from tokenworks.charging import Admission, Hold, Limit, Need, SliceWait, UsageRecord
 from tokenworks.factory import Ask, Candidate, Choice, Place
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
@@ -118,7 +118,7 @@ class Arrived:
         self.deployment = ""  # of the latest attempt
         self.hold: Hold | None = None
         # What it waits for.
-        self.pending_hold: Any = None  # charging's handle of a hold that was asked for
+        self.pending_hold: SliceWait | None = None
         self.queue_number = 0  # of what waits for room at the deployments
         self.queued_ms = 0
         self.deferred = False  # it looks for a deployment again with the next tick

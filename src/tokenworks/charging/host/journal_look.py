@@ -1,0 +1,85 @@
+"""A journal as it is looked at from outside, without its lock: its id, its segments, how many records it has."""
+
+from pathlib import Path
+from typing import TypedDict
+from uuid import UUID
+
+from tokenworks.charging.errors import JournalCorrupt
+from tokenworks.charging.host.journal import read_segment
+from tokenworks.charging.messages import Finish, Start
+from tokenworks.charging.payload import ops_of
+from tokenworks.kernel import NotFound
+
+
+class SegmentSeen(TypedDict):
+    """One file. `damage` says what is wrong with it, None where nothing is; counts are of what is whole before the damage."""
+
+    segment: str
+    first: int
+    bytes: int
+    damage: str | None
+    frames: int
+    records: int
+    starts: int
+    last: int
+
+
+class JournalSeen(TypedDict):
+    journal_id: str
+    segments: list[SegmentSeen]
+
+
+def read_journal_id(folder: Path) -> UUID | None:
+    """The id of the journal in a folder, where there is one."""
+    path = folder / "id"
+    return UUID(path.read_text().strip()) if path.exists() else None
+
+
+def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
+    """How many usage records a journal has beyond a sequence. Raises `JournalCorrupt`."""
+    count = 0
+    for path in sorted(folder.glob("*.seg")):
+        for frame in read_segment(path, journal_id, int(path.stem)):
+            if frame.seq > seq:
+                count += sum(isinstance(op, Finish) for op in ops_of(frame.seq, frame.payload))
+    return count
+
+
+def inspect_journal(folder: Path) -> JournalSeen:
+    """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
+    journal_id = read_journal_id(folder)
+    if journal_id is None:
+        raise NotFound(f"there is no journal in {folder}")
+    segments: list[SegmentSeen] = []
+    for path in sorted(folder.glob("*.seg")):
+        seen = _look_at(path, journal_id)
+        if segments and segments[-1]["last"] + 1 != seen["first"] and seen["damage"] is None:
+            seen["damage"] = (
+                f"it begins at {seen['first']}, but the segment before it ends at {segments[-1]['last']}"
+            )
+        segments.append(seen)
+    return {"journal_id": str(journal_id), "segments": segments}
+
+
+def _look_at(path: Path, journal_id: UUID) -> SegmentSeen:
+    first = int(path.stem)
+    seen = SegmentSeen(
+        segment=path.name,
+        first=first,
+        bytes=path.stat().st_size,
+        damage=None,
+        frames=0,
+        records=0,
+        starts=0,
+        last=first - 1,
+    )
+    try:
+        for frame in read_segment(path, journal_id, first):
+            seen["frames"] += 1
+            seen["last"] = frame.seq
+            ops = ops_of(frame.seq, frame.payload)
+            seen["records"] += sum(isinstance(op, Finish) for op in ops)
+            seen["starts"] += sum(isinstance(op, Start) for op in ops)
+    except JournalCorrupt as error:
+        seen["damage"] = str(error)
+    return seen
