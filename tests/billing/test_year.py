@@ -268,7 +268,7 @@ class Book:
 # A whole audit costs more each day: at night it is made every day, else twice a month and when something happened.
 @pytest.mark.parametrize(
     ("seed", "audited_days"),
-    [(1, 15), *(pytest.param(seed, 1, marks=pytest.mark.nightly) for seed in (1, 2, 3, 4))],
+    [(1, 30), *(pytest.param(seed, 1, marks=pytest.mark.nightly) for seed in (1, 2, 3, 4))],
 )
 def test_a_year(works, seed, audited_days):
     dice = random.Random(seed)

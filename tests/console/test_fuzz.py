@@ -15,7 +15,7 @@ from tests.support.auditor import verify
 from tokenworks.console import openapi_document
 from tokenworks.console.api import ROUTERS
 
-EXAMPLES = 50
+EXAMPLES = 25
 # A route. Fewer with FUZZ_EXAMPLES, for a machine that has less than a night.
 EXAMPLES_NIGHTLY = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
 _schema = schemathesis.openapi.from_dict(openapi_document())

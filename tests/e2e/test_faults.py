@@ -14,7 +14,7 @@ import pytest
 from tests.support.server import Server, StubUpstream, until
 
 pytestmark = pytest.mark.fault
-KILLS = pytest.mark.parametrize("kills", [6, pytest.param(20, marks=pytest.mark.nightly)])
+KILLS = pytest.mark.parametrize("kills", [4, pytest.param(20, marks=pytest.mark.nightly)])
 
 
 class Load:

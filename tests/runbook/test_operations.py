@@ -122,7 +122,7 @@ def calls(path, *names):
 
 def test_all_that_readyz_may_say_leads_somewhere():
     named = {re.sub(r"….*", "", message) for message in said("`/readyz` is 503")}
-    for path in ("app/process/control.py", "gateway/upkeep.py"):
+    for path in ("app/process/host_metrics.py", "gateway/upkeep.py"):
         reasons = {
             strings(node.args[0]) or getattr(host_metrics, node.args[0].id)
             for node, _ in calls(path, "append") if ast.unparse(node.func) == "reasons.append"

@@ -314,7 +314,7 @@ def run(works, clock, start, cycle, first, steps):
 
 
 @pytest.mark.parametrize("cycle", ["cal", "ann"])
-@pytest.mark.parametrize("examples", [40, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.nightly)])
 def test_every_operation_costs_what_plain_arithmetic_says(works, clock, cycle, examples):
     works.offerings.load(catalogue(*LINES))
 

@@ -412,7 +412,7 @@ class SuspensionMachine(RuleBasedStateMachine):
         assert verify(self.works.connection, self.works.offerings.rate_cards()) == []
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(40, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.nightly)])
 def test_served_and_charged_exactly_where_no_cause_stops_it(works, clock, examples):
     machine = type("Machine", (SuspensionMachine,), {"works": works, "clock": clock})
     run_state_machine_as_test(

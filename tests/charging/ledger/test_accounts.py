@@ -399,7 +399,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert findings(self.works) == []
 
 
-@pytest.mark.parametrize("examples", [12, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.nightly)])
 def test_the_ledger_agrees_with_a_naive_oracle(works, clock, examples):
     def machine():
         made = LedgerMachine()
