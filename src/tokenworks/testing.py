@@ -64,13 +64,13 @@ def works(url: str, clock: Clock | None = None, settings: Settings | None = None
 
 
 @cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """Deleted when the process ends."""
+    return tempfile.TemporaryDirectory(prefix="tokenworks-testing-")
+
+
+@cache
 def _settings() -> Settings:
-    folder = tempfile.TemporaryDirectory(prefix="tokenworks-testing-")
-    _folders.append(folder)
-    settings = load_settings({"data_dir": folder.name}).settings
+    settings = load_settings({"data_dir": _folder().name}).settings
     ensure_pepper(settings.secrets)
     return settings
-
-
-# Deleted when the process ends.
-_folders: Final[list[tempfile.TemporaryDirectory[str]]] = []

@@ -148,7 +148,7 @@ one_bucket = st.tuples(
 
 
 def test_what_is_unpaid_is_drawn_as_a_naive_oracle_draws_it(works):
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(one_bucket, max_size=4),
         st.lists(st.integers(0, 200_000), max_size=2),

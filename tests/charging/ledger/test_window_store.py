@@ -213,7 +213,7 @@ def test_windows_agree_with_a_naive_oracle(works, clock):
 
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=6, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)),
     )  # fmt: skip
 
 

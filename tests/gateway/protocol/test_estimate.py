@@ -108,13 +108,13 @@ _WORDS = st.sampled_from(
 _REPEATED = st.builds(lambda word, times: word * times, _WORDS, st.integers(1, 40))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=300)
 @given(st.one_of(st.text(max_size=300), st.lists(_REPEATED, max_size=20).map("".join)))
 def test_any_text_lies_between_its_bounds(text):
     check(real_tokenizers.counters(), text)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=100)
 @given(
     st.lists(
         st.fixed_dictionaries(
