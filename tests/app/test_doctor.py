@@ -1,6 +1,7 @@
 """`tokenworks doctor` finds what is wrong with a host, says what to do, and changes nothing."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 
@@ -8,9 +9,10 @@ from tests.support.server import Server, until
 from tokenworks import __version__
 from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.doctor import examine
+from tokenworks.app.process.host_secrets import webhook_fingerprint
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import uuid7
-from tokenworks.trust import report_secrets
+from tokenworks.trust import host_secrets, report_secrets
 from tokenworks.trust.keys.pepper import PEPPER_BYTES
 
 
@@ -25,6 +27,12 @@ def states(server, **options):
     """What the checks say of a host with these settings: check -> (state, what was found, what to do)."""
     settings = load_settings({"data_dir": str(server.data_dir)} | options, server.env).settings
     return {one.check: one[1:] for one in examine(settings)}
+
+
+def reported(server, journal_id):
+    """The peppers and the webhook secret that a host has told the database of."""
+    [host] = host_secrets(server.connection, [(journal_id, "", datetime.now(UTC))])
+    return list(host.peppers), host.webhook
 
 
 def test_a_host_that_serves_is_fit(server):
@@ -102,14 +110,18 @@ def test_files_of_secrets_dir_that_nothing_reads_are_named(server):
 def test_hosts_that_lack_what_was_announced_are_named(server):
     """Hosts of the fleet, as they report."""
     other, now = uuid7(), "clock_timestamp()"
+    # Others of these tests make hosts as well; the one that serves has the newest journal that reports.
+    own = server.connection.execute(
+        "SELECT journal_id FROM host_secrets ORDER BY reported_at DESC LIMIT 1"
+    ).fetchone()[0]
+    # The recorder reports what has changed, once: after that, what this test writes in its place stays.
+    signs = webhook_fingerprint(server.settings.secrets)
+    until(lambda: reported(server, own) == ([1], signs), what="the host's own report")
     server.connection.execute(
         f"INSERT INTO journal (journal_id, host, seen_at) VALUES (%s, 'other', {now})", (other,)
     )
     report_secrets(server.connection, other, peppers=[], issues_under=1, wrapping=[1], webhook=b"a" * 16)
-    report_secrets(
-        server.connection, server.connection.execute("SELECT journal_id FROM journal WHERE host <> 'other'").fetchone()[0],
-        peppers=[1], issues_under=1, wrapping=[1, 2], webhook=b"b" * 16,
-    )  # fmt: skip
+    report_secrets(server.connection, own, peppers=[1], issues_under=1, wrapping=[1, 2], webhook=b"b" * 16)
     found = states(server)
     assert found["pepper of the fleet"][:2] == ("warning", "other lacks pepper-1")
     assert found["person-wrap of the fleet"][:2] == ("warning", "other lacks person-wrap-2")
