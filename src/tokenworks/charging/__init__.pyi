@@ -77,6 +77,7 @@ from tokenworks.charging.money.adjustments import Adjustments
 from tokenworks.charging.money.charges import Charges
 from tokenworks.charging.money.model import Adjustment, BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
+from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.worker.admission import NOBODY, Admission
 from tokenworks.charging.worker.client import RecorderClient
 from tokenworks.charging.worker.slices import AccountSlices, Hold, Shortage, Slices
@@ -160,6 +161,7 @@ __all__ = [
     "check_undamaged",
     "copy_journal",
     "fen_of",
+    "first_that_pays",
     "held",
     "inspect_journal",
     "journal_end",

@@ -11,7 +11,6 @@ from tokenworks.app.database.connections import Connection
 from tokenworks.charging import GATHER_S, DatabaseThread
 from tokenworks.kernel import TokenworksError, Unavailable
 from tokenworks.subscriptions import Versions
-from tokenworks.trust import ApiKey
 
 # Of one turn; and that wait for the next ones. One more is told to come again.
 TOGETHER_MAX: Final = 256
@@ -19,37 +18,18 @@ WAITING_MAX: Final = 20_000
 
 
 def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, list[Any]]:
-    """What a worker has to know of the live keys among these (`gateway.KeyCache` has the shape), by MAC."""
-    found = works.keys.find(macs)
-    keys = list(found.items())
-    served = works.served.of([(key.account_id, key.member_id) for _, key in keys], versions)
-    prompts = works.ledger.count_prompts([key.account_id for _, key in keys])
-    scopes = [
-        [
-            ("key", str(key.key_id)),
-            ("subscriber", str(key.account_id)),
-            *(("member", str(member)) for member in one.line),
-        ]
-        for (_, key), one in zip(keys, served, strict=True)
-    ]
-    limits = works.ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
+    """What a worker is told of the live keys among these (`gateway.KeyCache` has the shape), by MAC."""
     rows = {}
-    for (mac, key), one, counts_prompts, refs in zip(keys, served, prompts, scopes, strict=True):
-        under = sorted(
-            (limit for ref in refs for limit in limits.get(ref, ())), key=lambda limit: limit[1].limit_id
-        )
+    for mac, served in works.served.by_mac(macs, versions).items():
+        key, one = served.key, served.holder
         rows[mac] = [
             mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
-            [cap.hex for cap in (*one.cap_ids, *_own_cap(key))],
+            [cap.hex for cap in served.cap_ids],
             None if one.caps_end is None else int(one.caps_end.timestamp() * 1000), key.expires_at_ms, one.policy,
-            counts_prompts, under, one.regions, one.home_region, one.service,
+            served.counts_prompts, served.limits, one.regions, one.home_region, one.service,
             None if key.origins is None else sorted(key.origins), one.suspended_by, one.payg, one.refused_by,
         ]  # fmt: skip
     return rows
-
-
-def _own_cap(key: ApiKey) -> tuple[Any, ...]:
-    return () if key.cap_bucket_id is None else (key.cap_bucket_id,)
 
 
 class KeyLookups:
