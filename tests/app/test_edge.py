@@ -159,14 +159,14 @@ def test_many_keys_with_long_lists_are_listed_a_page_at_a_time(works, capsys):
            FROM api_key, generate_series(1, 10000) n WHERE key_id = %s""",
         (first,),
     )
-    page = views.keys_of(works, subscriber.account_id, None, 50)
+    page = works.access.keys(subscriber, limit=50)
     count = works.keys.count(subscriber.account_id)
     assert (len(page), count) == (50, 10_001)
     views.print_keys(page, count)
     out = capsys.readouterr().out
     assert "Keys (50 of 10001)" in out and "and 197 more" in out and len(out) < 200_000
     seen = [key.key_id for key in page]
-    while page := views.keys_of(works, subscriber.account_id, seen[-1], 1000):
+    while page := works.access.keys(subscriber, after=seen[-1], limit=1000):
         seen += [key.key_id for key in page]
     assert len(seen) == len(set(seen)) == 10_001 and seen == sorted(seen)
 

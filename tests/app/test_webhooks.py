@@ -493,7 +493,7 @@ def test_an_answer_to_an_earlier_asking_changes_nothing(works, settings, subscri
 def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
     works, settings, subscriber, receiver, monkeypatch
 ):
-    from tokenworks.console import hub
+    from tokenworks.api.tmf import events as hub
 
     works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
     orders = [works.orders.place(subscriber, offering) for offering in ("ctc-light", "ctc-standard")]

@@ -10,7 +10,9 @@ from tests.support.spend import balances
 from tokenworks.app.process import jobs as jobs_module
 from tokenworks.app.process.jobs import Jobs
 from tokenworks.app.settings import load_settings
-from tokenworks.billing import BillNotFound
+from tokenworks.billing import (
+    BillNotFound,
+)
 from tokenworks.kernel import Conflict, Invalid
 from tokenworks.subscriptions import BILLING_ZONE, KeyReused
 from tokenworks.trust import ensure_pepper

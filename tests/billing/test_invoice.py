@@ -3,8 +3,6 @@
 import pypdfium2
 import pytest
 
-from tokenworks.console import bill_pdf
-
 YUAN = 1_000_000_000
 
 
@@ -12,8 +10,8 @@ YUAN = 1_000_000_000
 def test_a_bill_is_a_pdf_that_says_it_all(billed, language):
     works, bill = billed
     works.bills.correct(bill, 1, YUAN, "outage")
-    pdf = bill_pdf(works, bill, language)
-    assert pdf == bill_pdf(works, bill, language)
+    pdf = works.documents.pdf(bill, language)
+    assert pdf == works.documents.pdf(bill, language)
     document = pypdfium2.PdfDocument(pdf)
     assert len(document) == 1
     text = document[0].get_textpage().get_text_range()

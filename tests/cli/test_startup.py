@@ -15,7 +15,7 @@ HELP_WITHOUT = (
 )  # fmt: skip
 COMMAND_WITHOUT = (
     "alembic", "brotli", "fastapi", "httptools", "jinja2", "prometheus_client", "rich", "sqlalchemy", "structlog", "tokenizers", "typst",
-    "uvicorn", "uvloop", "yaml", "tokenworks.gateway.dispatch", "tokenworks.charging.host.recorder", "tokenworks.charging.ledger.verify", "tokenworks.console.web",
+    "uvicorn", "uvloop", "yaml", "tokenworks.gateway.dispatch", "tokenworks.charging.host.recorder", "tokenworks.charging.ledger.verify", "tokenworks.web.routes",
 )  # fmt: skip
 # Noun -> what its commands need of the list above: profiles of deployments are YAML.
 NEEDS = {"deployment": {"yaml"}}

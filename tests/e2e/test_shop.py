@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from tests.console.person import CHROMIUM, Person, needs_browser
+from tests.pages.person import CHROMIUM, Person, needs_browser
 from tests.support.server import until
 
 

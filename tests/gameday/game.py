@@ -17,7 +17,6 @@ from tests.support.server import StubUpstream, until, whole_months
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
 from tokenworks.app.settings import load_settings
-from tokenworks.app.views import issue_key
 
 CLIENTS = 8
 SUBSCRIBERS = 4
@@ -109,7 +108,7 @@ class Game:
 
     @staticmethod
     def _issue(works, subscriber):
-        return issue_key(works, str(subscriber.subscriber_id), "game", (), None, None, None)[1]
+        return works.access.issue_key(subscriber, None, "game")[1]
 
     def new_key(self):
         """Another key of the first subscriber, made as the works stand now."""

@@ -2,7 +2,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tokenworks.kernel import Invalid, Money, NanoMoney, format_money_exact, format_quantity, parse_money
+from tokenworks.kernel import (
+    Invalid,
+    Money,
+    NanoMoney,
+    exact_decimal,
+    format_money_exact,
+    format_quantity,
+    parse_money,
+)
 
 
 @given(st.integers(0, 10**18 - 1))
@@ -33,3 +41,10 @@ def test_quantities_lose_nothing():
     assert format_quantity(1_000, "token") == "1 token"
     assert format_quantity(-10_000_000, "token") == "-10,000 tokens"
     assert format_quantity(49_900_000_000, "CNY") == "49.90 CNY"
+
+
+@given(st.integers(-(10**15), 10**15), st.sampled_from([1000, 10**9]))
+def test_an_exact_decimal_loses_nothing(amount, parts):
+    made = exact_decimal(amount, parts)
+    assert made * parts == amount and "E" not in f"{made:f}"
+    assert not str(made).endswith(".") and (made == int(made) or not str(made).endswith("0"))

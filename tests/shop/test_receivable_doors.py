@@ -9,8 +9,8 @@ from click.testing import CliRunner
 from fastapi.testclient import TestClient
 
 from tests.support.spend import balances
+from tokenworks.app.http_app import make_api
 from tokenworks.cli.main import cli
-from tokenworks.console import make_api
 from tokenworks.kernel import ManualClock, uuid7
 from tokenworks.subscriptions import add_months, month_start
 

@@ -8,10 +8,9 @@ import pytest
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
-from tokenworks.app.ports.notify import text_of
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import ManualClock
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, text_of
 
 YUAN = 1_000_000_000
 

@@ -29,7 +29,6 @@ from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect, database
 from tokenworks.app.database.embedded import APP_ROLE, Embedded
 from tokenworks.app.settings import load_settings
-from tokenworks.app.views import issue_key
 from tokenworks.catalog import Catalogue, ChargingPolicy, seed_catalogue
 from tokenworks.cli.main import main
 from tokenworks.kernel import ManualClock
@@ -344,9 +343,12 @@ class Server:
         return offering_id
 
     def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None, member=None):
-        return issue_key(
-            self.works, str(subscriber.subscriber_id), "test", models, cap_tokens, expires_in_days, member
-        )[1]
+        member_id = None
+        if member is not None:
+            member_id = self.works.members.find(subscriber, member).member_id
+        return self.works.access.issue_key(
+            subscriber, member_id, "test", models=models or None, cap_tokens=cap_tokens, expires_in_days=expires_in_days
+        )[1]  # fmt: skip
 
     def add_deployment(self, name, model, url, *more, wait=True):
         self.cli(

@@ -161,6 +161,18 @@ class Works:
         )
 
     @cached_property
+    def eligibility(self) -> shop.Eligibility:
+        return shop.Eligibility(self.connection, self.offerings, self._rules)
+
+    @cached_property
+    def access(self) -> shop.Access:
+        return shop.Access(self.connection, self.vault, self.keys, self.ledger, self.clock)
+
+    @cached_property
+    def sign_ins(self) -> shop.SignIns:
+        return shop.SignIns(self.connection, self.subscriptions, self.members, self.consents, self.identity)
+
+    @cached_property
     def moves(self) -> shop.Moves:
         return shop.Moves(self.connection, self.offerings, self.clock, self.vault)
 
@@ -187,11 +199,13 @@ class Works:
 
     @cached_property
     def served(self) -> shop.ServedKeys:
-        return shop.ServedKeys(self.connection, self.offerings, self.ledger, self.clock, self._rules)
+        return shop.ServedKeys(
+            self.connection, self.offerings, self.ledger, self.clock, self._rules, self.keys
+        )
 
     @cached_property
     def notices(self) -> shop.Notices:
-        return shop.Notices(self.connection, self.clock)
+        return shop.Notices(self.connection, self.clock, self.subscriptions, self.consents)
 
     @cached_property
     def privacy(self) -> shop.Privacy:
@@ -260,6 +274,20 @@ class Works:
             settings.dunning_close_days or None,
         )
         return billing.Dunning(self.connection, self.charges, self.subscriptions, self.clock, plan)
+
+    @cached_property
+    def desk(self) -> billing.PaymentDesk:
+        return billing.PaymentDesk(self.payments, is_dev=self.is_dev)
+
+    @cached_property
+    def documents(self) -> billing.Documents:
+        return billing.Documents(self.bills, self.charges, self.subscriptions, self.operator, self.fonts_dir)
+
+    @cached_property
+    def focus(self) -> billing.Focus:
+        return billing.Focus(
+            self.bills, self.charges, self.ledger, self.offerings, self.orders, self.subscriptions, self.members, self.operator, self.clock
+        )  # fmt: skip
 
     @cached_property
     def refunds(self) -> billing.Refunds:

@@ -2,7 +2,7 @@
 
 import json
 
-from tokenworks.console import openapi_document
+from tokenworks.app.http_app import openapi_document
 
 
 def document() -> str:

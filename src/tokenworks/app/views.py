@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -13,7 +12,6 @@ from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import day_of, last_day, minute_of, second_of
 
 if TYPE_CHECKING:
-    from tokenworks.app.bootstrap import Works
     from tokenworks.billing import Bill, CreditNote
     from tokenworks.catalog import ChargingPolicy, Offering, SoldOffering
     from tokenworks.charging import BillLine, Bucket, Charge, Finding
@@ -26,45 +24,6 @@ BUCKET_QUANTITIES: Final = (
 # Of a key's models in a table.
 NAMES_SHOWN: Final = 3
 NAMES_CHARS_SHOWN: Final = 80
-
-
-def issue_key(
-    works: Works,
-    subscriber: str,
-    name: str,
-    models: Sequence[str],
-    cap_tokens: int | None,
-    expires_in_days: int | None,
-    member: str | None = None,
-    origins: Sequence[str] = (),
-) -> tuple[UUID, str]:
-    """A key for a subscriber's owner, or another member, with its cap's bucket, in one transaction."""
-    found = works.subscriptions.find(subscriber)
-    expires_at = None if expires_in_days is None else works.clock.now() + timedelta(days=expires_in_days)
-    with works.connection.transaction():
-        cap = None if cap_tokens is None else works.ledger.add_cap(found.account_id, cap_tokens)
-        return works.keys.issue(
-            account_id=found.account_id,
-            member_id=works.subscriptions.owner_of(found)
-            if member is None
-            else works.members.find(found, member).member_id,
-            name=name,
-            models=models or None,
-            cap_bucket_id=cap,
-            cap_tokens=cap_tokens,
-            expires_at=expires_at,
-            origins=origins or None,
-        )
-
-
-def keys_of(
-    works: Works, account_id: UUID, after: UUID | None = None, limit: int | None = None
-) -> list[ApiKeyInfo]:
-    """Keys, oldest first: all, or so many after one."""
-    caps = {
-        bucket.bucket_id: bucket.total for bucket in works.ledger.buckets(account_id) if bucket.kind == "cap"
-    }
-    return works.keys.of_account(account_id, caps, after, limit)
 
 
 def bucket_json(bucket: Bucket) -> dict[str, Any]:

@@ -1,4 +1,5 @@
 from tokenworks.billing.bills import Bills
+from tokenworks.billing.by_hand import PaymentDesk
 from tokenworks.billing.charge_file import (
     LAYOUT,
     decode_answer,
@@ -10,8 +11,8 @@ from tokenworks.billing.charge_file import (
 )
 from tokenworks.billing.charge_files import ChargeFiles
 from tokenworks.billing.concessions import discount_nano, raise_nano
-from tokenworks.billing.desk import check_method, take_payment
 from tokenworks.billing.disputes import QUESTION_CHARS_MAX, Disputes
+from tokenworks.billing.documents import Documents
 from tokenworks.billing.dunning import Dunning
 from tokenworks.billing.errors import (
     AcknowledgementFaulty,
@@ -33,6 +34,7 @@ from tokenworks.billing.errors import (
     PayoutNotAllowed,
     RefundNotAllowed,
 )
+from tokenworks.billing.focus import Focus
 from tokenworks.billing.invoice import invoice_data, render_pdf
 from tokenworks.billing.model import (
     Bill,
@@ -79,12 +81,15 @@ __all__ = [
     "DisputeNotFound",
     "DisputeOpen",
     "Disputes",
+    "Documents",
     "Dunning",
     "DunningPlan",
+    "Focus",
     "OpenItems",
     "Part",
     "Payment",
     "PaymentDeclined",
+    "PaymentDesk",
     "PaymentNotFound",
     "PaymentProvider",
     "PaymentReused",
@@ -98,7 +103,6 @@ __all__ = [
     "Refunds",
     "Reversal",
     "TestProvider",
-    "check_method",
     "decode_answer",
     "discount_nano",
     "invoice_data",
@@ -108,7 +112,6 @@ __all__ = [
     "raise_nano",
     "read_answer",
     "render_pdf",
-    "take_payment",
     "tax_of_part",
     "without_phones",
     "write_file",

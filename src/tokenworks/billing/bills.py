@@ -53,6 +53,11 @@ class Bills:
         self._batch_size = batch
         self._failed = FailedJobs(connection, clock)
 
+    def run_by_hand(self, progress: Callable[[int], None] | None = None) -> BillRun:
+        """A run that somebody asks for: what is earned until now is revenue before it."""
+        self._charges.recognise()
+        return self.run(progress)
+
     def run(
         self, progress: Callable[[int], None] | None = None, *, batches_max: int | None = None
     ) -> BillRun:
@@ -182,6 +187,13 @@ class Bills:
 
     def lines(self, bill: Bill) -> list[BillLine]:
         return bill_store.lines(self._connection, bill.bill_id)
+
+    def line(self, bill: Bill, line_no: int) -> BillLine:
+        """Raises `BillNotFound`."""
+        for line in self.lines(bill):
+            if line.line_no == line_no:
+                return line
+        raise BillNotFound("there is no such line")
 
     def open_nano(self, bill: Bill) -> int:
         """What is open on a bill now: its lines less credits and payments, the subscriber's free credit taken off the oldest

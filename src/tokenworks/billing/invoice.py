@@ -5,60 +5,16 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from tokenworks.billing.model import Bill, CreditNote
 from tokenworks.charging import BillLine
 from tokenworks.kernel import Unavailable, format_money, format_tokens, shown
 from tokenworks.subscriptions import Subscriber, day_of, last_day
+from tokenworks.texts import CATALOGUES, Language
 
-Language = Literal["zh", "en"]
 _FONT: Final = "Noto Sans CJK SC"
 _OTHER_FONTS: Final = ("Source Han Sans SC",)
-_WORDS: Final[dict[Language, dict[str, str]]] = {
-    "en": {
-        "title": "Bill",
-        "number": "Bill number",
-        "subscriber": "Subscriber",
-        "period": "Period",
-        "to_pay": "To pay",
-        "issued": "Issued",
-        "due": "Due",
-        "what": "What",
-        "quantity": "Quantity",
-        "count": "Times",
-        "tax": "VAT in it",
-        "amount": "Amount",
-        "tax_in_all": "VAT in all",
-        "total": "Total",
-        "settled": "Paid and credited so far",
-        "corrections": "Corrections of this bill",
-        "explain": "Amounts are in yuan and include VAT. Each line is rounded to fen once. Every charge, token and rate behind a line can be looked up in your usage records.",
-        "footer": "The lines of a bill are never changed: corrections come as credit notes.",
-    },
-    "zh": {
-        "title": "账单",
-        "number": "账单编号",
-        "subscriber": "用户",
-        "period": "账期",
-        "to_pay": "应付金额",
-        "issued": "出账日期",
-        "due": "缴费截止",
-        "what": "项目",
-        "quantity": "数量",
-        "count": "笔数",
-        "tax": "其中增值税",
-        "amount": "金额",
-        "tax_in_all": "增值税合计",
-        "total": "合计",
-        "settled": "已缴及抵扣",
-        "corrections": "本期账单的更正",
-        "explain": "金额单位为元，含增值税；每项只舍入一次，精确到分。每一项背后的计费、词元与费率均可在用量记录中逐条查询。",
-        "footer": "账单明细一经出具不再修改，更正以贷记单方式进行。",
-    },
-}
-_KINDS_ZH: Final = {"step": "（随用随付）", "change": "（套餐变更）"}
-_KINDS_EN: Final = {"step": " (pay as you go)", "change": " (changed plan)"}
 
 
 def invoice_data(
@@ -76,10 +32,11 @@ def invoice_data(
         amount, unit = quantities.get(line.line_no, (0, "token"))
         return format_tokens(amount, unit, language) if amount else ""
 
+    words = CATALOGUES[language].invoice
     name = f"{shown(subscriber.name)} " if subscriber.name else ""
     return {
         "language": language,
-        "words": _WORDS[language],
+        "words": {name: text for name, text in words.items() if not name.startswith("kind_")},
         "operator": shown(operator),
         "number": bill.bill_no,
         "issued_s": int(bill.issued_at.timestamp()),
@@ -95,9 +52,8 @@ def invoice_data(
         "amount": _yuan(bill.amount_nano),
         "lines": [
             {
-                "what": shown(line.description_zh) + _KINDS_ZH.get(line.kind, "")
-                if language == "zh"
-                else shown(line.description) + _KINDS_EN.get(line.kind, ""),
+                "what": shown(line.description_zh if language == "zh" else line.description)
+                + words.get(f"kind_{line.kind}", ""),
                 "quantity": quantity(line),
                 "count": str(line.charges),
                 "tax": _yuan(line.tax_nano),

@@ -7,6 +7,7 @@ from tokenworks.catalog.errors import (
     ContentChanged,
     DraftNotFound,
     DraftNotReady,
+    OfferingChanged,
     OfferingNotActive,
     OfferingNotFound,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Drafts",
     "Offering",
     "OfferingChange",
+    "OfferingChanged",
     "OfferingNotActive",
     "OfferingNotFound",
     "Offerings",

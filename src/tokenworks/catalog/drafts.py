@@ -16,7 +16,7 @@ from tokenworks.catalog.errors import CatalogueFaulty, DraftNotFound, DraftNotRe
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.catalog.service import Offerings
 from tokenworks.catalog.store import Connection
-from tokenworks.kernel import Clock, Invalid, flaw_in
+from tokenworks.kernel import Clock, Conflict, Invalid, flaw_in
 
 DRAFTS_MAX: Final = 1000
 
@@ -50,6 +50,24 @@ class Drafts:
                 self._connection, offering.id, offering.model_dump(mode="json"), by, self._clock.now()
             )
             return self.find(offering.id)
+
+    def begin(self, entry: dict[str, Any], by: str) -> Draft:
+        """A draft of an offering that is not being drafted. Raises `Conflict`, and what `write` raises."""
+        with self._connection.transaction():
+            if any(draft.offering.id == entry.get("id") for draft in self.all()):
+                raise Conflict("this offering is being drafted: change it by PATCH")
+            return self.write(entry, by)
+
+    def rewrite(self, offering_id: str, entry: dict[str, Any], by: str) -> Draft:
+        """Another content of a draft, or a draft of what is sold. Raises `DraftNotFound` where it is neither, `Invalid`, and what
+        `write` raises.
+        """
+        if entry.get("id") != offering_id:
+            raise Invalid("catalogueEntry: its id is the offering's")
+        with self._connection.transaction():
+            if offering_id not in {sold.offering.id for sold in self._offerings.all()}:
+                self.find(offering_id)
+            return self.write(entry, by)
 
     def find(self, offering_id: str) -> Draft:
         """Raises `DraftNotFound`."""

@@ -15,6 +15,10 @@ class OfferingNotActive(Conflict):
     """It is in study or retired: it can't be ordered."""
 
 
+class OfferingChanged(Conflict):
+    """The offering is not what the confirmation showed."""
+
+
 class ContentChanged(Conflict):
     """A version's stored content does not match its hash: somebody wrote to the table by hand."""
 

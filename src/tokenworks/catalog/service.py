@@ -8,7 +8,7 @@ from typing import Final
 from tokenworks.catalog import store
 from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
-from tokenworks.catalog.errors import OfferingNotActive, OfferingNotFound
+from tokenworks.catalog.errors import OfferingChanged, OfferingNotActive, OfferingNotFound
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.kernel import Clock, SystemClock, parse_money
 
@@ -150,6 +150,11 @@ class Offerings:
         if why_not is not None:
             raise OfferingNotActive(why_not)
         return SoldOffering(offering, version, rate)
+
+    def check_version(self, offering_id: str, version: str) -> None:
+        """What is on sale now is the version that was shown. Raises `OfferingChanged`, and what `on_sale` raises."""
+        if self.on_sale(offering_id).offering_version != version:
+            raise OfferingChanged("the offering has changed: look at it again")
 
     def sold(self, offering_version: str) -> SoldOffering:
         """By version, whatever its state: for what was sold."""

@@ -84,6 +84,7 @@ from tokenworks.charging.money.adjustments import Adjustments
 from tokenworks.charging.money.charges import Charges
 from tokenworks.charging.money.model import Adjustment, BillLine, Charge, Sale
 from tokenworks.charging.money.revenue import FEN_NANO, fen_of, share
+from tokenworks.charging.prices import first_that_pays
 from tokenworks.charging.questions import (
     ALIVE,
     BLOCKED,
@@ -228,6 +229,7 @@ __all__ = [
     "copy_journal",
     "decode_record",
     "fen_of",
+    "first_that_pays",
     "held",
     "hold_rate",
     "inspect_journal",

@@ -38,9 +38,8 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
             said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
             return
         with Progress(console=console, transient=True, disable=as_json) as bar:
-            works.charges.recognise()
             task = bar.add_task("Bills", total=count)
-            made = works.bills.run(lambda done: bar.update(task, completed=done))
+            made = works.bills.run_by_hand(lambda done: bar.update(task, completed=done))
     said(
         made,
         f"{made.bills} bill(s) with {made.lines} line(s) over {money_text(made.amount_nano)} CNY.",
@@ -95,10 +94,8 @@ def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
 @pass_context
 def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh", "en"] | None) -> None:
     """A bill as a PDF."""
-    from tokenworks.console import bill_pdf  # noqa: PLC0415 - no other command needs the web framework
-
     with context.works() as works:
-        pdf = bill_pdf(works, works.bills.find(bill_no), language)
+        pdf = works.documents.pdf(works.bills.find(bill_no), language)
     out.write_bytes(pdf)
     say(f"{out}: {len(pdf):,} bytes.")
 

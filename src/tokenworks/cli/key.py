@@ -52,9 +52,11 @@ def key_create(
 ) -> None:
     """Issue a key. Its text is shown this once and can't be had again."""
     with context.works() as works:
-        key_id, text = views.issue_key(
-            works, subscriber, name, models, cap_tokens, expires_in_days, member, origins
-        )
+        found = works.subscriptions.find(subscriber)
+        key_id, text = works.access.issue_key(
+            found, None if member is None else works.members.find(found, member).member_id, name, models=models or None, cap_tokens=cap_tokens,
+            expires_in_days=expires_in_days, origins=origins or None,
+        )  # fmt: skip
     if as_json:
         print_json({"key_id": key_id, "key": text})
     else:
@@ -70,9 +72,9 @@ def key_create(
 def key_list(context: Context, subscriber: str, limit: int, after: UUID | None, as_json: bool) -> None:
     """A subscriber's keys, oldest first, a page at a time."""
     with context.works() as works:
-        account_id = works.subscriptions.find(subscriber).account_id
-        found = views.keys_of(works, account_id, after, limit)
-        count = works.keys.count(account_id)
+        of = works.subscriptions.find(subscriber)
+        found = works.access.keys(of, after=after, limit=limit)
+        count = works.keys.count(of.account_id)
     if as_json:
         print_json(found)
     else:

@@ -8,7 +8,6 @@ import click
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import money_text, print_json, print_table
-from tokenworks.billing import check_method, take_payment
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.cli.looks import look_at_bill, look_at_subscriber
 from tokenworks.cli.options import dry_run_option, limit_option, reason_option
@@ -159,13 +158,10 @@ def bill_pay(
     as_json: bool,
 ) -> None:
     """Book money that came in for a bill."""
-    check_method(method)
     amount_nano = None if amount is None else parse_money(amount).amount_nano
     with context.works() as works, works.transaction(dry_run=dry_run):
         found = works.bills.find(bill_no)
-        made = take_payment(
-            works.payments, found, method, reference, amount_nano, is_dev=works.is_dev, dry_run=dry_run
-        )
+        made = works.desk.take(found, method, reference, amount_nano, dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
 

@@ -10,14 +10,15 @@ import click
 
 import tokenworks
 from tokenworks.app.exposition import LIMITS, RECORDER_COUNTERS
+from tokenworks.app.http_app import openapi_document
 from tokenworks.app.process.host_metrics import HostMetrics, make_admin_app
 from tokenworks.app.settings import PREFIX, Settings
 from tokenworks.charging import LOSS_CAUSES
 from tokenworks.cli.main import cli
-from tokenworks.console import openapi_document, status_of
 from tokenworks.factory import PROTOCOL_PATHS
 from tokenworks.gateway import CODES, COUNTERS, GAUGES, OUTCOMES, SERIES_MAX
 from tokenworks.kernel import Conflict, NotFound, TokenworksError
+from tokenworks.web import status_of
 
 
 def reference() -> str:

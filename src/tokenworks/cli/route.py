@@ -1,32 +1,13 @@
 """`tokenworks route explain`: where a request would go, and why."""
 
-from typing import Any
-
 import click
 
-from tokenworks.app.bootstrap import Works
 from tokenworks.app.output import print_json, print_table, say
-from tokenworks.catalog import Counts, amount
+from tokenworks.catalog import Counts
+from tokenworks.charging import first_that_pays
 from tokenworks.cli.base import Context, json_option, pass_context, subscriber_option
-from tokenworks.factory import (
-    BUILT_IN,
-    MODALITIES,
-    OBJECTIVES,
-    Ask,
-    Candidate,
-    Choice,
-    ModelCard,
-    Objective,
-    Option,
-    Place,
-    Placement,
-    Wanted,
-    difficulty,
-    features,
-    rank,
-    unfit,
-)
-from tokenworks.gateway import read_seen
+from tokenworks.factory import OBJECTIVES, Decision, Objective, Subject, Wanted, difficulty, features
+from tokenworks.gateway import Snapshot, explained, read_seen
 from tokenworks.kernel import NotFound, format_money_exact
 from tokenworks.subscriptions import Subscriber
 
@@ -49,89 +30,34 @@ def route_explain(
     With a server running on this host it is as its workers see it now (queues, speeds, health; one line each where they differ);
     else by what is declared. What a prompt begins with is not known here, so caches are not in it.
     """
-    run_dir = context.settings().run_dir
+    settings = context.settings()
     with context.works() as works:
         found = works.subscriptions.find(subscriber)
         plan = works.subscriptions.service(found.account_id)
-        name = works.deployments.aliases().get(model, model)
-        deployments = works.deployments.all()
-        cards = {card.name: card for card in works.deployments.models()}
-        intents = BUILT_IN | {one.name: one for one in works.deployments.intents()}
-        served = {d.model for d in deployments}
-        wanted = Wanted(difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens)
-        ask = Ask(
-            prompt_tokens, output_tokens, objective=objective or plan.objective, regions=works.consents.regions_of(found), home=found.home_region,
-            edge_first=plan.edge_first,
+        declared = works.deployments
+        deployments, aliases = declared.all(), declared.aliases()
+        cards, intents = declared.models(), declared.intents()
+        rates, buckets = works.offerings.rate_cards(), works.ledger.buckets(found.account_id)
+        subject = Subject(
+            objective or plan.objective, plan.edge_first, works.consents.regions_of(found), found.home_region, plan.default_model
         )  # fmt: skip
-        seen = read_seen(run_dir)
-        chosen_by: list[Choice] = []
-        excluded: dict[str, str] = {}
-        if name in intents and name not in served:
-            one = intents[name]
-            ask = ask._replace(objective=objective or one.objective)
-            named = one.models or tuple(
-                sorted(card.name for card in cards.values() if card.quality is not None)
-            )
-            options = []
-            for candidate in named:
-                card = cards.get(candidate) or ModelCard(name=candidate, modalities=MODALITIES)
-                best = _explained(deployments, candidate, ask, seen)[:1]
-                why = unfit(card, wanted)
-                if why is None and (not best or best[0][1][0].excluded):
-                    why = best[0][1][0].excluded if best else "no deployment serves it"
-                if why is not None:
-                    excluded[candidate] = why
-                    continue
-                options.append(_option(works, found, card, best[0][1][0], wanted))
-            chosen_by = rank(one, wanted, options)
-            if not chosen_by:
-                raise NotFound(f"no model can have this request as {name}: {excluded or 'none has a declared quality'}")  # fmt: skip
-            name = chosen_by[0].model
-    views = _explained(deployments, name, ask, seen)
-    if not views:
-        raise NotFound(f"no deployment serves {model}: tokenworks deployment list")
-    _say(views, name, found, ask, chosen_by, excluded, as_json)
+        wanted = Wanted(difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens)
+        counts, now = Counts(fresh_input=prompt_tokens, output=output_tokens), works.clock.now()
+        views = explained(
+            lambda: Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents), read_seen(settings.run_dir), model,
+            subject, wanted, lambda name: first_that_pays(buckets, rates, name, counts, now), filing_required=settings.filing_required,
+        )  # fmt: skip
+    first = views[0][1]
+    if first.refused is not None:
+        raise NotFound(first.refused)
+    _say(views, found, as_json)
 
 
-def _option(works: Works, found: Subscriber, card: ModelCard, best: Candidate, wanted: Wanted) -> Option:
-    """What the model would cost the subscriber by the first of his buckets that pays for it."""
-    rates = works.offerings.rate_cards()
-    counts = Counts(fresh_input=wanted.input_tokens, output=wanted.output_tokens)
-    for bucket in sorted(works.ledger.buckets(found.account_id), key=lambda b: b.priority):
-        rate_card = rates.get(bucket.rate_version)
-        rate = None if rate_card is None or bucket.kind == "cap" else rate_card.rate_for(card.name)
-        if rate is not None and ("*" in bucket.model_classes or rate.model_class in bucket.model_classes):
-            return Option(card.name, card, best.first_token_ms, amount(rate.weights(), counts), f"thousandths of a {bucket.unit}", True, best.cost_nano)  # fmt: skip
-    return Option(card.name, card, best.first_token_ms, 0, "", False, best.cost_nano)
-
-
-def _explained(
-    deployments: list[Any], name: str, ask: Ask, seen: dict[str, dict[str, Any]]
-) -> list[tuple[str, list[Candidate]]]:
-    """By worker (or once, by what is declared): every place of the model, the best first."""
-    views = []
-    for worker, states in (seen or {"": {}}).items():
-        places = [Place(d) for d in deployments if d.model == name]
-        if not places:
-            return []
-        placement = Placement()
-        placement.set_places(places)
-        for place in places:
-            if place.name in states:
-                place.restore(states[place.name], 0.0)
-        views.append((worker, placement.explain(places, (), ask, 0.0)))
-    return views
-
-
-def _say(
-    views: list[tuple[str, list[Candidate]]], name: str, found: Subscriber, ask: Ask, choices: list[Choice], excluded: dict[str, str],
-    as_json: bool,
-) -> None:  # fmt: skip
-    candidates = views[0][1]
-    by_worker = {
-        worker: next((c.place.name for c in view if c.excluded is None), None) for worker, view in views
-    }
-    chosen = by_worker[views[0][0]]
+def _say(views: list[tuple[str, Decision]], found: Subscriber, as_json: bool) -> None:
+    worker, first = views[0]
+    candidates, ask, name = first.candidates, first.ask, first.model
+    by_worker = {one: None if view.chosen is None else view.chosen.name for one, view in views}
+    chosen = by_worker[worker]
     if as_json:
         rows = [
             {
@@ -153,18 +79,18 @@ def _say(
                 "objective": ask.objective,
                 "regions": ask.regions,
                 "home_region": found.home_region,
-                "by": "what is declared" if views[0][0] == "" else "what workers see",
+                "by": "what is declared" if worker == "" else "what workers see",
                 "chosen": chosen,
                 "chosen_by_worker": {worker: place for worker, place in by_worker.items() if worker},
-                "choices": [choice._asdict() for choice in choices],
-                "models_excluded": excluded,
+                "choices": [choice._asdict() for choice in first.choices],
+                "models_excluded": dict(first.models_out),
                 "candidates": rows,
             }
         )
         return
-    for choice in choices[:1]:
+    for choice in first.choices[:1]:
         say(f"{choice.model}: {choice.reason}")
-    for other, why in excluded.items():
+    for other, why in first.models_out.items():
         say(f"{other} is out: {why}")
     shown = [
         (
@@ -175,9 +101,9 @@ def _say(
         for c in candidates
     ]  # fmt: skip
     columns = ["deployment", "region", "kind", "vendor", "first token ms", "of it waiting", "CNY", "why"]
-    by = "by what is declared" if views[0][0] == "" else f"as worker {views[0][0]} sees it"
+    by = "by what is declared" if worker == "" else f"as worker {worker} sees it"
     title = f"{name} for {found.phone_masked}, {ask.objective}, {by}"
     print_table(title, columns, shown, right=["first token ms", "of it waiting", "CNY"])
-    for worker, place in by_worker.items():
+    for other, place in by_worker.items():
         if place != chosen:
-            say(f"Worker {worker} would choose {place or 'none'}.")
+            say(f"Worker {other} would choose {place or 'none'}.")

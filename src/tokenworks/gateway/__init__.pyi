@@ -1,4 +1,5 @@
 from tokenworks.gateway.counting import Counted, Job, TokenizerClient
+from tokenworks.gateway.explained import explained
 from tokenworks.gateway.keys import KeyCache
 from tokenworks.gateway.plane import Plane
 from tokenworks.gateway.protocol.codes import CODES
@@ -40,6 +41,7 @@ __all__ = [
     "Snapshot",
     "Stats",
     "TokenizerClient",
+    "explained",
     "file_of",
     "find_lines",
     "last_beat",

@@ -2,19 +2,21 @@
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
-from tokenworks.factory import Place
+from tokenworks.factory import Placement
 
 # A file that was not written for so long is a dead worker's.
 STALE_S: Final = 10.0
 
 
-def write_seen(path: Path, places: Iterable[Place], now_s: float) -> None:
-    """Whole or not at all."""
-    states = {place.name: place.seen(now_s) for place in places}
+def write_seen(path: Path, placement: Placement, now_s: float, broken: Collection[str] = ()) -> None:
+    """Whole or not at all. `broken`: places whose credential can't be used."""
+    states = placement.seen(now_s)
+    for name in states.keys() & set(broken):
+        states[name]["broken"] = True
     scratch = path.with_suffix(".tmp")
     scratch.write_text(json.dumps({"at_s": time.time(), "places": states}), encoding="utf-8")
     scratch.replace(path)

@@ -15,6 +15,7 @@ from tokenworks.factory import (
     Place,
     carry_over,
     media_rules,
+    models_meant,
 )
 from tokenworks.gateway.protocol.estimate import InputRules
 
@@ -119,10 +120,15 @@ class Snapshot:
 
     def models_of(self, intent: Intent) -> list[str]:
         """The models that an intent means and that are served: those that it names, else all of which a quality is declared."""
-        named = intent.models or [
-            name for name, card in sorted(self.cards_of_models.items()) if card.quality is not None
-        ]
-        return [model for model in named if model in self.models]
+        return [model for model in self.models_meant(intent) if model in self.models]
+
+    def models_meant(self, intent: Intent) -> list[str]:
+        """Those too that nothing serves now."""
+        return models_meant(intent, self.cards_of_models)
+
+    def places_of(self, model: str, protocol: str) -> list[Place]:
+        route = self.routes.get((model, protocol))
+        return [] if route is None else route.places
 
     def card_of(self, model: str) -> ModelCard:
         return self.cards_of_models.get(model) or ModelCard(name=model, modalities=MODALITIES)

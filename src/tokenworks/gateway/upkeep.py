@@ -61,7 +61,7 @@ class Upkeep:
         if self.series_path is not None:
             self._series.keep(self.series_path)
         if self.seen_path is not None and shared.snapshot.places:
-            write_seen(self.seen_path, shared.snapshot.places, now_s)
+            write_seen(self.seen_path, shared.placement, now_s, shared.broken_credentials)
 
     def _check_health(self, now_s: float) -> None:
         shared = self._shared

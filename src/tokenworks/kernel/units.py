@@ -6,6 +6,7 @@ Plan tokens are counted in millitokens (1 token = 1000 mtok), money in nano unit
 
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final, NewType
 
 from tokenworks.kernel.errors import Invalid
@@ -81,6 +82,13 @@ def format_money_exact(amount_nano: int) -> str:
     whole, fraction = divmod(abs(amount_nano), NANO_PER_UNIT)
     digits = f"{fraction:09d}".rstrip("0").ljust(2, "0")
     return f"{sign}{whole:,}.{digits}"
+
+
+def exact_decimal(amount: int, parts: int) -> Decimal:
+    """`amount` of so many parts of a unit (a power of ten) as units, exactly and without zeros at its end: 1500 of 1000 is 1.5."""
+    whole, rest = divmod(abs(amount), parts)
+    text = f"{whole}.{rest:0{len(str(parts)) - 1}d}".rstrip("0").rstrip(".")
+    return Decimal(f"-{text}" if amount < 0 else text)
 
 
 def format_quantity(amount: int, unit: str) -> str:

@@ -1,3 +1,4 @@
+from tokenworks.subscriptions.access import Access
 from tokenworks.subscriptions.days import day_of, end_of_day, last_day, minute_of, second_of
 from tokenworks.subscriptions.errors import (
     BroadbandMissing,
@@ -9,7 +10,6 @@ from tokenworks.subscriptions.errors import (
     DeliveredAlready,
     HadAlready,
     IdentityKnown,
-    KeyReused,
     MemberExists,
     MemberNotFound,
     NeedsFirst,
@@ -34,7 +34,7 @@ from tokenworks.subscriptions.errors import (
     WorkOrderAnswered,
     WorkOrderNotFound,
 )
-from tokenworks.subscriptions.hub.notices import Notice, Notices
+from tokenworks.subscriptions.hub.notices import Notice, Notices, text_of
 from tokenworks.subscriptions.hub.service import (
     EVENTS,
     Api,
@@ -73,6 +73,7 @@ from tokenworks.subscriptions.model import (
 )
 from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.deliveries import Deliveries
+from tokenworks.subscriptions.orders.eligibility import LIVE, Eligibility, Offer, acts_with
 from tokenworks.subscriptions.orders.moves import Holder, Moved, Moves, SoldVersion
 from tokenworks.subscriptions.orders.proration import unearned
 from tokenworks.subscriptions.orders.quotes import Quote, QuoteLine, Quotes
@@ -80,21 +81,35 @@ from tokenworks.subscriptions.orders.sales import Sales
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX
 from tokenworks.subscriptions.payg import PayAsYouGo
-from tokenworks.subscriptions.people.consents import LANGUAGES, PURPOSES, Consents, ConsentState, ConsentTexts
+from tokenworks.subscriptions.people.consents import PURPOSES, Consents, ConsentState, ConsentTexts
 from tokenworks.subscriptions.people.member_rights import MemberRights
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.people.people_store import lock_subscriber, subscriber_columns
 from tokenworks.subscriptions.people.privacy import Erasure, Privacy, RealNameAnswer, RealNameCheck
+from tokenworks.subscriptions.rights import (
+    check_control,
+    check_invited_role,
+    check_last_digits,
+    check_own_broadband,
+    check_own_lift,
+    check_rank,
+    may_manage,
+)
 from tokenworks.subscriptions.served import Served, ServedKeys, Versions
 from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.subscriptions.sign_ins import Entered, SendCode, SignIns, normal_number
+from tokenworks.texts import LANGUAGES
+from tokenworks.trust.identity.answers import KeyReused
 
 __all__ = [
     "BILLING_ZONE",
     "EVENTS",
     "LANGUAGES",
+    "LIVE",
     "PURPOSES",
     "START_DAYS_MAX",
     "SUSPENSIONS",
+    "Access",
     "Api",
     "BroadbandMissing",
     "BroadbandTaken",
@@ -112,6 +127,8 @@ __all__ = [
     "Deliveries",
     "Delivery",
     "DeliveryNotFound",
+    "Eligibility",
+    "Entered",
     "Erasure",
     "Event",
     "HadAlready",
@@ -133,6 +150,7 @@ __all__ = [
     "NotSuspended",
     "Notice",
     "Notices",
+    "Offer",
     "Order",
     "OrderNotFound",
     "Orders",
@@ -154,9 +172,11 @@ __all__ = [
     "RealNameRefused",
     "Sales",
     "SecondNotConfirmed",
+    "SendCode",
     "Served",
     "ServedKeys",
     "SeveralFound",
+    "SignIns",
     "SoldVersion",
     "StepsThere",
     "Stops",
@@ -175,21 +195,31 @@ __all__ = [
     "WorkOrder",
     "WorkOrderAnswered",
     "WorkOrderNotFound",
+    "acts_with",
     "add_months",
     "bill_period_end",
+    "check_control",
     "check_idempotency_key",
+    "check_invited_role",
+    "check_last_digits",
+    "check_own_broadband",
+    "check_own_lift",
+    "check_rank",
     "content_of",
     "day_of",
     "end_of_day",
     "last_day",
     "limited",
     "lock_subscriber",
+    "may_manage",
     "minute_of",
     "month_start",
     "next_month",
+    "normal_number",
     "parse_phone",
     "second_of",
     "signature",
     "subscriber_columns",
+    "text_of",
     "unearned",
 ]

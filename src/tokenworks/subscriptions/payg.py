@@ -13,13 +13,7 @@ from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
 from tokenworks.subscriptions import top_up_store
-from tokenworks.subscriptions.errors import (
-    CapBelowSpent,
-    KeyReused,
-    SubscriberNotActive,
-    TopUpNotAllowed,
-    TopUpNotFound,
-)
+from tokenworks.subscriptions.errors import CapBelowSpent, SubscriberNotActive, TopUpNotAllowed, TopUpNotFound
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import (
     BILLING_ZONE,
@@ -35,6 +29,7 @@ from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.trust import PersonVault
+from tokenworks.trust.identity.answers import KeyReused
 
 STEPS_AT_ONCE_MAX: Final = 1000
 CAP_NANO_MAX: Final = 10**15

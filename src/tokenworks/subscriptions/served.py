@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from tokenworks.catalog import Offerings
-from tokenworks.charging import Ledger
+from tokenworks.charging import Ledger, Limit
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
@@ -14,6 +14,7 @@ from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
 from tokenworks.subscriptions.orders import order_store
 from tokenworks.subscriptions.orders.eligibility import LIVE
 from tokenworks.subscriptions.payg import payg_standing
+from tokenworks.trust import ApiKey, Keys
 
 VERSIONS_MAX: Final = 10_000
 
@@ -63,6 +64,18 @@ class Served(NamedTuple):
     refused_by: str | None
 
 
+class ServedKey(NamedTuple):
+    """A live key and what is served with it: under which caps and protective limits, by which plan."""
+
+    key: ApiKey
+    holder: Served
+    # Of the member's line, and the key's own.
+    cap_ids: list[UUID]
+    counts_prompts: bool
+    # By scope: the key's, the account's, those of the member's line; in the order of their ids.
+    limits: list[tuple[str, Limit]]
+
+
 class ServedKeys:
     """On one connection, with the rooms that it uses."""
 
@@ -73,12 +86,37 @@ class ServedKeys:
         ledger: Ledger,
         clock: Clock,
         rules: PrivacyRules,
+        keys: Keys,
     ) -> None:
+        self._keys = keys
         self._connection = connection
         self._offerings = offerings
         self._ledger = ledger
         self._clock = clock
         self._rules = rules
+
+    def by_mac(self, macs: Sequence[bytes], versions: Versions) -> dict[bytes, ServedKey]:
+        """The live keys among these. Raises `SubscriberNotFound`, `MemberNotFound` where a holder is not there."""
+        keys = self._keys.find(macs)
+        holders = self.of([(key.account_id, key.member_id) for key in keys.values()], versions)
+        prompts = self._ledger.count_prompts([key.account_id for key in keys.values()])
+        scopes = [
+            [
+                ("key", str(key.key_id)),
+                ("subscriber", str(key.account_id)),
+                *(("member", str(member)) for member in holder.line),
+            ]
+            for key, holder in zip(keys.values(), holders, strict=True)
+        ]
+        limits = self._ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
+        found = {}
+        for (mac, key), holder, counts, refs in zip(keys.items(), holders, prompts, scopes, strict=True):
+            under = sorted(
+                (one for ref in refs for one in limits.get(ref, ())), key=lambda one: one[1].limit_id
+            )
+            own_cap = () if key.cap_bucket_id is None else (key.cap_bucket_id,)
+            found[mac] = ServedKey(key, holder, [*holder.cap_ids, *own_cap], counts, under)
+        return found
 
     def of(self, keys: Sequence[tuple[UUID, UUID]], versions: Versions) -> list[Served]:
         """`keys`: (account, member) of each. Raises `SubscriberNotFound`, `MemberNotFound` where one is not there."""
@@ -128,4 +166,4 @@ class ServedKeys:
         return cap_ids, min(ends, default=None)
 
 
-__all__ = ["Served", "ServedKeys", "Versions"]
+__all__ = ["Served", "ServedKey", "ServedKeys", "Versions"]

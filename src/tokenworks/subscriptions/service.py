@@ -264,6 +264,7 @@ class Subscriptions:
             moved, left = people_store.move_memberships(self._vault, found.phone, phone)
             self._members.stop_keys(left)
             self._identity.end_sessions_of(moved + left)
+            self._identity.end_sessions(found.subscriber_id)
         return self.find(str(subscriber.subscriber_id))
 
     def set_contract_price(
@@ -398,12 +399,9 @@ class Subscriptions:
                 self._connection, found.subscriber_id, None, self._clock.now(), "closed"
             )
             people_store.set_subscriber(
-                self._connection,
-                found.subscriber_id,
-                state="closed",
-                suspended_by=[],
-                closed_at=self._clock.now(),
-            )
+                self._connection, found.subscriber_id, state="closed", suspended_by=[], closed_at=self._clock.now()
+            )  # fmt: skip
+            self._identity.end_sessions(found.subscriber_id)
             # Who has the number next is nobody's member, as with another number.
             left = people_store.end_memberships(self._vault, found.phone)
             self._members.stop_keys(left)

@@ -64,6 +64,7 @@ from tokenworks.trust.vault.secrets import (
 from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
 from tokenworks.trust.vault.skeleton import skeleton
 from tokenworks.trust.vault.store import wrapping_known
+from tokenworks.trust.webhook_secret import WebhookSecret
 
 __all__ = [
     "ALONE",
@@ -109,6 +110,7 @@ __all__ = [
     "StaffRole",
     "TooManyCodes",
     "VaultSecrets",
+    "WebhookSecret",
     "add_wrapping_key",
     "all_peppers",
     "asker_of",

@@ -6,9 +6,8 @@ import pytest
 
 from tests.shop.tariffs import bundle, catalogue, plan
 from tests.support.spend import balances
-from tokenworks.app.ports.notify import text_of
 from tokenworks.kernel import Invalid, ManualClock
-from tokenworks.subscriptions import BILLING_ZONE
+from tokenworks.subscriptions import BILLING_ZONE, text_of
 
 YUAN = 1_000_000_000
 

@@ -9,7 +9,6 @@ from tests.shop.tariffs import catalogue, plan
 from tests.support.spend import balances
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect
-from tokenworks.app.ports.notify import text_of
 from tokenworks.app.settings import load_settings
 from tokenworks.kernel import Invalid, ManualClock
 from tokenworks.subscriptions import (
@@ -19,6 +18,7 @@ from tokenworks.subscriptions import (
     NotEligible,
     SecondNotConfirmed,
     TooManyToCome,
+    text_of,
 )
 from tokenworks.subscriptions.orders import place
 from tokenworks.subscriptions.orders.starts import START_DAYS_MAX, TO_COME_MAX, same_start, start_of

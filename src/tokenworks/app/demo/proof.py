@@ -16,7 +16,6 @@ from tokenworks.app.output import print_table
 from tokenworks.app.settings import load_settings
 from tokenworks.app.tables import console
 from tokenworks.app.verifier import audit, ledger_counts
-from tokenworks.console import bill_pdf
 from tokenworks.kernel import ManualClock, Unavailable, format_money, format_quantity
 from tokenworks.subscriptions import Subscriber, next_month
 
@@ -79,7 +78,7 @@ def _bill(demo: Demo, works: Works, subscriber: Subscriber) -> None:
     views.print_issued_bill(bill, later.bills.lines(bill), later.bills.credit_notes(bill))
     path = Path(tempfile.gettempdir(), f"tokenworks-bill-{bill.bill_no}.pdf")
     try:
-        pdf = bill_pdf(later, bill, "zh")
+        pdf = later.documents.pdf(bill, "zh")
     except Unavailable as error:
         # Everything else of the demo works without a Chinese font.
         console.print(f"[yellow]No PDF of it[/yellow]: {error} (or pip install mplfonts).")

@@ -8,8 +8,8 @@ import structlog
 
 from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
-from tokenworks.console import SendCode
 from tokenworks.kernel import Unavailable
+from tokenworks.subscriptions import SendCode
 
 log = structlog.get_logger()
 

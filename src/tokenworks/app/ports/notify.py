@@ -5,101 +5,26 @@ At least once: what is due is leased, sent, and marked; what dies in between is 
 """
 
 import time
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
 import msgspec
 import structlog
 
+from tokenworks.api import ANSWERS, event_body, service_order_body, take_answer
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.app.webhook_secrets import webhook_secrets
-from tokenworks.console import ANSWERS, event_body, service_order_body, take_answer
-from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw, format_money
-from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, day_of, signature
+from tokenworks.kernel import Conflict, Invalid, NotFound, Unavailable, flaw
+from tokenworks.subscriptions import Delivery, Event, Notice, WorkOrder, content_of, signature
 
 log = structlog.get_logger()
 
 DELIVER_S: Final = 10.0
 BATCH: Final = 100
 REASON_CHARS_MAX: Final = 200
-_TEXTS: Final = {
-    (
-        "spend",
-        "zh",
-    ): "本月随用随付已用 ¥{spent}，达到上限 ¥{cap} 的 {percent}%。可在“账单”页调整上限或锁定消费。",
-    (
-        "spend",
-        "en",
-    ): "Pay as you go has cost ¥{spent} this month, {percent}% of your cap of ¥{cap}. Change the cap, or lock spending, on the bill page.",
-    ("dunning.remind", "zh"): "账单 {bill_no} 尚有 ¥{left} 未缴，请尽快缴费。",
-    ("dunning.remind", "en"): "Bill {bill_no}: ¥{left} are still to be paid.",
-    ("dunning.restrict", "zh"): "账单 {bill_no} 逾期未缴 ¥{left}，暂停订购与随用随付。",
-    (
-        "dunning.restrict",
-        "en",
-    ): "Bill {bill_no}: ¥{left} are overdue. Nothing more can be ordered until it is paid.",
-    ("dunning.suspend", "zh"): "账单 {bill_no} 逾期未缴 ¥{left}，服务已暂停。缴费后自动恢复。",
-    (
-        "dunning.suspend",
-        "en",
-    ): "Bill {bill_no}: ¥{left} are overdue. The service is suspended until it is paid.",
-    ("dispute.answered", "zh"): "您对账单 {bill_no} 第 {line_no} 项的疑问已有答复，请在“账单”页查看。",
-    (
-        "dispute.answered",
-        "en",
-    ): "Your question about line {line_no} of bill {bill_no} is answered: see the bill page.",
-    (
-        "plan.move",
-        "zh",
-    ): "您的“{name_zh}”将自 {date} 起按新资费续订：¥{to_price}（现为 ¥{from_price}）。如不同意，可在此之前退订或更换套餐。",
-    (
-        "plan.move",
-        "en",
-    ): "From {date} on, {name} renews at a new tariff: ¥{to_price} (now ¥{from_price}). Until then you can cancel it or change your plan.",
-    (
-        "order.failed",
-        "zh",
-    ): "您预约 {date} 生效的“{name_zh}”未能订购，没有收费。可在“订购”页查看原因并重新订购。",
-    (
-        "order.failed",
-        "en",
-    ): "{name}, which you ordered for {date}, could not begin; nothing is charged. The shop says why, and you can order it again.",
-    (
-        "credit_limit",
-        "zh",
-    ): "“{name_zh}”的下一期超出您的信用额度，已暂停，没有收费。缴费或调高额度后自动恢复。",
-    (
-        "credit_limit",
-        "en",
-    ): "The next period of {name} is more than your credit limit allows. It is paused and not charged, and goes on by itself once something is paid or the limit is raised.",
-    ("credit_limit.released", "zh"): "“{name_zh}”已自动恢复，新的一期从今天开始。",
-    (
-        "credit_limit.released",
-        "en",
-    ): "{name} goes on: its new period begins today.",
-    ("dunning.close", "zh"): "账单 {bill_no} 长期未缴 ¥{left}，服务已终止。",
-    ("dunning.close", "en"): "Bill {bill_no}: ¥{left} were not paid. The service has ended.",
-}
-
-
-def text_of(kind: str, content: dict[str, Any], language: str) -> str:
-    """What a phone is told."""
-    return _TEXTS[kind, language].format(
-        percent=content.get("percent"),
-        bill_no=content.get("bill_no"),
-        line_no=content.get("line_no"),
-        spent=format_money(content.get("spent_nano", 0)),
-        cap=format_money(content.get("cap_nano", 0)),
-        left=format_money(content.get("remaining_nano", 0)),
-        name=content.get("name") or content.get("offering"),
-        name_zh=content.get("name_zh") or content.get("offering"),
-        from_price=format_money(content.get("from_price_nano", 0)),
-        to_price=format_money(content.get("to_price_nano", 0)),
-        date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,
-    )
 
 
 def deliver(works: Works, settings: Settings) -> int:
@@ -143,7 +68,7 @@ class _Sending:
         while not self._over() and (found := notices.lease(BATCH)):
             if settings.webhook_url:
                 for notice in found:
-                    if not self._wanted(notice):
+                    if not notices.is_wanted(notice):
                         continue
                     self._works.hub.enqueue_own(
                         notice.notification_id, f"notice.{notice.kind}", notice.subscriber_id, _notice_body(notice)
@@ -153,7 +78,7 @@ class _Sending:
                 if self._over() or "sms" in self._silent:
                     notices.later(notice)
                     continue
-                if not self._wanted(notice):
+                if not notices.is_wanted(notice):
                     notices.dropped(notice)
                     continue
                 try:
@@ -169,20 +94,13 @@ class _Sending:
             if "sms" in self._silent:
                 return
 
-    def _wanted(self, notice: Notice) -> bool:
-        """Marketing goes only to those who agree to it when it is sent."""
-        return not notice.kind.startswith("marketing.") or self._works.consents.agrees_to_marketing(
-            notice.subscriber_id
-        )
-
     def _message(self, notice: Notice) -> None:
         if not self._settings.sms_url:
             return
-        subscriber = self._works.subscriptions.find_exact(str(notice.subscriber_id))
-        is_known = (notice.kind, subscriber.language) in _TEXTS
-        if subscriber.phone and is_known and self._works.subscriptions.has_number(subscriber):
-            text = text_of(notice.kind, notice.content, subscriber.language)
-            body = msgspec.json.encode({"phone": subscriber.phone, "kind": notice.kind, "text": text})
+        told = self._works.notices.message(notice)
+        if told is not None:
+            phone, text = told
+            body = msgspec.json.encode({"phone": phone, "kind": notice.kind, "text": text})
             self._post(self._settings.sms_url, body, str(notice.notification_id), [])
             if not self._settings.webhook_url:
                 self.arrived += 1
@@ -191,9 +109,9 @@ class _Sending:
 
     def events(self) -> None:
         """Make deliveries of what has happened, for whoever listens."""
-        hub, connection = self._works.hub, self._works.connection
+        hub = self._works.hub
         while not self._over():
-            with connection.transaction():
+            with self._works.transaction():
                 listeners = hub.listeners()
                 found = hub.events(BATCH)
                 for event in found:
@@ -210,7 +128,7 @@ class _Sending:
     def _body(self, event: Event) -> str:
         """With the resource, or, where that can't be shown, with its id: an event is never in the way of others."""
         try:
-            with self._works.connection.transaction():
+            with self._works.transaction():
                 return event_body(self._works, event, self._settings.public_url)
         except Exception as error:
             log.error("webhooks.resource_not_shown", event_id=str(event.event_id), error=_first_line(error))

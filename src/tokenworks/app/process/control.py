@@ -17,16 +17,17 @@ from psycopg_pool import ConnectionPool, PoolTimeout
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import anchor, database
 from tokenworks.app.database.waiting import ANSWER_S, KEEPALIVES, BoundedConnection, check_soon
+from tokenworks.app.http_app import make_api
 from tokenworks.app.logs import configure_logs
 from tokenworks.app.ports.messages import code_sender
 from tokenworks.app.process.host_metrics import HostMetrics, make_admin_app
 from tokenworks.app.process.host_secrets import ProcessSecrets
 from tokenworks.app.process.jobs import run_jobs
 from tokenworks.app.settings import Settings
-from tokenworks.console import Rooms, make_api
 from tokenworks.gateway import Heartbeat
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
 from tokenworks.trust import Peppers, VaultSecrets, settle_issuing
+from tokenworks.web import Rooms
 
 SECRETS_S: Final = 1.0
 LEAVE_S: Final = 0.25

@@ -5,14 +5,12 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
-from uuid import UUID
 
 from tokenworks.app.bootstrap import Works
 from tokenworks.app.database.connections import Connection
 from tokenworks.charging import GATHER_S, DatabaseThread, EndedKey, LiveKey, ScopedLimit
 from tokenworks.kernel import TokenworksError, Unavailable
 from tokenworks.subscriptions import Versions
-from tokenworks.trust import ApiKey
 
 if TYPE_CHECKING:
     from tokenworks.charging import KeyEnd
@@ -27,36 +25,21 @@ KeyRows = list[LiveKey | EndedKey]
 
 def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, LiveKey]:
     """What a worker has to know of the live keys among these, by MAC."""
-    found = works.keys.find(macs)
-    keys = list(found.items())
-    served = works.served.of([(key.account_id, key.member_id) for _, key in keys], versions)
-    prompts = works.ledger.count_prompts([key.account_id for _, key in keys])
-    scopes = [
-        [
-            ("key", str(key.key_id)),
-            ("subscriber", str(key.account_id)),
-            *(("member", str(member)) for member in one.line),
-        ]
-        for (_, key), one in zip(keys, served, strict=True)
-    ]
-    limits = works.ledger.limits_by_ref(list({ref for refs in scopes for ref in refs}))
     rows: dict[bytes, LiveKey] = {}
-    for (mac, key), one, counts_prompts, refs in zip(keys, served, prompts, scopes, strict=True):
-        under = sorted(
-            (limit for ref in refs for limit in limits.get(ref, ())), key=lambda limit: limit[1].limit_id
-        )
+    for mac, served in works.served.by_mac(macs, versions).items():
+        key, one = served.key, served.holder
         rows[mac] = LiveKey(
             mac=mac,
             key_id=key.key_id.hex,
             account_id=key.account_id.hex,
             member_id=key.member_id.hex,
             models=None if key.models is None else tuple(sorted(key.models)),
-            cap_ids=tuple(cap.hex for cap in (*one.cap_ids, *_own_cap(key))),
+            cap_ids=tuple(cap.hex for cap in served.cap_ids),
             caps_end_ms=None if one.caps_end is None else int(one.caps_end.timestamp() * 1000),
             expires_ms=key.expires_at_ms,
             policy=one.policy,
-            counts_prompts=counts_prompts,
-            limits=tuple(ScopedLimit(scope, limit) for scope, limit in under),
+            counts_prompts=served.counts_prompts,
+            limits=tuple(ScopedLimit(scope, limit) for scope, limit in served.limits),
             regions=None if one.regions is None else tuple(one.regions),
             home_region=one.home_region,
             service=one.service,
@@ -66,10 +49,6 @@ def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[by
             refused_by=one.refused_by,
         )
     return rows
-
-
-def _own_cap(key: ApiKey) -> tuple[UUID, ...]:
-    return () if key.cap_bucket_id is None else (key.cap_bucket_id,)
 
 
 class KeyLookups:

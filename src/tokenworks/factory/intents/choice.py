@@ -7,7 +7,7 @@ those that are good enough the intent decides: what it costs the subscriber, whe
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Final, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -89,6 +89,11 @@ class Option(NamedTuple):
 class Choice(NamedTuple):
     model: str
     reason: str
+
+
+def models_meant(intent: Intent, cards: Mapping[str, ModelCard]) -> list[str]:
+    """The models that an intent names, else all of which a quality is declared."""
+    return list(intent.models) or sorted(name for name, card in cards.items() if card.quality is not None)
 
 
 def unfit(card: ModelCard, wanted: Wanted, *, filing_required: bool = False) -> str | None:

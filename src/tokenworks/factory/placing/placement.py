@@ -127,15 +127,22 @@ class Place(Health):
         """What was seen of it, for another process: what is learned, what waits, how it is. `restore` takes it."""
         forecast = self.forecast
         return {
-            "latency_ms": round(forecast.latency_ms, 3),
-            "ms_per_token": round(forecast.ms_per_token, 6),
-            "running_ms": round(forecast.running_ms, 3),
+            "latency_ms": forecast.latency_ms,
+            "ms_per_token": forecast.ms_per_token,
+            "running_ms": forecast.running_ms,
             "answers": forecast.answers,
-            "wait_ms": round(forecast.wait_ms(now_s * 1000.0)),
+            "wait_ms": forecast.wait_ms(now_s * 1000.0),
             "outstanding": self.outstanding,
             "failures": self.failures,
             "rests_s": round(max(0.0, self.cool_until_s - now_s), 1) if self.open(now_s) else 0,
             "takes": self.takes(now_s),
+            # What decides between equals, and whether anything is sent at all.
+            "waiting": forecast.waiting,
+            "idle_s": now_s - self.last_used_s,
+            "cool_s": self.cool_until_s - now_s,
+            "named_s": self.named_until_s - now_s,
+            "warm_s": None if self.warm_from_s is None else now_s - self.warm_from_s,
+            "trial": self.trial,
         }
 
     def restore(self, seen: Mapping[str, Any], now_s: float) -> None:
@@ -143,9 +150,14 @@ class Place(Health):
         self.learn_from(seen)
         self.outstanding = int(seen["outstanding"])
         self.failures = int(seen["failures"])
-        self.cool_until_s = now_s + float(seen["rests_s"])
-        if seen["wait_ms"]:
-            self.forecast.sent("before", now_s * 1000.0, 0, sure=False, own_ms=float(seen["wait_ms"]))
+        self.last_used_s = now_s - float(seen["idle_s"])
+        self.cool_until_s = now_s + float(seen["cool_s"])
+        self.named_until_s = now_s + float(seen["named_s"])
+        self.warm_from_s = None if seen["warm_s"] is None else now_s - float(seen["warm_s"])
+        self.trial = bool(seen["trial"])
+        for number in range(int(seen["waiting"])):
+            own_ms = 0.0 if number else float(seen["wait_ms"])
+            self.forecast.sent(f"before {number}", now_s * 1000.0, 0, sure=False, own_ms=own_ms)
 
     def learn_from(self, seen: Mapping[str, Any]) -> None:
         """How far away and how fast it is, where nothing was seen of it here."""
@@ -261,6 +273,30 @@ class Placement:
     def busy(self) -> int:
         """How many places have a request that waits for its first token."""
         return self._busy
+
+    def seen(self, now_s: float) -> dict[str, dict[str, Any]]:
+        """What was seen of every place, and of all of them together, for another process. `restore` takes it."""
+        self._follow_load(now_s)
+        decay = self._decay(now_s)
+        return {
+            place.name: {
+                **place.seen(now_s),
+                "load": self._load,
+                "wanted": self._wanted.get(place.number, 0.0) * decay,
+            }
+            for place in self._live
+        }
+
+    def restore(self, seen: Mapping[str, Mapping[str, Any]], now_s: float) -> None:
+        """The state of another process's placement, but for what caches hold: of the places that are set."""
+        for place in self._live:
+            state = seen.get(place.name)
+            if state is not None:
+                place.restore(state, now_s)
+                self._wanted[place.number] = float(state["wanted"])
+                self._load = float(state["load"])
+        self._wanted_s = self._load_s = now_s
+        self._busy = sum(place.forecast.busy for place in self._live)
 
     def _follow_load(self, now_s: float) -> None:
         passed_s = now_s - self._load_s

@@ -8,7 +8,18 @@ from typing import Final
 
 from tokenworks.catalog import Counts, amount
 from tokenworks.charging import hold_rate
-from tokenworks.factory import MODALITIES, Ask, Intent, Option, Wanted, difficulty, features, rank, unfit
+from tokenworks.factory import (
+    MODALITIES,
+    Ask,
+    Intent,
+    Option,
+    Wanted,
+    difficulty,
+    features,
+    options,
+    rank,
+    unfit,
+)
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.fields import Parsed, asked_effort, asked_text, count_tools
 from tokenworks.gateway.request.place import BYTES_PER_TOKEN, ask_of
@@ -118,21 +129,12 @@ class Models:
 
     def _options(self, request: Known, intent: Intent, wanted: Wanted, ask: Ask) -> list[Option]:
         """The models that this subscriber may use, that can do it, and that a place serves now."""
-        shared, user = self._shared, request.user
-        snapshot, now_s = shared.snapshot, shared.loop.time()
-        found: list[Option] = []
-        for model in snapshot.models_of(intent):
-            if not allows(user.models, intent.name, model):
-                continue
-            route = snapshot.routes.get((model, request.protocol))
-            card = snapshot.card_of(model)
-            if route is None or unfit(card, wanted, filing_required=shared.settings.filing_required):
-                continue
-            best = shared.placement.explain(route.places, (), ask, now_s)[0]
-            if best.excluded is not None:
-                continue
-            paid = self._cost(request, model, wanted)
-            found.append(Option(model, card, best.first_token_ms, *paid, best.cost_nano))
+        shared, allowed = self._shared, request.user.models
+        found, _ = options(
+            shared.snapshot, request.protocol, intent, wanted, ask, shared.placement, shared.loop.time(),
+            lambda model: self._cost(request, model, wanted),
+            may_use=lambda model: allows(allowed, intent.name, model), filing_required=shared.settings.filing_required,
+        )  # fmt: skip
         return found
 
     def _cost(self, request: Known, model: str, wanted: Wanted) -> tuple[int, str, bool]:

@@ -22,8 +22,10 @@ from tokenworks.factory import (
     Candidate,
     Objective,
     Place,
+    ask_for,
     eject_outlier,
     hash_blocks,
+    lone_ask,
     may_have,
     named_wait_s,
 )
@@ -301,17 +303,10 @@ def ask_of(
     """What placement is asked. `blocks`: hashes of what the prompt begins with; `objective`: of an intent."""
     user = request.user
     service = user.service
-    return Ask(
-        input_tokens,
-        output_tokens,
-        blocks,
-        BLOCK_BYTES / BYTES_PER_TOKEN,
-        "cost" if request.flex else objective or service.objective,
-        user.regions,
-        None,
-        user.home,
-        service.edge_first,
-    )
+    objective = "cost" if request.flex else objective or service.objective
+    return ask_for(
+        objective, service.edge_first, user.regions, user.home, input_tokens, output_tokens, blocks, BLOCK_BYTES / BYTES_PER_TOKEN
+    )  # fmt: skip
 
 
 def _ask(request: Held) -> Ask:
@@ -325,9 +320,7 @@ def _what_is_asked(request: Held) -> Ask:
     """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
     user = request.user
     if len(request.places) == 1:
-        if user.regions is None and user.home is None:
-            return NO_ASK
-        return NO_ASK._replace(regions=user.regions, home=user.home)
+        return lone_ask(user.regions, user.home)
     return ask_of(
         request,
         max(1, len(request.body) // BYTES_PER_TOKEN),

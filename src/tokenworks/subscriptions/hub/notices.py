@@ -1,12 +1,18 @@
-"""The outbox of notices: leased, sent by whoever wires the ports, marked; tried again with growing waits for a day."""
+"""The outbox of notices: leased, sent by whoever wires the ports, marked; tried again with growing waits for a day. What is said, and
+to whom, is decided here.
+"""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from tokenworks.kernel import Clock
+from tokenworks.kernel import Clock, format_money
+from tokenworks.subscriptions.days import day_of
 from tokenworks.subscriptions.hub import hub_store, notice_store
+from tokenworks.subscriptions.people.consents import Consents
+from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.texts import CATALOGUES, Language
 
 LEASE: Final = timedelta(seconds=60)
 FIRST_WAIT: Final = timedelta(seconds=10)
@@ -25,10 +31,52 @@ class Notice:
     attempts: int
 
 
+def text_of(kind: str, content: dict[str, Any], language: Language) -> str:
+    """What a phone is told."""
+    return (
+        CATALOGUES[language]
+        .notices[kind]
+        .format(
+            percent=content.get("percent"),
+            bill_no=content.get("bill_no"),
+            line_no=content.get("line_no"),
+            spent=format_money(content.get("spent_nano", 0)),
+            cap=format_money(content.get("cap_nano", 0)),
+            left=format_money(content.get("remaining_nano", 0)),
+            name=content.get("name") or content.get("offering"),
+            name_zh=content.get("name_zh") or content.get("offering"),
+            from_price=format_money(content.get("from_price_nano", 0)),
+            to_price=format_money(content.get("to_price_nano", 0)),
+            date=day_of(datetime.fromisoformat(content["at"])) if "at" in content else None,
+        )
+    )
+
+
 class Notices:
-    def __init__(self, connection: hub_store.Connection, clock: Clock) -> None:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self, connection: hub_store.Connection, clock: Clock, subscriptions: Subscriptions, consents: Consents
+    ) -> None:
         self._connection = connection
         self._clock = clock
+        self._subscriptions = subscriptions
+        self._consents = consents
+
+    def is_wanted(self, notice: Notice) -> bool:
+        """Marketing goes only to those who agree to it when it is sent."""
+        return not notice.kind.startswith("marketing.") or self._consents.agrees_to_marketing(
+            notice.subscriber_id
+        )
+
+    def message(self, notice: Notice) -> tuple[str, str] | None:
+        """(phone, text) of a notice; None where it has no text, or the number is none of the subscriber's any more."""
+        subscriber = self._subscriptions.find_exact(str(notice.subscriber_id))
+        if notice.kind not in CATALOGUES[subscriber.language].notices:
+            return None
+        if not subscriber.phone or not self._subscriptions.has_number(subscriber):
+            return None
+        return subscriber.phone, text_of(notice.kind, notice.content, subscriber.language)
 
     def lease(self, limit: int) -> list[Notice]:
         """What is due, oldest first; nobody else sends it within a minute."""

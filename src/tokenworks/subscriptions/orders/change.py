@@ -11,7 +11,7 @@ from tokenworks.subscriptions.errors import ChangeNotAllowed
 from tokenworks.subscriptions.model import Order, Product, Subscriber
 from tokenworks.subscriptions.orders import cycle, order_credits, order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
-from tokenworks.subscriptions.orders.eligibility import check_eligible, check_live, check_may_buy
+from tokenworks.subscriptions.orders.eligibility import check_eligible, check_live, check_may_buy, why_not_to
 
 When = Literal["now", "cycle_end"]
 
@@ -75,12 +75,9 @@ def plan(
 
 def _check_possible(context: Context, product: Product, old: SoldOffering, sold: SoldOffering) -> None:
     """Raises `ChangeNotAllowed`."""
-    if old.offering.kind != "plan" or sold.offering.kind != "plan" or product.parent_id is not None:
-        raise ChangeNotAllowed("only a plan of its own can be changed, and to a plan")
-    if old.offering.cycle != sold.offering.cycle:
-        raise ChangeNotAllowed("the plans have different cycles: cancel the one, and order the other")
-    if sold.offering_version == product.offering_version:
-        raise ChangeNotAllowed(f"the product is {sold.offering.id} at this version already")
+    why_not = why_not_to(old.offering, product, sold)
+    if why_not is not None:
+        raise ChangeNotAllowed(why_not)
     if order_store.waiting_orders(context.connection, product.product_id, "inProgress"):
         raise ChangeNotAllowed("a change of this product is in progress: wait until it is done")
 

@@ -7,13 +7,14 @@ from uuid import UUID
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Charges, FailedJobs, Ledger
 from tokenworks.kernel import Clock
-from tokenworks.subscriptions.errors import KeyReused, ProductNotFound
+from tokenworks.subscriptions.errors import ProductNotFound
 from tokenworks.subscriptions.model import Order, PrivacyRules, Product, Subscriber, check_idempotency_key
 from tokenworks.subscriptions.orders import order_store, product_store
 from tokenworks.subscriptions.orders.eligibility import check_live
 from tokenworks.subscriptions.orders.sales import Sales
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
+from tokenworks.trust.identity.answers import KeyReused
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,13 @@
 """What an order has to satisfy before anything of it is done."""
 
 from collections.abc import Collection, Iterable
+from dataclasses import replace
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.catalog import Offering, Offerings
-from tokenworks.kernel import Invalid, check_reason
+from tokenworks.catalog import Offering, Offerings, SoldOffering
+from tokenworks.kernel import Invalid, TokenworksError, check_reason
 from tokenworks.subscriptions.errors import (
     BroadbandMissing,
     DeliveredAlready,
@@ -81,6 +82,118 @@ def check_eligible(
     twice = [one for one in (offering.id, *offering.parts) if one in live | coming]
     if twice and not confirm and ordered_at is None:
         raise SecondNotConfirmed(f"{twice[0]} is there already: say that it is to be had a second time")
+
+
+# What no act of the subscriber changes: such an offering is not offered.
+_FOR_GOOD: Final = (HadAlready, DeliveredAlready, StepsThere)
+
+
+class Offer(NamedTuple):
+    """`has`: the subscriber has it now. `can`: an order can be had, at once or once the subscriber has done something about it, such
+    as agreeing to the terms; False: whatever it does.
+    """
+
+    sold: SoldOffering
+    has: bool
+    can: bool
+
+
+class Eligibility:
+    """What a subscriber may order, or change to, by the rules that its order is held against. On one connection."""
+
+    def __init__(self, connection: order_store.Connection, offerings: Offerings, rules: PrivacyRules) -> None:
+        self._connection = connection
+        self._offerings = offerings
+        self._rules = rules
+
+    def offers(self, subscriber: Subscriber) -> list[Offer]:
+        """What is on sale to the subscriber. A first month's price is left out of what the person had before."""
+        products = [
+            p for p in product_store.products(self._connection, subscriber.subscriber_id) if p.state in LIVE
+        ]
+        live = {product.offering_id for product in products}
+        has = {product.offering_id for product in products if product.parent_id is None}
+        found = []
+        for sold in self._offerings.for_sale(subscriber.audiences):
+            offering = sold.offering
+            may_be_refused = offering.per_subscriber_max is not None or offering.parts or offering.id in live
+            refused = bool(may_be_refused) and self.refused_for_good(subscriber, offering)
+            found.append(Offer(self._as_priced(subscriber, sold), has=offering.id in has, can=not refused))
+        return found
+
+    def _as_priced(self, subscriber: Subscriber, sold: SoldOffering) -> SoldOffering:
+        if sold.offering.first_price is None:
+            return sold
+        people = privacy_store.same_identity(self._connection, subscriber.subscriber_id)
+        if not product_store.times_had(self._connection, people, sold.offering.id):
+            return sold
+        return replace(sold, offering=sold.offering.model_copy(update={"first_price": None}))
+
+    def to_change(self, subscriber: Subscriber, product: Product) -> list[SoldOffering]:
+        """What a product can be changed to: at once, or once the subscriber has done something about it."""
+        old = self._offerings.sold(product.offering_version).offering
+        return [
+            self._as_priced(subscriber, sold)
+            for sold in self._offerings.for_sale(subscriber.audiences)
+            if why_not_to(old, product, sold) is None
+            and not self.refused_for_good(subscriber, sold.offering, product)
+        ]
+
+    def refused_for_good(
+        self, subscriber: Subscriber, offering: Offering, instead_of: Product | None = None
+    ) -> bool:
+        """Whether an order (`instead_of`: a change of a product) would be refused, whatever the subscriber does about it."""
+        try:
+            with self._connection.transaction(force_rollback=True):
+                check_eligible(
+                    self._connection, self._offerings, self._rules, subscriber, offering, confirm=True, instead_of=instead_of
+                )  # fmt: skip
+        except _FOR_GOOD:
+            return True
+        except TokenworksError:
+            return False
+        return False
+
+
+# What others deliver is not paused by a subscriber: neither an add-on, nor a bundle that may have one.
+_PAUSED: Final = frozenset({"plan", "pay_as_you_go", "trial"})
+
+
+class Acts(NamedTuple):
+    """What a subscriber may do with a product as it is now."""
+
+    change: bool
+    pause: bool
+    resume: bool
+    # Take back what waits for the end of the period: a change, or the end.
+    keep: bool
+    end_with_cycle: bool
+
+
+def acts_with(product: Product, offering: Offering) -> Acts:
+    """`offering`: what the product is."""
+    is_active = product.state == "active"
+    return Acts(
+        change=offering.kind == "plan" and is_active,
+        pause=offering.kind in _PAUSED and is_active,
+        resume=product.state == "suspended",
+        keep=product.ends_after_cycle or product.next_version is not None,
+        end_with_cycle=is_active
+        and product.cycle_end is not None
+        and product.renews
+        and not product.ends_after_cycle,
+    )
+
+
+def why_not_to(old: Offering, product: Product, sold: SoldOffering) -> str | None:
+    """Why a product of an offering can't be changed to another one, whoever has it; None where it can."""
+    if old.kind != "plan" or sold.offering.kind != "plan" or product.parent_id is not None:
+        return "only a plan of its own can be changed, and to a plan"
+    if old.cycle != sold.offering.cycle:
+        return "the plans have different cycles: cancel the one, and order the other"
+    if sold.offering_version == product.offering_version:
+        return f"the product is {sold.offering.id} at this version already"
+    return None
 
 
 def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], live: Collection[str]) -> None:

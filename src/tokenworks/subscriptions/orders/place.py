@@ -6,7 +6,7 @@ from uuid import UUID
 
 from tokenworks.catalog import SoldOffering
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.errors import KeyReused, TooManyToCome
+from tokenworks.subscriptions.errors import TooManyToCome
 from tokenworks.subscriptions.model import Order, Product, Subscriber, check_idempotency_key
 from tokenworks.subscriptions.orders import deliver, order_store, product_store, products
 from tokenworks.subscriptions.orders.context import Context
@@ -14,6 +14,7 @@ from tokenworks.subscriptions.orders.eligibility import check_delivery, check_el
 from tokenworks.subscriptions.orders.sales import end_of_cycle
 from tokenworks.subscriptions.orders.starts import TO_COME_MAX, same_start, start_of
 from tokenworks.subscriptions.people import people_store
+from tokenworks.trust.identity.answers import KeyReused
 
 
 def order(

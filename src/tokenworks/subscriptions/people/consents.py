@@ -13,46 +13,14 @@ from uuid import UUID
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, Unavailable, flaw
 from tokenworks.subscriptions.errors import ConsentTextChanged
-from tokenworks.subscriptions.model import ConsentText, Language, PrivacyRules, Subscriber
+from tokenworks.subscriptions.model import ConsentText, PrivacyRules, Subscriber
 from tokenworks.subscriptions.people import people_store, privacy_store
+from tokenworks.texts import CATALOGUES, LANGUAGES, Language
 
 PURPOSES: Final = ("terms", "marketing", "spill_over", "data_cross_border")
-LANGUAGES: Final[tuple[Language, ...]] = ("zh", "en")
 # Of these hosts hear: they say what is served, and where.
 _SERVED_BY: Final = frozenset({"terms", "data_cross_border", "spill_over"})
 CONSENT_TEXT_CHARS_MAX: Final = 100_000
-_TEXTS: Final[dict[tuple[str, Language], str]] = {
-    ("terms", "zh"): (
-        "我同意按所订购套餐的价格和期限使用本服务：用量按词元计量，费用计入话费账单；我可以随时取消套餐，并可随时查询、导出或删除"
-        "我的个人信息。撤回同意后，本服务不再受理我的新请求和新订购；此前产生的费用仍须支付。"
-    ),
-    ("terms", "en"): (
-        "I agree to use this service at the prices and for the periods of what I order. Usage is counted in tokens and charged to "
-        "the phone bill. I can cancel a plan at any time, and see, export or erase my personal data at any time. If I withdraw "
-        "this consent, no new request and no new order of mine is taken; what was used until then is still to be paid."
-    ),
-    ("marketing", "zh"): "我同意接收关于新套餐和优惠活动的消息。不同意不影响本服务的使用；我可以随时撤回。",
-    ("marketing", "en"): (
-        "I agree to be told of new plans and offers. The service is the same without this consent, and I can withdraw it at any "
-        "time."
-    ),
-    ("spill_over", "zh"): (
-        "我同意在套餐词元用完后继续按随用随付计费，费用不超过我设定的每月上限。我可以随时撤回；撤回后，套餐用完即停止服务。"
-    ),
-    ("spill_over", "en"): (
-        "I agree that usage goes on as pay-as-you-go when my plan's tokens are used up, at most up to my monthly cap. I can "
-        "withdraw this at any time; then the service stops when the plan is used up."
-    ),
-    ("data_cross_border", "zh"): (
-        "我单独同意将我的请求内容发送至境外的模型服务提供者处理，仅用于生成回答。撤回同意后，我的请求只在境内处理；没有境内部署的模型"
-        "将不可用。"
-    ),
-    ("data_cross_border", "en"): (
-        "I agree, separately, that what I send may be processed by model providers outside my country, only in order to answer "
-        "it. If I withdraw this consent, my requests are processed inside the country alone; models without a deployment there "
-        "can't be used."
-    ),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +45,7 @@ class ConsentTexts:
         """Raises `Invalid` on another purpose, `Unavailable` where the operator's file can't be read."""
         if purpose not in PURPOSES:
             raise Invalid(f"a consent is for {', '.join(sorted(PURPOSES))}")
-        text = _TEXTS[purpose, language]
+        text = CATALOGUES[language].consents[purpose]
         if self._folder is not None:
             path = self._folder / f"{purpose}.{language}.txt"
             try:

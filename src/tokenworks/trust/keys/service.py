@@ -97,6 +97,10 @@ class Keys:
         """An account's keys, oldest first: all of them, or at most `limit` after the key `after`."""
         return store.list_keys(self._connection, account_id, caps, after, limit)
 
+    def count_live(self, account_id: UUID, member_id: UUID, now: datetime) -> tuple[int, int]:
+        """How many keys are neither revoked nor expired: (the member's, the account's)."""
+        return store.count_live_keys(self._connection, account_id, member_id, now)
+
     def count(self, account_id: UUID) -> int:
         """How many keys an account has, revoked ones included."""
         return store.count_keys(self._connection, account_id)

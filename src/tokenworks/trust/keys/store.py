@@ -106,6 +106,18 @@ def count_keys(connection: Connection, account_id: UUID) -> int:
     return 0 if row is None else int(row[0])
 
 
+def count_live_keys(
+    connection: Connection, account_id: UUID, member_id: UUID, now: datetime
+) -> tuple[int, int]:
+    """(Of the member, of the account.)"""
+    row = connection.execute(
+        """SELECT count(*) FILTER (WHERE member_id = %s), count(*) FROM api_key
+           WHERE account_id = %s AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > %s)""",
+        (member_id, account_id, now),
+    ).fetchone()
+    return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+
 def key_info(connection: Connection, key_id: UUID) -> ApiKeyInfo | None:
     return next(iter(_infos(connection, "key_id = %s", (key_id,), {})), None)
 

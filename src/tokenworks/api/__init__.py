@@ -1,0 +1,12 @@
+"""What other systems ask over HTTP: the TM Forum resources, the account and operations routes."""
+
+from typing import Final
+
+from tokenworks.api import account, operations, tmf
+from tokenworks.api.account.privacy import EXPORTS_AT_ONCE
+from tokenworks.api.tmf.events import event_body
+from tokenworks.api.tmf.service_orders import ANSWERS, service_order_body, take_answer
+
+ROUTERS: Final = (*tmf.ROUTERS, *account.ROUTERS, *operations.ROUTERS)
+
+__all__ = ["ANSWERS", "EXPORTS_AT_ONCE", "ROUTERS", "event_body", "service_order_body", "take_answer"]

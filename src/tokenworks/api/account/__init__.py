@@ -1,0 +1,20 @@
+"""What a subscriber does with its own account: `/api`."""
+
+from typing import Final
+
+from tokenworks.api.account import (
+    disputes,
+    keys,
+    members,
+    memberships,
+    privacy,
+    quotes,
+    sessions,
+    sign_in,
+    subscriber,
+)
+
+ROUTERS: Final = tuple(
+    module.router
+    for module in (sign_in, sessions, subscriber, keys, members, memberships, disputes, quotes, privacy)
+)

@@ -1,0 +1,132 @@
+"""Members and departments of an account."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from tokenworks.subscriptions import Member, check_invited_role, check_rank, normal_number
+from tokenworks.web.acts import cap_of
+from tokenworks.web.bodies import Of, Strict
+from tokenworks.web.content import answer, shown
+from tokenworks.web.lists import check_match
+from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, own
+from tokenworks.web.rooms import Asked
+from tokenworks.web.sign_in import Identifier
+
+router = APIRouter(prefix="/api", tags=["account"])
+
+
+class Invitation(Strict):
+    phone: Identifier
+    name: str = Field(min_length=1, max_length=100)
+    role: Literal["member", "admin"] = "member"
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
+    # The department's id or name.
+    department: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+class DepartmentCreate(Strict):
+    """A department has no key of its own; its cap holds for everybody in it. Two levels deep: `under` names the upper one."""
+
+    name: str = Field(min_length=1, max_length=100)
+    under: str | None = Field(default=None, min_length=1, max_length=100)
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
+
+
+def member_resource(member: Member) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(member.member_id),
+            "name": member.name,
+            "role": member.role,
+            "state": member.state,
+            "department": None if member.parent_id is None else str(member.parent_id),
+            "cap_tokens": member.cap_tokens,
+            "cap_period": member.cap_period,
+        }
+    )
+
+
+@router.get("/members", summary="Who spends from the account", **allow(*READERS))
+def members(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = [member_resource(member) for member in rooms.members.of(own(rooms, who, of))]
+    return answer(found, headers={"X-Total-Count": str(len(found))})
+
+
+@router.post(
+    "/members", status_code=201, summary="Invite somebody by phone number", **allow("owner", "admin")
+)
+def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
+    found = own(rooms, who)
+    check_invited_role(who.role, body.role)
+    with rooms.transaction():
+        made = rooms.members.invite(
+            found,
+            normal_number(body.phone),
+            body.name,
+            role=body.role,
+            cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+            parent=body.department,
+        )
+        audit(rooms, who, "member.invite", made.member_id, None, cap_of(made))
+    return answer(member_resource(made), 201)
+
+
+@router.post(
+    "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
+)
+def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
+    with rooms.transaction():
+        made = rooms.members.add(
+            own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
+            cap_period=body.cap_period,
+        )  # fmt: skip
+        audit(rooms, who, "member.add", made.member_id, None, cap_of(made))
+    return answer(member_resource(made), 201)
+
+
+class MemberUpdate(Strict):
+    """What is left out stays; null takes it away."""
+
+    cap_tokens: int | None = Field(default=None, ge=1, le=10**12)
+    cap_period: Literal["day", "month", "total"] = "month"
+    department: str | None = Field(default=None, min_length=1, max_length=100)
+
+
+@router.patch(
+    "/members/{id}",
+    summary="A member's (or department's) cap, and whose department it is in",
+    **allow("owner", "admin"),
+)
+def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id: str) -> Response:
+    found = own(rooms, who)
+    member = rooms.members.find(found, str(as_uuid(id, "member")))
+    check_rank(who.role, member)
+    check_match(request, member_resource(member))
+    with rooms.transaction():
+        if body.model_fields_set & {"cap_tokens", "cap_period"}:
+            tokens = body.cap_tokens if "cap_tokens" in body.model_fields_set else member.cap_tokens
+            period = body.cap_period if "cap_period" in body.model_fields_set else member.cap_period
+            rooms.members.set_cap(member, tokens, period or "month")
+        if "department" in body.model_fields_set:
+            rooms.members.set_department(found, member, body.department)
+        after = rooms.members.find(found, str(member.member_id))
+        audit(rooms, who, "member.set", member.member_id, cap_of(member), cap_of(after))
+    return answer(member_resource(rooms.members.find(found, id)))
+
+
+@router.delete(
+    "/members/{id}", status_code=204, summary="A member goes; its keys are stopped", **allow("owner", "admin")
+)
+def remove_member(rooms: Asked, who: Who, id: str) -> Response:
+    found = own(rooms, who)
+    member = rooms.members.find(found, str(as_uuid(id, "member")))
+    check_rank(who.role, member)
+    with rooms.transaction():
+        audit(rooms, who, "member.remove", member.member_id, cap_of(member))
+        rooms.members.remove(member)
+    return Response(status_code=204)

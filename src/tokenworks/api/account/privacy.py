@@ -1,0 +1,205 @@
+"""What is a person's by law: consents with the texts that are shown, the real-name check, export, erasure."""
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import StreamingResponse
+from pydantic import Field
+
+from tokenworks.api.account.subscriber import subscriber_resource
+from tokenworks.kernel import Invalid, Unavailable
+from tokenworks.subscriptions import ConsentState, Erasure
+from tokenworks.web.bodies import Of, Strict
+from tokenworks.web.content import answer, shown, when
+from tokenworks.web.principals import Who, allow, audit, own, two_persons
+from tokenworks.web.privacy import SHA256_PATTERN, Purpose, close_and_erase, leave_and_erase, own_member
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(prefix="/api", tags=["privacy"])
+
+# Each reads the database for as long as its reader takes: more are told to come again.
+EXPORTS_AT_ONCE: Final = 2
+
+
+def consent_resource(state: ConsentState) -> dict[str, object]:
+    """A purpose: the text that is shown now with its hash, and what was said last."""
+    return shown(
+        {
+            "purpose": state.text.purpose,
+            "language": state.text.language,
+            "text": state.text.text,
+            "text_sha256": state.text.sha256,
+            "given": state.given,
+            "said_at": when(state.said_at),
+            "said_text_sha256": state.said_sha256,
+            "text_changed": state.text_changed or None,
+        }
+    )
+
+
+@router.get(
+    "/consents",
+    summary="What may be agreed to: the texts, and what one said of each",
+    **allow("owner", "admin", "operator", "auditor"),
+)
+def consents(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = own(rooms, who, of)
+    rows = [consent_resource(state) for state in rooms.consents.states(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class Said(Strict):
+    """`text_sha256`: of the text that was shown; it is required where one agrees."""
+
+    given: bool
+    text_sha256: str | None = Field(default=None, pattern=SHA256_PATTERN)
+
+
+@router.put(
+    "/consents/{purpose}",
+    summary="Agree, or take it back: from the next request on",
+    **allow("owner", "operator"),
+)
+def say(body: Said, rooms: Asked, who: Who, purpose: Purpose, of: Of = None) -> Response:
+    found = own(rooms, who, of)
+    if body.given and body.text_sha256 is None:
+        raise Invalid("text_sha256: say which text was shown; GET /api/consents has it")
+    with rooms.transaction():
+        rooms.consents.keep(found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=who.actor)
+        states = {state.text.purpose: state for state in rooms.consents.states(found)}
+        after = consent_resource(states[purpose])
+        audit(rooms, who, "subscriber.consent", found.subscriber_id, None, after)
+    return answer(after)
+
+
+class RealName(Strict):
+    """As on the identity document. Its number is not kept."""
+
+    name: str = Field(min_length=1, max_length=100)
+    id_number: str = Field(min_length=6, max_length=40)
+
+
+@router.post("/real-name", summary="Have the carrier check the real name", **allow("owner", "operator"))
+def real_name(body: RealName, rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = rooms.privacy.check_real_name(own(rooms, who, of), body.name, body.id_number)
+    audit(rooms, who, "subscriber.real_name", found.subscriber_id, None, {"real_name": found.real_name})
+    return answer(subscriber_resource(rooms, found))
+
+
+@router.get(
+    "/export",
+    summary="All that is stored of one, as one JSON document, streamed",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/json": {}}}},
+    **allow("owner", "operator"),
+)
+def export(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = own(rooms, who, of)
+    audit(rooms, who, "subscriber.export", found.subscriber_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="tokenworks-{found.subscriber_id}.json"',
+        "Cache-Control": "no-store",
+    }
+    pieces = _pieces(request, lambda rooms: rooms.privacy.export(found))
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
+
+
+def _pieces(request: Request, export: Callable[[Rooms], Iterator[bytes]]) -> Iterator[bytes]:
+    """On a connection of its own, which ends with the last piece or with the reader. Raises `Unavailable` at once where as
+    many as may are being read.
+    """
+    slots = request.app.state.exports
+    if not slots.acquire(blocking=False):
+        raise Unavailable("other exports are being read: try again in a minute")
+
+    def read() -> Iterator[bytes]:
+        try:
+            with request.app.state.open_rooms() as rooms:
+                yield from export(rooms)
+        finally:
+            slots.release()
+
+    pieces = read()
+    # Begun here: what was not begun has no end that releases the slot.
+    first = next(pieces)
+
+    def all_of_it() -> Iterator[bytes]:
+        try:
+            yield first
+            yield from pieces
+        finally:
+            pieces.close()  # type: ignore[attr-defined]
+
+    return all_of_it()
+
+
+@router.get(
+    "/me/export",
+    summary="All that is stored of a member itself, in somebody else's account",
+    response_class=StreamingResponse,
+    responses={200: {"content": {"application/json": {}}}},
+    **allow("admin", "member"),
+)
+def export_member(request: Request, rooms: Asked, who: Who) -> Response:
+    found = own_member(rooms, who)
+    audit(rooms, who, "member.export", found.member_id)
+    headers = {
+        "Content-Disposition": f'attachment; filename="tokenworks-{found.member_id}.json"',
+        "Cache-Control": "no-store",
+    }
+    pieces = _pieces(request, lambda rooms: rooms.privacy.members.export(found))
+    return StreamingResponse(pieces, media_type="application/json", headers=headers)
+
+
+class EraseMember(Strict):
+    """`confirm`: the last four digits of the member's own phone number."""
+
+    confirm: str = Field(pattern=r"^[0-9]{4}$")
+
+
+@router.post(
+    "/me/erasure",
+    status_code=204,
+    summary="Leave somebody else's account, and erase what it keeps of oneself",
+    **allow("admin", "member"),
+)
+def erase_member(body: EraseMember, rooms: Asked, who: Who) -> Response:
+    leave_and_erase(rooms, who, body.confirm)
+    return Response(status_code=204)
+
+
+class Erase(Strict):
+    """`confirm`: the last four digits of the phone number. `even_if_owed` is for staff: what is owed can't be collected then."""
+
+    confirm: str = Field(pattern=r"^[0-9]{4}$")
+    even_if_owed: bool = False
+
+
+def erasure_resource(done: Erasure) -> dict[str, object]:
+    return shown(
+        {
+            "state": done.state,
+            "waits_for": list(done.waits_for) or None,
+            "backups_forget_at": when(done.backups_forget_at),
+            "identity_kept_until": when(done.identity_kept_until),
+        }
+    )
+
+
+@router.post(
+    "/erasure",
+    summary="Close the account and erase what names the person; while something is owed, as soon as nothing is",
+    **allow("owner", "operator"),
+)
+def erase(body: Erase, rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = own(rooms, who, of)
+    if body.even_if_owed and not who.is_staff:
+        raise Invalid("even_if_owed: only the operator gives up what is owed")
+    id_ = str(found.subscriber_id)
+    with rooms.transaction():
+        done = close_and_erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
+        if body.even_if_owed:
+            two_persons(rooms, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
+        audit(rooms, who, "subscriber.erase", id_)
+    return answer(erasure_resource(done))

@@ -1,0 +1,84 @@
+"""What an order, a change, a resume or a cancellation would cost, before it is asked for."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from tokenworks.kernel import Invalid
+from tokenworks.subscriptions import Quote
+from tokenworks.web.bodies import Strict
+from tokenworks.web.content import answer, money, shown, when
+from tokenworks.web.principals import BUYERS, Who, allow, as_uuid, mine_only, own
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(prefix="/api/quotes", tags=["quotes"])
+
+
+class QuoteCreate(Strict):
+    """`add` names an offering, `modify` a product and an offering, `resume` and `delete` a product. Staff names the subscriber
+    who would order.
+    """
+
+    action: Literal["add", "modify", "resume", "delete"]
+    offering: str | None = Field(default=None, min_length=1, max_length=64)
+    product: str | None = Field(default=None, max_length=64)
+    subscriber: str | None = Field(default=None, max_length=64)
+    delivery: str | None = Field(default=None, max_length=32)
+    at: Literal["now", "cycle_end"] = "now"
+    # Of what the subscriber has already, a second one.
+    confirm: bool = False
+
+
+def quote_resource(quote: Quote) -> dict[str, object]:
+    """`amount` is below zero where something comes back; `now` is what of it comes at once, the rest comes with what `waits_for`
+    says; `ends_at` is exclusive.
+    """
+    return shown(
+        {
+            "action": quote.action,
+            "offering": quote.offering_id,
+            "offering_version": quote.offering_version,
+            "proration": quote.proration,
+            "amount": money(quote.amount_nano, quote.currency),
+            "tax": money(quote.tax_nano, quote.currency),
+            "now": money(quote.now_nano, quote.currency),
+            "waits_for": quote.waits_for,
+            "at_most": quote.at_most,
+            "begins_at": when(quote.begins_at),
+            "ends_at": when(quote.ends_at),
+            "renews_at": when(quote.renews_at),
+            "renewal": None if quote.renewal_nano is None else money(quote.renewal_nano, quote.currency),
+            "lines": [
+                {
+                    "description": line.description,
+                    "description_zh": line.description_zh,
+                    "amount": money(line.amount_nano, quote.currency),
+                    "tax": money(line.tax_nano, quote.currency),
+                }
+                for line in quote.lines
+            ],
+        }
+    )
+
+
+def _quote(body: QuoteCreate, rooms: Rooms, who: Who) -> Quote:
+    if body.action == "add":
+        if body.offering is None:
+            raise Invalid("offering: say what would be ordered")
+        subscriber = own(rooms, who, body.subscriber)
+        return rooms.quotes.place(subscriber, body.offering, delivery=body.delivery, confirm=body.confirm)
+    product, subscriber_id = rooms.orders.product(as_uuid(body.product or "", "product"))
+    mine_only(who, subscriber_id, "product")
+    if body.action == "modify":
+        if body.offering is None:
+            raise Invalid("offering: say what it would be changed to")
+        return rooms.quotes.change(product.product_id, body.offering, body.at, confirm=body.confirm)
+    if body.action == "resume":
+        return rooms.quotes.resume(product.product_id)
+    return rooms.quotes.cancel(product.product_id, body.at)
+
+
+@router.post("", summary="What it would cost, until when, and when it renews", **allow(*BUYERS))
+def quote(body: QuoteCreate, rooms: Asked, who: Who) -> Response:
+    return answer(quote_resource(_quote(body, rooms, who)))

@@ -1,0 +1,155 @@
+"""Who a subscriber is, and what it may spend; what suspends it."""
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from tokenworks.kernel import parse_money
+from tokenworks.subscriptions import (
+    SUSPENSIONS,
+    Subscriber,
+    Suspension,
+    check_control,
+    check_own_broadband,
+    check_own_lift,
+)
+from tokenworks.web.bodies import Of, Strict
+from tokenworks.web.content import answer, decimal, shown, when
+from tokenworks.web.lists import check_match, one
+from tokenworks.web.principals import BUYERS, READERS, Who, allow, audit, own
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(prefix="/api", tags=["account"])
+
+Region = Annotated[str, Field(min_length=1, max_length=60)]
+
+
+def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(subscriber.subscriber_id),
+            "account_id": str(subscriber.account_id),
+            "phone": subscriber.phone_masked,
+            "name": subscriber.name,
+            "state": subscriber.state,
+            "language": subscriber.language,
+            "audiences": subscriber.audiences,
+            "broadband": subscriber.broadband,
+            "real_name": subscriber.real_name,
+            "bill_day": subscriber.bill_day,
+            "monthly_cap": decimal(subscriber.cap_nano),
+            "spent_this_month": decimal(rooms.payg.spent(subscriber)),
+            "spend_locked": subscriber.spend_locked,
+            "spill_over": subscriber.spill_over,
+            "restricted": subscriber.restricted,
+            "suspended_by": list(subscriber.suspended_by),
+            "regions": subscriber.regions,
+            "home_region": subscriber.home_region,
+            "credit_limit": None
+            if subscriber.credit_limit_nano is None
+            else decimal(subscriber.credit_limit_nano),
+            "owes": decimal(rooms.charges.receivable(subscriber.account_id)),
+            "consents": rooms.consents.said(subscriber),
+        }
+    )
+
+
+def suspension_resource(found: Suspension) -> dict[str, object]:
+    stops = SUSPENSIONS[found.cause]
+    return shown(
+        {
+            "cause": found.cause,
+            "reason": found.reason,
+            "began_at": when(found.began_at),
+            "ended_at": when(found.ended_at),
+            "end_reason": found.end_reason,
+            "stops": [name for name, stopped in stops._asdict().items() if stopped],
+        }
+    )
+
+
+@router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
+def my_suspensions(rooms: Asked, who: Who, of: Of = None) -> Response:
+    found = rooms.subscriptions.suspensions(own(rooms, who, of))
+    rows = [suspension_resource(one) for one in found if one.ended_at is None]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class OwnSuspension(Strict):
+    cause: Literal["own_wish", "lost_phone"]
+    state: Literal["suspended", "active"]
+
+
+@router.patch(
+    "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
+)
+def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
+    """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
+    phone gets codes, too, so that the operator lifts it, for whom it has seen.
+    """
+    found = own(rooms, who, of)
+    if body.state == "active":
+        check_own_lift(body.cause)
+    with rooms.transaction():
+        if body.state == "suspended":
+            found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+        else:
+            found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
+        audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
+    return answer(subscriber_resource(rooms, found))
+
+
+@router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
+def subscriber(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
+    return one(request, subscriber_resource(rooms, own(rooms, who, of)))
+
+
+class SubscriberUpdate(Strict):
+    """What is left out stays. Amounts are decimals of yuan in quotes."""
+
+    name: str | None = Field(default=None, max_length=100)
+    language: Literal["zh", "en"] | None = None
+    monthly_cap: str | None = Field(default=None, max_length=20)
+    spend_locked: bool | None = None
+    spill_over: bool | None = None
+    # The number of the broadband account, where none is known yet.
+    broadband: str | None = Field(default=None, max_length=32)
+    # Where requests may be sent, such as cn or cn-sh; null: anywhere.
+    regions: list[Region] | None = Field(default=None, max_length=100)
+    # Where the subscriber is, such as cn-sh, so that an edge box near it may serve it; null: not said.
+    home_region: str | None = Field(default=None, max_length=60)
+    # What is agreed to, or taken back, by purpose.
+    consents: dict[Literal["terms", "marketing", "data_cross_border"], bool] | None = None
+
+
+@router.patch(
+    "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
+)
+def update_subscriber(
+    request: Request, body: SubscriberUpdate, rooms: Asked, who: Who, of: Of = None
+) -> Response:
+    found = own(rooms, who, of)
+    before = subscriber_resource(rooms, found)
+    check_match(request, before)
+    with rooms.transaction():
+        cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
+        check_control(
+            who.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
+            regions=bool(body.model_fields_set & {"regions", "home_region"}),
+        )  # fmt: skip
+        rooms.payg.control(
+            found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
+        )
+        for purpose, given in (body.consents or {}).items():
+            rooms.consents.keep(found, purpose, given=given, said_by=who.actor)
+        said = {
+            name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
+        }
+        rooms.subscriptions.set_profile(found, **said)
+        fields: dict[str, Any] = {"name": body.name, "language": body.language, "broadband": body.broadband}
+        check_own_broadband(found, body.broadband)
+        changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
+        after = subscriber_resource(rooms, changed)
+        audit(rooms, who, "subscriber.set", found.subscriber_id, before, after)
+    return answer(after)

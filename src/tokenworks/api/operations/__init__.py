@@ -1,0 +1,17 @@
+"""What staff does: `/api/operations`."""
+
+from typing import Final
+
+from tokenworks.api.operations import (
+    billing,
+    following,
+    receivables,
+    staff,
+    subscribers,
+    webhooks,
+    work_orders,
+)
+
+ROUTERS: Final = tuple(
+    module.router for module in (receivables, webhooks, subscribers, work_orders, billing, staff, following)
+)

@@ -1,0 +1,42 @@
+"""One request followed, for staff: what `tokenworks usage show` says, by HTTP."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+
+from tokenworks.charging import REQUEST_ID_CHARS_MAX
+from tokenworks.web.bodies import Instant
+from tokenworks.web.content import answer, when
+from tokenworks.web.principals import ALL_STAFF, allow
+from tokenworks.web.rooms import Asked
+
+router = APIRouter(prefix="/api/operations", tags=["operations"])
+RequestId = Annotated[str, Path(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
+
+
+@router.get(
+    "/requests/{id}", summary="One request: records, route, what it drew, postings, log", **allow(*ALL_STAFF)
+)
+def follow(
+    rooms: Asked,
+    id: RequestId,
+    subscriber: Annotated[str | None, Query(max_length=64)] = None,
+    since: Instant | None = None,
+) -> Response:
+    """By our `x-request-id`, the id of a record, the client's own id, or the upstream's id of the answer.
+
+    Amounts are in thousandths of their unit, prices in nano-yuan. `subscriber` says whose request it is: without it a client's or an
+    upstream's id is looked for in this host's log of requests alone. `since`: how far back such an id is looked for in the account,
+    seven days unless said. `log`: lines of the host that answers.
+    """
+    account_id = None if subscriber is None else rooms.subscriptions.find(subscriber).account_id
+    return answer(_plain(rooms.following.follow(id, account_id, since)))
+
+
+def _plain(value: Any) -> Any:
+    """With instants as every other resource has them."""
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return when(value) if hasattr(value, "astimezone") else value

@@ -1,0 +1,138 @@
+"""What finance does with money that did not go its usual way: reversals, cases to reconcile, bills the carrier does not collect."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from tokenworks.api.tmf.bills import bill_resource
+from tokenworks.billing import ReconciliationCase
+from tokenworks.web.bodies import Strict
+from tokenworks.web.content import answer, decimal, shown, when
+from tokenworks.web.lists import Paged, only_filters, page_of
+from tokenworks.web.principals import Who, allow, as_uuid, audit, two_persons
+from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
+from tokenworks.web.rooms import Asked
+
+router = APIRouter(prefix="/api/operations", tags=["operations"], route_class=RepeatableRoute)
+
+
+class Why(Strict):
+    reason: str = Field(min_length=1, max_length=200)
+
+
+@router.post(
+    "/payments/{id}/reversal", status_code=201, summary="Take a payment back (chargeback)", **allow("finance")
+)
+def reverse(body: Why, rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.transaction():
+        payment = rooms.payments.find(as_uuid(id, "payment"))
+        made = rooms.payments.reverse(payment, body.reason)
+        # A payment is reversed once: it is its own key.
+        two_persons(
+            rooms, who, "payment.reverse", payment.payment_id, made.amount_nano, str(payment.payment_id)
+        )
+        audit(
+            rooms, who, "payment.reverse", payment.payment_id, None,
+            {"amount_nano": made.amount_nano, "reason": made.reason},
+        )  # fmt: skip
+    return answer(
+        {
+            "id": str(made.reversal_id),
+            "payment": str(made.payment_id),
+            "amount": decimal(made.amount_nano),
+            "reason": made.reason,
+            "reversed_at": when(made.reversed_at),
+        },
+        201,
+    )
+
+
+def _case(case: ReconciliationCase) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(case.case_id),
+            "kind": case.kind,
+            "subscriber": str(case.subscriber_id),
+            "bill": None if case.bill_id is None else str(case.bill_id),
+            "payment": None if case.payment_id is None else str(case.payment_id),
+            "amount": decimal(case.amount_nano),
+            "opened_at": when(case.opened_at),
+            "closed_at": when(case.closed_at),
+            "resolution": case.resolution,
+        }
+    )
+
+
+@router.get(
+    "/reconciliation-cases",
+    summary="Money whose place a person has to find, oldest first",
+    **allow("finance", "auditor"),
+)
+def cases(request: Request, rooms: Asked, page: Paged, state: Literal["open", "all"] = "open") -> Response:
+    only_filters(request, "state")
+    found, total = rooms.payments.cases(still_open=state == "open", offset=page.offset, limit=page.limit)
+    return page_of(page, [_case(case) for case in found], total)
+
+
+class Resolution(Strict):
+    resolution: str = Field(min_length=1, max_length=200)
+
+
+@router.patch("/reconciliation-cases/{id}", summary="Say what became of it, and close it", **allow("finance"))
+def close_case(body: Resolution, rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.transaction():
+        closed = rooms.payments.close_case(as_uuid(id, "case"), body.resolution)
+        audit(
+            rooms, who, "case.close", closed.case_id, None,
+            {"kind": closed.kind, "amount_nano": closed.amount_nano, "resolution": closed.resolution},
+        )  # fmt: skip
+    return answer(_case(closed))
+
+
+@router.get(
+    "/direct-bills",
+    summary="Open bills that are collected from subscribers themselves, oldest first",
+    **allow("finance", "auditor"),
+)
+def direct_bills(request: Request, rooms: Asked, page: Paged) -> Response:
+    only_filters(request)
+    found, total = rooms.payments.direct(page.offset, page.limit)
+    return page_of(page, [bill_resource(bill) for bill in found], total)
+
+
+class BillAction(Why):
+    """`resend` and `phone`: on the next charge file; `direct`: from the subscriber itself; `write_off`: not at all."""
+
+    action: Literal["resend", "phone", "direct", "write_off"]
+
+
+@router.post("/bills/{id}/actions", summary="How a bill is collected, or given up", **allow("finance"))
+def act_on_bill(body: BillAction, rooms: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
+    with rooms.transaction():
+        bill = rooms.bills.find(str(as_uuid(id, "bill")))
+        if body.action == "write_off":
+            made = rooms.payments.write_off(bill, body.reason, key)
+            two_persons(rooms, who, "bill.write_off", bill.bill_id, made.amount_nano, key)
+        elif body.action == "resend":
+            rooms.payments.resend(bill, body.reason)
+        else:
+            rooms.payments.set_channel(bill, body.action, body.reason)
+        after = rooms.bills.find(str(bill.bill_id))
+        audit(
+            rooms, who, f"bill.{body.action}", bill.bill_id, {"open_nano": bill.remaining_nano, "channel": bill.channel},
+            {"open_nano": after.remaining_nano, "channel": after.channel, "reason": body.reason},
+        )  # fmt: skip
+    return answer({**bill_resource(after), "channel": after.channel})
+
+
+@router.post(
+    "/charge-files/{sequence}/lapse",
+    summary="Wait no longer for the carrier's answer to a file",
+    **allow("finance"),
+)
+def lapse(body: Why, rooms: Asked, who: Who, sequence: int) -> Response:
+    with rooms.transaction():
+        lines = rooms.charge_files.lapse(sequence, body.reason)
+        audit(rooms, who, "charge_file.lapse", sequence, None, {"lines": lines, "reason": body.reason})
+    return answer({"sequence": sequence, "lines": lines})

@@ -1,0 +1,164 @@
+"""What staff does about subscribers: registering, suspending, closing, identity, contract prices."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from tokenworks.api.account.subscriber import subscriber_resource, suspension_resource
+from tokenworks.billing import discount_nano
+from tokenworks.kernel import Invalid
+from tokenworks.subscriptions import ContractPrice, parse_phone
+from tokenworks.trust import Document
+from tokenworks.web.bodies import Instant, Strict
+from tokenworks.web.content import answer, decimal, shown, when
+from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit, two_persons
+from tokenworks.web.rooms import Asked
+
+router = APIRouter(prefix="/api/operations", tags=["operations"])
+
+
+class SubscriberCreate(Strict):
+    phone: str = Field(max_length=32)
+    name: str | None = Field(default=None, max_length=100)
+    audiences: list[Annotated[str, Field(max_length=32)]] | None = Field(default=None, max_length=7)
+    language: Literal["zh", "en"] = "zh"
+    broadband: str | None = Field(default=None, max_length=32)
+    bill_day: int = Field(default=1, ge=1, le=28)
+
+
+@router.post("/subscribers", status_code=201, summary="Register a subscriber", **allow("operator"))
+def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
+    with rooms.transaction():
+        made = rooms.subscriptions.register(
+            parse_phone(body.phone), body.name, audiences=body.audiences, language=body.language, broadband=body.broadband,
+            bill_day=body.bill_day,
+        )  # fmt: skip
+        audit(rooms, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
+    return answer(subscriber_resource(rooms, made), 201)
+
+
+class SubscriberAction(Strict):
+    """`cause` goes with suspend and resume: each cause is lifted by itself. By `payment` dunning alone suspends."""
+
+    action: Literal["suspend", "resume", "close", "change_phone", "change_owner"]
+    cause: Literal["operator", "fraud", "lost_phone", "own_wish"] = "operator"
+    phone: str | None = Field(default=None, max_length=32)
+    # The new holder's, with `change_owner`.
+    name: str | None = Field(default=None, max_length=100)
+    reason: str = Field(min_length=1, max_length=200)
+
+
+@router.post(
+    "/subscribers/{id}/actions",
+    summary="Suspend, resume, close, another number, another holder of it",
+    **allow("operator"),
+)
+def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    before = subscriber_resource(rooms, found)
+    with rooms.transaction():
+        if body.action == "close":
+            rooms.subscriptions.close(found)
+        elif body.action == "change_owner":
+            # What the number's old holder owes stays its own: the answer is about that one, which is closed.
+            rooms.subscriptions.change_owner(found, body.name)
+        elif body.action == "change_phone":
+            if body.phone is None:
+                raise Invalid("phone: say the new number")
+            rooms.subscriptions.change_phone(found, body.phone)
+        elif body.action == "suspend":
+            rooms.subscriptions.suspend(found, body.cause, body.reason)
+        else:
+            rooms.subscriptions.lift(found, body.cause, body.reason)
+        after = subscriber_resource(rooms, rooms.subscriptions.find(str(found.subscriber_id)))
+        audit(
+            rooms,
+            who,
+            f"subscriber.{body.action}",
+            found.subscriber_id,
+            before,
+            {**after, "reason": body.reason},
+        )
+    return answer(after)
+
+
+@router.get(
+    "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
+)
+def suspensions(rooms: Asked, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [suspension_resource(one) for one in rooms.subscriptions.suspensions(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+class Identification(Strict):
+    """Who a subscriber is. Kept of the number is a keyed hash, which tells one person from another and nothing else."""
+
+    document: Document = "resident_id"
+    number: str = Field(min_length=5, max_length=64)
+
+
+@router.put(
+    "/subscribers/{id}/identity",
+    status_code=204,
+    summary="Whom a subscriber is known to be",
+    **allow("operator"),
+)
+def identify(body: Identification, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with rooms.transaction():
+        rooms.subscriptions.identify(found, body.document, body.number)
+        audit(rooms, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+    return Response(status_code=204)
+
+
+class ContractPriceCreate(Strict):
+    """A price of a subscriber's own, in yuan with VAT, as a decimal in quotes. Charges that are made stay."""
+
+    offering: str = Field(min_length=1, max_length=64)
+    price: str = Field(max_length=20)
+    contract: str = Field(min_length=1, max_length=100)
+    valid_from: Instant | None = None
+    valid_until: Instant | None = None
+
+
+def _contract_price(price: ContractPrice) -> dict[str, object]:
+    return shown(
+        {
+            "offering": price.offering_id,
+            "price": decimal(price.price_nano),
+            "contract": price.contract,
+            "valid_from": when(price.valid_from),
+            "valid_until": when(price.valid_until),
+        }
+    )
+
+
+@router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
+def contract_prices(rooms: Asked, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+    return answer(rows, headers={"X-Total-Count": str(len(rows))})
+
+
+@router.post(
+    "/subscribers/{id}/contract-prices",
+    status_code=201,
+    summary="Agree a price with a subscriber",
+    **allow("operator"),
+)
+def set_contract_price(body: ContractPriceCreate, rooms: Asked, who: Who, id: str) -> Response:
+    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with rooms.transaction():
+        before = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+        rooms.subscriptions.set_contract_price(
+            found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
+        )
+        given = discount_nano(rooms.offerings, body.offering, body.price)
+        two_persons(
+            rooms, who, "subscriber.contract", f"{found.subscriber_id} {body.offering}", given, body.contract
+        )
+        after = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+        audit(rooms, who, "subscriber.contract", found.subscriber_id, before, after)
+    return answer(after, 201)

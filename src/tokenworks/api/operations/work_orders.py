@@ -1,0 +1,65 @@
+"""What other systems deliver, answered by hand."""
+
+from typing import Literal
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from tokenworks.web.bodies import Strict
+from tokenworks.web.content import answer, shown, when
+from tokenworks.web.principals import Who, allow, as_uuid, audit
+from tokenworks.web.rooms import Asked
+
+router = APIRouter(prefix="/api/operations", tags=["operations"])
+
+
+@router.get("/work-orders", summary="What other systems deliver", **allow("operator", "auditor"))
+def work_orders(rooms: Asked) -> Response:
+    found = [
+        shown(
+            {
+                "id": str(work.work_order_id),
+                "port": work.port,
+                "action": work.action,
+                "offering": work.offering_id,
+                "delivery": work.delivery,
+                "order": str(work.order_id),
+                "subscriber": str(work.subscriber_id),
+                "attempts": work.attempts,
+                "reason": work.reason,
+                "created_at": when(work.created_at),
+            }
+        )
+        for work in rooms.orders.work_orders()
+    ]
+    return answer(found, headers={"X-Total-Count": str(len(found))})
+
+
+class WorkAnswer(Strict):
+    state: Literal["done", "refused"]
+    reason: str | None = Field(default=None, max_length=200)
+    again: bool = False
+    # Which asking is answered; left out, the last one.
+    attempt: int | None = Field(default=None, ge=1, le=1000)
+
+
+@router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
+def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
+    work_order_id = as_uuid(id, "work order")
+    with rooms.transaction():
+        state = rooms.orders.answer(
+            work_order_id,
+            done=body.state == "done",
+            reason=body.reason,
+            again=body.again,
+            attempt=body.attempt,
+        )
+        audit(
+            rooms,
+            who,
+            "work_order.answer",
+            work_order_id,
+            {"state": "open"},
+            {"state": state, "reason": body.reason},
+        )
+    return answer({"id": id, "state": state})

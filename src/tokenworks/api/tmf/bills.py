@@ -1,0 +1,191 @@
+"""TMF678: customer bills, their lines and documents; credit notes."""
+
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from pydantic import Field
+
+from tokenworks.api.tmf.refs import BILL, Party, _Money, product_ref
+from tokenworks.billing import Bill
+from tokenworks.charging import BillLine
+from tokenworks.kernel import NotFound
+from tokenworks.web.bodies import Loose
+from tokenworks.web.content import answer, money, shown, when
+from tokenworks.web.filters import filtered, narrowed
+from tokenworks.web.lists import Fields, Paged, cut, one
+from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, mine_only, two_persons, whose
+from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
+
+
+def bill_resource(bill: Bill) -> dict[str, object]:
+    return {
+        "id": str(bill.bill_id),
+        "href": f"{BILL}/customerBill/{bill.bill_id}",
+        "billNo": bill.bill_no,
+        "billDate": when(bill.issued_at),
+        "lastUpdate": when(bill.issued_at),
+        "paymentDueDate": when(bill.due_at),
+        "category": "normal",
+        "runType": "onCycle",
+        "state": bill.state,
+        "billingPeriod": {"startDateTime": when(bill.period_start), "endDateTime": when(bill.period_end)},
+        "taxIncludedAmount": money(bill.amount_nano, bill.currency),
+        "taxExcludedAmount": money(bill.amount_nano - bill.tax_nano, bill.currency),
+        "amountDue": money(max(0, bill.amount_nano), bill.currency),
+        "remainingAmount": money(bill.remaining_nano, bill.currency),
+        "taxItem": [{"taxCategory": "VAT", "taxAmount": money(bill.tax_nano, bill.currency)}],
+        "billDocument": [
+            {
+                "id": f"{bill.bill_id}-pdf",
+                "name": f"{bill.bill_no}.pdf",
+                "attachmentType": "bill",
+                "mimeType": "application/pdf",
+                "url": f"{BILL}/customerBill/{bill.bill_id}/document",
+            }
+        ],
+        "billingAccount": {"id": str(bill.account_id), "name": "token account"},
+        "relatedParty": [{"id": str(bill.subscriber_id), "role": "customer", "@referredType": "Customer"}],
+        "@type": "CustomerBill",
+    }
+
+
+def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
+    """A line of a bill."""
+    return shown(
+        {
+            "id": f"{line.bill_id}-{line.line_no}",
+            "href": f"{BILL}/appliedCustomerBillingRate/{line.bill_id}-{line.line_no}",
+            "date": when(bill.issued_at),
+            "name": line.description,
+            "description": line.description_zh,
+            "isBilled": True,
+            "type": {
+                "cycle": "recurringCharge",
+                "step": "usageCharge",
+                "credit": "credit",
+                "refund": "credit",
+            }.get(line.kind, "oneTimeCharge"),
+            "bill": {"id": str(line.bill_id), "href": f"{BILL}/customerBill/{line.bill_id}"},
+            "billingAccount": {"id": str(line.account_id), "name": "token account"},
+            "product": None if line.product_id is None else product_ref(line.product_id),
+            "periodCoverage": {
+                "startDateTime": when(bill.period_start),
+                "endDateTime": when(bill.period_end),
+            },
+            "appliedTax": [
+                {
+                    "taxCategory": "VAT",
+                    "taxRate": line.vat_percent,
+                    "taxAmount": money(line.tax_nano, bill.currency),
+                }
+            ],
+            "taxIncludedAmount": money(line.amount_nano, bill.currency),
+            "taxExcludedAmount": money(line.amount_nano - line.tax_nano, bill.currency),
+            "@type": "AppliedCustomerBillingRate",
+        }
+    )
+
+
+def _own_bill(rooms: Rooms, who: Who, id_: str) -> Bill:
+    bill = rooms.bills.find(str(as_uuid(id_, "bill")))
+    mine_only(who, bill.subscriber_id, "bill")
+    return bill
+
+
+@router.get("/customerBill", summary="Bills, newest first", **allow(*READERS))
+def bills(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(rooms, who, related)
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.bills.all(of, offset, limit),
+        bill_resource,
+        ("id", "billNo", "state", "category", "billDate", "paymentDueDate", "billingAccount.id", "billingPeriod.startDateTime", "billingPeriod.endDateTime"),
+        ("relatedParty.id",),
+    )  # fmt: skip
+
+
+@router.get("/customerBill/{id}", summary="One bill", **allow(*READERS))
+def bill(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    return one(request, bill_resource(_own_bill(rooms, who, id)), fields)
+
+
+@router.get("/customerBill/{id}/document", summary="A bill as a PDF", **allow(*READERS))
+def document(
+    rooms: Asked,
+    who: Who,
+    id: str,
+    language: Literal["zh", "en"] | None = None,
+) -> Response:
+    found = _own_bill(rooms, who, id)
+    pdf = rooms.documents.pdf(found, language)
+    return Response(
+        pdf,
+        media_type="application/pdf",
+        headers={"Content-Disposition": f'inline; filename="{found.bill_no}.pdf"'},
+    )
+
+
+@router.get("/appliedCustomerBillingRate", summary="The lines of a bill", **allow(*READERS))
+def rates(
+    request: Request,
+    rooms: Asked,
+    who: Who,
+    page: Paged,
+    bill_id: Annotated[str, Query(alias="bill.id", max_length=64)],
+) -> Response:
+    found = _own_bill(rooms, who, bill_id)
+    lines = [rate_resource(line, found) for line in rooms.bills.lines(found)]
+    names = ("id", "type", "name", "date", "product.id", "isBilled")
+    return cut(page, filtered(request, lines, names, beside=("bill.id",)))
+
+
+@router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
+def rate(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    bill_id, _, number = id.rpartition("-")
+    found = _own_bill(rooms, who, bill_id)
+    for line in rooms.bills.lines(found):
+        if str(line.line_no) == number:
+            return one(request, rate_resource(line, found), fields)
+    raise NotFound("there is no such line")
+
+
+class CreditNoteCreate(Loose):
+    """What is given back of a line of a bill."""
+
+    line: int = Field(ge=1)
+    amount: _Money
+    reason: str = Field(min_length=1, max_length=200)
+
+
+@router.post(
+    "/customerBill/{id}/creditNote",
+    status_code=201,
+    summary="Correct a bill by a credit note",
+    **allow("finance"),
+)
+def correct(body: CreditNoteCreate, rooms: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
+    found = _own_bill(rooms, who, id)
+    with rooms.transaction():
+        note = rooms.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
+        if note.new:
+            two_persons(rooms, who, "bill.correct", found.bill_id, note.amount_nano, key)
+            audit(
+                rooms, who, "bill.correct", found.bill_id, None,
+                {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},
+            )  # fmt: skip
+    return answer(
+        {
+            "id": str(note.credit_note_id),
+            "creditNoteNo": note.credit_note_no,
+            "bill": {"id": str(note.bill_id), "href": f"{BILL}/customerBill/{note.bill_id}"},
+            "amount": money(note.amount_nano),
+            "taxAmount": money(note.tax_nano),
+            "reason": note.reason,
+            "date": when(note.issued_at),
+        },
+        201,
+    )

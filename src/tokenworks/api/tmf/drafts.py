@@ -1,0 +1,79 @@
+"""TMF620 managed: drafted, approved and published by staff; files are loaded, too.
+
+A draft is `In design`; approved by another person it is `In test`; published it is `Active` (or what its entry says).
+"""
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from tokenworks.api.tmf.catalog_resources import draft_resource, find_resource, offering_resource
+from tokenworks.api.tmf.refs import CATALOG
+from tokenworks.kernel import Invalid
+from tokenworks.web.bodies import Loose
+from tokenworks.web.content import answer
+from tokenworks.web.principals import Who, allow, audit
+from tokenworks.web.repeats import Repeatable, RepeatableRoute
+from tokenworks.web.rooms import Asked
+
+router = APIRouter(prefix=CATALOG, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
+
+
+class ProductOfferingCreate(Loose):
+    """`name` is the entry's; `catalogueEntry` is an entry of a catalogue file."""
+
+    name: str = Field(min_length=1, max_length=100)
+    catalogue_entry: dict[str, Any] = Field(alias="catalogueEntry", max_length=100)
+
+
+class ProductOfferingUpdate(Loose):
+    """Another entry; or In design (no longer approved), In test (approved), Active (published)."""
+
+    catalogue_entry: dict[str, Any] | None = Field(default=None, alias="catalogueEntry", max_length=100)
+    lifecycle_status: Literal["In design", "In test", "Active"] | None = Field(
+        default=None, alias="lifecycleStatus"
+    )
+
+
+@router.post("/productOffering", status_code=201, summary="Draft an offering", **allow("operator"))
+def draft_offering(body: ProductOfferingCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
+    if body.catalogue_entry.get("name") != body.name:
+        raise Invalid("name: it is the name of the entry")
+    with rooms.transaction():
+        made = rooms.drafts.begin(body.catalogue_entry, who.name)
+        resource = draft_resource(made)
+        audit(rooms, who, "offering.draft", made.offering.id, None, resource["catalogueEntry"])
+    return answer(resource, 201, {"Location": str(resource["href"])})
+
+
+@router.patch("/productOffering/{id}", summary="Change, approve or publish a draft", **allow("operator"))
+def change_offering(
+    body: ProductOfferingUpdate, rooms: Asked, who: Who, id: str, _key: Repeatable
+) -> Response:
+    entry, status = body.catalogue_entry, body.lifecycle_status
+    if (entry is None) == (status is None):
+        raise Invalid("either catalogueEntry or lifecycleStatus is changed")
+    with rooms.transaction():
+        if entry is not None:
+            resource = draft_resource(rooms.drafts.rewrite(id, entry, who.name))
+        elif status == "Active":
+            rooms.drafts.publish(id)
+            found = [
+                offering_resource(rooms, sold) for sold in rooms.offerings.all() if sold.offering.id == id
+            ]
+            resource = find_resource(found, id, "offering")
+        elif status == "In test":
+            resource = draft_resource(rooms.drafts.approve(id, who.name))
+        else:
+            resource = draft_resource(rooms.drafts.withdraw_approval(id))
+        audit(rooms, who, f"offering.{'change' if status is None else status.lower()}", id, None, resource)
+    return answer(resource)
+
+
+@router.delete("/productOffering/{id}", status_code=204, summary="Throw a draft away", **allow("operator"))
+def remove_draft(rooms: Asked, who: Who, id: str) -> Response:
+    with rooms.transaction():
+        rooms.drafts.remove(id)
+        audit(rooms, who, "offering.draft.remove", id)
+    return Response(status_code=204)

@@ -1,0 +1,46 @@
+"""An event's notification, with the resource that it is about."""
+
+import contextlib
+from dataclasses import replace
+from typing import Any, Final
+
+from tokenworks.api.tmf.bills import bill_resource
+from tokenworks.api.tmf.inventory import product_resource
+from tokenworks.api.tmf.orders import order_resource
+from tokenworks.api.tmf.payments import payment_resource
+from tokenworks.api.tmf.service_orders import service_order_resource
+from tokenworks.kernel import TokenworksError
+from tokenworks.subscriptions import Event, content_of
+from tokenworks.web.content import encode_for
+from tokenworks.web.rooms import Rooms
+
+PAYMENTS_LOOKED_AT: Final = 100
+
+
+def event_body(rooms: Rooms, event: Event, public_url: str) -> str:
+    """A notification of the hub, with the resource as it is now in the state that is told."""
+    name, resource = _told(rooms, event)
+    return encode_for(content_of(event, resource, name), public_url).decode()
+
+
+def _told(rooms: Rooms, event: Event) -> tuple[str, dict[str, object] | None]:
+    name = event.event_type.removesuffix("StateChangeEvent").removesuffix("CreateEvent")
+    name = name[0].lower() + name[1:]
+    state: Any = event.state
+    with contextlib.suppress(TokenworksError):
+        if event.api == "productOrdering":
+            order, subscriber_id = rooms.orders.find(event.ref)
+            return name, order_resource(replace(order, state=state), subscriber_id)
+        if event.api == "productInventory":
+            product, subscriber_id = rooms.orders.product(event.ref)
+            subscriber = rooms.subscriptions.find(str(subscriber_id))
+            return name, product_resource(rooms, replace(product, state=state), subscriber)
+        if event.api == "customerBill":
+            return name, bill_resource(replace(rooms.bills.find(str(event.ref)), state=state))
+        if event.api == "serviceOrdering":
+            return name, service_order_resource(replace(rooms.deliveries.find(event.ref), state=state))
+        subscriber = rooms.subscriptions.find(str(event.subscriber_id))
+        for payment in rooms.payments.all(subscriber, 0, PAYMENTS_LOOKED_AT)[0]:
+            if payment.payment_id == event.ref:
+                return name, payment_resource(payment, subscriber.account_id)
+    return name, None

@@ -1,0 +1,66 @@
+"""The hub of each API (TMF630): who is told of events."""
+
+from typing import Final
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from tokenworks.api.tmf.refs import BILL, INVENTORY, ORDER, PAYMENT, SERVICE
+from tokenworks.subscriptions import Api, Listener
+from tokenworks.web.bodies import Loose
+from tokenworks.web.content import answer
+from tokenworks.web.principals import Who, allow, as_uuid, audit
+from tokenworks.web.rooms import Asked
+
+_BASES: Final[dict[Api, tuple[str, str]]] = {
+    "productOrdering": (ORDER, "TMF622 product orders"),
+    "productInventory": (INVENTORY, "TMF637 product inventory"),
+    "customerBill": (BILL, "TMF678 customer bills"),
+    "payment": (PAYMENT, "TMF676 payments"),
+    "serviceOrdering": (SERVICE, "TMF641 service orders"),
+}
+
+
+class HubCreate(Loose):
+    """`query` is `eventType=…`, one or several; left out, all events of the API are sent."""
+
+    callback: str = Field(min_length=1, max_length=500)
+    query: str = Field(default="", max_length=500)
+
+
+def listener_resource(listener: Listener) -> dict[str, object]:
+    return {"id": str(listener.listener_id), "callback": listener.callback, "query": listener.query}
+
+
+def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
+    router = APIRouter(prefix=base, tags=[tag])
+
+    @router.get("/hub", summary="Who is told of events", **allow("operator", "auditor"))
+    def listeners(rooms: Asked) -> Response:
+        found = [listener_resource(one) for one in rooms.hub.listeners() if one.api == api]
+        return answer(found, headers={"X-Total-Count": str(len(found))})
+
+    @router.post(
+        "/hub",
+        status_code=201,
+        summary="Tell a system of events; its secret is shown this once",
+        **allow("operator"),
+    )
+    def subscribe(body: HubCreate, rooms: Asked, who: Who) -> Response:
+        with rooms.transaction():
+            made, secret = rooms.hub.subscribe(api, body.callback, body.query, who.name)
+            audit(rooms, who, "webhook.add", made.listener_id, None, {"api": api})
+        headers = {"Location": f"{base}/hub/{made.listener_id}"}
+        return answer({**listener_resource(made), "secret": secret}, 201, headers)
+
+    @router.delete("/hub/{id}", status_code=204, summary="Tell it no more", **allow("operator"))
+    def unsubscribe(rooms: Asked, who: Who, id: str) -> Response:
+        with rooms.transaction():
+            rooms.hub.unsubscribe(as_uuid(id, "listener"), api)
+            audit(rooms, who, "webhook.remove", id)
+        return Response(status_code=204)
+
+    return router
+
+
+hub_routers: Final = tuple(_hub_of(api, base, tag) for api, (base, tag) in _BASES.items())

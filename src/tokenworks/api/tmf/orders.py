@@ -1,0 +1,226 @@
+"""TMF622: product orders."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, Final, Literal
+
+from fastapi import APIRouter, Request, Response
+from pydantic import Field
+
+from tokenworks.api.tmf.refs import ORDER, Party, offering_ref, party, product_ref
+from tokenworks.kernel import Invalid, NotFound
+from tokenworks.subscriptions import Order, Product, Subscriber
+from tokenworks.web.bodies import Instant, Loose, Ref
+from tokenworks.web.content import answer, money, shown, when
+from tokenworks.web.filters import narrowed
+from tokenworks.web.lists import Fields, Paged, one
+from tokenworks.web.principals import BUYERS, READERS, Who, allow, as_uuid, audit, mine_only, own, whose
+from tokenworks.web.repeats import IdempotencyKey, Repeatable, RepeatableRoute
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"], route_class=RepeatableRoute)
+
+
+def order_resource(order: Order, subscriber_id: object) -> dict[str, object]:
+    price = {
+        "priceType": "oneTime",
+        "name": "charged or credited so far",
+        "price": {"taxIncludedAmount": money(order.amount_nano, order.currency)},
+    }
+    item = {
+        "id": "1",
+        "quantity": 1,
+        "action": order.action,
+        "state": order.state,
+        "productOffering": offering_ref(order.offering_id),
+        # What waits for its start has none yet; what could not begin never has one.
+        "product": product_ref(order.product_id) if order.has_product else None,
+        "@type": "ProductOrderItem",
+    }
+    return shown(
+        {
+            "id": str(order.order_id),
+            "href": f"{ORDER}/productOrder/{order.order_id}",
+            "orderDate": when(order.ordered_at),
+            "completionDate": when(order.completed_at) if order.state == "completed" else None,
+            "cancellationDate": when(order.completed_at) if order.state == "cancelled" else None,
+            "cancellationReason": order.reason if order.state == "cancelled" else None,
+            "description": order.reason,
+            "state": order.state,
+            "requestedStartDate": when(order.starts_at),
+            "productOrderItem": [shown(item)],
+            "orderTotalPrice": [price],
+            "relatedParty": party(subscriber_id),
+            "@type": "ProductOrder",
+        }
+    )
+
+
+class _Characteristic(Loose):
+    name: str = Field(max_length=100)
+    value: Any = None
+
+
+class _OrderedProduct(Loose):
+    id: str | None = Field(default=None, max_length=64)
+    product_characteristic: list[_Characteristic] = Field(
+        default=[], alias="productCharacteristic", max_length=50
+    )
+
+
+class _OrderItem(Loose):
+    id: str = Field(max_length=100)
+    action: Literal["add", "modify", "delete", "noChange"]
+    quantity: int = 1
+    product_offering: Ref | None = Field(default=None, alias="productOffering")
+    product: _OrderedProduct | None = None
+
+
+class ProductOrderCreate(Loose):
+    """One item: add an offering, modify a product's, or delete a product. The characteristic `when` is now or cycle_end;
+    `confirm` (true) orders what the subscriber has already once more.
+    """
+
+    product_order_item: list[_OrderItem] = Field(alias="productOrderItem", min_length=1, max_length=1)
+    related_party: list[Ref] = Field(default=[], alias="relatedParty", max_length=10)
+    # Of what is added, now where it is left out or is of today and has passed; else that instant, at most 90 days ahead; a day
+    # that is over is refused. Of a change or an end now where it has passed, or the end of the product's cycle.
+    requested_start_date: Instant | None = Field(default=None, alias="requestedStartDate")
+
+
+class CancelProductOrderCreate(Loose):
+    product_order: Ref = Field(alias="productOrder")
+    cancellation_reason: str | None = Field(default=None, alias="cancellationReason", max_length=200)
+
+
+def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | None = None) -> str | None:
+    for given in item.product.product_characteristic if item.product else []:
+        if given.name == name:
+            if allowed is not None and given.value not in allowed:
+                raise Invalid(f"{name} is {' or '.join(str(value) for value in allowed)}")
+            return str(given.value)
+    return None
+
+
+def _start(rooms: Rooms, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
+    """`now` or `cycle_end`, by the characteristic `when` or by the date. Raises `Invalid` where it can't be done then."""
+    said = _characteristic(item, "when", ("now", "cycle_end"))
+    if wanted is None or wanted <= rooms.clock.now():
+        return said or "now"
+    end = _own_product(rooms, subscriber, item).cycle_end
+    if said == "now" or end is None or wanted != end:
+        raise Invalid(
+            "requestedStartDate: a change or an end is now, or with the product's cycle"
+            + ("" if end is None else f", at {when(end)}")
+        )
+    return "cycle_end"
+
+
+def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Product:
+    id_ = as_uuid((item.product.id if item.product else None) or "", "product")
+    for product in rooms.orders.products(subscriber):
+        if product.product_id == id_:
+            return product
+    raise NotFound("there is no such product")
+
+
+_ORDER_FILTERS: Final = (
+    "id", "state", "orderDate", "completionDate", "cancellationDate", "requestedStartDate", "productOrderItem.action", "productOrderItem.state",
+    "productOrderItem.productOffering.id", "productOrderItem.product.id",
+)  # fmt: skip
+
+
+@router.get("/productOrder", summary="Orders, newest first", **allow(*READERS))
+def orders(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(rooms, who, related)
+
+    def resource(order: Order) -> Mapping[str, object]:
+        return order_resource(order, rooms.orders.find(order.order_id)[1] if of is None else of.subscriber_id)
+
+    return narrowed(
+        request,
+        page,
+        lambda offset, limit: rooms.orders.all(of, offset, limit),
+        resource,
+        _ORDER_FILTERS,
+        ("relatedParty.id",),
+    )
+
+
+@router.get("/productOrder/{id}", summary="One order", **allow(*READERS))
+def order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(id, "order"))
+    mine_only(who, subscriber_id, "order")
+    return one(request, order_resource(found, subscriber_id), fields)
+
+
+@router.post("/productOrder", status_code=201, summary="Order, change or end a product", **allow(*BUYERS))
+def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+    subscriber = own(rooms, who, body.related_party[0].id if body.related_party else None)
+    item = body.product_order_item[0]
+    if item.quantity != 1:
+        raise Invalid("quantity: one product an order")
+    second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
+    wanted = body.requested_start_date
+    at: Any = "now" if item.action == "add" else _start(rooms, subscriber, item, wanted)
+    with rooms.transaction():
+        if item.action == "add":
+            if item.product_offering is None:
+                raise Invalid("productOffering: say what to add")
+            made = rooms.orders.place(
+                subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second,
+                start=wanted,
+            )  # fmt: skip
+        elif item.action == "modify":
+            product = _own_product(rooms, subscriber, item)
+            if item.product_offering is None:
+                raise Invalid("productOffering: say what to change it to")
+            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key, confirm=second)
+        elif item.action == "delete":
+            made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
+        else:
+            raise Invalid("action: add, modify or delete")
+        resource = order_resource(made, subscriber.subscriber_id)
+        if wanted is not None:
+            resource["requestedStartDate"] = when(wanted)
+        if made.new:
+            audit(rooms, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
+    return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
+
+
+@router.post(
+    "/cancelProductOrder",
+    status_code=201,
+    summary="Take an order back before it begins, or is delivered",
+    **allow(*BUYERS),
+)
+def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(body.product_order.id, "order"))
+    mine_only(who, subscriber_id, "order")
+    with rooms.transaction():
+        rooms.orders.withdraw(found.order_id, body.cancellation_reason)
+        audit(rooms, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
+    return answer(_cancellation(rooms.orders.find(found.order_id)[0]), 201)
+
+
+def _cancellation(order: Order) -> dict[str, object]:
+    return shown(
+        {
+            "id": str(order.order_id),
+            "href": f"{ORDER}/cancelProductOrder/{order.order_id}",
+            "cancellationReason": order.reason,
+            "effectiveCancellationDate": when(order.completed_at),
+            "state": "done",
+            "productOrder": {"id": str(order.order_id), "href": f"{ORDER}/productOrder/{order.order_id}"},
+            "@type": "CancelProductOrder",
+        }
+    )
+
+
+@router.get("/cancelProductOrder/{id}", summary="An order that was taken back", **allow(*READERS))
+def cancelled_order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = rooms.orders.find(as_uuid(id, "cancellation"))
+    mine_only(who, subscriber_id, "cancellation")
+    if found.state != "cancelled":
+        raise NotFound("there is no such cancellation")
+    return one(request, _cancellation(found), fields)

@@ -1,0 +1,53 @@
+"""The HTTP application that the control plane serves: every router, the errors, the OpenAPI document."""
+
+import threading
+from typing import Any, Final
+
+from fastapi import FastAPI
+
+from tokenworks import __version__, api, pages
+from tokenworks.subscriptions import SendCode
+from tokenworks.web.errors import explain_errors, problem
+from tokenworks.web.rooms import OpenRooms
+from tokenworks.web.urls import BaseUrl, CleanUrl
+
+ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)
+
+
+def make_api(open_rooms: OpenRooms, send_code: SendCode, public_url: str = "") -> FastAPI:
+    """`open_rooms` gives every room's service on a connection of its own, for one request."""
+    app = FastAPI(
+        title="Tokenworks",
+        version=__version__,
+        summary="Sell AI tokens, bill them on the phone bill, and show what was used",
+        docs_url=None,
+        redoc_url=None,
+        responses={
+            "default": {
+                "description": "Problem details (RFC 9457)",
+                "content": {"application/problem+json": {}},
+            }
+        },
+    )
+    app.state.open_rooms = open_rooms
+    app.state.send_code = send_code
+    app.state.exports = threading.BoundedSemaphore(api.EXPORTS_AT_ONCE)
+    app.add_middleware(BaseUrl, public_url=public_url)
+    app.add_middleware(CleanUrl, refuse=lambda found: problem(400, "Invalid", found))
+    explain_errors(app)
+    pages.explain_errors_to_people(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    return app
+
+
+def openapi_document() -> dict[str, Any]:
+    """The document as it is served: the same for every installation."""
+
+    def nothing() -> Any:
+        raise NotImplementedError
+
+    def no_code(phone: str, code: str) -> None:
+        raise NotImplementedError
+
+    return make_api(nothing, no_code).openapi()

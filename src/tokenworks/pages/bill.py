@@ -1,0 +1,207 @@
+"""The bill: what is spent and its limits, what is not billed yet, bills with their lines, and questions about them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal
+from urllib.parse import quote
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from tokenworks.billing import QUESTION_CHARS_MAX, Bill, BillNotFound, Dispute
+from tokenworks.charging import BillLine, Charge
+from tokenworks.kernel import TokenworksError, format_money, parse_money
+from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.phrases import fen, yuan
+from tokenworks.pages.words import WORDS
+from tokenworks.subscriptions import check_control, day_of, last_day
+from tokenworks.texts import Language
+from tokenworks.trust import NotAllowed
+from tokenworks.web.principals import audit, own_bill
+from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.urls import BILLS
+
+router = APIRouter(include_in_schema=False)
+BILLS_SHOWN: Final = 12
+Done = Annotated[Literal["asked", "spending"] | None, Query()]
+BillNo = Annotated[str, Query(max_length=64)]
+LineNo = Annotated[int, Query(ge=1, le=1_000_000)]
+
+
+@router.get("/bill")
+def bill(request: Request, rooms: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/bill")
+    return _show(request, rooms, visitor, done)
+
+
+def _show(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    done: str | None = None,
+    error: TokenworksError | None = None,
+) -> Response:
+    language, subscriber = language_of(request, visitor), visitor.subscriber
+    words = WORDS[language]
+    so_far = _together(rooms.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
+    bills, _ = rooms.bills.all(subscriber, 0, BILLS_SHOWN)
+    disputes: dict[tuple[Any, int], list[Dispute]] = {}
+    for one in rooms.disputes.of_bills(bills):
+        disputes.setdefault((one.bill_id, one.line_no), []).append(one)
+    cap = format_money(fen(subscriber.cap_nano)).replace(",", "")
+    return render(
+        request, rooms, "bill.html", "bill", "bill", visitor=visitor, error=error, done=words[f"done_{done}"] if done else None,
+        spent_of=words["spent_of"].format(spent=yuan(rooms.payg.spent(subscriber)), cap=yuan(subscriber.cap_nano)),
+        cap=cap, locked=subscriber.spend_locked, spill_over=subscriber.spill_over, is_owner=visitor.who.role == "owner",
+        so_far=[{**row, "amount": yuan(row["nano"])} for row in so_far], so_far_total=yuan(sum(row["nano"] for row in so_far)),
+        bills=[_bill(rooms, b, disputes, language) for b in bills],
+    )  # fmt: skip
+
+
+def _bill(
+    rooms: Rooms, b: Bill, disputes: dict[tuple[Any, int], list[Dispute]], language: Language
+) -> dict[str, Any]:
+    words = WORDS[language]
+    return {
+        "number": b.bill_no, "period": words["period"].format(begin=day_of(b.period_start), end=last_day(b.period_end)),
+        "amount": yuan(b.amount_nano), "left": words["to_pay"].format(amount=yuan(b.remaining_nano)) if b.remaining_nano else "",
+        "due": words["due"].format(day=day_of(b.due_at)),
+        "pdf": f"{BILLS}/customerBill/{quote(str(b.bill_id))}/document?language={language}",
+        "lines": [
+            {
+                "what": _said(line, language), "amount": yuan(line.amount_nano),
+                "ask": f"/bill/dispute?bill={quote(b.bill_no)}&line={line.line_no}",
+                "can_ask": all(one.state == "answered" for one in disputes.get((b.bill_id, line.line_no), [])),
+                "disputes": [_dispute(one, words) for one in disputes.get((b.bill_id, line.line_no), [])],
+            }
+            for line in rooms.bills.lines(b)
+        ],
+    }  # fmt: skip
+
+
+def _said(line: Charge | BillLine, language: Language) -> str:
+    return line.description_zh if language == "zh" else line.description
+
+
+def _dispute(one: Dispute, words: Mapping[str, str]) -> dict[str, str]:
+    answered = words["waiting"]
+    if one.answered_at is not None:
+        answered = words["answered"].format(day=day_of(one.answered_at))
+    return {
+        "asked": words["asked"].format(day=day_of(one.asked_at)),
+        "question": one.question,
+        "answered": answered,
+        "answer": one.answer or "",
+    }
+
+
+def _together(charges: list[Charge], language: Language) -> list[dict[str, Any]]:
+    """Steps of a product are one row; a row is in whole fen, as a line of the bill will be."""
+    rows: dict[tuple[Any, ...], list[Charge]] = {}
+    for charge in charges:
+        key = (charge.product_id, "step") if charge.kind == "step" else (charge.charge_id,)
+        rows.setdefault(key, []).append(charge)
+    return [
+        {
+            "what": _said(group[0], language) + (f" × {len(group)}" if len(group) > 1 else ""),
+            "at": day_of(group[0].charged_at),
+            "nano": fen(sum(charge.amount_nano for charge in group)),
+        }
+        for group in rows.values()
+    ]
+
+
+@router.post("/bill/spending")
+def spending(
+    request: Request,
+    rooms: Asked,
+    what: Annotated[Literal["lock", "unlock", "cap", "spill_on", "spill_off"], Form()],
+    cap: Text = "",
+) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/bill")
+    who, subscriber = visitor.who, visitor.subscriber
+    try:
+        wanted: dict[str, Any]
+        if what == "cap":
+            wanted = {"cap_nano": parse_money(cap).amount_nano}
+        elif what in {"lock", "unlock"}:
+            wanted = {"locked": what == "lock"}
+        else:
+            wanted = {"spill_over": what == "spill_on"}
+        check_control(who.role, subscriber, **wanted)
+        with rooms.transaction():
+            rooms.subscriptions.lock([subscriber.subscriber_id])
+            known = rooms.subscriptions.find(str(subscriber.subscriber_id))
+            is_so = {"cap_nano": known.cap_nano, "locked": known.spend_locked, "spill_over": known.spill_over}
+            # What is so already is not set again.
+            if any(is_so[name] != value for name, value in wanted.items()):
+                rooms.payg.control(subscriber, **wanted, said_by=who.actor)
+                audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
+    except NotAllowed:
+        raise
+    except TokenworksError as error:
+        return _show(request, rooms, visitor, error=error)
+    return RedirectResponse("/bill?done=spending", 303)
+
+
+# Questions.
+
+
+@router.get("/bill/dispute")
+def question(request: Request, rooms: Asked, bill: BillNo, line: LineNo) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, f"/bill/dispute?bill={bill}&line={line}")
+    return _question(request, rooms, visitor, bill, line)
+
+
+def _question(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    bill_no: str,
+    line_no: int,
+    text: str = "",
+    error: TokenworksError | None = None,
+) -> Response:
+    found = own_bill(rooms, visitor.who, bill_no)
+    line = rooms.bills.line(found, line_no)
+    language = language_of(request, visitor)
+    words = WORDS[language]
+    return render(
+        request, rooms, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error,
+        number=found.bill_no, line=line_no, what=_said(line, language), amount=yuan(line.amount_nano), text=text,
+        period=words["period"].format(begin=day_of(found.period_start), end=last_day(found.period_end)), chars_max=QUESTION_CHARS_MAX,
+    )  # fmt: skip
+
+
+# Lines of its own, so not `Text`; the service checks what is in it.
+Question = Annotated[str, Form(max_length=4 * QUESTION_CHARS_MAX)]
+
+
+@router.post("/bill/dispute")
+def ask(
+    request: Request,
+    rooms: Asked,
+    bill: Text,
+    line: Annotated[int, Form(ge=1, le=1_000_000)],
+    text: Question = "",
+) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/bill")
+    found = own_bill(rooms, visitor.who, bill)
+    try:
+        with rooms.transaction():
+            made = rooms.disputes.ask(found, line, text)
+            if made.new:
+                said = {"bill": found.bill_no, "line": line}
+                audit(rooms, visitor.who, "dispute.ask", made.dispute_id, None, said)
+    except BillNotFound:
+        raise
+    except TokenworksError as error:
+        return _question(request, rooms, visitor, bill, line, text, error)
+    return RedirectResponse("/bill?done=asked", 303)

@@ -1,0 +1,229 @@
+"""The family: who shares the plans, under which caps, and what each used; invitations, both ways."""
+
+from datetime import timedelta
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from tokenworks.kernel import TokenworksError, format_tokens
+from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.phrases import read_tokens
+from tokenworks.pages.words import WORDS
+from tokenworks.subscriptions import BILLING_ZONE, Member, check_rank, may_manage, normal_number
+from tokenworks.texts import Language
+from tokenworks.web.acts import cap_of
+from tokenworks.web.asker import client_address, is_secure
+from tokenworks.web.principals import COOKIE, as_uuid, audit, phone_of
+from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.sign_in import set_cookie
+
+router = APIRouter(include_in_schema=False)
+DAYS_SHOWN: Final = 30
+MEMBERS_SHOWN: Final = 200
+_PHONE_SHOWN: Final = 4
+Period = Annotated[Literal["day", "month", "total"], Form()]
+Done = Annotated[Literal["invited", "cap", "removed", "joined", "declined", "left"] | None, Query()]
+
+
+@router.get("/family")
+def family(request: Request, rooms: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/family")
+    return _show(request, rooms, visitor, done)
+
+
+def _show(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    done: str | None = None,
+    error: TokenworksError | None = None,
+) -> Response:
+    language = language_of(request, visitor)
+    words = WORDS[language]
+    rows, more = ([], 0) if visitor.is_member else _members(rooms, visitor, language)
+    invited, joined = [], []
+    for member in rooms.members.memberships(phone_of(rooms, visitor.who)):
+        name = _household(rooms, member)
+        is_here = member.member_id == visitor.who.member_id
+        row = {"id": str(member.member_id), "is_here": is_here}
+        if member.state == "invited":
+            invited.append({**row, "text": words["invitation_from"].format(name=name)})
+        else:
+            joined.append({**row, "text": words["membership_of"].format(name=name)})
+    return render(
+        request, rooms, "family.html", "family", "family_title", visitor=visitor, error=error,
+        done=words[f"done_{done}"] if done else None, members=rows, invited=invited, joined=joined, is_member=visitor.is_member,
+        lead=words["member_lead"].format(name=_called(visitor)) if visitor.is_member else words["family_lead"],
+        more=words["more_members"].format(count=more) if more else "",
+    )  # fmt: skip
+
+
+def _called(visitor: Visitor) -> str:
+    return visitor.subscriber.name or visitor.subscriber.phone_masked
+
+
+def _household(rooms: Rooms, member: Member) -> str:
+    """How the owner of another account is called."""
+    found = rooms.subscriptions.find(str(member.subscriber_id))
+    return found.name or found.phone_masked
+
+
+def _members(rooms: Rooms, visitor: Visitor, language: Language) -> tuple[list[dict[str, Any]], int]:
+    """Who is in the account, what each used, and how many are not shown."""
+    words, now = WORDS[language], rooms.clock.now()
+    account_id = visitor.subscriber.account_id
+    caps = rooms.ledger.used_of_caps(account_id, now)
+    first = (now - timedelta(days=DAYS_SHOWN)).astimezone(BILLING_ZONE)
+    since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # whole days: their sums are there
+    spent = {
+        row["member_id"]: row["input_tokens"] + row["output_tokens"]
+        for row in rooms.ledger.usage_by_member(account_id, since)
+    }
+    found = [m for m in rooms.members.of(visitor.subscriber) if m.state != "left"]
+    rows = []
+    for member in found[:MEMBERS_SHOWN]:
+        tokens = spent.get(member.member_id, 0)
+        used = words["used_30"].format(quantity=format_tokens(tokens * 1000, "token", language))
+        is_owner = member.role == "owner"
+        rows.append(
+            {
+                "id": str(member.member_id),
+                "name": (visitor.subscriber.name or words["owner"]) if is_owner else member.name,
+                "role": words[member.role] if member.state == "active" else words["invited"],
+                "is_me": member.member_id == visitor.who.member_id,
+                "phone": f"···· {member.phone[-_PHONE_SHOWN:]}" if member.phone else "",
+                "used": "" if member.role == "department" else used if tokens else words["used_none"],
+                "cap": cap_line(member, caps, language),
+                "cap_tokens": "" if member.cap_tokens is None else str(member.cap_tokens),
+                "cap_period": member.cap_period or "month",
+                "can_remove": member.can_leave and may_manage(visitor.who.role, member),
+                "can_cap": may_manage(visitor.who.role, member),
+            }
+        )
+    return rows, max(0, len(found) - MEMBERS_SHOWN)
+
+
+def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
+    """A member's cap, and what is used of it in its period of now."""
+    words = WORDS[language]
+    if member.cap_tokens is None or member.cap_period is None:
+        return words["no_cap"]
+    return words[f"cap_{member.cap_period}"].format(
+        cap=format_tokens(member.cap_tokens * 1000, "token", language),
+        used=format_tokens(used.get(member.member_id, 0), "token", language),
+    )
+
+
+# What owner and admin do.
+
+
+@router.post("/family/invite")
+def invite(
+    request: Request,
+    rooms: Asked,
+    phone: Text = "",
+    name: Text = "",
+    cap: Text = "",
+    period: Period = "month",
+) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/family")
+    try:
+        with rooms.transaction():
+            made = rooms.members.invite(
+                visitor.subscriber, normal_number(phone), name, cap_tokens=read_tokens(cap), cap_period=period
+            )
+            audit(rooms, visitor.who, "member.invite", made.member_id, None, cap_of(made))
+    except TokenworksError as error:
+        return _show(request, rooms, visitor, error=error)
+    return RedirectResponse("/family?done=invited", 303)
+
+
+@router.post("/family/cap")
+def set_cap(request: Request, rooms: Asked, id: Text, cap: Text = "", period: Period = "month") -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/family")
+    member = _member(rooms, visitor, id)
+    check_rank(visitor.who.role, member)
+    try:
+        with rooms.transaction():
+            rooms.subscriptions.lock([visitor.subscriber.subscriber_id])
+            before = cap_of(_member(rooms, visitor, id))
+            rooms.members.set_cap(member, read_tokens(cap), period)
+            after = cap_of(_member(rooms, visitor, id))
+            if after != before:
+                audit(rooms, visitor.who, "member.set", member.member_id, before, after)
+    except TokenworksError as error:
+        return _show(request, rooms, visitor, error=error)
+    return RedirectResponse("/family?done=cap", 303)
+
+
+@router.post("/family/remove")
+def remove(request: Request, rooms: Asked, id: Text) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/family")
+    member = _member(rooms, visitor, id)
+    check_rank(visitor.who.role, member)
+    try:
+        with rooms.transaction():
+            rooms.subscriptions.lock([visitor.subscriber.subscriber_id])
+            if _member(rooms, visitor, id).state != "left":
+                audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
+                rooms.members.remove(member)
+    except TokenworksError as error:
+        return _show(request, rooms, visitor, error=error)
+    return RedirectResponse("/family?done=removed", 303)
+
+
+def _member(rooms: Rooms, visitor: Visitor, id_: str) -> Member:
+    return rooms.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
+
+
+# What whoever was invited does.
+
+
+@router.post("/family/join")
+def join(
+    request: Request,
+    rooms: Asked,
+    id: Text,
+    what: Annotated[Literal["accept", "decline", "leave", "switch"], Form()],
+) -> Response:
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/family")
+    phone, member_id = phone_of(rooms, visitor.who), as_uuid(id, "invitation")
+    try:
+        if what == "switch":
+            return _switch(request, rooms, phone, member_id)
+        with rooms.transaction():
+            if rooms.sign_ins.is_invited(phone, member_id) or what != "accept":
+                if what == "accept":
+                    rooms.members.accept(phone, member_id)
+                else:
+                    rooms.members.leave(phone, member_id)
+                audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
+    except TokenworksError as error:
+        return _show(request, rooms, visitor, error=error)
+    if what == "leave" and member_id == visitor.who.member_id:
+        response = RedirectResponse("/sign-in", 303)
+        response.delete_cookie(COOKIE, path="/")
+        return response
+    done = {"accept": "joined", "decline": "declined", "leave": "left"}[what]
+    return RedirectResponse(f"/family?done={done}", 303)
+
+
+def _switch(request: Request, rooms: Rooms, phone: str, member_id: UUID) -> Response:
+    """Go on as a member of another account."""
+    address, client = client_address(request), request.headers.get("user-agent")
+    entered = rooms.sign_ins.switch(phone, member_id, address, client)
+    response = RedirectResponse("/usage", 303)
+    set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))
+    return response

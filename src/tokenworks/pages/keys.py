@@ -1,0 +1,115 @@
+"""Keys: listed with their limits, created, stopped. A member sees its own."""
+
+from typing import Annotated, Any, Final, Literal
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from tokenworks.kernel import TokenworksError, format_tokens
+from tokenworks.pages.new_key import show_key
+from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, render, visitor_of
+from tokenworks.pages.phrases import read_tokens
+from tokenworks.pages.words import WORDS
+from tokenworks.subscriptions import day_of
+from tokenworks.texts import Language
+from tokenworks.trust import ApiKeyInfo
+from tokenworks.web.acts import issue_key, keys_of
+from tokenworks.web.principals import as_uuid, audit
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(include_in_schema=False)
+KEYS_SHOWN: Final = 200
+# What the form offers: days, or none.
+Days = Annotated[Literal["", "30", "90", "365"], Form()]
+
+
+@router.get("/keys")
+def keys(
+    request: Request, rooms: Asked, done: Annotated[Literal["key_stopped"] | None, Query()] = None
+) -> Response:
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/keys")
+    return _list(request, rooms, visitor, done)
+
+
+def _list(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    done: str | None = None,
+    error: TokenworksError | None = None,
+) -> Response:
+    language = language_of(request, visitor)
+    words, now = WORDS[language], rooms.clock.now()
+    found = list(reversed(rooms.access.keys(visitor.subscriber, keys_of(visitor.who))))
+    live = [k for k in found if k.revoked_at is None and (k.expires_at is None or k.expires_at > now)]
+    ended = [k for k in found if k not in live]
+    return render(
+        request, rooms, "keys.html", "keys", "keys_title", visitor=visitor, error=error,
+        done=words[f"done_{done}"] if done else None,
+        live=[_row(k, language, words["key_live"]) for k in live[:KEYS_SHOWN]],
+        ended=[
+            _row(k, language, words["key_stopped" if k.revoked_at else "key_expired"]) for k in ended[:KEYS_SHOWN]
+        ],
+        more=words["more_keys"].format(count=len(live) - KEYS_SHOWN) if len(live) > KEYS_SHOWN else "",
+    )  # fmt: skip
+
+
+def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
+    words = WORDS[language]
+    limits = []
+    if key.cap_tokens is not None:
+        limits.append(
+            words["capped_at"].format(quantity=format_tokens(key.cap_tokens * 1000, "token", language))
+        )
+    if key.models:
+        limits.append(words["only_models"].format(models=words["list_comma"].join(key.models)))
+    if key.expires_at is not None:
+        limits.append(words["expires_on"].format(day=day_of(key.expires_at)))
+    return {
+        "id": str(key.key_id), "name": key.name, "hint": key.hint, "state": state,
+        "made": words["made_on"].format(day=day_of(key.created_at)),
+        "limits": limits or [words["no_limits"]],
+    }  # fmt: skip
+
+
+@router.post("/keys")
+def make(
+    request: Request, rooms: Asked, name: Text = "", cap: Text = "", days: Days = "", models: Text = ""
+) -> Response:
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/keys")
+    names = [
+        part for part in models.replace("，", ",").replace("、", ",").replace(" ", ",").split(",") if part
+    ]
+    try:
+        _, text = issue_key(
+            rooms, visitor.who, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
+            cap_tokens=read_tokens(cap),
+        )  # fmt: skip
+    except TokenworksError as error:
+        return _list(request, rooms, visitor, error=error)
+    return show_key(request, rooms, visitor, text, "key_made")
+
+
+@router.post("/key")
+def another(request: Request, rooms: Asked) -> Response:
+    """A key for who has ordered again, and lost the first one."""
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/order")
+    return make(request, rooms, WORDS[language_of(request, visitor)]["from_order_page"])
+
+
+@router.post("/keys/stop")
+def stop(request: Request, rooms: Asked, id: Text) -> Response:
+    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, "/keys")
+    key_id = as_uuid(id, "key")
+    with rooms.transaction():
+        if rooms.access.revoke_key(visitor.subscriber, key_id, keys_of(visitor.who)):
+            audit(rooms, visitor.who, "key.revoke", key_id)
+    return RedirectResponse("/keys?done=key_stopped", 303)

@@ -1,0 +1,42 @@
+"""A key that is shown this once, and where to enter it."""
+
+from fastapi import Request, Response
+
+from tokenworks.pages.page import Visitor, render
+from tokenworks.web.content import reached_at
+from tokenworks.web.rooms import Rooms
+
+
+def show_key(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor,
+    key: str | None,
+    title: str,
+    *,
+    waits: bool = False,
+    begins: str = "",
+) -> Response:
+    """A key that is shown this once, and where to enter it."""
+    base, shown = reached_at(), key or "twk_…"
+    set_ups = [
+        (
+            "OpenAI SDK · Cline · Cherry Studio · LobeChat",
+            f"OPENAI_BASE_URL={base}/v1\nOPENAI_API_KEY={shown}",
+        ),
+        ("Anthropic SDK · Claude Code", f"ANTHROPIC_BASE_URL={base}\nANTHROPIC_AUTH_TOKEN={shown}"),
+        ("curl", f"curl {base}/v1/models -H 'Authorization: Bearer {shown}'"),
+    ]
+    page = "order" if title == "ordered" else "keys"
+    return render(
+        request,
+        rooms,
+        "ordered.html",
+        page,
+        title,
+        visitor=visitor,
+        key=key,
+        set_ups=set_ups,
+        waits=waits,
+        begins=begins,
+    )

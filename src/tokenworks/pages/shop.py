@@ -1,0 +1,134 @@
+"""The shop: what is on sale, for strangers too, and the order."""
+
+from datetime import date
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import RedirectResponse
+
+from tokenworks.kernel import Invalid, TokenworksError
+from tokenworks.pages.confirm import confirm_page
+from tokenworks.pages.new_key import show_key
+from tokenworks.pages.offers import cards, on_sale
+from tokenworks.pages.page import Text, Visitor, ask_to_sign_in, language_of, page_at, render, visitor_of
+from tokenworks.pages.words import WORDS
+from tokenworks.subscriptions import day_of
+from tokenworks.web.acts import issue_key
+from tokenworks.web.principals import audit
+from tokenworks.web.rooms import Asked, Rooms
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/order")
+def order(
+    request: Request, rooms: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
+) -> Response:
+    return _choose(request, rooms, visitor_of(request, rooms), offering)
+
+
+def _choose(
+    request: Request,
+    rooms: Rooms,
+    visitor: Visitor | None,
+    offering: str | None,
+    error: TokenworksError | None = None,
+) -> Response:
+    language = language_of(request, visitor)
+    offered = on_sale(rooms, visitor)
+    chosen = next((one.sold for one in offered if one.sold.offering.id == offering), None)
+    if chosen is None and visitor is not None and offering is not None:
+        # What is for others alone is shown with why it can't be had.
+        chosen = next(
+            (
+                sold
+                for sold in rooms.offerings.all()
+                if sold.offering.id == offering and rooms.offerings.can_be_ordered(sold.offering)
+            ),
+            None,
+        )
+    if chosen is not None:
+        return confirm_page(request, rooms, visitor, chosen, error=error)
+    had = {one.sold.offering.id for one in offered if one.has}
+    refused = {one.sold.offering.id for one in offered if not one.can}
+    return render(
+        request, rooms, "order.html", "order", "choose", visitor=visitor, error=error,
+        cards=cards([one.sold.offering for one in offered], had, language, refused),
+    )  # fmt: skip
+
+
+@router.post("/order")
+def place(
+    request: Request,
+    rooms: Asked,
+    offering: Text,
+    key: Text,
+    version: Text = "",
+    delivery: Text = "",
+    second: Text = "",
+    start: Text = "",
+) -> Response:
+    visitor = visitor_of(request, rooms)
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, f"/order?offering={offering}")
+    try:
+        day = _day(start)
+        with rooms.transaction():
+            if version:
+                rooms.offerings.check_version(offering, version)
+            made = rooms.orders.place(
+                visitor.subscriber,
+                offering,
+                key,
+                delivery=delivery or None,
+                confirm=second == "yes",
+                start=day,
+            )
+            text = None
+            if made.new:
+                audit(rooms, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
+                text = _first_key(request, rooms, visitor)
+    except TokenworksError as error:
+        return _choose(request, rooms, visitor, offering, error)
+    begins = ""
+    if made.starts_at is not None:
+        words = WORDS[language_of(request, visitor)]
+        begins = words["begins_later"].format(day=day_of(made.starts_at))
+    return show_key(request, rooms, visitor, text, "ordered", waits=made.state != "completed", begins=begins)
+
+
+def _day(text: str) -> date | None:
+    """Raises `Invalid`."""
+    try:
+        return date.fromisoformat(text) if text else None
+    except ValueError:
+        raise Invalid("a start is a day such as 2027-05-01") from None
+
+
+@router.post("/order/broadband")
+def set_broadband(request: Request, rooms: Asked, offering: Text, number: Text) -> Response:
+    """The number of the broadband account, where none is known, and on to the order that needs it."""
+    visitor = visitor_of(request, rooms)
+    to = page_at(f"/order?offering={offering}")
+    if visitor is None:
+        return ask_to_sign_in(request, rooms, to)
+    found = visitor.subscriber
+    if found.broadband is None:
+        try:
+            with rooms.transaction():
+                rooms.subscriptions.set_profile(found, broadband=number.strip())
+                audit(
+                    rooms, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
+                )  # fmt: skip
+        except TokenworksError as error:
+            return _choose(request, rooms, visitor, offering, error)
+    return RedirectResponse(to, 303)
+
+
+def _first_key(request: Request, rooms: Rooms, visitor: Visitor) -> str | None:
+    """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
+    name = WORDS[language_of(request, visitor)]["from_order_page"]
+    try:
+        return issue_key(rooms, visitor.who, visitor.subscriber, name)[1]
+    except Invalid:
+        return None

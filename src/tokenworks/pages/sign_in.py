@@ -1,0 +1,107 @@
+"""The pages of a subscriber: the shop, products, usage, keys, family, bill. Plain forms and links, no script; phone first."""
+
+import re
+from importlib.resources import files
+from typing import Annotated, Final, Literal
+
+from fastapi import APIRouter, Form, Query, Request, Response
+from fastapi.responses import JSONResponse, RedirectResponse
+
+from tokenworks import __version__
+from tokenworks.kernel import NotFound, TokenworksError
+from tokenworks.pages.page import (
+    LANGUAGE_COOKIE,
+    Text,
+    ask_to_sign_in,
+    language_of,
+    page_at,
+)
+from tokenworks.subscriptions import SendCode
+from tokenworks.trust import NotAllowed, NotSignedIn
+from tokenworks.web.asker import check_own_page, client_address, is_secure
+from tokenworks.web.principals import COOKIE, audit, principal_of
+from tokenworks.web.rooms import Asked
+from tokenworks.web.sign_in import send_later, set_challenge, set_cookie, sign_in
+
+router = APIRouter(include_in_schema=False)
+_OWNERS_PAGE = re.compile(r"/(order|products|bill|account)\b")
+_STATIC: Final = {"tokenworks.css": "text/css", "icon.svg": "image/svg+xml"}
+_static = {name: files("tokenworks.pages").joinpath(f"static/{name}").read_bytes() for name in _STATIC}
+
+
+@router.api_route("/", methods=["GET", "HEAD"])
+def root(request: Request) -> Response:
+    """People come to the shop; programs that ask for JSON learn what answers here."""
+    if "json" in request.headers.get("accept", ""):
+        return JSONResponse({"service": "tokenworks", "version": __version__})
+    return RedirectResponse("/order", 303)
+
+
+@router.get("/static/{name}")
+def static(name: str) -> Response:
+    if name not in _STATIC:
+        raise NotFound("there is no such file")
+    headers = {"Cache-Control": "max-age=300", "X-Content-Type-Options": "nosniff"}
+    return Response(_static[name], media_type=_STATIC[name], headers=headers)
+
+
+# Signing in.
+
+
+@router.get("/sign-in")
+def sign_in_page(
+    request: Request, rooms: Asked, back: Annotated[str, Query(max_length=200)] = "/usage"
+) -> Response:
+    return ask_to_sign_in(request, rooms, back)
+
+
+@router.post("/sign-in/code")
+def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "/order") -> Response:
+    check_own_page(request)
+    send: SendCode = request.app.state.send_code
+    try:
+        challenge, later = rooms.sign_ins.request_code(identifier, client_address(request), send)
+    except TokenworksError as error:
+        return ask_to_sign_in(request, rooms, back, None, error)
+    response = ask_to_sign_in(request, rooms, back, identifier)
+    set_challenge(response, challenge, secure=is_secure(request))
+    response.background = send_later(request, challenge, later)
+    return response
+
+
+@router.post("/sign-in")
+def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Text = "/order") -> Response:
+    try:
+        text, ends, _, member = sign_in(rooms, request, identifier, code.strip(), language_of(request))
+    except NotAllowed:
+        raise
+    except TokenworksError as error:
+        return ask_to_sign_in(request, rooms, back, identifier, error)
+    to = page_at(back)
+    if member.role == "member" and _OWNERS_PAGE.match(to):
+        to = "/usage"
+    response = RedirectResponse(to, 303)
+    set_cookie(response, text, ends, secure=is_secure(request))
+    return response
+
+
+@router.post("/sign-out")
+def leave(request: Request, rooms: Asked) -> Response:
+    try:
+        who = principal_of(request, rooms)
+        if who.session_id is not None:
+            with rooms.transaction():
+                rooms.identity.end_session(who.session_id)
+                audit(rooms, who, "sign_out", who.subscriber_id)
+    except NotSignedIn:
+        pass
+    response = RedirectResponse("/sign-in", 303)
+    response.delete_cookie(COOKIE, path="/")
+    return response
+
+
+@router.post("/language")
+def language(to: Annotated[Literal["zh", "en"], Form()], back: Text = "/order") -> Response:
+    response = RedirectResponse(page_at(back), 303)
+    response.set_cookie(LANGUAGE_COOKIE, to, max_age=365 * 86_400, samesite="lax", path="/")
+    return response

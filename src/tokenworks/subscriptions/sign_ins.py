@@ -1,0 +1,146 @@
+"""Who signs in with a number, and to which account: the code's challenge, registration, sessions as a member elsewhere."""
+
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
+from uuid import UUID
+
+from tokenworks.kernel import Invalid, NotFound, TokenworksError, is_digits
+from tokenworks.subscriptions.errors import MemberNotFound, PhoneLost, SubscriberNotFound
+from tokenworks.subscriptions.model import Member, Subscriber, parse_phone
+from tokenworks.subscriptions.people import people_store
+from tokenworks.subscriptions.people.consents import Consents
+from tokenworks.subscriptions.people.members import Members
+from tokenworks.subscriptions.service import Subscriptions
+from tokenworks.trust import CodeWrong, Identity
+
+
+class SendCode(Protocol):
+    """The message port: who sends a one-time code to a phone."""
+
+    def __call__(self, phone: str, code: str) -> None:
+        """Raises `Unavailable` where nothing can be sent."""
+        ...
+
+
+class Entered(NamedTuple):
+    """A session that was opened. `text` is what its holder shows with each request."""
+
+    text: str
+    ends_at: datetime
+    subscriber: Subscriber
+    member: Member
+
+
+def normal_number(identifier: str) -> str:
+    """One text for one number: a Chinese mobile number may come without its country code."""
+    text = identifier.replace(" ", "").replace("-", "")
+    if len(text) == 11 and text.startswith("1") and is_digits(text):
+        text = f"+86{text}"
+    return parse_phone(text) if text.startswith("+") else identifier
+
+
+class SignIns:
+    """On one connection, with the rooms that it uses."""
+
+    def __init__(
+        self,
+        connection: people_store.Connection,
+        subscriptions: Subscriptions,
+        members: Members,
+        consents: Consents,
+        identity: Identity,
+    ) -> None:
+        self._connection = connection
+        self._subscriptions = subscriptions
+        self._members = members
+        self._consents = consents
+        self._identity = identity
+
+    def request_code(
+        self, identifier: str, address: str, send: SendCode
+    ) -> tuple[str, tuple[str, str] | None]:
+        """Have a code made and, for a phone number, sent; the text of its challenge. Whether somebody has the number plays no
+        part in what the asker sees, nor in when: what goes to a broadband account's phone, if there is one, is (phone, code), for
+        when that is answered. Raises `Unavailable` where it can't be sent.
+        """
+        name = normal_number(identifier)
+        made = self._identity.request_code(name, address)
+        if made.code is None:
+            return made.text, None
+        if name.startswith("+"):
+            try:
+                send(name, made.code)
+            except TokenworksError:
+                self._identity.not_sent(made.text)
+                raise
+            return made.text, None
+        try:
+            return made.text, (self._subscriptions.find_by_number(name).phone, made.code)
+        except (SubscriberNotFound, Invalid):
+            return made.text, None
+
+    def enter(
+        self,
+        identifier: str,
+        code: str,
+        challenge: str | None,
+        address: str,
+        client: str | None,
+        language: Literal["zh", "en"] = "zh",
+    ) -> Entered:
+        """A session for whoever has the code. A number that nobody has is registered; one that was invited elsewhere alone is a
+        member there. Raises `CodeWrong`, `PhoneLost`.
+        """
+        name = normal_number(identifier)
+        self._identity.check_code(name, code, challenge, address)
+        with self._connection.transaction():
+            try:
+                subscriber = self._subscriptions.find_by_number(name)
+            except SubscriberNotFound:
+                if not name.startswith("+"):
+                    raise CodeWrong("the code is wrong, or too old: ask for a new one") from None
+                elsewhere = [m for m in self._members.memberships(name) if m.state == "active"]
+                if elsewhere:
+                    return self._open(elsewhere[0], address, client)
+                subscriber = self._subscriptions.register(name, language=language)
+                self._consents.keep(subscriber, "terms", given=True)
+            if "lost_phone" in subscriber.suspended_by:
+                raise PhoneLost(
+                    "this phone is reported lost: the operator lifts that, once it has seen who asks"
+                )
+            owner = self._members.by_id(self._subscriptions.owner_of(subscriber))
+            assert owner is not None
+            return self._open(owner, address, client)
+
+    def switch(self, phone: str, member_id: UUID, address: str, client: str | None) -> Entered:
+        """A session as an active member of another account. Raises `NotFound`."""
+        for member in self._members.memberships(phone):
+            if member.member_id == member_id and member.state == "active":
+                with self._connection.transaction():
+                    return self._open(member, address, client)
+        raise NotFound("there is no such membership")
+
+    def _open(self, member: Member, address: str, client: str | None) -> Entered:
+        text, ends_at = self._identity.open_session(member.subscriber_id, member.member_id, address, client)
+        self._identity.audit(
+            f"member:{member.member_id}", member.role, "sign_in", str(member.subscriber_id),
+            address=address, person_id=member.subscriber_id,
+        )  # fmt: skip
+        return Entered(text, ends_at, self._subscriptions.find(str(member.subscriber_id)), member)
+
+    def phone_of(self, subscriber: Subscriber, member_id: UUID | None) -> str:
+        """The number of whoever is signed in: a member's own, or the subscriber's."""
+        member = None if member_id is None else self._members.by_id(member_id)
+        return (member and member.phone) or subscriber.phone
+
+    def is_invited(self, phone: str, member_id: UUID) -> bool:
+        """True if an invitation is not accepted yet. Its account is locked for the caller's transaction, so that the same answer
+        sent twice is one act. Raises `MemberNotFound`.
+        """
+        member = self._members.by_id(member_id)
+        if member is not None:
+            self._subscriptions.lock([member.subscriber_id])
+            for found in self._members.memberships(phone):
+                if found.member_id == member_id:
+                    return found.state == "invited"
+        raise MemberNotFound("there is no such invitation")

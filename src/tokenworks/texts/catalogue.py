@@ -1,0 +1,16 @@
+"""What a language has a text for. A section is texts by name; `{name}` in a text is filled in where it is shown."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Catalogue(NamedTuple):
+    """All customer texts of one language."""
+
+    pages: Mapping[str, str]
+    refusals: Mapping[str, str]
+    privacy: Mapping[str, str]
+    sessions: Mapping[str, str]
+    notices: Mapping[str, str]
+    consents: Mapping[str, str]
+    invoice: Mapping[str, str]

@@ -1,0 +1,44 @@
+"""What both doors do for whoever is signed in, with its row in the audit trail."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from tokenworks.subscriptions import Member, Subscriber
+from tokenworks.trust import Principal
+from tokenworks.web.principals import audit
+from tokenworks.web.rooms import Rooms
+
+
+def keys_of(who: Principal) -> UUID | None:
+    """Whose keys are seen and stopped: a member's own; of others (None) the account's."""
+    return who.member_id if who.role == "member" else None
+
+
+def issue_key(
+    rooms: Rooms,
+    who: Principal,
+    subscriber: Subscriber,
+    name: str,
+    *,
+    models: Sequence[str] | None = None,
+    expires_in_days: int | None = None,
+    cap_tokens: int | None = None,
+) -> tuple[UUID, str]:
+    """A key of whoever is signed in: its id, and its text, which is shown this once. Raises what `Access.issue_key` raises."""
+    assert who.member_id is not None
+    with rooms.transaction():
+        key_id, text = rooms.access.issue_key(
+            subscriber, who.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days
+        )  # fmt: skip
+        audit(rooms, who, "key.create", key_id, None, {"models": models, "expires_in_days": expires_in_days})
+    return key_id, text
+
+
+def cap_of(member: Member) -> dict[str, object]:
+    """What the audit trail says of a member: no name and no number."""
+    return {
+        "role": member.role,
+        "cap_tokens": member.cap_tokens,
+        "cap_period": member.cap_period,
+        "department": None if member.parent_id is None else str(member.parent_id),
+    }

@@ -1,0 +1,67 @@
+"""What is answered: exact JSON, amounts, instants, absolute links."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+
+import msgspec
+from fastapi import Response
+
+from tokenworks.kernel import NANO_PER_UNIT, exact_decimal
+from tokenworks.web.urls import base_url
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+def encode(content: object) -> bytes:
+    """Exact JSON: decimals are numbers as they are written, never floats; links are absolute, as the standard has them."""
+    return _encode(_linked(content))
+
+
+def encode_for(content: object, reached: str) -> bytes:
+    """As `encode`, for somebody who has not asked: links begin with where we are reached."""
+    token = base_url.set(reached.rstrip("/"))
+    try:
+        return encode(content)
+    finally:
+        base_url.reset(token)
+
+
+def _linked(content: object) -> object:
+    if isinstance(content, Mapping):
+        return {
+            name: f"{base_url.get()}{value}"
+            if name in {"href", "url"} and isinstance(value, str) and value.startswith("/")
+            else _linked(value)
+            for name, value in content.items()
+        }
+    if isinstance(content, list | tuple):
+        return [_linked(part) for part in content]
+    return content
+
+
+def answer(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(content), status, headers, "application/json")
+
+
+def money(amount_nano: int, currency: str = "CNY") -> dict[str, object]:
+    """TMF Money."""
+    return {"unit": currency, "value": decimal(amount_nano)}
+
+
+def decimal(amount_nano: int) -> Decimal:
+    return exact_decimal(amount_nano, NANO_PER_UNIT)
+
+
+def when(at: datetime | None) -> str | None:
+    return None if at is None else at.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def shown(resource: Mapping[str, object]) -> dict[str, object]:
+    """Without what is not known."""
+    return {name: value for name, value in resource.items() if value is not None}
+
+
+def reached_at() -> str:
+    """Where the asker of the request that is answered reached us: scheme and host."""
+    return base_url.get()

@@ -1,0 +1,33 @@
+"""What both doors do about a person's own data: a member of somebody else's account, erasure."""
+
+from typing import Final, Literal
+
+from tokenworks.kernel import NotFound
+from tokenworks.subscriptions import Erasure, Member, Subscriber, check_last_digits
+from tokenworks.trust import Principal
+from tokenworks.web.principals import audit
+from tokenworks.web.rooms import Rooms
+
+Purpose = Literal["terms", "marketing", "spill_over", "data_cross_border"]
+SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+
+
+def own_member(rooms: Rooms, who: Principal) -> Member:
+    """Whoever asks, as a member of the account."""
+    found = None if who.member_id is None else rooms.members.by_id(who.member_id)
+    if found is None:
+        raise NotFound("there is no such member")
+    return found
+
+
+def leave_and_erase(rooms: Rooms, who: Principal, confirm: str) -> None:
+    found = own_member(rooms, who)
+    check_last_digits(found.phone, confirm, "your own")
+    with rooms.transaction():
+        audit(rooms, who, "member.erase", found.member_id)
+        rooms.privacy.members.erase(found)
+
+
+def close_and_erase(rooms: Rooms, found: Subscriber, confirm: str, *, even_if_owed: bool) -> Erasure:
+    check_last_digits(found.phone, confirm)
+    return rooms.privacy.erase(found, even_if_owed=even_if_owed)

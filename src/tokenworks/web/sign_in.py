@@ -1,0 +1,77 @@
+"""Signing in, as the API and the pages do it: challenge and session as cookies, a code that is sent later."""
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+
+import structlog
+from fastapi import Request, Response
+from pydantic import Field
+from starlette.background import BackgroundTask
+
+from tokenworks.kernel import TokenworksError
+from tokenworks.subscriptions import Entered
+from tokenworks.trust import Principal, Session
+from tokenworks.web.asker import check_own_page, client_address
+from tokenworks.web.principals import COOKIE
+from tokenworks.web.rooms import Rooms
+
+log = structlog.get_logger()
+
+CHALLENGE_COOKIE: Final = "tokenworks_challenge"
+# As long as the longest life of a code.
+CHALLENGE_S: Final = 3600
+
+Identifier = Annotated[str, Field(min_length=6, max_length=32)]
+
+
+def send_later(request: Request, challenge: str, later: tuple[str, str] | None) -> BackgroundTask | None:
+    """What sends a code once the request is answered. A failure is not the asker's to see: it would tell who there is."""
+    if later is None:
+        return None
+
+    def run() -> None:
+        try:
+            request.app.state.send_code(*later)
+        except TokenworksError as error:
+            log.warning("sign_in.code_not_sent", error=type(error).__name__)
+            with request.app.state.open_rooms() as rooms:
+                rooms.identity.not_sent(challenge)
+
+    return BackgroundTask(run)
+
+
+def sign_in(
+    rooms: Rooms,
+    request: Request,
+    identifier: str,
+    code: str,
+    language: Literal["zh", "en"] = "zh",
+    challenge: str | None = None,
+) -> Entered:
+    """A session for whoever has the code. The challenge is what is given, or in its cookie. Raises `NotAllowed`, and what
+    `SignIns.enter` raises.
+    """
+    check_own_page(request)
+    challenge = challenge or request.cookies.get(CHALLENGE_COOKIE)
+    return rooms.sign_ins.enter(
+        identifier, code, challenge, client_address(request), request.headers.get("user-agent"), language
+    )
+
+
+def set_cookie(response: Response, text: str, ends: datetime, *, secure: bool) -> None:
+    response.set_cookie(COOKIE, text, expires=ends, httponly=True, secure=secure, samesite="strict", path="/")
+
+
+def set_challenge(response: Response, text: str, *, secure: bool) -> None:
+    """A browser's forms bring the challenge by themselves. It is worth nothing once its code is used, and ends by itself: the
+    gateway relays one cookie of an answer.
+    """
+    response.set_cookie(
+        CHALLENGE_COOKIE, text, max_age=CHALLENGE_S, httponly=True, secure=secure, samesite="strict", path="/"
+    )
+
+
+def live_sessions(rooms: Rooms, who: Principal) -> list[Session]:
+    """What somebody may see and end: their own; the owner of an account, everybody's in it."""
+    assert who.subscriber_id is not None
+    return rooms.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)

@@ -1,0 +1,292 @@
+"""Whatever comes in, by our own OpenAPI document and beyond it: never an error of ours, always problem details."""
+
+import os
+from random import Random
+from urllib.parse import quote, urlencode
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from tests.support.auditor import verify
+from tests.web.hostile import TEXTS, VALUES, spoiled
+from tests.web.test_roles import BASES, Household, routes
+from tokenworks.app.http_app import ROUTERS, openapi_document
+
+EXAMPLES = 25
+# A route. Fewer with FUZZ_EXAMPLES, for a machine that has less than a night.
+EXAMPLES_NIGHTLY = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
+_schema = schemathesis.openapi.from_dict(openapi_document())
+_operations = [result.ok() for result in _schema.get_all_operations()]
+
+
+@pytest.fixture
+def family(works, spender, signed_in, clock):
+    made = Household(works, spender, signed_in, 1)
+    works.orders.run_cycles()
+    works.connection.execute("UPDATE subscriber SET bill_day = 1")
+    clock.move(_until(clock, 2027, 5, 1))
+    works.orders.run_cycles()
+    works.bills.run()
+    made.bill_up(works)
+    return made
+
+
+def _until(clock, *at):
+    from datetime import datetime
+
+    from tokenworks.subscriptions import BILLING_ZONE
+
+    return datetime(*at, 1, tzinfo=BILLING_ZONE) - clock.now()
+
+
+def _settings(examples):
+    return settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+_MORE = {
+    "POST /api/sign-in/code": {"identifier": "+8613800000001"},
+    "POST /api/sign-in": {"identifier": "+8613800000001", "code": "123456"},
+}
+
+
+def _optional(document, path, method):
+    """The names of a body's attributes, by its schema."""
+    schema = document["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rsplit("/", 1)[1]]
+    return sorted(schema.get("properties", ()))
+
+
+class _Hits:
+    """Sends requests and looks at what is answered."""
+
+    def __init__(self, client, works, family, staff):
+        self.client, self.works, self.family, self.staff = client, works, family, staff
+        self.seen = set()
+
+    def send(self, label, **sent):
+        answer = self.client.request(**sent)
+        assert answer.status_code < 500, (label, sent, answer.text)
+        if answer.status_code >= 400:
+            assert answer.headers["content-type"] == "application/problem+json", (label, sent, answer.text)
+        self.seen.add(answer.status_code)
+
+    def by_schema(self, operation, examples):
+        """Whatever the OpenAPI document allows, and what it does not."""
+        people = [{}, self.family.headers["owner"], *self.staff.values()]
+
+        @_settings(examples)
+        @given(case=operation.as_strategy(), person=st.sampled_from(people))
+        def hit(case, person):
+            sent = case.as_transport_kwargs(base_url="http://testserver")
+            headers = {**dict(sent.get("headers") or {}), **person}
+            sent["headers"] = {k: v for k, v in headers.items() if v.isascii() and v.isprintable()}
+            sent.pop("cookies", None)
+            self.send(operation.label, **sent)
+
+        hit()
+
+    def spoiled(self, name, method, path, roles, examples):
+        """Requests that this route would take, each with one thing that it should not."""
+        parameters = openapi_document()["paths"][path][method.lower()].get("parameters", [])
+        names = [p["name"] for p in parameters if p["in"] == "query"] or ["x"]
+        body = {**self.family.bodies(), **_MORE}.get(name)
+        more = _optional(openapi_document(), path, method) if isinstance(body, dict) else []
+        who = {**self.staff, **self.family.headers}
+        people = [who[role] for role in sorted(roles)] or [{}]
+        parts = path.split("/")
+        of = parts[parts.index("{id}") - 1] if "{id}" in parts else ""
+        right = str(self.family.ids().get(of, "x"))
+        random = Random(f"{name} {examples}")
+        for number in range(examples):
+            sent, query, part, headers = spoiled(random, body, names, more)
+            value = right if part is None else quote(part.encode("utf-8", "surrogatepass"), safe="") or "x"
+            url = path.replace("{id}", value).replace("{sequence}", value if part is not None else "1")
+            wanted = self.family.query(path) if method in {"GET", "PATCH", "DELETE"} else {}
+            asked = urlencode({**wanted, **query}, errors="surrogatepass")
+            person = people[number % len(people)]
+            self.send(
+                name,
+                method=method,
+                url=f"http://testserver{url}?{asked}",
+                content=sent,
+                headers={"content-type": "application/json", "Idempotency-Key": f"k{number}", **person, **headers},
+            )  # fmt: skip
+
+    def balance(self):
+        assert {200, 400, 401, 403, 404} <= self.seen
+        assert verify(self.works.connection, self.works.offerings.rate_cards()) == []
+
+
+@pytest.fixture
+def hits(client, works, family, staff):
+    return _Hits(client, works, family, staff)
+
+
+def _sample(found):
+    """All that move something, and every third that reads: the others are in the nightly run."""
+    found = list(found)
+    reads = [one for one in found if _label(one).startswith("GET ")]
+    return [one for one in found if one not in reads or reads.index(one) % 3 == 0]
+
+
+def _label(one):
+    return one[0] if isinstance(one, tuple) else one.label
+
+
+@pytest.mark.fuzz
+def test_no_request_makes_us_fail(hits):
+    for operation in _sample(_operations)[::3]:
+        hits.by_schema(operation, EXAMPLES)
+    hits.balance()
+
+
+# What ends the household, or the sessions of who asks, comes last.
+_LAST = ("actions", "sign-out", "DELETE", "sign-in")
+_ROUTES = sorted(routes(), key=lambda route: (any(word in route[0] for word in _LAST), route[0]))
+
+
+@pytest.mark.fuzz
+def test_no_spoiled_request_makes_us_fail(hits):
+    for route in _sample(_ROUTES)[::3]:
+        hits.spoiled(*route, EXAMPLES)
+    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+    assert {200, 400, 404} <= hits.seen
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("label", sorted(operation.label for operation in _operations))
+def test_no_request_makes_us_fail_at_length(hits, label):
+    (operation,) = [operation for operation in _operations if operation.label == label]
+    hits.by_schema(operation, EXAMPLES_NIGHTLY)
+    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("route", _ROUTES, ids=[route[0] for route in _ROUTES])
+def test_no_spoiled_request_makes_us_fail_at_length(hits, route):
+    hits.spoiled(*route, EXAMPLES_NIGHTLY)
+    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+
+
+# Pages: their forms and queries, which the document does not have.
+
+
+def _forms():
+    """(method, path, names of its fields and of its query) of every route that is no part of the document."""
+    for route in (route for router in ROUTERS for route in router.routes):
+        if not route.include_in_schema:
+            names = [p.alias for p in (*route.dependant.body_params, *route.dependant.query_params)]
+            for method in sorted(route.methods - {"HEAD"}):
+                yield method, route.path, names
+
+
+def _page_hits(client, works, family, method, path, names, examples):
+    """Forms and queries with what they should not have, by an owner and by a member in turns; right ids now and then."""
+    random = Random(f"forms {method} {path}")
+    product = str(works.orders.products(family.subscriber)[0].product_id)
+    for number in range(examples):
+        role = ("owner", "member", "admin")[number % 3]
+        session = family.headers[role]["authorization"].removeprefix("Bearer ")
+        chosen = random.sample(names, k=min(len(names), random.randint(1, 3))) or ["x"]
+        asked = urlencode({name: str(random.choice(VALUES)) for name in chosen}, errors="surrogatepass")
+        part = quote(str(random.choice(TEXTS)).encode("utf-8", "surrogatepass"), safe="") or "x"
+        parts = {"{id}": random.choice([product, part]), "{what}": random.choice(["change", "cancel", part])}
+        url = "/".join(
+            parts.get(piece, part) if piece.startswith("{") else piece for piece in path.split("/")
+        )
+        more = {"url": f"http://testserver{url}?{asked}"} if method == "GET" else {"url": f"http://testserver{url}", "content": asked}  # fmt: skip
+        answer = client.request(
+            method,
+            **more,
+            follow_redirects=False,
+            headers={
+                "cookie": f"tokenworks_session={session}",
+                "content-type": "application/x-www-form-urlencoded",
+                "sec-fetch-site": "same-origin",
+                "accept": "text/html",
+            },
+        )
+        assert answer.status_code < 500, (method, more, answer.text)
+        client.cookies.clear()
+    assert verify(works.connection, works.offerings.rate_cards()) == []
+
+
+_PAGES = sorted(_forms(), key=lambda page: (any(word in page[1] for word in ("sign", "erase", "end")), page))
+
+
+@pytest.mark.fuzz
+def test_no_form_makes_us_fail(client, works, family):
+    assert len(_PAGES) > 30
+    for method, path, names in _PAGES:
+        _page_hits(client, works, family, method, path, names, EXAMPLES // 2)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", _PAGES, ids=[f"{method} {path}" for method, path, _ in _PAGES])
+def test_no_form_makes_us_fail_at_length(client, works, family, page):
+    _page_hits(client, works, family, *page, EXAMPLES_NIGHTLY)
+
+
+# What needs more than one request.
+
+
+def _contract(client, staff, family, **more):
+    body = {"offering": "shanghai-mobile-payg", "price": "1", "contract": "C"} | more
+    url = f"/api/operations/subscribers/{family.subscriber.subscriber_id}/contract-prices"
+    return client.post(url, json=body, headers=staff["operator"])
+
+
+@pytest.mark.parametrize("price", ["0", "0.0", "0.000000000"])
+def test_a_step_costs_more_than_zero(client, works, family, staff, price):
+    refused = _contract(client, staff, family, price=price)
+    assert (refused.status_code, "more than zero" in refused.json()["detail"]) == (400, True)
+    # What was agreed before that rule: nothing can be bought, and nothing fails.
+    works.connection.execute(
+        """INSERT INTO contract_price (subscriber_id, offering_id, price_nano, contract, valid_from)
+           SELECT subscriber_id, 'shanghai-mobile-payg', 0, 'old', '2020-01-01' FROM subscriber"""
+    )
+    base = BASES["balance"]
+    answer = client.post(
+        f"{base}/topupBalance",
+        json=family.bodies()[f"POST {base}/topupBalance"],
+        headers={**family.headers["owner"], "Idempotency-Key": "zero"},
+    )
+    assert (answer.status_code, answer.json()["title"]) == (409, "TopUpNotAllowed")
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])  # fmt: skip
+def test_instants_at_the_ends_of_time(client, works, family, staff, at):
+    for field in ("valid_from", "valid_until"):
+        assert _contract(client, staff, family, **{field: at}).status_code in {201, 400, 409}, field
+    url = f"/api/operations/subscribers/{family.subscriber.subscriber_id}/contract-prices"
+    assert client.get(url, headers=staff["operator"]).status_code == 200
+    head = family.headers["owner"]
+    assert client.get(f"{BASES['usage']}/usage", params={"usageDate.gte": at}, headers=head).status_code in {200, 400}  # fmt: skip
+
+
+def test_many_of_the_largest(client, works, family, staff):
+    """10^15 thousandths, again and again: refused when the bucket would hold more than can be counted."""
+    base = BASES["balance"]
+    body = family.bodies()[f"POST {base}/adjustBalance"] | {"amount": {"amount": 10**12, "units": "token"}}
+    works.connection.execute("UPDATE bucket SET total = total + 9000000000000000000, remaining = remaining + 9000000000000000000 WHERE bucket_id = %s", (family.bucket,))  # fmt: skip
+    states = []
+    for number in range(225):
+        asked = works.adjustments.ask(family.bucket, 10**15, "test", "first", f"k{number}")
+        if number >= 222 or not number:
+            answer = client.patch(f"{base}/adjustBalance/{asked.adjustment_id}", json={"status": "completed"}, headers=staff["operator"])  # fmt: skip
+            states.append(answer.status_code)
+        else:
+            works.adjustments.decide(asked.adjustment_id, "second", do=True)
+    assert states[0] == 200 and states[-1] == 409 and 500 not in states
+    refused = client.post(f"{base}/adjustBalance", json=body | {"amount": {"amount": 10**12 + 1, "units": "token"}}, headers={**staff["operator"], "Idempotency-Key": "x"})  # fmt: skip
+    assert refused.status_code == 400
