@@ -206,21 +206,24 @@ class HostGrants:
                 alike = account.alike(ask) if together else [ask]
                 if len(alike) > 1:
                     together = await self._serve_alike(account, alike)
-                    continue
-                try:
-                    async with account.lock:
-                        verdict = await self._covering.gather(account, ask)
-                except Unavailable:
-                    verdict = wire.AWAY
-                if account.asks and account.asks[0] is ask:
-                    account.asks.popleft()
-                    self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
-                    if not ask.soft:
-                        self.waits_s.append(self._leases.now_s() - ask.asked_s)
+                else:
+                    await self._serve_one(account, ask)
         finally:
             account.serving = False
             account.quiet_until_s = 0.0
             self._served -= 1
+
+    async def _serve_one(self, account: HostAccount, ask: Ask) -> None:
+        try:
+            async with account.lock:
+                verdict = await self._covering.gather(account, ask)
+        except Unavailable:
+            verdict = wire.AWAY
+        if account.asks and account.asks[0] is ask:
+            account.asks.popleft()
+            self._send(ask.worker_id, wire.ANSWER, [[ask.number, verdict]])
+            if not ask.soft:
+                self.waits_s.append(self._leases.now_s() - ask.asked_s)
 
     async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was

@@ -58,6 +58,8 @@ class FailedJobs:
             "quarantined" if quarantined else "retrying",
         )  # fmt: skip
 
+        import structlog  # noqa: PLC0415 - nothing else of what commands import logs
+
         log = structlog.get_logger()
         if quarantined:
             log.critical("jobs.quarantined", job=job, ref=str(ref), attempts=attempts, reason=reason)
