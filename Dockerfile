@@ -2,13 +2,17 @@
 FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 WORKDIR /src
-COPY requirements/build.lock requirements/run.lock requirements/fonts.lock requirements/
+# The data plane is compiled here; the image that runs has no compiler.
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*
+COPY requirements/build.lock requirements/compile.lock requirements/run.lock requirements/fonts.lock requirements/
 RUN python -m venv /opt/tokenworks && python -m venv /opt/build \
- && /opt/build/bin/python -m pip install --require-hashes --no-deps -r requirements/build.lock \
+ && /opt/build/bin/python -m pip install --require-hashes --no-deps -r requirements/build.lock -r requirements/compile.lock \
  && for lock in run fonts; do /opt/tokenworks/bin/python -m pip install --require-hashes --no-deps -r requirements/$lock.lock || exit 1; done
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE compiled.toml hatch_build.py ./
+COPY scripts/compile.py scripts/compile.py
 COPY src src
-RUN /opt/build/bin/python -m hatchling build -t wheel -d /dist \
+# mypy reads the types of what is installed.
+RUN TOKENWORKS_COMPILE=1 PYTHONPATH=/opt/tokenworks/lib/python3.11/site-packages /opt/build/bin/python -m hatchling build -t wheel -d /dist \
  && /opt/tokenworks/bin/python -m pip install --no-index --no-deps /dist/*.whl
 
 FROM python:3.11-slim-bookworm

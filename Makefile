@@ -1,9 +1,9 @@
 .DEFAULT_GOAL := help
 PY := .venv/bin/python
-.PHONY: help demo test nightly sim lint bench serve docs pythons reference openapi fmt lock
+.PHONY: help demo test test-compiled wheel nightly sim lint bench serve docs pythons reference openapi fmt lock
 
 help: ## what one can do here
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## set up, then run the main job on a real model (under a minute after the install)
 	@scripts/setup demo
@@ -12,6 +12,15 @@ demo: ## set up, then run the main job on a real model (under a minute after the
 test: ## set up, then pass the tests
 	@scripts/setup dev
 	@$(PY) -m pytest -n 3 --dist loadgroup $(ARGS)
+
+test-compiled: ## compile the data plane and pass its tests on it: gateway, charging, factory and end to end
+	@scripts/setup dev
+	@TOKENWORKS_COMPILE=1 $(PY) scripts/compile.py
+	@TOKENWORKS_COMPILE=1 $(PY) -m pytest -n 3 --dist loadgroup tests/test_compiled.py tests/gateway tests/charging tests/factory tests/sim tests/e2e $(ARGS)
+
+wheel: ## a wheel with compiled modules in dist/, for this version of Python and this platform
+	@scripts/setup dev
+	@TOKENWORKS_COMPILE=1 $(PY) -m hatchling build -t wheel -d dist
 
 nightly: ## at length: the site, other Pythons, many random cases, every free rider for a minute, the clients, kills, years (two hours)
 	@scripts/setup dev

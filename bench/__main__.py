@@ -20,6 +20,7 @@ from rich.table import Table
 from bench import load, startup
 from bench.targets import Direct, Envoy, Relay, Sglang, Tokenworks, Upstream, cpu_s, rss
 from bench.verify import bench_verify
+from tokenworks import compiled
 
 console = Console(width=150)
 # Records, subscribers, records an entry; where it is quick.
@@ -445,13 +446,13 @@ def bench_cold_rows(rates, seconds):
     return result
 
 
-def bench_before(upstream, revision, pairs, bar):
-    """This tree against another revision, in one run."""
+def bench_before(upstream, revision, pairs, builds, bar):
+    """This tree against another revision, in one run, each built as is said."""
     from bench import before
 
-    rows = before.summary(before.ratios(upstream, revision, pairs, bar))
+    rows = before.summary(before.ratios(upstream, revision, pairs, builds, bar))
     table(
-        f"CPU of {before.named(None)} against {before.named(revision)}, {pairs} pairs, µs",
+        f"CPU of {before.named(None)} ({builds[1]}) against {before.named(revision)} ({builds[0]}), {pairs} pairs, µs",
         ["", "before", "now", "ratio", "least", "most", "bar"],
         [
             (
@@ -550,6 +551,10 @@ def main():
     parser.add_argument(
         "--base", default="HEAD~1", metavar="REV", help="the revision that `before` compares with"
     )
+    parser.add_argument(
+        "--builds", default="interpreted,interpreted", metavar="BASE,THIS",
+        help="of `before`: how the two are built, each `interpreted` or `compiled`",
+    )  # fmt: skip
     parser.add_argument("--pairs", type=int, default=8, help="of `before`, at least 6 where not --quick")
     options = parser.parse_args()
     rounds, seconds = (1, 2) if options.quick else (4, 4)
@@ -576,12 +581,15 @@ def main():
     if only == {"before"}:
         from bench.before import PAIRS_MIN, ROWS
 
+        builds = options.builds.split(",")
+        if len(builds) != 2 or not {"interpreted", "compiled"}.issuperset(builds):
+            parser.error("--builds: two of interpreted and compiled, such as interpreted,compiled")
         pairs = 1 if options.quick else max(PAIRS_MIN, options.pairs)
         upstream = Upstream()
         try:
             with Progress(console=console, transient=True) as progress:
                 task = progress.add_task("measuring", total=len(ROWS) * pairs)
-                result = bench_before(upstream, options.base, pairs, lambda: progress.advance(task))
+                result = bench_before(upstream, options.base, pairs, builds, lambda: progress.advance(task))
         finally:
             upstream.stop()
         console.print(json.dumps({"before": result}))
@@ -594,7 +602,9 @@ def main():
             )
         console.print(json.dumps({"fleet": result}))
         return 0 if result["ok"] else 1
-    console.print(f"CPython {sys.version}: how it was built moves our figures, and not the others'.")
+    console.print(
+        f"CPython {sys.version}: how it was built moves our figures, and not the others'. Tokenworks is {compiled.state()}."
+    )
     upstream = Upstream()
     envoy, ours, relay = Envoy(upstream), Tokenworks(upstream), Relay(upstream)
     sglang = (

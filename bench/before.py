@@ -1,13 +1,17 @@
-"""This tree against another revision of it: CPU of the same requests, in pairs, one right after the other.
+"""This tree against another revision of it, or against itself built otherwise: CPU of the same requests, in pairs, one right after
+the other.
 
 Within a pair the trees take turns by the second, one two two one, so that a machine that warms up or is shared hits both alike.
 What a tree settles of it in the background, until nothing is open, is part of its price.
-A ratio of a tree with itself shows how much of a figure is noise: `--base HEAD` on a clean tree.
+A ratio of a tree with itself shows how much of a figure is noise: `--base HEAD` on a clean tree. What compiling brings:
+`--base HEAD --builds interpreted,compiled`.
 """
 
 import contextlib
+import os
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import NamedTuple
@@ -54,6 +58,19 @@ def checked_out(revision):
             _git("worktree", "remove", "--force", str(tree))
 
 
+def built(tree, build):
+    """The variables with which this tree runs "compiled" or "interpreted". SystemExit where it can't be compiled."""
+    compiles = Path(tree, "scripts/compile.py")
+    if not compiles.exists():
+        if build == "compiled":
+            raise SystemExit(f"{tree} is of before compiled modules")
+        return {}
+    value = {"TOKENWORKS_COMPILE": "1" if build == "compiled" else "0"}
+    if build == "compiled" and subprocess.run([sys.executable, compiles], env=os.environ | value).returncode:
+        raise SystemExit(f"{tree} can't be compiled")
+    return value
+
+
 def named(revision):
     return (
         _git("describe", "--always", "--dirty", "--abbrev=10")
@@ -69,13 +86,15 @@ def _git(*args):
     return done.stdout.strip()
 
 
-def ratios(upstream, revision, pairs, bar):
-    """Row -> [(CPU of a unit at the base in µs, at this tree)], one a pair. SystemExit where a request fails."""
+def ratios(upstream, revision, pairs, builds, bar):
+    """Row -> [(CPU of a unit at the base in µs, at this tree)], one a pair. `builds`: how the base and this tree are built, "compiled" or
+    "interpreted". SystemExit where a request fails.
+    """
     found = {row: [] for row in ROWS}
     with checked_out(revision) as tree, contextlib.ExitStack() as stack:
         trees = []
-        for root in (tree, ROOT):
-            target = Tokenworks(upstream, root=root)
+        for root, build in zip((tree, ROOT), builds, strict=True):
+            target = Tokenworks(upstream, root=root, env=built(root, build))
             stack.callback(target.stop)
             trees.append(target)
         for row in ROWS:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.databases import as_role, drop_role, new_database
+from tests.support.environ import is_setting
 from tests.support.memory import in_memory
 from tests.support.server import Server, StubUpstream
 from tests.support.spend import Spender
@@ -53,7 +54,7 @@ def pytest_collection_finish(session):
 @pytest.fixture(autouse=True)
 def _no_outside_settings(monkeypatch):
     for name in list(os.environ):
-        if name.startswith("TOKENWORKS_"):
+        if is_setting(name):
             monkeypatch.delenv(name)
 
 

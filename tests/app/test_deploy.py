@@ -49,7 +49,7 @@ def test_every_setting_that_is_named_is_one():
     for path in files():
         for name in re.findall(r"TOKENWORKS_([A-Z_]*[A-Z])\b", path.read_text()):
             named.add(name.lower())
-    named -= {"upstream"}  # the beginning of credentials' names
+    named -= {"upstream", "compile"}  # the beginning of credentials' names; which build is made and runs
     assert named >= {
         "data_dir",
         "listen",
@@ -117,7 +117,7 @@ def test_the_image_is_built_from_locks_and_is_not_root():
     assert all(
         "--require-hashes --no-deps" in one or "--no-index --no-deps /dist" in one for one in installs
     ), installs
-    assert all((ROOT / f"requirements/{lock}.lock").exists() for lock in ("build", "run", "fonts"))
+    assert all((ROOT / f"requirements/{lock}.lock").exists() for lock in ("build", "compile", "run", "fonts"))
     last = image.rpartition("\nFROM ")[2]
     assert re.search(r"^USER (\d+):(\d+)$", last, re.MULTILINE).group(1) != "0" and "HEALTHCHECK" in last
     # What is copied is let in by .dockerignore.

@@ -1,6 +1,5 @@
 """A bill run that is killed goes on: no bill missing, none doubled, and the ledger balances."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -11,6 +10,7 @@ import pytest
 from bench.crowd import seed
 
 from tests.support.auditor import verify
+from tests.support.environ import without_settings
 from tests.support.server import ROOT, until
 from tokenworks.kernel import ManualClock
 from tokenworks.subscriptions.model import add_months, month_start
@@ -28,7 +28,7 @@ def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, data
     end = month_start(clock.now())
     seed(owner, CROWD, add_months(end, -1), end)
     assert verify(works.connection, works.offerings.rate_cards()) == []
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")} | {
+    environ = without_settings() | {
         "TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATA_DIR": str(session_dir / "seed"),
         "TOKENWORKS_BILL_RUN_BATCH": "25",
     }  # fmt: skip

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environ import without_settings
 from tests.support.server import ROOT, until
 from tokenworks.app.demo.walk import NEEDED
 
@@ -37,7 +38,7 @@ def wheel(tmp_path_factory):
 
 def environ(wheel, *before, **more):
     """`before`: folders that are looked into before all others."""
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
+    clean = without_settings()
     return (
         clean
         | {"PYTHONPATH": ":".join(map(str, (*before, wheel))), "TOKENWORKS_EMBEDDED_FSYNC": "false"}

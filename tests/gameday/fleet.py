@@ -11,6 +11,7 @@ import ssl
 from pathlib import Path
 
 from tests.app.process.test_renewing import pair
+from tests.support.environ import is_setting
 from tests.support.releases import THIS, Host
 from tests.support.server import until
 
@@ -49,7 +50,7 @@ class GameHost(Host):
         environ["TOKENWORKS_DRAIN_GRACE_S"] = drain_grace_s
         return {
             name: value for name, value in environ.items()
-            if not name.startswith("TOKENWORKS_") or name.removeprefix("TOKENWORKS_").lower() in known
+            if not is_setting(name) or name.removeprefix("TOKENWORKS_").lower() in known
         }  # fmt: skip
 
     @property

@@ -20,6 +20,8 @@ import threading
 import traceback
 from pathlib import Path
 
+from tests.support.environ import for_release, without_settings
+
 ROOT = Path(__file__).parents[2]
 WIDTH = "200"
 STREAMS = 3
@@ -45,7 +47,7 @@ def folder_with_tokenworks(source=ROOT / "src"):
     """
     folder = Path(tempfile.mkdtemp(prefix="tokenworks-test-bin-"))
     path = folder / "forkserver.sock"
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
+    environ = without_settings() if source == ROOT / "src" else for_release(without_settings())
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.forkserver", str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, env=environ | {"PYTHONPATH": f"{source}:{ROOT}", "COLUMNS": WIDTH},

@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.support.environ import without_settings
 from tests.support.forkserver import folder_with_tokenworks
 from tests.support.server import ROOT
 
@@ -87,7 +88,7 @@ class Prompt:
         # Text of the blocks that a test has to have otherwise: (what stands there, what is run).
         self.changes = dict(changes)
         self._scratch = Path(tempfile.mkdtemp(prefix="tokenworks-test-prompt-"))
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")}
+        clean = without_settings()
         self._environ = clean | environ | {
             "PATH": f"{path_with_tokenworks()}:{os.environ['PATH']}",
             "PYTHONPATH": f"{ROOT / 'src'}",

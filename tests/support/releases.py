@@ -19,6 +19,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.databases import as_role
+from tests.support.environ import BUILD
 from tests.support.server import ROOT, Server, in_process, until
 from tokenworks.app.database.embedded import APP_ROLE
 
@@ -77,6 +78,7 @@ class Host(Server):
                 environ["TOKENWORKS_DATABASE_OWNER_URL"] = owner
         else:
             environ.pop("TOKENWORKS_DRAIN_GRACE_S", None)
+            environ.pop(BUILD, None)
         return environ
 
     def __enter__(self):

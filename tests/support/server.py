@@ -24,6 +24,7 @@ from urllib.parse import quote
 
 from tests.support.auditor import verify
 from tests.support.databases import as_role
+from tests.support.environ import without_settings
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect, database
@@ -176,9 +177,7 @@ class Server:
         self.stack = contextlib.ExitStack()
 
     def environ(self):
-        return {
-            name: value for name, value in os.environ.items() if not name.startswith("TOKENWORKS_")
-        } | self.env
+        return without_settings() | self.env
 
     def cli(self, *args, check=True, process=False):
         """A command. In this process, since an interpreter of its own takes longer than most commands do; `process`: in one

@@ -17,6 +17,7 @@ from typing import Final, Literal, NamedTuple
 
 import psycopg
 
+from tokenworks import compiled
 from tokenworks.app.database.backup import last_backup
 from tokenworks.app.database.connections import Connection, anchor, archive_state, connect, database
 from tokenworks.app.database.roles import check_role
@@ -72,6 +73,7 @@ class Finding(NamedTuple):
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Every check, in an order in which what is found first is to be mended first."""
+    yield Finding("data plane", "ok", str(compiled.state()))
     yield _data_dir(settings)
     yield from _secrets(settings)
     yield _exposure(settings)

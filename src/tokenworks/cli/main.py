@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from tokenworks import __version__
+from tokenworks import __version__, compiled
 from tokenworks.app.edge import guard
 from tokenworks.app.output import say
 from tokenworks.cli.base import SINGLE_ROLE, Context
@@ -16,8 +16,21 @@ from tokenworks.cli.lazy import Noun
 from tokenworks.kernel import TokenworksError
 
 
+def _show_version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    if wanted and not context.resilient_parsing:
+        say(f"tokenworks, version {__version__} ({compiled.state()})")
+        context.exit()
+
+
 @click.group(cls=Noun, path="", context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="tokenworks")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_show_version,
+    help="Show the version, and whether it is compiled, and exit.",
+)
 @click.option("--data-dir", help="Where everything lives (default: ./data, or TOKENWORKS_DATA_DIR).")
 @click.option("--single-role", is_flag=True, help=SINGLE_ROLE)
 @click.pass_context

@@ -44,7 +44,8 @@ def _settings() -> list[str]:
         "In `tokenworks.toml` in the data directory (or the file that `TOKENWORKS_CONFIG` names), or as a variable "
         f"`{PREFIX}<NAME>`; options of commands win over variables, variables over the file. Unknown names are errors. "
         "`tokenworks config show` prints the effective values and where each came from. Upstream credentials are "
-        f"variables `{PREFIX}UPSTREAM_*` or files in `secrets_dir`.",
+        f"variables `{PREFIX}UPSTREAM_*` or files in `secrets_dir`. `{PREFIX}COMPILE` is no setting: `0` runs the sources of the data plane "
+        "where compiled modules are there, too, and `1` refuses to run them.",
         "",
         "| setting | default | bounds | what |",
         "|---|---|---|---|",
@@ -199,7 +200,7 @@ def _metrics() -> list[str]:
         + ", histograms `tokenworks_recorder_commit_seconds`, `tokenworks_recorder_settle_seconds`; and `tokenworks_loss_tokens_total` "
         "by `cause`. They begin at nothing with each recorder. Of the jobs: `tokenworks_failed_jobs` by `job` (cycle, credit, refund, bill) "
         "and `state` (retrying, quarantined). Of the archive, where archive_to is set: `tokenworks_archive_files_total`, "
-        "`tokenworks_archive_failures_total`, `tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history.",
+        "`tokenworks_archive_failures_total`, `tokenworks_archive_behind_seconds`. `tokenworks_single_role` is 1 where the database's role could change history. `tokenworks_build` is 1, its label `build` says whether the data plane runs compiled or interpreted.",
         "",
         "Limits, under their settings' names, beside what is compared with them: "
         + ", ".join(f"`tokenworks_{name}`" for name in LIMITS)

@@ -1,11 +1,17 @@
 from ipaddress import ip_network
-from types import SimpleNamespace
 
 import pytest
 
+from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.proxies import Proxies
 
 NETWORKS = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8")))
+
+
+def headed(headers):
+    head = Head()
+    head.headers = headers
+    return head
 
 
 @pytest.mark.parametrize(
@@ -23,9 +29,9 @@ NETWORKS = tuple(map(ip_network, ("10.0.0.0/8", "fd00::/8")))
 def test_the_last_address_that_is_no_proxy_is_the_client(forwarded, client):
     headers = {} if forwarded is None else {b"x-forwarded-for": forwarded.encode()}
     proxies = Proxies(NETWORKS, tls=False)
-    assert proxies.client_address("10.0.0.1", SimpleNamespace(headers=headers)) == client
+    assert proxies.client_address("10.0.0.1", headed(headers)) == client
 
 
 def test_without_proxies_nothing_is_taken():
-    head = SimpleNamespace(headers={b"x-forwarded-for": b"6.6.6.6"})
+    head = headed({b"x-forwarded-for": b"6.6.6.6"})
     assert Proxies((), tls=False).client_address("192.0.2.1", head) == "192.0.2.1"

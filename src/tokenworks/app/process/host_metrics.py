@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from tokenworks import __version__
+from tokenworks import __version__, compiled
 from tokenworks.app import exposition
 from tokenworks.app.database.schema import SCHEMA
 from tokenworks.app.process.renewing import certificate_words
@@ -116,11 +116,7 @@ class HostMetrics:
                         buckets.append((str(bound), cumulative))
                     family.add_metric([worker], [*buckets, ("+Inf", count)], total)
                 yield family
-        release = GaugeMetricFamily(
-            "tokenworks_release", "1: the release and the schema that this host serves with", labels=["release", "schema"]
-        )  # fmt: skip
-        release.add_metric([__version__, SCHEMA], 1)
-        yield release
+        yield from _release()
         reload = read_reload(self._settings.run_dir)
         yield GaugeMetricFamily(
             "tokenworks_reload_failed",
@@ -162,6 +158,22 @@ class HostMetrics:
         yield from exposition.recorder(report)
         yield from exposition.by_model(self._settings.run_dir)
         yield from exposition.limits(self._settings)
+
+
+def _release() -> Iterator[Any]:
+    """Which release this host serves with, and which build of it."""
+    release = GaugeMetricFamily(
+        "tokenworks_release", "1: the release and the schema that this host serves with", labels=["release", "schema"]
+    )  # fmt: skip
+    release.add_metric([__version__, SCHEMA], 1)
+    yield release
+    build = GaugeMetricFamily(
+        "tokenworks_build",
+        "1: whether the data plane of this host is compiled or interpreted",
+        labels=["build"],
+    )
+    build.add_metric([compiled.state().word], 1)
+    yield build
 
 
 def make_admin_app(metrics: HostMetrics) -> FastAPI:

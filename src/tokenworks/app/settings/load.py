@@ -14,7 +14,7 @@ from tokenworks.kernel import Invalid
 
 PREFIX: Final = "TOKENWORKS_"
 # Variables of the same prefix that are not settings.
-_NOT_SETTINGS: Final = ("TOKENWORKS_UPSTREAM_",)
+_NOT_SETTINGS: Final = ("TOKENWORKS_UPSTREAM_", "TOKENWORKS_COMPILE")
 FILE_NAME: Final = "tokenworks.toml"
 
 

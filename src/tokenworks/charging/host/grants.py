@@ -209,21 +209,24 @@ class HostGrants:
                 alike = account.alike(ask) if together else [ask]
                 if len(alike) > 1:
                     together = await self._serve_alike(account, alike)
-                    continue
-                try:
-                    async with account.lock:
-                        verdict, back_s = await self._covering.gather(account, ask)
-                except Unavailable:
-                    verdict, back_s = Verdict.AWAY, 0
-                if account.asks and account.asks[0] is ask:
-                    account.asks.popleft()
-                    self._answer(ask, verdict, back_s)
-                    if not ask.soft:
-                        self.waits_s.append(self._leases.now_s() - ask.asked_s)
+                else:
+                    await self._serve_one(account, ask)
         finally:
             account.serving = False
             account.quiet_until_s = 0.0
             self._served -= 1
+
+    async def _serve_one(self, account: HostAccount, ask: Ask) -> None:
+        try:
+            async with account.lock:
+                verdict, back_s = await self._covering.gather(account, ask)
+        except Unavailable:
+            verdict, back_s = Verdict.AWAY, 0
+        if account.asks and account.asks[0] is ask:
+            account.asks.popleft()
+            self._answer(ask, verdict, back_s)
+            if not ask.soft:
+                self.waits_s.append(self._leases.now_s() - ask.asked_s)
 
     def _answer(self, ask: Ask, verdict: Verdict, back_s: int = 0) -> None:
         answer = SliceAnswer(ask.number, wire.verdict_code(verdict, back_s))

@@ -47,10 +47,16 @@ def pack(seq: int, payload: bytes) -> bytes:
 
 
 class Journal:
-    """One host's journal, held by one recorder at a time. Raises `JournalBusy` where another has it."""
+    """One host's journal, held by one recorder at a time. Raises `JournalBusy` where another has it.
 
-    def __init__(self, folder: Path, segment_bytes: int = SEGMENT_BYTES_DEFAULT) -> None:
+    `zeroes_ahead`: a thread zeroes the next segment before it is needed; without it the same calls are the same run.
+    """
+
+    def __init__(
+        self, folder: Path, segment_bytes: int = SEGMENT_BYTES_DEFAULT, *, zeroes_ahead: bool = True
+    ) -> None:
         self.folder = folder
+        self._zeroes_ahead = zeroes_ahead
         self.segment_bytes = max(segment_bytes, SEGMENT_BYTES_MIN)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -161,7 +167,7 @@ class Journal:
     @property
     def wants_next(self) -> bool:
         """Whether it is time to zero the next segment in the background; true once a segment."""
-        if self._preparing or self._at < self._segment_end // 2:
+        if not self._zeroes_ahead or self._preparing or self._at < self._segment_end // 2:
             return False
         self._preparing = True
         return True

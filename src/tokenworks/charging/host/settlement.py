@@ -31,7 +31,8 @@ KEYS_USED_MAX: Final = 100_000
 # Accounts whose chains' ends are remembered; that of another one is asked for.
 HEADS_MAX: Final = 100_000
 # How often the newest head of each shard is looked at: a node of a distributed database may go back alone.
-LOOK_BACK_EVERY_S: Final = 5.0
+# Not Final, so that tests can set it: a compiled module has the value of a Final built in.
+LOOK_BACK_EVERY_S = 5.0
 # Bounds of a histogram of how long batches took, in microseconds.
 SETTLE_US: Final = (
     1000,

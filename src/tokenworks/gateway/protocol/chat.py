@@ -4,7 +4,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.protocol.meter import StreamMeter, decoded
+from tokenworks.gateway.protocol.event_shapes import ChatCall, ChatChoice, ChatChunk, ChatDelta, ChatFunction
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
 from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, fault_of_event
 from tokenworks.gateway.protocol.splice import payload_of, without_usage
 from tokenworks.gateway.protocol.usage import UNREADABLE, Usage, later_usage, read_openai
@@ -14,50 +15,7 @@ _ABORTED: Final = "abort"
 CHOICES_MAX: Final = 1024
 
 
-class _Function(msgspec.Struct, gc=False):
-    name: str | None = None
-    arguments: str | None = None
-    input: str | None = None
-
-
-class _Call(msgspec.Struct, gc=False):
-    index: int | None = None
-    id: str | None = None
-    function: _Function | None = None
-    custom: _Function | None = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    content: str | None = None
-    reasoning_content: str | None = None
-    reasoning: str | None = None
-    refusal: str | None = None
-    tool_calls: list[_Call] | None = None
-    function_call: _Function | None = None
-    reasoning_details: Any = None
-    audio: Any = None
-
-
-class _Choice(msgspec.Struct, gc=False):
-    index: int = 0
-    delta: _Delta | None = None
-    message: _Delta | None = None
-    text: str | None = None
-    finish_reason: str | None = None
-    usage: Any = None
-
-
-class _Chunk(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    choices: list[_Choice] | None = None
-    usage: Any = None
-    error: Any = None
-    base_resp: Any = None
-    x_groq: Any = None
-
-
-_chunk: Final = msgspec.json.Decoder(_Chunk)
+_chunk: Final = msgspec.json.Decoder(ChatChunk)
 _FIRST: Final = (0, "content")
 _THOUGHT: Final = (0, "reasoning")
 
@@ -67,8 +25,22 @@ class ChatMeter(StreamMeter):
 
     __slots__ = ("_ended", "_named_calls")
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        *,
+        protocol: str,
+        asked_model: str,
+        ask: UsageAsked,
+        event_bytes_max: int,
+        text_max: int | None,
+        keep_bytes_max: int = 0,
+        choices: int = 1,
+    ) -> None:
+        # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
+        super().__init__(
+            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            keep_bytes_max=keep_bytes_max, choices=choices,
+        )  # fmt: skip
         self._ended: set[int] = set()  # choices with a finish reason
         # The last name of each call: some engines repeat it with every piece of its arguments.
         self._named_calls: dict[tuple[int, int | None], tuple[str | None, str]] = {}
@@ -131,7 +103,7 @@ class ChatMeter(StreamMeter):
             self._learn(payload, chunk.model)
         return event.replace(self._model_old, self._model_new) if self._model_old else event
 
-    def _piece_of_call(self, delta: _Delta) -> bool:
+    def _piece_of_call(self, delta: ChatDelta) -> bool:
         """Whether it is a piece of one call's arguments and nothing else; it is counted then."""
         calls = delta.tool_calls
         if (
@@ -157,7 +129,7 @@ class ChatMeter(StreamMeter):
         self._show((0, "arguments", call.index, self.calls), said.arguments)
         return True
 
-    def _chunk(self, event: bytes, payload: bytes, chunk: _Chunk) -> bytes:
+    def _chunk(self, event: bytes, payload: bytes, chunk: ChatChunk) -> bytes:
         choices = chunk.choices or []
         if chunk.id is not None and not self.upstream_id:
             self._identify(chunk.id)
@@ -179,7 +151,7 @@ class ChatMeter(StreamMeter):
             event = without_usage(event, payload)
         return self._pass(self._named(event, payload, chunk.model), content=content)
 
-    def _choice(self, choice: _Choice) -> bool:
+    def _choice(self, choice: ChatChoice) -> bool:
         """Count what one choice shows; whether it is its end."""
         index = choice.index
         if index >= self.choices:
@@ -198,7 +170,7 @@ class ChatMeter(StreamMeter):
             self._ended.add(index)
         return True
 
-    def _delta(self, index: int, delta: _Delta) -> None:
+    def _delta(self, index: int, delta: ChatDelta) -> None:
         if delta.content:
             self._show((index, "content"), delta.content)
         # Some say the same reasoning in two fields (OpenRouter, Azure): it counts once.
@@ -236,7 +208,7 @@ class ChatMeter(StreamMeter):
                 texts.append(summary if isinstance(summary, str) else "")
         return "".join(texts)
 
-    def _call(self, index: int, at: int | None, call_id: str | None, said: _Function | None) -> None:
+    def _call(self, index: int, at: int | None, call_id: str | None, said: ChatFunction | None) -> None:
         """A piece of a call: its name is counted when the call begins, its arguments as they come."""
         key = (index, at)
         known = self._named_calls.get(key)
@@ -255,7 +227,7 @@ class ChatMeter(StreamMeter):
             if written:
                 self._show((index, "arguments", at, self.calls), written)
 
-    def _report(self, chunk: _Chunk, *, finished: bool) -> None:
+    def _report(self, chunk: ChatChunk, *, finished: bool) -> None:
         """Usage, wherever it is: at the top, in the first choice (Kimi), in Groq's own field."""
         found: Usage | None = None
         choices = chunk.choices
@@ -271,7 +243,7 @@ class ChatMeter(StreamMeter):
         if self.usage is not None and (finished or self.stopped or not choices):
             self._settled = True
 
-    def _fault(self, payload: bytes, chunk: _Chunk, choices: list[_Choice]) -> Fault | None:
+    def _fault(self, payload: bytes, chunk: ChatChunk, choices: list[ChatChoice]) -> Fault | None:
         if chunk.error or chunk.base_resp is not None or (not choices and chunk.usage is None):
             return fault_of_event(payload, self.protocol)
         for choice in choices:
@@ -281,7 +253,7 @@ class ChatMeter(StreamMeter):
                 return fault_of_event(payload, self.protocol)
         return None
 
-    def _is_ours(self, choices: list[_Choice], *, finished: bool) -> bool:
+    def _is_ours(self, choices: list[ChatChoice], *, finished: bool) -> bool:
         """Whether the client did not ask for usage where this one is."""
         if self._ask.each:
             return False
@@ -291,10 +263,10 @@ class ChatMeter(StreamMeter):
         return self._chunk(event, payload, _lenient(content))
 
 
-def _lenient(content: dict[str, Any]) -> _Chunk:
+def _lenient(content: dict[str, Any]) -> ChatChunk:
     """A chunk of which some fields are of other types than they should be: those that can be read."""
     choices = content.get("choices")
-    return _Chunk(
+    return ChatChunk(
         id=_text(content.get("id")),
         model=_text(content.get("model")),
         choices=[_lenient_choice(choice, at) for at, choice in enumerate(choices) if isinstance(choice, dict)]
@@ -307,10 +279,10 @@ def _lenient(content: dict[str, Any]) -> _Chunk:
     )
 
 
-def _lenient_choice(choice: dict[str, Any], at: int) -> _Choice:
+def _lenient_choice(choice: dict[str, Any], at: int) -> ChatChoice:
     index = choice.get("index")
     delta, message = choice.get("delta"), choice.get("message")
-    return _Choice(
+    return ChatChoice(
         index=index if type(index) is int and index >= 0 else at,
         delta=_lenient_delta(delta) if isinstance(delta, dict) else None,
         message=_lenient_delta(message) if isinstance(message, dict) else None,
@@ -320,7 +292,7 @@ def _lenient_choice(choice: dict[str, Any], at: int) -> _Choice:
     )
 
 
-def _lenient_delta(delta: dict[str, Any]) -> _Delta:
+def _lenient_delta(delta: dict[str, Any]) -> ChatDelta:
     content, thought = (
         delta.get("content"),
         _text(delta.get("reasoning_content")) or _text(delta.get("reasoning")),
@@ -331,7 +303,7 @@ def _lenient_delta(delta: dict[str, Any]) -> _Delta:
         thought = thought or "".join(_parts_text(part.get("thinking")) for part in parts)
         content = "".join(_text(part.get("text")) or "" for part in parts)
     calls = delta.get("tool_calls")
-    return _Delta(
+    return ChatDelta(
         content=_text(content),
         reasoning_content=thought,
         refusal=_text(delta.get("refusal")),
@@ -352,9 +324,9 @@ def _parts_text(value: Any) -> str:
     return "".join(_text(part.get("text")) or "" for part in value if isinstance(part, dict))
 
 
-def _lenient_call(call: dict[str, Any]) -> _Call:
+def _lenient_call(call: dict[str, Any]) -> ChatCall:
     index, call_id = call.get("index"), call.get("id")
-    return _Call(
+    return ChatCall(
         index=index if type(index) is int else None,
         id=call_id if isinstance(call_id, str) else None,
         function=_lenient_function(call.get("function")),
@@ -362,13 +334,15 @@ def _lenient_call(call: dict[str, Any]) -> _Call:
     )
 
 
-def _lenient_function(said: Any) -> _Function | None:
+def _lenient_function(said: Any) -> ChatFunction | None:
     if not isinstance(said, dict):
         return None
     arguments = said.get("arguments")
     if isinstance(arguments, dict | list):
         arguments = msgspec.json.encode(arguments).decode()  # Ollama's own face gives them decoded
-    return _Function(name=_text(said.get("name")), arguments=_text(arguments), input=_text(said.get("input")))
+    return ChatFunction(
+        name=_text(said.get("name")), arguments=_text(arguments), input=_text(said.get("input"))
+    )
 
 
 def _text(value: Any) -> str | None:

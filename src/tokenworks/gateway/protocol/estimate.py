@@ -185,7 +185,7 @@ def _texts(content: Any) -> Iterator[str]:
             if isinstance(value, list):
                 waiting.extend((item, depth + 1) for item in value)
             elif isinstance(value, dict):
-                waiting.extend((value[name], depth + 1) for name in _TEXTS & value.keys())
+                waiting.extend((value[name], depth + 1) for name in _TEXTS.intersection(value))
 
 
 def _counted(content: list[Any]) -> int:

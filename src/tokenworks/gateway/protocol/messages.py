@@ -4,48 +4,18 @@ from typing import Any, Final
 
 import msgspec
 
+from tokenworks.gateway.protocol.event_shapes import (
+    MessagesBlock,
+    MessagesDelta,
+    MessagesEvent,
+    MessagesMessage,
+)
 from tokenworks.gateway.protocol.meter import StreamMeter, decoded
 from tokenworks.gateway.protocol.outcome import FILTERED_FINISHES, fault_of_event, fault_said
 from tokenworks.gateway.protocol.splice import payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, later_usage, read_anthropic
 
-
-class _Block(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-    name: str | None = None
-    input: Any = None
-    content: Any = None
-
-
-class _Delta(msgspec.Struct, gc=False):
-    type: str = ""
-    text: str | None = None
-    thinking: str | None = None
-    partial_json: str | None = None
-    content: str | None = None
-    stop_reason: str | None = None
-
-
-class _Message(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    usage: Any = None
-    stop_reason: str | None = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    type: str = ""
-    index: int | None = None
-    delta: _Delta | None = None
-    content_block: _Block | None = None
-    message: _Message | None = None
-    usage: Any = None
-    error: Any = None
-
-
-_event: Final = msgspec.json.Decoder(_Event)
+_event: Final = msgspec.json.Decoder(MessagesEvent)
 _HIDDEN_BLOCKS: Final = frozenset({"redacted_thinking", "compaction"})
 _HIDDEN_DELTAS: Final = frozenset({"signature_delta", "compaction_delta"})
 _CALL_BLOCKS: Final = ("tool_use", "server_tool_use", "mcp_tool_use")
@@ -85,7 +55,7 @@ class MessagesMeter(StreamMeter):
             return self._pass(event, content=bool(text) or delta.type == "signature_delta")
         return self._other(event, payload, read)
 
-    def _other(self, event: bytes, payload: bytes, read: _Event) -> bytes:
+    def _other(self, event: bytes, payload: bytes, read: MessagesEvent) -> bytes:
         """Any event but a piece of a block."""
         kind = read.type
         if read.error or kind == "error":
@@ -112,7 +82,7 @@ class MessagesMeter(StreamMeter):
     def _report(self, usage: Any) -> None:
         self._use(later_usage(None, read_anthropic(usage, self.usage)))
 
-    def _block(self, read: _Event) -> bool:
+    def _block(self, read: MessagesEvent) -> bool:
         """What the beginning of a block shows; whether it is content."""
         block = read.content_block
         if block is None:
@@ -156,20 +126,24 @@ def _index(content: dict[str, Any]) -> int | None:
     return index if type(index) is int else None
 
 
-def _lenient(content: dict[str, Any]) -> _Event:
+def _lenient(content: dict[str, Any]) -> MessagesEvent:
     """An event of which some fields are of other types than they should be: those that can be read."""
     message, block, delta = content.get("message"), content.get("content_block"), content.get("delta")
-    read = _Event(type=_text(content.get("type")) or "", index=_index(content), error=content.get("error"))
+    read = MessagesEvent(
+        type=_text(content.get("type")) or "", index=_index(content), error=content.get("error")
+    )
     read.usage = content.get("usage")
     if isinstance(message, dict):
-        read.message = _Message(_text(message.get("id")), _text(message.get("model")), message.get("usage"))
+        read.message = MessagesMessage(
+            _text(message.get("id")), _text(message.get("model")), message.get("usage")
+        )
     if isinstance(block, dict):
-        read.content_block = _Block(
+        read.content_block = MessagesBlock(
             _text(block.get("type")) or "", _text(block.get("text")), _text(block.get("thinking")), _text(block.get("name")),
             block.get("input"),
         )  # fmt: skip
     if isinstance(delta, dict):
-        read.delta = _Delta(stop_reason=_text(delta.get("stop_reason")))
+        read.delta = MessagesDelta(stop_reason=_text(delta.get("stop_reason")))
     return read
 
 

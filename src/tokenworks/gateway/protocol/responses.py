@@ -8,7 +8,8 @@ from typing import Any, Final
 
 import msgspec
 
-from tokenworks.gateway.protocol.meter import StreamMeter, decoded
+from tokenworks.gateway.protocol.event_shapes import ResponsesEvent, ResponsesResponse
+from tokenworks.gateway.protocol.meter import StreamMeter, UsageAsked, decoded
 from tokenworks.gateway.protocol.outcome import fault_of_event, fault_said
 from tokenworks.gateway.protocol.splice import payload_of
 from tokenworks.gateway.protocol.usage import UNREADABLE, read_openai
@@ -29,33 +30,7 @@ _HIDDEN_ITEMS: Final = frozenset({"reasoning", "compaction"})
 _ITEM_TEXTS: Final = ("name", "arguments", "input", "code", "refusal")
 
 
-class _Response(msgspec.Struct, gc=False):
-    id: str | None = None
-    model: str | None = None
-    status: str | None = None
-    usage: Any = None
-    error: Any = None
-    output: Any = None
-    incomplete_details: Any = None
-
-
-class _Event(msgspec.Struct, gc=False):
-    type: str = ""
-    item_id: str | None = None
-    output_index: int | None = None
-    delta: str | None = None
-    text: str | None = None
-    refusal: str | None = None
-    arguments: str | None = None
-    input: str | None = None
-    code: str | None = None
-    item: Any = None
-    part: Any = None
-    response: _Response | None = None
-    error: Any = None
-
-
-_event: Final = msgspec.json.Decoder(_Event)
+_event: Final = msgspec.json.Decoder(ResponsesEvent)
 
 
 class ResponsesMeter(StreamMeter):
@@ -63,15 +38,29 @@ class ResponsesMeter(StreamMeter):
 
     __slots__ = ("_items", "_names", "_texts")
 
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
+    def __init__(
+        self,
+        *,
+        protocol: str,
+        asked_model: str,
+        ask: UsageAsked,
+        event_bytes_max: int,
+        text_max: int | None,
+        keep_bytes_max: int = 0,
+        choices: int = 1,
+    ) -> None:
+        # By name: compiled, `super().__init__(**settings)` gives the dict as the first argument.
+        super().__init__(
+            protocol=protocol, asked_model=asked_model, ask=ask, event_bytes_max=event_bytes_max, text_max=text_max,
+            keep_bytes_max=keep_bytes_max, choices=choices,
+        )  # fmt: skip
         # Bytes shown of each item, and of each of its texts by kind; an item is known by its id, else by its place.
         self._items: dict[object, int] = {}
         self._texts: dict[object, int] = {}
         self._names: dict[int, str] = {}
 
     def read_whole(self, body: bytes) -> None:
-        read = _lenient({"response": decoded(body)}).response or _Response()
+        read = _lenient({"response": decoded(body)}).response or ResponsesResponse()
         self._output(read)
 
     def _take(self, event: bytes) -> bytes:
@@ -82,7 +71,7 @@ class ResponsesMeter(StreamMeter):
             return self._odd(event)
         return self._read(event, read)
 
-    def _read(self, event: bytes, read: _Event) -> bytes:
+    def _read(self, event: bytes, read: ResponsesEvent) -> bytes:
         kind, text = read.type, read.delta
         if text is not None and kind.endswith(".delta") and read.error is None:
             if text and not kind.endswith("audio.delta"):
@@ -103,11 +92,12 @@ class ResponsesMeter(StreamMeter):
             self._item(read, read.item)
         return self._pass(event, content=kind not in _EARLY or self.shown_bytes + self.calls > before)
 
-    def _item_key(self, read: _Event) -> object:
+    def _item_key(self, read: ResponsesEvent) -> object:
         """An item by its id, or by its place where an event says no id."""
-        at, name = read.output_index, read.item_id
+        at: int | None = read.output_index
+        name = read.item_id
         if name is None:
-            return at if at is None else self._names.get(at, at)
+            return None if at is None else self._names.get(at, at)
         if at is not None and at not in self._names and len(self._names) < ITEMS_MAX:
             self._names[at] = name
             if at in self._items:
@@ -124,7 +114,7 @@ class ResponsesMeter(StreamMeter):
             self._texts[part] = self._texts.get(part, 0) + size
             self._items[item] = self._items.get(item, 0) + size
 
-    def _done(self, read: _Event) -> None:
+    def _done(self, read: ResponsesEvent) -> None:
         """A text as a whole: what its pieces did not show of it."""
         item = self._item_key(read)
         for text in (read.text, read.refusal, read.arguments, read.input, read.code):
@@ -143,7 +133,7 @@ class ResponsesMeter(StreamMeter):
             self.shown_bytes = before + len(data) - known
             self._note(part, item, len(data) - known)
 
-    def _item(self, read: _Event, item: dict[str, Any]) -> None:
+    def _item(self, read: ResponsesEvent, item: dict[str, Any]) -> None:
         """An item that began or is done: its name, its kind, and of its texts what was not shown yet."""
         if isinstance(item.get("id"), str):
             read.item_id = item["id"]
@@ -160,9 +150,9 @@ class ResponsesMeter(StreamMeter):
         if text:
             self._rest(("item", key), key, text, known)
 
-    def _response(self, event: bytes, read: _Event) -> bytes:
+    def _response(self, event: bytes, read: ResponsesEvent) -> bytes:
         """The response as a whole: at the beginning, and as the terminal event."""
-        response = read.response or _Response()
+        response = read.response or ResponsesResponse()
         self._identify(response.id)
         self._use(read_openai(response.usage))
         if (
@@ -182,12 +172,12 @@ class ResponsesMeter(StreamMeter):
             return self._end(event)
         return self._pass(event, content=read.type not in _EARLY)
 
-    def _output(self, response: _Response) -> None:
+    def _output(self, response: ResponsesResponse) -> None:
         """What the response as a whole shows that was not shown yet."""
         if isinstance(response.output, list):
             for at, item in enumerate(response.output):
                 if isinstance(item, dict):
-                    self._item(_Event(output_index=at), item)
+                    self._item(ResponsesEvent(output_index=at), item)
         details = response.incomplete_details
         if isinstance(details, dict) and details.get("reason") == "content_filter":
             self.filtered = True
@@ -214,9 +204,9 @@ def _item_text(item: dict[str, Any]) -> str:
     return "".join(texts)
 
 
-def _lenient(content: dict[str, Any]) -> _Event:
+def _lenient(content: dict[str, Any]) -> ResponsesEvent:
     """An event of which some fields are of other types than they should be: those that can be read."""
-    read = _Event(item=content.get("item"), part=content.get("part"), error=content.get("error"))
+    read = ResponsesEvent(item=content.get("item"), part=content.get("part"), error=content.get("error"))
     for name in ("type", "item_id", "delta", "text", "refusal", "arguments", "input", "code"):
         if isinstance(content.get(name), str):
             setattr(read, name, content[name])
@@ -224,7 +214,7 @@ def _lenient(content: dict[str, Any]) -> _Event:
         read.output_index = content["output_index"]
     response = content.get("response")
     if isinstance(response, dict):
-        read.response = _Response(
+        read.response = ResponsesResponse(
             usage=response.get("usage"), error=response.get("error"), output=response.get("output"),
             incomplete_details=response.get("incomplete_details"),
         )  # fmt: skip

@@ -132,7 +132,7 @@ class Arrived:
         self.response_head = b""
         self.sent = False  # content has left, so no other place may be tried
         self.first_byte_ms: int | None = None
-        self.written_s: float = shared.wheel.now_s  # when something was last written
+        self.written_s = shared.wheel.now_s  # when something was last written
         self.paused = 0  # why the upstream is not read: bits of `attempt`
         self.kept_bytes = 0  # of the worker's memory budget
         # For whoever looks at it afterwards (`watching`). Of what this gateway added to its time: when it came (0.0: it is not

@@ -7,13 +7,13 @@ side of the connection is closed, the response is read until the upstream has cl
 
 import asyncio
 from collections.abc import Callable
-from typing import Final
 
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.protocol.meter import EventTooLarge, StreamMeter
 
-# An upstream that does not stop when its caller closes is reset after so long.
-TAIL_MAX_S: Final = 1.0
+# An upstream that does not stop when its caller closes is reset after so long. Not Final, so that tests can set it: a compiled
+# module has the value of a Final built in.
+TAIL_MAX_S = 1.0
 
 
 class Tail:

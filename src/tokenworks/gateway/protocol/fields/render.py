@@ -131,9 +131,10 @@ def cut(fields: RawObject, paths: Iterable[Path]) -> RawObject:
     for path in paths:
         at = trie
         for step in path[:-1]:
-            at = at.setdefault(step, {})
-            if at is None:
+            below = at.setdefault(step, {})
+            if below is None:
                 break
+            at = below
         else:
             at[path[-1]] = None
     return _cut_object(dict(fields), trie)
