@@ -20,7 +20,7 @@ class Argument(NamedTuple):
 ARGUMENTS = (
     Argument(
         "named facts: they are tested where they are raised, and their HTTP status by the routes",
-        ("console/test_tmf.py",),
+        ("api/tmf/test_tmf.py",),
         ("**/errors.py",),
     ),
     Argument(
@@ -74,21 +74,21 @@ ARGUMENTS = (
     ),
     Argument(
         "the catalogue: files, versions and drafts are tested from the file to what is on sale",
-        ("catalog/test_file.py", "console/test_drafts.py", "shop/test_offers.py"),
+        ("catalog/test_file.py", "api/tmf/test_drafts.py", "shop/test_offers.py"),
         ("catalog/catalogue.py", "catalog/drafts.py", "catalog/model.py", "catalog/service.py"),
     ),
     Argument(
         "the factory: data and models that its other tests are made with, and a service that the command line tests",
         ("factory/facts/test_profiles.py", "factory/placing/test_placement.py", "factory/simulation/test_simulate.py",
          "factory/intents/test_choice.py", "cli/test_factory.py"),
-        ("factory/facts/model_facts.py", "factory/facts/probe.py", "factory/intents/labelled.py", "factory/placing/forecast.py",
+        ("factory/decide.py", "factory/facts/model_facts.py", "factory/facts/probe.py", "factory/intents/labelled.py", "factory/placing/forecast.py",
          "factory/fleet_file.py", "factory/service.py", "factory/simulation/engine.py", "factory/simulation/traces.py"),
     ),
     Argument(
         "who asks, and secrets: tested by what a person, a staff member or a host may do with them",
         ("trust/identity/test_service.py", "trust/keys/test_service.py", "trust/vault/test_persons.py", "trust/vault/test_service.py",
-         "console/test_repeats.py", "console/test_two_persons.py", "e2e/test_rotation.py"),
-        ("trust/hosts.py", "trust/pepper_versions.py", "trust/identity/answers.py", "trust/identity/approvals.py", "trust/identity/money_moves.py",
+         "web/test_repeats.py", "web/test_two_persons.py", "e2e/test_rotation.py"),
+        ("trust/hosts.py", "trust/pepper_versions.py", "trust/webhook_secret.py", "trust/identity/answers.py", "trust/identity/approvals.py", "trust/identity/money_moves.py",
          "trust/keys/pepper.py", "trust/vault/lookup.py", "trust/vault/secrets.py", "trust/vault/skeleton.py"),
     ),
     Argument(
@@ -118,7 +118,7 @@ ARGUMENTS = (
     Argument(
         "the server's processes: tested as real ones, which are reloaded, stopped, killed and lied to",
         ("e2e/test_reload.py", "e2e/test_worker_end.py", "e2e/test_hangs.py", "e2e/test_rolling.py", "app/test_exposure.py",
-         "subscriptions/test_failures.py", "console/test_sign_in.py"),
+         "subscriptions/test_failures.py", "api/account/test_sign_in.py"),
         ("app/process/control.py", "app/process/handover.py", "app/process/host_metrics.py", "app/process/jobs.py", "app/process/reload_wait.py", "app/webhook_secrets.py",
          "app/process/listeners.py", "app/process/recorder.py", "app/process/reloading.py", "app/process/renewal.py",
          "app/process/served.py", "app/process/starting.py", "app/process/supervisor.py", "app/process/trial.py",
@@ -142,9 +142,15 @@ ARGUMENTS = (
         ("billing/*.py",),
     ),
     Argument(
+        "customer texts: each language is compared with the others, and pages are read in both",
+        ("texts/test_texts.py", "pages/test_pages.py"),
+        ("texts/*.py",),
+    ),
+    Argument(
         "pages and routes: tested as a person or a system uses them",
-        ("console/test_pages.py", "console/test_tmf.py", "console/test_walks.py"),
-        ("console/*.py",),
+        ("pages/test_pages.py", "pages/test_walks.py", "api/tmf/test_tmf.py", "api/account/test_sign_in.py", "web/test_roles.py",
+         "web/test_edge.py", "web/test_fuzz.py"),
+        ("api/account/*.py", "api/operations/*.py", "api/tmf/*.py", "app/http_app.py", "pages/*.py", "web/*.py"),
     ),
 )  # fmt: skip
 

@@ -24,26 +24,27 @@ SQL = re.compile(
 # Modules that have SQL though they are no store of a room, and why.
 WITH_SQL = {
     "app/database/backup.py": "a copy of the whole cluster: replication slots and sizes, no table of a room",
-    "app/process/control.py": "the advisory lock by which one host runs the jobs",
+    "app/process/jobs.py": "the advisory lock by which one host runs the jobs",
     "app/database/connections.py": "what a session is set to, and asks a cluster about itself",
     "app/migrations": "the schema",
     "app/process/recorder.py": "LISTEN on its own session",
-    "app/database/restore.py": "asks whether the cluster is in recovery",
+    "app/database/recovery.py": "asks whether the cluster is in recovery",
     "app/database/roles.py": "roles and rights",
     "app/database/schema.py": "the schema's steps, indexes and backfills",
     "app/database/sealing.py": "a backfill of the schema, over columns that no service reads any more",
+    "app/sealed.py": "reads how far that backfill is",
     "app/verifier.py": "the auditor's session: its snapshot is one for all rooms",
     "app/process/starting.py": "asks each node of the database how durable a commit is",
     "app/database/waiting.py": "what a session waits for, and for how long",
-    "charging/verify": "the auditor, which reads all tables",
+    "app/verify_worker.py": "the session of one of the auditor's processes",
+    "charging/ledger/verify": "the auditor, which reads all tables",
 }
 # Who uses a room's connection itself, outside of it. `Works.transaction` is what doors have.
 WITH_CONNECTION = {
-    "app/process/control.py": "jobs that belong to the schema and to chains, which are no room's service",
-    "app/demo/walk.py": "the auditor of the demo, and services at a later time",
+    "app/process/jobs.py": "jobs that belong to the schema and to chains, which are no room's service",
+    "app/demo/proof.py": "the auditor of the demo, and services at a later time",
     "app/process/host_secrets.py": "hosts and their secrets, in the recorder's process",
     "app/database/restore.py": "the auditor after a restore",
-    "app/audit.py": "the peppers' table",
 }
 # Errors of a room that are raised outside of it, and why.
 RAISES = {

@@ -17,9 +17,6 @@ FUNCTION_LINES_MAX = 70
 LONG_FILES = {
     "src/tokenworks/app/process/recorder.py",
     "src/tokenworks/charging/worker/slices.py",
-    "src/tokenworks/api/account/account.py",
-    "src/tokenworks/api/tmf/balance.py",
-    "src/tokenworks/web/routes.py",
     "src/tokenworks/gateway/http/server.py",
     "src/tokenworks/gateway/http/upstream.py",
 }
