@@ -217,15 +217,15 @@ class ColdWorks:
 def bench_cold(rates, seconds, *, keys=True):
     """Rows of figures, one a rate; the ledger is verified at the end."""
     rows = []
-    works = ColdWorks(int(sum(rates) * seconds) + 1000)
+    services = ColdWorks(int(sum(rates) * seconds) + 1000)
     try:
-        asyncio.run(arrivals(works.path, works.take(200), 100, keys=keys))  # warm the processes up
+        asyncio.run(arrivals(services.path, services.take(200), 100, keys=keys))  # warm the processes up
         time.sleep(IDLE_S + 3)
         for rate in rates:
-            rows.append(works.measure(rate, seconds, keys=keys))
-        found = works.ours.verify()
+            rows.append(services.measure(rate, seconds, keys=keys))
+        found = services.ours.verify()
     finally:
-        works.ours.stop()
+        services.ours.stop()
     return {"rows": rows, "ok": found["ok"], "findings": found["findings"][:3]}
 
 
@@ -319,21 +319,21 @@ def bench_restart(rate, seconds):
     """The host is killed (`kill -9`, the whole of it) under `rate` cold subscribers a second, and started at once. Figures since the kill:
     until it is ready, and until the p99 of a second's arrivals is below 250 ms again.
     """
-    works = ColdWorks(int(rate * seconds) + 1000)
+    services = ColdWorks(int(rate * seconds) + 1000)
     try:
-        asyncio.run(arrivals(works.path, works.take(200), 100))
+        asyncio.run(arrivals(services.path, services.take(200), 100))
         time.sleep(IDLE_S + 3)
-        flood = Flood(works.path, works.take(int(rate * seconds)), rate)
+        flood = Flood(services.path, services.take(int(rate * seconds)), rate)
         found = {}
 
         async def restart():
             await asyncio.sleep(RESTART_AT_S)
             found["killed_s"] = time.perf_counter()
-            for process in works.ours.processes():
+            for process in services.ours.processes():
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            await asyncio.to_thread(works.ours.process.wait)
-            await asyncio.to_thread(works.ours._serve, 1)
+            await asyncio.to_thread(services.ours.process.wait)
+            await asyncio.to_thread(services.ours._serve, 1)
             found["ready_s"] = time.perf_counter()
 
         asyncio.run(flood.run(restart))
@@ -341,9 +341,9 @@ def bench_restart(rate, seconds):
             flood.done[number] - arrived for number, arrived in enumerate(flood.arrived, 1)
             if arrived < found["killed_s"] - 1.0 and number in flood.done
         )  # fmt: skip
-        verified = works.ours.verify()
+        verified = services.ours.verify()
     finally:
-        works.ours.stop()
+        services.ours.stop()
     return {
         "rate": rate,
         "load": round(os.getloadavg()[0], 1),

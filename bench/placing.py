@@ -3,7 +3,14 @@
 import random
 import time
 
-from tokenworks.factory import BLOCK_BYTES, Ask, Place, Placement, hash_blocks, make_deployment
+from tokenworks.factory import (
+    BLOCK_BYTES,
+    DeploymentView,
+    Placement,
+    PlacementRequest,
+    hash_blocks,
+    make_deployment,
+)
 
 PROMPT_BYTES = 50_000
 ROUNDS = 3000
@@ -14,7 +21,7 @@ def cost_us(deployments, seed=1):
     rnd = random.Random(seed)
     bodies = [rnd.randbytes(PROMPT_BYTES) for _ in range(50)]
     places = [
-        Place(
+        DeploymentView(
             make_deployment(
                 name=f"d{at}", model="m", upstream_model="m", base_url="https://x.example/v1", protocols=("chat",), region="cn-sh"
             )
@@ -27,7 +34,7 @@ def cost_us(deployments, seed=1):
     began = time.process_time()
     for ticket in range(ROUNDS):
         body = bodies[ticket % len(bodies)]
-        ask = Ask(len(body) // 4, 500, hash_blocks(body), BLOCK_BYTES / 4, regions=("cn",))
+        ask = PlacementRequest(len(body) // 4, 500, hash_blocks(body), BLOCK_BYTES / 4, regions=("cn",))
         chosen = placement.choose(places, (), ask, now_s)
         chosen.place.began(now_s)
         placement.sent(ticket, chosen, ask, now_s)

@@ -121,9 +121,9 @@ def bytes_each(settling: Settling, count: int, an_account: int) -> dict[str, flo
 
 
 def bench_rows(rounds: int = 5, count: int = 40_000) -> dict[str, object]:
-    works = ColdWorks(BATCH)
+    services = ColdWorks(BATCH)
     try:
-        with works.connection() as connection:
+        with services.connection() as connection:
             connection.autocommit = True
             settling = Settling(connection, BATCH)
             connection.execute("ANALYZE")
@@ -143,7 +143,7 @@ def bench_rows(rounds: int = 5, count: int = 40_000) -> dict[str, object]:
                 }
             return found
     finally:
-        works.ours.stop()
+        services.ours.stop()
 
 
 if __name__ == "__main__":

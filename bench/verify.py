@@ -74,18 +74,18 @@ def copied(owner):
     return timed
 
 
-def verified(works, owner, **more):
+def verified(services, owner, **more):
     """(what was read, `Timed`). It is clean."""
     with Timed(owner) as timed:
-        found, read = audit_on(works.connection, works.offerings.rate_cards(), **more)
+        found, read = audit_on(services.connection, services.offerings.rate_cards(), **more)
     assert found == [], found[:3]
     return read, timed
 
 
-def measured(works, owner, records, subscribers, per_entry, say=print, processes=None):
+def measured(services, owner, records, subscribers, per_entry, say=print, processes=None):
     """Fill an empty ledger and verify it: the figures by name. Ratios are of busy seconds, to those of a COPY of as many records."""
     with Timed(owner) as made:
-        filling = Filling(owner, works.offerings.rate_cards(), subscribers)
+        filling = Filling(owner, services.offerings.rate_cards(), subscribers)
         done = filling.rounds(max(1, records // (len(filling.spenders) * per_entry)), per_entry)
     rows = sum(owner.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in ROWS)
     each = {name: round(sum(sizes) / done) for name, sizes in bytes_of(owner).items()}
@@ -99,7 +99,7 @@ def measured(works, owner, records, subscribers, per_entry, say=print, processes
     many = processes or os.cpu_count() or 1
     for count in sorted({1, many}):
         owner.execute("TRUNCATE verify_head, verify_run")
-        _, timed = verified(works, owner, full=True, processes=count)
+        _, timed = verified(services, owner, full=True, processes=count)
         found |= {f"full_s_{count}": round(timed.took, 2), f"full_busy_s_{count}": round(timed.busy, 2), f"full_x_copy_{count}": round(timed.busy / bare.busy, 2)}  # fmt: skip
         say(f"full, {count} process(es): {timed.took:.1f} s, busy {timed.busy:.1f} s, {rows / timed.busy:,.0f} rows a busy second, {timed.busy / bare.busy:.2f} × COPY")  # fmt: skip
     # What is new is as much as a thirtieth of what is there.
@@ -110,7 +110,7 @@ def measured(works, owner, records, subscribers, per_entry, say=print, processes
         for count in sorted({1, many}):
             owner.execute("TRUNCATE verify_head, verify_run")
             owner.execute("INSERT INTO verify_head SELECT * FROM seen")
-            read, timed = verified(works, owner, processes=count)
+            read, timed = verified(services, owner, processes=count)
             part = round(done * read.accounts / read.accounts_total)
             ratio = timed.busy / (bare.busy * (fresh + part) / done)
             found |= {"new": fresh, "part": part, f"since_s_{count}": round(timed.took, 2), f"since_busy_s_{count}": round(timed.busy, 2), f"since_x_copy_{count}": round(ratio, 2)}  # fmt: skip
@@ -130,15 +130,15 @@ def empty(folder, *, fast=False):
         settings = load_settings({"data_dir": str(folder)}).settings
         ensure_pepper(settings.secrets)
         with contextlib.closing(connect(url)) as connection:
-            works = make_works(settings, connection)
-            works.offerings.load(seed_catalogue())
-            yield works, owner
+            services = make_works(settings, connection)
+            services.offerings.load(seed_catalogue())
+            yield services, owner
     embedded.destroy()
 
 
 def bench_verify(records, subscribers, per_entry, say=print):
-    with tempfile.TemporaryDirectory() as folder, empty(folder) as (works, owner):
-        return measured(works, owner, records, subscribers, per_entry, say)
+    with tempfile.TemporaryDirectory() as folder, empty(folder) as (services, owner):
+        return measured(services, owner, records, subscribers, per_entry, say)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def clock():
 
 
 @pytest.fixture
-def works(database_url, session_dir, clock):
+def services(database_url, session_dir, clock):
     """All rooms on a fresh database, with a clock that stands still."""
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     with contextlib.closing(connect(database_url)) as connection:
@@ -136,9 +136,9 @@ def works(database_url, session_dir, clock):
 
 
 @pytest.fixture
-def spender(works):
+def spender(services):
     """Spends of accounts as the data plane does."""
-    return Spender(works)
+    return Spender(services)
 
 
 @pytest.fixture(scope="session")

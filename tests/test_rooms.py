@@ -147,7 +147,7 @@ def connections_in(tree, *, of_services):
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in {"connection", "cursor"}:
             owner = ast.unparse(node.value).rpartition(".")[2].removeprefix("_")
-            if not of_services or owner == "works":
+            if not of_services or owner == "services":
                 yield node.lineno
 
 

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database import schema
 from tokenworks.app.database.connections import connect
 from tokenworks.app.database.embedded import Embedded
@@ -53,7 +53,7 @@ def migrate(url: str) -> None:
 
 
 @contextlib.contextmanager
-def works(url: str, clock: Clock | None = None, settings: Settings | None = None) -> Iterator[Works]:
+def works(url: str, clock: Clock | None = None, settings: Settings | None = None) -> Iterator[AppServices]:
     """The services of all rooms on one connection, closed after the block.
 
     `clock` is the system's if None. `settings` is by default that of a dev environment with secrets of this process's own, so

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from functools import cached_property
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 
 LOADED = """
 import json, sys
@@ -18,12 +18,14 @@ print(json.dumps([before, [name in sys.modules for name in names], "fastapi" in 
 """
 
 
-def test_every_service_is_made_once_and_shares_the_connection(works):
-    services = [name for name, made in vars(Works).items() if isinstance(made, cached_property)]
-    assert len(services) > 25
-    for name in services:
-        assert getattr(works, name) is getattr(works, name), name
-        assert getattr(getattr(works, name), "_connection", works.connection) is works.connection, name
+def test_every_service_is_made_once_and_shares_the_connection(services):
+    names = [name for name, made in vars(AppServices).items() if isinstance(made, cached_property)]
+    assert len(names) > 25
+    for name in names:
+        assert getattr(services, name) is getattr(services, name), name
+        assert getattr(getattr(services, name), "_connection", services.connection) is services.connection, (
+            name
+        )
 
 
 def test_a_server_loads_every_service_before_it_forks():
@@ -31,9 +33,9 @@ def test_a_server_loads_every_service_before_it_forks():
     assert json.loads(done.stdout) == [[False] * 6, [True] * 6, False]
 
 
-def test_a_dry_run_changes_nothing(works):
-    with works.transaction(dry_run=True):
-        works.subscriptions.register("+8613800000081", "Dry")
-    with works.transaction():
-        works.subscriptions.register("+8613800000082", "Wet")
-    assert [found.phone_masked[-4:] for found in works.subscriptions.all()] == ["0082"]
+def test_a_dry_run_changes_nothing(services):
+    with services.transaction(dry_run=True):
+        services.subscriptions.register("+8613800000081", "Dry")
+    with services.transaction():
+        services.subscriptions.register("+8613800000082", "Wet")
+    assert [found.phone_masked[-4:] for found in services.subscriptions.all()] == ["0082"]

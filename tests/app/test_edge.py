@@ -136,7 +136,7 @@ def test_a_file_is_utf_8_with_or_without_a_mark_and_of_bounded_size(tmp_path):
         read_text(path)
 
 
-def test_the_reason_of_a_refusal_is_said_without_escapes(works, tmp_path):
+def test_the_reason_of_a_refusal_is_said_without_escapes(services, tmp_path):
     from tests.support.server import in_process
 
     done = in_process(["--data-dir", str(tmp_path), "bill", "show", f"no{ESCAPES}"], {})
@@ -147,42 +147,42 @@ def test_the_reason_of_a_refusal_is_said_without_escapes(works, tmp_path):
     assert done.returncode == 2 and flaw(done.stderr, lines=True) is None
 
 
-def test_many_keys_with_long_lists_are_listed_a_page_at_a_time(works, capsys):
+def test_many_keys_with_long_lists_are_listed_a_page_at_a_time(services, capsys):
     """A table of 10 000 keys with 200 long names each was 400 MB that a terminal's columns were folded to."""
-    subscriber = works.subscriptions.register("+8613800000001")
-    owner_id = works.subscriptions.owner_of(subscriber)
-    first, _ = works.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name="first")
-    works.connection.execute(
+    subscriber = services.subscriptions.register("+8613800000001")
+    owner_id = services.subscriptions.owner_of(subscriber)
+    first, _ = services.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name="first")
+    services.connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models)
            SELECT gen_random_uuid(), account_id, member_id, decode(md5(n::text), 'hex'), 1, 'twk_…', 'key ' || n,
                   (SELECT array_agg(repeat('m', 190) || i) FROM generate_series(1, 200) i)
            FROM api_key, generate_series(1, 10000) n WHERE key_id = %s""",
         (first,),
     )
-    page = works.access.keys(subscriber, limit=50)
-    count = works.keys.count(subscriber.account_id)
+    page = services.access.keys(subscriber, limit=50)
+    count = services.keys.count(subscriber.account_id)
     assert (len(page), count) == (50, 10_001)
     views.print_keys(page, count)
     out = capsys.readouterr().out
     assert "Keys (50 of 10001)" in out and "and 197 more" in out and len(out) < 200_000
     seen = [key.key_id for key in page]
-    while page := works.access.keys(subscriber, after=seen[-1], limit=1000):
+    while page := services.access.keys(subscriber, after=seen[-1], limit=1000):
         seen += [key.key_id for key in page]
     assert len(seen) == len(set(seen)) == 10_001 and seen == sorted(seen)
 
 
-def test_a_key_lists_at_most_so_many_names_of_such_a_length(works):
-    subscriber = works.subscriptions.register("+8613800000001")
-    owner_id = works.subscriptions.owner_of(subscriber)
+def test_a_key_lists_at_most_so_many_names_of_such_a_length(services):
+    subscriber = services.subscriptions.register("+8613800000001")
+    owner_id = services.subscriptions.owner_of(subscriber)
     for models in (["m" * 201], [f"m{n}" for n in range(201)], ["m", "\x1b[2J"], [""], []):
         with pytest.raises(Invalid):
-            works.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name="x", models=models)
-    works.keys.issue(
+            services.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name="x", models=models)
+    services.keys.issue(
         account_id=subscriber.account_id,
         member_id=owner_id,
         name="x",
         models=["auto:fast", "a/b:c", "claude-*"],
     )
-    (info,) = works.keys.of_account(subscriber.account_id, {})
+    (info,) = services.keys.of_account(subscriber.account_id, {})
     assert isinstance(info, ApiKeyInfo) and info.models == ("auto:fast", "a/b:c", "claude-*")
-    assert works.keys.of_account(uuid4(), {}) == []
+    assert services.keys.of_account(uuid4(), {}) == []

@@ -120,14 +120,14 @@ def test_credits_that_wait_at_0013_are_taken_off_their_bills_and_what_was_not_bo
             if statement.strip():
                 connection.execute(statement, ids)
         assert schema.migrate(empty_url) == schema.SCHEMA
-        works = make_works(load_settings({"data_dir": str(session_dir / "seed")}).settings, connection)
-        seal_existing(connection, works.vault, lambda *_: None)
-        first, second = (works.bills.find(str(ids[name])) for name in ("b1", "b2"))
+        services = make_works(load_settings({"data_dir": str(session_dir / "seed")}).settings, connection)
+        seal_existing(connection, services.vault, lambda *_: None)
+        first, second = (services.bills.find(str(ids[name])) for name in ("b1", "b2"))
         # Paid and credited in full: the credit is 10.66, as the line says, and pays the other bill.
         assert (first.remaining_nano, second.remaining_nano, second.state) == (0, 0, "settled")
-        assert works.charges.receivable(ids["a"]) == -760_000_000
-        assert works.bills.credit_notes(first)[0].line_no == 1
-        ((case,), _) = works.payments.cases()
+        assert services.charges.receivable(ids["a"]) == -760_000_000
+        assert services.bills.credit_notes(first)[0].line_no == 1
+        ((case,), _) = services.payments.cases()
         assert (case.kind, case.amount_nano) == ("unbooked", 10_660_000_000)
         gaps = connection.execute("SELECT kind, number FROM document_gap ORDER BY 1, 2").fetchall()
         assert gaps == [("bill", 1), ("bill", 3)]
@@ -194,23 +194,23 @@ def test_products_refunds_and_changes_of_before_0014_go_on(empty_url, session_di
             (uuid7(), refunded[3], refunded[2], refunded[4], begin),
         )
         # As the release before left it: what is unused is withdrawn already.
-        works = make_works(
+        services = make_works(
             load_settings({"data_dir": str(session_dir / "seed")}).settings, connection, ManualClock(begin)
         )
-        works.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
+        services.ledger.withdraw_product(refunded[2], refunded[0], "withdraw")
         assert schema.migrate(empty_url) == schema.SCHEMA
-        seal_existing(connection, works.vault, lambda *_: None)
+        seal_existing(connection, services.vault, lambda *_: None)
         charges = connection.execute("SELECT charge_id FROM product WHERE product_id = %s", (changed[0],))
         assert charges.fetchone()[0] == changed[4]
-        assert balances(works)
-        assert Spender(works).spend(changed[2], 1_000_000)
-        assert works.orders.finish_changes() == 1
-        assert works.orders.find(waiting)[0].amount_nano == -4_950_000_000
-        assert works.refunds.finish() == 1
-        assert works.refunds.of_order(refunded[3])[0].amount_nano == 9_900_000_000
-        works.clock.move(timedelta(days=30))
-        works.orders.run_cycles()
-        assert balances(works)
+        assert balances(services)
+        assert Spender(services).spend(changed[2], 1_000_000)
+        assert services.orders.finish_changes() == 1
+        assert services.orders.find(waiting)[0].amount_nano == -4_950_000_000
+        assert services.refunds.finish() == 1
+        assert services.refunds.of_order(refunded[3])[0].amount_nano == 9_900_000_000
+        services.clock.move(timedelta(days=30))
+        services.orders.run_cycles()
+        assert balances(services)
 
 
 def test_staff_of_before_0016_keep_their_tokens_for_a_while_and_names_that_look_alike_are_told_apart(
@@ -262,20 +262,20 @@ def test_history_is_not_emptied_in_any_of_its_partitions(owner_url):
                 connection.execute(f"TRUNCATE {part} CASCADE")
 
 
-def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(works, owner):
+def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(services, owner):
     """Its hosts serve on: a key's cap has its size, and a member's cap the time at which it was set."""
-    connection = works.connection
-    subscriber = works.subscriptions.register("+8613800000001")
-    member = works.subscriptions.owner_of(subscriber)
-    cap = works.ledger.add_cap(subscriber.account_id, 7000)
+    connection = services.connection
+    subscriber = services.subscriptions.register("+8613800000001")
+    member = services.subscriptions.owner_of(subscriber)
+    cap = services.ledger.add_cap(subscriber.account_id, 7000)
     connection.execute(
         """INSERT INTO api_key (key_id, account_id, member_id, key_mac, pepper_version, hint, name, models, cap_bucket_id, expires_at, origins)
            VALUES (%s, %s, %s, 'mac', 1, '', 'of before', NULL, %s, NULL, NULL)""",
         (uuid7(), subscriber.account_id, member, cap),
     )
     assert connection.execute("SELECT cap_tokens FROM api_key").fetchall() == [(7000,)]
-    son = works.members.add(subscriber, "son", cap_tokens=1000, cap_period="month")
-    works.members.caps(son.member_id)
+    son = services.members.add(subscriber, "son", cap_tokens=1000, cap_period="month")
+    services.members.caps(son.member_id)
     # Long after the step.
     with owner.transaction():
         owner.execute("SET LOCAL session_replication_role = replica")
@@ -283,7 +283,7 @@ def test_caps_that_a_release_before_0027_writes_beside_it_are_complete(works, ow
     connection.execute(
         "UPDATE member SET cap_tokens = 500, cap_period = 'month' WHERE member_id = %s", (son.member_id,)
     )
-    assert verify(connection, works.offerings.rate_cards()) == []
+    assert verify(connection, services.offerings.rate_cards()) == []
     # What is no cap leaves that as it is.
     before = "SELECT cap_set_at FROM member WHERE member_id = %s"
     found = connection.execute(before, (son.member_id,)).fetchone()

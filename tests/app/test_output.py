@@ -73,25 +73,25 @@ def test_money_is_in_fen_for_people(nano, fen, exact):
     assert (format_money(nano), format_money_exact(nano)) == (fen, exact)
 
 
-def test_a_bill_says_the_same_everywhere(works, clock, capsys, monkeypatch):
+def test_a_bill_says_the_same_everywhere(services, clock, capsys, monkeypatch):
     """The command, the PDF and the charge file: first and last day, the amount."""
     from tokenworks.billing import invoice_data
 
     clock.move(datetime(2027, 4, 10, 9, tzinfo=BILLING_ZONE) - clock.now())
-    subscriber = works.subscriptions.register("+8613800000001")
-    works.orders.place(subscriber, "ctc-standard")
+    subscriber = services.subscriptions.register("+8613800000001")
+    services.orders.place(subscriber, "ctc-standard")
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.bills.run()
-    (bill,), _ = works.bills.all(subscriber)
+    services.bills.run()
+    (bill,), _ = services.bills.all(subscriber)
     console = Console(width=80, record=True, file=open("/dev/null", "w"))
     monkeypatch.setattr("tokenworks.app.tables.console", console)
-    views.print_issued_bill(bill, works.bills.lines(bill), [])
+    views.print_issued_bill(bill, services.bills.lines(bill), [])
     text = console.export_text() + capsys.readouterr().out
     amount = f"{bill.amount_nano // 10**9}.{bill.amount_nano // 10**7 % 100:02d}"
     assert "2027-04-10 to 2027-04-30" in text and amount in text and "2027-05-16" in text
-    data = invoice_data(bill, works.bills.lines(bill), [], subscriber, {}, "Tokenworks", "en")
+    data = invoice_data(bill, services.bills.lines(bill), [], subscriber, {}, "Tokenworks", "en")
     assert (data["period"], data["to_pay"], data["due"]) == ("2027-04-10 – 2027-04-30", f"¥{amount}", "2027-05-16")  # fmt: skip
-    _, file = works.charge_files.make_file()
+    _, file = services.charge_files.make_file()
     assert "|20270410|20270430|" in file
 
 

@@ -11,9 +11,9 @@ from tests.support.server import Server, until
 @pytest.fixture(scope="module")
 def works_server(tmp_path_factory):
     with Server(tmp_path_factory.mktemp("people"), two_persons_above_yuan=1) as server:
-        server.works.subscriptions.register("+8613800000001", "Wang Wei", broadband="sh12345678")
-        server.works.subscriptions.register("+8613800000002", "Wang Fang")
-        server.works.subscriptions.register("+8613500070003", "100%_real")
+        server.services.subscriptions.register("+8613800000001", "Wang Wei", broadband="sh12345678")
+        server.services.subscriptions.register("+8613800000002", "Wang Fang")
+        server.services.subscriptions.register("+8613500070003", "100%_real")
         yield server
 
 
@@ -40,22 +40,22 @@ def test_more_than_one_is_asked_about_and_nobody_is_nobody(works_server):
 
 
 def test_a_refund_above_the_limit_needs_another_operator(works_server):
-    subscriber = works_server.works.subscriptions.register("+8613800000010", "Li")
+    subscriber = works_server.services.subscriptions.register("+8613800000010", "Li")
     # A days' share of it is above the limit, too, on the last day of a month.
-    order = works_server.works.orders.place(subscriber, "ctc-premium")
+    order = works_server.services.orders.place(subscriber, "ctc-premium")
     refund = ("refund", "--order", str(order.order_id), "--part", "whole", "--reason", "sorry")
     assert "dry" not in works_server.cli(*refund, "--dry-run").stderr
     done = works_server.cli(*refund, check=False)
     assert done.returncode == 1 and "tokenworks approval give" in done.stderr
-    assert works_server.works.refunds.of_order(order.order_id) == []
+    assert works_server.services.refunds.of_order(order.order_id) == []
     (asked,) = json.loads(works_server.cli("approval", "list", "--json").stdout)
     own = works_server.cli("approval", "give", asked["approval_id"], check=False)
     assert own.returncode == 1 and "second person" in own.stderr
     from uuid import UUID
 
-    works_server.works.approvals.decide(UUID(asked["approval_id"]), "Bo", approve=True)
+    works_server.services.approvals.decide(UUID(asked["approval_id"]), "Bo", approve=True)
     works_server.cli(*refund)
-    assert len(works_server.works.refunds.of_order(order.order_id)) == 1
+    assert len(works_server.services.refunds.of_order(order.order_id)) == 1
 
 
 def test_secrets_in_urls_are_not_shown(works_server):
@@ -84,9 +84,9 @@ def test_a_key_says_when_it_was_used_last(works_server, upstream):
 
 
 def test_sessions_are_listed_and_ended_by_an_operator(works_server):
-    identity, found = works_server.works.identity, works_server.works.subscriptions.find("13800000001")
+    identity, found = works_server.services.identity, works_server.services.subscriptions.find("13800000001")
     text, _ = identity.open_session(
-        found.subscriber_id, works_server.works.subscriptions.owner_of(found), "203.0.113.1", "Phone"
+        found.subscriber_id, works_server.services.subscriptions.owner_of(found), "203.0.113.1", "Phone"
     )
     (listed,) = json.loads(
         works_server.cli("session", "list", "--subscriber", "13800000001", "--json").stdout

@@ -60,11 +60,13 @@ def test_a_key_is_one_request(run):
     assert isinstance(run(*dry).exception, KeyReused)
 
 
-def test_a_refund_under_a_key_is_that_refund(run, works):
-    subscriber = works.subscriptions.register("+8613800000003")
-    order = works.orders.place(subscriber, "ctc-light")
-    made = works.refunds.refund(order.order_id, "amount", "r", amount_nano=10**9, idempotency_key="r")
-    assert works.refunds.refund(order.order_id, "amount", "r", amount_nano=10**9, idempotency_key="r") == made
+def test_a_refund_under_a_key_is_that_refund(run, services):
+    subscriber = services.subscriptions.register("+8613800000003")
+    order = services.orders.place(subscriber, "ctc-light")
+    made = services.refunds.refund(order.order_id, "amount", "r", amount_nano=10**9, idempotency_key="r")
+    assert (
+        services.refunds.refund(order.order_id, "amount", "r", amount_nano=10**9, idempotency_key="r") == made
+    )
     for part, amount in (("amount", 2 * 10**9), ("whole", None), ("unused", None)):
         with pytest.raises(KeyReused):
-            works.refunds.refund(order.order_id, part, "r", amount_nano=amount, idempotency_key="r")
+            services.refunds.refund(order.order_id, part, "r", amount_nano=amount, idempotency_key="r")

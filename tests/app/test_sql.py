@@ -82,9 +82,9 @@ def database_url(owner_url):
 
 
 @pytest.fixture
-def columns(works):
+def columns(services):
     found = collections.defaultdict(set)
-    for table, column in works.connection.execute(
+    for table, column in services.connection.execute(
         "SELECT table_name, column_name FROM information_schema.columns WHERE table_schema = 'public'"
     ):
         found[table].add(column)
@@ -97,8 +97,8 @@ def test_every_sql_text_can_be_told_from_the_code():
     assert {where for where, _ in unread} == set(UNREAD), unread
 
 
-def test_hot_tables_are_those_whose_key_is_led_by_the_account(works):
-    rows = works.connection.execute(
+def test_hot_tables_are_those_whose_key_is_led_by_the_account(services):
+    rows = services.connection.execute(
         """SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_attribute a ON a.attrelid = c.oid
                AND a.attnum = i.indkey[0] WHERE i.indisprimary AND a.attname = 'account_id' AND NOT c.relispartition"""
     )
@@ -235,9 +235,9 @@ BY_SHARD = "LIST (shard_of(account_id))"
 
 
 @pytest.fixture
-def spread(works):
+def spread(services):
     """A connection on which the hot tables are partitioned by hash of `account_id` alone."""
-    connection = works.connection
+    connection = services.connection
     _spread(connection, "spread", BY_ACCOUNT, f"WITH (MODULUS {SHARDS}, REMAINDER {{}})")
     connection.execute("SET search_path = spread, public")
     connection.execute("SET plan_cache_mode = force_custom_plan")
@@ -245,9 +245,9 @@ def spread(works):
 
 
 @pytest.fixture
-def sharded(works):
+def sharded(services):
     """A connection on which the hot tables are partitioned by the declared shard key alone."""
-    connection = works.connection
+    connection = services.connection
     _spread(connection, "sharded", BY_SHARD, "IN ({})")
     connection.execute("SET search_path = sharded, public")
     connection.execute("SET plan_cache_mode = force_custom_plan")
@@ -319,10 +319,10 @@ def test_a_statement_that_names_a_shard_goes_there(sharded, columns):
     assert len(shards_of(sharded, many)) == SHARDS
 
 
-def test_the_shard_of_an_account_is_its_last_digit(works):
+def test_the_shard_of_an_account_is_its_last_digit(services):
     accounts = [UUID(f"{ACCOUNT[:-1]}{digit:x}") for digit in range(16)]
     for digit, account in enumerate(accounts):
-        assert works.connection.execute("SELECT shard_of(%s)", (account,)).fetchone() == (digit,)
+        assert services.connection.execute("SELECT shard_of(%s)", (account,)).fetchone() == (digit,)
     assert by_shard(accounts[::-1]) == [(digit, [account]) for digit, account in enumerate(accounts)]
 
 

@@ -40,8 +40,8 @@ def insert(connection, at, salt, count=20):
     connection.execute(SEED, {"count": count, "account": None, "accounts": 10, "salt": salt, **span})
 
 
-def test_a_new_installation_has_one_level(works):
-    connection = works.connection
+def test_a_new_installation_has_one_level(services):
+    connection = services.connection
     tree = connection.execute(TREE).fetchall()
     assert {(parent, level) for _, parent, level in tree} == {(None, 0), ("usage", 1)}
     key = connection.execute(
@@ -112,12 +112,14 @@ def test_months_of_before_are_one_partition_beside_writers_of_both_releases(empt
         assert schema.migrate(empty_url) == schema.SCHEMA
 
 
-def test_a_month_is_made_beside_readers_and_settlement(works, owner):
+def test_a_month_is_made_beside_readers_and_settlement(services, owner):
     """Each holds its lock to its end."""
     month = month_after(9)
     with owner.transaction():
         owner.execute("SELECT count(*) FROM usage")
-        insert(owner, works.clock.now(), "held")
-        works.connection.execute("SET lock_timeout = '100ms'")
-        settle_store.ensure_usage_months(works.connection, {month})
-    assert works.connection.execute("SELECT to_regclass(%s)", (f"usage_{month:%Y%m}",)).fetchone() != (None,)
+        insert(owner, services.clock.now(), "held")
+        services.connection.execute("SET lock_timeout = '100ms'")
+        settle_store.ensure_usage_months(services.connection, {month})
+    assert services.connection.execute("SELECT to_regclass(%s)", (f"usage_{month:%Y%m}",)).fetchone() != (
+        None,
+    )

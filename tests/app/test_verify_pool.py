@@ -23,29 +23,29 @@ def clock():
 
 
 @pytest.fixture
-def filled(works, owner, monkeypatch):
+def filled(services, owner, monkeypatch):
     """A ledger that is read in several pieces."""
     monkeypatch.setattr(rolling, "PIECE_ACCOUNTS_MAX", 25)
     monkeypatch.setattr(rolling, "PIECE_LINKS_MAX", 50)
-    filling = Filling(owner, works.offerings.rate_cards(), SUBSCRIBERS)
+    filling = Filling(owner, services.offerings.rate_cards(), SUBSCRIBERS)
     filling.rounds(2, PER_ENTRY)
     return filling
 
 
-def read(works, **more):
-    return audit_on(works.connection, works.offerings.rate_cards(), **more)
+def read(services, **more):
+    return audit_on(services.connection, services.offerings.rate_cards(), **more)
 
 
 def whole(name):
     return Piece("old", Accounts(), (name,))
 
 
-def pooled(works, pieces, step=lambda _name: None):
+def pooled(services, pieces, step=lambda _name: None):
     """What two processes find in these pieces."""
-    with works.connection.transaction():
-        works.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        (snapshot,) = works.connection.execute("SELECT pg_export_snapshot()").fetchone()
-        return verify_pool.readers(works.connection, 2, timed=True)(snapshot, pieces, step)
+    with services.connection.transaction():
+        services.connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        (snapshot,) = services.connection.execute("SELECT pg_export_snapshot()").fetchone()
+        return verify_pool.readers(services.connection, 2, timed=True)(snapshot, pieces, step)
 
 
 def test_the_kinds_of_invariants_are_of_invariants_that_are():
@@ -54,19 +54,19 @@ def test_the_kinds_of_invariants_are_of_invariants_that_are():
     assert not PURE & (ACROSS | ONCE)
 
 
-def test_what_is_right_is_clean_and_remembered(works, filled):
+def test_what_is_right_is_clean_and_remembered(services, filled):
     said = []
-    found, seen = read(works, processes=2, progress=lambda what, done, total: said.append((done, total)))
+    found, seen = read(services, processes=2, progress=lambda what, done, total: said.append((done, total)))
     assert found == [] and seen == rolling.Read(2 * SUBSCRIBERS, SUBSCRIBERS, SUBSCRIBERS, full=True)
     (total,) = {total for _, total in said}
     assert [done for done, _ in said] == list(range(1, total + 1))
-    assert read(works, processes=2)[1].links == 0
+    assert read(services, processes=2)[1].links == 0
 
 
-def test_several_processes_name_what_one_names_in_the_same_order(works, owner, filled, monkeypatch):
+def test_several_processes_name_what_one_names_in_the_same_order(services, owner, filled, monkeypatch):
     monkeypatch.setattr(rolling, "PART_ACCOUNTS_MIN", 1)
     monkeypatch.setattr(rolling, "PARTS", 2)
-    assert read(works, full=True)[0] == []
+    assert read(services, full=True)[0] == []
     filled.rounds(1, PER_ENTRY)
     owner.execute("SET session_replication_role = replica")
     for statement in (
@@ -77,20 +77,20 @@ def test_several_processes_name_what_one_names_in_the_same_order(works, owner, f
     ):
         owner.execute(statement)
     for full in (True, False):
-        one, seen = read(works, full=full)
+        one, seen = read(services, full=full)
         # The one process, undivided, finds no other rows.
         with monkeypatch.context() as patch:
             patch.setattr(rolling, "PIECE_ACCOUNTS_MAX", 10_000)
             patch.setattr(rolling, "PIECE_LINKS_MAX", 10_000)
-            undivided, _ = read(works, full=full)
-        many, seen_too = read(works, full=full, processes=2)
+            undivided, _ = read(services, full=full)
+        many, seen_too = read(services, full=full, processes=2)
         assert len({finding.invariant for finding in one}) > 3
         assert set(many) == set(one) == set(undivided) and seen == seen_too
-        assert read(works, full=full, processes=2)[0] == many
+        assert read(services, full=full, processes=2)[0] == many
         assert seen.full is full
 
 
-def test_all_processes_read_the_leaders_snapshot(works, owner, filled, monkeypatch):
+def test_all_processes_read_the_leaders_snapshot(services, owner, filled, monkeypatch):
     real = verify_pool.readers
 
     def readers(*given, **more):
@@ -104,12 +104,12 @@ def test_all_processes_read_the_leaders_snapshot(works, owner, filled, monkeypat
         return late
 
     monkeypatch.setattr(verify_pool, "readers", readers)
-    assert read(works, processes=2)[0] == []
+    assert read(services, processes=2)[0] == []
     monkeypatch.setattr(verify_pool, "readers", real)
-    assert read(works, processes=2)[0] != []
+    assert read(services, processes=2)[0] != []
 
 
-def test_a_process_that_is_killed_is_named_and_nothing_is_remembered(works, owner, filled, monkeypatch):
+def test_a_process_that_is_killed_is_named_and_nothing_is_remembered(services, owner, filled, monkeypatch):
     killed, real = [], verify_pool._Worker.send
 
     def send(worker, line):
@@ -121,38 +121,41 @@ def test_a_process_that_is_killed_is_named_and_nothing_is_remembered(works, owne
 
     monkeypatch.setattr(verify_pool._Worker, "send", send)
     with pytest.raises(Unavailable, match=r"process 2 of `ledger verify` \(pid \d+\) ended with status -9"):
-        read(works, processes=2)
+        read(services, processes=2)
     assert len(killed) == 1
-    assert works.connection.execute("SELECT count(*) FROM verify_run").fetchone() == (0,)
+    assert services.connection.execute("SELECT count(*) FROM verify_run").fetchone() == (0,)
     # Whoever was left is gone, too.
     assert not any(os.path.exists(f"/proc/{pid}") for pid in killed)
     monkeypatch.setattr(verify_pool._Worker, "send", real)
-    assert read(works, processes=2)[0] == []
+    assert read(services, processes=2)[0] == []
 
 
-def test_a_process_that_the_database_sends_away_says_why(works, owner, filled):
+def test_a_process_that_the_database_sends_away_says_why(services, owner, filled):
     def step(_name):
         owner.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tokenworks ledger verify'"
         )
 
     with pytest.raises(Unavailable, match=r"process \d of `ledger verify` \(pid \d+\) (failed|ended)"):
-        pooled(works, [whole(name) for name in sorted(PURE)], step)
+        pooled(services, [whole(name) for name in sorted(PURE)], step)
 
 
-def test_no_more_processes_than_the_limit(works):
+def test_no_more_processes_than_the_limit(services):
     with pytest.raises(Invalid, match="at most 32"):
-        read(works, processes=33)
+        read(services, processes=33)
 
 
-def test_ranges_are_cut_so_that_each_account_is_in_one(works, filled):
+def test_ranges_are_cut_so_that_each_account_is_in_one(services, filled):
     part = rolling._Part(Accounts(), SUBSCRIBERS, SUBSCRIBERS)
-    for ranges in (rolling._divided(works.connection, part, 2), rolling._with_news(works.connection, 2)):
+    for ranges in (
+        rolling._divided(services.connection, part, 2),
+        rolling._with_news(services.connection, 2),
+    ):
         assert len(ranges) > 2
         assert ranges[0].after == UUID(int=0) and ranges[-1].upto is None
         assert [one.upto for one in ranges[:-1]] == [one.after for one in ranges[1:]]
         sizes = [
-            works.connection.execute(
+            services.connection.execute(
                 "SELECT count(*) FROM account WHERE account_id > %s AND (%s::uuid IS NULL OR account_id <= %s)",
                 (after, upto, upto),
             ).fetchone()[0]

@@ -55,14 +55,14 @@ def settings(tmp_path, receiver):
 
 
 @pytest.fixture
-def works(works):
-    works.hub._allow_private = True
-    return works
+def services(services):
+    services.hub._allow_private = True
+    return services
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 def signed_with(headers, body, secret):
@@ -75,20 +75,20 @@ def signed_with(headers, body, secret):
 
 
 def test_listeners_are_told_of_orders_products_bills_and_payments(
-    works, settings, subscriber, receiver, clock
+    services, settings, subscriber, receiver, clock
 ):
     made = {
-        api: works.hub.subscribe(api, f"{receiver.url}/{api}", "", "test")
+        api: services.hub.subscribe(api, f"{receiver.url}/{api}", "", "test")
         for api in ("productOrdering", "productInventory", "customerBill", "payment", "serviceOrdering")
     }
-    order = works.orders.place(subscriber, "ctc-light")
+    order = services.orders.place(subscriber, "ctc-light")
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
-    (bill,), _ = works.bills.all(subscriber)
-    payment = works.payments.pay(bill, "cash", "P1")
-    works.orders.place(subscriber, "uplink-acceleration")
-    deliver(works, settings.model_copy(update={"fulfilment_urls": ""}))
+    services.orders.run_cycles()
+    services.bills.run()
+    (bill,), _ = services.bills.all(subscriber)
+    payment = services.payments.pay(bill, "cash", "P1")
+    services.orders.place(subscriber, "uplink-acceleration")
+    deliver(services, settings.model_copy(update={"fulfilment_urls": ""}))
     told = {}
     for path, headers, body in receiver.got:
         said = json.loads(body)
@@ -109,18 +109,18 @@ def test_listeners_are_told_of_orders_products_bills_and_payments(
     assert told["CustomerBillStateChangeEvent"][0][1]["state"] == "settled"
     assert told["PaymentCreateEvent"][0][1]["id"] == str(payment.payment_id)
     before = len(receiver.got)
-    deliver(works, settings.model_copy(update={"fulfilment_urls": ""}))
+    deliver(services, settings.model_copy(update={"fulfilment_urls": ""}))
     assert len(receiver.got) == before
 
 
-def test_a_query_chooses_and_nobody_listening_writes_nothing(works, settings, subscriber, receiver):
-    works.orders.place(subscriber, "ctc-light")
-    assert works.connection.execute("SELECT count(*) FROM hub_event").fetchone() == (0,)
-    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderStateChangeEvent", "test")
-    with works.connection.transaction(force_rollback=True):
-        works.orders.place(subscriber, "ctc-standard")
-    works.orders.place(subscriber, "ctc-standard")
-    deliver(works, settings)
+def test_a_query_chooses_and_nobody_listening_writes_nothing(services, settings, subscriber, receiver):
+    services.orders.place(subscriber, "ctc-light")
+    assert services.connection.execute("SELECT count(*) FROM hub_event").fetchone() == (0,)
+    services.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderStateChangeEvent", "test")
+    with services.connection.transaction(force_rollback=True):
+        services.orders.place(subscriber, "ctc-standard")
+    services.orders.place(subscriber, "ctc-standard")
+    deliver(services, settings)
     (said,) = receiver.bodies()
     assert said["event"]["productOrder"]["productOrderItem"][0]["productOffering"]["id"] == "ctc-standard"
 
@@ -132,15 +132,15 @@ def test_a_query_chooses_and_nobody_listening_writes_nothing(works, settings, su
         "http://[", "https://x.example/" + "y" * 500, "http://127.0.0.1/", "http://[::1]/", "http://10.1.2.3/x", "http://169.254.169.254/",
     ],
 )  # fmt: skip
-def test_a_callback_is_an_address_that_may_be_asked(works, callback):
-    works.hub._allow_private = False
+def test_a_callback_is_an_address_that_may_be_asked(services, callback):
+    services.hub._allow_private = False
     with pytest.raises(Invalid):
-        works.hub.subscribe("payment", callback, "", "test")
-    assert works.hub.listeners() == []
+        services.hub.subscribe("payment", callback, "", "test")
+    assert services.hub.listeners() == []
 
 
-def test_outside_dev_a_callback_has_tls(works):
-    hub = Hub(works.connection, {1: bytes(32)}, works.clock, works.vault, need_tls=True)
+def test_outside_dev_a_callback_has_tls(services):
+    hub = Hub(services.connection, {1: bytes(32)}, services.clock, services.vault, need_tls=True)
     with pytest.raises(Invalid, match="https"):
         hub.subscribe("payment", "http://crm.example/", "", "test")
     hub.subscribe("payment", "https://crm.example/", "", "test")
@@ -149,40 +149,40 @@ def test_outside_dev_a_callback_has_tls(works):
 @pytest.mark.parametrize(
     "query", ["eventType=Nothing", "x=y", "eventType", "eventType=PaymentCreateEvent&x=1"]
 )
-def test_a_query_that_nobody_reads_is_refused(works, query):
+def test_a_query_that_nobody_reads_is_refused(services, query):
     with pytest.raises(Invalid, match="query"):
-        works.hub.subscribe("payment", "https://crm.example/", query, "test")
+        services.hub.subscribe("payment", "https://crm.example/", query, "test")
 
 
-def test_secrets_rotate_with_an_overlap(works, settings, subscriber, receiver, clock):
-    listener, first = works.hub.subscribe("productOrdering", receiver.url, "", "test")
-    second = works.hub.rotate(listener.listener_id, timedelta(hours=2))
+def test_secrets_rotate_with_an_overlap(services, settings, subscriber, receiver, clock):
+    listener, first = services.hub.subscribe("productOrdering", receiver.url, "", "test")
+    second = services.hub.rotate(listener.listener_id, timedelta(hours=2))
     assert first != second
 
     def sent():
         receiver.got.clear()
-        product = works.orders.place(subscriber, "ctc-light").product_id
-        works.orders.cancel(product)
-        deliver(works, settings)
+        product = services.orders.place(subscriber, "ctc-light").product_id
+        services.orders.cancel(product)
+        deliver(services, settings)
         (_, headers, body) = receiver.got[0]
         return [signed_with(headers, body, secret.encode()) for secret in (first, second)]
 
     assert sent() == [True, True]
     clock.move(timedelta(hours=2))
     assert sent() == [False, True]
-    works.hub.rotate(listener.listener_id, timedelta(0))
+    services.hub.rotate(listener.listener_id, timedelta(0))
     assert sent() == [False, False]
     with pytest.raises(Invalid, match="overlap"):
-        works.hub.rotate(listener.listener_id, timedelta(days=31))
-    assert first not in str(works.connection.execute("SELECT * FROM hub_listener").fetchall())
+        services.hub.rotate(listener.listener_id, timedelta(days=31))
+    assert first not in str(services.connection.execute("SELECT * FROM hub_listener").fetchall())
 
 
-def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
+def test_a_pepper_that_is_announced_signs_nothing_yet(services, clock):
     """Hosts that run have not read it, and could not sign with it."""
     peppers = Peppers({1: bytes(32), 2: b"2" * 32})
     peppers.issuing = 1
-    hub = Hub(works.connection, peppers, clock, works.vault, allow_private=True)
-    before = Hub(works.connection, Peppers({1: bytes(32)}), clock, works.vault, allow_private=True)
+    hub = Hub(services.connection, peppers, clock, services.vault, allow_private=True)
+    before = Hub(services.connection, Peppers({1: bytes(32)}), clock, services.vault, allow_private=True)
     made, secret = hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
     assert before.secrets(made) == [secret.encode()]
     again = hub.rotate(made.listener_id)
@@ -194,31 +194,31 @@ def test_a_pepper_that_is_announced_signs_nothing_yet(works, clock):
         hub.rotate(made.listener_id)
     last = hub.rotate(made.listener_id, force=True)
     assert [
-        made_under(works.connection, 1, at)["webhook(s)"]
+        made_under(services.connection, 1, at)["webhook(s)"]
         for at in (clock.now(), clock.now() + OVERLAP_DEFAULT)
     ] == [1, 0]
-    alone = Hub(works.connection, Peppers({2: b"2" * 32}), clock, works.vault, allow_private=True)
+    alone = Hub(services.connection, Peppers({2: b"2" * 32}), clock, services.vault, allow_private=True)
     assert alone.secrets(alone.listener(made.listener_id)) == [last.encode()]
 
 
-def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):
+def test_our_own_secret_rotates_too(services, settings, subscriber, receiver):
     settings = settings.model_copy(update={"webhook_url": receiver.url, "fulfilment_urls": ""})
     first = webhook_secret(settings)
-    second = rotate_webhook_secret(settings, works.clock.now()).encode()
+    second = rotate_webhook_secret(settings, services.clock.now()).encode()
     assert webhook_secret(settings) == second != first
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in settings.secrets.glob("*webhook-secret*"))
     with pytest.raises(Conflict, match=r"signs until .*--force"):
-        rotate_webhook_secret(settings, works.clock.now())
+        rotate_webhook_secret(settings, services.clock.now())
     assert webhook_secret(settings) == second
     for number, want in ((1, [True, True]), (2, [False, True])):
-        works.subscriptions.notify(subscriber.subscriber_id, "spend", str(number), {"percent": 50})
-        deliver(works, settings)
+        services.subscriptions.notify(subscriber.subscriber_id, "spend", str(number), {"percent": 50})
+        deliver(services, settings)
         (_, headers, body) = receiver.got[-1]
         assert [signed_with(headers, body, secret) for secret in (first, second)] == want
-        works.clock.move(timedelta(hours=168))
-    third = rotate_webhook_secret(settings, works.clock.now()).encode()
-    fourth = rotate_webhook_secret(settings, works.clock.now(), force=True).encode()
-    assert webhook_secrets(settings, works.clock.now()) == [fourth, third]
+        services.clock.move(timedelta(hours=168))
+    third = rotate_webhook_secret(settings, services.clock.now()).encode()
+    fourth = rotate_webhook_secret(settings, services.clock.now(), force=True).encode()
+    assert webhook_secrets(settings, services.clock.now()) == [fourth, third]
     assert {path.name for path in settings.secrets.glob("*webhook*")} == {
         "webhook-secret",
         "webhook-secret-old",
@@ -234,30 +234,30 @@ def test_our_own_secret_rotates_too(works, settings, subscriber, receiver):
     ],
 )
 def test_a_secret_that_can_not_be_used_is_said_in_the_log_of_deliveries(
-    works, settings, subscriber, receiver, content, mode, said
+    services, settings, subscriber, receiver, content, mode, said
 ):
     settings = settings.model_copy(update={"webhook_url": receiver.url, "fulfilment_urls": ""})
     first = webhook_secret(settings)
     path = settings.secrets / "webhook-secret"
     path.write_bytes(content)
     path.chmod(mode)
-    works.subscriptions.notify(subscriber.subscriber_id, "spend", "1", {"percent": 50})
-    assert deliver(works, settings) == 0 and receiver.got == []
-    (waits,) = works.hub.log("waits")[0]
+    services.subscriptions.notify(subscriber.subscriber_id, "spend", "1", {"percent": 50})
+    assert deliver(services, settings) == 0 and receiver.got == []
+    (waits,) = services.hub.log("waits")[0]
     assert said in waits.error and str(path) in waits.error and "abc" not in waits.error
     # A rotation makes it good again, and keeps nothing of what signed nothing.
-    again = rotate_webhook_secret(settings, works.clock.now()).encode()
-    assert webhook_secrets(settings, works.clock.now()) == [again]
+    again = rotate_webhook_secret(settings, services.clock.now()).encode()
+    assert webhook_secrets(settings, services.clock.now()) == [again]
     # With a line end that an editor left behind it a secret is the same.
     path.write_bytes(first + b"\r\n")
     path.chmod(0o600)
-    works.clock.move(timedelta(hours=1))
-    assert deliver(works, settings) == 1
+    services.clock.move(timedelta(hours=1))
+    assert deliver(services, settings) == 1
     (_, headers, body) = receiver.got[-1]
     assert signed_with(headers, body, first)
 
 
-def test_a_rotation_leaves_no_moment_without_a_secret(works, settings):
+def test_a_rotation_leaves_no_moment_without_a_secret(services, settings):
     """Another process that looks meanwhile finds one of the two, and makes none of its own."""
     secrets, over = {webhook_secret(settings)}, threading.Event()
     found = set()
@@ -269,114 +269,117 @@ def test_a_rotation_leaves_no_moment_without_a_secret(works, settings):
     looking = threading.Thread(target=look)
     looking.start()
     for _ in range(50):
-        secrets.add(rotate_webhook_secret(settings, works.clock.now(), force=True).encode())
+        secrets.add(rotate_webhook_secret(settings, services.clock.now(), force=True).encode())
     over.set()
     looking.join()
     assert found <= secrets
 
 
 def test_the_log_says_what_happened_and_a_replay_sends_the_same_bytes(
-    works, settings, subscriber, receiver, clock
+    services, settings, subscriber, receiver, clock
 ):
-    listener, _ = works.hub.subscribe("productOrdering", receiver.url, "", "test")
-    other, _ = works.hub.subscribe(
+    listener, _ = services.hub.subscribe("productOrdering", receiver.url, "", "test")
+    other, _ = services.hub.subscribe(
         "productOrdering", f"{receiver.url}/other", "eventType=ProductOrderCreateEvent", "test"
     )
     receiver.answers.append((503, {}, b""))
-    works.orders.place(subscriber, "ctc-light")
-    deliver(works, settings)
-    found, count = works.hub.log()
-    assert count == 3 and works.hub.log(listener_id=other.listener_id)[1] == 1
-    (waits,) = works.hub.log("waits", listener.listener_id)[0][1:]
+    services.orders.place(subscriber, "ctc-light")
+    deliver(services, settings)
+    found, count = services.hub.log()
+    assert count == 3 and services.hub.log(listener_id=other.listener_id)[1] == 1
+    (waits,) = services.hub.log("waits", listener.listener_id)[0][1:]
     assert (waits.status, waits.attempts) == (503, 1) and "answers 503" in waits.error
-    assert works.hub.log("delivered")[1] == 1, "one that fails keeps no other from its turn"
+    assert services.hub.log("delivered")[1] == 1, "one that fails keeps no other from its turn"
     with pytest.raises(DeliveryNotDone):
-        works.hub.replay(waits.delivery_id)
+        services.hub.replay(waits.delivery_id)
     clock.move(timedelta(minutes=2))
-    deliver(works, settings)
-    assert works.hub.log("delivered")[1] == 3
+    deliver(services, settings)
+    assert services.hub.log("delivered")[1] == 3
     before = receiver.got[-1]
     delivery = next(
         one for one in found if one.body.encode() == before[2] and one.listener_id == listener.listener_id
     )
-    works.orders.place(subscriber, "ctc-standard")
-    deliver(works, settings)
+    services.orders.place(subscriber, "ctc-standard")
+    deliver(services, settings)
     receiver.got.clear()
-    works.hub.replay(delivery.delivery_id)
-    deliver(works, settings)
+    services.hub.replay(delivery.delivery_id)
+    deliver(services, settings)
     ((_, headers, body),) = receiver.got
     assert body == before[2] and headers["Idempotency-Key"] == before[1]["Idempotency-Key"]
     assert (
-        works.hub.log()[0][-1].replays + works.hub.log()[0][-2].replays + works.hub.log()[0][-3].replays == 1
+        services.hub.log()[0][-1].replays
+        + services.hub.log()[0][-2].replays
+        + services.hub.log()[0][-3].replays
+        == 1
     )
     # What is given up can be sent again, too; what nobody has can't.
     receiver.answers += [(500, {}, b"")] * 100
-    works.hub.replay(delivery.delivery_id)
+    services.hub.replay(delivery.delivery_id)
     for _ in range(60):
         clock.move(timedelta(hours=1))
-        deliver(works, settings)
-    assert works.hub.log("given_up")[1] == 1
+        deliver(services, settings)
+    assert services.hub.log("given_up")[1] == 1
     receiver.answers.clear()
-    works.hub.replay(delivery.delivery_id)
-    deliver(works, settings)
-    assert works.hub.log("given_up")[1] == 0
-    works.hub.unsubscribe(listener.listener_id)
+    services.hub.replay(delivery.delivery_id)
+    deliver(services, settings)
+    assert services.hub.log("given_up")[1] == 0
+    services.hub.unsubscribe(listener.listener_id)
     with pytest.raises(ListenerNotFound):
-        works.hub.replay(delivery.delivery_id)
+        services.hub.replay(delivery.delivery_id)
     with pytest.raises(DeliveryNotFound):
-        works.hub.replay(listener.listener_id)
+        services.hub.replay(listener.listener_id)
     clock.move(timedelta(days=31))
-    works.hub.forget_old()
-    assert works.hub.log()[1] == 0
+    services.hub.forget_old()
+    assert services.hub.log()[1] == 0
 
 
-def test_redirects_of_a_listener_are_not_followed(works, settings, subscriber, receiver):
-    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+def test_redirects_of_a_listener_are_not_followed(services, settings, subscriber, receiver):
+    services.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
     receiver.answers.append((307, {"location": f"{receiver.url}/stolen"}, b""))
-    works.orders.place(subscriber, "ctc-light")
-    deliver(works, settings)
+    services.orders.place(subscriber, "ctc-light")
+    deliver(services, settings)
     assert [path for path, _, _ in receiver.got] == ["/"]
-    (delivery,), _ = works.hub.log()
+    (delivery,), _ = services.hub.log()
     assert (delivery.state, delivery.status) == ("waits", 307)
 
 
 # Work orders.
 
 
-def lines(works, subscriber):
-    return sum(c.amount_nano for c in works.charges.of_subscriber(subscriber.subscriber_id))
+def lines(services, subscriber):
+    return sum(c.amount_nano for c in services.charges.of_subscriber(subscriber.subscriber_id))
 
 
-def test_an_uplink_needs_a_broadband_number_and_is_sold_once(works):
-    nobody = works.subscriptions.register("+8613800000002")
+def test_an_uplink_needs_a_broadband_number_and_is_sold_once(services):
+    nobody = services.subscriptions.register("+8613800000002")
     for offering in ("uplink-acceleration", "sample-home-bundle"):
         with pytest.raises(NotEligible, match="broadband"):
-            works.orders.place(nobody, offering)
-    works.subscriptions.set_profile(nobody, broadband="sh11111111")
-    works.orders.place(nobody, "uplink-acceleration")
+            services.orders.place(nobody, offering)
+    services.subscriptions.set_profile(nobody, broadband="sh11111111")
+    services.orders.place(nobody, "uplink-acceleration")
     for offering in ("uplink-acceleration", "sample-home-bundle"):
         with pytest.raises(NotEligible, match="already"):
-            works.orders.place(nobody, offering)
-    works.orders.cancel(works.orders.products(nobody)[0].product_id)
-    works.orders.place(nobody, "sample-home-bundle")
+            services.orders.place(nobody, offering)
+    services.orders.cancel(services.orders.products(nobody)[0].product_id)
+    services.orders.place(nobody, "sample-home-bundle")
 
 
 def test_a_work_order_is_pushed_repeated_and_billed_after_its_answer(
-    works, settings, subscriber, receiver, clock
+    services, settings, subscriber, receiver, clock
 ):
-    order = works.orders.place(subscriber, "uplink-acceleration")
+    order = services.orders.place(subscriber, "uplink-acceleration")
     receiver.answers.append((500, {}, b""))
-    deliver(works, settings)
-    deliver(works, settings)
+    deliver(services, settings)
+    deliver(services, settings)
     assert len(receiver.got) == 1, "it waits before it is tried again"
     clock.move(timedelta(minutes=1))
-    deliver(works, settings)
+    deliver(services, settings)
     (path, headers, body), (_, again, same) = receiver.got
     assert path == "/broadband" and body == same
     assert headers["Idempotency-Key"] == again["Idempotency-Key"]
     assert signed_with(headers, body, webhook_secret(settings))
     said = json.loads(body)
-    (work,) = works.orders.work_orders()
+    (work,) = services.orders.work_orders()
     assert (said["id"], said["@type"], said["state"]) == (
         str(work.work_order_id),
         "ServiceOrder",
@@ -390,17 +393,17 @@ def test_a_work_order_is_pushed_repeated_and_billed_after_its_answer(
     assert "13800000001" not in body.decode()
     # Nobody answers for a while: it is sent again, and costs nothing.
     clock.move(timedelta(hours=7))
-    deliver(works, settings)
-    assert len(receiver.got) == 3 and lines(works, subscriber) == 0
-    assert works.orders.answer(work.work_order_id, done=True) == "done"
-    charged = lines(works, subscriber)
-    assert charged > 0 and works.orders.find(order.order_id)[0].state == "completed"
-    assert works.orders.answer(work.work_order_id, done=True) == "done", "twice is once"
-    assert lines(works, subscriber) == charged
+    deliver(services, settings)
+    assert len(receiver.got) == 3 and lines(services, subscriber) == 0
+    assert services.orders.answer(work.work_order_id, done=True) == "done"
+    charged = lines(services, subscriber)
+    assert charged > 0 and services.orders.find(order.order_id)[0].state == "completed"
+    assert services.orders.answer(work.work_order_id, done=True) == "done", "twice is once"
+    assert lines(services, subscriber) == charged
     clock.move(timedelta(hours=7))
-    deliver(works, settings)
+    deliver(services, settings)
     assert len(receiver.got) == 3
-    assert balances(works)
+    assert balances(services)
 
 
 @pytest.mark.parametrize(
@@ -415,88 +418,90 @@ def test_a_work_order_is_pushed_repeated_and_billed_after_its_answer(
         (b'{"state": ["completed"], "description": 7}', "inProgress"),
     ],
 )
-def test_an_answer_may_come_at_once(works, settings, subscriber, receiver, answer, state):
-    order = works.orders.place(subscriber, "uplink-acceleration")
+def test_an_answer_may_come_at_once(services, settings, subscriber, receiver, answer, state):
+    order = services.orders.place(subscriber, "uplink-acceleration")
     receiver.answers.append((201, {}, answer))
-    deliver(works, settings)
-    assert works.orders.find(order.order_id)[0].state == state
-    assert (lines(works, subscriber) > 0) == (state == "completed")
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    deliver(services, settings)
+    assert services.orders.find(order.order_id)[0].state == state
+    assert (lines(services, subscriber) > 0) == (state == "completed")
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
 def test_a_delivery_that_nobody_answers_fails_is_credited_and_withdrawn(
-    works, settings, subscriber, receiver, clock
+    services, settings, subscriber, receiver, clock
 ):
-    order = works.orders.place(subscriber, "sample-home-bundle")
-    uplink, security = works.orders.work_orders()
-    deliver(works, settings)
-    works.orders.answer(security.work_order_id, done=True)
+    order = services.orders.place(subscriber, "sample-home-bundle")
+    uplink, security = services.orders.work_orders()
+    deliver(services, settings)
+    services.orders.answer(security.work_order_id, done=True)
     clock.move(timedelta(hours=167))
-    assert time_out(works, settings) == 0
+    assert time_out(services, settings) == 0
     clock.move(timedelta(hours=1))
-    assert time_out(works, settings) == 1
-    assert time_out(works, settings) == 0
-    failed = works.orders.find(order.order_id)[0]
+    assert time_out(services, settings) == 1
+    assert time_out(services, settings) == 0
+    failed = services.orders.find(order.order_id)[0]
     assert (failed.state, failed.amount_nano) == ("failed", 0) and "in time" in failed.reason
-    assert lines(works, subscriber) == 0
-    assert {(w.port, w.action) for w in works.orders.work_orders()} == {
+    assert lines(services, subscriber) == 0
+    assert {(w.port, w.action) for w in services.orders.work_orders()} == {
         ("broadband", "withdraw"), ("security", "withdraw"),
     }  # fmt: skip
     receiver.got.clear()
-    deliver(works, settings)
+    deliver(services, settings)
     (said,) = receiver.bodies()
     assert said["serviceOrderItem"][0]["action"] == "delete"
     # It answers at last: late, twice, and it changes nothing.
     for _ in range(2):
-        assert works.orders.answer(uplink.work_order_id, done=True) == "refused"
-    assert len(works.orders.work_orders()) == 2 and lines(works, subscriber) == 0
-    works.charges.recognise()
-    assert balances(works)
-    assert time_out(works, settings.model_copy(update={"delivery_timeout_h": 0})) == 0
+        assert services.orders.answer(uplink.work_order_id, done=True) == "refused"
+    assert len(services.orders.work_orders()) == 2 and lines(services, subscriber) == 0
+    services.charges.recognise()
+    assert balances(services)
+    assert time_out(services, settings.model_copy(update={"delivery_timeout_h": 0})) == 0
 
 
-def test_what_was_pushed_and_is_cancelled_is_withdrawn_with_its_number(works, settings, subscriber, receiver):
-    works.orders.place(subscriber, "uplink-acceleration")
-    deliver(works, settings)
-    works.subscriptions.close(subscriber)
-    (work,) = works.orders.work_orders()
+def test_what_was_pushed_and_is_cancelled_is_withdrawn_with_its_number(
+    services, settings, subscriber, receiver
+):
+    services.orders.place(subscriber, "uplink-acceleration")
+    deliver(services, settings)
+    services.subscriptions.close(subscriber)
+    (work,) = services.orders.work_orders()
     assert (work.action, work.broadband) == ("withdraw", "sh87654321")
-    assert lines(works, subscriber) == 0
+    assert lines(services, subscriber) == 0
 
 
-def test_done_after_it_was_cancelled_is_withdrawn(works, subscriber):
-    order = works.orders.place(subscriber, "uplink-acceleration")
-    (work,) = works.orders.work_orders()
-    works.orders.cancel(order.product_id)
-    assert works.orders.work_orders() == []
-    assert works.orders.answer(work.work_order_id, done=True) == "refused"
-    assert [w.action for w in works.orders.work_orders()] == ["withdraw"]
-    assert lines(works, subscriber) == 0
+def test_done_after_it_was_cancelled_is_withdrawn(services, subscriber):
+    order = services.orders.place(subscriber, "uplink-acceleration")
+    (work,) = services.orders.work_orders()
+    services.orders.cancel(order.product_id)
+    assert services.orders.work_orders() == []
+    assert services.orders.answer(work.work_order_id, done=True) == "refused"
+    assert [w.action for w in services.orders.work_orders()] == ["withdraw"]
+    assert lines(services, subscriber) == 0
 
 
-def test_an_answer_to_an_earlier_asking_changes_nothing(works, settings, subscriber, receiver, clock):
-    works.orders.place(subscriber, "uplink-acceleration")
-    (work,) = works.orders.work_orders()
-    deliver(works, settings)
+def test_an_answer_to_an_earlier_asking_changes_nothing(services, settings, subscriber, receiver, clock):
+    services.orders.place(subscriber, "uplink-acceleration")
+    (work,) = services.orders.work_orders()
+    deliver(services, settings)
     for _ in range(5):
-        state = works.orders.answer(
+        state = services.orders.answer(
             work.work_order_id, done=False, again=True, reason="nobody home", attempt=1
         )
         assert state == "open"
-    (work,) = works.orders.work_orders()
+    (work,) = services.orders.work_orders()
     assert work.attempts == 2
-    deliver(works, settings)
+    deliver(services, settings)
     keys = [headers["Idempotency-Key"] for _, headers, _ in receiver.got]
     assert keys == [f"{work.work_order_id}-1", f"{work.work_order_id}-2"]
 
 
 def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
-    works, settings, subscriber, receiver, monkeypatch
+    services, settings, subscriber, receiver, monkeypatch
 ):
     from tokenworks.api.tmf import events as hub
 
-    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
-    orders = [works.orders.place(subscriber, offering) for offering in ("ctc-light", "ctc-standard")]
+    services.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    orders = [services.orders.place(subscriber, offering) for offering in ("ctc-light", "ctc-standard")]
     shown = hub.order_resource
 
     def broken(order, subscriber_id):
@@ -505,7 +510,7 @@ def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
         return shown(order, subscriber_id)
 
     monkeypatch.setattr(hub, "order_resource", broken)
-    deliver(works, settings)
+    deliver(services, settings)
     first, second = (said["event"] for said in receiver.bodies())
     assert first == {"resource": {"id": str(orders[0].order_id)}}
     assert second["productOrder"]["id"] == str(orders[1].order_id)
@@ -514,12 +519,12 @@ def test_an_event_that_can_t_be_shown_keeps_no_other_from_its_turn(
 # One listener that is away, or gone, is in nobody's way.
 
 
-def many_due(works, listener, count, at):
+def many_due(services, listener, count, at):
     """So many deliveries that wait for a listener, made at a time."""
-    own = works.vault.own()
+    own = services.vault.own()
     for _ in range(count):
         delivery_id = uuid7()
-        works.connection.execute(
+        services.connection.execute(
             """INSERT INTO hub_delivery (delivery_id, listener_id, event_id, event_type, subscriber_id, body_sealed, created_at,
                    begun_at, next_at)
                VALUES (%(id)s, %(l)s, gen_random_uuid(), 'PaymentCreateEvent', gen_random_uuid(), %(body)s, %(at)s, %(at)s, %(at)s)""",
@@ -532,58 +537,58 @@ def many_due(works, listener, count, at):
         )
 
 
-def test_a_listener_that_is_away_keeps_others_from_nothing(works, settings, subscriber, receiver, clock):
+def test_a_listener_that_is_away_keeps_others_from_nothing(services, settings, subscriber, receiver, clock):
     settings = settings.model_copy(update={"fulfilment_urls": ""})
-    away, _ = works.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
-    many_due(works, away, 250, clock.now() - timedelta(hours=2))
-    works.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
-    works.orders.place(subscriber, "ctc-light")
-    deliver(works, settings)
+    away, _ = services.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    many_due(services, away, 250, clock.now() - timedelta(hours=2))
+    services.hub.subscribe("productOrdering", receiver.url, "eventType=ProductOrderCreateEvent", "test")
+    services.orders.place(subscriber, "ctc-light")
+    deliver(services, settings)
     assert len(receiver.got) == 1
     # It is asked again after a while, once: all that waits for it waits as long.
-    deliver(works, settings)
-    found, count = works.hub.log(listener_id=away.listener_id, limit=300)
+    deliver(services, settings)
+    found, count = services.hub.log(listener_id=away.listener_id, limit=300)
     assert count == 250 and sum(one.attempts for one in found) == 1
 
 
-def test_what_waits_for_a_day_is_given_up_however_much_it_is(works, settings, clock):
+def test_what_waits_for_a_day_is_given_up_however_much_it_is(services, settings, clock):
     settings = settings.model_copy(update={"fulfilment_urls": ""})
-    away, _ = works.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
-    many_due(works, away, 250, clock.now() - timedelta(days=1))
-    many_due(works, away, 3, clock.now())
-    deliver(works, settings)
-    assert works.hub.log("given_up")[1] == 250 and works.hub.log("waits")[1] == 3
+    away, _ = services.hub.subscribe("payment", "http://127.0.0.1:9/", "", "test")
+    many_due(services, away, 250, clock.now() - timedelta(days=1))
+    many_due(services, away, 3, clock.now())
+    deliver(services, settings)
+    assert services.hub.log("given_up")[1] == 250 and services.hub.log("waits")[1] == 3
     clock.move(timedelta(days=31))
-    deliver(works, settings)
-    works.hub.forget_old()
-    assert works.hub.log("waits")[1] == 0
+    deliver(services, settings)
+    services.hub.forget_old()
+    assert services.hub.log("waits")[1] == 0
 
 
 def test_a_listener_that_goes_while_its_events_are_expanded_holds_up_nothing(
-    works, settings, subscriber, receiver
+    services, settings, subscriber, receiver
 ):
-    gone, _ = works.hub.subscribe("payment", receiver.url, "", "test")
+    gone, _ = services.hub.subscribe("payment", receiver.url, "", "test")
     # As where it is removed after the listeners were read, and before the delivery was written.
-    works.hub.unsubscribe(gone.listener_id)
-    many_due(works, gone, 3, works.clock.now())
-    works.orders.place(subscriber, "uplink-acceleration")
-    deliver(works, settings)
+    services.hub.unsubscribe(gone.listener_id)
+    many_due(services, gone, 3, services.clock.now())
+    services.orders.place(subscriber, "uplink-acceleration")
+    deliver(services, settings)
     assert [path for path, _, _ in receiver.got] == ["/broadband"]
-    assert works.hub.log("given_up")[1] == 3
+    assert services.hub.log("given_up")[1] == 3
 
 
-def test_a_body_that_a_listener_never_takes_is_in_no_others_way(works, settings, receiver, clock):
+def test_a_body_that_a_listener_never_takes_is_in_no_others_way(services, settings, receiver, clock):
     settings = settings.model_copy(update={"fulfilment_urls": ""})
-    listener, _ = works.hub.subscribe("payment", receiver.url, "", "test")
-    many_due(works, listener, 4, clock.now())
-    bad = works.hub.log(listener_id=listener.listener_id)[0][-1]
+    listener, _ = services.hub.subscribe("payment", receiver.url, "", "test")
+    many_due(services, listener, 4, clock.now())
+    bad = services.hub.log(listener_id=listener.listener_id)[0][-1]
     receiver.answers.append((400, {}, b""))
-    deliver(works, settings)
-    assert works.hub.log("delivered")[1] == 0
+    deliver(services, settings)
+    assert services.hub.log("delivered")[1] == 0
     clock.move(timedelta(seconds=20))
     # The bad one is due, too: it comes last, and fails again.
     receiver.answers += [(204, {}, b"")] * 3 + [(400, {}, b"")]
-    deliver(works, settings)
-    assert works.hub.log("delivered")[1] == 3
-    (waits,), _ = works.hub.log("waits")
+    deliver(services, settings)
+    assert services.hub.log("delivered")[1] == 3
+    (waits,), _ = services.hub.log("waits")
     assert (waits.delivery_id, waits.attempts) == (bad.delivery_id, 2)

@@ -61,7 +61,7 @@ def spent(server):
     subscriber, key = server.subscriber(server.sell("odd-plan", TOKENS), cap_tokens=TOKENS - 1)
     assert server.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=20)[0] == 200
     server.usage(subscriber, 1)
-    until(lambda: server.works.ledger.grants(subscriber.account_id), what="a grant")
+    until(lambda: server.services.ledger.grants(subscriber.account_id), what="a grant")
     return server, str(subscriber.subscriber_id)
 
 

@@ -15,16 +15,16 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li")
 
 
 @pytest.fixture
-def billed(works, subscriber, clock):
+def billed(services, subscriber, clock):
     """(works, bill): April of a light plan."""
-    works.orders.place(subscriber, "ctc-light")
-    to_may(works, clock)
-    works.bills.run()
-    (bills, count) = works.bills.all(subscriber)
+    services.orders.place(subscriber, "ctc-light")
+    to_may(services, clock)
+    services.bills.run()
+    (bills, count) = services.bills.all(subscriber)
     assert count == 1
-    return works, bills[0]
+    return services, bills[0]

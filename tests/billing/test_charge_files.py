@@ -17,10 +17,10 @@ from tokenworks.billing import AcknowledgementFaulty, ChargeFileAnswered, Charge
 YUAN = 1_000_000_000
 
 
-def test_a_charge_file_takes_each_bill_once_and_its_answer_pays_them(works, clock):
-    many(works, 3, clock)
-    sequence, text = works.charge_files.make_file()
-    assert works.charge_files.make_file() is None
+def test_a_charge_file_takes_each_bill_once_and_its_answer_pays_them(services, clock):
+    many(services, 3, clock)
+    sequence, text = services.charge_files.make_file()
+    assert services.charge_files.make_file() is None
     rows = text.splitlines()
     head, *lines, tail = [row.split("|") for row in rows]
     assert head == ["H", "tokenworks-phone-1", "1", "2027-04-30T17:00:00Z", "3", "2970"]
@@ -29,24 +29,24 @@ def test_a_charge_file_takes_each_bill_once_and_its_answer_pays_them(works, cloc
     ]
     body = "".join(f"{row}\n" for row in rows[:-1])
     assert tail == ["T", "3", "2970", hashlib.sha256(body.encode()).hexdigest()]
-    assert works.charge_files.file(sequence) == text
-    assert {b.state for b in works.bills.all()[0]} == {"sent"}
+    assert services.charge_files.file(sequence) == text
+    assert {b.state for b in services.bills.all()[0]} == {"sent"}
 
     given = answer(1, "R|1|accepted|", "R|2|rejected|no such number", "R|3|accepted|")
-    assert works.charge_files.acknowledge(given, dry_run=True) == (2, 1)
-    assert works.payments.all()[1] == 0
-    assert works.charge_files.acknowledge(given) == (2, 1)
+    assert services.charge_files.acknowledge(given, dry_run=True) == (2, 1)
+    assert services.payments.all()[1] == 0
+    assert services.charge_files.acknowledge(given) == (2, 1)
     with pytest.raises(ChargeFileAnswered):
-        works.charge_files.acknowledge(given)
-    assert sorted(b.state for b in works.bills.all()[0]) == ["new", "settled", "settled"]
-    assert works.charge_files.files()[0]["rejected"] == 1
+        services.charge_files.acknowledge(given)
+    assert sorted(b.state for b in services.bills.all()[0]) == ["new", "settled", "settled"]
+    assert services.charge_files.files()[0]["rejected"] == 1
     # The rejected one comes again, three times in all.
     for again in (2, 3):
-        sequence, text = works.charge_files.make_file()
+        sequence, text = services.charge_files.make_file()
         assert (sequence, text.count("\n")) == (again, 3)
-        works.charge_files.acknowledge(answer(again, "R|1|rejected|no such number"))
-    assert works.charge_files.make_file() is None
-    assert balances(works)
+        services.charge_files.acknowledge(answer(again, "R|1|rejected|no such number"))
+    assert services.charge_files.make_file() is None
+    assert balances(services)
 
 
 @pytest.mark.parametrize(
@@ -62,42 +62,42 @@ def test_a_charge_file_takes_each_bill_once_and_its_answer_pays_them(works, cloc
         (["R|1|rejected|", "R|2|accepted|"], "a rejected line has a reason"),
     ],
 )
-def test_an_answer_that_does_not_fit_changes_nothing(works, clock, rows, reason):
-    many(works, 2, clock)
-    works.charge_files.make_file()
+def test_an_answer_that_does_not_fit_changes_nothing(services, clock, rows, reason):
+    many(services, 2, clock)
+    services.charge_files.make_file()
     with pytest.raises(AcknowledgementFaulty, match=reason):
-        works.charge_files.acknowledge(answer(1, *rows))
+        services.charge_files.acknowledge(answer(1, *rows))
     with pytest.raises(ChargeFileNotFound):
-        works.charge_files.acknowledge(answer(7, "R|1|accepted|"))
+        services.charge_files.acknowledge(answer(7, "R|1|accepted|"))
     for text in ("", "A|other|1\n", "A|tokenworks-phone-1|one\n"):
         with pytest.raises(AcknowledgementFaulty):
-            works.charge_files.acknowledge(text)
-    assert {b.state for b in works.bills.all()[0]} == {"sent"}
-    assert works.payments.all()[1] == 0
-    assert works.charge_files.acknowledge(answer(1, "R|1|accepted|", "R|2|accepted|")) == (2, 0)
-    assert balances(works)
+            services.charge_files.acknowledge(text)
+    assert {b.state for b in services.bills.all()[0]} == {"sent"}
+    assert services.payments.all()[1] == 0
+    assert services.charge_files.acknowledge(answer(1, "R|1|accepted|", "R|2|accepted|")) == (2, 0)
+    assert balances(services)
 
 
-def test_what_was_paid_meanwhile_and_is_collected_too_is_credit(works, clock):
-    one, _ = many(works, 2, clock)
-    works.charge_files.make_file()
-    ((bill,), _) = works.bills.all(one)
-    works.payments.pay(bill, "cash", "at the counter")
-    assert works.charge_files.acknowledge(answer(1, "R|1|accepted|", "R|2|accepted|")) == (2, 0)
-    assert works.payments.all(one)[1] == 2
-    assert works.charges.receivable(one.account_id) == 0  # May's own 9.90, not billed yet, less the credit
-    ((case,), _) = works.payments.cases()
+def test_what_was_paid_meanwhile_and_is_collected_too_is_credit(services, clock):
+    one, _ = many(services, 2, clock)
+    services.charge_files.make_file()
+    ((bill,), _) = services.bills.all(one)
+    services.payments.pay(bill, "cash", "at the counter")
+    assert services.charge_files.acknowledge(answer(1, "R|1|accepted|", "R|2|accepted|")) == (2, 0)
+    assert services.payments.all(one)[1] == 2
+    assert services.charges.receivable(one.account_id) == 0  # May's own 9.90, not billed yet, less the credit
+    ((case,), _) = services.payments.cases()
     assert (case.kind, case.bill_id, case.amount_nano) == ("surplus", bill.bill_id, 9_900_000_000)
-    assert balances(works)
+    assert balances(services)
 
 
-def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, database_url, session_dir):
+def test_an_answer_payments_dunning_and_recognition_at_once(services, clock, database_url, session_dir):
     """They lock subscribers, accounts and bills in one order: nobody waits for each other in a ring."""
-    made = many(works, 40, clock)
-    sequence, _ = works.charge_files.make_file()
-    bills, _ = works.bills.all(None, 0, 100)
+    made = many(services, 40, clock)
+    sequence, _ = services.charge_files.make_file()
+    bills, _ = services.bills.all(None, 0, 100)
     clock.move(timedelta(days=60))
-    works.dunning.run_dunning()  # all are suspended: what is paid lifts it
+    services.dunning.run_dunning()  # all are suspended: what is paid lifts it
     options = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, errors = threading.Barrier(5), []
 
@@ -139,6 +139,6 @@ def test_an_answer_payments_dunning_and_recognition_at_once(works, clock, databa
     for thread in threads:
         thread.join(60)
     assert errors == []
-    assert {bill.state for bill in works.bills.all(None, 0, 100)[0]} == {"settled"}
-    assert {works.subscriptions.find(str(one.subscriber_id)).state for one in made} == {"active"}
-    assert balances(works)
+    assert {bill.state for bill in services.bills.all(None, 0, 100)[0]} == {"settled"}
+    assert {services.subscriptions.find(str(one.subscriber_id)).state for one in made} == {"active"}
+    assert balances(services)

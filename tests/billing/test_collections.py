@@ -48,12 +48,12 @@ def clock():
 
 
 @pytest.fixture
-def bill(works, clock):
-    subscriber = works.subscriptions.register("+8613800000001", "Li")
-    works.orders.place(subscriber, "ctc-light")
+def bill(services, clock):
+    subscriber = services.subscriptions.register("+8613800000001", "Li")
+    services.orders.place(subscriber, "ctc-light")
     clock.move(datetime(2027, 5, 2, tzinfo=BILLING_ZONE) - clock.now())
-    works.bills.run()
-    ((found,), _) = works.bills.all(subscriber)
+    services.bills.run()
+    ((found,), _) = services.bills.all(subscriber)
     return found
 
 
@@ -87,7 +87,7 @@ def opened(url, data, at):
 
 
 @pytest.fixture
-def died(works, database_url, session_dir, books, bill, clock, request):
+def died(services, database_url, session_dir, books, bill, clock, request):
     """A process asked the bank, which took the money, and was killed before it could commit."""
     done = subprocess.run(
         [sys.executable, "-c", DIES, database_url, session_dir / "seed", books, bill.bill_no, clock.now().isoformat(),
@@ -97,12 +97,14 @@ def died(works, database_url, session_dir, books, bill, clock, request):
     assert done.returncode == -signal.SIGKILL, done.stderr
     bank = Bank(books)
     assert bank.taken() == {"first": 9_900_000_000}
-    assert works.payments.all()[1] == 0 and works.bills.find(bill.bill_no).remaining_nano == 9_900_000_000
+    assert (
+        services.payments.all()[1] == 0 and services.bills.find(bill.bill_no).remaining_nano == 9_900_000_000
+    )
     return bank
 
 
-def state(works, bill):
-    (payments, count), found = works.payments.all(), works.bills.find(bill.bill_no)
+def state(services, bill):
+    (payments, count), found = services.payments.all(), services.bills.find(bill.bill_no)
     return count, [(p.method, p.reference, p.amount_nano) for p in payments], found.remaining_nano
 
 
@@ -111,36 +113,36 @@ BOOKED = (1, [("bank", "first", 9_900_000_000)], 0)
 
 @pytest.mark.parametrize("died", ["inner", "outer"], indirect=True)
 @pytest.mark.parametrize("reference", ["first", "second"])
-def test_whoever_asks_next_books_what_was_taken(works, bill, died, reference):
+def test_whoever_asks_next_books_what_was_taken(services, bill, died, reference):
     """Also under another reference, as a person who starts anew takes."""
-    made = works.payments.collect(bill, died, reference)
+    made = services.payments.collect(bill, died, reference)
     assert (made.reference, made.new) == ("first", True)
-    assert state(works, bill) == BOOKED and died.taken() == {"first": 9_900_000_000}
-    assert works.payments.collect(bill, died, "first").new is False
+    assert state(services, bill) == BOOKED and died.taken() == {"first": 9_900_000_000}
+    assert services.payments.collect(bill, died, "first").new is False
     with pytest.raises(BillSettled):
-        works.payments.collect(bill, died, "third")
+        services.payments.collect(bill, died, "third")
     assert died.taken() == {"first": 9_900_000_000}
-    assert balances(works)
+    assert balances(services)
 
 
-def test_where_nobody_asks_the_job_does(works, bill, died):
-    assert works.payments.finish_collections({}) == 0
-    assert works.payments.finish_collections({"bank": died}) == 1
-    assert state(works, bill) == BOOKED and died.taken() == {"first": 9_900_000_000}
-    assert works.payments.finish_collections({"bank": died}) == 0
-    assert balances(works)
+def test_where_nobody_asks_the_job_does(services, bill, died):
+    assert services.payments.finish_collections({}) == 0
+    assert services.payments.finish_collections({"bank": died}) == 1
+    assert state(services, bill) == BOOKED and died.taken() == {"first": 9_900_000_000}
+    assert services.payments.finish_collections({"bank": died}) == 0
+    assert balances(services)
 
 
-def test_what_was_paid_meanwhile_is_credit_and_a_case(works, bill, died):
-    works.payments.pay(bill, "cash", "at the counter")
-    assert works.payments.collect(bill, died, "second").reference == "first"
-    assert works.charges.receivable(bill.account_id) == -9_900_000_000
-    (cases, _) = works.payments.cases()
+def test_what_was_paid_meanwhile_is_credit_and_a_case(services, bill, died):
+    services.payments.pay(bill, "cash", "at the counter")
+    assert services.payments.collect(bill, died, "second").reference == "first"
+    assert services.charges.receivable(bill.account_id) == -9_900_000_000
+    (cases, _) = services.payments.cases()
     assert [(case.kind, case.amount_nano) for case in cases] == [("surplus", 9_900_000_000)]
-    assert balances(works)
+    assert balances(services)
 
 
-def test_two_jobs_at_once_book_it_once(works, bill, died, database_url, session_dir, clock):
+def test_two_jobs_at_once_book_it_once(services, bill, died, database_url, session_dir, clock):
     asked = threading.Barrier(2, timeout=30)
 
     def finish(results):
@@ -154,42 +156,42 @@ def test_two_jobs_at_once_book_it_once(works, bill, died, database_url, session_
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(results) == 2 and state(works, bill) == BOOKED
-    assert balances(works)
+    assert len(results) == 2 and state(services, bill) == BOOKED
+    assert balances(services)
 
 
-def test_an_answer_that_does_not_come_is_asked_for_again(works, bill, books):
+def test_an_answer_that_does_not_come_is_asked_for_again(services, bill, books):
     """The bank took it, and its answer was lost: whatever it raises but a decline says nothing."""
 
     def lost():
         raise TimeoutError
 
     with pytest.raises(TimeoutError):
-        works.payments.collect(bill, Bank(books, after=lost), "first")
-    assert works.payments.all()[1] == 0
+        services.payments.collect(bill, Bank(books, after=lost), "first")
+    assert services.payments.all()[1] == 0
     with pytest.raises(TimeoutError):
-        works.payments.collect(bill, Bank(books, after=lost), "second")
-    assert works.payments.finish_collections({"bank": Bank(books, after=lost)}) == 0
-    (failed,) = works.failed_jobs.all()
+        services.payments.collect(bill, Bank(books, after=lost), "second")
+    assert services.payments.finish_collections({"bank": Bank(books, after=lost)}) == 0
+    (failed,) = services.failed_jobs.all()
     assert (failed.job, failed.state) == ("collection", "retrying")
-    assert works.payments.collect(bill, Bank(books), "third").reference == "first"
-    assert state(works, bill) == BOOKED
+    assert services.payments.collect(bill, Bank(books), "third").reference == "first"
+    assert state(services, bill) == BOOKED
     assert Bank(books).taken() == {"first": 9_900_000_000}
 
 
-def test_what_is_declined_is_answered_and_can_be_asked_anew(works, bill, books):
+def test_what_is_declined_is_answered_and_can_be_asked_anew(services, bill, books):
     def no():
         raise PaymentDeclined("no cover")
 
     with pytest.raises(PaymentDeclined):
-        works.payments.collect(bill, Bank(books.with_name("nobody.json"), after=no), "first")
-    assert works.payments.finish_collections({"bank": Bank(books)}) == 0
-    assert works.payments.collect(bill, Bank(books), "second").reference == "second"
+        services.payments.collect(bill, Bank(books.with_name("nobody.json"), after=no), "first")
+    assert services.payments.finish_collections({"bank": Bank(books)}) == 0
+    assert services.payments.collect(bill, Bank(books), "second").reference == "second"
     assert Bank(books).taken() == {"second": 9_900_000_000}
 
 
-def test_a_dry_run_asks_nobody(works, bill, books):
-    made = works.payments.collect(bill, Bank(books), "first", dry_run=True)
+def test_a_dry_run_asks_nobody(services, bill, books):
+    made = services.payments.collect(bill, Bank(books), "first", dry_run=True)
     assert made.amount_nano == 9_900_000_000
-    assert Bank(books).taken() == {} and state(works, bill) == (0, [], 9_900_000_000)
-    assert works.payments.finish_collections({"bank": Bank(books)}) == 0
+    assert Bank(books).taken() == {} and state(services, bill) == (0, [], 9_900_000_000)
+    assert services.payments.finish_collections({"bank": Bank(books)}) == 0

@@ -14,78 +14,82 @@ from tokenworks.subscriptions import BILLING_ZONE
 
 
 @pytest.fixture
-def billed(works):
+def billed(services):
     """A subscriber, and a bill over one line."""
-    subscriber = works.subscriptions.register("+8613800000001", "Li")
-    works.orders.place(subscriber, "ctc-light")
-    now = works.clock.now().astimezone(BILLING_ZONE)
+    subscriber = services.subscriptions.register("+8613800000001", "Li")
+    services.orders.place(subscriber, "ctc-light")
+    now = services.clock.now().astimezone(BILLING_ZONE)
     first = (now.replace(day=1, hour=1, minute=0, second=0) + timedelta(days=32)).replace(day=1)
-    works.clock.move(first - works.clock.now())
-    works.bills.run()
-    (bill,), _ = works.bills.all(subscriber)
+    services.clock.move(first - services.clock.now())
+    services.bills.run()
+    (bill,), _ = services.bills.all(subscriber)
     return subscriber, bill
 
 
-def test_a_line_is_questioned_and_answered_and_nothing_moves(works, billed):
+def test_a_line_is_questioned_and_answered_and_nothing_moves(services, billed):
     subscriber, bill = billed
-    made = works.disputes.ask(bill, 1, "  I did not order this.\r\nWhat is it? ")
+    made = services.disputes.ask(bill, 1, "  I did not order this.\r\nWhat is it? ")
     assert (made.state, made.question, made.answer) == ("open", "I did not order this.\nWhat is it?", None)
     assert (made.bill_no, made.line_no, made.amount_nano) == (bill.bill_no, 1, 9_900_000_000)
-    assert works.disputes.all(state="open") == ([made], 1)
-    assert works.disputes.all(subscriber, "answered") == ([], 0)
-    works.clock.move(timedelta(days=1))
-    answered = works.disputes.answer(made.dispute_id, "It is the plan of April.", "kim")
+    assert services.disputes.all(state="open") == ([made], 1)
+    assert services.disputes.all(subscriber, "answered") == ([], 0)
+    services.clock.move(timedelta(days=1))
+    answered = services.disputes.answer(made.dispute_id, "It is the plan of April.", "kim")
     assert (answered.state, answered.answer, answered.answered_by) == (
         "answered",
         "It is the plan of April.",
         "kim",
     )
-    assert answered.answered_at == works.clock.now()
-    assert works.disputes.of_bills([bill]) == [answered]
-    assert works.bills.find(bill.bill_no) == bill
-    notices = [notice for notice in works.notices.lease(100) if notice.kind == "dispute.answered"]
+    assert answered.answered_at == services.clock.now()
+    assert services.disputes.of_bills([bill]) == [answered]
+    assert services.bills.find(bill.bill_no) == bill
+    notices = [notice for notice in services.notices.lease(100) if notice.kind == "dispute.answered"]
     assert [notice.content for notice in notices] == [{"bill_no": bill.bill_no, "line_no": 1}]
     with pytest.raises(DisputeAnswered):
-        works.disputes.answer(made.dispute_id, "Again", "kim")
-    balances(works)
+        services.disputes.answer(made.dispute_id, "Again", "kim")
+    balances(services)
 
 
-def test_one_open_question_a_line_and_the_same_text_is_the_same_question(works, billed):
+def test_one_open_question_a_line_and_the_same_text_is_the_same_question(services, billed):
     _, bill = billed
-    made = works.disputes.ask(bill, 1, "What is it?")
-    assert works.disputes.ask(bill, 1, "What is it?") == made
+    made = services.disputes.ask(bill, 1, "What is it?")
+    assert services.disputes.ask(bill, 1, "What is it?") == made
     with pytest.raises(DisputeOpen):
-        works.disputes.ask(bill, 1, "And why?")
-    works.disputes.answer(made.dispute_id, "A plan.", "kim")
-    assert works.disputes.ask(bill, 1, "And why?").dispute_id != made.dispute_id
-    assert works.disputes.all()[1] == 2
+        services.disputes.ask(bill, 1, "And why?")
+    services.disputes.answer(made.dispute_id, "A plan.", "kim")
+    assert services.disputes.ask(bill, 1, "And why?").dispute_id != made.dispute_id
+    assert services.disputes.all()[1] == 2
 
 
-def test_what_is_refused_writes_nothing(works, billed):
+def test_what_is_refused_writes_nothing(services, billed):
     _, bill = billed
     for text in ("", "  \r\n ", "x" * (QUESTION_CHARS_MAX + 1), "a\x00b", "a\u202eb"):
         with pytest.raises(Invalid):
-            works.disputes.ask(bill, 1, text)
+            services.disputes.ask(bill, 1, text)
     with pytest.raises(BillNotFound):
-        works.disputes.ask(bill, 2, "What is it?")
+        services.disputes.ask(bill, 2, "What is it?")
     with pytest.raises(DisputeNotFound):
-        works.disputes.answer(uuid7(), "A plan.", "kim")
-    assert works.disputes.all() == ([], 0)
+        services.disputes.answer(uuid7(), "A plan.", "kim")
+    assert services.disputes.all() == ([], 0)
 
 
-def test_a_line_is_not_questioned_without_end(works, billed):
+def test_a_line_is_not_questioned_without_end(services, billed):
     _, bill = billed
     for n in range(QUESTIONS_OF_LINE_MAX):
-        works.disputes.answer(works.disputes.ask(bill, 1, f"Question {n}").dispute_id, "See above.", "kim")
+        services.disputes.answer(
+            services.disputes.ask(bill, 1, f"Question {n}").dispute_id, "See above.", "kim"
+        )
     with pytest.raises(Invalid, match="at most"):
-        works.disputes.ask(bill, 1, "One more")
+        services.disputes.ask(bill, 1, "One more")
 
 
-def test_of_two_at_once_one_is_kept(works, billed, database_url):
+def test_of_two_at_once_one_is_kept(services, billed, database_url):
     """Both looked before, and found nothing: the index lets one through."""
     _, bill = billed
-    now = works.clock.now()
+    now = services.clock.now()
     with contextlib.closing(connect(database_url)) as other:
         assert dispute_store.add(other, uuid7(), bill.subscriber_id, bill.bill_id, 1, "One", now)
-    assert not dispute_store.add(works.connection, uuid7(), bill.subscriber_id, bill.bill_id, 1, "Two", now)
-    assert works.disputes.all()[1] == 1
+    assert not dispute_store.add(
+        services.connection, uuid7(), bill.subscriber_id, bill.bill_id, 1, "Two", now
+    )
+    assert services.disputes.all()[1] == 1

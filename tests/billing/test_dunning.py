@@ -13,35 +13,35 @@ YUAN = 1_000_000_000
 def test_who_does_not_pay_is_reminded_restricted_and_suspended_and_lifted_by_paying(
     billed, subscriber, spender, clock
 ):
-    works, bill = billed
+    services, bill = billed
 
     def state():
-        now = works.subscriptions.find(str(subscriber.subscriber_id))
+        now = services.subscriptions.find(str(subscriber.subscriber_id))
         return now.state, now.restricted
 
     clock.move(timedelta(days=15 + 3) - timedelta(seconds=1))
-    assert works.dunning.run_dunning() == {}
+    assert services.dunning.run_dunning() == {}
     clock.move(timedelta(seconds=2))
-    assert works.dunning.run_dunning() == {"remind": 1}
-    assert works.dunning.run_dunning() == {}
+    assert services.dunning.run_dunning() == {"remind": 1}
+    assert services.dunning.run_dunning() == {}
     clock.move(timedelta(days=7))
-    assert works.dunning.run_dunning() == {"restrict": 1}
+    assert services.dunning.run_dunning() == {"restrict": 1}
     assert state() == ("active", True)
     with pytest.raises(SubscriberNotActive):
-        works.orders.place(subscriber, "ctc-standard")
+        services.orders.place(subscriber, "ctc-standard")
     clock.move(timedelta(days=10))
-    works.orders.run_cycles()
-    assert works.dunning.run_dunning() == {"suspend": 1}
+    services.orders.run_cycles()
+    assert services.dunning.run_dunning() == {"suspend": 1}
     assert state() == ("suspended", True)
     assert (
         not spender.usable(subscriber.account_id)
         or spender.open(subscriber.account_id, spender.usable(subscriber.account_id)[0], 1000) is None
     )
-    kinds = works.connection.execute("SELECT kind FROM notification ORDER BY notification_id").fetchall()
+    kinds = services.connection.execute("SELECT kind FROM notification ORDER BY notification_id").fetchall()
     assert [kind for (kind,) in kinds] == ["dunning.remind", "dunning.restrict", "dunning.suspend"]
-    works.payments.pay(bill, "cash", "at last", 9 * YUAN)
+    services.payments.pay(bill, "cash", "at last", 9 * YUAN)
     assert state() == ("suspended", True)
-    works.payments.pay(bill, "cash", "and the rest")
+    services.payments.pay(bill, "cash", "and the rest")
     assert state() == ("active", False)
     assert spender.spend(subscriber.account_id, 100)
-    assert balances(works)
+    assert balances(services)

@@ -8,10 +8,10 @@ YUAN = 1_000_000_000
 
 @pytest.mark.parametrize("language", ["zh", "en"])
 def test_a_bill_is_a_pdf_that_says_it_all(billed, language):
-    works, bill = billed
-    works.bills.correct(bill, 1, YUAN, "outage")
-    pdf = works.documents.pdf(bill, language)
-    assert pdf == works.documents.pdf(bill, language)
+    services, bill = billed
+    services.bills.correct(bill, 1, YUAN, "outage")
+    pdf = services.documents.pdf(bill, language)
+    assert pdf == services.documents.pdf(bill, language)
     document = pypdfium2.PdfDocument(pdf)
     assert len(document) == 1
     text = document[0].get_textpage().get_text_range()

@@ -24,10 +24,12 @@ def clock():
     return ManualClock(month_start(datetime.now(UTC)).astimezone(UTC))
 
 
-def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, database_url, session_dir, clock):
+def test_killed_again_and_again_every_subscriber_has_one_bill(
+    services, owner, database_url, session_dir, clock
+):
     end = month_start(clock.now())
     seed(owner, CROWD, add_months(end, -1), end)
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
     environ = without_settings() | {
         "TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATA_DIR": str(session_dir / "seed"),
         "TOKENWORKS_BILL_RUN_BATCH": "25",
@@ -35,7 +37,7 @@ def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, data
     command = [sys.executable, "-m", "tokenworks", "bill", "run", "--json"]
 
     def bills():
-        return works.connection.execute("SELECT count(*) FROM bill").fetchone()[0]
+        return services.connection.execute("SELECT count(*) FROM bill").fetchone()[0]
 
     killed = 0
     for target in (50, 300, 700):
@@ -59,12 +61,12 @@ def test_killed_again_and_again_every_subscriber_has_one_bill(works, owner, data
         out, err = process.communicate(timeout=60)
         assert process.returncode == 0, err
         assert out
-    rows = works.connection.execute(
+    rows = services.connection.execute(
         "SELECT count(*), count(DISTINCT subscriber_id), count(DISTINCT bill_no), sum(amount_nano)::bigint FROM bill"
     ).fetchone()
     assert rows == (CROWD, CROWD, CROWD, CROWD * 9_900_000_000 + CROWD // 10 * 3_000_000_000)
-    assert works.connection.execute("SELECT count(*) FROM charge WHERE bill_id IS NULL").fetchone()[0] == 0
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert services.connection.execute("SELECT count(*) FROM charge WHERE bill_id IS NULL").fetchone()[0] == 0
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
 def _running(url):

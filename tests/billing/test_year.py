@@ -270,36 +270,36 @@ class Book:
     ("seed", "audited_days"),
     [(1, 30), *(pytest.param(seed, 1, marks=pytest.mark.nightly) for seed in (1, 2, 3, 4))],
 )
-def test_a_year(works, seed, audited_days):
+def test_a_year(services, seed, audited_days):
     dice = random.Random(seed)
-    clock, spender = works.clock, Spender(works)
+    clock, spender = services.clock, Spender(services)
     books, people = {}, {}
 
     def join(name, phone, **profile):
-        people[name] = works.subscriptions.register(phone, name, **profile)
+        people[name] = services.subscriptions.register(phone, name, **profile)
         books[name] = Book(profile.get("bill_day", 1))
 
     def again(name):
-        people[name] = works.subscriptions.find(str(people[name].subscriber_id))
+        people[name] = services.subscriptions.find(str(people[name].subscriber_id))
         return people[name]
 
     def product(name, offering=None):
-        live = [p for p in works.orders.products(people[name]) if p.state == "active"]
+        live = [p for p in services.orders.products(people[name]) if p.state == "active"]
         return next(p for p in live if offering is None or p.offering_id == offering)
 
     for at, name in enumerate(["up", "roll", "payg", "spill", "back", "firm", "leaver", "mid"]):
         join(name, f"+861380000{at:04d}", **({"bill_day": 15} if name == "mid" else {}))
-    works.subscriptions.set_contract_price(people["firm"], "sample-enterprise", "3999.99", "2027-1")
+    services.subscriptions.set_contract_price(people["firm"], "sample-enterprise", "3999.99", "2027-1")
 
     def order(name, offering, now, *, calendar=True):
-        works.orders.place(people[name], offering)
+        services.orders.place(people[name], offering)
         books[name].order(offering, now, calendar)
 
     def steps(name, offering, cap, *, spill=False):
-        works.orders.place(
+        services.orders.place(
             people[name], {"mobile": "shanghai-mobile-payg", "shanghai": "shanghai-telecom-payg"}[offering]
         )
-        works.payg.control(people[name], cap_nano=cap * 10**9, spill_over=spill)
+        services.payg.control(people[name], cap_nano=cap * 10**9, spill_over=spill)
         books[name].steps, books[name].cap, books[name].spill = offering, cap, spill
 
     begin = {
@@ -319,31 +319,31 @@ def test_a_year(works, seed, audited_days):
     }  # fmt: skip
 
     def upgrade(name, offering, now):
-        works.orders.change(product(name).product_id, offering)
+        services.orders.change(product(name).product_id, offering)
         books[name].upgrade(offering, now)
 
     def later(name, offering):
-        works.orders.change(product(name).product_id, offering, "cycle_end")
+        services.orders.change(product(name).product_id, offering, "cycle_end")
         books[name].plan["next"] = offering
 
     def refund(name, now):
         order_id = product(name).order_id
-        works.refunds.refund(order_id, "unused", "not needed")
+        services.refunds.refund(order_id, "unused", "not needed")
         books[name].refund_unused(now)
 
     def end_with_cycle(name):
-        works.orders.cancel(product(name).product_id, "cycle_end")
+        services.orders.cancel(product(name).product_id, "cycle_end")
         books[name].plan["ends"] = True
 
     def leave(name, now):
-        works.subscriptions.close(again(name))
+        services.subscriptions.close(again(name))
         books[name].close(now)
 
     events = {
         75: lambda now: upgrade("up", "ctc-standard", now),
         140: lambda now: refund("back", now),
         155: lambda now: order("back", "ctc-light", now),
-        165: lambda now: works.subscriptions.change_phone(people["spill"], "+8613899999999"),
+        165: lambda now: services.subscriptions.change_phone(people["spill"], "+8613899999999"),
         190: lambda now: later("up", "ctc-light"),
         200: lambda now: upgrade("mid", "ctc-premium", now),
         240: lambda now: leave("leaver", now),
@@ -356,7 +356,7 @@ def test_a_year(works, seed, audited_days):
     for day in range(DAYS):
         now = BEGIN + timedelta(days=day, minutes=dice.randrange(600))
         clock.move(now.replace(tzinfo=BILLING_ZONE) - clock.now())
-        works.orders.run_cycles()
+        services.orders.run_cycles()
         for book in books.values():
             book.midnight(now)
         for name, at in starts.items():
@@ -373,15 +373,15 @@ def test_a_year(works, seed, audited_days):
                 assert served == (
                     books[name].spend(tokens, now) if again(name).state == "active" else False
                 ), (day, name)
-        works.charges.recognise()
-        works.bills.run()
+        services.charges.recognise()
+        services.bills.run()
         for book in books.values():
             book.recognise(now)
             book.bill(now)
         if day % audited_days == 0 or day in events or day == DAYS - 1:
-            assert verify(works.connection, works.offerings.rate_cards()) == [], day
+            assert verify(services.connection, services.offerings.rate_cards()) == [], day
         for name, book in books.items():
-            real = works.charges.of_subscriber(people[name].subscriber_id)
+            real = services.charges.of_subscriber(people[name].subscriber_id)
             assert [(c.amount_nano, c.tax_nano) for c in real] == [(x.amount, x.tax) for x in book.lines], (
                 day,
                 name,
@@ -390,11 +390,11 @@ def test_a_year(works, seed, audited_days):
                 (c.recognised_nano, c.broken_nano, c.refunded_nano) for c in real if c.amount_nano > 0
             ] == [(x.earned, x.broken, x.given) for x in book.lines if x.amount > 0], (day, name)
     for name, book in books.items():
-        bills = sorted(works.bills.all(people[name])[0], key=lambda bill: bill.period_end)
+        bills = sorted(services.bills.all(people[name])[0], key=lambda bill: bill.period_end)
         made = [
             (
                 b.period_end.astimezone(BILLING_ZONE).replace(tzinfo=None), b.amount_nano, b.tax_nano,
-                sorted(line.amount_nano for line in works.bills.lines(b)),
+                sorted(line.amount_nano for line in services.bills.lines(b)),
             )
             for b in bills
         ]  # fmt: skip

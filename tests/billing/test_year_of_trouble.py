@@ -33,14 +33,14 @@ def half_up(value):
 class Carrier:
     """Collects by phone bill, and answers as its mood is."""
 
-    def __init__(self, works, dice, paid):
-        self.works, self.dice, self.paid = works, dice, paid
+    def __init__(self, services, dice, paid):
+        self.services, self.dice, self.paid = services, dice, paid
         # (when, the answer's text, what it says of each bill) that is still to come.
         self.coming, self.moods, self.said = [], {}, {}
         self.unanswered = []
 
     def collect(self, now):
-        made = self.works.charge_files.make_file()
+        made = self.services.charge_files.make_file()
         if made is None:
             return
         sequence, text = made
@@ -62,13 +62,13 @@ class Carrier:
     def answer(self, now):
         for due, sequence in [one for one in self.unanswered if one[0] <= now]:
             self.unanswered.remove((due, sequence))
-            self.works.charge_files.lapse(sequence, "no answer for fifty days")
+            self.services.charge_files.lapse(sequence, "no answer for fifty days")
         for one in [one for one in self.coming if one[0] <= now]:
             self.coming.remove(one)
             _, sequence, lines = one
             rows = [f"R|{no}|{'accepted' if yes else 'rejected'}|{'' if yes else 'no money'}" for no, (_, yes) in lines.items()]  # fmt: skip
             try:
-                self.works.charge_files.acknowledge("\n".join([f"A|{LAYOUT}|{sequence}", *rows, ""]))
+                self.services.charge_files.acknowledge("\n".join([f"A|{LAYOUT}|{sequence}", *rows, ""]))
             except TokenworksError as refused:
                 assert "already" in str(refused), refused
                 continue
@@ -79,15 +79,15 @@ class Carrier:
                     self._book(row, 1 if yes else -1)
 
     def _book(self, row, sign):
-        bill = self.works.bills.find(row[2])
+        bill = self.services.bills.find(row[2])
         self.paid[bill.subscriber_id] = self.paid.get(bill.subscriber_id, 0) + sign * int(row[6]) * FEN
 
 
 class Household:
     """Subscribers, and what is known of each without asking the product."""
 
-    def __init__(self, works, dice, clock):
-        self.works, self.dice, self.clock = works, dice, clock
+    def __init__(self, services, dice, clock):
+        self.services, self.dice, self.clock = services, dice, clock
         self.people, self.paid, self.events = [], {}, {}
         self.stopped = []
         self.number = 0
@@ -98,19 +98,19 @@ class Household:
     def join(self, phone=None):
         self.number += 1
         phone = phone or f"+861380000{self.number:04d}"
-        found = self.works.subscriptions.register(phone, f"Person {self.number}")
+        found = self.services.subscriptions.register(phone, f"Person {self.number}")
         self._plan(found)
         return found
 
     def _plan(self, subscriber):
         self.people.append(subscriber.subscriber_id)
-        self.works.orders.place(subscriber, self.dice.choice(PLANS))
+        self.services.orders.place(subscriber, self.dice.choice(PLANS))
         if self.dice.random() < 0.5:
-            self.works.orders.place(subscriber, "shanghai-mobile-payg")
-            self.works.payg.control(subscriber, cap_nano=20 * 10**9, spill_over=True)
+            self.services.orders.place(subscriber, "shanghai-mobile-payg")
+            self.services.payg.control(subscriber, cap_nano=20 * 10**9, spill_over=True)
 
     def find(self, subscriber_id):
-        return self.works.subscriptions.find(str(subscriber_id))
+        return self.services.subscriptions.find(str(subscriber_id))
 
     def trouble(self, day):
         """One or two things that happen on a day."""
@@ -126,14 +126,14 @@ class Household:
     def suspend(self, subscriber, day):
         cause = self.dice.choice(CAUSES)
         if subscriber.state != "closed" and cause not in subscriber.suspended_by:
-            self.works.subscriptions.suspend(subscriber, cause, "a reason")
+            self.services.subscriptions.suspend(subscriber, cause, "a reason")
             self.note(f"suspended by {cause}")
             if cause != "lost_phone":
                 self.stopped.append([subscriber.subscriber_id, cause, self.clock.now(), None])
 
     def lift(self, subscriber, day):
         for cause in set(subscriber.suspended_by) - {"payment"}:
-            self.works.subscriptions.lift(subscriber, cause, "over")
+            self.services.subscriptions.lift(subscriber, cause, "over")
             self.note(f"lifted {cause}")
             for one in self.stopped:
                 if one[:2] == [subscriber.subscriber_id, cause] and one[3] is None:
@@ -143,47 +143,47 @@ class Household:
         self.paid[subscriber.subscriber_id] = self.paid.get(subscriber.subscriber_id, 0) + amount
 
     def pay(self, subscriber, day):
-        for bill in self.works.bills.all(subscriber)[0]:
+        for bill in self.services.bills.all(subscriber)[0]:
             if bill.remaining_nano > 0:
-                made = self.works.payments.pay(bill, "cash", f"P{day}-{bill.bill_no}", None)
+                made = self.services.payments.pay(bill, "cash", f"P{day}-{bill.bill_no}", None)
                 self._add(subscriber, made.amount_nano)
                 self.note("paid in cash")
 
     def reverse(self, subscriber, day):
-        for payment in self.works.payments.all(subscriber)[0]:
+        for payment in self.services.payments.all(subscriber)[0]:
             if payment.reversed_at is None and payment.method == "cash":
-                made = self.works.payments.reverse(payment, "a chargeback")
+                made = self.services.payments.reverse(payment, "a chargeback")
                 self._add(subscriber, -made.amount_nano)
                 self.note("reversed")
                 return
 
     def correct(self, subscriber, day):
-        for bill in self.works.bills.all(subscriber)[0]:
-            lines = [line for line in self.works.bills.lines(bill) if line.amount_nano > 100 * FEN]
+        for bill in self.services.bills.all(subscriber)[0]:
+            lines = [line for line in self.services.bills.lines(bill) if line.amount_nano > 100 * FEN]
             if lines:
-                self.works.bills.correct(bill, lines[0].line_no, 37 * FEN, "goodwill")
+                self.services.bills.correct(bill, lines[0].line_no, 37 * FEN, "goodwill")
                 self.note("credit note")
                 return
 
     def refund(self, subscriber, day):
-        live = [p for p in self.works.orders.products(subscriber) if p.state == "active" and p.renews]
+        live = [p for p in self.services.orders.products(subscriber) if p.state == "active" and p.renews]
         if live:
-            self.works.refunds.refund(live[0].order_id, "unused", "not needed")
-            self.works.orders.place(subscriber, self.dice.choice(PLANS))
+            self.services.refunds.refund(live[0].order_id, "unused", "not needed")
+            self.services.orders.place(subscriber, self.dice.choice(PLANS))
             self.note("refund")
 
     def change(self, subscriber, day):
-        live = [p for p in self.works.orders.products(subscriber) if p.state == "active" and p.renews]
+        live = [p for p in self.services.orders.products(subscriber) if p.state == "active" and p.renews]
         if live:
             when = self.dice.choice(["now", "cycle_end"])
-            self.works.orders.change(live[0].product_id, self.dice.choice(PLANS), when)
+            self.services.orders.change(live[0].product_id, self.dice.choice(PLANS), when)
             self.note("change")
 
     def write_off(self, subscriber, day):
         if subscriber.state == "closed":
-            for bill in self.works.bills.all(subscriber)[0]:
+            for bill in self.services.bills.all(subscriber)[0]:
                 if bill.remaining_nano > 0:
-                    made = self.works.payments.write_off(bill, "given up", f"W{bill.bill_no}")
+                    made = self.services.payments.write_off(bill, "given up", f"W{bill.bill_no}")
                     self._add(subscriber, made.amount_nano)
                     self.note("written off")
                     return
@@ -193,10 +193,10 @@ class Household:
         if subscriber.state == "closed" or self.dice.random() < 0.8:
             return
         if self.dice.random() < 0.5:
-            self._plan(self.works.subscriptions.change_owner(subscriber, "Next holder"))
+            self._plan(self.services.subscriptions.change_owner(subscriber, "Next holder"))
             self.note("owner changed")
         else:
-            self.works.subscriptions.close(subscriber)
+            self.services.subscriptions.close(subscriber)
             self.join(subscriber.phone)
             self.note("closed, and the number given out again")
 
@@ -207,14 +207,14 @@ class Household:
                 spender.spend(subscriber.account_id, self.dice.randrange(1, 1_500_000))
 
 
-def explained(works, house):
+def explained(services, house):
     """Every bill from its lines, every line from its charges, and what is owed from bills, charges, credits and payments."""
     for subscriber_id in house.people:
         subscriber = house.find(subscriber_id)
-        charges = works.charges.of_subscriber(subscriber_id, limit=100_000)
-        bills, _ = works.bills.all(subscriber, 0, 1000)
+        charges = services.charges.of_subscriber(subscriber_id, limit=100_000)
+        bills, _ = services.bills.all(subscriber, 0, 1000)
         for bill in bills:
-            lines = works.bills.lines(bill)
+            lines = services.bills.lines(bill)
             assert bill.amount_nano == sum(line.amount_nano for line in lines), bill.bill_no
             assert bill.tax_nano == sum(line.tax_nano for line in lines), bill.bill_no
             for line in lines:
@@ -227,9 +227,9 @@ def explained(works, house):
         settled = sum(c.settled_nano for c in charges if c.settles_bill_id is not None)
         waits = sum(c.amount_nano for c in charges if c.bill_id is None and c.settles_bill_id is None)
         owed = sum(bill.amount_nano for bill in bills) - settled + waits - house.paid.get(subscriber_id, 0)
-        assert works.charges.receivable(subscriber.account_id) == owed, subscriber.phone_masked
+        assert services.charges.receivable(subscriber.account_id) == owed, subscriber.phone_masked
     for subscriber_id, cause, begin, end in house.stopped:
-        for charge in works.charges.of_subscriber(subscriber_id, limit=100_000):
+        for charge in services.charges.of_subscriber(subscriber_id, limit=100_000):
             if charge.kind in {"cycle", "step", "change"}:
                 within = begin < charge.charged_at < (end or datetime.max.replace(tzinfo=UTC))
                 assert not within, (cause, charge.kind, charge.charged_at)
@@ -239,33 +239,33 @@ def explained(works, house):
     ("seed", "people", "days"),
     [(1, 6, 365), *(pytest.param(seed, 30, 730, marks=pytest.mark.nightly) for seed in (2, 3, 4))],
 )
-def test_a_year_of_trouble(works, clock, seed, people, days):
+def test_a_year_of_trouble(services, clock, seed, people, days):
     dice = random.Random(seed)
-    house, spender = Household(works, dice, clock), Spender(works)
-    works.dunning._plan = DunningPlan(5, 15, 30, None)
-    carrier = Carrier(works, dice, house.paid)
+    house, spender = Household(services, dice, clock), Spender(services)
+    services.dunning._plan = DunningPlan(5, 15, 30, None)
+    carrier = Carrier(services, dice, house.paid)
     for _ in range(people):
         house.join()
     suspended_by_payment = 0
     for day in range(days):
         now = BEGIN + timedelta(days=day, minutes=dice.randrange(600))
         clock.move(now.replace(tzinfo=BILLING_ZONE) - clock.now())
-        works.orders.run_cycles()
+        services.orders.run_cycles()
         house.trouble(day)
         if day % 5 == 0:
             house.spend(spender)
         if now.day <= 2:
-            works.bills.run()
+            services.bills.run()
         carrier.answer(now)
         if now.day in {3, 18}:
             carrier.collect(now)
         if day % 4 == 0:
-            suspended_by_payment += works.dunning.run_dunning().get("suspend", 0)
+            suspended_by_payment += services.dunning.run_dunning().get("suspend", 0)
         if (now + timedelta(days=1)).day == 1:
-            works.refunds.finish()
-            works.charges.recognise()
-            assert verify(works.connection, works.offerings.rate_cards()) == [], now
-            explained(works, house)
+            services.refunds.finish()
+            services.charges.recognise()
+            assert verify(services.connection, services.offerings.rate_cards()) == [], now
+            explained(services, house)
     # All of it happened.
     happened = house.events.keys()
     assert {f"suspended by {cause}" for cause in CAUSES} <= happened and suspended_by_payment

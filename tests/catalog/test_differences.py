@@ -10,15 +10,15 @@ def read(text):
     return read_catalogue(text, "test.yaml")
 
 
-def changes(works, text):
-    return {c.offering_id: c for c in works.offerings.compare(read(text))}
+def changes(services, text):
+    return {c.offering_id: c for c in services.offerings.compare(read(text))}
 
 
-def test_what_is_new_what_changes_and_what_stays(works):
-    new = changes(works, GOOD)["plan"]
+def test_what_is_new_what_changes_and_what_stays(services):
+    new = changes(services, GOOD)["plan"]
     assert (new.kind, new.words) == ("new", ("plan Plan: 9.9 CNY, 1,000 tokens",))
-    works.offerings.load(read(GOOD))
-    assert changes(works, GOOD)["plan"].kind == "same"
+    services.offerings.load(read(GOOD))
+    assert changes(services, GOOD)["plan"].kind == "same"
     text = (
         GOOD.replace('price: "9.9"', 'price: "12"\n    first_price: "1"')
         .replace("quantity: 1000}", "quantity: 2500}")
@@ -26,7 +26,7 @@ def test_what_is_new_what_changes_and_what_stays(works):
         .replace("kind: plan", "kind: plan\n    service: {weight: 2, priority: true}")
         .replace("output: 1000", "output: 2000")
     )
-    changed = changes(works, text)["plan"]
+    changed = changes(services, text)["plan"]
     assert changed.kind == "changed"
     assert set(changed.words) == {
         "price: 9.9 becomes 12",
@@ -39,20 +39,20 @@ def test_what_is_new_what_changes_and_what_stays(works):
         "rate card flat, rates.standard.audio_output: 1,000 becomes 2,000",
     }
     # Nothing was loaded by asking.
-    assert works.offerings.on_sale("plan").offering.price == "9.9"
+    assert services.offerings.on_sale("plan").offering.price == "9.9"
 
 
-def test_versions_to_come_are_compared_with_those_before_them(works, clock):
+def test_versions_to_come_are_compared_with_those_before_them(services, clock):
     change = clock.now() + timedelta(days=10)
     text = versions(("9.9", None, change.isoformat()), ("11", change.isoformat(), None))
-    works.offerings.load(read(GOOD))
-    first, second = works.offerings.compare(read(text))
+    services.offerings.load(read(GOOD))
+    first, second = services.offerings.compare(read(text))
     assert first.begins_at is None and first.words[0].startswith("valid_until: nothing becomes ")
     assert second.begins_at == change and "price: 9.9 becomes 11" in second.words
 
 
-def test_the_shipped_catalogue_is_what_is_on_sale(works):
-    assert {change.kind for change in works.offerings.compare(seed_catalogue())} == {"same"}
+def test_the_shipped_catalogue_is_what_is_on_sale(services):
+    assert {change.kind for change in services.offerings.compare(seed_catalogue())} == {"same"}
 
 
 def test_two_versions_and_two_cards():

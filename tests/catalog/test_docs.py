@@ -35,9 +35,9 @@ def test_every_field_is_described_and_in_the_example(model):
     assert fields <= set(keys(yaml.safe_load(EXAMPLE))), "not in the example"
 
 
-def test_the_example_loads(works):
+def test_the_example_loads(services):
     read = read_catalogue(EXAMPLE, "docs/CATALOGUE.md")
-    assert works.offerings.load(read) == len(read.offerings)
+    assert services.offerings.load(read) == len(read.offerings)
 
 
 def test_every_policy_of_proration_is_described():

@@ -150,7 +150,7 @@ def test_a_tariff_file_with_a_gap_or_an_overlap_is_refused(periods, reason):
         read_catalogue(versions(*periods), "bad.yaml")
 
 
-def test_a_tariff_change_is_a_new_version_from_a_date(works, clock):
+def test_a_tariff_change_is_a_new_version_from_a_date(services, clock):
     from datetime import timedelta
 
     from tokenworks.catalog import OfferingNotActive
@@ -159,37 +159,37 @@ def test_a_tariff_change_is_a_new_version_from_a_date(works, clock):
     change, end = now + timedelta(days=10), now + timedelta(days=20)
     text = versions(("1", None, change.isoformat()), ("2", change.isoformat(), end.isoformat()))
     loaded = read_catalogue(text, "new.yaml")
-    assert works.offerings.load(loaded) == 2
-    assert works.offerings.load(loaded) == 0
+    assert services.offerings.load(loaded) == 2
+    assert services.offerings.load(loaded) == 0
     id_ = loaded.offerings[0].id
-    subscriber = works.subscriptions.register("+8613800000001")
-    works.orders.place(subscriber, id_)
-    assert works.offerings.on_sale(id_).offering.price == "1"
+    subscriber = services.subscriptions.register("+8613800000001")
+    services.orders.place(subscriber, id_)
+    assert services.offerings.on_sale(id_).offering.price == "1"
     clock.move(timedelta(days=10))
-    assert works.offerings.on_sale(id_).offering.price == "2"
-    assert [s.offering.price for s in works.offerings.all() if s.offering.id == id_] == ["2"]
-    works.orders.place(subscriber, id_, confirm=True)
+    assert services.offerings.on_sale(id_).offering.price == "2"
+    assert [s.offering.price for s in services.offerings.all() if s.offering.id == id_] == ["2"]
+    services.orders.place(subscriber, id_, confirm=True)
     clock.move(timedelta(days=10))
     with pytest.raises(OfferingNotActive):
-        works.orders.place(subscriber, id_)
+        services.orders.place(subscriber, id_)
     # What was sold keeps its version, also when its months renew.
     clock.move(timedelta(days=40))
-    works.orders.run_cycles()
-    prices = {c.price_nano // 10**9 for c in works.charges.of_subscriber(subscriber.subscriber_id)}
+    services.orders.run_cycles()
+    prices = {c.price_nano // 10**9 for c in services.charges.of_subscriber(subscriber.subscriber_id)}
     assert prices == {1, 2}
     per_product = {}
-    for charge in works.charges.of_subscriber(subscriber.subscriber_id):
+    for charge in services.charges.of_subscriber(subscriber.subscriber_id):
         per_product.setdefault(charge.product_id, set()).add(charge.price_nano)
     assert sorted(per_product.values(), key=min) == [{10**9}, {2 * 10**9}]
 
 
-def test_an_offering_that_was_stored_before_it_learned_a_field_keeps_its_version(works):
+def test_an_offering_that_was_stored_before_it_learned_a_field_keeps_its_version(services):
     """The version is the hash of the text as it was stored, not as it would be written today."""
     import json
 
     from tokenworks.catalog.model import content_version
 
-    row = works.connection.execute(
+    row = services.connection.execute(
         "SELECT rate_version, content FROM offering WHERE offering_id = 'ctc-light'"
     ).fetchone()
     old = {
@@ -199,11 +199,11 @@ def test_an_offering_that_was_stored_before_it_learned_a_field_keeps_its_version
     }
     text = json.dumps(old)
     version = content_version("offering", text, row[0])
-    works.connection.execute(
+    services.connection.execute(
         "INSERT INTO offering (offering_version, offering_id, rate_version, content) VALUES (%s, 'ctc-light', %s, %s)",
         (version, row[0], text),
     )
-    assert works.offerings.sold(version).offering.vat_percent == 6
+    assert services.offerings.sold(version).offering.vat_percent == 6
 
 
 def test_a_card_may_say_what_an_hours_cache_write_costs():

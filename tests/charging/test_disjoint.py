@@ -45,14 +45,14 @@ def clock():
 class Host:
     """A journal, a connection and accounts of one shard, the same for all hosts, each with what one of `acts` needs."""
 
-    def __init__(self, works, connection, number):
-        self.works, self.connection, self.number = works, connection, number
+    def __init__(self, services, connection, number):
+        self.services, self.connection, self.number = services, connection, number
         self.journal = uuid7()
         self.seq = 0
-        works.ledger.register_journal(self.journal, f"host-{number}")
+        services.ledger.register_journal(self.journal, f"host-{number}")
         self.accounts = {}
         self.grants = {}
-        self.cards = works.offerings.rate_cards()
+        self.cards = services.offerings.rate_cards()
         for act in self.acts():
             self.accounts[act] = self.account(act)
 
@@ -93,7 +93,7 @@ class Host:
             "model_classes": ["*"],
             "rate_version": rate,
         }
-        now = self.works.clock.now() - timedelta(days=2)
+        now = self.services.clock.now() - timedelta(days=2)
         window = bucket_store.add_bucket(
             self.connection,
             kind="window",
@@ -107,7 +107,7 @@ class Host:
             self.connection, kind="balance", total=10_000_000, valid_from=now, valid_until=None, **made
         )  # fmt: skip
         for bucket in (balance, window):
-            granted = self.works.ledger.grant(
+            granted = self.services.ledger.grant(
                 account_id=account_id.hex, bucket_id=bucket.hex, journal_id=self.journal, grant_id=None, amount=1_000_000, spend_for_s=900
             )  # fmt: skip
             self.grants[act, bucket] = granted.grant_id
@@ -134,7 +134,7 @@ class Host:
     def window(self, act):
         account_id, *buckets, rate = self.accounts[act]
         self.seq += 1
-        now_ms = int(self.works.clock.now().timestamp() * 1000)
+        now_ms = int(self.services.clock.now().timestamp() * 1000)
         parts = [
             Part(bucket.hex, self.grants[act, bucket], rate, "token", kind, 1000, 1, Counts(output=1))
             for bucket, kind in zip(buckets, ("balance", "window"), strict=True)
@@ -149,7 +149,7 @@ class Host:
         record = self.record(act)
         account_id, balance, *_ = self.accounts[act]
         self.doubt(act)
-        grant_store.write_off(self.connection, account_id, self.uuid(act, balance), self.works.clock.now())
+        grant_store.write_off(self.connection, account_id, self.uuid(act, balance), self.services.clock.now())
         assert self.settle(record) == 1
 
     def unpaid(self, act):
@@ -195,16 +195,16 @@ class Host:
             "UPDATE grants SET amount = %s WHERE account_id = %s AND bucket_id = %s",
             (amount, account_id, balance),
         )
-        (held,) = [row for row in self.works.ledger.quarantined() if row["account_id"] == account_id]
-        self.works.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=self.rates)
+        (held,) = [row for row in self.services.ledger.quarantined() if row["account_id"] == account_id]
+        self.services.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=self.rates)
 
     def terms(self, act):
-        (found,) = turn_store.load_terms(self.connection, [self.accounts[act][0]], self.works.clock.now())
+        (found,) = turn_store.load_terms(self.connection, [self.accounts[act][0]], self.services.clock.now())
         assert found
 
     def refill(self, act):
         self.window(act)
-        later = self.works.clock.now() + timedelta(seconds=WINDOW_S + 1)
+        later = self.services.clock.now() + timedelta(seconds=WINDOW_S + 1)
         assert bucket_store.load_terms(self.connection, self.accounts[act][0], later)
 
     def ask(self, act):
@@ -212,15 +212,15 @@ class Host:
         return GrantAsk(account_id, balance, None, 1000, 900.0)
 
     def turn(self, act):
-        (granted,), _ = self.works.ledger.turn(self.journal, [self.ask(act)], [])
+        (granted,), _ = self.services.ledger.turn(self.journal, [self.ask(act)], [])
         assert granted.added == 1000
         more = self.ask(act)._replace(grant_id=self.uuid(act, self.accounts[act][1]))
-        (granted,), _ = self.works.ledger.turn(self.journal, [more], [])
+        (granted,), _ = self.services.ledger.turn(self.journal, [more], [])
         assert granted.added == 1000
 
     def alone(self, act):
         account_id, balance, *_ = self.accounts[act]
-        granted = self.works.ledger.grant(
+        granted = self.services.ledger.grant(
             account_id=account_id.hex,
             bucket_id=balance.hex,
             journal_id=self.journal,
@@ -235,16 +235,16 @@ class Host:
 
     def give_back(self, act):
         account_id, balance, *_ = self.accounts[act]
-        assert self.works.ledger.return_grant(account_id.hex, self.grants[act, balance], self.journal, 10)
+        assert self.services.ledger.return_grant(account_id.hex, self.grants[act, balance], self.journal, 10)
 
     def close(self, act):
         account_id, balance, *_ = self.accounts[act]
         asked = CloseAsk(account_id, self.uuid(act, balance), 0)
-        assert self.works.ledger.turn(self.journal, [], [asked]) == ([], [True])
+        assert self.services.ledger.turn(self.journal, [], [asked]) == ([], [True])
 
     def close_alone(self, act):
         account_id, balance, *_ = self.accounts[act]
-        self.works.ledger.close_grant(account_id.hex, self.grants[act, balance], self.journal, 0)
+        self.services.ledger.close_grant(account_id.hex, self.grants[act, balance], self.journal, 0)
 
     def doubt(self, act):
         self.connection.execute(
@@ -255,12 +255,12 @@ class Host:
     def write_off(self, act):
         account_id, balance, *_ = self.accounts[act]
         self.doubt(act)
-        assert self.works.ledger.write_off(self.uuid(act, balance)) == 1_000_000
+        assert self.services.ledger.write_off(self.uuid(act, balance)) == 1_000_000
         assert account_id
 
     def expire(self, act):
         account_id, balance, *_ = self.accounts[act]
-        now = self.works.clock.now()
+        now = self.services.clock.now()
         with self.connection.transaction():
             self.connection.execute(
                 "UPDATE bucket SET valid_until = %s WHERE account_id = %s AND bucket_id = %s",
@@ -272,7 +272,7 @@ class Host:
     def chain(self, act):
         account_id, *_ = self.accounts[act]
         store.post(self.connection, account_id, "heads", "none", [])
-        until = self.works.clock.now() + timedelta(days=1)
+        until = self.services.clock.now() + timedelta(days=1)
         assert chain_store.chain_own(self.connection, account_id, until)
 
     def do(self, act):
@@ -326,14 +326,14 @@ RECORDS = 6000
 ACCOUNTS = 40
 
 
-def test_settlers_under_load_wait_for_no_lock_of_each_other(works, database_url):
+def test_settlers_under_load_wait_for_no_lock_of_each_other(services, database_url):
     """Two, of disjoint accounts on all shards. Another page of a table is no lock of rows: one extends it, then the other."""
     with contextlib.ExitStack() as stack:
         settlers, done = [], []
         for number in range(2):
             journal_id = uuid7()
-            works.ledger.register_journal(journal_id, f"host-{number}")
-            batch = records(works, journal_id)
+            services.ledger.register_journal(journal_id, f"host-{number}")
+            batch = records(services, journal_id)
             ended = threading.Event()
             failed = []
             settler = Settler(
@@ -357,19 +357,19 @@ def test_settlers_under_load_wait_for_no_lock_of_each_other(works, database_url)
         assert {settler.applied for settler, _ in settlers} == {RECORDS}
     assert looks > 10
     assert {kind for kind in seen if kind[0] != "extend"} == set(), seen
-    assert works.connection.execute("SELECT count(*) FROM usage").fetchone() == (2 * RECORDS,)
+    assert services.connection.execute("SELECT count(*) FROM usage").fetchone() == (2 * RECORDS,)
 
 
-def records(works, journal_id):
+def records(services, journal_id):
     """Of accounts of this journal alone."""
     accounts = []
     for _ in range(ACCOUNTS):
-        account_id = works.ledger.open_account()
+        account_id = services.ledger.open_account()
         bucket_id = bucket_store.add_bucket(
-            works.connection, account_id=account_id, product_id=None, kind="balance", unit="token", total=10**9, priority=1,
-            valid_from=works.clock.now(), valid_until=None, model_classes=["*"], rate_version="r",
+            services.connection, account_id=account_id, product_id=None, kind="balance", unit="token", total=10**9, priority=1,
+            valid_from=services.clock.now(), valid_until=None, model_classes=["*"], rate_version="r",
         )  # fmt: skip
-        granted = works.ledger.grant(
+        granted = services.ledger.grant(
             account_id=account_id.hex,
             bucket_id=bucket_id.hex,
             journal_id=journal_id,

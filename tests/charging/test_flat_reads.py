@@ -48,23 +48,23 @@ WHERE NOT EXISTS (SELECT 1 FROM posting p WHERE p.account_id = usage.account_id 
 
 
 @pytest.fixture
-def span(works):
-    return months(works)
+def span(services):
+    return months(services)
 
 
-def months(works):
+def months(services):
     """[begin, end) of months in the past, with partitions."""
-    end = works.clock.now()
+    end = services.clock.now()
     begin = end - timedelta(days=31 * (MONTHS - 1))
     at = begin - timedelta(days=31)
     while at < end + timedelta(days=31):
-        works.connection.execute("SELECT ensure_usage_month(%s)", (at,))
+        services.connection.execute("SELECT ensure_usage_month(%s)", (at,))
         at += timedelta(days=20)
     return begin, end
 
 
-def seed(works, span, count, *, account=None, salt="a", accounts=40):
-    works.connection.execute(
+def seed(services, span, count, *, account=None, salt="a", accounts=40):
+    services.connection.execute(
         SEED,
         {
             "count": count,
@@ -75,7 +75,7 @@ def seed(works, span, count, *, account=None, salt="a", accounts=40):
             "end": span[1],
         },
     )
-    works.connection.execute(POSTINGS.replace("%%", "%"))
+    services.connection.execute(POSTINGS.replace("%%", "%"))
 
 
 def clean(owner):
@@ -88,9 +88,9 @@ def floor(at):
     return uuid7_floor(int(at.timestamp() * 1000))
 
 
-def reads(works, span):
+def reads(services, span):
     """By name: (a read, how many partitions of `usage` it may touch)."""
-    c, (begin, end) = works.connection, span
+    c, (begin, end) = services.connection, span
     some = c.execute(
         "SELECT usage_id FROM usage WHERE account_id = %s ORDER BY usage_id OFFSET 2500 LIMIT 1", (ME,)
     ).fetchone()[0]
@@ -114,9 +114,9 @@ def reads(works, span):
     }  # fmt: skip
 
 
-def plans(works, read):
+def plans(services, read):
     """The plan of every statement that a read makes."""
-    found, connection = [], works.connection
+    found, connection = [], services.connection
     kind = type(connection.cursor())
     real = kind.execute
 
@@ -146,12 +146,12 @@ def pages(plan):
     return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"]
 
 
-def measured(works, span):
+def measured(services, span):
     """By read: how many pages it touches. Asserts how it finds them."""
     found = {}
-    for name, (read, partitions_max) in reads(works, span).items():
+    for name, (read, partitions_max) in reads(services, span).items():
         total = 0
-        for plan in plans(works, read):
+        for plan in plans(services, read):
             scanned = [
                 node for node in nodes(plan)
                 if "Relation Name" in node and node["Relation Name"].startswith(("usage_2", "posting_h")) and node["Actual Loops"]
@@ -168,33 +168,33 @@ def measured(works, span):
     return found
 
 
-def test_a_read_touches_its_accounts_own_pages_however_much_others_have(works, owner, span):
+def test_a_read_touches_its_accounts_own_pages_however_much_others_have(services, owner, span):
     # Days are few beside records: read in whole they would cost what others have, and that is what is counted.
-    works.connection.execute("SET random_page_cost = 1.1")
-    seed(works, span, ROWS, account=ME, salt="me")
-    seed(works, span, ROWS, salt="one")
+    services.connection.execute("SET random_page_cost = 1.1")
+    seed(services, span, ROWS, account=ME, salt="me")
+    seed(services, span, ROWS, salt="one")
     clean(owner)
-    once = measured(works, span)
-    seed(works, span, 3 * ROWS, salt="more")
+    once = measured(services, span)
+    seed(services, span, 3 * ROWS, salt="more")
     clean(owner)
-    more = measured(works, span)
+    more = measured(services, span)
     # A level more of an index, in each partition.
     assert {
         name: (once[name], more[name]) for name in once if more[name] > once[name] + 2 * (MONTHS + 3)
     } == {}
     # None reads all that its own account has.
     assert {name: count for name, count in more.items() if count > PAGES_MAX} == {}
-    assert unequal_days(works.connection) == []
+    assert unequal_days(services.connection) == []
 
 
 @pytest.mark.nightly
-def test_reads_at_length_are_fast(works, owner, span):
+def test_reads_at_length_are_fast(services, owner, span):
     """`READS_ROWS` rows, a tenth of them of one account."""
-    seed(works, span, READS_ROWS // 10, account=ME, salt="me")
-    seed(works, span, READS_ROWS - READS_ROWS // 10, salt="others", accounts=1000)
+    seed(services, span, READS_ROWS // 10, account=ME, salt="me")
+    seed(services, span, READS_ROWS - READS_ROWS // 10, salt="others", accounts=1000)
     clean(owner)
     slow = {}
-    for name, (read, _) in reads(works, span).items():
+    for name, (read, _) in reads(services, span).items():
         took = []
         for _ in range(60):
             began_s = time.perf_counter()

@@ -74,10 +74,10 @@ def test_the_archive_holds_what_a_release_has_to_read(tmp_path):
 class Host:
     """An account for each of the journal's, with buckets and grants of the journal."""
 
-    def __init__(self, works):
-        self.works = works
-        self.one, self.two = Account(works), Account(works)
-        works.ledger.register_journal(JOURNAL_ID, "old")
+    def __init__(self, services):
+        self.services = services
+        self.one, self.two = Account(services), Account(services)
+        services.ledger.register_journal(JOURNAL_ID, "old")
         flat = self.one.flat
         self.buckets = {
             "tokens": (self.one, self.one.bucket(1_000_000), 400_000),
@@ -90,7 +90,7 @@ class Host:
             zip(old_journal.ACCOUNTS, (self.one.account_id.hex, self.two.account_id.hex), strict=True)
         )
         for name, (account, bucket, amount) in zip(old_journal.BUCKETS, self.buckets.values(), strict=True):
-            granted = works.ledger.grant(
+            granted = services.ledger.grant(
                 account_id=account.account_id.hex, bucket_id=bucket.hex, journal_id=JOURNAL_ID, grant_id=None, amount=amount,
                 spend_for_s=900,
             )  # fmt: skip
@@ -98,26 +98,26 @@ class Host:
             self.names |= {name: bucket.hex, old_journal.GRANTS[name]: granted.grant_id}
 
     def settle(self, records, up_to):
-        settle_store.settle(self.works.connection, JOURNAL_ID, up_to, records, self.one.rates)
+        settle_store.settle(self.services.connection, JOURNAL_ID, up_to, records, self.one.rates)
 
     def used(self):
         found = {
             bucket.bucket_id: bucket.spent
             for account in (self.one, self.two)
-            for bucket in self.works.ledger.buckets(account.account_id)
+            for bucket in self.services.ledger.buckets(account.account_id)
         }
         return {name: found[bucket] for name, (_, bucket, _) in self.buckets.items()}
 
     def lost(self):
         sums = {}
-        for (loss,) in self.works.connection.execute("SELECT loss FROM usage WHERE loss IS NOT NULL"):
+        for (loss,) in self.services.connection.execute("SELECT loss FROM usage WHERE loss IS NOT NULL"):
             for cause, _, counts in loss:
                 sums[cause] = sums.get(cause, 0) + sum(counts)
         return sums
 
     def states(self):
         return dict(
-            self.works.connection.execute("SELECT state, count(*) FROM usage GROUP BY state").fetchall()
+            self.services.connection.execute("SELECT state, count(*) FROM usage GROUP BY state").fetchall()
         )
 
 
@@ -138,8 +138,8 @@ def recover(folder, workers_dir):
 
 
 @pytest.mark.parametrize("made", ["by the release before", "by this one"])
-def test_it_settles_as_the_release_that_wrote_it_settled_it(works, tmp_path, made):
-    host, folder = Host(works), tmp_path / "journal"
+def test_it_settles_as_the_release_that_wrote_it_settled_it(services, tmp_path, made):
+    host, folder = Host(services), tmp_path / "journal"
     if made == "by this one":
         asyncio.run(old_journal.write(folder))
     else:
@@ -152,8 +152,8 @@ def test_it_settles_as_the_release_that_wrote_it_settled_it(works, tmp_path, mad
     assert host.lost() == LOST
     assert host.states() == {"complete": RECORDS - INTERRUPTED, "interrupted": INTERRUPTED}
     assert records_after(folder, JOURNAL_ID, 0) == RECORDS
-    assert works.ledger.quarantined() == []
-    assert findings(works) == []
+    assert services.ledger.quarantined() == []
+    assert findings(services) == []
 
 
 def test_this_release_writes_the_same_bytes(tmp_path):

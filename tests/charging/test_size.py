@@ -21,15 +21,15 @@ SMALL = 6000
 
 def verified_and_read(folder, records, processes):
     """Make it, verify it, and look at the plans of the reads of one of its accounts."""
-    with empty(folder, fast=True) as (works, owner):
+    with empty(folder, fast=True) as (services, owner):
         figures = measured(
-            works, owner, records, records // RECORDS_A_SUBSCRIBER, RECORDS_AN_ENTRY, processes=processes
+            services, owner, records, records // RECORDS_A_SUBSCRIBER, RECORDS_AN_ENTRY, processes=processes
         )
-        works.connection.execute("SET random_page_cost = 1.1")
-        span = flat.months(works)
-        flat.seed(works, span, flat.ROWS, account=flat.ME, salt="me")
+        services.connection.execute("SET random_page_cost = 1.1")
+        span = flat.months(services)
+        flat.seed(services, span, flat.ROWS, account=flat.ME, salt="me")
         flat.clean(owner)
-        pages = flat.measured(works, span)
+        pages = flat.measured(services, span)
         assert {name: count for name, count in pages.items() if count > flat.PAGES_MAX} == {}
     return figures
 

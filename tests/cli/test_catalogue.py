@@ -53,7 +53,7 @@ def test_a_tariff_is_looked_at_loaded_and_moved_to(server, tmp_path):
 
 def test_a_failed_job_is_listed_and_released(server):
     ref = uuid4()
-    server.works.failed_jobs.note("bill", ref, ValueError("a fault"))
+    server.services.failed_jobs.note("bill", ref, ValueError("a fault"))
     (listed,) = json.loads(server.cli("job", "list", "--json").stdout)
     assert (listed["job"], listed["ref"], listed["state"]) == ("bill", str(ref), "retrying")
     assert "ValueError: a fault" in " ".join(server.cli("job", "list").stdout.split())

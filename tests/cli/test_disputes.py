@@ -28,7 +28,7 @@ def test_a_question_is_listed_and_answered_by_command(server):
     (all_of_them,) = run("bill", "dispute", "list", "--state", "all", "--subscriber", subscriber.phone)
     assert all_of_them["answer"] == "You did, by phone."
     shown = server.cli("bill", "dispute", "show", made["dispute_id"]).stdout
-    asked = server.works.disputes.all(subscriber)[0][0].asked_at.astimezone(BILLING_ZONE)
+    asked = server.services.disputes.all(subscriber)[0][0].asked_at.astimezone(BILLING_ZONE)
     assert f"Asked on {asked:%Y-%m-%d}: I did not order this." in shown and "You did, by phone." in shown
     trail = run("audit", "--ref", made["dispute_id"])
     assert [row["action"] for row in trail] == ["bill dispute answer"]

@@ -20,11 +20,11 @@ def clock():
 
 
 @pytest.fixture
-def run(works):
+def run(services):
     class Here(Context):
         @contextlib.contextmanager
-        def works(self):
-            yield works
+        def services(self):
+            yield services
 
     def run(*arguments):
         done = CliRunner().invoke(cli.commands["order"], [str(one) for one in arguments], obj=Here(None))
@@ -36,30 +36,30 @@ def run(works):
     return run
 
 
-def test_an_order_for_a_later_day_is_placed_listed_and_withdrawn(works, run, clock):
-    li = works.subscriptions.register("+8613800000001", "Li")
+def test_an_order_for_a_later_day_is_placed_listed_and_withdrawn(services, run, clock):
+    li = services.subscriptions.register("+8613800000001", "Li")
     place = ("place", "--subscriber", li.subscriber_id, "--offering")
     assert "2027-04-15 is over" in run(*place, "ctc-light", "--start", "2027-04-15")
     assert "at most 90 days" in run(*place, "ctc-light", "--start", "2027-09-01")
     text = run(*place, "ctc-light", "--start", "2027-05-01", "--dry-run")
-    assert "begins on 2027-05-01" in text and works.orders.all(li)[1] == 0
+    assert "begins on 2027-05-01" in text and services.orders.all(li)[1] == 0
     text = run(*place, "ctc-light", "--start", "2027-05-01")
     assert "ctc-light begins on 2027-05-01 (acknowledged); nothing is charged before" in text
-    (made,) = works.orders.to_come(li)
+    (made,) = services.orders.to_come(li)
     assert "2027-05-01" in run("list", "--subscriber", li.subscriber_id)
     (listed,) = json.loads(run("list", "--subscriber", li.subscriber_id, "--json"))
     assert (listed["state"], listed["has_product"]) == ("acknowledged", False)
-    assert works.charges.receivable(li.account_id) == 0
+    assert services.charges.receivable(li.account_id) == 0
     assert "is cancelled" in run("withdraw", made.order_id, "--reason", "a mistake")
     assert "cancelled" in run("withdraw", made.order_id)
     clock.move(datetime(2027, 5, 2, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    assert works.orders.products(li) == []
+    services.orders.run_cycles()
+    assert services.orders.products(li) == []
 
 
-def test_today_is_now(works, run):
-    li = works.subscriptions.register("+8613800000001", "Li")
+def test_today_is_now(services, run):
+    li = services.subscriptions.register("+8613800000001", "Li")
     assert "product" in run(
         "place", "--subscriber", li.subscriber_id, "--offering", "ctc-light", "--start", "2027-04-16"
     )
-    assert [product.state for product in works.orders.products(li)] == ["active"]
+    assert [product.state for product in services.orders.products(li)] == ["active"]

@@ -66,7 +66,7 @@ def of_key(server, subscriber, agent):
     """Usage records of the key that the agent has, or of the others."""
     ids = {
         key.key_id
-        for key in server.works.keys.of_account(subscriber.account_id, {})
+        for key in server.services.keys.of_account(subscriber.account_id, {})
         if (key.name == "agent") is agent
     }
     return [record for record in server.usage(subscriber) if record["key_id"] in ids]
@@ -81,7 +81,7 @@ def test_the_sdks_are_answered_streamed_and_not(run, reader):
         (found,) = re.findall(rf"^{what}: (\d+) \+ (\d+) tokens: (.+)$", said, re.MULTILINE)
         counts[what] = (int(found[0]), int(found[1]))
         assert found[2].strip()
-    subscriber = server.works.subscriptions.find("+8613800000002")
+    subscriber = server.services.subscriptions.find("+8613800000002")
     records = until(
         lambda: (found := of_key(server, subscriber, agent=False)) and len(found) >= 4 and found,
         what="the records",
@@ -98,7 +98,7 @@ def test_an_agent_ends_in_order_at_its_cap(run, reader):
     ).groups()
     assert int(notes) >= 2 and 0 < int(tokens) <= 2000
     # What the agent says that it used is what it was charged.
-    subscriber = server.works.subscriptions.find("+8613800000002")
+    subscriber = server.services.subscriptions.find("+8613800000002")
     rows = until(
         lambda: (found := of_key(server, subscriber, agent=True)) and len(found) >= int(notes) and found,
         what="the records",
@@ -116,8 +116,8 @@ def test_a_shop_lists_orders_and_shows_usage_and_bills(run, reader):
     (order_id, price) = re.search(
         r"^order (\S+): completed, (\S+) CNY onto the phone bill$", said, re.MULTILINE
     ).groups()
-    subscriber = server.works.subscriptions.find("+8613800000003")
-    ((order,), _) = server.works.orders.all(subscriber)
+    subscriber = server.services.subscriptions.find("+8613800000003")
+    ((order,), _) = server.services.orders.all(subscriber)
     assert str(order.order_id) == order_id and float(price) > 0
     assert not re.search(r"^(usage|bill) ", said, re.MULTILINE)
 
@@ -133,10 +133,10 @@ def test_a_shop_lists_orders_and_shows_usage_and_bills(run, reader):
     server.usage(subscriber, 1)
     again = prompt.run(blocks(EXAMPLES / "README.md")[-1]._replace(code="python3 examples/shop.py\n"))
     assert f"order {order_id}: completed" in again
-    assert server.works.orders.all(subscriber)[1] == 1
+    assert server.services.orders.all(subscriber)[1] == 1
     (drawn,) = re.findall(r"^usage \S+: stub over chat, (.+)$", again, re.MULTILINE)
     assert "12" in drawn, drawn
     prompt.let(SUBSCRIBER="+8613800000004", OFFERING="sample-trial", ORDER_KEY="shop-0002")
     billed = prompt.run(blocks(EXAMPLES / "README.md")[-1]._replace(code="python3 examples/shop.py\n"))
-    (bill, *_), _ = server.works.bills.all(old)
+    (bill, *_), _ = server.services.bills.all(old)
     assert f"bill {bill.bill_no}: " in billed

@@ -86,7 +86,7 @@ def shop(tmp_path_factory, upstream):
         webhook_allow_private="true",
         two_persons_above_yuan=10,
     ) as server:
-        server.works.orders.place(server.works.subscriptions.register(PHONE), "ctc-light")
+        server.services.orders.place(server.services.subscriptions.register(PHONE), "ctc-light")
         for name, model in (("own", "qwen3"), ("ds", "deepseek-chat")):
             server.add_deployment(name, model, upstream.url, wait=False)
         environ = server.env | {"TOKENWORKS_DATA_DIR": str(server.data_dir)}
@@ -97,14 +97,14 @@ def shop(tmp_path_factory, upstream):
 
 def test_a_month_of_an_operator(shop):
     server, prompt = shop
-    works = server.works
+    services = server.services
     days, begin, end = section("Sell and bill")
-    subscriber = works.subscriptions.find(PHONE)
-    ((order,), _) = works.orders.all(subscriber)
-    family = works.subscriptions.register(f"+86{next(PHONES)}")
-    works.orders.place(family, "ctc-premium")
+    subscriber = services.subscriptions.find(PHONE)
+    ((order,), _) = services.orders.all(subscriber)
+    family = services.subscriptions.register(f"+86{next(PHONES)}")
+    services.orders.place(family, "ctc-premium")
     for name in ("Sales", "Research"):
-        works.members.add(family, name, department=True, cap_tokens=1_000_000)
+        services.members.add(family, name, department=True, cap_tokens=1_000_000)
     prompt.let(
         PRODUCT=order.product_id,
         ORDER=order.order_id,
@@ -113,7 +113,7 @@ def test_a_month_of_an_operator(shop):
     )
     said = prompt.run(days)
     assert "Wang" in said or "twk" in said or "token" in said
-    assert {p.offering_id for p in works.orders.products(subscriber) if p.state == "active"} == {
+    assert {p.offering_id for p in services.orders.products(subscriber) if p.state == "active"} == {
         "ctc-standard"
     }
 
@@ -128,14 +128,14 @@ def test_a_month_of_an_operator(shop):
     assert (prompt.folder / "charges.txt").read_text().count("\n") >= 3
     made = (1, (prompt.folder / "charges.txt").read_text())
     (prompt.folder / "answer.txt").write_text(answer(made))
-    ((bill,), _) = works.bills.all(billed)
-    ((other,), _) = works.bills.all(left)
-    works.payments.pay(other, "bank_transfer", "T-1")
-    works.orders.run_cycles()  # its plan ends now, not when the server's jobs come to it
-    works.subscriptions.close(left)
-    spender = works.subscriptions.register(f"+86{next(PHONES)}")
-    works.orders.place(spender, "shanghai-mobile-payg")
-    token = works.identity.add_staff("Li", "operator")
+    ((bill,), _) = services.bills.all(billed)
+    ((other,), _) = services.bills.all(left)
+    services.payments.pay(other, "bank_transfer", "T-1")
+    services.orders.run_cycles()  # its plan ends now, not when the server's jobs come to it
+    services.subscriptions.close(left)
+    spender = services.subscriptions.register(f"+86{next(PHONES)}")
+    services.orders.place(spender, "shanghai-mobile-payg")
+    token = services.identity.add_staff("Li", "operator")
     body = {
         "amount": {"amount": 12, "units": "CNY"}, "usageType": "monetary", "partyAccount": {"id": str(spender.account_id)},
     }  # fmt: skip
@@ -143,12 +143,12 @@ def test_a_month_of_an_operator(shop):
         "POST", "/tmf-api/prepayBalanceManagement/v4/topupBalance", token, body, {"idempotency-key": "t-1"}
     )
     assert (status, json.loads(text)["title"]) == (409, "ApprovalNeeded"), text
-    ((wanted,), _) = works.approvals.all("open")
+    ((wanted,), _) = services.approvals.all("open")
     prompt.let(BILL=bill.bill_no, LEFT=left.subscriber_id, APPROVAL=wanted.approval_id)
     said = prompt.run(end)
     assert (prompt.folder / "bill.pdf").read_bytes().startswith(b"%PDF")
-    assert works.bills.open_nano(bill) == 0 and works.charges.receivable(left.account_id) == 0
-    assert works.approvals.all("open") == ([], 0)
+    assert services.bills.open_nano(bill) == 0 and services.charges.receivable(left.account_id) == 0
+    assert services.approvals.all("open") == ([], 0)
     assert "Wang" in said, said
 
 
@@ -158,7 +158,7 @@ def test_where_requests_go(shop):
     said = prompt.run(places)
     assert "sh-1" in said and (prompt.folder / "day.svg").read_text().startswith("<svg")
     said = prompt.run(intents)
-    assert "box-7" in {deployment.name for deployment in server.works.deployments.all()}
+    assert "box-7" in {deployment.name for deployment in server.services.deployments.all()}
 
 
 def test_every_block_is_run_or_says_why_not():

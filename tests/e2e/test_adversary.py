@@ -101,7 +101,7 @@ def test_disconnects_at_every_byte_of_the_answer(server, stream):
     until(lambda: sum(server.metrics("requests_open")) == 0, what="the end of all")
 
     def usage():
-        return server.works.ledger.usage(subscriber.account_id, limit=1000)
+        return server.services.ledger.usage(subscriber.account_id, limit=1000)
 
     # What is settled between two looks shows in the second: they agree when all is.
     until(
@@ -138,13 +138,13 @@ def test_one_idempotency_key_from_two_places_orders_once(server):
 
     def order(_):
         with contextlib.closing(connect(server.url)) as connection:
-            works = make_works(server.settings, connection)
-            return works.orders.place(subscriber, "ctc-light", "the-same-key").order_id
+            services = make_works(server.settings, connection)
+            return services.orders.place(subscriber, "ctc-light", "the-same-key").order_id
 
     with ThreadPoolExecutor(8) as pool:
         orders = list(pool.map(order, range(8)))
     assert len(set(orders)) == 1
-    assert len(server.works.charges.of_subscriber(subscriber.subscriber_id, unbilled=True)) == 1
+    assert len(server.services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True)) == 1
     assert server.buckets(subscriber)[0].left == 10_000_000_000
 
 

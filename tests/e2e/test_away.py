@@ -28,7 +28,7 @@ def test_a_host_whose_news_are_gone_begins_anew_and_knows_what_changed(server):
     before = recorder(server)
     # As if it had not looked for a week: what it was told meanwhile (that this account is frozen) is deleted.
     with (
-        contextlib.closing(connect(server.works.connection.info.dsn)) as connection,
+        contextlib.closing(connect(server.services.connection.info.dsn)) as connection,
         connection.transaction(),
     ):
         server_freezes(connection, subscriber.account_id)
@@ -38,7 +38,7 @@ def test_a_host_whose_news_are_gone_begins_anew_and_knows_what_changed(server):
     assert "ChangesMissed" in server.log_text()
     until(server.ready, what="service")
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] != 200, what="the freeze")
-    server.works.ledger.set_frozen(subscriber.account_id, frozen=False)
+    server.services.ledger.set_frozen(subscriber.account_id, frozen=False)
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="the end of the freeze")
     assert server.findings() == []
 

@@ -122,7 +122,7 @@ def test_a_host_is_backed_up_under_streams_lost_and_restored_elsewhere(tmp_path,
             assert said["journal"] == "restored" and said["wal_files"] >= 1 and not said["findings"]
             assert said["last_transaction_at"] > made["ended_at"]
             b.attach()
-            assert b.works.subscriptions.find(str(late.subscriber_id)).subscriber_id == late.subscriber_id
+            assert b.services.subscriptions.find(str(late.subscriber_id)).subscriber_id == late.subscriber_id
             b.start()
             until(lambda: charged(b, subscriber) == sums, timeout_s=120, what="the same sums")
             for _ in range(5):
@@ -166,7 +166,7 @@ def past(tmp_path_factory, upstream):
         past.first, _ = a.subscriber("ctc-light")
         (past.at,) = a.connection.execute("SELECT clock_timestamp()").fetchone()
         past.second, _ = a.subscriber("ctc-light")
-        a.works.privacy.erase(past.erased, even_if_owed=True)
+        a.services.privacy.erase(past.erased, even_if_owed=True)
         serve(3)
         archived(a, past.place)
         past.made = upstream.made(before)
@@ -218,7 +218,7 @@ def test_a_point_in_time_has_what_was_bought_before_and_not_after_and_the_journa
     assert "every invariant holds" in done.stdout
     home.attach()
     assert (found(home, past.first), found(home, past.second)) == (1, 0)
-    assert home.works.vault.key(past.erased.subscriber_id) is None
+    assert home.services.vault.key(past.erased.subscriber_id) is None
     assert charged(home, past.subscriber)[0] == 4
     (trail,) = [row for row in json.loads(home.cli("audit", "--json").stdout) if row["action"] == "restore"]
     assert trail["ref"] == past.backup_id

@@ -60,7 +60,7 @@ def newest(server, request_id):
 
 def test_the_deployment_said_what_it_speaks(real):
     server, _, _, _ = real
-    spoken = server.works.deployments.all()[0].protocols
+    spoken = server.services.deployments.all()[0].protocols
     assert {"chat", "completions", "messages", "responses"} <= set(spoken)
 
 
@@ -259,7 +259,7 @@ def silent(real, upstream):
     """A deployment that reports no usage, with the real model's tokenizer."""
     server, subscriber, key, _ = real
     folder = smollm2(server)
-    if "silent" not in {found.name for found in server.works.deployments.all()}:
+    if "silent" not in {found.name for found in server.services.deployments.all()}:
         server.add_deployment(
             "silent", "silent", upstream.url, "--upstream-model", "stub", "--tokenizer", "smollm2"
         )

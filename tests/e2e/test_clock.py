@@ -89,7 +89,7 @@ def test_within_the_bound_what_a_host_dates_is_by_the_databases_clock(host):
     (record,) = host.usage(subscriber, 1)
     slack = timedelta(milliseconds=5)
     assert before - slack <= record["started_at"] <= record["ended_at"] <= after + slack
-    info = host.works.keys.of_account(subscriber.account_id, {})[-1]
+    info = host.services.keys.of_account(subscriber.account_id, {})[-1]
     assert abs(info.expires_at - after - timedelta(days=1)) < timedelta(minutes=5)
     # A key's end is judged by it, too: half an hour early by the host's own clock is not yet.
     host.connection.execute("UPDATE api_key SET expires_at = clock_timestamp() + interval '10 minutes'")

@@ -27,8 +27,8 @@ def served(tmp_path_factory):
 
 
 def signed_in(server, subscriber):
-    owner = server.works.subscriptions.owner_of(subscriber)
-    text, _ = server.works.identity.open_session(subscriber.subscriber_id, owner)
+    owner = server.services.subscriptions.owner_of(subscriber)
+    text, _ = server.services.identity.open_session(subscriber.subscriber_id, owner)
     return {"authorization": f"Bearer {text}"}
 
 
@@ -77,7 +77,7 @@ def test_without_consent_data_stays_in_its_region(served):
     usage = until(at_home_and_abroad, what="12 usage records")
     assert {row["deployment"] for row in usage} == {"home"}, "the place abroad is not used"
     # The wish for a region abroad leaves nowhere to go.
-    served.works.subscriptions.set_profile(subscriber, regions=["sg"])
+    served.services.subscriptions.set_profile(subscriber, regions=["sg"])
     until(lambda: statuses(served, key)[0] == {403}, what="nowhere to go")
     say(served, head, "data_cross_border", given=True)
     until(lambda: statuses(served, key, model="far")[0] == {200}, what="to go abroad again")

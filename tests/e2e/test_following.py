@@ -92,7 +92,7 @@ def test_a_request_is_followed_by_each_of_its_ids(followed):
         str(draw["grant"]["grant_id"]),
     ):
         assert said in text
-    token = followed.works.identity.add_staff("Kim", "auditor")
+    token = followed.services.identity.add_staff("Kim", "auditor")
     status, body, _ = followed.get(f"/api/operations/requests/{ours}", token)
     assert status == 200
     told = json.loads(body)
@@ -107,8 +107,8 @@ def test_without_the_log_an_account_finds_what_its_client_named(followed, tmp_pa
     subscriber, key = followed.subscriber()
     content = followed.chat(key, None, {"x-client-request-id": "elsewhere-1"})[1]
     (record,) = followed.usage(subscriber, 1)
-    follow = followed.works.following.__class__(
-        followed.connection, followed.works.clock, followed.works.offerings.rate_cards, None
+    follow = followed.services.following.__class__(
+        followed.connection, followed.services.clock, followed.services.offerings.rate_cards, None
     ).follow
     for id_ in ("elsewhere-1", json.loads(content)["id"]):
         assert follow(id_, subscriber.account_id)["records"][0]["usage_id"] == record["usage_id"]

@@ -413,5 +413,5 @@ def test_two_deployments_fail_over_before_the_first_byte(hostile, upstream):
         "--allow-private",
     )
     time.sleep(0)
-    until(lambda: len(server.works.deployments.all()) >= 3)
+    until(lambda: len(server.services.deployments.all()) >= 3)
     assert [server.chat(key, model="pair")[0] for _ in range(8)] == [200] * 8

@@ -39,7 +39,7 @@ def test_an_idle_grant_on_one_host_refuses_nothing_on_another(two_hosts):
     a, b = two_hosts
     subscriber, key = a.subscriber("sample-trial")
     assert a.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=5000)[0] == 200
-    (held,) = a.works.ledger.grants(subscriber.account_id)
+    (held,) = a.services.ledger.grants(subscriber.account_id)
     assert held["amount"] > 5_000_000, "host a has most of it"
     # Host b needs nearly all: it gets what host a does not use.
     status, body, _ = b.chat(key, {"tokens": 5, "prompt": 11}, max_tokens=9700)
@@ -106,7 +106,7 @@ def test_a_lost_host_is_written_off_and_its_return_is_late(tmp_path, upstream):
                 for _ in range(3):
                     assert a.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
                 a.kill()
-            held = a.works.ledger.grants(subscriber.account_id)[0]
+            held = a.services.ledger.grants(subscriber.account_id)[0]
             grant_id = held["grant_id"]
             refused = a.cli("grant", "write-off", str(grant_id), check=False)
             assert refused.returncode == 1
@@ -140,7 +140,7 @@ def test_a_lost_host_comes_back_with_streams_that_were_open(tmp_path, upstream):
         until(lambda: known(server) == len(streams), what="all attempts to be known")
         server.kill()
         server.connection.execute("UPDATE grants SET spend_until = now() - interval '1 second'")
-        for grant in server.works.ledger.grants(subscriber.account_id):
+        for grant in server.services.ledger.grants(subscriber.account_id):
             server.cli("grant", "write-off", str(grant["grant_id"]))
         assert server.buckets(subscriber)[0].left == 10_000_000
         server.start()
@@ -192,7 +192,7 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
         # After them: who knows of the deployment was told of the accounts' orders, and forgets no key by them any more.
         server.add_deployment("stub", "stub", upstream.url)
         until(lambda: server.metrics("deployments") == [1.0, 1.0], what="both workers to know the deployment")
-        blocked = server.works.keys.of_account(third.account_id, {})
+        blocked = server.services.keys.of_account(third.account_id, {})
         warm = 0
         while (
             warm < 40 or min(server.metrics("complete")) < 15
@@ -202,7 +202,7 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
             warm += 1
             assert warm < 2000
         server.usage(subscriber, warm)
-        granted = sum(grant["amount"] for grant in server.works.ledger.grants(subscriber.account_id))
+        granted = sum(grant["amount"] for grant in server.services.ledger.grants(subscriber.account_id))
         with stopped(processes(home)):
             began = time.monotonic()
             served = 0
@@ -225,7 +225,7 @@ def test_requests_within_grants_go_on_without_the_database(tmp_path, upstream):
             assert server.metrics("recorder_unsettled_records") > [0.0]
         until(server.ready, what="the server to be ready again")
         records = server.usage(subscriber)
-        until(lambda: server.works.connection.execute(
+        until(lambda: server.services.connection.execute(
             "SELECT count(*) FROM usage WHERE account_id = %s", (subscriber.account_id,)
         ).fetchone()[0] == served + warm)  # fmt: skip
         assert len(records) <= 1000
@@ -365,7 +365,7 @@ def test_too_many_records_that_wait_for_the_database_take_nothing_new(tmp_path, 
                 assert served < 20_000
             assert status == 503
             assert served >= 1000
-        settled = lambda: server.works.connection.execute(
+        settled = lambda: server.services.connection.execute(
             "SELECT count(*) FROM usage WHERE account_id = %s", (subscriber.account_id,)
         ).fetchone()[0]  # fmt: skip
         until_it_gets_on(lambda: server.chat(key, {"tokens": 1})[0] == 200, settled, what="service again")

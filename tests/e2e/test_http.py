@@ -166,10 +166,10 @@ def test_a_coded_body_is_not_decoded_for_a_key_that_nobody_has(gateway):
     other = server.key(gateway[1])
     key_id = next(
         k.key_id
-        for k in server.works.keys.of_account(gateway[1].account_id, {})
+        for k in server.services.keys.of_account(gateway[1].account_id, {})
         if other.endswith(k.hint[-4:])
     )
-    server.works.keys.revoke(key_id)
+    server.services.keys.revoke(key_id)
     status, _, said, _ = talk(
         server, post(other, "content-encoding: gzip", body=gzip.compress(bytes(40_000_000)))
     )
@@ -199,10 +199,10 @@ def test_of_several_credentials_the_valid_one_counts(gateway, lines):
     revoked = server.key(subscriber)
     key_id = next(
         k.key_id
-        for k in server.works.keys.of_account(subscriber.account_id, {})
+        for k in server.services.keys.of_account(subscriber.account_id, {})
         if revoked.endswith(k.hint[-4:])
     )
-    server.works.keys.revoke(key_id)
+    server.services.keys.revoke(key_id)
     head = [
         "POST /v1/chat/completions HTTP/1.1",
         "host: x",
@@ -289,7 +289,7 @@ def test_a_plans_default_model_serves_what_no_model_is_named_for(gateway):
     card = next(card for card in seed.rate_cards if card.id == "one-price")
     like = next(offering for offering in seed.offerings if offering.id == "sample-trial")
     plan = like.model_copy(update={"id": "with-default", "service": Service(default_model="stub")})
-    server.works.offerings.load(Catalogue(catalogue="defaults", rate_cards=(card,), offerings=(plan,)))
+    server.services.offerings.load(Catalogue(catalogue="defaults", rate_cards=(card,), offerings=(plan,)))
     subscriber, key = server.subscriber("with-default")
     assert server.chat(key, model="gpt-unheard-of")[0] == 200
     assert json.loads(upstream.bodies[-1])["model"] == "stub"

@@ -25,7 +25,7 @@ def limit(server, subscriber, scope="subscriber", ref=None, **most):
     names = {"requests_per_min": None, "tokens_per_min": None, "streams_max": None} | most
     account = None if scope == "deployment" else subscriber.account_id
     ref = str(subscriber.account_id) if ref is None else str(ref)
-    return server.works.ledger.set_limit(scope, ref, account, **names)
+    return server.services.ledger.set_limit(scope, ref, account, **names)
 
 
 def burst(server, key, count, told=None, max_tokens=50):
@@ -67,7 +67,7 @@ def test_tokens_a_minute_hold_and_what_was_not_used_is_given_back(server):
 
 def test_streams_at_once_of_a_key_and_a_dead_workers_are_free(server):
     subscriber, key = server.subscriber()
-    (info,) = server.works.keys.of_account(subscriber.account_id, {})
+    (info,) = server.services.keys.of_account(subscriber.account_id, {})
     limit(server, subscriber, "key", info.key_id, streams_max=4)
     statuses, _ = burst(server, key, 20, {"tokens": 40, "gap_ms": 20})
     assert (statuses.count(200), statuses.count(429)) == (4, 16)
@@ -99,7 +99,7 @@ def test_streams_at_once_of_a_key_and_a_dead_workers_are_free(server):
 
 def test_a_members_and_its_departments_limits_hold_together(server):
     subscriber, _ = server.subscriber()
-    members = server.works.members
+    members = server.services.members
     lab = members.add(subscriber, "lab", department=True)
     for name in ("ann", "bob"):
         members.add(subscriber, name, parent="lab")

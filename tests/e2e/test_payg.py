@@ -20,18 +20,18 @@ def server(tmp_path_factory, upstream):
         like = next(o for o in seed_catalogue().offerings if o.id == "shanghai-mobile-payg")
         step = like.buckets[0].model_copy(update={"quantity": 1000})
         small = like.model_copy(update={"id": "small-steps", "buckets": (step,)})
-        made.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(small,)))
+        made.services.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(small,)))
         yield made
         assert made.findings() == []
 
 
 def payer(server, cap, **control):
     subscriber, key = server.subscriber("small-steps")
-    return server.works.payg.control(subscriber, cap_nano=cap * YUAN, **control), key
+    return server.services.payg.control(subscriber, cap_nano=cap * YUAN, **control), key
 
 
 def steps(server, subscriber):
-    return [c for c in server.works.charges.of_subscriber(subscriber.subscriber_id) if c.kind == "step"]
+    return [c for c in server.services.charges.of_subscriber(subscriber.subscriber_id) if c.kind == "step"]
 
 
 def test_a_stream_buys_steps_as_it_goes(server):
@@ -41,7 +41,7 @@ def test_a_stream_buys_steps_as_it_goes(server):
     server.usage(subscriber, 1)
     # 3011 tokens are 4 steps. A hold bounds what is coming from above, so at a step's end one more may be bought early.
     assert len(steps(server, subscriber)) in {4, 5}
-    assert server.works.payg.spent(subscriber) == len(steps(server, subscriber)) * YUAN
+    assert server.services.payg.spent(subscriber) == len(steps(server, subscriber)) * YUAN
 
 
 def test_a_stream_is_cut_at_the_cap_and_the_next_request_is_told(server, upstream):
@@ -71,26 +71,26 @@ def test_a_lock_holds_and_its_end_is_noticed(server):
     subscriber, key = payer(server, 5, locked=True)
     assert server.chat(key, {"tokens": 5, "prompt": 11})[0] == 402
     assert steps(server, subscriber) == []
-    server.works.payg.control(subscriber, locked=False)
+    server.services.payg.control(subscriber, locked=False)
     until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="the lock's end")
 
 
 def test_it_goes_on_from_a_plan_with_consent_alone(server):
     subscriber, key = server.subscriber(server.sell("test-plan-500", 500))
-    server.works.orders.place(subscriber, "small-steps")
-    server.works.payg.control(subscriber, cap_nano=10 * YUAN)
+    server.services.orders.place(subscriber, "small-steps")
+    server.services.payg.control(subscriber, cap_nano=10 * YUAN)
     # A trial is no plan that one would have to consent to leave.
     assert server.chat(key, {"tokens": 400, "prompt": 11}, max_tokens=400)[0] == 200
     assert chat(server, key, {"tokens": 900, "prompt": 11})[1] == "stop"
     # What is held bounds the input by its bytes: a step may be bought before it is needed.
     assert 1 <= len(steps(server, subscriber)) <= 4
     other, key = server.subscriber("ctc-light")
-    server.works.orders.place(other, "small-steps")
-    server.works.orders.suspend(server.works.orders.products(other)[0].product_id)
+    server.services.orders.place(other, "small-steps")
+    server.services.orders.suspend(server.services.orders.products(other)[0].product_id)
     # A plan that is suspended is a plan: going on beside it needs consent, too.
     refused, body, _ = server.chat(key, {"tokens": 5, "prompt": 11})
     assert refused == 402 and b"needs consent (spill-over)" in body
-    server.works.payg.control(other, spill_over=True)
+    server.services.payg.control(other, spill_over=True)
     assert until(lambda: server.chat(key, {"tokens": 5, "prompt": 11})[0] == 200, what="the step")
 
 
@@ -113,7 +113,7 @@ def test_a_crowd_never_spends_beyond_the_cap(server):
     lost = sum(sum(one["counts"].values()) for record in records for one in record["loss"])
     assert paid == 1000 * (counted - lost) <= 5_000_000
     assert len(steps(server, subscriber)) == 5
-    assert server.works.payg.spent(subscriber) == 5 * YUAN
+    assert server.services.payg.spent(subscriber) == 5 * YUAN
 
 
 def test_a_count_of_tokens_is_answered_and_buys_nothing(server):
@@ -122,7 +122,7 @@ def test_a_count_of_tokens_is_answered_and_buys_nothing(server):
     for _ in range(3):
         assert server.request("POST", "/v1/messages/count_tokens", key, body)[0] == 200
     assert steps(server, subscriber) == []
-    server.works.payg.control(subscriber, locked=True)
+    server.services.payg.control(subscriber, locked=True)
     until(
         lambda: server.request("POST", "/v1/messages/count_tokens", key, body)[0] == 402, what="the refusal"
     )

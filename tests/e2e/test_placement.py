@@ -41,8 +41,8 @@ def decisions(server):
 
 
 def deployments_of(server, subscriber):
-    until(lambda: server.works.ledger.usage(subscriber.account_id), what="usage")
-    return [row["deployment"] for row in server.works.ledger.usage(subscriber.account_id, None, 1000)]
+    until(lambda: server.services.ledger.usage(subscriber.account_id), what="usage")
+    return [row["deployment"] for row in server.services.ledger.usage(subscriber.account_id, None, 1000)]
 
 
 def test_turns_of_a_chat_go_where_their_beginning_is(placed):
@@ -51,7 +51,7 @@ def test_turns_of_a_chat_go_where_their_beginning_is(placed):
         conversation(placed, key, name, 5)
         found = until(lambda s=subscriber: (rows := deployments_of(placed, s))[4:] and rows)
         assert len(set(found)) == 1, "one place has read the beginning"
-    usage = placed.works.ledger.usage(subscriber.account_id, None, 1000)
+    usage = placed.services.ledger.usage(subscriber.account_id, None, 1000)
     kept = {row["request_id"]: row for row in decisions(placed)}
     assert {row["request_id"] for row in usage} <= set(kept)
     # Each says what was foreseen everywhere; a later turn is where most of it is cached; no word of what was said.
@@ -67,7 +67,7 @@ def test_data_stays_where_it_may_be_fail_over_included(placed, three):
     who = str(subscriber.subscriber_id)
     placed.cli("subscriber", "set", "--subscriber", who, "--region", "cn")
     before = three[2].count()["requests"]
-    until(lambda: placed.works.subscriptions.find(who).regions == ("cn",))
+    until(lambda: placed.services.subscriptions.find(who).regions == ("cn",))
     for n in range(12):
         # Two of the three fail it: the third one, abroad, would answer.
         told = {"tokens": 2, "prompt": 11} | ({"status": 500} if n % 2 else {})
@@ -94,5 +94,5 @@ def test_data_stays_where_it_may_be_fail_over_included(placed, three):
     assert any(sorted(row["tried"]) == ["a", "b"] for row in nowhere), (
         "and that fail-over had nowhere else to go"
     )
-    records = placed.works.ledger.usage(subscriber.account_id, None, 1000)
+    records = placed.services.ledger.usage(subscriber.account_id, None, 1000)
     assert {row["deployment"] for row in records if row["state"] == "complete"} <= {"a", "b", "c"}

@@ -23,7 +23,7 @@ def pool(server, tokens=10_000):
 
 
 def used(server, subscriber, member):
-    return server.works.ledger.used_of_caps(subscriber.account_id, server.works.clock.now()).get(
+    return server.services.ledger.used_of_caps(subscriber.account_id, server.services.clock.now()).get(
         member.member_id, 0
     )
 
@@ -31,7 +31,7 @@ def used(server, subscriber, member):
 def total(server, subscriber):
     return sum(
         part[5]
-        for r in server.works.ledger.usage(subscriber.account_id, limit=1000)
+        for r in server.services.ledger.usage(subscriber.account_id, limit=1000)
         for part in r["parts"]
         if part[4] == "balance"
     )
@@ -39,7 +39,7 @@ def total(server, subscriber):
 
 def test_a_members_cap_holds_under_concurrency_and_the_pool_serves_the_others(server):
     subscriber = pool(server)
-    child = server.works.members.add(subscriber, "child", cap_tokens=1000, cap_period="day")
+    child = server.services.members.add(subscriber, "child", cap_tokens=1000, cap_period="day")
     key, owners = server.key(subscriber, member="child"), server.key(subscriber)
     results = asyncio.run(_all(server, key, 40, {"tokens": 60, "prompt": 11, "gap_ms": 1}, 60))
     statuses = [status for status, _ in results]
@@ -60,7 +60,7 @@ def test_a_members_cap_holds_under_concurrency_and_the_pool_serves_the_others(se
 
 def test_departments_are_two_levels_deep_and_each_cap_counts(server):
     subscriber = pool(server)
-    members = server.works.members
+    members = server.services.members
     members.add(subscriber, "research", department=True, cap_tokens=2000, cap_period="month")
     members.add(subscriber, "vision", department=True, parent="research", cap_tokens=1500, cap_period="total")
     ann = members.add(subscriber, "ann", parent="vision", cap_tokens=1000, cap_period="day")
@@ -70,7 +70,7 @@ def test_departments_are_two_levels_deep_and_each_cap_counts(server):
 
     def spend(name):
         """Until this member can't any more; returns what it spent."""
-        before = server.works.ledger.usage(subscriber.account_id, limit=1000)
+        before = server.services.ledger.usage(subscriber.account_id, limit=1000)
         count = 0
         while True:
             status, body, _ = server.chat(keys[name], {"tokens": 89, "prompt": 11}, max_tokens=89)
@@ -92,14 +92,16 @@ def test_departments_are_two_levels_deep_and_each_cap_counts(server):
     until(lambda: used(server, subscriber, tree["research"]) == spent * 1000)
     assert used(server, subscriber, tree["vision"]) <= 1_500_000
     assert total(server, subscriber) == spent * 1000
-    by_member = {row["member_id"]: row for row in server.works.ledger.usage_by_member(subscriber.account_id)}
+    by_member = {
+        row["member_id"]: row for row in server.services.ledger.usage_by_member(subscriber.account_id)
+    }
     assert set(by_member) == {ann.member_id, bob.member_id, eve.member_id}
     assert sum(row["charged"]["token"] for row in by_member.values()) == spent * 1000
 
 
 def test_a_stream_is_cut_at_the_members_cap(server):
     subscriber = pool(server)
-    server.works.members.add(subscriber, "kid", cap_tokens=400, cap_period="day")
+    server.services.members.add(subscriber, "kid", cap_tokens=400, cap_period="day")
     text, reason, error = chat(
         server, server.key(subscriber, member="kid"), {"tokens": 3000, "prompt": 11, "gap_ms": 1}
     )
@@ -112,7 +114,7 @@ def test_a_stream_is_cut_at_the_members_cap(server):
 
 def test_a_cap_that_is_raised_or_taken_away_shows_within_seconds(server):
     subscriber = pool(server)
-    members = server.works.members
+    members = server.services.members
     member = members.add(subscriber, "uncle", cap_tokens=50, cap_period="month")
     key = server.key(subscriber, member="uncle")
     assert server.chat(key, {"tokens": 5})[0] == 402

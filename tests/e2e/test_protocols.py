@@ -256,8 +256,8 @@ def test_a_revoked_key_stops_within_a_second(server):
 
     subscriber, key = server.subscriber()
     assert server.chat(key)[0] == 200
-    key_id = server.works.keys.of_account(subscriber.account_id, {})[0].key_id
-    server.works.keys.revoke(key_id)
+    key_id = server.services.keys.of_account(subscriber.account_id, {})[0].key_id
+    server.services.keys.revoke(key_id)
     revoked = time.monotonic()
     from tests.support.server import until
 

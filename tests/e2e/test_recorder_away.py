@@ -63,7 +63,7 @@ def test_a_key_and_a_balance_that_nobody_answers_for_are_refused(server):
 
 def test_an_admission_that_comes_late_holds_no_place(server):
     subscriber, key = server.subscriber()
-    server.works.ledger.set_limit(
+    server.services.ledger.set_limit(
         "subscriber", str(subscriber.account_id), subscriber.account_id, requests_per_min=None, tokens_per_min=None, streams_max=2
     )  # fmt: skip
     # The worker knows the key, its limit and has something to spend.

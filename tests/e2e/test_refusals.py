@@ -51,8 +51,8 @@ def test_a_frozen_account_is_told_so_and_not_to_check_its_key(server, protocol):
 def test_a_key_that_has_ended_says_how(server):
     subscriber, key = server.subscriber()
     assert ask(server, key)[0] == 200
-    (info,) = server.works.keys.of_account(subscriber.account_id, {})
-    server.works.keys.revoke(info.key_id)
+    (info,) = server.services.keys.of_account(subscriber.account_id, {})
+    server.services.keys.revoke(info.key_id)
     status, error = refused(server, key, "key_revoked")
     assert (status, error["type"]) == (401, "authentication_error") and "was revoked" in error["message"]
     assert "已被撤销" in refused(server, key, "key_revoked", language="zh")[1]["message"]
@@ -65,7 +65,7 @@ def test_a_key_that_has_ended_says_how(server):
 
     ending = server.key(subscriber, expires_in_days=1)
     assert ask(server, ending)[0] == 200
-    (info,) = [one for one in server.works.keys.of_account(subscriber.account_id, {}) if one.expires_at]
+    (info,) = [one for one in server.services.keys.of_account(subscriber.account_id, {}) if one.expires_at]
     with server.connection.transaction():
         server.connection.execute(
             "UPDATE api_key SET expires_at = now() - interval '1 s' WHERE key_id = %s", (info.key_id,)
@@ -78,7 +78,7 @@ def test_a_key_that_has_ended_says_how(server):
 
     last = server.key(subscriber)
     assert ask(server, last)[0] == 200
-    server.works.subscriptions.close(subscriber)
+    server.services.subscriptions.close(subscriber)
     status, error = refused(server, last, "account_closed")
     assert (status, error["type"]) == (403, "permission_error") and "is closed" in error["message"]
     # A key that nobody issued is another matter.

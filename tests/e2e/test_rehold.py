@@ -166,7 +166,7 @@ def test_restricted_requests_are_told(server):
             "policy": ChargingPolicy(final_unit="restrict", restrict_to="small"),
         }
     )  # fmt: skip
-    server.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
+    server.services.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
     subscriber, key = server.subscriber("test-restrict")
     status, body, headers = until(
         lambda: (found := server.chat(key, {"tokens": 5}))[0] == 200 and found, what="the restricted answer"

@@ -37,7 +37,7 @@ def factory(serving, pair):
     """With a model of its own for each test: no circuit is open, and nothing is learned, from another one."""
     serving.model = f"stub-{next(MODELS)}"
     for name, upstream in zip(("bad", "good"), pair, strict=True):
-        serving.works.deployments.add(
+        serving.services.deployments.add(
             make_deployment(
                 name=f"{name}-{serving.model}", model=serving.model, upstream_model="stub", base_url=upstream.url, protocols=("chat",),
                 allow_private=True,
@@ -49,7 +49,7 @@ def factory(serving, pair):
     for upstream in pair:
         upstream.behave()
     for name in ("bad", "good"):
-        serving.works.deployments.remove(f"{name}-{serving.model}")
+        serving.services.deployments.remove(f"{name}-{serving.model}")
 
 
 def ask(server, key, n, stream, **told):

@@ -33,7 +33,7 @@ def test_a_key_from_the_order_page_works_and_its_use_is_on_the_usage_page(server
         key = re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", person.text()).group()
         status, body, _ = server.chat(key)
         assert status == 200, body
-        subscriber = server.works.subscriptions.find("+8613822225555")
+        subscriber = server.services.subscriptions.find("+8613822225555")
         (record,) = server.usage(subscriber, 1)
 
         def seen():

@@ -81,7 +81,7 @@ def test_while_only_pings_have_gone_out_another_place_is_tried(server, upstream)
             "chat",
             "--early-head",
         )
-        added = len(server.works.deployments.all())
+        added = len(server.services.deployments.all())
         until(lambda: server.metrics("deployments") == [added], what="both places")
         sock = start(server, key, "chat", "two", {"tokens": 4, "prompt": 11})
         connection, _ = mute.accept()

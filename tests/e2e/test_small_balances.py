@@ -55,7 +55,7 @@ def test_the_cameras_hundred_tokens_are_served(server, path):
 
 def test_a_refusal_says_how_pay_as_you_go_stands_in_yuan(server):
     subscriber, key = server.subscriber("device-camera")
-    server.works.orders.place(subscriber, "shanghai-mobile-payg")
+    server.services.orders.place(subscriber, "shanghai-mobile-payg")
     big = {"max_tokens": 100, "messages": [{"role": "user", "content": "long " * 1000}]}
 
     def told(text):
@@ -66,9 +66,9 @@ def test_a_refusal_says_how_pay_as_you_go_stands_in_yuan(server):
         return until(is_told, what=text)
 
     told("needs consent (spill-over)")
-    server.works.payg.control(subscriber, spill_over=True, cap_nano=0)
+    server.services.payg.control(subscriber, spill_over=True, cap_nano=0)
     told("pay-as-you-go buys up to 0.00 yuan a month")
-    server.works.payg.control(subscriber, locked=True)
+    server.services.payg.control(subscriber, locked=True)
     told("pay-as-you-go is locked")
 
 
@@ -84,7 +84,7 @@ def test_a_caps_refusal_speaks_of_the_cap(server):
 def test_calls_are_spoken_of_as_calls(server):
     subscriber, key = server.subscriber("unicom-coding-lite")
     assert ask(server, key, "/v1/chat/completions")[0] == 200
-    server.works.orders.cancel(server.works.orders.products(subscriber)[0].product_id)
+    server.services.orders.cancel(server.services.orders.products(subscriber)[0].product_id)
 
     def refused():
         status, body, _ = ask(server, key, "/v1/chat/completions")
@@ -97,7 +97,7 @@ def test_calls_are_spoken_of_as_calls(server):
 def test_who_is_suspended_is_told_by_what(server):
     subscriber, key = server.subscriber("ctc-light")
     assert ask(server, key, "/v1/chat/completions")[0] == 200
-    server.works.subscriptions.suspend(subscriber, "lost_phone")
+    server.services.subscriptions.suspend(subscriber, "lost_phone")
 
     def refused():
         status, body, _ = ask(server, key, "/v1/messages")
@@ -106,6 +106,6 @@ def test_who_is_suspended_is_told_by_what(server):
     error = until(refused, what="the refusal")
     assert (error["type"], error["code"]) == ("permission_error", "account_suspended")
     assert "its phone was reported lost" in error["message"] and "key itself is good" in error["message"]
-    server.works.subscriptions.lift(subscriber, "lost_phone")
+    server.services.subscriptions.lift(subscriber, "lost_phone")
     until(lambda: ask(server, key, "/v1/chat/completions")[0] == 200, what="service again")
     assert server.findings() == []

@@ -27,7 +27,7 @@ def server(tmp_path_factory, upstream):
 
 def limit(server, subscriber, **most):
     names = {"requests_per_min": None, "tokens_per_min": None, "streams_max": None} | most
-    return server.works.ledger.set_limit(
+    return server.services.ledger.set_limit(
         "subscriber", str(subscriber.account_id), subscriber.account_id, **names
     )
 

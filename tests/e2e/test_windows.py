@@ -29,7 +29,7 @@ def coder(server, *quantities):
     # Whatever the day of the month is, all of it is there.
     name = f"test-{'-'.join(map(str, quantities))}"
     offering = like.model_copy(update={"id": name, "buckets": buckets, "proration": "full"})
-    server.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
+    server.services.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
     return server.subscriber(offering.id)
 
 
@@ -115,7 +115,7 @@ def test_a_frozen_accounts_follow_ups_stop(server):
     subscriber, key = coder(server, 1, 30, 100)
     assert server.chat(key, {"tokens": 3})[0] == 200
     assert server.chat(key, {"tokens": 3}, messages=FOLLOW_UP)[0] == 200
-    server.works.subscriptions.set_state(subscriber, "suspended")
+    server.services.subscriptions.set_state(subscriber, "suspended")
     until(lambda: server.chat(key, {"tokens": 3}, messages=FOLLOW_UP)[0] == 403)
 
 

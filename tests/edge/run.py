@@ -101,7 +101,7 @@ class Bench:
                 self._look(case, rows)
         for case in cases:
             for stub in case.stubs:
-                self.server.works.deployments.remove(f"{case.model}-{stub.place}")
+                self.server.services.deployments.remove(f"{case.model}-{stub.place}")
                 self.loop.call_soon_threadsafe(stub.close)
         return cases
 
@@ -137,7 +137,7 @@ class Bench:
                 protocols=tuple(spoken),
                 allow_private=True,
             )
-            self.server.works.deployments.add(made)
+            self.server.services.deployments.add(made)
             return None
         options = ["--name", name, "--model", model, "--base-url", base, "--allow-private"]
         for each in spoken:

@@ -82,7 +82,7 @@ class Game:
     def __exit__(self, *_):
         self._stack.close()
 
-    def works(self):
+    def services(self):
         """All rooms, for a while. The settings are those of a host."""
         settings = load_settings(
             {"data_dir": str(self.folder), "database_url": self.cluster.url, "secrets_dir": str(self.secrets)}
@@ -95,24 +95,24 @@ class Game:
 
     def _sell(self):
         """The keys of subscribers with a plan that a game does not use up."""
-        settings, connected = self.works()
+        settings, connected = self.services()
         with connected as connection:
-            works = make_works(settings, connection)
-            works.offerings.load(whole_months())
+            services = make_works(settings, connection)
+            services.offerings.load(whole_months())
             self.subscribers = [
-                works.subscriptions.register(f"+86{13_800_000_000 + n}") for n in range(SUBSCRIBERS)
+                services.subscriptions.register(f"+86{13_800_000_000 + n}") for n in range(SUBSCRIBERS)
             ]
             for subscriber in self.subscribers:
-                works.orders.place(subscriber, "ctc-premium")
-            return [self._issue(works, subscriber) for subscriber in self.subscribers]
+                services.orders.place(subscriber, "ctc-premium")
+            return [self._issue(services, subscriber) for subscriber in self.subscribers]
 
     @staticmethod
-    def _issue(works, subscriber):
-        return works.access.issue_key(subscriber, None, "game")[1]
+    def _issue(services, subscriber):
+        return services.access.issue_key(subscriber, None, "game")[1]
 
     def new_key(self):
         """Another key of the first subscriber, made as the works stand now."""
-        settings, connected = self.works()
+        settings, connected = self.services()
         with connected as connection:
             return self._issue(make_works(settings, connection), self.subscribers[0])
 

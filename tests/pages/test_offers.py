@@ -20,8 +20,8 @@ TO_BE_DONE = (BroadbandMissing, ConsentNeeded, NeedsFirst, RealNameNeeded, Subsc
 
 
 @pytest.fixture
-def li(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def li(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 @pytest.fixture
@@ -37,20 +37,20 @@ def chosen_on(page):
     return set(re.findall(r'name="offering" value="([a-z0-9-]+)"', page))
 
 
-def in_the_shop(works, li):
+def in_the_shop(services, li):
     """What is on sale there: what is for enterprises and governments alone is sold by people."""
     return {
         sold.offering.id
-        for sold in works.offerings.for_sale(li.audiences)
+        for sold in services.offerings.for_sale(li.audiences)
         if set(sold.offering.audiences) & set(AUDIENCES)
     }
 
 
-def _accepts(works, li, offering):
+def _accepts(services, li, offering):
     """Whether an order is taken, or waits for something that the subscriber can do."""
     try:
-        with works.transaction(force_rollback=True):
-            works.orders.place(li, offering, confirm=True)
+        with services.transaction(force_rollback=True):
+            services.orders.place(li, offering, confirm=True)
     except TO_BE_DONE:
         return True
     except TokenworksError:
@@ -58,31 +58,31 @@ def _accepts(works, li, offering):
     return True
 
 
-def had_all(works, li):
+def had_all(services, li):
     """One of each kind that is had once: a trial that has ended, an add-on, pay-as-you-go; and a plan."""
     for offering in ("sample-trial", "uplink-acceleration", "shanghai-mobile-payg", "ctc-light"):
-        made = works.orders.place(li, offering)
-        for work in works.orders.work_orders():
-            works.orders.answer(work.work_order_id, done=True)
+        made = services.orders.place(li, offering)
+        for work in services.orders.work_orders():
+            services.orders.answer(work.work_order_id, done=True)
         if offering == "sample-trial":
-            works.orders.cancel(made.product_id)
+            services.orders.cancel(made.product_id)
 
 
-@pytest.mark.parametrize("prepare", [lambda works, li: None, had_all])
-def test_what_the_shop_offers_an_order_takes(client, works, li, enter, prepare):
-    prepare(works, li)
+@pytest.mark.parametrize("prepare", [lambda services, li: None, had_all])
+def test_what_the_shop_offers_an_order_takes(client, services, li, enter, prepare):
+    prepare(services, li)
     enter(li)
     offered = chosen_on(client.get("/order").text)
-    for_sale = in_the_shop(works, li)
+    for_sale = in_the_shop(services, li)
     assert offered <= for_sale and len(offered) > 10
     for offering in for_sale:
-        assert (offering in offered) == _accepts(works, li, offering), offering
+        assert (offering in offered) == _accepts(services, li, offering), offering
 
 
-def test_what_is_had_and_cannot_be_ordered_again_is_shown_as_had(client, works, li, enter):
+def test_what_is_had_and_cannot_be_ordered_again_is_shown_as_had(client, services, li, enter):
     enter(li)
     before = chosen_on(client.get("/order").text)
-    had_all(works, li)
+    had_all(services, li)
     page = client.get("/order").text
     # The bundle has the add-on, which is delivered once.
     gone = {"sample-trial", "uplink-acceleration", "shanghai-mobile-payg", "sample-home-bundle"}
@@ -93,23 +93,23 @@ def test_what_is_had_and_cannot_be_ordered_again_is_shown_as_had(client, works, 
     assert "次数有限" in client.get("/order?offering=sample-trial").text
 
 
-def test_a_change_offers_what_it_takes(client, works, li, enter):
-    works.offerings.load(
+def test_a_change_offers_what_it_takes(client, services, li, enter):
+    services.offerings.load(
         catalogue(
             plan("one", "1", "prorate"),
             plan("two", "2", "prorate"),
             plan("once", "3", "prorate").replace("cycle:", "per_subscriber_max: 1, cycle:"),
         )
     )
-    works.orders.cancel(works.orders.place(li, "once").product_id)
-    product = works.orders.place(li, "one").product_id
+    services.orders.cancel(services.orders.place(li, "once").product_id)
+    product = services.orders.place(li, "one").product_id
     enter(li)
     offered = chosen_on(client.get(f"/products/{product}/change").text)
     assert "two" in offered and not offered & {"one", "once"}
-    for offering in in_the_shop(works, li):
+    for offering in in_the_shop(services, li):
         try:
-            with works.transaction(force_rollback=True):
-                works.orders.change(product, offering, confirm=True)
+            with services.transaction(force_rollback=True):
+                services.orders.change(product, offering, confirm=True)
             taken = True
         except TO_BE_DONE:
             taken = True

@@ -13,28 +13,28 @@ PHONE, MEI = "+8613800000001", "+8613800000002"
 class House:
     """An owner who is signed in by a cookie, with a plan, a bill, a key and a member."""
 
-    def __init__(self, works, client, codes, clock):
-        self.works, self.client, self.codes, self.clock = works, client, codes, clock
-        self.owner = works.subscriptions.register(PHONE, "Li")
-        self.plan = self.named = str(works.orders.place(self.owner, "ctc-light").product_id)
+    def __init__(self, services, client, codes, clock):
+        self.services, self.client, self.codes, self.clock = services, client, codes, clock
+        self.owner = services.subscriptions.register(PHONE, "Li")
+        self.plan = self.named = str(services.orders.place(self.owner, "ctc-light").product_id)
         clock.move(datetime(2027, 5, 2, tzinfo=BILLING_ZONE) - clock.now())
-        works.orders.run_cycles()
-        works.bills.run()
-        self.bill = works.bills.all(self.owner)[0][0].bill_no
-        self.member = works.members.invite(self.owner, MEI, "Mei")
-        host = works.subscriptions.register("+8613800000003", "Host")
-        self.invited = works.members.invite(host, PHONE, "Li")
-        owner_id = works.subscriptions.owner_of(self.owner)
-        self.key, _ = works.keys.issue(account_id=self.owner.account_id, member_id=owner_id, name="laptop")
-        text, _ = works.identity.open_session(self.owner.subscriber_id, owner_id)
-        other, _ = works.identity.open_session(self.owner.subscriber_id, owner_id)
-        self.other = works.identity.sessions(self.owner.subscriber_id)[0].session_id
-        assert works.identity.session(other)[0] == self.other
+        services.orders.run_cycles()
+        services.bills.run()
+        self.bill = services.bills.all(self.owner)[0][0].bill_no
+        self.member = services.members.invite(self.owner, MEI, "Mei")
+        host = services.subscriptions.register("+8613800000003", "Host")
+        self.invited = services.members.invite(host, PHONE, "Li")
+        owner_id = services.subscriptions.owner_of(self.owner)
+        self.key, _ = services.keys.issue(account_id=self.owner.account_id, member_id=owner_id, name="laptop")
+        text, _ = services.identity.open_session(self.owner.subscriber_id, owner_id)
+        other, _ = services.identity.open_session(self.owner.subscriber_id, owner_id)
+        self.other = services.identity.sessions(self.owner.subscriber_id)[0].session_id
+        assert services.identity.session(other)[0] == self.other
         self.text = text
         self.client.cookies.set("tokenworks_session", text)
 
     def consent(self):
-        state = self.works.consents.states(self.owner)[0]
+        state = self.services.consents.states(self.owner)[0]
         return {"purpose": "terms", "given": "true", "text_sha256": state.text.sha256}
 
     def code(self):
@@ -43,30 +43,30 @@ class House:
         return {"identifier": PHONE, "code": self.codes[-1][1]}
 
     def as_member(self):
-        member_id = self.works.members.accept(MEI, self.member.member_id).member_id
-        text, _ = self.works.identity.open_session(self.owner.subscriber_id, member_id)
+        member_id = self.services.members.accept(MEI, self.member.member_id).member_id
+        text, _ = self.services.identity.open_session(self.owner.subscriber_id, member_id)
         self.client.cookies.set("tokenworks_session", text)
 
     def paused(self):
-        self.works.orders.suspend(self.works.orders.products(self.owner)[0].product_id)
+        self.services.orders.suspend(self.services.orders.products(self.owner)[0].product_id)
         return {}
 
     def all_paused(self):
-        self.works.subscriptions.suspend(self.owner, "own_wish", "test")
+        self.services.subscriptions.suspend(self.owner, "own_wish", "test")
         return {}
 
     def to_come(self):
         start = self.clock.now() + timedelta(days=5)
-        self.named = str(self.works.orders.place(self.owner, "ctc-standard", start=start).order_id)
+        self.named = str(self.services.orders.place(self.owner, "ctc-standard", start=start).order_id)
         return {}
 
     def pending(self):
-        self.works.orders.cancel(self.works.orders.products(self.owner)[0].product_id, "cycle_end")
+        self.services.orders.cancel(self.services.orders.products(self.owner)[0].product_id, "cycle_end")
         return {}
 
 
 def joined(house):
-    house.works.members.accept(PHONE, house.invited.member_id)
+    house.services.members.accept(PHONE, house.invited.member_id)
     return {"id": house.invited.member_id, "what": "leave"}
 
 
@@ -124,16 +124,16 @@ CASES = [(route, name, *case) for route, cases in FORMS.items() for name, case i
 
 
 @pytest.mark.parametrize(("route", "name", "form", "rows"), CASES, ids=[name for _, name, *_ in CASES])
-def test_a_form_that_comes_twice_is_one_row(works, client, codes, clock, route, name, form, rows):
-    house = House(works, client, codes, clock)
+def test_a_form_that_comes_twice_is_one_row(services, client, codes, clock, route, name, form, rows):
+    house = House(services, client, codes, clock)
     what = name.partition("-")[0]
     data = {key: str(value) for key, value in form(house).items()}
     path = route.replace("{id}", house.named).replace("{what}", what)
-    _, before = works.identity.audited()
+    _, before = services.identity.audited()
     first = client.post(path, data=data, follow_redirects=False)
     assert first.status_code in {200, 303}, first.text
     client.post(path, data=data, follow_redirects=False)
-    trail, count = works.identity.audited(limit=count_of(before))
+    trail, count = services.identity.audited(limit=count_of(before))
     assert [row["action"] for row in reversed(trail[: count - before])] == rows
 
 

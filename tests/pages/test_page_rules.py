@@ -26,8 +26,8 @@ ENGLISH = {**BROWSER, "accept-language": "en-GB"}
 
 
 @pytest.fixture
-def li(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def li(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 @pytest.fixture
@@ -208,28 +208,28 @@ def test_a_form_leads_back_to_our_pages_alone():
         assert page_at(path) == "/order"
 
 
-def test_an_order_says_before_it_is_placed_what_it_does(client, works, li, enter):
+def test_an_order_says_before_it_is_placed_what_it_does(client, services, li, enter):
     enter(li)
     page = words_of(client.get("/order?offering=ctc-light").text)
     for word in ("今天收取 ¥9.90", "本期到 2027-04-30", "2027-05-01 自动续订，¥9.90/月", "以 ¥9.90 订购"):
         assert word in page, word
-    assert works.orders.products(li) == [] and works.charges.receivable(li.account_id) == 0
-    works.subscriptions.set_contract_price(li, "ctc-light", "7", "C-1")
+    assert services.orders.products(li) == [] and services.charges.receivable(li.account_id) == 0
+    services.subscriptions.set_contract_price(li, "ctc-light", "7", "C-1")
     assert "2027-05-01 自动续订，¥7.00/月" in words_of(client.get("/order?offering=ctc-light").text)
     page = words_of(client.get("/order?offering=uplink-acceleration").text)
     assert "开通后收取 ¥10.00" in page and "订购，今天不收费" in page and "可随时在“套餐”页取消。" in page
     page = words_of(client.get("/order?offering=sample-trial").text)
     assert "本期到 2027-04-30" in page and "到期不续订" in page
-    works.subscriptions.set_contract_price(li, "mobile-coding-lite", "20", "C-2")
+    services.subscriptions.set_contract_price(li, "mobile-coding-lite", "20", "C-2")
     page = words_of(client.get("/order?offering=mobile-coding-lite").text)
     assert "今天收取 ¥20.00" in page and "首月" not in page
-    works.orders.place(li, "ctc-light")
+    services.orders.place(li, "ctc-light")
     page = client.get("/order?offering=ctc-light").text
     assert (
         "我已有这个套餐，仍要再订一份。" in page
         and 'type="checkbox" name="second" value="yes" required' in page
     )
-    works.subscriptions.set_dunned(li, restricted=True, suspended=False)
+    services.subscriptions.set_dunned(li, restricted=True, suspended=False)
     page = words_of(client.get("/order?offering=ctc-standard").text)
     assert (
         "现在不能订购： 账户已暂停服务或有逾期欠费，请在“套餐”页查看原因。" in page
@@ -237,7 +237,7 @@ def test_an_order_says_before_it_is_placed_what_it_does(client, works, li, enter
     )
 
 
-def test_what_has_changed_since_it_was_shown_is_not_ordered(client, works, li, enter):
+def test_what_has_changed_since_it_was_shown_is_not_ordered(client, services, li, enter):
     enter(li)
     page = client.get("/order?offering=ctc-light").text
     form = dict(re.findall(r'<input type="hidden" name="(offering|version|key)" value="([^"]+)">', page))
@@ -246,24 +246,24 @@ def test_what_has_changed_since_it_was_shown_is_not_ordered(client, works, li, e
         for o in seed_catalogue().offerings
     ]
     seed = seed_catalogue()
-    works.offerings.load(Catalogue(catalogue="next", rate_cards=seed.rate_cards, offerings=tuple(dearer)))
+    services.offerings.load(Catalogue(catalogue="next", rate_cards=seed.rate_cards, offerings=tuple(dearer)))
     answer = client.post("/order", data=form)
     assert answer.status_code == 422 and "这个套餐刚刚有变动" in answer.text and "¥19.90" in answer.text
-    assert works.orders.products(li) == []
+    assert services.orders.products(li) == []
 
 
-def test_an_add_on_is_delivered_as_it_was_chosen(client, works, li, enter):
+def test_an_add_on_is_delivered_as_it_was_chosen(client, services, li, enter):
     enter(li)
     assert (
         '<option value="cloud_computer">云电脑</option>'
         in client.get("/order?offering=security-protection").text
     )
     client.post("/order", data={"offering": "security-protection", "key": "k", "delivery": "cloud_computer"})
-    (work,) = works.orders.work_orders()
+    (work,) = services.orders.work_orders()
     assert work.delivery == "cloud_computer"
 
 
-def test_a_key_has_the_limits_that_it_was_given_and_is_stopped(client, works, li, enter):
+def test_a_key_has_the_limits_that_it_was_given_and_is_stopped(client, services, li, enter):
     enter(li)
     assert "还没有密钥" in client.get("/keys").text
     made = client.post(
@@ -272,23 +272,23 @@ def test_a_key_has_the_limits_that_it_was_given_and_is_stopped(client, works, li
     assert re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", made.text)
     page = words_of(client.get("/keys").text)
     assert "最多 50 万词元 仅限 glm-5、kimi-k2 有效期至 2027-06-30" in page
-    caps = {b.bucket_id: b.total for b in works.ledger.buckets(li.account_id) if b.kind == "cap"}
-    (key,) = works.keys.of_account(li.account_id, caps)
+    caps = {b.bucket_id: b.total for b in services.ledger.buckets(li.account_id) if b.kind == "cap"}
+    (key,) = services.keys.of_account(li.account_id, caps)
     assert (key.name, key.cap_tokens, key.models) == ("laptop", 500_000, ("glm-5", "kimi-k2"))
     assert client.post("/keys", data={"name": ""}).status_code == 422
     assert client.post("/keys", data={"name": "x", "cap": "much"}).status_code == 422
     assert client.post("/keys/stop", data={"id": str(key.key_id)}, follow_redirects=False).status_code == 303
-    assert works.keys.info(key.key_id).revoked_at is not None
+    assert services.keys.info(key.key_id).revoked_at is not None
     assert "已停用" in client.get("/keys").text
 
 
-def test_nobody_acts_on_what_is_anothers(client, works, li, enter):
-    other = works.subscriptions.register("+8613800000009", "Wang")
-    order = works.orders.place(other, "ctc-light")
-    key_id, _ = works.keys.issue(
-        account_id=other.account_id, member_id=works.subscriptions.owner_of(other), name="x"
+def test_nobody_acts_on_what_is_anothers(client, services, li, enter):
+    other = services.subscriptions.register("+8613800000009", "Wang")
+    order = services.orders.place(other, "ctc-light")
+    key_id, _ = services.keys.issue(
+        account_id=other.account_id, member_id=services.subscriptions.owner_of(other), name="x"
     )
-    guest = works.members.invite(other, "+8613800000008", "Guest")
+    guest = services.members.invite(other, "+8613800000008", "Guest")
     enter(li)
     for what in ("change", "cancel", "pause", "resume"):
         assert client.get(f"/products/{order.product_id}/{what}", headers=BROWSER).status_code == 404
@@ -301,19 +301,19 @@ def test_nobody_acts_on_what_is_anothers(client, works, li, enter):
         answer = client.post("/family/join", data={"id": str(guest.member_id), "what": what})
         assert answer.status_code == 422, what
         assert ("没有找到" if what == "switch" else "没有这位成员") in answer.text
-    assert works.orders.product(order.product_id)[0].state == "active"
-    assert works.keys.info(key_id).revoked_at is None
-    assert works.members.by_id(guest.member_id).state == "invited"
+    assert services.orders.product(order.product_id)[0].state == "active"
+    assert services.keys.info(key_id).revoked_at is None
+    assert services.members.by_id(guest.member_id).state == "invited"
 
 
-def test_a_member_and_an_admin_do_no_more_than_they_may(client, works, li, enter, spender):
-    works.orders.place(li, "ctc-light")
+def test_a_member_and_an_admin_do_no_more_than_they_may(client, services, li, enter, spender):
+    services.orders.place(li, "ctc-light")
     spender.spend(li.account_id, 1_000)
-    child = works.members.invite(li, "+8613800000002", "Mei", cap_tokens=500_000)
-    admin = works.members.invite(li, "+8613800000003", "Bo", role="admin")
-    second = works.members.invite(li, "+8613800000004", "Lu", role="admin")
+    child = services.members.invite(li, "+8613800000002", "Mei", cap_tokens=500_000)
+    admin = services.members.invite(li, "+8613800000003", "Bo", role="admin")
+    second = services.members.invite(li, "+8613800000004", "Lu", role="admin")
     for one in (child, admin, second):
-        works.members.accept(one.phone, one.member_id)
+        services.members.accept(one.phone, one.member_id)
     enter(li, child.member_id)
     for path in ("/order", "/products", "/bill"):
         answer = client.get(path, headers=BROWSER)
@@ -325,92 +325,92 @@ def test_a_member_and_an_admin_do_no_more_than_they_may(client, works, li, enter
         form = {"id": str(admin.member_id), "what": "lock", "phone": "13800000005", "name": "x"}
         assert client.post(path, data=form).status_code == 403
     enter(li, admin.member_id)
-    owner_id = works.subscriptions.owner_of(li)
+    owner_id = services.subscriptions.owner_of(li)
     assert client.post("/family/cap", data={"id": str(owner_id), "cap": "1"}).status_code == 403
     assert client.post("/family/remove", data={"id": str(second.member_id)}).status_code == 403
     assert client.post("/bill/spending", data={"what": "lock"}, follow_redirects=False).status_code == 303
     for what in ("cap", "unlock", "spill_on"):
         assert client.post("/bill/spending", data={"what": what, "cap": "900"}).status_code == 403
-    subscriber = works.subscriptions.find(li.phone)
+    subscriber = services.subscriptions.find(li.phone)
     assert (subscriber.spend_locked, subscriber.cap_nano, subscriber.spill_over) == (True, li.cap_nano, False)
-    assert works.members.by_id(owner_id).cap_tokens is None
+    assert services.members.by_id(owner_id).cap_tokens is None
 
 
-def test_a_member_leaves_and_its_keys_stop(client, works, li, enter):
-    child = works.members.invite(li, "+8613800000002", "Mei")
-    works.members.accept(child.phone, child.member_id)
-    key_id, _ = works.keys.issue(account_id=li.account_id, member_id=child.member_id, name="tablet")
+def test_a_member_leaves_and_its_keys_stop(client, services, li, enter):
+    child = services.members.invite(li, "+8613800000002", "Mei")
+    services.members.accept(child.phone, child.member_id)
+    key_id, _ = services.keys.issue(account_id=li.account_id, member_id=child.member_id, name="tablet")
     enter(li, child.member_id)
     answer = client.post(
         "/family/join", data={"id": str(child.member_id), "what": "leave"}, follow_redirects=False
     )
     assert (answer.status_code, answer.headers["location"]) == (303, "/sign-in")
-    assert works.keys.info(key_id).revoked_at is not None
-    assert works.members.by_id(child.member_id).state == "left"
+    assert services.keys.info(key_id).revoked_at is not None
+    assert services.members.by_id(child.member_id).state == "left"
 
 
-def test_cancel_says_what_is_given_back_and_gives_it(client, works, li, enter, clock):
+def test_cancel_says_what_is_given_back_and_gives_it(client, services, li, enter, clock):
     enter(li)
     client.post("/order", data={"offering": "ctc-light", "key": "k"})
-    (product,) = works.orders.products(li)
+    (product,) = services.orders.products(li)
     clock.move(timedelta(days=10))
     enter(li)
-    before = works.charges.receivable(li.account_id)
+    before = services.charges.receivable(li.account_id)
     page = words_of(client.get(f"/products/{product.product_id}/cancel").text)
-    assert works.charges.receivable(li.account_id) == before
+    assert services.charges.receivable(li.account_id) == before
     assert "可以用到 2027-04-30，之后不再收费" in page
     client.post(f"/products/{product.product_id}/cancel", data={"when": "now", "key": "c"})
-    back = before - works.charges.receivable(li.account_id)
+    back = before - services.charges.receivable(li.account_id)
     assert (f"退还 {yuan(back)}" if back else "不退还已收取的费用") in page
-    assert works.orders.product(product.product_id)[0].state == "cancelled"
+    assert services.orders.product(product.product_id)[0].state == "cancelled"
     assert (
         client.post(f"/products/{product.product_id}/cancel", data={"when": "now", "key": "d"}).status_code
         == 422
     )
-    balances(works)
+    balances(services)
 
 
-def test_what_is_shown_before_a_change_is_what_it_costs(client, works, li, enter, clock):
+def test_what_is_shown_before_a_change_is_what_it_costs(client, services, li, enter, clock):
     enter(li)
     client.post("/order", data={"offering": "ctc-light", "key": "k"})
-    (product,) = works.orders.products(li)
+    (product,) = services.orders.products(li)
     clock.move(timedelta(days=5))
     enter(li)
     page = words_of(client.get(f"/products/{product.product_id}/change?offering=ctc-standard").text)
-    before = works.charges.receivable(li.account_id)
+    before = services.charges.receivable(li.account_id)
     form = {"when": "now", "offering": "ctc-standard", "key": "c"}
     assert (
         client.post(f"/products/{product.product_id}/change", data=form, follow_redirects=False).status_code
         == 303
     )
-    cost = works.charges.receivable(li.account_id) - before
+    cost = services.charges.receivable(li.account_id) - before
     assert cost > 0 and f"今天收取 {yuan(cost)}" in page
     # The same form again changes nothing more.
     assert (
         client.post(f"/products/{product.product_id}/change", data=form, follow_redirects=False).status_code
         == 303
     )
-    assert works.charges.receivable(li.account_id) - before == cost
-    balances(works)
+    assert services.charges.receivable(li.account_id) - before == cost
+    balances(services)
 
 
-def test_a_pause_is_offered_only_where_it_holds(client, works, li, enter):
+def test_a_pause_is_offered_only_where_it_holds(client, services, li, enter):
     enter(li)
     for offering in ("ctc-light", "sample-home-bundle"):
-        works.orders.place(li, offering, confirm=True)
+        services.orders.place(li, offering, confirm=True)
     page = client.get("/products").text
     assert page.count("/pause") == 1 and page.count("/cancel") == 2 and page.count("/change") == 1
     assert "包含中国电信标准版、宽带上行提速、安全防护" in page
 
 
-def test_a_question_is_asked_about_ones_own_bill_alone(client, works, li, enter, clock):
-    works.orders.place(li, "ctc-light")
-    other = works.subscriptions.register("+8613800000009", "Wang")
-    works.orders.place(other, "ctc-light")
+def test_a_question_is_asked_about_ones_own_bill_alone(client, services, li, enter, clock):
+    services.orders.place(li, "ctc-light")
+    other = services.subscriptions.register("+8613800000009", "Wang")
+    services.orders.place(other, "ctc-light")
     clock.move(timedelta(days=30))
-    works.bills.run()
-    (mine,), _ = works.bills.all(li)
-    (theirs,), _ = works.bills.all(other)
+    services.bills.run()
+    (mine,), _ = services.bills.all(li)
+    (theirs,), _ = services.bills.all(other)
     enter(li)
     for bill, line, status in ((mine, 1, 200), (mine, 2, 404), (theirs, 1, 404)):
         assert client.get("/bill/dispute", params={"bill": bill.bill_no, "line": line}).status_code == status
@@ -422,25 +422,25 @@ def test_a_question_is_asked_about_ones_own_bill_alone(client, works, li, enter,
     )
     page = client.get("/bill").text
     assert "Why?\n&lt;b&gt;" in page and "已收到，等待答复。" in page
-    assert works.disputes.all(other) == ([], 0)
+    assert services.disputes.all(other) == ([], 0)
 
 
-def test_an_offering_that_cannot_be_had_says_why(client, works, li, enter):
+def test_an_offering_that_cannot_be_had_says_why(client, services, li, enter):
     enter(li)
     with pytest.raises(NotEligible):
-        works.orders.place(works.subscriptions.set_profile(li, audiences=["enterprise"]), "ctc-light")
+        services.orders.place(services.subscriptions.set_profile(li, audiences=["enterprise"]), "ctc-light")
     assert client.get("/order?offering=ctc-light").status_code == 200
     answer = client.post("/order", data={"offering": "ctc-light", "key": "k"})
     assert answer.status_code == 422 and "这个套餐面向其他类型的客户" in answer.text
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li, enter, clock, text):
-    order = works.orders.place(li, "ctc-light")
-    child = works.members.invite(li, "+8613800000002", "Mei")
+def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, services, li, enter, clock, text):
+    order = services.orders.place(li, "ctc-light")
+    child = services.members.invite(li, "+8613800000002", "Mei")
     clock.move(timedelta(days=30))
-    works.bills.run()
-    (bill,), _ = works.bills.all(li)
+    services.bills.run()
+    (bill,), _ = services.bills.all(li)
     enter(li)
     for path, form in (
         ("/keys", {"name": text}),
@@ -463,20 +463,20 @@ def test_a_hostile_text_in_a_form_is_refused_and_kept_nowhere(client, works, li,
             continue  # a question may have several lines
         answer = client.post(path, data=form, headers=BROWSER, follow_redirects=False)
         assert answer.status_code in {400, 404, 422}, (path, form, answer.status_code)
-    assert works.keys.of_account(li.account_id, {}) == [] and works.disputes.all() == ([], 0)
-    assert [p.state for p in works.orders.products(li)] == ["active"]
-    assert {m.name for m in works.members.of(li)} == {"Li", "Mei"}
+    assert services.keys.of_account(li.account_id, {}) == [] and services.disputes.all() == ([], 0)
+    assert [p.state for p in services.orders.products(li)] == ["active"]
+    assert {m.name for m in services.members.of(li)} == {"Li", "Mei"}
 
 
-def test_an_order_does_not_depend_on_a_key(client, works, li, enter, monkeypatch):
+def test_an_order_does_not_depend_on_a_key(client, services, li, enter, monkeypatch):
     monkeypatch.setattr(access, "MEMBER_KEYS_LIVE_MAX", 1)
     enter(li)
     client.post("/keys", data={"name": "first"})
     assert client.post("/keys", data={"name": "second"}).status_code == 422
     page = client.post("/order", data={"offering": "ctc-light", "key": "k"})
     assert page.status_code == 200 and "订购成功" in page.text and "twk_…" in page.text
-    assert len(works.orders.products(li)) == 1
+    assert len(services.orders.products(li)) == 1
     # One that is stopped makes room for another.
-    (key,) = works.keys.of_account(li.account_id, {})
-    works.keys.revoke(key.key_id)
+    (key,) = services.keys.of_account(li.account_id, {})
+    services.keys.revoke(key.key_id)
     assert client.post("/keys", data={"name": "second"}).status_code == 200

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.xdist_group("browser")
 
 
 @needs_browser
-def test_order_in_at_most_six_taps_and_get_a_key_with_its_set_up(person, codes, works):
+def test_order_in_at_most_six_taps_and_get_a_key_with_its_set_up(person, codes, services):
     person.go("/order")
     person.looks_right(chinese=True)
     assert "¥9.90" in person.page.content()
@@ -31,16 +31,16 @@ def test_order_in_at_most_six_taps_and_get_a_key_with_its_set_up(person, codes, 
     key = re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", text).group()
     assert f"OPENAI_API_KEY={key}" in text and f"ANTHROPIC_AUTH_TOKEN={key}" in text
     assert f"OPENAI_BASE_URL={person.base}/v1" in text
-    subscriber = works.subscriptions.find("+8613800000001")
-    assert [p.offering_id for p in works.orders.products(subscriber)] == ["ctc-light"]
+    subscriber = services.subscriptions.find("+8613800000001")
+    assert [p.offering_id for p in services.orders.products(subscriber)] == ["ctc-light"]
     # Sending the same form again, as a reload does, orders nothing more, and shows no key.
     person.page.reload()
-    assert [p.offering_id for p in works.orders.products(subscriber)] == ["ctc-light"]
+    assert [p.offering_id for p in services.orders.products(subscriber)] == ["ctc-light"]
     assert re.search(r"twk_[a-z]+_[0-9A-Za-z]{36}", person.page.content()) is None
 
 
 @needs_browser
-def test_the_same_form_twice_orders_once(person, codes, works):
+def test_the_same_form_twice_orders_once(person, codes, services):
     person.go("/sign-in?back=/order")
     person.sign_in(codes)
     person.go("/order?offering=ctc-light")
@@ -53,17 +53,17 @@ def test_the_same_form_twice_orders_once(person, codes, works):
         )
         assert answer.status == 200
     assert "twk_" not in answer.text().replace("twk_…", "")
-    assert len(works.orders.products(works.subscriptions.find("+8613800000001"))) == 1
+    assert len(services.orders.products(services.subscriptions.find("+8613800000001"))) == 1
 
 
 @needs_browser
-def test_usage_shows_what_is_left_the_days_and_the_last_requests(person, codes, works, spender, clock):
+def test_usage_shows_what_is_left_the_days_and_the_last_requests(person, codes, services, spender, clock):
     person.go("/usage")
     person.sign_in(codes)
-    subscriber = works.subscriptions.find("+8613800000001")
+    subscriber = services.subscriptions.find("+8613800000001")
     assert "还没有可用的词元" in person.page.content()
-    works.orders.place(subscriber, "ctc-light")
-    works.orders.place(subscriber, "tianyi-coding-lite")
+    services.orders.place(subscriber, "ctc-light")
+    services.orders.place(subscriber, "tianyi-coding-lite")
     spender.spend(subscriber.account_id, 2_500_000)
     person.go("/usage")
     person.fits()
@@ -84,13 +84,13 @@ def test_usage_shows_what_is_left_the_days_and_the_last_requests(person, codes, 
 
 
 @needs_browser
-def test_the_bill_has_its_lines_its_pdf_and_the_lock(person, codes, works, spender, clock):
+def test_the_bill_has_its_lines_its_pdf_and_the_lock(person, codes, services, spender, clock):
     person.go("/bill")
     person.sign_in(codes)
-    subscriber = works.subscriptions.find("+8613800000001")
-    works.orders.place(subscriber, "ctc-light")
-    works.orders.place(subscriber, "shanghai-mobile-payg")
-    works.payg.control(subscriber, spill_over=True)
+    subscriber = services.subscriptions.find("+8613800000001")
+    services.orders.place(subscriber, "ctc-light")
+    services.orders.place(subscriber, "shanghai-mobile-payg")
+    services.payg.control(subscriber, spill_over=True)
     spender.spend(subscriber.account_id, 10_500_000)
     person.go("/bill")
     person.fits()
@@ -100,22 +100,24 @@ def test_the_bill_has_its_lines_its_pdf_and_the_lock(person, codes, works, spend
         "上海移动随用随付 × 2" in text and "¥11.90" in text and "本月随用随付已用 ¥2.00，上限 ¥50.00" in text
     )
     person.tap("button", "锁定消费")
-    assert works.subscriptions.find("+8613800000001").spend_locked
+    assert services.subscriptions.find("+8613800000001").spend_locked
     assert "消费已锁定" in person.page.content()
     person.tap("button", "解除锁定")
-    assert not works.subscriptions.find("+8613800000001").spend_locked
+    assert not services.subscriptions.find("+8613800000001").spend_locked
     person.page.get_by_label("每月上限（元）").fill("1")
     person.tap("button", "保存")
     assert person.page.get_by_role("alert").inner_text() == "上限不能低于本月已产生的费用。"
     person.complaints = [c for c in person.complaints if "422" not in c]
     person.page.get_by_label("每月上限（元）").fill("20.50")
     person.tap("button", "保存")
-    assert works.subscriptions.find("+8613800000001").cap_nano == 20_500_000_000
+    assert services.subscriptions.find("+8613800000001").cap_nano == 20_500_000_000
     person.tap("button", "套餐用完后停止")
-    assert not works.subscriptions.find("+8613800000001").spill_over
+    assert not services.subscriptions.find("+8613800000001").spill_over
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.bills.run()
-    text, _ = works.identity.open_session(subscriber.subscriber_id, works.subscriptions.owner_of(subscriber))
+    services.bills.run()
+    text, _ = services.identity.open_session(
+        subscriber.subscriber_id, services.subscriptions.owner_of(subscriber)
+    )
     person.context.add_cookies([{"name": "tokenworks_session", "value": text, "url": person.base}])
     person.go("/bill")
     person.fits()
@@ -126,7 +128,7 @@ def test_the_bill_has_its_lines_its_pdf_and_the_lock(person, codes, works, spend
 
 
 @needs_browser
-def test_english_dark_and_by_keyboard_alone(browser, base, codes, works):
+def test_english_dark_and_by_keyboard_alone(browser, base, codes, services):
     person = Person(browser, base, locale="en-GB", color_scheme="dark")
     page = person.page
     person.go("/sign-in?back=/order")
@@ -162,14 +164,14 @@ def test_english_dark_and_by_keyboard_alone(browser, base, codes, works):
 
 
 @needs_browser
-def test_nothing_is_cut_on_the_narrowest_phone(browser, base, works, signed_in):
+def test_nothing_is_cut_on_the_narrowest_phone(browser, base, services, signed_in):
     """WCAG 2.2, 1.4.10: 320 px without scrolling sideways; a long name of the operator, of a member and of a key."""
-    subscriber = works.subscriptions.register("+8613800000001", "A" * 100, broadband="sh87654321")
+    subscriber = services.subscriptions.register("+8613800000001", "A" * 100, broadband="sh87654321")
     for offering in ("ctc-light", "tianyi-coding-lite", "shanghai-mobile-payg", "sample-home-bundle"):
-        works.orders.place(subscriber, offering)
-    works.members.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)
-    owner = works.subscriptions.owner_of(subscriber)
-    works.keys.issue(account_id=subscriber.account_id, member_id=owner, name="C" * 100, models=["m" * 200])
+        services.orders.place(subscriber, offering)
+    services.members.invite(subscriber, "+8613800000002", "B" * 100, cap_tokens=10**12)
+    owner = services.subscriptions.owner_of(subscriber)
+    services.keys.issue(account_id=subscriber.account_id, member_id=owner, name="C" * 100, models=["m" * 200])
     for locale in ("zh-CN", "en-GB"):
         context = browser.new_context(
             viewport={"width": 320, "height": 640}, locale=locale, extra_http_headers=signed_in(subscriber)
@@ -192,9 +194,9 @@ def test_nothing_is_cut_on_the_narrowest_phone(browser, base, works, signed_in):
         context.close()
 
 
-def test_every_page_has_a_strict_policy_and_no_script(client, works, signed_in):
-    subscriber = works.subscriptions.register("+8613800000001", "Li <script>alert(1)</script>")
-    works.orders.place(subscriber, "ctc-light")
+def test_every_page_has_a_strict_policy_and_no_script(client, services, signed_in):
+    subscriber = services.subscriptions.register("+8613800000001", "Li <script>alert(1)</script>")
+    services.orders.place(subscriber, "ctc-light")
     client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].split()[1])
     for path in (
         "/order",
@@ -217,10 +219,10 @@ def test_every_page_has_a_strict_policy_and_no_script(client, works, signed_in):
     assert client.get("/static/tokenworks.css").headers["content-type"].startswith("text/css")
 
 
-def test_pages_of_members_and_of_strangers(client, works, codes, signed_in, clock):
-    subscriber = works.subscriptions.register("+8613800000001", "Li")
-    child = works.members.invite(subscriber, "+8613800000002", "Mei")
-    works.members.accept(child.phone, child.member_id)
+def test_pages_of_members_and_of_strangers(client, services, codes, signed_in, clock):
+    subscriber = services.subscriptions.register("+8613800000001", "Li")
+    child = services.members.invite(subscriber, "+8613800000002", "Mei")
+    services.members.accept(child.phone, child.member_id)
     client.cookies.set(
         "tokenworks_session", signed_in(subscriber, child.member_id)["authorization"].split()[1]
     )
@@ -230,7 +232,7 @@ def test_pages_of_members_and_of_strangers(client, works, codes, signed_in, cloc
     for path in ("/order", "/bill/spending", "/key"):
         form = {"offering": "ctc-light", "key": "k", "what": "lock"}
         assert "获取验证码" in client.post(path, data=form).text
-    assert works.orders.products(subscriber) == []
+    assert services.orders.products(subscriber) == []
     wrong = client.post("/sign-in", data={"identifier": "13800000001", "code": "123456", "back": "//evil"})
     assert wrong.status_code == 422 and 'role="alert"' in wrong.text
     client.post("/sign-in/code", data={"identifier": "13800000001"})

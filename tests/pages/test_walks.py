@@ -58,7 +58,7 @@ def first_of(month):
 
 
 @pytest.mark.parametrize("say", [ZH, EN], ids=["zh", "en"])
-def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, base, codes, works, spender, clock, staff, client, say):  # fmt: skip
+def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, base, codes, services, spender, clock, staff, client, say):  # fmt: skip
     chinese = say is ZH
     now = clock.now().astimezone(BILLING_ZONE)
     following = first_of(now)
@@ -89,8 +89,8 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     page.get_by_role("heading", name=say["ordered"]).wait_for()
     reads()
     assert KEY.search(person.text())
-    subscriber = works.subscriptions.find("+8613800000001")
-    works.subscriptions.set_profile(subscriber, name="李" if chinese else "Li")
+    subscriber = services.subscriptions.find("+8613800000001")
+    services.subscriptions.set_profile(subscriber, name="李" if chinese else "Li")
     assert subscriber.language == ("zh" if chinese else "en")
 
     # It is used.
@@ -127,8 +127,8 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     child.go("/family")
     child.looks_right(chinese)
     assert say["member"][1] in child.text()
-    member = next(m for m in works.members.of(subscriber) if m.name == say["child"])
-    (tablet,) = works.keys.of_member(member.member_id)
+    member = next(m for m in services.members.of(subscriber) if m.name == say["child"])
+    (tablet,) = services.keys.of_member(member.member_id)
     spender.spend(subscriber.account_id, 100_000, (tablet.hex, member.member_id.hex), clock.now())
     person.go("/family")
     reads(say["family"][1])
@@ -149,14 +149,14 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     person.tap("button", say["standard"])
     person.tap("button", say["change_now"])
     reads()
-    (product,) = works.orders.products(subscriber)
+    (product,) = services.orders.products(subscriber)
     assert (product.offering_id, product.state) == ("ctc-standard", "active")
     link, button, state = say["pause"]
     person.tap("link", link)
     reads()
     person.tap("button", button)
     reads(state)
-    assert works.orders.product(product.product_id)[0].state == "suspended"
+    assert services.orders.product(product.product_id)[0].state == "suspended"
     link, button, today, state = say["resume"]
     person.tap("link", link)
     reads(today)
@@ -165,8 +165,8 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
 
     # The bill comes, and one of its lines is questioned, and answered.
     clock.move(following - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
+    services.orders.run_cycles()
+    services.bills.run()
     person.context.clear_cookies()
     person.go("/bill")
     person.sign_in(codes, "138 0000 0001")
@@ -195,7 +195,7 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     person.tap("link", say["cancel"])
     person.tap("button", say["cancel_now"])
     reads(*say["gone"])
-    assert [p.state for p in works.orders.products(subscriber)] == ["cancelled"]
+    assert [p.state for p in services.orders.products(subscriber)] == ["cancelled"]
 
     # The key is stopped, and the newcomer leaves.
     person.go("/keys")
@@ -206,4 +206,4 @@ def test_a_newcomer_orders_uses_shares_changes_questions_and_cancels(browser, ba
     page.get_by_role("heading", name=say["out"]).wait_for()
     assert person.complaints == []
     person.context.close()
-    balances(works)
+    balances(services)

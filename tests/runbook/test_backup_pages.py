@@ -74,7 +74,7 @@ def test_a_host_is_backed_up_lost_and_restored_and_a_journal_is_given_up(kept, h
         assert list(away.rglob("person-lookup")) and erased.read_text() == ""
         said = page.run("backup list", BACKUPS=place)
         assert said.count("whole") == 1
-        kept.works.privacy.erase(gone, even_if_owed=True)
+        kept.services.privacy.erase(gone, even_if_owed=True)
         erased.write_text(kept.cli("vault", "erased").stdout)
         serve(kept, subscriber, key, 2)
         bought, _ = kept.subscriber("ctc-light")
@@ -100,7 +100,7 @@ def test_a_host_is_backed_up_lost_and_restored_and_a_journal_is_given_up(kept, h
         )
     home.attach()
     assert (found(home, bought), found(home, mistaken)) == (1, 0)
-    assert home.works.vault.key(gone.subscriber_id) is None
+    assert home.services.vault.key(gone.subscriber_id) is None
     home.start()
     until(lambda: charged(home, subscriber)[0] == 4, what="the journal's record")
     assert home.findings() == []

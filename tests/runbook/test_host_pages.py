@@ -145,7 +145,7 @@ def test_a_lost_host(apart, at, cluster, upstream):
     with stopped(processes(cluster.data_dir)):
         assert apart.chat(key, {"tokens": 5, "prompt": 11})[0] == 200
         apart.kill()
-    (grant,) = apart.works.ledger.grants(subscriber.account_id)
+    (grant,) = apart.services.ledger.grants(subscriber.account_id)
     public = apart.public
     # Its lease ends.
     apart.connection.execute(
@@ -159,7 +159,7 @@ def test_a_lost_host(apart, at, cluster, upstream):
     apart.start(public)
     assert sorted(record["flags"] for record in apart.usage(subscriber, 2)) == [[], ["late"]]
     assert apart.buckets(subscriber)[0].left == 10_000_000 - 2 * 16_000
-    for other in apart.works.ledger.grants(None):
+    for other in apart.services.ledger.grants(None):
         assert other["grant_id"] != grant["grant_id"]
 
 

@@ -21,7 +21,9 @@ def test_a_request_is_followed_from_what_a_customer_names(host, shell, upstream)
         down = f"http://127.0.0.1:{nobody.getsockname()[1]}/v1"
         host.add_deployment("b-up", "twice", upstream.url, "--upstream-model", "stub")
         host.add_deployment("a-down", "twice", down, "--protocol", "chat", wait=False)
-        until(lambda: host.metrics("deployments") == [len(host.works.deployments.all())], what="both of them")
+        until(
+            lambda: host.metrics("deployments") == [len(host.services.deployments.all())], what="both of them"
+        )
         subscriber, key = host.subscriber()
         own = "ticket-4711"
         told = {"tokens": 5, "prompt": 11}
@@ -50,7 +52,7 @@ def test_records_that_the_database_refuses_are_released_or_dropped(host, shell):
             for tokens in (5, 13, 13):
                 assert host.chat(key, {"tokens": tokens, "prompt": 11})[0] == 200
             held = until(
-                lambda: len(host.works.ledger.quarantined()) == 2 and host.works.ledger.quarantined(),
+                lambda: len(host.services.ledger.quarantined()) == 2 and host.services.ledger.quarantined(),
                 what="quarantine",
             )
         finally:
@@ -59,7 +61,9 @@ def test_records_that_the_database_refuses_are_released_or_dropped(host, shell):
     assert [record["output"] for record in host.usage(subscriber, 1)] == [5], (
         "the record beside them is settled"
     )
-    assert {grant["in_doubt"] for grant in host.works.ledger.grants(subscriber.account_id)} == {"quarantine"}
+    assert {grant["in_doubt"] for grant in host.services.ledger.grants(subscriber.account_id)} == {
+        "quarantine"
+    }
     released, dropped = (row["quarantine_id"] for row in held)
     with shell.page("Quarantine") as page:
         listed = page.run("quarantine list")
@@ -67,19 +71,19 @@ def test_records_that_the_database_refuses_are_released_or_dropped(host, shell):
         page.run("quarantine release", RECORD=released)
         page.run("quarantine drop", RECORD=dropped)
     assert sorted(record["output"] for record in host.usage(subscriber, 2)) == [5, 13]
-    assert host.works.ledger.quarantined() == []
+    assert host.services.ledger.quarantined() == []
     assert host.findings() == []
 
 
 @scenario("Failed jobs")
 def test_a_failed_job_is_released_and_tried_again(host, shell):
     subscriber, _ = host.subscriber()
-    host.works.failed_jobs.note("bill", subscriber.subscriber_id, ValueError("a fault"))
+    host.services.failed_jobs.note("bill", subscriber.subscriber_id, ValueError("a fault"))
     with shell.page("Failed jobs") as page:
         listed = page.run("job list")
         assert str(subscriber.subscriber_id) in listed and "ValueError: a fault" in listed
         assert "is tried again" in page.run("job release", JOB="bill", REF=subscriber.subscriber_id)
-    assert host.works.failed_jobs.all() == []
+    assert host.services.failed_jobs.all() == []
 
 
 @pytest.fixture
@@ -122,7 +126,7 @@ def test_a_deployment_says_more_as_it_goes(host, shell, losing, upstream):
         said = page.run("ledger losses", SUBSCRIBER=losing[0].subscriber_id, OFFERING="ctc-light")
         assert "beyond_hold" in said and "cancel" in said
         page.run("deployment set", DEPLOYMENT="engine")
-    (deployment,) = [one for one in host.works.deployments.all() if one.name == "engine"]
+    (deployment,) = [one for one in host.services.deployments.all() if one.name == "engine"]
     assert deployment.profile == "vllm"
     host.cli("deployment", "remove", "engine")
 
@@ -158,9 +162,9 @@ def code(host, key):
 @scenario("A leaked key")
 def test_a_leaked_key_is_taken_by_nobody(host, shell):
     subscriber, key = host.subscriber()
-    key_id = str(host.works.keys.of_account(subscriber.account_id, {})[0].key_id)
+    key_id = str(host.services.keys.of_account(subscriber.account_id, {})[0].key_id)
     other = host.key(subscriber)
-    (other_id,) = {str(k.key_id) for k in host.works.keys.of_account(subscriber.account_id, {})} - {key_id}
+    (other_id,) = {str(k.key_id) for k in host.services.keys.of_account(subscriber.account_id, {})} - {key_id}
     assert host.chat(key)[0] == host.chat(other)[0] == 200
     host.usage(subscriber, 2)
     with shell.page("A leaked key") as page:
@@ -185,7 +189,7 @@ def test_a_grant_is_asked_back_for_a_refund(host, shell, upstream):
     subscriber, key = host.subscriber()
     stream = Stream(host, key)
     until(lambda: stream.shows == TOKENS_SHOWN, what="the stream to be under way")
-    (order,), _ = host.works.orders.all(subscriber)
+    (order,), _ = host.services.orders.all(subscriber)
     refund = (
         "refund",
         "--order",
@@ -197,10 +201,10 @@ def test_a_grant_is_asked_back_for_a_refund(host, shell, upstream):
         "--json",
     )
     assert {one["state"] for one in json.loads(host.cli(*refund).stdout)} == {"pending"}
-    (grant,) = host.works.ledger.grants(subscriber.account_id)
+    (grant,) = host.services.ledger.grants(subscriber.account_id)
     with shell.page("A refund or a change stays pending") as page:
         said = page.run("grant close", SUBSCRIBER=subscriber.subscriber_id, GRANT=grant["grant_id"])
     assert str(grant["grant_id"]) in said and "asked to close" in said
     upstream.release()
     stream.join(30)
-    until(lambda: host.works.ledger.grants(subscriber.account_id) == [], what="the grant to close")
+    until(lambda: host.services.ledger.grants(subscriber.account_id) == [], what="the grant to close")

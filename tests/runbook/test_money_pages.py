@@ -37,7 +37,7 @@ def owing(host, count=1, offering="ctc-light"):
 
 
 def bill_of(host, subscriber):
-    (bill,), _ = host.works.bills.all(subscriber)
+    (bill,), _ = host.services.bills.all(subscriber)
     return bill
 
 
@@ -57,7 +57,7 @@ def billed(host):
 @scenario("The bill run stopped")
 def test_a_bill_run_that_was_killed_goes_on(host, shell):
     people = owing(host, 4)
-    count = lambda: sum(host.works.bills.all(subscriber)[1] for subscriber in people)
+    count = lambda: sum(host.services.bills.all(subscriber)[1] for subscriber in people)
     with host.owner() as owner, owner.transaction():
         # It comes to a subscriber whom somebody else holds, with some bills made, and is killed there.
         owner.execute(
@@ -80,33 +80,33 @@ def test_a_bill_run_that_was_killed_goes_on(host, shell):
     with shell.page("The bill run stopped") as page:
         said = page.run("bill run")
     assert said.count(f"{left} bill") >= 2, said
-    assert count() == len(people) and {host.works.bills.all(subscriber)[1] for subscriber in people} == {1}
+    assert count() == len(people) and {host.services.bills.all(subscriber)[1] for subscriber in people} == {1}
 
 
 @scenario("A charge file was lost, or its answer is refused")
 def test_charge_files_and_their_answers(host, shell, billed, tmp_path):
     ((subscriber, bill),) = billed()
-    works = host.works
-    number, text = made = works.charge_files.make_file()
+    services = host.services
+    number, text = made = services.charge_files.make_file()
     out, said = tmp_path / "again.txt", tmp_path / "answer.txt"
     said.write_text(answer(made).replace("R|1|", "R|one|"))
     refused = host.cli("bill", "acknowledge", str(said), check=False)
     assert (
         refused.returncode == 1
         and "line 2" in refused.stderr
-        and works.bills.open_nano(bill) == bill.amount_nano
+        and services.bills.open_nano(bill) == bill.amount_nano
     )
     said.write_text(answer(made))
     with shell.page("A charge file was lost, or its answer is refused") as page:
         page.run("--again", FILE_NO=number, OUT=out)
         assert out.read_text() == text
         page.run("bill acknowledge", ANSWER=said)
-        assert works.bills.open_nano(bill) == 0
+        assert services.bills.open_nano(bill) == 0
         (_, rejected), (_, lapsed) = billed(2)
         for _ in range(3):
-            works.charge_files.acknowledge(answer(works.charge_files.make_file(), accepted=False))
+            services.charge_files.acknowledge(answer(services.charge_files.make_file(), accepted=False))
         assert rejected.bill_no in page.run("bill resend", BILL=rejected.bill_no)
-        assert works.charge_files.make_file() is not None
+        assert services.charge_files.make_file() is not None
         page.run("--to direct", BILL=lapsed.bill_no)
         page.run("bill write-off", BILL=lapsed.bill_no, REFERENCE="W-1")
         page.run("bill lapse", FILE_NO=number + 4)
@@ -114,34 +114,36 @@ def test_charge_files_and_their_answers(host, shell, billed, tmp_path):
 
 @scenario("Money that came in twice, or too much, or went back")
 def test_money_that_came_twice_goes_where_it_belongs(host, shell, billed):
-    works = host.works
+    services = host.services
     (twice, bill), (closed, other), (_, third) = billed(3)
-    made = works.charge_files.make_file()
-    works.payments.pay(bill, "bank_transfer", "T-1")
-    works.charge_files.acknowledge(answer(made))
-    ((case,), _) = works.payments.cases()
+    made = services.charge_files.make_file()
+    services.payments.pay(bill, "bank_transfer", "T-1")
+    services.charge_files.acknowledge(answer(made))
+    ((case,), _) = services.payments.cases()
     assert (case.kind, case.amount_nano) == ("surplus", bill.amount_nano)
-    works.payments.pay(other, "bank_transfer", "T-2", other.amount_nano)
-    works.subscriptions.close(closed)
-    credit = -works.charges.receivable(closed.account_id)
-    payment = next(p for p in works.payments.all()[0] if p.bill_id == third.bill_id)
+    services.payments.pay(other, "bank_transfer", "T-2", other.amount_nano)
+    services.subscriptions.close(closed)
+    credit = -services.charges.receivable(closed.account_id)
+    payment = next(p for p in services.payments.all()[0] if p.bill_id == third.bill_id)
     with shell.page("Money that came in twice, or too much, or went back") as page:
         said = page.run("bill close-case", CASE=case.case_id)
         assert str(case.case_id) in said and "surplus" in said
         page.run("bill pay-out", SUBSCRIBER=closed.subscriber_id, REFERENCE="P-1")
-        assert credit > 0 == works.charges.receivable(closed.account_id)
+        assert credit > 0 == services.charges.receivable(closed.account_id)
         assert str(payment.payment_id) in page.run("bill reverse", PAYMENT=payment.payment_id)
-        assert works.bills.open_nano(third) == third.amount_nano
+        assert services.bills.open_nano(third) == third.amount_nano
         page.run("bill direct")
-    assert works.charges.receivable(twice.account_id) == -bill.amount_nano
-    assert case.case_id not in {one.case_id for one in works.payments.cases()[0]}, works.payments.cases()
+    assert services.charges.receivable(twice.account_id) == -bill.amount_nano
+    assert case.case_id not in {one.case_id for one in services.payments.cases()[0]}, (
+        services.payments.cases()
+    )
 
 
 @scenario("Money above the limit")
 def test_money_above_the_limit_is_given_by_another_person(host, shell):
-    works = host.works
+    services = host.services
     subscriber, _ = host.subscriber("shanghai-mobile-payg")
-    token = works.identity.add_staff("Wang", "operator")
+    token = services.identity.add_staff("Wang", "operator")
     body = {
         "amount": {"amount": 30, "units": "CNY"}, "usageType": "monetary", "partyAccount": {"id": str(subscriber.account_id)},
     }  # fmt: skip
@@ -150,10 +152,10 @@ def test_money_above_the_limit_is_given_by_another_person(host, shell):
     )
     status, said, _ = send()
     assert status == 409, said
-    (asked,), _ = works.approvals.all("open")
+    (asked,), _ = services.approvals.all("open")
     assert str(asked.approval_id) in said.decode()
     with shell.page("Money above the limit") as page:
         said = page.run("approval give", APPROVAL=asked.approval_id)
     assert str(asked.approval_id) in said and "Wang" in said and "30" in said
     assert send()[0] == 201
-    assert sum(top_up.amount_nano for top_up in works.payg.top_ups(subscriber, 0, 9)[0]) == 30 * YUAN
+    assert sum(top_up.amount_nano for top_up in services.payg.top_ups(subscriber, 0, 9)[0]) == 30 * YUAN

@@ -11,7 +11,7 @@ from tokenworks.app.webhook_secrets import webhook_secret
 
 @scenario("Personal data")
 def test_a_person_is_shown_what_is_stored_and_erased(host, shell, tmp_path):
-    subscriber = host.works.subscriptions.register(f"+86{next(PHONES)}", "Zhang Wei")
+    subscriber = host.services.subscriptions.register(f"+86{next(PHONES)}", "Zhang Wei")
     to, other = tmp_path / "export.zip", tmp_path / "other"
     other.mkdir()
     with shell.page("Personal data") as page:
@@ -20,12 +20,12 @@ def test_a_person_is_shown_what_is_stored_and_erased(host, shell, tmp_path):
         assert (wrap.name, wrap.stat().st_mode & 0o777) == ("person-wrap-2", 0o600) and "wrapped" in said
         assert wrap.read_bytes() == (host.settings.secrets / wrap.name).read_bytes()
         # What the test's own rooms have of the secrets is of before.
-        host.works = make_works(host.settings, host.connection)
+        host.services = make_works(host.settings, host.connection)
         page.run("subscriber export", SUBSCRIBER=subscriber.subscriber_id, FILE=to)
         assert to.stat().st_size > 0
         page.run("subscriber erase", SUBSCRIBER=subscriber.subscriber_id)
     until(
-        lambda: host.works.subscriptions.find(str(subscriber.subscriber_id)).phone_masked == "(erased)",
+        lambda: host.services.subscriptions.find(str(subscriber.subscriber_id)).phone_masked == "(erased)",
         60,
         what="the person to be erased",
     )
@@ -41,7 +41,7 @@ def test_a_notice_that_does_not_arrive_is_sent_again(host, shell, tmp_path):
     log = lambda: json.loads(host.cli("webhook", "log", "--json").stdout)
     with Receiver() as receiver:
         receiver.answers += [(500, {}, b"")] * 50
-        listener, _ = host.works.hub.subscribe("productOrdering", f"{receiver.url}/orders", "", "test")
+        listener, _ = host.services.hub.subscribe("productOrdering", f"{receiver.url}/orders", "", "test")
         host.subscriber()
         until(lambda: any(one["status"] == 500 for one in log()), 60, what="deliveries that wait")
         with host.owner() as owner:
@@ -85,7 +85,7 @@ def signatures(receiver):
 @scenario("A staff token has ended")
 def test_a_staff_token_that_has_ended_is_made_anew(host, shell):
     name = "Chen"
-    tokens = [host.works.identity.add_staff(name, "auditor")]
+    tokens = [host.services.identity.add_staff(name, "auditor")]
     looks = lambda: [host.get("/api/operations/audit", token)[0] for token in tokens]
     assert looks() == [200]
     with shell.page("A staff token has ended") as page:
@@ -109,12 +109,12 @@ def test_a_staff_token_that_has_ended_is_made_anew(host, shell):
 
 @scenario("A delivering system does not answer")
 def test_a_work_order_is_answered_for_a_system_that_can_not(host, shell):
-    works = host.works
-    subscriber = works.subscriptions.register(f"+86{next(PHONES)}", "Li", broadband="sh87654321")
-    order = works.orders.place(subscriber, "uplink-acceleration")
-    (work,) = works.orders.work_orders()
+    services = host.services
+    subscriber = services.subscriptions.register(f"+86{next(PHONES)}", "Li", broadband="sh87654321")
+    order = services.orders.place(subscriber, "uplink-acceleration")
+    (work,) = services.orders.work_orders()
     with shell.page("A delivering system does not answer") as page:
         assert str(work.work_order_id) in page.run("order work list")
         page.run("order work answer", WORK_ORDER=work.work_order_id)
-    assert works.orders.find(order.order_id)[0].state == "completed"
-    assert works.charges.receivable(subscriber.account_id) > 0
+    assert services.orders.find(order.order_id)[0].state == "completed"
+    assert services.charges.receivable(subscriber.account_id) > 0

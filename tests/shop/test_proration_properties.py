@@ -237,18 +237,18 @@ def move_to(clock, at):
     clock.move(at.replace(tzinfo=BILLING_ZONE) - clock.now())
 
 
-def run(works, clock, start, cycle, first, steps):
+def run(services, clock, start, cycle, first, steps):
     move_to(clock, start)
     ids = [id_ for id_, terms in OFFERINGS.items() if terms[4].startswith(cycle)]
-    who = works.subscriptions.register(f"+86{10**10 + uuid7().int % 10**10}")
-    spender, book = Spender(works), Book()
-    order = works.orders.place(who, ids[first])
+    who = services.subscriptions.register(f"+86{10**10 + uuid7().int % 10**10}")
+    spender, book = Spender(services), Book()
+    order = services.orders.place(who, ids[first])
     product = order.product_id
     book.order(ids[first], start)
 
     def tried(right, do):
         try:
-            with works.connection.transaction():
+            with services.connection.transaction():
                 do()
         except TokenworksError:
             assert not right, "the product refused what is right"
@@ -256,9 +256,9 @@ def run(works, clock, start, cycle, first, steps):
             assert right, "the product did what is to be refused"
 
     def compare(what):
-        found = works.charges.of_subscriber(who.subscriber_id)
+        found = services.charges.of_subscriber(who.subscriber_id)
         assert [(c.kind, c.amount_nano) for c in found] == book.rows, what
-        assert works.charges.receivable(who.account_id) == sum(amount for _, amount in book.rows)
+        assert services.charges.receivable(who.account_id) == sum(amount for _, amount in book.rows)
         assert all(c.credited_nano <= c.amount_nano for c in found if c.amount_nano > 0)
 
     compare("order")
@@ -279,18 +279,20 @@ def run(works, clock, start, cycle, first, steps):
             when = "cycle_end" if action == "change later" else "now"
             tried(
                 book.change(offering, now, when),
-                lambda o=offering, w=when: works.orders.change(product, o, w),
+                lambda o=offering, w=when: services.orders.change(product, o, w),
             )
         elif action.startswith("cancel"):
             when = "cycle_end" if action == "cancel later" else "now"
-            tried(book.cancel(now, when), lambda w=when: works.orders.cancel(product, w))
+            tried(book.cancel(now, when), lambda w=when: services.orders.cancel(product, w))
         elif action == "suspend":
-            tried(book.suspend(now), lambda: works.orders.suspend(product))
+            tried(book.suspend(now), lambda: services.orders.suspend(product))
         elif action == "resume":
-            tried(book.resume(now), lambda: works.orders.resume(product))
+            tried(book.resume(now), lambda: services.orders.resume(product))
         elif action == "refund" and book.state in {"active", "suspended"}:
-            tried(book.refund(now), lambda: works.refunds.refund(order.order_id, "unused", "a test's reason"))
-        works.orders.run_cycles()
+            tried(
+                book.refund(now), lambda: services.refunds.refund(order.order_id, "unused", "a test's reason")
+            )
+        services.orders.run_cycles()
         book.renew(now)
         if action == "spend" and book.state == "active" and book.current["tokens"] is not None:
             part = min(tokens, book.left(now))
@@ -298,7 +300,7 @@ def run(works, clock, start, cycle, first, steps):
                 assert spender.spend(who.account_id, part)
                 book.current["used"] += part
         compare((now, action, offering))
-        assert works.orders.product(product)[0].state == book.state
+        assert services.orders.product(product)[0].state == book.state
     # Nobody pays more for a cycle than the dearest plan of it costs, but where a policy says so.
     if not any(terms.startswith(("cal-f", "ann-f")) for terms in {x["offering"] for x in book.paid}):
         cycles = {}
@@ -309,20 +311,20 @@ def run(works, clock, start, cycle, first, steps):
             assert sum(x["amount"] - x["credited"] for x in parts) <= dearest + sum(
                 x["amount"] * x["used"] // x["tokens"] for x in parts if x["tokens"]
             )
-    works.charges.recognise()
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    services.charges.recognise()
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
 @pytest.mark.parametrize("cycle", ["cal", "ann"])
 @pytest.mark.parametrize("examples", [25, pytest.param(1000, marks=pytest.mark.nightly)])
-def test_every_operation_costs_what_plain_arithmetic_says(works, clock, cycle, examples):
-    works.offerings.load(catalogue(*LINES))
+def test_every_operation_costs_what_plain_arithmetic_says(services, clock, cycle, examples):
+    services.offerings.load(catalogue(*LINES))
 
     @settings(
         max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
     )  # fmt: skip
     @given(start=START, first=st.integers(0, 11), steps=st.lists(STEP, min_size=1, max_size=7))
     def try_it(start, first, steps):
-        run(works, clock, start, cycle, first, steps)
+        run(services, clock, start, cycle, first, steps)
 
     try_it()

@@ -25,13 +25,13 @@ def clock():
 
 
 @pytest.fixture
-def bill(works, clock):
-    a = works.subscriptions.register(PHONE, "a")
-    works.orders.place(a, "ctc-light")
+def bill(services, clock):
+    a = services.subscriptions.register(PHONE, "a")
+    services.orders.place(a, "ctc-light")
     clock.move(add_months(month_start(clock.now()), 1) + timedelta(hours=1) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
-    return works.bills.all(a)[0][0]
+    services.orders.run_cycles()
+    services.bills.run()
+    return services.bills.all(a)[0][0]
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def run(database_url, session_dir, monkeypatch):
     return invoke
 
 
-def test_reversals_cases_and_write_offs_by_command(works, bill, run, tmp_path):
+def test_reversals_cases_and_write_offs_by_command(services, bill, run, tmp_path):
     run("bill", "pay", bill.bill_no, "--reference", "T1", "--amount", "30")
     (payment,) = json.loads(run("bill", "payments", "--json"))
     assert payment["amount_nano"] == 30 * YUAN
@@ -57,9 +57,9 @@ def test_reversals_cases_and_write_offs_by_command(works, bill, run, tmp_path):
     run("bill", "close-case", case["case_id"], "--resolution", "stays as credit")
     assert json.loads(run("bill", "cases", "--json")) == []
     run("bill", "reverse", payment["payment_id"], "--reason", "chargeback", "--dry-run")
-    assert works.bills.open_nano(bill) == 0
+    assert services.bills.open_nano(bill) == 0
     run("bill", "reverse", payment["payment_id"], "--reason", "chargeback")
-    assert works.bills.open_nano(bill) == 9_900_000_000
+    assert services.bills.open_nano(bill) == 9_900_000_000
     out = tmp_path / "file"
     for _ in range(3):
         sequence = json.loads(run("bill", "file", "--out", str(out), "--json"))["sequence_no"]
@@ -74,31 +74,31 @@ def test_reversals_cases_and_write_offs_by_command(works, bill, run, tmp_path):
     run("bill", "channel", bill.bill_no, "--to", "direct", "--reason", "by letter")
     assert bill.bill_no in run("bill", "direct")
     run("bill", "write-off", bill.bill_no, "--reference", "W1", "--reason", "gone")
-    assert works.bills.open_nano(bill) == 0
+    assert services.bills.open_nano(bill) == 0
     run("bill", "write-off", bill.bill_no, "--reference", "W1", "--reason", "another reason", code=1)
     made = json.loads(run("subscriber", "owner", "--subscriber", PHONE, "--name", "b", "--json"))
-    assert works.subscriptions.find(PHONE).subscriber_id.hex == made["subscriber_id"].replace("-", "")
+    assert services.subscriptions.find(PHONE).subscriber_id.hex == made["subscriber_id"].replace("-", "")
     assert PHONE[3:] not in run("audit", "--json")
-    assert balances(works)
+    assert balances(services)
 
 
-def test_no_number_is_burnt_by_a_dry_run_of_a_command(works, bill, run):
+def test_no_number_is_burnt_by_a_dry_run_of_a_command(services, bill, run):
     run("bill", "correct", bill.bill_no, "--line", "1", "--amount", "1", "--reason", "x", "--dry-run")
     run("bill", "correct", bill.bill_no, "--line", "1", "--amount", "1", "--reason", "x")
-    assert [n.credit_note_no.split("-")[1] for n in works.bills.credit_notes(bill)] == ["000000001"]
-    assert balances(works)
+    assert [n.credit_note_no.split("-")[1] for n in services.bills.credit_notes(bill)] == ["000000001"]
+    assert balances(services)
 
 
-def test_reversals_cases_and_channels_by_http(works, bill):
+def test_reversals_cases_and_channels_by_http(services, bill):
     @contextlib.contextmanager
     def open_rooms():
-        yield works
+        yield services
 
     headers = {
-        "authorization": f"Bearer {works.identity.add_staff('f', 'finance')}",
+        "authorization": f"Bearer {services.identity.add_staff('f', 'finance')}",
         "idempotency-key": "k1",
     }
-    operator = {"authorization": f"Bearer {works.identity.add_staff('o', 'operator')}"}
+    operator = {"authorization": f"Bearer {services.identity.add_staff('o', 'operator')}"}
     base = "/api/operations"
     with TestClient(make_api(open_rooms, lambda *_: None), raise_server_exceptions=False) as client:
         pay = {
@@ -153,11 +153,11 @@ def test_reversals_cases_and_channels_by_http(works, bill):
             headers=headers,
         )
         assert (answer.status_code, "line 2" in answer.json()["detail"]) == (400, True)
-        subscriber = works.subscriptions.find(PHONE).subscriber_id
+        subscriber = services.subscriptions.find(PHONE).subscriber_id
         given = client.post(
             f"{base}/subscribers/{subscriber}/actions",
             json={"action": "change_owner", "name": "b", "reason": "sold"}, headers=operator,
         )  # fmt: skip
         assert given.status_code == 200
-        assert works.subscriptions.find(PHONE).name == "b"
-    assert balances(works)
+        assert services.subscriptions.find(PHONE).name == "b"
+    assert balances(services)

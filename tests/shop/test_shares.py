@@ -15,8 +15,8 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 def to(clock, text):
@@ -34,42 +34,42 @@ def to(clock, text):
     ],
 )
 @pytest.mark.parametrize("recognised", [False, True])
-def test_what_is_unused_of_what_time_earns(works, subscriber, clock, offering, at, right, recognised):
-    order = works.orders.place(subscriber, offering)
-    for work in works.orders.work_orders():
-        works.orders.answer(work.work_order_id, done=True)
+def test_what_is_unused_of_what_time_earns(services, subscriber, clock, offering, at, right, recognised):
+    order = services.orders.place(subscriber, offering)
+    for work in services.orders.work_orders():
+        services.orders.answer(work.work_order_id, done=True)
     to(clock, at)
     if recognised:
-        works.charges.recognise()
-    (done,) = works.refunds.refund(order.order_id, "unused", "a test's reason")
+        services.charges.recognise()
+    (done,) = services.refunds.refund(order.order_id, "unused", "a test's reason")
     assert abs(done.amount_nano - right) <= (offering == "uplink-acceleration") * 10
-    works.charges.recognise()
-    assert balances(works)
+    services.charges.recognise()
+    assert balances(services)
 
 
-def test_a_plan_that_is_resumed_for_an_hour(works, subscriber, clock):
-    product = works.orders.place(subscriber, "ctc-premium").product_id
+def test_a_plan_that_is_resumed_for_an_hour(services, subscriber, clock):
+    product = services.orders.place(subscriber, "ctc-premium").product_id
     to(clock, "2027-04-20 00:00")
-    works.orders.suspend(product)
+    services.orders.suspend(product)
     to(clock, "2027-05-31 23:00")
-    works.orders.resume(product)
-    assert works.charges.of_product(product)[-1].amount_nano == 67_069_892  # 49.90 * 3600 / 2678400
-    assert balances(works)
+    services.orders.resume(product)
+    assert services.charges.of_product(product)[-1].amount_nano == 67_069_892  # 49.90 * 3600 / 2678400
+    assert balances(services)
 
 
-def test_a_plan_that_is_ordered_in_the_last_minute(works, subscriber, clock):
+def test_a_plan_that_is_ordered_in_the_last_minute(services, subscriber, clock):
     to(clock, "2027-06-30 23:59")
-    assert works.orders.place(subscriber, "ctc-premium").amount_nano == 1_155_092  # 49.90 * 60 / 2592000
-    assert balances(works)
+    assert services.orders.place(subscriber, "ctc-premium").amount_nano == 1_155_092  # 49.90 * 60 / 2592000
+    assert balances(services)
 
 
-def test_a_change_after_the_end_and_before_the_job(works, subscriber, clock):
-    product = works.orders.place(subscriber, "ctc-light").product_id
+def test_a_change_after_the_end_and_before_the_job(services, subscriber, clock):
+    product = services.orders.place(subscriber, "ctc-light").product_id
     to(clock, "2027-05-01 00:00:10")
-    works.orders.change(product, "ctc-premium")
-    works.orders.run_cycles()
+    services.orders.change(product, "ctc-premium")
+    services.orders.run_cycles()
     left = 2_678_400 - 10
-    assert [c.amount_nano for c in works.charges.of_product(product)] == [
+    assert [c.amount_nano for c in services.charges.of_product(product)] == [
         9_900_000_000, 9_900_000_000, 49_900_000_000 * left // 2_678_400, -(9_900_000_000 * left // 2_678_400),
     ]  # fmt: skip
-    assert balances(works)
+    assert balances(services)

@@ -21,55 +21,55 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li")
 
 
-def charged(works, subscriber):
-    return [c.amount_nano for c in works.charges.of_subscriber(subscriber.subscriber_id)]
+def charged(services, subscriber):
+    return [c.amount_nano for c in services.charges.of_subscriber(subscriber.subscriber_id)]
 
 
-def test_a_lifted_suspension_begins_a_cycle_at_its_share(works, subscriber, clock):
-    works.orders.place(subscriber, "ctc-light")
-    works.subscriptions.suspend(subscriber, "own_wish")
+def test_a_lifted_suspension_begins_a_cycle_at_its_share(services, subscriber, clock):
+    services.orders.place(subscriber, "ctc-light")
+    services.subscriptions.suspend(subscriber, "own_wish")
     clock.move(at("2027-05-11") - clock.now())
-    works.orders.run_cycles()
-    works.subscriptions.lift(subscriber, "own_wish")
-    assert charged(works, subscriber) == [9_900_000_000, 9_900_000_000 * 21 // 31]
-    assert balances(works)
+    services.orders.run_cycles()
+    services.subscriptions.lift(subscriber, "own_wish")
+    assert charged(services, subscriber) == [9_900_000_000, 9_900_000_000 * 21 // 31]
+    assert balances(services)
 
 
 def test_a_cycle_beyond_the_credit_limit_holds_its_product_when_a_suspension_is_lifted(
-    works, subscriber, clock
+    services, subscriber, clock
 ):
-    product = works.orders.place(subscriber, "ctc-light").product_id
-    works.subscriptions.set_profile(subscriber, credit_limit_nano=10 * YUAN)
-    works.subscriptions.suspend(subscriber, "own_wish")
+    product = services.orders.place(subscriber, "ctc-light").product_id
+    services.subscriptions.set_profile(subscriber, credit_limit_nano=10 * YUAN)
+    services.subscriptions.suspend(subscriber, "own_wish")
     clock.move(at("2027-05-11") - clock.now())
-    lifted = works.subscriptions.lift(subscriber, "own_wish")
+    lifted = services.subscriptions.lift(subscriber, "own_wish")
     assert lifted.state == "active"
-    assert works.orders.product(product)[0].state == "suspended"
-    assert charged(works, subscriber) == [9_900_000_000] and balances(works)
+    assert services.orders.product(product)[0].state == "suspended"
+    assert charged(services, subscriber) == [9_900_000_000] and balances(services)
 
 
-def test_a_payment_lifts_dunning_and_its_reversal_suspends_by_payment_again(works, subscriber, clock):
-    works.orders.place(subscriber, "ctc-light")
+def test_a_payment_lifts_dunning_and_its_reversal_suspends_by_payment_again(services, subscriber, clock):
+    services.orders.place(subscriber, "ctc-light")
     for day in ("2027-05-01", "2027-06-01", "2027-07-01", "2027-07-02"):
         clock.move(at(day) - clock.now())
-        works.orders.run_cycles()
-        works.bills.run()
-        works.dunning.run_dunning()
-    assert works.subscriptions.find("+8613800000001").suspended_by == ("payment",)
-    works.subscriptions.suspend(subscriber, "fraud")
+        services.orders.run_cycles()
+        services.bills.run()
+        services.dunning.run_dunning()
+    assert services.subscriptions.find("+8613800000001").suspended_by == ("payment",)
+    services.subscriptions.suspend(subscriber, "fraud")
     payments = [
-        works.payments.pay(bill, "cash", f"r{number}", bill.remaining_nano)
-        for number, bill in enumerate(works.bills.all(subscriber)[0])
+        services.payments.pay(bill, "cash", f"r{number}", bill.remaining_nano)
+        for number, bill in enumerate(services.bills.all(subscriber)[0])
         if bill.remaining_nano
     ]
-    paid = works.subscriptions.find("+8613800000001")
+    paid = services.subscriptions.find("+8613800000001")
     assert (paid.suspended_by, paid.restricted, paid.state) == (("fraud",), False, "suspended")
     for payment in payments:
-        works.payments.reverse(payment, "chargeback")
-    again = works.subscriptions.find("+8613800000001")
+        services.payments.reverse(payment, "chargeback")
+    again = services.subscriptions.find("+8613800000001")
     assert set(again.suspended_by) == {"fraud", "payment"} and again.restricted
-    assert balances(works)
+    assert balances(services)

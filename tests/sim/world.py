@@ -12,7 +12,7 @@ from tests.sim.loop import SimClock, SimLoop
 from tokenworks.catalog import Counts, Weights
 from tokenworks.charging import FOLLOW_UP, HostGrants, Need, Slices, wire
 from tokenworks.charging.errors import GrantStillOpen
-from tokenworks.charging.host.account import Ask
+from tokenworks.charging.host.account import PendingSliceRequest
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.messages import Amount, BucketTerms, Verdict
 from tokenworks.charging.model import spending_order
@@ -529,7 +529,10 @@ class Worker:
         account = self.slices.account("acc")
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         self._post(
-            "out", lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, model, need, free))
+            "out",
+            lambda: self.host.grants.ask(
+                "acc", PendingSliceRequest(self.name, number, caps, model, need, free)
+            ),
         )
 
     def _fill(self, account, need, caps):
@@ -540,7 +543,9 @@ class Worker:
         ahead = Need(0, 64 * need.input_tokens, 64 * need.output_tokens)
         self._post(
             "out",
-            lambda: self.host.grants.ask("acc", Ask(self.name, number, caps, "m", ahead, free, soft=True)),
+            lambda: self.host.grants.ask(
+                "acc", PendingSliceRequest(self.name, number, caps, "m", ahead, free, soft=True)
+            ),
         )
 
     def _released(self, account):

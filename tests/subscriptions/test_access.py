@@ -13,37 +13,37 @@ from tokenworks.subscriptions import access
 
 
 @pytest.fixture
-def li(works):
-    return works.subscriptions.register("+8613800000001", "Li")
+def li(services):
+    return services.subscriptions.register("+8613800000001", "Li")
 
 
-def test_a_key_has_its_cap_and_its_end(works, clock, li):
-    key_id, text = works.access.issue_key(
+def test_a_key_has_its_cap_and_its_end(services, clock, li):
+    key_id, text = services.access.issue_key(
         li, None, "laptop", models=["m"], cap_tokens=500, expires_in_days=30, origins=["https://a.example"]
     )
-    (info,) = works.access.keys(li)
+    (info,) = services.access.keys(li)
     assert (info.key_id, info.name, info.models, info.cap_tokens) == (key_id, "laptop", ("m",), 500)
     assert (info.expires_at - clock.now()).days == 30 and text.startswith("twk_")
-    assert works.access.keys(li, works.subscriptions.owner_of(li)) == [info]
+    assert services.access.keys(li, services.subscriptions.owner_of(li)) == [info]
 
 
 @pytest.mark.parametrize("wrong", [{"cap_tokens": 0}, {"cap_tokens": 10**30}, {"expires_in_days": 0}, {"expires_in_days": 36_501}, {"models": []}, {"name": "\n"}])  # fmt: skip
-def test_what_is_refused_leaves_no_key_and_no_cap(works, li, wrong):
-    buckets = works.ledger.buckets(li.account_id)
+def test_what_is_refused_leaves_no_key_and_no_cap(services, li, wrong):
+    buckets = services.ledger.buckets(li.account_id)
     with pytest.raises(Invalid):
-        works.access.issue_key(li, None, **({"name": "x", "cap_tokens": 5} | wrong))
-    assert works.access.keys(li) == [] and works.ledger.buckets(li.account_id) == buckets
+        services.access.issue_key(li, None, **({"name": "x", "cap_tokens": 5} | wrong))
+    assert services.access.keys(li) == [] and services.ledger.buckets(li.account_id) == buckets
 
 
-def test_a_key_of_another_account_is_not_stopped(works, li):
-    other = works.subscriptions.register("+8613800000002", "Wang")
-    key_id, _ = works.access.issue_key(other, None, "x")
+def test_a_key_of_another_account_is_not_stopped(services, li):
+    other = services.subscriptions.register("+8613800000002", "Wang")
+    key_id, _ = services.access.issue_key(other, None, "x")
     with pytest.raises(NotFound):
-        works.access.revoke_key(li, key_id)
-    assert works.access.revoke_key(other, key_id) and not works.access.revoke_key(other, key_id)
+        services.access.revoke_key(li, key_id)
+    assert services.access.revoke_key(other, key_id) and not services.access.revoke_key(other, key_id)
 
 
-def test_two_at_once_do_not_pass_the_limit(works, li, database_url, session_dir, clock, monkeypatch):
+def test_two_at_once_do_not_pass_the_limit(services, li, database_url, session_dir, clock, monkeypatch):
     monkeypatch.setattr(access, "MEMBER_KEYS_LIVE_MAX", 3)
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     start, refused = threading.Barrier(6), []
@@ -62,4 +62,4 @@ def test_two_at_once_do_not_pass_the_limit(works, li, database_url, session_dir,
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(refused) == 3 and len(works.access.keys(li)) == 3
+    assert len(refused) == 3 and len(services.access.keys(li)) == 3

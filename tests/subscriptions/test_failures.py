@@ -31,17 +31,17 @@ def to(clock, *at):
     clock.move(datetime(*at, tzinfo=BILLING_ZONE) - clock.now())
 
 
-def customers(works, count):
+def customers(services, count):
     """(subscriber, order) of some who have the light plan."""
     made = []
     for at in range(count):
-        who = works.subscriptions.register(f"+861380000{at:04d}")
-        made.append((who, works.orders.place(who, "ctc-light")))
+        who = services.subscriptions.register(f"+861380000{at:04d}")
+        made.append((who, services.orders.place(who, "ctc-light")))
     return made
 
 
-def charged(works, who):
-    return [c.amount_nano for c in works.charges.of_subscriber(who.subscriber_id)]
+def charged(services, who):
+    return [c.amount_nano for c in services.charges.of_subscriber(who.subscriber_id)]
 
 
 def refuse(owner, table, column, value):
@@ -55,16 +55,16 @@ def refuse(owner, table, column, value):
     return lambda: owner.execute(f"DROP TRIGGER {name} ON {table}")
 
 
-def test_a_product_that_raises_does_not_stop_those_behind_it(works, owner, clock):
-    made = customers(works, 5)
+def test_a_product_that_raises_does_not_stop_those_behind_it(services, owner, clock):
+    made = customers(services, 5)
     bad, order = made[1]
     mend = refuse(owner, "charge", "product_id", order.product_id)
     to(clock, 2027, 5, 1)
-    assert works.orders.run_cycles() == 4
-    assert [charged(works, who) for who, _ in made] == [
+    assert services.orders.run_cycles() == 4
+    assert [charged(services, who) for who, _ in made] == [
         [LIGHT] if who == bad else [LIGHT] * 2 for who, _ in made
     ]
-    (failed,) = works.failed_jobs.all()
+    (failed,) = services.failed_jobs.all()
     assert (failed.job, failed.ref, failed.state, failed.attempts) == (
         "cycle",
         order.product_id,
@@ -72,43 +72,43 @@ def test_a_product_that_raises_does_not_stop_those_behind_it(works, owner, clock
         1,
     )
     assert failed.reason == "RaiseException: no more rows for this one"
-    assert balances(works)
+    assert balances(services)
     # Not tried again before its time; then after growing waits.
-    works.orders.run_cycles()
-    assert works.failed_jobs.all() == [failed]
+    services.orders.run_cycles()
+    assert services.failed_jobs.all() == [failed]
     for attempt in range(2, ATTEMPTS_MAX + 1):
         clock.move(FIRST_WAIT * 2 ** (attempt - 2))
-        works.orders.run_cycles()
-        assert works.failed_jobs.all()[0].attempts == attempt
-    assert works.failed_jobs.counts() == {("cycle", "quarantined"): 1}
+        services.orders.run_cycles()
+        assert services.failed_jobs.all()[0].attempts == attempt
+    assert services.failed_jobs.counts() == {("cycle", "quarantined"): 1}
     clock.move(timedelta(days=40))
-    works.orders.run_cycles()
-    assert works.failed_jobs.all()[0].attempts == ATTEMPTS_MAX
+    services.orders.run_cycles()
+    assert services.failed_jobs.all()[0].attempts == ATTEMPTS_MAX
     # Mended and released it catches up with all of its cycles.
     mend()
-    works.failed_jobs.release("cycle", order.product_id)
+    services.failed_jobs.release("cycle", order.product_id)
     with pytest.raises(FailedJobNotFound):
-        works.failed_jobs.release("cycle", order.product_id)
-    works.orders.run_cycles()
-    assert charged(works, bad) == [LIGHT] * 3
-    assert works.failed_jobs.all() == []
-    assert balances(works)
+        services.failed_jobs.release("cycle", order.product_id)
+    services.orders.run_cycles()
+    assert charged(services, bad) == [LIGHT] * 3
+    assert services.failed_jobs.all() == []
+    assert balances(services)
 
 
-def test_one_that_comes_right_by_itself_is_forgotten(works, owner, clock):
-    ((who, order),) = customers(works, 1)
+def test_one_that_comes_right_by_itself_is_forgotten(services, owner, clock):
+    ((who, order),) = customers(services, 1)
     mend = refuse(owner, "charge", "product_id", order.product_id)
     to(clock, 2027, 5, 1)
-    assert works.orders.run_cycles() == 0
+    assert services.orders.run_cycles() == 0
     mend()
     clock.move(FIRST_WAIT)
-    assert works.orders.run_cycles() == 1
-    assert works.failed_jobs.all() == []
-    assert charged(works, who) == [LIGHT] * 2
+    assert services.orders.run_cycles() == 1
+    assert services.failed_jobs.all() == []
+    assert charged(services, who) == [LIGHT] * 2
 
 
-def test_a_lost_connection_is_nobodys_fault(works, owner, database_url, session_dir, clock):
-    customers(works, 2)
+def test_a_lost_connection_is_nobodys_fault(services, owner, database_url, session_dir, clock):
+    customers(services, 2)
     to(clock, 2027, 5, 1)
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     from tokenworks.app.bootstrap import make_works
@@ -121,88 +121,88 @@ def test_a_lost_connection_is_nobodys_fault(works, owner, database_url, session_
     )
     with pytest.raises(psycopg.OperationalError):
         other.orders.run_cycles()
-    assert works.failed_jobs.all() == []
+    assert services.failed_jobs.all() == []
     owner.execute("DROP TRIGGER die ON charge")
-    assert works.orders.run_cycles() == 2
+    assert services.orders.run_cycles() == 2
 
 
-def test_a_bill_that_raises_does_not_stop_the_others(works, owner, clock):
-    made = customers(works, 21)
+def test_a_bill_that_raises_does_not_stop_the_others(services, owner, clock):
+    made = customers(services, 21)
     bad = made[7][0]
     mend = refuse(owner, "bill", "subscriber_id", bad.subscriber_id)
     to(clock, 2027, 5, 1, 1)
-    run = works.bills.run()
+    run = services.bills.run()
     assert run.bills == 20
-    assert [len(works.bills.all(who)[0]) for who, _ in made] == [int(who != bad) for who, _ in made]
-    (failed,) = works.failed_jobs.all()
+    assert [len(services.bills.all(who)[0]) for who, _ in made] == [int(who != bad) for who, _ in made]
+    (failed,) = services.failed_jobs.all()
     assert (failed.job, failed.ref, failed.attempts) == ("bill", bad.subscriber_id, 1)
-    assert balances(works)
+    assert balances(services)
     # Those in front of it and behind it are billed in one run, also where batches are small.
-    assert works.bills.run().bills == 0
-    assert works.failed_jobs.all() == [failed]
+    assert services.bills.run().bills == 0
+    assert services.failed_jobs.all() == [failed]
     mend()
     clock.move(FIRST_WAIT)
-    assert works.bills.run().bills == 1
-    assert works.failed_jobs.all() == []
-    assert balances(works)
+    assert services.bills.run().bills == 1
+    assert services.failed_jobs.all() == []
+    assert balances(services)
 
 
-def test_bills_in_quarantine_wait_for_their_release(works, owner, clock):
-    made = customers(works, 3)
+def test_bills_in_quarantine_wait_for_their_release(services, owner, clock):
+    made = customers(services, 3)
     bad = made[0][0]
     mend = refuse(owner, "bill", "subscriber_id", bad.subscriber_id)
     to(clock, 2027, 5, 1, 1)
     for attempt in range(ATTEMPTS_MAX):
-        works.bills.run()
+        services.bills.run()
         clock.move(FIRST_WAIT * 2**attempt)
-    assert works.failed_jobs.counts() == {("bill", "quarantined"): 1}
+    assert services.failed_jobs.counts() == {("bill", "quarantined"): 1}
     mend()
-    assert works.bills.run().bills == 0
-    works.failed_jobs.release("bill", bad.subscriber_id)
-    assert works.bills.run().bills == 1
-    assert balances(works)
+    assert services.bills.run().bills == 0
+    services.failed_jobs.release("bill", bad.subscriber_id)
+    assert services.bills.run().bills == 1
+    assert balances(services)
 
 
-def test_a_credit_and_a_refund_that_raise_do_not_stop_the_others(works, owner, clock, spender):
-    made = customers(works, 4)
+def test_a_credit_and_a_refund_that_raise_do_not_stop_the_others(services, owner, clock, spender):
+    made = customers(services, 4)
     held = []
     for who, _ in made:
-        (bucket,) = works.ledger.buckets(who.account_id)
+        (bucket,) = services.ledger.buckets(who.account_id)
         held.append((who, bucket, spender.open(who.account_id, bucket, 1000)))
-    changes = [works.orders.change(order.product_id, "ctc-standard") for _, order in made[:2]]
-    refunds = [works.refunds.refund(order.order_id, "unused", "moved away")[0] for _, order in made[2:]]
+    changes = [services.orders.change(order.product_id, "ctc-standard") for _, order in made[:2]]
+    refunds = [services.refunds.refund(order.order_id, "unused", "moved away")[0] for _, order in made[2:]]
     for who, _, granted in held:
         spender.close(who.account_id, granted.grant_id)
     mends = [
         refuse(owner, "charge", "subscriber_id", made[0][0].subscriber_id),
         refuse(owner, "charge", "subscriber_id", made[2][0].subscriber_id),
     ]
-    assert works.orders.finish_changes() == 1
-    assert works.refunds.finish() == 1
-    assert {(f.job, f.ref) for f in works.failed_jobs.all()} == {
+    assert services.orders.finish_changes() == 1
+    assert services.refunds.finish() == 1
+    assert {(f.job, f.ref) for f in services.failed_jobs.all()} == {
         ("credit", changes[0].order_id),
         ("refund", refunds[0].refund_id),
     }
-    assert balances(works)
+    assert balances(services)
     for mend in mends:
         mend()
     clock.move(FIRST_WAIT)
-    assert (works.orders.finish_changes(), works.refunds.finish()) == (1, 1)
-    assert works.failed_jobs.all() == []
-    assert balances(works)
+    assert (services.orders.finish_changes(), services.refunds.finish()) == (1, 1)
+    assert services.failed_jobs.all() == []
+    assert balances(services)
 
 
-def test_the_metrics_of_every_host_say_how_many_failed(works, database_url, session_dir, tmp_path, clock):
-    ((_, order),) = customers(works, 1)
+def test_the_metrics_of_every_host_say_how_many_failed(services, database_url, session_dir, tmp_path, clock):
+    ((_, order),) = customers(services, 1)
     for _ in range(ATTEMPTS_MAX):
-        works.failed_jobs.note("cycle", order.product_id, ValueError("a fault"))
+        services.failed_jobs.note("cycle", order.product_id, ValueError("a fault"))
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     host = load_settings({"data_dir": str(tmp_path)}).settings
     host.run_dir.mkdir()
     jobs = Jobs(settings, database_url)
     jobs._settings = host
     # Another host has the jobs: this one says the same.
-    works.connection.execute("SELECT pg_advisory_lock(7461002)")
+    services.connection.execute("SELECT pg_advisory_lock(7461002)")
     jobs.run()
     rows = json.loads((host.run_dir / "jobs.json").read_text())
     assert ["cycle", "quarantined", 1] in rows and ["bill", "quarantined", 0] in rows

@@ -21,18 +21,18 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li", credit_limit_nano=12 * YUAN)
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li", credit_limit_nano=12 * YUAN)
 
 
 @pytest.fixture
-def held(works, subscriber, clock):
+def held(services, subscriber, clock):
     """A plan whose second month the limit did not allow."""
-    product_id = works.orders.place(subscriber, "ctc-light").product_id
+    product_id = services.orders.place(subscriber, "ctc-light").product_id
     to(clock, 2027, 5, 1)
-    works.orders.run_cycles()
-    assert works.orders.product(product_id)[0].state == "suspended"
-    assert works.orders.product(product_id)[0].held
+    services.orders.run_cycles()
+    assert services.orders.product(product_id)[0].state == "suspended"
+    assert services.orders.product(product_id)[0].held
     return product_id
 
 
@@ -40,111 +40,111 @@ def to(clock, *at):
     clock.move(datetime(*at, tzinfo=BILLING_ZONE) - clock.now())
 
 
-def notices(works):
-    rows = works.connection.execute("SELECT kind, content FROM notification ORDER BY notification_id")
+def notices(services):
+    rows = services.connection.execute("SELECT kind, content FROM notification ORDER BY notification_id")
     return [(kind, content) for kind, content in rows if kind.startswith("credit_limit")]
 
 
-def pay(works, subscriber):
-    works.bills.run()
-    ((bill,), _) = works.bills.all(subscriber)
-    works.payments.pay(bill, "cash", "c")
+def pay(services, subscriber):
+    services.bills.run()
+    ((bill,), _) = services.bills.all(subscriber)
+    services.payments.pay(bill, "cash", "c")
 
 
-def credit(works, subscriber):
-    works.bills.run()
-    ((bill,), _) = works.bills.all(subscriber)
-    works.bills.correct(bill, 1, 9_900_000_000, "an outage")
+def credit(services, subscriber):
+    services.bills.run()
+    ((bill,), _) = services.bills.all(subscriber)
+    services.bills.correct(bill, 1, 9_900_000_000, "an outage")
 
 
-def refund(works, subscriber):
-    ((order,), _) = works.orders.all(subscriber)
-    works.refunds.refund(order.order_id, "amount", "sorry", amount_nano=9 * YUAN)
+def refund(services, subscriber):
+    ((order,), _) = services.orders.all(subscriber)
+    services.refunds.refund(order.order_id, "amount", "sorry", amount_nano=9 * YUAN)
 
 
-def raise_limit(works, subscriber):
-    works.subscriptions.set_profile(subscriber, credit_limit_nano=20 * YUAN)
+def raise_limit(services, subscriber):
+    services.subscriptions.set_profile(subscriber, credit_limit_nano=20 * YUAN)
 
 
 @pytest.mark.parametrize("event", [pay, credit, refund, raise_limit])
-def test_it_goes_on_once_with_a_notice(works, subscriber, clock, held, event):
+def test_it_goes_on_once_with_a_notice(services, subscriber, clock, held, event):
     to(clock, 2027, 5, 11)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "suspended"
-    event(works, subscriber)
-    works.orders.run_cycles()
-    product, _ = works.orders.product(held)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "suspended"
+    event(services, subscriber)
+    services.orders.run_cycles()
+    product, _ = services.orders.product(held)
     assert (product.state, product.cycle_no, product.cycle_start, product.held) == (
         "active",
         2,
         clock.now(),
         False,
     )
-    charged = [c.amount_nano for c in works.charges.of_product(held) if c.kind == "cycle"]
+    charged = [c.amount_nano for c in services.charges.of_product(held) if c.kind == "cycle"]
     # Time that it stood still is not charged.
     assert charged == [9_900_000_000, 9_900_000_000 * 21 // 31]
-    told = notices(works)
+    told = notices(services)
     assert [kind for kind, _ in told] == ["credit_limit", "credit_limit.released"]
     for kind, content in told:
         assert "中国电信轻享版" in text_of(kind, content, "zh") and "China Telecom Light" in text_of(
             kind, content, "en"
         )
-    works.orders.run_cycles()
-    assert len(works.charges.of_product(held)) == len(charged) + (event is refund or event is credit)
-    assert notices(works) == told and balances(works)
+    services.orders.run_cycles()
+    assert len(services.charges.of_product(held)) == len(charged) + (event is refund or event is credit)
+    assert notices(services) == told and balances(services)
 
 
-def test_where_there_is_room_for_a_part_it_waits_for_the_rest(works, subscriber, held, clock):
-    works.subscriptions.set_profile(subscriber, credit_limit_nano=15 * YUAN)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "suspended" and len(notices(works)) == 1
+def test_where_there_is_room_for_a_part_it_waits_for_the_rest(services, subscriber, held, clock):
+    services.subscriptions.set_profile(subscriber, credit_limit_nano=15 * YUAN)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "suspended" and len(notices(services)) == 1
     # Later in the month its share is less.
     to(clock, 2027, 5, 20)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "active" and balances(works)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "active" and balances(services)
 
 
-def test_what_was_paused_by_hand_stays_paused(works, subscriber, clock):
-    product_id = works.orders.place(subscriber, "ctc-light").product_id
-    works.orders.suspend(product_id)
-    raise_limit(works, subscriber)
+def test_what_was_paused_by_hand_stays_paused(services, subscriber, clock):
+    product_id = services.orders.place(subscriber, "ctc-light").product_id
+    services.orders.suspend(product_id)
+    raise_limit(services, subscriber)
     to(clock, 2027, 5, 2)
-    works.orders.run_cycles()
-    assert works.orders.product(product_id)[0].state == "suspended" and notices(works) == []
+    services.orders.run_cycles()
+    assert services.orders.product(product_id)[0].state == "suspended" and notices(services) == []
 
 
-def test_a_suspension_of_the_subscriber_comes_first(works, subscriber, held):
-    works.subscriptions.suspend(subscriber, "own_wish")
-    raise_limit(works, subscriber)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "suspended"
-    works.subscriptions.lift(subscriber, "own_wish")
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "active" and balances(works)
+def test_a_suspension_of_the_subscriber_comes_first(services, subscriber, held):
+    services.subscriptions.suspend(subscriber, "own_wish")
+    raise_limit(services, subscriber)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "suspended"
+    services.subscriptions.lift(subscriber, "own_wish")
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "active" and balances(services)
 
 
-def test_it_can_be_resumed_or_cancelled_by_hand_all_the_same(works, subscriber, held):
-    raise_limit(works, subscriber)
-    works.orders.resume(held)
-    works.orders.run_cycles()
-    assert len(works.charges.of_product(held)) == 2
-    assert [kind for kind, _ in notices(works)] == ["credit_limit"]
-    works.orders.cancel(held)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "cancelled" and balances(works)
+def test_it_can_be_resumed_or_cancelled_by_hand_all_the_same(services, subscriber, held):
+    raise_limit(services, subscriber)
+    services.orders.resume(held)
+    services.orders.run_cycles()
+    assert len(services.charges.of_product(held)) == 2
+    assert [kind for kind, _ in notices(services)] == ["credit_limit"]
+    services.orders.cancel(held)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "cancelled" and balances(services)
 
 
-def test_what_is_cancelled_for_its_end_ends_and_is_not_told(works, subscriber, held):
-    works.orders.cancel(held, "cycle_end")
-    raise_limit(works, subscriber)
-    works.orders.run_cycles()
-    assert works.orders.product(held)[0].state == "expired"
-    assert len(works.charges.of_product(held)) == 1
-    assert [kind for kind, _ in notices(works)] == ["credit_limit"]
+def test_what_is_cancelled_for_its_end_ends_and_is_not_told(services, subscriber, held):
+    services.orders.cancel(held, "cycle_end")
+    raise_limit(services, subscriber)
+    services.orders.run_cycles()
+    assert services.orders.product(held)[0].state == "expired"
+    assert len(services.charges.of_product(held)) == 1
+    assert [kind for kind, _ in notices(services)] == ["credit_limit"]
 
 
-def test_hosts_at_once_let_it_go_on_once(works, subscriber, held, clock, database_url, session_dir):
-    raise_limit(works, subscriber)
+def test_hosts_at_once_let_it_go_on_once(services, subscriber, held, clock, database_url, session_dir):
+    raise_limit(services, subscriber)
     settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
     asked = threading.Barrier(3, timeout=30)
 
@@ -159,7 +159,7 @@ def test_hosts_at_once_let_it_go_on_once(works, subscriber, held, clock, databas
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert len(works.charges.of_product(held)) == 2 and works.failed_jobs.all() == []
-    assert [kind for kind, _ in notices(works)] == ["credit_limit", "credit_limit.released"] and balances(
-        works
+    assert len(services.charges.of_product(held)) == 2 and services.failed_jobs.all() == []
+    assert [kind for kind, _ in notices(services)] == ["credit_limit", "credit_limit.released"] and balances(
+        services
     )

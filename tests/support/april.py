@@ -5,17 +5,17 @@ from datetime import datetime
 from tokenworks.subscriptions import BILLING_ZONE
 
 
-def to_may(works, clock):
+def to_may(services, clock):
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
+    services.orders.run_cycles()
 
 
-def many(works, count, clock):
-    made = [works.subscriptions.register(f"+86137{at:08d}") for at in range(count)]
+def many(services, count, clock):
+    made = [services.subscriptions.register(f"+86137{at:08d}") for at in range(count)]
     for one in made:
-        works.orders.place(one, "ctc-light")
-    to_may(works, clock)
-    works.bills.run()
+        services.orders.place(one, "ctc-light")
+    to_may(services, clock)
+    services.bills.run()
     return made
 
 

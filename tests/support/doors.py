@@ -26,12 +26,12 @@ def codes():
 
 
 @pytest.fixture
-def api(works, codes):
+def api(services, codes):
     """The application on the test's own connection."""
 
     @contextlib.contextmanager
     def open_rooms():
-        yield works
+        yield services
 
     return make_api(open_rooms, lambda phone, code: codes.append((phone, code)))
 
@@ -43,21 +43,21 @@ def client(api):
 
 
 @pytest.fixture
-def staff(works):
+def staff(services):
     """Headers by role."""
     return {
-        role: {"authorization": f"Bearer {works.identity.add_staff(role, role)}"}
+        role: {"authorization": f"Bearer {services.identity.add_staff(role, role)}"}
         for role in ("operator", "finance", "auditor")
     }
 
 
 @pytest.fixture
-def signed_in(works):
+def signed_in(services):
     """Headers of the owner of a number."""
 
     def sign_in(subscriber, member_id=None):
-        owner = member_id or works.subscriptions.owner_of(subscriber)
-        text, _ = works.identity.open_session(subscriber.subscriber_id, owner)
+        owner = member_id or services.subscriptions.owner_of(subscriber)
+        text, _ = services.identity.open_session(subscriber.subscriber_id, owner)
         return {"authorization": f"Bearer {text}"}
 
     return sign_in

@@ -53,48 +53,48 @@ ONE_CLOCK = (
 
 
 class Filling:
-    def __init__(self, works, clock):
-        self.works, self.clock = works, clock
+    def __init__(self, services, clock):
+        self.services, self.clock = services, clock
         self.journal_id, self.seq = uuid7(), 0
-        self.cards = works.offerings.rate_cards()
+        self.cards = services.offerings.rate_cards()
         self.number = 0
-        works.ledger.register_journal(self.journal_id, "filled")
+        services.ledger.register_journal(self.journal_id, "filled")
 
     def person(self, offering_id, **profile):
         """(subscriber, its owner's member id) of a new one with a plan."""
         self.number += 1
-        made = self.works.subscriptions.register(
+        made = self.services.subscriptions.register(
             f"+86139{self.number:08d}", f"Person {self.number}", **profile
         )
-        self.works.orders.place(made, offering_id)
-        return made, self.works.subscriptions.owner_of(made)
+        self.services.orders.place(made, offering_id)
+        return made, self.services.subscriptions.owner_of(made)
 
     def key(self, person, member_id, name, **more):
-        return self.works.keys.issue(account_id=person.account_id, member_id=member_id, name=name, **more)
+        return self.services.keys.issue(account_id=person.account_id, member_id=member_id, name=name, **more)
 
     def next_month(self):
         """To one hour into the next month: its cycles."""
         after = add_months(month_start(self.clock.now()), 1) + timedelta(hours=1)
         self.clock.move(after - self.clock.now())
-        self.works.orders.run_cycles()
-        self.works.charges.recognise()
+        self.services.orders.run_cycles()
+        self.services.charges.recognise()
 
     def days(self, count):
         self.clock.move(timedelta(days=count))
-        self.works.orders.run_cycles()
-        self.works.charges.recognise()
+        self.services.orders.run_cycles()
+        self.services.charges.recognise()
 
     # Spending.
 
     def bucket(self, account_id, *kinds):
         now = self.clock.now()
         return [
-            b for b in self.works.ledger.buckets(account_id)
+            b for b in self.services.ledger.buckets(account_id)
             if b.kind in kinds and b.closing is None and b.valid_from <= now and (b.valid_until is None or b.valid_until > now)
         ]  # fmt: skip
 
     def grant(self, account_id, bucket_id, amount):
-        found = self.works.ledger.grant(
+        found = self.services.ledger.grant(
             account_id=account_id.hex, bucket_id=bucket_id.hex, journal_id=self.journal_id, grant_id=None, amount=amount,
             spend_for_s=900,
         )  # fmt: skip
@@ -102,7 +102,7 @@ class Filling:
         return found.grant_id
 
     def close(self, account_id, grant_id):
-        self.works.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
+        self.services.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
 
     def rates(self, version, model):
         card = self.cards.get(version)
@@ -130,7 +130,7 @@ class Filling:
             self.seq += 1
             used = [(part[0], part[1], part[5]) for part in record.parts]
             batch.append((self.seq, record.account_id, used, encode_record(record)))
-        settle_store.settle(self.works.connection, self.journal_id, self.seq, batch, self.rates)
+        settle_store.settle(self.services.connection, self.journal_id, self.seq, batch, self.rates)
 
     def spend(self, person, key_id, member_id, counts, caps=()):
         """One record of what a person has: balances and windows, and caps of the member."""
@@ -184,7 +184,7 @@ class Filling:
     # What happens.
 
     def first_month(self, accounts):
-        w, add = self.works, self.works.subscriptions.add_member
+        w, add = self.services, self.services.subscriptions.add_member
         self.family, owner = self.person("ctc-standard", bill_day=1)
         self.family_key = (self.key(self.family, owner, "owner")[0], owner)
         add(self.family, "shop", department=True)
@@ -223,14 +223,14 @@ class Filling:
         w.orders.change(plan.product_id, "ctc-standard", "now", "change-1")
 
     def few(self):
-        (cap, *_), _ = self.works.subscriptions.caps(self.son_key[1])
+        (cap, *_), _ = self.services.subscriptions.caps(self.son_key[1])
         self.spend(self.family, *self.family_key, SHAPES[1])
         self.spend(self.family, *self.son_key, SHAPES[2], caps=[cap])
         self.spend(self.steps, *self.steps_key, SHAPES[3])
         self.spend(self.coder, *self.coder_key, SHAPES[4])
 
     def bills(self):
-        w = self.works
+        w = self.services
         assert w.bills.run().bills >= len(self.spenders)
         bill = {
             person.subscriber_id: w.bills.all(person)[0][0]
@@ -254,7 +254,7 @@ class Filling:
         self.bulk(self.spenders, rows - rows // 2)
         self.next_month()
         self.clock.move(max(now - self.clock.now(), timedelta(0)))
-        self.works.orders.run_cycles()
+        self.services.orders.run_cycles()
         # Grants of a host that does not answer: open, and in doubt.
         for person, _, _ in self.spenders[:3]:
             (bucket,) = self.bucket(person.account_id, "balance")
@@ -278,11 +278,11 @@ def main(data_dir, rows, accounts):
     now = datetime.now(UTC)
     clock = ManualClock(add_months(month_start(now), -2) + timedelta(days=2, hours=9))
     with contextlib.closing(connect(settings.database_url)) as connection:
-        works = make_works(settings, connection, clock)
+        services = make_works(settings, connection, clock)
         for back in range(3):
             connection.execute("SELECT ensure_usage_month(%s)", (add_months(month_start(now), -back),))
         with ids_follow(clock):
-            filling = Filling(works, clock)
+            filling = Filling(services, clock)
             filling.build(rows, accounts, now)
         with connection.transaction():
             connection.execute("SET LOCAL session_replication_role = replica")

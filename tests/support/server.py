@@ -211,7 +211,7 @@ class Server:
     def __enter__(self):
         self.make()
         self.attach()
-        self.works.offerings.load(whole_months())
+        self.services.offerings.load(whole_months())
         self.start()
         return self
 
@@ -222,7 +222,7 @@ class Server:
         url = self.stack.enter_context(database(self.settings))
         self.url = url
         self.connection = self.stack.enter_context(contextlib.closing(connect(url)))
-        self.works = make_works(self.settings, self.connection)
+        self.services = make_works(self.settings, self.connection)
 
     def init(self, *args, **how):
         """As `init` is run: where the database is no embedded one of this server's, with the owner's URL in this one command."""
@@ -312,9 +312,9 @@ class Server:
 
     def subscriber(self, offering="ctc-light", **key):
         """(subscriber, key text) of a new subscriber with a plan."""
-        made = self.works.subscriptions.register(f"+86{next(PHONES)}")
+        made = self.services.subscriptions.register(f"+86{next(PHONES)}")
         if offering:
-            self.works.orders.place(made, offering)
+            self.services.orders.place(made, offering)
         return made, self.key(made, **key)
 
     def last_month(self):
@@ -338,14 +338,14 @@ class Server:
                 "per_subscriber_max": None,
             }
         )
-        self.works.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
+        self.services.offerings.load(Catalogue(catalogue="test", rate_cards=(card,), offerings=(offering,)))
         return offering_id
 
     def key(self, subscriber, models=(), cap_tokens=None, expires_in_days=None, member=None):
         member_id = None
         if member is not None:
-            member_id = self.works.members.find(subscriber, member).member_id
-        return self.works.access.issue_key(
+            member_id = self.services.members.find(subscriber, member).member_id
+        return self.services.access.issue_key(
             subscriber, member_id, "test", models=models or None, cap_tokens=cap_tokens, expires_in_days=expires_in_days
         )[1]  # fmt: skip
 
@@ -394,17 +394,17 @@ class Server:
         """Usage records; waits for `count` of them to be settled."""
 
         def read():
-            found = self.works.ledger.usage(subscriber.account_id, limit=1000)
+            found = self.services.ledger.usage(subscriber.account_id, limit=1000)
             return found if count is None or len(found) >= count else None
 
         found = read() if count is None else until(read, what=f"{count} usage records")
         return found
 
     def findings(self):
-        return verify(self.connection, self.works.offerings.rate_cards())
+        return verify(self.connection, self.services.offerings.rate_cards())
 
     def buckets(self, subscriber):
-        return self.works.ledger.buckets(subscriber.account_id)
+        return self.services.ledger.buckets(subscriber.account_id)
 
     def processes(self):
         """(name, pid) of this server's children."""

@@ -9,32 +9,32 @@ from tokenworks.charging.messages import Part, UsageRecord
 from tokenworks.kernel import uuid7
 
 
-def balances(works):
+def balances(services):
     """Every invariant of the ledger holds."""
-    found = verify(works.connection, works.offerings.rate_cards())
+    found = verify(services.connection, services.offerings.rate_cards())
     assert found == [], found
     return True
 
 
 class Spender:
-    def __init__(self, works):
-        self.works = works
+    def __init__(self, services):
+        self.services = services
         self.journal_id = uuid7()
         self.seq = 0
-        works.ledger.register_journal(self.journal_id, "test")
+        services.ledger.register_journal(self.journal_id, "test")
 
     def usable(self, account_id):
         """Balances that can be spent now, in the order in which they are."""
-        now = self.works.clock.now()
+        now = self.services.clock.now()
         found = [
-            b for b in self.works.ledger.buckets(account_id)
+            b for b in self.services.ledger.buckets(account_id)
             if b.kind == "balance" and b.closing is None and b.remaining
             and b.valid_from <= now and (b.valid_until is None or b.valid_until > now)
         ]  # fmt: skip
         return sorted(found, key=lambda b: (b.priority, b.valid_until is None, b.valid_until, b.bucket_id))
 
     def open(self, account_id, bucket, amount):
-        return self.works.ledger.grant(
+        return self.services.ledger.grant(
             account_id=account_id.hex, bucket_id=bucket.bucket_id.hex, journal_id=self.journal_id, grant_id=None,
             amount=amount, spend_for_s=900,
         )  # fmt: skip
@@ -53,18 +53,18 @@ class Spender:
             ended_ms - 500, ended_ms, 100, 500, Counts(output=total), total, parts, [], [], None,
         )  # fmt: skip
         settle_store.settle(
-            self.works.connection, self.journal_id, self.seq, [settling(self.seq, record)], lambda *_: None
+            self.services.connection, self.journal_id, self.seq, [settling(self.seq, record)], lambda *_: None
         )
 
     def close(self, account_id, grant_id):
-        self.works.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
+        self.services.ledger.close_grant(account_id.hex, grant_id, self.journal_id, self.seq)
 
     def spend(self, account_id, tokens, ids=IDS, at=None):
         """Whether all of it could be had; else nothing is spent."""
         drawn = self._take(account_id, tokens)
         lacks = tokens - sum(part for _, _, part in drawn)
         # What there was is granted to us by now; what the ledger has beside is another host's doing.
-        if lacks and self.works.payg.buy(account_id, "m", Need(1, 0, lacks)):
+        if lacks and self.services.payg.buy(account_id, "m", Need(1, 0, lacks)):
             drawn += self._take(account_id, lacks)
             lacks = tokens - sum(part for _, _, part in drawn)
             assert not lacks

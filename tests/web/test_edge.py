@@ -89,9 +89,11 @@ def test_every_body_is_checked_by_the_shared_rule():
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_text_is_refused_in_every_place_where_one_comes_in(client, works, staff, signed_in, text):
-    subscriber = works.subscriptions.register("+8613800000001", "Ann")
-    order = works.orders.place(subscriber, "ctc-light")
+def test_a_hostile_text_is_refused_in_every_place_where_one_comes_in(
+    client, services, staff, signed_in, text
+):
+    subscriber = services.subscriptions.register("+8613800000001", "Ann")
+    order = services.orders.place(subscriber, "ctc-light")
     owner = signed_in(subscriber)
     operator, finance = staff["operator"], staff["finance"]
     asked = [
@@ -121,8 +123,8 @@ def test_a_hostile_text_is_refused_in_every_place_where_one_comes_in(client, wor
         answer = getattr(client, method)(path, json=body, headers=headers | {"Idempotency-Key": f"k{number}"})
         assert answer.status_code == 400, (path, body, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
-    assert works.subscriptions.find(str(subscriber.subscriber_id)).name == "Ann"
-    assert works.keys.of_account(subscriber.account_id, {}) == []
+    assert services.subscriptions.find(str(subscriber.subscriber_id)).name == "Ann"
+    assert services.keys.of_account(subscriber.account_id, {}) == []
     for method, url, more in (
         ("get", "/tmf-api/productCatalogManagement/v4/productOffering", {"params": {"name": f"x{text}"}}),
         ("get", "/order", {"params": {"offering": f"x{text}"}}),
@@ -142,8 +144,10 @@ def test_paths_and_queries_have_bounds(client):
 
 
 @pytest.mark.parametrize("digits", ["٤٩", "４９", "४९"], ids=ascii)
-def test_no_other_scripts_digits_where_a_number_or_a_phone_is_meant(client, works, staff, signed_in, digits):
-    subscriber = works.subscriptions.register("+8613800000001")
+def test_no_other_scripts_digits_where_a_number_or_a_phone_is_meant(
+    client, services, staff, signed_in, digits
+):
+    subscriber = services.subscriptions.register("+8613800000001")
     owner = signed_in(subscriber)
     account = {"id": str(subscriber.account_id)}
     for path, body in (
@@ -161,46 +165,46 @@ def test_no_other_scripts_digits_where_a_number_or_a_phone_is_meant(client, work
     assert answer.status_code in {400, 404}
 
 
-def stored(works, name):
+def stored(services, name):
     """A subscriber whose name was kept before there was a rule."""
-    made = works.subscriptions.register("+8613800000001", "x")
-    assert people_store.set_texts(works.vault, made.subscriber_id, name=name)
-    return works.subscriptions.find(str(made.subscriber_id))
+    made = services.subscriptions.register("+8613800000001", "x")
+    assert people_store.set_texts(services.vault, made.subscriber_id, name=name)
+    return services.subscriptions.find(str(made.subscriber_id))
 
 
 MARKUP = '#panic("x") *bold* $x$ @ref <label> \\ [link](http://e) <script>alert(1)</script> {{7*7}}'
 
 
-def test_a_bill_shows_markup_as_text_and_hides_nothing(works, spender, clock):
-    subscriber = stored(works, f"{MARKUP}\u202e")
-    works.orders.place(subscriber, "ctc-light")
+def test_a_bill_shows_markup_as_text_and_hides_nothing(services, spender, clock):
+    subscriber = stored(services, f"{MARKUP}\u202e")
+    services.orders.place(subscriber, "ctc-light")
     spender.spend(subscriber.account_id, 1_000_000)
     clock.move(timedelta(days=40))
-    works.orders.run_cycles()
-    works.bills.run()
-    (bill, *_), _ = works.bills.all(subscriber, 0, 1)
-    data = invoice_data(bill, works.bills.lines(bill), [], subscriber, {}, "op\u202eerator", "en")
+    services.orders.run_cycles()
+    services.bills.run()
+    (bill, *_), _ = services.bills.all(subscriber, 0, 1)
+    data = invoice_data(bill, services.bills.lines(bill), [], subscriber, {}, "op\u202eerator", "en")
     assert data["subscriber"].startswith(MARKUP + "\\u202e") and data["operator"] == "op\\u202eerator"
     document = pypdfium2.PdfDocument(render_pdf(data))
     text = " ".join("".join(page.get_textpage().get_text_range() for page in document).split())
     assert "#panic" in text and "*bold*" in text and "<script>" in text and "\u202e" not in text
 
 
-def test_a_csv_has_no_formula_in_it(works, clock):
-    subscriber = stored(works, '=HYPERLINK("http://example.com","pay")')
-    works.orders.place(subscriber, "ctc-light")
+def test_a_csv_has_no_formula_in_it(services, clock):
+    subscriber = stored(services, '=HYPERLINK("http://example.com","pay")')
+    services.orders.place(subscriber, "ctc-light")
     now = clock.now().astimezone(BILLING_ZONE)
-    rows = list(csv.DictReader(io.StringIO(works.focus.csv(subscriber, f"{now:%Y-%m}"))))
+    rows = list(csv.DictReader(io.StringIO(services.focus.csv(subscriber, f"{now:%Y-%m}"))))
     assert rows and all(row["BillingAccountName"].startswith("'=") for row in rows)
     for row in rows:
         for name, cell in row.items():
             assert cell[:1] not in set("=+@\t\r") and (cell[:1] != "-" or name.endswith("Cost")), (name, cell)
 
 
-def test_a_page_escapes_markup_and_spells_out_what_turns_text(client, works, signed_in):
-    subscriber = stored(works, "x")
-    works.orders.place(subscriber, "ctc-light")
-    works.connection.execute(
+def test_a_page_escapes_markup_and_spells_out_what_turns_text(client, services, signed_in):
+    subscriber = stored(services, "x")
+    services.orders.place(subscriber, "ctc-light")
+    services.connection.execute(
         "UPDATE charge SET description = %s, description_zh = %s",
         ("<script>alert(1)</script>\u202e", "\u2066甲"),
     )
@@ -212,11 +216,11 @@ def test_a_page_escapes_markup_and_spells_out_what_turns_text(client, works, sig
     assert "<script>" not in page and "\u202e" not in page
 
 
-def test_keys_over_http_come_a_page_at_a_time(client, works, signed_in):
-    subscriber = works.subscriptions.register("+8613800000001")
-    owner_id = works.subscriptions.owner_of(subscriber)
+def test_keys_over_http_come_a_page_at_a_time(client, services, signed_in):
+    subscriber = services.subscriptions.register("+8613800000001")
+    owner_id = services.subscriptions.owner_of(subscriber)
     for number in range(105):
-        works.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name=f"k{number}")
+        services.keys.issue(account_id=subscriber.account_id, member_id=owner_id, name=f"k{number}")
     owner = signed_in(subscriber)
     first = client.get("/api/keys", headers=owner)
     rest = client.get("/api/keys?offset=100", headers=owner)

@@ -22,14 +22,14 @@ _operations = [result.ok() for result in _schema.get_all_operations()]
 
 
 @pytest.fixture
-def family(works, spender, signed_in, clock):
-    made = Household(works, spender, signed_in, 1)
-    works.orders.run_cycles()
-    works.connection.execute("UPDATE subscriber SET bill_day = 1")
+def family(services, spender, signed_in, clock):
+    made = Household(services, spender, signed_in, 1)
+    services.orders.run_cycles()
+    services.connection.execute("UPDATE subscriber SET bill_day = 1")
     clock.move(_until(clock, 2027, 5, 1))
-    works.orders.run_cycles()
-    works.bills.run()
-    made.bill_up(works)
+    services.orders.run_cycles()
+    services.bills.run()
+    made.bill_up(services)
     return made
 
 
@@ -69,8 +69,8 @@ def _optional(document, path, method):
 class _Hits:
     """Sends requests and looks at what is answered."""
 
-    def __init__(self, client, works, family, staff):
-        self.client, self.works, self.family, self.staff = client, works, family, staff
+    def __init__(self, client, services, family, staff):
+        self.client, self.services, self.family, self.staff = client, services, family, staff
         self.seen = set()
 
     def send(self, label, **sent):
@@ -124,12 +124,12 @@ class _Hits:
 
     def balance(self):
         assert {200, 400, 401, 403, 404} <= self.seen
-        assert verify(self.works.connection, self.works.offerings.rate_cards()) == []
+        assert verify(self.services.connection, self.services.offerings.rate_cards()) == []
 
 
 @pytest.fixture
-def hits(client, works, family, staff):
-    return _Hits(client, works, family, staff)
+def hits(client, services, family, staff):
+    return _Hits(client, services, family, staff)
 
 
 def _sample(found):
@@ -159,7 +159,7 @@ _ROUTES = sorted(routes(), key=lambda route: (any(word in route[0] for word in _
 def test_no_spoiled_request_makes_us_fail(hits):
     for route in _sample(_ROUTES)[::3]:
         hits.spoiled(*route, EXAMPLES)
-    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+    assert verify(hits.services.connection, hits.services.offerings.rate_cards()) == []
     assert {200, 400, 404} <= hits.seen
 
 
@@ -168,14 +168,14 @@ def test_no_spoiled_request_makes_us_fail(hits):
 def test_no_request_makes_us_fail_at_length(hits, label):
     (operation,) = [operation for operation in _operations if operation.label == label]
     hits.by_schema(operation, EXAMPLES_NIGHTLY)
-    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+    assert verify(hits.services.connection, hits.services.offerings.rate_cards()) == []
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("route", _ROUTES, ids=[route[0] for route in _ROUTES])
 def test_no_spoiled_request_makes_us_fail_at_length(hits, route):
     hits.spoiled(*route, EXAMPLES_NIGHTLY)
-    assert verify(hits.works.connection, hits.works.offerings.rate_cards()) == []
+    assert verify(hits.services.connection, hits.services.offerings.rate_cards()) == []
 
 
 # Pages: their forms and queries, which the document does not have.
@@ -190,10 +190,10 @@ def _forms():
                 yield method, route.path, names
 
 
-def _page_hits(client, works, family, method, path, names, examples):
+def _page_hits(client, services, family, method, path, names, examples):
     """Forms and queries with what they should not have, by an owner and by a member in turns; right ids now and then."""
     random = Random(f"forms {method} {path}")
-    product = str(works.orders.products(family.subscriber)[0].product_id)
+    product = str(services.orders.products(family.subscriber)[0].product_id)
     for number in range(examples):
         role = ("owner", "member", "admin")[number % 3]
         session = family.headers[role]["authorization"].removeprefix("Bearer ")
@@ -218,23 +218,23 @@ def _page_hits(client, works, family, method, path, names, examples):
         )
         assert answer.status_code < 500, (method, more, answer.text)
         client.cookies.clear()
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
 _PAGES = sorted(_forms(), key=lambda page: (any(word in page[1] for word in ("sign", "erase", "end")), page))
 
 
 @pytest.mark.fuzz
-def test_no_form_makes_us_fail(client, works, family):
+def test_no_form_makes_us_fail(client, services, family):
     assert len(_PAGES) > 30
     for method, path, names in _PAGES:
-        _page_hits(client, works, family, method, path, names, EXAMPLES // 2)
+        _page_hits(client, services, family, method, path, names, EXAMPLES // 2)
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("page", _PAGES, ids=[f"{method} {path}" for method, path, _ in _PAGES])
-def test_no_form_makes_us_fail_at_length(client, works, family, page):
-    _page_hits(client, works, family, *page, EXAMPLES_NIGHTLY)
+def test_no_form_makes_us_fail_at_length(client, services, family, page):
+    _page_hits(client, services, family, *page, EXAMPLES_NIGHTLY)
 
 
 # What needs more than one request.
@@ -247,11 +247,11 @@ def _contract(client, staff, family, **more):
 
 
 @pytest.mark.parametrize("price", ["0", "0.0", "0.000000000"])
-def test_a_step_costs_more_than_zero(client, works, family, staff, price):
+def test_a_step_costs_more_than_zero(client, services, family, staff, price):
     refused = _contract(client, staff, family, price=price)
     assert (refused.status_code, "more than zero" in refused.json()["detail"]) == (400, True)
     # What was agreed before that rule: nothing can be bought, and nothing fails.
-    works.connection.execute(
+    services.connection.execute(
         """INSERT INTO contract_price (subscriber_id, offering_id, price_nano, contract, valid_from)
            SELECT subscriber_id, 'shanghai-mobile-payg', 0, 'old', '2020-01-01' FROM subscriber"""
     )
@@ -265,7 +265,7 @@ def test_a_step_costs_more_than_zero(client, works, family, staff, price):
 
 
 @pytest.mark.parametrize("at", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])  # fmt: skip
-def test_instants_at_the_ends_of_time(client, works, family, staff, at):
+def test_instants_at_the_ends_of_time(client, services, family, staff, at):
     for field in ("valid_from", "valid_until"):
         assert _contract(client, staff, family, **{field: at}).status_code in {201, 400, 409}, field
     url = f"/api/operations/subscribers/{family.subscriber.subscriber_id}/contract-prices"
@@ -274,19 +274,19 @@ def test_instants_at_the_ends_of_time(client, works, family, staff, at):
     assert client.get(f"{BASES['usage']}/usage", params={"usageDate.gte": at}, headers=head).status_code in {200, 400}  # fmt: skip
 
 
-def test_many_of_the_largest(client, works, family, staff):
+def test_many_of_the_largest(client, services, family, staff):
     """10^15 thousandths, again and again: refused when the bucket would hold more than can be counted."""
     base = BASES["balance"]
     body = family.bodies()[f"POST {base}/adjustBalance"] | {"amount": {"amount": 10**12, "units": "token"}}
-    works.connection.execute("UPDATE bucket SET total = total + 9000000000000000000, remaining = remaining + 9000000000000000000 WHERE bucket_id = %s", (family.bucket,))  # fmt: skip
+    services.connection.execute("UPDATE bucket SET total = total + 9000000000000000000, remaining = remaining + 9000000000000000000 WHERE bucket_id = %s", (family.bucket,))  # fmt: skip
     states = []
     for number in range(225):
-        asked = works.adjustments.ask(family.bucket, 10**15, "test", "first", f"k{number}")
+        asked = services.adjustments.ask(family.bucket, 10**15, "test", "first", f"k{number}")
         if number >= 222 or not number:
             answer = client.patch(f"{base}/adjustBalance/{asked.adjustment_id}", json={"status": "completed"}, headers=staff["operator"])  # fmt: skip
             states.append(answer.status_code)
         else:
-            works.adjustments.decide(asked.adjustment_id, "second", do=True)
+            services.adjustments.decide(asked.adjustment_id, "second", do=True)
     assert states[0] == 200 and states[-1] == 409 and 500 not in states
     refused = client.post(f"{base}/adjustBalance", json=body | {"amount": {"amount": 10**12 + 1, "units": "token"}}, headers={**staff["operator"], "Idempotency-Key": "x"})  # fmt: skip
     assert refused.status_code == 400

@@ -19,12 +19,12 @@ def clock(clock):
 
 
 @pytest.fixture
-def li(works):
-    return works.subscriptions.register("+8613800000001", "Li")
+def li(services):
+    return services.subscriptions.register("+8613800000001", "Li")
 
 
 @pytest.fixture
-def doors(works, client, signed_in, li, database_url, session_dir, monkeypatch):
+def doors(services, client, signed_in, li, database_url, session_dir, monkeypatch):
     """By door: issues a key of the owner. True where it was issued, False where it was refused as invalid."""
     monkeypatch.setenv("TOKENWORKS_DATABASE_URL", database_url)
     headers = signed_in(li)
@@ -52,29 +52,29 @@ def doors(works, client, signed_in, li, database_url, session_dir, monkeypatch):
 
 
 @pytest.mark.parametrize("door", ["api", "page", "command"])
-def test_keys_that_have_ended_make_room_at_every_door(works, clock, li, doors, monkeypatch, door):
+def test_keys_that_have_ended_make_room_at_every_door(services, clock, li, doors, monkeypatch, door):
     monkeypatch.setattr(access, "MEMBER_KEYS_LIVE_MAX", 3)
     issue = doors[door]
     # More keys than may be live were issued and have ended: revoked ones, and one that has expired.
     for number in range(4):
-        key_id, _ = works.access.issue_key(li, None, f"old {number}")
-        works.keys.revoke(key_id)
-    works.access.issue_key(li, None, "expired", expires_in_days=1)
-    works.connection.execute(
+        key_id, _ = services.access.issue_key(li, None, f"old {number}")
+        services.keys.revoke(key_id)
+    services.access.issue_key(li, None, "expired", expires_in_days=1)
+    services.connection.execute(
         "UPDATE api_key SET expires_at = now() - interval '1 hour' WHERE name = 'expired'"
     )
     assert [issue() for _ in range(4)] == [True, True, True, False]
-    live = [key for key in works.access.keys(li) if key.revoked_at is None and key.expires_at is None]
+    live = [key for key in services.access.keys(li) if key.revoked_at is None and key.expires_at is None]
     assert len(live) == 3
-    works.access.revoke_key(li, live[0].key_id)
+    services.access.revoke_key(li, live[0].key_id)
     assert issue() and not issue()
 
 
-def test_a_limit_is_of_one_member_and_of_the_account(works, li, client, signed_in, monkeypatch):
+def test_a_limit_is_of_one_member_and_of_the_account(services, li, client, signed_in, monkeypatch):
     monkeypatch.setattr(access, "MEMBER_KEYS_LIVE_MAX", 2)
     monkeypatch.setattr(access, "ACCOUNT_KEYS_LIVE_MAX", 3)
-    invited = works.members.invite(li, "+8613800000002", "Mei")
-    mei = works.members.accept("+8613800000002", invited.member_id)
+    invited = services.members.invite(li, "+8613800000002", "Mei")
+    mei = services.members.accept("+8613800000002", invited.member_id)
     for _ in range(2):
         assert client.post("/api/keys", json={"name": "x"}, headers=signed_in(li)).status_code == 201
     theirs = signed_in(li, mei.member_id)
@@ -87,11 +87,11 @@ def test_a_limit_is_of_one_member_and_of_the_account(works, li, client, signed_i
     for key_id in others:
         assert client.delete(f"/api/keys/{key_id}", headers=theirs).status_code == 404
     assert client.delete(f"/api/keys/{own['id']}", headers=theirs).status_code == 204
-    assert len(works.access.keys(li)) == 3 and works.access.keys(li, mei.member_id) == []
+    assert len(services.access.keys(li)) == 3 and services.access.keys(li, mei.member_id) == []
 
 
 def test_the_shop_orders_without_a_key_where_there_are_as_many_as_may_be(
-    works, li, client, signed_in, monkeypatch
+    services, li, client, signed_in, monkeypatch
 ):
     monkeypatch.setattr(access, "MEMBER_KEYS_LIVE_MAX", 1)
     client.cookies.set("tokenworks_session", signed_in(li)["authorization"].split()[1])
@@ -101,4 +101,4 @@ def test_the_shop_orders_without_a_key_where_there_are_as_many_as_may_be(
         )
         for id_ in ("ctc-light", "tianyi-coding-lite")
     ]
-    assert keys[0] and not keys[1] and len(works.orders.products(li)) == 2
+    assert keys[0] and not keys[1] and len(services.orders.products(li)) == 2

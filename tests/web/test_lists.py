@@ -19,12 +19,12 @@ CATALOG = "/tmf-api/productCatalogManagement/v4"
 
 
 @pytest.fixture
-def family(works, spender, signed_in, clock):
-    made = Household(works, spender, signed_in, 1)
+def family(services, spender, signed_in, clock):
+    made = Household(services, spender, signed_in, 1)
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
-    made.bill_up(works)
+    services.orders.run_cycles()
+    services.bills.run()
+    made.bill_up(services)
     return made
 
 
@@ -44,10 +44,10 @@ def linked(answer):
     return {rel: url for url, rel in re.findall(r'<([^>]*)>; rel="(\w+)"', answer.headers["link"])}
 
 
-def test_every_href_leads_to_what_it_names(client, works, family, staff):
+def test_every_href_leads_to_what_it_names(client, services, family, staff):
     """All that the lists of all resources name, and what that names in turn."""
     base = BASES["balance"]
-    works.adjustments.ask(family.bucket, 5000, "test", "somebody")
+    services.adjustments.ask(family.bucket, 5000, "test", "somebody")
     cancelled = client.post(
         f"{BASES['order']}/cancelProductOrder",
         json={"productOrder": {"id": str(family.waits.order_id)}},
@@ -139,11 +139,11 @@ def test_a_filter_that_is_none_is_refused(client, family, query):
 
 
 @pytest.fixture
-def used(works, spender, clock, signed_in):
+def used(services, spender, clock, signed_in):
     """(path, headers, ids): 25 records of a subscriber, an hour apart, newest first."""
-    subscriber = works.subscriptions.register("+8613800000077")
-    ensure_usage_months(works.connection, clock.now())
-    member = works.subscriptions.owner_of(subscriber).hex
+    subscriber = services.subscriptions.register("+8613800000077")
+    ensure_usage_months(services.connection, clock.now())
+    member = services.subscriptions.owner_of(subscriber).hex
     ids = []
     for _ in range(25):
         clock.move(timedelta(hours=1))
@@ -155,7 +155,7 @@ def used(works, spender, clock, signed_in):
             "provider", at_ms, at_ms, 1, 1, Counts(output=1), 1, [], [], [], None,
         )  # fmt: skip
         settle_store.settle(
-            works.connection,
+            services.connection,
             spender.journal_id,
             spender.seq,
             [settling(spender.seq, record)],
@@ -198,7 +198,7 @@ def test_usage_is_listed_to_its_oldest_record(client, used, monkeypatch):
         assert client.get(url, params={"cursor": cursor}, headers=head).status_code == 400
 
 
-def test_a_usage_record_is_found_by_its_subscriber(client, used, works, signed_in, staff):
+def test_a_usage_record_is_found_by_its_subscriber(client, used, services, signed_in, staff):
     staff = staff["operator"]
     url, head, used = used
     record_id, _, subscriber_id = used[3].partition(".")
@@ -211,7 +211,7 @@ def test_a_usage_record_is_found_by_its_subscriber(client, used, works, signed_i
     # Of one's own the record is enough; staff has to say whose.
     assert client.get(f"{url}/{record_id}", headers=head).json() == one.json()
     assert client.get(f"{url}/{used[3]}", headers=staff).json() == one.json()
-    other = works.subscriptions.register("+8613800000078")
+    other = services.subscriptions.register("+8613800000078")
     for asker, name in (
         (staff, record_id), (staff, f"{record_id}.{other.subscriber_id}"), (staff, f"{record_id}.x"), (head, f"{record_id}.{uuid7()}"),
         (signed_in(other), used[3]), (signed_in(other), record_id),
@@ -235,7 +235,7 @@ def test_usage_is_found_by_time(client, used, clock):
         assert (found, last.headers["x-total-count"]) == (expected, str(len(expected))), query
 
 
-def test_an_order_says_when_it_is_to_begin(client, works, family, clock):
+def test_an_order_says_when_it_is_to_begin(client, services, family, clock):
     url, head = f"{BASES['order']}/productOrder", family.headers["owner"]
     number = iter(range(100))
 
@@ -255,7 +255,7 @@ def test_an_order_says_when_it_is_to_begin(client, works, family, clock):
     product = made.json()["productOrderItem"][0]["product"]["id"]
     change = {"action": "modify", "productOffering": {"id": "ctc-premium"}, "product": {"id": product}}
     assert order(later, **change).status_code == 400
-    (found,) = [p for p in works.orders.products(family.subscriber) if str(p.product_id) == product]
+    (found,) = [p for p in services.orders.products(family.subscriber) if str(p.product_id) == product]
     planned = order(found.cycle_end.isoformat(), **change)
     assert (planned.status_code, planned.json()["state"]) == (201, "pending")
     for when in ("0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59Z", "tomorrow", "2027-05-01"):

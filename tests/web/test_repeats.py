@@ -22,12 +22,12 @@ def keyed():
 
 
 @pytest.fixture
-def family(works, spender, signed_in, clock):
-    made = Household(works, spender, signed_in, 1)
+def family(services, spender, signed_in, clock):
+    made = Household(services, spender, signed_in, 1)
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
-    made.bill_up(works)
+    services.orders.run_cycles()
+    services.bills.run()
+    made.bill_up(services)
     return made
 
 
@@ -37,14 +37,14 @@ def test_routes_that_move_money_take_a_key():
 
 @pytest.mark.parametrize(("method", "path", "roles"), list(keyed()))
 def test_a_repeat_gets_the_same_answer_and_another_body_is_refused(
-    client, works, family, staff, method, path, roles
+    client, services, family, staff, method, path, roles
 ):
     headers = {**staff, **family.headers}[next(r for r in ("finance", "owner", "operator") if r in roles)]
     first = call(client, family, method, path, headers, "same")
     makes = method == "POST" and not path.endswith("/actions")
     assert first.status_code == (201 if makes else 200), first.text
     assert "idempotent-replayed" not in first.headers
-    before = _rows(works)
+    before = _rows(services)
     again = call(client, family, method, path, headers, "same")
     assert (again.status_code, again.content) == (first.status_code, first.content)
     assert again.headers["idempotent-replayed"] == "true"
@@ -57,14 +57,14 @@ def test_a_repeat_gets_the_same_answer_and_another_body_is_refused(
     turned = dict(reversed(list(body.items())))
     same = client.request(method, url, json=turned, headers={**headers, "Idempotency-Key": "same"})
     assert (same.status_code, same.content) == (first.status_code, first.content)
-    assert _rows(works) == before
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert _rows(services) == before
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
-def _rows(works):
+def _rows(services):
     tables = ("product_order", "top_up", "adjustment", "transfer", "payment", "refund", "credit_note", "charge", "kept_answer", "audit")  # fmt: skip
     return {
-        table: works.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables
+        table: services.connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables
     }
 
 
@@ -77,7 +77,7 @@ def test_one_key_is_one_request_whatever_the_route(client, family, staff):
         assert call(client, family, method, path, finance, "k").status_code == 409, path
 
 
-def test_a_key_is_its_asker_s_own(client, works, family, staff):
+def test_a_key_is_its_asker_s_own(client, services, family, staff):
     """Two members, or two people of the staff, who take the same text do not see each other's answers."""
     path = "/tmf-api/productOrderingManagement/v4/productOrder"
     body = {"productOrderItem": [{"id": "1", "action": "add", "productOffering": {"id": "nothing"}}]}
@@ -85,7 +85,7 @@ def test_a_key_is_its_asker_s_own(client, works, family, staff):
         head = {**family.headers[name], "Idempotency-Key": "k"}
         assert client.post(path, json=body, headers=head).status_code == 404
     # What is refused is done by nobody: the key is free again.
-    assert works.connection.execute("SELECT count(*) FROM kept_answer").fetchone() == (0,)
+    assert services.connection.execute("SELECT count(*) FROM kept_answer").fetchone() == (0,)
     head = {**family.headers["owner"], "Idempotency-Key": "k"}
     good = {"productOrderItem": [{"id": "1", "action": "add", "productOffering": {"id": "ctc-standard"}}]}
     assert client.post(path, json=good, headers=head).status_code == 201
@@ -99,41 +99,43 @@ def test_keys_are_visible_ascii_and_short(client, family):
         assert answer.status_code == 400, key
 
 
-def test_two_at_once_are_one(works, database_url):
+def test_two_at_once_are_one(services, database_url):
     """The second one waits for the first one's end, then gets its answer."""
     from tokenworks.app.database.connections import connect
     from tokenworks.trust import Answers, KeptAnswer, KeyReused, PersonVault
 
-    clock: Clock = works.clock
+    clock: Clock = services.clock
     found = []
-    with works.connection.transaction():
-        assert works.answers.begin("a", "k", b"text") is None
+    with services.connection.transaction():
+        assert services.answers.begin("a", "k", b"text") is None
         other = connect(database_url)
 
         def second():
             with other.transaction():
                 found.append(
-                    Answers(other, clock, PersonVault(other, works.vault._secrets)).begin("a", "k", b"text")
+                    Answers(other, clock, PersonVault(other, services.vault._secrets)).begin(
+                        "a", "k", b"text"
+                    )
                 )
 
         thread = threading.Thread(target=second)
         thread.start()
-        works.answers.keep("a", "k", KeptAnswer(201, {"location": "x"}, b"done"))
+        services.answers.keep("a", "k", KeptAnswer(201, {"location": "x"}, b"done"))
     thread.join(10)
     assert found == [KeptAnswer(201, {"location": "x"}, b"done")]
     with pytest.raises(KeyReused), other.transaction():
-        Answers(other, clock, PersonVault(other, works.vault._secrets)).begin("a", "k", b"another")
+        Answers(other, clock, PersonVault(other, services.vault._secrets)).begin("a", "k", b"another")
     other.close()
 
 
-def test_answers_go_after_their_time(works, clock):
+def test_answers_go_after_their_time(services, clock):
     from datetime import timedelta
 
     from tokenworks.trust.identity.answers import ANSWERS_KEPT
 
     for number in range(12):
-        works.answers.begin("a", f"old-{number}", b"")
+        services.answers.begin("a", f"old-{number}", b"")
     clock.move(ANSWERS_KEPT + timedelta(seconds=1))
-    works.answers.begin("a", "new-1", b"")
-    works.answers.begin("a", "new-2", b"")
-    assert works.connection.execute("SELECT count(*) FROM kept_answer").fetchone() == (2,)
+    services.answers.begin("a", "new-1", b"")
+    services.answers.begin("a", "new-2", b"")
+    assert services.connection.execute("SELECT count(*) FROM kept_answer").fetchone() == (2,)

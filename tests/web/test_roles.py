@@ -49,51 +49,51 @@ HUBS = (*(BASES[name] for name in ("order", "inventory", "bill", "pay")), "/tmf-
 class Household:
     """A subscriber with something of everything: products, usage, a bill, a payment, a refund, keys, members."""
 
-    def __init__(self, works, spender, signed_in, number):
+    def __init__(self, services, spender, signed_in, number):
         self.phone = f"+861380000{number:04d}"
-        self.subscriber = works.subscriptions.register(
+        self.subscriber = services.subscriptions.register(
             self.phone, f"Family {number}", broadband=f"sh8765000{number}"
         )
-        self.order = works.orders.place(self.subscriber, "ctc-light")
-        self.payg = works.orders.place(self.subscriber, "shanghai-mobile-payg")
-        self.waits = works.orders.place(self.subscriber, "uplink-acceleration")
-        self.work = works.orders.work_orders()[-1].work_order_id
+        self.order = services.orders.place(self.subscriber, "ctc-light")
+        self.payg = services.orders.place(self.subscriber, "shanghai-mobile-payg")
+        self.waits = services.orders.place(self.subscriber, "uplink-acceleration")
+        self.work = services.orders.work_orders()[-1].work_order_id
         asked = Approval(
-            uuid7(), "refund", f"order {number}", "k", 2000 * 10**9, "somebody", works.clock.now()
+            uuid7(), "refund", f"order {number}", "k", 2000 * 10**9, "somebody", services.clock.now()
         )
-        works.approvals.ask(asked)
+        services.approvals.ask(asked)
         self.approval = asked.approval_id
         spender.spend(self.subscriber.account_id, M)
-        self.listener = works.hub.subscribe("customerBill", "https://crm.example/hook", "", "test")[
+        self.listener = services.hub.subscribe("customerBill", "https://crm.example/hook", "", "test")[
             0
         ].listener_id
-        works.hub.enqueue_own(self.order.order_id, "test", self.subscriber.subscriber_id, "{}")
-        self.bucket = works.ledger.buckets(self.subscriber.account_id)[0].bucket_id
-        self.usage = works.ledger.usage(self.subscriber.account_id)[0]["usage_id"]
-        admin = works.members.invite(self.subscriber, f"+861370000{number:04d}", "Admin", role="admin")
-        member = works.members.invite(self.subscriber, f"+861360000{number:04d}", "Child")
+        services.hub.enqueue_own(self.order.order_id, "test", self.subscriber.subscriber_id, "{}")
+        self.bucket = services.ledger.buckets(self.subscriber.account_id)[0].bucket_id
+        self.usage = services.ledger.usage(self.subscriber.account_id)[0]["usage_id"]
+        admin = services.members.invite(self.subscriber, f"+861370000{number:04d}", "Admin", role="admin")
+        member = services.members.invite(self.subscriber, f"+861360000{number:04d}", "Child")
         for person in (admin, member):
-            works.members.accept(person.phone, person.member_id)
+            services.members.accept(person.phone, person.member_id)
         self.member = member.member_id
         for person in (admin, member):
-            works.members.set_cap(works.members.find(self.subscriber, str(person.member_id)), 10**6)
-        self.department = works.members.add(self.subscriber, "Sales", department=True).member_id
-        self.guest = works.members.invite(self.subscriber, f"+861350000{number:04d}", "Guest").member_id
-        self.key, _ = works.keys.issue(
+            services.members.set_cap(services.members.find(self.subscriber, str(person.member_id)), 10**6)
+        self.department = services.members.add(self.subscriber, "Sales", department=True).member_id
+        self.guest = services.members.invite(self.subscriber, f"+861350000{number:04d}", "Guest").member_id
+        self.key, _ = services.keys.issue(
             account_id=self.subscriber.account_id,
-            member_id=works.subscriptions.owner_of(self.subscriber),
+            member_id=services.subscriptions.owner_of(self.subscriber),
             name="own",
         )
         self._sign_in, self._admin = signed_in, admin.member_id
-        self.transfer = works.members.transfer(
+        self.transfer = services.members.transfer(
             self.subscriber, member, admin, 10, "gift", made_by="test", idempotency_key="before"
         )
 
-    def bill_up(self, works):
+    def bill_up(self, services):
         """A month later: the bill, a payment, a refund, and sessions of today."""
         self.bucket = next(
             b.bucket_id
-            for b in works.ledger.buckets(self.subscriber.account_id)
+            for b in services.ledger.buckets(self.subscriber.account_id)
             if b.kind == "balance" and b.closing is None
         )
         self.headers = {
@@ -101,19 +101,19 @@ class Household:
             "admin": self._sign_in(self.subscriber, self._admin),
             "member": self._sign_in(self.subscriber, self.member),
         }
-        self.session = works.identity.sessions(self.subscriber.subscriber_id)[0].session_id
-        for delivery in works.hub.lease(10, own=True):
-            works.hub.delivered(delivery, 204)
-        self.delivery = works.hub.log()[0][0].delivery_id
-        (self.bill,), _ = works.bills.all(self.subscriber)
-        self.top_up = works.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
+        self.session = services.identity.sessions(self.subscriber.subscriber_id)[0].session_id
+        for delivery in services.hub.lease(10, own=True):
+            services.hub.delivered(delivery, 204)
+        self.delivery = services.hub.log()[0][0].delivery_id
+        (self.bill,), _ = services.bills.all(self.subscriber)
+        self.top_up = services.payg.top_up(self.subscriber, 10**9, f"counter-{self.phone}")
         self.line = f"{self.bill.bill_id}-1"
-        self.dispute = works.disputes.ask(self.bill, 1, "What is this?")
-        self.payment = works.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
-        surplus = works.payments.pay(self.bill, "cash", f"counter2-{self.phone}", 100 * 10**9)
-        self.case = next(c for c in works.payments.cases()[0] if c.payment_id == surplus.payment_id)
-        works.payments.reverse(surplus, "booked twice")
-        (self.refund,) = works.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
+        self.dispute = services.disputes.ask(self.bill, 1, "What is this?")
+        self.payment = services.payments.pay(self.bill, "cash", f"counter-{self.phone}", 10**9)
+        surplus = services.payments.pay(self.bill, "cash", f"counter2-{self.phone}", 100 * 10**9)
+        self.case = next(c for c in services.payments.cases()[0] if c.payment_id == surplus.payment_id)
+        services.payments.reverse(surplus, "booked twice")
+        (self.refund,) = services.refunds.refund(self.order.order_id, "amount", "sorry", amount_nano=10**9)
 
     def ids(self):
         return {
@@ -233,13 +233,13 @@ class Household:
 
 
 @pytest.fixture
-def town(works, spender, signed_in, clock):
-    ours, theirs = (Household(works, spender, signed_in, number) for number in (1, 2))
+def town(services, spender, signed_in, clock):
+    ours, theirs = (Household(services, spender, signed_in, number) for number in (1, 2))
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
+    services.orders.run_cycles()
+    services.bills.run()
     for household in (ours, theirs):
-        household.bill_up(works)
+        household.bill_up(services)
     return ours, theirs
 
 
@@ -270,9 +270,9 @@ _TABLES = (
 )  # fmt: skip
 
 
-def everything(works):
+def everything(services):
     return {
-        table: works.connection.execute(
+        table: services.connection.execute(
             f"SELECT count(*), md5(string_agg(t::text, '' ORDER BY t::text)) FROM {table} t"
         ).fetchone()
         for table in _TABLES
@@ -285,8 +285,8 @@ def test_every_route_says_who_may_ask():
     assert all(roles <= set(ROLES) for *_, roles in routes())
 
 
-def test_nobody_is_let_in_without_a_role(client, works, town):
-    before = everything(works)
+def test_nobody_is_let_in_without_a_role(client, services, town):
+    before = everything(services)
     for name, method, path, roles in routes():
         if roles:
             for headers in (
@@ -296,12 +296,12 @@ def test_nobody_is_let_in_without_a_role(client, works, town):
                 {"authorization": "Basic x"},
             ):
                 assert call(client, town[0], method, path, headers, "k").status_code == 401, name
-    assert everything(works) == before
+    assert everything(services) == before
 
 
-def test_a_role_that_may_not_is_refused_and_moves_nothing(client, works, town, staff):
+def test_a_role_that_may_not_is_refused_and_moves_nothing(client, services, town, staff):
     ours, _ = town
-    before = everything(works)
+    before = everything(services)
     seen = 0
     for name, method, path, roles in routes():
         for role in set(ROLES) - roles if roles else ():
@@ -310,13 +310,13 @@ def test_a_role_that_may_not_is_refused_and_moves_nothing(client, works, town, s
             assert answer.json()["title"] == "NotAllowed"
             seen += 1
     assert seen > 100
-    assert everything(works) == before
+    assert everything(services) == before
 
 
-def test_what_is_somebody_elses_is_not_there(client, works, town):
+def test_what_is_somebody_elses_is_not_there(client, services, town):
     """Every route that a member of a subscriber may use, with the other household's ids."""
     ours, theirs = town
-    before = everything(works)
+    before = everything(services)
     foreign = 0
     theirs_texts = {str(id_) for id_ in theirs.ids().values()} | {
         theirs.phone,
@@ -341,15 +341,15 @@ def test_what_is_somebody_elses_is_not_there(client, works, town):
             assert not any(text in answer.text for text in theirs_texts if text not in said), (name, role)
             foreign += 1
     assert foreign > 60
-    assert everything(works) == before
+    assert everything(services) == before
 
 
-def test_who_may_can(client, works, town, staff):
+def test_who_may_can(client, services, town, staff):
     """Every route for each role that it is for, on what is theirs: no 401, 403, 404 or 5xx; and the books balance after."""
     ours, _ = town
     headers = {**staff, **ours.headers}
-    asked = works.adjustments.ask(ours.bucket, 1000, "test", "somebody")
-    works.charge_files.make_file()
+    asked = services.adjustments.ask(ours.bucket, 1000, "test", "somebody")
+    services.charge_files.make_file()
     refused = []
     # What ends something comes last.
     order = sorted(
@@ -404,8 +404,8 @@ def test_who_may_can(client, works, town, staff):
         (name, role) for name, role, _, _ in refused
     }
     assert len(done) > 150
-    assert verify(works.connection, works.offerings.rate_cards()) == []
-    trail, count = works.identity.audited()
+    assert verify(services.connection, services.offerings.rate_cards()) == []
+    trail, count = services.identity.audited()
     assert {row["role"] for row in trail} <= set(ROLES)
     assert all(
         row["actor"].startswith("member:") for row in trail if row["role"] in {"owner", "admin", "member"}
@@ -416,11 +416,11 @@ def test_who_may_can(client, works, town, staff):
     }
 
 
-def test_two_persons_adjust_a_balance(client, works, town, staff):
+def test_two_persons_adjust_a_balance(client, services, town, staff):
     ours, _ = town
     bucket = next(
         b
-        for b in works.ledger.buckets(ours.subscriber.account_id)
+        for b in services.ledger.buckets(ours.subscriber.account_id)
         if b.kind == "balance" and b.closing is None
     )
     body = {
@@ -451,7 +451,7 @@ def test_two_persons_adjust_a_balance(client, works, town, staff):
     )
     assert client.patch(url, json={"status": "completed"}, headers=staff["finance"]).status_code == 404
     after = next(
-        b for b in works.ledger.buckets(ours.subscriber.account_id) if b.bucket_id == bucket.bucket_id
+        b for b in services.ledger.buckets(ours.subscriber.account_id) if b.bucket_id == bucket.bucket_id
     )
     assert after.left == bucket.left + 1_000_000
     body["amount"]["amount"] = -(10**12)
@@ -464,7 +464,7 @@ def test_two_persons_adjust_a_balance(client, works, town, staff):
         ).status_code
         == 409
     )
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
 def test_the_committed_document_is_what_is_served(client):
@@ -476,10 +476,10 @@ def test_the_committed_document_is_what_is_served(client):
     assert served["openapi"].startswith("3.1") and served == openapi_document()
 
 
-def test_what_moves_money_wants_an_idempotency_key(client, works, town, staff):
+def test_what_moves_money_wants_an_idempotency_key(client, services, town, staff):
     ours, _ = town
     people = {**staff, **ours.headers}
-    before = everything(works)
+    before = everything(services)
     seen = 0
     for name, body in ours.bodies().items():
         method, path = name.split(" ")
@@ -498,4 +498,4 @@ def test_what_moves_money_wants_an_idempotency_key(client, works, town, staff):
                 )
                 seen += 1
     assert seen >= 9
-    assert everything(works) == before
+    assert everything(services) == before

@@ -89,8 +89,8 @@ def test_a_challenge_is_of_its_number(client, codes):
     assert enter(client, codes[0][1], elsewhere).status_code == 201
 
 
-def test_a_code_is_good_once_for_all_who_share_it(works, clock):
-    identity = works.identity
+def test_a_code_is_good_once_for_all_who_share_it(services, clock):
+    identity = services.identity
     first = identity.request_code(PHONE, "203.0.113.1")
     second = identity.request_code(PHONE, "203.0.113.2")
     assert second.code is None
@@ -99,23 +99,23 @@ def test_a_code_is_good_once_for_all_who_share_it(works, clock):
         identity.check_code(PHONE, first.code, first.text)
 
 
-def test_a_number_under_attack_gets_longer_codes_and_few_of_them(works, clock):
+def test_a_number_under_attack_gets_longer_codes_and_few_of_them(services, clock):
     """Many addresses, each with its own limits: the phone does not ring all day, and its owner's code is good for an hour."""
     sent = []
     for number in range(600):
-        made = works.identity.request_code(PHONE, f"2001:db8:{number:x}::1")
+        made = services.identity.request_code(PHONE, f"2001:db8:{number:x}::1")
         if made.code is not None:
             sent.append(made.code)
         clock.move(timedelta(minutes=2))
     assert len(sent) <= 20 + 24
     assert {len(code) for code in sent[20:]} == {10}
-    mine = works.identity.request_code(PHONE, "203.0.113.1")
-    works.identity.check_code(PHONE, mine.code or sent[-1], mine.text)
+    mine = services.identity.request_code(PHONE, "203.0.113.1")
+    services.identity.check_code(PHONE, mine.code or sent[-1], mine.text)
 
 
-def test_a_code_that_was_not_sent_is_nobodys(works, api, clock):
+def test_a_code_that_was_not_sent_is_nobodys(services, api, clock):
     """Else who comes a moment later would wait for a message that never went out."""
-    works.subscriptions.register("+8613800000007", broadband="sh87654321")
+    services.subscriptions.register("+8613800000007", broadband="sh87654321")
     sent, fails = [], [True]
 
     def send(phone, code):
@@ -136,26 +136,26 @@ def test_a_code_that_was_not_sent_is_nobodys(works, api, clock):
     assert len(sent) == 2
 
 
-def test_limits_are_by_64_of_ipv6_and_roomy_for_a_carriers_nat(works):
+def test_limits_are_by_64_of_ipv6_and_roomy_for_a_carriers_nat(services):
     for number in range(30):
-        works.identity.request_code(f"+86137000{number:05d}", f"2001:db8:0:1::{number:x}")
+        services.identity.request_code(f"+86137000{number:05d}", f"2001:db8:0:1::{number:x}")
     with pytest.raises(TooManyCodes):
-        works.identity.request_code("+8613700099999", "2001:db8:0:1::ffff")
-    works.identity.request_code("+8613700099999", "2001:db8:0:2::1")
+        services.identity.request_code("+8613700099999", "2001:db8:0:1::ffff")
+    services.identity.request_code("+8613700099999", "2001:db8:0:2::1")
     # A thousand customers behind one address of a NAT have theirs within the hour, the next one waits.
     for number in range(1000):
-        works.identity.request_code(f"+86136000{number:05d}", "100.64.0.1")
+        services.identity.request_code(f"+86136000{number:05d}", "100.64.0.1")
     with pytest.raises(TooManyCodes):
-        works.identity.request_code("+8613600099999", "100.64.0.1")
+        services.identity.request_code("+8613600099999", "100.64.0.1")
 
 
-def test_sessions_are_listed_and_ended(client, works, clock):
-    one = works.subscriptions.register(PHONE, "Li")
-    owner = works.subscriptions.owner_of(one)
-    child = works.members.invite(one, "+8613800000002", "Mei")
-    works.members.accept(child.phone, child.member_id)
+def test_sessions_are_listed_and_ended(client, services, clock):
+    one = services.subscriptions.register(PHONE, "Li")
+    owner = services.subscriptions.owner_of(one)
+    child = services.members.invite(one, "+8613800000002", "Mei")
+    services.members.accept(child.phone, child.member_id)
     texts = {
-        name: works.identity.open_session(one.subscriber_id, member, address, client_name)[0]
+        name: services.identity.open_session(one.subscriber_id, member, address, client_name)[0]
         for name, member, address, client_name in (
             ("phone", owner, "203.0.113.1", "Phone \u202e/1"),
             ("laptop", owner, "2001:db8::1", "Laptop/2"),
@@ -182,7 +182,7 @@ def test_sessions_are_listed_and_ended(client, works, clock):
     assert client.delete(f"/api/sessions/{own['id']}", headers=as_("laptop")).status_code == 204
     assert client.get("/api/sessions", headers=as_("child")).status_code == 401
     clock.move(timedelta(days=8))
-    assert works.identity.sessions(one.subscriber_id) == []
+    assert services.identity.sessions(one.subscriber_id) == []
 
 
 @pytest.mark.parametrize(
@@ -202,8 +202,10 @@ def test_sessions_are_listed_and_ended(client, works, clock):
         ({}, 200),
     ],
 )
-def test_where_the_fetch_site_is_not_said_the_origin_is_looked_at(client, works, signed_in, headers, status):
-    text = signed_in(works.subscriptions.register(PHONE))["authorization"].split()[1]
+def test_where_the_fetch_site_is_not_said_the_origin_is_looked_at(
+    client, services, signed_in, headers, status
+):
+    text = signed_in(services.subscriptions.register(PHONE))["authorization"].split()[1]
     client.cookies.set("tokenworks_session", text)
     assert client.patch("/api/subscriber", json={"spend_locked": True}, headers=headers).status_code == status
     client.cookies.clear()
@@ -211,12 +213,12 @@ def test_where_the_fetch_site_is_not_said_the_origin_is_looked_at(client, works,
     assert sent.status_code == (403 if status == 403 else 422)
 
 
-def test_a_public_url_of_https_makes_cookies_secure(works, codes):
+def test_a_public_url_of_https_makes_cookies_secure(services, codes):
     import contextlib
 
     @contextlib.contextmanager
     def open_rooms():
-        yield works
+        yield services
 
     app = make_api(open_rooms, lambda phone, code: codes.append((phone, code)), "https://shop.example")
     with TestClient(app, base_url="http://10.0.0.1") as client:
@@ -235,17 +237,17 @@ def test_a_public_url_of_https_makes_cookies_secure(works, codes):
 
 
 @pytest.fixture
-def household(works, signed_in):
-    owner = works.subscriptions.register(PHONE, "Li")
+def household(services, signed_in):
+    owner = services.subscriptions.register(PHONE, "Li")
     people = {}
     for name, role, number in (("Ann", "admin", 2), ("Bo", "admin", 3), ("Mei", "member", 4)):
-        made = works.members.invite(owner, f"+861380000000{number}", name, role=role)
-        people[name] = works.members.accept(made.phone, made.member_id).member_id
-    people["Li"] = works.subscriptions.owner_of(owner)
+        made = services.members.invite(owner, f"+861380000000{number}", name, role=role)
+        people[name] = services.members.accept(made.phone, made.member_id).member_id
+    people["Li"] = services.subscriptions.owner_of(owner)
     return owner, people, signed_in(owner), signed_in(owner, people["Ann"])
 
 
-def test_an_admin_can_t_cap_or_take_out_the_owner_or_an_admin(client, works, household):
+def test_an_admin_can_t_cap_or_take_out_the_owner_or_an_admin(client, services, household):
     _, people, owner, admin = household
     for name, status in (("Li", 403), ("Bo", 403), ("Ann", 403), ("Mei", 200)):
         answer = client.patch(f"/api/members/{people[name]}", json={"cap_tokens": 5}, headers=admin)
@@ -260,10 +262,10 @@ def test_an_admin_can_t_cap_or_take_out_the_owner_or_an_admin(client, works, hou
 
 
 def test_an_admin_lowers_what_may_be_spent_and_never_raises_it_nor_agrees_for_others(
-    client, works, household
+    client, services, household
 ):
     subscriber, _, owner, admin = household
-    works.payg.control(subscriber, cap_nano=20 * 10**9)
+    services.payg.control(subscriber, cap_nano=20 * 10**9)
 
     def set_(who, **body):
         return client.patch("/api/subscriber", json=body, headers=who).status_code
@@ -281,13 +283,13 @@ def test_an_admin_lowers_what_may_be_spent_and_never_raises_it_nor_agrees_for_ot
     assert set_(admin, monthly_cap="10") == 200
     assert set_(admin, spend_locked=True) == 200
     assert set_(admin, spend_locked=False) == 403
-    found = works.subscriptions.find(PHONE)
+    found = services.subscriptions.find(PHONE)
     assert (found.cap_nano, found.spend_locked, found.spill_over) == (10 * 10**9, True, False)
-    assert works.consents.said(found) == {}
+    assert services.consents.said(found) == {}
     for body in refused:
         assert set_(owner, **body) == 200, body
     # The page asks the same rule.
     client.cookies.set("tokenworks_session", admin["authorization"].split()[1])
     for what, cap in (("cap", "500"), ("unlock", "")):
         assert client.post("/bill/spending", data={"what": what, "cap": cap}).status_code == 403
-    assert works.subscriptions.find(PHONE).cap_nano == 20_010_000_000
+    assert services.subscriptions.find(PHONE).cap_nano == 20_010_000_000

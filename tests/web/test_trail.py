@@ -13,7 +13,7 @@ PAY = "/tmf-api/paymentManagement/v4"
 YUAN = 10**9
 
 
-def test_what_subscribers_do_is_in_the_trail_with_where_from(client, works, codes, staff):
+def test_what_subscribers_do_is_in_the_trail_with_where_from(client, services, codes, staff):
     there = {"x-forwarded-for": "203.0.113.9"}
     challenge = client.post("/api/sign-in/code", json={"identifier": PHONE}, headers=there).json()[
         "challenge"
@@ -32,12 +32,12 @@ def test_what_subscribers_do_is_in_the_trail_with_where_from(client, works, code
     client.delete(f"/api/members/{child}", headers=me)
     client.delete(f"/api/keys/{key}", headers=me)
     client.post("/api/sign-out", headers=me)
-    trail, _ = works.identity.audited()
+    trail, _ = services.identity.audited()
     did = [row["action"] for row in reversed(trail)]
     assert did == [
         "sign_in", "key.create", "member.invite", "member.set", "subscriber.set", "member.remove", "key.revoke", "sign_out",
     ]  # fmt: skip
-    owner = works.subscriptions.owner_of(works.subscriptions.find(PHONE))
+    owner = services.subscriptions.owner_of(services.subscriptions.find(PHONE))
     assert {(row["actor"], row["role"], row["address"]) for row in trail} == {
         (f"member:{owner}", "owner", "203.0.113.9")
     }
@@ -47,16 +47,16 @@ def test_what_subscribers_do_is_in_the_trail_with_where_from(client, works, code
     assert shown[0]["address"] == "203.0.113.9"
 
 
-def test_staff_acts_have_their_address_too(client, works, staff):
+def test_staff_acts_have_their_address_too(client, services, staff):
     client.post(
         "/api/operations/subscribers",
         json={"phone": PHONE},
         headers={**staff["operator"], "x-forwarded-for": "198.51.100.3"},
     )
-    assert works.identity.audited()[0][0]["address"] == "198.51.100.3"
+    assert services.identity.audited()[0][0]["address"] == "198.51.100.3"
 
 
-def test_a_member_of_the_staff_rotates_its_own_token(client, works, staff):
+def test_a_member_of_the_staff_rotates_its_own_token(client, services, staff):
     made = client.post("/api/operations/staff/token", json={"overlap_h": 0}, headers=staff["auditor"])
     assert made.status_code == 201
     assert client.get("/api/operations/audit", headers=staff["auditor"]).status_code == 401
@@ -69,20 +69,20 @@ def test_a_member_of_the_staff_rotates_its_own_token(client, works, staff):
 
 
 @pytest.fixture
-def rich(works, clock):
+def rich(services, clock):
     """A bill of 2 000 yuan."""
-    subscriber = works.subscriptions.register(PHONE, "Li")
-    works.subscriptions.set_contract_price(subscriber, "ctc-light", "2000", "C-1")
-    order = works.orders.place(subscriber, "ctc-light")
+    subscriber = services.subscriptions.register(PHONE, "Li")
+    services.subscriptions.set_contract_price(subscriber, "ctc-light", "2000", "C-1")
+    order = services.orders.place(subscriber, "ctc-light")
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.bills.run()
-    (bill,), _ = works.bills.all(subscriber)
+    services.bills.run()
+    (bill,), _ = services.bills.all(subscriber)
     return subscriber, order, bill
 
 
-def test_a_credit_above_the_limit_waits_for_a_second_person(client, works, staff, rich):
+def test_a_credit_above_the_limit_waits_for_a_second_person(client, services, staff, rich):
     _, _, bill = rich
-    second = {"authorization": f"Bearer {works.identity.add_staff('Bo', 'finance')}"}
+    second = {"authorization": f"Bearer {services.identity.add_staff('Bo', 'finance')}"}
     body = {"line": 1, "amount": {"unit": "CNY", "value": 1500}, "reason": "sorry"}
 
     def correct(who, key="k"):
@@ -92,10 +92,10 @@ def test_a_credit_above_the_limit_waits_for_a_second_person(client, works, staff
             headers={**who, "Idempotency-Key": key},
         )
 
-    before, _ = works.identity.audited()
+    before, _ = services.identity.audited()
     refused = correct(staff["finance"])
     assert (refused.status_code, refused.json()["title"]) == (409, "ApprovalNeeded")
-    assert works.bills.credit_notes(bill) == [] and works.identity.audited()[0] == before
+    assert services.bills.credit_notes(bill) == [] and services.identity.audited()[0] == before
     assert correct(staff["finance"]).status_code == 409
     (asked,) = client.get("/api/operations/approvals?state=open", headers=second).json()
     assert asked["id"] in refused.json()["detail"] and float(asked["amount"]) == 1500
@@ -104,22 +104,22 @@ def test_a_credit_above_the_limit_waits_for_a_second_person(client, works, staff
     assert client.patch(url, json={"state": "approved"}, headers=staff["operator"]).status_code == 403
     assert client.patch(url, json={"state": "approved"}, headers=second).status_code == 200
     assert correct(staff["finance"]).status_code == 201
-    assert len(works.bills.credit_notes(bill)) == 1
+    assert len(services.bills.credit_notes(bill)) == 1
     # The note of the credit that is below the limit needs nobody.
     body["amount"]["value"] = 400
     assert correct(staff["finance"], "k2").status_code == 201
 
 
-def test_a_refund_above_the_limit_waits_and_changes_nothing_before(client, works, staff, rich):
+def test_a_refund_above_the_limit_waits_and_changes_nothing_before(client, services, staff, rich):
     subscriber, order, _ = rich
-    second = {"authorization": f"Bearer {works.identity.add_staff('Bo', 'finance')}"}
+    second = {"authorization": f"Bearer {services.identity.add_staff('Bo', 'finance')}"}
     body = {"order": {"id": str(order.order_id)}, "part": "whole", "reason": "sorry"}
     head = {**staff["finance"], "Idempotency-Key": "k"}
     assert client.post(f"{PAY}/refund", json=body, headers=head).status_code == 409
-    assert works.refunds.of_order(order.order_id) == []
-    assert {p.state for p in works.orders.products(subscriber)} == {"active"}
+    assert services.refunds.of_order(order.order_id) == []
+    assert {p.state for p in services.orders.products(subscriber)} == {"active"}
     (asked,) = client.get("/api/operations/approvals", headers=second).json()
     client.patch(f"/api/operations/approvals/{asked['id']}", json={"state": "approved"}, headers=second)
     for _ in range(2):
         assert client.post(f"{PAY}/refund", json=body, headers=head).status_code == 201
-    assert len(works.refunds.of_order(order.order_id)) == 1
+    assert len(services.refunds.of_order(order.order_id)) == 1

@@ -23,13 +23,13 @@ def clock():
 
 
 @pytest.fixture
-def works(works, monkeypatch):
-    monkeypatch.setattr(works.approvals, "_above_nano", LIMIT * YUAN)
-    return works
+def services(services, monkeypatch):
+    monkeypatch.setattr(services.approvals, "_above_nano", LIMIT * YUAN)
+    return services
 
 
 @pytest.fixture
-def command(works, database_url, session_dir, monkeypatch):
+def command(services, database_url, session_dir, monkeypatch):
     """Runs a command on the test's database: (done, the error)."""
     monkeypatch.setenv("TOKENWORKS_DATABASE_URL", database_url)
     monkeypatch.setenv("TOKENWORKS_TWO_PERSONS_ABOVE_YUAN", str(LIMIT))
@@ -44,27 +44,27 @@ def command(works, database_url, session_dir, monkeypatch):
 class Case:
     """A subscriber with a bill, and an operation of so many yuan, by both doors."""
 
-    def __init__(self, works, clock, action, yuan, number):
-        self.works, self.yuan, self.number = works, yuan, number
+    def __init__(self, services, clock, action, yuan, number):
+        self.services, self.yuan, self.number = services, yuan, number
         self.phone = f"+86138{number:08d}"
-        self.subscriber = works.subscriptions.register(self.phone, f"Person {number}")
+        self.subscriber = services.subscriptions.register(self.phone, f"Person {number}")
         self.id, self.key = str(self.subscriber.subscriber_id), f"k-{number}"
-        getattr(self, action.replace(".", "_"))(works, clock)
+        getattr(self, action.replace(".", "_"))(services, clock)
         clock.move(datetime.now(UTC) - clock.now())
 
-    def _billed(self, works, clock):
-        order = works.orders.place(self.subscriber, "ctc-light")
-        works.orders.cancel(order.product_id, "cycle_end")
+    def _billed(self, services, clock):
+        order = services.orders.place(self.subscriber, "ctc-light")
+        services.orders.cancel(order.product_id, "cycle_end")
         clock.move(timedelta(days=32))
-        works.orders.run_cycles()
-        works.bills.run()
-        return works.bills.all(self.subscriber)[0][0]
+        services.orders.run_cycles()
+        services.bills.run()
+        return services.bills.all(self.subscriber)[0][0]
 
-    def _pay(self, works, bill, amount_nano):
-        return works.payments.pay(bill, "cash", f"P{self.number}", amount_nano)
+    def _pay(self, services, bill, amount_nano):
+        return services.payments.pay(bill, "cash", f"P{self.number}", amount_nano)
 
-    def refund(self, works, clock):
-        order = works.orders.place(self.subscriber, "ctc-light")
+    def refund(self, services, clock):
+        order = services.orders.place(self.subscriber, "ctc-light")
         self.command = ("refund", "--order", str(order.order_id), "--part", "amount", "--amount", str(self.yuan),
                         "--reason", "r", "--idempotency-key", self.key)  # fmt: skip
         self.request = (
@@ -72,67 +72,67 @@ class Case:
             {"order": {"id": str(order.order_id)}, "part": "amount", "reason": "r",
              "totalAmount": {"unit": "CNY", "value": self.yuan}},
         )  # fmt: skip
-        self.done = lambda: sum(r.amount_nano for r in works.refunds.of_order(order.order_id))
+        self.done = lambda: sum(r.amount_nano for r in services.refunds.of_order(order.order_id))
 
-    def bill_correct(self, works, clock):
-        bill = self._billed(works, clock)
+    def bill_correct(self, services, clock):
+        bill = self._billed(services, clock)
         self.command = ("bill", "correct", bill.bill_no, "--line", "1", "--amount", str(self.yuan), "--reason", "r",
                         "--idempotency-key", self.key)  # fmt: skip
         self.request = (
             "POST", f"{BASE}/customerBillManagement/v4/customerBill/{bill.bill_id}/creditNote",
             {"line": 1, "amount": {"unit": "CNY", "value": self.yuan}, "reason": "r"},
         )  # fmt: skip
-        self.done = lambda: sum(note.amount_nano for note in works.bills.credit_notes(bill))
+        self.done = lambda: sum(note.amount_nano for note in services.bills.credit_notes(bill))
 
-    def payment_reverse(self, works, clock):
-        payment = self._pay(works, self._billed(works, clock), self.yuan * YUAN)
+    def payment_reverse(self, services, clock):
+        payment = self._pay(services, self._billed(services, clock), self.yuan * YUAN)
         self.command = ("bill", "reverse", str(payment.payment_id), "--reason", "r")
         path = f"/api/operations/payments/{payment.payment_id}/reversal"
         self.request = ("POST", path, {"reason": "r"})
-        reversed_at = lambda: works.payments.find(payment.payment_id).reversed_at
+        reversed_at = lambda: services.payments.find(payment.payment_id).reversed_at
         self.done = lambda: self.yuan * YUAN if reversed_at() else 0
 
-    def bill_write_off(self, works, clock):
-        bill = self._billed(works, clock)
-        self._pay(works, bill, bill.remaining_nano - self.yuan * YUAN)
+    def bill_write_off(self, services, clock):
+        bill = self._billed(services, clock)
+        self._pay(services, bill, bill.remaining_nano - self.yuan * YUAN)
         self.command = ("bill", "write-off", bill.bill_no, "--reference", self.key, "--reason", "r")
         self.request = (
             "POST",
             f"/api/operations/bills/{bill.bill_id}/actions",
             {"action": "write_off", "reason": "r"},
         )
-        self.done = lambda: self.yuan * YUAN - works.bills.find(bill.bill_no).remaining_nano
+        self.done = lambda: self.yuan * YUAN - services.bills.find(bill.bill_no).remaining_nano
 
-    def bill_pay_out(self, works, clock):
-        bill = self._billed(works, clock)
-        self._pay(works, bill, bill.remaining_nano)
-        works.bills.correct(bill, 1, self.yuan * YUAN, "r")
-        works.subscriptions.close(self.subscriber)
+    def bill_pay_out(self, services, clock):
+        bill = self._billed(services, clock)
+        self._pay(services, bill, bill.remaining_nano)
+        services.bills.correct(bill, 1, self.yuan * YUAN, "r")
+        services.subscriptions.close(self.subscriber)
         account_id = self.subscriber.account_id
-        owed = -works.charges.receivable(account_id)
+        owed = -services.charges.receivable(account_id)
         assert owed == self.yuan * YUAN
         self.command = ("bill", "pay-out", "--subscriber", self.id, "--reference", self.key)
         self.request = None
-        self.done = lambda: owed + works.charges.receivable(account_id)
+        self.done = lambda: owed + services.charges.receivable(account_id)
 
-    def subscriber_contract(self, works, clock):
+    def subscriber_contract(self, services, clock):
         price = f"{9.9 - self.yuan:.1f}"
         self.command = ("subscriber", "contract", "--subscriber", self.id, "--offering", "ctc-light", "--price", price,
                         "--contract", "K")  # fmt: skip
         path = f"/api/operations/subscribers/{self.id}/contract-prices"
         self.request = ("POST", path, {"offering": "ctc-light", "price": price, "contract": "K"})
         self.done = lambda: sum(
-            9_900_000_000 - p.price_nano for p in works.subscriptions.contract_prices(self.subscriber)
+            9_900_000_000 - p.price_nano for p in services.subscriptions.contract_prices(self.subscriber)
         )
 
-    def subscriber_credit_limit(self, works, clock):
-        works.subscriptions.set_profile(self.subscriber, credit_limit_nano=100 * YUAN)
+    def subscriber_credit_limit(self, services, clock):
+        services.subscriptions.set_profile(self.subscriber, credit_limit_nano=100 * YUAN)
         self.command = ("subscriber", "set", "--subscriber", self.id, "--credit-limit", str(100 + self.yuan))
         self.request = None
-        self.done = lambda: works.subscriptions.find(self.id).credit_limit_nano - 100 * YUAN
+        self.done = lambda: services.subscriptions.find(self.id).credit_limit_nano - 100 * YUAN
 
-    def balance_topup(self, works, clock):
-        works.orders.place(self.subscriber, "shanghai-mobile-payg")
+    def balance_topup(self, services, clock):
+        services.orders.place(self.subscriber, "shanghai-mobile-payg")
         self.command = ("subscriber", "top-up", "--subscriber", self.id, "--amount", str(self.yuan),
                         "--idempotency-key", self.key)  # fmt: skip
         self.request = (
@@ -140,17 +140,17 @@ class Case:
             {"amount": {"amount": self.yuan, "units": "CNY"}, "usageType": "monetary",
              "partyAccount": {"id": str(self.subscriber.account_id)}},
         )  # fmt: skip
-        self.done = lambda: sum(made.amount_nano for made in works.payg.top_ups(self.subscriber, 0, 9)[0])
+        self.done = lambda: sum(made.amount_nano for made in services.payg.top_ups(self.subscriber, 0, 9)[0])
 
-    def subscriber_erase(self, works, clock):
-        bill = self._billed(works, clock)
-        self._pay(works, bill, bill.remaining_nano - self.yuan * YUAN)
-        assert works.charges.receivable(self.subscriber.account_id) == self.yuan * YUAN
+    def subscriber_erase(self, services, clock):
+        bill = self._billed(services, clock)
+        self._pay(services, bill, bill.remaining_nano - self.yuan * YUAN)
+        assert services.charges.receivable(self.subscriber.account_id) == self.yuan * YUAN
         self.command = ("subscriber", "erase", "--subscriber", self.id, "--even-if-owed", "--yes")
         self.request = (
             "POST", f"/api/erasure?of={self.id}", {"confirm": self.phone[-4:], "even_if_owed": True},
         )  # fmt: skip
-        erased = lambda: works.subscriptions.find(self.id).phone_masked == "(erased)"
+        erased = lambda: services.subscriptions.find(self.id).phone_masked == "(erased)"
         self.done = lambda: self.yuan * YUAN if erased() else 0
 
 
@@ -187,38 +187,38 @@ DOORS = [
 
 
 @pytest.mark.parametrize(("move", "door"), DOORS)
-def test_money_above_the_limit_is_moved_by_two(works, clock, doors, move, door):
+def test_money_above_the_limit_is_moved_by_two(services, clock, doors, move, door):
     begin = clock.now()
-    below = Case(works, clock, move.action, BELOW, 1)
+    below = Case(services, clock, move.action, BELOW, 1)
     assert doors.send(below, door) and below.done() == BELOW * YUAN
-    assert works.approvals.all()[1] == 0
+    assert services.approvals.all()[1] == 0
     clock.move(begin - clock.now())
-    above = Case(works, clock, move.action, ABOVE, 2)
+    above = Case(services, clock, move.action, ABOVE, 2)
     assert not doors.send(above, door) and above.done() == 0
     assert not doors.send(above, door)
-    (asked,), count = works.approvals.all("open")
+    (asked,), count = services.approvals.all("open")
     assert (asked.action, asked.amount_nano, count) == (move.action, ABOVE * YUAN, 1)
-    works.approvals.decide(asked.approval_id, "another", approve=True)
+    services.approvals.decide(asked.approval_id, "another", approve=True)
     assert doors.send(above, door) and above.done() == ABOVE * YUAN
-    assert works.approvals.all("used")[1] == 1
+    assert services.approvals.all("used")[1] == 1
 
 
-def test_what_is_at_the_limit_is_moved_alone(works, clock, doors):
-    case = Case(works, clock, "bill.write_off", LIMIT, 1)
+def test_what_is_at_the_limit_is_moved_alone(services, clock, doors):
+    case = Case(services, clock, "bill.write_off", LIMIT, 1)
     assert doors.send(case, "request") and case.done() == LIMIT * YUAN
 
 
-def test_a_subscriber_tops_up_alone(works, clock, client, signed_in):
-    case = Case(works, clock, "balance.topup", ABOVE, 1)
+def test_a_subscriber_tops_up_alone(services, clock, client, signed_in):
+    case = Case(services, clock, "balance.topup", ABOVE, 1)
     method, path, body = case.request
     headers = {**signed_in(case.subscriber), "Idempotency-Key": "k"}
     assert client.request(method, path, json=body, headers=headers).status_code == 201
 
 
-def test_an_adjustment_has_two_persons_whatever_it_is(works, client, staff):
-    subscriber = works.subscriptions.register("+8613800000001", "Li")
-    works.orders.place(subscriber, "ctc-light")
-    bucket = works.ledger.buckets(subscriber.account_id)[0]
+def test_an_adjustment_has_two_persons_whatever_it_is(services, client, staff):
+    subscriber = services.subscriptions.register("+8613800000001", "Li")
+    services.orders.place(subscriber, "ctc-light")
+    bucket = services.ledger.buckets(subscriber.account_id)[0]
     path = f"{BASE}/prepayBalanceManagement/v4/adjustBalance"
     body = {"amount": {"amount": 1, "units": bucket.unit}, "usageType": "other", "bucket": {"id": str(bucket.bucket_id)},
             "reason": "r"}  # fmt: skip

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Connection = psycopg.Connection[tuple[Any, ...]]
 
 
-class Works:
+class AppServices:
     """Every room's service, on one database connection. A service is made, and its room imported, when it is first asked for."""
 
     def __init__(
@@ -325,9 +325,9 @@ def make_works(
     clock: Clock | None = None,
     peppers: dict[int, bytes] | None = None,
     vault_secrets: trust.VaultSecrets | None = None,
-) -> Works:
+) -> AppServices:
     """`peppers` and `vault_secrets` where the caller has loaded them already."""
-    return Works(
+    return AppServices(
         settings,
         connection,
         clock or SystemClock(),
@@ -338,6 +338,6 @@ def make_works(
 
 def load_services() -> None:
     """Import every service now: for a process whose children share what it has imported, and whose first request is not to wait."""
-    for service in vars(Works).values():
+    for service in vars(AppServices).values():
         if isinstance(service, cached_property):
             get_type_hints(service.func)

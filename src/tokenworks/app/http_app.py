@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from tokenworks import __version__, api, pages
 from tokenworks.subscriptions import SendCode
 from tokenworks.web.errors import explain_errors, problem
-from tokenworks.web.rooms import OpenRooms
+from tokenworks.web.services import OpenRooms
 from tokenworks.web.urls import BaseUrl, CleanUrl
 
 ROUTERS: Final = (*api.ROUTERS, *pages.ROUTERS)

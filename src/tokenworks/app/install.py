@@ -47,11 +47,11 @@ def install(
         check_first_pepper(connection, settings.secrets)
         ensure_pepper(settings.secrets)
         check_peppers(connection, load_peppers(settings.secrets), settings.secrets, datetime.now(UTC))
-        works = make_works(settings, connection)
-        works.vault.check_secrets()
+        services = make_works(settings, connection)
+        services.vault.check_secrets()
         with contextlib.closing(connect(place.owner_url)) as owner, sealing() as told:
             seal_existing(owner, make_works(settings, owner).vault, told)
-        return works.offerings.load(content)
+        return services.offerings.load(content)
 
 
 def plan(url: str) -> Plan:

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
 
 
-def _frozen_now(works: Works, params: Mapping[str, Any]) -> object:
-    found = works.subscriptions.find(params["subscriber"])
-    return {"account": works.ledger.account_state(found.account_id), "subscriber": found.state}
+def _frozen_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    found = services.subscriptions.find(params["subscriber"])
+    return {"account": services.ledger.account_state(found.account_id), "subscriber": found.state}
 
 
 @click.command("freeze")
@@ -23,10 +23,10 @@ def _frozen_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def account_freeze(context: Context, subscriber: str, undo: bool, as_json: bool) -> None:
     """Suspend a subscriber by the operator: nothing more is granted or charged, and what no request holds comes back."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        works.subscriptions.set_state(found, "active" if undo else "suspended")
-        found = works.subscriptions.find(str(found.subscriber_id))
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        services.subscriptions.set_state(found, "active" if undo else "suspended")
+        found = services.subscriptions.find(str(found.subscriber_id))
     frozen = found.state == "suspended"
     text = "Frozen: running requests finish, nothing new is granted." if frozen else "It can spend again."
     if undo and frozen:

@@ -5,14 +5,14 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
 
 
-def _alias_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.deployments.aliases()[params["name"]]
+def _alias_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.deployments.aliases()[params["name"]]
 
 
 @click.command("add")
@@ -28,8 +28,8 @@ def _alias_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
     """Let clients name a model otherwise."""
-    with context.works() as works:
-        works.deployments.set_alias(name, model)
+    with context.services() as services:
+        services.deployments.set_alias(name, model)
     said({"alias": name, "model": model}, f"{name} stands for {model}.", as_json)
 
 
@@ -38,8 +38,8 @@ def alias_add(context: Context, name: str, model: str, as_json: bool) -> None:
 @pass_context
 def alias_list(context: Context, as_json: bool) -> None:
     """All aliases."""
-    with context.works() as works:
-        found = works.deployments.aliases()
+    with context.services() as services:
+        found = services.deployments.aliases()
     if as_json:
         print_json(found)
     else:
@@ -53,6 +53,6 @@ def alias_list(context: Context, as_json: bool) -> None:
 @pass_context
 def alias_remove(context: Context, name: str, as_json: bool) -> None:
     """Forget an alias."""
-    with context.works() as works:
-        works.deployments.remove_alias(name)
+    with context.services() as services:
+        services.deployments.remove_alias(name)
     said({"removed": name}, f"Alias {name} is removed.", as_json)

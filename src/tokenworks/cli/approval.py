@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.options import LIST_DEFAULT
@@ -14,8 +14,8 @@ from tokenworks.cli.trail import audited
 from tokenworks.kernel import format_money
 
 
-def _approval_now(works: Works, params: Mapping[str, Any]) -> object:
-    found, _ = works.approvals.all(limit=1000)
+def _approval_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    found, _ = services.approvals.all(limit=1000)
     return next(one for one in found if one.approval_id == params["approval_id"])
 
 
@@ -26,8 +26,8 @@ def _approval_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def approval_list(context: Context, state: str | None, limit: int, as_json: bool) -> None:
     """What is asked for, newest first."""
-    with context.works() as works:
-        found, count = works.approvals.all(state, 0, limit)
+    with context.services() as services:
+        found, count = services.approvals.all(state, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -46,8 +46,8 @@ def approval_list(context: Context, state: str | None, limit: int, as_json: bool
 @pass_context
 def approval_give(context: Context, approval_id: UUID, as_json: bool) -> None:
     """Approve what another person asks for; they do it then."""
-    with context.works() as works:
-        made = works.approvals.decide(approval_id, context.actor, approve=True)
+    with context.services() as services:
+        made = services.approvals.decide(approval_id, context.actor, approve=True)
     text = f"{made.asked_by} may give back {format_money(made.amount_nano)} CNY now: {made.action} of {made.ref}."
     said(made, text, as_json)
 
@@ -59,6 +59,6 @@ def approval_give(context: Context, approval_id: UUID, as_json: bool) -> None:
 @pass_context
 def approval_refuse(context: Context, approval_id: UUID, as_json: bool) -> None:
     """Refuse it, or take back what one asked for."""
-    with context.works() as works:
-        made = works.approvals.decide(approval_id, context.actor, approve=False)
+    with context.services() as services:
+        made = services.approvals.decide(approval_id, context.actor, approve=False)
     said(made, f"{made.action} of {made.ref} is refused.", as_json)

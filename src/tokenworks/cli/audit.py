@@ -14,8 +14,8 @@ from tokenworks.cli.options import LIST_DEFAULT
 @pass_context
 def audit(context: Context, ref: str | None, limit: int, as_json: bool) -> None:
     """Who did what to what, newest first."""
-    with context.works() as works:
-        found, count = works.identity.audited(ref, 0, limit)
+    with context.services() as services:
+        found, count = services.identity.audited(ref, 0, limit)
     if as_json:
         print_json(found)
         return

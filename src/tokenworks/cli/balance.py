@@ -18,8 +18,8 @@ from tokenworks.cli.base import (
 @pass_context
 def balance(context: Context, subscriber: str, as_json: bool) -> None:
     """What is left, bucket by bucket."""
-    with context.works() as works:
-        found = works.ledger.buckets(works.subscriptions.find(subscriber).account_id)
+    with context.services() as services:
+        found = services.ledger.buckets(services.subscriptions.find(subscriber).account_id)
     if as_json:
         print_json([views.bucket_json(bucket) for bucket in found])
     else:

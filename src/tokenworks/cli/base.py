@@ -17,7 +17,7 @@ import click
 from tokenworks.app.output import exact_wanted, print_json, say
 
 if TYPE_CHECKING:
-    from tokenworks.app.bootstrap import Works
+    from tokenworks.app.bootstrap import AppServices
     from tokenworks.app.settings import Effective, Settings
 
 SINGLE_ROLE: Final = "Allow a database_url whose role could change history."
@@ -92,12 +92,12 @@ class Context:
         return settings
 
     @contextlib.contextmanager
-    def works(self) -> Iterator[Works]:
+    def services(self) -> Iterator[AppServices]:
         """Every room's service, for the command that runs: one transaction, with its row of the audit trail (`opening.py`)."""
         from tokenworks.cli.opening import opened  # noqa: PLC0415 - help needs no database
 
-        with opened(self) as works:
-            yield works
+        with opened(self) as services:
+            yield services
 
 
 pass_context = click.make_pass_decorator(Context)

@@ -31,15 +31,15 @@ from tokenworks.subscriptions import day_of, last_day
 @pass_context
 def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
     """Bill everybody whose period has ended. It can be stopped and run again: nobody is billed twice."""
-    with context.works() as works:
-        count, amount = works.bills.due()
+    with context.services() as services:
+        count, amount = services.bills.due()
         if dry_run:
             text = f"{count} bill(s) over about {money_text(amount)} CNY would be made."
             said({"bills": count, "amount_nano": amount, "dry_run": True}, text, as_json)
             return
         with Progress(console=console, transient=True, disable=as_json) as bar:
             task = bar.add_task("Bills", total=count)
-            made = works.bills.run_by_hand(lambda done: bar.update(task, completed=done))
+            made = services.bills.run_by_hand(lambda done: bar.update(task, completed=done))
     said(
         made,
         f"{made.bills} bill(s) with {made.lines} line(s) over {money_text(made.amount_nano)} CNY.",
@@ -55,9 +55,9 @@ def bill_run(context: Context, dry_run: bool, as_json: bool) -> None:
 @pass_context
 def bill_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
     """Bills, newest first."""
-    with context.works() as works:
-        of = None if subscriber is None else works.subscriptions.find(subscriber)
-        found, count = works.bills.all(of, 0, limit)
+    with context.services() as services:
+        of = None if subscriber is None else services.subscriptions.find(subscriber)
+        found, count = services.bills.all(of, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -76,9 +76,9 @@ def bill_list(context: Context, subscriber: str | None, limit: int, as_json: boo
 @pass_context
 def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
     """A bill with its lines and corrections."""
-    with context.works() as works:
-        found = works.bills.find(bill_no)
-        lines, notes = works.bills.lines(found), works.bills.credit_notes(found)
+    with context.services() as services:
+        found = services.bills.find(bill_no)
+        lines, notes = services.bills.lines(found), services.bills.credit_notes(found)
     if as_json:
         print_json({"bill": found, "lines": lines, "credit_notes": notes})
     else:
@@ -94,8 +94,8 @@ def bill_show(context: Context, bill_no: str, as_json: bool) -> None:
 @pass_context
 def bill_export(context: Context, bill_no: str, out: Path, language: Literal["zh", "en"] | None) -> None:
     """A bill as a PDF."""
-    with context.works() as works:
-        pdf = works.documents.pdf(works.bills.find(bill_no), language)
+    with context.services() as services:
+        pdf = services.documents.pdf(services.bills.find(bill_no), language)
     out.write_bytes(pdf)
     say(f"{out}: {len(pdf):,} bytes.")
 
@@ -117,11 +117,11 @@ def bill_correct(
 ) -> None:  # fmt: skip
     """Give back a part of a line by a credit note. The bill stays as it is; the note is taken off what is open on it."""
     amount_nano = parse_money(amount).amount_nano
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.bills.find(bill_no)
-        note = works.bills.correct(found, line_no, amount_nano, reason, idempotency_key)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.bills.find(bill_no)
+        note = services.bills.correct(found, line_no, amount_nano, reason, idempotency_key)
         if not dry_run:
-            works.approvals.check(
+            services.approvals.check(
                 context.actor, "bill.correct", str(found.bill_id), note.amount_nano, idempotency_key
             )
     dry = " (dry run)" if dry_run else ""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.edge import read_bytes
 from tokenworks.app.output import money_text, print_json, print_table
 from tokenworks.cli.base import (
@@ -22,8 +22,8 @@ from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import day_of
 
 
-def _files_now(works: Works, _params: Mapping[str, Any]) -> object:
-    return works.charge_files.files(1)
+def _files_now(services: AppServices, _params: Mapping[str, Any]) -> object:
+    return services.charge_files.files(1)
 
 
 @click.command("direct")
@@ -33,8 +33,8 @@ def _files_now(works: Works, _params: Mapping[str, Any]) -> object:
 @pass_context
 def bill_direct(context: Context, limit: int, as_json: bool) -> None:
     """Open bills that are collected from subscribers themselves: of closed ones, and what was moved. Oldest first."""
-    with context.works() as works:
-        found, count = works.payments.direct(0, limit)
+    with context.services() as services:
+        found, count = services.payments.direct(0, limit)
     if as_json:
         print_json(found)
         return
@@ -59,8 +59,8 @@ def bill_direct(context: Context, limit: int, as_json: bool) -> None:
 @pass_context
 def bill_resend(context: Context, bill_no: str, reason: str, dry_run: bool, as_json: bool) -> None:
     """Send a bill to the carrier again that was rejected too often."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.payments.resend(works.bills.find(bill_no), reason)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.payments.resend(services.bills.find(bill_no), reason)
     said(made, f"Bill {bill_no} is on the next charge file{' (dry run)' if dry_run else ''}.", as_json)
 
 
@@ -76,8 +76,8 @@ def bill_channel(
     context: Context, bill_no: str, to: Literal["phone", "direct"], reason: str, dry_run: bool, as_json: bool
 ) -> None:
     """Collect a bill on the phone bill, or from the subscriber itself."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.payments.set_channel(works.bills.find(bill_no), to, reason)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.payments.set_channel(services.bills.find(bill_no), to, reason)
     how = "by the phone bill" if made.channel == "phone" else "from the subscriber"
     said(made, f"Bill {bill_no} is collected {how}{' (dry run)' if dry_run else ''}.", as_json)
 
@@ -91,8 +91,8 @@ def bill_channel(
 @pass_context
 def bill_lapse(context: Context, sequence: int, reason: str, dry_run: bool, as_json: bool) -> None:
     """Wait no longer for the carrier's answer to a charge file: its bills may be sent again."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        lines = works.charge_files.lapse(sequence, reason)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        lines = services.charge_files.lapse(sequence, reason)
     dry = " (dry run)" if dry_run else ""
     said({"sequence_no": sequence, "lines": lines}, f"{lines} line(s) are not waited for{dry}.", as_json)
 
@@ -107,11 +107,11 @@ def bill_lapse(context: Context, sequence: int, reason: str, dry_run: bool, as_j
 @pass_context
 def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> None:
     """The next phone-bill charge file: what no file has yet. It names phone numbers."""
-    with context.works() as works:
+    with context.services() as services:
         if again is not None:
-            sequence, text = again, works.charge_files.file(again)
+            sequence, text = again, services.charge_files.file(again)
         else:
-            made = works.charge_files.make_file()
+            made = services.charge_files.make_file()
             if made is None:
                 said({"sequence_no": None}, "There is nothing to send.", as_json)
                 return
@@ -133,8 +133,8 @@ def bill_file(context: Context, out: Path, again: int | None, as_json: bool) -> 
 @pass_context
 def bill_files(context: Context, as_json: bool) -> None:
     """Charge files, newest first."""
-    with context.works() as works:
-        found = works.charge_files.files()
+    with context.services() as services:
+        found = services.charge_files.files()
     if as_json:
         print_json(found)
         return
@@ -155,8 +155,8 @@ def bill_files(context: Context, as_json: bool) -> None:
 @pass_context
 def bill_acknowledge(context: Context, path: Path, dry_run: bool, as_json: bool) -> None:
     """Take the carrier's answer to a charge file: all of it, or nothing. Another answer to the same file corrects the first."""
-    with context.works() as works:
-        accepted, rejected = works.charge_files.acknowledge(read_bytes(path), dry_run=dry_run)
+    with context.services() as services:
+        accepted, rejected = services.charge_files.acknowledge(read_bytes(path), dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(
         {"accepted": accepted, "rejected": rejected, "dry_run": dry_run},

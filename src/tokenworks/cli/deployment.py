@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.deployment_options import asked_options
@@ -23,8 +23,8 @@ from tokenworks.kernel import is_digits
 HISTORY_DEFAULT: Final = 50
 
 
-def _deployment_now(works: Works, params: Mapping[str, Any]) -> object:
-    return next(d for d in works.deployments.all() if d.name == params["name"]).model_dump(mode="json")
+def _deployment_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return next(d for d in services.deployments.all() if d.name == params["name"]).model_dump(mode="json")
 
 
 @click.command("add")
@@ -113,8 +113,8 @@ def deployment_add(
     if not protocols:
         secret = read_credential(credential, settings.secrets) if credential else None
         made = made.model_copy(update={"protocols": probe_protocols(made, secret)})
-    with context.works() as works:
-        works.deployments.add(made)
+    with context.services() as services:
+        services.deployments.add(made)
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
@@ -136,8 +136,8 @@ def _prices(pairs: tuple[str, ...]) -> dict[str, int]:
 @pass_context
 def deployment_list(context: Context, as_json: bool) -> None:
     """All deployments."""
-    with context.works() as works:
-        found = works.deployments.all()
+    with context.services() as services:
+        found = services.deployments.all()
     if as_json:
         print_json([d.model_dump(mode="json") for d in found])
     else:
@@ -191,10 +191,10 @@ def deployment_set(
         )
     if not fields and not prices:
         raise click.UsageError("say what to change: `tokenworks deployment set --help` lists it")
-    with context.works() as works:
+    with context.services() as services:
         if prices:
-            fields["price"] = works.deployments.find(name).price.model_dump() | _prices(prices)
-        made = works.deployments.change(name, **fields)
+            fields["price"] = services.deployments.find(name).price.model_dump() | _prices(prices)
+        made = services.deployments.change(name, **fields)
     if as_json:
         print_json(made.model_dump(mode="json"))
     else:
@@ -208,8 +208,8 @@ def deployment_set(
 @pass_context
 def deployment_history(context: Context, name: str, limit: int, as_json: bool) -> None:
     """Who changed what of a deployment and when, newest first; also of one that was removed."""
-    with context.works() as works:
-        found, _ = works.identity.audited(name, 0, limit)
+    with context.services() as services:
+        found, _ = services.identity.audited(name, 0, limit)
     rows = [row for row in found if str(row["action"]).startswith("deployment ")]
     if as_json:
         print_json([{**row, "changed": _changed(row)} for row in rows])
@@ -238,8 +238,8 @@ def _changed(row: Mapping[str, object]) -> list[str]:
 @pass_context
 def deployment_drain(context: Context, name: str, as_json: bool) -> None:
     """Send it nothing new until it is resumed; what it serves goes on to its end."""
-    with context.works() as works:
-        works.deployments.drain(name, draining=True)
+    with context.services() as services:
+        services.deployments.drain(name, draining=True)
     said({"draining": name}, f"Deployment {name} takes nothing new.", as_json)
 
 
@@ -250,8 +250,8 @@ def deployment_drain(context: Context, name: str, as_json: bool) -> None:
 @pass_context
 def deployment_resume(context: Context, name: str, as_json: bool) -> None:
     """Send requests to a deployment that drained."""
-    with context.works() as works:
-        works.deployments.drain(name, draining=False)
+    with context.services() as services:
+        services.deployments.drain(name, draining=False)
     said({"resumed": name}, f"Deployment {name} takes requests again.", as_json)
 
 
@@ -262,6 +262,6 @@ def deployment_resume(context: Context, name: str, as_json: bool) -> None:
 @pass_context
 def deployment_remove(context: Context, name: str, as_json: bool) -> None:
     """Send it nothing more; what it serves goes on to its end."""
-    with context.works() as works:
-        works.deployments.remove(name)
+    with context.services() as services:
+        services.deployments.remove(name)
     said({"removed": name}, f"Deployment {name} is removed.", as_json)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.billing import Dispute
 from tokenworks.charging import FEN_NANO
@@ -17,10 +17,10 @@ from tokenworks.kernel import format_money
 from tokenworks.subscriptions import BILLING_ZONE
 
 
-def _dispute_now(works: Works, params: Mapping[str, Any]) -> object:
+def _dispute_now(services: AppServices, params: Mapping[str, Any]) -> object:
     if "dispute_id" in params:
-        return works.disputes.find(params["dispute_id"])
-    return works.disputes.of_bills([works.bills.find(params["bill_no"])])
+        return services.disputes.find(params["dispute_id"])
+    return services.disputes.of_bills([services.bills.find(params["bill_no"])])
 
 
 @click.command("list")
@@ -37,9 +37,9 @@ def bill_dispute_list(
     as_json: bool,
 ) -> None:
     """Questions about bill lines, oldest first."""
-    with context.works() as works:
-        of = None if subscriber is None else works.subscriptions.find(subscriber)
-        found, count = works.disputes.all(of, None if state == "all" else state, 0, limit)
+    with context.services() as services:
+        of = None if subscriber is None else services.subscriptions.find(subscriber)
+        found, count = services.disputes.all(of, None if state == "all" else state, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -57,8 +57,8 @@ def bill_dispute_list(
 @pass_context
 def bill_dispute_show(context: Context, dispute_id: UUID, as_json: bool) -> None:
     """One question, with the line that it is about and its answer."""
-    with context.works() as works:
-        found = works.disputes.find(dispute_id)
+    with context.services() as services:
+        found = services.disputes.find(dispute_id)
     if as_json:
         print_json(found)
         return
@@ -76,8 +76,8 @@ def bill_dispute_show(context: Context, dispute_id: UUID, as_json: bool) -> None
 @pass_context
 def bill_dispute_ask(context: Context, bill_no: str, line_no: int, text: str, as_json: bool) -> None:
     """Write down a question for a subscriber who calls."""
-    with context.works() as works:
-        made = works.disputes.ask(works.bills.find(bill_no), line_no, text)
+    with context.services() as services:
+        made = services.disputes.ask(services.bills.find(bill_no), line_no, text)
     said(made, f"Dispute {made.dispute_id}: line {line_no} of bill {made.bill_no}.", as_json)
 
 
@@ -89,8 +89,8 @@ def bill_dispute_ask(context: Context, bill_no: str, line_no: int, text: str, as
 @pass_context
 def bill_dispute_answer(context: Context, dispute_id: UUID, text: str, as_json: bool) -> None:
     """Answer a question; the subscriber is told, and reads it on the bill page. `bill correct` gives money back."""
-    with context.works() as works:
-        made = works.disputes.answer(dispute_id, text, context.actor)
+    with context.services() as services:
+        made = services.disputes.answer(dispute_id, text, context.actor)
     said(made, f"Line {made.line_no} of bill {made.bill_no} is answered.", as_json)
 
 

@@ -93,8 +93,8 @@ def factory_calibrate(
     context: Context, name: str, slots: int | None, checked: bool, out: Path | None, seed: int, as_json: bool
 ) -> None:
     """Time a real engine, so that a simulation is of it: about forty requests, past the gateway, charged to nobody."""
-    with context.works() as works:
-        found = works.deployments.find(name)
+    with context.services() as services:
+        found = services.deployments.find(name)
     engine = calibration.Engine(found, read_credential(found.credential, context.settings().secrets))
     slug = re.sub(r"[^a-z0-9.-]", "-", name.lower())[:40]
     with Progress(console=console, transient=True, disable=as_json) as bar:

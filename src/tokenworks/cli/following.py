@@ -31,9 +31,9 @@ def usage_show(
     of the host on which the command runs.
     """
     at = since_of(since)
-    with context.works() as works:
-        account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.following.follow(request_id, account_id, at)
+    with context.services() as services:
+        account_id = None if subscriber is None else services.subscriptions.find(subscriber).account_id
+        found = services.following.follow(request_id, account_id, at)
     if as_json:
         print_json(found)
     else:

@@ -6,15 +6,15 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import in_mtok, print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
 from tokenworks.kernel import MTOK_PER_TOKEN, format_quantity
 
 
-def _grant_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.ledger.find_grant(params["grant_id"])
+def _grant_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.ledger.find_grant(params["grant_id"])
 
 
 @click.command("list")
@@ -23,9 +23,9 @@ def _grant_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def grant_list(context: Context, subscriber: str | None, as_json: bool) -> None:
     """Open grants: host, quantity, until when, and whether in doubt."""
-    with context.works() as works:
-        account = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.ledger.grants(account)
+    with context.services() as services:
+        account = None if subscriber is None else services.subscriptions.find(subscriber).account_id
+        found = services.ledger.grants(account)
     if as_json:
         print_json([_grant_json(one) for one in found])
     else:
@@ -57,8 +57,8 @@ def _grant_json(grant: dict[str, Any]) -> dict[str, Any]:
 @pass_context
 def grant_close(context: Context, grant_id: UUID, as_json: bool) -> None:
     """Have its host close a grant as soon as nothing runs on it."""
-    with context.works() as works:
-        works.ledger.ask_grant_back(grant_id)
+    with context.services() as services:
+        services.ledger.ask_grant_back(grant_id)
     said({"grant_id": grant_id}, "Its host is asked to close it.", as_json)
 
 
@@ -69,9 +69,9 @@ def grant_close(context: Context, grant_id: UUID, as_json: bool) -> None:
 @pass_context
 def grant_write_off(context: Context, grant_id: UUID, as_json: bool) -> None:
     """Take a grant in doubt back from a lost host. What that host settles later draws on what is free."""
-    with context.works() as works:
-        found = works.ledger.find_grant(grant_id)
+    with context.services() as services:
+        found = services.ledger.find_grant(grant_id)
         unit = "token" if found is None else str(found["unit"])
-        amount = works.ledger.write_off(grant_id)
+        amount = services.ledger.write_off(grant_id)
     text = f"Written off: {format_quantity(amount, unit)} {'is' if amount == MTOK_PER_TOKEN else 'are'} free again."
     said({"grant_id": grant_id, "freed_mtok": amount, "unit": unit}, text, as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
@@ -24,8 +24,8 @@ from tokenworks.factory import (
 from tokenworks.kernel import is_digits
 
 
-def _intent_now(works: Works, params: Mapping[str, Any]) -> object:
-    return next(one for one in works.deployments.intents() if one.name == params["name"]).model_dump()
+def _intent_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return next(one for one in services.deployments.intents() if one.name == params["name"]).model_dump()
 
 
 @click.command("set")
@@ -41,8 +41,8 @@ def intent_set(
 ) -> None:
     """Define an intent, or one of the built-in ones anew."""
     made = make_intent(name=name, objective=objective, models=models, quality_min=quality_min)
-    with context.works() as works:
-        works.deployments.set_intent(made)
+    with context.services() as services:
+        services.deployments.set_intent(made)
     said(made.model_dump(mode="json"), f"Clients may name {name} in place of a model.", as_json)
 
 
@@ -51,8 +51,8 @@ def intent_set(
 @pass_context
 def intent_list(context: Context, as_json: bool) -> None:
     """All intents, the built-in ones first."""
-    with context.works() as works:
-        set_here = {one.name: one for one in works.deployments.intents()}
+    with context.services() as services:
+        set_here = {one.name: one for one in services.deployments.intents()}
     found = [*(BUILT_IN | set_here).values()]
     if as_json:
         print_json([one.model_dump(mode="json") | {"built_in": one.name not in set_here} for one in found])
@@ -79,8 +79,8 @@ def intent_list(context: Context, as_json: bool) -> None:
 @pass_context
 def intent_remove(context: Context, name: str, as_json: bool) -> None:
     """Forget an intent. A built-in one means again what it did."""
-    with context.works() as works:
-        works.deployments.remove_intent(name)
+    with context.services() as services:
+        services.deployments.remove_intent(name)
     said({"removed": name}, f"Intent {name} is removed.", as_json)
 
 

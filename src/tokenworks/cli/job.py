@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.charging import JOB_NAMES, JobName
 from tokenworks.cli.base import Context, json_option, pass_context, said
@@ -14,8 +14,8 @@ from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import minute_of
 
 
-def _failed_job_now(works: Works, params: Mapping[str, Any]) -> object:
-    found = works.failed_jobs.all()
+def _failed_job_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    found = services.failed_jobs.all()
     return next(f for f in found if (f.job, f.ref) == (params["job_name"], params["ref"]))
 
 
@@ -24,8 +24,8 @@ def _failed_job_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def job_list(context: Context, as_json: bool) -> None:
     """Failed jobs, oldest first: those that are tried again, and those in quarantine."""
-    with context.works() as works:
-        found = works.failed_jobs.all()
+    with context.services() as services:
+        found = services.failed_jobs.all()
     if as_json:
         print_json(found)
         return
@@ -45,6 +45,6 @@ def job_list(context: Context, as_json: bool) -> None:
 @pass_context
 def job_release(context: Context, job_name: JobName, ref: UUID, as_json: bool) -> None:
     """Try a failed job again at the next run, once its cause is mended."""
-    with context.works() as works:
-        works.failed_jobs.release(job_name, ref)
+    with context.services() as services:
+        services.failed_jobs.release(job_name, ref)
     said({"job": job_name, "ref": ref, "state": "released"}, f"{job_name} {ref} is tried again.", as_json)

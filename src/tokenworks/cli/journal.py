@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.database.alone import nobody_serves
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.charging import (
@@ -27,9 +27,9 @@ from tokenworks.kernel import SystemClock
 from tokenworks.subscriptions import second_of
 
 
-def _journal_now(works: Works, params: Mapping[str, Any]) -> object:
+def _journal_now(services: AppServices, params: Mapping[str, Any]) -> object:
     """The grants that go are found in the books by their journal."""
-    return {"reserved": [row._asdict() for row in works.ledger.reserved(params["journal_id"])]}
+    return {"reserved": [row._asdict() for row in services.ledger.reserved(params["journal_id"])]}
 
 
 @click.command("inspect")
@@ -58,9 +58,10 @@ def journal_inspect(context: Context, as_json: bool) -> None:
 @pass_context
 def journal_list(context: Context, as_json: bool) -> None:
     """The journals that the database knows: host, how far each is settled, and what its host has reserved."""
-    with context.works() as works:
+    with context.services() as services:
         found = [
-            row._asdict() | {"reserved": _reserved(works, row.journal_id)} for row in works.ledger.journals()
+            row._asdict() | {"reserved": _reserved(services, row.journal_id)}
+            for row in services.ledger.journals()
         ]
     if as_json:
         print_json(found)
@@ -75,8 +76,8 @@ def journal_list(context: Context, as_json: bool) -> None:
     )
 
 
-def _reserved(works: Any, journal_id: UUID) -> list[dict[str, Any]]:
-    return [row._asdict() for row in works.ledger.reserved(journal_id)]
+def _reserved(services: Any, journal_id: UUID) -> list[dict[str, Any]]:
+    return [row._asdict() for row in services.ledger.reserved(journal_id)]
 
 
 def _words(reserved: list[dict[str, Any]]) -> str:
@@ -110,11 +111,11 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
         if ours:
             stack.enter_context(nobody_serves(settings.data_dir))
             stack.enter_context(held(settings.journal))
-        with context.works() as works:
-            known = works.ledger.journals(wanted)
+        with context.services() as services:
+            known = services.ledger.journals(wanted)
             settled = known[0].settled_seq if known else 0
             why = why_lost(settings.journal, settled) if ours else "its host, or its disk, is taken for lost"
-            reserved = _reserved(works, wanted)
+            reserved = _reserved(services, wanted)
             shown = {
                 "journal_id": wanted,
                 "host": known[0].host if known else None,
@@ -125,7 +126,7 @@ def journal_reset(context: Context, journal_id: UUID | None, confirm: UUID | Non
             if confirm != wanted:
                 _show(shown, as_json=as_json)
             check_confirmed(wanted, confirm)
-            count = works.ledger.give_up_journal(wanted, ended=ours)
+            count = services.ledger.give_up_journal(wanted, ended=ours)
         # After the commit: cut off here, the same command goes on.
         mark = f"{datetime.fromtimestamp(SystemClock().civil_ms() / 1000, UTC):%Y%m%dT%H%M%SZ}"
         aside = put_journal_aside(settings.journal, mark) if ours else None

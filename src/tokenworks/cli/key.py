@@ -8,7 +8,7 @@ import click
 
 from tokenworks.app import views
 from tokenworks.app.blocked_keys import block_key
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, say
 from tokenworks.cli.base import (
     Context,
@@ -22,10 +22,10 @@ from tokenworks.cli.trail import audited
 KEYS_LIMIT_DEFAULT: Final = 50
 
 
-def _keys_now(works: Works, params: Mapping[str, Any]) -> object:
+def _keys_now(services: AppServices, params: Mapping[str, Any]) -> object:
     if "key_id" in params:
-        return works.keys.info(params["key_id"])
-    return works.keys.of_account(works.subscriptions.find(params["subscriber"]).account_id, {})
+        return services.keys.info(params["key_id"])
+    return services.keys.of_account(services.subscriptions.find(params["subscriber"]).account_id, {})
 
 
 @click.command("create")
@@ -51,10 +51,10 @@ def key_create(
     as_json: bool,
 ) -> None:
     """Issue a key. Its text is shown this once and can't be had again."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        key_id, text = works.access.issue_key(
-            found, None if member is None else works.members.find(found, member).member_id, name, models=models or None, cap_tokens=cap_tokens,
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        key_id, text = services.access.issue_key(
+            found, None if member is None else services.members.find(found, member).member_id, name, models=models or None, cap_tokens=cap_tokens,
             expires_in_days=expires_in_days, origins=origins or None,
         )  # fmt: skip
     if as_json:
@@ -71,10 +71,10 @@ def key_create(
 @pass_context
 def key_list(context: Context, subscriber: str, limit: int, after: UUID | None, as_json: bool) -> None:
     """A subscriber's keys, oldest first, a page at a time."""
-    with context.works() as works:
-        of = works.subscriptions.find(subscriber)
-        found = works.access.keys(of, after=after, limit=limit)
-        count = works.keys.count(of.account_id)
+    with context.services() as services:
+        of = services.subscriptions.find(subscriber)
+        found = services.access.keys(of, after=after, limit=limit)
+        count = services.keys.count(of.account_id)
     if as_json:
         print_json(found)
     else:
@@ -103,8 +103,8 @@ def key_block(context: Context, key_id: UUID, undo: bool, as_json: bool) -> None
 @pass_context
 def key_revoke(context: Context, key_id: UUID, as_json: bool) -> None:
     """Stop a key everywhere, at once."""
-    with context.works() as works:
-        revoked = works.keys.revoke(key_id)
+    with context.services() as services:
+        revoked = services.keys.revoke(key_id)
     said(
         {"key_id": key_id, "revoked": revoked},
         f"Key {key_id} {'is revoked' if revoked else 'was revoked already'}.",

@@ -28,8 +28,8 @@ def ledger_flagged(
     context: Context, since: str | None, limit: int, before: UUID | None, as_json: bool
 ) -> None:
     """Records to reconcile with a deployment's own figures: not reported, not adding up, late, or waived."""
-    with context.works() as works:
-        found = works.ledger.flagged(since_of(since), limit, before)
+    with context.services() as services:
+        found = services.ledger.flagged(since_of(since), limit, before)
     if as_json:
         print_json(found)
     else:
@@ -45,9 +45,9 @@ def ledger_flagged(
 @pass_context
 def ledger_losses(context: Context, since: str, subscriber: str | None, as_json: bool) -> None:
     """What was produced and nobody paid for, by day (UTC) and cause."""
-    with context.works() as works:
-        account_id = None if subscriber is None else works.subscriptions.find(subscriber).account_id
-        found = works.ledger.losses(since_of(since), account_id, BILLING_ZONE)
+    with context.services() as services:
+        account_id = None if subscriber is None else services.subscriptions.find(subscriber).account_id
+        found = services.ledger.losses(since_of(since), account_id, BILLING_ZONE)
     if as_json:
         print_json(found)
     else:
@@ -65,8 +65,8 @@ def ledger_verify(context: Context, as_json: bool, full: bool, processes: int | 
     """Recompute invariants from the tables: of what is new since the last run, and of a thirtieth of the accounts (all, where they
     are few); exit 1 with the offending rows where one is broken.
     """
-    with context.works() as works, _bar(quiet=as_json) as progress:
-        findings, read, counts = works.verify_books(progress, full=full, processes=processes)
+    with context.services() as services, _bar(quiet=as_json) as progress:
+        findings, read, counts = services.verify_books(progress, full=full, processes=processes)
     if as_json:
         print_json(
             {

@@ -6,21 +6,21 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import limited
 
 
-def _limits_now(works: Works, params: Mapping[str, Any]) -> object:
+def _limits_now(services: AppServices, params: Mapping[str, Any]) -> object:
     """The one that is named, or what the subscriber, the member, the key or the deployment has."""
-    found = works.ledger.limits()
+    found = services.ledger.limits()
     if "limit_id" in params:
         return next(limit for limit in found if limit["limit_id"] == params["limit_id"])
     if params.get("deployment") is not None:
         return [limit for limit in found if limit["ref"] == params["deployment"]]
-    account_id = works.subscriptions.find(params["subscriber"]).account_id
+    account_id = services.subscriptions.find(params["subscriber"]).account_id
     return [limit for limit in found if limit["account_id"] == account_id]
 
 
@@ -51,14 +51,14 @@ def limit_set(
         raise click.UsageError("name a --subscriber (and one of its members or keys), or a --deployment")
     if member is not None and key is not None:
         raise click.UsageError("a limit is of a --member or of a --key")
-    with context.works() as works:
+    with context.services() as services:
         if deployment is not None:
-            scope, ref, account_id = "deployment", works.deployments.find(deployment).name, None
+            scope, ref, account_id = "deployment", services.deployments.find(deployment).name, None
         else:
-            found = works.subscriptions.find(str(subscriber))
+            found = services.subscriptions.find(str(subscriber))
             account_id = found.account_id
-            scope, ref = limited(works.members, works.keys, found, member, key)
-        limit_id = works.ledger.set_limit(
+            scope, ref = limited(services.members, services.keys, found, member, key)
+        limit_id = services.ledger.set_limit(
             scope,
             ref,
             account_id,
@@ -74,8 +74,8 @@ def limit_set(
 @pass_context
 def limit_list(context: Context, as_json: bool) -> None:
     """All limits."""
-    with context.works() as works:
-        found = works.ledger.limits()
+    with context.services() as services:
+        found = services.ledger.limits()
     if as_json:
         print_json(found)
     else:
@@ -103,6 +103,6 @@ def limit_list(context: Context, as_json: bool) -> None:
 @pass_context
 def limit_remove(context: Context, limit_id: UUID, as_json: bool) -> None:
     """Take a limit away."""
-    with context.works() as works:
-        works.ledger.remove_limit(limit_id)
+    with context.services() as services:
+        services.ledger.remove_limit(limit_id)
     said({"limit_id": limit_id, "removed": True}, "It is not limited any more.", as_json)

@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Any
 from tokenworks.app.output import plain
 
 if TYPE_CHECKING:
-    from tokenworks.app.bootstrap import Works
+    from tokenworks.app.bootstrap import AppServices
 
 
-def look_at_subscriber(works: Works, params: Mapping[str, Any]) -> object:
-    found = works.subscriptions.find(params.get("subscriber") or params["phone"])
+def look_at_subscriber(services: AppServices, params: Mapping[str, Any]) -> object:
+    found = services.subscriptions.find(params.get("subscriber") or params["phone"])
     return {
         **plain(found),
         "phone": found.phone_masked,
-        "products": {str(p.product_id): [p.offering_id, p.state] for p in works.orders.products(found)},
-        "owes_nano": works.charges.receivable(found.account_id),
+        "products": {str(p.product_id): [p.offering_id, p.state] for p in services.orders.products(found)},
+        "owes_nano": services.charges.receivable(found.account_id),
     }
 
 
-def look_at_order(works: Works, params: Mapping[str, Any]) -> object:
-    order, _ = works.orders.find(params["order_id"])
-    return {"order": plain(order), "refunds": plain(works.refunds.of_order(order.order_id))}
+def look_at_order(services: AppServices, params: Mapping[str, Any]) -> object:
+    order, _ = services.orders.find(params["order_id"])
+    return {"order": plain(order), "refunds": plain(services.refunds.of_order(order.order_id))}
 
 
-def look_at_bill(works: Works, params: Mapping[str, Any]) -> object:
-    bill = works.bills.find(params["bill_no"])
-    return {**plain(bill), "credit_notes": plain(works.bills.credit_notes(bill))}
+def look_at_bill(services: AppServices, params: Mapping[str, Any]) -> object:
+    bill = services.bills.find(params["bill_no"])
+    return {**plain(bill), "credit_notes": plain(services.bills.credit_notes(bill))}

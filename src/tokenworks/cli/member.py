@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from tokenworks.app import views
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.cli.base import (
     Context,
     json_option,
@@ -26,12 +26,12 @@ _cap_period = click.option(
 )
 
 
-def _member_now(works: Works, params: Mapping[str, Any]) -> object:
-    found = works.subscriptions.find(params["subscriber"])
+def _member_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    found = services.subscriptions.find(params["subscriber"])
     names = [params[name] for name in ("reference", "giver", "taker", "name") if params.get(name)]
-    members = [member for name in names for member in [works.members.find(found, name)]]
+    members = [member for name in names for member in [services.members.find(found, name)]]
     caps = {
-        b.cap_of: b.left for b in works.ledger.buckets(found.account_id) if b.cap_of and b.closing is None
+        b.cap_of: b.left for b in services.ledger.buckets(found.account_id) if b.cap_of and b.closing is None
     }
     return {
         m.name: {"role": m.role, "cap_tokens": m.cap_tokens, "cap_period": m.cap_period, "left": caps.get(m.member_id)}
@@ -60,9 +60,9 @@ def member_add(
     as_json: bool,
 ) -> None:
     """Add a person, or a department (two levels deep)."""
-    with context.works() as works:
-        made = works.members.add(
-            works.subscriptions.find(subscriber),
+    with context.services() as services:
+        made = services.members.add(
+            services.subscriptions.find(subscriber),
             name,
             department=department,
             parent=under,
@@ -89,9 +89,9 @@ def member_cap(
     as_json: bool,
 ) -> None:
     """Set a member's cap; without --cap-tokens it has none."""
-    with context.works() as works:
-        found = works.members.find(works.subscriptions.find(subscriber), reference)
-        works.members.set_cap(found, cap_tokens, cap_period)
+    with context.services() as services:
+        found = services.members.find(services.subscriptions.find(subscriber), reference)
+        services.members.set_cap(found, cap_tokens, cap_period)
     text = "no cap" if cap_tokens is None else f"{cap_tokens} tokens ({cap_period})"
     said({"member_id": found.member_id, "cap_tokens": cap_tokens}, f"{found.name}: {text}.", as_json)
 
@@ -119,12 +119,12 @@ def member_transfer(
     as_json: bool,
 ) -> None:
     """Give a part of a member's cap to another one, in the periods of now. The pool's balance stays."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.subscriptions.find(subscriber)
-        made = works.members.transfer(
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.subscriptions.find(subscriber)
+        made = services.members.transfer(
             found,
-            works.members.find(found, giver),
-            works.members.find(found, taker),
+            services.members.find(found, giver),
+            services.members.find(found, taker),
             tokens,
             reason,
             made_by=context.actor,
@@ -140,8 +140,8 @@ def member_transfer(
 @pass_context
 def member_list(context: Context, subscriber: str, as_json: bool) -> None:
     """Members with their caps and what is used of them in the period of now."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        members = works.members.of(found)
-        used = works.ledger.used_of_caps(found.account_id, works.clock.now())
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        members = services.members.of(found)
+        used = services.ledger.used_of_caps(found.account_id, services.clock.now())
     views.print_members(members, used, as_json=as_json)

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
@@ -16,8 +16,8 @@ from tokenworks.factory import (
 )
 
 
-def _model_now(works: Works, params: Mapping[str, Any]) -> object:
-    return next(card for card in works.deployments.models() if card.name == params["name"]).model_dump()
+def _model_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return next(card for card in services.deployments.models() if card.name == params["name"]).model_dump()
 
 
 @click.command("set")
@@ -37,8 +37,8 @@ def model_set(
     card = make_model(
         name=name, quality=quality, modalities=modalities or ("text",), tools=tools, filing=filing, filing_no=filing_no
     )  # fmt: skip
-    with context.works() as works:
-        works.deployments.set_model(card)
+    with context.services() as services:
+        services.deployments.set_model(card)
     said(card.model_dump(mode="json"), f"Model {name} is declared.", as_json)
 
 
@@ -47,8 +47,8 @@ def model_set(
 @pass_context
 def model_list(context: Context, as_json: bool) -> None:
     """What is declared."""
-    with context.works() as works:
-        found = works.deployments.models()
+    with context.services() as services:
+        found = services.deployments.models()
     if as_json:
         print_json([card.model_dump(mode="json") for card in found])
         return
@@ -70,6 +70,6 @@ def model_list(context: Context, as_json: bool) -> None:
 @pass_context
 def model_remove(context: Context, name: str, as_json: bool) -> None:
     """Forget what is declared of a model. Its deployments stay."""
-    with context.works() as works:
-        works.deployments.remove_model(name)
+    with context.services() as services:
+        services.deployments.remove_model(name)
     said({"removed": name}, f"Nothing is declared of {name} any more.", as_json)

@@ -9,7 +9,7 @@ from typing import Any, Final
 import click
 
 from tokenworks.app import views
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.edge import read_regular
 from tokenworks.app.output import print_json, print_table, say
 from tokenworks.catalog import Catalogue, OfferingChange, card_words, read_catalogue, words_of
@@ -23,8 +23,8 @@ NOTICE_DAYS_DEFAULT: Final = 30
 HOLDERS_DEFAULT: Final = 50
 
 
-def _offerings_now(works: Works, _params: Mapping[str, Any]) -> object:
-    return {sold.offering.id: sold.offering_version for sold in works.offerings.all()}
+def _offerings_now(services: AppServices, _params: Mapping[str, Any]) -> object:
+    return {sold.offering.id: sold.offering_version for sold in services.offerings.all()}
 
 
 @click.command("list")
@@ -33,8 +33,8 @@ def _offerings_now(works: Works, _params: Mapping[str, Any]) -> object:
 @pass_context
 def offering_list(context: Context, as_json: bool) -> None:
     """All offerings: price, buckets, state."""
-    with context.works() as works:
-        found = works.offerings.all()
+    with context.services() as services:
+        found = services.offerings.all()
     if as_json:
         print_json(
             [
@@ -57,8 +57,8 @@ def offering_list(context: Context, as_json: bool) -> None:
 @pass_context
 def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
     """One offering, with what its plan charges where things do not go as usual."""
-    with context.works() as works:
-        found = works.offerings.known(offering_id)
+    with context.services() as services:
+        found = services.offerings.known(offering_id)
     if as_json:
         print_json(
             {"offering_version": found.offering_version, "rate_version": found.rate_version}
@@ -79,11 +79,11 @@ def offering_show(context: Context, offering_id: str, as_json: bool) -> None:
 def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) -> None:
     """Load a catalogue file. A faulty one is refused as a whole: every fault with its line and its reason."""
     content = _read(file)
-    with context.works() as works:
-        changes = works.offerings.compare(content)
+    with context.services() as services:
+        changes = services.offerings.compare(content)
         new = sum(change.kind != "same" for change in changes)
         if not dry_run:
-            new = works.offerings.load(content)
+            new = services.offerings.load(content)
     if dry_run:
         if as_json:
             print_json({"offerings": len(content.offerings), "dry_run": True, "changes": changes})
@@ -104,13 +104,13 @@ def offering_load(context: Context, file: Path, dry_run: bool, as_json: bool) ->
 @pass_context
 def offering_diff(context: Context, old: str, new: str | None, as_json: bool) -> None:
     """What is different, in words: between what is on sale and a file (OLD alone), or between two versions or two files."""
-    with context.works() as works:
+    with context.services() as services:
         if new is None:
-            changes = works.offerings.compare(_read(Path(old)))
+            changes = services.offerings.compare(_read(Path(old)))
             value: object = changes
             words = _words(changes)
         elif old.startswith("offering-") and new.startswith("offering-"):
-            words = _version_words(works, old, new)
+            words = _version_words(services, old, new)
             value = words
         else:
             words = _file_words(_read(Path(old)), _read(Path(new)))
@@ -132,10 +132,10 @@ def _words(changes: list[OfferingChange]) -> list[str]:
     return lines
 
 
-def _version_words(works: Works, old: str, new: str) -> list[str]:
-    before, after = works.offerings.sold(old), works.offerings.sold(new)
+def _version_words(services: AppServices, old: str, new: str) -> list[str]:
+    before, after = services.offerings.sold(old), services.offerings.sold(new)
     return words_of(before.offering, after.offering) + card_words(
-        works.offerings.rate_card(before.rate_version), works.offerings.rate_card(after.rate_version)
+        services.offerings.rate_card(before.rate_version), services.offerings.rate_card(after.rate_version)
     )
 
 
@@ -166,11 +166,11 @@ def offering_sold(
     context: Context, offering_id: str | None, version: str | None, limit: int, as_json: bool
 ) -> None:
     """Which versions live products have, and how many of them; with --version, whose they are."""
-    with context.works() as works:
+    with context.services() as services:
         if version is not None:
-            held = works.moves.holders(works.offerings.sold(version).offering_version, limit)
+            held = services.moves.holders(services.offerings.sold(version).offering_version, limit)
         else:
-            found = works.moves.sold(offering_id)
+            found = services.moves.sold(offering_id)
     if version is not None:
         if as_json:
             print_json(held)
@@ -219,11 +219,11 @@ def offering_move(
     as_json: bool,
 ) -> None:
     """Move live products to the version on sale, with their next cycle, and tell their subscribers now."""
-    with context.works() as works, contextlib.ExitStack() as stack:
+    with context.services() as services, contextlib.ExitStack() as stack:
         # Each product is a transaction of its own; a dry run is one, which is rolled back.
         if dry_run:
-            stack.enter_context(works.transaction(dry_run=True))
-        moved = works.moves.move(offering_id, notice_days=notice_days, from_version=from_version)
+            stack.enter_context(services.transaction(dry_run=True))
+        moved = services.moves.move(offering_id, notice_days=notice_days, from_version=from_version)
     dry = " (dry run)" if dry_run else ""
     text = (
         f"{moved.moved} product(s) get {moved.offering_version} with their next cycle and are told; {moved.too_soon} renew "

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import click
 
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.connections import anchor, connect, database
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
@@ -33,7 +33,7 @@ def command_name() -> str:
 
 
 @contextlib.contextmanager
-def opened(context: Context) -> Iterator[Works]:
+def opened(context: Context) -> Iterator[AppServices]:
     """Raises `Unavailable` or `Invalid` where the database can't be used as it is."""
     settings = context.installed()
     with (
@@ -49,41 +49,41 @@ def opened(context: Context) -> Iterator[Works]:
         anchor(clock, connection)
         peppers = load_peppers(settings.secrets)
         check_peppers(connection, peppers, settings.secrets, clock.now())
-        works = make_works(settings, connection, clock, peppers)
-        works.vault.check_secrets()
-        with _audited(works, context.actor):
-            yield works
+        services = make_works(settings, connection, clock, peppers)
+        services.vault.check_secrets()
+        with _audited(services, context.actor):
+            yield services
 
 
 @contextlib.contextmanager
-def _audited(works: Works, actor: str) -> Iterator[None]:
+def _audited(services: AppServices, actor: str) -> Iterator[None]:
     """What an operator does is written down, in the transaction of what was done; a dry run is not."""
     running = click.get_current_context()
     command, params, audit = command_name(), running.params, audit_of(running.command)
     if audit is None or params.get("dry_run"):
-        with works.transaction(dry_run=True):
-            _begin(works, command, params)
+        with services.transaction(dry_run=True):
+            _begin(services, command, params)
         yield
     elif audit.look is None:
         yield
-        _write(works, actor, command, params, pinned(works, params), None, None)
+        _write(services, actor, command, params, pinned(services, params), None, None)
     else:
         try:
-            with works.transaction():
-                _begin(works, command, params)
-                about = pinned(works, params)
-                before = look_at(works, audit.look, about)
+            with services.transaction():
+                _begin(services, command, params)
+                about = pinned(services, params)
+                before = look_at(services, audit.look, about)
                 yield
                 # Who was registered just now has an id, too.
-                about = about if about.get("subscriber") else pinned(works, params)
-                _write(works, actor, command, params, about, before, look_at(works, audit.look, about))
+                about = about if about.get("subscriber") else pinned(services, params)
+                _write(services, actor, command, params, about, before, look_at(services, audit.look, about))
         except ApprovalNeeded as error:
-            works.approvals.ask(error.wanted)
+            services.approvals.ask(error.wanted)
             raise
 
 
 def _write(
-    works: Works,
+    services: AppServices,
     actor: str,
     command: str,
     params: dict[str, Any],
@@ -93,21 +93,23 @@ def _write(
 ) -> None:
     ref = ref_of(command, about)
     asked = {"asked": as_said(params), "is": after}
-    works.identity.audit(actor, "operator", command, ref, before, asked, person_id=person_of(works, ref))
+    services.identity.audit(
+        actor, "operator", command, ref, before, asked, person_id=person_of(services, ref)
+    )
 
 
-def _begin(works: Works, command: str, params: dict[str, Any]) -> None:
+def _begin(services: AppServices, command: str, params: dict[str, Any]) -> None:
     """Take the command's idempotency key, where it has one. The services give a repeat what they gave before.
 
     Raises `KeyReused`.
     """
     key = params.get("idempotency_key")
     if key is not None:
-        about = pinned(works, params)
+        about = pinned(services, params)
         asked = {name: str(value) for name, value in about.items() if name not in _FORM}
         # One subscriber's keys are not another's: scripts number what they do for each.
         asker = f"command line:{about['subscriber']}" if "subscriber" in about else "command line"
-        works.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
+        services.answers.begin(asker, key, json_text([command, sorted(asked.items())], None).encode())
 
 
 def _say_wait(text: str) -> None:

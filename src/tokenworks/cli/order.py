@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from tokenworks.app import views
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import money_text, plain, print_json, print_table
 from tokenworks.cli.base import (
     Context,
@@ -31,8 +31,8 @@ from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import When, day_of
 
 
-def _product_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.orders.product(params["product"])[0]
+def _product_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.orders.product(params["product"])[0]
 
 
 @click.command("place")
@@ -64,15 +64,15 @@ def order_place(
 ) -> None:
     """Order an offering onto the phone bill, to begin now or on a later day."""
     day = None if start is None else start.date()
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
         quoted = ""
-        with works.transaction(dry_run=dry_run):
-            made = works.orders.place(
+        with services.transaction(dry_run=dry_run):
+            made = services.orders.place(
                 found, offering, idempotency_key, delivery=delivery, confirm=confirm, start=day
             )
         if dry_run and made.new and made.starts_at is None:
-            quoted = f" {views.quote_text(works.quotes.place(found, offering, delivery=delivery, confirm=confirm))}"
+            quoted = f" {views.quote_text(services.quotes.place(found, offering, delivery=delivery, confirm=confirm))}"
     again = "" if made.new else " (ordered before with this key)"
     state = "" if made.state == "completed" else f", {made.state}: another system delivers a part of it"
     text = f"product {made.product_id}, {money_text(made.amount_nano)} {made.currency}{state}{again}."
@@ -105,8 +105,8 @@ def order_change(
     as_json: bool,
 ) -> None:
     """Another plan for a product, now or from the next cycle on. What a part of a cycle costs: `tokenworks order quote`."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.orders.change(product, offering, when, idempotency_key, confirm=confirm)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.orders.change(product, offering, when, idempotency_key, confirm=confirm)
     amount = f"{money_text(made.amount_nano)} {made.currency}"
     text = {
         "completed": f"is {offering} now: {amount} in all, what was unused of the old plan taken off",
@@ -129,12 +129,12 @@ def order_cancel(
     context: Context, product: UUID, when: When, idempotency_key: str | None, dry_run: bool, as_json: bool
 ) -> None:
     """End a product, now or with its cycle; what is unused is withdrawn. What comes back says its offering's proration."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.orders.cancel(product, when, idempotency_key)
-        account_id = works.subscriptions.find(str(works.orders.find(made.order_id)[1])).account_id
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.orders.cancel(product, when, idempotency_key)
+        account_id = services.subscriptions.find(str(services.orders.find(made.order_id)[1])).account_id
         pending = [
             bucket.bucket_id
-            for bucket in works.ledger.buckets(account_id)
+            for bucket in services.ledger.buckets(account_id)
             if bucket.product_id == product and bucket.closing and bucket.granted
         ]
     more = f"; {len(pending)} bucket(s) follow when their grants close" if pending else ""
@@ -154,8 +154,8 @@ def order_cancel(
 @pass_context
 def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
     """Nothing more is spent of a product, and it does not renew, until it is resumed."""
-    with context.works() as works:
-        works.orders.suspend(product)
+    with context.services() as services:
+        services.orders.suspend(product)
     said({"product_id": product, "state": "suspended"}, f"Product {product} is suspended.", as_json)
 
 
@@ -166,8 +166,8 @@ def order_suspend(context: Context, product: UUID, as_json: bool) -> None:
 @pass_context
 def order_resume(context: Context, product: UUID, as_json: bool) -> None:
     """Go on with a suspended product; where its cycle has ended meanwhile, one begins now, for the rest of the month."""
-    with context.works() as works:
-        works.orders.resume(product)
+    with context.services() as services:
+        services.orders.resume(product)
     said({"product_id": product, "state": "active"}, f"Product {product} is active.", as_json)
 
 
@@ -179,9 +179,9 @@ def order_resume(context: Context, product: UUID, as_json: bool) -> None:
 @pass_context
 def order_list(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
     """Orders, newest first."""
-    with context.works() as works:
-        of = None if subscriber is None else works.subscriptions.find(subscriber)
-        found, count = works.orders.all(of, 0, limit)
+    with context.services() as services:
+        of = None if subscriber is None else services.subscriptions.find(subscriber)
+        found, count = services.orders.all(of, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -202,7 +202,7 @@ def order_list(context: Context, subscriber: str | None, limit: int, as_json: bo
 @pass_context
 def order_withdraw(context: Context, order_id: UUID, reason: str | None, as_json: bool) -> None:
     """Take an order back that has not begun, or waits for a cycle's end or its delivery. Nothing is charged for it."""
-    with context.works() as works:
-        works.orders.withdraw(order_id, reason)
-        made, _ = works.orders.find(order_id)
+    with context.services() as services:
+        services.orders.withdraw(order_id, reason)
+        made, _ = services.orders.find(order_id)
     said(made, f"Order {order_id} is {made.state}.", as_json)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import money_text, print_json, print_table
 from tokenworks.cli.base import Context, exact_option, json_option, pass_context, said, subscriber_option
 from tokenworks.cli.looks import look_at_bill, look_at_subscriber
@@ -16,13 +16,13 @@ from tokenworks.kernel import parse_money
 from tokenworks.subscriptions import day_of
 
 
-def _case_now(works: Works, params: Mapping[str, Any]) -> object:
-    cases, _ = works.payments.cases(still_open=False)
+def _case_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    cases, _ = services.payments.cases(still_open=False)
     return next(case for case in cases if case.case_id == params["case_id"])
 
 
-def _payment_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.payments.find(params["payment_id"])
+def _payment_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.payments.find(params["payment_id"])
 
 
 @click.command("payments")
@@ -33,9 +33,9 @@ def _payment_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def bill_payments(context: Context, subscriber: str | None, limit: int, as_json: bool) -> None:
     """Payments, newest first."""
-    with context.works() as works:
-        of = None if subscriber is None else works.subscriptions.find(subscriber)
-        found, count = works.payments.all(of, 0, limit)
+    with context.services() as services:
+        of = None if subscriber is None else services.subscriptions.find(subscriber)
+        found, count = services.payments.all(of, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -58,11 +58,11 @@ def bill_payments(context: Context, subscriber: str | None, limit: int, as_json:
 @pass_context
 def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool, as_json: bool) -> None:
     """Take a payment back: a chargeback, or a booking by mistake. What it paid is open again."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.payments.reverse(works.payments.find(payment_id), reason)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.payments.reverse(services.payments.find(payment_id), reason)
         if not dry_run:
             # A payment is reversed once: it is its own key.
-            works.approvals.check(
+            services.approvals.check(
                 context.actor, "payment.reverse", str(payment_id), made.amount_nano, str(payment_id)
             )
     dry = " (dry run)" if dry_run else ""
@@ -77,8 +77,8 @@ def bill_reverse(context: Context, payment_id: UUID, reason: str, dry_run: bool,
 @pass_context
 def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) -> None:
     """Money whose place a person has to find, oldest first."""
-    with context.works() as works:
-        found, count = works.payments.cases(still_open=not everything, limit=limit)
+    with context.services() as services:
+        found, count = services.payments.cases(still_open=not everything, limit=limit)
     if as_json:
         print_json(found)
         return
@@ -99,8 +99,8 @@ def bill_cases(context: Context, everything: bool, limit: int, as_json: bool) ->
 @pass_context
 def bill_close_case(context: Context, case_id: UUID, resolution: str, dry_run: bool, as_json: bool) -> None:
     """Say what became of a case, and close it. No money moves."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        closed = works.payments.close_case(case_id, resolution)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        closed = services.payments.close_case(case_id, resolution)
     said(closed, f"Case {case_id} is closed{' (dry run)' if dry_run else ''}.", as_json)
 
 
@@ -117,11 +117,11 @@ def bill_write_off(
     context: Context, bill_no: str, reference: str, reason: str, dry_run: bool, as_json: bool
 ) -> None:
     """Give up what is open on a bill. Where it is paid after all, it is a debt again."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.bills.find(bill_no)
-        made = works.payments.write_off(found, reason, reference)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.bills.find(bill_no)
+        made = services.payments.write_off(found, reason, reference)
         if not dry_run:
-            works.approvals.check(
+            services.approvals.check(
                 context.actor, "bill.write_off", str(found.bill_id), made.amount_nano, reference
             )
     dry = " (dry run)" if dry_run else ""
@@ -159,9 +159,9 @@ def bill_pay(
 ) -> None:
     """Book money that came in for a bill."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.bills.find(bill_no)
-        made = works.desk.take(found, method, reference, amount_nano, dry_run=dry_run)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.bills.find(bill_no)
+        made = services.desk.take(found, method, reference, amount_nano, dry_run=dry_run)
     dry = " (dry run)" if dry_run else ""
     said(made, f"{money_text(made.amount_nano)} {made.currency} on bill {found.bill_no}{dry}.", as_json)
 
@@ -183,10 +183,10 @@ def bill_pay_out(
     context: Context, subscriber: str, reference: str, method: str, dry_run: bool, as_json: bool
 ) -> None:
     """Book what a closed subscriber was owed and has got: credits that no bill will take up."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        made = works.payments.pay_out(works.subscriptions.find(subscriber), method, reference)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        made = services.payments.pay_out(services.subscriptions.find(subscriber), method, reference)
         if not dry_run:
-            works.approvals.check(
+            services.approvals.check(
                 context.actor, "bill.pay_out", str(made.subscriber_id), made.amount_nano, reference
             )
     dry = " (dry run)" if dry_run else ""

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.process.host_secrets import fleet, wait_for_hosts
 from tokenworks.cli.base import Context, json_option, pass_context, said, wait_option
@@ -16,10 +16,10 @@ def _day(at: object) -> str:
     return "" if at is None else f"{at:%Y-%m-%d}"
 
 
-def _peppers_now(works: Works, _params: Mapping[str, Any]) -> object:
+def _peppers_now(services: AppServices, _params: Mapping[str, Any]) -> object:
     return [
         {"version": row.version, "used_since": row.used_since, "retired_at": row.retired_at}
-        for row in works.peppers.all()
+        for row in services.peppers.all()
     ]
 
 
@@ -28,8 +28,8 @@ def _peppers_now(works: Works, _params: Mapping[str, Any]) -> object:
 @pass_context
 def pepper_list(context: Context, as_json: bool) -> None:
     """Versions, by fingerprint, which one is used, and which ones each host of the fleet has loaded."""
-    with context.works() as works:
-        found, hosts = works.peppers.all(), fleet(works)
+    with context.services() as services:
+        found, hosts = services.peppers.all(), fleet(services)
     if as_json:
         print_json(
             [
@@ -81,8 +81,8 @@ def pepper_list(context: Context, as_json: bool) -> None:
 def pepper_new(context: Context, as_json: bool) -> None:
     """Make the next version on this host. It is not used yet: copy the file to all hosts, then `pepper use`."""
     secrets = context.settings().secrets
-    with context.works() as works:
-        version = works.peppers.make(secrets)
+    with context.services() as services:
+        version = services.peppers.make(secrets)
     text = (
         f"{secrets}/pepper-{version}: copy it to the secrets of every host, mode 600, then `tokenworks pepper use {version}`. "
         "Hosts that serve take it within seconds; `tokenworks pepper list` shows which have."
@@ -101,9 +101,9 @@ def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json
     """From now on make what is new under this version. Refused while a host of the fleet has not loaded it. What is there stays
     good.
     """
-    with context.works() as works:
-        hosts = wait_for_hosts(works, lambda host: version in host.peppers, 0 if force else wait_s)
-        works.peppers.use(version, hosts, force=force)
+    with context.services() as services:
+        hosts = wait_for_hosts(services, lambda host: version in host.peppers, 0 if force else wait_s)
+        services.peppers.use(version, hosts, force=force)
     said({"version": version, "used": True}, f"Pepper {version} is used.", as_json)
 
 
@@ -115,7 +115,7 @@ def pepper_use(context: Context, version: int, wait_s: int, force: bool, as_json
 @pass_context
 def pepper_retire(context: Context, version: int, wait_s: int, as_json: bool) -> None:
     """Hosts may be without this version from now on. Refused while something live was made under it, or a host makes more."""
-    with context.works() as works:
-        hosts = wait_for_hosts(works, lambda host: host.issues_under != version, wait_s)
-        works.peppers.retire(version, hosts)
+    with context.services() as services:
+        hosts = wait_for_hosts(services, lambda host: host.issues_under != version, wait_s)
+        services.peppers.retire(version, hosts)
     said({"version": version, "retired": True}, f"Pepper {version} is retired: its files may go.", as_json)

@@ -8,7 +8,7 @@ from typing import Any, Final, get_args
 import click
 from rich.progress import Progress, SpinnerColumn, TextColumn
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.edge import open_new
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.tables import console
@@ -29,8 +29,8 @@ from tokenworks.trust import Document
 ID_NUMBER_LINE_MAX: Final = 100
 
 
-def _consents_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.consents.said(works.subscriptions.find(params["subscriber"]))
+def _consents_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.consents.said(services.subscriptions.find(params["subscriber"]))
 
 
 @click.command("consent")
@@ -46,13 +46,13 @@ def subscriber_consent(
     """What a subscriber agreed to; or write down what it says, of the text as it is now."""
     if (purpose is None) != (given is None):
         raise click.UsageError("--purpose goes with --give or --withdraw")
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
         if purpose is not None and given is not None:
             if purpose == "spill_over":
-                works.payg.control(found, spill_over=given, said_by=context.actor)
-            works.consents.keep(found, purpose, given=given, said_by=context.actor)
-        states = works.consents.states(found)
+                services.payg.control(found, spill_over=given, said_by=context.actor)
+            services.consents.keep(found, purpose, given=given, said_by=context.actor)
+        states = services.consents.states(found)
     if as_json:
         print_json(
             [
@@ -92,8 +92,8 @@ def subscriber_real_name(context: Context, subscriber: str, name: str, as_json: 
         number = str(click.prompt("Document number", hide_input=True))
     else:
         number = sys.stdin.readline(ID_NUMBER_LINE_MAX).strip()
-    with context.works() as works:
-        found = works.privacy.check_real_name(works.subscriptions.find(subscriber), name, number)
+    with context.services() as services:
+        found = services.privacy.check_real_name(services.subscriptions.find(subscriber), name, number)
     said(
         {"subscriber_id": found.subscriber_id, "real_name": found.real_name},
         f"Subscriber {found.subscriber_id}: {found.real_name}.",
@@ -109,8 +109,8 @@ def subscriber_real_name(context: Context, subscriber: str, name: str, as_json: 
 @pass_context
 def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bool) -> None:
     """All that is stored of a subscriber, as one JSON document in a new file that only you can read."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
         count = 0
         with (
             open_new(path) as out,
@@ -120,7 +120,7 @@ def subscriber_export(context: Context, subscriber: str, path: Path, as_json: bo
             ) as bar,
         ):  # fmt: skip
             task = bar.add_task("Exporting", total=None)
-            for piece in works.privacy.export(found):
+            for piece in services.privacy.export(found):
                 out.write(piece)
                 count += len(piece)
                 bar.update(task, description=f"Exporting, {count // 1024:,} KiB")
@@ -147,13 +147,13 @@ def subscriber_erase(
     """Close a subscriber and destroy the key of its personal data. It can't be undone. Bills stay, without the person."""
     if not yes and not dry_run:
         click.confirm(f"Erase {subscriber}? This can't be undone", abort=True)
-    with context.works() as works:
-        done = works.privacy.erase(
-            works.subscriptions.find(subscriber), even_if_owed=even_if_owed, dry_run=dry_run
+    with context.services() as services:
+        done = services.privacy.erase(
+            services.subscriptions.find(subscriber), even_if_owed=even_if_owed, dry_run=dry_run
         )
         if even_if_owed and not dry_run:
             id_ = str(done.subscriber_id)
-            works.approvals.check(context.actor, "subscriber.erase", id_, abs(done.owes_nano), id_)
+            services.approvals.check(context.actor, "subscriber.erase", id_, abs(done.owes_nano), id_)
     dry = " (dry run)" if dry_run else ""
     if done.state == "waiting":
         owed = f"what is owed ({format_money(done.owes_nano)} CNY) is settled"
@@ -177,9 +177,9 @@ def subscriber_identify(context: Context, subscriber: str, document: Document, a
     """Keep who a subscriber is. The number is asked for, or read from standard input; a keyed hash of it is kept, no more."""
     hidden = sys.stdin.isatty()
     number = click.prompt("Number", hide_input=hidden, err=True, prompt_suffix=": " if hidden else "")
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        works.subscriptions.identify(found, document, number)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        services.subscriptions.identify(found, document, number)
     said(
         {"subscriber_id": found.subscriber_id, "document": document},
         f"Subscriber {found.subscriber_id} is identified.",

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.catalog import Weights
 from tokenworks.charging import RateLookup
@@ -15,9 +15,9 @@ from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import second_of
 
 
-def _quarantine_now(works: Works, params: Mapping[str, Any]) -> object:
+def _quarantine_now(services: AppServices, params: Mapping[str, Any]) -> object:
     """Not the record itself: it has its own place."""
-    found = next(q for q in works.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
+    found = next(q for q in services.ledger.quarantined() if q["quarantine_id"] == params["quarantine_id"])
     return {name: value for name, value in found.items() if name != "record"}
 
 
@@ -26,8 +26,8 @@ def _quarantine_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def quarantine_list(context: Context, as_json: bool) -> None:
     """Records that wait for a decision, and why they were refused."""
-    with context.works() as works:
-        found = works.ledger.quarantined()
+    with context.services() as services:
+        found = services.ledger.quarantined()
     if as_json:
         print_json(found)
     else:
@@ -48,8 +48,8 @@ def quarantine_list(context: Context, as_json: bool) -> None:
 @pass_context
 def quarantine_release(context: Context, quarantine_id: UUID, as_json: bool) -> None:
     """Settle a record after all, now that the cause is repaired."""
-    with context.works() as works:
-        works.ledger.decide_quarantine(quarantine_id, release=True, rates=_rates(works))
+    with context.services() as services:
+        services.ledger.decide_quarantine(quarantine_id, release=True, rates=_rates(services))
     said({"quarantine_id": quarantine_id, "state": "released"}, "Settled.", as_json)
 
 
@@ -60,13 +60,13 @@ def quarantine_release(context: Context, quarantine_id: UUID, as_json: bool) -> 
 @pass_context
 def quarantine_drop(context: Context, quarantine_id: UUID, as_json: bool) -> None:
     """Never charge a record. It stays in the table of quarantine."""
-    with context.works() as works:
-        works.ledger.decide_quarantine(quarantine_id, release=False, rates=_rates(works))
+    with context.services() as services:
+        services.ledger.decide_quarantine(quarantine_id, release=False, rates=_rates(services))
     said({"quarantine_id": quarantine_id, "state": "dropped"}, "Dropped: it is never charged.", as_json)
 
 
-def _rates(works: Works) -> RateLookup:
-    cards = works.offerings.rate_cards()
+def _rates(services: AppServices) -> RateLookup:
+    cards = services.offerings.rate_cards()
 
     def rate(rate_version: str, model: str) -> tuple[str, Weights] | None:
         card = cards.get(rate_version)

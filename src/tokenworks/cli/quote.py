@@ -38,16 +38,16 @@ def order_quote(
     as_json: bool,
 ) -> None:
     """What an order, a change, a resume or a cancellation would cost now, until when that is, and when it renews."""
-    with context.works() as works:
+    with context.services() as services:
         if action == "place" and subscriber is not None and offering is not None:
-            found = works.subscriptions.find(subscriber)
-            made = works.quotes.place(found, offering, delivery=delivery, confirm=confirm)
+            found = services.subscriptions.find(subscriber)
+            made = services.quotes.place(found, offering, delivery=delivery, confirm=confirm)
         elif action == "change" and product is not None and offering is not None:
-            made = works.quotes.change(product, offering, when, confirm=confirm)
+            made = services.quotes.change(product, offering, when, confirm=confirm)
         elif action == "resume" and product is not None:
-            made = works.quotes.resume(product)
+            made = services.quotes.resume(product)
         elif action == "cancel" and product is not None:
-            made = works.quotes.cancel(product, when)
+            made = services.quotes.cancel(product, when)
         else:
             raise click.UsageError(
                 "place goes with --subscriber and --offering; change with --product and --offering; resume and cancel with --product"

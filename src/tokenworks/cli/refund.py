@@ -47,13 +47,13 @@ def refund(
 ) -> None:
     """Give back what an order cost, by a credit: on the bill that has it, or on the next one."""
     amount_nano = None if amount is None else parse_money(amount).amount_nano
-    with context.works() as works:
-        made = works.refunds.refund(
+    with context.services() as services:
+        made = services.refunds.refund(
             order_id, part, reason, amount_nano=amount_nano, idempotency_key=idempotency_key, dry_run=dry_run
         )
         if not dry_run:
-            works.approvals.check(
-                context.actor, "refund", str(order_id), works.refunds.at_most(made), idempotency_key
+            services.approvals.check(
+                context.actor, "refund", str(order_id), services.refunds.at_most(made), idempotency_key
             )
     total = sum(refund.amount_nano or 0 for refund in made)
     waits = sum(refund.state == "pending" for refund in made)

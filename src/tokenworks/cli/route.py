@@ -31,18 +31,18 @@ def route_explain(
     else by what is declared. What a prompt begins with is not known here, so caches are not in it.
     """
     settings = context.settings()
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        plan = works.subscriptions.service(found.account_id)
-        declared = works.deployments
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        plan = services.subscriptions.service(found.account_id)
+        declared = services.deployments
         deployments, aliases = declared.all(), declared.aliases()
         cards, intents = declared.models(), declared.intents()
-        rates, buckets = works.offerings.rate_cards(), works.ledger.buckets(found.account_id)
+        rates, buckets = services.offerings.rate_cards(), services.ledger.buckets(found.account_id)
         subject = Subject(
-            objective or plan.objective, plan.edge_first, works.consents.regions_of(found), found.home_region, plan.default_model
+            objective or plan.objective, plan.edge_first, services.consents.regions_of(found), found.home_region, plan.default_model
         )  # fmt: skip
         wanted = Wanted(difficulty(features(prompt or "")), frozenset(), False, prompt_tokens, output_tokens)
-        counts, now = Counts(fresh_input=prompt_tokens, output=output_tokens), works.clock.now()
+        counts, now = Counts(fresh_input=prompt_tokens, output=output_tokens), services.clock.now()
         views = explained(
             lambda: Snapshot(0, deployments, aliases, {}, {}, models=cards, intents=intents), read_seen(settings.run_dir), model,
             subject, wanted, lambda name: first_that_pays(buckets, rates, name, counts, now), filing_required=settings.filing_required,

@@ -6,14 +6,14 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said, subscriber_option
 from tokenworks.cli.trail import audited
 
 
-def _sessions_now(works: Works, params: Mapping[str, Any]) -> object:
-    return len(works.identity.sessions(works.subscriptions.find(params["subscriber"]).subscriber_id))
+def _sessions_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return len(services.identity.sessions(services.subscriptions.find(params["subscriber"]).subscriber_id))
 
 
 @click.command("list")
@@ -22,8 +22,8 @@ def _sessions_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def session_list(context: Context, subscriber: str, as_json: bool) -> None:
     """A subscriber's live sessions, newest first."""
-    with context.works() as works:
-        found = works.identity.sessions(works.subscriptions.find(subscriber).subscriber_id)
+    with context.services() as services:
+        found = services.identity.sessions(services.subscriptions.find(subscriber).subscriber_id)
     if as_json:
         print_json(found)
         return
@@ -43,10 +43,10 @@ def session_list(context: Context, subscriber: str, as_json: bool) -> None:
 @pass_context
 def session_end(context: Context, subscriber: str, session_id: UUID | None, as_json: bool) -> None:
     """Sign a subscriber out."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        live = {one.session_id for one in works.identity.sessions(found.subscriber_id)}
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        live = {one.session_id for one in services.identity.sessions(found.subscriber_id)}
         ended = sorted(live if session_id is None else live & {session_id})
         for one in ended:
-            works.identity.end_session(one)
+            services.identity.end_session(one)
     said({"ended": ended}, f"{len(ended)} session(s) ended.", as_json)

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import Context, json_option, pass_context, said
 from tokenworks.cli.trail import audited
@@ -17,8 +17,8 @@ def _day(at: object) -> str:
     return "" if at is None else f"{at:%Y-%m-%d}"
 
 
-def _staff_now(works: Works, params: Mapping[str, Any]) -> object:
-    return next(s for s in works.identity.staff() if s["name"] == params["name"])
+def _staff_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return next(s for s in services.identity.staff() if s["name"] == params["name"])
 
 
 @click.command("add")
@@ -29,8 +29,8 @@ def _staff_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> None:
     """Add somebody. Their token is shown this once."""
-    with context.works() as works:
-        token = works.identity.add_staff(name, role)
+    with context.services() as services:
+        token = services.identity.add_staff(name, role)
     said(
         {"name": name, "role": role, "token": token},
         f"{name} is {role}. Their token, shown this once:\n{token}",
@@ -43,8 +43,8 @@ def staff_add(context: Context, name: str, role: StaffRole, as_json: bool) -> No
 @pass_context
 def staff_list(context: Context, as_json: bool) -> None:
     """Staff and their roles."""
-    with context.works() as works:
-        found = works.identity.staff()
+    with context.services() as services:
+        found = services.identity.staff()
     if as_json:
         print_json(found)
     else:
@@ -62,8 +62,8 @@ def staff_list(context: Context, as_json: bool) -> None:
 @pass_context
 def staff_revoke(context: Context, name: str, as_json: bool) -> None:
     """Somebody may ask no more, from now on."""
-    with context.works() as works:
-        works.identity.revoke_staff(name)
+    with context.services() as services:
+        services.identity.revoke_staff(name)
     said({"name": name, "revoked": True}, f"{name} is revoked.", as_json)
 
 
@@ -75,6 +75,6 @@ def staff_revoke(context: Context, name: str, as_json: bool) -> None:
 @pass_context
 def staff_rotate(context: Context, name: str, overlap_h: int, as_json: bool) -> None:
     """A new token for somebody, shown this once."""
-    with context.works() as works:
-        token = works.identity.rotate_staff(name, timedelta(hours=overlap_h))
+    with context.services() as services:
+        token = services.identity.rotate_staff(name, timedelta(hours=overlap_h))
     said({"name": name, "token": token}, f"{name}'s new token, shown this once:\n{token}", as_json)

@@ -25,8 +25,8 @@ FOUND_DEFAULT: Final = 20
 @pass_context
 def subscriber_find(context: Context, text: str, limit: int, as_json: bool) -> None:
     """Subscribers by id, phone number or its last four digits, broadband number, name or part of one."""
-    with context.works() as works:
-        found = works.subscriptions.search(text, limit)
+    with context.services() as services:
+        found = services.subscriptions.search(text, limit)
     if as_json:
         print_json(found)
     else:
@@ -46,10 +46,10 @@ def subscriber_owner(
     context: Context, subscriber: str, name: str | None, language: str, dry_run: bool, as_json: bool
 ) -> None:
     """A number goes to somebody else: its subscriber is closed and keeps what it owes, a new one is registered."""
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.subscriptions.find(subscriber)
-        made = works.subscriptions.change_owner(found, name, language=language)
-        works.identity.end_sessions(found.subscriber_id)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.subscriptions.find(subscriber)
+        made = services.subscriptions.change_owner(found, name, language=language)
+        services.identity.end_sessions(found.subscriber_id)
     dry = " (dry run)" if dry_run else ""
     text = (
         f"Subscriber {made.subscriber_id} has {made.phone_masked} now; {found.subscriber_id} is closed{dry}."
@@ -107,12 +107,12 @@ def subscriber_set(
     fields |= {"regions": list(regions) or None} if regions or anywhere else {}
     fields |= {} if home_region is None else {"home_region": None if home_region == "-" else home_region}
     cap_nano = None if cap is None else parse_money(cap).amount_nano
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
         raised = raise_nano(found.credit_limit_nano, profile["credit_limit_nano"])
-        works.subscriptions.set_profile(found, **fields)
-        works.approvals.check(context.actor, "subscriber.credit_limit", str(found.subscriber_id), raised)
-        found = works.payg.control(
+        services.subscriptions.set_profile(found, **fields)
+        services.approvals.check(context.actor, "subscriber.credit_limit", str(found.subscriber_id), raised)
+        found = services.payg.control(
             found, cap_nano=cap_nano, locked=lock, spill_over=spill_over, said_by=context.actor
         )
     said(found, f"Subscriber {found.subscriber_id} is set.", as_json)
@@ -126,10 +126,10 @@ def subscriber_set(
 @pass_context
 def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) -> None:
     """Another phone number; account, products and keys stay."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        found = works.subscriptions.change_phone(found, to)
-        works.identity.end_sessions(found.subscriber_id)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        found = services.subscriptions.change_phone(found, to)
+        services.identity.end_sessions(found.subscriber_id)
     said(found, f"Subscriber {found.subscriber_id} has {found.phone_masked} now.", as_json)
 
 
@@ -142,12 +142,12 @@ def subscriber_phone(context: Context, subscriber: str, to: str, as_json: bool) 
 @pass_context
 def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: bool) -> None:
     """End everything of a subscriber. What is owed comes on a last bill."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        owed = works.charges.receivable(found.account_id)
-        with works.transaction(dry_run=dry_run):
-            works.subscriptions.close(found)
-            works.identity.end_sessions(found.subscriber_id)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        owed = services.charges.receivable(found.account_id)
+        with services.transaction(dry_run=dry_run):
+            services.subscriptions.close(found)
+            services.identity.end_sessions(found.subscriber_id)
     dry = " would be" if dry_run else " is"
     said(
         {"subscriber_id": found.subscriber_id, "owes_nano": owed, "dry_run": dry_run},
@@ -164,8 +164,8 @@ def subscriber_close(context: Context, subscriber: str, dry_run: bool, as_json: 
 @pass_context
 def subscriber_create(context: Context, phone: str, name: str | None, as_json: bool) -> None:
     """Register a subscriber by phone number."""
-    with context.works() as works:
-        made = works.subscriptions.register(phone, name)
+    with context.services() as services:
+        made = services.subscriptions.register(phone, name)
     said(made, f"Subscriber {made.subscriber_id} ({made.phone_masked}).", as_json)
 
 
@@ -174,8 +174,8 @@ def subscriber_create(context: Context, phone: str, name: str | None, as_json: b
 @pass_context
 def subscriber_list(context: Context, as_json: bool) -> None:
     """All subscribers."""
-    with context.works() as works:
-        found = works.subscriptions.all()
+    with context.services() as services:
+        found = services.subscriptions.all()
     if as_json:
         print_json(found)
     else:
@@ -190,10 +190,10 @@ def subscriber_list(context: Context, as_json: bool) -> None:
 @pass_context
 def subscriber_show(context: Context, subscriber: str, as_json: bool) -> None:
     """A subscriber with products and phone-bill lines."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        products = works.orders.products(found)
-        lines = works.charges.of_subscriber(found.subscriber_id, unbilled=True)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        products = services.orders.products(found)
+        lines = services.charges.of_subscriber(found.subscriber_id, unbilled=True)
     if as_json:
         print_json({"subscriber": found, "products": products, "bill_lines": lines})
     else:

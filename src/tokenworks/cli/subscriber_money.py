@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import in_mtok, money_text, print_json, print_table
 from tokenworks.billing import discount_nano
 from tokenworks.cli.base import (
@@ -24,8 +24,8 @@ from tokenworks.kernel import format_quantity, parse_money
 from tokenworks.subscriptions import end_of_day
 
 
-def _prices_now(works: Works, params: Mapping[str, Any]) -> object:
-    return works.subscriptions.contract_prices(works.subscriptions.find(params["subscriber"]))
+def _prices_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return services.subscriptions.contract_prices(services.subscriptions.find(params["subscriber"]))
 
 
 @click.command("contract")
@@ -46,12 +46,12 @@ def subscriber_contract(
 ) -> None:  # fmt: skip
     """A price of a subscriber's own, from now on. Charges that are made stay."""
     end = None if until is None else end_of_day(until)
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        works.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
-        works.approvals.check(
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        services.subscriptions.set_contract_price(found, offering, price, contract_no, valid_until=end)
+        services.approvals.check(
             context.actor, "subscriber.contract", f"{found.subscriber_id} {offering}",
-            discount_nano(works.offerings, offering, price), contract_no,
+            discount_nano(services.offerings, offering, price), contract_no,
         )  # fmt: skip
     said(
         {"subscriber_id": found.subscriber_id, "offering": offering, "price": price, "until": end},
@@ -74,11 +74,11 @@ def subscriber_top_up(
 ) -> None:
     """Buy pay-as-you-go steps by hand, onto the phone bill."""
     amount_nano = parse_money(amount).amount_nano
-    with context.works() as works, works.transaction(dry_run=dry_run):
-        found = works.subscriptions.find(subscriber)
-        made = works.payg.top_up(found, amount_nano, idempotency_key)
+    with context.services() as services, services.transaction(dry_run=dry_run):
+        found = services.subscriptions.find(subscriber)
+        made = services.payg.top_up(found, amount_nano, idempotency_key)
         if not dry_run:
-            works.approvals.check(
+            services.approvals.check(
                 context.actor, "balance.topup", str(found.subscriber_id), amount_nano, idempotency_key
             )
     dry = " (dry run)" if dry_run else ""
@@ -92,9 +92,9 @@ def subscriber_top_up(
 @pass_context
 def subscriber_history(context: Context, subscriber: str, limit: int, as_json: bool) -> None:
     """What came to a subscriber's balances and what went, but for usage, newest first."""
-    with context.works() as works:
-        found = works.subscriptions.find(subscriber)
-        moves, count = works.transfers.history(found.account_id, 0, limit)
+    with context.services() as services:
+        found = services.subscriptions.find(subscriber)
+        moves, count = services.transfers.history(found.account_id, 0, limit)
     if as_json:
         print_json([in_mtok(move, "amount") for move in moves])
         return

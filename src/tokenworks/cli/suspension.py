@@ -33,8 +33,8 @@ def subscriber_suspend(
     context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
 ) -> None:
     """Stop serving a subscriber; nothing new is charged meanwhile, except where a phone is lost."""
-    with context.works() as works:
-        found = works.subscriptions.suspend(works.subscriptions.find(subscriber), cause, reason)
+    with context.services() as services:
+        found = services.subscriptions.suspend(services.subscriptions.find(subscriber), cause, reason)
     said(found, f"Subscriber {found.subscriber_id} is suspended by {_by(found)}.", as_json)
 
 
@@ -49,8 +49,8 @@ def subscriber_resume(
     context: Context, subscriber: str, cause: SuspensionCause, reason: str, as_json: bool
 ) -> None:
     """Lift what one cause suspended. Where nothing else suspends it, plans that waited begin their next cycle now."""
-    with context.works() as works:
-        found = works.subscriptions.lift(works.subscriptions.find(subscriber), cause, reason)
+    with context.services() as services:
+        found = services.subscriptions.lift(services.subscriptions.find(subscriber), cause, reason)
     text = f"still suspended by {_by(found)}" if found.suspended_by else "active"
     said(found, f"Subscriber {found.subscriber_id} is {text}.", as_json)
 
@@ -65,8 +65,8 @@ def _by(found: Subscriber) -> str:
 @pass_context
 def subscriber_suspensions(context: Context, subscriber: str, as_json: bool) -> None:
     """What suspended a subscriber, newest first."""
-    with context.works() as works:
-        found = works.subscriptions.suspensions(works.subscriptions.find(subscriber))
+    with context.services() as services:
+        found = services.subscriptions.suspensions(services.subscriptions.find(subscriber))
     if as_json:
         print_json(found)
         return

@@ -16,9 +16,9 @@ from tokenworks.app.output import plain
 from tokenworks.kernel import TokenworksError
 
 if TYPE_CHECKING:
-    from tokenworks.app.bootstrap import Works
+    from tokenworks.app.bootstrap import AppServices
 
-Look = Callable[["Works", Mapping[str, Any]], object]
+Look = Callable[["AppServices", Mapping[str, Any]], object]
 _PHONE = re.compile(r"\+\d{7,15}")
 _MARK: Final = "_audit"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -61,25 +61,25 @@ def mask_phone(text: str) -> str:
     return _PHONE.sub(lambda match: f"{match[0][:3]}{'*' * (len(match[0]) - 7)}{match[0][-4:]}", text)
 
 
-def pinned(works: "Works", params: Mapping[str, Any]) -> dict[str, Any]:
+def pinned(services: "AppServices", params: Mapping[str, Any]) -> dict[str, Any]:
     """With the subscriber by its id: a number that is another one's, or nobody's, after the command still finds it."""
     found = dict(params)
     named = found.get("subscriber") or found.get("phone")
     if named:
         with contextlib.suppress(TokenworksError):
-            found["subscriber"] = str(works.subscriptions.find(named).subscriber_id)
+            found["subscriber"] = str(services.subscriptions.find(named).subscriber_id)
     return found
 
 
-def person_of(works: "Works", ref: str) -> UUID | None:
+def person_of(services: "AppServices", ref: str) -> UUID | None:
     """Whose key encrypts what is written down of an act on `ref`; None: nobody in particular."""
-    return works.subscriptions.subscriber_of(ref)
+    return services.subscriptions.subscriber_of(ref)
 
 
-def look_at(works: "Works", look: Look, params: Mapping[str, Any]) -> object:
+def look_at(services: "AppServices", look: Look, params: Mapping[str, Any]) -> object:
     """What the command is about as it is now, None where it is not there (yet, or any more)."""
     with contextlib.suppress(TokenworksError, StopIteration, KeyError):
-        return _masked(plain(look(works, params)))
+        return _masked(plain(look(services, params)))
     return None
 
 

@@ -29,13 +29,13 @@ def usage(
         named = next(param for param in ctx.command.params if param.name == "subscriber")
         raise click.MissingParameter(ctx=ctx, param=named)
     at = since_of(since)
-    with ctx.find_object(Context).works() as works:  # type: ignore[union-attr]  # the program's own
-        found = works.subscriptions.find(subscriber)
-        names = {member.member_id: member.name for member in works.members.of(found)}
+    with ctx.find_object(Context).services() as services:  # type: ignore[union-attr]  # the program's own
+        found = services.subscriptions.find(subscriber)
+        names = {member.member_id: member.name for member in services.members.of(found)}
         if by_member:
-            rows = works.ledger.usage_by_member(found.account_id, at)
+            rows = services.ledger.usage_by_member(found.account_id, at)
         else:
-            rows = works.ledger.usage(found.account_id, at, limit)
+            rows = services.ledger.usage(found.account_id, at, limit)
     for row in rows:
         row["member"] = names.get(row["member_id"])
     if as_json:

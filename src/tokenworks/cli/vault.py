@@ -37,13 +37,13 @@ def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> N
     host of the fleet has not loaded that version: it could read nobody.
     """
     count = 0
-    with context.works() as works:
-        if works.vault.older():
-            hosts = wait_for_hosts(works, works.vault.is_newest_on, 0 if force else wait_s)
-            works.vault.check_hosts([] if force else hosts)
+    with context.services() as services:
+        if services.vault.older():
+            hosts = wait_for_hosts(services, services.vault.is_newest_on, 0 if force else wait_s)
+            services.vault.check_hosts([] if force else hosts)
         with Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar:
-            task = bar.add_task("Wrapping keys", total=works.vault.older())
-            while done := works.vault.rewrap():
+            task = bar.add_task("Wrapping keys", total=services.vault.older())
+            while done := services.vault.rewrap():
                 count += done
                 bar.update(task, completed=count)
     if as_json:
@@ -57,8 +57,8 @@ def vault_rewrap(context: Context, wait_s: int, force: bool, as_json: bool) -> N
 @pass_context
 def vault_erased(context: Context, as_json: bool) -> None:
     """The ids of who was erased, a line each: to be kept beside the backups, for `vault erase-again` after a restore."""
-    with context.works() as works:
-        found = list(works.privacy.erased())
+    with context.services() as services:
+        found = list(services.privacy.erased())
     if as_json:
         print_json(found)
     else:
@@ -76,12 +76,12 @@ def vault_erase_again(context: Context, file: Path, as_json: bool) -> None:
     ids = read_text(file).split()
     count = 0
     with (
-        context.works() as works,
+        context.services() as services,
         Progress(console=console, transient=True, disable=as_json or not console.is_terminal) as bar,
     ):
         task = bar.add_task("Erasing", total=len(ids))
         for number, text in enumerate(ids, 1):
-            count += works.privacy.erase_again(text)
+            count += services.privacy.erase_again(text)
             bar.update(task, completed=number)
     said(
         {"erased": count, "named": len(ids)},

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.app.settings import without_secrets
 from tokenworks.app.webhook_secrets import rotate_webhook_secret
@@ -20,15 +20,15 @@ from tokenworks.trust import WEBHOOK, WEBHOOK_OLD
 _SHOWN_ONCE: Final = "It is shown this once"
 
 
-def _webhook_now(works: Works, params: Mapping[str, Any]) -> object:
+def _webhook_now(services: AppServices, params: Mapping[str, Any]) -> object:
     if params.get("listener_id") is not None:
-        return works.hub.listener(params["listener_id"])
+        return services.hub.listener(params["listener_id"])
     return None
 
 
-def _delivery_now(works: Works, params: Mapping[str, Any]) -> object:
+def _delivery_now(services: AppServices, params: Mapping[str, Any]) -> object:
     """Not its body, which names people."""
-    found, _ = works.hub.log(limit=1000)
+    found, _ = services.hub.log(limit=1000)
     made = next(one for one in found if one.delivery_id == params["delivery_id"])
     return {"state": made.state, "replays": made.replays}
 
@@ -38,8 +38,8 @@ def _delivery_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def webhook_list(context: Context, as_json: bool) -> None:
     """Who is told of what."""
-    with context.works() as works:
-        found = works.hub.listeners()
+    with context.services() as services:
+        found = services.hub.listeners()
     if as_json:
         print_json(found)
         return
@@ -59,8 +59,8 @@ def webhook_list(context: Context, as_json: bool) -> None:
 @pass_context
 def webhook_add(context: Context, api: str, callback: str, query: str, as_json: bool) -> None:
     """Tell a system of events. Its secret is shown this once."""
-    with context.works() as works:
-        made, secret = works.hub.subscribe(cast("Api", api), callback, query, context.actor)
+    with context.services() as services:
+        made, secret = services.hub.subscribe(cast("Api", api), callback, query, context.actor)
     text = f"Webhook {made.listener_id}. Its secret, shown this once:\n{secret}"
     said({"listener_id": made.listener_id, "secret": secret}, text, as_json)
 
@@ -72,8 +72,8 @@ def webhook_add(context: Context, api: str, callback: str, query: str, as_json: 
 @pass_context
 def webhook_remove(context: Context, listener_id: UUID, as_json: bool) -> None:
     """Tell it no more; what waits for it is given up."""
-    with context.works() as works:
-        works.hub.unsubscribe(listener_id)
+    with context.services() as services:
+        services.hub.unsubscribe(listener_id)
     said({"listener_id": listener_id, "removed": True}, f"Webhook {listener_id} is removed.", as_json)
 
 
@@ -91,16 +91,16 @@ def webhook_rotate(
 ) -> None:
     """A new secret, shown this once. For a while what is sent is signed with both."""
     settings = context.settings()
-    with context.works() as works:
+    with context.services() as services:
         if listener_id is None:
-            secret = rotate_webhook_secret(settings, works.clock.now(), force=force)
+            secret = rotate_webhook_secret(settings, services.clock.now(), force=force)
             more = (
                 f" The old one signs beside it for {settings.webhook_secret_overlap_h} h. Copy both files to the other hosts, which use"
                 f" them at once: {settings.secrets}/{WEBHOOK} and {WEBHOOK_OLD}. When `tokenworks doctor` says that all hosts sign"
                 " alike, give the new one to the receivers"
             )
         else:
-            secret = works.hub.rotate(listener_id, timedelta(hours=overlap_h), force=force)
+            secret = services.hub.rotate(listener_id, timedelta(hours=overlap_h), force=force)
             more = f" The old one signs beside it for {overlap_h} h."
     said({"listener_id": listener_id, "secret": secret}, f"{secret}\n{_SHOWN_ONCE}.{more}", as_json)
 
@@ -119,8 +119,8 @@ def webhook_log(
     as_json: bool,
 ) -> None:
     """What was sent to whom, newest first."""
-    with context.works() as works:
-        found, count = works.hub.log(state, listener_id, 0, limit)
+    with context.services() as services:
+        found, count = services.hub.log(state, listener_id, 0, limit)
     if as_json:
         print_json(found)
         return
@@ -139,6 +139,6 @@ def webhook_log(
 @pass_context
 def webhook_replay(context: Context, delivery_id: UUID, as_json: bool) -> None:
     """Send a delivery again: the same bytes under the same id."""
-    with context.works() as works:
-        made = works.hub.replay(delivery_id)
+    with context.services() as services:
+        made = services.hub.replay(delivery_id)
     said(made, f"Delivery {delivery_id} is sent again within a minute.", as_json)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import click
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.output import print_json, print_table
 from tokenworks.cli.base import (
     Context,
@@ -18,8 +18,8 @@ from tokenworks.cli.trail import audited
 from tokenworks.subscriptions import WorkOrder
 
 
-def _work_now(works: Works, params: Mapping[str, Any]) -> object:
-    return next(w for w in works.orders.work_orders(None) if w.work_order_id == params["work_order_id"])
+def _work_now(services: AppServices, params: Mapping[str, Any]) -> object:
+    return next(w for w in services.orders.work_orders(None) if w.work_order_id == params["work_order_id"])
 
 
 @click.command("list")
@@ -27,8 +27,8 @@ def _work_now(works: Works, params: Mapping[str, Any]) -> object:
 @pass_context
 def order_work_list(context: Context, as_json: bool) -> None:
     """Open work orders, oldest first."""
-    with context.works() as works:
-        found = works.orders.work_orders()
+    with context.services() as services:
+        found = services.orders.work_orders()
     if as_json:
         print_json(found)
         return
@@ -66,6 +66,6 @@ def order_work_answer(
     context: Context, work_order_id: UUID, done: bool, reason: str | None, again: bool, as_json: bool
 ) -> None:
     """A delivery is done, or refused: then its whole order fails, and what it charged is credited."""
-    with context.works() as works:
-        state = works.orders.answer(work_order_id, done=done, reason=reason, again=again)
+    with context.services() as services:
+        state = services.orders.answer(work_order_id, done=done, reason=reason, again=again)
     said({"work_order_id": work_order_id, "state": state}, f"The work order is {state}.", as_json)

@@ -8,7 +8,14 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 from tokenworks.factory.intents.choice import Choice, Intent, ModelCard, Option, Wanted, rank, unfit
-from tokenworks.factory.placing.placement import NO_ASK, Ask, Candidate, Objective, Place, Placement
+from tokenworks.factory.placing.placement import (
+    NO_ASK,
+    Candidate,
+    DeploymentView,
+    Objective,
+    Placement,
+    PlacementRequest,
+)
 
 # What a model costs the subscriber: (in thousandths of a unit, of which unit, whether something that he has pays for it).
 Cost = Callable[[str], tuple[int, str, bool]]
@@ -24,7 +31,7 @@ class Known(Protocol):
     ) -> str: ...
     def models_meant(self, intent: Intent) -> Sequence[str]: ...
     def card_of(self, model: str) -> ModelCard: ...
-    def places_of(self, model: str, protocol: str) -> Sequence[Place]: ...
+    def places_of(self, model: str, protocol: str) -> Sequence[DeploymentView]: ...
 
 
 class Subject(NamedTuple):
@@ -46,12 +53,14 @@ def ask_for(
     output_tokens: int,
     blocks: Sequence[int] = (),
     block_tokens: float = 0.0,
-) -> Ask:
+) -> PlacementRequest:
     """What placement is told of a request, at least one token each way. `objective`: the plan's, or of its intent."""
-    return Ask(input_tokens, output_tokens, blocks, block_tokens, objective, regions, None, home, edge_first)
+    return PlacementRequest(
+        input_tokens, output_tokens, blocks, block_tokens, objective, regions, None, home, edge_first
+    )
 
 
-def ask_of(subject: Subject, wanted: Wanted, objective: Objective | None = None) -> Ask:
+def ask_of(subject: Subject, wanted: Wanted, objective: Objective | None = None) -> PlacementRequest:
     """As `ask_for`, before the prompt's beginning is known."""
     return ask_for(
         objective or subject.objective, subject.edge_first, subject.regions, subject.home, max(1, wanted.input_tokens),
@@ -59,7 +68,7 @@ def ask_of(subject: Subject, wanted: Wanted, objective: Objective | None = None)
     )  # fmt: skip
 
 
-def lone_ask(regions: tuple[str, ...] | None, home: str | None) -> Ask:
+def lone_ask(regions: tuple[str, ...] | None, home: str | None) -> PlacementRequest:
     """Where a model has one place, nothing is foreseen: only whether the place may have the request."""
     if regions is None and home is None:
         return NO_ASK
@@ -71,7 +80,7 @@ def options(
     protocol: str,
     intent: Intent,
     wanted: Wanted,
-    ask: Ask,
+    ask: PlacementRequest,
     placement: Placement,
     now_s: float,
     cost: Cost,
@@ -107,8 +116,8 @@ class Decision(NamedTuple):
     """Where a request would go. `model` is none of a place where `refused` says why it gets none."""
 
     model: str
-    ask: Ask
-    chosen: Place | None
+    ask: PlacementRequest
+    chosen: DeploymentView | None
     # Every place of the model, the best first, each with what is foreseen there or why it is out.
     candidates: tuple[Candidate, ...] = ()
     # Of an intent: the models in the order in which they are tried, and why the others are out.
@@ -163,7 +172,7 @@ def _placed(
     model: str,
     protocol: str,
     subject: Subject,
-    ask: Ask,
+    ask: PlacementRequest,
     placement: Placement,
     now_s: float,
     without: Collection[str],
@@ -180,7 +189,7 @@ def _placed(
     return Decision(model, ask, None if chosen is None else chosen.place, tuple(candidates))
 
 
-def placed_by(places: Sequence[Place], subject: Subject, ask: Ask) -> Ask:
+def placed_by(places: Sequence[DeploymentView], subject: Subject, ask: PlacementRequest) -> PlacementRequest:
     """What a place is chosen by: where there is one alone, only by whether it may have the request."""
     return lone_ask(subject.regions, subject.home) if len(places) == 1 else ask
 

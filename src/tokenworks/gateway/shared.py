@@ -10,7 +10,7 @@ from typing import Protocol
 
 from tokenworks.catalog import Weights
 from tokenworks.charging import RESTED, RecorderClient, Rested, Slices
-from tokenworks.factory import Place, Placement, RetryBudget
+from tokenworks.factory import DeploymentView, Placement, RetryBudget
 from tokenworks.gateway.counting import TokenizerClient
 from tokenworks.gateway.ids import IdSource
 from tokenworks.gateway.keys import KeyCache
@@ -107,7 +107,7 @@ class Shared:
         """(model class, weights) in the snapshot of now."""
         return self.snapshot.rate(rate_version, model)
 
-    def rest(self, place: Place, seconds: float) -> None:
+    def rest(self, place: DeploymentView, seconds: float) -> None:
         """The upstream of a place named a time: until then no worker of this host asks it."""
         now_s = self.loop.time()
         place.rest(now_s, seconds)

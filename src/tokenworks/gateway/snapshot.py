@@ -10,9 +10,9 @@ from tokenworks.factory import (
     BUILT_IN,
     MODALITIES,
     Deployment,
+    DeploymentView,
     Intent,
     ModelCard,
-    Place,
     carry_over,
     media_rules,
     models_meant,
@@ -35,7 +35,7 @@ class Route:
         "tokenizer",
     )
 
-    def __init__(self, places: list[Place]) -> None:
+    def __init__(self, places: list[DeploymentView]) -> None:
         self.places = places
         self.context_tokens = max(place.deployment.context_tokens for place in places)
         self.output_tokens = max(place.deployment.max_output_tokens for place in places)
@@ -89,11 +89,11 @@ class Snapshot:
         )
         self.cards = dict(cards)
         self.credentials = dict(credentials)
-        self.places: list[Place] = carry_over(
-            before.places if before else (), [Place(d) for d in deployments]
+        self.places: list[DeploymentView] = carry_over(
+            before.places if before else (), [DeploymentView(d) for d in deployments]
         )
         self.by_name = {place.name: place for place in self.places}
-        serving: dict[tuple[str, str], list[Place]] = {}
+        serving: dict[tuple[str, str], list[DeploymentView]] = {}
         for place in self.places:
             for protocol in place.deployment.protocols:
                 serving.setdefault((place.deployment.model, protocol), []).append(place)
@@ -126,7 +126,7 @@ class Snapshot:
         """Those too that nothing serves now."""
         return models_meant(intent, self.cards_of_models)
 
-    def places_of(self, model: str, protocol: str) -> list[Place]:
+    def places_of(self, model: str, protocol: str) -> list[DeploymentView]:
         route = self.routes.get((model, protocol))
         return [] if route is None else route.places
 

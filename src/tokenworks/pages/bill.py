@@ -17,7 +17,7 @@ from tokenworks.subscriptions import check_control, day_of, last_day
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed
 from tokenworks.web.principals import audit, own_bill
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 from tokenworks.web.urls import BILLS
 
 router = APIRouter(include_in_schema=False)
@@ -28,39 +28,39 @@ LineNo = Annotated[int, Query(ge=1, le=1_000_000)]
 
 
 @router.get("/bill")
-def bill(request: Request, rooms: Asked, done: Done = None) -> Response:
-    visitor = visitor_of(request, rooms)
+def bill(request: Request, services: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/bill")
-    return _show(request, rooms, visitor, done)
+        return ask_to_sign_in(request, services, "/bill")
+    return _show(request, services, visitor, done)
 
 
 def _show(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
 ) -> Response:
     language, subscriber = language_of(request, visitor), visitor.subscriber
     words = WORDS[language]
-    so_far = _together(rooms.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
-    bills, _ = rooms.bills.all(subscriber, 0, BILLS_SHOWN)
+    so_far = _together(services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True), language)
+    bills, _ = services.bills.all(subscriber, 0, BILLS_SHOWN)
     disputes: dict[tuple[Any, int], list[Dispute]] = {}
-    for one in rooms.disputes.of_bills(bills):
+    for one in services.disputes.of_bills(bills):
         disputes.setdefault((one.bill_id, one.line_no), []).append(one)
     cap = format_money(fen(subscriber.cap_nano)).replace(",", "")
     return render(
-        request, rooms, "bill.html", "bill", "bill", visitor=visitor, error=error, done=words[f"done_{done}"] if done else None,
-        spent_of=words["spent_of"].format(spent=yuan(rooms.payg.spent(subscriber)), cap=yuan(subscriber.cap_nano)),
+        request, services, "bill.html", "bill", "bill", visitor=visitor, error=error, done=words[f"done_{done}"] if done else None,
+        spent_of=words["spent_of"].format(spent=yuan(services.payg.spent(subscriber)), cap=yuan(subscriber.cap_nano)),
         cap=cap, locked=subscriber.spend_locked, spill_over=subscriber.spill_over, is_owner=visitor.who.role == "owner",
         so_far=[{**row, "amount": yuan(row["nano"])} for row in so_far], so_far_total=yuan(sum(row["nano"] for row in so_far)),
-        bills=[_bill(rooms, b, disputes, language) for b in bills],
+        bills=[_bill(services, b, disputes, language) for b in bills],
     )  # fmt: skip
 
 
 def _bill(
-    rooms: Rooms, b: Bill, disputes: dict[tuple[Any, int], list[Dispute]], language: Language
+    services: Services, b: Bill, disputes: dict[tuple[Any, int], list[Dispute]], language: Language
 ) -> dict[str, Any]:
     words = WORDS[language]
     return {
@@ -75,7 +75,7 @@ def _bill(
                 "can_ask": all(one.state == "answered" for one in disputes.get((b.bill_id, line.line_no), [])),
                 "disputes": [_dispute(one, words) for one in disputes.get((b.bill_id, line.line_no), [])],
             }
-            for line in rooms.bills.lines(b)
+            for line in services.bills.lines(b)
         ],
     }  # fmt: skip
 
@@ -115,13 +115,13 @@ def _together(charges: list[Charge], language: Language) -> list[dict[str, Any]]
 @router.post("/bill/spending")
 def spending(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     what: Annotated[Literal["lock", "unlock", "cap", "spill_on", "spill_off"], Form()],
     cap: Text = "",
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/bill")
+        return ask_to_sign_in(request, services, "/bill")
     who, subscriber = visitor.who, visitor.subscriber
     try:
         wanted: dict[str, Any]
@@ -132,18 +132,18 @@ def spending(
         else:
             wanted = {"spill_over": what == "spill_on"}
         check_control(who.role, subscriber, **wanted)
-        with rooms.transaction():
-            rooms.subscriptions.lock([subscriber.subscriber_id])
-            known = rooms.subscriptions.find(str(subscriber.subscriber_id))
+        with services.transaction():
+            services.subscriptions.lock([subscriber.subscriber_id])
+            known = services.subscriptions.find(str(subscriber.subscriber_id))
             is_so = {"cap_nano": known.cap_nano, "locked": known.spend_locked, "spill_over": known.spill_over}
             # What is so already is not set again.
             if any(is_so[name] != value for name, value in wanted.items()):
-                rooms.payg.control(subscriber, **wanted, said_by=who.actor)
-                audit(rooms, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
+                services.payg.control(subscriber, **wanted, said_by=who.actor)
+                audit(services, who, "subscriber.set", subscriber.subscriber_id, None, wanted)
     except NotAllowed:
         raise
     except TokenworksError as error:
-        return _show(request, rooms, visitor, error=error)
+        return _show(request, services, visitor, error=error)
     return RedirectResponse("/bill?done=spending", 303)
 
 
@@ -151,28 +151,28 @@ def spending(
 
 
 @router.get("/bill/dispute")
-def question(request: Request, rooms: Asked, bill: BillNo, line: LineNo) -> Response:
-    visitor = visitor_of(request, rooms)
+def question(request: Request, services: Asked, bill: BillNo, line: LineNo) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, f"/bill/dispute?bill={bill}&line={line}")
-    return _question(request, rooms, visitor, bill, line)
+        return ask_to_sign_in(request, services, f"/bill/dispute?bill={bill}&line={line}")
+    return _question(request, services, visitor, bill, line)
 
 
 def _question(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     bill_no: str,
     line_no: int,
     text: str = "",
     error: TokenworksError | None = None,
 ) -> Response:
-    found = own_bill(rooms, visitor.who, bill_no)
-    line = rooms.bills.line(found, line_no)
+    found = own_bill(services, visitor.who, bill_no)
+    line = services.bills.line(found, line_no)
     language = language_of(request, visitor)
     words = WORDS[language]
     return render(
-        request, rooms, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error,
+        request, services, "dispute.html", "bill", "dispute_title", visitor=visitor, error=error,
         number=found.bill_no, line=line_no, what=_said(line, language), amount=yuan(line.amount_nano), text=text,
         period=words["period"].format(begin=day_of(found.period_start), end=last_day(found.period_end)), chars_max=QUESTION_CHARS_MAX,
     )  # fmt: skip
@@ -185,23 +185,23 @@ Question = Annotated[str, Form(max_length=4 * QUESTION_CHARS_MAX)]
 @router.post("/bill/dispute")
 def ask(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     bill: Text,
     line: Annotated[int, Form(ge=1, le=1_000_000)],
     text: Question = "",
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/bill")
-    found = own_bill(rooms, visitor.who, bill)
+        return ask_to_sign_in(request, services, "/bill")
+    found = own_bill(services, visitor.who, bill)
     try:
-        with rooms.transaction():
-            made = rooms.disputes.ask(found, line, text)
+        with services.transaction():
+            made = services.disputes.ask(found, line, text)
             if made.new:
                 said = {"bill": found.bill_no, "line": line}
-                audit(rooms, visitor.who, "dispute.ask", made.dispute_id, None, said)
+                audit(services, visitor.who, "dispute.ask", made.dispute_id, None, said)
     except BillNotFound:
         raise
     except TokenworksError as error:
-        return _question(request, rooms, visitor, bill, line, text, error)
+        return _question(request, services, visitor, bill, line, text, error)
     return RedirectResponse("/bill?done=asked", 303)

@@ -12,14 +12,14 @@ from tokenworks.pages.phrases import price_of, yuan
 from tokenworks.pages.products import product_name
 from tokenworks.pages.words import WORDS, refusal
 from tokenworks.subscriptions import Product, When, acts_with, day_of, last_day
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 What = Literal["change", "cancel", "pause", "resume"]
 
 
 def choices_page(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     product: Product,
     what: What,
@@ -29,11 +29,11 @@ def choices_page(
     shows: dict[What, Callable[..., dict[str, Any]]] = {
         "change": _change, "cancel": _cancel, "pause": _pause, "resume": _resume,
     }  # fmt: skip
-    more = shows[what](request, rooms, visitor, product, offering)
+    more = shows[what](request, services, visitor, product, offering)
     template = "change.html" if what == "change" and not more["choices"] else "choices.html"
     return render(
-        request, rooms, template, "products", f"{what}_title", visitor=visitor, error=error,
-        id=str(product.product_id), what=what, name=product_name(request, rooms, visitor, product), offering=offering or "",
+        request, services, template, "products", f"{what}_title", visitor=visitor, error=error,
+        id=str(product.product_id), what=what, name=product_name(request, services, visitor, product), offering=offering or "",
         idempotency_key=uuid7().hex, **more,
     )  # fmt: skip
 
@@ -46,26 +46,26 @@ def _choice(
 
 
 def _change(
-    request: Request, rooms: Rooms, visitor: Visitor, product: Product, offering: str | None
+    request: Request, services: Services, visitor: Visitor, product: Product, offering: str | None
 ) -> dict[str, Any]:
     language = language_of(request, visitor)
     words = WORDS[language]
-    current = rooms.offerings.sold(product.offering_version).offering
-    offered = rooms.eligibility.to_change(visitor.subscriber, product)
+    current = services.offerings.sold(product.offering_version).offering
+    offered = services.eligibility.to_change(visitor.subscriber, product)
     others = [sold.offering for sold in in_order(offered, visitor.subscriber.audiences)]
     # Tiers of the same seller first.
     others.sort(key=lambda o: (o.carrier != current.carrier, price_of(o)))
     chosen = next((o for o in others if o.id == offering), None)
     if chosen is None:
         return {"choices": [], "plans": [offer(o, language) for o in others], "lead": words["change_lead"]}
-    choices = [_change_at(rooms, visitor, product, chosen.id, "now", words, language)]
+    choices = [_change_at(services, visitor, product, chosen.id, "now", words, language)]
     if product.cycle_end is not None:
-        choices.append(_change_at(rooms, visitor, product, chosen.id, "cycle_end", words, language))
+        choices.append(_change_at(services, visitor, product, chosen.id, "cycle_end", words, language))
     return {"choices": choices, "to": offer(chosen, language)}
 
 
 def _change_at(
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     product: Product,
     offering: str,
@@ -79,7 +79,7 @@ def _change_at(
         else (words["later_title"], words["change_later"])
     )
     try:
-        found = rooms.quotes.change(product.product_id, offering, when, confirm=None)
+        found = services.quotes.change(product.product_id, offering, when, confirm=None)
     except TokenworksError as error:
         return _choice(when, title, [], do, refusal(error, language))
     end, renewal = found.renews_at, found.renewal_nano
@@ -100,16 +100,18 @@ def _change_at(
     return _choice(when, title, lines, do, twice=found.second)
 
 
-def _cancel(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _: object) -> dict[str, Any]:
+def _cancel(
+    request: Request, services: Services, visitor: Visitor, product: Product, _: object
+) -> dict[str, Any]:
     language = language_of(request, visitor)
     words = WORDS[language]
     choices = []
-    offering = rooms.offerings.sold(product.offering_version).offering
+    offering = services.offerings.sold(product.offering_version).offering
     if acts_with(product, offering).end_with_cycle and product.cycle_end is not None:
         lines = [words["cancel_later"].format(end=last_day(product.cycle_end))]
         choices.append(_choice("cycle_end", words["cancel_later_title"], lines, words["cancel_later_do"]))
     try:
-        found = rooms.quotes.cancel(product.product_id)
+        found = services.quotes.cancel(product.product_id)
     except TokenworksError as error:
         choices.append(
             _choice("now", words["cancel_now_title"], [], words["cancel_now_do"], refusal(error, language))
@@ -124,7 +126,9 @@ def _cancel(request: Request, rooms: Rooms, visitor: Visitor, product: Product, 
     return {"choices": choices}
 
 
-def _pause(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _: object) -> dict[str, Any]:
+def _pause(
+    request: Request, services: Services, visitor: Visitor, product: Product, _: object
+) -> dict[str, Any]:
     words = WORDS[language_of(request, visitor)]
     if product.cycle_end is None:
         lines = [words["pause_text_open"]]
@@ -135,11 +139,13 @@ def _pause(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _
     return {"choices": [_choice("now", "", lines, words["pause_do"])]}
 
 
-def _resume(request: Request, rooms: Rooms, visitor: Visitor, product: Product, _: object) -> dict[str, Any]:
+def _resume(
+    request: Request, services: Services, visitor: Visitor, product: Product, _: object
+) -> dict[str, Any]:
     language = language_of(request, visitor)
     words = WORDS[language]
     try:
-        found = rooms.quotes.resume(product.product_id)
+        found = services.quotes.resume(product.product_id)
     except TokenworksError as error:
         return {"choices": [_choice("now", "", [], words["resume_do"], refusal(error, language))]}
     lines = [words["resume_free"]]

@@ -28,7 +28,7 @@ from tokenworks.subscriptions import (
     last_day,
 )
 from tokenworks.texts import Language
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 # What can be done later with an offering of each kind.
 _TERMS: Final = {
@@ -42,7 +42,7 @@ _TERMS: Final = {
 
 def confirm_page(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor | None,
     chosen: SoldOffering,
     *,
@@ -53,7 +53,7 @@ def confirm_page(
     words = WORDS[language]
     card = offer(o, language)
     if o.parts:
-        names = {s.offering.id: name_of(s.offering, language) for s in rooms.offerings.all()}
+        names = {s.offering.id: name_of(s.offering, language) for s in services.offerings.all()}
         card["brings"] = words["bundle_of"].format(parts=words["list_comma"].join(names[p] for p in o.parts))
     facts, today, refused, twice = [], 0, None, False
     if visitor is None:
@@ -62,7 +62,7 @@ def confirm_page(
         subscriber = visitor.subscriber
         delivery = o.deliveries[0] if o.deliveries else None
         try:
-            found = rooms.quotes.place(subscriber, o.id, delivery=delivery, confirm=None)
+            found = services.quotes.place(subscriber, o.id, delivery=delivery, confirm=None)
         except TokenworksError as why:
             refused = why
         else:
@@ -79,14 +79,14 @@ def confirm_page(
                 facts.append((words["renewal"], renews))
             else:
                 facts.append((words["renewal"], _renewal(o, card["price"], words)))
-    today_day = rooms.clock.now().astimezone(BILLING_ZONE).date()
+    today_day = services.clock.now().astimezone(BILLING_ZONE).date()
     do = words["order_for"].format(price=yuan(today)) if today else words["order_free"]
     return render(
-        request, rooms, "confirm.html", "order", "confirm", visitor=visitor, error=error,
+        request, services, "confirm.html", "order", "confirm", visitor=visitor, error=error,
         o=card, facts=facts, do=do, why=None if refused is None else refusal(refused, language), twice=twice, version=chosen.offering_version,
         deliveries=[(name, words[name]) for name in o.deliveries] if len(o.deliveries) > 1 else [],
         idempotency_key=uuid7().hex, terms=words[_TERMS[o.kind]],
-        asks_broadband=isinstance(refused, BroadbandMissing), steps=[] if refused is None else _next_steps(rooms, refused, language),
+        asks_broadband=isinstance(refused, BroadbandMissing), steps=[] if refused is None else _next_steps(services, refused, language),
         first_day=today_day, last_start=today_day + timedelta(days=START_DAYS_MAX),
     )  # fmt: skip
 
@@ -102,15 +102,15 @@ _STEPS: Final[tuple[tuple[type[TokenworksError], str, str], ...]] = (
 )
 
 
-def _next_steps(rooms: Rooms, refused: TokenworksError, language: Language) -> list[tuple[str, str]]:
+def _next_steps(services: Services, refused: TokenworksError, language: Language) -> list[tuple[str, str]]:
     """(page, what to do there) for what is refused. Other plans are linked below in any case."""
     words = WORDS[language]
     if isinstance(refused, NeedsFirst):
-        known = {sold.offering.id: sold.offering for sold in rooms.offerings.all()}
+        known = {sold.offering.id: sold.offering for sold in services.offerings.all()}
         return [
             (f"/order?offering={id_}", words["order_first"].format(name=name_of(known[id_], language)))
             for id_ in refused.requires
-            if id_ in known and rooms.offerings.can_be_ordered(known[id_])
+            if id_ in known and services.offerings.can_be_ordered(known[id_])
         ]
     return [(page, words[word]) for kind, page, word in _STEPS if isinstance(refused, kind)][:1]
 

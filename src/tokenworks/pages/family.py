@@ -16,7 +16,7 @@ from tokenworks.texts import Language
 from tokenworks.web.acts import cap_of
 from tokenworks.web.asker import client_address, is_secure
 from tokenworks.web.principals import COOKIE, as_uuid, audit, phone_of
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 from tokenworks.web.sign_in import set_cookie
 
 router = APIRouter(include_in_schema=False)
@@ -28,26 +28,26 @@ Done = Annotated[Literal["invited", "cap", "removed", "joined", "declined", "lef
 
 
 @router.get("/family")
-def family(request: Request, rooms: Asked, done: Done = None) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def family(request: Request, services: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/family")
-    return _show(request, rooms, visitor, done)
+        return ask_to_sign_in(request, services, "/family")
+    return _show(request, services, visitor, done)
 
 
 def _show(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
 ) -> Response:
     language = language_of(request, visitor)
     words = WORDS[language]
-    rows, more = ([], 0) if visitor.is_member else _members(rooms, visitor, language)
+    rows, more = ([], 0) if visitor.is_member else _members(services, visitor, language)
     invited, joined = [], []
-    for member in rooms.members.memberships(phone_of(rooms, visitor.who)):
-        name = _household(rooms, member)
+    for member in services.members.memberships(phone_of(services, visitor.who)):
+        name = _household(services, member)
         is_here = member.member_id == visitor.who.member_id
         row = {"id": str(member.member_id), "is_here": is_here}
         if member.state == "invited":
@@ -55,7 +55,7 @@ def _show(
         else:
             joined.append({**row, "text": words["membership_of"].format(name=name)})
     return render(
-        request, rooms, "family.html", "family", "family_title", visitor=visitor, error=error,
+        request, services, "family.html", "family", "family_title", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None, members=rows, invited=invited, joined=joined, is_member=visitor.is_member,
         lead=words["member_lead"].format(name=_called(visitor)) if visitor.is_member else words["family_lead"],
         more=words["more_members"].format(count=more) if more else "",
@@ -66,24 +66,24 @@ def _called(visitor: Visitor) -> str:
     return visitor.subscriber.name or visitor.subscriber.phone_masked
 
 
-def _household(rooms: Rooms, member: Member) -> str:
+def _household(services: Services, member: Member) -> str:
     """How the owner of another account is called."""
-    found = rooms.subscriptions.find(str(member.subscriber_id))
+    found = services.subscriptions.find(str(member.subscriber_id))
     return found.name or found.phone_masked
 
 
-def _members(rooms: Rooms, visitor: Visitor, language: Language) -> tuple[list[dict[str, Any]], int]:
+def _members(services: Services, visitor: Visitor, language: Language) -> tuple[list[dict[str, Any]], int]:
     """Who is in the account, what each used, and how many are not shown."""
-    words, now = WORDS[language], rooms.clock.now()
+    words, now = WORDS[language], services.clock.now()
     account_id = visitor.subscriber.account_id
-    caps = rooms.ledger.used_of_caps(account_id, now)
+    caps = services.ledger.used_of_caps(account_id, now)
     first = (now - timedelta(days=DAYS_SHOWN)).astimezone(BILLING_ZONE)
     since = first.replace(hour=0, minute=0, second=0, microsecond=0)  # whole days: their sums are there
     spent = {
         row["member_id"]: row["input_tokens"] + row["output_tokens"]
-        for row in rooms.ledger.usage_by_member(account_id, since)
+        for row in services.ledger.usage_by_member(account_id, since)
     }
-    found = [m for m in rooms.members.of(visitor.subscriber) if m.state != "left"]
+    found = [m for m in services.members.of(visitor.subscriber) if m.state != "left"]
     rows = []
     for member in found[:MEMBERS_SHOWN]:
         tokens = spent.get(member.member_id, 0)
@@ -124,66 +124,68 @@ def cap_line(member: Member, used: dict[UUID, int], language: Language) -> str:
 @router.post("/family/invite")
 def invite(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     phone: Text = "",
     name: Text = "",
     cap: Text = "",
     period: Period = "month",
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/family")
+        return ask_to_sign_in(request, services, "/family")
     try:
-        with rooms.transaction():
-            made = rooms.members.invite(
+        with services.transaction():
+            made = services.members.invite(
                 visitor.subscriber, normal_number(phone), name, cap_tokens=read_tokens(cap), cap_period=period
             )
-            audit(rooms, visitor.who, "member.invite", made.member_id, None, cap_of(made))
+            audit(services, visitor.who, "member.invite", made.member_id, None, cap_of(made))
     except TokenworksError as error:
-        return _show(request, rooms, visitor, error=error)
+        return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=invited", 303)
 
 
 @router.post("/family/cap")
-def set_cap(request: Request, rooms: Asked, id: Text, cap: Text = "", period: Period = "month") -> Response:
-    visitor = visitor_of(request, rooms)
+def set_cap(
+    request: Request, services: Asked, id: Text, cap: Text = "", period: Period = "month"
+) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/family")
-    member = _member(rooms, visitor, id)
+        return ask_to_sign_in(request, services, "/family")
+    member = _member(services, visitor, id)
     check_rank(visitor.who.role, member)
     try:
-        with rooms.transaction():
-            rooms.subscriptions.lock([visitor.subscriber.subscriber_id])
-            before = cap_of(_member(rooms, visitor, id))
-            rooms.members.set_cap(member, read_tokens(cap), period)
-            after = cap_of(_member(rooms, visitor, id))
+        with services.transaction():
+            services.subscriptions.lock([visitor.subscriber.subscriber_id])
+            before = cap_of(_member(services, visitor, id))
+            services.members.set_cap(member, read_tokens(cap), period)
+            after = cap_of(_member(services, visitor, id))
             if after != before:
-                audit(rooms, visitor.who, "member.set", member.member_id, before, after)
+                audit(services, visitor.who, "member.set", member.member_id, before, after)
     except TokenworksError as error:
-        return _show(request, rooms, visitor, error=error)
+        return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=cap", 303)
 
 
 @router.post("/family/remove")
-def remove(request: Request, rooms: Asked, id: Text) -> Response:
-    visitor = visitor_of(request, rooms)
+def remove(request: Request, services: Asked, id: Text) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/family")
-    member = _member(rooms, visitor, id)
+        return ask_to_sign_in(request, services, "/family")
+    member = _member(services, visitor, id)
     check_rank(visitor.who.role, member)
     try:
-        with rooms.transaction():
-            rooms.subscriptions.lock([visitor.subscriber.subscriber_id])
-            if _member(rooms, visitor, id).state != "left":
-                audit(rooms, visitor.who, "member.remove", member.member_id, cap_of(member))
-                rooms.members.remove(member)
+        with services.transaction():
+            services.subscriptions.lock([visitor.subscriber.subscriber_id])
+            if _member(services, visitor, id).state != "left":
+                audit(services, visitor.who, "member.remove", member.member_id, cap_of(member))
+                services.members.remove(member)
     except TokenworksError as error:
-        return _show(request, rooms, visitor, error=error)
+        return _show(request, services, visitor, error=error)
     return RedirectResponse("/family?done=removed", 303)
 
 
-def _member(rooms: Rooms, visitor: Visitor, id_: str) -> Member:
-    return rooms.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
+def _member(services: Services, visitor: Visitor, id_: str) -> Member:
+    return services.members.find(visitor.subscriber, str(as_uuid(id_, "member")))
 
 
 # What whoever was invited does.
@@ -192,26 +194,28 @@ def _member(rooms: Rooms, visitor: Visitor, id_: str) -> Member:
 @router.post("/family/join")
 def join(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     id: Text,
     what: Annotated[Literal["accept", "decline", "leave", "switch"], Form()],
 ) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/family")
-    phone, member_id = phone_of(rooms, visitor.who), as_uuid(id, "invitation")
+        return ask_to_sign_in(request, services, "/family")
+    phone, member_id = phone_of(services, visitor.who), as_uuid(id, "invitation")
     try:
         if what == "switch":
-            return _switch(request, rooms, phone, member_id)
-        with rooms.transaction():
-            if rooms.sign_ins.is_invited(phone, member_id) or what != "accept":
+            return _switch(request, services, phone, member_id)
+        with services.transaction():
+            if services.sign_ins.is_invited(phone, member_id) or what != "accept":
                 if what == "accept":
-                    rooms.members.accept(phone, member_id)
+                    services.members.accept(phone, member_id)
                 else:
-                    rooms.members.leave(phone, member_id)
-                audit(rooms, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id)
+                    services.members.leave(phone, member_id)
+                audit(
+                    services, visitor.who, "member.accept" if what == "accept" else "member.leave", member_id
+                )
     except TokenworksError as error:
-        return _show(request, rooms, visitor, error=error)
+        return _show(request, services, visitor, error=error)
     if what == "leave" and member_id == visitor.who.member_id:
         response = RedirectResponse("/sign-in", 303)
         response.delete_cookie(COOKIE, path="/")
@@ -220,10 +224,10 @@ def join(
     return RedirectResponse(f"/family?done={done}", 303)
 
 
-def _switch(request: Request, rooms: Rooms, phone: str, member_id: UUID) -> Response:
+def _switch(request: Request, services: Services, phone: str, member_id: UUID) -> Response:
     """Go on as a member of another account."""
     address, client = client_address(request), request.headers.get("user-agent")
-    entered = rooms.sign_ins.switch(phone, member_id, address, client)
+    entered = services.sign_ins.switch(phone, member_id, address, client)
     response = RedirectResponse("/usage", 303)
     set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))
     return response

@@ -15,7 +15,7 @@ from tokenworks.texts import Language
 from tokenworks.trust import ApiKeyInfo
 from tokenworks.web.acts import issue_key, keys_of
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 KEYS_SHOWN: Final = 200
@@ -25,28 +25,28 @@ Days = Annotated[Literal["", "30", "90", "365"], Form()]
 
 @router.get("/keys")
 def keys(
-    request: Request, rooms: Asked, done: Annotated[Literal["key_stopped"] | None, Query()] = None
+    request: Request, services: Asked, done: Annotated[Literal["key_stopped"] | None, Query()] = None
 ) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/keys")
-    return _list(request, rooms, visitor, done)
+        return ask_to_sign_in(request, services, "/keys")
+    return _list(request, services, visitor, done)
 
 
 def _list(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
 ) -> Response:
     language = language_of(request, visitor)
-    words, now = WORDS[language], rooms.clock.now()
-    found = list(reversed(rooms.access.keys(visitor.subscriber, keys_of(visitor.who))))
+    words, now = WORDS[language], services.clock.now()
+    found = list(reversed(services.access.keys(visitor.subscriber, keys_of(visitor.who))))
     live = [k for k in found if k.revoked_at is None and (k.expires_at is None or k.expires_at > now)]
     ended = [k for k in found if k not in live]
     return render(
-        request, rooms, "keys.html", "keys", "keys_title", visitor=visitor, error=error,
+        request, services, "keys.html", "keys", "keys_title", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None,
         live=[_row(k, language, words["key_live"]) for k in live[:KEYS_SHOWN]],
         ended=[
@@ -76,40 +76,40 @@ def _row(key: ApiKeyInfo, language: Language, state: str) -> dict[str, Any]:
 
 @router.post("/keys")
 def make(
-    request: Request, rooms: Asked, name: Text = "", cap: Text = "", days: Days = "", models: Text = ""
+    request: Request, services: Asked, name: Text = "", cap: Text = "", days: Days = "", models: Text = ""
 ) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/keys")
+        return ask_to_sign_in(request, services, "/keys")
     names = [
         part for part in models.replace("，", ",").replace("、", ",").replace(" ", ",").split(",") if part
     ]
     try:
         _, text = issue_key(
-            rooms, visitor.who, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
+            services, visitor.who, visitor.subscriber, name, models=names or None, expires_in_days=int(days) if days else None,
             cap_tokens=read_tokens(cap),
         )  # fmt: skip
     except TokenworksError as error:
-        return _list(request, rooms, visitor, error=error)
-    return show_key(request, rooms, visitor, text, "key_made")
+        return _list(request, services, visitor, error=error)
+    return show_key(request, services, visitor, text, "key_made")
 
 
 @router.post("/key")
-def another(request: Request, rooms: Asked) -> Response:
+def another(request: Request, services: Asked) -> Response:
     """A key for who has ordered again, and lost the first one."""
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/order")
-    return make(request, rooms, WORDS[language_of(request, visitor)]["from_order_page"])
+        return ask_to_sign_in(request, services, "/order")
+    return make(request, services, WORDS[language_of(request, visitor)]["from_order_page"])
 
 
 @router.post("/keys/stop")
-def stop(request: Request, rooms: Asked, id: Text) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def stop(request: Request, services: Asked, id: Text) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/keys")
+        return ask_to_sign_in(request, services, "/keys")
     key_id = as_uuid(id, "key")
-    with rooms.transaction():
-        if rooms.access.revoke_key(visitor.subscriber, key_id, keys_of(visitor.who)):
-            audit(rooms, visitor.who, "key.revoke", key_id)
+    with services.transaction():
+        if services.access.revoke_key(visitor.subscriber, key_id, keys_of(visitor.who)):
+            audit(services, visitor.who, "key.revoke", key_id)
     return RedirectResponse("/keys?done=key_stopped", 303)

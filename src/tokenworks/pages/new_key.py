@@ -4,12 +4,12 @@ from fastapi import Request, Response
 
 from tokenworks.pages.page import Visitor, render
 from tokenworks.web.content import reached_at
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 
 def show_key(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     key: str | None,
     title: str,
@@ -30,7 +30,7 @@ def show_key(
     page = "order" if title == "ordered" else "keys"
     return render(
         request,
-        rooms,
+        services,
         "ordered.html",
         page,
         title,

@@ -11,7 +11,7 @@ from tokenworks.pages.phrases import brings, fen, name_of, price_of, yuan
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import Offer
 from tokenworks.texts import Language
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 # Whom the shop is for; what is for others alone is sold by people.
 AUDIENCES: Final = ("person", "family", "developer", "small_business")
@@ -19,13 +19,13 @@ AUDIENCES: Final = ("person", "family", "developer", "small_business")
 _RANK: Final = {"plan": 0, "pay_as_you_go": 1, "bundle": 2, "trial": 3, "add_on": 4}
 
 
-def on_sale(rooms: Rooms, visitor: Visitor | None) -> list[Offer]:
+def on_sale(services: Services, visitor: Visitor | None) -> list[Offer]:
     """What is shown here now: what can be ordered, and what the visitor has. In the order of the shop."""
     audiences = None if visitor is None else visitor.subscriber.audiences
     if visitor is None:
-        found = [Offer(sold, has=False, can=True) for sold in rooms.offerings.for_sale(None)]
+        found = [Offer(sold, has=False, can=True) for sold in services.offerings.for_sale(None)]
     else:
-        found = [offer for offer in rooms.eligibility.offers(visitor.subscriber) if offer.can or offer.has]
+        found = [offer for offer in services.eligibility.offers(visitor.subscriber) if offer.can or offer.has]
     shown = {offer.sold.offering.id: offer for offer in found}
     return [shown[sold.offering.id] for sold in in_order([offer.sold for offer in found], audiences)]
 

@@ -19,7 +19,7 @@ from tokenworks.subscriptions import Subscriber
 from tokenworks.texts import Language
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
 from tokenworks.web.principals import own, principal_of
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 LANGUAGE_COOKIE: Final = "tokenworks_language"
 NAV: Final[dict[Role, tuple[str, ...]]] = {
@@ -85,17 +85,17 @@ class Visitor:
         return self.who.role == "member"
 
 
-def visitor_of(request: Request, rooms: Rooms, *roles: Role) -> Visitor | None:
+def visitor_of(request: Request, services: Services, *roles: Role) -> Visitor | None:
     """Who looks at the page; None where nobody is signed in. Raises `NotAllowed` for other roles (owner and admin, where none are
     named).
     """
     try:
-        who = principal_of(request, rooms)
+        who = principal_of(request, services)
     except NotSignedIn:
         return None
     if who.role not in (roles or ("owner", "admin")):
         raise NotAllowed("this page is the owner's")
-    return Visitor(who, own(rooms, who))
+    return Visitor(who, own(services, who))
 
 
 def language_of(request: Request, visitor: Visitor | None = None) -> Language:
@@ -118,7 +118,7 @@ def page_at(text: str) -> str:
 
 def render(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     template: str,
     page: str,
     title: str,
@@ -133,7 +133,7 @@ def render(
     if error is not None and status == 200:
         status = 422
     return _rendered(
-        request, language, rooms.operator, template, page, title, status=status, visitor=visitor,
+        request, language, services.operator, template, page, title, status=status, visitor=visitor,
         error=None if error is None else refusal(error, language), **more,
     )  # fmt: skip
 
@@ -161,7 +161,7 @@ def _rendered(
 
 def ask_to_sign_in(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     back: str,
     identifier: str | None = None,
     error: TokenworksError | None = None,
@@ -170,7 +170,7 @@ def ask_to_sign_in(
     back = page_at(back)
     page = back.lstrip("/").split("?")[0].split("/")[0]
     return render(
-        request, rooms, "sign_in.html", page, "sign_in", error=error, identifier=identifier, back=back
+        request, services, "sign_in.html", page, "sign_in", error=error, identifier=identifier, back=back
     )
 
 
@@ -204,9 +204,9 @@ def is_for_a_person(request: Request) -> bool:
 def _error_page(request: Request, problem: Response) -> Response:
     visitor, operator = None, ""
     try:
-        with request.app.state.open_rooms() as rooms:
-            operator = rooms.operator
-            visitor = visitor_of(request, rooms, "owner", "admin", "member")
+        with request.app.state.open_rooms() as services:
+            operator = services.operator
+            visitor = visitor_of(request, services, "owner", "admin", "member")
     except TokenworksError:
         pass  # The page is shown to nobody in particular: a stranger, staff, or while the database is away.
     language = language_of(request, visitor)

@@ -11,7 +11,7 @@ from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS, refusal
 from tokenworks.subscriptions import Product, day_of, last_day
 from tokenworks.web.principals import audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 What = Literal["suspend", "resume"]
@@ -22,72 +22,72 @@ _CAUSE: Final = "own_wish"
 
 
 @router.get("/account/{what}")
-def look(request: Request, rooms: Asked, what: What) -> Response:
-    visitor = visitor_of(request, rooms, "owner")
+def look(request: Request, services: Asked, what: What) -> Response:
+    visitor = visitor_of(request, services, "owner")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
-    return _show(request, rooms, visitor, what)
+        return ask_to_sign_in(request, services, "/products")
+    return _show(request, services, visitor, what)
 
 
 @router.post("/account/{what}")
-def do(request: Request, rooms: Asked, what: What) -> Response:
+def do(request: Request, services: Asked, what: What) -> Response:
     """The same again changes nothing."""
-    visitor = visitor_of(request, rooms, "owner")
+    visitor = visitor_of(request, services, "owner")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
+        return ask_to_sign_in(request, services, "/products")
     found = visitor.subscriber
     if (_CAUSE in found.suspended_by) == (what == "suspend"):
         return RedirectResponse("/products", 303)
     state = "suspended" if what == "suspend" else "active"
     try:
-        with rooms.transaction():
+        with services.transaction():
             if what == "suspend":
-                rooms.subscriptions.suspend(found, _CAUSE, REASON)
+                services.subscriptions.suspend(found, _CAUSE, REASON)
             else:
-                rooms.subscriptions.lift(found, _CAUSE, REASON)
-            audit(rooms, visitor.who, f"subscriber.{state}", found.subscriber_id, None, {"cause": _CAUSE})
+                services.subscriptions.lift(found, _CAUSE, REASON)
+            audit(services, visitor.who, f"subscriber.{state}", found.subscriber_id, None, {"cause": _CAUSE})
     except TokenworksError as error:
-        return _show(request, rooms, visitor, what, error)
+        return _show(request, services, visitor, what, error)
     return RedirectResponse(f"/products?done={_WORD[what]}_all", 303)
 
 
 def _show(
-    request: Request, rooms: Rooms, visitor: Visitor, what: What, error: TokenworksError | None = None
+    request: Request, services: Services, visitor: Visitor, what: What, error: TokenworksError | None = None
 ) -> Response:
     words = WORDS[language_of(request, visitor)]
     holds = _CAUSE in visitor.subscriber.suspended_by
     more: dict[str, Any] = {"why": None, "lines": [], "rows": []}
     if holds == (what == "resume"):
-        more |= (_resume if holds else _pause)(request, rooms, visitor)
+        more |= (_resume if holds else _pause)(request, services, visitor)
     else:
         more["why"] = words["all_paused"] if holds else words["all_active"]
     word = _WORD[what]
     return render(
-        request, rooms, "pause_all.html", "products", f"{word}_all_title", visitor=visitor, error=error,
+        request, services, "pause_all.html", "products", f"{word}_all_title", visitor=visitor, error=error,
         what=what, do=words[f"{word}_all_do"], **more,
     )  # fmt: skip
 
 
-def _pause(request: Request, rooms: Rooms, visitor: Visitor) -> dict[str, Any]:
+def _pause(request: Request, services: Services, visitor: Visitor) -> dict[str, Any]:
     language = language_of(request, visitor)
     words = WORDS[language]
     lines = [words["pause_all_stops"], words["pause_all_charges"], words["pause_all_owed"]]
-    if rooms.orders.to_come(visitor.subscriber):
+    if services.orders.to_come(visitor.subscriber):
         lines.append(words["pause_all_to_come"])
     rows = []
-    for product in rooms.orders.products(visitor.subscriber):
+    for product in services.orders.products(visitor.subscriber):
         if product.state == "active" and product.parent_id is None and product.cycle_end is not None:
             text = words["pause_all_until"].format(end=last_day(product.cycle_end))
-            rows.append((_name(rooms, product, language), text))
+            rows.append((_name(services, product, language), text))
     return {"lines": [*lines, words["pause_all_back"]], "rows": rows}
 
 
-def _resume(request: Request, rooms: Rooms, visitor: Visitor) -> dict[str, Any]:
+def _resume(request: Request, services: Services, visitor: Visitor) -> dict[str, Any]:
     language = language_of(request, visitor)
     words, found = WORDS[language], visitor.subscriber
     others = [cause for cause in found.suspended_by if cause != _CAUSE]
     try:
-        charges = rooms.quotes.of_all(found, lambda: rooms.subscriptions.lift(found, _CAUSE, REASON))
+        charges = services.quotes.of_all(found, lambda: services.subscriptions.lift(found, _CAUSE, REASON))
     except TokenworksError as error:
         return {"why": refusal(error, language)}
     total = sum(charge.amount_nano for charge in charges)
@@ -95,7 +95,7 @@ def _resume(request: Request, rooms: Rooms, visitor: Visitor) -> dict[str, Any]:
     if others:
         lines = [words["resume_all_others"], *(words[f"suspended_{cause}"] for cause in others)]
     lines.append(
-        words["resume_all_paid"].format(amount=yuan(total), day=day_of(rooms.clock.now()))
+        words["resume_all_paid"].format(amount=yuan(total), day=day_of(services.clock.now()))
         if total
         else words["resume_all_free"]
     )
@@ -106,5 +106,5 @@ def _resume(request: Request, rooms: Rooms, visitor: Visitor) -> dict[str, Any]:
     return {"lines": lines, "rows": rows}
 
 
-def _name(rooms: Rooms, product: Product, language: Any) -> str:
-    return name_of(rooms.offerings.sold(product.offering_version).offering, language)
+def _name(services: Services, product: Product, language: Any) -> str:
+    return name_of(services.offerings.sold(product.offering_version).offering, language)

@@ -11,40 +11,40 @@ from tokenworks.pages.words import PRIVACY_WORDS
 from tokenworks.subscriptions import PURPOSES, Erasure, check_control
 from tokenworks.web.principals import audit
 from tokenworks.web.privacy import SHA256_PATTERN, Purpose, close_and_erase, leave_and_erase, own_member
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/terms")
-def terms_page(request: Request, rooms: Asked) -> Response:
+def terms_page(request: Request, services: Asked) -> Response:
     """What one agrees to, before one signs in."""
     language = language_of(request)
-    texts = [rooms.consents.text(purpose, language) for purpose in PURPOSES]
+    texts = [services.consents.text(purpose, language) for purpose in PURPOSES]
     words = PRIVACY_WORDS[language]
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
-    return render(request, rooms, "terms.html", "terms", "terms", visitor=visitor, p=words, texts=texts)
+    visitor = visitor_of(request, services, "owner", "admin", "member")
+    return render(request, services, "terms.html", "terms", "terms", visitor=visitor, p=words, texts=texts)
 
 
 @router.get("/privacy")
-def privacy_page(request: Request, rooms: Asked) -> Response:
-    return _privacy(request, rooms)
+def privacy_page(request: Request, services: Asked) -> Response:
+    return _privacy(request, services)
 
 
 def _privacy(
-    request: Request, rooms: Rooms, error: TokenworksError | None = None, erasure: Erasure | None = None
+    request: Request, services: Services, error: TokenworksError | None = None, erasure: Erasure | None = None
 ) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/privacy")
+        return ask_to_sign_in(request, services, "/privacy")
     subscriber = visitor.subscriber
     language = language_of(request, visitor)
     is_owner = visitor.who.role == "owner"
     # What an account agreed to is its owner's to say; an admin may stop what costs more.
-    states = [] if visitor.is_member else rooms.consents.states(subscriber, language)
-    member = None if is_owner else own_member(rooms, visitor.who)
+    states = [] if visitor.is_member else services.consents.states(subscriber, language)
+    member = None if is_owner else own_member(services, visitor.who)
     return render(
-        request, rooms, "privacy.html", "privacy", "privacy", visitor=visitor, error=error,
+        request, services, "privacy.html", "privacy", "privacy", visitor=visitor, error=error,
         p=PRIVACY_WORDS[language], states=states, person=subscriber if is_owner else None,
         member=None if member is None else {"name": member.name, "phone": f"···· {(member.phone or '')[-4:]}"},
         erasure=erasure,
@@ -54,65 +54,69 @@ def _privacy(
 @router.post("/privacy/consent")
 def say_on_page(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     purpose: Annotated[Purpose, Form()],
     given: Annotated[bool, Form()],
     text_sha256: Annotated[str, Form(pattern=SHA256_PATTERN)],
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/privacy")
+        return ask_to_sign_in(request, services, "/privacy")
     who, subscriber = visitor.who, visitor.subscriber
     # An admin may stop what costs more; all else is the owner's to say.
     check_control(who.role, subscriber, consents=given or purpose != "spill_over")
     try:
-        with rooms.transaction():
-            rooms.subscriptions.lock([subscriber.subscriber_id])
-            last = {one.text.purpose: one for one in rooms.consents.states(subscriber)}[purpose]
+        with services.transaction():
+            services.subscriptions.lock([subscriber.subscriber_id])
+            last = {one.text.purpose: one for one in services.consents.states(subscriber)}[purpose]
             # Said again of the same text it is the same.
             if (last.given, last.said_sha256) != (given, text_sha256):
-                rooms.consents.keep(
+                services.consents.keep(
                     subscriber, purpose, given=given, text_sha256=text_sha256, said_by=who.actor
                 )
                 said = {"purpose": purpose, "given": given}
-                audit(rooms, who, "subscriber.consent", subscriber.subscriber_id, None, said)
+                audit(services, who, "subscriber.consent", subscriber.subscriber_id, None, said)
     except TokenworksError as error:
-        return _privacy(request, rooms, error)
+        return _privacy(request, services, error)
     return RedirectResponse("/privacy", 303)
 
 
 @router.post("/privacy/erase")
-def erase_on_page(request: Request, rooms: Asked, confirm: Annotated[str, Form(max_length=10)]) -> Response:
-    visitor = visitor_of(request, rooms)
+def erase_on_page(
+    request: Request, services: Asked, confirm: Annotated[str, Form(max_length=10)]
+) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/privacy")
+        return ask_to_sign_in(request, services, "/privacy")
     who, subscriber = visitor.who, visitor.subscriber
     if who.role != "owner":
         raise NotFound("this is the owner's")
     try:
-        done = close_and_erase(rooms, subscriber, confirm, even_if_owed=False)
-        audit(rooms, who, "subscriber.erase", subscriber.subscriber_id)
+        done = close_and_erase(services, subscriber, confirm, even_if_owed=False)
+        audit(services, who, "subscriber.erase", subscriber.subscriber_id)
     except TokenworksError as error:
-        return _privacy(request, rooms, error)
+        return _privacy(request, services, error)
     language = language_of(request, visitor)
     return render(
-        request, rooms, "privacy.html", "privacy", "privacy", p=PRIVACY_WORDS[language], states=[],
+        request, services, "privacy.html", "privacy", "privacy", p=PRIVACY_WORDS[language], states=[],
         person=None, member=None, erasure=done,
     )  # fmt: skip
 
 
 @router.post("/privacy/leave")
-def leave_on_page(request: Request, rooms: Asked, confirm: Annotated[str, Form(max_length=10)]) -> Response:
+def leave_on_page(
+    request: Request, services: Asked, confirm: Annotated[str, Form(max_length=10)]
+) -> Response:
     """A member's own erasure: it leaves the account for good."""
-    visitor = visitor_of(request, rooms, "admin", "member")
+    visitor = visitor_of(request, services, "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/privacy")
+        return ask_to_sign_in(request, services, "/privacy")
     try:
-        leave_and_erase(rooms, visitor.who, confirm)
+        leave_and_erase(services, visitor.who, confirm)
     except TokenworksError as error:
-        return _privacy(request, rooms, error)
+        return _privacy(request, services, error)
     words = PRIVACY_WORDS[language_of(request, visitor)]
     return render(
-        request, rooms, "privacy.html", "privacy", "privacy", p=words, states=[], person=None, member=None,
+        request, services, "privacy.html", "privacy", "privacy", p=words, states=[], person=None, member=None,
         erasure={"state": "member"},
     )  # fmt: skip

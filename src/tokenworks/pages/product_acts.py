@@ -11,7 +11,7 @@ from tokenworks.pages.page import Text, ask_to_sign_in, visitor_of
 from tokenworks.pages.products import ProductId, own_product
 from tokenworks.subscriptions import When
 from tokenworks.web.principals import audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(include_in_schema=False)
 
@@ -19,17 +19,17 @@ Offered = Annotated[str | None, Query(max_length=64)]
 
 
 @router.get("/products/{id}/{what}")
-def look(request: Request, rooms: Asked, id: ProductId, what: What, offering: Offered = None) -> Response:
-    visitor = visitor_of(request, rooms)
+def look(request: Request, services: Asked, id: ProductId, what: What, offering: Offered = None) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
-    return choices_page(request, rooms, visitor, own_product(rooms, visitor, id), what, offering)
+        return ask_to_sign_in(request, services, "/products")
+    return choices_page(request, services, visitor, own_product(services, visitor, id), what, offering)
 
 
 @router.post("/products/{id}/{what}")
 def do(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     id: ProductId,
     what: What,
     key: Text = "",
@@ -37,29 +37,29 @@ def do(
     offering: Text = "",
     second: Text = "",
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
-    product = own_product(rooms, visitor, id)
+        return ask_to_sign_in(request, services, "/products")
+    product = own_product(services, visitor, id)
     at: When = "cycle_end" if when == "cycle_end" else "now"
     try:
-        with rooms.transaction():
+        with services.transaction():
             # A form that comes twice is one act: the order is there already, or the product is not as the form takes it for.
             is_new = True
             if what == "change":
-                is_new = rooms.orders.change(
+                is_new = services.orders.change(
                     product.product_id, offering, at, key or None, confirm=second == "yes"
                 ).new
             elif what == "cancel":
-                is_new = rooms.orders.cancel(product.product_id, at, key or None).new
+                is_new = services.orders.cancel(product.product_id, at, key or None).new
             elif what == "pause":
-                rooms.orders.suspend(product.product_id)
+                services.orders.suspend(product.product_id)
             else:
-                rooms.orders.resume(product.product_id)
+                services.orders.resume(product.product_id)
             if is_new:
                 said = {"when": at, "offering": offering or None}
-                audit(rooms, visitor.who, f"product.{what}", product.product_id, None, said)
+                audit(services, visitor.who, f"product.{what}", product.product_id, None, said)
     except TokenworksError as error:
-        return choices_page(request, rooms, visitor, product, what, offering or None, error)
+        return choices_page(request, services, visitor, product, what, offering or None, error)
     later = "_later" if at == "cycle_end" else ""
     return RedirectResponse(f"/products?done={what}{later}", 303)

@@ -14,7 +14,7 @@ from tokenworks.pages.phrases import name_of, yuan
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import LIVE, Order, Product, acts_with, day_of, last_day
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 
@@ -30,34 +30,34 @@ ORDERS_LOOKED_AT: Final = 1000
 
 
 @router.get("/products")
-def products(request: Request, rooms: Asked, done: Done = None) -> Response:
-    visitor = visitor_of(request, rooms)
+def products(request: Request, services: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
-    return _list(request, rooms, visitor, done)
+        return ask_to_sign_in(request, services, "/products")
+    return _list(request, services, visitor, done)
 
 
 def _list(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor,
     done: str | None = None,
     error: TokenworksError | None = None,
 ) -> Response:
     words = WORDS[language_of(request, visitor)]
-    found = rooms.orders.products(visitor.subscriber)
+    found = services.orders.products(visitor.subscriber)
     return render(
-        request, rooms, "products.html", "products", "my_products", visitor=visitor, error=error,
+        request, services, "products.html", "products", "my_products", visitor=visitor, error=error,
         done=words[f"done_{done}"] if done else None,
         products=[
-            _card(request, rooms, visitor, p, found) for p in found if p.state in LIVE and p.parent_id is None
+            _card(request, services, visitor, p, found) for p in found if p.state in LIVE and p.parent_id is None
         ],
         earlier=[
-            {"name": product_name(request, rooms, visitor, p), "state": words[p.state], "started": words["started"].format(day=day_of(p.started_at))}
+            {"name": product_name(request, services, visitor, p), "state": words[p.state], "started": words["started"].format(day=day_of(p.started_at))}
             for p in reversed(found) if p.state not in LIVE and p.parent_id is None
         ][:EARLIER_SHOWN],
         notices=_notices(visitor, words),
-        to_come=[_to_come(request, rooms, visitor, order) for order in rooms.orders.to_come(visitor.subscriber)],
+        to_come=[_to_come(request, services, visitor, order) for order in services.orders.to_come(visitor.subscriber)],
         all_do=_all_do(visitor),
     )  # fmt: skip
 
@@ -77,31 +77,31 @@ def _all_do(visitor: Visitor) -> str | None:
     return "resume" if "own_wish" in visitor.subscriber.suspended_by else "suspend"
 
 
-def _to_come(request: Request, rooms: Rooms, visitor: Visitor, order: Order) -> dict[str, str]:
+def _to_come(request: Request, services: Services, visitor: Visitor, order: Order) -> dict[str, str]:
     """An order that waits for its start: when that is, and what it will cost from then on."""
     language = language_of(request, visitor)
-    o = rooms.offerings.sold(order.offering_version).offering
+    o = services.offerings.sold(order.offering_version).offering
     assert order.starts_at is not None
     shown = offer(o, language)
-    price = yuan(rooms.quotes.price(visitor.subscriber, o, order.starts_at)) + shown["per"]
+    price = yuan(services.quotes.price(visitor.subscriber, o, order.starts_at)) + shown["per"]
     begins = WORDS[language]["begins_on"].format(day=day_of(order.starts_at), price=price)
     return {"id": str(order.order_id), "name": name_of(o, language), "begins": begins}
 
 
-def product_name(request: Request, rooms: Rooms, visitor: Visitor, product: Product) -> str:
-    sold = rooms.offerings.sold(product.offering_version)
+def product_name(request: Request, services: Services, visitor: Visitor, product: Product) -> str:
+    sold = services.offerings.sold(product.offering_version)
     return name_of(sold.offering, language_of(request, visitor))
 
 
 def _card(
-    request: Request, rooms: Rooms, visitor: Visitor, product: Product, all_of_them: list[Product]
+    request: Request, services: Services, visitor: Visitor, product: Product, all_of_them: list[Product]
 ) -> dict[str, Any]:
     """A product: what it brings, its period, what happens at its end, and what can be done."""
     language = language_of(request, visitor)
-    words, o = WORDS[language], rooms.offerings.sold(product.offering_version).offering
+    words, o = WORDS[language], services.offerings.sold(product.offering_version).offering
     shown = offer(o, language)
     parts = [
-        product_name(request, rooms, visitor, p) for p in all_of_them if p.parent_id == product.product_id
+        product_name(request, services, visitor, p) for p in all_of_them if p.parent_id == product.product_id
     ]
     lines = []
     if parts:
@@ -114,7 +114,7 @@ def _card(
     if product.cycle_end is not None and not waits:
         period = words["period"].format(begin=day_of(product.cycle_start), end=last_day(product.cycle_end))
         lines.append(f"{words['this_period']}{'：' if language == 'zh' else ': '}{period}")
-    end, acts = _at_the_end(rooms, visitor, product, words, language), acts_with(product, o)
+    end, acts = _at_the_end(services, visitor, product, words, language), acts_with(product, o)
     return {
         "id": str(product.product_id), "name": name_of(o, language), "state": words[product.state], "is_active": product.state == "active",
         "price": shown["price"], "per": shown["per"], "lines": lines, "end": end,
@@ -123,7 +123,7 @@ def _card(
 
 
 def _at_the_end(
-    rooms: Rooms, visitor: Visitor, product: Product, words: Mapping[str, str], language: Any
+    services: Services, visitor: Visitor, product: Product, words: Mapping[str, str], language: Any
 ) -> str:
     if product.state == "pendingActive":
         return words["delivered_soon"]
@@ -134,8 +134,8 @@ def _at_the_end(
     if product.ends_after_cycle or not product.renews:
         return words["ends_on"].format(day=last_day(product.cycle_end))
     version = product.next_version or product.offering_version
-    o = rooms.offerings.sold(version).offering
-    price = yuan(rooms.quotes.price(visitor.subscriber, o, product.cycle_end)) + words["per_month"]
+    o = services.offerings.sold(version).offering
+    price = yuan(services.quotes.price(visitor.subscriber, o, product.cycle_end)) + words["per_month"]
     if product.next_version is not None:
         return words["changes_on"].format(
             day=day_of(product.cycle_end), name=name_of(o, language), price=price
@@ -143,10 +143,10 @@ def _at_the_end(
     return words["renews_on"].format(day=day_of(product.cycle_end), price=price)
 
 
-def own_product(rooms: Rooms, visitor: Visitor, id_: str) -> Product:
+def own_product(services: Services, visitor: Visitor, id_: str) -> Product:
     """Raises `NotFound`; a part of a bundle goes with its bundle."""
     product_id = as_uuid(id_, "product")
-    for product in rooms.orders.products(visitor.subscriber):
+    for product in services.orders.products(visitor.subscriber):
         if product.product_id == product_id and product.parent_id is None:
             return product
     raise NotFound("there is no such product")
@@ -156,37 +156,37 @@ ProductId = Annotated[str, Path(max_length=64)]
 
 
 @router.post("/products/to-come/{id}/withdraw")
-def withdraw(request: Request, rooms: Asked, id: ProductId) -> Response:
+def withdraw(request: Request, services: Asked, id: ProductId) -> Response:
     """Cancel an order that has not begun."""
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
+        return ask_to_sign_in(request, services, "/products")
     order_id = as_uuid(id, "order")
     try:
-        if order_id not in {order.order_id for order in rooms.orders.to_come(visitor.subscriber)}:
+        if order_id not in {order.order_id for order in services.orders.to_come(visitor.subscriber)}:
             raise NotFound("there is no such order")
-        with rooms.transaction():
-            rooms.orders.withdraw(order_id)
+        with services.transaction():
+            services.orders.withdraw(order_id)
             states = ({"state": "acknowledged"}, {"state": "cancelled"})
-            audit(rooms, visitor.who, "order.withdraw", order_id, *states)
+            audit(services, visitor.who, "order.withdraw", order_id, *states)
     except TokenworksError as error:
-        return _list(request, rooms, visitor, error=error)
+        return _list(request, services, visitor, error=error)
     return RedirectResponse("/products?done=withdraw", 303)
 
 
 @router.post("/products/{id}/keep")
-def keep(request: Request, rooms: Asked, id: ProductId) -> Response:
+def keep(request: Request, services: Asked, id: ProductId) -> Response:
     """Take back what waits for the end of the period: a change, or the end."""
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/products")
-    product = own_product(rooms, visitor, id)
+        return ask_to_sign_in(request, services, "/products")
+    product = own_product(services, visitor, id)
     try:
-        with rooms.transaction():
-            for order_id in _waiting(rooms, visitor, product.product_id):
-                rooms.orders.withdraw(order_id)
+        with services.transaction():
+            for order_id in _waiting(services, visitor, product.product_id):
+                services.orders.withdraw(order_id)
                 audit(
-                    rooms,
+                    services,
                     visitor.who,
                     "order.withdraw",
                     order_id,
@@ -194,10 +194,10 @@ def keep(request: Request, rooms: Asked, id: ProductId) -> Response:
                     {"state": "cancelled"},
                 )
     except TokenworksError as error:
-        return _list(request, rooms, visitor, error=error)
+        return _list(request, services, visitor, error=error)
     return RedirectResponse("/products?done=keep", 303)
 
 
-def _waiting(rooms: Rooms, visitor: Visitor, product_id: UUID) -> list[UUID]:
-    found, _ = rooms.orders.all(visitor.subscriber, 0, ORDERS_LOOKED_AT)
+def _waiting(services: Services, visitor: Visitor, product_id: UUID) -> list[UUID]:
+    found, _ = services.orders.all(visitor.subscriber, 0, ORDERS_LOOKED_AT)
     return [o.order_id for o in found if o.product_id == product_id and o.state == "pending"]

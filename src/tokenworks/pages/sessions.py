@@ -13,7 +13,7 @@ from tokenworks.pages.words import SESSION_WORDS
 from tokenworks.subscriptions import minute_of
 from tokenworks.trust import Session
 from tokenworks.web.principals import as_uuid, audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 from tokenworks.web.sign_in import live_sessions
 
 router = APIRouter(include_in_schema=False)
@@ -46,23 +46,23 @@ def place_of(address: str | None) -> str | None:
 
 
 @router.get("/sessions")
-def sessions(request: Request, rooms: Asked, done: Done = None) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def sessions(request: Request, services: Asked, done: Done = None) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/sessions")
+        return ask_to_sign_in(request, services, "/sessions")
     words = SESSION_WORDS[language_of(request, visitor)]
-    found = live_sessions(rooms, visitor.who)
+    found = live_sessions(services, visitor.who)
     # This one first, then one's own, then those of the others in the account.
     own_first = sorted(
         found,
         key=lambda s: (s.session_id != visitor.who.session_id, s.member_id != visitor.who.member_id),
     )
-    names = {m.member_id: m.name for m in rooms.members.of(visitor.subscriber)}
+    names = {m.member_id: m.name for m in services.members.of(visitor.subscriber)}
     others = any(
         s.member_id == visitor.who.member_id and s.session_id != visitor.who.session_id for s in found
     )
     return render(
-        request, rooms, "sessions.html", "sessions", "sessions", visitor=visitor, s=words,
+        request, services, "sessions.html", "sessions", "sessions", visitor=visitor, s=words,
         done=words[done] if done else None,
         rows=[_row(one, visitor, names, words) for one in own_first[:SESSIONS_SHOWN]], others=others,
         more=words["more"].format(count=len(found) - SESSIONS_SHOWN) if len(found) > SESSIONS_SHOWN else "",
@@ -87,35 +87,35 @@ def _row(one: Session, visitor: Visitor, names: dict[Any, str], words: Mapping[s
 
 
 @router.post("/sessions/end")
-def end(request: Request, rooms: Asked, id: Text) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def end(request: Request, services: Asked, id: Text) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/sessions")
-    end_live_session(rooms, visitor, id)
+        return ask_to_sign_in(request, services, "/sessions")
+    end_live_session(services, visitor, id)
     return RedirectResponse("/sessions?done=ended", 303)
 
 
-def end_live_session(rooms: Rooms, visitor: Visitor, id_: str) -> None:
+def end_live_session(services: Services, visitor: Visitor, id_: str) -> None:
     """One that is listed; the same form again finds it ended, and does nothing. Raises `NotFound` for another's."""
     session_id = as_uuid(id_, "session")
-    with rooms.transaction():
-        if session_id in {one.session_id for one in live_sessions(rooms, visitor.who)}:
-            if rooms.identity.end_session(session_id):
-                audit(rooms, visitor.who, "session.end", session_id)
-        elif visitor.is_member or not rooms.identity.has_session(
+    with services.transaction():
+        if session_id in {one.session_id for one in live_sessions(services, visitor.who)}:
+            if services.identity.end_session(session_id):
+                audit(services, visitor.who, "session.end", session_id)
+        elif visitor.is_member or not services.identity.has_session(
             visitor.subscriber.subscriber_id, session_id
         ):
             raise NotFound("there is no such session")
 
 
 @router.post("/sessions/end-others")
-def end_others(request: Request, rooms: Asked) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def end_others(request: Request, services: Asked) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/sessions")
+        return ask_to_sign_in(request, services, "/sessions")
     who, subscriber_id = visitor.who, visitor.subscriber.subscriber_id
-    with rooms.transaction():
-        ended = rooms.identity.end_other_sessions(subscriber_id, who.member_id, who.session_id)
+    with services.transaction():
+        ended = services.identity.end_other_sessions(subscriber_id, who.member_id, who.session_id)
         if ended:
-            audit(rooms, who, "session.end_others", subscriber_id, None, {"ended": ended})
+            audit(services, who, "session.end_others", subscriber_id, None, {"ended": ended})
     return RedirectResponse("/sessions?done=ended_others", 303)

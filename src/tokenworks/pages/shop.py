@@ -15,44 +15,44 @@ from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import day_of
 from tokenworks.web.acts import issue_key
 from tokenworks.web.principals import audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 
 
 @router.get("/order")
 def order(
-    request: Request, rooms: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
+    request: Request, services: Asked, offering: Annotated[str | None, Query(max_length=64)] = None
 ) -> Response:
-    return _choose(request, rooms, visitor_of(request, rooms), offering)
+    return _choose(request, services, visitor_of(request, services), offering)
 
 
 def _choose(
     request: Request,
-    rooms: Rooms,
+    services: Services,
     visitor: Visitor | None,
     offering: str | None,
     error: TokenworksError | None = None,
 ) -> Response:
     language = language_of(request, visitor)
-    offered = on_sale(rooms, visitor)
+    offered = on_sale(services, visitor)
     chosen = next((one.sold for one in offered if one.sold.offering.id == offering), None)
     if chosen is None and visitor is not None and offering is not None:
         # What is for others alone is shown with why it can't be had.
         chosen = next(
             (
                 sold
-                for sold in rooms.offerings.all()
-                if sold.offering.id == offering and rooms.offerings.can_be_ordered(sold.offering)
+                for sold in services.offerings.all()
+                if sold.offering.id == offering and services.offerings.can_be_ordered(sold.offering)
             ),
             None,
         )
     if chosen is not None:
-        return confirm_page(request, rooms, visitor, chosen, error=error)
+        return confirm_page(request, services, visitor, chosen, error=error)
     had = {one.sold.offering.id for one in offered if one.has}
     refused = {one.sold.offering.id for one in offered if not one.can}
     return render(
-        request, rooms, "order.html", "order", "choose", visitor=visitor, error=error,
+        request, services, "order.html", "order", "choose", visitor=visitor, error=error,
         cards=cards([one.sold.offering for one in offered], had, language, refused),
     )  # fmt: skip
 
@@ -60,7 +60,7 @@ def _choose(
 @router.post("/order")
 def place(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     offering: Text,
     key: Text,
     version: Text = "",
@@ -68,15 +68,15 @@ def place(
     second: Text = "",
     start: Text = "",
 ) -> Response:
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     if visitor is None:
-        return ask_to_sign_in(request, rooms, f"/order?offering={offering}")
+        return ask_to_sign_in(request, services, f"/order?offering={offering}")
     try:
         day = _day(start)
-        with rooms.transaction():
+        with services.transaction():
             if version:
-                rooms.offerings.check_version(offering, version)
-            made = rooms.orders.place(
+                services.offerings.check_version(offering, version)
+            made = services.orders.place(
                 visitor.subscriber,
                 offering,
                 key,
@@ -86,15 +86,17 @@ def place(
             )
             text = None
             if made.new:
-                audit(rooms, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
-                text = _first_key(request, rooms, visitor)
+                audit(services, visitor.who, "order.add", made.order_id, None, {"offering": made.offering_id})
+                text = _first_key(request, services, visitor)
     except TokenworksError as error:
-        return _choose(request, rooms, visitor, offering, error)
+        return _choose(request, services, visitor, offering, error)
     begins = ""
     if made.starts_at is not None:
         words = WORDS[language_of(request, visitor)]
         begins = words["begins_later"].format(day=day_of(made.starts_at))
-    return show_key(request, rooms, visitor, text, "ordered", waits=made.state != "completed", begins=begins)
+    return show_key(
+        request, services, visitor, text, "ordered", waits=made.state != "completed", begins=begins
+    )
 
 
 def _day(text: str) -> date | None:
@@ -106,29 +108,29 @@ def _day(text: str) -> date | None:
 
 
 @router.post("/order/broadband")
-def set_broadband(request: Request, rooms: Asked, offering: Text, number: Text) -> Response:
+def set_broadband(request: Request, services: Asked, offering: Text, number: Text) -> Response:
     """The number of the broadband account, where none is known, and on to the order that needs it."""
-    visitor = visitor_of(request, rooms)
+    visitor = visitor_of(request, services)
     to = page_at(f"/order?offering={offering}")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, to)
+        return ask_to_sign_in(request, services, to)
     found = visitor.subscriber
     if found.broadband is None:
         try:
-            with rooms.transaction():
-                rooms.subscriptions.set_profile(found, broadband=number.strip())
+            with services.transaction():
+                services.subscriptions.set_profile(found, broadband=number.strip())
                 audit(
-                    rooms, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
+                    services, visitor.who, "subscriber.set", found.subscriber_id, {"broadband": None}, {"broadband": number.strip()}
                 )  # fmt: skip
         except TokenworksError as error:
-            return _choose(request, rooms, visitor, offering, error)
+            return _choose(request, services, visitor, offering, error)
     return RedirectResponse(to, 303)
 
 
-def _first_key(request: Request, rooms: Rooms, visitor: Visitor) -> str | None:
+def _first_key(request: Request, services: Services, visitor: Visitor) -> str | None:
     """A key to begin with; none for who has all the keys that one may have: the order does not depend on it."""
     name = WORDS[language_of(request, visitor)]["from_order_page"]
     try:
-        return issue_key(rooms, visitor.who, visitor.subscriber, name)[1]
+        return issue_key(services, visitor.who, visitor.subscriber, name)[1]
     except Invalid:
         return None

@@ -20,7 +20,7 @@ from tokenworks.subscriptions import SendCode
 from tokenworks.trust import NotAllowed, NotSignedIn
 from tokenworks.web.asker import check_own_page, client_address, is_secure
 from tokenworks.web.principals import COOKIE, audit, principal_of
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 from tokenworks.web.sign_in import send_later, set_challenge, set_cookie, sign_in
 
 router = APIRouter(include_in_schema=False)
@@ -50,33 +50,33 @@ def static(name: str) -> Response:
 
 @router.get("/sign-in")
 def sign_in_page(
-    request: Request, rooms: Asked, back: Annotated[str, Query(max_length=200)] = "/usage"
+    request: Request, services: Asked, back: Annotated[str, Query(max_length=200)] = "/usage"
 ) -> Response:
-    return ask_to_sign_in(request, rooms, back)
+    return ask_to_sign_in(request, services, back)
 
 
 @router.post("/sign-in/code")
-def send_code(request: Request, rooms: Asked, identifier: Text, back: Text = "/order") -> Response:
+def send_code(request: Request, services: Asked, identifier: Text, back: Text = "/order") -> Response:
     check_own_page(request)
     send: SendCode = request.app.state.send_code
     try:
-        challenge, later = rooms.sign_ins.request_code(identifier, client_address(request), send)
+        challenge, later = services.sign_ins.request_code(identifier, client_address(request), send)
     except TokenworksError as error:
-        return ask_to_sign_in(request, rooms, back, None, error)
-    response = ask_to_sign_in(request, rooms, back, identifier)
+        return ask_to_sign_in(request, services, back, None, error)
+    response = ask_to_sign_in(request, services, back, identifier)
     set_challenge(response, challenge, secure=is_secure(request))
     response.background = send_later(request, challenge, later)
     return response
 
 
 @router.post("/sign-in")
-def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Text = "/order") -> Response:
+def enter(request: Request, services: Asked, identifier: Text, code: Text, back: Text = "/order") -> Response:
     try:
-        text, ends, _, member = sign_in(rooms, request, identifier, code.strip(), language_of(request))
+        text, ends, _, member = sign_in(services, request, identifier, code.strip(), language_of(request))
     except NotAllowed:
         raise
     except TokenworksError as error:
-        return ask_to_sign_in(request, rooms, back, identifier, error)
+        return ask_to_sign_in(request, services, back, identifier, error)
     to = page_at(back)
     if member.role == "member" and _OWNERS_PAGE.match(to):
         to = "/usage"
@@ -86,13 +86,13 @@ def enter(request: Request, rooms: Asked, identifier: Text, code: Text, back: Te
 
 
 @router.post("/sign-out")
-def leave(request: Request, rooms: Asked) -> Response:
+def leave(request: Request, services: Asked) -> Response:
     try:
-        who = principal_of(request, rooms)
+        who = principal_of(request, services)
         if who.session_id is not None:
-            with rooms.transaction():
-                rooms.identity.end_session(who.session_id)
-                audit(rooms, who, "sign_out", who.subscriber_id)
+            with services.transaction():
+                services.identity.end_session(who.session_id)
+                audit(services, who, "sign_out", who.subscriber_id)
     except NotSignedIn:
         pass
     response = RedirectResponse("/sign-in", 303)

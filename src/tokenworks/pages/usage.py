@@ -15,7 +15,7 @@ from tokenworks.pages.phrases import name_of, span
 from tokenworks.pages.words import WORDS
 from tokenworks.subscriptions import BILLING_ZONE, day_of, last_day
 from tokenworks.texts import Language
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(include_in_schema=False)
 DAYS_SHOWN: Final = 30
@@ -25,42 +25,42 @@ _RING: Final = 2 * math.pi * 50
 
 
 @router.get("/usage")
-def usage(request: Request, rooms: Asked) -> Response:
-    visitor = visitor_of(request, rooms, "owner", "admin", "member")
+def usage(request: Request, services: Asked) -> Response:
+    visitor = visitor_of(request, services, "owner", "admin", "member")
     if visitor is None:
-        return ask_to_sign_in(request, rooms, "/usage")
-    subscriber, language, now = visitor.subscriber, language_of(request, visitor), rooms.clock.now()
+        return ask_to_sign_in(request, services, "/usage")
+    subscriber, language, now = visitor.subscriber, language_of(request, visitor), services.clock.now()
     since = now - timedelta(days=DAYS_SHOWN)
-    days = rooms.ledger.usage_by_day(subscriber.account_id, since)
+    days = services.ledger.usage_by_day(subscriber.account_id, since)
     buckets = [
-        b for b in rooms.ledger.buckets(subscriber.account_id)
+        b for b in services.ledger.buckets(subscriber.account_id)
         if b.kind in {"balance", "window"} and b.closing is None and (b.valid_until is None or b.valid_until > now)
     ]  # fmt: skip
-    names = _names(rooms, visitor, language)
+    names = _names(services, visitor, language)
     own_id = visitor.who.member_id if visitor.is_member else None
-    records, _ = rooms.ledger.usage_page(subscriber.account_id, None, own_id, 0, RECORDS_SHOWN)
+    records, _ = services.ledger.usage_page(subscriber.account_id, None, own_id, 0, RECORDS_SHOWN)
     return render(
-        request, rooms, "usage.html", "usage", "usage", visitor=visitor,
+        request, services, "usage.html", "usage", "usage", visitor=visitor,
         rings=[_ring(b, names, days, now, language) for b in buckets if b.kind == "window" or b.total],
         # What others of the pool used on which day is the owner's to see.
         bars=None if visitor.is_member else _bars(days, now), any_day=any(days.values()),
         records=[_record(r, language) for r in records], is_member=visitor.is_member,
-        cap=_own_cap(rooms, visitor, language) if visitor.is_member else None,
+        cap=_own_cap(services, visitor, language) if visitor.is_member else None,
     )  # fmt: skip
 
 
-def _own_cap(rooms: Rooms, visitor: Visitor, language: Language) -> str:
+def _own_cap(services: Services, visitor: Visitor, language: Language) -> str:
     assert visitor.who.member_id is not None
-    member = rooms.members.by_id(visitor.who.member_id)
+    member = services.members.by_id(visitor.who.member_id)
     assert member is not None
-    used = rooms.ledger.used_of_caps(visitor.subscriber.account_id, rooms.clock.now())
+    used = services.ledger.used_of_caps(visitor.subscriber.account_id, services.clock.now())
     return cap_line(member, used, language)
 
 
-def _names(rooms: Rooms, visitor: Visitor, language: Language) -> dict[Any, str]:
+def _names(services: Services, visitor: Visitor, language: Language) -> dict[Any, str]:
     return {
-        product.product_id: name_of(rooms.offerings.sold(product.offering_version).offering, language)
-        for product in rooms.orders.products(visitor.subscriber)
+        product.product_id: name_of(services.offerings.sold(product.offering_version).offering, language)
+        for product in services.orders.products(visitor.subscriber)
     }
 
 

@@ -1,6 +1,6 @@
 """What the HTTP API and the pages share: who asks, roles, errors, lists, addresses."""
 
 from tokenworks.web.errors import status_of
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
-__all__ = ["Rooms", "status_of"]
+__all__ = ["Services", "status_of"]

@@ -6,7 +6,7 @@ from uuid import UUID
 from tokenworks.subscriptions import Member, Subscriber
 from tokenworks.trust import Principal
 from tokenworks.web.principals import audit
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 
 def keys_of(who: Principal) -> UUID | None:
@@ -15,7 +15,7 @@ def keys_of(who: Principal) -> UUID | None:
 
 
 def issue_key(
-    rooms: Rooms,
+    services: Services,
     who: Principal,
     subscriber: Subscriber,
     name: str,
@@ -26,11 +26,13 @@ def issue_key(
 ) -> tuple[UUID, str]:
     """A key of whoever is signed in: its id, and its text, which is shown this once. Raises what `Access.issue_key` raises."""
     assert who.member_id is not None
-    with rooms.transaction():
-        key_id, text = rooms.access.issue_key(
+    with services.transaction():
+        key_id, text = services.access.issue_key(
             subscriber, who.member_id, name, models=models, cap_tokens=cap_tokens, expires_in_days=expires_in_days
         )  # fmt: skip
-        audit(rooms, who, "key.create", key_id, None, {"models": models, "expires_in_days": expires_in_days})
+        audit(
+            services, who, "key.create", key_id, None, {"models": models, "expires_in_days": expires_in_days}
+        )
     return key_id, text
 
 

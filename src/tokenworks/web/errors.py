@@ -43,8 +43,8 @@ def explain_errors(app: FastAPI) -> None:
     @app.exception_handler(TokenworksError)
     def refused(request: Request, error: TokenworksError) -> Response:
         if isinstance(error, ApprovalNeeded):
-            with request.app.state.open_rooms() as rooms:
-                rooms.approvals.ask(error.wanted)
+            with request.app.state.open_rooms() as services:
+                services.approvals.ask(error.wanted)
         status = status_of(type(error))
         headers = {}
         if isinstance(error, TooManyCodes):

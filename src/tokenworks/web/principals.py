@@ -10,42 +10,42 @@ from tokenworks.kernel import Invalid, NotFound
 from tokenworks.subscriptions import Subscriber
 from tokenworks.trust import NotAllowed, NotSignedIn, Principal, Role
 from tokenworks.web.asker import check_own_page, client_address
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 COOKIE: Final = "tokenworks_session"
 
 
-def _principal(request: Request, rooms: Asked) -> Principal:
-    return principal_of(request, rooms)
+def _principal(request: Request, services: Asked) -> Principal:
+    return principal_of(request, services)
 
 
-def principal_of(request: Request, rooms: Rooms) -> Principal:
+def principal_of(request: Request, services: Services) -> Principal:
     """By staff token or session, as a bearer or (a session alone) as a cookie of this site's own pages."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
     address = client_address(request)
-    staff = rooms.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
+    staff = services.identity.staff_of(text, address) if scheme.lower() == "bearer" else None
     if staff is not None:
         return staff
     if scheme.lower() != "bearer":
         text = request.cookies.get(COOKIE, "")
         if text and request.method not in {"GET", "HEAD"}:
             check_own_page(request)
-    found = rooms.identity.session(text, address)
+    found = services.identity.session(text, address)
     if found is None:
         raise NotSignedIn("sign in first: POST /api/sign-in/code, then /api/sign-in")
     session_id, subscriber_id, member_id = found
-    subscriber = rooms.subscriptions.find(str(subscriber_id))
-    member = rooms.members.by_id(member_id)
+    subscriber = services.subscriptions.find(str(subscriber_id))
+    member = services.members.by_id(member_id)
     if member is None or member.state != "active" or subscriber.state == "closed":
         raise NotSignedIn("sign in again")
     role: Role = "owner" if member.role == "owner" else "admin" if member.role == "admin" else "member"
     return Principal(member.name, role, subscriber_id, member_id, session_id, address)
 
 
-def is_staff(request: Request, rooms: Rooms) -> bool:
+def is_staff(request: Request, services: Services) -> bool:
     """True if staff asks: of a route that is public, and says more to staff."""
     scheme, _, text = request.headers.get("authorization", "").partition(" ")
-    return scheme.lower() == "bearer" and rooms.identity.staff_of(text) is not None
+    return scheme.lower() == "bearer" and services.identity.staff_of(text) is not None
 
 
 Who = Annotated[Principal, Depends(_principal)]
@@ -66,34 +66,34 @@ def allow(*roles: Role) -> dict[str, Any]:
     return {"dependencies": [Depends(check)], "openapi_extra": {"x-roles": sorted(roles)}}
 
 
-def own(rooms: Rooms, who: Principal, reference: str | None = None) -> Subscriber:
+def own(services: Services, who: Principal, reference: str | None = None) -> Subscriber:
     """The subscriber that is asked for: a member's own, or the one that staff names. Somebody else's is not found."""
     if who.is_staff:
         if reference is None:
             raise Invalid("say whose: relatedParty.id, or a phone number")
-        return rooms.subscriptions.find(reference)
+        return services.subscriptions.find(reference)
     assert who.subscriber_id is not None
-    mine = rooms.subscriptions.find(str(who.subscriber_id))
+    mine = services.subscriptions.find(str(who.subscriber_id))
     if reference not in {None, str(mine.subscriber_id), mine.phone}:
         raise NotFound("there is no such subscriber")
     return mine
 
 
-def own_bill(rooms: Rooms, who: Principal, reference: str) -> Bill:
+def own_bill(services: Services, who: Principal, reference: str) -> Bill:
     """A bill by number or id. Raises `BillNotFound`; another subscriber's is not there."""
-    bill = rooms.bills.find(reference)
+    bill = services.bills.find(reference)
     mine_only(who, bill.subscriber_id, "bill")
     return bill
 
 
-def phone_of(rooms: Rooms, who: Principal) -> str:
+def phone_of(services: Services, who: Principal) -> str:
     """The number of whoever asks: a member's own, or the subscriber's."""
-    return rooms.sign_ins.phone_of(own(rooms, who), who.member_id)
+    return services.sign_ins.phone_of(own(services, who), who.member_id)
 
 
-def whose(rooms: Rooms, who: Principal, reference: str | None) -> Subscriber | None:
+def whose(services: Services, who: Principal, reference: str | None) -> Subscriber | None:
     """As `own`, but staff that names nobody sees all."""
-    return None if who.is_staff and reference is None else own(rooms, who, reference)
+    return None if who.is_staff and reference is None else own(services, who, reference)
 
 
 def mine_only(who: Principal, subscriber_id: UUID, what: str) -> None:
@@ -114,18 +114,20 @@ def as_uuid(text: str, what: str) -> UUID:
 
 
 def audit(
-    rooms: Rooms, who: Principal, action: str, ref: object, before: object = None, after: object = None
+    services: Services, who: Principal, action: str, ref: object, before: object = None, after: object = None
 ) -> None:
     """What is done is written down, with who did it and from where. A member is named by its id, not by its name."""
-    person_id = rooms.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
-    rooms.identity.audit(
+    person_id = services.subscriptions.subscriber_of(str(ref)) or who.subscriber_id
+    services.identity.audit(
         who.actor, who.role, action, str(ref), before, after, address=who.address, person_id=person_id
     )
 
 
-def two_persons(rooms: Rooms, who: Principal, action: str, ref: object, amount_nano: int, key: str) -> None:
+def two_persons(
+    services: Services, who: Principal, action: str, ref: object, amount_nano: int, key: str
+) -> None:
     """In the transaction of what gives money away, once its amount is known: above the limit it needs an approval.
 
     Raises `ApprovalNeeded`, and what is needed is kept when the transaction is rolled back (`explain_errors`).
     """
-    rooms.approvals.check(who.name, action, str(ref), amount_nano, key)
+    services.approvals.check(who.name, action, str(ref), amount_nano, key)

@@ -6,28 +6,28 @@ from tokenworks.kernel import NotFound
 from tokenworks.subscriptions import Erasure, Member, Subscriber, check_last_digits
 from tokenworks.trust import Principal
 from tokenworks.web.principals import audit
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 Purpose = Literal["terms", "marketing", "spill_over", "data_cross_border"]
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
 
 
-def own_member(rooms: Rooms, who: Principal) -> Member:
+def own_member(services: Services, who: Principal) -> Member:
     """Whoever asks, as a member of the account."""
-    found = None if who.member_id is None else rooms.members.by_id(who.member_id)
+    found = None if who.member_id is None else services.members.by_id(who.member_id)
     if found is None:
         raise NotFound("there is no such member")
     return found
 
 
-def leave_and_erase(rooms: Rooms, who: Principal, confirm: str) -> None:
-    found = own_member(rooms, who)
+def leave_and_erase(services: Services, who: Principal, confirm: str) -> None:
+    found = own_member(services, who)
     check_last_digits(found.phone, confirm, "your own")
-    with rooms.transaction():
-        audit(rooms, who, "member.erase", found.member_id)
-        rooms.privacy.members.erase(found)
+    with services.transaction():
+        audit(services, who, "member.erase", found.member_id)
+        services.privacy.members.erase(found)
 
 
-def close_and_erase(rooms: Rooms, found: Subscriber, confirm: str, *, even_if_owed: bool) -> Erasure:
+def close_and_erase(services: Services, found: Subscriber, confirm: str, *, even_if_owed: bool) -> Erasure:
     check_last_digits(found.phone, confirm)
-    return rooms.privacy.erase(found, even_if_owed=even_if_owed)
+    return services.privacy.erase(found, even_if_owed=even_if_owed)

@@ -13,7 +13,7 @@ from fastapi.routing import APIRoute
 from tokenworks.kernel import Invalid
 from tokenworks.trust import Answers, KeptAnswer
 from tokenworks.web.principals import Who
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 # What an answer is for its asker alone, or for the moment: a repeat gets its own.
 _KEPT_HEADERS: Final = frozenset({"content-type", "location", "etag"})
@@ -47,7 +47,7 @@ async def _asked_text(request: Request) -> bytes:
 
 def _claim(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     who: Who,
     text: Annotated[bytes, Depends(_asked_text)],
     key: Annotated[str | None, Header(alias="Idempotency-Key", max_length=200)] = None,
@@ -57,11 +57,11 @@ def _claim(
         yield None
         return
     asker = f"staff:{who.name}" if who.is_staff else f"member:{who.member_id}"
-    with rooms.transaction():
-        kept = rooms.answers.begin(asker, key, text)
+    with services.transaction():
+        kept = services.answers.begin(asker, key, text)
         if kept is not None:
             raise Repeated(kept)
-        request.state.claim = _Claim(rooms.answers, asker, key, who.subscriber_id)
+        request.state.claim = _Claim(services.answers, asker, key, who.subscriber_id)
         yield key
 
 

@@ -13,7 +13,7 @@ from tokenworks.subscriptions import Entered
 from tokenworks.trust import Principal, Session
 from tokenworks.web.asker import check_own_page, client_address
 from tokenworks.web.principals import COOKIE
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 log = structlog.get_logger()
 
@@ -34,14 +34,14 @@ def send_later(request: Request, challenge: str, later: tuple[str, str] | None) 
             request.app.state.send_code(*later)
         except TokenworksError as error:
             log.warning("sign_in.code_not_sent", error=type(error).__name__)
-            with request.app.state.open_rooms() as rooms:
-                rooms.identity.not_sent(challenge)
+            with request.app.state.open_rooms() as services:
+                services.identity.not_sent(challenge)
 
     return BackgroundTask(run)
 
 
 def sign_in(
-    rooms: Rooms,
+    services: Services,
     request: Request,
     identifier: str,
     code: str,
@@ -53,7 +53,7 @@ def sign_in(
     """
     check_own_page(request)
     challenge = challenge or request.cookies.get(CHALLENGE_COOKIE)
-    return rooms.sign_ins.enter(
+    return services.sign_ins.enter(
         identifier, code, challenge, client_address(request), request.headers.get("user-agent"), language
     )
 
@@ -71,7 +71,7 @@ def set_challenge(response: Response, text: str, *, secure: bool) -> None:
     )
 
 
-def live_sessions(rooms: Rooms, who: Principal) -> list[Session]:
+def live_sessions(services: Services, who: Principal) -> list[Session]:
     """What somebody may see and end: their own; the owner of an account, everybody's in it."""
     assert who.subscriber_id is not None
-    return rooms.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)
+    return services.identity.sessions(who.subscriber_id, None if who.role == "owner" else who.member_id)

@@ -11,8 +11,8 @@ PHONE, NAME = "+8613876543210", "Wilhelmina Xylander"
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register(PHONE, NAME)
+def subscriber(services):
+    return services.subscriptions.register(PHONE, NAME)
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def head(signed_in, subscriber):
     return signed_in(subscriber)
 
 
-def test_what_is_agreed_to_is_what_was_shown(client, works, subscriber, head):
+def test_what_is_agreed_to_is_what_was_shown(client, services, subscriber, head):
     shown = {one["purpose"]: one for one in client.get("/api/consents", headers=head).json()}
     assert set(shown) == {"terms", "marketing", "spill_over", "data_cross_border"}
     assert "given" not in shown["marketing"] and shown["marketing"]["text"]
@@ -33,32 +33,32 @@ def test_what_is_agreed_to_is_what_was_shown(client, works, subscriber, head):
     assert said.status_code == 200 and said.json()["said_text_sha256"] == digest and said.json()["given"]
     said = client.put("/api/consents/marketing", json={"given": False}, headers=head)
     assert said.json()["given"] is False
-    assert works.consents.said(subscriber) == {"marketing": False}
-    rows = works.connection.execute("SELECT said_by FROM consent ORDER BY consent_id").fetchall()
-    assert set(rows) == {(f"member:{works.subscriptions.owner_of(subscriber)}",)}
+    assert services.consents.said(subscriber) == {"marketing": False}
+    rows = services.connection.execute("SELECT said_by FROM consent ORDER BY consent_id").fetchall()
+    assert set(rows) == {(f"member:{services.subscriptions.owner_of(subscriber)}",)}
     # Going on from a plan is a consent and a switch in one.
     digest = shown["spill_over"]["text_sha256"]
     client.put("/api/consents/spill_over", json={"given": True, "text_sha256": digest}, headers=head)
-    assert works.subscriptions.find(PHONE).spill_over
+    assert services.subscriptions.find(PHONE).spill_over
     assert client.put("/api/consents/other", json={"given": True}, headers=head).status_code == 400
 
 
-def test_what_staff_says_for_a_subscriber_is_not_what_it_said(client, works, subscriber, head, staff):
+def test_what_staff_says_for_a_subscriber_is_not_what_it_said(client, services, subscriber, head, staff):
     """Evidence of a consent names whoever said it."""
-    owner = f"member:{works.subscriptions.owner_of(subscriber)}"
+    owner = f"member:{services.subscriptions.owner_of(subscriber)}"
     body = {"spill_over": True, "consents": {"data_cross_border": True}}
     of = f"?of={subscriber.subscriber_id}"
     assert client.patch(f"/api/subscriber{of}", json=body, headers=staff["operator"]).status_code == 200
     assert client.patch("/api/subscriber", json=body, headers=head).status_code == 200
-    rows = works.connection.execute("SELECT purpose, said_by FROM consent ORDER BY consent_id").fetchall()
+    rows = services.connection.execute("SELECT purpose, said_by FROM consent ORDER BY consent_id").fetchall()
     assert rows == [
         ("spill_over", "operator"), ("data_cross_border", "operator"),
         ("spill_over", owner), ("data_cross_border", owner),
     ]  # fmt: skip
 
 
-def test_who_may(client, works, subscriber, head, signed_in, staff):
-    member = works.members.add(subscriber, "Son")
+def test_who_may(client, services, subscriber, head, signed_in, staff):
+    member = services.members.add(subscriber, "Son")
     son = signed_in(subscriber, member.member_id)
     body = {"given": False}
     of = f"?of={subscriber.subscriber_id}"
@@ -68,14 +68,14 @@ def test_who_may(client, works, subscriber, head, signed_in, staff):
     assert client.post("/api/erasure", json={"confirm": "3210"}, headers=son).status_code == 403
     assert client.get(f"/api/export{of}", headers=staff["auditor"]).status_code == 403
     assert client.put(f"/api/consents/terms{of}", json=body, headers=staff["finance"]).status_code == 403
-    other = works.subscriptions.register("+8613800000002")
+    other = services.subscriptions.register("+8613800000002")
     assert client.get(f"/api/export?of={other.subscriber_id}", headers=head).status_code == 404
     assert client.put(f"/api/consents/terms{of}", json=body, headers=staff["operator"]).status_code == 200
-    trail, _ = works.identity.audited(str(subscriber.subscriber_id))
+    trail, _ = services.identity.audited(str(subscriber.subscriber_id))
     assert (trail[0]["action"], trail[0]["after"]["given"]) == ("subscriber.consent", False)
 
 
-def test_withdrawn_terms_refuse_an_order(client, works, subscriber, head):
+def test_withdrawn_terms_refuse_an_order(client, services, subscriber, head):
     client.put("/api/consents/terms", json={"given": False}, headers=head)
     refused = client.post(
         "/tmf-api/productOrderingManagement/v4/productOrder",
@@ -83,11 +83,11 @@ def test_withdrawn_terms_refuse_an_order(client, works, subscriber, head):
         headers=head | {"Idempotency-Key": "k"},
     )
     assert refused.status_code == 422 and refused.json()["title"] == "ConsentNeeded"
-    assert works.orders.products(subscriber) == []
+    assert services.orders.products(subscriber) == []
 
 
-def test_a_person_takes_along_what_is_stored(client, works, subscriber, head, staff):
-    works.orders.place(subscriber, "ctc-light")
+def test_a_person_takes_along_what_is_stored(client, services, subscriber, head, staff):
+    services.orders.place(subscriber, "ctc-light")
     found = client.get("/api/export", headers=head)
     assert found.status_code == 200
     assert found.headers["content-type"] == "application/json"
@@ -98,7 +98,7 @@ def test_a_person_takes_along_what_is_stored(client, works, subscriber, head, st
     assert found.json()["subscriber_id"] == str(subscriber.subscriber_id)
 
 
-def test_so_many_exports_at_once(client, api, works, head):
+def test_so_many_exports_at_once(client, api, services, head):
     slots = api.state.exports
     for _ in range(EXPORTS_AT_ONCE):
         assert slots.acquire(blocking=False)
@@ -119,7 +119,7 @@ def test_so_many_exports_at_once(client, api, works, head):
     slots.release()
 
 
-def test_a_real_name_is_checked(client, works, subscriber, head):
+def test_a_real_name_is_checked(client, services, subscriber, head):
     body = {"name": NAME, "id_number": "11010519491231002X"}
     assert client.post("/api/real-name", json=body, headers=head).json()["real_name"] == "verified"
     assert (
@@ -132,24 +132,24 @@ def test_a_real_name_is_checked(client, works, subscriber, head):
     assert other.status_code == 422 and other.json()["title"] == "RealNameRefused"
 
 
-def test_an_erasure_ends_everything(client, works, subscriber, head):
-    _, key = works.keys.issue(
-        account_id=subscriber.account_id, member_id=works.subscriptions.owner_of(subscriber), name="k"
+def test_an_erasure_ends_everything(client, services, subscriber, head):
+    _, key = services.keys.issue(
+        account_id=subscriber.account_id, member_id=services.subscriptions.owner_of(subscriber), name="k"
     )
     assert client.post("/api/erasure", json={"confirm": "0000"}, headers=head).status_code == 400
     assert (
         client.post("/api/erasure", json={"confirm": "3210", "even_if_owed": True}, headers=head).status_code
         == 400
     )
-    assert works.subscriptions.find(PHONE).state == "active"
+    assert services.subscriptions.find(PHONE).state == "active"
     done = client.post("/api/erasure", json={"confirm": "3210"}, headers=head)
     assert done.status_code == 200 and done.json()["state"] == "erased" and done.json()["backups_forget_at"]
     assert client.get("/api/subscriber", headers=head).status_code == 401
-    assert works.subscriptions.find(str(subscriber.subscriber_id)).phone == ""
+    assert services.subscriptions.find(str(subscriber.subscriber_id)).phone == ""
 
 
 def test_staff_find_and_see_of_one_who_was_erased_no_more_than_is_left(
-    client, works, subscriber, head, staff
+    client, services, subscriber, head, staff
 ):
     client.post("/api/erasure", json={"confirm": "3210"}, headers=head)
     of = f"?of={subscriber.subscriber_id}"
@@ -161,44 +161,44 @@ def test_staff_find_and_see_of_one_who_was_erased_no_more_than_is_left(
 
 
 @pytest.fixture
-def browser(client, works, signed_in, subscriber, head):
+def browser(client, services, signed_in, subscriber, head):
     client.cookies.set("tokenworks_session", head["authorization"].removeprefix("Bearer "))
     client.headers["sec-fetch-site"] = "same-origin"
     return client
 
 
 @pytest.mark.parametrize(("language", "words"), [("en", "Close and erase"), ("zh", "注销并删除")])
-def test_the_page_says_what_is_a_persons(browser, works, subscriber, language, words):
+def test_the_page_says_what_is_a_persons(browser, services, subscriber, language, words):
     browser.cookies.set("tokenworks_language", language)
     page = browser.get("/privacy")
     assert page.status_code == 200 and words in page.text and NAME in page.text
     assert "+86*******3210" in page.text and PHONE not in page.text
-    (state,) = [s for s in works.consents.states(subscriber, language) if s.text.purpose == "marketing"]
+    (state,) = [s for s in services.consents.states(subscriber, language) if s.text.purpose == "marketing"]
     assert state.text.text in page.text and state.text.sha256 in page.text
     form = {"purpose": "marketing", "given": "true", "text_sha256": state.text.sha256}
     said = browser.post("/privacy/consent", data=form, follow_redirects=False)
     assert said.status_code == 303
-    assert works.consents.said(subscriber) == {"marketing": True}
+    assert services.consents.said(subscriber) == {"marketing": True}
     assert browser.post("/privacy/consent", data=form | {"text_sha256": "0" * 64}).status_code == 422
     # Before one signs in the texts are there, too.
     terms = browser.get("/terms")
     assert state.text.text in terms.text
 
 
-def test_another_sites_page_can_not_erase(browser, works, subscriber):
+def test_another_sites_page_can_not_erase(browser, services, subscriber):
     refused = browser.post(
         "/privacy/erase", data={"confirm": "3210"}, headers={"sec-fetch-site": "cross-site"}
     )
     assert refused.status_code == 403
-    assert works.subscriptions.find(PHONE).state == "active"
+    assert services.subscriptions.find(PHONE).state == "active"
 
 
-def test_the_page_erases(browser, works, subscriber):
+def test_the_page_erases(browser, services, subscriber):
     assert browser.post("/privacy/erase", data={"confirm": "12"}).status_code == 422
     assert browser.post("/privacy/erase", data={"confirm": "0000"}).status_code == 422
     done = browser.post("/privacy/erase", data={"confirm": "3210"})
     assert (done.status_code == 200 and "erased" in done.text.lower()) or "已删除" in done.text
-    assert works.subscriptions.find(str(subscriber.subscriber_id)).name is None
+    assert services.subscriptions.find(str(subscriber.subscriber_id)).name is None
     again = browser.get("/privacy")
     assert again.status_code == 200 and NAME not in again.text
-    assert NAME not in json.dumps(works.identity.audited()[0], default=str)
+    assert NAME not in json.dumps(services.identity.audited()[0], default=str)

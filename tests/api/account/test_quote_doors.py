@@ -24,12 +24,12 @@ ON_SALE = [o.id for o in seed_catalogue().offerings if o.status == "active"]
 class Here(Context):
     """A command's surroundings, on the test's own works."""
 
-    def __init__(self, works):
+    def __init__(self, services):
         super().__init__(None)
-        self._works = works
+        self._works = services
 
     @contextlib.contextmanager
-    def works(self):
+    def services(self):
         yield self._works
 
 
@@ -40,16 +40,16 @@ def clock(clock):
 
 
 @pytest.fixture
-def person(works, clock):
+def person(services, clock):
     """Whom every offering is for."""
-    return works.subscriptions.register(
+    return services.subscriptions.register(
         "+8613800000001", "Li", broadband="sh87654321",
         audiences=list(get_args(Audience)),
     )  # fmt: skip
 
 
 @pytest.fixture
-def doors(works, client, signed_in, person):
+def doors(services, client, signed_in, person):
     """What each door says of an operation: (HTTP, command as JSON, command, page)."""
 
     def ask(body, arguments, page):
@@ -57,9 +57,9 @@ def doors(works, client, signed_in, person):
         client.cookies.set("tokenworks_session", headers["authorization"].split()[1])
         answer = client.post("/api/quotes", json=body, headers=headers)
         assert answer.status_code == 200, answer.text
-        made = CliRunner().invoke(order_quote, [*arguments, "--exact", "--json"], obj=Here(works))
+        made = CliRunner().invoke(order_quote, [*arguments, "--exact", "--json"], obj=Here(services))
         assert made.exit_code == 0, made.output
-        text = CliRunner().invoke(order_quote, [*arguments, "--exact"], obj=Here(works))
+        text = CliRunner().invoke(order_quote, [*arguments, "--exact"], obj=Here(services))
         shown = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", client.get(page).text))
         return answer.json(), made, text.output, shown
 
@@ -67,14 +67,14 @@ def doors(works, client, signed_in, person):
 
 
 @pytest.fixture
-def apart(works, clock):
+def apart(services, clock):
     """Each case on the same database at the same time, rolled back."""
     began = clock.now()
 
     def run(cases, act):
         for case in cases:
             clock.move(began - clock.now())
-            with works.connection.transaction(force_rollback=True):
+            with services.connection.transaction(force_rollback=True):
                 try:
                     act(*case)
                 except AssertionError as error:
@@ -100,32 +100,32 @@ def check(found, quote):
         assert f'"renewal_nano": {quote.renewal_nano}' in as_json.output
 
 
-def had(works, person, offering):
+def had(services, person, offering):
     """What an offering goes with is there."""
     try:
-        works.quotes.place(person, offering)
+        services.quotes.place(person, offering)
     except NeedsFirst as first:
-        works.orders.place(person, first.requires[0])
+        services.orders.place(person, first.requires[0])
 
 
-def deliver(works, order):
-    for work in works.orders.work_orders():
-        works.orders.answer(work.work_order_id, done=True)
-    return works.orders.find(order.order_id)[0]
+def deliver(services, order):
+    for work in services.orders.work_orders():
+        services.orders.answer(work.work_order_id, done=True)
+    return services.orders.find(order.order_id)[0]
 
 
-def test_an_order_costs_at_every_door_what_it_costs(works, person, doors, apart):
+def test_an_order_costs_at_every_door_what_it_costs(services, person, doors, apart):
     apart(
         [(one, contract) for one in ON_SALE for contract in (None, "7.77")],
-        partial(_order, works, person, doors),
+        partial(_order, services, person, doors),
     )
 
 
-def _order(works, person, doors, offering, contract):
+def _order(services, person, doors, offering, contract):
     if contract is not None:
-        works.subscriptions.set_contract_price(person, offering, contract, "C-1")
-    had(works, person, offering)
-    quote = works.quotes.place(person, offering)
+        services.subscriptions.set_contract_price(person, offering, contract, "C-1")
+    had(services, person, offering)
+    quote = services.quotes.place(person, offering)
     place = ["--subscriber", str(person.subscriber_id), "--offering", offering]
     found = doors({"action": "add", "offering": offering}, place, f"/order?offering={offering}")
     check(found, quote)
@@ -141,26 +141,26 @@ def _order(works, person, doors, offering, contract):
         assert f"以 {yuan(quote.now_nano)} 订购" in page
     if quote.renewal_nano is not None:
         assert f"自动续订，{yuan(quote.renewal_nano)}" in page
-    before = works.charges.receivable(person.account_id)
-    order = works.orders.place(person, offering)
-    assert works.charges.receivable(person.account_id) - before == quote.now_nano
-    deliver(works, order)
-    assert works.charges.receivable(person.account_id) - before == quote.amount_nano
+    before = services.charges.receivable(person.account_id)
+    order = services.orders.place(person, offering)
+    assert services.charges.receivable(person.account_id) - before == quote.now_nano
+    deliver(services, order)
+    assert services.charges.receivable(person.account_id) - before == quote.amount_nano
 
 
-def test_an_end_gives_back_at_every_door_what_it_gives(works, person, doors, clock, spender, apart):
+def test_an_end_gives_back_at_every_door_what_it_gives(services, person, doors, clock, spender, apart):
     """Also while something of it is granted."""
     cases = [(one, granted) for one in ON_SALE for granted in (False, True)]
-    apart(cases, partial(_end, works, person, doors, clock, spender))
+    apart(cases, partial(_end, services, person, doors, clock, spender))
 
 
-def _end(works, person, doors, clock, spender, offering, granted):
-    had(works, person, offering)
-    order = deliver(works, works.orders.place(person, offering))
+def _end(services, person, doors, clock, spender, offering, granted):
+    had(services, person, offering)
+    order = deliver(services, services.orders.place(person, offering))
     clock.move(timedelta(days=3, seconds=17))
-    bucket = next((b for b in works.ledger.buckets(person.account_id) if b.kind == "balance" and b.product_id == order.product_id and not b.window_s), None)  # fmt: skip
+    bucket = next((b for b in services.ledger.buckets(person.account_id) if b.kind == "balance" and b.product_id == order.product_id and not b.window_s), None)  # fmt: skip
     opened = spender.open(person.account_id, bucket, M) if granted and bucket is not None else None
-    quote = works.quotes.cancel(order.product_id)
+    quote = services.quotes.cancel(order.product_id)
     product = str(order.product_id)
     found = doors({"action": "delete", "product": product}, ["--action", "cancel", "--product", product], f"/products/{product}/cancel")  # fmt: skip
     check(found, quote)
@@ -171,13 +171,13 @@ def _end(works, person, doors, clock, spender, offering, granted):
         assert f"最多 {yuan(-quote.amount_nano)}，在下期账单中抵扣" in page
     else:
         assert f"退还 {yuan(-quote.amount_nano)}，在下期账单中抵扣" in page
-    before = works.charges.receivable(person.account_id)
-    works.orders.cancel(order.product_id)
-    assert works.charges.receivable(person.account_id) - before == quote.now_nano
+    before = services.charges.receivable(person.account_id)
+    services.orders.cancel(order.product_id)
+    assert services.charges.receivable(person.account_id) - before == quote.now_nano
     if opened is not None:
         spender.close(person.account_id, opened.grant_id)
-        works.orders.finish_changes()
-    assert works.charges.receivable(person.account_id) - before == quote.amount_nano
+        services.orders.finish_changes()
+    assert services.charges.receivable(person.account_id) - before == quote.amount_nano
 
 
 _PLANS = [o for o in seed_catalogue().offerings if o.status == "active" and o.kind == "plan"]
@@ -189,15 +189,15 @@ CHANGES = [
 ]
 
 
-def test_a_change_costs_at_every_door_what_it_costs(works, person, doors, clock, apart):
+def test_a_change_costs_at_every_door_what_it_costs(services, person, doors, clock, apart):
     cases = [(*pair, when) for pair in CHANGES for when in ("now", "cycle_end")]
-    apart(cases, partial(_change, works, person, doors, clock))
+    apart(cases, partial(_change, services, person, doors, clock))
 
 
-def _change(works, person, doors, clock, old, new, when):
-    product = str(works.orders.place(person, old).product_id)
+def _change(services, person, doors, clock, old, new, when):
+    product = str(services.orders.place(person, old).product_id)
     clock.move(timedelta(days=3, seconds=17))
-    quote = works.quotes.change(product, new, when)
+    quote = services.quotes.change(product, new, when)
     found = doors(
         {"action": "modify", "product": product, "offering": new, "at": when},
         ["--action", "change", "--product", product, "--offering", new, "--when", when],
@@ -211,29 +211,29 @@ def _change(works, person, doors, clock, old, new, when):
         word = "今天收取" if quote.now_nano > 0 else "退还"
         assert f"{word} {yuan(abs(quote.now_nano))}" in page
         assert f"按 {yuan(quote.renewal_nano)}/月 续订" in page
-    before = works.charges.receivable(person.account_id)
-    works.orders.change(product, new, when)
-    assert works.charges.receivable(person.account_id) - before == quote.amount_nano
+    before = services.charges.receivable(person.account_id)
+    services.orders.change(product, new, when)
+    assert services.charges.receivable(person.account_id) - before == quote.amount_nano
 
 
-def test_going_on_costs_at_every_door_what_it_costs(works, person, doors, clock, apart):
+def test_going_on_costs_at_every_door_what_it_costs(services, person, doors, clock, apart):
     """In the cycle that is paid, and after its end."""
     plans = [o.id for o in seed_catalogue().offerings if o.status == "active" and o.kind == "plan"]
     apart(
         [(one, ended) for one in plans for ended in (False, True)],
-        partial(_resume, works, person, doors, clock),
+        partial(_resume, services, person, doors, clock),
     )
 
 
-def _resume(works, person, doors, clock, offering, ended):
-    product = str(works.orders.place(person, offering).product_id)
-    works.orders.suspend(product)
+def _resume(services, person, doors, clock, offering, ended):
+    product = str(services.orders.place(person, offering).product_id)
+    services.orders.suspend(product)
     if ended:
         clock.move(timedelta(days=67))
-    quote = works.quotes.resume(product)
+    quote = services.quotes.resume(product)
     found = doors({"action": "resume", "product": product}, ["--action", "resume", "--product", product], f"/products/{product}/resume")  # fmt: skip
     check(found, quote)
     assert (f"今天收取 {yuan(quote.amount_nano)}" if quote.amount_nano else "今天不收费") in found[-1]
-    before = works.charges.receivable(person.account_id)
-    works.orders.resume(product)
-    assert works.charges.receivable(person.account_id) - before == quote.amount_nano
+    before = services.charges.receivable(person.account_id)
+    services.orders.resume(product)
+    assert services.charges.receivable(person.account_id) - before == quote.amount_nano

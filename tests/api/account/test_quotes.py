@@ -8,12 +8,12 @@ from tokenworks.kernel import uuid7
 
 
 @pytest.fixture
-def person(works, signed_in):
-    subscriber = works.subscriptions.register("+8613800000001", "Li")
+def person(services, signed_in):
+    subscriber = services.subscriptions.register("+8613800000001", "Li")
     return subscriber, signed_in(subscriber)
 
 
-def test_what_an_order_costs_is_said_before_it(client, works, person, signed_in, clock):
+def test_what_an_order_costs_is_said_before_it(client, services, person, signed_in, clock):
     clock.move(timedelta(days=15))
     headers = signed_in(person[0])
     body = {"action": "add", "offering": "ctc-light"}
@@ -22,7 +22,7 @@ def test_what_an_order_costs_is_said_before_it(client, works, person, signed_in,
     assert quote.json() == {
         "action": "add",
         "offering": "ctc-light",
-        "offering_version": works.offerings.on_sale("ctc-light").offering_version,
+        "offering_version": services.offerings.on_sale("ctc-light").offering_version,
         "proration": "prorate",
         "amount": {"unit": "CNY", "value": 4.95},
         "tax": {"unit": "CNY", "value": 0.280188679},
@@ -41,12 +41,12 @@ def test_what_an_order_costs_is_said_before_it(client, works, person, signed_in,
             }
         ],
     }
-    assert works.connection.execute("SELECT count(*) FROM product_order").fetchone() == (0,)
+    assert services.connection.execute("SELECT count(*) FROM product_order").fetchone() == (0,)
 
 
-def test_changes_ends_and_resumes_are_quoted(client, works, person, signed_in, clock):
+def test_changes_ends_and_resumes_are_quoted(client, services, person, signed_in, clock):
     subscriber = person[0]
-    product = works.orders.place(subscriber, "ctc-light").product_id
+    product = services.orders.place(subscriber, "ctc-light").product_id
     clock.move(timedelta(days=15))
 
     def ask(**body):
@@ -59,10 +59,10 @@ def test_changes_ends_and_resumes_are_quoted(client, works, person, signed_in, c
     assert (later["amount"]["value"], later["ends_at"]) == (0, "2027-04-30T16:00:00Z")
     assert "renews_at" not in later
     assert ask(action="resume").status_code == 409
-    works.orders.suspend(product)
+    services.orders.suspend(product)
     clock.move(timedelta(days=30))
     assert ask(action="resume").json()["renews_at"] == "2027-05-31T16:00:00Z"
-    assert works.orders.product(product)[0].state == "suspended"
+    assert services.orders.product(product)[0].state == "suspended"
 
 
 @pytest.mark.parametrize(
@@ -82,10 +82,10 @@ def test_what_is_not_a_question_is_refused(client, person, body, status):
     assert client.post("/api/quotes", json=body, headers=person[1]).status_code == status
 
 
-def test_nobody_sees_what_another_ones_product_costs(client, works, person, signed_in, staff):
+def test_nobody_sees_what_another_ones_product_costs(client, services, person, signed_in, staff):
     subscriber, _ = person
-    product = works.orders.place(subscriber, "ctc-light").product_id
-    other = signed_in(works.subscriptions.register("+8613800000002"))
+    product = services.orders.place(subscriber, "ctc-light").product_id
+    other = signed_in(services.subscriptions.register("+8613800000002"))
     body = {"action": "delete", "product": str(product)}
     assert client.post("/api/quotes", json=body, headers=other).status_code == 404
     assert client.post("/api/quotes", json=body).status_code == 401
@@ -99,9 +99,9 @@ def test_nobody_sees_what_another_ones_product_costs(client, works, person, sign
     assert client.post("/api/quotes", json=mine, headers=staff["operator"]).status_code == 200
 
 
-def test_failed_jobs_are_listed_and_released_by_staff(client, works, staff, person):
+def test_failed_jobs_are_listed_and_released_by_staff(client, services, staff, person):
     ref = uuid7()
-    works.failed_jobs.note("cycle", ref, ValueError("a fault"))
+    services.failed_jobs.note("cycle", ref, ValueError("a fault"))
     url = "/api/operations/failed-jobs"
     (row,) = client.get(url, headers=staff["auditor"]).json()
     assert (row["job"], row["ref"], row["state"], row["attempts"]) == ("cycle", str(ref), "retrying", 1)
@@ -117,5 +117,5 @@ def test_failed_jobs_are_listed_and_released_by_staff(client, works, staff, pers
     assert release("operator").status_code == 404
     assert release("operator", job="nothing").status_code == 400
     assert release("operator", id_="x").status_code == 404
-    (trail,) = works.identity.audited(str(ref))[0]
+    (trail,) = services.identity.audited(str(ref))[0]
     assert trail["action"] == "job.release"

@@ -93,8 +93,8 @@ def test_codes_are_limited_for_a_number_and_from_an_address(client, codes, clock
     assert ask(client).status_code == 202
 
 
-def test_an_unknown_number_gets_the_same_answer_as_a_known_one(client, codes, works):
-    works.subscriptions.register("+8613800000007", broadband="sh87654321")
+def test_an_unknown_number_gets_the_same_answer_as_a_known_one(client, codes, services):
+    services.subscriptions.register("+8613800000007", broadband="sh87654321")
     known, unknown = ask(client, "sh87654321"), ask(client, "sh00000000")
     assert same(known, unknown)
     assert [phone for phone, _ in codes] == ["+8613800000007"]
@@ -102,17 +102,17 @@ def test_an_unknown_number_gets_the_same_answer_as_a_known_one(client, codes, wo
     assert enter(client, "123456", "sh00000000").json() == enter(client, "123456", "+8613812345678").json()
 
 
-def test_one_signs_in_by_a_number_and_by_nothing_else_that_names_one(client, codes, works):
+def test_one_signs_in_by_a_number_and_by_nothing_else_that_names_one(client, codes, services):
     """Limits are kept by what is asked for: a name that can be spelled in many ways would be one limit for each."""
-    made = works.subscriptions.register("+8613800000007", "Wilhelmina", broadband="sh87654321")
+    made = services.subscriptions.register("+8613800000007", "Wilhelmina", broadband="sh87654321")
     for name in (made.subscriber_id.hex, made.subscriber_id.hex.upper(), "Wilhelmina"):
         assert same(ask(client, name), ask(client, f"sh{len(name)}{name[:4]}"))
         assert codes == []
         client.cookies.clear()
 
 
-def test_a_code_that_can_t_be_sent_tells_nobody_who_has_a_broadband_account(works, api, codes):
-    works.subscriptions.register("+8613800000007", broadband="sh87654321")
+def test_a_code_that_can_t_be_sent_tells_nobody_who_has_a_broadband_account(services, api, codes):
+    services.subscriptions.register("+8613800000007", broadband="sh87654321")
     asked = []
 
     def fails(phone, code):
@@ -128,8 +128,8 @@ def test_a_code_that_can_t_be_sent_tells_nobody_who_has_a_broadband_account(work
         assert ask(client, "+8613800000007").status_code == ask(client, "+8613812345678").status_code == 503
 
 
-def test_a_session_ends(client, works, signed_in, clock):
-    one = works.subscriptions.register(PHONE)
+def test_a_session_ends(client, services, signed_in, clock):
+    one = services.subscriptions.register(PHONE)
     headers = signed_in(one)
     assert client.get("/api/subscriber", headers=headers).status_code == 200
     assert client.post("/api/sign-out", headers=headers).status_code == 204
@@ -140,12 +140,12 @@ def test_a_session_ends(client, works, signed_in, clock):
     clock.move(timedelta(days=7, seconds=1))
     assert client.get("/api/subscriber", headers=headers).status_code == 401
     headers = signed_in(one)
-    works.subscriptions.close(one)
+    services.subscriptions.close(one)
     assert client.get("/api/subscriber", headers=headers).status_code == 401
 
 
-def test_a_cookie_is_for_this_sites_own_pages(client, works, signed_in):
-    text = signed_in(works.subscriptions.register(PHONE))["authorization"].split()[1]
+def test_a_cookie_is_for_this_sites_own_pages(client, services, signed_in):
+    text = signed_in(services.subscriptions.register(PHONE))["authorization"].split()[1]
     client.cookies.set("tokenworks_session", text)
     assert client.get("/api/subscriber").status_code == 200
     body = {"spend_locked": True}
@@ -185,9 +185,9 @@ def test_the_built_in_sender_is_for_dev_alone(tmp_path, environment):
 # Families.
 
 
-def test_invite_accept_and_leave(client, works, codes, signed_in, spender):
-    parent = works.subscriptions.register(PHONE, "Li")
-    works.orders.place(parent, "ctc-light")
+def test_invite_accept_and_leave(client, services, codes, signed_in, spender):
+    parent = services.subscriptions.register(PHONE, "Li")
+    services.orders.place(parent, "ctc-light")
     head = signed_in(parent)
     invited = client.post(
         "/api/members", json={"phone": "13800000002", "name": "Mei", "cap_tokens": 1000}, headers=head
@@ -214,8 +214,8 @@ def test_invite_accept_and_leave(client, works, codes, signed_in, spender):
     key = client.post("/api/keys", json={"name": "phone"}, headers=there).json()
     assert key["key"].startswith("twk_")
     # A member sees its own keys and the pool's balance, and neither orders nor bills.
-    works.keys.issue(
-        account_id=parent.account_id, member_id=works.subscriptions.owner_of(parent), name="parent's"
+    services.keys.issue(
+        account_id=parent.account_id, member_id=services.subscriptions.owner_of(parent), name="parent's"
     )
     assert [k["id"] for k in client.get("/api/keys", headers=there).json()] == [key["id"]]
     assert len(client.get("/api/keys", headers=head).json()) == 2

@@ -11,13 +11,13 @@ from tokenworks.subscriptions import SUSPENSIONS
 
 
 @pytest.fixture
-def subscriber(works):
-    made = works.subscriptions.register("+8613800000001", "Li")
-    works.orders.place(made, "ctc-light")
+def subscriber(services):
+    made = services.subscriptions.register("+8613800000001", "Li")
+    services.orders.place(made, "ctc-light")
     return made
 
 
-def test_a_subscriber_pauses_and_goes_on(client, works, subscriber, signed_in):
+def test_a_subscriber_pauses_and_goes_on(client, services, subscriber, signed_in):
     owner = signed_in(subscriber)
     asked = {"cause": "own_wish", "state": "suspended"}
     answer = client.patch("/api/suspensions", json=asked, headers=owner)
@@ -33,11 +33,11 @@ def test_a_subscriber_pauses_and_goes_on(client, works, subscriber, signed_in):
     for cause in ("fraud", "operator", "payment", "x"):
         refused = client.patch("/api/suspensions", json={"cause": cause, "state": "suspended"}, headers=owner)
         assert refused.status_code in {400, 422}
-    assert works.subscriptions.find(subscriber.phone).state == "active" and balances(works)
+    assert services.subscriptions.find(subscriber.phone).state == "active" and balances(services)
 
 
 def test_a_lost_phone_ends_the_sessions_and_is_not_lifted_by_whoever_has_it(
-    client, works, subscriber, signed_in, staff
+    client, services, subscriber, signed_in, staff
 ):
     owner = signed_in(subscriber)
     lost = {"cause": "lost_phone", "state": "suspended"}
@@ -51,16 +51,16 @@ def test_a_lost_phone_ends_the_sessions_and_is_not_lifted_by_whoever_has_it(
     assert client.post(f"{url}/actions", json=found, headers=staff["operator"]).status_code == 200
     (past,) = client.get(f"{url}/suspensions", headers=staff["auditor"]).json()
     assert (past["cause"], past["end_reason"], past["stops"]) == ("lost_phone", "new SIM", ["serving"])
-    assert balances(works)
+    assert balances(services)
 
 
 def test_a_phone_that_the_operator_is_told_of_opens_nothing(
-    client, works, subscriber, signed_in, staff, codes
+    client, services, subscriber, signed_in, staff, codes
 ):
     """Whoever lost it calls: the phone's own sessions end, here and where its number is a member, and its codes open none."""
-    host = works.subscriptions.register("+8613955556666", "Host")
-    member = works.members.invite(host, subscriber.phone, "Li")
-    works.members.accept(subscriber.phone, member.member_id)
+    host = services.subscriptions.register("+8613955556666", "Host")
+    member = services.members.invite(host, subscriber.phone, "Li")
+    services.members.accept(subscriber.phone, member.member_id)
     heads = [signed_in(subscriber), signed_in(host, member.member_id)]
     url = f"/api/operations/subscribers/{subscriber.subscriber_id}/actions"
     told = {"action": "suspend", "cause": "lost_phone", "reason": "called the hotline"}
@@ -75,11 +75,11 @@ def test_a_phone_that_the_operator_is_told_of_opens_nothing(
     assert (refused.status_code, refused.json()["title"]) == (422, "PhoneLost")
     assert "tokenworks_session" not in refused.headers.get("set-cookie", "")
     client.post(url, json=told | {"action": "resume"}, headers=staff["operator"])
-    works.clock.move(timedelta(minutes=2))
+    services.clock.move(timedelta(minutes=2))
     assert enter().status_code == 201
 
 
-def test_an_operator_names_the_cause_and_lifts_each_by_itself(client, works, subscriber, staff):
+def test_an_operator_names_the_cause_and_lifts_each_by_itself(client, services, subscriber, staff):
     url = f"/api/operations/subscribers/{subscriber.subscriber_id}"
 
     def act(action, cause, **more):
@@ -94,7 +94,7 @@ def test_an_operator_names_the_cause_and_lifts_each_by_itself(client, works, sub
     assert act("resume", "fraud").json()["suspended_by"] == []
 
 
-def test_a_second_one_is_confirmed_over_tmf622(client, works, subscriber, signed_in):
+def test_a_second_one_is_confirmed_over_tmf622(client, services, subscriber, signed_in):
     owner = signed_in(subscriber)
 
     def order(key, **product):
@@ -112,27 +112,27 @@ def test_a_second_one_is_confirmed_over_tmf622(client, works, subscriber, signed
         assert order(key, product=confirmed).status_code == 201
     bad = {"productCharacteristic": [{"name": "confirm", "value": "maybe"}]}
     assert order("d", product=bad).status_code == 400
-    assert len(works.orders.products(subscriber)) == 3
+    assert len(services.orders.products(subscriber)) == 3
 
 
 def test_the_order_page_asks_before_a_second_one_and_shows_the_price_that_is_given(
-    client, works, subscriber, signed_in
+    client, services, subscriber, signed_in
 ):
     client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
     page = client.post("/order", data={"offering": "ctc-light", "key": "k1"})
-    assert 'name="second"' in page.text and len(works.orders.products(subscriber)) == 1
+    assert 'name="second"' in page.text and len(services.orders.products(subscriber)) == 1
     done = client.post("/order", data={"offering": "ctc-light", "key": "k2", "second": "yes"})
-    assert done.status_code == 200 and len(works.orders.products(subscriber)) == 2
+    assert done.status_code == 200 and len(services.orders.products(subscriber)) == 2
     assert "7.9" in client.get("/order?offering=mobile-coding-lite").text
-    order = works.orders.place(subscriber, "mobile-coding-lite")
-    works.orders.cancel(order.product_id)
+    order = services.orders.place(subscriber, "mobile-coding-lite")
+    services.orders.cancel(order.product_id)
     assert "7.9" not in client.get("/order?offering=mobile-coding-lite").text
 
 
-def test_a_change_to_what_is_had_beside_it_asks_first(client, works, subscriber, signed_in):
+def test_a_change_to_what_is_had_beside_it_asks_first(client, services, subscriber, signed_in):
     client.cookies.set("tokenworks_session", signed_in(subscriber)["authorization"].removeprefix("Bearer "))
-    works.orders.place(subscriber, "ctc-standard")
-    light = works.orders.products(subscriber)[0]
+    services.orders.place(subscriber, "ctc-standard")
+    light = services.orders.products(subscriber)[0]
     assert light.offering_id == "ctc-light"
     url = f"/products/{light.product_id}/change"
     assert client.get(url, params={"offering": "ctc-premium"}).text.count('name="second"') == 0
@@ -140,13 +140,13 @@ def test_a_change_to_what_is_had_beside_it_asks_first(client, works, subscriber,
     form = {"offering": "ctc-standard", "when": "now", "key": "k1"}
     refused = client.post(url, data=form)
     assert refused.status_code == 422 and "请勾选确认" in refused.text
-    assert works.orders.product(light.product_id)[0].offering_id == "ctc-light"
+    assert services.orders.product(light.product_id)[0].offering_id == "ctc-light"
     done = client.post(url, data={**form, "second": "yes"}, follow_redirects=False)
     assert (done.status_code, done.headers["location"]) == (303, "/products?done=change")
-    assert works.orders.product(light.product_id)[0].offering_id == "ctc-standard"
+    assert services.orders.product(light.product_id)[0].offering_id == "ctc-standard"
 
 
-def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscriber, signed_in):
+def test_the_products_page_says_each_cause_of_a_suspension(client, services, subscriber, signed_in):
     def enter():
         text = signed_in(subscriber)["authorization"].removeprefix("Bearer ")
         client.cookies.set("tokenworks_session", text)
@@ -156,19 +156,19 @@ def test_the_products_page_says_each_cause_of_a_suspension(client, works, subscr
     def notices():
         return re.findall(r'<p class="error">([^<]*)</p>', client.get("/products").text)
 
-    works.subscriptions.set_dunned(subscriber, restricted=True, suspended=False)
+    services.subscriptions.set_dunned(subscriber, restricted=True, suspended=False)
     assert notices() == [WORDS["zh"]["notice_restricted"]]
-    works.subscriptions.set_dunned(subscriber, restricted=True, suspended=True)
+    services.subscriptions.set_dunned(subscriber, restricted=True, suspended=True)
     for cause in SUSPENSIONS:
         if cause != "payment":
-            works.subscriptions.suspend(subscriber, cause, "a test")
+            services.subscriptions.suspend(subscriber, cause, "a test")
     enter()  # fraud, and a lost phone, have ended the session
     assert notices() == [WORDS["zh"][f"suspended_{cause}"] for cause in SUSPENSIONS]
-    works.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
+    services.subscriptions.set_dunned(subscriber, restricted=False, suspended=False)
     assert WORDS["zh"]["suspended_payment"] not in notices() and len(notices()) == len(SUSPENSIONS) - 1
 
 
-def test_an_identity_is_set_by_the_operator_and_never_shown(client, works, subscriber, staff):
+def test_an_identity_is_set_by_the_operator_and_never_shown(client, services, subscriber, staff):
     url = f"/api/operations/subscribers/{subscriber.subscriber_id}/identity"
     number = "11010519491231002X"
     assert client.put(url, json={"number": number}, headers=staff["operator"]).status_code == 204
@@ -177,5 +177,5 @@ def test_an_identity_is_set_by_the_operator_and_never_shown(client, works, subsc
     for bad in ("110105194912310021", "x" * 64, "1\x002345"):
         refused = client.put(url, json={"number": bad}, headers=staff["operator"])
         assert refused.status_code in {400, 422} and bad not in refused.text
-    trail, _ = works.identity.audited()
+    trail, _ = services.identity.audited()
     assert trail[0]["action"] == "subscriber.identify" and number not in str(trail)

@@ -50,16 +50,16 @@ def check(name, path, method, answer):
 
 
 @pytest.fixture
-def family(works, spender, signed_in, clock):
-    made = Household(works, spender, signed_in, 1)
+def family(services, spender, signed_in, clock):
+    made = Household(services, spender, signed_in, 1)
     clock.move(datetime(2027, 5, 1, 1, tzinfo=BILLING_ZONE) - clock.now())
-    works.orders.run_cycles()
-    works.bills.run()
-    made.bill_up(works)
-    works.adjustments.ask(
+    services.orders.run_cycles()
+    services.bills.run()
+    made.bill_up(services)
+    services.adjustments.ask(
         next(
             b.bucket_id
-            for b in works.ledger.buckets(made.subscriber.account_id)
+            for b in services.ledger.buckets(made.subscriber.account_id)
             if b.closing is None and b.kind == "balance"
         ),
         5,
@@ -70,7 +70,7 @@ def family(works, spender, signed_in, clock):
 
 
 @pytest.mark.parametrize(("name", "resource"), [(n, r) for n, rs in SERVED.items() for r in rs])
-def test_lists_and_single_resources_are_as_the_standard_says(client, works, family, staff, name, resource):
+def test_lists_and_single_resources_are_as_the_standard_says(client, services, family, staff, name, resource):
     base = FILES[name]
     headers = {**family.headers["owner"], **(staff["finance"] if resource == "adjustBalance" else {})}
     answer = client.get(
@@ -108,7 +108,7 @@ def test_lists_and_single_resources_are_as_the_standard_says(client, works, fami
 EXTENSIONS = {"refund": {"order"}}
 
 
-def test_orders_come_in_as_the_standard_says(client, works, family, staff):
+def test_orders_come_in_as_the_standard_says(client, services, family, staff):
     base = BASES["order"]
     head = family.headers["owner"]
 
@@ -161,10 +161,10 @@ def test_orders_come_in_as_the_standard_says(client, works, family, staff):
         == 400
     )
     assert client.post(f"{base}/productOrder", json={}, headers=head).status_code == 400
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
-def test_top_ups_and_payments_come_in_as_the_standard_says(client, works, family, staff):
+def test_top_ups_and_payments_come_in_as_the_standard_says(client, services, family, staff):
     bodies = family.bodies()
     base = BASES["balance"]
     head = {**family.headers["owner"], "Idempotency-Key": "t"}
@@ -186,10 +186,10 @@ def test_top_ups_and_payments_come_in_as_the_standard_says(client, works, family
     )
     assert paid.status_code == 201, paid.text
     check("TMF676", "/payment", "POST", paid)
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
-def test_members_give_each_other_as_the_standard_says(client, works, family, staff):
+def test_members_give_each_other_as_the_standard_says(client, services, family, staff):
     base = BASES["balance"]
     body = family.bodies()[f"POST {base}/transferBalance"]
     give = lambda who, key, **more: client.post(
@@ -225,10 +225,10 @@ def test_members_give_each_other_as_the_standard_says(client, works, family, sta
     assert len(seen) == 3
     history = client.get(f"{base}/balanceActionHistory?limit=100", headers=family.headers["owner"]).json()
     assert sum(row["description"] == "transfer" for row in history) == 6
-    assert verify(works.connection, works.offerings.rate_cards()) == []
+    assert verify(services.connection, services.offerings.rate_cards()) == []
 
 
-def test_an_enterprise_has_departments_and_contract_prices(client, works, family, staff):
+def test_an_enterprise_has_departments_and_contract_prices(client, services, family, staff):
     owner = family.headers["owner"]
     sales = client.post(
         "/api/departments", json={"name": "West", "under": "Sales", "cap_tokens": 100}, headers=owner
@@ -253,11 +253,11 @@ def test_an_enterprise_has_departments_and_contract_prices(client, works, family
     assert client.post(url, json=body | {"offering": "nothing"}, headers=staff["operator"]).status_code == 404
     (price,) = client.get(url, headers=staff["finance"]).json()
     assert (price["offering"], price["price"], price["contract"]) == ("ctc-premium", 33.3, "C-7")
-    made = works.orders.place(family.subscriber, "ctc-premium")
-    (charge,) = works.charges.of_product(made.product_id)
+    made = services.orders.place(family.subscriber, "ctc-premium")
+    (charge,) = services.charges.of_product(made.product_id)
     assert charge.price_nano == 33_300_000_000
     assert made.amount_nano == 33_300_000_000 * (31 * 24 - 1) // (31 * 24)  # an hour of May has passed
-    (trail,) = works.identity.audited(str(family.subscriber.subscriber_id))[0]
+    (trail,) = services.identity.audited(str(family.subscriber.subscriber_id))[0]
     assert trail["action"] == "subscriber.contract" and trail["before"] == []
 
 
@@ -286,7 +286,7 @@ def test_money_is_exact_in_json(client, family):
     assert '"taxIncludedAmount":{"unit":"CNY","value":9.9}' in bill
 
 
-def test_focus_has_a_row_for_each_charge(client, works, family):
+def test_focus_has_a_row_for_each_charge(client, services, family):
     import csv
     import io
 
@@ -296,7 +296,7 @@ def test_focus_has_a_row_for_each_charge(client, works, family):
     rows = list(csv.DictReader(io.StringIO(answer.text)))
     charges = [
         c
-        for c in works.charges.of_subscriber(family.subscriber.subscriber_id)
+        for c in services.charges.of_subscriber(family.subscriber.subscriber_id)
         if c.charged_at.astimezone(BILLING_ZONE).month == 4 and c.amount_nano > 0
     ]
     assert len(rows) == len(charges) >= 1

@@ -339,10 +339,10 @@ def test_who_logs_in_as_the_owner_and_takes_the_roles_name_is_the_owner(owner_ur
             check_role(connection, single_role=False)
 
 
-def test_a_dump_is_restored_without_roles_and_init_gives_them_again(works, owner_url, empty_url, tmp_path):  # noqa: F811
+def test_a_dump_is_restored_without_roles_and_init_gives_them_again(services, owner_url, empty_url, tmp_path):  # noqa: F811
     """As the runbook says: by the owner, without privileges."""
-    made = works.subscriptions.register("+8613800000001")
-    works.orders.place(made, "ctc-light")
+    made = services.subscriptions.register("+8613800000001")
+    services.orders.place(made, "ctc-light")
     tools, dump = Embedded(tmp_path)._bin(), tmp_path / "dump"
     for command in (
         ("pg_dump", "-Fc", "-f", dump, owner_url),

@@ -160,9 +160,9 @@ def test_an_index_is_built_over_the_levels_of_usage(owner):
     assert leaves[0] == leaves[1] == leaves[2] > 3
 
 
-def test_the_hot_tables_are_there(works):
+def test_the_hot_tables_are_there(services):
     for table in schema.HOT_TABLES:
-        assert works.connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,), table
+        assert services.connection.execute("SELECT to_regclass(%s)", (table,)).fetchone() != (None,), table
 
 
 FILLED = """
@@ -191,49 +191,51 @@ FILLED = """
 """
 
 
-def test_a_backfill_that_is_cut_off_goes_on_where_it_was(works, owner_url, folder):
+def test_a_backfill_that_is_cut_off_goes_on_where_it_was(services, owner_url, folder):
     for _ in range(5):
-        works.ledger.open_account()
+        services.ledger.open_account()
 
     def blue():
-        return works.connection.execute("SELECT count(*) FROM account WHERE colour = 'blue'").fetchone()[0]
+        return services.connection.execute("SELECT count(*) FROM account WHERE colour = 'blue'").fetchone()[0]
 
     broken = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=True))
     with pytest.raises(RuntimeError):
         migrate(owner_url, folder=broken)
     assert blue() == 2
-    (left,) = plan_steps(works.connection, broken)
+    (left,) = plan_steps(services.connection, broken)
     assert (left.revision, left.begun, left.fills, left.locks) == ("9001", True, True, {})
-    second = works.connection.execute("SELECT account_id::text FROM account ORDER BY 1 OFFSET 1").fetchone()
+    second = services.connection.execute(
+        "SELECT account_id::text FROM account ORDER BY 1 OFFSET 1"
+    ).fetchone()
     assert (left.after,) == second
     # Those before it go on; a release that relies on what is filled does not start.
-    check_schema(works.connection)
+    check_schema(services.connection)
     with pytest.raises(
         Unavailable, match="schema 9001 is unfinished, its rows are not all filled: run `tokenworks init`"
     ):
-        check_schema(works.connection, "9001")
-    works.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
+        check_schema(services.connection, "9001")
+    services.connection.execute("UPDATE account SET colour = 'red' WHERE colour = 'blue'")
     whole = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
     said = []
     assert migrate(owner_url, said.append, folder=whole) == "9001"
     assert blue() == 3  # the first batch is not done twice
     assert said == [f"Filling 9001, going on after {left.after}", "Filling 9001: 2 of 3 rows"]
-    check_schema(works.connection, "9001")
-    assert plan_steps(works.connection, whole) == []
+    check_schema(services.connection, "9001")
+    assert plan_steps(services.connection, whole) == []
     said.clear()
     migrate(owner_url, said.append, folder=whole)
     assert said == []
 
 
 def test_a_step_that_ended_before_its_index_and_its_rows_is_unfinished(
-    works, owner, owner_url, folder, monkeypatch
+    services, owner, owner_url, folder, monkeypatch
 ):
     """The step is committed, and the run was killed before it began with what follows."""
     made = folder("9001", INDEXED)
     with monkeypatch.context() as patch:
         patch.setattr(schema, "_finish", lambda *_: None)
         migrate(owner_url, folder=made)
-    (left,) = plan_steps(works.connection, made)
+    (left,) = plan_steps(services.connection, made)
     assert (left.begun, left.fills, left.indexes, left.after) == (
         True,
         True,
@@ -241,8 +243,8 @@ def test_a_step_that_ended_before_its_index_and_its_rows_is_unfinished(
         None,
     )
     with pytest.raises(Unavailable, match="schema 9001 is unfinished"):
-        check_schema(works.connection, "9001")
-    check_schema(works.connection)
+        check_schema(services.connection, "9001")
+    check_schema(services.connection)
     # One of its indexes is there, the other one was cut off.
     with monkeypatch.context() as patch:
 
@@ -254,25 +256,25 @@ def test_a_step_that_ended_before_its_index_and_its_rows_is_unfinished(
         patch.setattr(schema, "build_index", cut_off)
         with pytest.raises(RuntimeError):
             migrate(owner_url, folder=made)
-    (left,) = plan_steps(works.connection, made)
+    (left,) = plan_steps(services.connection, made)
     assert (left.indexes, left.fills) == (["usage_by_model"], True)
     with pytest.raises(Unavailable, match="schema 9001 is unfinished, its rows"):
-        check_schema(works.connection, "9001")
+        check_schema(services.connection, "9001")
     owner.execute("UPDATE schema_backfill SET done_at = now() WHERE revision = '9001'")
     with pytest.raises(Unavailable, match="schema 9001 is unfinished, its index usage_by_model is not built"):
-        check_schema(works.connection, "9001")
+        check_schema(services.connection, "9001")
     migrate(owner_url, folder=made)
-    check_schema(works.connection, "9001")
-    assert plan_steps(works.connection, made) == []
+    check_schema(services.connection, "9001")
+    assert plan_steps(services.connection, made) == []
     # An index that is lost later keeps nobody from starting; `init` lists it, and builds it again.
     owner.execute("DROP INDEX account_by_colour")
-    check_schema(works.connection, "9001")
-    assert [step.indexes for step in plan_steps(works.connection, made)] == [["account_by_colour"]]
+    check_schema(services.connection, "9001")
+    assert [step.indexes for step in plan_steps(services.connection, made)] == [["account_by_colour"]]
     migrate(owner_url, folder=made)
-    assert plan_steps(works.connection, made) == []
+    assert plan_steps(services.connection, made) == []
 
 
-def test_a_second_run_says_that_it_waits_for_the_first(works, owner_url):
+def test_a_second_run_says_that_it_waits_for_the_first(services, owner_url):
     said = []
 
     def go_on(text):
@@ -342,32 +344,32 @@ INDEXED = """
 """
 
 
-def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(works, owner, owner_url, folder):
+def test_a_release_runs_on_a_younger_schema_that_is_compatible_with_it(services, owner, owner_url, folder):
     made = folder("9001", FILLED.format(compatible=schema.SCHEMA, fails=False))
-    assert plan_steps(works.connection, made) == [
+    assert plan_steps(services.connection, made) == [
         Step(
             "9001", "A step of a later release.", schema.SCHEMA, {"account": "AccessExclusiveLock"}, [], True
         )
     ]
     migrate(owner_url, folder=made)
-    check_schema(works.connection)
+    check_schema(services.connection)
     with pytest.raises(Unavailable, match="runs releases from schema"):
-        check_schema(works.connection, "0019")
+        check_schema(services.connection, "0019")
     with pytest.raises(Unavailable, match="needs 9002: run `tokenworks init`"):
-        check_schema(works.connection, "9002")
+        check_schema(services.connection, "9002")
     # The contract step: nothing older may run.
     made = folder("9002", "def upgrade():\n    pass\n", after="9001")
     migrate(owner_url, folder=made)
     with pytest.raises(Unavailable, match="runs releases from schema 9002 on"):
-        check_schema(works.connection)
-    check_schema(works.connection, "9002")
+        check_schema(services.connection)
+    check_schema(services.connection, "9002")
     # Something else set the number: what that schema runs is not known.
     owner.execute("UPDATE alembic_version SET version_num = '9003'")
     with pytest.raises(Unavailable, match="runs releases from schema 9003 on"):
-        check_schema(works.connection, "9002")
+        check_schema(services.connection, "9002")
 
 
-def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, owner_url, folder, monkeypatch):
+def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(services, owner_url, folder, monkeypatch):
     monkeypatch.setattr(schema, "LOCK_TRIES_MAX", 2)
     monkeypatch.setattr(schema, "LOCK_PAUSE_S", 0)
     monkeypatch.setattr(schema, "LOCK_TIMEOUT_MS", 10)
@@ -377,8 +379,8 @@ def test_a_step_waits_shortly_for_a_lock_and_gives_up_whole(works, owner_url, fo
         other.execute("SELECT count(*) FROM account")
         with pytest.raises(Unavailable, match="see pg_stat_activity"):
             migrate(owner_url, folder=made)
-        assert schema.current(works.connection) == schema.SCHEMA
-        check_schema(works.connection)
+        assert schema.current(services.connection) == schema.SCHEMA
+        check_schema(services.connection)
         other.rollback()
     assert migrate(owner_url, folder=made) == "9001"
 

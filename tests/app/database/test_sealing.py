@@ -132,7 +132,7 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
         sent = deliveries(connection, people)
         assert schema.migrate(empty_url) == schema.SCHEMA
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
-        works = make_works(settings, connection, ManualClock(datetime.now(UTC)))
+        services = make_works(settings, connection, ManualClock(datetime.now(UTC)))
         with pytest.raises(Unavailable, match="tokenworks init"):
             check_sealed(connection)
         # Plain text is written no more, whatever is left of it.
@@ -151,20 +151,20 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
 
         # Cut off in the middle of a table, at the end of a batch; at the end of another; and then to the end.
         with pytest.raises(CutOff):
-            seal_existing(connection, works.vault, until("subscriber", 20), batch=10)
+            seal_existing(connection, services.vault, until("subscriber", 20), batch=10)
         assert [s for s in seen if s[0] == "subscriber"] == [
             ("subscriber", 0, 25),
             ("subscriber", 10, 25),
             ("subscriber", 20, 25),
         ]
         with pytest.raises(CutOff):
-            seal_existing(connection, works.vault, until("member", 50), batch=10)
+            seal_existing(connection, services.vault, until("member", 50), batch=10)
         assert ("subscriber", 0, 5) in seen
         assert where(connection, "Wilhelmina") == {("audit", "after"), ("hub_delivery", "body")}
-        seal_existing(connection, works.vault, until("", 0), batch=10)
+        seal_existing(connection, services.vault, until("", 0), batch=10)
         check_sealed(connection)
         assert {place for place, _, _ in seen} == set(PLACES)
-        assert seal_existing(connection, works.vault, until("", 0)) == 0
+        assert seal_existing(connection, services.vault, until("", 0)) == 0
 
         assert where(
             connection, "8613876", "8613911", "8613700", "Wilhelmina", "Xylander", "Ottoline", "77889"
@@ -173,21 +173,21 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
         assert not_valid == []
         # Nothing is lost: each is found, with what it had.
         for number, (subscriber, account, owner, phone, name) in enumerate(people):
-            found = works.subscriptions.find(phone)
+            found = services.subscriptions.find(phone)
             assert (found.subscriber_id, found.account_id) == (subscriber, account)
             assert found.name == (name if number else None)
             assert found.broadband == (f"bb-77889{number:03d}" if number % 2 else None)
-            members = works.members.of(found)
+            members = services.members.of(found)
             assert [m.name for m in members] == [name, "Ottoline Quimby"]
             assert members[1].phone == (None if number == 3 else f"+861391111{number:04d}")
             assert members[0].member_id == owner
-        assert works.subscriptions.find("xylander 7").subscriber_id == people[7][0]
-        assert works.charge_files.file(1) == text
-        assert works.charge_files.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
-        works_to_do = {work.subscriber_id: work.broadband for work in works.orders.work_orders()}
+        assert services.subscriptions.find("xylander 7").subscriber_id == people[7][0]
+        assert services.charge_files.file(1) == text
+        assert services.charge_files.files()[0]["sha256"] == hashlib.sha256(text.encode()).hexdigest()
+        works_to_do = {work.subscriber_id: work.broadband for work in services.orders.work_orders()}
         assert works_to_do == {people[1][0]: "bb-77889001", people[2][0]: None}
-        assert sorted((one.delivery_id, one.body) for one in works.hub.lease(9, own=True)) == sorted(sent)
-        trail, count = works.identity.audited(None, 0, 100)
+        assert sorted((one.delivery_id, one.body) for one in services.hub.lease(9, own=True)) == sorted(sent)
+        trail, count = services.identity.audited(None, 0, 100)
         assert count == COUNT and {row["after"]["name"] for row in trail} == {name for *_, name in people}
         made_by = connection.execute("SELECT made_by FROM transfer").fetchall()
         assert made_by == [(f"member:{people[0][2]}",)]
@@ -195,10 +195,10 @@ def test_what_was_there_is_encrypted_and_a_cut_off_run_goes_on(empty_url, sessio
         for table in ("audit", "phone_history", "transfer"):
             with pytest.raises(psycopg.errors.RaiseException, match="history"):
                 connection.execute(f"DELETE FROM {table}")
-        works.offerings.load(seed_catalogue())
-        works.orders.place(works.subscriptions.find(people[1][3]), "ctc-light")
+        services.offerings.load(seed_catalogue())
+        services.orders.place(services.subscriptions.find(people[1][3]), "ctc-light")
 
 
-def test_an_empty_installation_has_nothing_to_encrypt(works):
-    check_sealed(works.connection)
-    assert works.connection.execute("SELECT count(*) FROM sealing").fetchone() == (0,)
+def test_an_empty_installation_has_nothing_to_encrypt(services):
+    check_sealed(services.connection)
+    assert services.connection.execute("SELECT count(*) FROM sealing").fetchone() == (0,)

@@ -80,12 +80,12 @@ def test_a_command_says_who_keeps_a_lock_and_gives_up(own_cluster):
         assert connection.execute("SELECT 1").fetchone() == (1,), "it can be used again"
 
 
-def test_a_real_command_changes_nothing_when_it_gives_up(works, database_url, session_dir):
+def test_a_real_command_changes_nothing_when_it_gives_up(services, database_url, session_dir):
     environ = dict(os.environ) | FAST | {
         "TOKENWORKS_DATABASE_URL": database_url, "TOKENWORKS_DATA_DIR": str(session_dir / "seed"), "TOKENWORKS_COMMAND_WAIT_S": "1",
     }  # fmt: skip
     ensure_pepper(session_dir / "seed" / "secrets")
-    subscriber = works.subscriptions.register("+8613612345678")
+    subscriber = services.subscriptions.register("+8613612345678")
     freeze = ["account", "freeze", "--subscriber", str(subscriber.subscriber_id)]
     with contextlib.closing(connect(database_url)) as other, other.transaction():
         other.execute("SELECT account_id FROM account FOR UPDATE")

@@ -40,16 +40,16 @@ def receiver():
 
 
 @pytest.fixture
-def spent(works):
+def spent(services):
     """A subscriber who has come to half of the cap."""
-    subscriber = works.subscriptions.register("+8613800000001", language="en")
-    works.orders.place(subscriber, "shanghai-mobile-payg")
-    works.payg.control(subscriber, cap_nano=2_000_000_000)
-    Spender(works).spend(subscriber.account_id, 1)
+    subscriber = services.subscriptions.register("+8613800000001", language="en")
+    services.orders.place(subscriber, "shanghai-mobile-payg")
+    services.payg.control(subscriber, cap_nano=2_000_000_000)
+    Spender(services).spend(subscriber.account_id, 1)
     return subscriber
 
 
-def test_a_notice_is_signed_and_goes_out_once(works, spent, receiver, tmp_path):
+def test_a_notice_is_signed_and_goes_out_once(services, spent, receiver, tmp_path):
     url, got, _ = receiver
     settings = load_settings(
         {
@@ -60,8 +60,8 @@ def test_a_notice_is_signed_and_goes_out_once(works, spent, receiver, tmp_path):
         }
     ).settings
     settings.secrets.mkdir(parents=True)
-    assert deliver(works, settings) == 1
-    assert deliver(works, settings) == 0
+    assert deliver(services, settings) == 1
+    assert deliver(services, settings) == 0
     (path, headers, body), (sms_path, _, sms) = got
     assert (path, sms_path) == ("/hook", "/sms")
     said = json.loads(body)
@@ -78,7 +78,7 @@ def test_a_notice_is_signed_and_goes_out_once(works, spent, receiver, tmp_path):
 
 
 def test_what_does_not_arrive_is_tried_again_with_the_same_id_and_given_up_after_a_day(
-    works, spent, receiver, tmp_path, clock
+    services, spent, receiver, tmp_path, clock
 ):
     url, got, answers = receiver
     settings = load_settings(
@@ -86,35 +86,35 @@ def test_what_does_not_arrive_is_tried_again_with_the_same_id_and_given_up_after
     ).settings
     settings.secrets.mkdir(parents=True)
     answers += [500] * 100
-    assert deliver(works, settings) == 0
-    assert deliver(works, settings) == 0
+    assert deliver(services, settings) == 0
+    assert deliver(services, settings) == 0
     assert len(got) == 1
     waits = []
     for _ in range(200):
         clock.move(timedelta(minutes=10))
         before = len(got)
-        deliver(works, settings)
+        deliver(services, settings)
         waits.append(len(got) - before)
     assert len({headers["Idempotency-Key"] for _, headers, _ in got}) == 1
     assert 20 <= len(got) <= 40
-    row = works.connection.execute("SELECT delivered_at, given_up_at FROM hub_delivery").fetchone()
+    row = services.connection.execute("SELECT delivered_at, given_up_at FROM hub_delivery").fetchone()
     assert row[0] is None and row[1] is not None
     assert not any(waits[150:])
 
 
-def test_without_a_port_notices_wait(works, spent, receiver, tmp_path):
+def test_without_a_port_notices_wait(services, spent, receiver, tmp_path):
     url, got, _ = receiver
     none = load_settings({"data_dir": str(tmp_path)}).settings
-    assert deliver(works, none) == 0
+    assert deliver(services, none) == 0
     some = load_settings(
         {"data_dir": str(tmp_path), "webhook_url": url, "webhook_allow_private": True}
     ).settings
     some.secrets.mkdir(parents=True)
-    assert deliver(works, some) == 1 == len(got)
+    assert deliver(services, some) == 1 == len(got)
 
 
 def test_a_job_that_fails_keeps_no_other_from_its_turn(
-    works, spent, receiver, session_dir, database_url, monkeypatch
+    services, spent, receiver, session_dir, database_url, monkeypatch
 ):
     url, got, _ = receiver
     settings = load_settings(
@@ -130,5 +130,5 @@ def test_a_job_that_fails_keeps_no_other_from_its_turn(
     assert len(got) == 1
     jobs.run()
     assert len(got) == 1
-    (step,) = [c for c in works.charges.of_subscriber(spent.subscriber_id) if c.kind == "step"]
+    (step,) = [c for c in services.charges.of_subscriber(spent.subscriber_id) if c.kind == "step"]
     assert step.recognised_nano == step.net_nano // 400_000

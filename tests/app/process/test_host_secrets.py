@@ -22,10 +22,10 @@ PROCESSES = ["control", "recorder", "worker-0"]
 
 
 @pytest.fixture
-def secrets(tmp_path, works):
+def secrets(tmp_path, services):
     folder = tmp_path / "secrets"
     ensure_pepper(folder)
-    check_peppers(works.connection, load_peppers(folder), folder, works.clock.now())
+    check_peppers(services.connection, load_peppers(folder), folder, services.clock.now())
     return folder
 
 
@@ -39,9 +39,9 @@ def host(tmp_path, secrets):
     }  # fmt: skip
 
 
-def test_a_host_has_what_all_of_its_processes_have(host, tmp_path, secrets, works):
+def test_a_host_has_what_all_of_its_processes_have(host, tmp_path, secrets, services):
     assert [set(loaded_by_all(tmp_path, PROCESSES)[at]) for at in (0, 1)] == [{"1"}, {"1"}]
-    new_pepper(works.connection, secrets, works.clock.now())
+    new_pepper(services.connection, secrets, services.clock.now())
     for name in ("control", "recorder"):
         assert host[name].look() and not host[name].look()
     assert set(loaded_by_all(tmp_path, PROCESSES).peppers) == {"1"}
@@ -80,13 +80,13 @@ def test_no_secret_is_in_a_report(host, tmp_path, secrets):
             assert path.read_bytes().hex() not in text
 
 
-def test_the_database_hears_of_what_is_the_works_own(host, tmp_path, secrets, works):
+def test_the_database_hears_of_what_is_the_works_own(host, tmp_path, secrets, services):
     journal_id = uuid7()
     report = HostReport(secrets, tmp_path, journal_id)
 
     def reported():
-        assert report.tell(works.connection) == []
-        return host_secrets(works.connection, [(journal_id, "a", works.clock.now())])[0]
+        assert report.tell(services.connection) == []
+        return host_secrets(services.connection, [(journal_id, "a", services.clock.now())])[0]
 
     assert (reported().peppers, reported().issues_under, reported().reports) == ((1,), 1, True)
     # A file that was not announced is loaded, and none of the works'.
@@ -95,29 +95,29 @@ def test_the_database_hears_of_what_is_the_works_own(host, tmp_path, secrets, wo
     for process in host.values():
         process.look()
     assert reported().peppers == (1,)
-    assert new_pepper(works.connection, secrets, works.clock.now()) == 3
+    assert new_pepper(services.connection, secrets, services.clock.now()) == 3
     with pytest.raises(Conflict, match="pepper-3 is not loaded on a"):
-        use_pepper(works.connection, 3, works.clock.now(), [reported()])
+        use_pepper(services.connection, 3, services.clock.now(), [reported()])
     for process in host.values():
         process.look()
-    use_pepper(works.connection, 3, works.clock.now(), [reported()])
-    assert [row.used_since is not None for row in all_peppers(works.connection)] == [True, True]
+    use_pepper(services.connection, 3, services.clock.now(), [reported()])
+    assert [row.used_since is not None for row in all_peppers(services.connection)] == [True, True]
 
 
-def test_a_host_that_lacks_what_is_used_hears_so(host, tmp_path, secrets, works):
+def test_a_host_that_lacks_what_is_used_hears_so(host, tmp_path, secrets, services):
     report = HostReport(secrets, tmp_path, uuid7())
-    new_pepper(works.connection, secrets, works.clock.now())
-    assert report.tell(works.connection) == []
-    use_pepper(works.connection, 2, works.clock.now(), force=True)
-    assert report.tell(works.connection) == [2]
+    new_pepper(services.connection, secrets, services.clock.now())
+    assert report.tell(services.connection) == []
+    use_pepper(services.connection, 2, services.clock.now(), force=True)
+    assert report.tell(services.connection) == [2]
     for process in host.values():
         process.look()
-    assert report.tell(works.connection) == []
+    assert report.tell(services.connection) == []
 
 
-def test_a_host_of_an_earlier_release_counts_as_one_that_lacks_it(secrets, works):
-    new_pepper(works.connection, secrets, works.clock.now())
-    (old,) = host_secrets(works.connection, [(uuid7(), "old", works.clock.now())])
+def test_a_host_of_an_earlier_release_counts_as_one_that_lacks_it(secrets, services):
+    new_pepper(services.connection, secrets, services.clock.now())
+    (old,) = host_secrets(services.connection, [(uuid7(), "old", services.clock.now())])
     assert old == HostSecrets(old.journal_id, "old", old.seen_at) and not old.reports
     with pytest.raises(Conflict, match="pepper-2 is not loaded on old"):
-        use_pepper(works.connection, 2, works.clock.now(), [old])
+        use_pepper(services.connection, 2, services.clock.now(), [old])

@@ -24,10 +24,10 @@ def peppers(settings):
     return load_peppers(settings.secrets)
 
 
-def one_by_one(works, mac):
+def one_by_one(services, mac):
     """As the rooms say it of one key."""
-    (key,) = works.keys.find([mac]).values()
-    subscriptions, members, consents = works.subscriptions, works.members, works.consents
+    (key,) = services.keys.find([mac]).values()
+    subscriptions, members, consents = services.subscriptions, services.members, services.consents
     caps, ends = members.caps(key.member_id)
     subscriber = subscriptions.of_account(key.account_id)
     if key.cap_bucket_id is not None:
@@ -38,48 +38,48 @@ def one_by_one(works, mac):
         mac, key.key_id.hex, key.account_id.hex, key.member_id.hex, None if key.models is None else sorted(key.models),
         [cap.hex for cap in caps], None if ends is None else int(ends.timestamp() * 1000), key.expires_at_ms,
         subscriptions.policy(key.account_id).model_dump_json(exclude_defaults=True), subscriptions.counts_prompts(key.account_id),
-        works.ledger.limits_of(scopes), consents.regions_of(subscriber), subscriber.home_region,
+        services.ledger.limits_of(scopes), consents.regions_of(subscriber), subscriber.home_region,
         subscriptions.service(key.account_id).model_dump_json(exclude_defaults=True),
         None if key.origins is None else sorted(key.origins),
-        [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving], works.payg.standing(subscriber),
+        [cause for cause in subscriber.suspended_by if SUSPENSIONS[cause].serving], services.payg.standing(subscriber),
         consents.refused_by(subscriber),
     ]  # fmt: skip
 
 
 @pytest.fixture
-def macs(works, peppers):
+def macs(services, peppers):
     """Keys of subscribers that differ in what a worker has to know."""
     found = []
 
     def key(subscriber, member_id=None, **more):
-        owner = works.subscriptions.owner_of(subscriber)
-        _, text = works.keys.issue(
+        owner = services.subscriptions.owner_of(subscriber)
+        _, text = services.keys.issue(
             account_id=subscriber.account_id, member_id=member_id or owner, name="k", **more
         )
         found.append(key_mac(peppers[max(peppers)], text))
 
-    plain = works.subscriptions.register("+8613900000001")
+    plain = services.subscriptions.register("+8613900000001")
     key(plain)
-    works.orders.place(plain, "ctc-light")
+    services.orders.place(plain, "ctc-light")
     key(
         plain,
         models=["a", "b"],
         origins=["https://a.example"],
-        cap_bucket_id=works.ledger.add_cap(plain.account_id, 500),
+        cap_bucket_id=services.ledger.add_cap(plain.account_id, 500),
         cap_tokens=500,
     )
-    pays = works.subscriptions.register("+8613900000002")
-    works.orders.place(pays, "shanghai-mobile-payg")
+    pays = services.subscriptions.register("+8613900000002")
+    services.orders.place(pays, "shanghai-mobile-payg")
     key(pays)
-    works.consents.keep(pays, "data_cross_border", given=False)
-    works.consents.keep(pays, "terms", given=False)
-    family = works.subscriptions.register("+8613900000003")
-    works.orders.place(family, "shanghai-mobile-payg")
-    works.orders.place(family, "ctc-light")
-    office = works.members.add(family, "office", department=True, cap_tokens=900, cap_period="month")
-    person = works.members.add(family, "person", parent="office", cap_tokens=90, cap_period="day")
+    services.consents.keep(pays, "data_cross_border", given=False)
+    services.consents.keep(pays, "terms", given=False)
+    family = services.subscriptions.register("+8613900000003")
+    services.orders.place(family, "shanghai-mobile-payg")
+    services.orders.place(family, "ctc-light")
+    office = services.members.add(family, "office", department=True, cap_tokens=900, cap_period="month")
+    person = services.members.add(family, "person", parent="office", cap_tokens=90, cap_period="day")
     key(family, person.member_id)
-    works.ledger.set_limit(
+    services.ledger.set_limit(
         "member",
         str(office.member_id),
         family.account_id,
@@ -87,7 +87,7 @@ def macs(works, peppers):
         tokens_per_min=None,
         streams_max=None,
     )
-    works.ledger.set_limit(
+    services.ledger.set_limit(
         "subscriber",
         str(pays.account_id),
         pays.account_id,
@@ -98,18 +98,18 @@ def macs(works, peppers):
     return found
 
 
-def test_many_keys_are_told_as_each_alone(works, macs):
-    rows = key_rows(works, macs, Versions())
+def test_many_keys_are_told_as_each_alone(services, macs):
+    rows = key_rows(services, macs, Versions())
     assert list(rows) == macs or set(rows) == set(macs)
     for mac in macs:
-        assert wire.decode(wire.encode(rows[mac])) == wire.decode(wire.encode(one_by_one(works, mac)))
+        assert wire.decode(wire.encode(rows[mac])) == wire.decode(wire.encode(one_by_one(services, mac)))
     kinds = {rows[mac].payg for mac in macs}
     assert len(kinds) > 1, "their standings differ"
 
 
-def test_as_many_statements_for_many_keys_as_for_one(works, macs, monkeypatch):
+def test_as_many_statements_for_many_keys_as_for_one(services, macs, monkeypatch):
     made = []
-    connection = works.connection
+    connection = services.connection
     real = type(connection).execute
 
     def execute(self, query, *args, **kwargs):
@@ -117,19 +117,19 @@ def test_as_many_statements_for_many_keys_as_for_one(works, macs, monkeypatch):
         return real(self, query, *args, **kwargs)
 
     versions = Versions()
-    key_rows(works, macs[:3], versions)
+    key_rows(services, macs[:3], versions)
     monkeypatch.setattr(type(connection), "execute", execute)
-    key_rows(works, macs[:1], versions)
+    key_rows(services, macs[:1], versions)
     one, made[:] = len(made), []
-    key_rows(works, macs[:3], versions)
+    key_rows(services, macs[:3], versions)
     assert len(made) == one
 
 
 def test_what_is_asked_at_once_is_answered_to_each_and_a_dead_database_is_said(
-    works, macs, database_url, settings, peppers
+    services, macs, database_url, settings, peppers
 ):
     thread = DatabaseThread(lambda: connect(database_url), "lookups")
-    lookups = KeyLookups(thread, lambda connection: make_works(settings, connection, works.clock, peppers))
+    lookups = KeyLookups(thread, lambda connection: make_works(settings, connection, services.clock, peppers))
 
     async def ask(*asked):
         return await asyncio.gather(*map(lookups.find, asked), return_exceptions=True)
@@ -137,7 +137,7 @@ def test_what_is_asked_at_once_is_answered_to_each_and_a_dead_database_is_said(
     asked = [[mac] for mac in macs] + [[b"unknown"], macs[:2]]
     found = asyncio.run(ask(*asked))
     assert [[row.mac for row in rows] for rows in found] == [*asked[:-2], [], macs[:2]]
-    works.connection.execute(
+    services.connection.execute(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()"
     )
     assert all(isinstance(answer, Unavailable) for answer in asyncio.run(ask(macs[:1], macs[1:2])))

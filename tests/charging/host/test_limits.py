@@ -360,8 +360,8 @@ def test_streams_are_claimed_across_hosts():
 # On real PostgreSQL.
 
 
-def test_leases_of_two_hosts_never_exceed_the_limit(works):
-    ledger = works.ledger
+def test_leases_of_two_hosts_never_exceed_the_limit(services):
+    ledger = services.ledger
     a, b = uuid7(), uuid7()
     limit_id = ledger.set_limit(
         "deployment", "d", None, requests_per_min=100, tokens_per_min=5000, streams_max=8
@@ -376,49 +376,49 @@ def test_leases_of_two_hosts_never_exceed_the_limit(works):
     ledger.return_lease(a, limit.limit_id, 10, 1000)
     assert ledger.lease_limit(b, limit, 60, 9999, 3)[:3] == (10, 4000, 3)
     ledger.return_lease(b, limit.limit_id, 0, -500)  # used beyond
-    assert works.connection.execute("SELECT sum(requests), sum(tokens) FROM limit_lease").fetchone() == (
+    assert services.connection.execute("SELECT sum(requests), sum(tokens) FROM limit_lease").fetchone() == (
         100,
         5500,
     )
-    works.connection.execute("UPDATE limit_lease SET leased_at = leased_at - interval '64 seconds'")
-    works.connection.execute("UPDATE limit_streams SET seen_at = seen_at - interval '1 minute'")
+    services.connection.execute("UPDATE limit_lease SET leased_at = leased_at - interval '64 seconds'")
+    services.connection.execute("UPDATE limit_streams SET seen_at = seen_at - interval '1 minute'")
     assert ledger.lease_limit(b, limit, 100, 5000, 8) == Lease(100, 5000, 8, 0)
-    assert works.connection.execute("SELECT count(*) FROM limit_lease").fetchone() == (1,)
+    assert services.connection.execute("SELECT count(*) FROM limit_lease").fetchone() == (1,)
 
 
-def test_a_limit_is_replaced_and_taken_away(works):
-    subscriber = works.subscriptions.register("+8613800000001")
+def test_a_limit_is_replaced_and_taken_away(services):
+    subscriber = services.subscriptions.register("+8613800000001")
     ref = str(subscriber.account_id)
-    first = works.ledger.set_limit(
+    first = services.ledger.set_limit(
         "subscriber", ref, subscriber.account_id, requests_per_min=5, tokens_per_min=None, streams_max=None
     )
-    again = works.ledger.set_limit(
+    again = services.ledger.set_limit(
         "subscriber", ref, subscriber.account_id, requests_per_min=None, tokens_per_min=7, streams_max=None
     )
     assert first == again
-    assert works.ledger.limits_of([("subscriber", ref), ("key", "x")]) == [
+    assert services.ledger.limits_of([("subscriber", ref), ("key", "x")]) == [
         ("subscriber", Limit(first.hex, 0, 7, 0))
     ]
-    works.ledger.remove_limit(first)
-    assert works.ledger.limits() == []
+    services.ledger.remove_limit(first)
+    assert services.ledger.limits() == []
     with pytest.raises(LimitNotFound):
-        works.ledger.remove_limit(first)
+        services.ledger.remove_limit(first)
     for bad in (0, -1, 10**13):
         with pytest.raises(Invalid):
-            works.ledger.set_limit(
+            services.ledger.set_limit(
                 "key", "k", subscriber.account_id, requests_per_min=bad, tokens_per_min=None, streams_max=None
             )
 
 
-def test_hosts_that_are_silent_are_not_counted(works):
+def test_hosts_that_are_silent_are_not_counted(services):
     a, b = uuid7(), uuid7()
     for journal_id in (a, b):
-        works.ledger.register_journal(journal_id, "h")
-    assert works.ledger.hosts_alive(a) == 1
-    assert works.ledger.hosts_alive(b) == 2
-    works.connection.execute(
+        services.ledger.register_journal(journal_id, "h")
+    assert services.ledger.hosts_alive(a) == 1
+    assert services.ledger.hosts_alive(b) == 2
+    services.connection.execute(
         "UPDATE journal SET seen_at = seen_at - interval '11 seconds' WHERE journal_id = %s", (a,)
     )
-    assert works.ledger.hosts_alive(b) == 1
-    works.ledger.host_leaves(b)
-    assert works.ledger.hosts_alive(a) == 1
+    assert services.ledger.hosts_alive(b) == 1
+    services.ledger.host_leaves(b)
+    assert services.ledger.hosts_alive(a) == 1

@@ -104,23 +104,23 @@ def lossy_record(account_id, ended_ms, tokens):
     )  # fmt: skip
 
 
-def test_the_database_sums_what_all_hosts_settled_once(works):
+def test_the_database_sums_what_all_hosts_settled_once(services):
     hosts = [uuid7(), uuid7()]
     for journal_id in hosts:
-        works.ledger.register_journal(journal_id, "test")
-    account_id, other = works.ledger.open_account(), works.ledger.open_account()
-    now_ms = works.connection.execute("SELECT (extract(epoch FROM now()) * 1000)::bigint").fetchone()[0]
+        services.ledger.register_journal(journal_id, "test")
+    account_id, other = services.ledger.open_account(), services.ledger.open_account()
+    now_ms = services.connection.execute("SELECT (extract(epoch FROM now()) * 1000)::bigint").fetchone()[0]
     records = [(1, lossy_record(account_id, now_ms, 300)), (2, lossy_record(account_id, now_ms, 400))]
     yesterday = (3, lossy_record(account_id, now_ms - DAY_MS, 5000))
     for _ in range(2):
-        settle(works.connection, hosts[0], 3, [*records, yesterday])
-        settle(works.connection, hosts[1], 1, [(1, lossy_record(account_id, now_ms, 350))])
-        settle(works.connection, hosts[1], 2, [(2, lossy_record(other, now_ms, 500))])
-    day, settled_seq, found = works.ledger.losses_of_today(hosts[0], 500)
+        settle(services.connection, hosts[0], 3, [*records, yesterday])
+        settle(services.connection, hosts[1], 1, [(1, lossy_record(account_id, now_ms, 350))])
+        settle(services.connection, hosts[1], 2, [(2, lossy_record(other, now_ms, 500))])
+    day, settled_seq, found = services.ledger.losses_of_today(hosts[0], 500)
     assert (day, settled_seq, found) == (now_ms // DAY_MS, 3, [(account_id.hex, 1050)])
-    works.connection.execute("UPDATE account_loss SET day = day - 40 WHERE risk_tokens = 5000")
-    works.ledger.delete_old_account_losses()
-    assert works.connection.execute("SELECT count(*) FROM account_loss").fetchone()[0] == 2
+    services.connection.execute("UPDATE account_loss SET day = day - 40 WHERE risk_tokens = 5000")
+    services.ledger.delete_old_account_losses()
+    assert services.connection.execute("SELECT count(*) FROM account_loss").fetchone()[0] == 2
 
 
 def make_recorder(folder):

@@ -55,19 +55,19 @@ def settle(connection, journal_id, up_to, records, rates=no_rates, **more):
 
 
 @pytest.fixture
-def sold(works):
+def sold(services):
     """(works, account, bucket, journal) with a trial of 10 000 tokens, which cost nothing, and an add-on, which has a charge."""
-    subscriber = works.subscriptions.register("+8613800000001", broadband="sh87654321")
-    works.orders.place(subscriber, "sample-trial")
-    works.orders.place(subscriber, "uplink-acceleration")
-    works.orders.answer(works.orders.work_orders()[0].work_order_id, done=True)
+    subscriber = services.subscriptions.register("+8613800000001", broadband="sh87654321")
+    services.orders.place(subscriber, "sample-trial")
+    services.orders.place(subscriber, "uplink-acceleration")
+    services.orders.answer(services.orders.work_orders()[0].work_order_id, done=True)
     journal_id = uuid7()
-    works.ledger.register_journal(journal_id, "test")
-    return works, subscriber.account_id, works.ledger.buckets(subscriber.account_id)[0], journal_id
+    services.ledger.register_journal(journal_id, "test")
+    return services, subscriber.account_id, services.ledger.buckets(subscriber.account_id)[0], journal_id
 
 
-def grant(works, account_id, bucket, journal_id, amount, grant_id=None):
-    return works.ledger.grant(
+def grant(services, account_id, bucket, journal_id, amount, grant_id=None):
+    return services.ledger.grant(
         account_id=account_id.hex,
         bucket_id=bucket.bucket_id.hex,
         journal_id=journal_id,
@@ -77,91 +77,91 @@ def grant(works, account_id, bucket, journal_id, amount, grant_id=None):
     )
 
 
-def findings(works):
-    return verify(works.connection, works.offerings.rate_cards())
+def findings(services):
+    return verify(services.connection, services.offerings.rate_cards())
 
 
 def test_settling_twice_applies_once(sold):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
     one = usage_record(3, account_id, part, Counts(fresh_input=3, output=4))
-    assert settle(works.connection, journal_id, 3, [one]) == 1
-    assert settle(works.connection, journal_id, 3, [one]) == 0
+    assert settle(services.connection, journal_id, 3, [one]) == 1
+    assert settle(services.connection, journal_id, 3, [one]) == 0
     two = usage_record(5, account_id, part, Counts(fresh_input=3, output=4))
     # A batch that overlaps: only what is above the settled sequence is applied.
-    assert settle(works.connection, journal_id, 5, [one, two]) == 1
-    now = works.ledger.buckets(account_id)[0]
+    assert settle(services.connection, journal_id, 5, [one, two]) == 1
+    now = services.ledger.buckets(account_id)[0]
     assert (now.left, now.spent, now.remaining) == (10_000_000 - 14_000, 14_000, 5_000_000)
-    assert findings(works) == []
+    assert findings(services) == []
 
 
 def test_a_usage_id_is_unique_whatever_the_sequence(sold):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 1_000)
     one = usage_record(1, account_id, part, Counts(output=1))
-    settle(works.connection, journal_id, 1, [one])
+    settle(services.connection, journal_id, 1, [one])
     again = usage_record(2, account_id, part, Counts(output=1), usage_id=one[1].usage_id)
     with pytest.raises(psycopg.errors.UniqueViolation):
-        settle(works.connection, journal_id, 2, [again])
-    assert works.ledger.buckets(account_id)[0].spent == 1_000
-    assert findings(works) == []
+        settle(services.connection, journal_id, 2, [again])
+    assert services.ledger.buckets(account_id)[0].spent == 1_000
+    assert findings(services) == []
 
 
 def test_a_grant_is_not_overdrawn(sold):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 1_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 1_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
     with pytest.raises(psycopg.errors.CheckViolation):
-        settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
-    assert works.ledger.usage(account_id) == []
+        settle(services.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    assert services.ledger.usage(account_id) == []
 
 
 def test_a_grant_is_closed_only_when_its_records_are_settled(sold):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 5_000_000)
     with pytest.raises(GrantStillOpen):
-        works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+        services.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
-    settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
-    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
-    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
-    now = works.ledger.buckets(account_id)[0]
+    settle(services.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    services.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+    services.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 1)
+    now = services.ledger.buckets(account_id)[0]
     assert (now.remaining, now.granted, now.used) == (9_998_000, 0, 2_000)
-    assert findings(works) == []
+    assert findings(services) == []
 
 
 def test_another_journals_grant_cannot_be_drawn_on(sold):
-    works, account_id, bucket, journal_id = sold
+    services, account_id, bucket, journal_id = sold
     other = uuid7()
-    works.ledger.register_journal(other, "other")
-    granted = grant(works, account_id, bucket, other, 5_000_000)
+    services.ledger.register_journal(other, "other")
+    granted = grant(services, account_id, bucket, other, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 2_000)
     with pytest.raises(RecordRefused, match="not open"):
-        settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
-    assert works.ledger.usage(account_id) == []
+        settle(services.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=2))])
+    assert services.ledger.usage(account_id) == []
 
 
 def test_expiry_takes_what_remains_and_the_granted_part_when_its_grant_closes(sold, clock):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 4_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 4_000_000)
     clock.move(timedelta(days=31))
-    assert works.ledger.expire_due() == 1
-    now = works.ledger.buckets(account_id)[0]
+    assert services.ledger.expire_due() == 1
+    now = services.ledger.buckets(account_id)[0]
     assert (now.remaining, now.granted, now.expired) == (0, 4_000_000, 6_000_000)
-    assert grant(works, account_id, bucket, journal_id, 1) is None
-    works.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 0)
-    now = works.ledger.buckets(account_id)[0]
+    assert grant(services, account_id, bucket, journal_id, 1) is None
+    services.ledger.close_grant(account_id.hex, granted.grant_id, journal_id, 0)
+    now = services.ledger.buckets(account_id)[0]
     assert (now.granted, now.expired, now.left) == (0, 10_000_000, 0)
-    assert findings(works) == []
+    assert findings(services) == []
 
 
 def test_history_is_not_changed(sold, owner):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 1_000)
-    settle(works.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=1))])
+    settle(services.connection, journal_id, 1, [usage_record(1, account_id, part, Counts(output=1))])
     for statement in (
         "UPDATE usage SET output = 0",
         "DELETE FROM posting",
@@ -170,7 +170,7 @@ def test_history_is_not_changed(sold, owner):
         "DELETE FROM rate_card",
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            works.connection.execute(statement)
+            services.connection.execute(statement)
         # Its owner has the right, and is stopped by a trigger.
         with pytest.raises(psycopg.errors.RaiseException, match="history"):
             owner.execute(statement)
@@ -207,45 +207,45 @@ CORRUPTIONS = {
 
 @pytest.mark.parametrize("name", list(CORRUPTIONS))
 def test_one_corrupted_row_is_found(sold, owner, name):
-    works, account_id, bucket, journal_id = sold
-    granted = grant(works, account_id, bucket, journal_id, 5_000_000)
+    services, account_id, bucket, journal_id = sold
+    granted = grant(services, account_id, bucket, journal_id, 5_000_000)
     part = (bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 7_000)
     _, record = usage_record(
         1, account_id, part, Counts(fresh_input=3, output=6), loss=[Loss("client_gone", 0, Counts(output=2))]
     )
     record.parts = [part._replace(counts=Counts(fresh_input=3, output=4)) for part in record.parts]
-    settle(works.connection, journal_id, 1, [(1, record)])
-    assert findings(works) == []
+    settle(services.connection, journal_id, 1, [(1, record)])
+    assert findings(services) == []
     for statement in CORRUPTIONS[name].split(";"):
         owner.execute(statement)
-    assert findings(works), name
+    assert findings(services), name
 
 
 class LedgerMachine(RuleBasedStateMachine):
     """Grants, settlement, closing and expiry against an oracle that keeps plain numbers."""
 
-    works = None
+    services = None
     clock = None
 
     @initialize()
     def sell(self):
-        self.subscriber = self.works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
-        self.works.orders.place(self.subscriber, "sample-trial")
+        self.subscriber = self.services.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
+        self.services.orders.place(self.subscriber, "sample-trial")
         self.account = self.subscriber.account_id
         # Settlement goes by the database's clock, which does not move as the test's does.
-        self.works.connection.execute(
+        self.services.connection.execute(
             "UPDATE bucket SET valid_from = least(valid_from, now()) WHERE account_id = %s", (self.account,)
         )
-        self.bucket = self.works.ledger.buckets(self.account)[0]
+        self.bucket = self.services.ledger.buckets(self.account)[0]
         self.journals = [uuid7(), uuid7()]
         self.seq = dict.fromkeys(self.journals, 0)
         for journal_id in self.journals:
-            self.works.ledger.register_journal(journal_id, "test")
+            self.services.ledger.register_journal(journal_id, "test")
         self.remaining, self.expired, self.used = 10_000_000, 0, 0
         self.grants = {}  # journal -> [grant id, amount, used]
         self.lost = {}  # journal -> a grant of it that was written off
         self.over = self.frozen = False
-        cards = self.works.offerings.rate_cards()
+        cards = self.services.offerings.rate_cards()
         self.rates = lambda version, name: ("standard", cards[version].rate_for(name).weights())
 
     def free(self, amount):
@@ -259,7 +259,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def grant(self, which, amount):
         journal_id = self.journals[which]
         held = self.grants.get(journal_id)
-        granted = grant(self.works, self.account, self.bucket, journal_id, amount, held[0] if held else None)
+        granted = grant(
+            self.services, self.account, self.bucket, journal_id, amount, held[0] if held else None
+        )
         closed = self.over or self.frozen
         expected = 0 if closed else min(amount, self.remaining)
         if closed or (held is None and not expected):
@@ -289,7 +291,7 @@ class LedgerMachine(RuleBasedStateMachine):
             part = (self.bucket.bucket_id.hex, held[0], self.bucket.rate_version, 1000 * count)
             records.append(usage_record(self.seq[journal_id], self.account, part, Counts(output=count)))
         for _ in range(1 + repeat):
-            settle(self.works.connection, journal_id, self.seq[journal_id], records)
+            settle(self.services.connection, journal_id, self.seq[journal_id], records)
         held[2] += 1000 * sum(tokens)
 
     @rule(which=st.integers(0, 1))
@@ -298,7 +300,7 @@ class LedgerMachine(RuleBasedStateMachine):
         held = self.grants.pop(journal_id, None)
         if held is None:
             return
-        self.works.ledger.close_grant(self.account.hex, held[0], journal_id, self.seq[journal_id])
+        self.services.ledger.close_grant(self.account.hex, held[0], journal_id, self.seq[journal_id])
         self.used += held[2]
         self.free(held[1] - held[2])
 
@@ -310,7 +312,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if held is None:
             return
         fits = amount <= held[1] - held[2]
-        assert self.works.ledger.return_grant(self.account.hex, held[0], journal_id, amount) is fits
+        assert self.services.ledger.return_grant(self.account.hex, held[0], journal_id, amount) is fits
         if fits:
             held[1] -= amount
             self.free(amount)
@@ -323,12 +325,12 @@ class LedgerMachine(RuleBasedStateMachine):
         if held is None:
             return
         with pytest.raises(GrantNotInDoubt):
-            self.works.ledger.write_off(UUID(held[0]))
-        self.works.connection.execute(
+            self.services.ledger.write_off(UUID(held[0]))
+        self.services.connection.execute(
             "UPDATE grants SET spend_until = now() - interval '1 hour' WHERE grant_id = %s", (held[0],)
         )
-        assert self.works.ledger.write_off_old(7200) == 0
-        assert self.works.ledger.write_off_old(1800) == 1
+        assert self.services.ledger.write_off_old(7200) == 0
+        assert self.services.ledger.write_off_old(1800) == 1
         del self.grants[journal_id]
         self.lost[journal_id] = held[0]
         self.used += held[2]
@@ -345,7 +347,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.seq[journal_id] += 1
         part = (self.bucket.bucket_id.hex, lost, self.bucket.rate_version, 1000 * tokens)
         record = usage_record(self.seq[journal_id], self.account, part, Counts(output=tokens))
-        settle(self.works.connection, journal_id, self.seq[journal_id], [record], self.rates)
+        settle(self.services.connection, journal_id, self.seq[journal_id], [record], self.rates)
         drawn = min(tokens, self.remaining // 1000) * 1000
         self.remaining -= drawn
         self.used += drawn
@@ -360,7 +362,7 @@ class LedgerMachine(RuleBasedStateMachine):
         record.parts, record.unpaid = [], (1, Counts(output=tokens))
         for _ in range(1 + repeat):
             settle(
-                self.works.connection,
+                self.services.connection,
                 journal_id,
                 self.seq[journal_id],
                 [(self.seq[journal_id], record)],
@@ -369,12 +371,12 @@ class LedgerMachine(RuleBasedStateMachine):
         drawn = min(tokens, self.remaining // 1000)
         self.remaining -= 1000 * drawn
         self.used += 1000 * drawn
-        row = self.works.ledger.usage_record(self.account, UUID(record.usage_id))
+        row = self.services.ledger.usage_record(self.account, UUID(record.usage_id))
         assert sum(loss["counts"].get("output", 0) for loss in row["loss"]) == tokens - drawn
 
     @rule(frozen=st.booleans())
     def freeze(self, frozen):
-        self.works.subscriptions.set_state(self.subscriber, "suspended" if frozen else "active")
+        self.services.subscriptions.set_state(self.subscriber, "suspended" if frozen else "active")
         self.frozen = frozen
 
     @rule()
@@ -382,7 +384,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if not self.over:
             self.clock.move(timedelta(days=31))
             self.over = True
-        self.works.ledger.expire_due()
+        self.services.ledger.expire_due()
         self.expired += self.remaining
         self.remaining = 0
 
@@ -390,20 +392,20 @@ class LedgerMachine(RuleBasedStateMachine):
     def same(self):
         if not hasattr(self, "account"):
             return
-        bucket = self.works.ledger.buckets(self.account)[0]
+        bucket = self.services.ledger.buckets(self.account)[0]
         granted = sum(held[1] for held in self.grants.values())
         in_flight = sum(held[2] for held in self.grants.values())
         assert (bucket.remaining, bucket.granted, bucket.granted_used) == (self.remaining, granted, in_flight)
         assert (bucket.used, bucket.expired, bucket.withdrawn) == (self.used, self.expired, 0)
         assert bucket.total == 10_000_000
-        assert findings(self.works) == []
+        assert findings(self.services) == []
 
 
 @pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.nightly)])
-def test_the_ledger_agrees_with_a_naive_oracle(works, clock, examples):
+def test_the_ledger_agrees_with_a_naive_oracle(services, clock, examples):
     def machine():
         made = LedgerMachine()
-        made.works, made.clock = works, clock
+        made.services, made.clock = services, clock
         return made
 
     run_state_machine_as_test(

@@ -26,16 +26,16 @@ def database_url(owner_url):
 
 
 @pytest.fixture
-def sold(works):
+def sold(services):
     """Two accounts with a trial of 10 000 tokens each, and a journal that has a grant of both."""
     journal_id = uuid7()
-    works.ledger.register_journal(journal_id, "test")
+    services.ledger.register_journal(journal_id, "test")
     accounts, parts = [], []
     for number in (1, 2):
-        subscriber = works.subscriptions.register(f"+861380000000{number}")
-        works.orders.place(subscriber, "sample-trial")
-        bucket = works.ledger.buckets(subscriber.account_id)[0]
-        granted = grant(works, subscriber.account_id, bucket, journal_id, 5_000_000)
+        subscriber = services.subscriptions.register(f"+861380000000{number}")
+        services.orders.place(subscriber, "sample-trial")
+        bucket = services.ledger.buckets(subscriber.account_id)[0]
+        granted = grant(services, subscriber.account_id, bucket, journal_id, 5_000_000)
         accounts.append(subscriber.account_id)
         parts.append((bucket.bucket_id.hex, granted.grant_id, bucket.rate_version, 1_000))
     seqs = iter(range(1, 1000))
@@ -43,7 +43,7 @@ def sold(works):
     def record(which, **more):
         return usage_record(next(seqs), accounts[which], parts[which], Counts(output=1), **more)
 
-    return SimpleNamespace(works=works, connection=works.connection, journal=journal_id, accounts=accounts, record=record)  # fmt: skip
+    return SimpleNamespace(services=services, connection=services.connection, journal=journal_id, accounts=accounts, record=record)  # fmt: skip
 
 
 def verify_chains(connection):
@@ -78,7 +78,7 @@ def test_what_is_settled_goes_on_with_its_accounts_chain(sold):
     assert heads(sold)[sold.journal][:2] == (5, 2)
     assert heads(sold, 1)[sold.journal][:2] == (6, 2)
     assert verify_chains(sold.connection) == []
-    assert findings(sold.works) == []
+    assert findings(sold.services) == []
 
 
 def test_replaying_is_harmless_though_the_low_water_mark_is_far_behind(sold):
@@ -93,7 +93,7 @@ def test_replaying_is_harmless_though_the_low_water_mark_is_far_behind(sold):
     assert settle(sold.connection, sold.journal, 7, [*records, more]) == 1
     assert heads(sold)[sold.journal][1] == before[sold.journal][1] + 1
     assert verify_chains(sold.connection) == []
-    assert findings(sold.works) == []
+    assert findings(sold.services) == []
 
 
 def test_an_account_that_went_back_is_told_from_one_that_moved_on(sold):
@@ -115,8 +115,8 @@ def test_a_released_record_is_a_link_of_the_accounts_own_chain(sold):
     good, bad = sold.record(0), sold.record(0, usage_id=uuid7(1_700_000_000_000).hex)
     refused = {}
     assert settle(sold.connection, sold.journal, 2, [good, bad], quarantine=refused) == 1
-    (held,) = sold.works.ledger.quarantined()
-    sold.works.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=lambda *_: None)
+    (held,) = sold.services.ledger.quarantined()
+    sold.services.ledger.decide_quarantine(held["quarantine_id"], release=True, rates=lambda *_: None)
     assert set(heads(sold)) == {sold.journal, chain.OWN}
     assert verify_chains(sold.connection) == []
     assert settle(sold.connection, sold.journal, 3, [sold.record(0)]) == 1
@@ -139,7 +139,7 @@ def test_what_is_no_settlement_is_chained_by_the_run_and_heads_are_named(sold, c
     ).fetchone()
     assert f"{sold.journal.hex}:2:{heads(sold)[sold.journal][2].hex()}" in ref.split()
     assert verify_chains(connection) == []
-    assert findings(sold.works) == []
+    assert findings(sold.services) == []
     # What names heads is chained, and brings no other one: a run without news ends.
     assert chain_all(connection, later + timedelta(hours=1)) == 2
     assert chain_all(connection, later + timedelta(days=1)) == 0
@@ -236,7 +236,7 @@ def test_a_chain_covers_records_as_they_are_settled(sold):
     record[1].model, record[1].upstream_id, record[1].flags = strange, strange, [strange, "late"]
     record[1].asked = record[1].choice = ""
     settle(sold.connection, sold.journal, 1, [record])
-    (row,) = sold.works.ledger.usage(sold.accounts[0])
+    (row,) = sold.services.ledger.usage(sold.accounts[0])
     assert (row["model"], row["upstream_id"], row["flags"]) == (strange, strange, [strange, "late"])
     assert verify_chains(sold.connection) == []
 
@@ -250,7 +250,7 @@ def test_a_record_that_would_break_out_of_its_line_is_refused(sold):
     other[1].request_id = "nul\0"
     with pytest.raises(settle_store.REFUSALS):
         settle(sold.connection, sold.journal, 2, [other])
-    assert sold.works.ledger.usage(sold.accounts[0]) == []
+    assert sold.services.ledger.usage(sold.accounts[0]) == []
 
 
 def test_a_link_follows_from_what_it_says(sold):
@@ -289,7 +289,7 @@ def test_a_day_on_which_there_was_settlement_alone_names_heads_too(sold):
     chain_all(sold.connection, now + timedelta(hours=6))
     assert len(named_heads(sold)) == 2
     assert verify_chains(sold.connection) == []
-    assert findings(sold.works) == []
+    assert findings(sold.services) == []
 
 
 def test_heads_that_are_named_are_heads_that_were(sold):

@@ -9,65 +9,65 @@ from tokenworks.charging.errors import ChangesMissed
 WEEK = timedelta(days=7)
 
 
-def old(works, hours):
-    works.connection.execute("UPDATE change SET changed_at = now() - make_interval(hours => %s)", (hours,))
+def old(services, hours):
+    services.connection.execute("UPDATE change SET changed_at = now() - make_interval(hours => %s)", (hours,))
 
 
 def refs(found):
     return [ref for _, _, ref in found]
 
 
-def test_a_host_reads_what_was_said_since_it_looked_and_none_of_what_was_before(works):
-    first, second = works.ledger.open_account(), works.ledger.open_account()
-    works.ledger.tell_account(first)
-    horizon, found = works.ledger.changes(None)
+def test_a_host_reads_what_was_said_since_it_looked_and_none_of_what_was_before(services):
+    first, second = services.ledger.open_account(), services.ledger.open_account()
+    services.ledger.tell_account(first)
+    horizon, found = services.ledger.changes(None)
     assert found == []
-    works.ledger.tell_account(second)
-    after, found = works.ledger.changes(horizon)
+    services.ledger.tell_account(second)
+    after, found = services.ledger.changes(horizon)
     assert refs(found) == [second.hex]
-    assert works.ledger.changes(after)[1] == []
+    assert services.ledger.changes(after)[1] == []
 
 
-def test_what_is_old_is_deleted_and_no_host_that_looks_misses_it(works):
-    account_id = works.ledger.open_account()
-    works.ledger.tell_account(account_id)
-    horizon, _ = works.ledger.changes(None)
-    old(works, 7 * 24 + 1)
-    works.ledger.tell_account(account_id)
-    assert works.ledger.forget_changes(WEEK) >= 1
-    assert works.ledger.forget_changes(WEEK) == 0
-    assert refs(works.ledger.changes(horizon)[1]) == [account_id.hex]
+def test_what_is_old_is_deleted_and_no_host_that_looks_misses_it(services):
+    account_id = services.ledger.open_account()
+    services.ledger.tell_account(account_id)
+    horizon, _ = services.ledger.changes(None)
+    old(services, 7 * 24 + 1)
+    services.ledger.tell_account(account_id)
+    assert services.ledger.forget_changes(WEEK) >= 1
+    assert services.ledger.forget_changes(WEEK) == 0
+    assert refs(services.ledger.changes(horizon)[1]) == [account_id.hex]
 
 
-def test_a_host_that_was_away_for_longer_is_told_and_begins_anew(works):
-    account_id = works.ledger.open_account()
-    horizon, _ = works.ledger.changes(None)
-    works.ledger.tell_account(account_id)
-    old(works, 7 * 24 + 1)
-    assert refs(works.ledger.changes(horizon)[1]) == [account_id.hex], "nothing is deleted yet"
-    assert works.ledger.forget_changes(WEEK) >= 1
+def test_a_host_that_was_away_for_longer_is_told_and_begins_anew(services):
+    account_id = services.ledger.open_account()
+    horizon, _ = services.ledger.changes(None)
+    services.ledger.tell_account(account_id)
+    old(services, 7 * 24 + 1)
+    assert refs(services.ledger.changes(horizon)[1]) == [account_id.hex], "nothing is deleted yet"
+    assert services.ledger.forget_changes(WEEK) >= 1
     with pytest.raises(ChangesMissed):
-        works.ledger.changes(horizon)
-    anew, found = works.ledger.changes(None)
+        services.ledger.changes(horizon)
+    anew, found = services.ledger.changes(None)
     assert found == []
-    works.ledger.tell_account(account_id)
-    assert refs(works.ledger.changes(anew)[1]) == [account_id.hex]
+    services.ledger.tell_account(account_id)
+    assert refs(services.ledger.changes(anew)[1]) == [account_id.hex]
 
 
-def test_what_was_said_in_a_transaction_that_is_open_is_not_deleted(works, database_url):
+def test_what_was_said_in_a_transaction_that_is_open_is_not_deleted(services, database_url):
     import contextlib
 
     from tokenworks.app.database.connections import connect
 
-    account_id = works.ledger.open_account()
-    works.ledger.forget_changes(timedelta())
+    account_id = services.ledger.open_account()
+    services.ledger.forget_changes(timedelta())
     with contextlib.closing(connect(database_url)) as other:
         with other.transaction():
             other.execute("SELECT pg_current_xact_id()")
-            horizon, _ = works.ledger.changes(None)
-            works.ledger.tell_account(account_id)
-            old(works, 1000)
-            assert works.ledger.forget_changes(WEEK) == 0, "somebody who began before may still read it"
-        assert works.ledger.forget_changes(WEEK) == 1
+            horizon, _ = services.ledger.changes(None)
+            services.ledger.tell_account(account_id)
+            old(services, 1000)
+            assert services.ledger.forget_changes(WEEK) == 0, "somebody who began before may still read it"
+        assert services.ledger.forget_changes(WEEK) == 1
     with pytest.raises(ChangesMissed):
-        works.ledger.changes(horizon)
+        services.ledger.changes(horizon)

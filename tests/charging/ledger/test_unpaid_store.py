@@ -23,9 +23,9 @@ from tokenworks.charging.model import CAP_RATE, NO_GRANT, encode_record
 from tokenworks.kernel import uuid7
 
 
-def card_versions(works):
+def card_versions(services):
     """One that counts tokens, one with weights, one that counts calls: of the shipped catalogue, by what they weigh."""
-    cards = works.offerings.rate_cards()
+    cards = services.offerings.rate_cards()
     by_id = {card.id: version for version, card in cards.items()}
     return by_id["one-price"], by_id["weighted-sample"], by_id["per-call"]
 
@@ -33,15 +33,15 @@ def card_versions(works):
 class Account:
     """An account with whatever buckets, and what a host settles of it."""
 
-    def __init__(self, works):
-        self.works = works
-        self.account_id = works.ledger.open_account()
+    def __init__(self, services):
+        self.services = services
+        self.account_id = services.ledger.open_account()
         self.journals = [uuid7(), uuid7()]
         self.seq = dict.fromkeys(self.journals, 0)
         for journal_id in self.journals:
-            works.ledger.register_journal(journal_id, "test")
-        self.cards = works.offerings.rate_cards()
-        self.flat, self.heavy, self.calls = card_versions(works)
+            services.ledger.register_journal(journal_id, "test")
+        self.cards = services.offerings.rate_cards()
+        self.flat, self.heavy, self.calls = card_versions(services)
 
     def rates(self, version, model):
         card = self.cards.get(version)
@@ -61,8 +61,8 @@ class Account:
         **more,
     ):
         return bucket_store.add_bucket(
-            self.works.connection, account_id=self.account_id, product_id=product_id, kind=kind, unit=unit, total=total,
-            priority=0 if kind == "cap" else priority, valid_from=self.works.clock.now(), valid_until=None, model_classes=classes,
+            self.services.connection, account_id=self.account_id, product_id=product_id, kind=kind, unit=unit, total=total,
+            priority=0 if kind == "cap" else priority, valid_from=self.services.clock.now(), valid_until=None, model_classes=classes,
             rate_version=rate or (CAP_RATE if kind == "cap" else self.flat), **more,
         )  # fmt: skip
 
@@ -82,22 +82,22 @@ class Account:
             seq = self.seq[journal_id]
         batch = [settling(seq - len(records) + at, record) for at, record in enumerate(records, 1)]
         return settle_store.settle(
-            connection or self.works.connection, journal_id, seq, batch, self.rates, lost_tokens=lost
+            connection or self.services.connection, journal_id, seq, batch, self.rates, lost_tokens=lost
         )
 
     def read(self, record):
-        return self.works.ledger.usage_record(self.account_id, UUID(record.usage_id))
+        return self.services.ledger.usage_record(self.account_id, UUID(record.usage_id))
 
     def left(self):
-        return {b.bucket_id: b.remaining for b in self.works.ledger.buckets(self.account_id)}
+        return {b.bucket_id: b.remaining for b in self.services.ledger.buckets(self.account_id)}
 
     def check(self):
-        assert findings(self.works) == []
+        assert findings(self.services) == []
 
 
 @pytest.fixture
-def account(works):
-    return Account(works)
+def account(services):
+    return Account(services)
 
 
 def lost(row):
@@ -147,7 +147,7 @@ one_bucket = st.tuples(
 )  # fmt: skip
 
 
-def test_what_is_unpaid_is_drawn_as_a_naive_oracle_draws_it(works):
+def test_what_is_unpaid_is_drawn_as_a_naive_oracle_draws_it(services):
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
     @given(
         st.lists(one_bucket, max_size=4),
@@ -158,17 +158,19 @@ def test_what_is_unpaid_is_drawn_as_a_naive_oracle_draws_it(works):
         st.booleans(),
     )
     def run(made, caps, unpaid, model, requests, again):
-        account = Account(works)
+        account = Account(services)
         buckets = []
         for at, (rate, total, priority, granted, closing) in enumerate(made):
             version = getattr(account, rate)
             bucket_id = account.bucket(max(1, total), rate=version, priority=priority)
-            took = account.works.ledger.grant(
+            took = account.services.ledger.grant(
                 account_id=account.account_id.hex, bucket_id=bucket_id.hex, journal_id=account.journals[at % 2], grant_id=None,
                 amount=granted, spend_for_s=900,
             )  # fmt: skip
             if closing and at == 0:
-                works.connection.execute("UPDATE bucket SET paused = true WHERE bucket_id = %s", (bucket_id,))
+                services.connection.execute(
+                    "UPDATE bucket SET paused = true WHERE bucket_id = %s", (bucket_id,)
+                )
             found = account.rates(version, model)
             usable = found is not None and not (closing and at == 0)
             remaining = max(1, total) - (took.added if took else 0)
@@ -240,7 +242,7 @@ def test_a_call_that_its_window_has_not_is_not_taken_from_its_plan(account):
 
 def test_what_hosts_have_granted_is_not_drawn(account):
     plan = account.bucket(20_000)
-    granted = account.works.ledger.grant(
+    granted = account.services.ledger.grant(
         account_id=account.account_id.hex, bucket_id=plan.hex, journal_id=account.journals[0], grant_id=None,
         amount=15_000, spend_for_s=900,
     )  # fmt: skip
@@ -253,7 +255,7 @@ def test_what_hosts_have_granted_is_not_drawn(account):
     assert [part[5] for part in row["parts"]] == [4_000, 5_000]
     account.check()
     # What was granted goes on being spent, and comes back.
-    account.works.ledger.close_grant(
+    account.services.ledger.close_grant(
         account.account_id.hex, granted.grant_id, account.journals[0], account.seq[account.journals[0]]
     )
     assert account.left() == {plan: 11_000}
@@ -262,8 +264,10 @@ def test_what_hosts_have_granted_is_not_drawn(account):
 
 def test_a_frozen_account_pays_for_what_it_had_and_a_closing_bucket_nothing(account):
     plan, ending = account.bucket(20_000), account.bucket(20_000, priority=1)
-    account.works.connection.execute("UPDATE bucket SET closing = 'withdraw' WHERE bucket_id = %s", (ending,))
-    account.works.ledger.set_frozen(account.account_id, frozen=True)
+    account.services.connection.execute(
+        "UPDATE bucket SET closing = 'withdraw' WHERE bucket_id = %s", (ending,)
+    )
+    account.services.ledger.set_frozen(account.account_id, frozen=True)
     record = account.record(Counts(output=5), Counts(output=5), requests=1)
     account.settle(record)
     assert account.left() == {plan: 15_000, ending: 20_000}
@@ -277,7 +281,7 @@ def test_a_crash_before_the_commit_and_a_replay_after_it_draw_once(account):
     class Crash(Exception):
         pass
 
-    with pytest.raises(Crash), account.works.connection.transaction():
+    with pytest.raises(Crash), account.services.connection.transaction():
         account.settle(record, seq=1)
         raise Crash
     assert account.left() == {plan: 100_000}
@@ -298,7 +302,7 @@ def test_a_record_that_contradicts_itself_goes_to_quarantine_and_the_others_are_
     refused, lost_tokens = {}, settle_store.Counter()
     batch = [settling(at, record) for at, record in enumerate([good[0], bad, good[1], good[2]], 1)]
     settle_store.settle(
-        account.works.connection, account.journals[0], 4, batch, account.rates, quarantine=refused, lost_tokens=lost_tokens
+        account.services.connection, account.journals[0], 4, batch, account.rates, quarantine=refused, lost_tokens=lost_tokens
     )  # fmt: skip
     assert list(refused) == [bad.usage_id]
     assert account.left() == {plan: 94_000}
@@ -308,12 +312,12 @@ def test_a_record_that_contradicts_itself_goes_to_quarantine_and_the_others_are_
 
 def test_a_late_record_with_an_unpaid_rest_is_paid_from_what_is_free(account):
     plan = account.bucket(20_000)
-    granted = account.works.ledger.grant(
+    granted = account.services.ledger.grant(
         account_id=account.account_id.hex, bucket_id=plan.hex, journal_id=account.journals[0], grant_id=None,
         amount=10_000, spend_for_s=900,
     )  # fmt: skip
-    account.works.connection.execute("UPDATE grants SET spend_until = now() - interval '1 hour'")
-    account.works.ledger.write_off(UUID(granted.grant_id))
+    account.services.connection.execute("UPDATE grants SET spend_until = now() - interval '1 hour'")
+    account.services.ledger.write_off(UUID(granted.grant_id))
     part = Part(plan.hex, granted.grant_id, account.flat, "token", "balance", 8_000, 1, Counts(fresh_input=8))
     record = account.record(Counts(fresh_input=25), Counts(fresh_input=17), parts=[part])
     account.settle(record)
@@ -333,22 +337,22 @@ def test_losses_are_counted_by_cause_and_the_day_of_the_account(account):
     assert counted == {"client_gone": 5, "beyond_hold": 10}
     account.settle(record, seq=1, lost=counted)
     assert counted == {"client_gone": 5, "beyond_hold": 10}
-    rows = account.works.connection.execute("SELECT account_id, day::text, risk_tokens FROM account_loss").fetchall()  # fmt: skip
+    rows = account.services.connection.execute("SELECT account_id, day::text, risk_tokens FROM account_loss").fetchall()  # fmt: skip
     assert rows == [
         (account.account_id, "2026-09-21", 17)
     ]  # what the worker named, and what settlement could not draw
-    shown = account.works.ledger.losses()
+    shown = account.services.ledger.losses()
     assert [(row["day"], row["cause"], row["records"], row["tokens"], row["counts"]) for row in shown] == [
         ("2026-09-21", "beyond_hold", 1, 10, {"fresh_input": 10}),
         ("2026-09-21", "client_gone", 1, 5, {"output": 5}),
     ]
-    assert account.works.ledger.losses(account_id=uuid7()) == []
+    assert account.services.ledger.losses(account_id=uuid7()) == []
     account.check()
 
 
 def test_records_of_earlier_releases_settle(account):
     plan = account.bucket(100_000)
-    granted = account.works.ledger.grant(
+    granted = account.services.ledger.grant(
         account_id=account.account_id.hex, bucket_id=plan.hex, journal_id=account.journals[0], grant_id=None,
         amount=50_000, spend_for_s=900,
     )  # fmt: skip
@@ -366,7 +370,7 @@ def test_records_of_earlier_releases_settle(account):
     without = encode_record(whole).replace(b'"loss":[]', b'"loss":null')
     used = [(plan.hex, granted.grant_id, 3_000)]
     batch = [(1, account.account_id.hex, used, old), (2, account.account_id.hex, used, without)]
-    settle_store.settle(account.works.connection, account.journals[0], 2, batch, account.rates)
+    settle_store.settle(account.services.connection, account.journals[0], 2, batch, account.rates)
     assert lost(account.read(new)) == [("unnamed", 0, 2)]
     assert account.read(whole)["loss"] == []
     assert account.read(new)["cache_write_1h"] == 0
@@ -407,7 +411,7 @@ def test_two_hosts_draw_at_once_from_one_account_while_grants_come_and_go(accoun
             amount=50_000, spend_for_s=900,
         )  # fmt: skip
 
-    held = [lease(account.works.ledger, which).grant_id for which in (0, 1)]
+    held = [lease(account.services.ledger, which).grant_id for which in (0, 1)]
 
     def host(which):
         def run():
@@ -432,7 +436,7 @@ def test_two_hosts_draw_at_once_from_one_account_while_grants_come_and_go(accoun
     def leases(which):
         def run():
             with contextlib.closing(connect(database_url)) as connection:
-                ledger = type(account.works.ledger)(connection, account.works.clock)
+                ledger = type(account.services.ledger)(connection, account.services.clock)
                 for _ in range(rounds):
                     # A host gives back no more than it has free: what its records will draw stays.
                     got = lease(ledger, which, held[which])

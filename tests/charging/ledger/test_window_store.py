@@ -23,28 +23,28 @@ LENGTHS = {80: timedelta(hours=5), 400: timedelta(days=7)}
 class Plan:
     """A subscriber with 80 prompts in any 5 hours, 400 a week, 1600 a month, and one host that spends them."""
 
-    def __init__(self, works, clock, offering="tianyi-coding-lite"):
-        self.works, self.clock = works, clock
-        self.subscriber = works.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
-        self.order = works.orders.place(self.subscriber, offering)
+    def __init__(self, services, clock, offering="tianyi-coding-lite"):
+        self.services, self.clock = services, clock
+        self.subscriber = services.subscriptions.register(f"+8613{uuid7().int % 10**9:09d}")
+        self.order = services.orders.place(self.subscriber, offering)
         self.account = self.subscriber.account_id
         self.journal = uuid7()
-        works.ledger.register_journal(self.journal, "test")
+        services.ledger.register_journal(self.journal, "test")
         self.seq = 0
         self.grants = {}
 
     def terms(self):
         return {
             terms.bucket_id: (terms, remaining)
-            for terms, remaining in self.works.ledger.load_terms(self.account.hex)
+            for terms, remaining in self.services.ledger.load_terms(self.account.hex)
         }
 
     def windows(self):
-        return [b for b in self.works.ledger.buckets(self.account) if b.kind == "window" and not b.closing]
+        return [b for b in self.services.ledger.buckets(self.account) if b.kind == "window" and not b.closing]
 
     def balance(self):
         return next(
-            b for b in self.works.ledger.buckets(self.account) if b.kind == "balance" and not b.closing
+            b for b in self.services.ledger.buckets(self.account) if b.kind == "balance" and not b.closing
         )
 
     def room(self):
@@ -65,7 +65,7 @@ class Plan:
         served = min(prompts, self.room())
         for bucket in buckets:
             held = self.grants.get(bucket.bucket_id)
-            granted = self.works.ledger.grant(
+            granted = self.services.ledger.grant(
                 account_id=self.account.hex, bucket_id=bucket.bucket_id.hex, journal_id=self.journal, grant_id=held,
                 amount=1000 * served, spend_for_s=900,
             )  # fmt: skip
@@ -86,35 +86,35 @@ class Plan:
                 now_ms, now_ms, 1, 2, counts, 7, parts, [], [], None, prompt,
             )))  # fmt: skip
         if records:
-            settle(self.works.connection, self.journal, self.seq, records)
+            settle(self.services.connection, self.journal, self.seq, records)
         return served
 
     def close_grants(self):
         for grant_id in self.grants.values():
-            self.works.ledger.close_grant(self.account.hex, grant_id, self.journal, self.seq)
+            self.services.ledger.close_grant(self.account.hex, grant_id, self.journal, self.seq)
         self.grants.clear()
 
 
 @pytest.fixture
-def plan(works, clock):
+def plan(services, clock):
     """Ordered on the first day of a month, so that a test has all of it."""
     clock.move(next_month(clock.now()) - clock.now())
-    return Plan(works, clock)
+    return Plan(services, clock)
 
 
 def test_a_use_comes_back_after_exactly_the_length_of_its_window(plan):
     assert plan.use(200) == 80
     assert plan.use(1) == 0
     shortest = min(plan.windows(), key=lambda b: b.window_s)
-    assert plan.works.ledger.window_back_s(plan.account.hex, [shortest.bucket_id.hex]) == 5 * 3600
+    assert plan.services.ledger.window_back_s(plan.account.hex, [shortest.bucket_id.hex]) == 5 * 3600
     plan.clock.move(timedelta(hours=2))
-    assert plan.works.ledger.window_back_s(plan.account.hex, [shortest.bucket_id.hex]) == 3 * 3600
+    assert plan.services.ledger.window_back_s(plan.account.hex, [shortest.bucket_id.hex]) == 3 * 3600
     plan.clock.move(timedelta(hours=3) - timedelta(milliseconds=1))
     assert plan.use(1) == 0
     plan.clock.move(timedelta(milliseconds=1))
     assert plan.use(200) == 80
     assert {b.window_quantity: b.left for b in plan.windows()} == {80_000: 0, 400_000: 240_000}
-    assert findings(plan.works) == []
+    assert findings(plan.services) == []
 
 
 def test_all_windows_hold_at_once(plan):
@@ -126,53 +126,53 @@ def test_all_windows_hold_at_once(plan):
     plan.clock.move(timedelta(days=7))
     assert plan.use(80) == 80
     assert plan.balance().left == 1000 * (1600 - 480)
-    assert findings(plan.works) == []
+    assert findings(plan.services) == []
 
 
 def test_a_window_goes_on_into_the_next_cycle(plan):
     plan.clock.move(
-        plan.works.orders.products(plan.subscriber)[0].cycle_end - plan.clock.now() - timedelta(minutes=1)
+        plan.services.orders.products(plan.subscriber)[0].cycle_end - plan.clock.now() - timedelta(minutes=1)
     )
     before = plan.balance().bucket_id
     assert plan.use(80) == 80
     plan.close_grants()
     plan.clock.move(timedelta(minutes=2))
-    plan.works.orders.run_cycles()
+    plan.services.orders.run_cycles()
     assert plan.balance().bucket_id != before
     assert plan.balance().left == 1_600_000
     assert plan.use(1) == 0, "80 in any 5 hours, whatever the month"
     plan.clock.move(timedelta(hours=5))
     assert plan.use(80) == 80
-    assert findings(plan.works) == []
+    assert findings(plan.services) == []
 
 
 def test_the_windows_of_a_cancelled_plan_close_with_it(plan):
     assert plan.use(10) == 10
     plan.close_grants()
-    plan.works.orders.cancel(plan.order.product_id)
+    plan.services.orders.cancel(plan.order.product_id)
     assert plan.windows() == []
     plan.clock.move(timedelta(days=8))
     assert plan.terms() == {}
-    assert findings(plan.works) == []
+    assert findings(plan.services) == []
 
 
 def test_one_who_writes_more_than_the_window_left_is_found(plan):
     assert plan.use(5) == 5
-    assert findings(plan.works) == []
-    plan.works.connection.execute(
+    assert findings(plan.services) == []
+    plan.services.connection.execute(
         "DELETE FROM window_use WHERE ctid IN (SELECT ctid FROM window_use LIMIT 1)"
     )
-    assert any("window" in finding.invariant for finding in findings(plan.works))
+    assert any("window" in finding.invariant for finding in findings(plan.services))
 
 
 class WindowMachine(RuleBasedStateMachine):
-    works = None
+    services = None
     clock = None
 
     @initialize()
     def sell(self):
         self.clock.move(next_month(self.clock.now()) - self.clock.now())
-        self.plan = Plan(self.works, self.clock)
+        self.plan = Plan(self.services, self.clock)
         self.uses = []
 
     def allowed(self):
@@ -190,7 +190,7 @@ class WindowMachine(RuleBasedStateMachine):
     @rule(hours=st.sampled_from([0.01, 1, 2.5, 5, 30, 100]))
     def wait(self, hours):
         # Not past the cycle: the month has a test of its own.
-        end = self.works.orders.products(self.plan.subscriber)[0].cycle_end
+        end = self.services.orders.products(self.plan.subscriber)[0].cycle_end
         if self.clock.now() + timedelta(hours=hours) < end:
             self.clock.move(timedelta(hours=hours))
 
@@ -202,13 +202,13 @@ class WindowMachine(RuleBasedStateMachine):
     def balanced(self):
         if hasattr(self, "plan"):
             assert self.plan.room() == max(0, self.allowed())
-            assert findings(self.works) == []
+            assert findings(self.services) == []
 
 
-def test_windows_agree_with_a_naive_oracle(works, clock):
+def test_windows_agree_with_a_naive_oracle(services, clock):
     def machine():
         made = WindowMachine()
-        made.works, made.clock = works, clock
+        made.services, made.clock = services, clock
         return made
 
     run_state_machine_as_test(

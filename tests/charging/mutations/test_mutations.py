@@ -32,7 +32,7 @@ MUTATIONS_MIN = 400
 
 
 @pytest.fixture(scope="module")
-def works(cluster, session_dir):
+def services(cluster, session_dir):
     """A works in which everything has happened once, on a connection that may corrupt it."""
     name = f"works_mutations_{os.getpid()}"
     with (
@@ -41,18 +41,18 @@ def works(cluster, session_dir):
     ):
         settings = load_settings({"data_dir": str(session_dir / "seed")}).settings
         clock = start_clock(datetime.now(UTC))
-        works = make_works(settings, connection, clock)
-        World(works, clock)
-        assert audit(connection, works.offerings.rate_cards()) == []
+        services = make_works(settings, connection, clock)
+        World(services, clock)
+        assert audit(connection, services.offerings.rate_cards()) == []
         corrupting(connection)
-        yield works
+        yield services
 
 
 @pytest.fixture(scope="module")
-def every(works):
+def every(services):
     """Every mutation of every covered table."""
-    found = [m for table in COVERED for m in mutations_of(works.connection, table)]
-    return found + forged_entries(works.connection)
+    found = [m for table in COVERED for m in mutations_of(services.connection, table)]
+    return found + forged_entries(services.connection)
 
 
 def hole(mutation):
@@ -67,20 +67,20 @@ CHAINS = {"chain_head", "chain_link"}
 FORGED_HEADS = dict.fromkeys(("heads of its cause", "heads of no cause"), "it is made anew with the chain")
 
 
-def outcomes(works, mutations):
+def outcomes(services, mutations):
     """[(mutation, its outcome as it is, its outcome where the chain was made anew after it)].
 
     A chain that was made anew fits (`test_a_chain_that_is_made_anew_fits…`), so that what is named then is named by its cause.
     """
     causes, chains = [], []
-    for one in audit_checks(works.offerings.rate_cards()):
+    for one in audit_checks(services.offerings.rate_cards()):
         (chains if one[0].startswith("chain: ") else causes).append(one)
     found, hits, chain_hits = [], {}, {}
     for m in mutations:
-        anew = "unseen" if m.table in CHAINS else tried(works.connection, m, causes, hits)
+        anew = "unseen" if m.table in CHAINS else tried(services.connection, m, causes, hits)
         # Refused, or named by its cause: as it is, it is that, too.
         asked = m.table in CHAINS | CHAINED and anew == "unseen"
-        found.append((m, tried(works.connection, m, chains, chain_hits) if asked else anew, anew))
+        found.append((m, tried(services.connection, m, chains, chain_hits) if asked else anew, anew))
     return found
 
 
@@ -94,17 +94,19 @@ def undeclared(found):
     )
 
 
-def test_the_world_has_every_kind_of_entry_and_a_row_of_every_covered_table(works):
-    kinds = {row[0] for row in works.connection.execute("SELECT DISTINCT kind FROM entry")}
+def test_the_world_has_every_kind_of_entry_and_a_row_of_every_covered_table(services):
+    kinds = {row[0] for row in services.connection.execute("SELECT DISTINCT kind FROM entry")}
     assert kinds == set(KINDS)
-    empty = [t for t in COVERED if works.connection.execute(f"SELECT 1 FROM {t} LIMIT 1").fetchone() is None]
+    empty = [
+        t for t in COVERED if services.connection.execute(f"SELECT 1 FROM {t} LIMIT 1").fetchone() is None
+    ]
     assert empty == []
 
 
-def test_every_table_is_covered_or_declared_with_its_reason(works):
+def test_every_table_is_covered_or_declared_with_its_reason(services):
     tables = {
         row[0]
-        for row in works.connection.execute(
+        for row in services.connection.execute(
             """SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p')
                AND NOT relispartition"""
         )
@@ -114,7 +116,7 @@ def test_every_table_is_covered_or_declared_with_its_reason(works):
     for table, holes in COVERED.items():
         columns = {
             row[0]
-            for row in works.connection.execute(
+            for row in services.connection.execute(
                 "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0", (table,)
             )
         }
@@ -122,25 +124,25 @@ def test_every_table_is_covered_or_declared_with_its_reason(works):
         assert all(len(reason) > 10 for reason in holes.values())
 
 
-def test_a_forged_entry_is_named(works):
-    found = outcomes(works, forged_entries(works.connection))
+def test_a_forged_entry_is_named(services):
+    found = outcomes(services, forged_entries(services.connection))
     assert len(found) == 2 * len(KINDS) + 1
     assert undeclared(found) == Counter()
     assert {hole(m) for m, _, anew in found if anew != "named"} <= set(FORGED_HEADS)
     assert [m.what for m, as_it_is, _ in found if as_it_is != "named"] == []
 
 
-def test_a_sample_of_corrupted_rows_is_named(works, every):
+def test_a_sample_of_corrupted_rows_is_named(services, every):
     assert len(every) >= MUTATIONS_MIN
-    found = outcomes(works, random.Random(SEED).sample(every, SAMPLE))
+    found = outcomes(services, random.Random(SEED).sample(every, SAMPLE))
     assert undeclared(found) == Counter()
     assert Counter(as_it_is for _, as_it_is, _ in found)["named"] > SAMPLE // 2
 
 
-def test_a_chain_that_is_made_anew_fits_what_was_corrupted(works, every):
+def test_a_chain_that_is_made_anew_fits_what_was_corrupted(services, every):
     """So the chain is no evidence against whoever can do that: a cause is, or a head that was given out."""
-    connection = works.connection
-    checks = [one for one in audit_checks(works.offerings.rate_cards()) if one[0].startswith("chain: ")]
+    connection = services.connection
+    checks = [one for one in audit_checks(services.offerings.rate_cards()) if one[0].startswith("chain: ")]
     mutations = [m for m in every if m.table in CHAINED and m.what not in {"double", "delete"}]
     for mutation in random.Random(SEED).sample(mutations, CHAINED_SAMPLE):
         with connection.transaction(force_rollback=True):
@@ -154,43 +156,43 @@ def test_a_chain_that_is_made_anew_fits_what_was_corrupted(works, every):
 
 
 @pytest.mark.nightly
-def test_every_corrupted_row_is_named_but_for_what_is_declared(works, every):
-    found = outcomes(works, every)
+def test_every_corrupted_row_is_named_but_for_what_is_declared(services, every):
+    found = outcomes(services, every)
     assert undeclared(found) == Counter()
     print(Counter((m.table in CHAINED, as_it_is, anew) for m, as_it_is, anew in found))
 
 
-def test_a_table_that_nobody_declared_is_noticed(works):
-    with works.connection.transaction(force_rollback=True):
-        works.connection.execute("CREATE TABLE purse (coins bigint)")
+def test_a_table_that_nobody_declared_is_noticed(services):
+    with services.connection.transaction(force_rollback=True):
+        services.connection.execute("CREATE TABLE purse (coins bigint)")
         with pytest.raises(AssertionError):
-            test_every_table_is_covered_or_declared_with_its_reason(works)
+            test_every_table_is_covered_or_declared_with_its_reason(services)
 
 
 def forgotten(connection):
     connection.execute("TRUNCATE verify_head, verify_run")
 
 
-def runs(works, monkeypatch, count=None):
+def runs(services, monkeypatch, count=None):
     """What runs over one account each find, until all had their turn."""
     monkeypatch.setattr(rolling, "PART_ACCOUNTS_MIN", 1)
     monkeypatch.setattr(rolling, "PARTS", 1000)
-    cards, found = works.offerings.rate_cards(), []
-    for _ in range(count or works.connection.execute("SELECT count(*) FROM account").fetchone()[0]):
-        findings, read = audit_on(works.connection, cards)
+    cards, found = services.offerings.rate_cards(), []
+    for _ in range(count or services.connection.execute("SELECT count(*) FROM account").fetchone()[0]):
+        findings, read = audit_on(services.connection, cards)
         assert not read.full and read.accounts <= 1
         found += findings
     return found
 
 
-def test_runs_over_a_part_of_the_accounts_find_nothing_in_what_is_right(works, monkeypatch):
-    forgotten(works.connection)
-    assert {finding.invariant for finding in runs(works, monkeypatch)} == set()
+def test_runs_over_a_part_of_the_accounts_find_nothing_in_what_is_right(services, monkeypatch):
+    forgotten(services.connection)
+    assert {finding.invariant for finding in runs(services, monkeypatch)} == set()
     assert {name for name, _ in audit_checks({})} >= ACROSS | set(rolling.OF_AN_ENTRY)
 
 
-def test_runs_over_parts_name_what_a_full_run_names(works, every, monkeypatch):
-    connection, cards = works.connection, works.offerings.rate_cards()
+def test_runs_over_parts_name_what_a_full_run_names(services, every, monkeypatch):
+    connection, cards = services.connection, services.offerings.rate_cards()
     causes = [one for one in audit_checks(cards) if one[0] not in ACROSS and not one[0].startswith("chain: ")]
     monkeypatch.setattr(rolling, "PART_ACCOUNTS_MIN", 1)
     monkeypatch.setattr(rolling, "PARTS", 2)

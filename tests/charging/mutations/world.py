@@ -65,12 +65,12 @@ def settling(seq, record):
 class Spending:
     """What a host does: grants, records, settlement. Records are of real keys and happened when the clock says."""
 
-    def __init__(self, works, host):
-        self.works = works
+    def __init__(self, services, host):
+        self.services = services
         self.journal_id = uuid7()
         self.seq = 0
-        self.cards = works.offerings.rate_cards()
-        works.ledger.register_journal(self.journal_id, host)
+        self.cards = services.offerings.rate_cards()
+        services.ledger.register_journal(self.journal_id, host)
 
     def rates(self, version, model):
         card = self.cards.get(version)
@@ -78,7 +78,7 @@ class Spending:
         return None if rate is None else (rate.model_class, rate.weights())
 
     def grant(self, account_id, bucket_id, amount, grant_id=None, spend_for_s=900):
-        found = self.works.ledger.grant(
+        found = self.services.ledger.grant(
             account_id=account_id.hex, bucket_id=bucket_id.hex, journal_id=self.journal_id, grant_id=grant_id,
             amount=amount, spend_for_s=spend_for_s,
         )  # fmt: skip
@@ -86,17 +86,17 @@ class Spending:
         return found.grant_id
 
     def open_buckets(self, account_id, *kinds):
-        now = self.works.clock.now()
+        now = self.services.clock.now()
         return [
-            b for b in self.works.ledger.buckets(account_id)
+            b for b in self.services.ledger.buckets(account_id)
             if b.kind in kinds and b.closing is None and b.valid_from <= now
             and (b.valid_until is None or b.valid_until > now) and (b.remaining or b.kind == "window")
         ]  # fmt: skip
 
     def record(self, person, counts, parts, *, lost=(), unpaid=None, key=0, state="complete", flags=()):
-        now = self.works.clock.now()
+        now = self.services.clock.now()
         now_ms = int(now.timestamp() * 1000)
-        settle_store.ensure_usage_months(self.works.connection, [month_start(now), now])
+        settle_store.ensure_usage_months(self.services.connection, [month_start(now), now])
         key_id, member_id = person.keys[key]
         return UsageRecord(
             person.account_id.hex, *first_attempt(uuid7(now_ms).hex), key_id.hex, member_id.hex, "chat", MODEL, "stub",
@@ -110,7 +110,7 @@ class Spending:
         self.seq += len(records) + 1  # a progress record is settled, too, and makes no usage
         batch = [settling(first + at, record) for at, record in enumerate(records)]
         settle_store.settle(
-            self.works.connection, self.journal_id, self.seq, batch, self.rates, quarantine=quarantine,
+            self.services.connection, self.journal_id, self.seq, batch, self.rates, quarantine=quarantine,
             lost_tokens=Counter(),
         )  # fmt: skip
 
@@ -174,40 +174,40 @@ class Spending:
         self.settle(record)
         if close:
             for _, grant_id in held:
-                self.works.ledger.close_grant(person.account_id.hex, grant_id, self.journal_id, self.seq)
+                self.services.ledger.close_grant(person.account_id.hex, grant_id, self.journal_id, self.seq)
         return UUID(record.usage_id)
 
 
 class Person:
     """A subscriber with keys of its owner and of its members."""
 
-    def __init__(self, works, number, **profile):
-        self.works = works
-        self.subscriber = works.subscriptions.register(
+    def __init__(self, services, number, **profile):
+        self.services = services
+        self.subscriber = services.subscriptions.register(
             f"+86138000{number:05d}", f"Person {number}", **profile
         )
         self.account_id = self.subscriber.account_id
-        self.owner_id = works.subscriptions.owner_of(self.subscriber)
+        self.owner_id = services.subscriptions.owner_of(self.subscriber)
         self.keys = []
         self.key(self.owner_id)
 
     def key(self, member_id, **more):
-        key_id, _ = self.works.keys.issue(
+        key_id, _ = self.services.keys.issue(
             account_id=self.account_id, member_id=member_id, name="a key", **more
         )
         self.keys.append((key_id, member_id))
 
     def product(self, offering_id):
         return next(
-            p for p in self.works.orders.products(self.subscriber)
+            p for p in self.services.orders.products(self.subscriber)
             if p.offering_id == offering_id and p.state == "active"
         )  # fmt: skip
 
     def bills(self):
-        return sorted(self.works.bills.all(self.subscriber)[0], key=lambda b: b.period_end)
+        return sorted(self.services.bills.all(self.subscriber)[0], key=lambda b: b.period_end)
 
     def find(self):
-        return self.works.subscriptions.find(str(self.subscriber.subscriber_id))
+        return self.services.subscriptions.find(str(self.subscriber.subscriber_id))
 
 
 def start_clock(now):
@@ -218,24 +218,24 @@ def start_clock(now):
 class World:
     """Everything once, in five months."""
 
-    def __init__(self, works, clock):
-        self.works, self.clock = works, clock
+    def __init__(self, services, clock):
+        self.services, self.clock = services, clock
         with ids_follow(clock):
             self.build()
-        with works.connection.transaction():
-            works.connection.execute("SET LOCAL session_replication_role = replica")
+        with services.connection.transaction():
+            services.connection.execute("SET LOCAL session_replication_role = replica")
             for statement in ONE_CLOCK:
-                works.connection.execute(statement)
-            rechain(works.connection)
+                services.connection.execute(statement)
+            rechain(services.connection)
         # All of it is in a chain, what names heads too.
-        now = works.connection.execute("SELECT clock_timestamp()").fetchone()[0]
+        now = services.connection.execute("SELECT clock_timestamp()").fetchone()[0]
         for hours in (2, 4):
-            chain_all(works.connection, now + timedelta(hours=hours))
+            chain_all(services.connection, now + timedelta(hours=hours))
 
     def build(self):
-        works = self.works
-        self.host = Spending(works, "host-a")
-        self.other = Spending(works, "host-b")
+        services = self.services
+        self.host = Spending(services, "host-a")
+        self.other = Spending(services, "host-b")
         self.first_month()
         self.next_month()
         self.second_month()
@@ -248,18 +248,18 @@ class World:
         """To one hour into the next month: cycles, bills, and a charge file's turn."""
         after = add_months(month_start(self.clock.now()), 1) + timedelta(hours=1)
         self.clock.move(after - self.clock.now())
-        self.works.orders.run_cycles()
-        self.works.charges.recognise()
-        self.works.bills.run()
-        self.works.dunning.run_dunning()
+        self.services.orders.run_cycles()
+        self.services.charges.recognise()
+        self.services.bills.run()
+        self.services.dunning.run_dunning()
 
     def days(self, count):
         self.clock.move(timedelta(days=count))
-        self.works.orders.run_cycles()
-        self.works.charges.recognise()
+        self.services.orders.run_cycles()
+        self.services.charges.recognise()
 
     def first_month(self):
-        w = self.works
+        w = self.services
         add = w.members.add
         self.family = Person(w, 1, bill_day=1)
         w.orders.place(self.family.subscriber, "ctc-standard", "order-1")
@@ -340,7 +340,7 @@ class World:
     def spend_all(self):
         spend, add = self.host.spend, Counts
         spend(self.family, add(fresh_input=1200, cached_input=300, output=400, reasoning=100))
-        (cap, *_), _ = self.works.members.caps(self.son.member_id)
+        (cap, *_), _ = self.services.members.caps(self.son.member_id)
         spend(self.family, add(fresh_input=200, output=400), key=1, caps=[cap])
         spend(
             self.family,
@@ -358,7 +358,7 @@ class World:
         self.other.spend(self.leaver, add(fresh_input=2_000_000, output=1_000_000), close=False)
 
     def adjust(self):
-        w = self.works
+        w = self.services
         bucket = self.host.open_buckets(self.family.account_id, "balance")[0]
         made = w.adjustments.ask(bucket.bucket_id, 5_000_000, "an outage", "Kim", "a-1")
         w.adjustments.decide(made.adjustment_id, "Lee", do=True)
@@ -369,7 +369,7 @@ class World:
         w.adjustments.ask(bucket.bucket_id, 1_000_000, "undecided", "Kim")
 
     def second_month(self):
-        w = self.works
+        w = self.services
         self.provider = TestProvider()
         family, debtor = self.family.bills()[0], self.debtor.bills()[0]
         w.payments.collect(self.firm.bills()[0], self.provider, "card-1")
@@ -418,10 +418,10 @@ class World:
         self.host.spend(self.coder, Counts(fresh_input=5, output=6))
         self.host.spend(self.steps, Counts(fresh_input=5, output=6))
         # A grant of a host that is lost is written off; what it settles after that is late.
-        lost = Spending(self.works, "host-lost")
+        lost = Spending(self.services, "host-lost")
         bucket = self.host.open_buckets(self.family.account_id, "balance")[0]
         grant_id = lost.grant(self.family.account_id, bucket.bucket_id, 60_000)
-        self.works.ledger.write_off(UUID(grant_id))
+        self.services.ledger.write_off(UUID(grant_id))
         part = Part(
             bucket.bucket_id.hex,
             grant_id,
@@ -456,26 +456,32 @@ class World:
             quarantine = {}
             lost.settle(bad, quarantine=quarantine)
             assert quarantine, decided
-            found = self.works.ledger.quarantined()[-1]
+            found = self.services.ledger.quarantined()[-1]
             if decided is False:
-                self.works.ledger.decide_quarantine(found["quarantine_id"], release=False, rates=lost.rates)
-                self.works.ledger.close_grant(self.family.account_id.hex, grant_id, lost.journal_id, lost.seq)
+                self.services.ledger.decide_quarantine(
+                    found["quarantine_id"], release=False, rates=lost.rates
+                )
+                self.services.ledger.close_grant(
+                    self.family.account_id.hex, grant_id, lost.journal_id, lost.seq
+                )
             if decided is True:
-                self.works.connection.execute(
+                self.services.connection.execute(
                     "UPDATE quarantine SET record = replace(record, '\\u0000', '-') WHERE quarantine_id = %s",
                     (found["quarantine_id"],),
                 )
-                self.works.ledger.decide_quarantine(found["quarantine_id"], release=True, rates=lost.rates)
+                self.services.ledger.decide_quarantine(found["quarantine_id"], release=True, rates=lost.rates)
 
     def close_open_grants(self):
         for host in (self.host, self.other):
-            for account, _bucket, grant_id, _amount, _used in self.works.ledger.open_grants(host.journal_id):
-                self.works.ledger.close_grant(account, grant_id, host.journal_id, host.seq)
-        self.works.orders.finish_changes()
-        self.works.refunds.finish()
+            for account, _bucket, grant_id, _amount, _used in self.services.ledger.open_grants(
+                host.journal_id
+            ):
+                self.services.ledger.close_grant(account, grant_id, host.journal_id, host.seq)
+        self.services.orders.finish_changes()
+        self.services.refunds.finish()
 
     def third_month(self):
-        w = self.works
+        w = self.services
         w.dunning.run_dunning()
         found = w.charge_files.make_file()
         if found is not None:
@@ -499,7 +505,7 @@ class World:
         self.days(4)
 
     def fourth_month(self):
-        w = self.works
+        w = self.services
         bill = self.leaving.bills()[0]
         w.payments.pay(bill, "counter", "c-2")
         w.bills.correct(bill, 1, 2_000_000_000, "too much", "cn-2")
@@ -528,7 +534,7 @@ class World:
 
     def people(self):
         """Who changes its number, is checked, asks for more than one person may do, and is erased."""
-        w = self.works
+        w = self.services
         w.subscriptions.change_phone(self.firm.subscriber, "+8613800077777")
         privacy_store.add_real_name_check(
             w.connection, uuid7(), self.firm.subscriber.subscriber_id, self.clock.now()

@@ -4,7 +4,7 @@ from tests.factory.placing.test_placement import Router, place
 from tokenworks.factory import (
     FAILURES_TO_OPEN,
     NO_ASK,
-    Ask,
+    PlacementRequest,
     RetryBudget,
     carry_over,
     eject_outlier,
@@ -65,9 +65,12 @@ def test_what_comes_back_begins_slowly():
     takes = [back.takes(20.0 + SLOW_START_S * step) for step in range(4)]
     assert takes == [1, 2, 4, 8]
     back.outstanding, other.outstanding = 1, 50
-    said = {c.place.name: c.excluded for c in router.placement.explain(router.places, (), Ask(9, 9), 20.5)}
+    said = {
+        c.place.name: c.excluded
+        for c in router.placement.explain(router.places, (), PlacementRequest(9, 9), 20.5)
+    }
     assert said["back"] == "slow start: it takes 1 at once for now" and said["other"] is None
-    assert router.choose(Ask(9, 9), now_s=20.5) is other
+    assert router.choose(PlacementRequest(9, 9), now_s=20.5) is other
     assert back.takes(20.0 + SLOW_START_S * SLOW_STARTS) is None
 
 
@@ -79,7 +82,7 @@ def test_a_place_that_is_new_to_others_begins_slowly_and_the_first_ones_do_not()
     assert two.takes(5.0) == 1 and one.takes(5.0) is None
     # Where nobody else may have it, it takes more.
     two.outstanding = 3
-    assert router.placement.choose([two], (), Ask(9, 9), 5.0).place is two
+    assert router.placement.choose([two], (), PlacementRequest(9, 9), 5.0).place is two
 
 
 def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
@@ -90,9 +93,11 @@ def test_a_draining_place_keeps_what_it_serves_and_gets_nothing_new():
     assert kept is one and other is two and one.outstanding == 1 and one.draining
     router.placement.set_places([kept, other], 2.0)
     assert all(router.choose(now_s=2.0) is two for _ in range(5))
-    said = router.placement.explain([one, two], (), Ask(1, 1), 2.0)
+    said = router.placement.explain([one, two], (), PlacementRequest(1, 1), 2.0)
     assert said[-1].excluded == "draining: it takes nothing new"
-    assert router.placement.choose([one], (), Ask(1, 1), 2.0) is None, "not even where there is no other"
+    assert router.placement.choose([one], (), PlacementRequest(1, 1), 2.0) is None, (
+        "not even where there is no other"
+    )
     (again, _) = carry_over([one, two], [place("one"), place("two")])
     assert again is one and not one.draining
     one.ended()
@@ -150,7 +155,7 @@ def test_the_first_good_byte_of_a_trial_closes_the_circuit_and_not_the_answers_e
     alone.succeeded(2.0)
     assert not alone.trial and not alone.open(2.0)
     assert router.placement.choose([alone], (), NO_ASK, 2.0).place is alone, "while the trial still streams"
-    assert router.placement.choose([alone], (), Ask(9, 9), 2.0).place is alone
+    assert router.placement.choose([alone], (), PlacementRequest(9, 9), 2.0).place is alone
     alone.ended()
 
 
@@ -171,7 +176,7 @@ def test_until_the_time_that_an_upstream_named_nobody_asks_it():
     alone.rest(10.0, 7.5)
     alone.failed(10.0)
     alone.ended()
-    for ask in (NO_ASK, Ask(9, 9)):
+    for ask in (NO_ASK, PlacementRequest(9, 9)):
         assert router.placement.choose([alone], (), ask, 17.4) is None
         assert router.placement.choose([alone], (), ask, 17.5).place is alone, "and not a moment later"
     assert alone.resting_s(10.0) == 7.5 and alone.resting_s(17.0) == 0.5 and alone.resting_s(17.5) == 0.0
@@ -212,9 +217,9 @@ def test_of_several_the_one_that_named_no_time_is_tried_and_the_wait_is_the_shor
     router = Router(named, cooling)
     named.rest(0.0, 2.0)
     broken(cooling)
-    assert router.placement.choose([named, cooling], (), Ask(9, 9), 1.0).place is cooling
+    assert router.placement.choose([named, cooling], (), PlacementRequest(9, 9), 1.0).place is cooling
     assert named_wait_s([named, cooling], NO_ASK, 1.0) == 0.0
     third.rest(0.0, 5.0)
     assert named_wait_s([named, third], NO_ASK, 0.5) == 1.5
     assert named_wait_s([], NO_ASK, 0.5) == 0.0
-    assert router.placement.choose([named, third], (), Ask(9, 9), 1.0) is None
+    assert router.placement.choose([named, third], (), PlacementRequest(9, 9), 1.0) is None

@@ -7,9 +7,9 @@ from tokenworks.factory import (
     COOL_DOWN_S,
     FAILURES_TO_OPEN,
     NO_ASK,
-    Ask,
-    Place,
+    DeploymentView,
     Placement,
+    PlacementRequest,
     carry_over,
     make_deployment,
     may_have,
@@ -18,7 +18,7 @@ from tokenworks.factory.placing.forecast import Forecast
 
 
 def place(name, **more):
-    return Place(
+    return DeploymentView(
         make_deployment(
             **(
                 {
@@ -34,7 +34,7 @@ def place(name, **more):
     )
 
 
-PLAIN = Ask(1, 2)
+PLAIN = PlacementRequest(1, 2)
 
 
 class Router:
@@ -63,7 +63,9 @@ class Router:
 
 def prompt(name, tokens, objective="latency", **more):
     """A prompt of blocks of 512 tokens; equal names are equal beginnings."""
-    return Ask(tokens, 100, [hash((name, n)) for n in range(tokens // 512)], 512, objective, **more)
+    return PlacementRequest(
+        tokens, 100, [hash((name, n)) for n in range(tokens // 512)], 512, objective, **more
+    )
 
 
 def test_equal_places_take_turns():
@@ -111,7 +113,8 @@ def test_a_popular_beginning_does_not_pile_everything_on_one_place():
     router = Router(*(place(str(n)) for n in range(4)))
     common = [1, 2]
     used = [
-        router.send(Ask(4096, 100, [*common, *range(100 * n, 100 * n + 6)], 512))[1].name for n in range(40)
+        router.send(PlacementRequest(4096, 100, [*common, *range(100 * n, 100 * n + 6)], 512))[1].name
+        for n in range(40)
     ]
     assert {used.count(str(n)) for n in range(4)} <= {8, 9, 10, 11, 12}
 

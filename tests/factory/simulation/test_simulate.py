@@ -81,9 +81,9 @@ def test_the_claim_holds_on_traffic_made_here():
 # The engine.
 
 
-def run(spec, *works):
+def run(spec, *services):
     """(first token, end) of each, in ms."""
-    outcome = simulate(list(works), [spec], "round_robin", late_ms=0.0)
+    outcome = simulate(list(services), [spec], "round_robin", late_ms=0.0)
     return list(zip(outcome.first_token_ms, outcome.end_to_end_ms, strict=True))
 
 

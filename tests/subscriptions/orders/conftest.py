@@ -14,5 +14,5 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")

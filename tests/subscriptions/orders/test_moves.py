@@ -22,89 +22,91 @@ def to(clock, *at):
 
 
 @pytest.fixture
-def sold(works):
+def sold(services):
     """Three who have `one` at 10 yuan; it is on sale at 12 by now."""
-    works.offerings.load(catalogue(plan("one", "10"), plan("two", "20")))
-    people = [works.subscriptions.register(f"+861380000000{at}") for at in range(3)]
-    orders = [works.orders.place(who, "one") for who in people]
-    works.offerings.load(catalogue(plan("one", "12"), plan("two", "20")))
+    services.offerings.load(catalogue(plan("one", "10"), plan("two", "20")))
+    people = [services.subscriptions.register(f"+861380000000{at}") for at in range(3)]
+    orders = [services.orders.place(who, "one") for who in people]
+    services.offerings.load(catalogue(plan("one", "12"), plan("two", "20")))
     return people, orders
 
 
-def prices(works, who):
-    return [c.price_nano // YUAN for c in works.charges.of_subscriber(who.subscriber_id)]
+def prices(services, who):
+    return [c.price_nano // YUAN for c in services.charges.of_subscriber(who.subscriber_id)]
 
 
-def test_versions_in_use_and_who_has_them(works, sold):
+def test_versions_in_use_and_who_has_them(services, sold):
     people, orders = sold
-    works.orders.place(people[0], "two")
-    old, two = works.moves.sold()
+    services.orders.place(people[0], "two")
+    old, two = services.moves.sold()
     assert (old.offering_id, old.products, old.on_sale) == ("one", 3, False)
     assert (two.offering_id, two.products, two.on_sale) == ("two", 1, True)
-    assert [h.product_id for h in works.moves.holders(old.offering_version)] == [o.product_id for o in orders]
-    assert [h.subscriber_id for h in works.moves.holders(old.offering_version, 1)] == [
+    assert [h.product_id for h in services.moves.holders(old.offering_version)] == [
+        o.product_id for o in orders
+    ]
+    assert [h.subscriber_id for h in services.moves.holders(old.offering_version, 1)] == [
         people[0].subscriber_id
     ]
-    works.orders.cancel(orders[0].product_id)
-    assert works.moves.sold("one")[0].products == 2
+    services.orders.cancel(orders[0].product_id)
+    assert services.moves.sold("one")[0].products == 2
 
 
-def test_they_move_with_their_next_cycle_and_are_told(works, sold, clock):
+def test_they_move_with_their_next_cycle_and_are_told(services, sold, clock):
     people, orders = sold
-    works.orders.cancel(orders[1].product_id, "cycle_end")
-    moved = works.moves.move("one", notice_days=20)
+    services.orders.cancel(orders[1].product_id, "cycle_end")
+    moved = services.moves.move("one", notice_days=20)
     assert (moved.moved, moved.too_soon, moved.left_alone) == (2, 0, 1)
-    assert works.moves.move("one", notice_days=20).moved == 0
-    assert works.moves.sold("one")[0].moving == 2
-    notices = works.notices.lease(10)
+    assert services.moves.move("one", notice_days=20).moved == 0
+    assert services.moves.sold("one")[0].moving == 2
+    notices = services.notices.lease(10)
     assert {n.subscriber_id for n in notices} == {people[0].subscriber_id, people[2].subscriber_id}
     assert text_of("plan.move", notices[0].content, "en") == (
         "From 2027-05-01 on, one renews at a new tariff: ¥12.00 (now ¥10.00). Until then you can cancel it or change your plan."
     )
     assert "2027-05-01" in text_of("plan.move", notices[0].content, "zh")
     to(clock, 2027, 5, 1)
-    works.orders.run_cycles()
-    assert [prices(works, who) for who in people] == [[10, 12], [10], [10, 12]]
-    assert balances(works)
+    services.orders.run_cycles()
+    assert [prices(services, who) for who in people] == [[10, 12], [10], [10, 12]]
+    assert balances(services)
 
 
-def test_whose_cycle_ends_before_the_notice_is_over_moves_the_next_time(works, sold, clock):
+def test_whose_cycle_ends_before_the_notice_is_over_moves_the_next_time(services, sold, clock):
     people, _ = sold
     to(clock, 2027, 4, 20)
-    moved = works.moves.move("one", notice_days=20)
+    moved = services.moves.move("one", notice_days=20)
     assert (moved.moved, moved.too_soon) == (0, 3)
-    assert works.notices.lease(10) == []
+    assert services.notices.lease(10) == []
     to(clock, 2027, 5, 1)
-    works.orders.run_cycles()
-    assert works.moves.move("one", notice_days=20).moved == 3
+    services.orders.run_cycles()
+    assert services.moves.move("one", notice_days=20).moved == 3
     to(clock, 2027, 6, 1)
-    works.orders.run_cycles()
-    assert prices(works, people[0]) == [10, 10, 12]
-    assert balances(works)
+    services.orders.run_cycles()
+    assert prices(services, people[0]) == [10, 10, 12]
+    assert balances(services)
 
 
-def test_moves_that_make_no_sense_are_refused(works, sold):
+def test_moves_that_make_no_sense_are_refused(services, sold):
     for offering, days, reason in (
         ("shanghai-mobile-payg", 30, "does not renew"),
         ("sample-trial", 30, "does not renew"),
         ("one", 400, "0 to 366"),
     ):
         with pytest.raises(Invalid, match=reason):
-            works.moves.move(offering, notice_days=days)
-    works.offerings.load(catalogue(plan("one", "12", cycle="anniversary_month")))
+            services.moves.move(offering, notice_days=days)
+    services.offerings.load(catalogue(plan("one", "12", cycle="anniversary_month")))
     with pytest.raises(Invalid, match="another kind, cycle or parts"):
-        works.moves.move("one", notice_days=0)
-    assert works.moves.sold("one")[0].moving == 0
+        services.moves.move("one", notice_days=0)
+    assert services.moves.sold("one")[0].moving == 0
 
 
-def test_a_bundle_moves_with_its_price(works, clock):
+def test_a_bundle_moves_with_its_price(services, clock):
     lines = (plan("core", "20"), plan("more", "10"))
-    works.offerings.load(catalogue(*lines, bundle("both", "24", ["core", "more"])))
-    who = works.subscriptions.register("+8613800000001")
-    works.orders.place(who, "both")
-    works.offerings.load(catalogue(*lines, bundle("both", "27", ["core", "more"])))
-    assert works.moves.move("both", notice_days=0).moved == 1
+    services.offerings.load(catalogue(*lines, bundle("both", "24", ["core", "more"])))
+    who = services.subscriptions.register("+8613800000001")
+    services.orders.place(who, "both")
+    services.offerings.load(catalogue(*lines, bundle("both", "27", ["core", "more"])))
+    assert services.moves.move("both", notice_days=0).moved == 1
     to(clock, 2027, 5, 1)
-    works.orders.run_cycles()
-    assert prices(works, who) == [16, 8, 18, 9]
-    assert balances(works)
+    services.orders.run_cycles()
+    assert prices(services, who) == [16, 8, 18, 9]
+    assert balances(services)

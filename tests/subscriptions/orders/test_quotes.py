@@ -21,15 +21,15 @@ def clock():
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001", "Li", broadband="sh87654321")
 
 
 def to(clock, *at):
     clock.move(datetime(*at, tzinfo=BILLING_ZONE) - clock.now())
 
 
-def state(works):
+def state(services):
     """Everything that a quote might have touched."""
     tables = (
         "product",
@@ -42,45 +42,47 @@ def state(works):
         "change",
     )
     return {
-        name: works.connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in tables
+        name: services.connection.execute(f"SELECT * FROM {name} ORDER BY 1, 2").fetchall() for name in tables
     }
 
 
 @pytest.mark.parametrize(
     ("policy", "now"), [("prorate", 4_950_000_000), ("full", 9_900_000_000), ("free_until_next_cycle", 0)]
 )
-def test_an_order_says_its_price_its_end_and_its_renewal(works, subscriber, policy, now):
-    works.offerings.load(catalogue(plan("one", "9.9", policy)))
-    before = state(works)
-    quote = works.quotes.place(subscriber, "one")
-    assert state(works) == before
+def test_an_order_says_its_price_its_end_and_its_renewal(services, subscriber, policy, now):
+    services.offerings.load(catalogue(plan("one", "9.9", policy)))
+    before = state(services)
+    quote = services.quotes.place(subscriber, "one")
+    assert state(services) == before
     assert (quote.amount_nano, quote.ends_at, quote.renews_at, quote.renewal_nano) == (
         now,
         MAY,
         MAY,
         9_900_000_000,
     )
-    assert quote.proration == policy and quote.begins_at == works.clock.now()
+    assert quote.proration == policy and quote.begins_at == services.clock.now()
     assert quote.tax_nano == sum(line.tax_nano for line in quote.lines)
-    assert works.orders.place(subscriber, "one").amount_nano == quote.amount_nano
+    assert services.orders.place(subscriber, "one").amount_nano == quote.amount_nano
 
 
-def test_an_order_of_what_others_deliver_says_what_it_will_cost(works, subscriber):
-    before = state(works)
-    quote = works.quotes.place(subscriber, "sample-home-bundle", delivery="cloud_computer")
-    assert state(works) == before
+def test_an_order_of_what_others_deliver_says_what_it_will_cost(services, subscriber):
+    before = state(services)
+    quote = services.quotes.place(subscriber, "sample-home-bundle", delivery="cloud_computer")
+    assert state(services) == before
     assert sum(line.amount_nano for line in quote.lines) == quote.amount_nano
     assert len(quote.lines) == 3
     # Half a month of 39.90, each of three shares rounded down.
     assert 19_950_000_000 - 3 <= quote.amount_nano <= 19_950_000_000
     assert (quote.renewal_nano, quote.renews_at) == (39_900_000_000, MAY)
     with pytest.raises(NotEligible):
-        works.offerings.load(catalogue(plan("beside", "1").replace("cycle:", "requires: [beside], cycle:")))
-        works.quotes.place(subscriber, "beside")
+        services.offerings.load(
+            catalogue(plan("beside", "1").replace("cycle:", "requires: [beside], cycle:"))
+        )
+        services.quotes.place(subscriber, "beside")
 
 
-def test_a_first_months_price_is_followed_by_the_usual_one(works, subscriber):
-    quote = works.quotes.place(subscriber, "mobile-coding-lite")
+def test_a_first_months_price_is_followed_by_the_usual_one(services, subscriber):
+    quote = services.quotes.place(subscriber, "mobile-coding-lite")
     assert (quote.amount_nano, quote.renewal_nano) == (3_950_000_000, 40 * YUAN)
     assert quote_text(quote) == (
         "3.95 CNY now; to the end of 2027-04-30; then 40.00 CNY a cycle from 2027-05-01 on. A part of a cycle: its share by "
@@ -88,77 +90,77 @@ def test_a_first_months_price_is_followed_by_the_usual_one(works, subscriber):
     )
 
 
-def test_what_is_sold_once_does_not_renew(works, subscriber):
-    quote = works.quotes.place(subscriber, "sample-trial")
+def test_what_is_sold_once_does_not_renew(services, subscriber):
+    quote = services.quotes.place(subscriber, "sample-trial")
     assert (quote.amount_nano, quote.renews_at, quote.renewal_nano) == (0, None, None)
     assert (quote.ends_at - quote.begins_at).days == 30
 
 
 @pytest.mark.parametrize("policy", POLICIES)
 def test_a_change_a_cancellation_and_a_resume_are_quoted_as_they_come(
-    works, subscriber, spender, clock, policy
+    services, subscriber, spender, clock, policy
 ):
-    works.offerings.load(
+    services.offerings.load(
         catalogue(plan("one", "9.9", policy, tokens=10 * M), plan("two", "29.9", policy, tokens=40 * M))
     )
     to(clock, 2027, 4, 1)
-    order = works.orders.place(subscriber, "one")
+    order = services.orders.place(subscriber, "one")
     product = order.product_id
     assert spender.spend(subscriber.account_id, 7 * M)
     to(clock, 2027, 4, 11)
-    before = state(works)
-    change = works.quotes.change(product, "two")
-    cancel = works.quotes.cancel(product)
-    at_end = works.quotes.cancel(product, "cycle_end")
-    assert state(works) == before
+    before = state(services)
+    change = services.quotes.change(product, "two")
+    cancel = services.quotes.cancel(product)
+    at_end = services.quotes.cancel(product, "cycle_end")
+    assert state(services) == before
     assert (at_end.amount_nano, at_end.ends_at, at_end.renews_at) == (0, MAY, None)
     if policy == "free_until_next_cycle":
         assert (change.amount_nano, change.begins_at, change.renewal_nano) == (0, MAY, 29_900_000_000)
     else:
         assert change.begins_at == clock.now() and change.renewal_nano == 29_900_000_000
-        assert change.amount_nano == works.orders.change(product, "two").amount_nano
-        cancel = works.quotes.cancel(product)
-    assert cancel.amount_nano == works.orders.cancel(product).amount_nano
+        assert change.amount_nano == services.orders.change(product, "two").amount_nano
+        cancel = services.quotes.cancel(product)
+    assert cancel.amount_nano == services.orders.cancel(product).amount_nano
     assert (cancel.ends_at, cancel.renews_at) == (clock.now(), None)
-    again = works.orders.place(subscriber, "one").product_id
-    works.orders.suspend(again)
+    again = services.orders.place(subscriber, "one").product_id
+    services.orders.suspend(again)
     to(clock, 2027, 5, 11)
-    quote = works.quotes.resume(again)
-    works.orders.resume(again)
-    charged = [c for c in works.charges.of_product(again) if c.period_start >= MAY]
+    quote = services.quotes.resume(again)
+    services.orders.resume(again)
+    charged = [c for c in services.charges.of_product(again) if c.period_start >= MAY]
     assert quote.amount_nano == sum(c.amount_nano for c in charged)
     assert quote.renews_at == datetime(2027, 6, 1, tzinfo=BILLING_ZONE)
-    assert balances(works)
+    assert balances(services)
 
 
-def test_what_is_still_granted_is_said_to_be_at_most(works, subscriber, spender, clock):
+def test_what_is_still_granted_is_said_to_be_at_most(services, subscriber, spender, clock):
     to(clock, 2027, 5, 1)
-    product = works.orders.place(subscriber, "ctc-light").product_id
-    (bucket,) = works.ledger.buckets(subscriber.account_id)
+    product = services.orders.place(subscriber, "ctc-light").product_id
+    (bucket,) = services.ledger.buckets(subscriber.account_id)
     granted = spender.open(subscriber.account_id, bucket, 4 * M * 1000)
-    quote = works.quotes.cancel(product)
+    quote = services.quotes.cancel(product)
     assert (quote.amount_nano, quote.at_most) == (-9_900_000_000, True)
     assert quote_text(quote).startswith("9.90 CNY come back, at most; it ends at 2027-05-01 00:00:00.")
     spender.close(subscriber.account_id, granted.grant_id)
-    assert not works.quotes.cancel(product).at_most
+    assert not services.quotes.cancel(product).at_most
 
 
-def test_a_quote_before_the_job_is_of_the_next_cycle(works, subscriber, clock):
-    product = works.orders.place(subscriber, "ctc-light").product_id
+def test_a_quote_before_the_job_is_of_the_next_cycle(services, subscriber, clock):
+    product = services.orders.place(subscriber, "ctc-light").product_id
     to(clock, 2027, 5, 1, 0, 0, 10)
-    quote = works.quotes.cancel(product)
+    quote = services.quotes.cancel(product)
     # What the job would charge first is not a part of it.
     assert [line.amount_nano for line in quote.lines] == [
         -(9_900_000_000 * (31 * 86_400 - 10) // (31 * 86_400))
     ]
-    assert works.orders.cancel(product).amount_nano == quote.amount_nano
+    assert services.orders.cancel(product).amount_nano == quote.amount_nano
 
 
-def test_what_would_be_refused_is_refused(works, subscriber):
-    product = works.orders.place(subscriber, "ctc-light").product_id
-    before = state(works)
+def test_what_would_be_refused_is_refused(services, subscriber):
+    product = services.orders.place(subscriber, "ctc-light").product_id
+    before = state(services)
     with pytest.raises(ChangeNotAllowed):
-        works.quotes.change(product, "ctc-light")
+        services.quotes.change(product, "ctc-light")
     with pytest.raises(ChangeNotAllowed):
-        works.quotes.resume(product)
-    assert state(works) == before
+        services.quotes.resume(product)
+    assert state(services) == before

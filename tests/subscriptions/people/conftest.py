@@ -8,25 +8,25 @@ from tokenworks.app.settings import load_settings
 
 
 @pytest.fixture
-def remade(works):
+def remade(services):
     """All rooms again, on the same connection, with other settings."""
 
     def make(**options):
-        settings = load_settings({"data_dir": str(works.session_dir / "seed")} | options).settings
-        return make_works(settings, works.connection, works.clock)
+        settings = load_settings({"data_dir": str(services.session_dir / "seed")} | options).settings
+        return make_works(settings, services.connection, services.clock)
 
     return make
 
 
 @pytest.fixture
-def works(works, session_dir):
+def services(services, session_dir):
     class WithDir:
         def __getattr__(self, name):
-            return session_dir if name == "session_dir" else getattr(works, name)
+            return session_dir if name == "session_dir" else getattr(services, name)
 
     return WithDir()
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register(PHONE, NAME, broadband="bb-778899xy")
+def subscriber(services):
+    return services.subscriptions.register(PHONE, NAME, broadband="bb-778899xy")

@@ -12,23 +12,23 @@ from tokenworks.kernel import Unavailable
 from tokenworks.subscriptions import ConsentNeeded, ConsentTextChanged, PrivacyRules
 
 
-def test_a_consent_is_kept_with_the_text_that_was_shown(works, subscriber, remade, tmp_path):
+def test_a_consent_is_kept_with_the_text_that_was_shown(services, subscriber, remade, tmp_path):
     (zh, en) = (
-        works.consents.states(subscriber)[0],
-        works.consents.states(subscriber, "en")[0],
+        services.consents.states(subscriber)[0],
+        services.consents.states(subscriber, "en")[0],
     )
     assert (zh.text.purpose, zh.given, zh.said_at) == ("terms", None, None)
     with pytest.raises(ConsentTextChanged):
-        works.consents.keep(subscriber, "terms", given=True, text_sha256="0" * 64)
-    works.consents.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)
-    row = works.connection.execute(
+        services.consents.keep(subscriber, "terms", given=True, text_sha256="0" * 64)
+    services.consents.keep(subscriber, "terms", given=True, text_sha256=en.text.sha256)
+    row = services.connection.execute(
         """SELECT c.given, c.said_by, t.text, t.language FROM consent c JOIN consent_text t USING (text_sha256)
            WHERE subscriber_id = %s""",
         (subscriber.subscriber_id,),
     ).fetchall()
     assert row == [(True, "subscriber", en.text.text, "en")]
     assert hashlib.sha256(row[0][2].encode()).hexdigest() == en.text.sha256
-    assert not works.consents.states(subscriber)[0].text_changed
+    assert not services.consents.states(subscriber)[0].text_changed
     # The operator writes other terms: what was agreed to stays, and is known to be another text.
     (tmp_path / "terms.zh.txt").write_text("新的条款\n", encoding="utf-8")
     (tmp_path / "terms.en.txt").write_text("New terms\n", encoding="utf-8")
@@ -42,36 +42,36 @@ def test_a_consent_is_kept_with_the_text_that_was_shown(works, subscriber, remad
         later.states(subscriber)
 
 
-def test_withdrawn_terms_stop_orders(works, subscriber, remade):
-    works.orders.place(subscriber, "ctc-light")
-    works.consents.keep(subscriber, "terms", given=False)
-    assert works.consents.refused_by(subscriber) == "terms"
+def test_withdrawn_terms_stop_orders(services, subscriber, remade):
+    services.orders.place(subscriber, "ctc-light")
+    services.consents.keep(subscriber, "terms", given=False)
+    assert services.consents.refused_by(subscriber) == "terms"
     with pytest.raises(ConsentNeeded):
-        works.orders.place(subscriber, "ctc-standard")
-    assert len(works.orders.products(subscriber)) == 1
-    works.consents.keep(subscriber, "terms", given=True)
-    assert works.consents.refused_by(subscriber) is None
-    works.orders.place(subscriber, "ctc-standard")
+        services.orders.place(subscriber, "ctc-standard")
+    assert len(services.orders.products(subscriber)) == 1
+    services.consents.keep(subscriber, "terms", given=True)
+    assert services.consents.refused_by(subscriber) is None
+    services.orders.place(subscriber, "ctc-standard")
     strict = remade(terms_required="true")
     new = strict.subscriptions.register("+8613800000005")
     with pytest.raises(ConsentNeeded):
         strict.orders.place(new, "ctc-light")
-    assert balances(works)
+    assert balances(services)
 
 
-def test_marketing_is_told_with_consent_alone(works, subscriber):
-    tell = works.subscriptions.notify
+def test_marketing_is_told_with_consent_alone(services, subscriber):
+    tell = services.subscriptions.notify
     assert not tell(subscriber.subscriber_id, "marketing.offer", "1", {})
-    works.consents.keep(subscriber, "marketing", given=True)
+    services.consents.keep(subscriber, "marketing", given=True)
     assert tell(subscriber.subscriber_id, "marketing.offer", "1", {})
     assert tell(subscriber.subscriber_id, "spend", "1", {})
     # Withdrawn before it is sent: it is not sent.
-    works.consents.keep(subscriber, "marketing", given=False)
+    services.consents.keep(subscriber, "marketing", given=False)
     with Receiver() as receiver:
         options = {"webhook_url": receiver.url, "webhook_allow_private": "true"}
-        settings = load_settings({"data_dir": str(works.session_dir / "seed")} | options).settings
-        assert deliver(works, settings) == 1
-    assert [delivery.event_type for delivery in works.hub.log()[0]] == ["notice.spend"]
+        settings = load_settings({"data_dir": str(services.session_dir / "seed")} | options).settings
+        assert deliver(services, settings) == 1
+    assert [delivery.event_type for delivery in services.hub.log()[0]] == ["notice.spend"]
 
 
 @pytest.mark.parametrize(
@@ -93,15 +93,15 @@ def test_where_data_may_go(mode, said, wanted, regions):
     assert PrivacyRules(residency_region="cn-sh").regions(("cn", "cnx"), said=False) == ("cn-sh",)
 
 
-def test_hosts_hear_of_consents_that_they_enforce(works, subscriber):
+def test_hosts_hear_of_consents_that_they_enforce(services, subscriber):
     def told():
-        return works.connection.execute(
+        return services.connection.execute(
             "SELECT count(*) FROM change WHERE kind = 'account' AND ref = %s", (subscriber.account_id.hex,)
         ).fetchone()[0]
 
     before = told()
-    works.consents.keep(subscriber, "marketing", given=True)
+    services.consents.keep(subscriber, "marketing", given=True)
     assert told() == before
-    works.consents.keep(subscriber, "data_cross_border", given=False)
+    services.consents.keep(subscriber, "data_cross_border", given=False)
     assert told() == before + 1
-    assert works.consents.regions_of(subscriber) == ("cn",)
+    assert services.consents.regions_of(subscriber) == ("cn",)

@@ -5,12 +5,12 @@ import json
 from tests.support.people import NAME, PHONE, exported, rich
 
 
-def test_an_export_has_all_that_is_stored_of_a_person(works, spender, subscriber, clock):
-    subscriber = rich(works, spender, subscriber, clock)
-    found, _ = exported(works, subscriber)
+def test_an_export_has_all_that_is_stored_of_a_person(services, spender, subscriber, clock):
+    subscriber = rich(services, spender, subscriber, clock)
+    found, _ = exported(services, subscriber)
     tables = found["tables"]
     # Every row of every table that names the subscriber or its account, whichever room's it is.
-    columns = works.connection.execute(
+    columns = services.connection.execute(
         """SELECT c.relname, array_agg(a.attname::text) FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
            WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relispartition
                AND a.attnum > 0 GROUP BY c.relname"""
@@ -22,7 +22,7 @@ def test_an_export_has_all_that_is_stored_of_a_person(works, spender, subscriber
             ("account_id", subscriber.account_id),
         ):
             if name in names:
-                count = works.connection.execute(
+                count = services.connection.execute(
                     f"SELECT count(*) FROM {table} WHERE {name} = %s", (value,)
                 ).fetchone()[0]
                 assert len(tables[table]) == count, table
@@ -45,12 +45,12 @@ def test_an_export_has_all_that_is_stored_of_a_person(works, spender, subscriber
     )
 
 
-def test_an_export_is_streamed(works, subscriber):
-    works.connection.execute(
+def test_an_export_is_streamed(services, subscriber):
+    services.connection.execute(
         """INSERT INTO notification (notification_id, subscriber_id, kind, ref, content, created_at, next_at)
            SELECT uuidv7(), %s, 'spend', n::text, '{"percent": 50}', now(), now() FROM generate_series(1, 3000) n""",
         (subscriber.subscriber_id,),
     )
-    found, pieces = exported(works, subscriber)
+    found, pieces = exported(services, subscriber)
     assert len(found["tables"]["notification"]) == 3000
     assert len(pieces) > 5 and max(map(len, pieces)) < 100_000

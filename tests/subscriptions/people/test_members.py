@@ -28,34 +28,34 @@ def test_periods(period, now, begin, end):
 
 
 @pytest.fixture
-def subscriber(works):
-    return works.subscriptions.register("+8613800000001")
+def subscriber(services):
+    return services.subscriptions.register("+8613800000001")
 
 
-def test_a_cap_has_a_bucket_for_each_period_and_what_was_used_stays(works, subscriber, clock):
-    member = works.members.add(subscriber, "a", cap_tokens=100, cap_period="day")
-    (first,), end = works.members.caps(member.member_id)
-    assert works.members.caps(member.member_id) == ([first], end)
+def test_a_cap_has_a_bucket_for_each_period_and_what_was_used_stays(services, subscriber, clock):
+    member = services.members.add(subscriber, "a", cap_tokens=100, cap_period="day")
+    (first,), end = services.members.caps(member.member_id)
+    assert services.members.caps(member.member_id) == ([first], end)
     clock.move(end - clock.now() + timedelta(seconds=1))
-    (second,), later = works.members.caps(member.member_id)
+    (second,), later = services.members.caps(member.member_id)
     assert second != first
     assert later == end + timedelta(days=1)
-    works.members.set_cap(member, 40, "day")
-    works.members.caps(member.member_id)
-    totals = {b.bucket_id: b.total for b in works.ledger.buckets(subscriber.account_id)}
+    services.members.set_cap(member, 40, "day")
+    services.members.caps(member.member_id)
+    totals = {b.bucket_id: b.total for b in services.ledger.buckets(subscriber.account_id)}
     assert totals == {first: 100_000, second: 40_000}
-    works.ledger.expire_due()
-    expired = {b.bucket_id: b.expired for b in works.ledger.buckets(subscriber.account_id)}
+    services.ledger.expire_due()
+    expired = {b.bucket_id: b.expired for b in services.ledger.buckets(subscriber.account_id)}
     assert expired == {first: 100_000, second: 0}
 
 
-def test_the_line_of_departments(works, subscriber):
-    add = works.members.add
+def test_the_line_of_departments(services, subscriber):
+    add = services.members.add
     one = add(subscriber, "one", department=True, cap_tokens=10)
     two = add(subscriber, "two", department=True, parent="one", cap_tokens=20)
     person = add(subscriber, "person", parent="two", cap_tokens=30)
-    caps, _ = works.members.caps(person.member_id)
-    totals = {b.bucket_id: b.total for b in works.ledger.buckets(subscriber.account_id)}
+    caps, _ = services.members.caps(person.member_id)
+    totals = {b.bucket_id: b.total for b in services.ledger.buckets(subscriber.account_id)}
     assert [totals[cap] for cap in caps] == [30_000, 20_000, 10_000]
     assert [m.parent_id for m in (one, two, person)] == [None, one.member_id, two.member_id]
     with pytest.raises(Invalid, match="two levels"):
@@ -70,12 +70,12 @@ def test_the_line_of_departments(works, subscriber):
         add(subscriber, "")
 
 
-def test_names_that_look_the_same_are_one_name(works):
+def test_names_that_look_the_same_are_one_name(services):
     """Full-width letters, other spaces: one member has the name, and is found by either writing."""
-    family = works.subscriptions.register("+8613800000055")
-    made = works.members.add(family, "Ａnna  Li")
+    family = services.subscriptions.register("+8613800000055")
+    made = services.members.add(family, "Ａnna  Li")
     assert made.name == "Anna Li"
     for name in ("Anna Li", "Ａｎｎａ\u3000Li"):
         with pytest.raises(MemberExists):
-            works.members.add(family, name)
-        assert works.members.find(family, name).member_id == made.member_id
+            services.members.add(family, name)
+        assert services.members.find(family, name).member_id == made.member_id

@@ -9,29 +9,29 @@ from tokenworks.kernel import Invalid, Unavailable
 from tokenworks.subscriptions import MemberExists, PhoneTaken, SeveralFound, SubscriberNotFound
 
 
-def test_no_table_has_a_number_or_a_name(works, spender, subscriber, clock):
-    subscriber = rich(works, spender, subscriber, clock)
+def test_no_table_has_a_number_or_a_name(services, spender, subscriber, clock):
+    subscriber = rich(services, spender, subscriber, clock)
     assert where(
-        works.connection, "13876543210", "3876543210", "13876500077", "13911112222", "13955556666", "Wilhelmina", "Xylander",
+        services.connection, "13876543210", "3876543210", "13876500077", "13911112222", "13955556666", "Wilhelmina", "Xylander",
         "Ottoline", "Zephyrs", "Ludovica", "Vasilisa", "778899xy",
     ) == set()  # fmt: skip
     # The test would see them: it sees what is not personal.
-    assert where(works.connection, "a laptop") == {("api_key", "name")}
+    assert where(services.connection, "a laptop") == {("api_key", "name")}
     # And all of it can still be read by who has the keys.
-    assert works.subscriptions.find(PHONE) == subscriber
+    assert services.subscriptions.find(PHONE) == subscriber
     assert (subscriber.phone, subscriber.name, subscriber.broadband) == (PHONE, NAME, "bb-778899xy")
-    assert [m.name for m in works.members.of(subscriber)] == [
+    assert [m.name for m in services.members.of(subscriber)] == [
         NAME,
         "Ottoline Quimby",
         "Research Zephyrs",
     ]
-    (row,), _ = works.identity.audited(str(subscriber.subscriber_id))
+    (row,), _ = services.identity.audited(str(subscriber.subscriber_id))
     assert row["after"] == {"phone": PHONE, "name": NAME}
-    assert balances(works)
+    assert balances(services)
 
 
-def test_every_text_column_is_classified(works):
-    rows = works.connection.execute(
+def test_every_text_column_is_classified(services):
+    rows = services.connection.execute(
         """SELECT c.table_name, c.column_name FROM information_schema.columns c
            WHERE c.table_schema = current_schema() AND c.table_name NOT IN (SELECT relname FROM pg_class WHERE relispartition)
                AND c.data_type IN ('text', 'character varying', 'json', 'jsonb', 'bytea', 'ARRAY')"""
@@ -44,7 +44,7 @@ def test_every_text_column_is_classified(works):
     assert {holds for kinds in TEXT_COLUMNS.values() for holds in kinds} <= set(MEANINGS)
 
 
-def test_plain_text_is_refused_by_the_database(works, subscriber):
+def test_plain_text_is_refused_by_the_database(services, subscriber):
     for statement in (
         "INSERT INTO hub_delivery (delivery_id, event_id, event_type, body, created_at, begun_at, next_at) "
         "VALUES (uuidv7(), uuidv7(), 'x', 'plain', now(), now(), now())",
@@ -53,41 +53,41 @@ def test_plain_text_is_refused_by_the_database(works, subscriber):
         "UPDATE member SET name = 'x'",
     ):
         with pytest.raises(psycopg.errors.CheckViolation):
-            works.connection.execute(statement)
+            services.connection.execute(statement)
 
 
-def test_a_ciphertext_of_another_row_does_not_decrypt(works, subscriber):
-    other = works.subscriptions.register("+8613800000002", "Other")
-    works.connection.execute(
+def test_a_ciphertext_of_another_row_does_not_decrypt(services, subscriber):
+    other = services.subscriptions.register("+8613800000002", "Other")
+    services.connection.execute(
         "UPDATE subscriber SET name_sealed = (SELECT name_sealed FROM subscriber WHERE subscriber_id = %s) WHERE subscriber_id = %s",
         (other.subscriber_id, subscriber.subscriber_id),
     )
     with pytest.raises(Unavailable, match=r"subscriber\.name"):
-        works.subscriptions.find(str(subscriber.subscriber_id))
+        services.subscriptions.find(str(subscriber.subscriber_id))
     # Another column of the same row, too.
-    works.connection.execute(
+    services.connection.execute(
         "UPDATE subscriber SET name_sealed = phone_sealed WHERE subscriber_id = %s", (other.subscriber_id,)
     )
     with pytest.raises(Unavailable, match=r"subscriber\.name"):
-        works.subscriptions.find(str(other.subscriber_id))
+        services.subscriptions.find(str(other.subscriber_id))
 
 
 @pytest.mark.parametrize(
     "text", [PHONE, "13876543210", "+86 138-7654-3210", "3210", "bb-778899xy", "Wilhelmina", "xyl", "xylander wil"]
 )  # fmt: skip
-def test_a_subscriber_is_found_by_number_and_name(works, subscriber, text):
-    works.subscriptions.register("+8613800000002", "Somebody Else")
-    assert works.subscriptions.find(text) == subscriber
-    assert works.subscriptions.search(text) == [subscriber]
+def test_a_subscriber_is_found_by_number_and_name(services, subscriber, text):
+    services.subscriptions.register("+8613800000002", "Somebody Else")
+    assert services.subscriptions.find(text) == subscriber
+    assert services.subscriptions.search(text) == [subscriber]
 
 
-def test_what_names_several_is_asked_about_and_what_names_none_is_not_there(works, subscriber):
-    other = works.subscriptions.register("+8613800003210", "Wilhelm Xaver")
+def test_what_names_several_is_asked_about_and_what_names_none_is_not_there(services, subscriber):
+    other = services.subscriptions.register("+8613800003210", "Wilhelm Xaver")
     for text in ("3210", "wil"):
         with pytest.raises(SeveralFound) as refused:
-            works.subscriptions.find(text)
+            services.subscriptions.find(text)
         assert str(other.subscriber_id) in str(refused.value) and "13800003210" not in str(refused.value)
-        assert works.subscriptions.search(text) == [subscriber, other]
+        assert services.subscriptions.search(text) == [subscriber, other]
     for text in (
         "9999",
         "helmina",
@@ -98,42 +98,42 @@ def test_what_names_several_is_asked_about_and_what_names_none_is_not_there(work
         str(subscriber.account_id),
     ):
         with pytest.raises(SubscriberNotFound):
-            works.subscriptions.find(text)
+            services.subscriptions.find(text)
     for text in ("", "a\x00b", "x" * 101, "+86", "+８６13800000001"):
         with pytest.raises(Invalid):
-            works.subscriptions.find(text)
+            services.subscriptions.find(text)
     # Who is closed is found where nobody else is meant.
-    works.subscriptions.close(other)
-    assert works.subscriptions.find("3210") == subscriber
-    works.subscriptions.close(subscriber)
+    services.subscriptions.close(other)
+    assert services.subscriptions.find("3210") == subscriber
+    services.subscriptions.close(subscriber)
     with pytest.raises(SeveralFound):
-        works.subscriptions.find("3210")
+        services.subscriptions.find("3210")
     # Who is not signed in is found exactly, or not at all.
     with pytest.raises((SubscriberNotFound, Invalid)):
-        works.subscriptions.find_exact("Wilhelmina")
+        services.subscriptions.find_exact("Wilhelmina")
 
 
-def test_numbers_and_names_stay_unique(works, subscriber):
+def test_numbers_and_names_stay_unique(services, subscriber):
     with pytest.raises(PhoneTaken):
-        works.subscriptions.register(PHONE)
+        services.subscriptions.register(PHONE)
     with pytest.raises(PhoneTaken):
-        works.subscriptions.register("+8613800000002", broadband="bb-778899xy")
-    works.members.invite(subscriber, "+8613800000003", "Li")
+        services.subscriptions.register("+8613800000002", broadband="bb-778899xy")
+    services.members.invite(subscriber, "+8613800000003", "Li")
     with pytest.raises(MemberExists):
-        works.members.add(subscriber, "Li")
+        services.members.add(subscriber, "Li")
     with pytest.raises(MemberExists):
-        works.members.invite(subscriber, "+8613800000003", "Wang")
+        services.members.invite(subscriber, "+8613800000003", "Wang")
     # A refusal leaves no key behind.
-    people = works.connection.execute(
+    people = services.connection.execute(
         "SELECT count(*) FROM person_key WHERE person_id <> %s", ("0" * 32,)
     ).fetchone()[0]
     assert people == 2
 
 
-def test_a_name_is_changed_and_found_anew(works, subscriber):
-    changed = works.subscriptions.set_profile(subscriber, name="张小明", bill_day=5)
+def test_a_name_is_changed_and_found_anew(services, subscriber):
+    changed = services.subscriptions.set_profile(subscriber, name="张小明", bill_day=5)
     assert (changed.name, changed.bill_day) == ("张小明", 5)
-    assert works.subscriptions.find("小明") == changed
+    assert services.subscriptions.find("小明") == changed
     with pytest.raises(SubscriberNotFound):
-        works.subscriptions.find("Wilhelmina")
-    assert works.subscriptions.set_profile(changed, broadband=None).broadband is None
+        services.subscriptions.find("Wilhelmina")
+    assert services.subscriptions.set_profile(changed, broadband=None).broadband is None

@@ -41,8 +41,8 @@ PHONE = "+8613800000001"
 # Tokens.
 
 
-def test_a_token_ends_and_is_rotated_with_an_overlap(works, clock):
-    identity = works.identity
+def test_a_token_ends_and_is_rotated_with_an_overlap(services, clock):
+    identity = services.identity
     first = identity.add_staff("Ann", "finance")
     assert identity.staff_of(first, "203.0.113.1").name == "Ann"
     second = identity.rotate_staff("Ann", timedelta(hours=2))
@@ -65,8 +65,8 @@ def test_a_token_ends_and_is_rotated_with_an_overlap(works, clock):
         identity.rotate_staff("Ann", timedelta(days=31))
 
 
-def test_a_token_that_is_rotated_twice_keeps_the_ends_that_were_said(works, clock):
-    identity = works.identity
+def test_a_token_that_is_rotated_twice_keeps_the_ends_that_were_said(services, clock):
+    identity = services.identity
     first = identity.add_staff("Ann", "finance")
     second = identity.rotate_staff("Ann", timedelta(hours=2))
     clock.move(timedelta(hours=1))
@@ -84,8 +84,8 @@ def test_a_token_that_is_rotated_twice_keeps_the_ends_that_were_said(works, cloc
     assert [identity.staff_of(text) is not None for text in (third, fourth)] == [False, True]
 
 
-def test_how_long_a_token_is_good_is_a_setting(works, clock):
-    identity = Identity(works.connection, {1: bytes(32)}, clock, works.vault, timedelta(days=1))
+def test_how_long_a_token_is_good_is_a_setting(services, clock):
+    identity = Identity(services.connection, {1: bytes(32)}, clock, services.vault, timedelta(days=1))
     text = identity.add_staff("Ann", "auditor")
     clock.move(timedelta(hours=23))
     assert identity.staff_of(text)
@@ -103,22 +103,22 @@ ALIKE = [
 
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
-def test_a_name_that_looks_like_another_ones_is_refused(works, one, other):
-    works.identity.add_staff(one, "operator")
+def test_a_name_that_looks_like_another_ones_is_refused(services, one, other):
+    services.identity.add_staff(one, "operator")
     with pytest.raises(StaffExists):
-        works.identity.add_staff(other, "finance")
+        services.identity.add_staff(other, "finance")
     # Also when the first one is gone: the trail names both.
-    works.identity.revoke_staff(one)
+    services.identity.revoke_staff(one)
     with pytest.raises(StaffExists):
-        works.identity.add_staff(other, "finance")
+        services.identity.add_staff(other, "finance")
 
 
-def test_other_names_are_others(works):
+def test_other_names_are_others(services):
     for name in ("Ann", "Anna", "Bo", "王伟", "王芳", "李娜", "Ольга", "María"):
-        works.identity.add_staff(name, "operator")
+        services.identity.add_staff(name, "operator")
     for name in ("cli:root", "CLI:x", "port:broadband", "member:1", "...", ""):
         with pytest.raises(Invalid):
-            works.identity.add_staff(name, "operator")
+            services.identity.add_staff(name, "operator")
 
 
 @given(st.text(max_size=30))
@@ -141,8 +141,8 @@ def test_letters_without_a_decomposition_look_like_their_base(one, other):
 
 
 @pytest.fixture
-def approvals(works):
-    return Approvals(works.connection, works.clock, 1000 * YUAN)
+def approvals(services):
+    return Approvals(services.connection, services.clock, 1000 * YUAN)
 
 
 def wanted(approvals, actor="ann", amount=2000 * YUAN, key="k1", ref="o1"):
@@ -203,9 +203,9 @@ def hosts(tmp_path):
     return tmp_path / "a", tmp_path / "b"
 
 
-def checked(works, secrets):
+def checked(services, secrets):
     peppers = load_peppers(secrets)
-    check_peppers(works.connection, peppers, secrets, works.clock.now())
+    check_peppers(services.connection, peppers, secrets, services.clock.now())
     return peppers
 
 
@@ -215,33 +215,33 @@ def copy(source, target):
         (target / path.name).chmod(0o600)
 
 
-def test_a_host_with_another_pepper_is_refused_and_told_what_to_do(works, hosts):
+def test_a_host_with_another_pepper_is_refused_and_told_what_to_do(services, hosts):
     first, second = hosts
-    checked(works, first)
+    checked(services, first)
     with pytest.raises(Unavailable, match=r"is not the pepper of this works.*Copy pepper-") as caught:
-        checked(works, second)
+        checked(services, second)
     assert load_peppers(second)[1].hex() not in str(caught.value)
     copy(first, second)
-    assert checked(works, second).issuing == 1
+    assert checked(services, second).issuing == 1
 
 
-def test_a_host_without_any_is_not_given_one_of_its_own(works, hosts, tmp_path):
-    check_first_pepper(works.connection, tmp_path / "new")
-    checked(works, hosts[0])
+def test_a_host_without_any_is_not_given_one_of_its_own(services, hosts, tmp_path):
+    check_first_pepper(services.connection, tmp_path / "new")
+    checked(services, hosts[0])
     with pytest.raises(Unavailable, match="copy pepper-"):
-        check_first_pepper(works.connection, tmp_path / "new")
-    check_first_pepper(works.connection, hosts[0])
+        check_first_pepper(services.connection, tmp_path / "new")
+    check_first_pepper(services.connection, hosts[0])
 
 
-def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clock, session_dir):
+def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(services, hosts, clock, session_dir):
     first, second = hosts
     vault_secrets = load_vault_secrets(session_dir / "seed" / "secrets")
     copy(first, second)
-    peppers = checked(works, first)
+    peppers = checked(services, first)
 
     def rooms(peppers):
         settings = load_settings({"data_dir": str(first)}).settings
-        return make_works(settings, works.connection, clock, peppers, vault_secrets)
+        return make_works(settings, services.connection, clock, peppers, vault_secrets)
 
     before = rooms(peppers)
     one = before.subscriptions.register(PHONE)
@@ -251,29 +251,29 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     _, key = before.keys.issue(account_id=one.account_id, member_id=member, name="old")
     asked = before.identity.request_code(PHONE, "2001:db8::1")
 
-    assert new_pepper(works.connection, first, clock.now()) == 2
+    assert new_pepper(services.connection, first, clock.now()) == 2
     # Announced, and used by nobody yet: a host without it still knows all that is made, and may be started anew.
-    assert checked(works, second).issuing == 1
+    assert checked(services, second).issuing == 1
     without = HostSecrets(uuid7(), "b", clock.now(), reports=True, peppers=(1,), issues_under=1)
     with pytest.raises(Conflict, match=r"pepper-2 is not loaded on b \(heard of at .*--force"):
-        use_pepper(works.connection, 2, clock.now(), [without])
+        use_pepper(services.connection, 2, clock.now(), [without])
     copy(first, second)
-    peppers = checked(works, second)
+    peppers = checked(services, second)
     assert peppers.issuing == 1 and set(peppers) == {1, 2}
-    use_pepper(works.connection, 2, clock.now(), [without._replace(peppers=(1, 2))])
+    use_pepper(services.connection, 2, clock.now(), [without._replace(peppers=(1, 2))])
     (second / "pepper-2").unlink()
     with pytest.raises(Unavailable, match=r"pepper-2 is not here.*Copy it"):
-        checked(works, second)
+        checked(services, second)
     (second / "pepper-2").write_bytes(b"")
     with pytest.raises(Unavailable, match=r"pepper-2 can be read by others|pepper-2 is empty"):
-        checked(works, second)
+        checked(services, second)
     lacking = load_peppers(second)
-    settle_issuing(works.connection, lacking)
+    settle_issuing(services.connection, lacking)
     assert (lacking.issuing, lacking.lacking) == (1, (2,))
     with pytest.raises(Unavailable, match="lacks pepper-2"):
         rooms(lacking).identity.session("tws_" + "x" * 43)
     copy(first, second)
-    settle_issuing(works.connection, peppers)
+    settle_issuing(services.connection, peppers)
     assert peppers.issuing == 2
     after = rooms(peppers)
     assert after.identity.session(session)[1] == one.subscriber_id
@@ -282,7 +282,7 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
     after.identity.check_code(PHONE, asked.code, asked.text)
     new_session, _ = after.identity.open_session(one.subscriber_id, member)
     new_id, _ = after.keys.issue(account_id=one.account_id, member_id=member, name="new")
-    versions = works.connection.execute("SELECT pepper_version FROM api_key ORDER BY key_id").fetchall()
+    versions = services.connection.execute("SELECT pepper_version FROM api_key ORDER BY key_id").fetchall()
     assert versions == [(1,), (2,)]
     # A limit counts what was asked for under either.
     for _ in range(4):
@@ -292,44 +292,44 @@ def test_a_rotation_keeps_keys_sessions_staff_tokens_and_codes(works, hosts, clo
         after.identity.request_code(PHONE, "2001:db8::1")
     # Nothing that is live is lost by a retirement.
     with pytest.raises(Conflict, match=r"1 key\(s\), 1 session\(s\), 1 staff token\(s\)"):
-        retire_pepper(works.connection, 1, clock.now())
+        retire_pepper(services.connection, 1, clock.now())
     with pytest.raises(Conflict, match="is used"):
-        retire_pepper(works.connection, 2, clock.now())
+        retire_pepper(services.connection, 2, clock.now())
     with pytest.raises(Conflict, match="later"):
-        use_pepper(works.connection, 1, clock.now())
-    for row in works.connection.execute("SELECT key_id FROM api_key WHERE pepper_version = 1").fetchall():
+        use_pepper(services.connection, 1, clock.now())
+    for row in services.connection.execute("SELECT key_id FROM api_key WHERE pepper_version = 1").fetchall():
         after.keys.revoke(row[0])
     after.identity.end_session(after.identity.session(session)[0])
     after.identity.rotate_staff("Ann", timedelta(0))
     with pytest.raises(Conflict, match="still made under pepper 1 on b"):
-        retire_pepper(works.connection, 1, clock.now(), [without])
-    retire_pepper(works.connection, 1, clock.now(), [without._replace(issues_under=2)])
+        retire_pepper(services.connection, 1, clock.now(), [without])
+    retire_pepper(services.connection, 1, clock.now(), [without._replace(issues_under=2)])
     (second / "pepper-1").unlink()
-    alone = rooms(checked(works, second))
+    alone = rooms(checked(services, second))
     assert alone.identity.session(new_session)
-    assert {row.version for row in all_peppers(works.connection)} == {1, 2} and new_id
+    assert {row.version for row in all_peppers(services.connection)} == {1, 2} and new_id
 
 
-def test_a_file_that_was_not_announced_is_no_pepper_of_the_works(works, hosts, clock):
+def test_a_file_that_was_not_announced_is_no_pepper_of_the_works(services, hosts, clock):
     first, second = hosts
-    checked(works, first)
+    checked(services, first)
     copy(first, second)
     (second / "pepper-2").write_bytes(b"x" * 32)
     (second / "pepper-2").chmod(0o600)
-    assert checked(works, second).issuing == 1
-    assert [row.version for row in all_peppers(works.connection)] == [1]
-    assert checked(works, first).lacking == ()
+    assert checked(services, second).issuing == 1
+    assert [row.version for row in all_peppers(services.connection)] == [1]
+    assert checked(services, first).lacking == ()
     with pytest.raises(Invalid, match="no pepper 2"):
-        use_pepper(works.connection, 2, clock.now())
+        use_pepper(services.connection, 2, clock.now())
     # The next one is of a number that no file has.
-    assert new_pepper(works.connection, second, clock.now()) == 3
+    assert new_pepper(services.connection, second, clock.now()) == 3
 
 
-def test_keys_are_issued_under_the_one_that_is_used(works):
+def test_keys_are_issued_under_the_one_that_is_used(services):
     peppers = Peppers({1: b"a" * 32, 2: b"b" * 32})
     peppers.issuing = 1
-    one = works.subscriptions.register(PHONE)
-    _, text = Keys(works.connection, peppers, works.clock, "dev").issue(
-        account_id=one.account_id, member_id=works.subscriptions.owner_of(one), name="x"
+    one = services.subscriptions.register(PHONE)
+    _, text = Keys(services.connection, peppers, services.clock, "dev").issue(
+        account_id=one.account_id, member_id=services.subscriptions.owner_of(one), name="x"
     )
-    assert works.keys.find([key_mac(b"a" * 32, text)])
+    assert services.keys.find([key_mac(b"a" * 32, text)])

@@ -31,44 +31,44 @@ def test_what_is_no_key(text):
 
 
 @pytest.fixture
-def issued(works):
-    subscriber = works.subscriptions.register("+8613800000001")
-    key_id, text = works.keys.issue(
-        account_id=subscriber.account_id, member_id=works.subscriptions.owner_of(subscriber), name="one"
+def issued(services):
+    subscriber = services.subscriptions.register("+8613800000001")
+    key_id, text = services.keys.issue(
+        account_id=subscriber.account_id, member_id=services.subscriptions.owner_of(subscriber), name="one"
     )
-    return works, subscriber, key_id, text
+    return services, subscriber, key_id, text
 
 
-def mac(works, text):
-    return key_mac(works.keys._peppers[1], text)
+def mac(services, text):
+    return key_mac(services.keys._peppers[1], text)
 
 
 def test_only_a_mac_is_stored(issued):
-    works, _, _, text = issued
-    row = works.connection.execute("SELECT * FROM api_key").fetchone()
+    services, _, _, text = issued
+    row = services.connection.execute("SELECT * FROM api_key").fetchone()
     assert not any(text in str(value) or text[10:40] in str(value) for value in row)
-    assert works.keys.find([mac(works, text)])
+    assert services.keys.find([mac(services, text)])
 
 
 def test_a_revoked_key_is_not_found(issued):
-    works, _, key_id, text = issued
-    assert works.keys.revoke(key_id)
-    assert not works.keys.revoke(key_id)
-    assert works.keys.find([mac(works, text)]) == {}
+    services, _, key_id, text = issued
+    assert services.keys.revoke(key_id)
+    assert not services.keys.revoke(key_id)
+    assert services.keys.find([mac(services, text)]) == {}
     with pytest.raises(KeyNotFound):
-        works.keys.revoke(__import__("uuid").uuid4())
+        services.keys.revoke(__import__("uuid").uuid4())
 
 
 def test_expiry_and_names_are_checked(issued):
-    works, subscriber, _, _ = issued
+    services, subscriber, _, _ = issued
     for bad in (
-        {"expires_at": works.clock.now() - timedelta(seconds=1)},
+        {"expires_at": services.clock.now() - timedelta(seconds=1)},
         {"name": ""},
         {"name": "x" * 101},
         {"models": []},
     ):
         with pytest.raises(Invalid):
-            works.keys.issue(
+            services.keys.issue(
                 **(
                     {"account_id": subscriber.account_id, "member_id": subscriber.account_id, "name": "x"}
                     | bad

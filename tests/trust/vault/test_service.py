@@ -34,8 +34,8 @@ def secrets(tmp_path):
 
 
 @pytest.fixture
-def vault(works, secrets):
-    return PersonVault(works.connection, secrets)
+def vault(services, secrets):
+    return PersonVault(services.connection, secrets)
 
 
 @given(text=st.text(max_size=50), other=st.sampled_from(["place", "row", "person", "byte"]))
@@ -92,73 +92,73 @@ def test_a_wrapped_key_belongs_to_its_person(vault):
         vault.key(two)
 
 
-def test_a_database_without_the_secrets_opens_nothing(vault, works):
+def test_a_database_without_the_secrets_opens_nothing(vault, services):
     person, row = uuid7(), uuid7()
     sealed = vault.add(person).seal("x.y", row, "a name")
-    other = PersonVault(works.connection, VaultSecrets({1: b"o" * 32}, b"o" * 32))
+    other = PersonVault(services.connection, VaultSecrets({1: b"o" * 32}, b"o" * 32))
     with pytest.raises(Unavailable, match="can't be unwrapped"):
         other.open(person, "x.y", row, sealed)
 
 
-def test_a_host_with_other_secrets_is_refused(vault, works):
+def test_a_host_with_other_secrets_is_refused(vault, services):
     vault.check_secrets()
     known = "SELECT count(*) FROM vault_secret"
-    assert works.connection.execute(known).fetchone() == (0,), "nobody is there yet: any secrets will do"
+    assert services.connection.execute(known).fetchone() == (0,), "nobody is there yet: any secrets will do"
     vault.add(uuid7())
     secrets = vault._secrets
     # Before the fingerprints are written, what is there says whose secrets are right.
     for other in (VaultSecrets(secrets.wrapping, b"o" * 32), VaultSecrets({1: b"o" * 32}, secrets.lookup)):
         with pytest.raises(Unavailable, match="can't be unwrapped"):
-            PersonVault(works.connection, other).check_secrets()
+            PersonVault(services.connection, other).check_secrets()
     vault.check_secrets()
     vault.check_secrets()
-    assert works.connection.execute(known).fetchone() == (2,)
+    assert services.connection.execute(known).fetchone() == (2,)
     with pytest.raises(Unavailable, match="person-lookup"):
-        PersonVault(works.connection, VaultSecrets(secrets.wrapping, b"o" * 32)).check_secrets()
+        PersonVault(services.connection, VaultSecrets(secrets.wrapping, b"o" * 32)).check_secrets()
     with pytest.raises(Unavailable, match="person-wrap-1"):
-        PersonVault(works.connection, VaultSecrets({1: b"o" * 32}, secrets.lookup)).check_secrets()
+        PersonVault(services.connection, VaultSecrets({1: b"o" * 32}, secrets.lookup)).check_secrets()
     with pytest.raises(Unavailable, match="no person-wrap-1"):
-        PersonVault(works.connection, VaultSecrets({2: b"o" * 32}, secrets.lookup)).check_secrets()
+        PersonVault(services.connection, VaultSecrets({2: b"o" * 32}, secrets.lookup)).check_secrets()
 
 
-def test_keys_are_wrapped_again(works, tmp_path):
+def test_keys_are_wrapped_again(services, tmp_path):
     ensure_pepper(tmp_path)
-    old = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    old = PersonVault(services.connection, load_vault_secrets(tmp_path))
     person, row = uuid7(), uuid7()
     sealed = old.add(person).seal("x.y", row, "a name")
     assert add_wrapping_key(tmp_path) == 2
-    both = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    both = PersonVault(services.connection, load_vault_secrets(tmp_path))
     assert both.open(person, "x.y", row, sealed) == "a name"
     assert both.older() == both.rewrap() == 1
     assert both.rewrap() == 0
     (tmp_path / "person-wrap-1").unlink()
-    new = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    new = PersonVault(services.connection, load_vault_secrets(tmp_path))
     assert new.open(person, "x.y", row, sealed) == "a name"
     with pytest.raises(Unavailable, match="no person-wrap-2"):
         old.key(person)
 
 
-def test_a_new_wrapping_key_is_used_from_the_rewrap_on(works, tmp_path):
+def test_a_new_wrapping_key_is_used_from_the_rewrap_on(services, tmp_path):
     """Hosts get the file one after the other: what one makes meanwhile, those that have it not yet can read."""
     ensure_pepper(tmp_path)
-    old = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    old = PersonVault(services.connection, load_vault_secrets(tmp_path))
     first, second, third, fourth = (uuid7() for _ in range(4))
     old.add(first)
     add_wrapping_key(tmp_path)
-    new = PersonVault(works.connection, load_vault_secrets(tmp_path))
+    new = PersonVault(services.connection, load_vault_secrets(tmp_path))
     new.add(second)
     new.add_many([third])
     assert set(old.keys([first, second, third])) == {first, second, third}
     while new.rewrap():
         pass
     new.add(fourth)
-    versions = works.connection.execute("SELECT DISTINCT wrap_version FROM person_key").fetchall()
+    versions = services.connection.execute("SELECT DISTINCT wrap_version FROM person_key").fetchall()
     assert versions == [(2,)] and new.older() == 0
 
 
-def test_two_hosts_with_secrets_of_their_own_do_not_both_write(works, vault):
+def test_two_hosts_with_secrets_of_their_own_do_not_both_write(services, vault):
     """Both were set up before there was anybody, so that no fingerprint told them apart at their start."""
-    other = PersonVault(works.connection, VaultSecrets({1: b"o" * 32}, b"o" * 32))
+    other = PersonVault(services.connection, VaultSecrets({1: b"o" * 32}, b"o" * 32))
     vault.check_secrets()
     other.check_secrets()
     one, two = uuid7(), uuid7()

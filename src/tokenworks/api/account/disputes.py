@@ -22,7 +22,7 @@ from tokenworks.web.principals import (
     own_bill,
     whose,
 )
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(tags=["disputes"])
 State = Annotated[Literal["open", "answered"] | None, Query()]
@@ -75,26 +75,28 @@ def dispute_resource(dispute: Dispute) -> dict[str, object]:
 
 @router.get("/api/disputes", summary="Questions about bills, oldest first", **allow(*READERS))
 def disputes(
-    request: Request, rooms: Asked, who: Who, page: Paged, state: State = None, of: Of = None
+    request: Request, services: Asked, who: Who, page: Paged, state: State = None, of: Of = None
 ) -> Response:
     only_filters(request, "state", "of")
-    found, total = rooms.disputes.all(whose(rooms, who, of), state, page.offset, page.limit)
+    found, total = services.disputes.all(whose(services, who, of), state, page.offset, page.limit)
     return page_of(page, [dispute_resource(one) for one in found], total)
 
 
 @router.post("/api/disputes", status_code=201, summary="Question a line of a bill", **allow(*BUYERS))
-def ask(body: DisputeCreate, rooms: Asked, who: Who) -> Response:
-    bill = own_bill(rooms, who, body.bill)
-    with rooms.transaction():
-        made = rooms.disputes.ask(bill, body.line, body.text)
+def ask(body: DisputeCreate, services: Asked, who: Who) -> Response:
+    bill = own_bill(services, who, body.bill)
+    with services.transaction():
+        made = services.disputes.ask(bill, body.line, body.text)
         if made.new:
-            audit(rooms, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line})
+            audit(
+                services, who, "dispute.ask", made.dispute_id, None, {"bill": bill.bill_no, "line": body.line}
+            )
     return answer(dispute_resource(made), 201)
 
 
 @router.get("/api/disputes/{id}", summary="One question", **allow(*READERS))
-def dispute(rooms: Asked, who: Who, id: str) -> Response:
-    found = rooms.disputes.find(as_uuid(id, "dispute"))
+def dispute(services: Asked, who: Who, id: str) -> Response:
+    found = services.disputes.find(as_uuid(id, "dispute"))
     mine_only(who, found.subscriber_id, "dispute")
     return answer(dispute_resource(found))
 
@@ -104,13 +106,13 @@ def dispute(rooms: Asked, who: Who, id: str) -> Response:
     summary="Questions about bills, oldest first, with the phone's last digits",
     **allow(*ALL_STAFF),
 )
-def all_disputes(request: Request, rooms: Asked, page: Paged, state: State = None) -> Response:
+def all_disputes(request: Request, services: Asked, page: Paged, state: State = None) -> Response:
     only_filters(request, "state")
-    found, total = rooms.disputes.all(None, state, page.offset, page.limit)
+    found, total = services.disputes.all(None, state, page.offset, page.limit)
     rows = [
         {
             **dispute_resource(one),
-            "phone": rooms.subscriptions.find(str(one.subscriber_id)).phone_masked,
+            "phone": services.subscriptions.find(str(one.subscriber_id)).phone_masked,
             "answered_by": one.answered_by,
         }
         for one in found
@@ -123,11 +125,11 @@ def all_disputes(request: Request, rooms: Asked, page: Paged, state: State = Non
     summary="Answer a question; the subscriber is told",
     **allow("operator", "finance"),
 )
-def answer_dispute(body: DisputeAnswer, rooms: Asked, who: Who, id: str) -> Response:
+def answer_dispute(body: DisputeAnswer, services: Asked, who: Who, id: str) -> Response:
     dispute_id = as_uuid(id, "dispute")
-    with rooms.transaction():
-        made = rooms.disputes.answer(dispute_id, body.text, who.name)
+    with services.transaction():
+        made = services.disputes.answer(dispute_id, body.text, who.name)
         audit(
-            rooms, who, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
+            services, who, "dispute.answer", dispute_id, {"state": "open"}, {"state": "answered", "answer": made.answer}
         )  # fmt: skip
     return answer(dispute_resource(made))

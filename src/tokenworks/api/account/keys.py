@@ -11,7 +11,7 @@ from tokenworks.web.bodies import Of, Strict
 from tokenworks.web.content import answer, when
 from tokenworks.web.lists import OFFSET_MAX, Page, page_of
 from tokenworks.web.principals import EVERYBODY, Who, allow, as_uuid, audit, own
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api", tags=["account"])
 
@@ -30,13 +30,13 @@ class KeyCreate(Strict):
 
 @router.get("/keys", summary="API keys, oldest first; a member sees its own", **allow(*EVERYBODY))
 def keys(
-    rooms: Asked,
+    services: Asked,
     who: Who,
     of: Of = None,
     offset: Annotated[int, Query(ge=0, le=OFFSET_MAX)] = 0,
     limit: Annotated[int, Query(ge=1, le=KEYS_SHOWN_MAX)] = KEYS_SHOWN_MAX,
 ) -> Response:
-    found = rooms.access.keys(own(rooms, who, of), keys_of(who))
+    found = services.access.keys(own(services, who, of), keys_of(who))
     rows = [
         {
             "id": str(key.key_id),
@@ -60,9 +60,9 @@ def keys(
     summary="A new API key; its text is shown this once",
     **allow("owner", "admin", "member"),
 )
-def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
+def make_key(body: KeyCreate, services: Asked, who: Who) -> Response:
     key_id, text = issue_key(
-        rooms, who, own(rooms, who), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens
+        services, who, own(services, who), body.name, models=body.models, expires_in_days=body.expires_in_days, cap_tokens=body.cap_tokens
     )  # fmt: skip
     return answer({"id": str(key_id), "name": body.name, "key": text}, 201)
 
@@ -73,10 +73,10 @@ def make_key(body: KeyCreate, rooms: Asked, who: Who) -> Response:
     summary="Stop a key everywhere",
     **allow(*EVERYBODY[:2], "member", "operator"),
 )
-def revoke_key(rooms: Asked, who: Who, id: str, of: Of = None) -> Response:
-    found = own(rooms, who, of)
+def revoke_key(services: Asked, who: Who, id: str, of: Of = None) -> Response:
+    found = own(services, who, of)
     key_id = as_uuid(id, "key")
-    with rooms.transaction():
-        rooms.access.revoke_key(found, key_id, keys_of(who))
-        audit(rooms, who, "key.revoke", key_id)
+    with services.transaction():
+        services.access.revoke_key(found, key_id, keys_of(who))
+        audit(services, who, "key.revoke", key_id)
     return Response(status_code=204)

@@ -11,7 +11,7 @@ from tokenworks.web.bodies import Of, Strict
 from tokenworks.web.content import answer, shown
 from tokenworks.web.lists import check_match
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, own
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 from tokenworks.web.sign_in import Identifier
 
 router = APIRouter(prefix="/api", tags=["account"])
@@ -51,19 +51,19 @@ def member_resource(member: Member) -> dict[str, object]:
 
 
 @router.get("/members", summary="Who spends from the account", **allow(*READERS))
-def members(rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = [member_resource(member) for member in rooms.members.of(own(rooms, who, of))]
+def members(services: Asked, who: Who, of: Of = None) -> Response:
+    found = [member_resource(member) for member in services.members.of(own(services, who, of))]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
 
 @router.post(
     "/members", status_code=201, summary="Invite somebody by phone number", **allow("owner", "admin")
 )
-def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
-    found = own(rooms, who)
+def invite(body: Invitation, services: Asked, who: Who) -> Response:
+    found = own(services, who)
     check_invited_role(who.role, body.role)
-    with rooms.transaction():
-        made = rooms.members.invite(
+    with services.transaction():
+        made = services.members.invite(
             found,
             normal_number(body.phone),
             body.name,
@@ -72,20 +72,20 @@ def invite(body: Invitation, rooms: Asked, who: Who) -> Response:
             cap_period=body.cap_period,
             parent=body.department,
         )
-        audit(rooms, who, "member.invite", made.member_id, None, cap_of(made))
+        audit(services, who, "member.invite", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
 
 
 @router.post(
     "/departments", status_code=201, summary="A department, with the quota it has", **allow("owner", "admin")
 )
-def make_department(body: DepartmentCreate, rooms: Asked, who: Who) -> Response:
-    with rooms.transaction():
-        made = rooms.members.add(
-            own(rooms, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
+def make_department(body: DepartmentCreate, services: Asked, who: Who) -> Response:
+    with services.transaction():
+        made = services.members.add(
+            own(services, who), body.name, department=True, parent=body.under, cap_tokens=body.cap_tokens,
             cap_period=body.cap_period,
         )  # fmt: skip
-        audit(rooms, who, "member.add", made.member_id, None, cap_of(made))
+        audit(services, who, "member.add", made.member_id, None, cap_of(made))
     return answer(member_resource(made), 201)
 
 
@@ -102,31 +102,31 @@ class MemberUpdate(Strict):
     summary="A member's (or department's) cap, and whose department it is in",
     **allow("owner", "admin"),
 )
-def set_member(request: Request, body: MemberUpdate, rooms: Asked, who: Who, id: str) -> Response:
-    found = own(rooms, who)
-    member = rooms.members.find(found, str(as_uuid(id, "member")))
+def set_member(request: Request, body: MemberUpdate, services: Asked, who: Who, id: str) -> Response:
+    found = own(services, who)
+    member = services.members.find(found, str(as_uuid(id, "member")))
     check_rank(who.role, member)
     check_match(request, member_resource(member))
-    with rooms.transaction():
+    with services.transaction():
         if body.model_fields_set & {"cap_tokens", "cap_period"}:
             tokens = body.cap_tokens if "cap_tokens" in body.model_fields_set else member.cap_tokens
             period = body.cap_period if "cap_period" in body.model_fields_set else member.cap_period
-            rooms.members.set_cap(member, tokens, period or "month")
+            services.members.set_cap(member, tokens, period or "month")
         if "department" in body.model_fields_set:
-            rooms.members.set_department(found, member, body.department)
-        after = rooms.members.find(found, str(member.member_id))
-        audit(rooms, who, "member.set", member.member_id, cap_of(member), cap_of(after))
-    return answer(member_resource(rooms.members.find(found, id)))
+            services.members.set_department(found, member, body.department)
+        after = services.members.find(found, str(member.member_id))
+        audit(services, who, "member.set", member.member_id, cap_of(member), cap_of(after))
+    return answer(member_resource(services.members.find(found, id)))
 
 
 @router.delete(
     "/members/{id}", status_code=204, summary="A member goes; its keys are stopped", **allow("owner", "admin")
 )
-def remove_member(rooms: Asked, who: Who, id: str) -> Response:
-    found = own(rooms, who)
-    member = rooms.members.find(found, str(as_uuid(id, "member")))
+def remove_member(services: Asked, who: Who, id: str) -> Response:
+    found = own(services, who)
+    member = services.members.find(found, str(as_uuid(id, "member")))
     check_rank(who.role, member)
-    with rooms.transaction():
-        audit(rooms, who, "member.remove", member.member_id, cap_of(member))
-        rooms.members.remove(member)
+    with services.transaction():
+        audit(services, who, "member.remove", member.member_id, cap_of(member))
+        services.members.remove(member)
     return Response(status_code=204)

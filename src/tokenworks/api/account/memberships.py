@@ -9,7 +9,7 @@ from tokenworks.web.asker import client_address, is_secure
 from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, when
 from tokenworks.web.principals import Who, allow, as_uuid, audit, phone_of
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 from tokenworks.web.sign_in import set_cookie
 
 router = APIRouter(prefix="/api", tags=["account"])
@@ -18,10 +18,10 @@ router = APIRouter(prefix="/api", tags=["account"])
 @router.get(
     "/memberships", summary="Where one was invited, or is a member", **allow("owner", "admin", "member")
 )
-def memberships(rooms: Asked, who: Who) -> Response:
-    found = rooms.members.memberships(phone_of(rooms, who))
+def memberships(services: Asked, who: Who) -> Response:
+    found = services.members.memberships(phone_of(services, who))
     rows = [
-        {**member_resource(member), "of": rooms.subscriptions.find(str(member.subscriber_id)).name or "?"}
+        {**member_resource(member), "of": services.subscriptions.find(str(member.subscriber_id)).name or "?"}
         for member in found
     ]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
@@ -34,14 +34,14 @@ class Joining(Strict):
 @router.patch(
     "/memberships/{id}", summary="Accept an invitation, or leave", **allow("owner", "admin", "member")
 )
-def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
-    phone, member_id = phone_of(rooms, who), as_uuid(id, "invitation")
-    with rooms.transaction():
+def join(body: Joining, services: Asked, who: Who, id: str) -> Response:
+    phone, member_id = phone_of(services, who), as_uuid(id, "invitation")
+    with services.transaction():
         if body.state == "active":
-            made = rooms.members.accept(phone, member_id)
+            made = services.members.accept(phone, member_id)
         else:
-            made = rooms.members.leave(phone, member_id)
-        audit(rooms, who, "member.accept" if body.state == "active" else "member.leave", member_id)
+            made = services.members.leave(phone, member_id)
+        audit(services, who, "member.accept" if body.state == "active" else "member.leave", member_id)
     return answer(member_resource(made))
 
 
@@ -51,9 +51,9 @@ def join(body: Joining, rooms: Asked, who: Who, id: str) -> Response:
     summary="Go on as a member there",
     **allow("owner", "admin", "member"),
 )
-def switch(request: Request, rooms: Asked, who: Who, id: str) -> Response:
-    entered = rooms.sign_ins.switch(
-        phone_of(rooms, who), as_uuid(id, "membership"), client_address(request), request.headers.get("user-agent")
+def switch(request: Request, services: Asked, who: Who, id: str) -> Response:
+    entered = services.sign_ins.switch(
+        phone_of(services, who), as_uuid(id, "membership"), client_address(request), request.headers.get("user-agent")
     )  # fmt: skip
     response = answer({"token": entered.text, "expires_at": when(entered.ends_at)}, 201)
     set_cookie(response, entered.text, entered.ends_at, secure=is_secure(request))

@@ -14,7 +14,7 @@ from tokenworks.web.bodies import Of, Strict
 from tokenworks.web.content import answer, shown, when
 from tokenworks.web.principals import Who, allow, audit, own, two_persons
 from tokenworks.web.privacy import SHA256_PATTERN, Purpose, close_and_erase, leave_and_erase, own_member
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix="/api", tags=["privacy"])
 
@@ -43,9 +43,9 @@ def consent_resource(state: ConsentState) -> dict[str, object]:
     summary="What may be agreed to: the texts, and what one said of each",
     **allow("owner", "admin", "operator", "auditor"),
 )
-def consents(rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = own(rooms, who, of)
-    rows = [consent_resource(state) for state in rooms.consents.states(found)]
+def consents(services: Asked, who: Who, of: Of = None) -> Response:
+    found = own(services, who, of)
+    rows = [consent_resource(state) for state in services.consents.states(found)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -61,15 +61,17 @@ class Said(Strict):
     summary="Agree, or take it back: from the next request on",
     **allow("owner", "operator"),
 )
-def say(body: Said, rooms: Asked, who: Who, purpose: Purpose, of: Of = None) -> Response:
-    found = own(rooms, who, of)
+def say(body: Said, services: Asked, who: Who, purpose: Purpose, of: Of = None) -> Response:
+    found = own(services, who, of)
     if body.given and body.text_sha256 is None:
         raise Invalid("text_sha256: say which text was shown; GET /api/consents has it")
-    with rooms.transaction():
-        rooms.consents.keep(found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=who.actor)
-        states = {state.text.purpose: state for state in rooms.consents.states(found)}
+    with services.transaction():
+        services.consents.keep(
+            found, purpose, given=body.given, text_sha256=body.text_sha256, said_by=who.actor
+        )
+        states = {state.text.purpose: state for state in services.consents.states(found)}
         after = consent_resource(states[purpose])
-        audit(rooms, who, "subscriber.consent", found.subscriber_id, None, after)
+        audit(services, who, "subscriber.consent", found.subscriber_id, None, after)
     return answer(after)
 
 
@@ -81,10 +83,10 @@ class RealName(Strict):
 
 
 @router.post("/real-name", summary="Have the carrier check the real name", **allow("owner", "operator"))
-def real_name(body: RealName, rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = rooms.privacy.check_real_name(own(rooms, who, of), body.name, body.id_number)
-    audit(rooms, who, "subscriber.real_name", found.subscriber_id, None, {"real_name": found.real_name})
-    return answer(subscriber_resource(rooms, found))
+def real_name(body: RealName, services: Asked, who: Who, of: Of = None) -> Response:
+    found = services.privacy.check_real_name(own(services, who, of), body.name, body.id_number)
+    audit(services, who, "subscriber.real_name", found.subscriber_id, None, {"real_name": found.real_name})
+    return answer(subscriber_resource(services, found))
 
 
 @router.get(
@@ -94,18 +96,18 @@ def real_name(body: RealName, rooms: Asked, who: Who, of: Of = None) -> Response
     responses={200: {"content": {"application/json": {}}}},
     **allow("owner", "operator"),
 )
-def export(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = own(rooms, who, of)
-    audit(rooms, who, "subscriber.export", found.subscriber_id)
+def export(request: Request, services: Asked, who: Who, of: Of = None) -> Response:
+    found = own(services, who, of)
+    audit(services, who, "subscriber.export", found.subscriber_id)
     headers = {
         "Content-Disposition": f'attachment; filename="tokenworks-{found.subscriber_id}.json"',
         "Cache-Control": "no-store",
     }
-    pieces = _pieces(request, lambda rooms: rooms.privacy.export(found))
+    pieces = _pieces(request, lambda services: services.privacy.export(found))
     return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
-def _pieces(request: Request, export: Callable[[Rooms], Iterator[bytes]]) -> Iterator[bytes]:
+def _pieces(request: Request, export: Callable[[Services], Iterator[bytes]]) -> Iterator[bytes]:
     """On a connection of its own, which ends with the last piece or with the reader. Raises `Unavailable` at once where as
     many as may are being read.
     """
@@ -115,8 +117,8 @@ def _pieces(request: Request, export: Callable[[Rooms], Iterator[bytes]]) -> Ite
 
     def read() -> Iterator[bytes]:
         try:
-            with request.app.state.open_rooms() as rooms:
-                yield from export(rooms)
+            with request.app.state.open_rooms() as services:
+                yield from export(services)
         finally:
             slots.release()
 
@@ -141,14 +143,14 @@ def _pieces(request: Request, export: Callable[[Rooms], Iterator[bytes]]) -> Ite
     responses={200: {"content": {"application/json": {}}}},
     **allow("admin", "member"),
 )
-def export_member(request: Request, rooms: Asked, who: Who) -> Response:
-    found = own_member(rooms, who)
-    audit(rooms, who, "member.export", found.member_id)
+def export_member(request: Request, services: Asked, who: Who) -> Response:
+    found = own_member(services, who)
+    audit(services, who, "member.export", found.member_id)
     headers = {
         "Content-Disposition": f'attachment; filename="tokenworks-{found.member_id}.json"',
         "Cache-Control": "no-store",
     }
-    pieces = _pieces(request, lambda rooms: rooms.privacy.members.export(found))
+    pieces = _pieces(request, lambda services: services.privacy.members.export(found))
     return StreamingResponse(pieces, media_type="application/json", headers=headers)
 
 
@@ -164,8 +166,8 @@ class EraseMember(Strict):
     summary="Leave somebody else's account, and erase what it keeps of oneself",
     **allow("admin", "member"),
 )
-def erase_member(body: EraseMember, rooms: Asked, who: Who) -> Response:
-    leave_and_erase(rooms, who, body.confirm)
+def erase_member(body: EraseMember, services: Asked, who: Who) -> Response:
+    leave_and_erase(services, who, body.confirm)
     return Response(status_code=204)
 
 
@@ -192,14 +194,14 @@ def erasure_resource(done: Erasure) -> dict[str, object]:
     summary="Close the account and erase what names the person; while something is owed, as soon as nothing is",
     **allow("owner", "operator"),
 )
-def erase(body: Erase, rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = own(rooms, who, of)
+def erase(body: Erase, services: Asked, who: Who, of: Of = None) -> Response:
+    found = own(services, who, of)
     if body.even_if_owed and not who.is_staff:
         raise Invalid("even_if_owed: only the operator gives up what is owed")
     id_ = str(found.subscriber_id)
-    with rooms.transaction():
-        done = close_and_erase(rooms, found, body.confirm, even_if_owed=body.even_if_owed)
+    with services.transaction():
+        done = close_and_erase(services, found, body.confirm, even_if_owed=body.even_if_owed)
         if body.even_if_owed:
-            two_persons(rooms, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
-        audit(rooms, who, "subscriber.erase", id_)
+            two_persons(services, who, "subscriber.erase", id_, abs(done.owes_nano), id_)
+        audit(services, who, "subscriber.erase", id_)
     return answer(erasure_resource(done))

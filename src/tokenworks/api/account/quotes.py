@@ -10,7 +10,7 @@ from tokenworks.subscriptions import Quote
 from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, money, shown, when
 from tokenworks.web.principals import BUYERS, Who, allow, as_uuid, mine_only, own
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix="/api/quotes", tags=["quotes"])
 
@@ -62,23 +62,23 @@ def quote_resource(quote: Quote) -> dict[str, object]:
     )
 
 
-def _quote(body: QuoteCreate, rooms: Rooms, who: Who) -> Quote:
+def _quote(body: QuoteCreate, services: Services, who: Who) -> Quote:
     if body.action == "add":
         if body.offering is None:
             raise Invalid("offering: say what would be ordered")
-        subscriber = own(rooms, who, body.subscriber)
-        return rooms.quotes.place(subscriber, body.offering, delivery=body.delivery, confirm=body.confirm)
-    product, subscriber_id = rooms.orders.product(as_uuid(body.product or "", "product"))
+        subscriber = own(services, who, body.subscriber)
+        return services.quotes.place(subscriber, body.offering, delivery=body.delivery, confirm=body.confirm)
+    product, subscriber_id = services.orders.product(as_uuid(body.product or "", "product"))
     mine_only(who, subscriber_id, "product")
     if body.action == "modify":
         if body.offering is None:
             raise Invalid("offering: say what it would be changed to")
-        return rooms.quotes.change(product.product_id, body.offering, body.at, confirm=body.confirm)
+        return services.quotes.change(product.product_id, body.offering, body.at, confirm=body.confirm)
     if body.action == "resume":
-        return rooms.quotes.resume(product.product_id)
-    return rooms.quotes.cancel(product.product_id, body.at)
+        return services.quotes.resume(product.product_id)
+    return services.quotes.cancel(product.product_id, body.at)
 
 
 @router.post("", summary="What it would cost, until when, and when it renews", **allow(*BUYERS))
-def quote(body: QuoteCreate, rooms: Asked, who: Who) -> Response:
-    return answer(quote_resource(_quote(body, rooms, who)))
+def quote(body: QuoteCreate, services: Asked, who: Who) -> Response:
+    return answer(quote_resource(_quote(body, services, who)))

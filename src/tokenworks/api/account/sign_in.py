@@ -11,7 +11,7 @@ from tokenworks.web.asker import check_own_page, client_address, is_secure
 from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, when
 from tokenworks.web.principals import COOKIE, EVERYBODY, Who, allow, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 from tokenworks.web.sign_in import Identifier, send_later, set_challenge, set_cookie, sign_in
 
 router = APIRouter(prefix="/api", tags=["account"])
@@ -34,10 +34,10 @@ class SignIn(Strict):
 
 
 @router.post("/sign-in/code", status_code=202, summary="Have a one-time code sent")
-def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
+def code(request: Request, body: CodeWanted, services: Asked) -> Response:
     check_own_page(request)
     send: SendCode = request.app.state.send_code
-    challenge, later = rooms.sign_ins.request_code(body.identifier, client_address(request), send)
+    challenge, later = services.sign_ins.request_code(body.identifier, client_address(request), send)
     response = answer(
         {"sent": True, "valid_for_s": int(CODE_LIFE.total_seconds()), "challenge": challenge}, 202
     )
@@ -47,12 +47,12 @@ def code(request: Request, body: CodeWanted, rooms: Asked) -> Response:
 
 
 @router.post("/sign-in", status_code=201, summary="Sign in, or register, with a code")
-def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
+def signed_in(request: Request, body: SignIn, services: Asked) -> Response:
     language: Literal["zh", "en"] = (
         "en" if request.headers.get("accept-language", "").startswith("en") else "zh"
     )
     text, ends, subscriber, member = sign_in(
-        rooms, request, body.identifier, body.code, language, body.challenge
+        services, request, body.identifier, body.code, language, body.challenge
     )
     response = answer(
         {"token": text, "expires_at": when(ends), "subscriber_id": str(subscriber.subscriber_id), "member": member.name}, 201
@@ -62,11 +62,11 @@ def signed_in(request: Request, body: SignIn, rooms: Asked) -> Response:
 
 
 @router.post("/sign-out", status_code=204, summary="End this session", **allow(*EVERYBODY))
-def sign_out(rooms: Asked, who: Who) -> Response:
+def sign_out(services: Asked, who: Who) -> Response:
     if who.session_id is not None:
-        with rooms.transaction():
-            rooms.identity.end_session(who.session_id)
-            audit(rooms, who, "sign_out", who.subscriber_id)
+        with services.transaction():
+            services.identity.end_session(who.session_id)
+            audit(services, who, "sign_out", who.subscriber_id)
     response = Response(status_code=204)
     response.delete_cookie(COOKIE, path="/")
     return response

@@ -18,14 +18,14 @@ from tokenworks.web.bodies import Of, Strict
 from tokenworks.web.content import answer, decimal, shown, when
 from tokenworks.web.lists import check_match, one
 from tokenworks.web.principals import BUYERS, READERS, Who, allow, audit, own
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix="/api", tags=["account"])
 
 Region = Annotated[str, Field(min_length=1, max_length=60)]
 
 
-def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, object]:
+def subscriber_resource(services: Services, subscriber: Subscriber) -> dict[str, object]:
     return shown(
         {
             "id": str(subscriber.subscriber_id),
@@ -39,7 +39,7 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "real_name": subscriber.real_name,
             "bill_day": subscriber.bill_day,
             "monthly_cap": decimal(subscriber.cap_nano),
-            "spent_this_month": decimal(rooms.payg.spent(subscriber)),
+            "spent_this_month": decimal(services.payg.spent(subscriber)),
             "spend_locked": subscriber.spend_locked,
             "spill_over": subscriber.spill_over,
             "restricted": subscriber.restricted,
@@ -49,8 +49,8 @@ def subscriber_resource(rooms: Rooms, subscriber: Subscriber) -> dict[str, objec
             "credit_limit": None
             if subscriber.credit_limit_nano is None
             else decimal(subscriber.credit_limit_nano),
-            "owes": decimal(rooms.charges.receivable(subscriber.account_id)),
-            "consents": rooms.consents.said(subscriber),
+            "owes": decimal(services.charges.receivable(subscriber.account_id)),
+            "consents": services.consents.said(subscriber),
         }
     )
 
@@ -70,8 +70,8 @@ def suspension_resource(found: Suspension) -> dict[str, object]:
 
 
 @router.get("/suspensions", summary="What suspends one now, and what it stops", **allow(*READERS))
-def my_suspensions(rooms: Asked, who: Who, of: Of = None) -> Response:
-    found = rooms.subscriptions.suspensions(own(rooms, who, of))
+def my_suspensions(services: Asked, who: Who, of: Of = None) -> Response:
+    found = services.subscriptions.suspensions(own(services, who, of))
     rows = [suspension_resource(one) for one in found if one.ended_at is None]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
@@ -84,25 +84,25 @@ class OwnSuspension(Strict):
 @router.patch(
     "/suspensions", summary="Pause by one's own wish, or for a lost phone; or go on", **allow("owner")
 )
-def suspend_myself(body: OwnSuspension, rooms: Asked, who: Who, of: Of = None) -> Response:
+def suspend_myself(body: OwnSuspension, services: Asked, who: Who, of: Of = None) -> Response:
     """A pause is the subscriber's to set and to lift. A lost phone is only told here, and every session ends: whoever has the
     phone gets codes, too, so that the operator lifts it, for whom it has seen.
     """
-    found = own(rooms, who, of)
+    found = own(services, who, of)
     if body.state == "active":
         check_own_lift(body.cause)
-    with rooms.transaction():
+    with services.transaction():
         if body.state == "suspended":
-            found = rooms.subscriptions.suspend(found, body.cause, "asked by the subscriber")
+            found = services.subscriptions.suspend(found, body.cause, "asked by the subscriber")
         else:
-            found = rooms.subscriptions.lift(found, body.cause, "asked by the subscriber")
-        audit(rooms, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
-    return answer(subscriber_resource(rooms, found))
+            found = services.subscriptions.lift(found, body.cause, "asked by the subscriber")
+        audit(services, who, f"subscriber.{body.state}", found.subscriber_id, None, {"cause": body.cause})
+    return answer(subscriber_resource(services, found))
 
 
 @router.get("/subscriber", summary="Who one is, and what one may spend", **allow(*READERS))
-def subscriber(request: Request, rooms: Asked, who: Who, of: Of = None) -> Response:
-    return one(request, subscriber_resource(rooms, own(rooms, who, of)))
+def subscriber(request: Request, services: Asked, who: Who, of: Of = None) -> Response:
+    return one(request, subscriber_resource(services, own(services, who, of)))
 
 
 class SubscriberUpdate(Strict):
@@ -127,29 +127,31 @@ class SubscriberUpdate(Strict):
     "/subscriber", summary="Set the name, the cap, the lock, the consent to go on", **allow(*BUYERS)
 )
 def update_subscriber(
-    request: Request, body: SubscriberUpdate, rooms: Asked, who: Who, of: Of = None
+    request: Request, body: SubscriberUpdate, services: Asked, who: Who, of: Of = None
 ) -> Response:
-    found = own(rooms, who, of)
-    before = subscriber_resource(rooms, found)
+    found = own(services, who, of)
+    before = subscriber_resource(services, found)
     check_match(request, before)
-    with rooms.transaction():
+    with services.transaction():
         cap = None if body.monthly_cap is None else parse_money(body.monthly_cap).amount_nano
         check_control(
             who.role, found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, consents=bool(body.consents),
             regions=bool(body.model_fields_set & {"regions", "home_region"}),
         )  # fmt: skip
-        rooms.payg.control(
+        services.payg.control(
             found, cap_nano=cap, locked=body.spend_locked, spill_over=body.spill_over, said_by=who.actor
         )
         for purpose, given in (body.consents or {}).items():
-            rooms.consents.keep(found, purpose, given=given, said_by=who.actor)
+            services.consents.keep(found, purpose, given=given, said_by=who.actor)
         said = {
             name: getattr(body, name) for name in ("regions", "home_region") if name in body.model_fields_set
         }
-        rooms.subscriptions.set_profile(found, **said)
+        services.subscriptions.set_profile(found, **said)
         fields: dict[str, Any] = {"name": body.name, "language": body.language, "broadband": body.broadband}
         check_own_broadband(found, body.broadband)
-        changed = rooms.subscriptions.set_profile(found, **{k: v for k, v in fields.items() if v is not None})
-        after = subscriber_resource(rooms, changed)
-        audit(rooms, who, "subscriber.set", found.subscriber_id, before, after)
+        changed = services.subscriptions.set_profile(
+            found, **{k: v for k, v in fields.items() if v is not None}
+        )
+        after = subscriber_resource(services, changed)
+        audit(services, who, "subscriber.set", found.subscriber_id, before, after)
     return answer(after)

@@ -7,25 +7,25 @@ from tokenworks.charging import JobName
 from tokenworks.web.bodies import Body, Strict
 from tokenworks.web.content import answer, when
 from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
 @router.post("/bill-runs", summary="Bill everybody whose period has ended", **allow("finance"))
-def bill_run(rooms: Asked, who: Who, dry_run: bool = False) -> Response:
+def bill_run(services: Asked, who: Who, dry_run: bool = False) -> Response:
     if dry_run:
-        count, amount = rooms.bills.due()
+        count, amount = services.bills.due()
         return answer({"bills": count, "amount_nano": amount, "dry_run": True})
-    made = rooms.bills.run_by_hand()
-    audit(rooms, who, "bill.run", "bills", None, {"bills": made.bills, "amount_nano": made.amount_nano})
+    made = services.bills.run_by_hand()
+    audit(services, who, "bill.run", "bills", None, {"bills": made.bills, "amount_nano": made.amount_nano})
     return answer(
         {"bills": made.bills, "lines": made.lines, "amount_nano": made.amount_nano, "dry_run": False}
     )
 
 
 @router.get("/failed-jobs", summary="Cycles, credits, refunds and bills that failed", **allow(*ALL_STAFF))
-def failed_jobs(rooms: Asked) -> Response:
+def failed_jobs(services: Asked) -> Response:
     rows = [
         {
             "job": failed.job,
@@ -37,7 +37,7 @@ def failed_jobs(rooms: Asked) -> Response:
             "failed_at": when(failed.failed_at),
             "next_at": when(failed.next_at) if failed.state == "retrying" else None,
         }
-        for failed in rooms.failed_jobs.all()
+        for failed in services.failed_jobs.all()
     ]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
@@ -49,47 +49,47 @@ class JobRelease(Strict):
 
 
 @router.post("/failed-jobs/{id}/release", summary="Try a failed job again", **allow("operator", "finance"))
-def release_job(body: JobRelease, rooms: Asked, who: Who, id: str) -> Response:
+def release_job(body: JobRelease, services: Asked, who: Who, id: str) -> Response:
     about = as_uuid(id, "job")
-    with rooms.transaction():
-        rooms.failed_jobs.release(body.job, about)
-        audit(rooms, who, "job.release", about, {"job": body.job}, {"state": "released"})
+    with services.transaction():
+        services.failed_jobs.release(body.job, about)
+        audit(services, who, "job.release", about, {"job": body.job}, {"state": "released"})
     return answer({"job": body.job, "ref": str(about), "state": "released"})
 
 
 @router.get("/charge-files", summary="Phone-bill charge files, newest first", **allow("finance", "auditor"))
-def charge_files(rooms: Asked) -> Response:
+def charge_files(services: Asked) -> Response:
     found = [
         {name: when(value) if name.endswith("_at") else value for name, value in file.items()}  # type: ignore[arg-type]
-        for file in rooms.charge_files.files()
+        for file in services.charge_files.files()
     ]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
 
 @router.post("/charge-files", status_code=201, summary="Make the next charge file", **allow("finance"))
-def make_charge_file(rooms: Asked, who: Who) -> Response:
-    with rooms.transaction():
-        made = rooms.charge_files.make_file()
+def make_charge_file(services: Asked, who: Who) -> Response:
+    with services.transaction():
+        made = services.charge_files.make_file()
         if made is None:
             return Response(status_code=204)
-        audit(rooms, who, "charge_file.make", made[0])
+        audit(services, who, "charge_file.make", made[0])
     return Response(
         made[1], 201, {"X-Sequence": str(made[0]), "Location": f"/api/operations/charge-files/{made[0]}"}, "text/plain"
     )  # fmt: skip
 
 
 @router.get("/charge-files/{sequence}", summary="A charge file again, byte for byte", **allow("finance"))
-def charge_file(rooms: Asked, sequence: int) -> Response:
-    return Response(rooms.charge_files.file(sequence), media_type="text/plain")
+def charge_file(services: Asked, sequence: int) -> Response:
+    return Response(services.charge_files.file(sequence), media_type="text/plain")
 
 
 @router.post("/charge-files/acknowledgements", summary=f"Take an answer ({LAYOUT})", **allow("finance"))
-def acknowledge(body: Body, rooms: Asked, who: Who, dry_run: bool = False) -> Response:
-    with rooms.transaction():
-        accepted, rejected = rooms.charge_files.acknowledge(body, dry_run=dry_run)
+def acknowledge(body: Body, services: Asked, who: Who, dry_run: bool = False) -> Response:
+    with services.transaction():
+        accepted, rejected = services.charge_files.acknowledge(body, dry_run=dry_run)
         if not dry_run:
             audit(
-                rooms,
+                services,
                 who,
                 "charge_file.acknowledge",
                 "file",

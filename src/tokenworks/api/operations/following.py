@@ -8,7 +8,7 @@ from tokenworks.charging import REQUEST_ID_CHARS_MAX
 from tokenworks.web.bodies import Instant
 from tokenworks.web.content import answer, when
 from tokenworks.web.principals import ALL_STAFF, allow
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 RequestId = Annotated[str, Path(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
@@ -18,7 +18,7 @@ RequestId = Annotated[str, Path(min_length=1, max_length=REQUEST_ID_CHARS_MAX)]
     "/requests/{id}", summary="One request: records, route, what it drew, postings, log", **allow(*ALL_STAFF)
 )
 def follow(
-    rooms: Asked,
+    services: Asked,
     id: RequestId,
     subscriber: Annotated[str | None, Query(max_length=64)] = None,
     since: Instant | None = None,
@@ -29,8 +29,8 @@ def follow(
     upstream's id is looked for in this host's log of requests alone. `since`: how far back such an id is looked for in the account,
     seven days unless said. `log`: lines of the host that answers.
     """
-    account_id = None if subscriber is None else rooms.subscriptions.find(subscriber).account_id
-    return answer(_plain(rooms.following.follow(id, account_id, since)))
+    account_id = None if subscriber is None else services.subscriptions.find(subscriber).account_id
+    return answer(_plain(services.following.follow(id, account_id, since)))
 
 
 def _plain(value: Any) -> Any:

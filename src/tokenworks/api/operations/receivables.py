@@ -12,7 +12,7 @@ from tokenworks.web.content import answer, decimal, shown, when
 from tokenworks.web.lists import Paged, only_filters, page_of
 from tokenworks.web.principals import Who, allow, as_uuid, audit, two_persons
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"], route_class=RepeatableRoute)
 
@@ -24,16 +24,16 @@ class Why(Strict):
 @router.post(
     "/payments/{id}/reversal", status_code=201, summary="Take a payment back (chargeback)", **allow("finance")
 )
-def reverse(body: Why, rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        payment = rooms.payments.find(as_uuid(id, "payment"))
-        made = rooms.payments.reverse(payment, body.reason)
+def reverse(body: Why, services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        payment = services.payments.find(as_uuid(id, "payment"))
+        made = services.payments.reverse(payment, body.reason)
         # A payment is reversed once: it is its own key.
         two_persons(
-            rooms, who, "payment.reverse", payment.payment_id, made.amount_nano, str(payment.payment_id)
+            services, who, "payment.reverse", payment.payment_id, made.amount_nano, str(payment.payment_id)
         )
         audit(
-            rooms, who, "payment.reverse", payment.payment_id, None,
+            services, who, "payment.reverse", payment.payment_id, None,
             {"amount_nano": made.amount_nano, "reason": made.reason},
         )  # fmt: skip
     return answer(
@@ -69,9 +69,9 @@ def _case(case: ReconciliationCase) -> dict[str, object]:
     summary="Money whose place a person has to find, oldest first",
     **allow("finance", "auditor"),
 )
-def cases(request: Request, rooms: Asked, page: Paged, state: Literal["open", "all"] = "open") -> Response:
+def cases(request: Request, services: Asked, page: Paged, state: Literal["open", "all"] = "open") -> Response:
     only_filters(request, "state")
-    found, total = rooms.payments.cases(still_open=state == "open", offset=page.offset, limit=page.limit)
+    found, total = services.payments.cases(still_open=state == "open", offset=page.offset, limit=page.limit)
     return page_of(page, [_case(case) for case in found], total)
 
 
@@ -80,11 +80,11 @@ class Resolution(Strict):
 
 
 @router.patch("/reconciliation-cases/{id}", summary="Say what became of it, and close it", **allow("finance"))
-def close_case(body: Resolution, rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        closed = rooms.payments.close_case(as_uuid(id, "case"), body.resolution)
+def close_case(body: Resolution, services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        closed = services.payments.close_case(as_uuid(id, "case"), body.resolution)
         audit(
-            rooms, who, "case.close", closed.case_id, None,
+            services, who, "case.close", closed.case_id, None,
             {"kind": closed.kind, "amount_nano": closed.amount_nano, "resolution": closed.resolution},
         )  # fmt: skip
     return answer(_case(closed))
@@ -95,9 +95,9 @@ def close_case(body: Resolution, rooms: Asked, who: Who, id: str) -> Response:
     summary="Open bills that are collected from subscribers themselves, oldest first",
     **allow("finance", "auditor"),
 )
-def direct_bills(request: Request, rooms: Asked, page: Paged) -> Response:
+def direct_bills(request: Request, services: Asked, page: Paged) -> Response:
     only_filters(request)
-    found, total = rooms.payments.direct(page.offset, page.limit)
+    found, total = services.payments.direct(page.offset, page.limit)
     return page_of(page, [bill_resource(bill) for bill in found], total)
 
 
@@ -108,19 +108,19 @@ class BillAction(Why):
 
 
 @router.post("/bills/{id}/actions", summary="How a bill is collected, or given up", **allow("finance"))
-def act_on_bill(body: BillAction, rooms: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
-    with rooms.transaction():
-        bill = rooms.bills.find(str(as_uuid(id, "bill")))
+def act_on_bill(body: BillAction, services: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
+    with services.transaction():
+        bill = services.bills.find(str(as_uuid(id, "bill")))
         if body.action == "write_off":
-            made = rooms.payments.write_off(bill, body.reason, key)
-            two_persons(rooms, who, "bill.write_off", bill.bill_id, made.amount_nano, key)
+            made = services.payments.write_off(bill, body.reason, key)
+            two_persons(services, who, "bill.write_off", bill.bill_id, made.amount_nano, key)
         elif body.action == "resend":
-            rooms.payments.resend(bill, body.reason)
+            services.payments.resend(bill, body.reason)
         else:
-            rooms.payments.set_channel(bill, body.action, body.reason)
-        after = rooms.bills.find(str(bill.bill_id))
+            services.payments.set_channel(bill, body.action, body.reason)
+        after = services.bills.find(str(bill.bill_id))
         audit(
-            rooms, who, f"bill.{body.action}", bill.bill_id, {"open_nano": bill.remaining_nano, "channel": bill.channel},
+            services, who, f"bill.{body.action}", bill.bill_id, {"open_nano": bill.remaining_nano, "channel": bill.channel},
             {"open_nano": after.remaining_nano, "channel": after.channel, "reason": body.reason},
         )  # fmt: skip
     return answer({**bill_resource(after), "channel": after.channel})
@@ -131,8 +131,8 @@ def act_on_bill(body: BillAction, rooms: Asked, who: Who, id: str, key: Idempote
     summary="Wait no longer for the carrier's answer to a file",
     **allow("finance"),
 )
-def lapse(body: Why, rooms: Asked, who: Who, sequence: int) -> Response:
-    with rooms.transaction():
-        lines = rooms.charge_files.lapse(sequence, body.reason)
-        audit(rooms, who, "charge_file.lapse", sequence, None, {"lines": lines, "reason": body.reason})
+def lapse(body: Why, services: Asked, who: Who, sequence: int) -> Response:
+    with services.transaction():
+        lines = services.charge_files.lapse(sequence, body.reason)
+        audit(services, who, "charge_file.lapse", sequence, None, {"lines": lines, "reason": body.reason})
     return answer({"sequence": sequence, "lines": lines})

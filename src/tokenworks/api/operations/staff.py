@@ -11,17 +11,17 @@ from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, decimal, shown, when
 from tokenworks.web.lists import Paged, only_filters, page_of
 from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
 @router.get("/audit", summary="Who did what to what, newest first", **allow("auditor"))
 def audit_trail(
-    request: Request, rooms: Asked, page: Paged, ref: Annotated[str | None, Query(max_length=100)] = None
+    request: Request, services: Asked, page: Paged, ref: Annotated[str | None, Query(max_length=100)] = None
 ) -> Response:
     only_filters(request, "ref")
-    found, total = rooms.identity.audited(ref, page.offset, page.limit)
+    found, total = services.identity.audited(ref, page.offset, page.limit)
     rows = [
         {**row, "audit_id": str(row["audit_id"]), "at": when(row["at"])}  # type: ignore[arg-type]
         for row in found
@@ -30,10 +30,10 @@ def audit_trail(
 
 
 @router.get("/staff", summary="Staff and their roles", **allow(*ALL_STAFF))
-def staff(rooms: Asked) -> Response:
+def staff(services: Asked) -> Response:
     rows = [
         {name: when(value) if name.endswith("_at") else value for name, value in row.items()}  # type: ignore[arg-type]
-        for row in rooms.identity.staff()
+        for row in services.identity.staff()
     ]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
@@ -50,10 +50,10 @@ class TokenRotation(Strict):
     summary="A new token of one's own, shown this once",
     **allow(*ALL_STAFF),
 )
-def rotate_token(body: TokenRotation, rooms: Asked, who: Who) -> Response:
-    with rooms.transaction():
-        token = rooms.identity.rotate_staff(who.name, timedelta(hours=body.overlap_h))
-        audit(rooms, who, "staff.rotate", who.name, None, {"overlap_h": body.overlap_h})
+def rotate_token(body: TokenRotation, services: Asked, who: Who) -> Response:
+    with services.transaction():
+        token = services.identity.rotate_staff(who.name, timedelta(hours=body.overlap_h))
+        audit(services, who, "staff.rotate", who.name, None, {"overlap_h": body.overlap_h})
     return answer({"name": who.name, "token": token}, 201)
 
 
@@ -76,12 +76,12 @@ def _approval(approval: Approval) -> dict[str, object]:
 @router.get("/approvals", summary="What needs a second person, newest first", **allow(*ALL_STAFF))
 def approvals(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     page: Paged,
     state: Literal["open", "approved", "refused", "used"] | None = None,
 ) -> Response:
     only_filters(request, "state")
-    found, total = rooms.approvals.all(state, page.offset, page.limit)
+    found, total = services.approvals.all(state, page.offset, page.limit)
     return page_of(page, [_approval(approval) for approval in found], total)
 
 
@@ -92,8 +92,8 @@ class ApprovalDecision(Strict):
 @router.patch(
     "/approvals/{id}", summary="Approve what another person asks for, or refuse it", **allow("finance")
 )
-def decide(body: ApprovalDecision, rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        made = rooms.approvals.decide(as_uuid(id, "approval"), who.name, approve=body.state == "approved")
-        audit(rooms, who, f"approval.{body.state}", id, {"state": "open"}, _approval(made))
+def decide(body: ApprovalDecision, services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        made = services.approvals.decide(as_uuid(id, "approval"), who.name, approve=body.state == "approved")
+        audit(services, who, f"approval.{body.state}", id, {"state": "open"}, _approval(made))
     return answer(_approval(made))

@@ -13,7 +13,7 @@ from tokenworks.trust import Document
 from tokenworks.web.bodies import Instant, Strict
 from tokenworks.web.content import answer, decimal, shown, when
 from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit, two_persons
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -28,14 +28,14 @@ class SubscriberCreate(Strict):
 
 
 @router.post("/subscribers", status_code=201, summary="Register a subscriber", **allow("operator"))
-def register(body: SubscriberCreate, rooms: Asked, who: Who) -> Response:
-    with rooms.transaction():
-        made = rooms.subscriptions.register(
+def register(body: SubscriberCreate, services: Asked, who: Who) -> Response:
+    with services.transaction():
+        made = services.subscriptions.register(
             parse_phone(body.phone), body.name, audiences=body.audiences, language=body.language, broadband=body.broadband,
             bill_day=body.bill_day,
         )  # fmt: skip
-        audit(rooms, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
-    return answer(subscriber_resource(rooms, made), 201)
+        audit(services, who, "subscriber.register", made.subscriber_id, None, {"phone": made.phone_masked})
+    return answer(subscriber_resource(services, made), 201)
 
 
 class SubscriberAction(Strict):
@@ -54,26 +54,26 @@ class SubscriberAction(Strict):
     summary="Suspend, resume, close, another number, another holder of it",
     **allow("operator"),
 )
-def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
-    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
-    before = subscriber_resource(rooms, found)
-    with rooms.transaction():
+def act(body: SubscriberAction, services: Asked, who: Who, id: str) -> Response:
+    found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
+    before = subscriber_resource(services, found)
+    with services.transaction():
         if body.action == "close":
-            rooms.subscriptions.close(found)
+            services.subscriptions.close(found)
         elif body.action == "change_owner":
             # What the number's old holder owes stays its own: the answer is about that one, which is closed.
-            rooms.subscriptions.change_owner(found, body.name)
+            services.subscriptions.change_owner(found, body.name)
         elif body.action == "change_phone":
             if body.phone is None:
                 raise Invalid("phone: say the new number")
-            rooms.subscriptions.change_phone(found, body.phone)
+            services.subscriptions.change_phone(found, body.phone)
         elif body.action == "suspend":
-            rooms.subscriptions.suspend(found, body.cause, body.reason)
+            services.subscriptions.suspend(found, body.cause, body.reason)
         else:
-            rooms.subscriptions.lift(found, body.cause, body.reason)
-        after = subscriber_resource(rooms, rooms.subscriptions.find(str(found.subscriber_id)))
+            services.subscriptions.lift(found, body.cause, body.reason)
+        after = subscriber_resource(services, services.subscriptions.find(str(found.subscriber_id)))
         audit(
-            rooms,
+            services,
             who,
             f"subscriber.{body.action}",
             found.subscriber_id,
@@ -86,9 +86,9 @@ def act(body: SubscriberAction, rooms: Asked, who: Who, id: str) -> Response:
 @router.get(
     "/subscribers/{id}/suspensions", summary="What suspended a subscriber, and when", **allow(*ALL_STAFF)
 )
-def suspensions(rooms: Asked, id: str) -> Response:
-    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
-    rows = [suspension_resource(one) for one in rooms.subscriptions.suspensions(found)]
+def suspensions(services: Asked, id: str) -> Response:
+    found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [suspension_resource(one) for one in services.subscriptions.suspensions(found)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -105,11 +105,11 @@ class Identification(Strict):
     summary="Whom a subscriber is known to be",
     **allow("operator"),
 )
-def identify(body: Identification, rooms: Asked, who: Who, id: str) -> Response:
-    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
-    with rooms.transaction():
-        rooms.subscriptions.identify(found, body.document, body.number)
-        audit(rooms, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
+def identify(body: Identification, services: Asked, who: Who, id: str) -> Response:
+    found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with services.transaction():
+        services.subscriptions.identify(found, body.document, body.number)
+        audit(services, who, "subscriber.identify", found.subscriber_id, None, {"document": body.document})
     return Response(status_code=204)
 
 
@@ -136,9 +136,9 @@ def _contract_price(price: ContractPrice) -> dict[str, object]:
 
 
 @router.get("/subscribers/{id}/contract-prices", summary="Prices of a subscriber's own", **allow(*ALL_STAFF))
-def contract_prices(rooms: Asked, id: str) -> Response:
-    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
-    rows = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
+def contract_prices(services: Asked, id: str) -> Response:
+    found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
+    rows = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
     return answer(rows, headers={"X-Total-Count": str(len(rows))})
 
 
@@ -148,17 +148,22 @@ def contract_prices(rooms: Asked, id: str) -> Response:
     summary="Agree a price with a subscriber",
     **allow("operator"),
 )
-def set_contract_price(body: ContractPriceCreate, rooms: Asked, who: Who, id: str) -> Response:
-    found = rooms.subscriptions.find(str(as_uuid(id, "subscriber")))
-    with rooms.transaction():
-        before = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
-        rooms.subscriptions.set_contract_price(
+def set_contract_price(body: ContractPriceCreate, services: Asked, who: Who, id: str) -> Response:
+    found = services.subscriptions.find(str(as_uuid(id, "subscriber")))
+    with services.transaction():
+        before = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
+        services.subscriptions.set_contract_price(
             found, body.offering, body.price, body.contract, body.valid_from, body.valid_until
         )
-        given = discount_nano(rooms.offerings, body.offering, body.price)
+        given = discount_nano(services.offerings, body.offering, body.price)
         two_persons(
-            rooms, who, "subscriber.contract", f"{found.subscriber_id} {body.offering}", given, body.contract
+            services,
+            who,
+            "subscriber.contract",
+            f"{found.subscriber_id} {body.offering}",
+            given,
+            body.contract,
         )
-        after = [_contract_price(price) for price in rooms.subscriptions.contract_prices(found)]
-        audit(rooms, who, "subscriber.contract", found.subscriber_id, before, after)
+        after = [_contract_price(price) for price in services.subscriptions.contract_prices(found)]
+        audit(services, who, "subscriber.contract", found.subscriber_id, before, after)
     return answer(after, 201)

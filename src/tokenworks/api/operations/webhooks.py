@@ -12,7 +12,7 @@ from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, shown, when
 from tokenworks.web.lists import Paged, only_filters, page_of
 from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
@@ -25,7 +25,7 @@ class SecretRotation(Strict):
 
 
 @router.get("/webhooks", summary="Who is told of events, of every API", **allow("operator", "auditor"))
-def webhooks(rooms: Asked) -> Response:
+def webhooks(services: Asked) -> Response:
     found = [
         shown(
             {
@@ -37,7 +37,7 @@ def webhooks(rooms: Asked) -> Response:
                 "overlap_until": when(one.overlap_until),
             }
         )
-        for one in rooms.hub.listeners()
+        for one in services.hub.listeners()
     ]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
@@ -48,10 +48,12 @@ def webhooks(rooms: Asked) -> Response:
     summary="A new secret, shown this once; the old one signs beside it for a while",
     **allow("operator"),
 )
-def rotate(body: SecretRotation, rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        secret = rooms.hub.rotate(as_uuid(id, "listener"), timedelta(hours=body.overlap_h), force=body.force)
-        audit(rooms, who, "webhook.rotate", id, None, {"overlap_h": body.overlap_h, "force": body.force})
+def rotate(body: SecretRotation, services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        secret = services.hub.rotate(
+            as_uuid(id, "listener"), timedelta(hours=body.overlap_h), force=body.force
+        )
+        audit(services, who, "webhook.rotate", id, None, {"overlap_h": body.overlap_h, "force": body.force})
     return answer({"id": id, "secret": secret, "overlap_h": body.overlap_h}, 201)
 
 
@@ -79,14 +81,14 @@ def _delivery(delivery: Delivery) -> dict[str, object]:
 )
 def deliveries(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     page: Paged,
     state: Literal["waits", "delivered", "given_up"] | None = None,
     listener: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     only_filters(request, "state", "listener")
     listener_id = None if listener is None else as_uuid(listener, "listener")
-    found, total = rooms.hub.log(state, listener_id, page.offset, page.limit)
+    found, total = services.hub.log(state, listener_id, page.offset, page.limit)
     return page_of(page, [_delivery(delivery) for delivery in found], total)
 
 
@@ -96,8 +98,8 @@ def deliveries(
     summary="Send a delivery again, the same bytes",
     **allow("operator"),
 )
-def replay(rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        made = rooms.hub.replay(as_uuid(id, "delivery"))
-        audit(rooms, who, "webhook.replay", id)
+def replay(services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        made = services.hub.replay(as_uuid(id, "delivery"))
+        audit(services, who, "webhook.replay", id)
     return answer(_delivery(made), 202)

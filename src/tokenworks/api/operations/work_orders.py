@@ -8,13 +8,13 @@ from pydantic import Field
 from tokenworks.web.bodies import Strict
 from tokenworks.web.content import answer, shown, when
 from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix="/api/operations", tags=["operations"])
 
 
 @router.get("/work-orders", summary="What other systems deliver", **allow("operator", "auditor"))
-def work_orders(rooms: Asked) -> Response:
+def work_orders(services: Asked) -> Response:
     found = [
         shown(
             {
@@ -30,7 +30,7 @@ def work_orders(rooms: Asked) -> Response:
                 "created_at": when(work.created_at),
             }
         )
-        for work in rooms.orders.work_orders()
+        for work in services.orders.work_orders()
     ]
     return answer(found, headers={"X-Total-Count": str(len(found))})
 
@@ -44,10 +44,10 @@ class WorkAnswer(Strict):
 
 
 @router.patch("/work-orders/{id}", summary="A delivery is done, or refused", **allow("operator"))
-def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
+def answer_work(body: WorkAnswer, services: Asked, who: Who, id: str) -> Response:
     work_order_id = as_uuid(id, "work order")
-    with rooms.transaction():
-        state = rooms.orders.answer(
+    with services.transaction():
+        state = services.orders.answer(
             work_order_id,
             done=body.state == "done",
             reason=body.reason,
@@ -55,7 +55,7 @@ def answer_work(body: WorkAnswer, rooms: Asked, who: Who, id: str) -> Response:
             attempt=body.attempt,
         )
         audit(
-            rooms,
+            services,
             who,
             "work_order.answer",
             work_order_id,

@@ -15,7 +15,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import ALL_STAFF, Who, allow, as_uuid, audit
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -51,30 +51,35 @@ def _adjustment_resource(made: Adjustment) -> dict[str, object]:
 
 
 @router.get("/adjustBalance", summary="Adjustments, newest first", **allow(*ALL_STAFF))
-def adjustments(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [_adjustment_resource(made) for made in rooms.adjustments.all()]
+def adjustments(request: Request, services: Asked, page: Paged) -> Response:
+    found = [_adjustment_resource(made) for made in services.adjustments.all()]
     names = ("id", "status", "bucket.id", "requestor.id", "requestedDate", "confirmationDate", "usageType")
     return cut(page, filtered(request, found, names))
 
 
 @router.get("/adjustBalance/{id}", summary="One adjustment", **allow(*ALL_STAFF))
-def adjustment(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    return one(request, _adjustment_resource(rooms.adjustments.find(as_uuid(id, "adjustment"))), fields)
+def adjustment(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+    return one(request, _adjustment_resource(services.adjustments.find(as_uuid(id, "adjustment"))), fields)
 
 
 @router.post(
     "/adjustBalance", status_code=201, summary="Ask for an adjustment", **allow("operator", "finance")
 )
-def adjust(body: AdjustBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
-    found, _ = find_bucket(rooms, who, body.bucket.id)
+def adjust(body: AdjustBalanceCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
+    found, _ = find_bucket(services, who, body.bucket.id)
     if body.amount.units != found.unit:
         raise Invalid(f"amount: this bucket is counted in {found.unit}")
-    with rooms.transaction():
-        made = rooms.adjustments.ask(
+    with services.transaction():
+        made = services.adjustments.ask(
             found.bucket_id, exact(body.amount.amount * PER_UNIT), body.reason, who.name, key
         )
         audit(
-            rooms, who, "balance.adjust", made.adjustment_id, None, {"amount": made.amount, "unit": made.unit}
+            services,
+            who,
+            "balance.adjust",
+            made.adjustment_id,
+            None,
+            {"amount": made.amount, "unit": made.unit},
         )
     return answer(_adjustment_resource(made), 201)
 
@@ -84,10 +89,15 @@ class AdjustBalanceUpdate(Loose):
 
 
 @router.patch("/adjustBalance/{id}", summary="The second person decides", **allow("operator", "finance"))
-def decide_adjustment(body: AdjustBalanceUpdate, rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        made = rooms.adjustments.decide(as_uuid(id, "adjustment"), who.name, do=body.status == "completed")
+def decide_adjustment(body: AdjustBalanceUpdate, services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        made = services.adjustments.decide(as_uuid(id, "adjustment"), who.name, do=body.status == "completed")
         audit(
-            rooms, who, "balance.adjust.decide", made.adjustment_id, {"state": "asked"}, {"state": made.state}
+            services,
+            who,
+            "balance.adjust.decide",
+            made.adjustment_id,
+            {"state": "asked"},
+            {"state": made.state},
         )
     return answer(_adjustment_resource(made))

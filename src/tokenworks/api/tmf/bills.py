@@ -15,7 +15,7 @@ from tokenworks.web.filters import filtered, narrowed
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, mine_only, two_persons, whose
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=BILL, tags=["TMF678 customer bills"], route_class=RepeatableRoute)
 
@@ -89,19 +89,19 @@ def rate_resource(line: BillLine, bill: Bill) -> dict[str, object]:
     )
 
 
-def _own_bill(rooms: Rooms, who: Who, id_: str) -> Bill:
-    bill = rooms.bills.find(str(as_uuid(id_, "bill")))
+def _own_bill(services: Services, who: Who, id_: str) -> Bill:
+    bill = services.bills.find(str(as_uuid(id_, "bill")))
     mine_only(who, bill.subscriber_id, "bill")
     return bill
 
 
 @router.get("/customerBill", summary="Bills, newest first", **allow(*READERS))
-def bills(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(rooms, who, related)
+def bills(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(services, who, related)
     return narrowed(
         request,
         page,
-        lambda offset, limit: rooms.bills.all(of, offset, limit),
+        lambda offset, limit: services.bills.all(of, offset, limit),
         bill_resource,
         ("id", "billNo", "state", "category", "billDate", "paymentDueDate", "billingAccount.id", "billingPeriod.startDateTime", "billingPeriod.endDateTime"),
         ("relatedParty.id",),
@@ -109,19 +109,19 @@ def bills(request: Request, rooms: Asked, who: Who, page: Paged, related: Party 
 
 
 @router.get("/customerBill/{id}", summary="One bill", **allow(*READERS))
-def bill(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    return one(request, bill_resource(_own_bill(rooms, who, id)), fields)
+def bill(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    return one(request, bill_resource(_own_bill(services, who, id)), fields)
 
 
 @router.get("/customerBill/{id}/document", summary="A bill as a PDF", **allow(*READERS))
 def document(
-    rooms: Asked,
+    services: Asked,
     who: Who,
     id: str,
     language: Literal["zh", "en"] | None = None,
 ) -> Response:
-    found = _own_bill(rooms, who, id)
-    pdf = rooms.documents.pdf(found, language)
+    found = _own_bill(services, who, id)
+    pdf = services.documents.pdf(found, language)
     return Response(
         pdf,
         media_type="application/pdf",
@@ -132,22 +132,22 @@ def document(
 @router.get("/appliedCustomerBillingRate", summary="The lines of a bill", **allow(*READERS))
 def rates(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     who: Who,
     page: Paged,
     bill_id: Annotated[str, Query(alias="bill.id", max_length=64)],
 ) -> Response:
-    found = _own_bill(rooms, who, bill_id)
-    lines = [rate_resource(line, found) for line in rooms.bills.lines(found)]
+    found = _own_bill(services, who, bill_id)
+    lines = [rate_resource(line, found) for line in services.bills.lines(found)]
     names = ("id", "type", "name", "date", "product.id", "isBilled")
     return cut(page, filtered(request, lines, names, beside=("bill.id",)))
 
 
 @router.get("/appliedCustomerBillingRate/{id}", summary="One line", **allow(*READERS))
-def rate(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def rate(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
     bill_id, _, number = id.rpartition("-")
-    found = _own_bill(rooms, who, bill_id)
-    for line in rooms.bills.lines(found):
+    found = _own_bill(services, who, bill_id)
+    for line in services.bills.lines(found):
         if str(line.line_no) == number:
             return one(request, rate_resource(line, found), fields)
     raise NotFound("there is no such line")
@@ -167,14 +167,14 @@ class CreditNoteCreate(Loose):
     summary="Correct a bill by a credit note",
     **allow("finance"),
 )
-def correct(body: CreditNoteCreate, rooms: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
-    found = _own_bill(rooms, who, id)
-    with rooms.transaction():
-        note = rooms.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
+def correct(body: CreditNoteCreate, services: Asked, who: Who, id: str, key: IdempotencyKey) -> Response:
+    found = _own_bill(services, who, id)
+    with services.transaction():
+        note = services.bills.correct(found, body.line, body.amount.nano(), body.reason, key)
         if note.new:
-            two_persons(rooms, who, "bill.correct", found.bill_id, note.amount_nano, key)
+            two_persons(services, who, "bill.correct", found.bill_id, note.amount_nano, key)
             audit(
-                rooms, who, "bill.correct", found.bill_id, None,
+                services, who, "bill.correct", found.bill_id, None,
                 {"credit_note": note.credit_note_no, "amount_nano": note.amount_nano, "reason": note.reason},
             )  # fmt: skip
     return answer(

@@ -13,7 +13,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import EVERYBODY, Who, allow, as_uuid, mine_only, own
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -45,11 +45,11 @@ def bucket_resource(bucket: Bucket, subscriber: Subscriber, now: datetime) -> di
 
 
 @router.get("/bucket", summary="Balances, windows and caps", **allow(*EVERYBODY))
-def buckets(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(rooms, who, related)
-    now = rooms.clock.now()
+def buckets(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(services, who, related)
+    now = services.clock.now()
     found = [
-        bucket_resource(bucket, subscriber, now) for bucket in rooms.ledger.buckets(subscriber.account_id)
+        bucket_resource(bucket, subscriber, now) for bucket in services.ledger.buckets(subscriber.account_id)
     ]
     names = ("id", "name", "status", "usageType", "description", "product.id", "partyAccount.id", "validFor.startDateTime", "validFor.endDateTime")  # fmt: skip
     return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
@@ -58,30 +58,30 @@ def buckets(request: Request, rooms: Asked, who: Who, page: Paged, related: Part
 @router.get("/bucket/{id}", summary="One balance", **allow(*EVERYBODY))
 def bucket(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     who: Who,
     id: str,
     fields: Fields = None,
 ) -> Response:
-    found, subscriber = find_bucket(rooms, who, id)
-    return one(request, bucket_resource(found, subscriber, rooms.clock.now()), fields)
+    found, subscriber = find_bucket(services, who, id)
+    return one(request, bucket_resource(found, subscriber, services.clock.now()), fields)
 
 
-def find_bucket(rooms: Rooms, who: Who, id_: str) -> tuple[Bucket, Subscriber]:
+def find_bucket(services: Services, who: Who, id_: str) -> tuple[Bucket, Subscriber]:
     bucket_id = as_uuid(id_, "bucket")
-    account_id = rooms.ledger.account_of_bucket(bucket_id)
+    account_id = services.ledger.account_of_bucket(bucket_id)
     if account_id is None:
         raise NotFound("there is no such bucket")
-    subscriber = rooms.subscriptions.of_account(account_id)
+    subscriber = services.subscriptions.of_account(account_id)
     mine_only(who, subscriber.subscriber_id, "bucket")
-    found = next(b for b in rooms.ledger.buckets(account_id) if b.bucket_id == bucket_id)
+    found = next(b for b in services.ledger.buckets(account_id) if b.bucket_id == bucket_id)
     return found, subscriber
 
 
-def _accumulated(rooms: Rooms, subscriber: Subscriber) -> list[dict[str, object]]:
-    now = rooms.clock.now()
+def _accumulated(services: Services, subscriber: Subscriber) -> list[dict[str, object]]:
+    now = services.clock.now()
     live: dict[str, list[Bucket]] = {}
-    for found in rooms.ledger.buckets(subscriber.account_id):
+    for found in services.ledger.buckets(subscriber.account_id):
         if (
             found.kind == "balance"
             and found.closing is None
@@ -104,17 +104,17 @@ def _accumulated(rooms: Rooms, subscriber: Subscriber) -> list[dict[str, object]
 
 
 @router.get("/accumulatedBalance", summary="What is left in all", **allow(*EVERYBODY))
-def accumulated(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    found = _accumulated(rooms, own(rooms, who, related))
+def accumulated(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    found = _accumulated(services, own(services, who, related))
     return cut(page, filtered(request, found, ("id", "name"), beside=("relatedParty.id",)))
 
 
 @router.get("/accumulatedBalance/{id}", summary="What is left of one unit", **allow(*EVERYBODY))
-def accumulated_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def accumulated_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
     account_id = as_uuid(id.rpartition("-")[0], "balance")
-    subscriber = rooms.subscriptions.of_account(account_id)
+    subscriber = services.subscriptions.of_account(account_id)
     mine_only(who, subscriber.subscriber_id, "balance")
-    for found in _accumulated(rooms, subscriber):
+    for found in _accumulated(services, subscriber):
         if found["id"] == id:
             return one(request, found, fields)
     raise NotFound("there is no such balance")

@@ -18,14 +18,14 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import is_staff
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=CATALOG, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
 
 
 @router.get("/productOffering", summary="What is sold")
-def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [offering_resource(rooms, sold) for sold in rooms.offerings.all()]
+def offerings(request: Request, services: Asked, page: Paged) -> Response:
+    found = [offering_resource(services, sold) for sold in services.offerings.all()]
     return cut(
         page,
         filtered(
@@ -48,16 +48,18 @@ def offerings(request: Request, rooms: Asked, page: Paged) -> Response:
 
 
 @router.get("/productOffering/{id}", summary="One offering; staff sees drafts, too")
-def offering(request: Request, rooms: Asked, id: str, fields: Fields = None, draft: bool = False) -> Response:
-    found = [offering_resource(rooms, sold) for sold in rooms.offerings.all() if sold.offering.id == id]
-    if (draft or not found) and is_staff(request, rooms):
-        return one(request, draft_resource(rooms.drafts.find(id)), fields)
+def offering(
+    request: Request, services: Asked, id: str, fields: Fields = None, draft: bool = False
+) -> Response:
+    found = [offering_resource(services, sold) for sold in services.offerings.all() if sold.offering.id == id]
+    if (draft or not found) and is_staff(request, services):
+        return one(request, draft_resource(services.drafts.find(id)), fields)
     return one(request, find_resource(found, id, "offering"), fields)
 
 
 @router.get("/productOfferingPrice", summary="What it costs")
-def prices(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [price for sold in rooms.offerings.all() for price in price_resources(sold)]
+def prices(request: Request, services: Asked, page: Paged) -> Response:
+    found = [price for sold in services.offerings.all() for price in price_resources(sold)]
     return cut(
         page,
         filtered(request, found, ("id", "name", "priceType", "lifecycleStatus", "version", "price.value")),
@@ -65,26 +67,26 @@ def prices(request: Request, rooms: Asked, page: Paged) -> Response:
 
 
 @router.get("/productOfferingPrice/{id}", summary="One price")
-def price(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    found = [price for sold in rooms.offerings.all() for price in price_resources(sold)]
+def price(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+    found = [price for sold in services.offerings.all() for price in price_resources(sold)]
     return one(request, find_resource(found, id, "price"), fields)
 
 
 @router.get("/productSpecification", summary="What it brings")
-def specifications(request: Request, rooms: Asked, page: Paged) -> Response:
-    found = [specification_resource(sold) for sold in rooms.offerings.all()]
+def specifications(request: Request, services: Asked, page: Paged) -> Response:
+    found = [specification_resource(sold) for sold in services.offerings.all()]
     return cut(page, filtered(request, found, ("id", "name", "brand", "lifecycleStatus", "version")))
 
 
 @router.get("/productSpecification/{id}", summary="One specification")
-def specification(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    found = [specification_resource(sold) for sold in rooms.offerings.all()]
+def specification(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+    found = [specification_resource(sold) for sold in services.offerings.all()]
     return one(request, find_resource(found, id, "specification"), fields)
 
 
 @router.get("/category", summary="Kinds of offerings")
-def categories(request: Request, rooms: Asked, page: Paged) -> Response:
-    sold = rooms.offerings.all()
+def categories(request: Request, services: Asked, page: Paged) -> Response:
+    sold = services.offerings.all()
     return cut(
         page,
         filtered(
@@ -96,8 +98,8 @@ def categories(request: Request, rooms: Asked, page: Paged) -> Response:
 
 
 @router.get("/category/{id}", summary="One kind")
-def category(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    sold = rooms.offerings.all()
+def category(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+    sold = services.offerings.all()
     return one(
         request,
         find_resource([category_resource(kind, sold) for kind in CATEGORIES], id, "category"),

@@ -6,7 +6,7 @@ from tokenworks.api.tmf.refs import CATALOG
 from tokenworks.catalog import Draft, Offering, SoldOffering
 from tokenworks.kernel import NotFound, parse_money
 from tokenworks.web.content import money, shown, when
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 # Another seller's tariff, kept for comparison, is none that we have launched.
 _LIFE: Final = {"in_study": "In study", "active": "Active", "retired": "Retired", "comparison": "In study"}
@@ -29,7 +29,7 @@ def _period(offering: Offering) -> dict[str, object] | None:
     return shown({"startDateTime": when(offering.valid_from), "endDateTime": when(offering.valid_until)})
 
 
-def offering_resource(rooms: Rooms, sold: SoldOffering) -> dict[str, object]:
+def offering_resource(services: Services, sold: SoldOffering) -> dict[str, object]:
     o = sold.offering
     return shown(
         {
@@ -37,7 +37,7 @@ def offering_resource(rooms: Rooms, sold: SoldOffering) -> dict[str, object]:
             "description": f"{o.name_zh}. {o.source}"
             + (f" Samples: {', '.join(o.samples)}." if o.samples else ""),
             "isBundle": o.kind == "bundle",
-            "isSellable": rooms.offerings.can_be_ordered(o),
+            "isSellable": services.offerings.can_be_ordered(o),
             "lifecycleStatus": _LIFE[o.status],
             "version": sold.offering_version,
             "validFor": _period(o),

@@ -15,7 +15,7 @@ from tokenworks.web.bodies import Loose
 from tokenworks.web.content import answer
 from tokenworks.web.principals import Who, allow, audit
 from tokenworks.web.repeats import Repeatable, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=CATALOG, tags=["TMF620 product catalogue"], route_class=RepeatableRoute)
 
@@ -37,43 +37,45 @@ class ProductOfferingUpdate(Loose):
 
 
 @router.post("/productOffering", status_code=201, summary="Draft an offering", **allow("operator"))
-def draft_offering(body: ProductOfferingCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
+def draft_offering(body: ProductOfferingCreate, services: Asked, who: Who, _key: Repeatable) -> Response:
     if body.catalogue_entry.get("name") != body.name:
         raise Invalid("name: it is the name of the entry")
-    with rooms.transaction():
-        made = rooms.drafts.begin(body.catalogue_entry, who.name)
+    with services.transaction():
+        made = services.drafts.begin(body.catalogue_entry, who.name)
         resource = draft_resource(made)
-        audit(rooms, who, "offering.draft", made.offering.id, None, resource["catalogueEntry"])
+        audit(services, who, "offering.draft", made.offering.id, None, resource["catalogueEntry"])
     return answer(resource, 201, {"Location": str(resource["href"])})
 
 
 @router.patch("/productOffering/{id}", summary="Change, approve or publish a draft", **allow("operator"))
 def change_offering(
-    body: ProductOfferingUpdate, rooms: Asked, who: Who, id: str, _key: Repeatable
+    body: ProductOfferingUpdate, services: Asked, who: Who, id: str, _key: Repeatable
 ) -> Response:
     entry, status = body.catalogue_entry, body.lifecycle_status
     if (entry is None) == (status is None):
         raise Invalid("either catalogueEntry or lifecycleStatus is changed")
-    with rooms.transaction():
+    with services.transaction():
         if entry is not None:
-            resource = draft_resource(rooms.drafts.rewrite(id, entry, who.name))
+            resource = draft_resource(services.drafts.rewrite(id, entry, who.name))
         elif status == "Active":
-            rooms.drafts.publish(id)
+            services.drafts.publish(id)
             found = [
-                offering_resource(rooms, sold) for sold in rooms.offerings.all() if sold.offering.id == id
+                offering_resource(services, sold)
+                for sold in services.offerings.all()
+                if sold.offering.id == id
             ]
             resource = find_resource(found, id, "offering")
         elif status == "In test":
-            resource = draft_resource(rooms.drafts.approve(id, who.name))
+            resource = draft_resource(services.drafts.approve(id, who.name))
         else:
-            resource = draft_resource(rooms.drafts.withdraw_approval(id))
-        audit(rooms, who, f"offering.{'change' if status is None else status.lower()}", id, None, resource)
+            resource = draft_resource(services.drafts.withdraw_approval(id))
+        audit(services, who, f"offering.{'change' if status is None else status.lower()}", id, None, resource)
     return answer(resource)
 
 
 @router.delete("/productOffering/{id}", status_code=204, summary="Throw a draft away", **allow("operator"))
-def remove_draft(rooms: Asked, who: Who, id: str) -> Response:
-    with rooms.transaction():
-        rooms.drafts.remove(id)
-        audit(rooms, who, "offering.draft.remove", id)
+def remove_draft(services: Asked, who: Who, id: str) -> Response:
+    with services.transaction():
+        services.drafts.remove(id)
+        audit(services, who, "offering.draft.remove", id)
     return Response(status_code=204)

@@ -12,35 +12,35 @@ from tokenworks.api.tmf.service_orders import service_order_resource
 from tokenworks.kernel import TokenworksError
 from tokenworks.subscriptions import Event, content_of
 from tokenworks.web.content import encode_for
-from tokenworks.web.rooms import Rooms
+from tokenworks.web.services import Services
 
 PAYMENTS_LOOKED_AT: Final = 100
 
 
-def event_body(rooms: Rooms, event: Event, public_url: str) -> str:
+def event_body(services: Services, event: Event, public_url: str) -> str:
     """A notification of the hub, with the resource as it is now in the state that is told."""
-    name, resource = _told(rooms, event)
+    name, resource = _told(services, event)
     return encode_for(content_of(event, resource, name), public_url).decode()
 
 
-def _told(rooms: Rooms, event: Event) -> tuple[str, dict[str, object] | None]:
+def _told(services: Services, event: Event) -> tuple[str, dict[str, object] | None]:
     name = event.event_type.removesuffix("StateChangeEvent").removesuffix("CreateEvent")
     name = name[0].lower() + name[1:]
     state: Any = event.state
     with contextlib.suppress(TokenworksError):
         if event.api == "productOrdering":
-            order, subscriber_id = rooms.orders.find(event.ref)
+            order, subscriber_id = services.orders.find(event.ref)
             return name, order_resource(replace(order, state=state), subscriber_id)
         if event.api == "productInventory":
-            product, subscriber_id = rooms.orders.product(event.ref)
-            subscriber = rooms.subscriptions.find(str(subscriber_id))
-            return name, product_resource(rooms, replace(product, state=state), subscriber)
+            product, subscriber_id = services.orders.product(event.ref)
+            subscriber = services.subscriptions.find(str(subscriber_id))
+            return name, product_resource(services, replace(product, state=state), subscriber)
         if event.api == "customerBill":
-            return name, bill_resource(replace(rooms.bills.find(str(event.ref)), state=state))
+            return name, bill_resource(replace(services.bills.find(str(event.ref)), state=state))
         if event.api == "serviceOrdering":
-            return name, service_order_resource(replace(rooms.deliveries.find(event.ref), state=state))
-        subscriber = rooms.subscriptions.find(str(event.subscriber_id))
-        for payment in rooms.payments.all(subscriber, 0, PAYMENTS_LOOKED_AT)[0]:
+            return name, service_order_resource(replace(services.deliveries.find(event.ref), state=state))
+        subscriber = services.subscriptions.find(str(event.subscriber_id))
+        for payment in services.payments.all(subscriber, 0, PAYMENTS_LOOKED_AT)[0]:
             if payment.payment_id == event.ref:
                 return name, payment_resource(payment, subscriber.account_id)
     return name, None

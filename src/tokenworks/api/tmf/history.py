@@ -14,7 +14,7 @@ from tokenworks.web.filters import narrowed
 from tokenworks.web.lists import Fields, Paged, one
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, own
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -50,12 +50,12 @@ def _move_resource(move: BalanceMove, subscriber: Subscriber) -> dict[str, objec
 @router.get(
     "/balanceActionHistory", summary="What came to balances and what went, but for usage", **allow(*READERS)
 )
-def history(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(rooms, who, related)
+def history(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(services, who, related)
     return narrowed(
         request,
         page,
-        lambda offset, limit: rooms.transfers.history(subscriber.account_id, offset, limit),
+        lambda offset, limit: services.transfers.history(subscriber.account_id, offset, limit),
         lambda move: _move_resource(move, subscriber),
         ("id", "status", "description", "confirmationDate", "bucket.id", "partyAccount.id"),
         ("relatedParty.id",),
@@ -63,7 +63,7 @@ def history(request: Request, rooms: Asked, who: Who, page: Paged, related: Part
 
 
 @router.get("/balanceActionHistory/{id}", summary="One of them", **allow(*READERS))
-def history_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    _, subscriber = find_bucket(rooms, who, id[37:])
-    move = rooms.transfers.find_move(subscriber.account_id, as_uuid(id[:36], "action"), UUID(id[37:]))
+def history_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    _, subscriber = find_bucket(services, who, id[37:])
+    move = services.transfers.find_move(subscriber.account_id, as_uuid(id[:36], "action"), UUID(id[37:]))
     return one(request, _move_resource(move, subscriber), fields)

@@ -10,7 +10,7 @@ from tokenworks.subscriptions import Api, Listener
 from tokenworks.web.bodies import Loose
 from tokenworks.web.content import answer
 from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 _BASES: Final[dict[Api, tuple[str, str]]] = {
     "productOrdering": (ORDER, "TMF622 product orders"),
@@ -36,8 +36,8 @@ def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
     router = APIRouter(prefix=base, tags=[tag])
 
     @router.get("/hub", summary="Who is told of events", **allow("operator", "auditor"))
-    def listeners(rooms: Asked) -> Response:
-        found = [listener_resource(one) for one in rooms.hub.listeners() if one.api == api]
+    def listeners(services: Asked) -> Response:
+        found = [listener_resource(one) for one in services.hub.listeners() if one.api == api]
         return answer(found, headers={"X-Total-Count": str(len(found))})
 
     @router.post(
@@ -46,18 +46,18 @@ def _hub_of(api: Api, base: str, tag: str) -> APIRouter:
         summary="Tell a system of events; its secret is shown this once",
         **allow("operator"),
     )
-    def subscribe(body: HubCreate, rooms: Asked, who: Who) -> Response:
-        with rooms.transaction():
-            made, secret = rooms.hub.subscribe(api, body.callback, body.query, who.name)
-            audit(rooms, who, "webhook.add", made.listener_id, None, {"api": api})
+    def subscribe(body: HubCreate, services: Asked, who: Who) -> Response:
+        with services.transaction():
+            made, secret = services.hub.subscribe(api, body.callback, body.query, who.name)
+            audit(services, who, "webhook.add", made.listener_id, None, {"api": api})
         headers = {"Location": f"{base}/hub/{made.listener_id}"}
         return answer({**listener_resource(made), "secret": secret}, 201, headers)
 
     @router.delete("/hub/{id}", status_code=204, summary="Tell it no more", **allow("operator"))
-    def unsubscribe(rooms: Asked, who: Who, id: str) -> Response:
-        with rooms.transaction():
-            rooms.hub.unsubscribe(as_uuid(id, "listener"), api)
-            audit(rooms, who, "webhook.remove", id)
+    def unsubscribe(services: Asked, who: Who, id: str) -> Response:
+        with services.transaction():
+            services.hub.unsubscribe(as_uuid(id, "listener"), api)
+            audit(services, who, "webhook.remove", id)
         return Response(status_code=204)
 
     return router

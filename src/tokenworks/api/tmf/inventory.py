@@ -11,7 +11,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, mine_only, own
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=INVENTORY, tags=["TMF637 product inventory"], route_class=RepeatableRoute)
 
@@ -26,8 +26,8 @@ _STATUS: Final = {
 }
 
 
-def product_resource(rooms: Rooms, product: Product, subscriber: Subscriber) -> dict[str, object]:
-    sold = rooms.offerings.sold(product.offering_version)
+def product_resource(services: Services, product: Product, subscriber: Subscriber) -> dict[str, object]:
+    sold = services.offerings.sold(product.offering_version)
     return shown(
         {
             **product_ref(product.product_id, sold.offering.name),
@@ -63,16 +63,18 @@ def product_resource(rooms: Rooms, product: Product, subscriber: Subscriber) -> 
 
 
 @router.get("/product", summary="What a subscriber has", **allow(*READERS))
-def products(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(rooms, who, related)
-    found = [product_resource(rooms, product, subscriber) for product in rooms.orders.products(subscriber)]
+def products(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(services, who, related)
+    found = [
+        product_resource(services, product, subscriber) for product in services.orders.products(subscriber)
+    ]
     names = ("id", "name", "status", "isBundle", "startDate", "terminationDate", "productOffering.id")
     return cut(page, filtered(request, found, names, beside=("relatedParty.id",)))
 
 
 @router.get("/product/{id}", summary="One product", **allow(*READERS))
-def product(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    found, subscriber_id = rooms.orders.product(as_uuid(id, "product"))
+def product(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = services.orders.product(as_uuid(id, "product"))
     mine_only(who, subscriber_id, "product")
-    subscriber = rooms.subscriptions.find(str(subscriber_id))
-    return one(request, product_resource(rooms, found, subscriber), fields)
+    subscriber = services.subscriptions.find(str(subscriber_id))
+    return one(request, product_resource(services, found, subscriber), fields)

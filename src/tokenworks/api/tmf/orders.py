@@ -16,7 +16,7 @@ from tokenworks.web.filters import narrowed
 from tokenworks.web.lists import Fields, Paged, one
 from tokenworks.web.principals import BUYERS, READERS, Who, allow, as_uuid, audit, mine_only, own, whose
 from tokenworks.web.repeats import IdempotencyKey, Repeatable, RepeatableRoute
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=ORDER, tags=["TMF622 product orders"], route_class=RepeatableRoute)
 
@@ -102,12 +102,12 @@ def _characteristic(item: _OrderItem, name: str, allowed: tuple[object, ...] | N
     return None
 
 
-def _start(rooms: Rooms, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
+def _start(services: Services, subscriber: Subscriber, item: _OrderItem, wanted: datetime | None) -> str:
     """`now` or `cycle_end`, by the characteristic `when` or by the date. Raises `Invalid` where it can't be done then."""
     said = _characteristic(item, "when", ("now", "cycle_end"))
-    if wanted is None or wanted <= rooms.clock.now():
+    if wanted is None or wanted <= services.clock.now():
         return said or "now"
-    end = _own_product(rooms, subscriber, item).cycle_end
+    end = _own_product(services, subscriber, item).cycle_end
     if said == "now" or end is None or wanted != end:
         raise Invalid(
             "requestedStartDate: a change or an end is now, or with the product's cycle"
@@ -116,9 +116,9 @@ def _start(rooms: Rooms, subscriber: Subscriber, item: _OrderItem, wanted: datet
     return "cycle_end"
 
 
-def _own_product(rooms: Rooms, subscriber: Subscriber, item: _OrderItem) -> Product:
+def _own_product(services: Services, subscriber: Subscriber, item: _OrderItem) -> Product:
     id_ = as_uuid((item.product.id if item.product else None) or "", "product")
-    for product in rooms.orders.products(subscriber):
+    for product in services.orders.products(subscriber):
         if product.product_id == id_:
             return product
     raise NotFound("there is no such product")
@@ -131,16 +131,18 @@ _ORDER_FILTERS: Final = (
 
 
 @router.get("/productOrder", summary="Orders, newest first", **allow(*READERS))
-def orders(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(rooms, who, related)
+def orders(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(services, who, related)
 
     def resource(order: Order) -> Mapping[str, object]:
-        return order_resource(order, rooms.orders.find(order.order_id)[1] if of is None else of.subscriber_id)
+        return order_resource(
+            order, services.orders.find(order.order_id)[1] if of is None else of.subscriber_id
+        )
 
     return narrowed(
         request,
         page,
-        lambda offset, limit: rooms.orders.all(of, offset, limit),
+        lambda offset, limit: services.orders.all(of, offset, limit),
         resource,
         _ORDER_FILTERS,
         ("relatedParty.id",),
@@ -148,43 +150,45 @@ def orders(request: Request, rooms: Asked, who: Who, page: Paged, related: Party
 
 
 @router.get("/productOrder/{id}", summary="One order", **allow(*READERS))
-def order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    found, subscriber_id = rooms.orders.find(as_uuid(id, "order"))
+def order(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = services.orders.find(as_uuid(id, "order"))
     mine_only(who, subscriber_id, "order")
     return one(request, order_resource(found, subscriber_id), fields)
 
 
 @router.post("/productOrder", status_code=201, summary="Order, change or end a product", **allow(*BUYERS))
-def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
-    subscriber = own(rooms, who, body.related_party[0].id if body.related_party else None)
+def place(body: ProductOrderCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
+    subscriber = own(services, who, body.related_party[0].id if body.related_party else None)
     item = body.product_order_item[0]
     if item.quantity != 1:
         raise Invalid("quantity: one product an order")
     second = _characteristic(item, "confirm", ("true", "false", True, False)) in {"true", "True"}
     wanted = body.requested_start_date
-    at: Any = "now" if item.action == "add" else _start(rooms, subscriber, item, wanted)
-    with rooms.transaction():
+    at: Any = "now" if item.action == "add" else _start(services, subscriber, item, wanted)
+    with services.transaction():
         if item.action == "add":
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to add")
-            made = rooms.orders.place(
+            made = services.orders.place(
                 subscriber, item.product_offering.id, key, delivery=_characteristic(item, "delivery"), confirm=second,
                 start=wanted,
             )  # fmt: skip
         elif item.action == "modify":
-            product = _own_product(rooms, subscriber, item)
+            product = _own_product(services, subscriber, item)
             if item.product_offering is None:
                 raise Invalid("productOffering: say what to change it to")
-            made = rooms.orders.change(product.product_id, item.product_offering.id, at, key, confirm=second)
+            made = services.orders.change(
+                product.product_id, item.product_offering.id, at, key, confirm=second
+            )
         elif item.action == "delete":
-            made = rooms.orders.cancel(_own_product(rooms, subscriber, item).product_id, at, key)
+            made = services.orders.cancel(_own_product(services, subscriber, item).product_id, at, key)
         else:
             raise Invalid("action: add, modify or delete")
         resource = order_resource(made, subscriber.subscriber_id)
         if wanted is not None:
             resource["requestedStartDate"] = when(wanted)
         if made.new:
-            audit(rooms, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
+            audit(services, who, f"order.{item.action}", made.order_id, None, {"offering": made.offering_id})
     return answer(resource, 201 if made.new else 200, {"Location": str(resource["href"])})
 
 
@@ -194,13 +198,13 @@ def place(body: ProductOrderCreate, rooms: Asked, who: Who, key: IdempotencyKey)
     summary="Take an order back before it begins, or is delivered",
     **allow(*BUYERS),
 )
-def cancel_order(body: CancelProductOrderCreate, rooms: Asked, who: Who, _key: Repeatable) -> Response:
-    found, subscriber_id = rooms.orders.find(as_uuid(body.product_order.id, "order"))
+def cancel_order(body: CancelProductOrderCreate, services: Asked, who: Who, _key: Repeatable) -> Response:
+    found, subscriber_id = services.orders.find(as_uuid(body.product_order.id, "order"))
     mine_only(who, subscriber_id, "order")
-    with rooms.transaction():
-        rooms.orders.withdraw(found.order_id, body.cancellation_reason)
-        audit(rooms, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
-    return answer(_cancellation(rooms.orders.find(found.order_id)[0]), 201)
+    with services.transaction():
+        services.orders.withdraw(found.order_id, body.cancellation_reason)
+        audit(services, who, "order.withdraw", found.order_id, {"state": found.state}, {"state": "cancelled"})
+    return answer(_cancellation(services.orders.find(found.order_id)[0]), 201)
 
 
 def _cancellation(order: Order) -> dict[str, object]:
@@ -218,8 +222,8 @@ def _cancellation(order: Order) -> dict[str, object]:
 
 
 @router.get("/cancelProductOrder/{id}", summary="An order that was taken back", **allow(*READERS))
-def cancelled_order(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    found, subscriber_id = rooms.orders.find(as_uuid(id, "cancellation"))
+def cancelled_order(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found, subscriber_id = services.orders.find(as_uuid(id, "cancellation"))
     mine_only(who, subscriber_id, "cancellation")
     if found.state != "cancelled":
         raise NotFound("there is no such cancellation")

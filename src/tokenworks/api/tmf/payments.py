@@ -15,7 +15,7 @@ from tokenworks.web.filters import narrowed
 from tokenworks.web.lists import Fields, Paged, one
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, mine_only, whose
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=RepeatableRoute)
 
@@ -71,14 +71,14 @@ def payment_resource(payment: Payment, account_id: UUID) -> dict[str, object]:
 
 
 @router.get("/payment", summary="Payments, newest first", **allow(*READERS))
-def payments(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(rooms, who, related)
+def payments(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(services, who, related)
     return narrowed(
         request,
         page,
-        lambda offset, limit: rooms.payments.all(of, offset, limit),
+        lambda offset, limit: services.payments.all(of, offset, limit),
         lambda payment: payment_resource(
-            payment, (of or rooms.subscriptions.find(str(payment.subscriber_id))).account_id
+            payment, (of or services.subscriptions.find(str(payment.subscriber_id))).account_id
         ),
         ("id", "correlatorId", "status", "paymentDate", "account.id", "paymentItem.item.id"),
         ("relatedParty.id",),
@@ -86,25 +86,25 @@ def payments(request: Request, rooms: Asked, who: Who, page: Paged, related: Par
 
 
 @router.get("/payment/{id}", summary="One payment", **allow(*READERS))
-def payment_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    found = rooms.payments.find(as_uuid(id, "payment"))
+def payment_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = services.payments.find(as_uuid(id, "payment"))
     mine_only(who, found.subscriber_id, "payment")
-    account_id = rooms.subscriptions.find(str(found.subscriber_id)).account_id
+    account_id = services.subscriptions.find(str(found.subscriber_id)).account_id
     return one(request, payment_resource(found, account_id), fields)
 
 
 @router.post("/payment", status_code=201, summary="Book a payment of a bill", **allow("finance"))
-def pay(body: PaymentCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
-    bill = rooms.bills.find(str(as_uuid(body.payment_item[0].item.id, "bill")))
+def pay(body: PaymentCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
+    bill = services.bills.find(str(as_uuid(body.payment_item[0].item.id, "bill")))
     if body.account.id != str(bill.account_id):
         raise Invalid("account: the bill is another account's")
     amount_nano = body.total_amount.nano()
     method = {"bankTransfer": "bank_transfer"}.get(body.payment_method.type, body.payment_method.type)
-    with rooms.transaction():
-        made = rooms.desk.take(bill, method, key, amount_nano)
+    with services.transaction():
+        made = services.desk.take(bill, method, key, amount_nano)
         if made.new:
             audit(
-                rooms,
+                services,
                 who,
                 "payment",
                 made.payment_id,

@@ -13,7 +13,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import READERS, Who, allow, as_uuid, audit, mine_only, two_persons
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=PAYMENT, tags=["TMF676 payments"], route_class=RepeatableRoute)
 
@@ -49,36 +49,36 @@ def refund_resource(refund: Refund) -> dict[str, object]:
 @router.get("/refund", summary="Refunds of an order", **allow(*READERS))
 def refunds(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     who: Who,
     page: Paged,
     order_id: Annotated[str, Query(alias="order.id", max_length=64)],
 ) -> Response:
-    order, subscriber_id = rooms.orders.find(as_uuid(order_id, "order"))
+    order, subscriber_id = services.orders.find(as_uuid(order_id, "order"))
     mine_only(who, subscriber_id, "order")
-    found = [refund_resource(refund) for refund in rooms.refunds.of_order(order.order_id)]
+    found = [refund_resource(refund) for refund in services.refunds.of_order(order.order_id)]
     return cut(page, filtered(request, found, ("id", "status", "name", "refundDate"), beside=("order.id",)))
 
 
 @router.get("/refund/{id}", summary="One refund", **allow(*READERS))
-def refund_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    found = rooms.refunds.find(as_uuid(id, "refund"))
-    mine_only(who, rooms.orders.find(found.order_id)[1], "refund")
+def refund_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    found = services.refunds.find(as_uuid(id, "refund"))
+    mine_only(who, services.orders.find(found.order_id)[1], "refund")
     return one(request, refund_resource(found), fields)
 
 
 @router.post("/refund", status_code=201, summary="Refund an order", **allow("finance"))
-def refund(body: RefundCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
-    order, _ = rooms.orders.find(as_uuid(body.order.id, "order"))
+def refund(body: RefundCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
+    order, _ = services.orders.find(as_uuid(body.order.id, "order"))
     amount_nano = None if body.total_amount is None else body.total_amount.nano()
-    with rooms.transaction():
-        made = rooms.refunds.refund(
+    with services.transaction():
+        made = services.refunds.refund(
             order.order_id, body.part, body.reason, amount_nano=amount_nano, idempotency_key=key
         )
         if made[0].new:
-            two_persons(rooms, who, "refund", order.order_id, rooms.refunds.at_most(made), key)
+            two_persons(services, who, "refund", order.order_id, services.refunds.at_most(made), key)
             audit(
-                rooms, who, "refund", order.order_id, None,
+                services, who, "refund", order.order_id, None,
                 {"part": body.part, "reason": body.reason, "refunds": [str(refund.refund_id) for refund in made]},
             )  # fmt: skip
     return answer([refund_resource(refund) for refund in made], 201)

@@ -11,7 +11,7 @@ from tokenworks.web.bodies import Loose
 from tokenworks.web.content import answer, encode_for, shown, when
 from tokenworks.web.lists import Fields, Paged, one, only_filters, page_of
 from tokenworks.web.principals import Who, allow, as_uuid, audit
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=SERVICE, tags=["TMF641 service orders"])
 
@@ -71,19 +71,19 @@ def service_order_resource(work: WorkOrder) -> dict[str, object]:
 )
 def service_orders(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     page: Paged,
     state: Annotated[Literal["acknowledged", "completed", "failed"] | None, Query()] = None,
 ) -> Response:
     only_filters(request, "state")
     ours = next((known for known, said in _STATES.items() if said == state), None)
-    found, total = rooms.deliveries.page(ours, page.offset, page.limit)
+    found, total = services.deliveries.page(ours, page.offset, page.limit)
     return page_of(page, [service_order_resource(work) for work in found], total)
 
 
 @router.get("/serviceOrder/{id}", summary="One of them", **allow("operator", "auditor"))
-def service_order(request: Request, rooms: Asked, id: str, fields: Fields = None) -> Response:
-    found = rooms.deliveries.find(as_uuid(id, "service order"))
+def service_order(request: Request, services: Asked, id: str, fields: Fields = None) -> Response:
+    found = services.deliveries.find(as_uuid(id, "service order"))
     return one(request, service_order_resource(found), fields)
 
 
@@ -100,10 +100,10 @@ class ServiceOrderUpdate(Loose):
 
 
 def take_answer(
-    rooms: Rooms, work: WorkOrder, state: str, reason: str | None = None, attempt: int | None = None
+    services: Services, work: WorkOrder, state: str, reason: str | None = None, attempt: int | None = None
 ) -> str:
     """What the delivering system says of a work order, in TMF641's words. Returns the state that it has now."""
-    return rooms.orders.answer(
+    return services.orders.answer(
         work.work_order_id, done=state == "completed", reason=reason, again=state == "held", attempt=attempt
     )
 
@@ -111,16 +111,21 @@ def take_answer(
 @router.patch(
     "/serviceOrder/{id}", summary="A delivery is done, or refused; repeating it is safe", **allow("operator")
 )
-def answer_service_order(body: ServiceOrderUpdate, rooms: Asked, who: Who, id: str) -> Response:
-    work = rooms.deliveries.find(as_uuid(id, "service order"))
+def answer_service_order(body: ServiceOrderUpdate, services: Asked, who: Who, id: str) -> Response:
+    work = services.deliveries.find(as_uuid(id, "service order"))
     reason = next((note.text for note in body.note or () if note.text), None)
-    with rooms.transaction():
-        state = take_answer(rooms, work, body.state, reason, body.attempt)
+    with services.transaction():
+        state = take_answer(services, work, body.state, reason, body.attempt)
         if state != work.state or body.state == "held":
             audit(
-                rooms, who, "work_order.answer", id, {"state": work.state}, {"state": state, "reason": reason}
+                services,
+                who,
+                "work_order.answer",
+                id,
+                {"state": work.state},
+                {"state": state, "reason": reason},
             )
-    return answer(service_order_resource(rooms.deliveries.find(work.work_order_id)))
+    return answer(service_order_resource(services.deliveries.find(work.work_order_id)))
 
 
 def service_order_body(work: WorkOrder, public_url: str) -> bytes:

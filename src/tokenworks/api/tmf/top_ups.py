@@ -24,7 +24,7 @@ from tokenworks.web.principals import (
     whose,
 )
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -57,35 +57,35 @@ def _topup_resource(made: TopUp, subscriber: Subscriber) -> dict[str, object]:
 
 
 @router.get("/topupBalance", summary="Top-ups, newest first", **allow(*READERS))
-def top_ups(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    of = whose(rooms, who, related)
+def top_ups(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    of = whose(services, who, related)
     return narrowed(
         request,
         page,
-        lambda offset, limit: rooms.payg.top_ups(of, offset, limit),
-        lambda made: _topup_resource(made, of or rooms.subscriptions.find(str(made.subscriber_id))),
+        lambda offset, limit: services.payg.top_ups(of, offset, limit),
+        lambda made: _topup_resource(made, of or services.subscriptions.find(str(made.subscriber_id))),
         ("id", "status", "usageType", "requestedDate", "confirmationDate", "product.id", "partyAccount.id"),
         ("relatedParty.id",),
     )
 
 
 @router.get("/topupBalance/{id}", summary="One top-up", **allow(*READERS))
-def top_up_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    made = rooms.payg.find_top_up(as_uuid(id, "top-up"))
+def top_up_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    made = services.payg.find_top_up(as_uuid(id, "top-up"))
     mine_only(who, made.subscriber_id, "top-up")
-    return one(request, _topup_resource(made, rooms.subscriptions.find(str(made.subscriber_id))), fields)
+    return one(request, _topup_resource(made, services.subscriptions.find(str(made.subscriber_id))), fields)
 
 
 @router.post("/topupBalance", status_code=201, summary="Buy pay-as-you-go steps", **allow(*BUYERS))
-def top_up(body: TopupBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+def top_up(body: TopupBalanceCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
     if body.amount.units != "CNY":
         raise Invalid("amount: a top-up is in CNY")
-    subscriber = rooms.subscriptions.of_account(as_uuid(body.party_account.id, "account"))
+    subscriber = services.subscriptions.of_account(as_uuid(body.party_account.id, "account"))
     mine_only(who, subscriber.subscriber_id, "account")
     amount_nano = exact(body.amount.amount * NANO_PER_UNIT)
-    with rooms.transaction():
-        made = rooms.payg.top_up(subscriber, amount_nano, key)
+    with services.transaction():
+        made = services.payg.top_up(subscriber, amount_nano, key)
         if who.is_staff:
-            two_persons(rooms, who, "balance.topup", subscriber.subscriber_id, amount_nano, key)
-        audit(rooms, who, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
+            two_persons(services, who, "balance.topup", subscriber.subscriber_id, amount_nano, key)
+        audit(services, who, "balance.topup", made.top_up_id, None, {"amount_nano": amount_nano})
     return answer(_topup_resource(made, subscriber), 201)

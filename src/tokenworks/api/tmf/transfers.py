@@ -16,7 +16,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, Paged, cut, one
 from tokenworks.web.principals import BUYERS, EVERYBODY, Who, allow, as_uuid, audit, mine_only, own
 from tokenworks.web.repeats import IdempotencyKey, RepeatableRoute
-from tokenworks.web.rooms import Asked, Rooms
+from tokenworks.web.services import Asked, Services
 
 router = APIRouter(prefix=BALANCE, tags=["TMF654 prepay balance"], route_class=RepeatableRoute)
 
@@ -56,15 +56,15 @@ def _transfer_resource(made: Transfer, subscriber: Subscriber) -> dict[str, obje
     }
 
 
-def _member_of(rooms: Rooms, who: Who, reference: str) -> Member:
+def _member_of(services: Services, who: Who, reference: str) -> Member:
     """Whose cap it is: by the cap's bucket, or by the member's own id."""
     id_ = as_uuid(reference, "bucket")
-    member = rooms.members.by_id(id_)
+    member = services.members.by_id(id_)
     if member is None:
-        found, _ = find_bucket(rooms, who, reference)
+        found, _ = find_bucket(services, who, reference)
         if found.cap_of is None:
             raise Invalid("bucket: a transfer is between the caps of members")
-        member = rooms.members.by_id(found.cap_of)
+        member = services.members.by_id(found.cap_of)
     if member is None:
         raise NotFound("there is no such bucket")
     mine_only(who, member.subscriber_id, "bucket")
@@ -72,11 +72,11 @@ def _member_of(rooms: Rooms, who: Who, reference: str) -> Member:
 
 
 @router.get("/transferBalance", summary="Transfers between members, newest first", **allow(*EVERYBODY))
-def transfers(request: Request, rooms: Asked, who: Who, page: Paged, related: Party = None) -> Response:
-    subscriber = own(rooms, who, related)
+def transfers(request: Request, services: Asked, who: Who, page: Paged, related: Party = None) -> Response:
+    subscriber = own(services, who, related)
     found = [
         _transfer_resource(made, subscriber)
-        for made in rooms.transfers.of_account(subscriber.account_id)
+        for made in services.transfers.of_account(subscriber.account_id)
         if _may_see(who, made)
     ]
     names = (
@@ -97,9 +97,9 @@ def _may_see(who: Who, made: Transfer) -> bool:
 
 
 @router.get("/transferBalance/{id}", summary="One transfer", **allow(*EVERYBODY))
-def transfer_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
-    made = rooms.transfers.find(as_uuid(id, "transfer"))
-    subscriber = rooms.subscriptions.of_account(made.account_id)
+def transfer_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+    made = services.transfers.find(as_uuid(id, "transfer"))
+    subscriber = services.subscriptions.of_account(made.account_id)
     mine_only(who, subscriber.subscriber_id, "transfer")
     if not _may_see(who, made):
         raise NotFound("there is no such transfer")
@@ -112,17 +112,17 @@ def transfer_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fiel
     summary="Give another member a part of a cap; a member gives of its own",
     **allow(*BUYERS, "member"),
 )
-def transfer(body: TransferBalanceCreate, rooms: Asked, who: Who, key: IdempotencyKey) -> Response:
+def transfer(body: TransferBalanceCreate, services: Asked, who: Who, key: IdempotencyKey) -> Response:
     if body.amount.units != "token":
         raise Invalid("amount: a transfer is in token")
     tokens = exact(body.amount.amount)
-    giver = _member_of(rooms, who, body.bucket.id)
+    giver = _member_of(services, who, body.bucket.id)
     if who.role == "member" and giver.member_id != who.member_id:
         raise NotFound("there is no such bucket")
-    taker = _member_of(rooms, who, body.receiver_bucket.id)
-    subscriber = rooms.subscriptions.find(str(giver.subscriber_id))
-    made = rooms.members.transfer(
+    taker = _member_of(services, who, body.receiver_bucket.id)
+    subscriber = services.subscriptions.find(str(giver.subscriber_id))
+    made = services.members.transfer(
         subscriber, giver, taker, tokens, body.reason, made_by=who.actor, idempotency_key=key
     )
-    audit(rooms, who, "balance.transfer", made.transfer_id, None, {"tokens": tokens})
+    audit(services, who, "balance.transfer", made.transfer_id, None, {"tokens": tokens})
     return answer(_transfer_resource(made, subscriber), 201)

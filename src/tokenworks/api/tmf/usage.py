@@ -17,7 +17,7 @@ from tokenworks.web.filters import filtered
 from tokenworks.web.lists import Fields, OutOfRange, Paged, cut, one, only_filters, pick
 from tokenworks.web.principals import EVERYBODY, READERS, Who, allow, as_uuid, mine_only, own
 from tokenworks.web.repeats import RepeatableRoute
-from tokenworks.web.rooms import Asked
+from tokenworks.web.services import Asked
 from tokenworks.web.urls import links
 
 router = APIRouter(prefix=USAGE, tags=["TMF635 usage"], route_class=RepeatableRoute)
@@ -87,7 +87,7 @@ _USAGE_FILTERS: Final = ("relatedParty.id", "usageDate.gte", "usageDate.gt", "us
 @router.get("/usage", summary="Usage records of any age, newest first", **allow(*EVERYBODY))
 def usage(
     request: Request,
-    rooms: Asked,
+    services: Asked,
     who: Who,
     page: Paged,
     related: Party = None,
@@ -103,7 +103,7 @@ def usage(
     goes over the newest alone. `X-Total-Count` is there where there are at most 10 000.
     """
     only_filters(request, *_USAGE_FILTERS)
-    subscriber = own(rooms, who, related)
+    subscriber = own(services, who, related)
     if page.offset + page.limit > USAGE_SHOWN_MAX:
         raise Invalid(f"offset: it reaches the newest {USAGE_SHOWN_MAX}; follow the links to the next page")
     begin = max((at for at in (since, after and after + _TICK) if at is not None), default=None)
@@ -114,7 +114,7 @@ def usage(
     records: list[dict[str, Any]] = []
     total: int | None = 0
     if "rated" in (status or "rated").split(",") and "tokens" in (usage_type or "tokens").split(","):
-        records, total = rooms.ledger.usage_page(
+        records, total = services.ledger.usage_page(
             subscriber.account_id, begin, member_id, page.offset, page.limit + 1, until=end, before=before
         )
     more, records = len(records) > page.limit, records[: page.limit]
@@ -139,7 +139,7 @@ def _cursor(text: str) -> UUID:
 
 
 @router.get("/usage/{id}", summary="One usage record", **allow(*EVERYBODY))
-def usage_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields = None) -> Response:
+def usage_one(request: Request, services: Asked, who: Who, id: str, fields: Fields = None) -> Response:
     """An id is `<record>.<subscriber>`; of one's own the record alone is enough."""
     record_id, _, owner_id = id.partition(".")
     usage_id, subscriber_id = as_uuid(record_id, "usage record"), who.subscriber_id
@@ -150,8 +150,8 @@ def usage_one(request: Request, rooms: Asked, who: Who, id: str, fields: Fields 
             "there is no such usage record: an id is that of the record and of the subscriber, as a list says it"
         )
     mine_only(who, subscriber_id, "usage record")
-    subscriber = rooms.subscriptions.find(str(subscriber_id))
-    record = rooms.ledger.usage_record(subscriber.account_id, usage_id)
+    subscriber = services.subscriptions.find(str(subscriber_id))
+    record = services.ledger.usage_record(subscriber.account_id, usage_id)
     if record is None:
         raise NotFound("there is no such usage record")
     if who.role == "member" and record["member_id"] != who.member_id:
@@ -187,14 +187,14 @@ def usage_specification(request: Request, id: str, fields: Fields = None) -> Res
 
 @router.get("/focus", summary="Usage and charges of a month as FOCUS 1.2, CSV", **allow(*READERS))
 def focus(
-    rooms: Asked,
+    services: Asked,
     who: Who,
     month: Annotated[str, Query(pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])$")],
     related: Party = None,
 ) -> Response:
-    subscriber = own(rooms, who, related)
+    subscriber = own(services, who, related)
     return StreamingResponse(
-        rooms.focus.pieces(subscriber, month),
+        services.focus.pieces(subscriber, month),
         media_type="text/csv",
         headers={"Content-Disposition": f'attachment; filename="focus-{month}.csv"'},
     )

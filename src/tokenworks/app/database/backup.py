@@ -233,8 +233,8 @@ class _Making:
         }
 
     def erased(self) -> None:
-        works = make_works(self._settings, self._connection, self._clock)
-        ids = [str(one) for one in works.privacy.erased()]
+        services = make_works(self._settings, self._connection, self._clock)
+        ids = [str(one) for one in services.privacy.erased()]
         self._keep("erased.zst", "".join(f"{one}\n" for one in ids).encode())
         self._manifest["erased"] = len(ids)
 

@@ -17,7 +17,7 @@ from typing import Final
 
 import psycopg
 
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.backup import SEGMENT_BYTES, Backup, Progress
 from tokenworks.app.database.connections import Connection, anchor, connect
 from tokenworks.app.database.embedded import Embedded
@@ -115,7 +115,7 @@ class Recovery:
         return content
 
     @contextlib.contextmanager
-    def recovered(self, embedded: Embedded) -> Iterator[Works]:
+    def recovered(self, embedded: Embedded) -> Iterator[AppServices]:
         """The cluster, recovered and open for writing, as this context lasts; then it is shut down in order."""
         handover = embedded.handover
         handover.prepare()
@@ -142,9 +142,9 @@ class Recovery:
                 anchor(clock, connection)
                 peppers = load_peppers(self._settings.secrets)
                 check_peppers(connection, peppers, self._settings.secrets, clock.now())
-                works = make_works(self._settings, connection, clock, peppers)
-                works.vault.check_secrets()
-                yield works
+                services = make_works(self._settings, connection, clock, peppers)
+                services.vault.check_secrets()
+                yield services
             server.send_signal(signal.SIGINT)
             server.wait(STOP_S)
         except subprocess.TimeoutExpired:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.database.alone import no_other_backup, nobody_serves
 from tokenworks.app.database.archive import LINEAGE_FILE, write_whole
 from tokenworks.app.database.backup import Backup, Progress, find_backups
@@ -151,10 +151,10 @@ class Restore:
                 self._reader.check_others()
                 journal = self._reader.read_journal()
                 self._reader.unpack(embedded)
-                with self._recovery.recovered(embedded) as works:
-                    again = self._erase(works, erased)
-                    findings = self._verify(works)
-                    report = self._say(works, journal, again, findings, actor)
+                with self._recovery.recovered(embedded) as services:
+                    again = self._erase(services, erased)
+                    findings = self._verify(services)
+                    report = self._say(services, journal, again, findings, actor)
                 aside = self._put_in_place(embedded, journal)
             finally:
                 self._clear()
@@ -169,7 +169,7 @@ class Restore:
 
     # What is done before anybody may serve.
 
-    def _erase(self, works: Works, named: list[str]) -> int:
+    def _erase(self, services: AppServices, named: list[str]) -> int:
         """Erase again whom the list names, and whom younger backups knew as erased."""
         ids = set(named)
         for backup in find_backups(self._place):
@@ -179,21 +179,21 @@ class Restore:
         count = 0
         for number, one in enumerate(sorted(ids), 1):
             self._progress("Erasing again", number, len(ids))
-            count += works.privacy.erase_again(one)
+            count += services.privacy.erase_again(one)
         return count
 
-    def _verify(self, works: Works) -> list[Finding]:
+    def _verify(self, services: AppServices) -> list[Finding]:
         total = audit_steps()
         self._progress("Verifying", 0, total)
         return audit(
-            works.connection,
-            works.offerings.rate_cards(),
+            services.connection,
+            services.offerings.rate_cards(),
             lambda _what, done: self._progress("Verifying", done, total),
         )
 
     def _say(
         self,
-        works: Works,
+        services: AppServices,
         journal: JournalCopy | None,
         again: int,
         findings: list[Finding],
@@ -212,15 +212,15 @@ class Restore:
             inspected = inspect_journal(folder)["segments"]
             fault = next((s["damage"] for s in inspected if s["damage"]), "")
             first, last = (inspected[0]["first"], inspected[-1]["last"]) if inspected else (1, 0)
-            settled = works.ledger.settled_seq(journal_id) or 0
+            settled = services.ledger.settled_seq(journal_id) or 0
             if not fault:
                 records = records_after(folder, journal_id, settled)
                 if inspected and settled + 1 < first:
                     fault = f"it begins at {first}, and the database has settled up to {settled}: older segments are missing"
                 elif settled > last:
                     fault = f"it ends at {last}, and the database has settled up to {settled}: newer segments are missing"
-        others = sum(grant["journal_id"] != journal_id for grant in works.ledger.grants(None))
-        works.identity.audit(
+        others = sum(grant["journal_id"] != journal_id for grant in services.ledger.grants(None))
+        services.identity.audit(
             actor, "operator", "restore", self._backup.backup_id, None,
             {"from": self._place.where, "at": None if self._at is None else self._at.isoformat(), "erased_again": again},
         )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworks.app import views
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.demo.processes import Demo, wait_for
 from tokenworks.app.output import print_table
 from tokenworks.app.settings import load_settings
@@ -21,7 +21,11 @@ from tokenworks.subscriptions import Subscriber, next_month
 
 
 def prove(
-    demo: Demo, works: Works, subscriber: Subscriber, before: list[Any], witness_before: dict[str, int]
+    demo: Demo,
+    services: AppServices,
+    subscriber: Subscriber,
+    before: list[Any],
+    witness_before: dict[str, int],
 ) -> bool:
     """The tables, and the three checks: nothing lost, the ledger balances, it equals the provider's own count."""
     account_id = subscriber.account_id
@@ -30,7 +34,7 @@ def prove(
     def recorded() -> list[dict[str, Any]]:
         return [
             r
-            for r in works.ledger.usage(account_id, limit=1000)
+            for r in services.ledger.usage(account_id, limit=1000)
             if r["deployment"] == "demo" and r["started_at"].timestamp() >= demo_start
         ]
 
@@ -39,7 +43,7 @@ def prove(
     records = recorded()
     console.rule("3. What was used, and what it cost")
     views.print_usage("Usage records", records)
-    after = works.ledger.buckets(account_id)
+    after = services.ledger.buckets(account_id)
     old = {bucket.bucket_id: bucket for bucket in before}
     print_table(
         "Buckets before and after",
@@ -51,8 +55,8 @@ def prove(
         ],
         right=["total", "left before", "left after", "used by this run"],
     )  # fmt: skip
-    views.print_bill(works.charges.of_subscriber(subscriber.subscriber_id, unbilled=True))
-    _bill(demo, works, subscriber)
+    views.print_bill(services.charges.of_subscriber(subscriber.subscriber_id, unbilled=True))
+    _bill(demo, services, subscriber)
     console.rule("5. The proof")
     lost = [
         request_id for request_id in demo.finished if request_id not in {r["request_id"] for r in records}
@@ -60,19 +64,19 @@ def prove(
     console.print(f"{'[red]LOST[/red]' if lost else '[green]Nothing lost[/green]'}: {len(demo.finished)} responses seen finished, "
                   f"{len(demo.finished) - len(lost)} of them in the ledger, {demo.interrupted} cancelled.")  # fmt: skip
     # The bill's clock was ahead of the one that made its id.
-    findings = audit(works.connection, works.offerings.rate_cards(), timed=False)
-    views.print_verified(ledger_counts(works.connection), findings)
+    findings = audit(services.connection, services.offerings.rate_cards(), timed=False)
+    views.print_verified(ledger_counts(services.connection), findings)
     agrees = _compare(demo, records, witness_before)
     return not lost and not findings and agrees
 
 
-def _bill(demo: Demo, works: Works, subscriber: Subscriber) -> None:
+def _bill(demo: Demo, services: AppServices, subscriber: Subscriber) -> None:
     """The month's end, for which we do not wait: the bill run is asked by a clock that is there already."""
     console.rule("4. A month's end: the bill")
-    works.charges.recognise([subscriber.account_id])
-    end = next_month(works.clock.now())
+    services.charges.recognise([subscriber.account_id])
+    end = next_month(services.clock.now())
     settings = load_settings({"data_dir": str(demo.data_dir)}).settings
-    later = make_works(settings, works.connection, ManualClock(end + timedelta(hours=1)))
+    later = make_works(settings, services.connection, ManualClock(end + timedelta(hours=1)))
     later.bills.run()
     bill = later.bills.all(subscriber)[0][0]
     views.print_issued_bill(bill, later.bills.lines(bill), later.bills.credit_notes(bill))
@@ -85,7 +89,7 @@ def _bill(demo: Demo, works: Works, subscriber: Subscriber) -> None:
     else:
         path.write_bytes(pdf)
         console.print(f"The same for people, in Chinese: {path} ({len(pdf):,} bytes).")
-    charges = works.charges.of_subscriber(subscriber.subscriber_id)
+    charges = services.charges.of_subscriber(subscriber.subscriber_id)
     earned = sum(charge.recognised_nano for charge in charges)
     owed = sum(charge.owed_nano for charge in charges)
     tax = sum(charge.tax_nano for charge in charges)

@@ -16,7 +16,7 @@ from typing import Any, Final
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.connections import connect, database
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.demo.model_server import CONTEXT_TOKENS, MODEL
@@ -103,8 +103,8 @@ def _run(demo: Demo, *, keep: bool) -> int:
         public, admin = re.findall(r"http://([^/\s]+)", line)
         demo.base, demo.admin = f"http://{public}", f"http://{admin}"
         bar.update(task, advance=1, description="Selling a plan")
-        with _works(settings) as works:
-            subscriber, before = _sell(demo, works)
+        with _works(settings) as services:
+            subscriber, before = _sell(demo, services)
         wait_for("the deployment to be known", lambda: model_listed(demo))
         bar.update(task, advance=1)
 
@@ -116,29 +116,29 @@ def _run(demo: Demo, *, keep: bool) -> int:
     anthropic_stream(demo)
     cancelled_stream(demo)
     burst(demo)
-    with _works(settings) as works:
-        ok = prove(demo, works, subscriber, before, witness_before)
+    with _works(settings) as services:
+        ok = prove(demo, services, subscriber, before, witness_before)
     if keep:
         _keep(demo)
     return 0 if ok else 1
 
 
 @contextlib.contextmanager
-def _works(settings: Settings) -> Iterator[Works]:
+def _works(settings: Settings) -> Iterator[AppServices]:
     with database(settings) as url, contextlib.closing(connect(url)) as connection:
         yield make_works(settings, connection)
 
 
-def _sell(demo: Demo, works: Works) -> tuple[Subscriber, list[Any]]:
+def _sell(demo: Demo, services: AppServices) -> tuple[Subscriber, list[Any]]:
     """Everything that a sale takes; on a second run the subscriber is there already and orders once more."""
     try:
-        subscriber = works.subscriptions.register(PHONE, "Demo")
+        subscriber = services.subscriptions.register(PHONE, "Demo")
     except PhoneTaken:
-        subscriber = works.subscriptions.find(PHONE)
-    works.orders.place(subscriber, OFFERING, idempotency_key="demo-first-order")
-    for deployment in works.deployments.all():
+        subscriber = services.subscriptions.find(PHONE)
+    services.orders.place(subscriber, OFFERING, idempotency_key="demo-first-order")
+    for deployment in services.deployments.all():
         if deployment.name == "demo":
-            works.deployments.remove("demo")
+            services.deployments.remove("demo")
     demo.tokenworks(
         "deployment", "add", "--name", "demo", "--model", MODEL, "--base-url", f"{demo.model_url}/v1", "--allow-private",
         "--context-tokens", str(CONTEXT_TOKENS), "--max-output-tokens", "256",
@@ -146,7 +146,7 @@ def _sell(demo: Demo, works: Works) -> tuple[Subscriber, list[Any]]:
     demo.key = demo.tokenworks(
         "key", "create", "--subscriber", str(subscriber.subscriber_id), "--name", "demo"
     )["key"]
-    return subscriber, works.ledger.buckets(subscriber.account_id)
+    return subscriber, services.ledger.buckets(subscriber.account_id)
 
 
 def _keep(demo: Demo) -> None:

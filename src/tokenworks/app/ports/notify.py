@@ -13,7 +13,7 @@ import msgspec
 import structlog
 
 from tokenworks.api import ANSWERS, event_body, service_order_body, take_answer
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.ports.outbound import NotDelivered, post
 from tokenworks.app.settings import Settings
 from tokenworks.app.webhook_secrets import webhook_secrets
@@ -27,10 +27,10 @@ BATCH: Final = 100
 REASON_CHARS_MAX: Final = 200
 
 
-def deliver(works: Works, settings: Settings) -> int:
+def deliver(services: AppServices, settings: Settings) -> int:
     """Send what is due. Returns how many arrived. Runs on many hosts at once: what one has leased the others leave."""
     # Other jobs wait meanwhile: a receiver that hangs has so long, and the rest is due again next time.
-    sending = _Sending(works, settings, time.monotonic() + DELIVER_S)
+    sending = _Sending(services, settings, time.monotonic() + DELIVER_S)
     sending.notices()
     sending.events()
     sending.webhooks()
@@ -41,8 +41,8 @@ def deliver(works: Works, settings: Settings) -> int:
 class _Sending:
     """One turn. Who does not answer is not asked again in it, so that others have theirs."""
 
-    def __init__(self, works: Works, settings: Settings, until_s: float) -> None:
-        self._works = works
+    def __init__(self, services: AppServices, settings: Settings, until_s: float) -> None:
+        self._works = services
         self._settings = settings
         self._until_s = until_s
         self._silent: set[UUID | str | None] = set()
@@ -245,7 +245,7 @@ def _notice_body(notice: Notice) -> str:
     ).decode()
 
 
-def time_out(works: Works, settings: Settings) -> int:
+def time_out(services: AppServices, settings: Settings) -> int:
     """Deliveries that nobody has answered for too long. Returns how many failed."""
     hours = settings.delivery_timeout_h
-    return works.deliveries.time_out(timedelta(hours=hours)) if hours else 0
+    return services.deliveries.time_out(timedelta(hours=hours)) if hours else 0

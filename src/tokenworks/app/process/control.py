@@ -27,7 +27,7 @@ from tokenworks.app.settings import Settings
 from tokenworks.gateway import Heartbeat
 from tokenworks.kernel import AnchoredClock, SystemClock, Unavailable
 from tokenworks.trust import Peppers, VaultSecrets, settle_issuing
-from tokenworks.web import Rooms
+from tokenworks.web import Services
 
 SECRETS_S: Final = 1.0
 LEAVE_S: Final = 0.25
@@ -57,7 +57,7 @@ def make_control_app(url: Callable[[], str], settings: Settings, secrets: Proces
     )
 
     @contextlib.contextmanager
-    def open_rooms() -> Iterator[Rooms]:
+    def open_rooms() -> Iterator[Services]:
         try:
             with pool.connection() as connection:
                 yield make_works(settings, connection, clock, secrets.peppers, secrets.vault)

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from tokenworks.app.bootstrap import Connection, Works
+from tokenworks.app.bootstrap import AppServices, Connection
 from tokenworks.kernel import Unavailable
 from tokenworks.trust import (
     PEPPER,
@@ -230,16 +230,18 @@ def webhook_fingerprint(secrets_dir: Path) -> bytes | None:
     return None
 
 
-def fleet(works: Works) -> list[HostSecrets]:
+def fleet(services: AppServices) -> list[HostSecrets]:
     """What each host that serves, or that fell silent without leaving, has loaded."""
-    return host_secrets(works.connection, works.ledger.hosts_of_fleet())
+    return host_secrets(services.connection, services.ledger.hosts_of_fleet())
 
 
-def wait_for_hosts(works: Works, ready: Callable[[HostSecrets], bool], wait_s: int) -> list[HostSecrets]:
+def wait_for_hosts(
+    services: AppServices, ready: Callable[[HostSecrets], bool], wait_s: int
+) -> list[HostSecrets]:
     """The fleet, when all of it is ready or the time is over."""
     deadline_s = time.monotonic() + wait_s
     while True:
-        hosts = fleet(works)
+        hosts = fleet(services)
         if all(map(ready, hosts)) or time.monotonic() >= deadline_s:
             return hosts
         time.sleep(WAIT_EVERY_S)

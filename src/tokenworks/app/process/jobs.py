@@ -11,7 +11,7 @@ from uuid import UUID
 
 import structlog
 
-from tokenworks.app.bootstrap import Works, make_works
+from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.connections import anchor, connect, ensure_usage_months
 from tokenworks.app.logs import say_left_out
 from tokenworks.app.ports.notify import deliver, time_out
@@ -55,7 +55,7 @@ class Jobs:
             # By the database's clock: a host whose own has jumped renews and expires nothing early.
             clock = AnchoredClock()
             anchor(clock, connection)
-            works = make_works(
+            services = make_works(
                 self._settings,
                 connection,
                 clock,
@@ -76,14 +76,14 @@ class Jobs:
                 self._notices,
             ):
                 try:
-                    job(works)
+                    job(services)
                 except Exception as error:  # the next one has its turn
                     log.error(
                         "jobs.failed",
                         job=job.__name__.strip("_"),
                         error=f"{type(error).__name__}: {error}".splitlines()[0],
                     )
-            self._report(works.failed_jobs)
+            self._report(services.failed_jobs)
 
     def _report(self, failed: FailedJobs) -> None:
         """For the metrics, of every host: how many jobs failed. None of a state is said, too, so that an alarm ends."""
@@ -95,72 +95,74 @@ class Jobs:
         scratch.write_text(json.dumps(rows))
         scratch.replace(path)
 
-    def _months(self, works: Works) -> None:
-        ensure_usage_months(works.connection)
+    def _months(self, services: AppServices) -> None:
+        ensure_usage_months(services.connection)
 
-    def _doubt(self, works: Works) -> None:
+    def _doubt(self, services: AppServices) -> None:
         limit_s = self._settings.in_doubt_limit_s
-        written_off = works.ledger.write_off_old(limit_s) if limit_s else 0
+        written_off = services.ledger.write_off_old(limit_s) if limit_s else 0
         if written_off:
             log.critical("jobs.written_off", grants=written_off, after_seconds=limit_s)
 
-    def _cycles(self, works: Works) -> None:
-        done = works.orders.run_cycles() + works.refunds.finish()
+    def _cycles(self, services: AppServices) -> None:
+        done = services.orders.run_cycles() + services.refunds.finish()
         if done:
             log.info("jobs.cycles", products=done)
 
-    def _revenue(self, works: Works) -> None:
+    def _revenue(self, services: AppServices) -> None:
         if time.monotonic() - self._recognised_s > RECOGNISE_S:
-            works.charges.recognise()
-            works.identity.forget_old()
-            works.hub.forget_old()
-            works.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
+            services.charges.recognise()
+            services.identity.forget_old()
+            services.hub.forget_old()
+            services.ledger.forget_changes(timedelta(hours=self._settings.change_retain_h))
             self._recognised_s = time.monotonic()
 
-    def _chains(self, works: Works) -> None:
+    def _chains(self, services: AppServices) -> None:
         """What was posted since the day before, a part of the accounts in each turn until all had theirs."""
         if self._chain_after is None and time.monotonic() - self._chained_s < CHAIN_S:
             return
-        now = works.ledger.database_now()
-        count, self._chain_after = chain_some(works.connection, now, self._chain_after or UUID(int=0))
+        now = services.ledger.database_now()
+        count, self._chain_after = chain_some(services.connection, now, self._chain_after or UUID(int=0))
         if self._chain_after is None:
             self._chained_s = time.monotonic()
         if count:
             log.info("jobs.chains", entries=count)
 
-    def _bills(self, works: Works) -> None:
+    def _bills(self, services: AppServices) -> None:
         """Whose period has ended, from time to time; what is not done in this turn is in the next one."""
         every_h = self._settings.bill_run_every_h
         if not every_h or time.monotonic() - self._billed_s < every_h * 3600:
             return
-        made = works.bills.run(batches_max=BILL_BATCHES)
+        made = services.bills.run(batches_max=BILL_BATCHES)
         if made.batches < BILL_BATCHES:
             self._billed_s = time.monotonic()
         if made.bills:
             log.info("jobs.bills", bills=made.bills, amount_nano=made.amount_nano)
 
-    def _collections(self, works: Works) -> None:
+    def _collections(self, services: AppServices) -> None:
         """What a provider was asked for, and no answer is kept of: the process died meanwhile."""
-        done = works.payments.finish_collections({TestProvider.name: TestProvider()} if works.is_dev else {})
+        done = services.payments.finish_collections(
+            {TestProvider.name: TestProvider()} if services.is_dev else {}
+        )
         if done:
             log.warning("jobs.collections", collections=done)
 
-    def _dunning(self, works: Works) -> None:
-        for step, count in works.dunning.run_dunning().items():
+    def _dunning(self, services: AppServices) -> None:
+        for step, count in services.dunning.run_dunning().items():
             log.warning("jobs.dunning", step=step, bills=count)
 
-    def _time_outs(self, works: Works) -> None:
-        failed = time_out(works, self._settings)
+    def _time_outs(self, services: AppServices) -> None:
+        failed = time_out(services, self._settings)
         if failed:
             log.warning("jobs.deliveries_timed_out", work_orders=failed)
 
-    def _erasures(self, works: Works) -> None:
-        done = works.privacy.run_erasures()
+    def _erasures(self, services: AppServices) -> None:
+        done = services.privacy.run_erasures()
         if done:
             log.info("jobs.erasures", subscribers=done)
 
-    def _notices(self, works: Works) -> None:
-        deliver(works, self._settings)
+    def _notices(self, services: AppServices) -> None:
+        deliver(services, self._settings)
 
 
 async def run_jobs(settings: Settings, url: str, secrets: ProcessSecrets) -> None:

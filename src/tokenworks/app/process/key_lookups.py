@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
-from tokenworks.app.bootstrap import Works
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.app.database.connections import Connection
 from tokenworks.charging import GATHER_S, DatabaseThread, EndedKey, LiveKey, ScopedLimit
 from tokenworks.kernel import TokenworksError, Unavailable
@@ -23,10 +23,10 @@ WAITING_MAX: Final = 20_000
 KeyRows = list[LiveKey | EndedKey]
 
 
-def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[bytes, LiveKey]:
+def key_rows(services: AppServices, macs: Sequence[bytes], versions: Versions) -> dict[bytes, LiveKey]:
     """What a worker has to know of the live keys among these, by MAC."""
     rows: dict[bytes, LiveKey] = {}
-    for mac, served in works.served.by_mac(macs, versions).items():
+    for mac, served in services.served.by_mac(macs, versions).items():
         key, one = served.key, served.holder
         rows[mac] = LiveKey(
             mac=mac,
@@ -54,7 +54,7 @@ def key_rows(works: Works, macs: Sequence[bytes], versions: Versions) -> dict[by
 class KeyLookups:
     """In the recorder's loop: gathers what is asked, and asks the database one turn after the other."""
 
-    def __init__(self, thread: DatabaseThread, make: Callable[[Connection], Works]) -> None:
+    def __init__(self, thread: DatabaseThread, make: Callable[[Connection], AppServices]) -> None:
         self._thread = thread
         self._make = make
         self._versions = Versions()
@@ -98,15 +98,15 @@ class KeyLookups:
 
     def _find(self, connection: Connection, asked: list[list[bytes]]) -> list[KeyRows | Exception]:
         """Where one of them can't be read, each is looked up by itself."""
-        works = self._make(connection)
+        services = self._make(connection)
         try:
-            rows = key_rows(works, [mac for macs in asked for mac in macs], self._versions)
+            rows = key_rows(services, [mac for macs in asked for mac in macs], self._versions)
         except TokenworksError as error:
             if len(asked) == 1:
                 return [error]
             return [answer for one in asked for answer in self._find(connection, [one])]
         unknown = [mac for macs in asked if not any(mac in rows for mac in macs) for mac in macs]
-        ended = works.keys.ended(unknown) if unknown else {}
+        ended = services.keys.ended(unknown) if unknown else {}
         known: dict[bytes, LiveKey | EndedKey] = {
             **rows,
             **{mac: EndedKey(mac, cast("KeyEnd", why)) for mac, why in ended.items()},

@@ -77,7 +77,7 @@ class HostBucket:
         )
 
 
-class Ask:
+class PendingSliceRequest:
     """A worker that could not hold: what for, and what it had free of each bucket when it asked.
 
     Nobody waits for a `soft` one: a slice runs low, and is filled up from what is free anyway.
@@ -105,7 +105,7 @@ class Ask:
         self.free = free
 
     @classmethod
-    def of(cls, worker_id: str, request: SliceRequest) -> "Ask":
+    def of(cls, worker_id: str, request: SliceRequest) -> "PendingSliceRequest":
         return cls(
             worker_id,
             request.number,
@@ -117,7 +117,7 @@ class Ask:
         )
 
     @classmethod
-    def together(cls, alike: Sequence["Ask"]) -> "Ask":
+    def together(cls, alike: Sequence["PendingSliceRequest"]) -> "PendingSliceRequest":
         """One for all of what a worker wants for one model under the same caps."""
         first = alike[0]
         need = Need(
@@ -154,7 +154,7 @@ class HostAccount:
         # Gathering, renewing and closing exclude each other: a bucket that is being closed refuses nobody.
         self.lock = asyncio.Lock()
         self.buckets: dict[str, HostBucket] = {}
-        self.asks: deque[Ask] = deque()
+        self.asks: deque[PendingSliceRequest] = deque()
         self.loaded_s = -1e9
         self.serving = False
         # Until when nothing of it is to be looked after, unless something happens to it.
@@ -180,7 +180,7 @@ class HostAccount:
             key=lambda b: spending_order(b.terms),
         )
 
-    def alike(self, first: Ask) -> list[Ask]:
+    def alike(self, first: PendingSliceRequest) -> list[PendingSliceRequest]:
         """What the same worker wants for the same model under the same caps, the first one with it."""
         if first.soft or len(self.asks) == 1:
             return [first]
@@ -190,14 +190,14 @@ class HostAccount:
             if ask.worker_id == first.worker_id and ask.model == first.model and ask.cap_ids == first.cap_ids and not ask.soft
         ]  # fmt: skip
 
-    def take(self, served: Iterable[Ask]) -> list[Ask]:
+    def take(self, served: Iterable[PendingSliceRequest]) -> list[PendingSliceRequest]:
         """Take asks that are served out of the queue; those that were still in it."""
         ids = {id(ask) for ask in served}
         taken = [ask for ask in self.asks if id(ask) in ids]
         self.asks = deque(ask for ask in self.asks if id(ask) not in ids)
         return taken
 
-    def leaves(self, served: Ask, bucket_id: str, left: int) -> None:
+    def leaves(self, served: PendingSliceRequest, bucket_id: str, left: int) -> None:
         """What an ask leaves of what its worker has is there for those of that worker that wait behind it."""
         for ask in islice(self.asks, ALIKE_MAX) if left > 0 else ():
             if ask is not served and ask.worker_id == served.worker_id:

@@ -9,10 +9,10 @@ from typing import Final
 
 from tokenworks.charging.host.account import (
     NS_PER_S,
-    Ask,
     HostAccount,
     HostBucket,
     LedgerPort,
+    PendingSliceRequest,
 )
 from tokenworks.charging.host.leases import (
     RECALL_WAIT_S,
@@ -50,7 +50,7 @@ class Covering:
         self._send = send
         self._clock = clock
 
-    async def gather(self, account: HostAccount, ask: Ask) -> tuple[Verdict, int]:
+    async def gather(self, account: HostAccount, ask: PendingSliceRequest) -> tuple[Verdict, int]:
         """Bring what the request needs: from here, from other hosts, by buying. Under the account's lock. Returns a verdict, and where
         a window is used up the seconds until its quantity comes back.
         """
@@ -76,7 +76,7 @@ class Covering:
                 return Verdict.WINDOW_USED_UP, back_s
         return verdict, 0
 
-    async def _call_back(self, account: HostAccount, ask: Ask) -> Verdict:
+    async def _call_back(self, account: HostAccount, ask: PendingSliceRequest) -> Verdict:
         """Other hosts hold some of it: queue for it. "Nothing left" once every one of them has answered."""
         if self._leases.now_s() - account.called_s < RELOAD_S:
             return account.called_verdict
@@ -103,7 +103,7 @@ class Covering:
         account.called_s, account.called_verdict = self._leases.now_s(), verdict
         return verdict if verdict == Verdict.ENOUGH or answered else Verdict.ELSEWHERE
 
-    async def _top_up(self, account: HostAccount, ask: Ask, lacks: Need) -> Verdict:
+    async def _top_up(self, account: HostAccount, ask: PendingSliceRequest, lacks: Need) -> Verdict:
         """Where the subscriber pays as it goes: buy what the request lacks, and no more."""
         wants = lacks.requests + lacks.input_tokens + lacks.output_tokens
         # An empty account that is hammered costs the database this often, no more; one that wants less is heard.
@@ -121,7 +121,7 @@ class Covering:
         await self._leases.load(account, fresh=True)
         return await self.bring(account, ask)
 
-    async def bring(self, account: HostAccount, ask: Ask) -> Verdict:
+    async def bring(self, account: HostAccount, ask: PendingSliceRequest) -> Verdict:
         """Bring the worker's slices up to what its request may cost, in the order in which buckets are spent. Returns a verdict."""
         silent = short = False
         account.windows_short = []
@@ -174,7 +174,7 @@ class Covering:
         return Verdict.ELSEWHERE if silent else Verdict.NOTHING_LEFT
 
     async def _ensure(
-        self, account: HostAccount, bucket: HostBucket, ask: Ask, want: int
+        self, account: HostAccount, bucket: HostBucket, ask: PendingSliceRequest, want: int
     ) -> tuple[int, bool]:
         """Bring the asking worker's slice up to `want` where that can be. Returns what it has, and whether a
         worker did not answer a recall in time.
@@ -215,7 +215,7 @@ class Covering:
         bucket.check()
         return own + give, silent
 
-    def _show(self, account: HostAccount, bucket: HostBucket, ask: Ask) -> None:
+    def _show(self, account: HostAccount, bucket: HostBucket, ask: PendingSliceRequest) -> None:
         """It costs nothing here: the worker has to know the bucket, and needs nothing of it."""
         if bucket.closing:
             return

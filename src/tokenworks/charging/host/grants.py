@@ -13,10 +13,10 @@ from typing import Final
 
 from tokenworks.charging import wire
 from tokenworks.charging.host.account import (
-    Ask,
     HostAccount,
     HostBucket,
     LedgerPort,
+    PendingSliceRequest,
     unknown_terms,
 )
 from tokenworks.charging.host.covering import Covering
@@ -66,7 +66,7 @@ class HostGrants:
 
     # What workers say.
 
-    def ask(self, account_id: str, ask: Ask) -> None:
+    def ask(self, account_id: str, ask: PendingSliceRequest) -> None:
         known = self.accounts.get(account_id)
         full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
         if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
@@ -216,7 +216,7 @@ class HostGrants:
             account.quiet_until_s = 0.0
             self._served -= 1
 
-    async def _serve_one(self, account: HostAccount, ask: Ask) -> None:
+    async def _serve_one(self, account: HostAccount, ask: PendingSliceRequest) -> None:
         try:
             async with account.lock:
                 verdict, back_s = await self._covering.gather(account, ask)
@@ -228,16 +228,16 @@ class HostGrants:
             if not ask.soft:
                 self.waits_s.append(self._leases.now_s() - ask.asked_s)
 
-    def _answer(self, ask: Ask, verdict: Verdict, back_s: int = 0) -> None:
+    def _answer(self, ask: PendingSliceRequest, verdict: Verdict, back_s: int = 0) -> None:
         answer = SliceAnswer(ask.number, wire.verdict_code(verdict, back_s))
         self._send(ask.worker_id, wire.SLICE_ANSWER, [answer])
 
-    async def _serve_alike(self, account: HostAccount, alike: list[Ask]) -> bool:
+    async def _serve_alike(self, account: HostAccount, alike: list[PendingSliceRequest]) -> bool:
         """A crowd asks at once: what one worker wants for one model is brought to it as one. Returns whether there was
         enough; where not, each is looked at by itself, so that what is left goes to whom it suffices.
         """
         first = alike[0]
-        whole = Ask.together(alike)
+        whole = PendingSliceRequest.together(alike)
         try:
             async with account.lock:
                 if account.unsure:

@@ -18,7 +18,7 @@ from msgspec import Raw
 
 from tokenworks.charging import wire
 from tokenworks.charging.errors import JournalCorrupt, JournalFailed
-from tokenworks.charging.host.account import Ask
+from tokenworks.charging.host.account import PendingSliceRequest
 from tokenworks.charging.host.attempts import OPEN_ATTEMPTS_MAX, WORKER_LOST, interrupted
 from tokenworks.charging.host.grants import HostGrants
 from tokenworks.charging.host.journal import Journal
@@ -203,7 +203,7 @@ class Recorder:
             self._journal_frame(connection, body)
         elif kind == wire.SLICE_REQUEST:
             for asked in wire.decode_slice_requests(body):
-                self.grants.ask(asked.account_id, Ask.of(worker_id, asked))
+                self.grants.ask(asked.account_id, PendingSliceRequest.of(worker_id, asked))
         elif kind == wire.GIVE_BACK:
             for given in wire.decode_give_backs(body):
                 self.grants.give(worker_id, given.recall_number, given.account_id, given.amounts)

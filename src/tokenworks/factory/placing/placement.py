@@ -41,7 +41,7 @@ _SECOND_NANO: Final[dict[Objective, int]] = {
 }
 
 
-class Ask(NamedTuple):
+class PlacementRequest(NamedTuple):
     """What placement knows of a request. `blocks` are the hashes of its prompt's beginning, each of so many tokens."""
 
     input_tokens: int
@@ -62,10 +62,10 @@ class Ask(NamedTuple):
 
 
 # Where there is one place and no rule, there is nothing to foresee and nothing to learn.
-NO_ASK: Final = Ask(1, 1)
+NO_ASK: Final = PlacementRequest(1, 1)
 
 
-class Place(Health):
+class DeploymentView(Health):
     """One deployment as a worker sees it."""
 
     __slots__ = (
@@ -176,10 +176,13 @@ class Place(Health):
         return f"slow start: it takes {most} at once for now"
 
 
+Views = Sequence[DeploymentView]
+
+
 class Candidate(NamedTuple):
     """A place and what is foreseen of a request there; `excluded` says why it may not have it."""
 
-    place: Place
+    place: DeploymentView
     excluded: str | None
     wait_ms: float
     own_ms: float
@@ -193,7 +196,7 @@ class Candidate(NamedTuple):
         return self.latency_ms + self.wait_ms + self.own_ms
 
 
-def may_have(deployment: Deployment, ask: Ask) -> str | None:
+def may_have(deployment: Deployment, ask: PlacementRequest) -> str | None:
     """Why a deployment may never have a request, whoever else could not take it; None where it may.
 
     Where data may not go everywhere, a deployment that does not say where it is gets none of it.
@@ -233,7 +236,7 @@ class Placement:
 
     def __init__(self) -> None:
         self._index = PrefixIndex()
-        self._live: list[Place] = []
+        self._live: list[DeploymentView] = []
         self._numbers: dict[str, int] = {}
         self._busy = 0
         self._load = 0.0
@@ -242,9 +245,9 @@ class Placement:
         # How often each place has had the longest prefix, a second; all decay alike, so they are kept divided by the decay.
         self._wanted: dict[int, float] = {}
         self._wanted_s = 0.0
-        self._rules: dict[tuple[object, ...], dict[Place, str | None]] = {}
+        self._rules: dict[tuple[object, ...], dict[DeploymentView, str | None]] = {}
 
-    def set_places(self, places: Sequence[Place], now_s: float = 0.0) -> None:
+    def set_places(self, places: Views, now_s: float = 0.0) -> None:
         """Those that there are now. A place's cache is forgotten with it; one that comes new to others of its model begins slowly."""
         served = {place.deployment.model for place in self._live}
         # Requests go on at places that are gone: what they tell is heard by nobody.
@@ -319,7 +322,7 @@ class Placement:
         for number in holders:
             self._wanted[number] = self._wanted.get(number, 0.0) + share
 
-    def _rules_of(self, ask: Ask) -> dict[Place, str | None]:
+    def _rules_of(self, ask: PlacementRequest) -> dict[DeploymentView, str | None]:
         """What `may_have` said of places under the same rules: many subscribers have the same ones."""
         key = ask.regions, ask.vendors, ask.home
         found = self._rules.get(key)
@@ -330,7 +333,7 @@ class Placement:
         return found
 
     def choose(
-        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
+        self, places: Views, tried: Collection[str], ask: PlacementRequest, now_s: float
     ) -> Candidate | None:
         """The place with the best score among those that may have the request and whose circuit is closed; ties go round by
         last use. Where none is left, the one that cools down first, or seems too small: a wrong guess costs one request,
@@ -358,14 +361,14 @@ class Placement:
         return None if last is None else last.alone
 
     def explain(
-        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float
+        self, places: Views, tried: Collection[str], ask: PlacementRequest, now_s: float
     ) -> list[Candidate]:
         """Every place with what is foreseen there, or why it is out; the best first, the excluded last."""
         found = self._foresee(places, tried, ask, now_s, best_only=False)
         return sorted(found, key=lambda c: (c.excluded is not None, c.score_nano, c.place.last_used_s))
 
     def _foresee(
-        self, places: Sequence[Place], tried: Collection[str], ask: Ask, now_s: float, *, best_only: bool
+        self, places: Views, tried: Collection[str], ask: PlacementRequest, now_s: float, *, best_only: bool
     ) -> list[Candidate]:
         """All places; or (`best_only`, when a request is placed) those that were the best so far, the best at the end: on the
         data plane nothing is made of the others.
@@ -436,7 +439,7 @@ class Placement:
     # What is told of it.
 
     def sent(
-        self, ticket: object, chosen: Candidate, ask: Ask, now_s: float, *, streams: bool = True
+        self, ticket: object, chosen: Candidate, ask: PlacementRequest, now_s: float, *, streams: bool = True
     ) -> None:
         """A request is on its way to the place that was chosen. Where it does not stream, nobody sees its first token."""
         if ask is NO_ASK:
@@ -452,24 +455,24 @@ class Placement:
         if ask.blocks and place.number >= 0:
             self._index.touch(place.number, ask.blocks)
 
-    def first_token(self, ticket: object, place: Place, now_s: float) -> None:
+    def first_token(self, ticket: object, place: DeploymentView, now_s: float) -> None:
         if place.forecast.busy:
             place.forecast.first_token(ticket, now_s * 1000.0)
             self._count_idle(place)
 
-    def dropped(self, ticket: object, place: Place) -> None:
+    def dropped(self, ticket: object, place: DeploymentView) -> None:
         """It ended without a first token."""
         if place.forecast.busy:
             place.forecast.dropped(ticket)
             self._count_idle(place)
 
-    def _count_idle(self, place: Place) -> None:
+    def _count_idle(self, place: DeploymentView) -> None:
         """It was busy; it may not be any more."""
         if place.number >= 0 and not place.forecast.busy:
             self._busy -= 1
 
 
-def named_wait_s(places: Iterable[Place], ask: Ask, now_s: float) -> float:
+def named_wait_s(places: Iterable[DeploymentView], ask: PlacementRequest, now_s: float) -> float:
     """Seconds until the first of the places that may have a request takes one, where each of them rests for a time that its
     upstream named; 0.0 where one of them does not rest, or none may have it.
     """
@@ -483,7 +486,7 @@ def named_wait_s(places: Iterable[Place], ask: Ask, now_s: float) -> float:
     )
 
 
-def carry_over(old: Iterable[Place], new: Iterable[Place]) -> list[Place]:
+def carry_over(old: Iterable[DeploymentView], new: Iterable[DeploymentView]) -> list[DeploymentView]:
     """Places of a new snapshot: what is unchanged keeps its state (and its requests in flight)."""
     known = {place.name: place for place in old}
     kept = []

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Final, Literal, NamedTuple, Protocol, get_args
 
 from tokenworks.factory.model import Price
-from tokenworks.factory.placing.placement import Ask, Objective, Place, Placement
+from tokenworks.factory.placing.placement import DeploymentView, Objective, Placement, PlacementRequest
 from tokenworks.factory.placing.prefixes import PrefixIndex
 from tokenworks.factory.service import make_deployment
 from tokenworks.factory.simulation.engine import INF, Engine, EngineSpec, Work
@@ -128,12 +128,14 @@ class Predicted:
                     fresh_input_nano=spec.input_nano, cached_input_nano=spec.cached_nano, output_nano=spec.output_nano
                 ),
             )  # fmt: skip
-            self._places.append(Place(deployment))
+            self._places.append(DeploymentView(deployment))
         self._placement.set_places(self._places)
         self._block_tokens = specs[0].block_tokens
 
     def choose(self, ticket: int, work: Work, tried: Sequence[int], now_ms: float) -> int | None:
-        ask = Ask(work.input_tokens, work.output_tokens, work.blocks, self._block_tokens, self._objective)
+        ask = PlacementRequest(
+            work.input_tokens, work.output_tokens, work.blocks, self._block_tokens, self._objective
+        )
         names = [self._places[at].name for at in tried]
         now_s = now_ms / 1000.0
         chosen = self._placement.choose(self._places, names, ask, now_s)

@@ -1,6 +1,6 @@
 """Active checks of deployments that failed or idle, so that traffic need not find out."""
 
-from tokenworks.factory import Place
+from tokenworks.factory import DeploymentView
 from tokenworks.gateway.http.pools import Pools
 from tokenworks.gateway.http.upstream import UpstreamConnection
 from tokenworks.gateway.shared import Shared
@@ -11,7 +11,7 @@ class HealthCheck:
 
     __slots__ = ("_place", "_pools", "_shared")
 
-    def __init__(self, shared: Shared, pools: Pools, place: Place) -> None:
+    def __init__(self, shared: Shared, pools: Pools, place: DeploymentView) -> None:
         self._shared = shared
         self._pools = pools
         self._place = place

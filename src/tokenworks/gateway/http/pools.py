@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from tokenworks.factory import Place
+from tokenworks.factory import DeploymentView
 from tokenworks.gateway.http.upstream import Pool
 from tokenworks.gateway.shared import Shared
 
@@ -13,7 +13,7 @@ class Pools:
     def __init__(self, shared: Shared, control_path: str) -> None:
         settings = shared.settings
         self._shared = shared
-        self._of: dict[Place, Pool] = {}
+        self._of: dict[DeploymentView, Pool] = {}
         self.control = Pool(
             None,
             shared.wheel,
@@ -25,7 +25,7 @@ class Pools:
             decoded_max=settings.response_bytes_max,
         )
 
-    def of(self, place: Place) -> Pool:
+    def of(self, place: DeploymentView) -> Pool:
         pool = self._of.get(place)
         if pool is None:
             shared = self._shared
@@ -40,7 +40,7 @@ class Pools:
             )
         return pool
 
-    def keep(self, places: Collection[Place]) -> None:
+    def keep(self, places: Collection[DeploymentView]) -> None:
         """Places of a new snapshot: the connections to all others are closed as they fall idle."""
         live = set(places)
         for place in [place for place in self._of if place not in live]:

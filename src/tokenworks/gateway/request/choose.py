@@ -10,9 +10,9 @@ from tokenworks.catalog import Counts, amount
 from tokenworks.charging import hold_rate
 from tokenworks.factory import (
     MODALITIES,
-    Ask,
     Intent,
     Option,
+    PlacementRequest,
     Wanted,
     difficulty,
     features,
@@ -127,7 +127,7 @@ class Models:
             return Refusal(403, "model_not_filed", said, param="model")
         return Refusal(400, "unsupported_input", said, param="model")
 
-    def _options(self, request: Known, intent: Intent, wanted: Wanted, ask: Ask) -> list[Option]:
+    def _options(self, request: Known, intent: Intent, wanted: Wanted, ask: PlacementRequest) -> list[Option]:
         """The models that this subscriber may use, that can do it, and that a place serves now."""
         shared, allowed = self._shared, request.user.models
         found, _ = options(

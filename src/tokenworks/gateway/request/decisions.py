@@ -8,7 +8,7 @@ from typing import Final
 
 import structlog
 
-from tokenworks.factory import Ask, Candidate, Place
+from tokenworks.factory import Candidate, DeploymentView, PlacementRequest
 from tokenworks.gateway.shared import Shared
 
 log = structlog.get_logger()
@@ -31,9 +31,9 @@ class Decisions:
         self,
         request_id: str,
         model: str,
-        places: Sequence[Place],
+        places: Sequence[DeploymentView],
         tried: Sequence[str],
-        ask: Ask,
+        ask: PlacementRequest,
         chosen: Candidate | None,
     ) -> None:
         """`places`: all that serve the model; `tried`: the names of those that were tried before; `chosen`: None where none was."""

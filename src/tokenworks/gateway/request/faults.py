@@ -2,19 +2,19 @@
 
 import math
 
-from tokenworks.factory import Place
+from tokenworks.factory import DeploymentView
 from tokenworks.gateway.protocol.errors import Refusal
 from tokenworks.gateway.protocol.vendor_errors import Fault, refusal_of
 
 
-def names_of(place: Place) -> tuple[str, ...]:
+def names_of(place: DeploymentView) -> tuple[str, ...]:
     """What a customer does not get to read in an upstream's words: who runs the deployment, and where."""
     deployment, profile = place.deployment, place.profile
     vendor = () if deployment.vendor is None else (deployment.vendor,)
     return (*vendor, *profile.names, *profile.hosts, deployment.host)
 
 
-def said_on(fault: Fault, place: Place, model: str) -> Refusal | None:
+def said_on(fault: Fault, place: DeploymentView, model: str) -> Refusal | None:
     """What is said on of a fault that is the client's own. None: another place may do better. `model`: as the client named it."""
     if fault.kind not in {"client", "moderation"}:
         return None

@@ -18,10 +18,10 @@ from tokenworks.factory import (
     NO_ASK,
     PRIORITY,
     STANDARD,
-    Ask,
     Candidate,
+    DeploymentView,
     Objective,
-    Place,
+    PlacementRequest,
     ask_for,
     eject_outlier,
     hash_blocks,
@@ -88,7 +88,7 @@ class Places:
             return self._with_room(request, chosen, ask, now_s)
         return chosen
 
-    def _best(self, request: Held, ask: Ask, now_s: float) -> Candidate | None:
+    def _best(self, request: Held, ask: PlacementRequest, now_s: float) -> Candidate | None:
         shared, tried = self._shared, request.tried
         if request.attempt_no:
             # Something was sent already: one more attempt is one of so many that a bad hour may cost.
@@ -103,7 +103,7 @@ class Places:
             shared.retries.request(now_s)
         return shared.placement.choose(request.places, tried, ask, now_s)
 
-    def _decided(self, request: Held, ask: Ask, chosen: Candidate | None) -> None:
+    def _decided(self, request: Held, ask: PlacementRequest, chosen: Candidate | None) -> None:
         self._decisions.decided(request.request_id, request.model, request.places, request.tried, ask, chosen)
 
     def has_others(self, request: Held) -> bool:
@@ -130,7 +130,7 @@ class Places:
 
     # Waiting for room.
 
-    def _open(self, request: Held, ask: Ask, now_s: float) -> list[Candidate]:
+    def _open(self, request: Held, ask: PlacementRequest, now_s: float) -> list[Candidate]:
         """The places that may have it now, the best first."""
         if ask is NO_ASK:
             return [request.places[0].alone]
@@ -142,7 +142,9 @@ class Places:
             if candidate.excluded is None and candidate.place.name not in broken
         ]
 
-    def _with_room(self, request: Held, chosen: Candidate, ask: Ask, now_s: float) -> Candidate | Room:
+    def _with_room(
+        self, request: Held, chosen: Candidate, ask: PlacementRequest, now_s: float
+    ) -> Candidate | Room:
         """Where the best place is under a limit of its own: the best that has room; where none has, wait."""
         limits = self._shared.snapshot.limits
         if chosen.place.name not in limits:
@@ -221,7 +223,9 @@ class Places:
             deadline_s = max(1, min(deadline_s, int(said)))
         return request.began_s + deadline_s * (1.0 - FLEX_LEFT)
 
-    def _cheapest(self, request: Held, ask: Ask, now_s: float, left_s: float) -> Candidate | Room | None:
+    def _cheapest(
+        self, request: Held, ask: PlacementRequest, now_s: float, left_s: float
+    ) -> Candidate | Room | None:
         """The cheapest deployment, or to wait for it (`deferred`, too). None where it was sent and failed: it has waited for the
         cheap ones long enough.
         """
@@ -299,7 +303,7 @@ def ask_of(
     output_tokens: int,
     blocks: Sequence[int],
     objective: Objective | None = None,
-) -> Ask:
+) -> PlacementRequest:
     """What placement is asked. `blocks`: hashes of what the prompt begins with; `objective`: of an intent."""
     user = request.user
     service = user.service
@@ -309,14 +313,14 @@ def ask_of(
     )  # fmt: skip
 
 
-def _ask(request: Held) -> Ask:
+def _ask(request: Held) -> PlacementRequest:
     """What placement is asked, worked out once for each model that the request may get."""
     if request.ask is None:
         request.ask = _what_is_asked(request)
     return request.ask
 
 
-def _what_is_asked(request: Held) -> Ask:
+def _what_is_asked(request: Held) -> PlacementRequest:
     """For placement: about how long the prompt is, and what it begins with; four bytes are taken for a token."""
     user = request.user
     if len(request.places) == 1:
@@ -329,6 +333,6 @@ def _what_is_asked(request: Held) -> Ask:
     )
 
 
-def price_of(place: Place, ask: Ask) -> int:
+def price_of(place: DeploymentView, ask: PlacementRequest) -> int:
     """What the request costs the operator there where nothing is cached, in nano yuan."""
     return ask.input_tokens * place.fresh_nano + ask.output_tokens * place.output_nano

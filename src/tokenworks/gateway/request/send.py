@@ -3,7 +3,7 @@
 import math
 from typing import Final
 
-from tokenworks.factory import PROTOCOL_PATHS, Place
+from tokenworks.factory import PROTOCOL_PATHS, DeploymentView
 from tokenworks.gateway.http.headers import forwarded
 from tokenworks.gateway.protocol.fields import allowed_query, render
 from tokenworks.gateway.request.place import Places
@@ -39,7 +39,7 @@ class Sending:
         attempt.dropped = (*parsed.dropped, *dropped) if dropped else parsed.dropped
         return body
 
-    def head(self, request: Held, place: Place) -> bytes:
+    def head(self, request: Held, place: DeploymentView) -> bytes:
         """The head for one deployment up to the content length; remembered with the client's head."""
         snapshot = self._shared.snapshot
         number, forward = snapshot.number, request.head.forward
@@ -85,6 +85,6 @@ class Sending:
         late_s = math.ceil(LATE_TIMES * attempt.foreseen_ms / 1000.0)
         return min(settings.upstream_first_byte_timeout_s, max(settings.failover_patience_s, late_s))
 
-    def idle_timeout_s(self, place: Place) -> int:
+    def idle_timeout_s(self, place: DeploymentView) -> int:
         """How long the upstream may be silent between two bytes."""
         return place.deployment.idle_timeout_s or self._shared.settings.upstream_idle_timeout_s

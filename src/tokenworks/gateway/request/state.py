@@ -19,7 +19,7 @@ from time import perf_counter
 from typing import Final, NamedTuple
 
 from tokenworks.charging import Admission, Hold, Limit, Need, SliceWait, UsageRecord
-from tokenworks.factory import Ask, Candidate, Choice, Place
+from tokenworks.factory import Candidate, Choice, DeploymentView, PlacementRequest
 from tokenworks.gateway.http.head import Head
 from tokenworks.gateway.http.server import ClientConnection
 from tokenworks.gateway.http.upstream import UpstreamConnection
@@ -111,7 +111,7 @@ class Arrived:
         self.model = ""
         self.intent: str | None = None  # that was named in place of a model
         self.choice: str | None = None  # why it got this model for its intent
-        self.places: Sequence[Place] = ()
+        self.places: Sequence[DeploymentView] = ()
         self.tried: list[str] = []
         self.attempt_no = 0
         self.usage_id = ""  # of the attempt in flight
@@ -177,7 +177,7 @@ class Known(Arrived):
     restricted: bool  # it got the cheaper model of its plan, for nothing was left for its own
     object_place: str  # where the upstream objects that it names were made
     stored_tokens: int  # of upstream objects that it goes on with
-    ask: Ask | None  # what placement is asked; None until that was worked out for the model
+    ask: PlacementRequest | None  # what placement is asked; None until that was worked out for the model
     cuttable: bool  # a visible stream: its hold grows as it goes, and it ends where nothing is left
     queue_until_s: float  # when it stops waiting for room; 0.0: it did not wait yet
     last_refusal: Refusal | None  # of the attempts so far
@@ -250,7 +250,7 @@ class Placed:
     __slots__ = ("admission", "dropped", "foreseen_ms", "over", "place", "request", "upstream")
 
     request: Held
-    place: Place
+    place: DeploymentView
     foreseen_ms: float  # to its first token
     admission: Admission | None  # under the deployment's limits
     over: bool

@@ -201,8 +201,8 @@ class Privacy:
 
     def _waits_for(self, found: Subscriber, *, gives_up: bool) -> tuple[WaitsFor, ...]:
         owed = not gives_up and abs(self._charges.receivable(found.account_id)) >= FEN_NANO
-        works = work_store.any_open(self._connection, found.subscriber_id)
-        open_: tuple[tuple[WaitsFor, bool], ...] = (("owed", owed), ("work_orders", works))
+        services = work_store.any_open(self._connection, found.subscriber_id)
+        open_: tuple[tuple[WaitsFor, bool], ...] = (("owed", owed), ("work_orders", services))
         return tuple(what for what, is_open in open_ if is_open)
 
     def erased(self) -> Iterator[UUID]:

@@ -35,7 +35,7 @@ def settled(sold, seq, records):  # noqa: F811
 
 def checks_of(sold):  # noqa: F811
     """All but the one of keys: those of the records here are made up."""
-    checks = audit_checks(sold.works.offerings.rate_cards(), timed=False)
+    checks = audit_checks(sold.services.offerings.rate_cards(), timed=False)
     return [one for one in checks if not one[0].startswith("usage: it is of a key")]
 
 

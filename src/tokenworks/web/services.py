@@ -27,7 +27,7 @@ from tokenworks.subscriptions import (
 from tokenworks.trust import Answers, Approvals, Identity, Keys
 
 
-class Rooms(Protocol):
+class Services(Protocol):
     """What the application wires: every room's service, on one connection."""
 
     def transaction(self) -> contextlib.AbstractContextManager[object]: ...
@@ -101,10 +101,10 @@ class Rooms(Protocol):
     def operator(self) -> str: ...
 
 
-def _rooms(request: Request) -> Iterator[Rooms]:
-    with request.app.state.open_rooms() as rooms:
-        yield rooms
+def _rooms(request: Request) -> Iterator[Services]:
+    with request.app.state.open_rooms() as services:
+        yield services
 
 
-Asked = Annotated[Rooms, Depends(_rooms)]
-OpenRooms = Callable[[], contextlib.AbstractContextManager[Rooms]]
+Asked = Annotated[Services, Depends(_rooms)]
+OpenRooms = Callable[[], contextlib.AbstractContextManager[Services]]
