@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, get_type_hints
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks import billing, catalog, charging, factory, gateway, trust
 from tokenworks import subscriptions as shop
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from tokenworks.app.settings import Settings
     from tokenworks.app.verifier import Verified
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class AppServices:

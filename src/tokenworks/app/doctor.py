@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks import compiled
 from tokenworks.app.database.backup import last_backup
-from tokenworks.app.database.connections import Connection, anchor, archive_state, connect, database
+from tokenworks.app.database.connections import anchor, archive_state, connect, database
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
 from tokenworks.app.process.listeners import bind

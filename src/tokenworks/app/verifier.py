@@ -1,9 +1,9 @@
 """The auditor with the checks of every room: what `tokenworks ledger verify` runs."""
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.app import verify_pool
 from tokenworks.billing import verify_store as billing
@@ -24,9 +24,6 @@ from tokenworks.charging.ledger.verify import CHECKS as CHARGING
 from tokenworks.subscriptions import verify_store as subscriptions
 from tokenworks.subscriptions.orders import cycle_store, sold_store
 from tokenworks.trust import verify_store as trust
-
-Connection = psycopg.Connection[tuple[Any, ...]]
-
 
 _COUNTED: Final = ("account", "bucket", "grants", "usage", "entry", "posting", "charge", "bill")
 

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.billing.model import Bill
 from tokenworks.charging import BillLine
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 BILL_COLUMNS: Final = """bill_id, subscriber_id, account_id, bill_no, period_start, period_end, issued_at, due_at, currency, amount_nano,
     tax_nano, remaining_nano, state, channel"""
 BILL_OF_B: Final = ", ".join("b." + name.strip() for name in BILL_COLUMNS.split(","))
@@ -193,7 +193,7 @@ def page_of_subscriber(
     subscriber_id: UUID | None,
     offset: int,
     limit: int,
-) -> tuple[list[tuple[Any, ...]], int]:
+) -> tuple[list[TupleRow], int]:
     """A page of a subscriber's rows, or of all, and how many there are."""
     where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
     names = {"id": subscriber_id, "offset": offset, "limit": limit}

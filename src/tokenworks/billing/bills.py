@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.billing import bill_store, credit_note_store, open_store
 from tokenworks.billing.errors import BillNotFound
 from tokenworks.billing.model import Bill, BillRun, CreditNote, tax_of_part
@@ -36,7 +38,7 @@ class Bills:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,

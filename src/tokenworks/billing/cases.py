@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.billing import case_store
-from tokenworks.billing.bill_store import Connection
 from tokenworks.billing.model import Bill, CaseKind, Payment, ReconciliationCase
 from tokenworks.kernel import Clock, uuid7
 

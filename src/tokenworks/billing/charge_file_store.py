@@ -5,7 +5,9 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from tokenworks.billing.bill_store import BILL_COLUMNS, BILL_OF_B, Connection
+from psycopg import Connection
+
+from tokenworks.billing.bill_store import BILL_COLUMNS, BILL_OF_B
 from tokenworks.billing.model import Bill
 from tokenworks.kernel import FORGOTTEN
 

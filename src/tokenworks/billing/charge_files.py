@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import bill_store, charge_file_store, open_store, payment_store
+from psycopg import Connection
+
+from tokenworks.billing import charge_file_store, open_store, payment_store
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.cases import Cases
 from tokenworks.billing.charge_file import (
@@ -43,7 +45,7 @@ class ChargeFiles:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         bills: Bills,
         payments: Payments,
         charges: Charges,

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection
+from psycopg import Connection
+
 from tokenworks.billing.model import Collection
 
 _COLUMNS = "collection_id, subscriber_id, bill_id, method, reference, amount_nano, asked_nano, currency, state, asked_at"

@@ -1,10 +1,12 @@
 """The SQL of credit notes."""
 
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from tokenworks.billing.model import CreditNote
 from tokenworks.kernel import FORGOTTEN
 
@@ -39,7 +41,7 @@ def credit_note_of_key(connection: Connection, idempotency_key: str) -> CreditNo
     return None if row is None else _note(row)
 
 
-def _note(row: tuple[Any, ...]) -> CreditNote:
+def _note(row: TupleRow) -> CreditNote:
     """One that was there before."""
     *fields, credit_ids = row
     ids = None if credit_ids is None else tuple(credit_ids)

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.billing import dispute_store as store
-from tokenworks.billing.bill_store import Connection
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.errors import BillNotFound, DisputeAnswered, DisputeNotFound, DisputeOpen
 from tokenworks.billing.model import Bill, Dispute

@@ -3,6 +3,8 @@
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.billing import bill_store, charge_file_store, dunning_store
 from tokenworks.billing.model import DUNNING_STEPS, DunningPlan, DunningStep
 from tokenworks.billing.open_items import OpenItems
@@ -18,7 +20,7 @@ class Dunning:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         charges: Charges,
         subscriptions: Subscriptions,
         clock: Clock,

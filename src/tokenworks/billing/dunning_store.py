@@ -3,7 +3,7 @@
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection
+from psycopg import Connection
 
 
 def overdue(connection: Connection, due_before: datetime, step: str, limit: int) -> list[tuple[UUID, UUID]]:

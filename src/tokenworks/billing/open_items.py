@@ -9,7 +9,9 @@ from itertools import groupby
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing import bill_store, dunning_store, open_store
+from psycopg import Connection
+
+from tokenworks.billing import dunning_store, open_store
 from tokenworks.billing.model import open_of
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import Subscriptions
@@ -20,7 +22,7 @@ SETTLE_BATCH: Final = 2000
 class OpenItems:
     """On one connection, in the caller's transaction, which has locked the subscribers' accounts."""
 
-    def __init__(self, connection: bill_store.Connection, subscriptions: Subscriptions, clock: Clock) -> None:
+    def __init__(self, connection: Connection, subscriptions: Subscriptions, clock: Clock) -> None:
         self._connection = connection
         self._subscriptions = subscriptions
         self._clock = clock

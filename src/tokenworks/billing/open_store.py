@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection
+from psycopg import Connection
+
 from tokenworks.charging import by_shard
 
 

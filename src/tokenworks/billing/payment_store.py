@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection, page_of_subscriber
+from psycopg import Connection
+
+from tokenworks.billing.bill_store import page_of_subscriber
 from tokenworks.billing.model import Payment, Payout, Reversal
 from tokenworks.kernel import FORGOTTEN
 

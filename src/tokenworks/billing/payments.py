@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.billing import bill_store, case_store, charge_file_store, payment_store
 from tokenworks.billing.bills import Bills
 from tokenworks.billing.cases import Cases
@@ -59,7 +61,7 @@ class Payments:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         bills: Bills,
         charges: Charges,
         subscriptions: Subscriptions,

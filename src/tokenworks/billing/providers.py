@@ -11,7 +11,9 @@ from functools import partial
 from typing import Final, Protocol
 from uuid import UUID
 
-from tokenworks.billing import bill_store, collection_store
+from psycopg import Connection
+
+from tokenworks.billing import collection_store
 from tokenworks.billing.errors import PaymentDeclined
 from tokenworks.billing.model import Bill, Collection, Payment
 from tokenworks.charging import FailedJobs
@@ -19,7 +21,7 @@ from tokenworks.kernel import Clock, uuid7
 
 BATCH: Final = 500
 # A connection beside the one of the transaction: what is written there stays, whatever becomes of that.
-Beside = Callable[[], AbstractContextManager[bill_store.Connection]]
+Beside = Callable[[], AbstractContextManager[Connection]]
 
 
 class PaymentProvider(Protocol):
@@ -37,7 +39,7 @@ class Collections:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         clock: Clock,
         beside: Beside,
         lock: Callable[[UUID, UUID], Bill],

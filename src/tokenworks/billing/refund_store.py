@@ -5,7 +5,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from tokenworks.billing.bill_store import Connection
+from psycopg import Connection
+
 from tokenworks.billing.model import Refund
 from tokenworks.kernel import FORGOTTEN
 

@@ -11,7 +11,9 @@ from dataclasses import replace
 from typing import Final, Literal
 from uuid import UUID
 
-from tokenworks.billing import bill_store, refund_store
+from psycopg import Connection
+
+from tokenworks.billing import refund_store
 from tokenworks.billing.errors import RefundNotAllowed, RefundNotFound
 from tokenworks.billing.model import Refund
 from tokenworks.billing.open_items import OpenItems
@@ -36,7 +38,7 @@ class Refunds:
 
     def __init__(
         self,
-        connection: bill_store.Connection,
+        connection: Connection,
         charges: Charges,
         orders: Orders,
         subscriptions: Subscriptions,

@@ -3,9 +3,9 @@
 from datetime import datetime
 from typing import Any
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
-
-from tokenworks.catalog.store import Connection
 
 _COLUMNS = "offering_id, content, drafted_by, drafted_at, approved_by, approved_at"
 
@@ -20,13 +20,13 @@ def put(connection: Connection, offering_id: str, content: dict[str, Any], by: s
     )
 
 
-def lock(connection: Connection, offering_id: str) -> tuple[Any, ...] | None:
+def lock(connection: Connection, offering_id: str) -> TupleRow | None:
     return connection.execute(
         f"SELECT {_COLUMNS} FROM offering_draft WHERE offering_id = %s FOR UPDATE".encode(), (offering_id,)
     ).fetchone()
 
 
-def all_of(connection: Connection, limit: int) -> list[tuple[Any, ...]]:
+def all_of(connection: Connection, limit: int) -> list[TupleRow]:
     return connection.execute(
         f"SELECT {_COLUMNS} FROM offering_draft ORDER BY offering_id LIMIT %s".encode(), (limit,)
     ).fetchall()

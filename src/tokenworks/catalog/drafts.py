@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from pydantic import ValidationError
 
 from tokenworks.catalog import draft_store
@@ -15,7 +17,6 @@ from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.errors import CatalogueFaulty, DraftNotFound, DraftNotReady
 from tokenworks.catalog.model import Offering, RateCard
 from tokenworks.catalog.service import Offerings
-from tokenworks.catalog.store import Connection
 from tokenworks.kernel import Clock, Conflict, Invalid, flaw_in
 
 DRAFTS_MAX: Final = 1000
@@ -148,5 +149,5 @@ def _faults(error: ValidationError) -> str:
     return "; ".join(found)[:2000]
 
 
-def _draft(row: tuple[Any, ...]) -> Draft:
+def _draft(row: TupleRow) -> Draft:
     return Draft(Offering.model_validate(row[1]), *row[2:])

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
+from psycopg import Connection
+
 from tokenworks.catalog import store
 from tokenworks.catalog.catalogue import Catalogue
 from tokenworks.catalog.differences import ChangeKind, OfferingChange, card_words, words_of
@@ -32,9 +34,7 @@ def _by_seller(sold: SoldOffering) -> tuple[bool, str, int, int, str]:
 class Offerings:
     """`is_dev`: whether samples are on sale, and everything to whoever has not said whom they are."""
 
-    def __init__(
-        self, connection: store.Connection, clock: Clock | None = None, *, is_dev: bool = False
-    ) -> None:
+    def __init__(self, connection: Connection, clock: Clock | None = None, *, is_dev: bool = False) -> None:
         self._connection = connection
         self._clock = clock or SystemClock()
         self._is_dev = is_dev

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.catalog.errors import ContentChanged
 from tokenworks.catalog.model import Offering, RateCard, canonical, content_version
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def add_rate_card(connection: Connection, card: RateCard) -> str:

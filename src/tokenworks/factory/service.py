@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final, TypeVar
 
+from psycopg import Connection
 from pydantic import BaseModel, ValidationError
 
 from tokenworks.factory import store
@@ -64,7 +65,7 @@ def _make(kind: type[_Declared], fields: Mapping[str, object]) -> _Declared:
 
 
 class Deployments:
-    def __init__(self, connection: store.Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
     def add(self, deployment: Deployment) -> None:

@@ -3,11 +3,9 @@
 from typing import Any
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.factory.model import Deployment
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def add_deployment(connection: Connection, deployment_id: UUID, deployment: Deployment) -> bool:

@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from fastapi import APIRouter, Form, Query, Request, Response
 from fastapi.responses import RedirectResponse
+from psycopg.rows import TupleRow
 
 from tokenworks.billing import QUESTION_CHARS_MAX, Bill, BillNotFound, Dispute
 from tokenworks.charging import BillLine, Charge
@@ -98,7 +99,7 @@ def _dispute(one: Dispute, words: Mapping[str, str]) -> dict[str, str]:
 
 def _together(charges: list[Charge], language: Language) -> list[dict[str, Any]]:
     """Steps of a product are one row; a row is in whole fen, as a line of the bill will be."""
-    rows: dict[tuple[Any, ...], list[Charge]] = {}
+    rows: dict[TupleRow, list[Charge]] = {}
     for charge in charges:
         key = (charge.product_id, "step") if charge.kind == "step" else (charge.charge_id,)
         rows.setdefault(key, []).append(charge)

@@ -5,6 +5,8 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, NotFound
 from tokenworks.subscriptions.model import Subscriber
@@ -22,7 +24,7 @@ class Access:
 
     def __init__(
         self,
-        connection: people_store.Connection,
+        connection: Connection,
         vault: PersonVault,
         keys: Keys,
         ledger: Ledger,

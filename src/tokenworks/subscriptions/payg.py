@@ -9,6 +9,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.charging import PER_UNIT, Charges, Ledger, Need, Sale, most
 from tokenworks.kernel import Clock, Invalid, format_money_exact, uuid7
@@ -24,7 +26,7 @@ from tokenworks.subscriptions.model import (
     cycle_end,
     month_start,
 )
-from tokenworks.subscriptions.orders import order_store, product_store
+from tokenworks.subscriptions.orders import product_store
 from tokenworks.subscriptions.orders.eligibility import LIVE, check_may_buy
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store, privacy_store
@@ -54,7 +56,7 @@ class PayAsYouGo:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,

@@ -5,13 +5,14 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Ledger, Limit
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions import served_store
 from tokenworks.subscriptions.errors import MemberNotFound, SubscriberNotFound
 from tokenworks.subscriptions.model import SUSPENSIONS, PrivacyRules, period_of
-from tokenworks.subscriptions.orders import order_store
 from tokenworks.subscriptions.orders.eligibility import LIVE
 from tokenworks.subscriptions.payg import payg_standing
 from tokenworks.trust import ApiKey, Keys
@@ -81,7 +82,7 @@ class ServedKeys:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         ledger: Ledger,
         clock: Clock,

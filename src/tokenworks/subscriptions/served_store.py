@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.subscriptions.model import CapPeriod, SuspensionCause
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 DEPARTMENT_LEVELS: Final = 4
 
 

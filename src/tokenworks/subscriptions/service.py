@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import ChargingPolicy, Offerings, Service
 from tokenworks.charging import Ledger
 from tokenworks.kernel import (
@@ -35,7 +37,7 @@ from tokenworks.subscriptions.model import (
     SuspensionCause,
     parse_phone,
 )
-from tokenworks.subscriptions.orders import order_store, price_store, product_store
+from tokenworks.subscriptions.orders import price_store, product_store
 from tokenworks.subscriptions.orders.eligibility import LIVE, checked_cause, checked_reason
 from tokenworks.subscriptions.orders.service import Orders
 from tokenworks.subscriptions.people import people_store, privacy_store, suspension_store
@@ -72,7 +74,7 @@ class Subscriptions:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         ledger: Ledger,
         clock: Clock,

@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Invalid, NotFound, TokenworksError, is_digits
 from tokenworks.subscriptions.errors import MemberNotFound, PhoneLost, SubscriberNotFound
 from tokenworks.subscriptions.model import Member, Subscriber, parse_phone
-from tokenworks.subscriptions.people import people_store
 from tokenworks.subscriptions.people.consents import Consents
 from tokenworks.subscriptions.people.members import Members
 from tokenworks.subscriptions.service import Subscriptions
@@ -44,7 +45,7 @@ class SignIns:
 
     def __init__(
         self,
-        connection: people_store.Connection,
+        connection: Connection,
         subscriptions: Subscriptions,
         members: Members,
         consents: Consents,

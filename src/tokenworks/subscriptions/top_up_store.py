@@ -2,8 +2,10 @@
 
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.subscriptions.model import TopUp
-from tokenworks.subscriptions.orders.order_store import Connection, page_of_subscriber
+from tokenworks.subscriptions.orders.order_store import page_of_subscriber
 
 _TOP_UP = "top_up_id, subscriber_id, product_id, steps, amount_nano, made_at"
 

@@ -1,9 +1,9 @@
 """The SQL of which secrets hosts have loaded."""
 
-from typing import Any
 from uuid import UUID
 
-from tokenworks.trust.keys.store import Connection
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 
 def report(
@@ -23,7 +23,7 @@ def report(
     )
 
 
-def reports(connection: Connection, journal_ids: list[UUID]) -> list[tuple[Any, ...]]:
+def reports(connection: Connection, journal_ids: list[UUID]) -> list[TupleRow]:
     return connection.execute(
         """SELECT journal_id, peppers, issues_under, wrapping, webhook_fingerprint FROM host_secrets
            WHERE journal_id = ANY(%s)""",

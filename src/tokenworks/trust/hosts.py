@@ -5,9 +5,10 @@ from datetime import datetime
 from typing import NamedTuple
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Conflict
 from tokenworks.trust import host_store as store
-from tokenworks.trust.keys.store import Connection
 
 
 class HostSecrets(NamedTuple):

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock
 from tokenworks.trust.hosts import HostSecrets
 from tokenworks.trust.keys import store
@@ -12,7 +14,7 @@ from tokenworks.trust.keys.pepper import new_pepper, retire_pepper, use_pepper
 class PepperVersions:
     """What `tokenworks pepper` asks for; the rules are those of `pepper.py`."""
 
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 

@@ -25,11 +25,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from psycopg import Connection
+
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.alone import no_other_backup
 from tokenworks.app.database.archive import check_apart, journal_index, keep_journal, source_of, write_whole
-from tokenworks.app.database.connections import Connection, anchor, connect, database, embedded_of
+from tokenworks.app.database.connections import anchor, connect, database, embedded_of
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.places import (
     PIECE_BYTES,

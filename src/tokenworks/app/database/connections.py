@@ -4,9 +4,10 @@ import contextlib
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, LiteralString, NamedTuple
+from typing import Final, LiteralString, NamedTuple
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.app.database.embedded import APP_ROLE, Embedded
 from tokenworks.app.database.roles import user_of
@@ -14,7 +15,6 @@ from tokenworks.app.database.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.app.settings import Settings
 from tokenworks.kernel import AnchoredClock, Invalid, Unavailable
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 USAGE_MONTHS_AHEAD: Final = 3
 
 

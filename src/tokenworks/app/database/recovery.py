@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.app.bootstrap import AppServices, make_works
 from tokenworks.app.database.backup import SEGMENT_BYTES, Backup, Progress
-from tokenworks.app.database.connections import Connection, anchor, connect
+from tokenworks.app.database.connections import anchor, connect
 from tokenworks.app.database.embedded import Embedded
 from tokenworks.app.database.places import Damaged, Place, unpack
 from tokenworks.app.database.schema import check_schema

@@ -8,16 +8,14 @@ Where one role has both duties (`single_role`), history is kept by triggers alon
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Final
 
 import psycopg
-from psycopg import pq, sql
+from psycopg import Connection, pq, sql
 from psycopg.conninfo import conninfo_to_dict
 
 from tokenworks.app.database.embedded import APP_ROLE
 from tokenworks.kernel import Invalid, Unavailable
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 # History, and of each table the columns whose text an erasure overwrites: its trigger lets `(erased)` through, and nothing else.
 HISTORY: Final[dict[str, tuple[str, ...]]] = {

@@ -32,12 +32,11 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, cast
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.app.database.roles import grant_tables, make_role
 from tokenworks.app.database.waiting import CONNECT_TIMEOUT_S, KEEPALIVES
 from tokenworks.kernel import Unavailable
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 # The schema of this release.
 SCHEMA: Final = "0033"

@@ -9,7 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from tokenworks.app.database.connections import Connection
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from tokenworks.billing import phone_place, phones_in, without_phones
 from tokenworks.subscriptions import subscriber_columns
 from tokenworks.trust import NOBODY, PersonKey, PersonVault, audit_details
@@ -90,7 +92,7 @@ def _batch(connection: Connection, vault: PersonVault, place: str, limit: int) -
     return len(ids)
 
 
-def _many(connection: Connection, statement: str, rows: Sequence[tuple[Any, ...] | dict[str, Any]]) -> None:
+def _many(connection: Connection, statement: str, rows: Sequence[TupleRow | dict[str, Any]]) -> None:
     with connection.cursor() as cursor:
         cursor.executemany(statement.encode(), rows)
 

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, Self, TypeVar
 
 import psycopg
-from psycopg import errors
+from psycopg import Connection, errors
 from psycopg.abc import PQGen
 from psycopg.pq import TransactionStatus
+from psycopg.rows import TupleRow
 
 from tokenworks.kernel import Unavailable
 
@@ -41,7 +42,7 @@ _BLOCKERS: Final = """SELECT pid, application_name, state, round(extract(epoch F
     FROM pg_stat_activity WHERE pid = ANY(pg_blocking_pids(%s)) ORDER BY pid"""
 
 
-class BoundedConnection(psycopg.Connection[tuple[Any, ...]]):
+class BoundedConnection(Connection):
     """A connection whose every answer is waited for `answer_s` at most. One that is late is closed: its state is not known."""
 
     answer_s: float = ANSWER_S
@@ -167,7 +168,7 @@ def _look_connection(url: str, away_s: float) -> BoundedConnection:
     return connection
 
 
-def _session(row: tuple[Any, ...]) -> str:
+def _session(row: TupleRow) -> str:
     pid, name, state, seconds = row
     words = [text for text in (name, state) if text]
     if seconds is not None:

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import structlog
+from psycopg import Connection
 
-from tokenworks.app.bootstrap import AppServices, Connection
+from tokenworks.app.bootstrap import AppServices
 from tokenworks.kernel import Unavailable
 from tokenworks.trust import (
     PEPPER,

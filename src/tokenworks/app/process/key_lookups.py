@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
+from psycopg import Connection
+
 from tokenworks.app.bootstrap import AppServices
-from tokenworks.app.database.connections import Connection
 from tokenworks.charging import GATHER_S, DatabaseThread, EndedKey, LiveKey, ScopedLimit
 from tokenworks.kernel import TokenworksError, Unavailable
 from tokenworks.subscriptions import Versions

@@ -19,12 +19,12 @@ import psycopg
 import structlog
 import uvloop
 from msgspec import Raw
+from psycopg import Connection
 
 from tokenworks import __version__
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import (
     ArchiveState,
-    Connection,
     anchor,
     archive_state,
     connect,

@@ -8,13 +8,9 @@ import json
 from ipaddress import ip_address
 from typing import NamedTuple
 
-from tokenworks.app.database.connections import (
-    Connection,
-    connect,
-    ensure_usage_months,
-    identity,
-    of_each_node,
-)
+from psycopg import Connection
+
+from tokenworks.app.database.connections import connect, ensure_usage_months, identity, of_each_node
 from tokenworks.app.database.roles import check_role
 from tokenworks.app.database.schema import check_schema
 from tokenworks.app.process.renewing import Certificates

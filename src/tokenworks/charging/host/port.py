@@ -13,10 +13,10 @@ from typing import Final, Generic, TypeVar
 from uuid import UUID
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.charging.host.limits import Lease
 from tokenworks.charging.host.settlement import Settler
-from tokenworks.charging.ledger import store
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.service import Ledger
 from tokenworks.charging.ledger.turn_store import CloseAsk, GrantAsk
@@ -40,14 +40,14 @@ GATHER_S = 0.005
 class DatabaseThread:
     """One thread, one connection. A call that finds the connection broken is not repeated: it may have committed."""
 
-    def __init__(self, connect: Callable[[], store.Connection], name: str) -> None:
+    def __init__(self, connect: Callable[[], Connection], name: str) -> None:
         self._connect = connect
         self._executor = ThreadPoolExecutor(1, thread_name_prefix=name)
-        self._connection: store.Connection | None = None
+        self._connection: Connection | None = None
         self.answered = False
         self.hangs = False
 
-    async def run(self, call: Callable[[store.Connection], Result]) -> Result:
+    async def run(self, call: Callable[[Connection], Result]) -> Result:
         """Raises `Unavailable` where the database does not answer in time. The call may still be made then."""
         future = asyncio.get_running_loop().run_in_executor(self._executor, self._call, call)
         done, _ = await asyncio.wait([future], timeout=ANSWER_S)
@@ -58,7 +58,7 @@ class DatabaseThread:
             raise Unavailable(f"the database does not answer within {ANSWER_S:g} s")
         return future.result()
 
-    def _call(self, call: Callable[[store.Connection], Result]) -> Result:
+    def _call(self, call: Callable[[Connection], Result]) -> Result:
         try:
             if self._connection is None or self._connection.closed:
                 self._connection = self._connect()
@@ -128,7 +128,7 @@ class RecorderLedger:
         clock: Clock,
         journal_id: UUID,
         written_seq: Callable[[], int],
-        top_up: Callable[[store.Connection, UUID, str, Need], bool] | None = None,
+        top_up: Callable[[Connection, UUID, str, Need], bool] | None = None,
         alone: DatabaseThread | None = None,
     ) -> None:
         self._thread = thread
@@ -194,7 +194,7 @@ class RecorderLedger:
             self._turning = None
 
     async def _make(self, loads: list[UUID], grants: list[GrantAsk], closes: list[CloseAsk]) -> _Made:
-        def make(connection: store.Connection) -> _Made:
+        def make(connection: Connection) -> _Made:
             ledger = Ledger(connection, self._clock)
             loaded = ledger.load_terms_together(loads)
             granted, closed = ledger.turn(self._journal_id, grants, closes) if grants or closes else ([], [])

@@ -10,9 +10,10 @@ from uuid import UUID
 
 import psycopg
 import structlog
+from psycopg import Connection
 
 from tokenworks.charging.errors import LedgerWentBack
-from tokenworks.charging.ledger import settle_store, store
+from tokenworks.charging.ledger import settle_store
 from tokenworks.charging.ledger.chain import Head
 from tokenworks.charging.ledger.settle_rows import Settling
 from tokenworks.charging.model import LOSS_CAUSES, RateLookup
@@ -58,7 +59,7 @@ class Settler:
 
     def __init__(
         self,
-        connect: Callable[[], store.Connection],
+        connect: Callable[[], Connection],
         journal_id: UUID,
         settled_seq: int,
         settled: Callable[[int], None],
@@ -148,7 +149,7 @@ class Settler:
         return self.settled_seq >= self.written_seq
 
     def _run(self) -> None:
-        connection: store.Connection | None = None
+        connection: Connection | None = None
         advanced_s = looked_s = 0.0
         while True:
             with self._wake:
@@ -200,7 +201,7 @@ class Settler:
                     connection.close()
                 return
 
-    def _look_back(self, connection: store.Connection) -> None:
+    def _look_back(self, connection: Connection) -> None:
         newest = {
             account_id: self._heads[account_id]
             for account_id in self._newest.values()
@@ -208,7 +209,7 @@ class Settler:
         }
         settle_store.look_back(connection, self._journal_id, newest)
 
-    def _settle(self, connection: store.Connection) -> None:
+    def _settle(self, connection: Connection) -> None:
         up_to = self.written_seq
         batch: list[Settling] = []
         for settling in self._queue:
@@ -232,7 +233,7 @@ class Settler:
         self.settled_seq = up_to
         self._settled(up_to)
 
-    def _apply(self, connection: store.Connection, up_to: int, batch: list[Settling]) -> None:
+    def _apply(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
         try:
             settle_store.settle(
                 connection,
@@ -252,7 +253,7 @@ class Settler:
             )
             self._settle_apart(connection, up_to, batch)
 
-    def _settle_apart(self, connection: store.Connection, up_to: int, batch: list[Settling]) -> None:
+    def _settle_apart(self, connection: Connection, up_to: int, batch: list[Settling]) -> None:
         """Some record is refused. It may only come so late that its month has no partition; else it is bisected out."""
         settle_store.ensure_usage_months(connection, settle_store.months_of(batch, MONTHS_MAX))
         refused: dict[str, str] = {}

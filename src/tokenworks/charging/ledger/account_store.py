@@ -2,7 +2,7 @@
 
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 
 def add_account(connection: Connection, account_id: UUID) -> None:

@@ -2,11 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from tokenworks.charging.ledger.model import Bucket
-from tokenworks.charging.ledger.store import Connection, post
+from tokenworks.charging.ledger.store import post
 from tokenworks.charging.ledger.window_store import refill_windows
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
@@ -68,7 +71,7 @@ TERMS: Final = """SELECT bucket_id, kind, unit, priority, valid_until, model_cla
       AND (remaining + granted > 0 OR (unit = 'prompt' AND kind = 'balance'))"""
 
 
-def terms_of(account_id: UUID, rows: Iterable[tuple[Any, ...]]) -> list[tuple[BucketTerms, int]]:
+def terms_of(account_id: UUID, rows: Iterable[TupleRow]) -> list[tuple[BucketTerms, int]]:
     """Rows of `TERMS` as terms, each with what the ledger has left of it."""
     return [
         (

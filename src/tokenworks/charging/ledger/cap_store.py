@@ -4,11 +4,12 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import whose_store
 from tokenworks.charging.ledger.model import BalanceMove, Transfer
-from tokenworks.charging.ledger.store import Connection, tell_account
+from tokenworks.charging.ledger.store import tell_account
 from tokenworks.kernel import FORGOTTEN, uuid7
 
 

@@ -3,16 +3,18 @@
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.catalog import Counts
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS, link_line, usage_line
-from tokenworks.charging.ledger.store import Connection, post
+from tokenworks.charging.ledger.store import post
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.money.charge_store import lock_account
 
@@ -200,7 +202,7 @@ def entry_digests_of_all(connection: Connection, keys: Sequence[Key]) -> dict[Ke
     )
 
 
-def _lines(rows: psycopg.Cursor[tuple[Any, ...]]) -> dict[Key, list[chain.PostingLine]]:
+def _lines(rows: psycopg.Cursor[TupleRow]) -> dict[Key, list[chain.PostingLine]]:
     postings: dict[Key, list[chain.PostingLine]] = {}
     for account_id, entry_id, no, account, unit, bucket_id, amount in rows:
         postings.setdefault((account_id, entry_id), []).append(
@@ -210,7 +212,7 @@ def _lines(rows: psycopg.Cursor[tuple[Any, ...]]) -> dict[Key, list[chain.Postin
 
 
 def _digests(
-    rows: psycopg.Cursor[tuple[Any, ...]], postings: dict[Key, list[chain.PostingLine]]
+    rows: psycopg.Cursor[TupleRow], postings: dict[Key, list[chain.PostingLine]]
 ) -> dict[Key, bytes]:
     return {
         (account_id, entry_id): chain.entry_digest(
@@ -220,7 +222,7 @@ def _digests(
     }
 
 
-def digests_of_usage(rows: psycopg.Cursor[tuple[Any, ...]]) -> Iterator[tuple[UUID, str, bytes]]:
+def digests_of_usage(rows: psycopg.Cursor[TupleRow]) -> Iterator[tuple[UUID, str, bytes]]:
     """(entry, usage id, digest) of rows with `USAGE_COLUMNS`."""
     for row in rows:
         (account, usage, request, attempt, key, member, protocol, model, deployment, state, reason, counted_by, started, ended,

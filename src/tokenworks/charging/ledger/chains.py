@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.ledger import chain_store
-from tokenworks.charging.ledger.store import Connection
 
 # Longer than any transaction runs: what was posted before that is visible by now.
 CHAIN_AFTER: Final = timedelta(hours=1)

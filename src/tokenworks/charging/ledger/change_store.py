@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 DELETED_AT_ONCE_MAX = 10_000
 

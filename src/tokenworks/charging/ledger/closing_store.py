@@ -3,7 +3,9 @@
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection, post, tell_account
+from psycopg import Connection
+
+from tokenworks.charging.ledger.store import post, tell_account
 from tokenworks.kernel import uuid7
 
 

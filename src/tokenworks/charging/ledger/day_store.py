@@ -5,10 +5,11 @@ A day is one of UTC+8, where a request ended. What a host settled is in rows of 
 
 from collections.abc import Iterable
 from datetime import date, datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 INPUT: Final = "fresh_input + cached_input + cache_write + audio_input + cache_write_1h"
 OUTPUT: Final = "output + reasoning + audio_output"
@@ -63,11 +64,11 @@ def rows_by_member(
     return _used(used), _charged(charged)
 
 
-def _used(rows: Iterable[tuple[Any, ...]]) -> list[Used]:
+def _used(rows: Iterable[TupleRow]) -> list[Used]:
     return [(member, int(records), int(given), int(made)) for member, records, given, made in rows]
 
 
-def _charged(rows: Iterable[tuple[Any, ...]]) -> list[Charged]:
+def _charged(rows: Iterable[TupleRow]) -> list[Charged]:
     return [(member, str(unit), int(amount)) for member, unit, amount in rows]
 
 

@@ -3,10 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from tokenworks.charging.ledger.model import FailedJob, JobName
-from tokenworks.charging.ledger.store import Connection
 
 _COLUMNS = "job, ref, state, attempts, reason, first_failed_at, failed_at, next_at"
 

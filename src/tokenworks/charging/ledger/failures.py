@@ -10,8 +10,10 @@ from datetime import timedelta
 from typing import Final, get_args
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.errors import FailedJobNotFound
-from tokenworks.charging.ledger import failure_store, store
+from tokenworks.charging.ledger import failure_store
 from tokenworks.charging.ledger.model import FailedJob, JobName, JobState
 from tokenworks.kernel import Clock
 
@@ -27,7 +29,7 @@ JOB_STATES: Final[tuple[JobState, ...]] = get_args(JobState)
 class FailedJobs:
     """On one connection."""
 
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.catalog import RateCard
 from tokenworks.charging.errors import RequestNotFound
 from tokenworks.charging.ledger import following_store, grant_store, whose_store
 from tokenworks.charging.ledger.chain import OWN
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.model import LOSS_CAUSES
 from tokenworks.charging.money import charge_store
 from tokenworks.charging.way import mark_of

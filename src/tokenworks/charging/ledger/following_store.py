@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import dict_row
 
 from tokenworks.charging.ledger import chain
 from tokenworks.charging.ledger.chain_store import digests_of_usage
 from tokenworks.charging.ledger.settle_rows import USAGE_COLUMNS
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.usage_store import USAGE, shown_record
 
 # Records that one id of a client's may name: it may send the same again.

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import dict_row
 
 from tokenworks.charging.errors import (
@@ -17,7 +18,7 @@ from tokenworks.charging.errors import (
 from tokenworks.charging.ledger.closing_store import finish_closing
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiter
-from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, Connection, database_now, tell_account
+from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now, tell_account
 from tokenworks.kernel import uuid7
 
 

@@ -4,8 +4,9 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.ledger.model import Host, Release
-from tokenworks.charging.ledger.store import Connection
 
 HOSTS_NAMED_MAX: Final = 1000
 # A host that was not heard of for so long has no requests in flight that count, and takes no part.

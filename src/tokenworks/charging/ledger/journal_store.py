@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 JOURNALS_MAX: Final = 1000
 

@@ -5,10 +5,11 @@ from datetime import datetime
 from operator import add
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Counts, split
 from tokenworks.charging.errors import RecordRefused
 from tokenworks.charging.ledger.settle_rows import Settling
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.unpaid_store import draw_unpaid, lock_buckets
 from tokenworks.charging.messages import Loss, Part, UsageRecord
 from tokenworks.charging.model import CAP_WEIGHTS, RateLookup

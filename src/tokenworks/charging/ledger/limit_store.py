@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.host.limits import LEASE_SPEND_S, Lease
 from tokenworks.charging.ledger.host_store import HOST_SILENT_S
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.messages import Limit
 from tokenworks.kernel import uuid7
 

@@ -1,6 +1,7 @@
 """What every part of the ledger has: a connection and a clock."""
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
+
 from tokenworks.kernel import Clock
 
 

@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.errors import QuarantineNotFound
 from tokenworks.charging.ledger.settle_store import ensure_usage_months, month_of, settle_alone
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.messages import Amount
 from tokenworks.charging.model import (
     RateLookup,

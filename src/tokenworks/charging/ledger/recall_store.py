@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 # Who waits longer than this for other hosts is not waited for: its host may be gone.
 RECALL_WAIT_MAX_S: Final = 1.0

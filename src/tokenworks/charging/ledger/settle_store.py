@@ -10,13 +10,13 @@ from uuid import UUID
 
 import msgspec
 import psycopg
+from psycopg import Connection
 
 from tokenworks.charging.errors import LedgerWentBack, RecordRefused
 from tokenworks.charging.ledger import chain_store
 from tokenworks.charging.ledger.chain import OWN, Head
 from tokenworks.charging.ledger.late_store import prepare
 from tokenworks.charging.ledger.settle_rows import POSTING_COLUMNS, USAGE_COLUMNS, BatchRows, Settling
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.unpaid_store import UNPAID_MARK
 from tokenworks.charging.messages import UsageRecord
 from tokenworks.charging.model import (

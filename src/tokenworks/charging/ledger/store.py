@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.kernel import uuid7
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 Posting = tuple[str, str, UUID | None, int]
 """(ledger account, unit, bucket, amount); the amounts of an entry sum to zero per unit."""
 

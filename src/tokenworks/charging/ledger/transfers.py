@@ -7,8 +7,10 @@ moved, so that both caps hold, whatever runs meanwhile; the pool's own balance d
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.errors import TransferNotAllowed, TransferNotFound
-from tokenworks.charging.ledger import bucket_store, cap_store, recall_store, store
+from tokenworks.charging.ledger import bucket_store, cap_store, recall_store
 from tokenworks.charging.ledger.model import BalanceMove, Transfer
 from tokenworks.charging.model import PER_UNIT
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
@@ -19,7 +21,7 @@ LIST_MAX: Final = 1000
 class Transfers:
     """On one connection (autocommit), in the caller's transaction where there is one."""
 
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 

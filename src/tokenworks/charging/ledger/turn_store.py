@@ -6,13 +6,15 @@ account keeps no other waiting, and no deadlock can come of the order in which a
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.charging.ledger.bucket_store import HAS_UNIT, TERMS, terms_of
 from tokenworks.charging.ledger.model import Granted
 from tokenworks.charging.ledger.recall_store import RECALL_WAIT_MAX_S, first_waiters
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.messages import BucketTerms
 from tokenworks.kernel import uuid7
 
@@ -74,7 +76,7 @@ class NotAsLocked(Exception):
 
 def _each(
     connection: Connection, statement: str, names: Sequence[Names | tuple[object, ...]]
-) -> list[tuple[Any, ...] | None]:
+) -> list[TupleRow | None]:
     """The first row of one statement for each of `names`, in one round trip."""
     if not names:
         return []

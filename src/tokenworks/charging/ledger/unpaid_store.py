@@ -7,12 +7,14 @@ journal that is closed as it is made (amount = used), so a bucket's remainder go
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from operator import sub
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.catalog import Counts, Share, first_tokens, split
 from tokenworks.charging.errors import RecordRefused
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.window_store import refill_windows
 from tokenworks.charging.messages import BucketTerms, Loss, Part, UsageRecord
 from tokenworks.charging.model import (
@@ -133,7 +135,7 @@ def _buckets(connection: Connection, account_id: UUID, now: datetime) -> dict[st
     return found
 
 
-def _read(connection: Connection, account_id: UUID, now: datetime) -> Sequence[tuple[Any, ...]]:
+def _read(connection: Connection, account_id: UUID, now: datetime) -> Sequence[TupleRow]:
     return connection.execute(
         """SELECT bucket_id, kind, unit, priority, (extract(epoch FROM valid_until) * 1000)::bigint, model_classes,
                   rate_version, product_id, remaining,

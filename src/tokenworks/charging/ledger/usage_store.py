@@ -4,12 +4,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import dict_row
 
 from tokenworks.catalog import TOKEN_CLASSES
 from tokenworks.charging.ledger.day_store import INPUT as _INPUT
 from tokenworks.charging.ledger.day_store import OUTPUT as _OUTPUT
-from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, Connection, database_now
+from tokenworks.charging.ledger.store import RECORDS_SHOWN_MAX, database_now
 from tokenworks.charging.model import losses_shown
 from tokenworks.charging.way import read_way
 

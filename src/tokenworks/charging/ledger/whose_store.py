@@ -5,7 +5,7 @@ These look-ups ask every shard of a distributed database; who knows the account 
 
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 
 def _one(row: tuple[object, ...] | None) -> UUID | None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
 
 
 def refill_windows(connection: Connection, account_id: UUID, now: datetime) -> None:

@@ -3,10 +3,10 @@
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from tokenworks.charging.ledger import store, whose_store
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.money.model import Adjustment
 from tokenworks.kernel import FORGOTTEN
 from tokenworks.kernel.units import QUANTITY_MAX

@@ -6,8 +6,9 @@ Invariant: nobody decides what they asked for; what is taken is there; each is d
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.errors import AdjustmentNotAllowed, AdjustmentNotFound
-from tokenworks.charging.ledger import store
 from tokenworks.charging.money import adjustment_store
 from tokenworks.charging.money.model import Adjustment
 from tokenworks.kernel import Clock, Invalid, check_reason, uuid7
@@ -16,7 +17,7 @@ AMOUNT_MAX: Final = 10**15
 
 
 class Adjustments:
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
 

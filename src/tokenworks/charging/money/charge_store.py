@@ -5,10 +5,10 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.rows import class_row
 
 from tokenworks.charging.ledger.model import by_shard
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.money.model import BillLine, Charge
 
 _CHARGE: Final = """charge_id, account_id, subscriber_id, product_id, offering_version, kind, number, charged_at, period_start,

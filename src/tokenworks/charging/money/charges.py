@@ -10,6 +10,8 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging.errors import ChargeNotFound, CreditLimitReached, RefundTooMuch
 from tokenworks.charging.ledger import bucket_store, store, whose_store
 from tokenworks.charging.model import PER_UNIT
@@ -25,7 +27,7 @@ READ_BATCH: Final = 1000
 class Charges:
     """On one connection (autocommit), in the caller's transaction where there is one."""
 
-    def __init__(self, connection: store.Connection, clock: Clock) -> None:
+    def __init__(self, connection: Connection, clock: Clock) -> None:
         self._connection = connection
         self._clock = clock
         self._settled: Callable[[Sequence[UUID]], object] = _nobody

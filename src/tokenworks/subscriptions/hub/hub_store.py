@@ -1,15 +1,15 @@
 """The SQL of listeners, events and deliveries."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 if TYPE_CHECKING:
     from tokenworks.subscriptions.hub.service import Listener
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 _LOCK = 7461005
 REMOVED = "the listener was removed"
 _LISTENER = """listener_id, api, callback, query, generation, pepper_version, overlap_until, overlap_version, made_by, created_at"""
@@ -30,7 +30,7 @@ def add_listener(connection: Connection, listener: "Listener") -> None:
     )  # fmt: skip
 
 
-def listeners(connection: Connection) -> list[tuple[Any, ...]]:
+def listeners(connection: Connection) -> list[TupleRow]:
     return connection.execute(
         f"SELECT {_LISTENER} FROM hub_listener WHERE removed_at IS NULL ORDER BY listener_id".encode()
     ).fetchall()
@@ -55,7 +55,7 @@ def rotate_listener(
     )
 
 
-def lock_events(connection: Connection, limit: int) -> list[tuple[Any, ...]]:
+def lock_events(connection: Connection, limit: int) -> list[TupleRow]:
     return connection.execute(
         f"""SELECT {_EVENT} FROM hub_event WHERE expanded_at IS NULL ORDER BY event_no LIMIT %s
             FOR UPDATE SKIP LOCKED""".encode(),
@@ -87,7 +87,7 @@ def add_delivery(
 
 def lease_deliveries(
     connection: Connection, now: datetime, until: datetime, limit: int, beside: list[UUID], *, own: bool
-) -> list[tuple[Any, ...]]:
+) -> list[TupleRow]:
     columns = ", ".join(f"d.{name.strip()}" for name in _DELIVERY.split(","))
     return connection.execute(
         f"""WITH due AS (SELECT delivery_id FROM hub_delivery
@@ -145,7 +145,7 @@ def put_off_all(connection: Connection, listener_id: UUID | None, until: datetim
     )
 
 
-def delivery(connection: Connection, delivery_id: UUID) -> tuple[Any, ...]:
+def delivery(connection: Connection, delivery_id: UUID) -> TupleRow:
     row = connection.execute(
         f"SELECT {_DELIVERY} FROM hub_delivery WHERE delivery_id = %s".encode(), (delivery_id,)
     ).fetchone()
@@ -153,7 +153,7 @@ def delivery(connection: Connection, delivery_id: UUID) -> tuple[Any, ...]:
     return row
 
 
-def lock_delivery(connection: Connection, delivery_id: UUID) -> tuple[Any, ...] | None:
+def lock_delivery(connection: Connection, delivery_id: UUID) -> TupleRow | None:
     return connection.execute(
         f"SELECT {_DELIVERY} FROM hub_delivery WHERE delivery_id = %s FOR UPDATE".encode(), (delivery_id,)
     ).fetchone()
@@ -176,7 +176,7 @@ _STATES = {
 
 def deliveries(
     connection: Connection, state: str | None, listener_id: UUID | None, offset: int, limit: int
-) -> tuple[list[tuple[Any, ...]], int]:
+) -> tuple[list[TupleRow], int]:
     where = f"FROM hub_delivery WHERE (%(l)s::uuid IS NULL OR listener_id = %(l)s) AND {'true' if state is None else _STATES[state]}"
     values = {"l": listener_id, "offset": offset, "limit": limit}
     rows = connection.execute(

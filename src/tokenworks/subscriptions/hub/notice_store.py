@@ -4,10 +4,11 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from tokenworks.kernel import uuid7
-from tokenworks.subscriptions.hub.hub_store import Connection
 
 
 def add_notification(
@@ -22,9 +23,7 @@ def add_notification(
     return row is not None
 
 
-def lease_notifications(
-    connection: Connection, now: datetime, until: datetime, limit: int
-) -> list[tuple[Any, ...]]:
+def lease_notifications(connection: Connection, now: datetime, until: datetime, limit: int) -> list[TupleRow]:
     return connection.execute(
         """WITH due AS (SELECT notification_id FROM notification
                         WHERE next_at <= %s AND delivered_at IS NULL AND given_up_at IS NULL

@@ -7,9 +7,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock, format_money
 from tokenworks.subscriptions.days import day_of
-from tokenworks.subscriptions.hub import hub_store, notice_store
+from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.people.consents import Consents
 from tokenworks.subscriptions.service import Subscriptions
 from tokenworks.texts import CATALOGUES, Language
@@ -56,7 +58,7 @@ class Notices:
     """On one connection, with the rooms that it uses."""
 
     def __init__(
-        self, connection: hub_store.Connection, clock: Clock, subscriptions: Subscriptions, consents: Consents
+        self, connection: Connection, clock: Clock, subscriptions: Subscriptions, consents: Consents
     ) -> None:
         self._connection = connection
         self._clock = clock

@@ -15,6 +15,9 @@ from typing import Any, Final, Literal
 from urllib.parse import parse_qsl, urlsplit
 from uuid import UUID
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from tokenworks.factory import address_refusal, parse_address
 from tokenworks.kernel import Clock, Conflict, Invalid, NotFound, Unavailable, check_line, uuid7
 from tokenworks.subscriptions.hub import hub_store as store
@@ -128,7 +131,7 @@ class Hub:
 
     def __init__(
         self,
-        connection: store.Connection,
+        connection: Connection,
         peppers: Mapping[int, bytes],
         clock: Clock,
         vault: PersonVault,
@@ -290,7 +293,7 @@ class Hub:
             self._connection, delivery_id, listener_id, event_id, event_type, subscriber_id, sealed, self._clock.now()
         )  # fmt: skip
 
-    def _opened(self, rows: Sequence[tuple[Any, ...]]) -> list[Delivery]:
+    def _opened(self, rows: Sequence[TupleRow]) -> list[Delivery]:
         """With their bodies decrypted."""
         keys = self._vault.keys(row[4] for row in rows)
         own = self._vault.own() if any(row[4] not in keys for row in rows) else None
@@ -302,7 +305,7 @@ class Hub:
         return found
 
     @staticmethod
-    def _body(row: tuple[Any, ...], key: PersonKey | None) -> str | None:
+    def _body(row: TupleRow, key: PersonKey | None) -> str | None:
         if row[5] is None or key is None:
             return None
         try:

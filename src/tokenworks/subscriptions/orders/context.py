@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Charges, FailedJobs, Ledger
 from tokenworks.kernel import Clock
@@ -21,7 +23,7 @@ from tokenworks.trust.identity.answers import KeyReused
 class Context:
     """On one connection. The modules of operations are given it."""
 
-    connection: order_store.Connection
+    connection: Connection
     vault: PersonVault
     rules: PrivacyRules
     offerings: Offerings

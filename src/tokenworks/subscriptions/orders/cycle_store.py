@@ -4,13 +4,13 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any, Final
 
+from psycopg import Connection
 from pydantic import ValidationError
 
 from tokenworks.catalog import Offering
 from tokenworks.charging import Finding
 from tokenworks.subscriptions.model import cycle_begin, cycle_end
 from tokenworks.subscriptions.orders import proration
-from tokenworks.subscriptions.orders.order_store import Connection
 from tokenworks.subscriptions.orders.sales import end_of_cycle
 
 INVARIANT: Final = "product: its cycle and its charges end, and cost, by the rules of its offering"

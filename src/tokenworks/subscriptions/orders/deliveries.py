@@ -10,6 +10,8 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import WorkOrderAnswered, WorkOrderNotFound
 from tokenworks.subscriptions.model import WorkOrder
@@ -30,9 +32,7 @@ NO_ANSWER: Final = "the delivering system did not answer in time"
 class Deliveries:
     """On one connection, with the orders whose deliveries they are."""
 
-    def __init__(
-        self, connection: work_store.Connection, orders: Orders, clock: Clock, vault: PersonVault
-    ) -> None:
+    def __init__(self, connection: Connection, orders: Orders, clock: Clock, vault: PersonVault) -> None:
         self._connection = connection
         self._vault = vault
         self._orders = orders

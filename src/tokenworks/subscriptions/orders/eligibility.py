@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offering, Offerings, SoldOffering
 from tokenworks.kernel import Invalid, TokenworksError, check_reason
 from tokenworks.subscriptions.errors import (
@@ -31,7 +33,7 @@ BROADBAND_PORT: Final = "broadband"
 
 
 def check_eligible(
-    connection: order_store.Connection,
+    connection: Connection,
     offerings: Offerings,
     rules: PrivacyRules,
     subscriber: Subscriber,
@@ -101,7 +103,7 @@ class Offer(NamedTuple):
 class Eligibility:
     """What a subscriber may order, or change to, by the rules that its order is held against. On one connection."""
 
-    def __init__(self, connection: order_store.Connection, offerings: Offerings, rules: PrivacyRules) -> None:
+    def __init__(self, connection: Connection, offerings: Offerings, rules: PrivacyRules) -> None:
         self._connection = connection
         self._offerings = offerings
         self._rules = rules
@@ -208,7 +210,7 @@ def check_deliverable(subscriber: Subscriber, offerings: Iterable[Offering], liv
 
 
 def has_first_price(
-    connection: order_store.Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
+    connection: Connection, subscriber: Subscriber, offering: Offering, product_id: UUID
 ) -> bool:
     """Whether a product has the first month's price of an offering before it: no other product of the person ever was it."""
     if offering.first_price is None:

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offerings, SoldOffering
 from tokenworks.kernel import Clock, Invalid
 from tokenworks.subscriptions.hub import notice_store
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import order_store, product_store
+from tokenworks.subscriptions.orders import product_store
 from tokenworks.subscriptions.orders.sales import price_for
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
@@ -64,7 +66,7 @@ class Moves:
     """On one connection."""
 
     def __init__(
-        self, connection: order_store.Connection, offerings: Offerings, clock: Clock, vault: PersonVault
+        self, connection: Connection, offerings: Offerings, clock: Clock, vault: PersonVault
     ) -> None:
         self._vault = vault
         self._connection = connection

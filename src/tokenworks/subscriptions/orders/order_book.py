@@ -3,6 +3,8 @@
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.subscriptions.errors import OrderNotFound, ProductNotFound
 from tokenworks.subscriptions.model import Order, Product, Subscriber, WorkOrder
 from tokenworks.subscriptions.orders import order_store, product_store, work_store
@@ -12,7 +14,7 @@ from tokenworks.trust import PersonVault
 LIST_MAX: Final = 1000
 
 
-def find_order(connection: order_store.Connection, order_id: UUID) -> tuple[Order, UUID]:
+def find_order(connection: Connection, order_id: UUID) -> tuple[Order, UUID]:
     """An order and its subscriber's id. Raises `OrderNotFound`."""
     found = order_store.order(connection, order_id)
     if found is None:
@@ -23,7 +25,7 @@ def find_order(connection: order_store.Connection, order_id: UUID) -> tuple[Orde
 class OrderBook:
     """On one connection."""
 
-    def __init__(self, connection: order_store.Connection, vault: PersonVault) -> None:
+    def __init__(self, connection: Connection, vault: PersonVault) -> None:
         self._connection = connection
         self._vault = vault
 

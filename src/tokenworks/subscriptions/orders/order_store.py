@@ -5,12 +5,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from tokenworks.subscriptions.model import Order, Subscriber
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 _ORDER = """o.order_id, o.product_id, o.offering_id, o.offering_version, o.ordered_at, o.amount_nano, o.currency, false, o.action,
     o.state, o.completed_at, o.reason, o.starts_at, o.delivery,
     o.starts_at IS NULL OR EXISTS (SELECT 1 FROM product p WHERE p.product_id = o.product_id)"""
@@ -34,7 +34,7 @@ def order(connection: Connection, order_id: UUID) -> tuple[Order, UUID] | None:
 
 def page_of_subscriber(
     connection: Connection, columns: str, table: str, order: str, subscriber_id: UUID | None, offset: int, limit: int
-) -> tuple[list[tuple[Any, ...]], int]:  # fmt: skip
+) -> tuple[list[TupleRow], int]:  # fmt: skip
     """A page of a subscriber's rows, or of all, and how many there are."""
     where = f"FROM {table} WHERE %(id)s::uuid IS NULL OR subscriber_id = %(id)s"
     names = {"id": subscriber_id, "offset": offset, "limit": limit}

@@ -3,8 +3,9 @@
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.subscriptions.model import ContractPrice
-from tokenworks.subscriptions.orders.order_store import Connection
 
 
 def set_contract_price(

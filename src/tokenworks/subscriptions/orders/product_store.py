@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
 from tokenworks.subscriptions.model import CYCLE_STOPPERS, Product, Subscriber
-from tokenworks.subscriptions.orders.order_store import Connection
 
 _PRODUCT = """p.product_id, p.order_id, v.offering_id, p.offering_version, p.state, p.renews, p.cycle_no, p.started_at,
               p.cycle_start, p.cycle_end, p.parent_id, p.delivery, p.price_nano, p.step_no, p.next_version, p.ends_after_cycle,
@@ -122,7 +123,7 @@ def held_products(connection: Connection, after: UUID, but: Sequence[UUID], limi
     return [row[0] for row in rows]
 
 
-def versions_sold(connection: Connection, offering_id: str | None) -> list[tuple[Any, ...]]:
+def versions_sold(connection: Connection, offering_id: str | None) -> list[TupleRow]:
     """(offering, version, live products, of which move, first and last start) of what is live."""
     return connection.execute(
         """SELECT v.offering_id, p.offering_version, count(*), count(p.next_version), min(p.started_at), max(p.started_at)
@@ -133,7 +134,7 @@ def versions_sold(connection: Connection, offering_id: str | None) -> list[tuple
     ).fetchall()
 
 
-def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[tuple[Any, ...]]:
+def holders(connection: Connection, offering_version: str, after: UUID, limit: int) -> list[TupleRow]:
     """(product, subscriber, state, cycle's end, next version) of the live products of a version, by product."""
     return connection.execute(
         """SELECT product_id, subscriber_id, state, cycle_end, next_version FROM product

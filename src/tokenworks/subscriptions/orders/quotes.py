@@ -10,12 +10,14 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offering, Offerings, Proration
 from tokenworks.charging import Charge, Charges
 from tokenworks.kernel import Clock
 from tokenworks.subscriptions.errors import SecondNotConfirmed
 from tokenworks.subscriptions.model import Product, Subscriber
-from tokenworks.subscriptions.orders import order_store, product_store, work_store
+from tokenworks.subscriptions.orders import product_store, work_store
 from tokenworks.subscriptions.orders.change import When
 from tokenworks.subscriptions.orders.sales import Sales, price_for
 from tokenworks.subscriptions.orders.service import Orders
@@ -80,7 +82,7 @@ class Quotes:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         charges: Charges,
         orders: Orders,

@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offering, Offerings, Proration, SoldOffering
 from tokenworks.charging import Charge, Charges, Ledger, Sale, share
 from tokenworks.kernel import Clock, parse_money
 from tokenworks.subscriptions.model import Product, Subscriber, cycle_begin, cycle_end
-from tokenworks.subscriptions.orders import order_store, price_store, product_store, proration
+from tokenworks.subscriptions.orders import price_store, product_store, proration
 from tokenworks.subscriptions.orders.eligibility import has_first_price
 from tokenworks.subscriptions.orders.proration import WHOLE, Part
 
@@ -23,7 +25,7 @@ Why = Literal["changed", "cancelled"]
 
 
 def price_for(
-    connection: order_store.Connection,
+    connection: Connection,
     subscriber: Subscriber,
     offering: Offering,
     at: datetime,
@@ -50,7 +52,7 @@ class Sales:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,

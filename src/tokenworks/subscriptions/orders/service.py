@@ -8,6 +8,8 @@ from functools import partial
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offerings
 from tokenworks.charging import Charges, FailedJobs, Ledger
 from tokenworks.kernel import Clock
@@ -18,7 +20,6 @@ from tokenworks.subscriptions.orders import (
     cycle,
     deliver,
     order_credits,
-    order_store,
     pause,
     place,
     product_store,
@@ -38,7 +39,7 @@ class Orders(OrderBook):
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         offerings: Offerings,
         ledger: Ledger,
         charges: Charges,

@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from psycopg import Connection
 from pydantic import ValidationError
 
 from tokenworks.catalog import BucketSpec, Offering
 from tokenworks.charging import PER_UNIT, Finding, share
-from tokenworks.subscriptions.orders.order_store import Connection
 
 INVARIANT: Final = "bucket: it is what its offering sells, as much of it as was charged for"
 FETCH_ROWS: Final = 5000

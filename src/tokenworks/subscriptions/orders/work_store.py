@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.model import WorkOrder
 from tokenworks.subscriptions.people import people_store
 from tokenworks.trust import PersonVault
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 # What the encrypted number is bound to, with its row and person.
 _PLACE = "work_order.broadband"
 _WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id, delivery, action, state, attempts, reason,
@@ -22,7 +21,7 @@ _WORK = """work_order_id, order_id, product_id, subscriber_id, port, offering_id
 _BROADBAND = 12
 
 
-def _work_orders(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[WorkOrder]:
+def _work_orders(vault: PersonVault, rows: Sequence[TupleRow]) -> list[WorkOrder]:
     """With the number decrypted; of one who was erased there is none."""
     keys = vault.keys(row[3] for row in rows)
     found = []
@@ -33,7 +32,7 @@ def _work_orders(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Wo
     return found
 
 
-def _one(vault: PersonVault, row: tuple[Any, ...] | None) -> WorkOrder | None:
+def _one(vault: PersonVault, row: TupleRow | None) -> WorkOrder | None:
     return None if row is None else _work_orders(vault, [row])[0]
 
 

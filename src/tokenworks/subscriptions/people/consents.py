@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging import Ledger
 from tokenworks.kernel import Clock, Invalid, Unavailable, flaw
 from tokenworks.subscriptions.errors import ConsentTextChanged
@@ -69,7 +71,7 @@ class Consents:
 
     def __init__(
         self,
-        connection: people_store.Connection,
+        connection: Connection,
         ledger: Ledger,
         clock: Clock,
         rules: PrivacyRules,

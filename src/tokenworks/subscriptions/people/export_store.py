@@ -11,11 +11,10 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from psycopg import sql
+from psycopg import Connection, sql
 from psycopg.pq import TransactionStatus
 
 from tokenworks.subscriptions.model import Subscriber
-from tokenworks.subscriptions.people.people_store import Connection
 from tokenworks.trust import PersonKey, PersonVault
 
 FORMAT: Final = "tokenworks-export-1"

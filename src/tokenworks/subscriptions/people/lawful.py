@@ -1,10 +1,11 @@
 """What the law gates: a contract without consent to its terms, and one without a real name."""
 
+from psycopg import Connection
+
 from tokenworks.catalog import Offering
 from tokenworks.subscriptions.errors import ConsentNeeded, RealNameNeeded
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
 from tokenworks.subscriptions.people import privacy_store
-from tokenworks.subscriptions.people.people_store import Connection
 
 
 def check_lawful(

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging import Ledger, Transfer, Transfers
 from tokenworks.kernel import Clock, Invalid, check_name, normal_name, uuid7
 from tokenworks.subscriptions.errors import MemberExists, MemberNotFound
@@ -29,7 +31,7 @@ class Members:
 
     def __init__(
         self,
-        connection: people_store.Connection,
+        connection: Connection,
         ledger: Ledger,
         clock: Clock,
         transfers: Transfers,

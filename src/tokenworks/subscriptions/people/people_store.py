@@ -6,17 +6,18 @@ by is keyed hashes beside them.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.kernel import uuid7
 from tokenworks.subscriptions.errors import BroadbandTaken
 from tokenworks.subscriptions.model import Member, Subscriber
 from tokenworks.trust import PersonKey, PersonVault, has_part
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 NAME_CANDIDATES_MAX: Final = 2000
 _SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_at, state, audiences, language, broadband_sealed,
     real_name, bill_day, credit_limit_nano, cap_nano, spend_locked, spill_over, restricted, regions, home_region,
@@ -25,7 +26,7 @@ _SUBSCRIBER = """subscriber_id, account_id, phone_sealed, name_sealed, created_a
 _SEALED = ((2, "subscriber.phone"), (3, "subscriber.name"), (8, "subscriber.broadband"))
 
 
-def _subscribers(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Subscriber]:
+def _subscribers(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Subscriber]:
     """With their texts decrypted; the phone of one who was erased is empty."""
     keys = vault.keys(row[0] for row in rows)
     found = []
@@ -41,7 +42,7 @@ def _subscribers(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Su
     return found
 
 
-def _one(vault: PersonVault, row: tuple[Any, ...] | None) -> Subscriber | None:
+def _one(vault: PersonVault, row: TupleRow | None) -> Subscriber | None:
     return None if row is None else _subscribers(vault, [row])[0]
 
 
@@ -173,7 +174,7 @@ def _person_of(role: str, member_id: UUID, subscriber_id: UUID) -> UUID:
     return subscriber_id if role == "owner" else member_id
 
 
-def _members(vault: PersonVault, rows: Sequence[tuple[Any, ...]]) -> list[Member]:
+def _members(vault: PersonVault, rows: Sequence[TupleRow]) -> list[Member]:
     """With their texts decrypted; one who was erased has an empty name."""
     people = [_person_of(row[4], row[0], row[2]) for row in rows]
     keys = vault.keys(people)

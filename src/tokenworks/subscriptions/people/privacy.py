@@ -6,11 +6,13 @@ from datetime import datetime, timedelta
 from typing import Final, Literal, Protocol
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.charging import Charges
 from tokenworks.kernel import Clock, check_line, uuid7
 from tokenworks.subscriptions.errors import RealNameRefused, SubscriberNotActive, SubscriberNotFound
 from tokenworks.subscriptions.model import PrivacyRules, Subscriber
-from tokenworks.subscriptions.orders import order_store, work_store
+from tokenworks.subscriptions.orders import work_store
 from tokenworks.subscriptions.people import people_store, privacy_store
 from tokenworks.subscriptions.people.export_store import export
 from tokenworks.subscriptions.people.member_rights import MemberRights
@@ -54,7 +56,7 @@ class Privacy:
 
     def __init__(
         self,
-        connection: order_store.Connection,
+        connection: Connection,
         vault: PersonVault,
         subscriptions: Subscriptions,
         charges: Charges,

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import FORGOTTEN, uuid7
 from tokenworks.subscriptions.model import ConsentText
-from tokenworks.subscriptions.people.people_store import Connection
 
 
 def add_consent(

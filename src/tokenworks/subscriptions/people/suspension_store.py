@@ -3,8 +3,9 @@
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.subscriptions.model import CYCLE_STOPPERS, Suspension
-from tokenworks.subscriptions.people.people_store import Connection
 
 
 def begin_suspension(connection: Connection, found: Suspension) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from uuid import UUID
 
+from psycopg import Connection
 from psycopg.types.json import Jsonb
-
-from tokenworks.trust.keys.store import Connection
 
 # Old rows that go when a new one comes: more than one, so that the table shrinks.
 DELETED_AT_ONCE_MAX = 10

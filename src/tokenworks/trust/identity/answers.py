@@ -14,9 +14,10 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock, Conflict, Invalid, uuid7
 from tokenworks.trust.identity import answer_store as store
-from tokenworks.trust.keys.store import Connection
 from tokenworks.trust.vault.service import NOBODY, PersonVault
 
 ANSWERS_KEPT: Final = timedelta(days=30)

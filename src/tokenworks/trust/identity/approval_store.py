@@ -1,21 +1,21 @@
 """The SQL of approvals."""
 
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 if TYPE_CHECKING:
     from tokenworks.trust.identity.approvals import Approval
 
-Connection = psycopg.Connection[tuple[Any, ...]]
 _COLUMNS = "approval_id, action, ref, key, amount_nano, asked_by, asked_at, state, decided_by, decided_at"
 
 
 def lock_matching(
     connection: Connection, action: str, ref: str, key: str, amount_nano: int, asker: str, since: datetime
-) -> tuple[Any, ...] | None:
+) -> TupleRow | None:
     """What the same person has asked for already: approved, used under its key, or open."""
     return connection.execute(
         f"""SELECT {_COLUMNS} FROM approval
@@ -35,13 +35,13 @@ def add(connection: Connection, wanted: "Approval", asker: str) -> None:
     )  # fmt: skip
 
 
-def lock(connection: Connection, approval_id: UUID) -> tuple[Any, ...] | None:
+def lock(connection: Connection, approval_id: UUID) -> TupleRow | None:
     return connection.execute(
         f"SELECT {_COLUMNS} FROM approval WHERE approval_id = %s FOR UPDATE".encode(), (approval_id,)
     ).fetchone()
 
 
-def get(connection: Connection, approval_id: UUID) -> tuple[Any, ...]:
+def get(connection: Connection, approval_id: UUID) -> TupleRow:
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM approval WHERE approval_id = %s".encode(), (approval_id,)
     ).fetchone()
@@ -63,9 +63,7 @@ def used(connection: Connection, approval_id: UUID, at: datetime) -> None:
     )
 
 
-def page(
-    connection: Connection, state: str | None, offset: int, limit: int
-) -> tuple[list[tuple[Any, ...]], int]:
+def page(connection: Connection, state: str | None, offset: int, limit: int) -> tuple[list[TupleRow], int]:
     where = "FROM approval WHERE %(s)s::text IS NULL OR state = %(s)s"
     values = {"s": state, "offset": offset, "limit": limit}
     rows = connection.execute(

@@ -9,6 +9,8 @@ from datetime import datetime, timedelta
 from typing import Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock, Conflict, NotFound, format_money, uuid7
 from tokenworks.trust.errors import NotAllowed
 from tokenworks.trust.identity import approval_store as store
@@ -56,7 +58,7 @@ class ApprovalNotFound(NotFound):
 class Approvals:
     """On one connection. `above_nano`: what one person may do alone."""
 
-    def __init__(self, connection: store.Connection, clock: Clock, above_nano: int) -> None:
+    def __init__(self, connection: Connection, clock: Clock, above_nano: int) -> None:
         self._connection = connection
         self._clock = clock
         self._above_nano = above_nano

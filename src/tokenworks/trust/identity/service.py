@@ -10,11 +10,12 @@ from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock, Invalid, check_line, shown, uuid7
 from tokenworks.trust.errors import CodeWrong, StaffExists, StaffNotFound, TooManyCodes
 from tokenworks.trust.identity import store
 from tokenworks.trust.keys.pepper import check_nothing_lacks, issuing
-from tokenworks.trust.keys.store import Connection
 from tokenworks.trust.model import key_mac
 from tokenworks.trust.vault.service import NOBODY, PersonKey, PersonVault
 from tokenworks.trust.vault.skeleton import skeleton

@@ -4,7 +4,8 @@ from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.trust.keys.store import Connection
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 
 class CodeRow(NamedTuple):
@@ -49,7 +50,7 @@ def count_codes(connection: Connection, identifier_macs: list[bytes], since: dat
     return 0 if row is None else int(row[0])
 
 
-def _code(row: tuple[Any, ...] | None) -> CodeRow | None:
+def _code(row: TupleRow | None) -> CodeRow | None:
     return None if row is None else CodeRow(row[0], bytes(row[1]), *row[2:])
 
 
@@ -129,7 +130,7 @@ def lock_challenge(connection: Connection, challenge_macs: list[bytes], now: dat
     )
 
 
-def _good(row: tuple[Any, ...] | None, now: datetime) -> CodeRow | None:
+def _good(row: TupleRow | None, now: datetime) -> CodeRow | None:
     code = _code(row)
     return None if code is None or code.used_at is not None or code.expires_at <= now else code
 
@@ -193,7 +194,7 @@ def seen(connection: Connection, session_id: UUID, at: datetime, address: str | 
 
 def sessions(
     connection: Connection, subscriber_id: UUID, member_id: UUID | None, now: datetime, limit: int
-) -> list[tuple[Any, ...]]:
+) -> list[TupleRow]:
     """Live ones, newest first."""
     return connection.execute(
         """SELECT session_id, member_id, created_at, expires_at, address, client, seen_at, seen_address FROM session

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from psycopg import Connection
+
 from tokenworks.kernel import Conflict, Invalid, Unavailable
 from tokenworks.trust.hosts import HostSecrets, refuse_where_missing
 from tokenworks.trust.keys import store
@@ -78,7 +80,7 @@ def fingerprint(version: int, pepper: bytes) -> bytes:
     return key_mac(pepper, f"tokenworks pepper {version}")[:FINGERPRINT_BYTES]
 
 
-def check_peppers(connection: store.Connection, peppers: Peppers, secrets_dir: Path, now: datetime) -> None:
+def check_peppers(connection: Connection, peppers: Peppers, secrets_dir: Path, now: datetime) -> None:
     """Compare this host's peppers with those of the works, and see which one is used. The first host's are the works'; later ones
     are announced by `new_pepper` alone, and a file that was not is no pepper of the works. One that is announced and not used yet
     may be missing.
@@ -107,7 +109,7 @@ def check_peppers(connection: store.Connection, peppers: Peppers, secrets_dir: P
     settle_issuing(connection, peppers)
 
 
-def settle_issuing(connection: store.Connection, peppers: Peppers) -> None:
+def settle_issuing(connection: Connection, peppers: Peppers) -> None:
     """Which version is used for what is new, as the database says it: the newest that is used and that this process has."""
     used = [row for row in store.peppers(connection) if row.used_since]
     here = {
@@ -128,7 +130,7 @@ def check_nothing_lacks(peppers: Mapping[int, bytes]) -> None:
         )
 
 
-def check_first_pepper(connection: store.Connection, secrets_dir: Path) -> None:
+def check_first_pepper(connection: Connection, secrets_dir: Path) -> None:
     """A host that has none makes none where the works has some. Raises `Unavailable`."""
     if store.peppers(connection) and not has_pepper(secrets_dir):
         raise Unavailable(
@@ -137,7 +139,7 @@ def check_first_pepper(connection: store.Connection, secrets_dir: Path) -> None:
         )
 
 
-def new_pepper(connection: store.Connection, secrets_dir: Path, now: datetime) -> int:
+def new_pepper(connection: Connection, secrets_dir: Path, now: datetime) -> int:
     """Make and announce the next version. It is used when `use_pepper` says so. Returns the version."""
     peppers = load_peppers(secrets_dir)
     version: int = max([*peppers, *peppers.flaws, *(row.version for row in store.peppers(connection))]) + 1
@@ -155,7 +157,7 @@ def new_pepper(connection: store.Connection, secrets_dir: Path, now: datetime) -
 
 
 def use_pepper(
-    connection: store.Connection,
+    connection: Connection,
     version: int,
     now: datetime,
     hosts: Sequence[HostSecrets] = (),
@@ -179,7 +181,7 @@ def use_pepper(
 
 
 def retire_pepper(
-    connection: store.Connection, version: int, now: datetime, hosts: Sequence[HostSecrets] = ()
+    connection: Connection, version: int, now: datetime, hosts: Sequence[HostSecrets] = ()
 ) -> None:
     """Hosts may be without it. Raises `Invalid`, and `Conflict` where something live was made under it, or a host still makes more."""
     rows = {row.version: row for row in store.peppers(connection)}

@@ -7,6 +7,8 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
+from psycopg import Connection
+
 from tokenworks.kernel import Clock, Invalid, check_line, check_names, uuid7
 from tokenworks.trust.errors import KeyNotFound
 from tokenworks.trust.keys import store
@@ -23,7 +25,7 @@ class Keys:
     """API keys on one database. `peppers` by version; the highest is used for new keys."""
 
     def __init__(
-        self, connection: store.Connection, peppers: dict[int, bytes], clock: Clock, environment: str
+        self, connection: Connection, peppers: dict[int, bytes], clock: Clock, environment: str
     ) -> None:
         if not _ENVIRONMENT.fullmatch(environment):
             raise Invalid(f"an environment is up to 12 small letters and digits, not {environment!r}")

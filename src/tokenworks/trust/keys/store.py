@@ -2,14 +2,12 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from uuid import UUID
 
-import psycopg
+from psycopg import Connection
 
 from tokenworks.trust.model import ApiKey, ApiKeyInfo
-
-Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 def add_key(

@@ -13,10 +13,10 @@ from uuid import UUID
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from psycopg import Connection
 
 from tokenworks.kernel import Unavailable
 from tokenworks.trust.hosts import HostSecrets, refuse_where_missing
-from tokenworks.trust.keys.store import Connection
 from tokenworks.trust.secret_files import WRAP
 from tokenworks.trust.vault import store
 from tokenworks.trust.vault.lookup import Lookup

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from tokenworks.trust.keys.store import Connection
+from psycopg import Connection
+
 from tokenworks.trust.secret_files import WRAP
 
 

@@ -10,9 +10,9 @@ from itertools import islice
 from typing import Final
 
 import psycopg
+from psycopg import Connection
 
 from tokenworks.catalog import RateCard
-from tokenworks.charging.ledger import store
 from tokenworks.charging.ledger.verify import buckets, chains, charges, entries, usage
 from tokenworks.charging.ledger.verify.chains import INVARIANT as CHAINED
 from tokenworks.charging.ledger.verify.finding import Finding
@@ -31,12 +31,12 @@ CHECKS: Final[dict[str, str]] = {
 }
 """Charging's own: invariant -> statement."""
 
-Pass = Callable[[store.Connection], Iterable[Finding]]
+Pass = Callable[[Connection], Iterable[Finding]]
 """A check that is no statement: it reads rows and recomputes them with the product's own rules."""
 
 
 def verify(
-    connection: store.Connection,
+    connection: Connection,
     cards: dict[str, RateCard],
     progress: Callable[[str, int], None] | None = None,
     more: Mapping[str, str] | None = None,
@@ -79,7 +79,7 @@ def checks(
 
 
 def _stated(invariant: str, statement: str) -> Pass:
-    def check(connection: store.Connection) -> Iterator[Finding]:
+    def check(connection: Connection) -> Iterator[Finding]:
         limited = f"{statement} LIMIT {FINDINGS_MAX}"
         for where, detail in connection.execute(limited.encode()):
             yield Finding(invariant, str(where), str(detail))
@@ -90,7 +90,7 @@ def _stated(invariant: str, statement: str) -> Pass:
 def _guarded(invariant: str, check: Pass) -> Pass:
     """A row that a check can't read is a finding, and keeps no other check from its turn."""
 
-    def guarded(connection: store.Connection) -> list[Finding]:
+    def guarded(connection: Connection) -> list[Finding]:
         try:
             with connection.transaction():
                 return list(islice(check(connection), FINDINGS_MAX))

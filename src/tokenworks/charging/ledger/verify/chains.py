@@ -4,13 +4,15 @@ A link is made again from the rows that it covers, with the bytes that were hash
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import TupleRow
 
 from tokenworks.charging.ledger import chain, chain_store
 from tokenworks.charging.ledger.chain import Head, Link
 from tokenworks.charging.ledger.chain_store import Key
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.verify import digests
 from tokenworks.charging.ledger.verify.finding import Finding
 
@@ -90,7 +92,7 @@ def _links(connection: Connection, unlike: str) -> Iterator[Finding]:
 
 
 def _rows_of(
-    connection: Connection, batch: Sequence[tuple[Any, ...]]
+    connection: Connection, batch: Sequence[TupleRow]
 ) -> tuple[dict[Key, bytes], dict[tuple[UUID, str], bytes]]:
     """Of a batch of links: the entries' digests, and those of usage by (entry, id)."""
     entries = chain_store.entry_digests_of_all(connection, [(row[0], row[3]) for row in batch])

@@ -9,9 +9,8 @@ from typing import Final, Literal, LiteralString, NamedTuple
 from uuid import UUID
 
 import msgspec
-from psycopg import sql
+from psycopg import Connection, sql
 
-from tokenworks.charging.ledger.store import Connection
 from tokenworks.charging.ledger.verify import chains
 from tokenworks.charging.ledger.verify.finding import Finding
 

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from tokenworks.charging.ledger import store
+from psycopg import Connection
+
 from tokenworks.charging.ledger.verify.finding import Finding
 
 INVARIANT: Final = "reference: the row that a row names is there"
@@ -21,7 +22,7 @@ _KEYS: Final = """
     ORDER BY c.conrelid::regclass::text, c.conname"""
 
 
-def references(connection: store.Connection, limit: int) -> Iterator[Finding]:
+def references(connection: Connection, limit: int) -> Iterator[Finding]:
     """What names a row that is not there, table by table, at most `limit` of each key. A key's columns may be empty."""
     for table, to, columns, of, own in connection.execute(_KEYS.encode()).fetchall():
         # A run over a part of the accounts has views in front of the tables.

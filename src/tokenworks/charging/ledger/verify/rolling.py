@@ -13,7 +13,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from tokenworks.charging.ledger.store import Connection
+from psycopg import Connection
+
 from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.ledger.verify.pieces import (
     OF_AN_ENTRY,

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from typing import Any, Final
 
+from psycopg import Connection
+
 from tokenworks.catalog import TOKEN_CLASSES, Counts, RateCard, Weights, amount
-from tokenworks.charging.ledger import day_store, store
+from tokenworks.charging.ledger import day_store
 from tokenworks.charging.ledger.verify.finding import Finding
 from tokenworks.charging.model import CAP_WEIGHTS, LOSS_CAUSES, losses_of
 
@@ -139,7 +141,7 @@ CHECKS: Final[dict[str, str]] = {
 }
 
 
-def rerate(connection: store.Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
+def rerate(connection: Connection, cards: dict[str, RateCard]) -> Iterator[Finding]:
     """Each part costs what its card says for the tokens it paid; parts and loss together are the record.
 
     The database leaves out the records that are one whole part at its card's rate; all others are rated here.
@@ -180,7 +182,7 @@ _AT_RATE: Final = f"""loss IS NULL AND CASE WHEN jsonb_typeof(parts) = 'array' A
             + {" + ".join(f"w_{name} * {name}" for name in TOKEN_CLASSES)}) END"""
 
 
-def _rates(connection: store.Connection, cards: dict[str, RateCard]) -> list[list[Any]]:
+def _rates(connection: Connection, cards: dict[str, RateCard]) -> list[list[Any]]:
     """The columns of `_RATES`: each card's weights of each model that was used."""
     rows = []
     models = [row[0] for row in connection.execute("SELECT DISTINCT model FROM usage")]

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import yaml
+from psycopg.rows import TupleRow
 
 from tokenworks.factory.facts.profiles import LOADER, load_profile, profile_names
 
@@ -48,7 +49,7 @@ class Rule(msgspec.Struct, gc=False):
     action: str
     kind: str = PLAIN
     level: str = ""
-    allowed: tuple[Any, ...] = ()
+    allowed: TupleRow = ()
     otherwise: str = REFUSE
     why: str = ""
     base: bool = True

@@ -7,6 +7,7 @@ body is sent: what one deployment drops another takes. What an upstream would fe
 from typing import Any, Final
 
 import msgspec
+from psycopg.rows import TupleRow
 
 from tokenworks.gateway.protocol.fields.errors import UNREADABLE, invalid, unpriced
 from tokenworks.gateway.protocol.fields.layout import (
@@ -292,5 +293,5 @@ def _text(raw: msgspec.Raw, path: Path) -> str | None:
     return value
 
 
-def _among(value: Any, allowed: tuple[Any, ...]) -> bool:
+def _among(value: Any, allowed: TupleRow) -> bool:
     return any(value == one and type(value) is type(one) for one in allowed)
