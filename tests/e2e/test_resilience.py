@@ -36,13 +36,15 @@ MODELS = itertools.count(1)
 def factory(serving, pair):
     """With a model of its own for each test: no circuit is open, and nothing is learned, from another one."""
     serving.model = f"stub-{next(MODELS)}"
-    for name, upstream in zip(("bad", "good"), pair, strict=True):
-        serving.services.deployments.add(
-            make_deployment(
-                name=f"{name}-{serving.model}", model=serving.model, upstream_model="stub", base_url=upstream.url, protocols=("chat",),
-                allow_private=True,
-            )
-        )  # fmt: skip
+    # Both at once: a worker that knew the bad one alone would have nowhere else to go.
+    with serving.services.transaction():
+        for name, upstream in zip(("bad", "good"), pair, strict=True):
+            serving.services.deployments.add(
+                make_deployment(
+                    name=f"{name}-{serving.model}", model=serving.model, upstream_model="stub", base_url=upstream.url, protocols=("chat",),
+                    allow_private=True,
+                )
+            )  # fmt: skip
     _, key = serving.subscriber("ctc-premium")
     until(lambda: serving.model in str(serving.get("/v1/models", key)[1]), what="the model")
     yield serving

@@ -49,7 +49,7 @@ def in_the_shop(services, li):
 def _accepts(services, li, offering):
     """Whether an order is taken, or waits for something that the subscriber can do."""
     try:
-        with services.transaction(force_rollback=True):
+        with services.transaction(dry_run=True):
             services.orders.place(li, offering, confirm=True)
     except TO_BE_DONE:
         return True
@@ -108,7 +108,7 @@ def test_a_change_offers_what_it_takes(client, services, li, enter):
     assert "two" in offered and not offered & {"one", "once"}
     for offering in in_the_shop(services, li):
         try:
-            with services.transaction(force_rollback=True):
+            with services.transaction(dry_run=True):
                 services.orders.change(product, offering, confirm=True)
             taken = True
         except TO_BE_DONE:
