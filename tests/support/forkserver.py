@@ -1,8 +1,8 @@
 """Runs `tokenworks` as a fork of a process that has its code loaded: importing it takes a second for each command otherwise.
 
 `python -m tests.support.forkserver SOCKET` serves until its standard input ends; `folder_with_tokenworks` has what stands on the path. A
-command has the arguments, environment, working directory and standard streams of its caller. `serve` and `demo` always run in an
-interpreter of their own.
+command has the arguments, environment, working directory and standard streams of its caller. `demo`, and `serve` where a page of the
+runbook runs it, are interpreters of their own; the servers of tests are forks (`forked`).
 """
 
 import atexit
@@ -21,9 +21,11 @@ import traceback
 from pathlib import Path
 
 from tests.support.environ import for_release, without_settings
+from tests.support.forked import NUMBER, show_as
 
 ROOT = Path(__file__).parents[2]
 WIDTH = "200"
+ROOM = "-" * 1000
 STREAMS = 3
 CLIENT = """#!{python} -IS
 import json, os, socket, sys
@@ -49,7 +51,8 @@ def folder_with_tokenworks(source=ROOT / "src"):
     path = folder / "forkserver.sock"
     environ = without_settings() if source == ROOT / "src" else for_release(without_settings())
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.forkserver", str(path)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        # The dashes are room for the arguments that a server shows (`forked.show_as`).
+        [sys.executable, "-m", "tests.support.forkserver", str(path), ROOM], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         text=True, env=environ | {"PYTHONPATH": f"{source}:{ROOT}", "COLUMNS": WIDTH},
     )  # fmt: skip
     assert process.stdout.readline() == "ready\n"
@@ -86,12 +89,18 @@ def load():
         return
     import tokenworks.app.doctor
     import tokenworks.app.tables
-    import tokenworks.cli.opening  # noqa: F401
+    import tokenworks.cli.opening
     from tokenworks.app.edge import commands
     from tokenworks.cli.main import cli
 
     load_services()
     list(commands(cli))
+    # What a server needs beside them.
+    import tokenworks.app.http_app
+    import tokenworks.app.process.recorder
+    import tokenworks.app.process.supervisor
+    import tokenworks.app.process.worker
+    import tokenworks.gateway.plane  # noqa: F401
 
 
 def run(arguments, environ, folder, streams):
@@ -99,6 +108,7 @@ def run(arguments, environ, folder, streams):
     main = entry()
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
+        os.close(stream)
     os.environ.clear()
     os.environ.update(environ)
     os.chdir(folder)
@@ -122,12 +132,24 @@ def serve(sock):
     size, request = int.from_bytes(head, "big"), b""
     while len(request) < size:
         request += sock.recv(size - len(request))
-    arguments, environ, folder = json.loads(request)
+    arguments, environ, folder, *is_server = json.loads(request)
     pid = os.fork()
     if pid == 0:
         sock.close()
-        os._exit(run(arguments, environ, folder, streams))
+        if is_server:
+            os.setsid()
+            sys.orig_argv[:] = [sys.executable, "-m", "tokenworks", *arguments]
+            show_as(sys.orig_argv)
+        code = run(arguments, environ, folder, streams)
+        os._exit(code)
+    if is_server:
+        for stream in streams:
+            os.close(stream)
+        sock.sendall(pid.to_bytes(NUMBER, "big"))
     _, status = os.waitpid(pid, 0)
+    if is_server:
+        sock.sendall(os.waitstatus_to_exitcode(status).to_bytes(NUMBER, "big", signed=True))
+        os._exit(0)
     sock.sendall(bytes([os.waitstatus_to_exitcode(status) & 0xFF]))
     os._exit(0)
 

@@ -25,6 +25,8 @@ from urllib.parse import quote
 from tests.support.auditor import verify
 from tests.support.databases import as_role
 from tests.support.environ import without_settings
+from tests.support.forked import Forked, can_fork
+from tests.support.forkserver import folder_with_tokenworks
 from tests.support.memory import in_memory
 from tokenworks.app.bootstrap import make_works
 from tokenworks.app.database.connections import connect, database
@@ -248,10 +250,15 @@ class Server:
         self.log = (self.data_dir / "serve.log").open("ab")
         if options is None:
             options = ("--workers", str(self.workers), "--listen", listen, "--admin-listen", "127.0.0.1:0")
-        self.process = subprocess.Popen(
-            [*self.command(), "serve", *options],
-            stdout=subprocess.PIPE, stderr=self.log, text=True, env=self.environ(), cwd=ROOT, start_new_session=True,
-        )  # fmt: skip
+        arguments, environ = [*self.command(), "serve", *options], self.environ()
+        if can_fork(self.python, environ):
+            path = folder_with_tokenworks() / "forkserver.sock"
+            # Without the interpreter and `-m tokenworks`, which the fork has been given already.
+            self.process = Forked(str(path), arguments[3:], environ, ROOT, self.log)
+        else:
+            self.process = subprocess.Popen(
+                arguments, stdout=subprocess.PIPE, stderr=self.log, text=True, env=environ, cwd=ROOT, start_new_session=True
+            )  # fmt: skip
         line = self.process.stdout.readline()
         assert line, (self.data_dir / "serve.log").read_text()[-3000:]
         self.public, self.admin = re.findall(r"https?://([^/\s]+)", line)
