@@ -1,4 +1,4 @@
-"""The build hook, where TOKENWORKS_COMPILE=1: a wheel carries compiled modules, and an editable installation has them in build/compiled."""
+"""The build hook: a wheel carries compiled modules, and an editable installation has them in build/compiled, where they can be made."""
 
 import importlib.util
 import os
@@ -14,10 +14,8 @@ class CompiledModules(BuildHookInterface):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """`version` is "editable" or "standard"."""
-        if os.environ.get("TOKENWORKS_COMPILE") != "1":
-            self.app.display_info(
-                "Nothing is compiled, the sources run interpreted: TOKENWORKS_COMPILE=1 compiles them."
-            )
+        if os.environ.get("TOKENWORKS_COMPILE") == "0":
+            self.app.display_info("TOKENWORKS_COMPILE=0: nothing is compiled, the sources run interpreted.")
             return
         root = Path(self.root)
         spec = importlib.util.spec_from_file_location("_tokenworks_compile", root / "scripts" / "compile.py")

@@ -218,6 +218,7 @@ def test_its_own_tokenizer_counts_as_the_model_does(real):
         assert usage["completion_tokens"] - 3 <= shown <= usage["completion_tokens"]
 
 
+@pytest.mark.nightly
 def test_the_real_engine_is_timed_and_simulated(real, monkeypatch, tmp_path):
     """With few and short requests: what it costs at its full length is time alone."""
     server, subscriber, _, _ = real

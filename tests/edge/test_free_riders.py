@@ -20,7 +20,7 @@ LOSS_MAX_PERMILLE = 1
 BUDGET_TOKENS = 60_000
 # The largest that one request of the riders can make: a long prompt and an answer.
 REQUEST_TOKENS = 10_000
-CI_S, NIGHTLY_S = 2.5, 60
+CI_S, NIGHTLY_S = 1.5, 60
 
 
 @dataclass

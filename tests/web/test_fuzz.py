@@ -14,7 +14,7 @@ from tests.web.hostile import TEXTS, VALUES, spoiled
 from tests.web.test_roles import BASES, Household, routes
 from tokenworks.app.http_app import ROUTERS, openapi_document
 
-EXAMPLES = 25
+EXAMPLES = 12
 # A route. Fewer with FUZZ_EXAMPLES, for a machine that has less than a night.
 EXAMPLES_NIGHTLY = int(os.environ.get("FUZZ_EXAMPLES", "2000"))
 _schema = schemathesis.openapi.from_dict(openapi_document())

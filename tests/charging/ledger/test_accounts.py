@@ -401,7 +401,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert findings(self.services) == []
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(60, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("examples", [4, pytest.param(60, marks=pytest.mark.nightly)])
 def test_the_ledger_agrees_with_a_naive_oracle(services, clock, examples):
     def machine():
         made = LedgerMachine()

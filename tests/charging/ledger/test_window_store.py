@@ -205,7 +205,8 @@ class WindowMachine(RuleBasedStateMachine):
             assert findings(self.services) == []
 
 
-def test_windows_agree_with_a_naive_oracle(services, clock):
+@pytest.mark.parametrize("examples", [5, pytest.param(50, marks=pytest.mark.nightly)])
+def test_windows_agree_with_a_naive_oracle(services, clock, examples):
     def machine():
         made = WindowMachine()
         made.services, made.clock = services, clock
@@ -213,7 +214,7 @@ def test_windows_agree_with_a_naive_oracle(services, clock):
 
     run_state_machine_as_test(
         machine,
-        settings=settings(max_examples=10, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)),
+        settings=settings(max_examples=examples, stateful_step_count=12, deadline=None, suppress_health_check=list(HealthCheck)),
     )  # fmt: skip
 
 

@@ -114,7 +114,7 @@ def test_any_text_lies_between_its_bounds(text):
     check(real_tokenizers.counters(), text)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(
     st.lists(
         st.fixed_dictionaries(
