@@ -25,6 +25,8 @@ from tokenworks import compiled
 console = Console(width=150)
 # Records, subscribers, records an entry; where it is quick.
 VERIFY = {False: (300_000, 6000, 5), True: (30_000, 1500, 5)}
+# What a bill run writes, for the reference: a bare COPY of the same rows.
+BILLED = ("bill", "bill_line")
 SIZES = {"0.3 kB": 300, "10 kB": 10_000, "100 kB": 100_000}
 BARS = {"0.3 kB": 1.1, "10 kB": 1.3, "100 kB": 1.6}
 
@@ -293,6 +295,23 @@ def bench_settlement(ours, seconds):
             f"{records / max(1, after['settle_batches'] - before['settle_batches']):.0f}")])  # fmt: skip
 
 
+def bench_settling(batches):
+    """Settlement by itself, against a bare COPY of the rows that it writes."""
+    from bench.settle import PER_ACCOUNT, against_copy
+
+    rows, result = [], {}
+    for per in PER_ACCOUNT:
+        records, written, busy, bare = against_copy(per, batches)
+        result[f"{per} an account"] = round(busy / bare, 2)
+        rows.append((per, f"{records:,}", f"{written:,}", f"{busy / records * 1e6:.0f}", f"{bare / records * 1e6:.0f}", f"{busy / bare:.2f}"))  # fmt: skip
+    table(
+        "Settlement, ours and PostgreSQL's CPU a record, µs, against a bare COPY of the rows that it writes",
+        ["records an account", "records", "rows", "settling", "COPY", "× COPY"],
+        rows,
+    )
+    return result
+
+
 def bench_hot_account(upstream, streams, bar):
     """One account, two hosts with two workers each, one database: how long a hold waits for its grant."""
     from tokenworks.app.database.embedded import Embedded
@@ -356,6 +375,7 @@ def bench_bills(count, progress):
 
     import psutil
 
+    from bench.copying import copied_in
     from bench.crowd import seed
     from tokenworks.app.database.connections import connect
     from tokenworks.app.database.embedded import Embedded
@@ -415,17 +435,21 @@ def bench_bills(count, progress):
             verified_s = time.monotonic() - began
             ok = checked.returncode == 0
             rows = sum(json.loads(checked.stdout)["checked"].values())
+            with contextlib.closing(connect(embedded.owner_url)) as connection:
+                written, bare = copied_in(connection, BILLED)
         Embedded(home).destroy()
     per_core = made["bills"] / (cpu + pg_cpu)
     table(
         f"Bill run over {count:,} subscribers",
-        ["bills", "lines", "s", "bills/s", "CPU s of ours", "of PostgreSQL", "bills/s per core", "most memory MB", "ledger", "verified s", "rows/s"],
+        ["bills", "lines", "s", "bills/s", "CPU s of ours", "of PostgreSQL", "bills/s per core", "× COPY", "most memory MB", "ledger", "verified s", "rows/s"],
         [(f"{made['bills']:,}", f"{made['lines']:,}", f"{took:.0f}", f"{made['bills'] / took:.0f}", f"{cpu:.1f}", f"{pg_cpu:.1f}",
-          f"{per_core:.0f}", f"{most / 1e6:.0f}", "balances" if ok else "DOES NOT BALANCE", f"{verified_s:.0f}", f"{rows / verified_s:,.0f}")],
+          f"{per_core:.0f}", f"{(cpu + pg_cpu) / bare.busy:.1f}", f"{most / 1e6:.0f}", "balances" if ok else "DOES NOT BALANCE", f"{verified_s:.0f}", f"{rows / verified_s:,.0f}")],
     )  # fmt: skip
     return {
         "bills": made["bills"],
         "bills_per_s_per_core": round(per_core),
+        "rows_written": written,
+        "x_copy": round((cpu + pg_cpu) / bare.busy, 2),
         "memory_mb": round(most / 1e6),
         "verified_rows_per_s": round(rows / verified_s),
         "ok": ok,
@@ -544,7 +568,7 @@ def main():
     parser.add_argument(
         "--only",
         default="",
-        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before, cold or startup, alone",
+        help="requests,placing,chunks,low,memory,tls,settlement,grants,bills,verify,fleet; or before, cold, settling or startup, alone",
     )
     parser.add_argument("--no-sglang", action="store_true")
     parser.add_argument("--subscribers", type=int, default=100_000, help="of the bill run")
@@ -565,6 +589,9 @@ def main():
             result = bench_bills(options.subscribers, progress)
         console.print(json.dumps({"bills": result}))
         return 0 if result["ok"] else 1
+    if only == {"settling"}:
+        console.print(json.dumps({"settling": bench_settling(2 if options.quick else 10)}))
+        return 0
     if only == {"verify"}:
         console.print(json.dumps({"verify": bench_verify(*VERIFY[options.quick], say=console.print)}))
         return 0
@@ -639,6 +666,7 @@ def main():
                 results["memory_idle_mb"], results["memory_stream_kb"] = bench_memory(ours, envoy, bar)
             if wanted("settlement"):
                 bench_settlement(ours, seconds)
+                results["settling"] = bench_settling(2 if options.quick else 10)
             if wanted("grants"):
                 results["grants"] = bench_hot_account(upstream, 1000, bar)
             if wanted("bills"):
