@@ -357,7 +357,7 @@ class Host:
         return not self.pending
 
     def hear(self):
-        self.grants.recalls_wait()
+        self.grants.answer_recalls()
 
     def record(self, worker, used):
         """Used as soon as it is written; acknowledged when the disk, which may be slow, says so."""
@@ -631,7 +631,7 @@ class World:
                 if not self.away and self.rng.random() < 0.8:
                     host.settle()
                 await host.grants.tend()
-                host.grants.recalls_wait()
+                host.grants.answer_recalls()
                 if epoch == host.epoch:
                     for account in host.grants.accounts.values():
                         for bucket in account.buckets.values():

@@ -4,7 +4,7 @@ from pathlib import Path
 from uuid import UUID
 
 from tokenworks.charging.errors import JournalCorrupt
-from tokenworks.charging.host.journal_look import JournalSeen, inspect_journal, read_journal_id
+from tokenworks.charging.host.journal_inspection import JournalReport, inspect_journal, read_journal_id
 from tokenworks.kernel import Conflict, NotFound
 
 
@@ -12,7 +12,7 @@ class NotConfirmed(Conflict):
     """Nothing was done: what it would do was shown, and has to be confirmed."""
 
 
-def check_undamaged(inspected: JournalSeen) -> None:
+def check_undamaged(inspected: JournalReport) -> None:
     """Of what `inspect_journal` found. Raises `JournalCorrupt`."""
     if any(segment["damage"] for segment in inspected["segments"]):
         raise JournalCorrupt("the journal is damaged: see docs/RUNBOOK.md")

@@ -77,7 +77,7 @@ class Limit(NamedTuple):
     streams_max: int
 
 
-class Queued(NamedTuple):
+class QueueEntry(NamedTuple):
     """What a request says of itself that would rather wait than be refused."""
 
     queue: str
@@ -95,7 +95,7 @@ class Amount(Struct, frozen=True, array_like=True, gc=False):
     amount: int
 
 
-class Held(Struct, frozen=True, array_like=True, gc=False):
+class HeldAmount(Struct, frozen=True, array_like=True, gc=False):
     """What an attempt holds of one bucket, and what one request and one token of each class cost there."""
 
     bucket_id: str
@@ -166,12 +166,12 @@ class UsageRecord(Struct, omit_defaults=True):
     # Tokens that may have been produced and are not charged: they count for the account's loss budget of the day.
     risk_tokens: int = 0
     # By which id the client named the request, and (deployment, cause) of the attempts before this one: with `choice` they
-    # are one text of the row (`way`).
+    # are one text of the row (`routing_note`).
     client_request_id: str | None = None
     tried: list[tuple[str, str]] | None = None
 
 
-class UsageRecordBeforeCauses(UsageRecord):
+class LegacyUsageRecord(UsageRecord):
     """As journals of releases before schema 0011 have it: (requests, tokens by class) that the operator bears, without a cause."""
 
     loss: tuple[int, Counts] | None  # type: ignore[assignment]
@@ -198,7 +198,7 @@ class Attempt(Struct, array_like=True, gc=False):
 class AttemptStart(Attempt):
     """An attempt's beginning and what it holds, in order. A hold grows while its stream runs: `held` is what it is by now."""
 
-    held: list[Held]
+    held: list[HeldAmount]
 
 
 class Start(AttemptStart, tag=0):
@@ -212,7 +212,7 @@ class Progress(Struct, frozen=True, array_like=True, gc=False, tag=1):
     counts: Counts
     first_byte_ms: int | None
     now_ms: int
-    held: list[Held]
+    held: list[HeldAmount]
 
 
 class Finish(Struct, frozen=True, array_like=True, gc=False, tag=2):
@@ -307,7 +307,7 @@ class SliceRequest(Struct, frozen=True, array_like=True, gc=False):
     soft: bool
 
 
-class GiveBack(Struct, frozen=True, array_like=True, gc=False):
+class SliceReturn(Struct, frozen=True, array_like=True, gc=False):
     """What a worker returns of its slices. `recall_number` 0: without being asked."""
 
     recall_number: int
@@ -355,7 +355,7 @@ class QueueRequest(Struct, frozen=True, array_like=True, gc=False):
     number: int
     tokens: int
     limits: Sequence[Limit]
-    queued: Queued
+    queued: QueueEntry
 
 
 class QueueReturn(Struct, frozen=True, array_like=True, gc=False):

@@ -14,12 +14,12 @@ from tokenworks.charging.messages import (
     Attempt,
     BucketTerms,
     CountedBy,
+    LegacyUsageRecord,
     Loss,
     Need,
     Part,
     State,
     UsageRecord,
-    UsageRecordBeforeCauses,
 )
 
 # Thousandths of a token, call or credit.
@@ -124,7 +124,7 @@ def usage_record(
 
 encode_record: Callable[[UsageRecord], bytes] = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(UsageRecord).decode
-_decode_before: Final = msgspec.json.Decoder(UsageRecordBeforeCauses).decode
+_decode_before: Final = msgspec.json.Decoder(LegacyUsageRecord).decode
 
 
 def decode_record(text: bytes) -> UsageRecord:

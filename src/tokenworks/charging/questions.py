@@ -11,18 +11,18 @@ import msgspec
 
 from tokenworks.charging import wire
 from tokenworks.charging.wiring_messages import (
-    Alive,
     BlockedKeys,
     ClockOffset,
+    DatabaseAlive,
+    DeploymentPause,
     EndedKey,
     JournalSpace,
-    LackingPeppers,
     LiveKey,
     LossyAccounts,
+    MissingPeppers,
     ObjectOwner,
+    PausedDeployments,
     PublishedSnapshot,
-    Rested,
-    Resting,
     UpstreamObject,
 )
 
@@ -69,8 +69,10 @@ def _decode_keys(body: wire.Bytes) -> list[LiveKey | EndedKey]:
 
 # MACs of one key under each pepper -> what is known of it; nothing: no such key was ever issued.
 KEYS: Final = Question("keys", list[bytes], _decode_keys)
-OWNS: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the answer of owns", ObjectOwner))
-RESTED: Final = Question("rested", Rested, wire.BodyDecoder("the answer of rested", type(None)))
+OBJECT_OWNER: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the answer of owns", ObjectOwner))
+DEPLOYMENT_PAUSE: Final = Question(
+    "rested", DeploymentPause, wire.BodyDecoder("the answer of rested", type(None))
+)
 
 
 class Topic(Generic[Content]):
@@ -86,12 +88,12 @@ class Topic(Generic[Content]):
         return msgspec.Raw(wire.encode(content))
 
 
-ALIVE: Final = Topic("alive", Alive)
-BLOCKED: Final = Topic("blocked", BlockedKeys)
-PEPPERS: Final = Topic("peppers", LackingPeppers)
-CLOCK: Final = Topic("clock", ClockOffset)
-RESTING: Final = Topic("rested", Resting)
+DATABASE_ALIVE: Final = Topic("alive", DatabaseAlive)
+BLOCKED_KEYS: Final = Topic("blocked", BlockedKeys)
+MISSING_PEPPERS: Final = Topic("peppers", MissingPeppers)
+CLOCK_OFFSET: Final = Topic("clock", ClockOffset)
+PAUSED_DEPLOYMENTS: Final = Topic("rested", PausedDeployments)
 JOURNAL_SPACE: Final = Topic("journal", JournalSpace)
-LOSSY: Final = Topic("lossy", LossyAccounts)
+LOSSY_ACCOUNTS: Final = Topic("lossy", LossyAccounts)
 SNAPSHOT: Final = Topic("snapshot", PublishedSnapshot)
 """`gateway.snapshot_to_wire` makes it, `gateway.snapshot_from_wire` reads it."""

@@ -13,7 +13,6 @@ import msgspec
 
 from tokenworks.charging.messages import (
     Ack,
-    GiveBack,
     Hello,
     JournalBatch,
     LimitAnswer,
@@ -30,6 +29,7 @@ from tokenworks.charging.messages import (
     SliceAnswer,
     SliceGrant,
     SliceRequest,
+    SliceReturn,
     SliceState,
     Verdict,
     Welcome,
@@ -49,7 +49,7 @@ HELLO: Final = 1
 STATE: Final = 2  # after WELCOME
 JOURNAL: Final = 3
 SLICE_REQUEST: Final = 4
-GIVE_BACK: Final = 5
+SLICE_RETURN: Final = 5
 REQUEST: Final = 6  # for the wiring (keys, upstream objects)
 LIMIT_REQUEST: Final = 7
 LIMIT_RETURN: Final = 8
@@ -111,7 +111,7 @@ decode_hello: Final = BodyDecoder("HELLO", Hello)
 decode_state: Final = BodyDecoder("STATE", list[SliceState])
 decode_journal: Final = BodyDecoder("JOURNAL", JournalBatch)
 decode_slice_requests: Final = BodyDecoder("SLICE_REQUEST", list[SliceRequest])
-decode_give_backs: Final = BodyDecoder("GIVE_BACK", list[GiveBack])
+decode_slice_returns: Final = BodyDecoder("SLICE_RETURN", list[SliceReturn])
 decode_requests: Final = BodyDecoder("REQUEST", list[Request])
 decode_limit_requests: Final = BodyDecoder("LIMIT_REQUEST", list[LimitRequest])
 decode_limit_returns: Final = BodyDecoder("LIMIT_RETURN", list[LimitReturn])
@@ -134,7 +134,7 @@ BODIES: Final[dict[int, BodyDecoder[object]]] = {
     STATE: decode_state,
     JOURNAL: decode_journal,
     SLICE_REQUEST: decode_slice_requests,
-    GIVE_BACK: decode_give_backs,
+    SLICE_RETURN: decode_slice_returns,
     REQUEST: decode_requests,
     LIMIT_REQUEST: decode_limit_requests,
     LIMIT_RETURN: decode_limit_returns,

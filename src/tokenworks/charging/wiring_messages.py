@@ -72,7 +72,7 @@ class ObjectOwner(Struct, frozen=True, array_like=True, gc=False):
     tokens: int
 
 
-class Rested(Struct, frozen=True, array_like=True, gc=False):
+class DeploymentPause(Struct, frozen=True, array_like=True, gc=False):
     """An upstream named a time until which it takes nothing, in monotonic seconds of the host."""
 
     deployment: str
@@ -82,7 +82,7 @@ class Rested(Struct, frozen=True, array_like=True, gc=False):
 # What the recorder publishes: by the name of the publication. Maps, since a release may add to them.
 
 
-class Alive(Struct, frozen=True, gc=False):
+class DatabaseAlive(Struct, frozen=True, gc=False):
     """The database answered. Keys (their MACs in hex) and accounts that have changed since the last time."""
 
     keys: list[str]
@@ -95,7 +95,7 @@ class BlockedKeys(Struct, frozen=True, gc=False):
     keys: list[str]
 
 
-class LackingPeppers(Struct, frozen=True, gc=False):
+class MissingPeppers(Struct, frozen=True, gc=False):
     """Versions of peppers that the works uses and this host has not."""
 
     lacking: list[int]
@@ -109,7 +109,7 @@ class ClockOffset(Struct, frozen=True, gc=False):
     off_s: float | None
 
 
-class Resting(Struct, frozen=True, gc=False):
+class PausedDeployments(Struct, frozen=True, gc=False):
     """Until when deployments take nothing, in monotonic seconds of the host."""
 
     until_s: dict[str, float]

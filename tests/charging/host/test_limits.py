@@ -241,7 +241,7 @@ def test_a_new_recorder_learns_from_the_workers():
                             host.limits.back("w", row)
 
         for _ in range(4):
-            admissions.ask((limit,), 10, lambda got, *_: begun.append(got))
+            admissions.request((limit,), 10, lambda got, *_: begun.append(got))
             await pump(old)
         admissions.end(begun[0], 10, begun=True)
         admissions.end(begun[1], 0, begun=False)  # nothing was sent: it does not count

@@ -12,7 +12,7 @@ from msgspec.structs import astuple
 
 from tests.charging.host.test_limits import NaiveLeases, simulate
 from tests.sim.loop import SimClock
-from tokenworks.charging import SHED, WAITED, Admission, HostLimits, HostQueues, Limit, Queued, wire
+from tokenworks.charging import SHED, TIMED_OUT, Admission, HostLimits, HostQueues, Limit, QueueEntry, wire
 from tokenworks.charging.messages import LimitReturn, QueueAnswer, QueueRequest, QueueReturn
 from tokenworks.charging.worker.admission import Admissions
 from tokenworks.factory import FLEX, PRIORITY, STANDARD
@@ -54,7 +54,7 @@ class Queueing:
         """(number, future of [wait, which, what, slot, counted])"""
         number = next(self.numbers)
         answer = self.answers[worker, number] = self.loop.create_future()
-        queued = Queued(queue, account, weight, service, wait_ms)
+        queued = QueueEntry(queue, account, weight, service, wait_ms)
         self.queues.ask(worker, QueueRequest(number, tokens, limits, queued))
         return number, answer
 
@@ -103,7 +103,7 @@ def test_waiting_ends_and_says_why():
         assert (await host.ask([a]))[0] == 0
         began = loop.time()
         refused = await host.ask([a], wait_ms=4000)
-        assert refused[0] > 0 and refused[2] == WAITED and 4 <= loop.time() - began <= 5.5
+        assert refused[0] > 0 and refused[2] == TIMED_OUT and 4 <= loop.time() - began <= 5.5
         assert (await host.ask([a], wait_ms=0))[:3] == [1000, 0, 0]
         waiting = [host.begin([a])[1] for _ in range(2)]
         assert (await host.ask([a]))[2] == SHED, "he has most of those who wait"
@@ -139,7 +139,7 @@ def test_who_is_gone_waits_for_nothing_and_holds_nothing():
         _, lost = host.begin([a], worker="dies")
         _, waits = host.begin([a], worker="w", account="y")
         host.queues.forget("w", number)
-        assert (await forgotten)[2] == WAITED
+        assert (await forgotten)[2] == TIMED_OUT
         host.limits.worker_lost("dies")
         host.queues.worker_lost("dies")
         assert (await waits)[0] == 0 and first[0] == 0 and not lost.done()
@@ -341,9 +341,9 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
                 for kind, body in wire.FrameReader().feed(frame)
             ]
 
-        queued = Queued("m", "x", 1, STANDARD, 30_000)
+        queued = QueueEntry("m", "x", 1, STANDARD, 30_000)
         for _ in range(3):
-            admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
+            admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
         ((kind, rows),) = frames()
         assert kind == wire.QUEUE_REQUEST and len(rows) == 3
         admissions.answered(QueueAnswer(rows[0].number, 0, 0, 0, 5, 10))
@@ -373,13 +373,13 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
                     host.queues.ended("w", row)
         assert (await answer)[0] == 0
         # A worker that does not wait any more says so, and what was given to it meanwhile goes back.
-        number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
+        number = admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
         frames()
-        admissions.forget(number)
+        admissions.cancel(number)
         assert frames() == [(wire.QUEUE_LEAVE, [number])]
         # Who leaves in the turn in which he came is heard to come, and then to leave.
-        number = admissions.ask((a,), 10, lambda admission, *_: got.append(admission), queued)
-        admissions.forget(number)
+        number = admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)
+        admissions.cancel(number)
         assert [kind for kind, _ in frames()] == [wire.QUEUE_REQUEST, wire.QUEUE_LEAVE]
 
     simulate(main)

@@ -86,7 +86,7 @@ def test_a_verdict_comes_with_its_seconds(code, verdict, back_s):
     async def run():
         talking, told = Talking(), []
         account = talking.client._slices.account(A)
-        talking.client.ask(account, (), "m", Need(1, 2, 3), lambda *answer: told.append(answer))
+        talking.client.request_slices(account, (), "m", Need(1, 2, 3), lambda *answer: told.append(answer))
         assert await talking.said() == [(wire.SLICE_REQUEST, [[1, A, [], "m", [1, 2, 3], {}, False]])]
         talking.hear(wire.SLICE_ANSWER, [[1, code]])
         assert told == [(None, verdict, back_s)]

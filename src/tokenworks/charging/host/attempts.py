@@ -3,7 +3,7 @@
 from typing import Final
 
 from tokenworks.catalog import Counts, split, weights_of
-from tokenworks.charging.messages import Amount, Finish, Held, Loss, OpenAttempt, Part
+from tokenworks.charging.messages import Amount, Finish, HeldAmount, Loss, OpenAttempt, Part
 from tokenworks.charging.model import encode_record, usage_record
 
 OPEN_ATTEMPTS_MAX: Final = 1_000_000
@@ -50,7 +50,7 @@ def interrupted(attempt: OpenAttempt, reason: str) -> Finish | None:
     return Finish(start.usage_id, start.account_id, used, encode_record(record))
 
 
-def _part(held: Held, amount: int, requests: int, counts: Counts) -> Part:
+def _part(held: HeldAmount, amount: int, requests: int, counts: Counts) -> Part:
     return Part(
         held.bucket_id, held.grant_id, held.rate_version, held.unit, held.kind, amount, requests, counts
     )

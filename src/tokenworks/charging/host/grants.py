@@ -1,6 +1,6 @@
 """The host's grants as its recorder's loop sees them: workers ask and give back, records use, hosts recall.
 
-`leases.py` has the grants in step with the ledger, `covering.py` brings together what an ask needs.
+`leases.py` has the grants in step with the ledger, `provisioning.py` brings together what an ask needs.
 
 Invariant, per bucket: amount = used + free + the sum of the workers' slices; none of them is ever negative.
 """
@@ -19,11 +19,11 @@ from tokenworks.charging.host.account import (
     PendingSliceRequest,
     unknown_terms,
 )
-from tokenworks.charging.host.covering import Covering
 from tokenworks.charging.host.leases import (
     Leases,
     Send,
 )
+from tokenworks.charging.host.provisioning import Provisioner
 from tokenworks.charging.messages import Amount, SliceAnswer, Verdict
 from tokenworks.charging.model import (
     RateLookup,
@@ -53,14 +53,14 @@ class HostGrants:
         self._clock = clock
         self._on_fatal = on_fatal
         self._leases = Leases(ledger, send, clock, spend_for_s=spend_for_s, idle_s=idle_s)
-        self._covering = Covering(self._leases, ledger, lookup, send, clock)
+        self._covering = Provisioner(self._leases, ledger, lookup, send, clock)
         self.accounts = self._leases.accounts
         self.open = False  # until every worker that may hold slices was heard
         self._tasks: set[asyncio.Task[None]] = set()
         self._answering = False
         self._answer_again = False
         self._served = 0
-        self.asks_refused = 0
+        self.requests_refused = 0
         # How long the latest asks waited that somebody waited for.
         self.waits_s: deque[float] = deque(maxlen=WAITS_KEPT)
 
@@ -70,7 +70,7 @@ class HostGrants:
         known = self.accounts.get(account_id)
         full = self._served >= ACCOUNTS_SERVED_MAX and not (known and (known.serving or known.buckets))
         if full or (known is not None and len(known.asks) >= ASK_QUEUE_MAX):
-            self.asks_refused += 1
+            self.requests_refused += 1
             self._answer(ask, Verdict.AWAY)
             return
         account = known or self._leases.account(account_id)
@@ -259,7 +259,7 @@ class HostGrants:
 
     # Between hosts: the ledger asks them, never one host another.
 
-    def recalls_wait(self) -> None:
+    def answer_recalls(self) -> None:
         """Some host may wait for what this one has. Called twice a second, and when the ledger says so."""
         if self._answering:
             self._answer_again = True

@@ -61,7 +61,7 @@ def journal_end(folder: Path, journal_id: UUID) -> int:
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
+def journal_locked(folder: Path) -> Iterator[None]:
     """No recorder has the journal while this context lasts. Raises `JournalBusy`."""
     if not folder.exists():
         yield

@@ -18,7 +18,7 @@ from tokenworks.kernel import Clock
 
 NS_PER_MS: Final = 1_000_000
 # Beside what of a limit is short: too many wait, or it waited as long as it would.
-SHED, WAITED = 3, 4
+SHED, TIMED_OUT = 3, 4
 
 
 class HostQueues:
@@ -86,7 +86,7 @@ class HostQueues:
         for queue in self._queues.values():
             waiter = queue.leave((worker_id, number))
             if waiter is not None:
-                self._refuse(waiter, 1, 0, WAITED)
+                self._refuse(waiter, 1, 0, TIMED_OUT)
 
     def ended(self, worker_id: str, ended: QueueReturn) -> None:
         """A request that was admitted from a queue is over; its limits have heard of it already."""
@@ -171,7 +171,7 @@ class HostQueues:
         for name, queue in list(self._queues.items()):
             for waiter in queue.overdue(now_ms):
                 self.timed_out += 1
-                self._refuse(waiter, STREAMS_AGAIN_MS, 0, WAITED)
+                self._refuse(waiter, STREAMS_AGAIN_MS, 0, TIMED_OUT)
             queue.forget_idle(now_ms)
             if queue.idle:
                 del self._queues[name]

@@ -53,7 +53,7 @@ from tokenworks.charging.payload import (
     read_payload,
     worker_payload,
 )
-from tokenworks.charging.questions import LOSSY, NIL, Topic
+from tokenworks.charging.questions import LOSSY_ACCOUNTS, NIL, Topic
 from tokenworks.charging.wiring_messages import LossyAccounts
 from tokenworks.kernel import Histogram
 
@@ -204,8 +204,8 @@ class Recorder:
         elif kind == wire.SLICE_REQUEST:
             for asked in wire.decode_slice_requests(body):
                 self.grants.ask(asked.account_id, PendingSliceRequest.of(worker_id, asked))
-        elif kind == wire.GIVE_BACK:
-            for given in wire.decode_give_backs(body):
+        elif kind == wire.SLICE_RETURN:
+            for given in wire.decode_slice_returns(body):
                 self.grants.give(worker_id, given.recall_number, given.account_id, given.amounts)
         elif kind == wire.LIMIT_REQUEST:
             for request in wire.decode_limit_requests(body):
@@ -402,7 +402,7 @@ class Recorder:
         return [*self.settler.queued(), *self._records]
 
     def _lossy(self, over: frozenset[str]) -> None:
-        self.publish(LOSSY, LossyAccounts(sorted(over)), keep=True)
+        self.publish(LOSSY_ACCOUNTS, LossyAccounts(sorted(over)), keep=True)
 
     def publish(self, topic: Topic[Content], content: Content, *, keep: bool) -> None:
         """Tell every worker; what is kept is told to those that connect later, too."""

@@ -16,7 +16,7 @@ from tokenworks.charging.messages import (
     LimitSlot,
     LimitState,
     QueueAnswer,
-    Queued,
+    QueueEntry,
     QueueRequest,
     QueueReturn,
 )
@@ -26,7 +26,7 @@ log = structlog.get_logger()
 
 ASKED_MAX: Final = 100_000
 # What is short where nobody answers.
-NOBODY: Final = -1
+NO_ANSWER: Final = -1
 NS_PER_MS: Final = 1_000_000
 
 
@@ -40,7 +40,7 @@ class Admission:
         limits: tuple[Limit, ...],
         tokens: int,
         slot: int,
-        queued: Queued | None = None,
+        queued: QueueEntry | None = None,
         counted: int = 0,
     ) -> None:
         self.limits = limits
@@ -50,8 +50,8 @@ class Admission:
         self.counted = counted
 
 
-Answered = Callable[[Admission | None, int, Limit, int], None]
-"""(admission, or None and: milliseconds to wait, the limit that is reached, what of it: streams, requests, tokens, or `NOBODY`)"""
+AdmissionCallback = Callable[[Admission | None, int, Limit, int], None]
+"""(admission, or None and: milliseconds to wait, the limit that is reached, what of it: streams, requests, tokens, or `NO_ANSWER`)"""
 
 
 class _Asked:
@@ -61,8 +61,8 @@ class _Asked:
         self,
         limits: tuple[Limit, ...],
         tokens: int,
-        waiter: Answered | None,
-        queued: Queued | None,
+        waiter: AdmissionCallback | None,
+        queued: QueueEntry | None,
         asked_ms: int,
     ) -> None:
         self.limits = limits
@@ -98,8 +98,12 @@ class Admissions:
         self._backs: list[LimitReturn] = []
         self._begun: dict[str, _Begun] = {}
 
-    def ask(
-        self, limits: tuple[Limit, ...], tokens: int, answered: Answered, queued: Queued | None = None
+    def request(
+        self,
+        limits: tuple[Limit, ...],
+        tokens: int,
+        answered: AdmissionCallback,
+        queued: QueueEntry | None = None,
     ) -> int:
         """Ask for one request of about so many tokens under all of `limits`; `queued`: under any one of them, and it would wait.
         Returns its number, 0 where it is answered already.
@@ -116,7 +120,7 @@ class Admissions:
     def _now_ms(self) -> int:
         return self._clock.boot_ns() // NS_PER_MS
 
-    def forget(self, number: int) -> None:
+    def cancel(self, number: int) -> None:
         """Nobody waits for the answer any more: the recorder answers at once, if it has not."""
         if number in self._asked:
             self._forgotten.append(number)
@@ -130,8 +134,8 @@ class Admissions:
             asked = self._asked[number]
             waiter, asked.waiter = asked.waiter, None
             assert waiter is not None
-            self.forget(number)
-            self._tell(waiter, None, 1000, asked.limits[0], NOBODY)
+            self.cancel(number)
+            self._tell(waiter, None, 1000, asked.limits[0], NO_ANSWER)
 
     def end(self, admission: Admission, used_tokens: int, *, begun: bool) -> None:
         """The request is over and used so many tokens; `begun` False: nothing was ever sent, it does not count."""
@@ -236,7 +240,9 @@ class Admissions:
             self.end(admission, 0, begun=False)
 
     @staticmethod
-    def _tell(waiter: Answered, admission: Admission | None, wait_ms: int, limit: Limit, what: int) -> None:
+    def _tell(
+        waiter: AdmissionCallback, admission: Admission | None, wait_ms: int, limit: Limit, what: int
+    ) -> None:
         try:
             waiter(admission, wait_ms, limit, what)
         except Exception:  # one waiter's failure must not wedge those behind it

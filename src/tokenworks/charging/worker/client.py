@@ -22,12 +22,12 @@ from tokenworks.charging.messages import (
     Drop,
     Finish,
     FinishAtRisk,
-    GiveBack,
     Hello,
     Need,
     Progress,
     Request,
     SliceRequest,
+    SliceReturn,
     SliceState,
     Start,
     UsageRecord,
@@ -38,7 +38,7 @@ from tokenworks.charging.messages import (
 from tokenworks.charging.model import encode_record
 from tokenworks.charging.questions import NIL, Question
 from tokenworks.charging.worker.admission import Admissions
-from tokenworks.charging.worker.client_waits import (
+from tokenworks.charging.worker.pending import (
     HoldWaiter,
     QuestionWait,
     SliceWait,
@@ -106,7 +106,7 @@ class RecorderClient(asyncio.Protocol):
         self._used: list[Used] = []
         self._waiters: list[tuple[Waiter, str]] = []
         self._asks: list[int] = []
-        self._gives: list[GiveBack] = []
+        self._gives: list[SliceReturn] = []
         self._requests: list[int] = []
         self._flush_scheduled = False
         self._later: asyncio.TimerHandle | None = None
@@ -199,7 +199,7 @@ class RecorderClient(asyncio.Protocol):
             self._flush_scheduled = True
             self._loop.call_soon(self._flush)
 
-    def ask(
+    def request_slices(
         self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need, callback: HoldWaiter
     ) -> SliceWait | None:
         """Ask for a hold that the slices here do not cover; the answer comes through `callback`. Returns what `forget` takes."""
@@ -207,14 +207,14 @@ class RecorderClient(asyncio.Protocol):
         if len(self._asking) >= ASKS_MAX or self._is_away():
             self._loop.call_soon(callback, None, Verdict.AWAY, 0)
             return None
-        account.asking += 1
+        account.requests_pending += 1
         self._ask(asking)
         return asking
 
     def fill(self, account: AccountSlices, cap_ids: Sequence[str], model: str, need: Need) -> None:
         """A slice runs low: ask for more ahead, so that no request has to wait for it. One at a time an account."""
         account.low = False
-        if account.filling or account.asking or len(self._asking) >= ASKS_MAX:
+        if account.filling or account.requests_pending or len(self._asking) >= ASKS_MAX:
             return
         account.filling = True
         ahead = Need(0, FILL_REQUESTS * need.input_tokens, FILL_REQUESTS * need.output_tokens)
@@ -222,7 +222,7 @@ class RecorderClient(asyncio.Protocol):
         asking.soft = True
         self._ask(asking)
 
-    def forget(self, asking: SliceWait | None) -> None:
+    def cancel(self, asking: SliceWait | None) -> None:
         """The client is gone: nobody waits for this answer."""
         if asking is not None:
             asking.callback = None
@@ -263,11 +263,11 @@ class RecorderClient(asyncio.Protocol):
         """Something was released: what closing slices have free goes back."""
         given = self._slices.take_closing(account) if account.closing else None
         if given:
-            self._gives.append(GiveBack(0, account.account_id, given))
+            self._gives.append(SliceReturn(0, account.account_id, given))
             self._schedule()
 
     @property
-    def is_there(self) -> bool:
+    def is_available(self) -> bool:
         """True also in the moment in which one recorder takes over from another: what is asked waits for that, and no longer."""
         return self.ready or (self._welcomed and self._loop.time() - self._away_s < BACK_WITHIN_S)
 
@@ -330,7 +330,7 @@ class RecorderClient(asyncio.Protocol):
             return
         # Records go first: what they used is used before anything is given back or asked for.
         if self._gives:
-            out.append(wire.frame(wire.GIVE_BACK, wire.encode(self._gives)))
+            out.append(wire.frame(wire.SLICE_RETURN, wire.encode(self._gives)))
             self._gives = []
         if self._asks:
             asks = [self._slice_request(number) for number in self._asks if number in self._asking]
@@ -381,7 +381,7 @@ class RecorderClient(asyncio.Protocol):
         elif kind == wire.RECALL:
             recall = wire.decode_recall(body)
             given = self._slices.recall(recall.account_id, recall.bucket_ids, recall.closing)
-            self._gives.append(GiveBack(recall.number, recall.account_id, given))
+            self._gives.append(SliceReturn(recall.number, recall.account_id, given))
             self._schedule()
         elif kind == wire.LIMIT_ANSWER:
             for limited in wire.decode_limit_answers(body):
@@ -436,7 +436,7 @@ class RecorderClient(asyncio.Protocol):
                     self._ask(asking)
                     return
                 verdict = Verdict.ELSEWHERE
-        account.asking = max(0, account.asking - 1)
+        account.requests_pending = max(0, account.requests_pending - 1)
         if asking.callback is not None:
             try:
                 asking.callback(hold, Verdict.ENOUGH if hold is not None else verdict, back_s)

@@ -10,7 +10,7 @@ from operator import add, mul, sub
 from typing import Final, NamedTuple
 
 from tokenworks.catalog import Counts, first_tokens, split
-from tokenworks.charging.messages import Amount, BucketTerms, Held, Loss, Need, Part
+from tokenworks.charging.messages import Amount, BucketTerms, HeldAmount, Loss, Need, Part
 from tokenworks.charging.model import (
     PER_UNIT,
     HoldRate,
@@ -62,10 +62,10 @@ class Hold:
         """Whether a bucket that counts requests pays it, however long it gets."""
         return bool(self.parts) and self.parts[0][2].whole
 
-    def held(self) -> list[Held]:
+    def held(self) -> list[HeldAmount]:
         """For the journal: what it reserves of each bucket, and what a request and a token cost there."""
         return [
-            Held(
+            HeldAmount(
                 slice_.terms.bucket_id,
                 slice_.grant_id,
                 slice_.terms.rate_version,
@@ -110,14 +110,14 @@ class Shortage(NamedTuple):
 class AccountSlices:
     """One account's slices in this worker: balance in spending order, caps and windows by bucket."""
 
-    __slots__ = ("account_id", "asking", "balance", "caps", "closing", "filling", "low", "waiting")
+    __slots__ = ("account_id", "balance", "caps", "closing", "filling", "low", "requests_pending", "waiting")
 
     def __init__(self, account_id: str) -> None:
         self.account_id = account_id
         self.balance: list[Slice] = []
         self.caps: dict[str, Slice] = {}
         self.waiting: deque[tuple[Sequence[str], str, Need, Waiter]] = deque()
-        self.asking = 0
+        self.requests_pending = 0
         self.low = False  # a slice that pays most requests runs low
         self.filling = False  # and more was asked for
         self.closing = False  # whether any slice is: what is released then goes back

@@ -38,7 +38,7 @@ SHOWN_FOR_S: Final = 5.0
 CALL_BACK_POLL_S: Final = 0.015
 
 
-class Covering:
+class Provisioner:
     """Serves one ask at a time of an account, under the account's lock."""
 
     def __init__(

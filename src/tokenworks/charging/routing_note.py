@@ -14,7 +14,7 @@ import msgspec
 TRIED_MAX: Final = 10
 
 
-class Way(NamedTuple):
+class RoutingNote(NamedTuple):
     """`tried`: [(deployment, why it gave nothing), …] of the attempts before this record's."""
 
     choice: str | None = None
@@ -26,7 +26,7 @@ _json: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.json.Decoder(dict[str, Any]).decode
 
 
-def way_text(
+def note_text(
     choice: str | None, tried: Sequence[tuple[str, str]] | None, client_request_id: str | None
 ) -> str | None:
     """What the column has; None where nothing is to be said."""
@@ -40,19 +40,21 @@ def way_text(
     return _json(said).decode()
 
 
-def read_way(text: str | None) -> Way:
+def read_note(text: str | None) -> RoutingNote:
     """What a record's text says, whichever release wrote it."""
     if text is None or not text.startswith("{"):
-        return Way(text)
+        return RoutingNote(text)
     try:
         said = _decode(text)
         tried = tuple((str(name), str(why)) for name, why in said.get("tried", ()))
     except (msgspec.DecodeError, TypeError, ValueError):
-        return Way(text)
+        return RoutingNote(text)
     client_request_id = said.get("client_request_id")
-    return Way(said.get("choice"), tried, None if client_request_id is None else str(client_request_id))
+    return RoutingNote(
+        said.get("choice"), tried, None if client_request_id is None else str(client_request_id)
+    )
 
 
-def mark_of(client_request_id: str) -> str:
+def client_id_mark(client_request_id: str) -> str:
     """What the text of a record has in it whose client named it so; an id has nothing that JSON escapes."""
     return f'"client_request_id":"{client_request_id}"'

@@ -11,7 +11,7 @@ from tokenworks.charging.payload import ops_of
 from tokenworks.kernel import NotFound
 
 
-class SegmentSeen(TypedDict):
+class SegmentReport(TypedDict):
     """One file. `damage` says what is wrong with it, None where nothing is; counts are of what is whole before the damage."""
 
     segment: str
@@ -24,9 +24,9 @@ class SegmentSeen(TypedDict):
     last: int
 
 
-class JournalSeen(TypedDict):
+class JournalReport(TypedDict):
     journal_id: str
-    segments: list[SegmentSeen]
+    segments: list[SegmentReport]
 
 
 def read_journal_id(folder: Path) -> UUID | None:
@@ -45,12 +45,12 @@ def records_after(folder: Path, journal_id: UUID, seq: int) -> int:
     return count
 
 
-def inspect_journal(folder: Path) -> JournalSeen:
+def inspect_journal(folder: Path) -> JournalReport:
     """What is in a journal, read without a lock: a recorder may be writing it. Damage is told, not raised."""
     journal_id = read_journal_id(folder)
     if journal_id is None:
         raise NotFound(f"there is no journal in {folder}")
-    segments: list[SegmentSeen] = []
+    segments: list[SegmentReport] = []
     for path in sorted(folder.glob("*.seg")):
         seen = _look_at(path, journal_id)
         if segments and segments[-1]["last"] + 1 != seen["first"] and seen["damage"] is None:
@@ -61,9 +61,9 @@ def inspect_journal(folder: Path) -> JournalSeen:
     return {"journal_id": str(journal_id), "segments": segments}
 
 
-def _look_at(path: Path, journal_id: UUID) -> SegmentSeen:
+def _look_at(path: Path, journal_id: UUID) -> SegmentReport:
     first = int(path.stem)
-    seen = SegmentSeen(
+    seen = SegmentReport(
         segment=path.name,
         first=first,
         bytes=path.stat().st_size,
