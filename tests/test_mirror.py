@@ -64,7 +64,7 @@ ARGUMENTS = (
          "charging/test_disjoint.py"),
         ("charging/host/account.py", "charging/host/provisioning.py", "charging/host/grants.py", "charging/host/leases.py",
          "charging/host/port.py", "charging/host/recorder.py", "charging/host/settlement.py", "charging/host/journal_copy.py",
-         "charging/host/worker_connection.py", "charging/wire.py", "charging/worker/admission.py"),
+         "charging/host/worker_connection.py", "charging/wire.py", "charging/worker/account.py", "charging/worker/admission.py"),
     ),
     Argument(
         "messages: each kind is read and refused as bytes, and a journal of an older release is settled",

@@ -365,7 +365,7 @@ def test_a_worker_that_speaks_otherwise_is_cut_off_and_nothing_of_it_is_written(
             (tmp_path / f"{kind}-{number}").mkdir()
             recorder = make_recorder(tmp_path / f"{kind}-{number}")
             recorder._on_fatal = fatal.append
-            recorder.limits.state = recorder.queues.forget = None  # they are not called
+            recorder.limits.adopt_state = recorder.queues.cancel = None  # they are not called
             recorder.recover(0)
             recorder.begin()
             seq = recorder.journal.next_seq

@@ -361,7 +361,7 @@ class Host:
 
     def record(self, worker, used):
         """Used as soon as it is written; acknowledged when the disk, which may be slow, says so."""
-        self.grants.used(worker.name, "acc", used)
+        self.grants.record_used(worker.name, "acc", used)
         self.pending.append((worker, used))
         epoch = self.epoch
         delay_s = self.world.rng.choice((0.0001, 0.001, 0.05))
@@ -435,7 +435,7 @@ class Worker:
         for number in list(self.asking):
             self._ask(number)
         for account in self.filling.values():
-            account.filling = False
+            account.prefetching = False
         self.filling.clear()
 
     def _post(self, way, act):
@@ -462,7 +462,7 @@ class Worker:
         elif kind == wire.RECALL:
             number, account = content.number, content.account_id
             given = self.slices.recall(account, content.bucket_ids, content.closing)
-            self._post("out", lambda: self.host.grants.give(self.name, number, account, given))
+            self._post("out", lambda: self.host.grants.take_back(self.name, number, account, given))
         elif kind == wire.SLICE_ANSWER:
             for answer in content:
                 number = answer.number
@@ -482,8 +482,8 @@ class Worker:
             account = self.slices.account("acc")
             hold = self.slices.hold(account, caps, model, need, clock.boot_ns())
             if hold is not None:
-                if account.low and not account.filling:
-                    account.low, account.filling = False, True
+                if account.low and not account.prefetching:
+                    account.low, account.prefetching = False, True
                     self._fill(account, need, caps)
                 break
             number = next(world.ledger.numbers)
@@ -530,7 +530,7 @@ class Worker:
         free = {s.terms.bucket_id: s.free for s in account.all() if not s.closing and s.free}
         self._post(
             "out",
-            lambda: self.host.grants.ask(
+            lambda: self.host.grants.request(
                 "acc", PendingSliceRequest(self.name, number, caps, model, need, free)
             ),
         )
@@ -543,15 +543,15 @@ class Worker:
         ahead = Need(0, 64 * need.input_tokens, 64 * need.output_tokens)
         self._post(
             "out",
-            lambda: self.host.grants.ask(
-                "acc", PendingSliceRequest(self.name, number, caps, "m", ahead, free, soft=True)
+            lambda: self.host.grants.request(
+                "acc", PendingSliceRequest(self.name, number, caps, "m", ahead, free, prefetch=True)
             ),
         )
 
     def _released(self, account):
         given = self.slices.take_closing(account)
         if given:
-            self._post("out", lambda: self.host.grants.give(self.name, 0, "acc", given))
+            self._post("out", lambda: self.host.grants.take_back(self.name, 0, "acc", given))
 
 
 class World:

@@ -114,10 +114,11 @@ from tokenworks.charging.wiring_messages import (
     ScopedLimit,
     UpstreamObject,
 )
+from tokenworks.charging.worker.account import AccountSlices, Hold, Shortage
 from tokenworks.charging.worker.admission import NO_ANSWER, Admission
 from tokenworks.charging.worker.client import RecorderClient
 from tokenworks.charging.worker.pending import SliceWait
-from tokenworks.charging.worker.slices import AccountSlices, Hold, Shortage, Slices
+from tokenworks.charging.worker.slices import Slices
 
 __all__ = [
     "BLOCKED_KEYS",

@@ -304,7 +304,7 @@ class SliceRequest(Struct, frozen=True, array_like=True, gc=False):
     model: str
     need: Need
     free: dict[str, int]
-    soft: bool
+    prefetch: bool
 
 
 class SliceReturn(Struct, frozen=True, array_like=True, gc=False):

@@ -55,7 +55,7 @@ class Queueing:
         number = next(self.numbers)
         answer = self.answers[worker, number] = self.loop.create_future()
         queued = QueueEntry(queue, account, weight, service, wait_ms)
-        self.queues.ask(worker, QueueRequest(number, tokens, limits, queued))
+        self.queues.request(worker, QueueRequest(number, tokens, limits, queued))
         return number, answer
 
     async def ask(self, limits, **more):
@@ -63,8 +63,8 @@ class Queueing:
 
     def end(self, limits, answer, account="x", used=10, tokens=10, worker="w", queue="m"):
         _, which, _, slot, counted = answer
-        self.limits.back(worker, LimitReturn(limits[which].limit_id, slot, 0, tokens - used, True))
-        self.queues.ended(worker, QueueReturn(queue, account, counted, used))
+        self.limits.return_unused(worker, LimitReturn(limits[which].limit_id, slot, 0, tokens - used, True))
+        self.queues.request_ended(worker, QueueReturn(queue, account, counted, used))
 
     async def tend(self):
         while True:
@@ -138,7 +138,7 @@ def test_who_is_gone_waits_for_nothing_and_holds_nothing():
         number, forgotten = host.begin([a], worker="w")
         _, lost = host.begin([a], worker="dies")
         _, waits = host.begin([a], worker="w", account="y")
-        host.queues.forget("w", number)
+        host.queues.cancel("w", number)
         assert (await forgotten)[2] == TIMED_OUT
         host.limits.worker_lost("dies")
         host.queues.worker_lost("dies")
@@ -359,18 +359,18 @@ def test_a_new_recorder_is_asked_for_what_still_waits_and_knows_what_runs():
             and rows[0].queued.wait_ms == 20_000
         )
         host = Queueing(loop)
-        host.limits.state("w", state)
+        host.limits.adopt_state("w", state)
         answer = host.answers["w", 3] = loop.create_future()
-        host.queues.ask("w", rows[0])
+        host.queues.request("w", rows[0])
         assert not answer.done()
         admissions.end(got[0], 7, begun=True)
         for kind, rows in frames():
             for row in rows:
                 if kind == wire.LIMIT_RETURN:
-                    host.limits.back("w", row)
+                    host.limits.return_unused("w", row)
                 else:
                     assert kind == wire.QUEUE_RETURN
-                    host.queues.ended("w", row)
+                    host.queues.request_ended("w", row)
         assert (await answer)[0] == 0
         # A worker that does not wait any more says so, and what was given to it meanwhile goes back.
         number = admissions.request((a,), 10, lambda admission, *_: got.append(admission), queued)

@@ -124,6 +124,6 @@ def test_a_frame_that_is_none_ends_the_connection_and_what_was_not_answered_is_a
         )
         assert again._transport is talking_transport
         again.data_received(wire.frame(wire.WELCOME, wire.encode([0])))
-        assert again._requests == [1]
+        assert again._unsent_questions == [1]
 
     asyncio.run(run())

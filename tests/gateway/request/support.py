@@ -103,7 +103,7 @@ class Recorder:
         self.asked.append(asked)
         return asked
 
-    def fill(self, account, cap_ids, model, need):
+    def prefetch(self, account, cap_ids, model, need):
         account.low = False
         self.filled.append(need)
 

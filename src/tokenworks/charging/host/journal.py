@@ -28,7 +28,6 @@ HEADER: Final = struct.Struct("<8s16sQ")
 FRAME: Final = struct.Struct("<IQI")
 SEGMENT_BYTES_DEFAULT: Final = 16 * 1024 * 1024
 SEGMENT_BYTES_MIN: Final = 64 * 1024
-PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
 _SEQ_AHEAD_MAX: Final = 1_000_000
 _ZEROS: Final = bytes(1024 * 1024)
 

@@ -79,7 +79,7 @@ class Holds:
         if request.hold is None:
             return False
         if account.low:
-            shared.client.fill(account, user.cap_ids, request.rated, need)
+            shared.client.prefetch(account, user.cap_ids, request.rated, need)
         return True
 
     def ask(self, request: Held, held: HoldWaiter) -> None:
@@ -188,7 +188,7 @@ class Holds:
         if got is not None:
             self.add(request, hold, got)
             if account.low:
-                shared.client.fill(account, user.cap_ids, request.rated, need)
+                shared.client.prefetch(account, user.cap_ids, request.rated, need)
             return
         request.pending_hold = shared.client.request_slices(
             account, user.cap_ids, request.rated, need, extended
