@@ -1,7 +1,7 @@
-"""What a worker asks of the wiring through the recorder, and what the recorder publishes to workers: names and their types.
+"""What a worker asks the wiring through the recorder, and what the wiring publishes to workers: names and their types.
 
-Both go as bytes inside a frame (`Request`, `Reply`, `Publication`): the recorder and the client pass them on, and only the two that talk
-read them.
+Both are bytes inside a frame (`Request`, `Reply`, `Publication`). The recorder and the worker's client pass the bytes on; only the
+wiring on both sides decodes them.
 """
 
 from collections.abc import Callable
@@ -35,7 +35,7 @@ NIL: Final = b"\xc0"
 
 
 class Question(Generic[Argument, Answer]):
-    """One question by its name: how its argument and its answer are written and read."""
+    """A kind of question, by its name: encodes and decodes its argument and its answer."""
 
     __slots__ = ("decode_answer", "decode_argument", "name")
 
@@ -57,7 +57,7 @@ _ended_key: Final = wire.BodyDecoder("a key that ended", EndedKey)
 
 
 def _decode_keys(body: wire.Bytes) -> list[LiveKey | EndedKey]:
-    """A key that ended is a shorter row. Raises `WireError`."""
+    """A row of a key that ended is shorter than one of a live key. Raises `WireError`."""
     found: list[LiveKey | EndedKey] = []
     for row in _key_rows(body):
         try:
@@ -67,7 +67,7 @@ def _decode_keys(body: wire.Bytes) -> list[LiveKey | EndedKey]:
     return found
 
 
-# MACs of one key under each pepper -> what is known of it; nothing: no such key was ever issued.
+# The MACs of one key under each pepper -> the key with one of these MACs; an empty answer: no such key was ever issued.
 KEYS: Final = Question("keys", list[bytes], _decode_keys)
 OBJECT_OWNER: Final = Question("owns", UpstreamObject, wire.BodyDecoder("the answer of owns", ObjectOwner))
 DEPLOYMENT_PAUSE: Final = Question(
@@ -76,13 +76,13 @@ DEPLOYMENT_PAUSE: Final = Question(
 
 
 class Topic(Generic[Content]):
-    """One kind of news for workers, by its name."""
+    """A kind of publication, by its name."""
 
     __slots__ = ("decode", "name")
 
     def __init__(self, name: str, content: type[Content]) -> None:
         self.name = name
-        self.decode = wire.BodyDecoder(f"the news {name}", content)
+        self.decode = wire.BodyDecoder(f"the publication {name}", content)
 
     def encode(self, content: Content) -> msgspec.Raw:
         return msgspec.Raw(wire.encode(content))

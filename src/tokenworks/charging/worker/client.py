@@ -135,7 +135,9 @@ class RecorderClient(asyncio.Protocol):
                 await asyncio.sleep(RECONNECT_S)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one in all but name
+        self._transport = cast(
+            "asyncio.Transport", transport
+        )  # uvloop's transport has all of its methods, but is no subclass
         self._reader = wire.FrameReader()
         self._transport.write(wire.frame(wire.HELLO, wire.encode(Hello(self._worker_id, os.getpid()))))
 
